@@ -1,0 +1,353 @@
+//! What can go wrong, once: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool as a whole.
+//!
+//! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place of a panic), and
+//! every message says what happened, why, and what to do where that is not plain. Both types are `Clone`, because one
+//! cause may have to be told to many tasks, and `#[non_exhaustive]`, because later engines fail in ways of their own.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a task has no result.
+///
+/// In a `map`, `index` is the position of the item in the input, from 0; for a task given by `submit` it is `None`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let error = Pool::serial().map(|x| 10 / x, [5, 0, 2]).unwrap_err();
+/// assert_eq!(error.index(), Some(1));
+/// assert!(error.to_string().contains("attempt to divide by zero"), "{error}");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The task panicked. Its worker and all other tasks go on.
+    #[error("{}panicked: {message}{}", Subject(*.index), At(.location.as_ref()))]
+    Panicked {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// The panic's message.
+        message: String,
+        /// Where the panic was raised; `None` if the program's own panic hook has replaced this crate's.
+        location: Option<Location>,
+    },
+    /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
+    #[error("{}failed: its worker (pid {pid}) {cause}{}", Subject(*.index), Attempts(*.attempts))]
+    WorkerDied {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// Process id of the worker that died.
+        pid: u32,
+        /// How it died.
+        cause: Death,
+        /// How many times the task was started in all: 1 without `retries`.
+        attempts: u32,
+    },
+    /// An argument, a context or a result could not be turned into bytes.
+    #[error("{}failed: its {part} cannot be serialised: {reason}", Subject(*.index))]
+    Encode {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// Which value it was.
+        part: Part,
+        /// What the serialiser said.
+        reason: String,
+    },
+    /// An argument, a context or a result could not be made from the bytes that came.
+    #[error("{}failed: its {part} cannot be deserialised: {reason}", Subject(*.index))]
+    Decode {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// Which value it was.
+        part: Part,
+        /// What the deserialiser said.
+        reason: String,
+    },
+    /// The task was given up before it had a result: its pool was dropped.
+    #[error("the task was cancelled: its pool was dropped before it had a result")]
+    Cancelled,
+    /// The result was taken before, by an earlier `result_timeout`.
+    #[error("the result of this task was taken before")]
+    Taken,
+    /// The options of the call contradict themselves or ask for nothing; no item was run.
+    #[error("the call was not started: {reason}")]
+    InvalidCall {
+        /// Which option, and why.
+        reason: &'static str,
+    },
+    /// The pool as a whole cannot run the task.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+impl TaskError {
+    /// Position of the failed item in the input of its call, from 0; `None` for a task given by `submit` and for an
+    /// error that no single item caused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let words = ["7", "eight", "9"];
+    /// let error = Pool::serial().map(|w: &str| w.parse::<u8>().unwrap(), words).unwrap_err();
+    /// assert_eq!(error.index(), Some(1));
+    /// ```
+    pub fn index(&self) -> Option<usize> {
+        match self {
+            Self::Panicked { index, .. }
+            | Self::WorkerDied { index, .. }
+            | Self::Encode { index, .. }
+            | Self::Decode { index, .. } => *index,
+            Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => None,
+        }
+    }
+
+    /// The same error, after so many attempts.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_attempts(mut self, tried: u32) -> Self {
+        if let Self::WorkerDied { attempts, .. } = &mut self {
+            *attempts = tried;
+        }
+        self
+    }
+
+    /// The same error, of item `at` of its call.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_index(mut self, at: usize) -> Self {
+        match &mut self {
+            Self::Panicked { index, .. }
+            | Self::WorkerDied { index, .. }
+            | Self::Encode { index, .. }
+            | Self::Decode { index, .. } => *index = Some(at),
+            Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => {}
+        }
+        self
+    }
+}
+
+/// Which of a task's values an encoding error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// The argument, on its way to the worker.
+    Argument,
+    /// What the function captures: the context of `map_with`, or the variables of `closure!`.
+    Context,
+    /// The result, on its way back.
+    Result,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Argument => "argument",
+            Self::Context => "context",
+            Self::Result => "result",
+        })
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Death {
+    /// Killed by this signal: 9 is SIGKILL, 11 SIGSEGV (also a stack overflow), 6 SIGABRT.
+    Signal(i32),
+    /// Ended by itself with this exit code, in the middle of a task.
+    Exit(i32),
+    /// What the worker wrote could not be right, so it was killed. The text says what was wrong.
+    Corrupted(String),
+    /// Somebody else in the program waited for the process and took its exit status.
+    Unknown,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "was killed by signal {signal} ({name})"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            Self::Exit(code) => write!(f, "exited with code {code} in the middle of the task"),
+            Self::Corrupted(what) => write!(f, "wrote what cannot be right and was killed: {what}"),
+            Self::Unknown => f.write_str("died; another part of the program took its exit status"),
+        }
+    }
+}
+
+/// The signals that end processes, by the numbers x86-64 and aarch64 share.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// Where in the source a panic was raised.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Location {
+    /// Path of the file as the compiler saw it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// Why a pool could not be made, or can take no more work.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// assert_eq!(Pool::threads(0).unwrap_err(), PoolError::ZeroWorkers);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// A pool of no workers was asked for: it could never run anything.
+    #[error("a pool needs at least one worker, and 0 were asked for")]
+    ZeroWorkers,
+    /// A worker could not be started; those already started were stopped.
+    #[error("worker {worker} of {workers} could not be started: {reason}")]
+    StartFailed {
+        /// Which one, from 0.
+        worker: usize,
+        /// How many were asked for.
+        workers: usize,
+        /// What the system said, or how the worker ended.
+        reason: String,
+    },
+    /// A worker was started but did not report in time.
+    #[error("worker {worker} did not report within {waited:?} of its start; {HOOK_ADVICE}")]
+    StartTimedOut {
+        /// Which one, from 0.
+        worker: usize,
+        /// How long the pool waited.
+        waited: Duration,
+    },
+    /// This code is not part of the main executable, so a worker, which is that executable started again, would not
+    /// have it.
+    #[error(
+        "a process pool works only in code that is linked into the main executable; this copy of manyhands is in a \
+         shared library loaded by another program. Use Pool::threads or Pool::forked here"
+    )]
+    ForeignExecutable,
+    /// The process is a worker that was started, but whose start-up hook did not run.
+    #[error("this process was started as a worker, but reached main; {HOOK_ADVICE}")]
+    HookMissing,
+    /// The function lies outside the main executable (in a shared library), so a worker would not find it.
+    #[error(
+        "the function is not part of the main executable, so a worker process cannot be told where it is"
+    )]
+    ForeignFunction,
+    /// A call would fork while other threads run, whose locks would stay locked in the child for ever.
+    #[error(
+        "refused to fork while {threads} other thread(s) run: a lock one of them holds would stay locked in the \
+         child. Join them first, use Pool::processes, or accept the risk with Forked::builder().allow_threads()"
+    )]
+    ThreadsRunning {
+        /// How many threads other than the caller run, those that this crate keeps parked left out.
+        threads: usize,
+    },
+    /// The pool belongs to another process: this one was forked from it.
+    #[error(
+        "the pool was made by another process, of which this one is a forked child; make a pool here"
+    )]
+    OtherProcess,
+    /// The pool was closed.
+    #[error("the pool is closed and takes no more tasks")]
+    Closed,
+    /// Workers kept dying before they could take a task, so the pool gave up.
+    #[error("the pool has given up: {reason}")]
+    Broken {
+        /// What happened to the last worker.
+        reason: String,
+    },
+    /// The system refused something that the pool needs.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was asked of the system.
+        what: &'static str,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What to do when a worker process ran `main` instead of the worker loop.
+const HOOK_ADVICE: &str =
+    "if the `worker-hook` feature is off, call manyhands::init() at the top of main";
+
+#[cfg(target_os = "linux")]
+impl PoolError {
+    /// A failure of the system, with what was asked of it.
+    pub(crate) fn system(what: &'static str, error: impl fmt::Display) -> Self {
+        Self::System {
+            what,
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// `result_timeout` waited for the time it was given, and the task was not finished. The task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the task was not finished in the time given; it goes on")]
+pub struct Timeout;
+
+/// How a message names its task: by index within a call, or plainly.
+struct Subject(Option<usize>);
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(index) => write!(f, "item {index} "),
+            None => f.write_str("the task "),
+        }
+    }
+}
+
+struct At<'a>(Option<&'a Location>);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .map_or(Ok(()), |location| write!(f, " at {location}"))
+    }
+}
+
+struct Attempts(u32);
+
+impl fmt::Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 > 1 {
+            write!(f, "; it was tried {} times", self.0)
+        } else {
+            Ok(())
+        }
+    }
+}

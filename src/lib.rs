@@ -1,0 +1,89 @@
+//! `manyhands`: all the cores of one Linux machine, by threads or by processes, behind one face.
+//!
+//! A [`Pool`] runs a function on many items ([`Pool::map`]) or one task at a time ([`Pool::submit`]) on one of four
+//! [`engine`]s. Threads are cheapest. Processes cost about as much to call, and stand for themselves: a task that
+//! crashes, calls `exit` or is killed costs exactly that one task, which fails with an error that says how; the worker
+//! is replaced and every other task gets its result.
+//!
+//! ```
+//! use manyhands::prelude::*;
+//!
+//! let pool = Pool::processes(2)?;
+//! let squares: Vec<u64> = pool.map(|x| x * x, 0..1_000u64)?;
+//! assert_eq!(squares[31], 961);
+//!
+//! // A task that takes its process down with it fails alone.
+//! let crash = pool.submit(|()| -> () { std::process::abort() }, ());
+//! match crash.result() {
+//!     Err(TaskError::WorkerDied { cause: Death::Signal(6), .. }) => {}
+//!     other => panic!("{other:?}"),
+//! }
+//! assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Where to read on:
+//!
+//! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] the handle of a submitted task.
+//! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is for functions that
+//!   must take something along into another process.
+//! - [`TaskError`] and [`PoolError`] list what can go wrong.
+//! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
+//!   of a task's way, who may be killed there and what the caller sees.
+
+#![deny(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod closure;
+#[cfg(target_os = "linux")]
+mod code;
+#[cfg(target_os = "linux")]
+mod codec;
+pub mod engine;
+mod error;
+mod future;
+#[cfg(target_os = "linux")]
+mod lane;
+#[cfg(target_os = "linux")]
+mod os;
+mod panic;
+mod pool;
+
+pub use engine::{Executor, Run, RunWith, Serial, Threads};
+#[cfg(target_os = "linux")]
+pub use engine::{Forked, Processes};
+pub use error::{Death, Location, Part, PoolError, TaskError, Timeout};
+pub use future::TaskFuture;
+pub use pool::{Call, Pool, Progress, Schedule};
+
+/// What most programs need: `use manyhands::prelude::*;`.
+pub mod prelude {
+    pub use crate::engine::{Executor, Run, RunWith, Serial, Threads};
+    #[cfg(target_os = "linux")]
+    pub use crate::engine::{Forked, Processes};
+    pub use crate::error::{Death, PoolError, TaskError, Timeout};
+    pub use crate::future::TaskFuture;
+    pub use crate::pool::{Call, Pool, Progress, Schedule};
+}
+
+/// Runs the worker loop, and does not return, if this process was started as a worker; otherwise does nothing.
+///
+/// Only for programs built without the `worker-hook` feature, as the first statement of `main`: with it, which is the
+/// default, workers never reach `main`.
+///
+/// # Examples
+///
+/// ```
+/// manyhands::init();
+/// // … the program …
+/// ```
+pub fn init() {
+    #[cfg(target_os = "linux")]
+    engine::become_worker_if_asked();
+}
+
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::closure::bind;
+}

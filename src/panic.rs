@@ -1,0 +1,111 @@
+//! Turns a panic into a value: its message, and where it was raised.
+//!
+//! `catch_unwind` gives the payload but not the place; only the panic hook sees that. So a hook is put in front of the
+//! program's own, which notes message and place for threads that are inside [`catch`] and then calls the one that was
+//! there before: what the user sees on stderr, or does in a hook, stays as it was. If the program replaces the hook
+//! later, places are lost and nothing else.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+use crate::error::{Location, TaskError};
+
+/// A panic that was caught.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Caught {
+    pub(crate) message: String,
+    pub(crate) location: Option<Location>,
+}
+
+impl Caught {
+    pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
+        TaskError::Panicked {
+            index,
+            message: self.message,
+            location: self.location,
+        }
+    }
+}
+
+thread_local! {
+    /// How many `catch` are on this thread's stack.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// The last panic raised inside one of them.
+    static LAST: RefCell<Option<Caught>> = const { RefCell::new(None) };
+}
+
+/// Puts the hook in place. Every engine calls it before its first task; later calls do nothing.
+pub(crate) fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = take_hook();
+        set_hook(Box::new(move |info| {
+            note(info);
+            previous(info);
+        }));
+    });
+}
+
+fn note(info: &PanicHookInfo<'_>) {
+    let inside = DEPTH.try_with(|depth| depth.get() > 0).unwrap_or(false);
+    #[cfg(target_os = "linux")]
+    let inside = inside || crate::lane::last_words::wanted();
+    if !inside {
+        return;
+    }
+    let caught = Caught {
+        message: message(info.payload()),
+        location: info.location().map(|place| Location {
+            file: place.file().to_owned(),
+            line: place.line(),
+            column: place.column(),
+        }),
+    };
+    #[cfg(target_os = "linux")]
+    crate::lane::last_words::write(&caught);
+    let _ = LAST.try_with(|last| {
+        if let Ok(mut last) = last.try_borrow_mut() {
+            *last = Some(caught);
+        }
+    });
+}
+
+/// Runs `f`; a panic in it becomes an error.
+///
+/// Callers hand in closures whose captured state is thrown away or left consistent after a panic, so `UnwindSafe` is
+/// not asked for.
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
+    DEPTH.set(DEPTH.get() + 1);
+    let outcome = catch_unwind(AssertUnwindSafe(f));
+    DEPTH.set(DEPTH.get() - 1);
+    outcome.map_err(|payload| {
+        let message = message(&*payload);
+        discard(payload);
+        // A panic that was resumed by the task did not pass the hook again; the note may be of another one.
+        let noted = LAST.take().filter(|last| last.message == message);
+        noted.unwrap_or(Caught {
+            message,
+            location: None,
+        })
+    })
+}
+
+/// The text of a panic's payload.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is not text (std::panic::panic_any)".to_owned()
+    }
+}
+
+/// Drops a value whose `Drop` may panic in turn.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+}
