@@ -1,0 +1,41 @@
+//! A cursor in shared memory: processes claim the elements of a list that they all know, each element once.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::os::memory::SharedMemory;
+
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    memory: SharedMemory,
+}
+
+impl Cursor {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            memory: SharedMemory::new(NonZeroUsize::new(4_096).unwrap_or(NonZeroUsize::MIN))?,
+        })
+    }
+
+    fn word(&self) -> &AtomicUsize {
+        // SAFETY: the mapping is page-aligned, large enough and lives as long as `self`; any value is valid.
+        unsafe { self.memory.start().cast::<AtomicUsize>().as_ref() }
+    }
+
+    /// Index of the next element. Past the end of the list, which the caller knows, there is none.
+    pub(crate) fn claim(&self) -> usize {
+        // Relaxed: only the number itself is shared. It cannot wrap: each process claims past the end once.
+        self.word().fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many have been claimed, those past the end included.
+    pub(crate) fn position(&self) -> usize {
+        self.word().load(Ordering::Relaxed)
+    }
+
+    /// Back to the start. No other process may be claiming.
+    pub(crate) fn reset(&self) {
+        self.word().store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,226 @@
+//! The worker's side of the responses: results are gathered in the next cell until it is full or the task has ended.
+//!
+//! A result that is in the cell but not yet published is not lost when the worker dies: the `progress` word says how
+//! many there are, and the parent takes them from the cell ([`super::receiver`]).
+
+use super::Lane;
+use std::time::{Duration, Instant};
+
+use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
+use super::ring::{CELL_PAYLOAD, Writer};
+
+/// How a worker tells its parent that there is something to look at.
+pub(crate) trait Ring {
+    /// Wakes the parent, if it sleeps.
+    fn ring(&self);
+}
+
+/// When a parent that sleeps is woken. In any case when the worker cannot go on without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// At the end of the task that it asked for: it has more tasks to give.
+    Tasks,
+    /// When the ring is half full, and at the end of a task at most once in a [`BREATH`]: it has nothing to give, and
+    /// will hear of the worker's end by itself.
+    Breaths,
+}
+
+/// Short for whoever looks at progress, long beside the cost of waking a process.
+const BREATH: Duration = Duration::from_millis(1);
+
+pub(crate) struct Emitter {
+    lane: Lane,
+    pace: Pace,
+    last_ring: Instant,
+    writer: Writer,
+    bell: Box<dyn Ring>,
+    /// Number of the task at work.
+    task: u32,
+    /// Index of the first item of the open cell.
+    first: u32,
+    /// Items in the open cell.
+    count: u32,
+    /// Bytes in the open cell, its head included; 0 when no cell is open.
+    used: usize,
+}
+
+impl Emitter {
+    pub(crate) fn new(lane: Lane, bell: Box<dyn Ring>, pace: Pace) -> Self {
+        let writer = lane.response_writer();
+        Self {
+            lane,
+            pace,
+            last_ring: Instant::now(),
+            writer,
+            bell,
+            task: 0,
+            first: 0,
+            count: 0,
+            used: 0,
+        }
+    }
+
+    /// Task `task` begins, with item `first`.
+    pub(crate) fn begin(&mut self, task: u32, first: u32) {
+        self.task = task;
+        self.first = first;
+        self.count = 0;
+        self.used = 0;
+    }
+
+    /// The item after the last one is about to start.
+    #[inline]
+    pub(crate) fn item_starts(&self) {
+        self.lane
+            .header()
+            .item_starts(self.task, self.first + self.count);
+    }
+
+    /// The next item has this result, as the codec wrote it.
+    #[inline]
+    pub(crate) fn result(&mut self, bytes: &[u8]) {
+        if self.used == 0 || bytes.len() > CELL_PAYLOAD - self.used {
+            if bytes.len() > CELL_PAYLOAD - RESPONSE_HEAD {
+                self.large(ResponseKind::Results, bytes);
+                return;
+            }
+            self.flush(false);
+            self.wait_for_room();
+            self.used = RESPONSE_HEAD;
+        }
+        self.writer.fill(self.used, bytes);
+        self.used += bytes.len();
+        let item = self.first + self.count;
+        self.count += 1;
+        self.lane.header().item_ended(self.task, item);
+    }
+
+    /// How many results of `size` bytes the open cell has room for: at least one. Opens a cell if there is none.
+    pub(crate) fn room_for(&mut self, size: usize) -> u32 {
+        if CELL_PAYLOAD - self.used < size {
+            self.flush(false);
+        }
+        if self.used == 0 {
+            self.wait_for_room();
+            self.used = RESPONSE_HEAD;
+        }
+        ((CELL_PAYLOAD - self.used) / size) as u32
+    }
+
+    /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open cell, which has room
+    /// for them. It is given the number of the item, from 0, and the place for its result.
+    ///
+    /// The short loop around short functions: what is noted for each item is its progress, and nothing else. If `run`
+    /// panics, [`recount`](Self::recount) must follow.
+    #[inline]
+    pub(crate) fn results(
+        &mut self,
+        count: u32,
+        size: usize,
+        mut run: impl FnMut(usize, &mut [u8]),
+    ) {
+        let header = self.lane.header();
+        let first = self.first + self.count;
+        let cell = self.writer.room(self.used, count as usize * size);
+        for (item, slot) in (0..count).zip(cell.chunks_exact_mut(size)) {
+            header.item_starts(self.task, first + item);
+            run(item as usize, slot);
+            header.item_ended(self.task, first + item);
+        }
+        self.count += count;
+        self.used += count as usize * size;
+    }
+
+    /// Counts the results that the last `results` wrote before it panicked; gives how many.
+    pub(crate) fn recount(&mut self, size: usize) -> u32 {
+        let ended = self.lane.header().progress().step / 2 - (self.first + self.count);
+        self.count += ended;
+        self.used += ended as usize * size;
+        ended
+    }
+
+    /// The next item has no result.
+    pub(crate) fn fault(&mut self, fault: &Fault) {
+        // Strings and numbers always encode.
+        let bytes = rmp_serde::to_vec(fault).unwrap_or_default();
+        self.large(ResponseKind::Fault, &bytes);
+    }
+
+    /// All items have been answered for.
+    pub(crate) fn end(&mut self) {
+        if self.used == 0 {
+            self.wait_for_room();
+            self.used = RESPONSE_HEAD;
+        }
+        self.flush(true);
+        match self.pace {
+            Pace::Tasks => {
+                if self.lane.header().takes_bell(self.task) {
+                    self.bell.ring();
+                }
+            }
+            Pace::Breaths => {
+                if self.writer.is_half_full() || self.last_ring.elapsed() >= BREATH {
+                    self.last_ring = Instant::now();
+                    self.ring_if_asked();
+                }
+            }
+        }
+    }
+
+    /// Rings if the parent waits for anything at all: the worker has no more to do, or cannot go on.
+    pub(crate) fn ring_if_asked(&self) {
+        if self.lane.header().takes_any_bell() {
+            self.bell.ring();
+        }
+    }
+
+    /// Publishes the open cell, if there is one.
+    fn flush(&mut self, ends: bool) {
+        if self.used == 0 {
+            return;
+        }
+        let head = self.head(ResponseKind::Results, self.count, ends);
+        self.writer.fill(0, &head);
+        self.writer.publish(self.used, true);
+        if self.pace == Pace::Breaths && self.writer.is_half_full() {
+            self.ring_if_asked();
+        }
+        self.first += self.count;
+        self.count = 0;
+        self.used = 0;
+    }
+
+    /// Sends one item's answer as a message of its own.
+    fn large(&mut self, kind: ResponseKind, bytes: &[u8]) {
+        self.flush(false);
+        let head = self.head(kind, 1, false);
+        let total = head.len() + bytes.len();
+        let mut sent = 0;
+        while sent < total {
+            self.wait_for_room();
+            sent = self.writer.send(&head, bytes, sent);
+        }
+        let item = self.first;
+        self.first += 1;
+        self.lane.header().item_ended(self.task, item);
+    }
+
+    fn head(&self, kind: ResponseKind, count: u32, ends: bool) -> [u8; RESPONSE_HEAD] {
+        Response {
+            task: self.task,
+            first: self.first,
+            count,
+            kind,
+            ends,
+        }
+        .to_head()
+    }
+
+    fn wait_for_room(&self) {
+        if !self.writer.has_room() {
+            self.ring_if_asked();
+            self.lane.header().wait_until(|| self.writer.has_room());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a worker built with `panic = "abort"` leaves behind: the panic that ended it.
+//!
+//! Such a worker cannot catch a panic; all that runs before the abort is the panic hook, which writes message and place
+//! here. The parent reads them when it finds the worker dead of SIGABRT. With `panic = "unwind"` nothing is written,
+//! because a panic is then no death.
+
+use std::cell::UnsafeCell;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use super::Lane;
+use super::ring::RawBytes;
+use crate::panic::Caught;
+
+const TEXT_BYTES: usize = 2_048;
+
+/// Part of the lane's header.
+#[repr(C, align(128))]
+pub(crate) struct LastWords {
+    /// How many bytes of `text` are written; 0 for none. Set once, after the text.
+    len: AtomicU32,
+    text: UnsafeCell<[u8; TEXT_BYTES]>,
+}
+
+/// Where this process writes its last words; null in all that are not workers.
+static OWN: AtomicPtr<LastWords> = AtomicPtr::new(ptr::null_mut());
+
+/// Has this process write its last words into the lane, which it keeps mapped from now on.
+pub(crate) fn set_own(lane: &Lane) {
+    let words = ptr::from_ref(lane.header().last_words());
+    std::mem::forget(lane.clone());
+    OWN.store(words.cast_mut(), Ordering::Release);
+}
+
+/// Whether a panic on any thread of this process is to be written down.
+pub(crate) fn wanted() -> bool {
+    cfg!(panic = "abort") && !OWN.load(Ordering::Acquire).is_null()
+}
+
+/// Writes a panic down, if this process is a worker that will die of it; only the first one.
+pub(crate) fn write(caught: &Caught) {
+    if !wanted() {
+        return;
+    }
+    // SAFETY: not null, so set by `set_own`, which has seen to it that the mapping stays.
+    let words = unsafe { &*OWN.load(Ordering::Acquire) };
+    // A message too long is cut, at a character's end, rather than lost. The rest of the record is the file's path.
+    let mut caught = caught.clone();
+    let mut end = caught.message.len().min(TEXT_BYTES / 2);
+    while !caught.message.is_char_boundary(end) {
+        end -= 1;
+    }
+    caught.message.truncate(end);
+    let Ok(text) = rmp_serde::to_vec(&caught) else {
+        return;
+    };
+    if text.len() <= TEXT_BYTES && words.len.load(Ordering::Relaxed) == 0 {
+        // SAFETY: within the array by the check. Two threads that panic at once could mix their words; the reader
+        // checks what it finds.
+        unsafe {
+            ptr::copy_nonoverlapping(text.as_ptr(), words.text.get().cast::<u8>(), text.len());
+        }
+        words.len.store(text.len() as u32, Ordering::Release);
+    }
+}
+
+impl LastWords {
+    /// What the worker left, if it makes sense.
+    pub(crate) fn read(&self) -> Option<Caught> {
+        let len = self.len.load(Ordering::Acquire) as usize;
+        if len == 0 || len > TEXT_BYTES {
+            return None;
+        }
+        // SAFETY: the array is initialised memory that lives as long as `self`; it is only copied from.
+        let all: &[u8] = unsafe { std::slice::from_raw_parts(self.text.get().cast::<u8>(), len) };
+        let mut text = Vec::new();
+        RawBytes::from(all).append_to(&mut text);
+        rmp_serde::from_slice(&text).ok()
+    }
+}

@@ -1,0 +1,216 @@
+//! What the messages in a lane look like.
+//!
+//! A message begins with a head of fixed size, in the byte order of the machine: both sides are the same build on the
+//! same machine. What follows is its body.
+
+use crate::error::{Part, TaskError};
+use crate::panic::Caught;
+
+/// From parent to worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Run a function on items. Body: the items, as [`crate::codec`] writes them one after the other.
+    Run {
+        /// Number of the task in this lane.
+        task: u32,
+        /// Where the function is: see [`crate::code`].
+        code: u64,
+        /// The context to run it with; 0 for none.
+        context: u64,
+        /// Index, within the task, of the first item.
+        first: u32,
+        /// How many items follow.
+        count: u32,
+    },
+    /// Keep a context. Body: its encoding.
+    Context { id: u64 },
+    /// Drop a context.
+    Forget { id: u64 },
+}
+
+pub(crate) const REQUEST_HEAD: usize = 32;
+
+impl Request {
+    pub(crate) fn to_head(self) -> [u8; REQUEST_HEAD] {
+        let (kind, task, code, context, first, count) = match self {
+            Self::Run {
+                task,
+                code,
+                context,
+                first,
+                count,
+            } => (1u32, task, code, context, first, count),
+            Self::Context { id } => (2, 0, 0, id, 0, 0),
+            Self::Forget { id } => (3, 0, 0, id, 0, 0),
+        };
+        let mut head = [0; REQUEST_HEAD];
+        head[0..4].copy_from_slice(&kind.to_ne_bytes());
+        head[4..8].copy_from_slice(&task.to_ne_bytes());
+        head[8..16].copy_from_slice(&code.to_ne_bytes());
+        head[16..24].copy_from_slice(&context.to_ne_bytes());
+        head[24..28].copy_from_slice(&first.to_ne_bytes());
+        head[28..32].copy_from_slice(&count.to_ne_bytes());
+        head
+    }
+
+    /// The head and the body of a message; `None` if it is none.
+    pub(crate) fn parse(message: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, body) = message.split_first_chunk::<REQUEST_HEAD>()?;
+        let id = long(&head[16..24]);
+        let request = match int(&head[0..4]) {
+            1 => Self::Run {
+                task: int(&head[4..8]),
+                code: long(&head[8..16]),
+                context: id,
+                first: int(&head[24..28]),
+                count: int(&head[28..32]),
+            },
+            2 => Self::Context { id },
+            3 => Self::Forget { id },
+            _ => return None,
+        };
+        Some((request, body))
+    }
+}
+
+/// From worker to parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    /// Number of the task.
+    pub(crate) task: u32,
+    /// Index, within the task, of the first item that the body is about.
+    pub(crate) first: u32,
+    /// How many items the body is about.
+    pub(crate) count: u32,
+    pub(crate) kind: ResponseKind,
+    /// Whether this is all there is to the task.
+    pub(crate) ends: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResponseKind {
+    /// Body: `count` results, as [`crate::codec`] writes them one after the other.
+    Results,
+    /// Body: the [`Fault`] of one item.
+    Fault,
+}
+
+pub(crate) const RESPONSE_HEAD: usize = 16;
+
+impl Response {
+    pub(crate) fn to_head(self) -> [u8; RESPONSE_HEAD] {
+        let kind = match self.kind {
+            ResponseKind::Results => 0,
+            ResponseKind::Fault => 1,
+        };
+        let mut head = [0; RESPONSE_HEAD];
+        head[0..4].copy_from_slice(&self.task.to_ne_bytes());
+        head[4..8].copy_from_slice(&self.first.to_ne_bytes());
+        head[8..12].copy_from_slice(&self.count.to_ne_bytes());
+        head[12..16].copy_from_slice(&(kind | u32::from(self.ends) << 8).to_ne_bytes());
+        head
+    }
+
+    /// `None` if no worker of ours wrote this.
+    pub(crate) fn from_head(head: [u8; RESPONSE_HEAD]) -> Option<Self> {
+        let flags = int(&head[12..16]);
+        Some(Self {
+            task: int(&head[0..4]),
+            first: int(&head[4..8]),
+            count: int(&head[8..12]),
+            kind: match flags & 0xff {
+                0 => ResponseKind::Results,
+                1 => ResponseKind::Fault,
+                _ => return None,
+            },
+            ends: match flags >> 8 {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+        })
+    }
+}
+
+fn int(bytes: &[u8]) -> u32 {
+    bytes.try_into().map_or(0, u32::from_ne_bytes)
+}
+
+fn long(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_ne_bytes)
+}
+
+/// Why a worker has no result for an item.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Fault {
+    Panicked(Caught),
+    ArgumentDecode(String),
+    ContextDecode(String),
+    ResultEncode(String),
+}
+
+impl Fault {
+    pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
+        match self {
+            Self::Panicked(caught) => caught.into_error(index),
+            Self::ArgumentDecode(reason) => TaskError::Decode {
+                index,
+                part: Part::Argument,
+                reason,
+            },
+            Self::ContextDecode(reason) => TaskError::Decode {
+                index,
+                part: Part::Context,
+                reason,
+            },
+            Self::ResultEncode(reason) => TaskError::Encode {
+                index,
+                part: Part::Result,
+                reason,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_come_back_as_they_went() {
+        for request in [
+            Request::Run {
+                task: 1,
+                code: 1 << 40,
+                context: 3,
+                first: 4,
+                count: 5,
+            },
+            Request::Context { id: u64::MAX },
+            Request::Forget { id: 7 },
+        ] {
+            let mut message = request.to_head().to_vec();
+            message.push(9);
+            assert_eq!(Request::parse(&message), Some((request, &[9][..])));
+        }
+        for kind in [ResponseKind::Results, ResponseKind::Fault] {
+            for ends in [false, true] {
+                let response = Response {
+                    task: 1,
+                    first: 2,
+                    count: 3,
+                    kind,
+                    ends,
+                };
+                assert_eq!(Response::from_head(response.to_head()), Some(response));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        assert_eq!(Request::parse(&[0; 31]), None);
+        assert_eq!(Request::parse(&[0; 40]), None);
+        assert_eq!(Response::from_head([0xff; RESPONSE_HEAD]), None);
+    }
+}

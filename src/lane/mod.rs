@@ -1,0 +1,361 @@
+//! A lane: the shared memory between a parent and one worker process, in which all tasks and results travel.
+//!
+//! ```text
+//!            writes requests                    reads requests
+//!   parent ─────────────────▶ [cell][cell][…] ─────────────────▶ worker
+//!          ◀───────────────── [cell][cell][…] ◀─────────────────
+//!            reads responses                   writes responses
+//!
+//!   header: who sleeps, whom to wake, how far the worker is, its last words
+//! ```
+//!
+//! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so handing over a small message
+//! moves one cache line and nothing else; a message larger than a cell goes in several, streaming through the ring, so
+//! a lane has one size however large its payloads are, and its pages stay warm.
+//!
+//! Neither side trusts a lock to the other: there is none. A worker may be killed between any two instructions. What
+//! the parent needs to know then is in the header's `progress` word, which the worker writes before and after each
+//! item; [`receiver`] makes the books from it.
+//!
+//! Only the two processes of a lane map it (and children that a task forks): a worker gone mad can spoil its own lane,
+//! not that of others. The parent checks all that it reads there before it acts on it, and copies before it decodes.
+//!
+//! Unsafe code is allowed in this module: it is plain memory access to a mapping that another process writes, made safe
+//! by the states of the cells.
+#![allow(unsafe_code)]
+
+pub(crate) mod bell;
+mod cursor;
+mod emitter;
+pub(crate) mod last_words;
+pub(crate) mod message;
+mod receiver;
+mod ring;
+
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use crate::os::{futex, memory::SharedMemory};
+
+pub(crate) use cursor::Cursor;
+pub(crate) use emitter::{Emitter, Pace, Ring};
+pub(crate) use receiver::{Expected, Fate, Receiver, Sink};
+pub(crate) use ring::{Claim, RawBytes, Reader, Writer};
+
+use last_words::LastWords;
+use ring::RING_BYTES;
+
+/// Size of the header, and with it where the first ring begins.
+const HEADER_BYTES: usize = 4_096;
+/// Header, requests, responses.
+const LANE_BYTES: NonZeroUsize = NonZeroUsize::new(HEADER_BYTES + 2 * RING_BYTES).unwrap();
+
+/// The words of a lane that are not messages. Each group has cache lines of its own, named after who writes it most.
+#[repr(C)]
+pub(crate) struct Header {
+    parent: ParentWords,
+    worker: WorkerWords,
+    last_words: LastWords,
+}
+
+#[repr(C, align(128))]
+struct ParentWords {
+    /// 0, or the number of a task: the worker rings the bell when it has ended that task or a later one, when it runs
+    /// out of tasks, and when the response ring is full. Set by the parent before it sleeps, cleared by the worker
+    /// as it rings. Pairs with the words of the response cells (store, fence, load on both sides).
+    bell_at: AtomicU32,
+    /// How long an idle worker spins before it sleeps, in nanoseconds. Set by the parent, which knows who else wants
+    /// the cores.
+    spin: AtomicU32,
+    /// Set once, by the parent: when there are no requests left, end.
+    stop: AtomicU32,
+}
+
+#[repr(C, align(128))]
+struct WorkerWords {
+    /// 1 while the worker sleeps or is about to; a futex. Set by the worker before it looks at the cells for the last
+    /// time, cleared by whoever wakes it. Pairs with the words of the cells it waits for.
+    asleep: AtomicU32,
+    /// Set once, by the worker: it is up. Pairs with nothing; the bell follows it.
+    ready: AtomicU32,
+    /// Which item of which task the worker is at: see [`Progress`]. Read by the parent only after the worker's death.
+    progress: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
+const _: () = assert!(offset_of!(Header, parent) == 0);
+
+/// What the `progress` word says: the upper half is the number of the task, the lower half counts steps: `2 i + 1`
+/// when item `i` is about to start, `2 i + 2` when its result is in the response ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) task: u32,
+    pub(crate) step: u32,
+}
+
+impl Progress {
+    fn to_word(self) -> u64 {
+        u64::from(self.task) << 32 | u64::from(self.step)
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            task: (word >> 32) as u32,
+            step: word as u32,
+        }
+    }
+}
+
+/// The memory of a lane, mapped in this process. Clones share the mapping.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    memory: Arc<SharedMemory>,
+}
+
+impl Lane {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            memory: Arc::new(SharedMemory::new(LANE_BYTES)?),
+        })
+    }
+
+    /// Maps a lane that another process made.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            memory: Arc::new(SharedMemory::open(fd, LANE_BYTES)?),
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        let header = self.memory.start().cast::<Header>();
+        // SAFETY: the mapping is page-aligned, larger than a Header and lives as long as `self`; a Header is made of
+        // atomics only, for which zeros and whatever another process writes are valid.
+        unsafe { header.as_ref() }
+    }
+
+    /// The side of the requests that the parent has.
+    pub(crate) fn request_writer(&self) -> Writer {
+        Writer::new(self.memory.clone(), HEADER_BYTES)
+    }
+
+    /// The side of the requests that the worker has.
+    pub(crate) fn request_reader(&self) -> Reader {
+        Reader::new(self.memory.clone(), HEADER_BYTES)
+    }
+
+    fn response_writer(&self) -> Writer {
+        Writer::new(self.memory.clone(), HEADER_BYTES + RING_BYTES)
+    }
+
+    fn response_reader(&self) -> Reader {
+        Reader::new(self.memory.clone(), HEADER_BYTES + RING_BYTES)
+    }
+}
+
+impl Header {
+    // What the parent does -----------------------------------------------------------------------------------------
+
+    /// Wakes the worker if it sleeps. Called after cells have been published or freed.
+    pub(crate) fn wake_worker(&self) -> bool {
+        // Pairs with the fence in `sleep_unless`: either the worker sees the cells, or we see that it sleeps.
+        fence(Ordering::SeqCst);
+        if self.worker.asleep.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.worker.asleep.store(0, Ordering::Relaxed);
+        futex::wake_all(&self.worker.asleep);
+        true
+    }
+
+    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do so earlier. A fence
+    /// and another look at the responses must follow before the parent sleeps.
+    pub(crate) fn ring_at(&self, number: u32) {
+        let asked = self.parent.bell_at.load(Ordering::Relaxed);
+        if asked == 0 || is_past(asked, number) {
+            self.parent.bell_at.store(number, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_spin(&self, spin: Duration) {
+        let nanoseconds = u32::try_from(spin.as_nanos()).unwrap_or(u32::MAX);
+        if self.parent.spin.load(Ordering::Relaxed) != nanoseconds {
+            self.parent.spin.store(nanoseconds, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.worker.ready.load(Ordering::Acquire) != 0
+    }
+
+    /// Tells the worker to end when it has no more requests.
+    pub(crate) fn stop(&self) {
+        self.parent.stop.store(1, Ordering::Release);
+        self.wake_worker();
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::from_word(self.worker.progress.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn last_words(&self) -> &LastWords {
+        &self.last_words
+    }
+
+    // What the worker does -----------------------------------------------------------------------------------------
+
+    pub(crate) fn set_ready(&self) {
+        self.worker.ready.store(1, Ordering::Release);
+    }
+
+    pub(crate) fn must_stop(&self) -> bool {
+        self.parent.stop.load(Ordering::Acquire) != 0
+    }
+
+    /// Item `item` of task `task` is about to start.
+    #[inline]
+    pub(crate) fn item_starts(&self, task: u32, item: u32) {
+        // Release: nothing of the item may become visible before this, and nothing of the last one after it.
+        self.worker.progress.store(
+            Progress {
+                task,
+                step: 2 * item + 1,
+            }
+            .to_word(),
+            Ordering::Release,
+        );
+    }
+
+    /// The result of item `item` is in the response ring.
+    #[inline]
+    pub(crate) fn item_ended(&self, task: u32, item: u32) {
+        self.worker.progress.store(
+            Progress {
+                task,
+                step: 2 * item + 2,
+            }
+            .to_word(),
+            Ordering::Release,
+        );
+    }
+
+    /// Whether the parent wants to hear of the end of task `number`; if so, it is about to be told.
+    pub(crate) fn takes_bell(&self, number: u32) -> bool {
+        // Pairs with the fence between `ring_at` and the parent's last look: either the parent sees what was
+        // published before this, or we see that it asked.
+        fence(Ordering::SeqCst);
+        let asked = self.parent.bell_at.load(Ordering::Relaxed);
+        if asked == 0 || (asked != number && !is_past(number, asked)) {
+            return false;
+        }
+        self.parent.bell_at.store(0, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether the parent wants to hear anything at all.
+    pub(crate) fn takes_any_bell(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.parent.bell_at.load(Ordering::Relaxed) != 0
+            && self.parent.bell_at.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Waits until `ready` holds: spinning first, as long as the parent has said, then asleep.
+    pub(crate) fn wait_until(&self, mut ready: impl FnMut() -> bool) {
+        if ready() {
+            return;
+        }
+        let spin = Duration::from_nanos(self.parent.spin.load(Ordering::Relaxed).into());
+        if !spin.is_zero() {
+            let start = Instant::now();
+            while start.elapsed() < spin {
+                for _ in 0..32 {
+                    if ready() {
+                        return;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        while !ready() {
+            self.sleep_unless(&mut ready);
+        }
+    }
+
+    fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
+        self.worker.asleep.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `wake_worker`.
+        fence(Ordering::SeqCst);
+        if !ready() {
+            futex::wait(&self.worker.asleep, 1, None);
+        }
+        self.worker.asleep.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Whether number `a` comes after number `b`; numbers wrap around.
+fn is_past(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < u32::MAX / 2
+}
+
+/// The number after `number`; 0 means none and is left out.
+pub(crate) fn next_number(number: u32) -> u32 {
+    number.checked_add(1).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_wrap_around_past_zero() {
+        assert_eq!(next_number(7), 8);
+        assert_eq!(next_number(u32::MAX), 1);
+        assert!(is_past(8, 7) && !is_past(7, 8) && !is_past(7, 7));
+        assert!(is_past(1, u32::MAX));
+    }
+
+    #[test]
+    fn the_bell_rings_for_the_task_asked_for_or_a_later_one_once() {
+        let lane = Lane::new().unwrap();
+        let header = lane.header();
+        assert!(!header.takes_bell(1) && !header.takes_any_bell());
+        header.ring_at(5);
+        header.ring_at(7); // less urgent: changes nothing
+        assert!(!header.takes_bell(4));
+        assert!(header.takes_bell(5) && !header.takes_bell(5));
+        header.ring_at(5);
+        header.ring_at(3); // more urgent
+        assert!(header.takes_bell(4));
+        header.ring_at(9);
+        assert!(header.takes_any_bell() && !header.takes_any_bell());
+    }
+
+    #[test]
+    fn progress_keeps_task_and_step() {
+        let lane = Lane::new().unwrap();
+        lane.header().item_starts(u32::MAX, 3);
+        assert_eq!(
+            lane.header().progress(),
+            Progress {
+                task: u32::MAX,
+                step: 7
+            }
+        );
+        lane.header().item_ended(u32::MAX, 3);
+        assert_eq!(
+            lane.header().progress(),
+            Progress {
+                task: u32::MAX,
+                step: 8
+            }
+        );
+    }
+}

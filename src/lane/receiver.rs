@@ -1,0 +1,204 @@
+//! The parent's side of the responses: checks every message, and makes the books of a worker that died.
+//!
+//! A worker answers for the items of a task in order. So the parent knows at any time which item comes next, and a
+//! message that speaks of anything else is the mark of a worker whose memory is spoilt.
+
+use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
+use super::ring::{RawBytes, Reader};
+use super::{Header, Lane, Progress};
+
+/// Where the answers for the items of one task go. Indices count from the first item of the task.
+pub(crate) trait Sink: Send + Sync {
+    /// `count` results, from item `first` on. The bytes are as long as they should be, and nothing else is known of
+    /// them.
+    fn results(&self, first: u32, count: u32, bytes: RawBytes<'_>);
+
+    /// Item `index` has no result.
+    fn fault(&self, index: u32, fault: Fault);
+}
+
+/// What the parent expects of the task that a worker is at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected {
+    /// Number of the task.
+    pub(crate) task: u32,
+    /// Index of the item that comes next.
+    pub(crate) next: u32,
+    /// One past the last item.
+    pub(crate) end: u32,
+    /// Bytes of each result, if all have the same.
+    pub(crate) result_size: Option<usize>,
+}
+
+impl Expected {
+    /// Whether `count` results may take these many bytes.
+    fn fits(&self, count: u32, len: usize) -> bool {
+        match self.result_size {
+            Some(size) => len as u64 == u64::from(count) * size as u64,
+            // Each has at least the word that says how long it is.
+            None => len as u64 >= u64::from(count) * crate::codec::LENGTH_BYTES as u64,
+        }
+    }
+}
+
+/// What became of the task that a dead worker was at. All items before `next` have been answered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fate {
+    /// Index of the first item without an answer.
+    pub(crate) next: u32,
+    /// Whether the worker had started it.
+    pub(crate) started: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    lane: Lane,
+    reader: Reader,
+    /// The cells so far of a message that is longer than one.
+    partial: Vec<u8>,
+}
+
+impl Receiver {
+    pub(crate) fn new(lane: Lane) -> Self {
+        let reader = lane.response_reader();
+        Self {
+            lane,
+            reader,
+            partial: Vec::new(),
+        }
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        self.lane.header()
+    }
+
+    /// Whether there is anything to take.
+    #[inline]
+    pub(crate) fn has_next(&self) -> bool {
+        self.reader.has_next()
+    }
+
+    /// Number of the task that the next message is about, if there is one that says so.
+    pub(crate) fn next_task(&self) -> Option<u32> {
+        let view = self.reader.peek()?.ok()?;
+        let (head, _) = view.bytes.split::<RESPONSE_HEAD>()?;
+        Response::from_head(head).map(|response| response.task)
+    }
+
+    /// Takes the next cell and hands on what it completes; true if that was the end of the task.
+    ///
+    /// # Errors
+    ///
+    /// What in it cannot be right. The lane is of no use then.
+    pub(crate) fn take(
+        &mut self,
+        expected: &mut Expected,
+        sink: &dyn Sink,
+    ) -> Result<bool, String> {
+        let Some(view) = self.reader.peek() else {
+            return Ok(false);
+        };
+        let view = view?;
+        let ended = if view.last && self.partial.is_empty() {
+            Self::accept(view.bytes, expected, sink)?
+        } else {
+            view.bytes.append_to(&mut self.partial);
+            if view.last {
+                let ended = Self::accept(self.partial.as_slice().into(), expected, sink)?;
+                // A large result was here; its memory is better given back.
+                self.partial = Vec::new();
+                ended
+            } else {
+                false
+            }
+        };
+        self.reader.release();
+        Ok(ended)
+    }
+
+    fn accept(
+        message: RawBytes<'_>,
+        expected: &mut Expected,
+        sink: &dyn Sink,
+    ) -> Result<bool, String> {
+        let (head, body) = message
+            .split::<RESPONSE_HEAD>()
+            .ok_or("a message without a head")?;
+        let response = Response::from_head(head).ok_or("a message of no known kind")?;
+        if response.task != expected.task || response.first != expected.next {
+            return Err(format!(
+                "an answer for item {} of task {}, where item {} of task {} comes next",
+                response.first, response.task, expected.next, expected.task
+            ));
+        }
+        let left = expected.end - expected.next;
+        if response.count > left || (response.ends && response.count != left) {
+            return Err(format!(
+                "{} answers, where {left} items are open",
+                response.count
+            ));
+        }
+        match response.kind {
+            ResponseKind::Results if !expected.fits(response.count, body.len()) => {
+                return Err(format!(
+                    "{} results in {} bytes",
+                    response.count,
+                    body.len()
+                ));
+            }
+            ResponseKind::Results if response.count == 0 => {}
+            ResponseKind::Results => sink.results(response.first, response.count, body),
+            ResponseKind::Fault if response.count != 1 => {
+                return Err("a fault of no item".to_owned());
+            }
+            ResponseKind::Fault => {
+                let mut bytes = Vec::new();
+                body.append_to(&mut bytes);
+                let fault = rmp_serde::from_slice(&bytes)
+                    .map_err(|error| format!("a fault unread: {error}"))?;
+                sink.fault(response.first, fault);
+            }
+        }
+        expected.next += response.count;
+        Ok(response.ends)
+    }
+
+    /// The worker is dead and all it published has been taken: hands on the results that it had written but not
+    /// published, and says how far it was. `None` if all items have been answered for.
+    pub(crate) fn last_books(&self, expected: &mut Expected, sink: &dyn Sink) -> Option<Fate> {
+        let Progress { task, step } = self.lane.header().progress();
+        let mut started = false;
+        if task == expected.task {
+            let ended = (step / 2).min(expected.end);
+            // More than the parent has seen ended: they are in the open cell. A message of several cells that is
+            // only half there speaks of one item, which has not ended.
+            if ended > expected.next && self.partial.is_empty() {
+                let count = ended - expected.next;
+                if let Some(bytes) = self.open_results(count, expected.result_size) {
+                    sink.results(expected.next, count, bytes);
+                    expected.next = ended;
+                }
+            }
+            started = step % 2 == 1 && step / 2 == expected.next;
+            // Results that should be in the open cell and cannot be read are lost with their worker.
+            started |= ended > expected.next;
+        }
+        (expected.next < expected.end).then_some(Fate {
+            next: expected.next,
+            started,
+        })
+    }
+
+    /// The first `count` results of the open cell, if they can be there.
+    fn open_results(&self, count: u32, size: Option<usize>) -> Option<RawBytes<'_>> {
+        let (_, body) = self.reader.unpublished().split_at(RESPONSE_HEAD)?;
+        let len = if let Some(size) = size {
+            size.checked_mul(count as usize)?
+        } else {
+            let mut copy = Vec::new();
+            body.append_to(&mut copy);
+            crate::codec::records_len(&copy, count as usize)?
+        };
+        body.split_at(len).map(|(results, _)| results)
+    }
+}

@@ -1,0 +1,484 @@
+//! A ring of cells between one writer and one reader in different processes.
+//!
+//! Every cell begins with a word that says whose it is. Positions count up without end; position `p` is cell
+//! `p % CELLS` in lap `p / CELLS`, and the word holds the lap (modulo 2^30) and a phase:
+//!
+//! | phase | meaning | set by | next |
+//! |---|---|---|---|
+//! | `FREE` | the writer may fill it | the reader, with the next lap | `READY` |
+//! | `READY` | filled, not looked at | the writer, after the content | `TAKEN`, `RECLAIMED`, `FREE` |
+//! | `TAKEN` | the reader has begun with the message that starts here | the reader, by compare-and-swap | `FREE` |
+//! | `RECLAIMED` | the writer took the message back; the reader skips it | the writer, by compare-and-swap | `FREE` |
+//!
+//! `TAKEN` and `RECLAIMED` are only for the first cell of a request: who of worker and parent swaps first has the task.
+//! Laps keep a reader that is a lap ahead or behind from taking one state for another. A fresh mapping is all zeros,
+//! which is `FREE` in lap 0.
+//!
+//! What was tried: two indices and one byte ring. It moves three to four cache lines for a round trip where this moves
+//! one each way, and a reader must then trust an index before it can look at anything.
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::mem::{MaybeUninit, size_of};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::os::memory::SharedMemory;
+
+const CELLS: usize = 32;
+const CELL_BYTES: usize = 4_096;
+/// Bytes of a message that one cell holds.
+pub(crate) const CELL_PAYLOAD: usize = CELL_BYTES - 16;
+pub(super) const RING_BYTES: usize = CELLS * CELL_BYTES;
+
+const FREE: u32 = 0;
+const READY: u32 = 1;
+const TAKEN: u32 = 2;
+const RECLAIMED: u32 = 3;
+
+/// This cell ends a message.
+const LAST: u32 = 1;
+
+#[repr(C, align(64))]
+struct Cell {
+    word: AtomicU32,
+    len: AtomicU32,
+    flags: AtomicU32,
+    _reserved: u32,
+    payload: UnsafeCell<[MaybeUninit<u8>; CELL_PAYLOAD]>,
+}
+
+const _: () = assert!(size_of::<Cell>() == CELL_BYTES);
+
+/// The word of the cell at `position` in `phase`.
+fn word(position: u64, phase: u32) -> u32 {
+    ((position / CELLS as u64) as u32) << 2 | phase
+}
+
+#[derive(Debug)]
+struct Cells {
+    memory: Arc<SharedMemory>,
+    offset: usize,
+}
+
+impl Cells {
+    fn at(&self, position: u64) -> &Cell {
+        let index = (position % CELLS as u64) as usize;
+        // SAFETY: both rings lie within the mapping (`LANE_BYTES`), and `index` is below `CELLS`.
+        let cell = unsafe { self.memory.start().add(self.offset + index * CELL_BYTES) };
+        // SAFETY: the mapping is page-aligned and so is every cell; it lives as long as `self`; a Cell consists of
+        // atomics and an UnsafeCell of bytes, for which all that another process may write is valid.
+        unsafe { cell.cast::<Cell>().as_ref() }
+    }
+}
+
+/// The writing side. There is one for each ring.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    cells: Cells,
+    position: u64,
+}
+
+impl Writer {
+    pub(super) fn new(memory: Arc<SharedMemory>, offset: usize) -> Self {
+        Self {
+            cells: Cells { memory, offset },
+            position: 0,
+        }
+    }
+
+    /// Where the next cell will be written.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether the next cell is free.
+    pub(crate) fn has_room(&self) -> bool {
+        // Acquire pairs with the reader's Release in `Reader::release`: it is done reading.
+        self.cells.at(self.position).word.load(Ordering::Acquire) == word(self.position, FREE)
+    }
+
+    /// Whether at least half of the cells have not been read.
+    pub(crate) fn is_half_full(&self) -> bool {
+        let ahead = self.position + CELLS as u64 / 2;
+        self.cells.at(ahead).word.load(Ordering::Relaxed) != word(ahead, FREE)
+    }
+
+    /// Copies `bytes` into the next cell from `offset` on, unpublished.
+    ///
+    /// # Panics
+    ///
+    /// If they do not fit.
+    #[inline]
+    pub(crate) fn fill(&mut self, offset: usize, bytes: &[u8]) {
+        debug_assert!(self.has_room());
+        let cell = self.cells.at(self.position);
+        assert!(
+            offset <= CELL_PAYLOAD && bytes.len() <= CELL_PAYLOAD - offset,
+            "a cell is overfull"
+        );
+        let payload = cell.payload.get().cast::<u8>();
+        // SAFETY: within the payload, by the assertion.
+        let start = unsafe { payload.add(offset) };
+        // SAFETY: source and destination are valid for this length and distinct; the cell is FREE in our lap, so a
+        // reader that keeps to the protocol does not touch it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+    }
+
+    /// The `len` bytes of the next cell from `offset` on, to be written in place.
+    ///
+    /// # Panics
+    ///
+    /// If the cell is not that large.
+    #[inline]
+    pub(crate) fn room(&mut self, offset: usize, len: usize) -> &mut [u8] {
+        debug_assert!(self.has_room());
+        let cell = self.cells.at(self.position);
+        assert!(
+            offset <= CELL_PAYLOAD && len <= CELL_PAYLOAD - offset,
+            "a cell is overfull"
+        );
+        let payload = cell.payload.get().cast::<u8>();
+        // SAFETY: within the payload, by the assertion.
+        let start = unsafe { payload.add(offset) };
+        // SAFETY: valid for these bytes, which the kernel has set to zero or somebody has written; the cell is FREE in
+        // our lap, so a reader that keeps to the protocol does not touch it, and `self` is borrowed for as long.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// Hands the cell with its first `len` bytes to the reader.
+    #[inline]
+    pub(crate) fn publish(&mut self, len: usize, last: bool) {
+        let cell = self.cells.at(self.position);
+        cell.len.store(len as u32, Ordering::Relaxed);
+        cell.flags
+            .store(if last { LAST } else { 0 }, Ordering::Relaxed);
+        // Release pairs with the Acquire in `Reader::peek`: the content comes before the word.
+        cell.word
+            .store(word(self.position, READY), Ordering::Release);
+        self.position += 1;
+    }
+
+    /// Writes as much of `head` followed by `body` as fits, from byte `from` of the two together; gives how far it has
+    /// come. The message is complete when that is the length of both.
+    pub(crate) fn send(&mut self, head: &[u8], body: &[u8], from: usize) -> usize {
+        let total = head.len() + body.len();
+        let mut sent = from;
+        // A message has at least one cell, also when it is empty.
+        while self.has_room() && (sent < total || (total == 0 && from == 0)) {
+            let mut len = 0;
+            if sent < head.len() {
+                len = (head.len() - sent).min(CELL_PAYLOAD);
+                self.fill(0, &head[sent..sent + len]);
+                sent += len;
+            }
+            let rest = (total - sent).min(CELL_PAYLOAD - len);
+            let start = sent - head.len().min(sent);
+            self.fill(len, &body[start..start + rest]);
+            sent += rest;
+            self.publish(len + rest, sent == total);
+            if total == 0 {
+                break;
+            }
+        }
+        sent
+    }
+
+    /// Whether the reader has begun with the message that starts at `position`, one of the last `CELLS` written.
+    pub(crate) fn is_begun(&self, position: u64) -> bool {
+        self.cells.at(position).word.load(Ordering::Acquire) != word(position, READY)
+    }
+
+    /// Takes back the message that starts at `position`; false if the reader has begun with it.
+    pub(crate) fn reclaim(&mut self, position: u64) -> bool {
+        let (ready, reclaimed) = (word(position, READY), word(position, RECLAIMED));
+        // Relaxed: nothing but the word itself is handed over.
+        let swap = self.cells.at(position).word.compare_exchange(
+            ready,
+            reclaimed,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        swap.is_ok()
+    }
+}
+
+/// What a reader finds when it tries to begin with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The message is the reader's.
+    Taken,
+    /// The writer took it back.
+    Reclaimed,
+}
+
+/// The reading side. There is one for each ring.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    cells: Cells,
+    position: u64,
+}
+
+/// A cell that is the reader's.
+pub(crate) struct View<'a> {
+    pub(crate) bytes: RawBytes<'a>,
+    /// Whether it ends a message.
+    pub(crate) last: bool,
+}
+
+impl Reader {
+    pub(super) fn new(memory: Arc<SharedMemory>, offset: usize) -> Self {
+        Self {
+            cells: Cells { memory, offset },
+            position: 0,
+        }
+    }
+
+    /// Whether the next cell has been written.
+    #[inline]
+    pub(crate) fn has_next(&self) -> bool {
+        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
+        found == word(self.position, READY) || found == word(self.position, RECLAIMED)
+    }
+
+    /// The next cell, if it has been written. `Err` if its length cannot be right.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
+        if !self.has_next() {
+            return None;
+        }
+        let len = self.cells.at(self.position).len.load(Ordering::Relaxed) as usize;
+        if len > CELL_PAYLOAD {
+            return Some(Err(format!(
+                "a cell of {len} bytes, where {CELL_PAYLOAD} is the most"
+            )));
+        }
+        Some(Ok(self.current()))
+    }
+
+    /// The next cell, which has been written or claimed. A length that cannot be is cut.
+    #[inline]
+    pub(crate) fn current(&self) -> View<'_> {
+        let cell = self.cells.at(self.position);
+        let len = cell.len.load(Ordering::Relaxed) as usize;
+        let last = cell.flags.load(Ordering::Relaxed) & LAST != 0;
+        View {
+            bytes: self.payload(len.min(CELL_PAYLOAD)),
+            last,
+        }
+    }
+
+    /// What lies in the next cell, whether or not it was published: for the books of a worker that died.
+    pub(super) fn unpublished(&self) -> RawBytes<'_> {
+        self.payload(CELL_PAYLOAD)
+    }
+
+    fn payload(&self, len: usize) -> RawBytes<'_> {
+        debug_assert!(len <= CELL_PAYLOAD);
+        let start = self.cells.at(self.position).payload.get().cast::<u8>();
+        // SAFETY: the address of a field is not null.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        RawBytes {
+            start,
+            len,
+            memory: PhantomData,
+        }
+    }
+
+    /// Begins with the message that starts at the next cell, which has been written.
+    pub(crate) fn claim(&self) -> Claim {
+        let (ready, taken) = (word(self.position, READY), word(self.position, TAKEN));
+        let cell = self.cells.at(self.position);
+        match cell
+            .word
+            .compare_exchange(ready, taken, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => Claim::Taken,
+            Err(_) => Claim::Reclaimed,
+        }
+    }
+
+    /// Gives the next cell back to the writer and goes on to the one after it.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        let next_lap = word(self.position + CELLS as u64, FREE);
+        // Release pairs with the Acquire in `Writer::has_room`: our reads of the content come before.
+        self.cells
+            .at(self.position)
+            .word
+            .store(next_lap, Ordering::Release);
+        self.position += 1;
+    }
+}
+
+/// Bytes in memory that another process maps too, or a copy of such bytes. They can only be copied out: a reference
+/// would promise that nobody changes them.
+#[derive(Clone, Copy)]
+pub(crate) struct RawBytes<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    memory: PhantomData<&'a [UnsafeCell<u8>]>,
+}
+
+impl<'a> RawBytes<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends them to `out`.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(self.len);
+        let end = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: `len` bytes are valid to read by construction and to write by `reserve`; private memory and the
+        // mapping are distinct. Another process that breaks the protocol could write meanwhile; what is copied then
+        // is some mixture of bytes, which is as good as any other bytes to the checks that follow.
+        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), end, self.len) };
+        // SAFETY: these bytes have just been written.
+        unsafe { out.set_len(out.len() + self.len) };
+    }
+
+    /// Copies them to the start of `out`, if they fit; says whether they do.
+    #[inline]
+    pub(crate) fn copy_to(&self, out: &mut [u8]) -> bool {
+        if self.len > out.len() {
+            return false;
+        }
+        // SAFETY: as in `append_to`, with room in `out` by the check.
+        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), out.as_mut_ptr(), self.len) };
+        true
+    }
+
+    /// The first `N`, if there are so many, and the rest.
+    pub(crate) fn split<const N: usize>(self) -> Option<([u8; N], RawBytes<'a>)> {
+        let (head, rest) = self.split_at(N)?;
+        // SAFETY: `head` has N bytes, valid to read; an array of bytes has no alignment.
+        let bytes = unsafe { head.start.cast::<[u8; N]>().read() };
+        Some((bytes, rest))
+    }
+
+    /// The first `len` and the rest, if there are so many.
+    pub(crate) fn split_at(self, len: usize) -> Option<(RawBytes<'a>, RawBytes<'a>)> {
+        let rest = self.len.checked_sub(len)?;
+        // SAFETY: `len` is at most the length, so the result is within or one past the bytes.
+        let middle = unsafe { self.start.add(len) };
+        Some((
+            RawBytes { len, ..self },
+            RawBytes {
+                start: middle,
+                len: rest,
+                memory: PhantomData,
+            },
+        ))
+    }
+
+    /// The bytes in place.
+    ///
+    /// # Safety
+    ///
+    /// Nobody may write to them as long as the reference lives: the other process keeps to the protocol, and the cell
+    /// is not released before.
+    pub(crate) unsafe fn as_slice(&self) -> &'a [u8] {
+        // SAFETY: valid for reads by construction; not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<'a> From<&'a [u8]> for RawBytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self {
+            start: NonNull::from(bytes).cast(),
+            len: bytes.len(),
+            memory: PhantomData,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Lane;
+    use super::*;
+
+    fn receive(reader: &mut Reader) -> Option<Vec<u8>> {
+        let mut message = Vec::new();
+        loop {
+            let view = reader.peek()?.unwrap();
+            view.bytes.append_to(&mut message);
+            let last = view.last;
+            reader.release();
+            if last {
+                return Some(message);
+            }
+        }
+    }
+
+    #[test]
+    fn messages_of_all_sizes_keep_their_bytes_over_many_laps() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, mut reader) = (lane.request_writer(), lane.request_reader());
+        for len in [0, 1, 7, 4_063, 4_064, 4_065, 4_080, 8_160, 8_161, 100_000].repeat(20) {
+            let body: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
+            let head = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+            assert_eq!(writer.send(&head, &body, 0), 16 + len);
+            let message = receive(&mut reader).unwrap();
+            assert_eq!((&message[..16], &message[16..]), (&head[..], &body[..]));
+            assert!(!reader.has_next());
+        }
+    }
+
+    #[test]
+    fn a_message_larger_than_the_ring_goes_in_pieces() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, mut reader) = (lane.request_writer(), lane.request_reader());
+        let body: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
+        let (mut sent, mut received) = (0, Vec::new());
+        while sent < body.len() {
+            let before = sent;
+            sent = writer.send(&[], &body, sent);
+            assert!(sent > before && sent - before <= RING_BYTES);
+            while let Some(view) = reader.peek() {
+                view.unwrap().bytes.append_to(&mut received);
+                reader.release();
+            }
+        }
+        assert!(received == body);
+    }
+
+    #[test]
+    fn an_empty_message_is_a_message() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, mut reader) = (lane.request_writer(), lane.request_reader());
+        writer.send(&[], &[], 0);
+        assert_eq!(receive(&mut reader), Some(Vec::new()));
+    }
+
+    #[test]
+    fn either_the_reader_takes_a_message_or_the_writer_gets_it_back() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, mut reader) = (lane.request_writer(), lane.request_reader());
+        for round in 0..100u32 {
+            let position = writer.position();
+            writer.send(&round.to_le_bytes(), &[], 0);
+            assert!(!writer.is_begun(position));
+            if round % 2 == 0 {
+                assert_eq!(reader.claim(), Claim::Taken);
+                assert!(writer.is_begun(position) && !writer.reclaim(position));
+            } else {
+                assert!(writer.reclaim(position));
+                assert_eq!(reader.claim(), Claim::Reclaimed);
+            }
+            assert!(reader.has_next() || round % 2 == 0);
+            reader.release();
+            assert!(writer.is_begun(position) && writer.has_room());
+        }
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_an_error() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, reader) = (lane.request_writer(), lane.request_reader());
+        writer.send(&[1], &[], 0);
+        reader.cells.at(0).len.store(4_081, Ordering::Relaxed);
+        assert!(reader.peek().unwrap().is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! Forking, and knowing that one was forked.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::unistd::{ForkResult, getpid};
+
+/// How many forks lie between the first process of this image and this one.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A number that is the same as long as the process is the same. Cheaper than `getpid`, which is a system call.
+///
+/// Children made by a raw `clone` that skips the C library's fork handlers are not noticed.
+pub(crate) fn generation() -> u32 {
+    static ONCE: Once = Once::new();
+    extern "C" fn forked() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+    ONCE.call_once(|| {
+        // SAFETY: the handler does nothing but add to an atomic, which is allowed in a forked child.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+    });
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Side {
+    Parent { child: u32 },
+    Child,
+}
+
+/// Splits the process in two.
+///
+/// # Safety
+///
+/// The child has only the calling thread: no other thread may hold a lock that the child will want, except those that
+/// the C library takes care of (its allocator's).
+pub(crate) unsafe fn fork() -> io::Result<Side> {
+    // SAFETY: the caller's obligation is the same as nix's.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent {
+            child: child.as_raw().unsigned_abs(),
+        }),
+        ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Ends a forked child at once: no destructors, no `atexit` handlers, no flush of buffers inherited from the parent.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit may be called at any time.
+    unsafe { libc::_exit(code) }
+}
+
+/// From the kernel's `uapi/asm-generic/fcntl.h`; the libc crate has it not for every C library.
+const F_SETSIG: libc::c_int = 10;
+
+/// Has the kernel kill this process when the other end of `socket` is closed, that is, when its holder has died,
+/// whatever this process does at that time. Nothing may ever be sent over the socket after this.
+pub(crate) fn die_when_closed(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let raw = socket.as_raw_fd();
+    // SAFETY: F_SETSIG takes an integer and changes only how this descriptor signals.
+    Errno::result(unsafe { libc::fcntl(raw, F_SETSIG, libc::SIGKILL) })?;
+    // SAFETY: F_SETOWN takes an integer.
+    Errno::result(unsafe { libc::fcntl(raw, libc::F_SETOWN, getpid().as_raw()) })?;
+    // SAFETY: F_GETFL takes nothing.
+    let flags = Errno::result(unsafe { libc::fcntl(raw, libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes an integer.
+    Errno::result(unsafe { libc::fcntl(raw, libc::F_SETFL, flags | libc::O_ASYNC) })?;
+    Ok(())
+}

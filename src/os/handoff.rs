@@ -1,0 +1,82 @@
+//! A socket between parent and worker that carries one greeting with descriptors, and then, by being open, says that
+//! the other side is alive.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
+    recvmsg, sendmsg, socketpair,
+};
+
+/// A connected pair of sockets that keep message boundaries; close-on-exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
+}
+
+/// Sends one message, and copies of the descriptors with it.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(message)],
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Looks at the first `buffer.len()` bytes of the message that waits, without taking it or waiting for it; `None` if
+/// there is none, or if the descriptor is no such socket.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<usize> {
+    recv(
+        socket.as_raw_fd(),
+        buffer,
+        MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+    )
+    .ok()
+}
+
+/// Takes the message that waits; gives its length and the `N` descriptors that must have come with it.
+pub(crate) fn receive<const N: usize>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, [OwnedFd; N])> {
+    let mut space = cmsg_space!([RawFd; 8]);
+    debug_assert!(space.capacity() >= N * size_of::<RawFd>());
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just made these descriptors for this message, and nobody else has seen them.
+            fds.extend(
+                raw.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    let fds = fds
+        .try_into()
+        .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
+    Ok((message.bytes, fds))
+}
+
+/// Whether the other side has closed its end.
+pub(crate) fn is_closed(socket: &OwnedFd) -> bool {
+    peek(socket.as_fd(), &mut [0]) == Some(0)
+}

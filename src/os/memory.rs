@@ -1,0 +1,115 @@
+//! Memory that several processes map: sealed, reserved, anonymous.
+//!
+//! A memfd has no name in `/dev/shm` or `/tmp`, so a crash leaves nothing behind. It is reserved in full when it is
+//! made, so that a machine out of memory says so then, in an error, and not later with SIGBUS; and its size is sealed,
+//! so that no process that has the descriptor can shrink it under the others.
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A shared mapping of a whole memfd, and the descriptor to hand to others.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+    fd: OwnedFd,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but its address.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above; what lies behind the address is the business of those who read and write there.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// `len` bytes of zeros, reserved and sealed.
+    pub(crate) fn new(len: NonZeroUsize) -> io::Result<Self> {
+        let fd = memfd_create(
+            c"manyhands",
+            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+        )?;
+        let size =
+            i64::try_from(len.get()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        fallocate(&fd, FallocateFlags::empty(), 0, size)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(fd, len)
+    }
+
+    /// Maps what another process made. Its size is asked of the kernel, and must be exactly `len`.
+    pub(crate) fn open(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+        let size = nix::sys::stat::fstat(&fd)?.st_size;
+        if usize::try_from(size) != Ok(len.get()) {
+            return Err(io::Error::other(format!(
+                "shared memory of {size} bytes where {len} were expected"
+            )));
+        }
+        Self::map(fd, len)
+    }
+
+    fn map(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
+        Ok(Self { start, len, fd })
+    }
+
+    /// The first byte of the mapping, which is aligned to a page.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start.cast()
+    }
+}
+
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `map`, and whoever took its address holds no reference any more: every
+        // user of the address owns, directly or by Arc, the `SharedMemory` it came from.
+        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
+            log::error!("munmap of shared memory failed: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_is_sealed_and_checked() {
+        let memory = SharedMemory::new(NonZeroUsize::new(8192).unwrap()).unwrap();
+        let other = memory.as_fd().try_clone_to_owned().unwrap();
+        assert!(
+            nix::unistd::ftruncate(&other, 4096).is_err(),
+            "shrinking must be refused"
+        );
+        assert!(
+            nix::unistd::ftruncate(&other, 16384).is_err(),
+            "growing must be refused"
+        );
+        let error = SharedMemory::open(other, NonZeroUsize::new(4096).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("8192"), "{error}");
+    }
+
+    #[test]
+    fn two_mappings_are_one_memory() {
+        let len = NonZeroUsize::new(4096).unwrap();
+        let one = SharedMemory::new(len).unwrap();
+        let two = SharedMemory::open(one.as_fd().try_clone_to_owned().unwrap(), len).unwrap();
+        // SAFETY: both mappings are 4096 bytes of plain memory that only this test uses.
+        unsafe { one.start().write(7) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { two.start().read() }, 7);
+    }
+}

@@ -1,0 +1,27 @@
+//! The one door to the kernel. What is asked of it, and by which module:
+//!
+//! | module | asks for |
+//! |---|---|
+//! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
+//! | [`futex`] | `futex` wait and wake on shared memory |
+//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
+//! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
+//! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
+//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup` |
+//! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
+//! | [`task`] | the threads of this process, from `/proc/self/task` |
+//!
+//! Nothing else in the crate calls the kernel other than through the standard library.
+//!
+//! Unsafe code is allowed here because there is no other way to ask; each function takes and gives safe types, or is
+//! `unsafe` itself and says what its caller must see to.
+#![allow(unsafe_code)]
+
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod handoff;
+pub(crate) mod image;
+pub(crate) mod memory;
+pub(crate) mod pidfd;
+pub(crate) mod task;
+pub(crate) mod worker;

@@ -1,0 +1,97 @@
+//! Child processes by descriptor: no pid can be mixed up with that of a later process.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use crate::error::Death;
+
+/// A child of this process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+    fd: OwnedFd,
+}
+
+impl Child {
+    /// Takes charge of the child `pid`, which must not have been waited for: as long as it has not, its pid is its own.
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        let raw = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: pidfd_open takes two integers and touches no memory.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, raw, 0) })?;
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { pid, fd })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends SIGKILL. A child that has ended already is no error.
+    pub(crate) fn kill(&self) {
+        // SAFETY: a null siginfo asks for the plain signal; the descriptor is ours.
+        let sent = Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        });
+        if let Err(error) = sent
+            && error != Errno::ESRCH
+        {
+            log::error!("SIGKILL to process {} failed: {error}", self.pid);
+        }
+    }
+
+    /// Waits for the child to end and says how it did. It is a zombie no more after this.
+    pub(crate) fn reap(&self) -> Death {
+        loop {
+            return match waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED) {
+                Err(Errno::EINTR) => continue,
+                Ok(WaitStatus::Exited(_, code)) => Death::Exit(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Death::Signal(signal as i32),
+                // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
+                Ok(_) | Err(_) => Death::Unknown,
+            };
+        }
+    }
+
+    /// Whether the child has ended, waiting for that at most `timeout` (`None`: for ever).
+    pub(crate) fn wait_end(&self, timeout: Option<Duration>) -> bool {
+        wait_readable(&[self.fd.as_fd()], timeout).is_some()
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Waits until one of the descriptors is readable, at most `timeout`; gives the index of the first that is.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|&fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    let timeout = timeout.map_or(PollTimeout::NONE, |time| {
+        // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
+        let milliseconds = time.as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut polled, timeout) {
+        Ok(0) | Err(_) => None,
+        Ok(_) => polled
+            .iter()
+            .position(|fd| fd.revents().is_some_and(|events| !events.is_empty())),
+    }
+}

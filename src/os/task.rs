@@ -1,0 +1,49 @@
+//! The threads of this process.
+
+use std::fs;
+use std::io;
+
+use parking_lot::Mutex;
+
+/// Thread ids of all threads of this process, the caller's among them.
+pub(crate) fn ids() -> io::Result<Vec<i32>> {
+    fs::read_dir("/proc/self/task")?
+        .map(|entry| {
+            let name = entry?.file_name();
+            name.to_str()
+                .and_then(|name| name.parse().ok())
+                .ok_or_else(|| io::Error::other("an entry of /proc/self/task is not a thread id"))
+        })
+        .collect()
+}
+
+/// Thread id of the caller.
+pub(crate) fn current() -> i32 {
+    // SAFETY: gettid takes nothing, gives a number, and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own locks.
+static OWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Marks the calling thread as the crate's own, as long as it lives.
+pub(crate) struct OwnThread(i32);
+
+impl OwnThread {
+    pub(crate) fn register() -> Self {
+        let id = current();
+        OWN.lock().push(id);
+        Self(id)
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        OWN.lock().retain(|&id| id != self.0);
+    }
+}
+
+/// Thread ids of the crate's own threads.
+pub(crate) fn own_ids() -> Vec<i32> {
+    OWN.lock().clone()
+}

@@ -1,0 +1,94 @@
+//! What a process does to itself, once, on becoming a worker.
+
+use std::ffi::{CStr, CString, c_int};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::parent_id;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// The value of a variable of the environment, without the cost of std's, for the hook that every start of every
+/// program with this crate runs through.
+pub(crate) fn variable(name: &CStr) -> Option<String> {
+    // SAFETY: `name` ends in NUL. The caller runs before `main`, or at its top, where no thread changes the
+    // environment.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: getenv gives a string that ends in NUL and stays as long as nobody changes the environment.
+    let value = unsafe { CStr::from_ptr(value) };
+    value.to_str().ok().map(str::to_owned)
+}
+
+/// Takes a variable out of the environment.
+pub(crate) fn remove_variable(name: &CStr) {
+    // SAFETY: `name` ends in NUL; as in `variable`, no other thread runs.
+    unsafe { libc::unsetenv(name.as_ptr()) };
+}
+
+/// Whether the executable runs with more rights than the one who started it (set-user-id and the like), so that its
+/// environment must not be trusted.
+pub(crate) fn is_privileged() -> bool {
+    // SAFETY: getauxval takes an integer and reads the auxiliary vector of the process.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Standard input, on which a worker gets the socket to its parent.
+pub(crate) fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: descriptor 0 is only asked for what it is; if it is closed, every call on it fails with EBADF.
+    unsafe { BorrowedFd::borrow_raw(0) }
+}
+
+/// Moves standard input elsewhere (close-on-exec) and puts `/dev/null` in its place.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = stdin().try_clone_to_owned()?;
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(null.as_fd())?;
+    Ok(taken)
+}
+
+/// Has the kernel kill this process when the thread that started it ends; gives an error if that has happened.
+pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have died before the line above.
+    if parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other("the parent has died"))
+    }
+}
+
+/// What `ps` and `top` show as the command's name; cut to 15 bytes.
+pub(crate) fn set_name(name: &str) {
+    if let Ok(name) = CString::new(name)
+        && let Err(error) = nix::sys::prctl::set_name(&name)
+    {
+        log::debug!("the process could not be named: {error}");
+    }
+}
+
+/// Signals as a worker wants them, before `main` has set up anything.
+///
+/// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent that decides what
+/// to do. Caught, not ignored, because an ignored signal would stay so in programs that a task starts. SIGPIPE is
+/// ignored, as std does before `main`.
+pub(crate) fn set_signals() -> io::Result<()> {
+    extern "C" fn drop_signal(_: c_int) {}
+    let flags = SaFlags::SA_RESTART;
+    let caught = SigAction::new(SigHandler::Handler(drop_signal), flags, SigSet::empty());
+    // SAFETY: the handler does nothing, so it may run at any point.
+    unsafe { sigaction(Signal::SIGINT, &caught) }?;
+    let ignored = SigAction::new(SigHandler::SigIgn, flags, SigSet::empty());
+    // SAFETY: no handler is involved.
+    unsafe { sigaction(Signal::SIGPIPE, &ignored) }?;
+    Ok(())
+}
+
+/// Keeps signals that the program handles away from the calling thread: they are for the program's own threads.
+pub(crate) fn block_signals() {
+    if let Err(error) = SigSet::all().thread_block() {
+        log::debug!("signals could not be blocked: {error}");
+    }
+}
