@@ -1,0 +1,224 @@
+//! [`closure!`](crate::closure!): a function that takes something along into another process.
+//!
+//! A closure is opaque: nobody can look into it, and its captures cannot be sent. So the macro makes one whose captures
+//! this module knows: a single [`Bound`] value. `Pool::map` asks for a plain `Fn`, so that the compiler infers the
+//! argument's type, and what it gets is an `F` it knows nothing about; two things tell an engine that it is one of
+//! ours:
+//!
+//! - at compile time its alignment. A `Bound` is aligned to 512 bytes, which no closure that someone writes is; the
+//!   process engine refuses to compile any other closure that captures.
+//! - at run time its type id, which [`bind`] has put into a table together with how to encode the context.
+//!
+//! What was tried: a type of our own in place of a closure. It cannot implement `Fn` on stable Rust, and a bound other
+//! than `Fn` costs the inference of argument types in every plain call (`docs/design/0003-functions.md`).
+//!
+//! Unsafe code is allowed here, to find the `Bound` in the closure that is made of nothing else.
+#![allow(unsafe_code)]
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::mem::{size_of, transmute};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::engine::processes::entry;
+
+/// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
+///
+/// The named variables are cloned, serialised once for each call, and sent once to each worker; in the body each name
+/// is a reference to its value. The body may use nothing else from around it. The result is a plain `Fn`, so it runs
+/// on every engine. Argument, result and the variables implement serde's `Serialize` and `DeserializeOwned`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::closure;
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(2)?;
+/// let table = vec![1.0, 4.0, 9.0];
+/// let scale = 2.0;
+/// let scaled = pool.map(closure!([table, scale] |i: usize| table[i] * scale), 0..3usize)?;
+/// assert_eq!(scaled, [2.0, 8.0, 18.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[macro_export]
+macro_rules! closure {
+    // What follows the first bar, argument and body, becomes the rest of a closure of two arguments.
+    ([$($name:ident),* $(,)?] | $($argument_and_body:tt)*) => {
+        $crate::__private::bind(
+            ($(::core::clone::Clone::clone(&$name),)*),
+            |($($name,)*), $($argument_and_body)*,
+        )
+    };
+}
+
+/// Alignment of a [`Bound`], by which it is known at compile time.
+pub(crate) const BOUND_ALIGN: usize = 512;
+
+/// All that a closure made by [`bind`] holds.
+#[repr(align(512))]
+struct Bound<C> {
+    context: Arc<C>,
+}
+
+impl<C> Clone for Bound<C> {
+    fn clone(&self) -> Self {
+        Self {
+            context: self.context.clone(),
+        }
+    }
+}
+
+/// How a closure made by [`bind`] is sent: the encoding of its context, and the function that runs it over there.
+pub(crate) struct Sendable {
+    pub(crate) context: Vec<u8>,
+    pub(crate) entry: entry::Entry,
+}
+
+/// What the table holds for a closure type. `encode` takes the address of such a closure.
+#[derive(Clone, Copy)]
+struct Known {
+    encode: unsafe fn(*const ()) -> Result<Vec<u8>, String>,
+    entry: entry::Entry,
+}
+
+static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
+
+/// What [`closure!`](crate::closure!) expands to.
+#[doc(hidden)]
+pub fn bind<C, A, R, G>(context: C, code: G) -> impl Fn(A) -> R + Clone + Send + Sync
+where
+    C: Serialize + DeserializeOwned + Send + Sync + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+    G: Fn(&C, A) -> R + Copy + Send + Sync,
+{
+    const {
+        assert!(
+            size_of::<G>() == 0,
+            "the body of closure! uses a variable that is not in its list: name it there, \
+             as in closure!([table, scale] |i: usize| table[i] * scale)"
+        );
+    }
+    let bound = Bound {
+        context: Arc::new(context),
+    };
+    let closure = move |argument: A| {
+        // The whole of `bound`, so that the closure holds it and not just the Arc in it.
+        let bound: &Bound<C> = &bound;
+        code(&bound.context, argument)
+    };
+    remember::<_, C>(&closure, entry::with_context::<C, G, A, R>);
+    closure
+}
+
+fn remember<K, C: Serialize + 'static>(_: &K, entry: entry::Entry) {
+    const {
+        assert!(
+            size_of::<K>() == size_of::<Bound<C>>(),
+            "the closure holds a Bound and nothing else"
+        );
+    }
+    let id = type_id::<K>();
+    if TABLE
+        .read()
+        .as_ref()
+        .is_some_and(|table| table.contains_key(&id))
+    {
+        return;
+    }
+    let known = Known {
+        encode: encode::<C>,
+        entry,
+    };
+    TABLE.write().get_or_insert_default().insert(id, known);
+}
+
+/// # Safety
+///
+/// `closure` is the address of a closure that [`bind`] made with a context of type `C`.
+unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, String> {
+    // SAFETY: such a closure has the size of the Bound<C> that it holds (asserted in `remember`), so that lies at its
+    // start; it is live by the caller's promise.
+    let bound = unsafe { &*closure.cast::<Bound<C>>() };
+    let mut bytes = Vec::new();
+    crate::codec::append(&mut bytes, &*bound.context)?;
+    Ok(bytes)
+}
+
+/// How to send `f`, if `closure!` made it; the inner error is what the context's `Serialize` said.
+pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, String>> {
+    let known = *TABLE.read().as_ref()?.get(&type_id::<F>())?;
+    // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
+    let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) };
+    Some(context.map(|context| Sendable {
+        context,
+        entry: known.entry,
+    }))
+}
+
+/// The type id of `T` with all its lifetimes taken for `'static`.
+///
+/// Types that differ in lifetimes alone have one id. That is enough here: what the table says of a closure type depends
+/// on the type of its context alone, which is `'static`.
+fn type_id<T>() -> TypeId {
+    trait Named {
+        fn id(&self) -> TypeId
+        where
+            Self: 'static;
+    }
+    impl<T: ?Sized> Named for PhantomData<T> {
+        fn id(&self) -> TypeId
+        where
+            Self: 'static,
+        {
+            TypeId::of::<T>()
+        }
+    }
+    let marker = PhantomData::<T>;
+    let named: &dyn Named = &marker;
+    // SAFETY: only the lifetime bound of the trait object changes; `id` reads nothing through it, so nothing borrowed
+    // is used after its time.
+    let named = unsafe { transmute::<&dyn Named, &(dyn Named + 'static)>(named) };
+    named.id()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closure_that_binds_is_a_plain_function_too() {
+        let (table, scale) = (vec![1.0, 4.0], 2.0_f64);
+        let f = closure!([table, scale] |i: usize| table[i] * scale);
+        assert!((f(1) - 8.0).abs() < f64::EPSILON);
+        assert!((f.clone()(0) - 2.0).abs() < f64::EPSILON);
+        assert_eq!(align_of_val(&f), BOUND_ALIGN);
+    }
+
+    #[test]
+    fn each_closure_keeps_its_own_context() {
+        let adders: Vec<_> = (0..3u64).map(|k| closure!([k] |x: u64| x + k)).collect();
+        let contexts: Vec<_> = adders
+            .iter()
+            .map(|f| sendable(f).unwrap().unwrap().context)
+            .collect();
+        assert_eq!(
+            adders.iter().map(|f| f(10)).collect::<Vec<_>>(),
+            [10, 11, 12]
+        );
+        assert_ne!(contexts[0], contexts[1]);
+    }
+
+    #[test]
+    fn other_closures_are_not_sendable() {
+        let text = String::from("borrowed");
+        assert!(sendable(&|x: u8| x).is_none());
+        assert!(sendable(&|x: usize| text.len() + x).is_none());
+    }
+}

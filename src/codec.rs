@@ -1,0 +1,298 @@
+//! A value → bytes, and back.
+//!
+//! Numbers travel as they are; vectors of numbers by one copy; everything else through serde in `MessagePack` with field
+//! names (`rmp-serde`), which takes every kind of derive: `flatten`, `untagged`, `skip_serializing_if`. What that costs
+//! and what was weighed against it is in `docs/design/0004-codec.md`.
+//!
+//! Values of one type are written one after the other. A number is just its bytes; any other value is a record: its
+//! length in 8 bytes, then that many bytes.
+
+use std::any::Any;
+use std::mem::size_of;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Bytes of the length before a record.
+pub(crate) const LENGTH_BYTES: usize = size_of::<u64>();
+
+/// Calls `$then` with each type of number.
+macro_rules! for_each_number {
+    ($then:ident) => {
+        $then!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64)
+    };
+}
+
+/// Bytes that each value of the type takes, if all take the same.
+pub(crate) fn fixed_size<T: 'static>() -> Option<usize> {
+    fn is<T: 'static, N: 'static>() -> bool {
+        std::any::TypeId::of::<T>() == std::any::TypeId::of::<N>()
+    }
+    macro_rules! look {
+        ($($number:ty)*) => { if $(is::<T, $number>())||* { return Some(size_of::<T>()) } };
+    }
+    for_each_number!(look);
+    None
+}
+
+/// Appends a value.
+///
+/// # Errors
+///
+/// What the value's `Serialize` said; `out` is as it was.
+#[inline]
+pub(crate) fn append<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result<(), String> {
+    macro_rules! number {
+        ($($number:ty)*) => {$(
+            if let Some(number) = (value as &dyn Any).downcast_ref::<$number>() {
+                out.extend_from_slice(&number.to_ne_bytes());
+                return Ok(());
+            }
+        )*};
+    }
+    for_each_number!(number);
+    append_record(out, value)
+}
+
+/// Writes a value of a type with a [`fixed_size`] over the whole of `out`, which has that size.
+#[inline]
+pub(crate) fn put_fixed<T: 'static>(out: &mut [u8], value: &T) {
+    macro_rules! number {
+        ($($number:ty)*) => {$(
+            if let Some(number) = (value as &dyn Any).downcast_ref::<$number>() {
+                out.copy_from_slice(&number.to_ne_bytes());
+            }
+        )*};
+    }
+    for_each_number!(number);
+}
+
+fn append_record<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result<(), String> {
+    macro_rules! numbers {
+        ($($number:ty)*) => {$(
+            if let Some(numbers) = (value as &dyn Any).downcast_ref::<Vec<$number>>() {
+                let bytes: &[u8] = bytemuck::cast_slice(numbers);
+                out.reserve(LENGTH_BYTES + bytes.len());
+                out.extend_from_slice(&(bytes.len() as u64).to_ne_bytes());
+                out.extend_from_slice(bytes);
+                return Ok(());
+            }
+        )*};
+    }
+    for_each_number!(numbers);
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    let mut serializer = rmp_serde::Serializer::new(&mut *out).with_struct_map();
+    if let Err(error) = value.serialize(&mut serializer) {
+        out.truncate(start);
+        return Err(error.to_string());
+    }
+    let len = (out.len() - start - LENGTH_BYTES) as u64;
+    out[start..start + LENGTH_BYTES].copy_from_slice(&len.to_ne_bytes());
+    Ok(())
+}
+
+/// Takes the next value off the front of `input`. On an error of the value itself, the input stands at the next one.
+///
+/// # Errors
+///
+/// What the type's `Deserialize` said, or that the bytes end too early; then the input is empty.
+#[inline]
+pub(crate) fn take<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, String> {
+    let mut value: Option<T> = None;
+    macro_rules! number {
+        ($($number:ty)*) => {$(
+            if let Some(number) = (&mut value as &mut dyn Any).downcast_mut::<Option<$number>>() {
+                let Some((bytes, rest)) = input.split_first_chunk() else { return Err(ends_early(input)) };
+                *number = Some(<$number>::from_ne_bytes(*bytes));
+                *input = rest;
+            } else
+        )* { return take_record(input) }};
+    }
+    for_each_number!(number);
+    value.ok_or_else(|| ends_early(input))
+}
+
+fn take_record<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, String> {
+    let Some(record) = split_record(input) else {
+        return Err(ends_early(input));
+    };
+    let mut value: Option<T> = None;
+    macro_rules! numbers {
+        ($($number:ty)*) => {$(
+            if let Some(numbers) = (&mut value as &mut dyn Any).downcast_mut::<Option<Vec<$number>>>() {
+                if record.len() % size_of::<$number>() != 0 {
+                    return Err(format!("{} bytes are no whole number of {}", record.len(), stringify!($number)));
+                }
+                *numbers = Some(bytemuck::allocation::pod_collect_to_vec(record));
+            } else
+        )* { value = Some(rmp_serde::from_slice(record).map_err(|error| error.to_string())?) }};
+    }
+    for_each_number!(numbers);
+    value.ok_or_else(|| "no value".to_owned())
+}
+
+/// The next record, without its length.
+fn split_record<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
+    let len = usize::try_from(u64::from_ne_bytes(*len)).ok()?;
+    let (record, rest) = rest.split_at_checked(len)?;
+    *input = rest;
+    Some(record)
+}
+
+fn ends_early(input: &mut &[u8]) -> String {
+    let left = input.len();
+    *input = &[];
+    format!("the bytes end too early ({left} left)")
+}
+
+/// Takes all values of `input` and appends them to `out`; gives how many.
+///
+/// # Errors
+///
+/// Which value, from 0, could not be made, and why; those before it have been appended.
+pub(crate) fn take_all<T: DeserializeOwned + 'static>(
+    mut input: &[u8],
+    out: &mut Vec<T>,
+) -> Result<usize, (usize, String)> {
+    macro_rules! numbers {
+        ($($number:ty)*) => {$(
+            if let Some(out) = (out as &mut dyn Any).downcast_mut::<Vec<$number>>() {
+                let (values, rest) = input.as_chunks();
+                out.extend(values.iter().map(|&bytes| <$number>::from_ne_bytes(bytes)));
+                return if rest.is_empty() { Ok(values.len()) } else { Err((values.len(), ends_early(&mut input))) };
+            }
+        )*};
+    }
+    for_each_number!(numbers);
+    let mut count = 0;
+    while !input.is_empty() {
+        out.push(take(&mut input).map_err(|reason| (count, reason))?);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// How many bytes the first `count` records of `input` take, if there are so many.
+pub(crate) fn records_len(input: &[u8], count: usize) -> Option<usize> {
+    let mut rest = input;
+    for _ in 0..count {
+        split_record(&mut rest)?;
+    }
+    Some(input.len() - rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::fmt::Debug;
+
+    fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug + 'static>(values: &[T]) {
+        let mut bytes = Vec::new();
+        for value in values {
+            append(&mut bytes, value).unwrap();
+        }
+        if let Some(size) = fixed_size::<T>() {
+            assert_eq!(bytes.len(), size * values.len());
+        } else {
+            assert_eq!(records_len(&bytes, values.len()), Some(bytes.len()));
+        }
+        let mut input = bytes.as_slice();
+        for value in values {
+            assert_eq!(&take::<T>(&mut input).unwrap(), value);
+        }
+        assert!(input.is_empty());
+        assert!(take::<T>(&mut input).is_err());
+    }
+
+    #[test]
+    fn numbers_and_vectors_of_them() {
+        round_trip(&[0u8, 255]);
+        round_trip(&[u64::MAX, 1]);
+        round_trip(&[i128::MIN, 5]);
+        round_trip(&[1.5f64, f64::NEG_INFINITY]);
+        round_trip(&[vec![1.5f64, -0.0], vec![]]);
+        round_trip(&[vec![1u8; 70_000]]);
+        assert_eq!(fixed_size::<u64>(), Some(8));
+        assert_eq!(fixed_size::<bool>(), None);
+    }
+
+    #[test]
+    fn what_serde_takes() {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Inner {
+            x: u32,
+            #[serde(skip_serializing_if = "Option::is_none", default)]
+            y: Option<String>,
+        }
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(i64),
+            Text(String),
+        }
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Outer {
+            #[serde(flatten)]
+            inner: Inner,
+            either: Either,
+            map: BTreeMap<String, (u8, char)>,
+            unit: (),
+        }
+        let outer = |y: Option<&str>, either| Outer {
+            inner: Inner {
+                x: 3,
+                y: y.map(str::to_owned),
+            },
+            either,
+            map: BTreeMap::from([("k".to_owned(), (1, 'ß'))]),
+            unit: (),
+        };
+        round_trip(&[
+            outer(None, Either::Number(-1)),
+            outer(Some("y"), Either::Text("t".into())),
+        ]);
+        round_trip(&[(true, 'x', Some(1)), (false, '\u{1F600}', None)]);
+        round_trip(&[String::new(), "many hands".to_owned()]);
+    }
+
+    #[test]
+    fn a_value_that_does_not_decode_leaves_the_next_one_readable() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, &"text".to_owned()).unwrap();
+        append(&mut bytes, &true).unwrap();
+        let mut input = bytes.as_slice();
+        assert!(take::<bool>(&mut input).is_err());
+        assert_eq!(take::<bool>(&mut input), Ok(true));
+    }
+
+    #[test]
+    fn a_value_that_does_not_encode_leaves_nothing_behind() {
+        struct Never;
+        impl Serialize for Never {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("not today"))
+            }
+        }
+        let mut bytes = vec![1, 2];
+        assert!(
+            append(&mut bytes, &Never)
+                .unwrap_err()
+                .contains("not today")
+        );
+        assert_eq!(bytes, [1, 2]);
+    }
+
+    #[test]
+    fn a_length_beyond_the_bytes_is_an_error() {
+        let bytes = u64::MAX.to_ne_bytes();
+        assert!(take::<String>(&mut bytes.as_slice()).is_err());
+        assert_eq!(records_len(&bytes, 1), None);
+        assert!(
+            take::<Vec<u32>>(&mut [3u64.to_ne_bytes().as_slice(), &[0; 3]].concat().as_slice())
+                .is_err()
+        );
+    }
+}
