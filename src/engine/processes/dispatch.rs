@@ -1,0 +1,614 @@
+//! Which worker gets which task, and what the answers do. All of it happens under one lock, on whatever thread has a
+//! reason to: the one that submits, the one that waits, the supervisor after a death, the background thread when there
+//! is work and nobody waits.
+//!
+//! ```text
+//!              place              post               cells
+//!   submit ──────────▶ queue ──────────▶ in flight ─────────▶ worker
+//!                        ▲  requeue, reclaim  │                  │
+//!                        └────────────────────┘                  │
+//!   TaskFuture, map ◀──────────── results ◀── drain ◀────────────┘
+//! ```
+//!
+//! A task goes straight into the lane of an idle worker, or waits behind others in a busy one, a few at most, so that
+//! no worker idles between two tasks; the rest waits in the queue. What waits in a lane is not lost to it: when
+//! another worker runs dry, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use super::start::Started;
+use super::task::{Function, Results, SentContext, Task};
+use super::wait::Signal;
+use super::{SPIN, Shared};
+use crate::error::{Death, PoolError, TaskError};
+use crate::lane::message::Request;
+use crate::lane::{Expected, Fate, Receiver, Writer, next_number};
+
+/// Tasks in a lane, the running one included. More would not keep a worker busier, and would have to be taken back
+/// more often.
+const DEPTH: usize = 16;
+
+/// Items of a task that a worker is to run: all from `first` on.
+pub(super) struct Piece {
+    pub(super) task: Arc<Task<dyn Results>>,
+    first: u32,
+    /// How often item `first` has been started.
+    attempts: u32,
+}
+
+impl Piece {
+    pub(super) fn new(task: Arc<Task<dyn Results>>) -> Self {
+        Self {
+            task,
+            first: 0,
+            attempts: 0,
+        }
+    }
+
+    /// Fails all items.
+    fn fail(self, error: &TaskError) {
+        for index in self.first..self.task.count {
+            self.task.results.failed(index, error.clone());
+        }
+        self.task.results.ended();
+    }
+}
+
+/// A piece that has been given to a worker.
+struct InFlight {
+    piece: Piece,
+    expected: Expected,
+    /// Where its message begins, once that has been written.
+    begins: Option<u64>,
+    /// Whether all of its message has been written.
+    is_sent: bool,
+}
+
+/// A message on its way into a lane.
+struct Message {
+    request: Request,
+    body: Body,
+    sent: usize,
+}
+
+enum Body {
+    Items(Arc<Task<dyn Results>>, u32),
+    Context(Arc<SentContext>),
+    Nothing,
+}
+
+/// A worker as the dispatch sees it.
+pub(super) struct Worker {
+    pub(super) started: Started,
+    requests: Writer,
+    receiver: Receiver,
+    in_flight: VecDeque<InFlight>,
+    /// Messages that did not fit into the ring yet, in order; only the first can be there in part.
+    outbox: VecDeque<Message>,
+    number: u32,
+    /// Contexts that it has.
+    contexts: Vec<u64>,
+    /// Why it is being killed.
+    doomed: Option<String>,
+}
+
+pub(super) enum State {
+    Open,
+    /// Takes no more tasks, and ends those it has.
+    Closing,
+    /// Has no workers any more, for this reason.
+    Ended(PoolError),
+}
+
+pub(super) struct Dispatch {
+    pub(super) state: State,
+    /// By number; `None` between a worker's death and its replacement.
+    pub(super) workers: Vec<Option<Worker>>,
+    queue: VecDeque<Piece>,
+    /// Workers with nothing to do. The one that was busy last is taken first: it may still be spinning.
+    idle: Vec<usize>,
+    /// Tasks that have not ended.
+    pub(super) outstanding: usize,
+    /// Raised when the last task of a pool that closes has ended.
+    pub(super) all_ended: Arc<Signal>,
+    /// Workers with something to do.
+    pub(super) busy: usize,
+    /// Whether one of the callers that wait sleeps on the bell, for all of them.
+    pub(super) has_leader: bool,
+    /// The other callers that wait.
+    pub(super) followers: Vec<Thread>,
+    /// The thread that pumps when nobody waits, once it has been needed.
+    pub(super) background: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn new(started: Started) -> Self {
+        let requests = started.lane.request_writer();
+        let receiver = Receiver::new(started.lane.clone());
+        Self {
+            started,
+            requests,
+            receiver,
+            in_flight: VecDeque::new(),
+            outbox: VecDeque::new(),
+            number: 0,
+            contexts: Vec::new(),
+            doomed: None,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.receiver.header().is_ready()
+    }
+
+    /// Gives the worker a piece to run, after the context it needs.
+    fn give(&mut self, piece: Piece) {
+        let Function { code, context } = &piece.task.function;
+        if let Some(context) = context
+            && !self.contexts.contains(&context.id)
+        {
+            self.contexts.push(context.id);
+            let request = Request::Context { id: context.id };
+            self.post(Message {
+                request,
+                body: Body::Context(context.clone()),
+                sent: 0,
+            });
+        }
+        self.number = next_number(self.number);
+        let (first, count) = (piece.first, piece.task.count);
+        let request = Request::Run {
+            task: self.number,
+            code: *code,
+            context: context.as_ref().map_or(0, |context| context.id),
+            first,
+            count: count - first,
+        };
+        let body = Body::Items(piece.task.clone(), first);
+        let result_size = piece.task.result_size;
+        let expected = Expected {
+            task: self.number,
+            next: first,
+            end: count,
+            result_size,
+        };
+        self.in_flight.push_back(InFlight {
+            piece,
+            expected,
+            begins: None,
+            is_sent: false,
+        });
+        self.post(Message {
+            request,
+            body,
+            sent: 0,
+        });
+    }
+
+    fn post(&mut self, message: Message) {
+        self.outbox.push_back(message);
+        self.flush();
+    }
+
+    /// Writes as much of the outbox as there is room for; true if anything was written.
+    fn flush(&mut self) -> bool {
+        let mut wrote = false;
+        while let Some(message) = self.outbox.front_mut() {
+            if !self.requests.has_room() {
+                break;
+            }
+            wrote = true;
+            let begins = self.requests.position();
+            let head = message.request.to_head();
+            let body = match &message.body {
+                Body::Items(task, first) => task.items_from(*first),
+                Body::Context(context) => &context.bytes,
+                Body::Nothing => &[],
+            };
+            let is_first = message.sent == 0;
+            message.sent = self.requests.send(&head, body, message.sent);
+            let is_sent = message.sent == head.len() + body.len();
+            if let Request::Run { task, .. } = message.request
+                && let Some(entry) = self
+                    .in_flight
+                    .iter_mut()
+                    .rev()
+                    .find(|entry| entry.expected.task == task)
+            {
+                if is_first {
+                    entry.begins = Some(begins);
+                }
+                entry.is_sent = is_sent;
+            }
+            if !is_sent {
+                break;
+            }
+            self.outbox.pop_front();
+        }
+        wrote
+    }
+
+    /// Takes back the last piece, if the worker has not begun with it and it is not half-way out.
+    fn take_back(&mut self) -> Option<Piece> {
+        let last = self.in_flight.back()?;
+        match last.begins {
+            Some(begins) if last.is_sent && self.requests.reclaim(begins) => {}
+            None => {
+                // Its message is in the outbox, untouched, and the last there is.
+                self.outbox.pop_back();
+            }
+            Some(_) => return None,
+        }
+        self.in_flight.pop_back().map(|entry| entry.piece)
+    }
+
+    /// Whether the worker has begun with this piece.
+    fn has_begun(&self, entry: &InFlight) -> bool {
+        entry
+            .begins
+            .is_some_and(|begins| self.requests.is_begun(begins))
+    }
+
+    /// What it wrote cannot be right: it is killed, and nothing more is read from it.
+    fn doom(&mut self, reason: String) {
+        log::warn!(
+            "worker process {} is killed: {reason}",
+            self.started.child.pid()
+        );
+        self.doomed = Some(reason);
+        self.started.child.kill();
+    }
+}
+
+impl Dispatch {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            state: State::Open,
+            workers: (0..workers).map(|_| None).collect(),
+            queue: VecDeque::new(),
+            idle: Vec::new(),
+            outstanding: 0,
+            all_ended: Arc::default(),
+            busy: 0,
+            has_leader: false,
+            followers: Vec::new(),
+            background: None,
+        }
+    }
+
+    /// Whether there is work that only moves on when somebody pumps.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.outstanding > self.busy
+    }
+
+    /// The first worker that is not up yet.
+    pub(super) fn first_not_ready(&self) -> Option<usize> {
+        self.workers
+            .iter()
+            .position(|worker| !worker.as_ref().is_some_and(Worker::is_ready))
+    }
+
+    /// Lets the workers end: there will be no more tasks.
+    pub(super) fn stop_workers(&self) {
+        for worker in self.workers.iter().flatten() {
+            worker.started.lane.header().stop();
+        }
+    }
+
+    /// So many tasks have ended.
+    fn count_down(&mut self, ended: usize) {
+        self.outstanding -= ended;
+        if ended > 0 && self.outstanding == 0 && matches!(self.state, State::Closing) {
+            self.all_ended.raise();
+        }
+    }
+
+    /// Adds a worker that has just been started. It can be given tasks at once; it will find them.
+    pub(super) fn add(&mut self, number: usize, started: Started) {
+        self.workers[number] = Some(Worker::new(started));
+        self.idle.push(number);
+    }
+
+    /// Takes a new task. True if a sleeping worker had to be woken for it.
+    pub(super) fn place(&mut self, shared: &Shared, piece: Piece) -> bool {
+        self.outstanding += 1;
+        if self.idle.is_empty() {
+            // Somebody may have run dry without anybody looking.
+            self.pump(shared);
+        }
+        if !self.queue.is_empty() {
+            self.queue.push_back(piece);
+            return false;
+        }
+        if let Some(number) = self.choose() {
+            return self.give(shared, number, piece);
+        }
+        self.queue.push_back(piece);
+        false
+    }
+
+    /// The worker that the next piece goes to: an idle one, or else the least busy of those that can take more.
+    fn choose(&self) -> Option<usize> {
+        if let Some(&number) = self.idle.last() {
+            return Some(number);
+        }
+        let load = |worker: &Worker| worker.in_flight.len();
+        let open = |worker: &&Worker| {
+            worker.outbox.is_empty() && worker.doomed.is_none() && load(worker) < DEPTH
+        };
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter_map(|(number, worker)| Some((number, worker.as_ref().filter(open)?)))
+            .min_by_key(|(_, worker)| load(worker))
+            .map(|(number, _)| number)
+    }
+
+    /// True if the worker slept and had to be woken.
+    fn give(&mut self, shared: &Shared, number: usize, piece: Piece) -> bool {
+        let Some(worker) = &mut self.workers[number] else {
+            self.queue.push_front(piece);
+            return false;
+        };
+        if worker.in_flight.is_empty() {
+            self.busy += 1;
+            self.idle.retain(|&idle| idle != number);
+        }
+        // A worker that runs dry may spin as long as there is a core for it besides the other workers and the caller.
+        let spin = if self.busy < shared.cores {
+            SPIN
+        } else {
+            Duration::ZERO
+        };
+        let header = worker.started.lane.header();
+        header.set_spin(spin);
+        worker.give(piece);
+        worker.started.lane.header().wake_worker()
+    }
+
+    /// Moves everything on that can move: answers in, tasks out. True if anything did.
+    pub(super) fn pump(&mut self, shared: &Shared) -> bool {
+        let mut moved = false;
+        for number in 0..self.workers.len() {
+            moved |= self.drain(number);
+        }
+        moved |= self.refill(shared);
+        moved |= self.rebalance(shared);
+        self.forget_retired(shared);
+        moved
+    }
+
+    /// Takes the answers of one worker, and writes what now has room.
+    fn drain(&mut self, number: usize) -> bool {
+        let Some(worker) = &mut self.workers[number] else {
+            return false;
+        };
+        let (mut took, mut ended) = (false, 0);
+        while worker.doomed.is_none() && worker.receiver.has_next() {
+            took = true;
+            let Some(front) = worker.in_flight.front_mut() else {
+                worker.doom("an answer where none was due".to_owned());
+                break;
+            };
+            match worker
+                .receiver
+                .take(&mut front.expected, &front.piece.task.results)
+            {
+                Ok(false) => {}
+                Ok(true) => {
+                    front.piece.task.results.ended();
+                    worker.in_flight.pop_front();
+                    ended += 1;
+                    if worker.in_flight.is_empty() {
+                        self.busy -= 1;
+                        self.idle.push(number);
+                    }
+                }
+                Err(reason) => worker.doom(reason),
+            }
+        }
+        let wrote = !worker.outbox.is_empty() && worker.flush();
+        if took || wrote {
+            // It may be waiting for room for its answers, or for the rest of a message.
+            worker.started.lane.header().wake_worker();
+        }
+        self.count_down(ended);
+        took || wrote
+    }
+
+    fn refill(&mut self, shared: &Shared) -> bool {
+        let mut moved = false;
+        while let Some(piece) = self.queue.front() {
+            if !piece.task.results.is_wanted() {
+                if let Some(piece) = self.queue.pop_front() {
+                    self.count_down(1);
+                    piece.fail(&TaskError::Cancelled);
+                }
+                moved = true;
+                continue;
+            }
+            let Some(number) = self.choose() else { break };
+            let Some(piece) = self.queue.pop_front() else {
+                break;
+            };
+            self.give(shared, number, piece);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Gives idle workers what waits behind others.
+    fn rebalance(&mut self, shared: &Shared) -> bool {
+        let mut moved = false;
+        while self.has_backlog()
+            && let Some(&idle) = self.idle.last()
+        {
+            let loads = self
+                .workers
+                .iter_mut()
+                .flatten()
+                .filter(|worker| worker.in_flight.len() > 1);
+            let Some(busiest) = loads.max_by_key(|worker| worker.in_flight.len()) else {
+                break;
+            };
+            let Some(piece) = busiest.take_back() else {
+                break;
+            };
+            self.give(shared, idle, piece);
+            moved = true;
+        }
+        moved
+    }
+
+    fn forget_retired(&mut self, shared: &Shared) {
+        for id in shared.retired.take() {
+            for worker in self.workers.iter_mut().flatten() {
+                if let Some(position) = worker.contexts.iter().position(|&known| known == id) {
+                    worker.contexts.swap_remove(position);
+                    worker.post(Message {
+                        request: Request::Forget { id },
+                        body: Body::Nothing,
+                        sent: 0,
+                    });
+                    worker.started.lane.header().wake_worker();
+                }
+            }
+        }
+    }
+
+    /// Takes back what nobody wants any more, as far as no worker has begun with it.
+    pub(super) fn drop_unwanted(&mut self) {
+        let mut ended = 0;
+        for (number, slot) in self.workers.iter_mut().enumerate() {
+            let Some(worker) = slot else { continue };
+            while let Some(last) = worker.in_flight.back()
+                && !last.piece.task.results.is_wanted()
+                && let Some(piece) = worker.take_back()
+            {
+                piece.fail(&TaskError::Cancelled);
+                ended += 1;
+                if worker.in_flight.is_empty() {
+                    self.busy -= 1;
+                    self.idle.push(number);
+                }
+            }
+        }
+        self.count_down(ended);
+    }
+
+    /// Asks the workers to ring when there will be something to do. `eager`: at the end of every task; otherwise, when
+    /// a worker has one left. A look at the answers must follow before sleeping.
+    pub(super) fn ask_for_bell(&self, eager: bool) {
+        for worker in self.workers.iter().flatten() {
+            let count = worker.in_flight.len();
+            let at = if eager || count < 2 { 0 } else { count - 2 };
+            if let Some(entry) = worker.in_flight.get(at) {
+                worker.started.lane.header().ring_at(entry.expected.task);
+            }
+        }
+        // Pairs with the fence in `Header::takes_bell`.
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// A worker has died: fails the one item that it had started, and gives the rest to others.
+    pub(super) fn bury(&mut self, number: usize, death: Death) {
+        self.drain(number);
+        let Some(mut worker) = self.workers[number].take() else {
+            return;
+        };
+        self.idle.retain(|&idle| idle != number);
+        if worker.in_flight.is_empty() {
+            return;
+        }
+        self.busy -= 1;
+        let death = worker.doomed.take().map_or(death, Death::Corrupted);
+        let rest = worker.in_flight.split_off(1);
+        for entry in rest.into_iter().rev() {
+            self.queue.push_front(entry.piece);
+        }
+        let Some(mut front) = worker.in_flight.pop_front() else {
+            return;
+        };
+        let fate = if worker.has_begun(&front) {
+            worker
+                .receiver
+                .last_books(&mut front.expected, &front.piece.task.results)
+        } else {
+            Some(Fate {
+                next: front.piece.first,
+                started: false,
+            })
+        };
+        let Some(Fate { next, started }) = fate else {
+            // It had answered for everything; only the word that says so was missing.
+            front.piece.task.results.ended();
+            self.count_down(1);
+            return;
+        };
+        let mut piece = front.piece;
+        if piece.first != next {
+            piece.first = next;
+            piece.attempts = 0;
+        }
+        if started {
+            piece.attempts += 1;
+            if let Some(error) = worker.blame(&piece, death) {
+                piece.task.results.failed(next, error);
+                piece.first += 1;
+                piece.attempts = 0;
+            }
+        }
+        if piece.first < piece.task.count {
+            self.queue.push_front(piece);
+        } else {
+            piece.task.results.ended();
+            self.count_down(1);
+        }
+    }
+
+    /// Ends the pool: everything that has not ended fails with `error`, and what comes later with `reason`.
+    pub(super) fn end(&mut self, reason: PoolError, error: &TaskError) {
+        self.state = State::Ended(reason);
+        for worker in self.workers.iter_mut().flatten() {
+            for entry in worker.in_flight.drain(..) {
+                let Expected { next, .. } = entry.expected;
+                Piece {
+                    first: next,
+                    ..entry.piece
+                }
+                .fail(error);
+            }
+            worker.outbox.clear();
+        }
+        for piece in self.queue.drain(..) {
+            piece.fail(error);
+        }
+        self.workers.clear();
+        self.idle.clear();
+        self.outstanding = 0;
+        self.busy = 0;
+        self.all_ended.raise();
+    }
+}
+
+impl Worker {
+    /// The error for the item at which this worker died; `None` if the item is to be tried again.
+    fn blame(&self, piece: &Piece, cause: Death) -> Option<TaskError> {
+        // SIGABRT, after a panic that could not be caught.
+        if cfg!(panic = "abort")
+            && cause == Death::Signal(6)
+            && let Some(caught) = self.receiver.header().last_words().read()
+        {
+            return Some(caught.into_error(None));
+        }
+        (piece.attempts > piece.task.retries).then(|| TaskError::WorkerDied {
+            index: None,
+            pid: self.started.child.pid(),
+            cause,
+            attempts: piece.attempts,
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! Where a worker enters the user's code: one function for each combination of function, argument and result, whose
+//! number travels with the task.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::lane::Emitter;
+use crate::lane::message::Fault;
+use crate::{code, codec, panic};
+use std::any::Any;
+
+/// Runs one chunk of a task. Its number is what [`crate::code`] makes of it.
+pub(crate) type Entry = fn(&mut Chunk<'_>);
+
+/// A number of items of one task, as the worker got them.
+pub(crate) struct Chunk<'a> {
+    pub(super) count: u32,
+    /// The items, as the codec wrote them.
+    pub(super) items: &'a [u8],
+    pub(super) context: Option<&'a mut Context>,
+    pub(super) emitter: &'a mut Emitter,
+    /// Room for one result, kept from chunk to chunk.
+    pub(super) scratch: &'a mut Vec<u8>,
+}
+
+/// What a function takes along: first as it came, then as the value that the first chunk made of it.
+pub(crate) enum Context {
+    Encoded(Vec<u8>),
+    Value(Box<dyn Any>),
+    /// It did not decode, for this reason. Every item that needs it fails with it.
+    Broken(String),
+}
+
+impl Context {
+    fn get<C: DeserializeOwned + 'static>(&mut self) -> Result<&C, String> {
+        if let Self::Encoded(bytes) = self {
+            *self = match codec::take::<C>(&mut bytes.as_slice()) {
+                Ok(value) => Self::Value(Box::new(value)),
+                Err(reason) => Self::Broken(reason),
+            };
+        }
+        match self {
+            Self::Value(value) => value
+                .downcast_ref()
+                .ok_or_else(|| "the context is of another type".to_owned()),
+            Self::Broken(reason) => Err(reason.clone()),
+            Self::Encoded(_) => Err("the context was not decoded".to_owned()),
+        }
+    }
+}
+
+/// The entry of a function that captures nothing.
+pub(crate) fn plain<F, A, R>(chunk: &mut Chunk<'_>)
+where
+    F: Fn(A) -> R,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    let f = conjure::<F>();
+    chunk.run(f);
+}
+
+/// The entry of a function with a context.
+pub(crate) fn with_context<C, F, A, R>(chunk: &mut Chunk<'_>)
+where
+    F: Fn(&C, A) -> R,
+    C: DeserializeOwned + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    let f = conjure::<F>();
+    let mut missing = Context::Broken("the worker was not sent it".to_owned());
+    let cell = chunk.context.take().unwrap_or(&mut missing);
+    // A panic in the context's Deserialize is the first item's; the next item tries again.
+    while chunk.count > 0 {
+        chunk.emitter.item_starts();
+        match panic::catch(|| cell.get::<C>()) {
+            Ok(Ok(context)) => {
+                chunk.run(|argument| f(context, argument));
+                return;
+            }
+            Ok(Err(reason)) => chunk.emitter.fault(&Fault::ContextDecode(reason)),
+            Err(caught) => chunk.emitter.fault(&Fault::Panicked(caught)),
+        }
+        chunk.count -= 1;
+    }
+    chunk.emitter.end();
+}
+
+/// The function itself, which has nothing in it but its type.
+#[allow(unsafe_code)]
+fn conjure<'a, F: 'a>() -> &'a F {
+    // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized, `Clone`, nothing to drop),
+    // and a worker enters one only because its parent, of the same build, had the function in its hands.
+    unsafe { code::conjure() }
+}
+
+impl Chunk<'_> {
+    /// Answers for every item.
+    fn run<A, R>(&mut self, f: impl Fn(A) -> R)
+    where
+        A: DeserializeOwned + 'static,
+        R: Serialize + 'static,
+    {
+        if let (Some(argument), Some(result)) = (codec::fixed_size::<A>(), codec::fixed_size::<R>())
+        {
+            return self.run_fixed(&f, argument, result);
+        }
+        // One `catch` for many items: it is entered again only after an item that failed.
+        while self.count > 0 {
+            match panic::catch(|| self.run_until_fault(&f)) {
+                Ok(None) => {}
+                Ok(Some(fault)) => self.emitter.fault(&fault),
+                Err(caught) => self.emitter.fault(&Fault::Panicked(caught)),
+            }
+        }
+        self.emitter.end();
+    }
+
+    /// `run` for arguments and results of fixed sizes, where the loop itself counts: items are read from the request and
+    /// results written to the response, with nothing in between.
+    fn run_fixed<A, R>(&mut self, f: &impl Fn(A) -> R, argument: usize, result: usize)
+    where
+        A: DeserializeOwned + 'static,
+        R: Serialize + 'static,
+    {
+        let mut items = self.items;
+        while self.count > 0 {
+            let batch = self.emitter.room_for(result).min(self.count);
+            let (now, later) = items.split_at(batch as usize * argument);
+            let outcome = panic::catch(|| {
+                self.emitter.results(batch, result, |item, slot| {
+                    let mut bytes = &now[item * argument..(item + 1) * argument];
+                    if let Ok(argument) = codec::take::<A>(&mut bytes) {
+                        codec::put_fixed(slot, &f(argument));
+                    }
+                });
+            });
+            match outcome {
+                Ok(()) => {
+                    items = later;
+                    self.count -= batch;
+                }
+                Err(caught) => {
+                    let tried = self.emitter.recount(result) + 1;
+                    self.emitter.fault(&Fault::Panicked(caught));
+                    items = &items[tried as usize * argument..];
+                    self.count -= tried;
+                }
+            }
+        }
+        self.emitter.end();
+    }
+
+    fn run_until_fault<A, R>(&mut self, f: &impl Fn(A) -> R) -> Option<Fault>
+    where
+        A: DeserializeOwned + 'static,
+        R: Serialize + 'static,
+    {
+        while self.count > 0 {
+            self.emitter.item_starts();
+            self.count -= 1;
+            let argument = match codec::take::<A>(&mut self.items) {
+                Ok(argument) => argument,
+                Err(reason) => return Some(Fault::ArgumentDecode(reason)),
+            };
+            let result = f(argument);
+            self.scratch.clear();
+            if let Err(reason) = codec::append(self.scratch, &result) {
+                return Some(Fault::ResultEncode(reason));
+            }
+            // Before the item is answered for: a panic in `drop` is still this item's.
+            drop(result);
+            self.emitter.result(self.scratch);
+        }
+        None
+    }
+}

@@ -1,0 +1,309 @@
+//! A call over many items: cut into chunks, a window of them under way, results put together in order.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use super::task::{Function, Results, Task};
+use super::wait::{Patience, Signal};
+use crate::error::{Part, TaskError};
+use crate::lane::message::Fault;
+use crate::lane::{RawBytes, Sink};
+use crate::pool::{Chunks, Plan};
+use crate::{codec, panic};
+
+/// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What the chunks of a call have in common.
+#[derive(Debug, Default)]
+struct Call {
+    /// Raised at the end of each chunk.
+    chunk_ended: Signal,
+    items_ended: AtomicUsize,
+    items_failed: AtomicUsize,
+    /// Nobody waits for the rest.
+    is_abandoned: AtomicBool,
+}
+
+/// Where the results of a chunk go.
+struct ChunkResults<R> {
+    call: Arc<Call>,
+    /// Index of its first item in the input.
+    base: usize,
+    /// Items that this chunk's worker is to answer for.
+    count: usize,
+    outcome: Mutex<Outcome>,
+    is_ended: AtomicBool,
+    result: PhantomData<fn() -> R>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    /// The results in order, as the codec wrote them, up to the first item that failed.
+    bytes: Vec<u8>,
+    failure: Option<TaskError>,
+}
+
+impl<R> ChunkResults<R> {
+    /// Item `index` of the chunk has failed; the first one is kept.
+    fn fail(&self, error: TaskError) {
+        self.call.items_failed.fetch_add(1, Ordering::Relaxed);
+        self.outcome.lock().failure.get_or_insert(error);
+    }
+}
+
+impl<R> Sink for ChunkResults<R> {
+    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
+        let mut outcome = self.outcome.lock();
+        if outcome.failure.is_none() {
+            bytes.append_to(&mut outcome.bytes);
+        }
+    }
+
+    fn fault(&self, index: u32, fault: Fault) {
+        self.fail(fault.into_error(Some(self.base + index as usize)));
+    }
+}
+
+impl<R> Results for ChunkResults<R> {
+    fn failed(&self, index: u32, error: TaskError) {
+        self.fail(error.with_index(self.base + index as usize));
+    }
+
+    fn ended(&self) {
+        self.call
+            .items_ended
+            .fetch_add(self.count, Ordering::Relaxed);
+        self.is_ended.store(true, Ordering::Release);
+        self.call.chunk_ended.raise();
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.call.is_abandoned.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `function` on all items.
+pub(super) fn map<A, R>(
+    shared: &Arc<Shared>,
+    plan: Plan<'_>,
+    function: &Function,
+    items: impl Iterator<Item = A>,
+) -> Result<Vec<R>, TaskError>
+where
+    A: Serialize + 'static,
+    R: DeserializeOwned + 'static,
+{
+    let mut run = Run {
+        shared,
+        function,
+        chunks: plan.chunks(shared.workers)?,
+        retries: plan.retries,
+        call: Arc::new(Call::default()),
+        under_way: VecDeque::new(),
+        given: 0,
+        is_lazy: plan.total.is_none(),
+        input_failed: None,
+        input_ended: false,
+    };
+    let mut tracker = plan.tracker;
+    let mut items = items;
+    let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+    let patience = Patience {
+        eager: tracker.is_on(),
+        cold: false,
+        deadline: None,
+        comes_back: !run.is_lazy,
+    };
+    loop {
+        let seen = run.call.chunk_ended.count();
+        run.collect(&mut results)?;
+        while run.has_room() {
+            run.give_chunk(&mut items)?;
+        }
+        if run.under_way.is_empty() {
+            tracker.tell(run.call.items_ended.load(Ordering::Relaxed), 0);
+            return run.input_failed.take().map_or(Ok(results), Err);
+        }
+        shared.wait(&run.call.chunk_ended, seen, patience);
+        let Call {
+            items_ended,
+            items_failed,
+            ..
+        } = &*run.call;
+        tracker.tell(
+            items_ended.load(Ordering::Relaxed),
+            items_failed.load(Ordering::Relaxed),
+        );
+    }
+}
+
+/// An input that claims to be longer than this gets room for its results as they come.
+const MOST_RESERVED: usize = 1 << 24;
+
+struct Run<'a, R> {
+    shared: &'a Arc<Shared>,
+    function: &'a Function,
+    chunks: Chunks,
+    retries: u32,
+    call: Arc<Call>,
+    /// Chunks whose results have not been taken, in the order of the input.
+    under_way: VecDeque<Arc<Task<ChunkResults<R>>>>,
+    /// Items taken from the input.
+    given: usize,
+    /// The input does not say how long it is: its next item may be long in coming.
+    is_lazy: bool,
+    /// An item could not be encoded. Nothing after it is taken; what came before it ends first.
+    input_failed: Option<TaskError>,
+    input_ended: bool,
+}
+
+impl<R: DeserializeOwned + 'static> Run<'_, R> {
+    /// Takes the results of the chunks that have ended, up to the first that has not.
+    ///
+    /// # Errors
+    ///
+    /// That of the first item in input order that failed: all before it have been taken.
+    fn collect(&mut self, results: &mut Vec<R>) -> Result<(), TaskError> {
+        while let Some(chunk) = self
+            .under_way
+            .pop_front_if(|chunk| chunk.results.is_ended.load(Ordering::Acquire))
+        {
+            let ChunkResults {
+                outcome,
+                base,
+                count,
+                ..
+            } = &chunk.results;
+            let Outcome { bytes, failure } = std::mem::take(&mut *outcome.lock());
+            let decoded = panic::catch(|| codec::take_all(&bytes, results));
+            let at = |index: usize| Some(base + index);
+            match decoded {
+                Ok(Ok(decoded)) if failure.is_none() && decoded != *count => {
+                    let reason = format!("{decoded} results for {count} items");
+                    return Err(TaskError::Decode {
+                        index: at(decoded),
+                        part: Part::Result,
+                        reason,
+                    });
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err((index, reason))) => {
+                    return Err(TaskError::Decode {
+                        index: at(index),
+                        part: Part::Result,
+                        reason,
+                    });
+                }
+                Err(caught) => return Err(caught.into_error(Some(*base))),
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another chunk may be given out: enough are under way to keep every worker busy, and not so many that a
+    /// long input is read far ahead.
+    fn has_room(&self) -> bool {
+        let chunks = self.under_way.len() - self.finished();
+        let workers = self.shared.workers;
+        let items = self.given - self.call.items_ended.load(Ordering::Relaxed);
+        !self.input_ended
+            && self.input_failed.is_none()
+            && (chunks < 4 * workers || (chunks < 16 * workers && items < 1_024))
+    }
+
+    /// Chunks that have ended, but wait for one before them.
+    fn finished(&self) -> usize {
+        self.under_way
+            .iter()
+            .filter(|chunk| chunk.results.is_ended.load(Ordering::Relaxed))
+            .count()
+    }
+
+    /// Takes the next chunk from the input and gives it to the workers.
+    fn give_chunk<A: Serialize + 'static>(
+        &mut self,
+        items: &mut impl Iterator<Item = A>,
+    ) -> Result<(), TaskError> {
+        let size = self.chunks.next_size();
+        let mut bytes = Vec::new();
+        if let Some(item) = codec::fixed_size::<A>() {
+            bytes.reserve((item * size).min(CHUNK_BYTES + item));
+        }
+        let base = self.given;
+        let mut count = 0;
+        while count < size && bytes.len() < CHUNK_BYTES {
+            // The user's iterator: if it panics, dropping `self` abandons the call.
+            let Some(item) = items.next() else {
+                self.input_ended = true;
+                break;
+            };
+            let index = Some(base + count);
+            if codec::fixed_size::<A>().is_some() && codec::append(&mut bytes, &item).is_ok() {
+                // Nothing of the user's that could fail.
+                count += 1;
+                continue;
+            }
+            match panic::catch(|| codec::append(&mut bytes, &item)) {
+                Ok(Ok(())) => count += 1,
+                Ok(Err(reason)) => {
+                    self.input_failed = Some(TaskError::Encode {
+                        index,
+                        part: Part::Argument,
+                        reason,
+                    });
+                    break;
+                }
+                Err(caught) => {
+                    self.input_failed = Some(caught.into_error(index));
+                    break;
+                }
+            }
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        self.given += count;
+        let task = Arc::new(Task {
+            function: self.function.clone(),
+            items: bytes.into(),
+            count: count as u32,
+            argument_size: codec::fixed_size::<A>(),
+            result_size: codec::fixed_size::<R>(),
+            retries: self.retries,
+            results: ChunkResults {
+                call: self.call.clone(),
+                base,
+                count,
+                outcome: Mutex::default(),
+                is_ended: AtomicBool::new(false),
+                result: PhantomData,
+            },
+        });
+        // Of an input that says how long it is, the next item comes soon: this thread will pump again.
+        self.shared.place(task.clone(), self.is_lazy)?;
+        self.under_way.push_back(task);
+        Ok(())
+    }
+}
+
+impl<R> Drop for Run<'_, R> {
+    fn drop(&mut self) {
+        if !self.under_way.is_empty() {
+            self.call.is_abandoned.store(true, Ordering::Relaxed);
+            let mut dispatch = self.shared.dispatch.lock();
+            dispatch.drop_unwanted();
+            self.shared.rouse_background(&mut dispatch);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A task as the parent keeps it until it has ended: its items encoded, and where its results go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::entry::Entry;
+use crate::codec;
+use crate::error::{PoolError, TaskError};
+use crate::lane::{RawBytes, Sink};
+
+/// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
+pub(super) trait Results: Sink {
+    /// Item `index` has failed for a reason that did not come from the worker.
+    fn failed(&self, index: u32, error: TaskError);
+
+    /// Every item has been answered for. Called once, last.
+    fn ended(&self);
+
+    /// Whether somebody still wants what has not run yet.
+    fn is_wanted(&self) -> bool {
+        true
+    }
+}
+
+/// One or more items to run one function on, as one unit of dispatch.
+pub(super) struct Task<S: ?Sized> {
+    pub(super) function: Function,
+    /// The items, as the codec wrote them. Kept to the end: if a worker dies, another gets the rest.
+    pub(super) items: Items,
+    pub(super) count: u32,
+    /// Bytes of each argument and of each result, if all have the same.
+    pub(super) argument_size: Option<usize>,
+    pub(super) result_size: Option<usize>,
+    /// How often an item may be started again after the death of its worker.
+    pub(super) retries: u32,
+    pub(super) results: S,
+}
+
+impl<S: ?Sized> Task<S> {
+    /// The bytes of the items from `first` on.
+    pub(super) fn items_from(&self, first: u32) -> &[u8] {
+        let items = self.items.as_slice();
+        let skip = match self.argument_size {
+            Some(size) => size * first as usize,
+            None => codec::records_len(items, first as usize).unwrap_or(items.len()),
+        };
+        &items[skip.min(items.len())..]
+    }
+}
+
+/// A function as it is named to a worker.
+#[derive(Clone)]
+pub(super) struct Function {
+    pub(super) code: u64,
+    pub(super) context: Option<Arc<SentContext>>,
+}
+
+impl Function {
+    pub(super) fn new(entry: Entry, context: Option<Arc<SentContext>>) -> Result<Self, PoolError> {
+        Ok(Self {
+            code: crate::code::number(entry as usize)?,
+            context,
+        })
+    }
+}
+
+/// A context on its way to the workers that need it. When the last task with it has gone, so will their copies.
+pub(super) struct SentContext {
+    pub(super) id: u64,
+    pub(super) bytes: Vec<u8>,
+    retired: Arc<Retired>,
+}
+
+impl SentContext {
+    pub(super) fn new(bytes: Vec<u8>, retired: &Arc<Retired>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self {
+            id,
+            bytes,
+            retired: retired.clone(),
+        })
+    }
+}
+
+impl Drop for SentContext {
+    fn drop(&mut self) {
+        self.retired.ids.lock().push(self.id);
+        self.retired.any.store(true, Ordering::Release);
+    }
+}
+
+/// Contexts that no task needs any more, and that the workers have not been told to forget. A lock of its own, because
+/// the last task may go while the dispatch is locked.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    any: AtomicBool,
+    ids: Mutex<Vec<u64>>,
+}
+
+impl Retired {
+    pub(super) fn take(&self) -> Vec<u64> {
+        // A context that retires between the two is found next time.
+        if self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {
+            std::mem::take(&mut *self.ids.lock())
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// Encoded values: few bytes in place, more on the heap.
+pub(super) enum Items {
+    Few { bytes: [u8; FEW], len: u8 },
+    Many(Vec<u8>),
+}
+
+const FEW: usize = 31;
+
+impl Items {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Few { bytes, len } => &bytes[..usize::from(*len)],
+            Self::Many(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Items {
+    fn from(bytes: &[u8]) -> Self {
+        if bytes.len() <= FEW {
+            let mut few = [0; FEW];
+            few[..bytes.len()].copy_from_slice(bytes);
+            Self::Few {
+                bytes: few,
+                len: bytes.len() as u8,
+            }
+        } else {
+            Self::Many(bytes.to_vec())
+        }
+    }
+}
+
+impl From<Vec<u8>> for Items {
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= FEW {
+            bytes.as_slice().into()
+        } else {
+            Self::Many(bytes)
+        }
+    }
+}
+
+impl From<RawBytes<'_>> for Items {
+    fn from(bytes: RawBytes<'_>) -> Self {
+        let mut few = [0; FEW];
+        if bytes.copy_to(&mut few) {
+            Self::Few {
+                bytes: few,
+                len: bytes.len() as u8,
+            }
+        } else {
+            let mut many = Vec::new();
+            bytes.append_to(&mut many);
+            Self::Many(many)
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The other side: what a worker process does from its start to its end.
+//!
+//! A worker is the main executable, started again. With the `worker-hook` feature a constructor ([`HOOK`]) that runs
+//! before `main` finds out and never returns; so no program needs a line of its own for it, and no worker runs `main`.
+//!
+//! Being a worker takes two proofs: a variable in the environment, and on standard input a socket on which a greeting
+//! waits that carries the same secret. The variable alone, inherited or set by somebody, does nothing.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Chunk, Context, Entry};
+use crate::lane::bell::Bell;
+use crate::lane::message::Request;
+use crate::lane::{Claim, Emitter, Lane, Pace, Reader, last_words};
+use crate::os::{fork, handoff, image::Image, worker as own};
+use crate::{code, panic};
+
+/// The variable that says "you may be a worker", with the secret of the greeting.
+pub(super) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
+
+/// What every greeting begins with, before the secret in 8 bytes.
+const MAGIC: [u8; 8] = *b"manyhand";
+
+/// Exit code of a worker that cannot begin.
+const CANNOT_BEGIN: i32 = 97;
+
+/// What the parent tells a worker before it starts it. With it come the descriptors of lane and bell.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Greeting {
+    /// [`Image::fingerprint`] of the parent.
+    pub(super) fingerprint: u64,
+    pub(super) parent: u32,
+    /// What `ps` shall show as the command's name.
+    pub(super) name: String,
+}
+
+impl Greeting {
+    pub(super) fn to_message(&self, secret: u64) -> io::Result<Vec<u8>> {
+        let mut message = [MAGIC, secret.to_ne_bytes()].concat();
+        message.extend(rmp_serde::to_vec(self).map_err(io::Error::other)?);
+        Ok(message)
+    }
+}
+
+/// Runs before `main`, in every process of every program that holds this crate.
+#[cfg(feature = "worker-hook")]
+#[allow(unsafe_code)]
+#[used]
+// SAFETY: `.init_array` holds pointers to functions of this type, which the C library calls once, after it has set
+// itself up and before `main`, on the main thread.
+#[unsafe(link_section = ".init_array")]
+static HOOK: extern "C" fn() = {
+    extern "C" fn hook() {
+        become_worker_if_asked();
+    }
+    hook
+};
+
+/// Whether this process carries the mark of a worker that was never looked at.
+pub(super) fn is_marked() -> bool {
+    std::env::var_os(VARIABLE.to_str().unwrap_or_default()).is_some()
+}
+
+/// Runs the worker loop, and never returns, if a pool has started this process as a worker.
+pub(crate) fn become_worker_if_asked() {
+    let Some(secret) = own::variable(VARIABLE) else {
+        return;
+    };
+    if own::is_privileged() {
+        return;
+    }
+    // Not for the children of this process, whatever it is.
+    own::remove_variable(VARIABLE);
+    let Ok(secret) = u64::from_str_radix(&secret, 16) else {
+        return;
+    };
+    let mut start = [0; 16];
+    if handoff::peek(own::stdin(), &mut start) != Some(start.len())
+        || start != [MAGIC, secret.to_ne_bytes()].concat()[..]
+    {
+        return;
+    }
+    let code = match panic::catch(Worker::begin) {
+        Ok(Ok(worker)) => {
+            worker.run();
+            0
+        }
+        Ok(Err(error)) => {
+            eprintln!("manyhands: a worker process could not begin: {error}");
+            CANNOT_BEGIN
+        }
+        // The panic hook has printed it.
+        Err(_) => CANNOT_BEGIN,
+    };
+    // Flushes standard output, which a task may have written to.
+    std::process::exit(code);
+}
+
+struct Worker {
+    lane: Lane,
+    requests: Reader,
+    emitter: Emitter,
+    contexts: HashMap<u64, Context>,
+    /// A message that is longer than a cell is put together here.
+    message: Vec<u8>,
+    scratch: Vec<u8>,
+    /// Open as long as the parent lives.
+    _life_line: OwnedFd,
+}
+
+impl Worker {
+    fn begin() -> io::Result<Self> {
+        let mut message = [0; 4_096];
+        let (len, [lane, bell]) = handoff::receive::<2>(own::stdin(), &mut message)?;
+        let body = message.get(16..len).unwrap_or_default();
+        let greeting: Greeting = rmp_serde::from_slice(body).map_err(io::Error::other)?;
+        if greeting.fingerprint != Image::main().fingerprint() {
+            return Err(io::Error::other(
+                "the executable is not the build that the parent runs",
+            ));
+        }
+        let life_line = own::take_stdin()?;
+        own::die_with_parent(greeting.parent)?;
+        // The second line: the kernel's signal above belongs to one thread of the parent.
+        fork::die_when_closed(life_line.as_fd())?;
+        if handoff::is_closed(&life_line) {
+            return Err(io::Error::other("the parent has died"));
+        }
+        own::set_name(&greeting.name);
+        own::set_signals()?;
+        panic::install_hook();
+
+        let lane = Lane::open(lane)?;
+        let bell = Bell::open(bell)?;
+        last_words::set_own(&lane);
+        lane.header().set_ready();
+        bell.ring();
+        let emitter = Emitter::new(lane.clone(), Box::new(bell), Pace::Tasks);
+        Ok(Self {
+            requests: lane.request_reader(),
+            emitter,
+            lane,
+            contexts: HashMap::new(),
+            message: Vec::new(),
+            scratch: Vec::new(),
+            _life_line: life_line,
+        })
+    }
+
+    /// Runs tasks until the parent says that there will be no more.
+    fn run(mut self) {
+        loop {
+            let header = self.lane.header();
+            if !self.requests.has_next() {
+                self.emitter.ring_if_asked();
+                header.wait_until(|| self.requests.has_next() || header.must_stop());
+                if !self.requests.has_next() {
+                    return;
+                }
+            }
+            match self.requests.claim() {
+                Claim::Taken => self.serve(),
+                Claim::Reclaimed => self.skip(),
+            }
+        }
+    }
+
+    /// Takes the message that begins at the next cell, and does what it says.
+    #[allow(unsafe_code)]
+    fn serve(&mut self) {
+        let view = self.requests.current();
+        if view.last {
+            // SAFETY: the parent does not write to a cell between publishing it and its release, which comes below.
+            let message = unsafe { view.bytes.as_slice() };
+            Self::obey(
+                message,
+                &mut self.contexts,
+                &mut self.emitter,
+                &mut self.scratch,
+            );
+            self.requests.release();
+        } else {
+            self.message.clear();
+            loop {
+                let view = self.requests.current();
+                view.bytes.append_to(&mut self.message);
+                let last = view.last;
+                self.requests.release();
+                if last {
+                    break;
+                }
+                if !self.requests.has_next() {
+                    // The parent may be waiting for room.
+                    self.emitter.ring_if_asked();
+                    self.lane.header().wait_until(|| self.requests.has_next());
+                }
+            }
+            Self::obey(
+                &self.message,
+                &mut self.contexts,
+                &mut self.emitter,
+                &mut self.scratch,
+            );
+            if self.message.capacity() > KEPT_BYTES {
+                self.message = Vec::new();
+            }
+        }
+        if self.scratch.capacity() > KEPT_BYTES {
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// Passes over a message that the parent took back. It took it back whole.
+    fn skip(&mut self) {
+        loop {
+            let last = self.requests.current().last;
+            self.requests.release();
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn obey(
+        message: &[u8],
+        contexts: &mut HashMap<u64, Context>,
+        emitter: &mut Emitter,
+        scratch: &mut Vec<u8>,
+    ) {
+        let Some((request, body)) = Request::parse(message) else {
+            panic!("the parent sent a message of no known kind");
+        };
+        match request {
+            Request::Run {
+                task,
+                code,
+                context,
+                first,
+                count,
+            } => {
+                emitter.begin(task, first);
+                let entry = entry(code);
+                let context = contexts.get_mut(&context);
+                entry(&mut Chunk {
+                    count,
+                    items: body,
+                    context,
+                    emitter,
+                    scratch,
+                });
+            }
+            Request::Context { id } => {
+                contexts.insert(id, Context::Encoded(body.to_vec()));
+            }
+            Request::Forget { id } => {
+                contexts.remove(&id);
+            }
+        }
+    }
+}
+
+/// Buffers of up to this size are kept for the next task.
+const KEPT_BYTES: usize = 1 << 20;
+
+#[allow(unsafe_code)]
+fn entry(code: u64) -> Entry {
+    // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in its greeting, and
+    // which makes it of an `Entry` and nothing else.
+    let entry = unsafe { code::function::<Entry>(code) };
+    entry.expect("the parent named a function that the executable does not have")
+}
