@@ -1,0 +1,219 @@
+//! One forked child, from both sides.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::fork_child;
+use crate::error::{Death, TaskError};
+use crate::lane::message::Fault;
+use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
+use crate::os::pidfd::{self, Child};
+use crate::os::{fork, handoff, worker};
+use crate::{codec, panic};
+
+/// A pipe as a bell: its reader can be polled together with the children's pidfds.
+#[derive(Debug)]
+pub(super) struct PipeBell {
+    reader: PipeReader,
+    writer: Arc<PipeWriter>,
+}
+
+struct PipeRinger(Arc<PipeWriter>);
+
+impl Ring for PipeRinger {
+    fn ring(&self) {
+        // One byte for each time somebody asked: the pipe cannot be full. The reader may be gone, and we soon too.
+        let _ = (&*self.0).write(&[1]);
+    }
+}
+
+impl PipeBell {
+    pub(super) fn new() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        Ok(Self {
+            reader,
+            writer: Arc::new(writer),
+        })
+    }
+
+    /// Waits until a child rings one of the bells or ends.
+    pub(super) fn wait_any<'a>(
+        bells: &[&'a Self],
+        children: impl Iterator<Item = BorrowedFd<'a>>,
+        timeout: Option<Duration>,
+    ) {
+        let fds: Vec<_> = bells
+            .iter()
+            .map(|bell| bell.reader.as_fd())
+            .chain(children)
+            .collect();
+        if let Some(rung) = pidfd::wait_readable(&fds, timeout).and_then(|index| bells.get(index)) {
+            // What is read does not matter, nor that more may be left.
+            let _ = (&rung.reader).read(&mut [0; 64]);
+        }
+    }
+}
+
+/// How a child knows that its parent has died.
+#[derive(Clone, Copy)]
+pub(super) enum Bond {
+    /// The thread that forked it waits for it.
+    Thread,
+    /// That thread may go on, and end, before it.
+    Process,
+}
+
+/// A child as its parent has it.
+#[derive(Debug)]
+pub(super) struct Forked {
+    child: Child,
+    pub(super) receiver: Receiver,
+    is_reaped: bool,
+    /// Why it is being killed.
+    doomed: Option<String>,
+    /// With [`Bond::Process`]: the child dies when this is closed.
+    _life_line: Option<OwnedFd>,
+}
+
+impl Forked {
+    /// Forks a child that runs `work`, and then ends.
+    pub(super) fn start(
+        bell: &PipeBell,
+        bond: Bond,
+        work: impl FnOnce(&mut Emitter),
+    ) -> io::Result<Self> {
+        let lane = Lane::new()?;
+        let mut ends = match bond {
+            Bond::Thread => None,
+            Bond::Process => Some(handoff::pair()?),
+        };
+        let parent = std::process::id();
+        let pid = fork_child(|| {
+            let is_bound = match ends.take() {
+                None => worker::die_with_parent(parent).is_ok(),
+                Some((ours, theirs)) => {
+                    // The copy of the parent's end: open here, the line would never be closed.
+                    drop(ours);
+                    let is_bound = fork::die_when_closed(theirs.as_fd()).is_ok()
+                        && !handoff::is_closed(&theirs);
+                    // Open as long as the child lives.
+                    std::mem::forget(theirs);
+                    is_bound
+                }
+            };
+            if is_bound {
+                crate::lane::last_words::set_own(&lane);
+                let ringer = Box::new(PipeRinger(bell.writer.clone()));
+                work(&mut Emitter::new(lane.clone(), ringer, Pace::Breaths));
+            }
+        })?;
+        // If this fails, the child goes unwatched; it ends by itself when its ring is full, with this process at the
+        // latest. There is no pid to kill that could not be another's by now, so it is left to that.
+        let child = Child::open(pid)?;
+        let receiver = Receiver::new(lane);
+        Ok(Self {
+            child,
+            receiver,
+            is_reaped: false,
+            doomed: None,
+            _life_line: ends.map(|(ours, _theirs)| ours),
+        })
+    }
+
+    /// Asks to be rung for when there is something to look at. A look must follow.
+    pub(super) fn ask_for_bell(&self) {
+        self.receiver.header().ring_at(1);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Takes one message; true if it ended the task. What cannot be right kills the child.
+    pub(super) fn take(&mut self, expected: &mut Expected, sink: &dyn Sink) -> bool {
+        self.receiver.take(expected, sink).unwrap_or_else(|reason| {
+            self.doom(reason);
+            false
+        })
+    }
+
+    pub(super) fn doom(&mut self, reason: String) {
+        log::warn!("forked child {} is killed: {reason}", self.child.pid());
+        self.doomed = Some(reason);
+        self.child.kill();
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn has_next(&self) -> bool {
+        self.doomed.is_none() && self.receiver.has_next()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.child.wait_end(Some(Duration::ZERO))
+    }
+
+    /// The child has ended, and everything it published has been taken: hands on what it had not published, and says
+    /// what of its task was not answered for, and the error for that.
+    pub(super) fn bury(
+        &mut self,
+        expected: &mut Expected,
+        sink: &dyn Sink,
+    ) -> (Option<Fate>, TaskError) {
+        let death = self.reap();
+        let fate = self.receiver.last_books(expected, sink);
+        let cause = self.doomed.take().map_or(death, Death::Corrupted);
+        let error = match self.receiver.header().last_words().read() {
+            Some(caught) if cfg!(panic = "abort") && cause == Death::Signal(6) => {
+                caught.into_error(None)
+            }
+            _ => TaskError::WorkerDied {
+                index: None,
+                pid: self.child.pid(),
+                cause,
+                attempts: 1,
+            },
+        };
+        (fate, error)
+    }
+
+    pub(super) fn reap(&mut self) -> Death {
+        self.is_reaped = true;
+        self.child.reap()
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.child.kill();
+            self.child.reap();
+        }
+    }
+}
+
+/// What a child does with one item: runs it and answers for it.
+pub(super) fn answer<R: Serialize + 'static>(
+    emitter: &mut Emitter,
+    scratch: &mut Vec<u8>,
+    run: impl FnOnce() -> R,
+) {
+    emitter.item_starts();
+    let encoded = panic::catch(|| {
+        let result = run();
+        scratch.clear();
+        let encoded = codec::append(scratch, &result);
+        // Before the item is answered for: a panic in `drop` is still this item's.
+        drop(result);
+        encoded
+    });
+    match encoded {
+        Ok(Ok(())) => emitter.result(scratch),
+        Ok(Err(reason)) => emitter.fault(&Fault::ResultEncode(reason)),
+        Err(caught) => emitter.fault(&Fault::Panicked(caught)),
+    }
+}

@@ -1,0 +1,397 @@
+//! A call over many items, by children that claim chunks of them.
+//!
+//! The parent cuts the items into chunks before the first fork, so parent and children know the same list; the cursor
+//! in shared memory says how much of it has been claimed. A child that dies leaves a chunk unfinished, or claimed and
+//! never begun; when the cursor has come to the end, what is unfinished makes the list of the next round.
+
+use std::marker::PhantomData;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::child::{Bond, Forked as Child, PipeBell, answer};
+use crate::codec;
+use crate::error::{Part, PoolError, TaskError};
+use crate::lane::message::Fault;
+use crate::lane::{Cursor, Emitter, Expected, Fate, RawBytes, Sink};
+use crate::panic;
+use crate::pool::{Plan, Tracker};
+
+/// Rounds in a row in which children died and no item was answered for, before the call gives up.
+const MOST_FRUITLESS: u32 = 16;
+
+/// A run of items, and what has come of them.
+struct Chunk {
+    /// Index of the first item, and one past the last.
+    first: usize,
+    end: usize,
+    /// Items answered for.
+    answered: u32,
+    /// How often the item after those has been started.
+    attempts: u32,
+    outcome: Mutex<Outcome>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    /// Results in order, as the codec wrote them, up to the first failure.
+    bytes: Vec<u8>,
+    failure: Option<TaskError>,
+    failed: usize,
+}
+
+impl Chunk {
+    fn new(first: usize, end: usize) -> Self {
+        Self {
+            first,
+            end,
+            answered: 0,
+            attempts: 0,
+            outcome: Mutex::default(),
+        }
+    }
+
+    fn count(&self) -> u32 {
+        (self.end - self.first) as u32
+    }
+
+    fn is_finished(&self) -> bool {
+        self.answered == self.count()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.outcome.lock().failed > 0
+    }
+
+    fn fail(&self, index: u32, error: TaskError) {
+        let mut outcome = self.outcome.lock();
+        outcome.failed += 1;
+        outcome
+            .failure
+            .get_or_insert(error.with_index(self.first + index as usize));
+    }
+}
+
+impl Sink for Chunk {
+    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
+        let mut outcome = self.outcome.lock();
+        if outcome.failure.is_none() {
+            bytes.append_to(&mut outcome.bytes);
+        }
+    }
+
+    fn fault(&self, index: u32, fault: Fault) {
+        self.fail(index, fault.into_error(None));
+    }
+}
+
+pub(super) fn map<F, A, R>(
+    engine: &super::Forked,
+    plan: Plan<'_>,
+    f: &F,
+    items: impl Iterator<Item = A>,
+) -> Result<Vec<R>, TaskError>
+where
+    F: Fn(A) -> R,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    let mut items: Vec<Option<A>> = items.map(Some).collect();
+    let plan = Plan {
+        total: Some(items.len()),
+        ..plan
+    };
+    let mut sizes = plan.chunks(engine.workers)?;
+    let mut chunks = Vec::new();
+    let mut first = 0;
+    while first < items.len() {
+        let end = items
+            .len()
+            .min(first.saturating_add(sizes.next_size().min(MOST_ITEMS)));
+        chunks.push(Chunk::new(first, end));
+        first = end;
+    }
+    if chunks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tracker = plan.tracker;
+    let mut call = Call::<R>::new(engine, plan.retries, chunks)?;
+    while !call.is_decided() {
+        call.round(f, &mut items, &mut tracker)?;
+    }
+    tracker.tell(call.done, call.failed);
+    call.results()
+}
+
+/// Items of a chunk are counted in 32 bits, twice over.
+const MOST_ITEMS: usize = 1 << 30;
+
+struct Call<'a, R> {
+    engine: &'a super::Forked,
+    retries: u32,
+    chunks: Vec<Chunk>,
+    /// All chunks before this one are finished, without a failure.
+    front: usize,
+    done: usize,
+    failed: usize,
+    /// Which chunks this round is about, in order.
+    list: Vec<usize>,
+    /// How many chunks of the list have been claimed.
+    cursor: Cursor,
+    bell: PipeBell,
+    /// Rounds in a row without an answer.
+    fruitless: u32,
+    result: PhantomData<fn() -> R>,
+}
+
+/// A child and the task that its answers are about.
+struct Hand {
+    child: Child,
+    /// Which chunk, once the child has said.
+    at: Option<(usize, Expected)>,
+}
+
+impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
+    fn new(engine: &'a super::Forked, retries: u32, chunks: Vec<Chunk>) -> Result<Self, TaskError> {
+        let no_memory = |error| PoolError::system("shared memory could not be had", error);
+        Ok(Self {
+            engine,
+            retries,
+            list: (0..chunks.len()).collect(),
+            chunks,
+            front: 0,
+            done: 0,
+            failed: 0,
+            cursor: Cursor::new().map_err(no_memory)?,
+            bell: PipeBell::new()
+                .map_err(|error| PoolError::system("a pipe could not be had", error))?,
+            fruitless: 0,
+            result: PhantomData,
+        })
+    }
+
+    /// Whether the outcome is certain: all chunks are finished, or the first one that is not a success has failed.
+    fn is_decided(&mut self) -> bool {
+        while let Some(chunk) = self.chunks.get(self.front) {
+            if chunk.has_failed() {
+                return true;
+            }
+            if !chunk.is_finished() {
+                return false;
+            }
+            self.front += 1;
+        }
+        true
+    }
+
+    /// Forks children until all chunks of the list are claimed and all children have ended, or the outcome is certain.
+    fn round<F, A>(
+        &mut self,
+        f: &F,
+        items: &mut [Option<A>],
+        tracker: &mut Tracker<'_>,
+    ) -> Result<(), TaskError>
+    where
+        F: Fn(A) -> R,
+    {
+        self.cursor.reset();
+        let before = self.done;
+        let mut hands: Vec<Hand> = Vec::new();
+        loop {
+            let mut moved = false;
+            for hand in &mut hands {
+                moved |= self.drain(hand);
+            }
+            // A child may publish its last message between the look above and its end: it is drained once more.
+            let (mut ended, living): (Vec<_>, Vec<_>) =
+                hands.into_iter().partition(|hand| hand.child.has_ended());
+            hands = living;
+            for hand in &mut ended {
+                self.drain(hand);
+                self.bury(hand);
+            }
+            if moved || !ended.is_empty() {
+                tracker.tell(self.done, self.failed);
+                if self.is_decided() {
+                    return Ok(());
+                }
+            }
+            while hands.len() < self.engine.workers && self.cursor.position() < self.list.len() {
+                hands.push(self.hire(f, items, hands.len())?);
+            }
+            if hands.is_empty() {
+                break;
+            }
+            for hand in &hands {
+                hand.child.ask_for_bell();
+            }
+            if !hands.iter().any(|hand| hand.child.has_next()) {
+                PipeBell::wait_any(
+                    &[&self.bell],
+                    hands.iter().map(|hand| hand.child.fd()),
+                    None,
+                );
+            }
+        }
+        self.list = (self.front..self.chunks.len())
+            .filter(|&index| !self.chunks[index].is_finished())
+            .collect();
+        self.fruitless = if self.done == before {
+            self.fruitless + 1
+        } else {
+            0
+        };
+        if self.fruitless >= MOST_FRUITLESS {
+            let reason = "forked children kept dying before they could start an item".to_owned();
+            return Err(PoolError::Broken { reason }.into());
+        }
+        Ok(())
+    }
+
+    fn hire<F, A>(&self, f: &F, items: &mut [Option<A>], living: usize) -> Result<Hand, TaskError>
+    where
+        F: Fn(A) -> R,
+    {
+        self.engine.check_threads()?;
+        let child = Child::start(&self.bell, Bond::Thread, |emitter| {
+            self.work(f, items, emitter);
+        });
+        let child = child.map_err(|error| PoolError::StartFailed {
+            worker: living,
+            workers: self.engine.workers,
+            reason: error.to_string(),
+        })?;
+        Ok(Hand { child, at: None })
+    }
+
+    /// What a child does: claims chunks until there are none left. The items it takes are its own copies.
+    fn work<F, A>(&self, f: &F, items: &mut [Option<A>], emitter: &mut Emitter)
+    where
+        F: Fn(A) -> R,
+    {
+        let mut scratch = Vec::new();
+        while let Some(&index) = self.list.get(self.cursor.claim()) {
+            let chunk = &self.chunks[index];
+            emitter.begin(number(index), chunk.answered);
+            for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
+                if let Some(item) = item.take() {
+                    answer(emitter, &mut scratch, || f(item));
+                }
+            }
+            emitter.end();
+        }
+    }
+
+    /// Takes what a child has published; true if there was anything.
+    fn drain(&mut self, hand: &mut Hand) -> bool {
+        let mut took = false;
+        while hand.child.has_next() {
+            took = true;
+            if hand.at.is_none() {
+                hand.at = self.chunk_of(hand.child.receiver.next_task());
+            }
+            let Some((index, expected)) = &mut hand.at else {
+                hand.child
+                    .doom("an answer for no chunk of this call".to_owned());
+                break;
+            };
+            let index = *index;
+            let failed = self.chunks[index].outcome.lock().failed;
+            let ended = hand.child.take(expected, &self.chunks[index]);
+            self.note(index, expected.next, failed);
+            if ended {
+                hand.at = None;
+            }
+        }
+        if took {
+            hand.child.receiver.header().wake_worker();
+        }
+        took
+    }
+
+    /// All items of a chunk before `next` have been answered for; `failed` of them had failed before.
+    fn note(&mut self, index: usize, next: u32, failed: usize) {
+        let chunk = &mut self.chunks[index];
+        if next > chunk.answered {
+            self.done += (next - chunk.answered) as usize;
+            chunk.answered = next;
+            chunk.attempts = 0;
+        }
+        self.failed += chunk.outcome.lock().failed - failed;
+    }
+
+    /// The unfinished chunk with this number, and what is expected of it.
+    fn chunk_of(&self, task: Option<u32>) -> Option<(usize, Expected)> {
+        let index = task?.checked_sub(1)? as usize;
+        let chunk = self
+            .chunks
+            .get(index)
+            .filter(|chunk| !chunk.is_finished())?;
+        let result_size = codec::fixed_size::<R>();
+        Some((
+            index,
+            Expected {
+                task: number(index),
+                next: chunk.answered,
+                end: chunk.count(),
+                result_size,
+            },
+        ))
+    }
+
+    /// A child has ended: makes its books.
+    fn bury(&mut self, hand: &mut Hand) {
+        if hand.at.is_none() {
+            // It may have begun a chunk and published nothing of it.
+            hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));
+        }
+        let Some((index, mut expected)) = hand.at.take() else {
+            hand.child.reap();
+            return;
+        };
+        let failed = self.chunks[index].outcome.lock().failed;
+        let (fate, error) = hand.child.bury(&mut expected, &self.chunks[index]);
+        self.note(index, expected.next, failed);
+        if let Some(Fate {
+            next,
+            started: true,
+        }) = fate
+        {
+            let chunk = &mut self.chunks[index];
+            chunk.attempts += 1;
+            let attempts = chunk.attempts;
+            if attempts > self.retries || matches!(error, TaskError::Panicked { .. }) {
+                let failed = chunk.outcome.lock().failed;
+                chunk.fail(next, error.with_attempts(attempts));
+                self.note(index, next + 1, failed);
+            }
+        }
+    }
+
+    /// # Errors
+    ///
+    /// That of the first item, in input order, that failed.
+    fn results(self) -> Result<Vec<R>, TaskError> {
+        let mut results = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
+        for chunk in self.chunks {
+            let Outcome { bytes, failure, .. } = chunk.outcome.into_inner();
+            let decoded = panic::catch(|| codec::take_all(&bytes, &mut results));
+            decoded
+                .map_err(|caught| caught.into_error(Some(chunk.first)))?
+                .map_err(|(index, reason)| TaskError::Decode {
+                    index: Some(chunk.first + index),
+                    part: Part::Result,
+                    reason,
+                })?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// The number by which a lane knows a chunk; 0 is none.
+fn number(index: usize) -> u32 {
+    index as u32 + 1
+}
