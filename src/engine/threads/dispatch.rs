@@ -1,0 +1,265 @@
+//! [`Dispatch`]: from the queue of a pool to its workers.
+
+use std::hint::spin_loop;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Instant;
+
+use crossbeam_queue::SegQueue;
+use parking_lot::{Condvar, Mutex};
+use rayon::Yield;
+
+use super::home::{Home, Inside};
+use super::idle::{Idle, Nap, Woken};
+use super::roster::Roster;
+use super::spin::{self, Awake};
+use super::task::Job;
+use crate::error::{PoolError, TaskError};
+use crate::panic;
+
+/// How often who posts looks whether a worker takes the task by itself, before it wakes one: 0.4 µs in all, where a
+/// wake-up costs 5. A worker that has just told the result of the last task is about to search for the next.
+const GRACE: u32 = 16;
+
+/// After how many looks a searching worker also looks for jobs of rayon: every 6 µs.
+const LOOKS_PER_YIELD: u32 = 256;
+
+/// What a pool has to do, and who does it.
+pub(super) struct Dispatch {
+    queue: SegQueue<Arc<dyn Job>>,
+    idle: Idle,
+    home: Home,
+    roster: Roster,
+    /// Calls of `map` that are going on.
+    maps: Mutex<usize>,
+    /// Wakes [`close`](Self::close) when `maps` has become 0.
+    no_maps: Condvar,
+}
+
+/// What became of a job that was posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Posted {
+    /// A worker that is awake will take it.
+    Left,
+    /// A worker was woken for it.
+    Woke,
+    /// The pool was closed in the meantime, and the job may never be taken.
+    Closed,
+    /// The workers live in the process that this one was forked from.
+    OtherProcess,
+}
+
+impl Dispatch {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            queue: SegQueue::new(),
+            idle: Idle::new(workers),
+            home: Home::new(),
+            roster: Roster::default(),
+            maps: Mutex::new(0),
+            no_maps: Condvar::new(),
+        }
+    }
+
+    pub(super) fn home(&self) -> Home {
+        self.home
+    }
+
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.idle.workers()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.idle.census().is_closed()
+    }
+
+    /// Whether there is nothing to do and everybody sleeps.
+    pub(super) fn is_at_rest(&self) -> bool {
+        *self.maps.lock() == 0
+            && self.queue.is_empty()
+            && self.idle.census().asleep() == self.workers()
+    }
+
+    /// Queues a job and makes sure that a worker will take it.
+    pub(super) fn post(&self, job: Arc<dyn Job>) -> Posted {
+        self.queue.push(job);
+        // Pairs with the fences in `Idle::sleep`, `Idle::stop_searching` and `Dispatch::may_end`.
+        fence(Ordering::SeqCst);
+        let census = self.idle.census();
+        let posted = if census.asleep() == 0 || census.searching() > 0 || self.is_taken_soon() {
+            Posted::Left
+        } else if !self.home.is_this_process() {
+            Posted::OtherProcess
+        } else if self.idle.wake_one() {
+            Posted::Woke
+        } else {
+            Posted::Left
+        };
+        // A closed pool still runs the jobs of the calls of `map` that are going on.
+        if census.is_closed() {
+            Posted::Closed
+        } else {
+            posted
+        }
+    }
+
+    /// Whether a worker that is awake comes for what is queued, in the time that waking another would take.
+    fn is_taken_soon(&self) -> bool {
+        (0..GRACE).any(|_| {
+            spin_loop();
+            self.queue.is_empty() || self.idle.census().searching() > 0
+        })
+    }
+
+    /// What the worker `me` does, from the start of the pool to its end.
+    pub(super) fn work(&self, me: usize) {
+        let mut awake = Awake::new();
+        let mut nap = Nap::short();
+        self.idle.start(me);
+        loop {
+            while let Some(job) = self.search(&awake) {
+                run(job);
+                while let Some(job) = self.queue.pop() {
+                    run(job);
+                }
+                nap = Nap::short();
+                self.idle.start_searching();
+            }
+            // From here on it does not count as searching.
+            loop {
+                // Jobs of rayon come from tasks that use it, here or on other workers.
+                if rayon::yield_now() == Some(Yield::Executed) {
+                    self.idle.wake_oldest();
+                    nap = Nap::short();
+                    self.idle.start_searching();
+                    break;
+                }
+                if self.may_end() {
+                    return;
+                }
+                drop(awake);
+                let woken = self.idle.sleep(me, &mut nap, || !self.queue.is_empty());
+                awake = Awake::new();
+                if woken == Woken::Called {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Ends the search: with a job, or with nothing when it has lasted long enough. It is but one look if there is no
+    /// core to watch the queue on.
+    fn search(&self, awake: &Awake) -> Option<Arc<dyn Job>> {
+        let mut looks = 0;
+        let mut look = || {
+            looks += 1;
+            if looks % LOOKS_PER_YIELD == 0 {
+                self.yield_to_rayon();
+            }
+            if self.queue.is_empty() {
+                None
+            } else {
+                self.queue.pop()
+            }
+        };
+        let found = if awake.may_spin() {
+            spin::watch(Instant::now() + spin::SPIN, look)
+        } else {
+            look()
+        };
+        self.stop_searching();
+        found
+    }
+
+    /// Runs a job of rayon in the middle of a search, if there can be one: if other workers are at work.
+    fn yield_to_rayon(&self) {
+        let census = self.idle.census();
+        if census.searching() + census.asleep() < self.workers() {
+            // The job may take long, and nobody must count on this worker meanwhile.
+            self.stop_searching();
+            rayon::yield_now();
+            self.idle.start_searching();
+        }
+    }
+
+    fn stop_searching(&self) {
+        if self.idle.stop_searching() && !self.queue.is_empty() {
+            self.idle.wake_one();
+        }
+    }
+
+    fn may_end(&self) -> bool {
+        if !self.idle.census().is_quit() {
+            return false;
+        }
+        // Pairs with the fence in `post`, as those in `Idle` do: who posts either sees that the pool is closed, or its job
+        // is seen here.
+        fence(Ordering::SeqCst);
+        self.queue.is_empty()
+    }
+
+    /// Counts a call of `map`, for as long as the returned value lives.
+    ///
+    /// # Errors
+    ///
+    /// If the pool takes no calls any more.
+    pub(super) fn start_map(&self) -> Result<Mapping<'_>, PoolError> {
+        if !self.home.is_this_process() {
+            return Err(PoolError::OtherProcess);
+        }
+        let mut maps = self.maps.lock();
+        if self.is_closed() {
+            return Err(PoolError::Closed);
+        }
+        *maps += 1;
+        Ok(Mapping {
+            dispatch: self,
+            _inside: self.home.start_mapping(),
+        })
+    }
+
+    /// Takes no more work, waits for the calls of `map`, and lets the workers end when the queue is empty.
+    pub(super) fn close(&self) {
+        let mut maps = self.maps.lock();
+        self.idle.close();
+        self.no_maps.wait_while(&mut maps, |maps| *maps > 0);
+        drop(maps);
+        self.idle.quit();
+    }
+
+    /// Takes no more work, cancels what has not started, and lets the workers end.
+    pub(super) fn cancel(&self) {
+        self.idle.quit();
+        while let Some(job) = self.queue.pop() {
+            job.cancel(TaskError::Cancelled);
+        }
+    }
+}
+
+/// A call of `map` that is going on.
+pub(super) struct Mapping<'d> {
+    dispatch: &'d Dispatch,
+    _inside: Inside,
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        let mut maps = self.dispatch.maps.lock();
+        *maps -= 1;
+        if *maps == 0 {
+            self.dispatch.no_maps.notify_all();
+        }
+    }
+}
+
+fn run(job: Arc<dyn Job>) {
+    job.run();
+    // If the handle is gone, this drops a result of the user's, which may panic.
+    let _ = panic::catch(move || drop(job));
+    // Jobs that the task has given to rayon and not waited for.
+    rayon::yield_local();
+}

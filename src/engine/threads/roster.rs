@@ -1,0 +1,90 @@
+//! [`Roster`]: the kernel's ids of a pool's threads, and of all that are ours and asleep.
+//!
+//! The engine that forks wants to know. A forked child has only the thread that forked, so a lock that another thread
+//! held at that moment stays locked in the child for ever. Workers of a pool that is at rest hold none, and need not
+//! keep anybody from forking.
+
+use std::fs;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::dispatch::Dispatch;
+
+/// The pools of this process.
+static POOLS: Mutex<Vec<Weak<Dispatch>>> = Mutex::new(Vec::new());
+
+/// How long a pool may take to come to rest when it has nothing to do: its threads start, or search for work.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How long the kernel may go on listing a thread that was joined.
+const LEAVING: Duration = Duration::from_millis(100);
+
+/// The threads of a pool: those that run, and those that have ended since the pool was dropped. Threads of which the
+/// system does not tell the id are left out.
+#[derive(Default)]
+pub(super) struct Roster(Mutex<Vec<i32>>);
+
+impl Roster {
+    /// Lists this thread.
+    pub(super) fn sign_in(&self) {
+        self.0.lock().extend(this_thread());
+    }
+
+    pub(super) fn ids(&self) -> Vec<i32> {
+        self.0.lock().clone()
+    }
+}
+
+/// Adds a pool to those that [`idle_thread_ids`] looks at.
+pub(super) fn register(pool: &Arc<Dispatch>) {
+    let mut pools = POOLS.lock();
+    pools.retain(|pool| pool.strong_count() > 0);
+    pools.push(Arc::downgrade(pool));
+}
+
+/// Takes a pool off that list whose threads were joined, when they are gone: `join` returns when a thread has let go of
+/// its memory, and the kernel lists it for some microseconds more.
+pub(super) fn retire(pool: &Arc<Dispatch>) {
+    let deadline = Instant::now() + LEAVING;
+    for id in pool.roster().ids() {
+        let listed = PathBuf::from(format!("/proc/self/task/{id}"));
+        while listed.exists() && Instant::now() < deadline {
+            thread::yield_now();
+        }
+    }
+    POOLS
+        .lock()
+        .retain(|other| !ptr::eq(other.as_ptr(), Arc::as_ptr(pool)));
+}
+
+/// The ids of the threads of all [`Threads`](super::Threads) in this process, if these have nothing to do and all
+/// their workers sleep; `None` if one is at work, or does not come to rest within some milliseconds.
+///
+/// They stay asleep for as long as nobody gives their pools something to do.
+pub(crate) fn idle_thread_ids() -> Option<Vec<i32>> {
+    let deadline = Instant::now() + PATIENCE;
+    let pools: Vec<Arc<Dispatch>> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
+    let mut ids = Vec::new();
+    for pool in pools {
+        while !pool.is_at_rest() {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
+        ids.append(&mut pool.roster().ids());
+    }
+    Some(ids)
+}
+
+/// The kernel's id of this thread, if there is such a thing here.
+fn this_thread() -> Option<i32> {
+    // It leads to `<process>/task/<thread>`.
+    let link = fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}

@@ -1,0 +1,158 @@
+//! [`Task`]: a submitted task, from the call of `submit` until its result is taken.
+//!
+//! One allocation serves both sides: the pool holds it as a [`Job`], the handle as a [`Pending`].
+
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::home::Home;
+use super::spin;
+use crate::error::{PoolError, TaskError};
+use crate::future::Pending;
+use crate::panic;
+
+/// Something a worker takes from the queue and runs.
+pub(super) trait Job: Send + Sync {
+    /// Runs it, unless it was started or cancelled before. Must not unwind.
+    fn run(&self);
+
+    /// Ends it with `reason`, unless it was started before.
+    fn cancel(&self, reason: TaskError);
+}
+
+pub(super) struct Task<F, A, R> {
+    stage: Mutex<Stage<F, A, R>>,
+    /// Wakes the one who waits in [`Pending::wait`]; goes with `stage`.
+    changed: Condvar,
+    /// Set after `stage` has become [`Stage::Ended`] and its lock is free: for those who spin.
+    ended: AtomicBool,
+    /// A worker had to be woken for this task, so there is no use in spinning for its result.
+    cold: AtomicBool,
+    home: Home,
+}
+
+enum Stage<F, A, R> {
+    Queued(F, A),
+    Running,
+    Ended(Result<R, TaskError>),
+    Taken,
+}
+
+impl<F, A, R> Task<F, A, R> {
+    pub(super) fn new(function: F, argument: A, home: Home) -> Self {
+        Self {
+            stage: Mutex::new(Stage::Queued(function, argument)),
+            changed: Condvar::new(),
+            ended: AtomicBool::new(false),
+            cold: AtomicBool::new(false),
+            home,
+        }
+    }
+
+    /// Notes that a worker was woken for this task.
+    pub(super) fn set_cold(&self) {
+        self.cold.store(true, Ordering::Relaxed);
+    }
+
+    /// What the task runs, for whoever gets it first.
+    fn start(&self, next: Stage<F, A, R>) -> Option<(F, A)> {
+        let mut stage = self.stage.lock();
+        match mem::replace(&mut *stage, next) {
+            Stage::Queued(function, argument) => Some((function, argument)),
+            other => {
+                *stage = other;
+                None
+            }
+        }
+    }
+
+    /// Tells that `stage` is [`Stage::Ended`].
+    fn announce(&self) {
+        // Release: pairs with the load in `has_ended`.
+        self.ended.store(true, Ordering::Release);
+        // No wake-up is lost: who waits has looked at `stage` under its lock.
+        self.changed.notify_one();
+    }
+
+    fn has_ended(&self) -> bool {
+        // Acquire: pairs with the store in `announce`.
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl<F, A, R> Job for Task<F, A, R>
+where
+    F: Fn(A) -> R + Send,
+    A: Send,
+    R: Send,
+{
+    fn run(&self) {
+        if let Some((function, argument)) = self.start(Stage::Running) {
+            // The function is dropped in here too: when the result is seen, all that the task held is gone.
+            let outcome = panic::catch(move || function(argument));
+            *self.stage.lock() = Stage::Ended(outcome.map_err(|caught| caught.into_error(None)));
+            self.announce();
+        }
+    }
+
+    fn cancel(&self, reason: TaskError) {
+        if let Some(unused) = self.start(Stage::Ended(Err(reason))) {
+            self.announce();
+            // Dropping an argument may panic, and cancelling must reach every task.
+            let _ = panic::catch(move || drop(unused));
+        }
+    }
+}
+
+impl<F, A, R> Pending<R> for Task<F, A, R>
+where
+    F: Fn(A) -> R + Send,
+    A: Send,
+    R: Send,
+{
+    fn is_done(&self) -> bool {
+        self.has_ended() || !self.home.is_this_process()
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        if self.has_ended() {
+            return true;
+        }
+        // A task that waits for another of its pool occupies the very worker that the other may need.
+        if self.home.is_this_worker() {
+            self.run();
+        }
+        if !self.cold.load(Ordering::Relaxed) && spin::wait(deadline, || self.has_ended()) {
+            return true;
+        }
+        if !self.home.is_this_process() {
+            return true;
+        }
+        let mut stage = self.stage.lock();
+        while !matches!(*stage, Stage::Ended(_) | Stage::Taken) {
+            match deadline {
+                None => self.changed.wait(&mut stage),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut stage, deadline).timed_out() {
+                        return matches!(*stage, Stage::Ended(_) | Stage::Taken);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&self) -> Result<R, TaskError> {
+        if !self.has_ended() && !self.home.is_this_process() {
+            // The workers live in the process that this one was forked from.
+            return Err(PoolError::OtherProcess.into());
+        }
+        match mem::replace(&mut *self.stage.lock(), Stage::Taken) {
+            Stage::Ended(outcome) => outcome,
+            Stage::Queued(..) | Stage::Running | Stage::Taken => Err(TaskError::Taken),
+        }
+    }
+}
