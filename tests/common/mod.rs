@@ -1,0 +1,222 @@
+//! What the tests share: the check that nothing is left behind, waiting with a deadline, running a test as a program
+//! of its own.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+/// How long a condition may take to come true before a test fails. Far longer than it ever should.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Nothing may be left of a test: no child process, thread of the crate, descriptor or shared memory. Tests that hold
+/// one of these run one at a time; the check is made when it goes.
+pub struct Leftovers {
+    _alone: MutexGuard<'static, ()>,
+    before: Traces,
+}
+
+/// What a pool can leave in this process and around it.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    children: BTreeSet<u32>,
+    threads: Vec<String>,
+    descriptors: Vec<String>,
+    mappings: usize,
+    files: BTreeSet<String>,
+}
+
+impl Traces {
+    fn now() -> Self {
+        let mut descriptors: Vec<String> = list("/proc/self/fd")
+            .into_iter()
+            .filter_map(|fd| {
+                Some(
+                    fs::read_link(format!("/proc/self/fd/{fd}"))
+                        .ok()?
+                        .to_string_lossy()
+                        .into_owned(),
+                )
+            })
+            .filter(|target| !target.starts_with("/proc/"))
+            .collect();
+        descriptors.sort();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        Self {
+            children: children_of(std::process::id()),
+            threads: threads(),
+            descriptors,
+            mappings: maps
+                .lines()
+                .filter(|line| line.contains("memfd:manyhands"))
+                .count(),
+            files: list("/dev/shm")
+                .into_iter()
+                .chain(list("/tmp"))
+                .filter(|name| name.contains("manyhands"))
+                .collect(),
+        }
+    }
+}
+
+impl Leftovers {
+    pub fn none() -> Self {
+        let alone = ALONE.lock();
+        // Made once by whoever needs it first, and kept.
+        let _ = std::thread::available_parallelism();
+        Self {
+            _alone: alone,
+            before: Traces::now(),
+        }
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let start = Instant::now();
+        loop {
+            let now = Traces::now();
+            if now == self.before {
+                return;
+            }
+            assert!(
+                start.elapsed() < DEADLINE,
+                "something was left behind:\n{:#?}\nbefore:\n{:#?}",
+                now,
+                self.before
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn list(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Names of the crate's threads in this process.
+pub fn threads() -> Vec<String> {
+    let names = list("/proc/self/task").into_iter();
+    let mut names: Vec<String> = names
+        .filter_map(|id| fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| name.starts_with("manyhands"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Processes whose parent is `pid`, zombies included.
+pub fn children_of(pid: u32) -> BTreeSet<u32> {
+    list("/proc")
+        .into_iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(|&child: &u32| stat(child).is_some_and(|(_, parent)| parent == pid))
+        .collect()
+}
+
+/// State and parent of a process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may contain anything.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Whether a process runs; a zombie does not.
+pub fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "this never came true: {what}");
+        std::thread::yield_now();
+    }
+}
+
+pub fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    // It may have ended already.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Set in a test that runs as a program of its own.
+const SCENARIO: &str = "MANYHANDS_TEST_SCENARIO";
+
+/// Whether this is a test run as a program of its own, by `as_program`.
+pub fn is_program() -> bool {
+    std::env::var_os(SCENARIO).is_some()
+}
+
+/// This test binary, as a program that runs the test `name` alone.
+pub fn as_program(name: &str) -> Command {
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(SCENARIO, "1")
+        .stdin(Stdio::null());
+    program
+}
+
+/// Runs a program to its end; one that takes too long is killed and fails the test.
+pub fn finish(program: &mut Command) -> Output {
+    let mut child = program
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let errors = std::thread::spawn(move || read_all(&mut stderr));
+    let timer = watch(child.id());
+    let stdout = read_all(&mut stdout);
+    let status = child.wait().unwrap();
+    drop(timer);
+    Output {
+        status,
+        stdout,
+        stderr: errors.join().unwrap(),
+    }
+}
+
+fn read_all(from: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Kills a process at the deadline, unless this is dropped before.
+fn watch(pid: u32) -> std::sync::mpsc::Sender<()> {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if wait.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            kill(pid);
+        }
+    });
+    done
+}
+
+/// A child process that is killed when this goes.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

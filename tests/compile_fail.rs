@@ -1,0 +1,15 @@
+//! What must not compile, and the message that says what to do instead.
+
+#[test]
+fn b42_a_capturing_closure_on_processes_does_not_compile_and_the_message_says_what_to_do() {
+    let cases = trybuild::TestCases::new();
+    // Makes trybuild build, not only check: a function that captures is found when code is generated for it.
+    cases.pass("tests/compile_fail/three_ways_out.rs");
+    cases.compile_fail("tests/compile_fail/captures_a_reference.rs");
+    cases.compile_fail("tests/compile_fail/captures_by_value.rs");
+    cases.compile_fail("tests/compile_fail/captures_what_cannot_be_cloned.rs");
+    cases.compile_fail("tests/compile_fail/context_and_capture.rs");
+    cases.compile_fail("tests/compile_fail/not_in_the_list.rs");
+    cases.compile_fail("tests/compile_fail/no_serde.rs");
+    cases.compile_fail("tests/compile_fail/threads_not_send.rs");
+}

@@ -1,0 +1,445 @@
+//! Pools in whole programs: started, limited, killed, loaded by others. Each test that needs a process of its own
+//! starts this binary again with itself as the only test (`as_program`).
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{
+    Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running,
+};
+use manyhands::prelude::*;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Standard output of a test that ran as a program and passed.
+#[track_caller]
+fn output_of(program: &mut Command) -> String {
+    let output = finish(program);
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{:?}\n{stdout}\n{stderr}",
+        output.status
+    );
+    stdout.into_owned()
+}
+
+fn spin(seconds: u64) -> u64 {
+    let start = Instant::now();
+    let mut turns = 0;
+    while start.elapsed() < Duration::from_secs(seconds) {
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn b12_when_the_parent_is_killed_every_worker_goes_and_nothing_stays() {
+    let _none = Leftovers::none();
+    let name = "b12_when_the_parent_is_killed_every_worker_goes_and_nothing_stays";
+    if is_program() {
+        let busy = Pool::processes(2).unwrap();
+        let _idle = Pool::processes(2).unwrap();
+        let forked = Forked::builder()
+            .workers(2)
+            .allow_threads()
+            .build()
+            .unwrap();
+        let _tasks: Vec<_> = (0..4).map(|_| busy.submit(spin, 60)).collect();
+        let _children: Vec<_> = (0..2).map(|_| forked.submit(spin, 60)).collect();
+        println!("\nup");
+        drop(forked.map(|_: u32| spin(60), 0..1));
+        return;
+    }
+    let mut program = Killed(as_program(name).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "up"));
+    let pid = program.0.id();
+    eventually("all children are there", || children_of(pid).len() == 7);
+    let children = children_of(pid);
+    program.0.kill().unwrap();
+    program.0.wait().unwrap();
+    let start = Instant::now();
+    eventually("all children are gone", || {
+        !children.iter().any(|&child| is_running(child))
+    });
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn b14_a_worker_never_runs_main() {
+    let _none = Leftovers::none();
+    let name = "b14_a_worker_never_runs_main";
+    if is_program() {
+        // No guard of any kind. If a worker came here, it would start workers of its own, and so on.
+        println!("\nmain runs");
+        let pool = Pool::processes(2).unwrap();
+        assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap().len(), 100);
+        for child in children_of(std::process::id()) {
+            assert_eq!(children_of(child).len(), 0);
+        }
+        return;
+    }
+    let output = output_of(&mut as_program(name));
+    assert_eq!(output.matches("main runs").count(), 1, "{output}");
+}
+
+#[test]
+fn b15_the_variable_alone_makes_no_worker() {
+    let _none = Leftovers::none();
+    let name = "b15_the_variable_alone_makes_no_worker";
+    if is_program() {
+        assert!(
+            std::env::var_os("MANYHANDS_WORKER").is_none(),
+            "it is taken out, for the children of this process"
+        );
+        assert_eq!(
+            Pool::processes(1).unwrap().map(|x: u32| x * 2, 0..3),
+            Ok(vec![0, 2, 4])
+        );
+        println!("\na program");
+        return;
+    }
+    for value in ["", "0", "1", "deadbeefdeadbeef", "not a number"] {
+        let (silent, talking) = (pair(), pair());
+        nix::unistd::write(&talking.0, b"manyhandsomething else that is long enough").unwrap();
+        for stdin in [Stdio::null(), silent.1.into(), talking.1.into()] {
+            let output = output_of(as_program(name).env("MANYHANDS_WORKER", value).stdin(stdin));
+            assert!(output.contains("a program"), "{output}");
+        }
+    }
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .unwrap()
+}
+
+#[test]
+fn b40_a_start_that_fails_half_way_stops_those_already_started() {
+    let _none = Leftovers::none();
+    let name = "b40_a_start_that_fails_half_way_stops_those_already_started";
+    if !is_program() {
+        output_of(&mut as_program(name));
+        return;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    for limit in [12, 16, 20, 30, 45] {
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        let failed = Pool::processes(64);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let error = failed.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PoolError::StartFailed { workers: 64, .. } | PoolError::System { .. }
+            ),
+            "{limit}: {error:?}"
+        );
+        assert!(
+            error.to_string().contains("Too many open files"),
+            "{limit}: {error}"
+        );
+        assert_eq!(children_of(std::process::id()).len(), 0, "{limit}");
+    }
+    assert_eq!(
+        Pool::processes(2).unwrap().map(|x: u8| x, 0..3),
+        Ok(vec![0, 1, 2])
+    );
+}
+
+#[test]
+fn b40_a_worker_that_cannot_be_replaced_is_tried_again() {
+    let _none = Leftovers::none();
+    let name = "b40_a_worker_that_cannot_be_replaced_is_tried_again";
+    if !is_program() {
+        output_of(&mut as_program(name));
+        return;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let pool = Pool::processes(2).unwrap();
+    let in_use = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // With no descriptors to be had, the last worker goes on alone.
+    setrlimit(Resource::RLIMIT_NOFILE, in_use - 6, hard).unwrap();
+    assert!(
+        pool.submit(|()| -> () { std::process::abort() }, ())
+            .result()
+            .is_err()
+    );
+    assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap()[99], 100);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    eventually("there are two again", || {
+        children_of(std::process::id()).len() == 2
+    });
+    assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap()[99], 100);
+}
+
+#[test]
+fn b40_an_executable_that_was_deleted_still_starts_workers() {
+    let _none = Leftovers::none();
+    let name = "b40_an_executable_that_was_deleted_still_starts_workers";
+    if is_program() {
+        std::fs::remove_file(std::env::current_exe().unwrap()).unwrap();
+        let pool = Pool::processes(2).unwrap();
+        assert_eq!(pool.map(|x: u32| x + 1, 0..3), Ok(vec![1, 2, 3]));
+        return;
+    }
+    let copy = std::env::temp_dir().join(format!("programs-{}", std::process::id()));
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let own = as_program(name);
+    let mut program = Command::new(&copy);
+    program.args(own.get_args()).envs(
+        own.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    output_of(&mut program);
+    assert!(!copy.exists());
+}
+
+/// Not serialisable, on purpose.
+#[derive(Clone, Copy)]
+struct Part(usize);
+
+#[test]
+fn b43_forked_children_borrow_a_gigabyte_without_a_copy() {
+    let _none = Leftovers::none();
+    let large = vec![1u8; 1 << 30];
+    let quarter = large.len() / 4;
+    let pool = Forked::builder()
+        .workers(2)
+        .allow_threads()
+        .build()
+        .unwrap();
+    let sums = pool.map(
+        |Part(part)| {
+            let sum: u64 = large[part * quarter..][..quarter]
+                .iter()
+                .map(|&byte| u64::from(byte))
+                .sum();
+            (sum, private_bytes())
+        },
+        (0..4).map(Part),
+    );
+    for (sum, private) in sums.unwrap() {
+        assert_eq!(sum, quarter as u64);
+        assert!(private < 32 << 20, "a child has {private} bytes of its own");
+    }
+}
+
+/// Memory of this process that it shares with nobody.
+fn private_bytes() -> usize {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let dirty = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"))
+        .unwrap();
+    dirty
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<usize>()
+        .unwrap()
+        * 1_024
+}
+
+#[test]
+fn b44_forked_is_refused_while_other_threads_run() {
+    let _none = Leftovers::none();
+    let name = "b44_forked_is_refused_while_other_threads_run";
+    if !is_program() {
+        output_of(&mut as_program(name));
+        return;
+    }
+    let pool = Pool::forked(2).unwrap();
+    let before = std::fs::read_dir("/proc/self/task").unwrap().count() - 1;
+    let (stop, wait) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || wait.recv());
+    let refused = PoolError::ThreadsRunning {
+        threads: before + 1,
+    };
+    assert_eq!(
+        pool.map(|x: u32| x, 0..3),
+        Err(TaskError::Pool(refused.clone()))
+    );
+    assert_eq!(
+        pool.submit(|x: u32| x, 3).result(),
+        Err(TaskError::Pool(refused))
+    );
+    drop(stop);
+    other.join().unwrap().unwrap_err();
+    if before == 0 {
+        // What this crate keeps parked does not count.
+        let (processes, threads) = (Pool::processes(2).unwrap(), Pool::threads(2).unwrap());
+        assert_eq!(processes.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
+        assert_eq!(threads.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
+        eventually("forked children are allowed", || {
+            pool.map(|x: u32| x, 0..3) == Ok(vec![0, 1, 2])
+        });
+    }
+    // The only place where that is certain is a program's own main: see examples/failures.rs.
+}
+
+#[test]
+fn b45_in_a_library_of_another_program_a_process_pool_is_refused() {
+    let _none = Leftovers::none();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "foreign"])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let target = std::env::current_exe().unwrap();
+    // …/debug/deps/programs-… or …/release/…; the library is built in debug, whatever this is.
+    let target = target.ancestors().nth(3).unwrap();
+    let library = target.join("debug/libforeign.so");
+    // A program that knows nothing of the crate.
+    let script = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).process_pool_is_refused())";
+    let output = output_of(Command::new("python3").args(["-c", script]).arg(library));
+    assert_eq!(output.trim(), "1");
+}
+
+#[test]
+fn b81_sixty_four_workers_work_and_use_no_cpu_when_idle() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(64).unwrap();
+    let pids = pool
+        .call()
+        .chunk_size(1)
+        .map(|_: u32| std::process::id(), 0..6_400)
+        .unwrap();
+    assert_eq!(pids.len(), 6_400);
+    let workers = children_of(std::process::id());
+    assert_eq!(workers.len(), 64);
+    let ticks = || -> u64 { workers.iter().map(|&worker| cpu_ticks(worker)).sum() };
+    // A tick is 10 ms of CPU. Some may still be on their way to sleep in the first stretch.
+    let mut last = ticks();
+    eventually("idle workers use no CPU for a second", || {
+        let before = std::mem::replace(&mut last, ticks());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            std::thread::park_timeout(Duration::from_secs(1));
+        }
+        ticks() == last && last == before
+    });
+}
+
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..]
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn workers_show_their_pool_and_number_in_ps() {
+    let _none = Leftovers::none();
+    let _pool = Processes::builder()
+        .workers(2)
+        .name("render")
+        .build()
+        .unwrap();
+    let mut names: Vec<(String, String)> = children_of(std::process::id())
+        .into_iter()
+        .map(|pid| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+            (
+                command.trim_end_matches('\0').to_owned(),
+                name.trim().to_owned(),
+            )
+        })
+        .collect();
+    names.sort();
+    let name = |n: u32| (format!("manyhands:render:{n}"), format!("render:{n}"));
+    assert_eq!(names, [name(0), name(1)]);
+}
+
+#[test]
+fn what_a_task_prints_is_not_lost_when_the_pool_is_closed() {
+    let _none = Leftovers::none();
+    let name = "what_a_task_prints_is_not_lost_when_the_pool_is_closed";
+    if is_program() {
+        let pool = Pool::processes(1).unwrap();
+        // No newline: it stays in the worker's buffer to the end.
+        pool.submit(
+            |()| {
+                std::io::stdout().write_all(b"[buffered]").unwrap();
+            },
+            (),
+        )
+        .result()
+        .unwrap();
+        pool.close().unwrap();
+        let pool = Forked::builder()
+            .workers(1)
+            .allow_threads()
+            .build()
+            .unwrap();
+        pool.map(
+            |()| {
+                std::io::stdout().write_all(b"[forked]").unwrap();
+            },
+            [()],
+        )
+        .unwrap();
+        return;
+    }
+    let output = output_of(&mut as_program(name));
+    assert_eq!(
+        (
+            output.matches("[buffered]").count(),
+            output.matches("[forked]").count()
+        ),
+        (1, 1),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_worker_can_have_a_pool_of_its_own() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let nested = pool.map(
+        |n: u32| {
+            let inner = Pool::processes(2).unwrap();
+            let results = inner.map(|x: u32| x + 1, n..n + 10).unwrap();
+            results.into_iter().sum::<u32>()
+        },
+        0..6u32,
+    );
+    assert_eq!(nested, Ok((0..6).map(|n| (n + 1..n + 11).sum()).collect()));
+}
+
+#[test]
+fn a_forked_child_cannot_use_or_break_its_parents_pool() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let forked = Forked::builder()
+        .workers(1)
+        .allow_threads()
+        .build()
+        .unwrap();
+    let refused = forked.map(
+        |x: u32| {
+            pool.submit(|x: u32| x, x).result() == Err(TaskError::Pool(PoolError::OtherProcess))
+        },
+        0..3,
+    );
+    assert_eq!(refused, Ok(vec![true; 3]));
+    assert_eq!(pool.map(|x: u32| x + 1, 0..3), Ok(vec![1, 2, 3]));
+}
