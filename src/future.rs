@@ -84,14 +84,14 @@ impl<R> TaskFuture<R> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use std::sync::mpsc;
+    /// use std::sync::{Arc, Barrier};
     /// use std::time::Duration;
     ///
     /// let pool = Pool::threads(1)?;
-    /// let (go, wait) = mpsc::channel::<()>();
-    /// let mut task = pool.submit(move |()| { wait.recv().unwrap(); "done" }, ());
+    /// let (here, there) = { let gate = Arc::new(Barrier::new(2)); (gate.clone(), gate) };
+    /// let mut task = pool.submit(move |()| { there.wait(); "done" }, ());
     /// assert_eq!(task.result_timeout(Duration::from_millis(5)), Err(Timeout));
-    /// go.send(())?;
+    /// here.wait();
     /// assert_eq!(task.result_timeout(Duration::from_secs(60))??, "done");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

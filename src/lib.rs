@@ -87,3 +87,8 @@ pub fn init() {
 pub mod __private {
     pub use crate::closure::bind;
 }
+
+/// The README's code is tested with the rest.
+#[cfg(all(doctest, target_os = "linux"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
