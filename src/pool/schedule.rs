@@ -91,6 +91,12 @@ impl Chunks {
         self.asked += 1;
         size
     }
+
+    /// So many items of the last chunk were not taken after all: they are still to come.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn put_back(&mut self, items: usize) {
+        self.given -= items;
+    }
 }
 
 /// The length of an input that says exactly how long it is.
@@ -133,6 +139,14 @@ mod tests {
     #[test]
     fn guided_chunks_have_a_ceiling() {
         assert_eq!(sizes(Schedule::Guided, 2, 10_000_000)[0], GUIDED_MOST);
+    }
+
+    #[test]
+    fn a_chunk_that_was_cut_short_leaves_large_ones_to_come() {
+        let mut chunks = Chunks::new(Schedule::Guided, 2, Some(1_000)).unwrap();
+        assert_eq!(chunks.next_size(), 250);
+        chunks.put_back(240);
+        assert_eq!(chunks.next_size(), 247);
     }
 
     #[test]

@@ -270,6 +270,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 }
             }
         }
+        self.chunks.put_back(size - count);
         if count == 0 {
             return Ok(());
         }
