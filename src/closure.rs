@@ -26,6 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::engine::processes::entry;
+use crate::error::{Part, TaskError};
+use crate::{codec, panic};
 
 /// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
 ///
@@ -83,7 +85,7 @@ pub(crate) struct Sendable {
 /// What the table holds for a closure type. `encode` takes the address of such a closure.
 #[derive(Clone, Copy)]
 struct Known {
-    encode: unsafe fn(*const ()) -> Result<Vec<u8>, String>,
+    encode: unsafe fn(*const ()) -> Result<Vec<u8>, TaskError>,
     entry: entry::Entry,
 }
 
@@ -142,17 +144,29 @@ fn remember<K, C: Serialize + 'static>(_: &K, entry: entry::Entry) {
 /// # Safety
 ///
 /// `closure` is the address of a closure that [`bind`] made with a context of type `C`.
-unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, String> {
+unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, TaskError> {
     // SAFETY: such a closure has the size of the Bound<C> that it holds (asserted in `remember`), so that lies at its
     // start; it is live by the caller's promise.
     let bound = unsafe { &*closure.cast::<Bound<C>>() };
+    encode_context(&*bound.context)
+}
+
+/// A context as bytes. A panic of its `Serialize` is the caller's error, like any other failure of it.
+pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
-    crate::codec::append(&mut bytes, &*bound.context)?;
-    Ok(bytes)
+    match panic::catch(|| codec::append(&mut bytes, context)) {
+        Ok(Ok(())) => Ok(bytes),
+        Ok(Err(reason)) => Err(TaskError::Encode {
+            index: None,
+            part: Part::Context,
+            reason,
+        }),
+        Err(caught) => Err(caught.into_error(None)),
+    }
 }
 
 /// How to send `f`, if `closure!` made it; the inner error is what the context's `Serialize` said.
-pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, String>> {
+pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
     let known = *TABLE.read().as_ref()?.get(&type_id::<F>())?;
     // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
     let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) };

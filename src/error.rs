@@ -261,6 +261,13 @@ pub enum PoolError {
     /// The process is a worker that was started, but whose start-up hook did not run.
     #[error("this process was started as a worker, but reached main; {HOOK_ADVICE}")]
     HookMissing,
+    /// The program runs with more rights than the user who started it (set-user-id and the like). Its environment, by
+    /// which workers are started, is not to be trusted.
+    #[error(
+        "a program that runs with more rights than its user starts no worker processes; use Pool::threads or \
+         Pool::forked here"
+    )]
+    Privileged,
     /// The function lies outside the main executable (in a shared library), so a worker would not find it.
     #[error(
         "the function is not part of the main executable, so a worker process cannot be told where it is"

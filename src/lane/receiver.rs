@@ -102,6 +102,9 @@ impl Receiver {
         let ended = if view.last && self.partial.is_empty() {
             Self::accept(view.bytes, expected, sink)?
         } else {
+            if self.partial.is_empty() {
+                Self::check_first(view.bytes, expected)?;
+            }
             view.bytes.append_to(&mut self.partial);
             if view.last {
                 let ended = Self::accept(self.partial.as_slice().into(), expected, sink)?;
@@ -114,6 +117,20 @@ impl Receiver {
         };
         self.reader.release();
         Ok(ended)
+    }
+
+    /// Looks at the first cell of a message that has more: before the rest is gathered, it must be one that may have.
+    fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<(), String> {
+        let (head, _) = message
+            .split::<RESPONSE_HEAD>()
+            .ok_or("a message without a head")?;
+        let response = Response::from_head(head).ok_or("a message of no known kind")?;
+        let is_result = response.kind == ResponseKind::Results;
+        let is_next = response.task == expected.task && response.first == expected.next;
+        if !is_next || response.count != 1 || (is_result && expected.result_size.is_some()) {
+            return Err("a message of several cells where none is due".to_owned());
+        }
+        Ok(())
     }
 
     fn accept(
@@ -145,6 +162,9 @@ impl Receiver {
                     response.count,
                     body.len()
                 ));
+            }
+            ResponseKind::Results if response.count == 0 && !response.ends => {
+                return Err("an answer that says nothing".to_owned());
             }
             ResponseKind::Results if response.count == 0 => {}
             ResponseKind::Results => sink.results(response.first, response.count, body),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
 
 use crate::error::Death;
 
@@ -75,6 +77,17 @@ impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Kills a child of which no [`Child`] could be made, and waits for it. As long as nobody has waited for it, its pid is
+/// its own.
+pub(crate) fn kill_unopened(pid: u32) {
+    let Ok(raw) = i32::try_from(pid) else { return };
+    let pid = Pid::from_raw(raw);
+    if let Err(error) = kill(pid, Signal::SIGKILL) {
+        log::error!("SIGKILL to process {pid} failed: {error}");
+    }
+    while waitpid(pid, None) == Err(Errno::EINTR) {}
 }
 
 /// Waits until one of the descriptors is readable, at most `timeout`; gives the index of the first that is.

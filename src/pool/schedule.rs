@@ -87,7 +87,7 @@ impl Chunks {
             }
         }
         .max(1);
-        self.given += size;
+        self.given = self.given.saturating_add(size);
         self.asked += 1;
         size
     }
@@ -95,7 +95,7 @@ impl Chunks {
     /// So many items of the last chunk were not taken after all: they are still to come.
     #[cfg(target_os = "linux")]
     pub(crate) fn put_back(&mut self, items: usize) {
-        self.given -= items;
+        self.given = self.given.saturating_sub(items);
     }
 }
 

@@ -70,9 +70,11 @@ pub(super) enum Bond {
 /// A child as its parent has it.
 #[derive(Debug)]
 pub(super) struct Forked {
-    child: Child,
+    child: Arc<Child>,
     pub(super) receiver: Receiver,
     is_reaped: bool,
+    /// [`fork::generation`] of the parent.
+    generation: u32,
     /// Why it is being killed.
     doomed: Option<String>,
     /// With [`Bond::Process`]: the child dies when this is closed.
@@ -80,11 +82,12 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// Forks a child that runs `work`, and then ends.
-    pub(super) fn start(
+    /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what it holds may run
+    /// code of the user's when it is dropped.
+    pub(super) fn start<W: FnOnce(&mut Emitter)>(
         bell: &PipeBell,
         bond: Bond,
-        work: impl FnOnce(&mut Emitter),
+        work: &mut Option<W>,
     ) -> io::Result<Self> {
         let lane = Lane::new()?;
         let mut ends = match bond {
@@ -105,20 +108,19 @@ impl Forked {
                     is_bound
                 }
             };
-            if is_bound {
+            if is_bound && let Some(work) = work.take() {
                 crate::lane::last_words::set_own(&lane);
                 let ringer = Box::new(PipeRinger(bell.writer.clone()));
                 work(&mut Emitter::new(lane.clone(), ringer, Pace::Breaths));
             }
         })?;
-        // If this fails, the child goes unwatched; it ends by itself when its ring is full, with this process at the
-        // latest. There is no pid to kill that could not be another's by now, so it is left to that.
-        let child = Child::open(pid)?;
+        let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
         let receiver = Receiver::new(lane);
         Ok(Self {
-            child,
+            child: Arc::new(child),
             receiver,
             is_reaped: false,
+            generation: fork::generation(),
             doomed: None,
             _life_line: ends.map(|(ours, _theirs)| ours),
         })
@@ -161,8 +163,18 @@ impl Forked {
         sink: &dyn Sink,
     ) -> (Option<Fate>, TaskError) {
         let death = self.reap();
-        let fate = self.receiver.last_books(expected, sink);
-        let cause = self.doomed.take().map_or(death, Death::Corrupted);
+        let (fate, cause) = match self.doomed.take() {
+            // Nothing more is read from it. What it went on to do cannot be known: it counts as having started.
+            Some(reason) => {
+                let left = expected.next < expected.end;
+                let fate = left.then_some(Fate {
+                    next: expected.next,
+                    started: true,
+                });
+                (fate, Death::Corrupted(reason))
+            }
+            None => (self.receiver.last_books(expected, sink), death),
+        };
         let error = match self.receiver.header().last_words().read() {
             Some(caught) if cfg!(panic = "abort") && cause == Death::Signal(6) => {
                 caught.into_error(None)
@@ -182,6 +194,11 @@ impl Forked {
         self.child.reap()
     }
 
+    /// The process itself, to be polled or killed without a hold on the rest.
+    pub(super) fn process(&self) -> Arc<Child> {
+        self.child.clone()
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.child.as_fd()
     }
@@ -189,7 +206,8 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        if !self.is_reaped {
+        // A forked child's copy: the process is the parent's to kill and to wait for.
+        if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
             self.child.reap();
         }

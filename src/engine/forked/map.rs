@@ -18,8 +18,9 @@ use crate::lane::{Cursor, Emitter, Expected, Fate, RawBytes, Sink};
 use crate::panic;
 use crate::pool::{Plan, Tracker};
 
-/// Rounds in a row in which children died and no item was answered for, before the call gives up.
-const MOST_FRUITLESS: u32 = 16;
+/// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
+/// gives up.
+const MOST_FRUITLESS: usize = 16;
 
 /// A run of items, and what has come of them.
 struct Chunk {
@@ -30,6 +31,8 @@ struct Chunk {
     answered: u32,
     /// How often the item after those has been started.
     attempts: u32,
+    /// Whether a child that lives is at it.
+    is_taken: bool,
     outcome: Mutex<Outcome>,
 }
 
@@ -48,6 +51,7 @@ impl Chunk {
             end,
             answered: 0,
             attempts: 0,
+            is_taken: false,
             outcome: Mutex::default(),
         }
     }
@@ -139,8 +143,8 @@ struct Call<'a, R> {
     /// How many chunks of the list have been claimed.
     cursor: Cursor,
     bell: PipeBell,
-    /// Rounds in a row without an answer.
-    fruitless: u32,
+    /// Children in a row that ended, and no item had been started since the one before.
+    fruitless: usize,
     result: PhantomData<fn() -> R>,
 }
 
@@ -195,7 +199,6 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         self.cursor.reset();
-        let before = self.done;
         let mut hands: Vec<Hand> = Vec::new();
         loop {
             let mut moved = false;
@@ -215,6 +218,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 if self.is_decided() {
                     return Ok(());
                 }
+            }
+            if self.fruitless > MOST_FRUITLESS + self.engine.workers {
+                let reason =
+                    "forked children kept dying before they could start an item".to_owned();
+                return Err(PoolError::Broken { reason }.into());
             }
             while hands.len() < self.engine.workers && self.cursor.position() < self.list.len() {
                 hands.push(self.hire(f, items, hands.len())?);
@@ -236,15 +244,6 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.list = (self.front..self.chunks.len())
             .filter(|&index| !self.chunks[index].is_finished())
             .collect();
-        self.fruitless = if self.done == before {
-            self.fruitless + 1
-        } else {
-            0
-        };
-        if self.fruitless >= MOST_FRUITLESS {
-            let reason = "forked children kept dying before they could start an item".to_owned();
-            return Err(PoolError::Broken { reason }.into());
-        }
         Ok(())
     }
 
@@ -253,9 +252,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         self.engine.check_threads()?;
-        let child = Child::start(&self.bell, Bond::Thread, |emitter| {
-            self.work(f, items, emitter);
-        });
+        let mut work = Some(|emitter: &mut Emitter| self.work(f, items, emitter));
+        let child = Child::start(&self.bell, Bond::Thread, &mut work);
         let child = child.map_err(|error| PoolError::StartFailed {
             worker: living,
             workers: self.engine.workers,
@@ -289,6 +287,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             took = true;
             if hand.at.is_none() {
                 hand.at = self.chunk_of(hand.child.receiver.next_task());
+                if let Some((index, _)) = &hand.at {
+                    self.chunks[*index].is_taken = true;
+                }
             }
             let Some((index, expected)) = &mut hand.at else {
                 hand.child
@@ -300,6 +301,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let ended = hand.child.take(expected, &self.chunks[index]);
             self.note(index, expected.next, failed);
             if ended {
+                self.chunks[index].is_taken = false;
                 hand.at = None;
             }
         }
@@ -316,17 +318,16 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             self.done += (next - chunk.answered) as usize;
             chunk.answered = next;
             chunk.attempts = 0;
+            self.fruitless = 0;
         }
         self.failed += chunk.outcome.lock().failed - failed;
     }
 
-    /// The unfinished chunk with this number, and what is expected of it.
+    /// The unfinished chunk with this number, if no other child is at it, and what is expected of it.
     fn chunk_of(&self, task: Option<u32>) -> Option<(usize, Expected)> {
         let index = task?.checked_sub(1)? as usize;
-        let chunk = self
-            .chunks
-            .get(index)
-            .filter(|chunk| !chunk.is_finished())?;
+        let is_open = |chunk: &&Chunk| !chunk.is_finished() && !chunk.is_taken;
+        let chunk = self.chunks.get(index).filter(is_open)?;
         let result_size = codec::fixed_size::<R>();
         Some((
             index,
@@ -341,6 +342,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
 
     /// A child has ended: makes its books.
     fn bury(&mut self, hand: &mut Hand) {
+        self.fruitless += 1;
         if hand.at.is_none() {
             // It may have begun a chunk and published nothing of it.
             hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));
@@ -349,6 +351,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             hand.child.reap();
             return;
         };
+        self.chunks[index].is_taken = false;
         let failed = self.chunks[index].outcome.lock().failed;
         let (fate, error) = hand.child.bury(&mut expected, &self.chunks[index]);
         self.note(index, expected.next, failed);
@@ -357,6 +360,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             started: true,
         }) = fate
         {
+            self.fruitless = 0;
             let chunk = &mut self.chunks[index];
             chunk.attempts += 1;
             let attempts = chunk.attempts;
@@ -375,14 +379,21 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let mut results = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
         for chunk in self.chunks {
             let Outcome { bytes, failure, .. } = chunk.outcome.into_inner();
-            let decoded = panic::catch(|| codec::take_all(&bytes, &mut results));
-            decoded
+            let wrong = |at: usize, reason| TaskError::Decode {
+                index: Some(chunk.first + at),
+                part: Part::Result,
+                reason,
+            };
+            let decoded = panic::catch(|| codec::take_all(&bytes, &mut results))
                 .map_err(|caught| caught.into_error(Some(chunk.first)))?
-                .map_err(|(index, reason)| TaskError::Decode {
-                    index: Some(chunk.first + index),
-                    part: Part::Result,
-                    reason,
-                })?;
+                .map_err(|(at, reason)| wrong(at, reason))?;
+            let count = chunk.end - chunk.first;
+            if failure.is_none() && decoded != count {
+                return Err(wrong(
+                    decoded,
+                    format!("{decoded} results for {count} items"),
+                ));
+            }
             if let Some(failure) = failure {
                 return Err(failure);
             }

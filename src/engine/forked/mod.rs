@@ -15,6 +15,7 @@ mod submit;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -133,12 +134,20 @@ impl Forked {
         if self.allow_threads {
             return Ok(());
         }
-        match threads_beside()? {
-            0 => Ok(()),
-            threads => Err(PoolError::ThreadsRunning { threads }),
+        let start = Instant::now();
+        loop {
+            match threads_beside()? {
+                0 => return Ok(()),
+                // One of ours may be about to park, or gone and still listed.
+                _ if start.elapsed() < SETTLING => std::thread::yield_now(),
+                threads => return Err(PoolError::ThreadsRunning { threads }),
+            }
         }
     }
 }
+
+/// How long the crate's own threads may take to come to rest before they count as others.
+const SETTLING: Duration = Duration::from_millis(20);
 
 /// How many threads run beside the caller, those that this crate keeps parked left out. The threads of a pool with
 /// something to do are not parked: they count.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +15,9 @@ use super::child::{Bond, Forked as Child, PipeBell, answer};
 use crate::error::{Part, PoolError, TaskError};
 use crate::future::Pending;
 use crate::lane::message::Fault;
-use crate::lane::{Expected, Fate, RawBytes, Sink};
+use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
 use crate::os::fork;
+use crate::os::pidfd::Child as Process;
 use crate::{codec, panic};
 
 /// The number of the only task of a child.
@@ -24,6 +26,11 @@ const TASK: u32 = 1;
 /// A task whose child runs or has run.
 struct Running {
     bell: PipeBell,
+    /// The child's process, which may be polled and killed also while somebody holds the lock on the rest.
+    process: Arc<Process>,
+    /// [`fork::generation`] of the parent.
+    generation: u32,
+    is_cancelled: AtomicBool,
     /// The child and what is expected of it, until it has ended.
     child: Mutex<Option<(Child, Expected)>>,
     outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
@@ -57,6 +64,12 @@ impl Running {
         if has_ended {
             let (fate, error) = hand.bury(expected, self);
             if let Some(Fate { .. }) = fate {
+                let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
+                let error = if is_cancelled {
+                    TaskError::Cancelled
+                } else {
+                    error
+                };
                 *self.outcome.lock() = Some(Err(error));
             }
             self.finish(child);
@@ -94,13 +107,16 @@ impl Running {
         }
     }
 
+    /// Kills the child, unless it has ended. Who waits for it is told.
     fn cancel(&self) {
-        let mut child = self.child.lock();
-        if child.is_some() {
-            *self.outcome.lock() = Some(Err(TaskError::Cancelled));
-            // Kills it.
-            self.finish(&mut child);
-        }
+        self.is_cancelled.store(true, Ordering::Release);
+        self.process.kill();
+        self.wait(None);
+    }
+
+    /// Whether this process is a forked child, and the task another's.
+    fn is_foreign(&self) -> bool {
+        self.generation != fork::generation()
     }
 }
 
@@ -112,6 +128,9 @@ pub(super) struct Task<R> {
 
 impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
     fn is_done(&self) -> bool {
+        if self.running.is_foreign() {
+            return true;
+        }
         if !self.running.is_done.load(Ordering::Acquire)
             && let Some(mut child) = self.running.child.try_lock()
         {
@@ -121,10 +140,13 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
     }
 
     fn wait(&self, deadline: Option<Instant>) -> bool {
-        self.running.wait(deadline)
+        self.running.is_foreign() || self.running.wait(deadline)
     }
 
     fn take(&self) -> Result<R, TaskError> {
+        if self.running.is_foreign() {
+            return Err(PoolError::OtherProcess.into());
+        }
         let bytes = self
             .running
             .outcome
@@ -178,6 +200,29 @@ impl Submitted {
         F: Fn(A) -> R,
         R: Serialize + 'static,
     {
+        if self.generation != fork::generation() {
+            return Err(PoolError::OtherProcess);
+        }
+        let mut work = Some(move |emitter: &mut Emitter| {
+            emitter.begin(TASK, 0);
+            answer(emitter, &mut Vec::new(), || f(argument));
+            emitter.end();
+        });
+        let task = self.fork(workers, &mut work, codec::fixed_size::<R>());
+        // Without the lock, and when all is in order: dropping what the work holds may run code of the user's.
+        drop(work);
+        Ok(Task {
+            running: task?,
+            result: PhantomData,
+        })
+    }
+
+    fn fork(
+        &self,
+        workers: usize,
+        work: &mut Option<impl FnOnce(&mut Emitter)>,
+        result_size: Option<usize>,
+    ) -> Result<Arc<Running>, PoolError> {
         // Held to the end: what is one too many must not be forked by two at once.
         let mut running = self.running.lock();
         self.check_open()?;
@@ -188,8 +233,8 @@ impl Submitted {
                     child.is_some()
                 })
             });
-            if let Some(first) = running.first().filter(|_| running.len() >= workers) {
-                wait_for_any(first, &running);
+            if running.len() >= workers {
+                wait_for_any(&running);
             }
         }
         let failed = |error: std::io::Error| PoolError::StartFailed {
@@ -198,29 +243,24 @@ impl Submitted {
             reason: error.to_string(),
         };
         let bell = PipeBell::new().map_err(failed)?;
-        let child = Child::start(&bell, Bond::Process, |emitter| {
-            emitter.begin(TASK, 0);
-            answer(emitter, &mut Vec::new(), || f(argument));
-            emitter.end();
-        });
+        let child = Child::start(&bell, Bond::Process, work).map_err(failed)?;
         let expected = Expected {
             task: TASK,
             next: 0,
             end: 1,
-            result_size: codec::fixed_size::<R>(),
+            result_size,
         };
-        let child = Mutex::new(Some((child.map_err(failed)?, expected)));
         let task = Arc::new(Running {
             bell,
-            child,
+            process: child.process(),
+            generation: self.generation,
+            is_cancelled: AtomicBool::new(false),
+            child: Mutex::new(Some((child, expected))),
             outcome: Mutex::default(),
             is_done: AtomicBool::new(false),
         });
         running.push(task.clone());
-        Ok(Task {
-            running: task,
-            result: PhantomData,
-        })
+        Ok(task)
     }
 
     /// Takes no more tasks, and waits for those there are.
@@ -236,27 +276,32 @@ impl Submitted {
     }
 }
 
-/// Waits until one of the children ends or has something to say. Those that another thread waits for are left to it.
-fn wait_for_any(first: &Arc<Running>, running: &[Arc<Running>]) {
+/// Waits until one of the children ends or has something to say. What those say that another thread waits for is left to
+/// that thread; their ends are not.
+fn wait_for_any(running: &[Arc<Running>]) {
     let locked: Vec<_> = running
         .iter()
         .filter_map(|task| Some((task, task.child.try_lock()?)))
         .collect();
-    if locked.is_empty() {
-        first.wait(None);
-        return;
-    }
     let bells: Vec<_> = locked.iter().map(|(task, _)| &task.bell).collect();
-    let children: Vec<_> = locked
-        .iter()
-        .filter_map(|(_, child)| child.as_ref())
-        .map(|(child, _)| child)
-        .collect();
-    for child in &children {
-        child.ask_for_bell();
+    let children = || {
+        locked
+            .iter()
+            .filter_map(|(_, child)| child.as_ref())
+            .map(|(child, _)| child)
+    };
+    children().for_each(Child::ask_for_bell);
+    if !children().any(Child::has_next) {
+        PipeBell::wait_any(
+            &bells,
+            running.iter().map(|task| task.process.as_fd()),
+            None,
+        );
     }
-    if !children.iter().any(|child| child.has_next()) {
-        PipeBell::wait_any(&bells, children.iter().map(|child| child.fd()), None);
+    if locked.len() < running.len() {
+        // One that has ended may be in the hands of the thread that waits for it, for another moment.
+        drop(locked);
+        std::thread::yield_now();
     }
 }
 
@@ -271,7 +316,10 @@ impl Drop for Submitted {
 impl fmt::Debug for Submitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submitted")
-            .field("running", &self.running.lock().len())
+            .field(
+                "running",
+                &self.running.try_lock().map(|running| running.len()),
+            )
             .finish_non_exhaustive()
     }
 }

@@ -56,6 +56,7 @@ impl ProcessesBuilder {
     ///   [`PoolError::System`] if the system refused memory, descriptors or a thread; those already started are
     ///   stopped;
     /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
+    /// - [`PoolError::Privileged`] in a set-user-id program;
     /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached `main`.
     ///
     /// # Examples

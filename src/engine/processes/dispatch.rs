@@ -38,7 +38,12 @@ pub(super) struct Piece {
     first: u32,
     /// How often item `first` has been started.
     attempts: u32,
+    /// How often in a row a worker has died that was to run this next, and had not started an item.
+    false_starts: u32,
 }
+
+/// After so many, whatever comes before the start of an item (a context, a large argument) is what kills workers.
+const MOST_FALSE_STARTS: u32 = 16;
 
 impl Piece {
     pub(super) fn new(task: Arc<Task<dyn Results>>) -> Self {
@@ -46,6 +51,7 @@ impl Piece {
             task,
             first: 0,
             attempts: 0,
+            false_starts: 0,
         }
     }
 
@@ -121,8 +127,12 @@ pub(super) struct Dispatch {
     pub(super) has_leader: bool,
     /// The other callers that wait.
     pub(super) followers: Vec<Thread>,
+    /// Callers that sleep and want to hear of the end of every task.
+    pub(super) eager_sleepers: usize,
     /// The thread that pumps when nobody waits, once it has been needed.
     pub(super) background: Option<JoinHandle<()>>,
+    /// Whether that thread sleeps on the bell.
+    pub(super) background_sleeps: bool,
 }
 
 impl Worker {
@@ -238,8 +248,11 @@ impl Worker {
         match last.begins {
             Some(begins) if last.is_sent && self.requests.reclaim(begins) => {}
             None => {
-                // Its message is in the outbox, untouched, and the last there is.
-                self.outbox.pop_back();
+                // Its message is in the outbox, untouched; others may have come after it.
+                let task = last.expected.task;
+                let is_it = |message: &Message| matches!(message.request, Request::Run { task: other, .. } if other == task);
+                let position = self.outbox.iter().rposition(is_it)?;
+                self.outbox.remove(position);
             }
             Some(_) => return None,
         }
@@ -276,13 +289,16 @@ impl Dispatch {
             busy: 0,
             has_leader: false,
             followers: Vec::new(),
+            eager_sleepers: 0,
             background: None,
+            background_sleeps: false,
         }
     }
 
     /// Whether there is work that only moves on when somebody pumps.
     pub(super) fn has_backlog(&self) -> bool {
-        self.outstanding > self.busy
+        let has_unsent = |worker: &Worker| !worker.outbox.is_empty();
+        self.outstanding > self.busy || self.workers.iter().flatten().any(has_unsent)
     }
 
     /// The first worker that is not up yet.
@@ -499,14 +515,18 @@ impl Dispatch {
         self.count_down(ended);
     }
 
-    /// Asks the workers to ring when there will be something to do. `eager`: at the end of every task; otherwise, when
-    /// a worker has one left. A look at the answers must follow before sleeping.
-    pub(super) fn ask_for_bell(&self, eager: bool) {
+    /// Asks the workers to ring when there will be something to do: at the end of every task if somebody waits for one;
+    /// otherwise, when a worker has one left. A look at the answers must follow before sleeping.
+    pub(super) fn ask_for_bell(&self) {
+        let eager = self.eager_sleepers > 0;
         for worker in self.workers.iter().flatten() {
             let count = worker.in_flight.len();
             let at = if eager || count < 2 { 0 } else { count - 2 };
-            if let Some(entry) = worker.in_flight.get(at) {
-                worker.started.lane.header().ring_at(entry.expected.task);
+            // A worker without a task may still be in the middle of a message.
+            let task = worker.in_flight.get(at).map(|entry| entry.expected.task);
+            let unsent = (!worker.outbox.is_empty()).then_some(worker.number);
+            if let Some(task) = task.or(unsent) {
+                worker.started.lane.header().ring_at(task.max(1));
             }
         }
         // Pairs with the fence in `Header::takes_bell`.
@@ -524,42 +544,64 @@ impl Dispatch {
             return;
         }
         self.busy -= 1;
+        // What it went on to do after it was found out cannot be known: all that it has begun counts as started.
+        let was_doomed = worker.doomed.is_some();
         let death = worker.doomed.take().map_or(death, Death::Corrupted);
-        let rest = worker.in_flight.split_off(1);
-        for entry in rest.into_iter().rev() {
-            self.queue.push_front(entry.piece);
+        let entries = std::mem::take(&mut worker.in_flight);
+        // From the last to the first, because each goes to the front of the queue.
+        for (position, mut entry) in entries.into_iter().enumerate().rev() {
+            let has_begun = worker.has_begun(&entry);
+            let fate = if was_doomed || !has_begun {
+                Some(Fate {
+                    next: entry.expected.next,
+                    started: has_begun,
+                })
+            } else {
+                worker
+                    .receiver
+                    .last_books(&mut entry.expected, &entry.piece.task.results)
+            };
+            let is_front = position == 0;
+            self.settle(&worker, entry.piece, fate, is_front, &death);
         }
-        let Some(mut front) = worker.in_flight.pop_front() else {
-            return;
-        };
-        let fate = if worker.has_begun(&front) {
-            worker
-                .receiver
-                .last_books(&mut front.expected, &front.piece.task.results)
-        } else {
-            Some(Fate {
-                next: front.piece.first,
-                started: false,
-            })
-        };
+    }
+
+    /// What becomes of a piece whose worker died.
+    fn settle(
+        &mut self,
+        worker: &Worker,
+        mut piece: Piece,
+        fate: Option<Fate>,
+        is_front: bool,
+        death: &Death,
+    ) {
         let Some(Fate { next, started }) = fate else {
             // It had answered for everything; only the word that says so was missing.
-            front.piece.task.results.ended();
+            piece.task.results.ended();
             self.count_down(1);
             return;
         };
-        let mut piece = front.piece;
         if piece.first != next {
-            piece.first = next;
-            piece.attempts = 0;
+            piece = Piece {
+                first: next,
+                attempts: 0,
+                false_starts: 0,
+                ..piece
+            };
         }
-        if started {
-            piece.attempts += 1;
-            if let Some(error) = worker.blame(&piece, death) {
-                piece.task.results.failed(next, error);
-                piece.first += 1;
-                piece.attempts = 0;
-            }
+        piece.attempts += u32::from(started);
+        piece.false_starts += u32::from(is_front && !started && worker.is_ready());
+        let is_lost = piece.false_starts >= MOST_FALSE_STARTS;
+        if (started || is_lost)
+            && let Some(error) = worker.blame(&piece, death.clone(), is_lost)
+        {
+            piece.task.results.failed(next, error);
+            piece = Piece {
+                first: next + 1,
+                attempts: 0,
+                false_starts: 0,
+                ..piece
+            };
         }
         if piece.first < piece.task.count {
             self.queue.push_front(piece);
@@ -596,7 +638,7 @@ impl Dispatch {
 
 impl Worker {
     /// The error for the item at which this worker died; `None` if the item is to be tried again.
-    fn blame(&self, piece: &Piece, cause: Death) -> Option<TaskError> {
+    fn blame(&self, piece: &Piece, cause: Death, is_lost: bool) -> Option<TaskError> {
         // SIGABRT, after a panic that could not be caught.
         if cfg!(panic = "abort")
             && cause == Death::Signal(6)
@@ -604,11 +646,15 @@ impl Worker {
         {
             return Some(caught.into_error(None));
         }
-        (piece.attempts > piece.task.retries).then(|| TaskError::WorkerDied {
+        (is_lost || piece.attempts > piece.task.retries).then(|| TaskError::WorkerDied {
             index: None,
             pid: self.started.child.pid(),
             cause,
-            attempts: piece.attempts,
+            attempts: if is_lost {
+                piece.false_starts
+            } else {
+                piece.attempts
+            },
         })
     }
 }

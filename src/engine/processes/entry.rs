@@ -83,6 +83,11 @@ where
             Err(caught) => chunk.emitter.fault(&Fault::Panicked(caught)),
         }
         chunk.count -= 1;
+        let skipped = match codec::fixed_size::<A>() {
+            Some(size) => size,
+            None => codec::records_len(chunk.items, 1).unwrap_or(chunk.items.len()),
+        };
+        chunk.items = &chunk.items[skipped.min(chunk.items.len())..];
     }
     chunk.emitter.end();
 }

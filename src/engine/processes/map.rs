@@ -145,6 +145,10 @@ where
     }
 }
 
+/// Of an input that does not say how long it is, so many chunks for each worker are read while the first of them has not
+/// ended.
+const MOST_AHEAD: usize = 256;
+
 /// An input that claims to be longer than this gets room for its results as they come.
 const MOST_RESERVED: usize = 1 << 24;
 
@@ -220,6 +224,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         !self.input_ended
             && self.input_failed.is_none()
             && (chunks < 4 * workers || (chunks < 16 * workers && items < 1_024))
+            && (!self.is_lazy || self.under_way.len() < MOST_AHEAD * workers)
     }
 
     /// Chunks that have ended, but wait for one before them.
@@ -238,7 +243,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         let size = self.chunks.next_size();
         let mut bytes = Vec::new();
         if let Some(item) = codec::fixed_size::<A>() {
-            bytes.reserve((item * size).min(CHUNK_BYTES + item));
+            bytes.reserve(item.saturating_mul(size).min(CHUNK_BYTES + item));
         }
         let base = self.given;
         let mut count = 0;
@@ -300,11 +305,15 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
 
 impl<R> Drop for Run<'_, R> {
     fn drop(&mut self) {
+        if self.shared.check_process().is_err() {
+            return;
+        }
+        let mut dispatch = self.shared.dispatch.lock();
         if !self.under_way.is_empty() {
             self.call.is_abandoned.store(true, Ordering::Relaxed);
-            let mut dispatch = self.shared.dispatch.lock();
             dispatch.drop_unwanted();
-            self.shared.rouse_background(&mut dispatch);
         }
+        // Others may have counted on this thread, which has said that it would come back to wait.
+        self.shared.hand_over(&mut dispatch);
     }
 }

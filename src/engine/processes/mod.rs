@@ -52,12 +52,12 @@ use self::wait::Patience;
 use super::sealed::Sealed;
 use super::{Executor, Run, RunWith};
 use crate::closure::{self, BOUND_ALIGN};
-use crate::error::{Part, PoolError, TaskError};
+use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::bell::Bell;
-use crate::os::fork;
+use crate::os::{self, fork};
 use crate::pool::Plan;
-use crate::{code, codec, panic};
+use crate::{code, panic};
 
 /// How long both sides spin before they sleep. Waking a sleeping core takes about as long, so this costs at most
 /// twice what the best choice would have.
@@ -107,7 +107,7 @@ impl Shared {
         }
         let woke = dispatch.place(self, Piece::new(task));
         if leaves {
-            self.rouse_background(&mut dispatch);
+            self.mind(&mut dispatch);
         }
         Ok(woke)
     }
@@ -169,6 +169,9 @@ impl Processes {
     fn start(workers: usize, name: Option<String>) -> Result<Self, PoolError> {
         static POOLS: AtomicUsize = AtomicUsize::new(0);
         code::check_image()?;
+        if os::worker::is_privileged() {
+            return Err(PoolError::Privileged);
+        }
         if worker::is_marked() {
             return Err(PoolError::HookMissing);
         }
@@ -239,11 +242,7 @@ impl Processes {
                 let context = SentContext::new(sendable.context, &self.shared.retired);
                 Ok(Function::new(sendable.entry, Some(context))?)
             }
-            Some(Err(reason)) => Err(TaskError::Encode {
-                index: None,
-                part: Part::Context,
-                reason,
-            }),
+            Some(Err(error)) => Err(error),
             None => Err(TaskError::InvalidCall {
                 reason: "the function captures variables, in some other way than closure! does it",
             }),
@@ -264,7 +263,9 @@ impl Processes {
         let results = map::map(&self.shared, plan, &function, items);
         if function.context.is_some() {
             drop(function);
-            self.shared.dispatch.lock().pump(&self.shared);
+            if self.shared.check_process().is_ok() {
+                self.shared.dispatch.lock().pump(&self.shared);
+            }
         }
         results
     }
@@ -351,7 +352,7 @@ impl<F: Clone> Portable for F {}
 
 impl<F, A, R> Run<F, A, R> for Processes
 where
-    F: Fn(A) -> R + Portable,
+    F: Fn(A) -> R + Portable + Send,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
@@ -375,7 +376,7 @@ where
 
 impl<C, F, A, R> RunWith<C, F, A, R> for Processes
 where
-    F: Fn(&C, A) -> R + Portable,
+    F: Fn(&C, A) -> R + Portable + Send,
     C: Serialize + DeserializeOwned + 'static,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
@@ -391,12 +392,7 @@ where
                  context, which may be a tuple"
             );
         }
-        let mut bytes = Vec::new();
-        codec::append(&mut bytes, context).map_err(|reason| TaskError::Encode {
-            index: None,
-            part: Part::Context,
-            reason,
-        })?;
+        let bytes = closure::encode_context(context)?;
         let context = SentContext::new(bytes, &self.shared.retired);
         let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
         self.call(plan, function, items)

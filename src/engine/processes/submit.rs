@@ -52,6 +52,9 @@ impl<R> Results for Promise<R> {
 impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
     fn is_done(&self) -> bool {
         let promise = &self.results;
+        if promise.shared.check_process().is_err() {
+            return true;
+        }
         if promise.ended.count() == 0
             && let Some(mut dispatch) = promise.shared.dispatch.try_lock()
         {
@@ -62,6 +65,10 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
     }
 
     fn wait(&self, deadline: Option<Instant>) -> bool {
+        if self.results.shared.check_process().is_err() {
+            // The task is the parent's; `take` says so.
+            return true;
+        }
         let Promise {
             shared,
             ended,
@@ -78,6 +85,7 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
     }
 
     fn take(&self) -> Result<R, TaskError> {
+        self.results.shared.check_process()?;
         let outcome = self.results.outcome.lock().take();
         let bytes = outcome.unwrap_or(Err(TaskError::Taken))?;
         match panic::catch(|| codec::take(&mut bytes.as_slice())) {

@@ -99,6 +99,23 @@ struct Post {
     retry: Option<Instant>,
 }
 
+/// Ends the pool if its supervisor panics (in a logger, say): the kernel kills the workers with it, and nobody would
+/// tell those who wait.
+struct Bereaved(Arc<Shared>);
+
+impl Drop for Bereaved {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let reason = PoolError::Broken {
+                reason: "its supervisor panicked".to_owned(),
+            };
+            self.0.dispatch.lock().end(reason.clone(), &reason.into());
+            self.0.wake_background.notify_all();
+            self.0.bell.ring();
+        }
+    }
+}
+
 struct Supervisor {
     shared: Arc<Shared>,
     orders: PipeReader,
@@ -117,6 +134,7 @@ impl Supervisor {
 
     fn run(mut self, report: &SyncSender<Result<(), PoolError>>) {
         let _own = OwnThread::register();
+        let _bereaved = Bereaved(self.shared.clone());
         os::worker::block_signals();
         for number in 0..self.posts.len() {
             if let Err(error) = self.hire(number) {

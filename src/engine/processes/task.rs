@@ -9,6 +9,7 @@ use super::entry::Entry;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
+use crate::os::fork;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
 pub(super) trait Results: Sink {
@@ -71,6 +72,7 @@ pub(super) struct SentContext {
     pub(super) id: u64,
     pub(super) bytes: Vec<u8>,
     retired: Arc<Retired>,
+    generation: u32,
 }
 
 impl SentContext {
@@ -81,12 +83,17 @@ impl SentContext {
             id,
             bytes,
             retired: retired.clone(),
+            generation: fork::generation(),
         })
     }
 }
 
 impl Drop for SentContext {
     fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // A forked child's copy: the workers are not its own.
+            return;
+        }
         self.retired.ids.lock().push(self.id);
         self.retired.any.store(true, Ordering::Release);
     }

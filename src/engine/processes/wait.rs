@@ -81,43 +81,40 @@ impl Shared {
             return true;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (met, must_hand_over) = match self.spin(&is_over, patience.cold) {
-            Some(has_backlog) => (true, has_backlog),
-            None => (self.sleep(signal, &is_over, patience), true),
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if must_hand_over {
-            self.hand_over(&mut self.dispatch.lock(), patience.comes_back);
-        }
-        met
+        self.spin(&is_over, patience) || self.sleep(signal, &is_over, patience)
     }
 
-    /// Pumps until the time to spin is over (`None`) or what is waited for has come; then, whether there is a backlog.
-    fn spin(&self, is_over: &impl Fn() -> bool, cold: bool) -> Option<bool> {
+    /// Pumps until what is waited for has come, or the time to spin is over; true if it has come.
+    fn spin(self: &Arc<Self>, is_over: &impl Fn() -> bool, patience: Patience) -> bool {
         let mut end = None;
         loop {
-            let (has_backlog, may_spin) = {
-                let mut dispatch = self.dispatch.lock();
-                dispatch.pump(self);
-                let wanted = dispatch.busy + self.waiting.load(Ordering::Relaxed);
-                (dispatch.has_backlog(), wanted <= self.cores)
-            };
+            let mut dispatch = self.dispatch.lock();
+            dispatch.pump(self);
             if is_over() {
-                return Some(has_backlog);
+                self.stop_waiting(&mut dispatch, patience.comes_back);
+                return true;
             }
-            if cold || !may_spin {
-                return None;
+            let wanted = dispatch.busy + self.waiting.load(Ordering::Relaxed);
+            drop(dispatch);
+            if patience.cold || wanted > self.cores {
+                return false;
             }
             let now = Instant::now();
             if now >= *end.get_or_insert(now + SPIN) {
-                return None;
+                return false;
             }
             std::hint::spin_loop();
         }
     }
 
-    fn sleep(&self, signal: &Signal, is_over: &impl Fn() -> bool, patience: Patience) -> bool {
+    fn sleep(
+        self: &Arc<Self>,
+        signal: &Signal,
+        is_over: &impl Fn() -> bool,
+        patience: Patience,
+    ) -> bool {
         let mut dispatch = self.dispatch.lock();
+        dispatch.eager_sleepers += usize::from(patience.eager);
         loop {
             let leads = !dispatch.has_leader;
             if leads {
@@ -128,7 +125,7 @@ impl Shared {
             }
             // Before the last look: a ring after it must not be missed.
             let heard = self.bell.listen();
-            dispatch.ask_for_bell(patience.eager);
+            dispatch.ask_for_bell();
             dispatch.pump(self);
             let stays = !is_over() && !patience.is_over();
             drop(dispatch);
@@ -149,25 +146,49 @@ impl Shared {
             }
             dispatch.pump(self);
             if is_over() || patience.is_over() {
+                dispatch.eager_sleepers -= usize::from(patience.eager);
+                self.stop_waiting(&mut dispatch, patience.comes_back);
                 return is_over();
             }
         }
     }
 
+    /// A caller waits no longer. In the same breath as its last look, or a task placed in between could count on it.
+    fn stop_waiting(self: &Arc<Self>, dispatch: &mut Dispatch, comes_back: bool) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if !comes_back {
+            self.hand_over(dispatch);
+        }
+    }
+
     /// Whoever stops waiting sees to it that somebody else goes on.
-    fn hand_over(self: &Arc<Self>, dispatch: &mut Dispatch, comes_back: bool) {
+    pub(super) fn hand_over(self: &Arc<Self>, dispatch: &mut Dispatch) {
         if dispatch.has_leader {
             return;
         }
         if let Some(follower) = dispatch.followers.last() {
             follower.unpark();
-        } else if !comes_back {
+        } else {
             self.rouse_background(dispatch);
         }
     }
 
+    /// A task has been placed by somebody who may not come back to wait for it: sees to it that it moves on.
+    pub(super) fn mind(self: &Arc<Self>, dispatch: &mut Dispatch) {
+        if !dispatch.has_backlog() {
+            return;
+        }
+        if dispatch.has_leader || dispatch.background_sleeps {
+            // Who sleeps on the bell has asked the workers that were busy then. Now others are.
+            dispatch.ask_for_bell();
+            dispatch.pump(self);
+        } else {
+            self.hand_over(dispatch);
+        }
+    }
+
     /// Has the background thread go on, if there is work that would stand still and nobody waits.
-    pub(super) fn rouse_background(self: &Arc<Self>, dispatch: &mut Dispatch) {
+    fn rouse_background(self: &Arc<Self>, dispatch: &mut Dispatch) {
         if !dispatch.has_backlog() || self.waiting.load(Ordering::Relaxed) > 0 {
             return;
         }
@@ -197,9 +218,11 @@ impl Shared {
                 continue;
             }
             let heard = self.bell.listen();
-            dispatch.ask_for_bell(false);
+            dispatch.ask_for_bell();
             if !dispatch.pump(self) {
+                dispatch.background_sleeps = true;
                 MutexGuard::unlocked(&mut dispatch, || self.bell.sleep(heard, None));
+                dispatch.background_sleeps = false;
             }
         }
     }

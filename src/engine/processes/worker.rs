@@ -71,11 +71,11 @@ pub(crate) fn become_worker_if_asked() {
     let Some(secret) = own::variable(VARIABLE) else {
         return;
     };
+    // Not for the children of this process, whatever it is.
+    own::remove_variable(VARIABLE);
     if own::is_privileged() {
         return;
     }
-    // Not for the children of this process, whatever it is.
-    own::remove_variable(VARIABLE);
     let Ok(secret) = u64::from_str_radix(&secret, 16) else {
         return;
     };
@@ -164,15 +164,19 @@ impl Worker {
                 }
             }
             match self.requests.claim() {
-                Claim::Taken => self.serve(),
+                Claim::Taken => {
+                    if !self.serve() {
+                        return;
+                    }
+                }
                 Claim::Reclaimed => self.skip(),
             }
         }
     }
 
-    /// Takes the message that begins at the next cell, and does what it says.
+    /// Takes the message that begins at the next cell, and does what it says; false if the rest of it will never come.
     #[allow(unsafe_code)]
-    fn serve(&mut self) {
+    fn serve(&mut self) -> bool {
         let view = self.requests.current();
         if view.last {
             // SAFETY: the parent does not write to a cell between publishing it and its release, which comes below.
@@ -197,7 +201,11 @@ impl Worker {
                 if !self.requests.has_next() {
                     // The parent may be waiting for room.
                     self.emitter.ring_if_asked();
-                    self.lane.header().wait_until(|| self.requests.has_next());
+                    let header = self.lane.header();
+                    header.wait_until(|| self.requests.has_next() || header.must_stop());
+                    if !self.requests.has_next() {
+                        return false;
+                    }
                 }
             }
             Self::obey(
@@ -213,6 +221,7 @@ impl Worker {
         if self.scratch.capacity() > KEPT_BYTES {
             self.scratch = Vec::new();
         }
+        true
     }
 
     /// Passes over a message that the parent took back. It took it back whole.

@@ -1,0 +1,292 @@
+//! What went wrong once: each test says what a user would have seen.
+
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Leftovers, eventually};
+use manyhands::closure;
+use manyhands::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// A folder of a test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("regression-{}-{number}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn touch(path: PathBuf) {
+    File::create(path).unwrap();
+}
+
+fn wait_for(path: PathBuf) {
+    while !path.exists() {
+        std::thread::yield_now();
+    }
+}
+
+fn forked() -> Pool<Forked> {
+    Forked::builder()
+        .workers(2)
+        .allow_threads()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_forked_child_takes_no_answers_from_its_parents_pools() {
+    let _none = Leftovers::none();
+    let other_process = || TaskError::Pool(PoolError::OtherProcess);
+    let pool = Pool::processes(1).unwrap();
+    let inner = forked();
+    // The answers of these wait in shared memory while the children look.
+    let (mut task, of_forked) = (
+        pool.submit(|x: u32| x + 1, 1),
+        inner.submit(|x: u32| x + 1, 1),
+    );
+    let refused = forked().map(
+        |x: u32| {
+            let by_handle = task.done() && of_forked.done();
+            let by_call = pool.map_with(&1, |one, x: u32| one + x, 0..3) == Err(other_process());
+            let by_submit = inner.submit(|x: u32| x, x).result() == Err(other_process());
+            let _ = format!("{task:?} {pool:?} {inner:?}");
+            by_handle && by_call && by_submit
+        },
+        0..2,
+    );
+    assert_eq!(refused, Ok(vec![true; 2]));
+    assert_eq!(task.result_timeout(common::DEADLINE), Ok(Ok(2)));
+    assert_eq!(of_forked.result(), Ok(2));
+}
+
+#[test]
+fn a_submitted_child_may_use_its_own_pool_and_is_refused() {
+    let _none = Leftovers::none();
+    let pool = std::sync::Arc::new(forked());
+    let copy = pool.clone();
+    let inner = pool.submit(
+        move |x: u32| copy.submit(|x: u32| x, x).result().is_err(),
+        1,
+    );
+    assert_eq!(inner.result(), Ok(true));
+    drop(pool);
+}
+
+#[test]
+fn tasks_submitted_while_another_thread_sleeps_on_a_long_one_move_on() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = Pool::processes(2).unwrap();
+    std::thread::scope(|scope| {
+        let long = pool.submit(wait_for, folder.file("last"));
+        let waiter = scope.spawn(|| long.result());
+        // All that keeps the first one from ending is that the last one runs, and nobody waits for it.
+        let handles: Vec<_> = (0..100)
+            .map(|n: u64| pool.submit(|n: u64| (0..n * 10_000).sum::<u64>(), n))
+            .collect();
+        let _last = pool.submit(touch, folder.file("last"));
+        assert_eq!(waiter.join().unwrap(), Ok(()));
+        drop(handles);
+    });
+}
+
+#[test]
+fn tasks_submitted_while_another_thread_maps_move_on() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    for _ in 0..20 {
+        let folder = Folder::new();
+        std::thread::scope(|scope| {
+            let mapping = scope.spawn(|| pool.map(|n: u64| (0..n * 100_000).sum::<u64>(), 0..4));
+            let _tasks: Vec<_> = (0..60).map(|n: u64| pool.submit(|n: u64| n, n)).collect();
+            let _last = pool.submit(touch, folder.file("last"));
+            mapping.join().unwrap().unwrap();
+            eventually("the last task has run", || folder.file("last").exists());
+        });
+    }
+}
+
+#[test]
+fn a_large_argument_is_sent_though_nobody_waits() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = Pool::processes(1).unwrap();
+    drop(pool.submit(
+        |(path, bytes): (PathBuf, Vec<u8>)| {
+            assert_eq!(bytes.len(), 4 << 20);
+            touch(path)
+        },
+        (folder.file("ran"), vec![1u8; 4 << 20]),
+    ));
+    eventually("the task has run", || folder.file("ran").exists());
+}
+
+#[test]
+fn closing_does_not_wait_for_the_rest_of_an_abandoned_context() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let context = vec![1u8; 8 << 20];
+    for _ in 0..5 {
+        let input = (0..3u32).inspect(|&n| assert!(n < 1, "no more input"));
+        let call = std::panic::AssertUnwindSafe(|| {
+            pool.map_with(&context, |c, n: u32| c.len() as u32 + n, input)
+        });
+        assert!(std::panic::catch_unwind(call).is_err());
+    }
+    let start = Instant::now();
+    pool.close().unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "workers had to be killed"
+    );
+}
+
+#[test]
+fn a_task_taken_back_from_an_outbox_runs_once() {
+    let _none = Leftovers::none();
+    for round in 0..4 {
+        let folder = Folder::new();
+        let pool = Pool::processes(2).unwrap();
+        // Contexts that both workers have and that are retired while a large one is on its way.
+        let mut held: Vec<TaskFuture<u32>> = Vec::new();
+        for k in 0..8u32 {
+            let task = pool.submit(closure!([k] | () | pid_of(k)), ());
+            eventually("it has run", || task.done());
+            held.push(task);
+        }
+        let gates = [folder.file("gate-0"), folder.file("gate-1")];
+        let waiting: Vec<_> = gates
+            .iter()
+            .map(|gate| pool.submit(wait_for, gate.clone()))
+            .collect();
+        let (large, mark) = (vec![7u8; 2 << 20], folder.file("ran"));
+        let swapped = pool.submit(closure!([large, mark] | () | once(&mark, large.len())), ());
+        drop(held);
+        // Which of the two workers has the large one cannot be known here: both orders come.
+        touch(gates[round % 2].clone());
+        assert_eq!(
+            swapped.result(),
+            Ok(true),
+            "it was run twice, or not at all"
+        );
+        touch(gates[1 - round % 2].clone());
+        assert!(waiting.into_iter().all(|task| task.result() == Ok(())));
+        assert_eq!(pool.map(|x: u32| x, 0..10).unwrap().len(), 10);
+    }
+}
+
+fn pid_of(_: &u32) -> u32 {
+    std::process::id()
+}
+
+/// Whether this is the first run.
+fn once(mark: &Path, len: usize) -> bool {
+    assert_eq!(len, 2 << 20);
+    File::create_new(mark).is_ok()
+}
+
+/// Panics when it is first decoded, and then works.
+#[derive(Debug, Serialize)]
+struct Moody(PathBuf);
+
+impl<'de> Deserialize<'de> for Moody {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        assert!(
+            File::create_new(path.join("decoded")).is_err(),
+            "not in the mood"
+        );
+        Ok(Self(path))
+    }
+}
+
+#[test]
+fn items_keep_their_arguments_when_the_context_fails_for_the_one_before() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = Pool::processes(1).unwrap();
+    let context = Moody(folder.0.clone());
+    let call = pool.call().schedule(Schedule::Equal);
+    let outcome = call.map_with(
+        &context,
+        |moody, n: u32| touch(moody.0.join(format!("item-{n}"))),
+        10..13,
+    );
+    assert!(
+        matches!(outcome, Err(TaskError::Panicked { index: Some(0), .. })),
+        "{outcome:?}"
+    );
+    assert!(
+        !folder.file("item-10").exists(),
+        "the first item's argument was given to the second"
+    );
+    assert!(folder.file("item-11").exists() && folder.file("item-12").exists());
+}
+
+#[test]
+fn many_retries_on_forked_children_are_counted_to_the_end() {
+    let _none = Leftovers::none();
+    let outcome = forked()
+        .call()
+        .retries(20)
+        .map(|()| -> u32 { std::process::abort() }, [()]);
+    assert!(
+        matches!(outcome, Err(TaskError::WorkerDied { attempts: 21, .. })),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_forked_pool_is_dropped_though_somebody_waits() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = forked();
+    let task = pool.submit(wait_for, folder.file("never"));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| task.result());
+        drop(pool);
+        assert_eq!(waiter.join().unwrap(), Err(TaskError::Cancelled));
+    });
+}
+
+#[test]
+fn huge_chunk_sizes_are_chunk_sizes() {
+    let _none = Leftovers::none();
+    for size in [usize::MAX, usize::MAX / 2, 1 << 40] {
+        let pool = Pool::processes(2).unwrap();
+        assert_eq!(
+            pool.call().chunk_size(size).map(|x: u64| x + 1, 0..3),
+            Ok(vec![1, 2, 3])
+        );
+        assert_eq!(
+            forked().call().chunk_size(size).map(|x: u64| x + 1, 0..3),
+            Ok(vec![1, 2, 3])
+        );
+        let pool = Pool::threads(2).unwrap();
+        assert_eq!(
+            pool.call().chunk_size(size).map(|x: u64| x + 1, 0..3),
+            Ok(vec![1, 2, 3])
+        );
+    }
+}
