@@ -369,6 +369,7 @@ macro_rules! conformance {
                 let input = (0..u64::MAX).inspect(|_| count_given());
                 let outcome = pool.call().chunk_size(1).map(|x| assert!(x != 10), input);
                 assert_eq!(outcome.unwrap_err().index(), Some(10));
+                // However long the tenth takes, with its panic and perhaps a backtrace, the others run only so far ahead.
                 assert!(
                     GIVEN.load(Ordering::Relaxed) < 1_000,
                     "{GIVEN:?} items were read"

@@ -177,7 +177,9 @@ impl Emitter {
 
     /// Publishes the open cell, if there is one.
     fn flush(&mut self, ends: bool) {
-        if self.used == 0 {
+        if self.used == 0 || (self.count == 0 && !ends) {
+            // Nothing in it: what comes next begins it anew.
+            self.used = 0;
             return;
         }
         let head = self.head(ResponseKind::Results, self.count, ends);

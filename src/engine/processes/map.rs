@@ -108,8 +108,9 @@ where
         retries: plan.retries,
         call: Arc::new(Call::default()),
         under_way: VecDeque::new(),
+        collected: 0,
         given: 0,
-        is_lazy: plan.total.is_none(),
+        is_lazy: plan.total.is_none_or(|total| total > MOST_RESERVED),
         input_failed: None,
         input_ended: false,
     };
@@ -125,7 +126,8 @@ where
     loop {
         let seen = run.call.chunk_ended.count();
         run.collect(&mut results)?;
-        while run.has_room() {
+        // Not while there is something to collect: short tasks end as fast as they are given out.
+        while run.has_room() && !run.has_ended_chunk() {
             run.give_chunk(&mut items)?;
         }
         if run.under_way.is_empty() {
@@ -160,9 +162,12 @@ struct Run<'a, R> {
     call: Arc<Call>,
     /// Chunks whose results have not been taken, in the order of the input.
     under_way: VecDeque<Arc<Task<ChunkResults<R>>>>,
+    /// Chunks whose results have been taken.
+    collected: usize,
     /// Items taken from the input.
     given: usize,
-    /// The input does not say how long it is: its next item may be long in coming.
+    /// The input does not say how long it is, or is so long that it cannot be meant to be read whole: its next item may be
+    /// long in coming, and it is not read far ahead.
     is_lazy: bool,
     /// An item could not be encoded. Nothing after it is taken; what came before it ends first.
     input_failed: Option<TaskError>,
@@ -180,6 +185,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             .under_way
             .pop_front_if(|chunk| chunk.results.is_ended.load(Ordering::Acquire))
         {
+            self.collected += 1;
             let ChunkResults {
                 outcome,
                 base,
@@ -218,7 +224,9 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
     /// Whether another chunk may be given out: enough are under way to keep every worker busy, and not so many that a
     /// long input is read far ahead.
     fn has_room(&self) -> bool {
-        let chunks = self.under_way.len() - self.finished();
+        // Those that have ended, but wait for one before them, keep no worker busy.
+        let waiting = self.call.chunk_ended.count() - self.collected;
+        let chunks = self.under_way.len() - waiting.min(self.under_way.len());
         let workers = self.shared.workers;
         let items = self.given - self.call.items_ended.load(Ordering::Relaxed);
         !self.input_ended
@@ -227,12 +235,10 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             && (!self.is_lazy || self.under_way.len() < MOST_AHEAD * workers)
     }
 
-    /// Chunks that have ended, but wait for one before them.
-    fn finished(&self) -> usize {
-        self.under_way
-            .iter()
-            .filter(|chunk| chunk.results.is_ended.load(Ordering::Relaxed))
-            .count()
+    /// Whether the first chunk that has not been collected has ended.
+    fn has_ended_chunk(&self) -> bool {
+        let first = self.under_way.front();
+        first.is_some_and(|chunk| chunk.results.is_ended.load(Ordering::Acquire))
     }
 
     /// Takes the next chunk from the input and gives it to the workers.

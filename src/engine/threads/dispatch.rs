@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use rayon::Yield;
 
 use super::home::{Home, Inside};
-use super::idle::{Idle, Nap, Woken};
+use super::idle::{Idle, Woken};
 use super::roster::Roster;
 use super::spin::{self, Awake};
 use super::task::Job;
@@ -90,7 +90,12 @@ impl Dispatch {
         // Pairs with the fences in `Idle::sleep`, `Idle::stop_searching` and `Dispatch::may_end`.
         fence(Ordering::SeqCst);
         let census = self.idle.census();
-        let posted = if census.asleep() == 0 || census.searching() > 0 || self.is_taken_soon() {
+        let is_left = match census.asleep() {
+            0 => true,
+            asleep if asleep == self.workers() => false,
+            _ => census.searching() > 0 || self.is_taken_soon(),
+        };
+        let posted = if is_left {
             Posted::Left
         } else if !self.home.is_this_process() {
             Posted::OtherProcess
@@ -118,42 +123,40 @@ impl Dispatch {
     /// What the worker `me` does, from the start of the pool to its end.
     pub(super) fn work(&self, me: usize) {
         let mut awake = Awake::new();
-        let mut nap = Nap::short();
         self.idle.start(me);
         loop {
-            while let Some(job) = self.search(&awake) {
+            while let Some(job) = self.search() {
                 run(job);
                 while let Some(job) = self.queue.pop() {
                     run(job);
                 }
-                nap = Nap::short();
                 self.idle.start_searching();
             }
-            // From here on it does not count as searching.
+            let mut in_vain = false;
             loop {
-                // Jobs of rayon come from tasks that use it, here or on other workers.
+                // Here it does not count as searching. Jobs of rayon come from tasks that use it, on any worker.
                 if rayon::yield_now() == Some(Yield::Executed) {
                     self.idle.wake_oldest();
-                    nap = Nap::short();
                     self.idle.start_searching();
                     break;
                 }
                 if self.may_end() {
                     return;
                 }
-                drop(awake);
-                let woken = self.idle.sleep(me, &mut nap, || !self.queue.is_empty());
-                awake = Awake::new();
+                let sleep = || self.idle.sleep(me, in_vain, || !self.queue.is_empty());
+                let woken;
+                (awake, woken) = awake.while_asleep(sleep);
                 if woken == Woken::Called {
                     break;
                 }
+                in_vain = true;
             }
         }
     }
 
     /// Ends the search: with a job, or with nothing when it has lasted long enough. It is but one look if there is no
     /// core to watch the queue on.
-    fn search(&self, awake: &Awake) -> Option<Arc<dyn Job>> {
+    fn search(&self) -> Option<Arc<dyn Job>> {
         let mut looks = 0;
         let mut look = || {
             looks += 1;
@@ -166,7 +169,7 @@ impl Dispatch {
                 self.queue.pop()
             }
         };
-        let found = if awake.may_spin() {
+        let found = if spin::may_search() {
             spin::watch(Instant::now() + spin::SPIN, look)
         } else {
             look()

@@ -2,35 +2,35 @@
 //!
 //! # No wake-up is lost
 //!
-//! Whoever posts a task, and a worker that stops looking for one, do the same two things in opposite order:
+//! Whoever posts a task, and a worker that stops looking for one, do the same things in opposite order:
 //!
 //! ```text
-//! post                                    worker that stops looking
-//!   1. puts the task in the queue           1. changes the census: searches no more, or sleeps
-//!   2. fence                                2. fence
-//!   3. reads the census, wakes a worker     3. looks into the queue
+//! who posts                             a worker that stops looking
+//!   1. puts the task in the queue         1. changes the census: searches no more, or sleeps
+//!   2. fence                              2. fence
+//!   3. reads the census; may wake one     3. looks into the queue
 //! ```
 //!
-//! Of two sequentially consistent fences one is first. If it is the worker's, the one who posts sees the changed
-//! census and does not count on that worker. If it is the other, the worker sees the task. So a task is left lying
-//! only for workers that will still look into the queue: those that search, and those that are in the middle of
-//! something, each of which looks when it is done.
+//! Of two sequentially consistent fences one is first. If it is the worker's, the other sees the changed census and
+//! does not count on this worker. If it is the other's, the worker sees the task. So a task is left lying only for
+//! workers that will look into the queue later: those that search, and those that are in the middle of something, who
+//! look when they are done with it.
 //!
-//! Who posts while somebody searches leaves the task to the searchers, however many tasks there are. Therefore the last
-//! of them, when it has found one and stops searching, wakes a sleeper if there is more.
+//! A worker that is being woken counts as searching already, so that who posts next does not wake a second one while
+//! the first is on its way. Thus tasks are left to a searching worker, however many they are, and therefore the last
+//! that ends its search wakes the next if there is more in the queue.
 //!
 //! # Naps
 //!
-//! A task may use rayon's own calls, which share out work by way of rayon's queues. Those know nothing of our sleepers,
-//! and there is no way to be told of such work but to look. So while any worker is awake, up to [`NAPPERS`] of the
-//! others do not sleep for good but with an alarm, and look for jobs of rayon when it goes off. Who gets up hands its alarm
-//! on to the one that has slept longest, so each has its turn, and all of them come when one after the other finds
-//! something. Who has found something wakes the next at once. When nobody is awake all sleep for good, so an idle pool
-//! uses no CPU.
+//! A task may use rayon's own calls, which share out work by way of rayon's queues. These know nothing of our sleepers,
+//! and there is no way to be told of such work but to look. So while any worker is awake, some of the others sleep with
+//! an alarm, and look for jobs of rayon when it goes off. Who gets up gives an alarm to the one that has slept longest,
+//! so that everybody has a turn, even if those before it have found something and stay away. Who finds nothing makes the
+//! naps longer. When all workers sleep they do so without alarms, and the pool uses no CPU.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -40,15 +40,15 @@ use parking_lot::{Mutex, MutexGuard};
 /// How many workers nap, at most: enough to look often, and few enough to cost next to nothing however many there are.
 const NAPPERS: usize = 2;
 
-/// The first nap after there was something to do. Each in vain is twice as long as the one before.
-const SHORTEST_NAP: Duration = Duration::from_micros(100);
-const LONGEST_NAP: Duration = Duration::from_millis(2);
+/// The first nap after the pool was at rest, or after a job of rayon was found. In microseconds.
+const SHORTEST_NAP: u32 = 100;
+const LONGEST_NAP: u32 = 2_000;
 
 /// Who of a pool's workers searches, sleeps or is at work.
 pub(super) struct Idle {
-    /// What [`Census`] reads. Ordered by the fences described above, where order matters; the rest is counting.
+    /// What [`Census`] reads. The fences described above order it where order matters; the rest is counting.
     census: CachePadded<AtomicU64>,
-    /// The sleepers by name. The census counts them under this lock, so both always agree.
+    /// The sleepers by name. The census counts them under this lock, so that both agree.
     beds: Mutex<Beds>,
     workers: Box<[Worker]>,
 }
@@ -57,12 +57,12 @@ pub(super) struct Idle {
 ///
 /// | bits | meaning | changed by |
 /// |---|---|---|
-/// | 0 to 23 | workers that search: awake, without a task, watching the queue | the worker |
-/// | 24 to 47 | workers that sleep, for good or with an alarm; never counted as searching too | the worker, and who wakes it |
-/// | 62 | the pool is closed: what is posted now may never run | `close`, once |
-/// | 63 | workers are to end when the queue is empty; never without bit 62 | `quit`, once |
+/// | 0 to 23 | workers that search: without a task, and about to look into the queue | the worker, and who wakes it |
+/// | 24 to 47 | workers that sleep, and do not search | the worker, and who wakes it |
+/// | 62 | the pool is closed: what is submitted now may never run | [`Idle::close`], once |
+/// | 63 | workers end when the queue is empty; never without bit 62 | [`Idle::quit`], once |
 ///
-/// The workers that are in neither count are at work, or have not started, or have ended.
+/// Workers that are in neither count are at work, or have not started, or have ended.
 #[derive(Clone, Copy)]
 pub(super) struct Census(u64);
 
@@ -90,47 +90,34 @@ impl Census {
     }
 }
 
-#[derive(Default)]
 struct Beds {
     /// Who sleeps until woken, longest sleep first.
     for_good: VecDeque<usize>,
+    /// Who sleeps with an alarm.
     napping: Vec<usize>,
+    /// How long the next nap is, in microseconds.
+    nap: u32,
 }
 
 /// How a worker is reached in its sleep.
 #[derive(Default)]
 struct Worker {
     thread: OnceLock<Thread>,
-    /// [`SLEEPS`], [`NAPS`] or [`ROUSED`]. Written under the lock of the beds, by the worker when it goes to bed, and by
-    /// whoever moves it to another bed or out of it.
-    state: AtomicU8,
+    /// How it sleeps: [`FOR_GOOD`], or with an alarm after so many microseconds, or not any more: [`ROUSED`]. Written under
+    /// the lock of the beds, by the worker when it goes to bed and by whoever moves it from one bed to another or out.
+    sleep: AtomicU32,
 }
 
-const SLEEPS: u8 = 0;
-const NAPS: u8 = 1;
-const ROUSED: u8 = 2;
+const FOR_GOOD: u32 = 0;
+const ROUSED: u32 = u32::MAX;
 
 /// Why a worker does not sleep any longer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// There is, or was, something for it to do. It counts as searching from here on, so that others who post leave
-    /// their tasks to it while it comes.
+    /// There is something for it to do, or was. It counts as searching.
     Called,
     /// Its nap is over.
     ByAlarm,
-}
-
-/// How long a worker naps.
-pub(super) struct Nap(Duration);
-
-impl Nap {
-    pub(super) fn short() -> Self {
-        Self(SHORTEST_NAP)
-    }
-
-    fn lengthen(&mut self) {
-        self.0 = (self.0 * 2).min(LONGEST_NAP);
-    }
 }
 
 impl Idle {
@@ -138,7 +125,11 @@ impl Idle {
         debug_assert!((workers as u64) < COUNT);
         Self {
             census: CachePadded::new(AtomicU64::new(0)),
-            beds: Mutex::default(),
+            beds: Mutex::new(Beds {
+                for_good: VecDeque::new(),
+                napping: Vec::new(),
+                nap: SHORTEST_NAP,
+            }),
             workers: (0..workers).map(|_| Worker::default()).collect(),
         }
     }
@@ -151,19 +142,19 @@ impl Idle {
         Census(self.census.load(Ordering::Relaxed))
     }
 
-    /// Makes this thread reachable as the worker `me`, which searches.
+    /// Makes this thread the worker `me`, which searches.
     pub(super) fn start(&self, me: usize) {
-        self.start_searching();
-        // A worker starts once; if it did twice, it would be the same thread.
+        // Fails only if it was done before, by this very thread.
         let _ = self.workers[me].thread.set(thread::current());
+        self.start_searching();
     }
 
     pub(super) fn start_searching(&self) {
         self.census.fetch_add(SEARCHING, Ordering::Relaxed);
     }
 
-    /// True if nobody is left who searches while somebody sleeps: then the caller must look into the queue, and wake a
-    /// worker for what it does not take itself.
+    /// True if nobody is left who searches, and somebody sleeps. Then the caller must look into the queue, and wake a
+    /// worker if there is something that it does not take itself.
     pub(super) fn stop_searching(&self) -> bool {
         let before = Census(self.census.fetch_sub(SEARCHING, Ordering::Relaxed));
         // Pairs with the fence in `Dispatch::post`.
@@ -171,11 +162,13 @@ impl Idle {
         before.searching() == 1 && before.asleep() > 0
     }
 
-    /// Puts worker `me`, the calling thread, to sleep, unless `is_wanted` says that there is work.
+    /// Puts the worker `me`, which is this thread and does not search, to sleep, unless `is_wanted` says that there is work.
+    ///
+    /// `in_vain`: it was woken by an alarm, and has found nothing.
     pub(super) fn sleep(
         &self,
         me: usize,
-        nap: &mut Nap,
+        in_vain: bool,
         is_wanted: impl FnOnce() -> bool,
     ) -> Woken {
         let worker = &self.workers[me];
@@ -188,20 +181,22 @@ impl Idle {
                 self.census.fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
                 return Woken::Called;
             }
-            let others_are_awake = before.asleep() + 1 < self.workers();
-            if others_are_awake && beds.napping.len() < NAPPERS {
-                beds.napping.push(me);
-                worker.state.store(NAPS, Ordering::Relaxed);
-            } else {
+            if in_vain {
+                beds.nap = (beds.nap * 2).min(LONGEST_NAP);
+            }
+            let all_sleep = before.asleep() + 1 == self.workers();
+            if all_sleep || beds.napping.len() == NAPPERS {
                 beds.for_good.push_back(me);
-                worker.state.store(SLEEPS, Ordering::Relaxed);
+                worker.sleep.store(FOR_GOOD, Ordering::Relaxed);
+            } else {
+                beds.napping.push(me);
+                worker.sleep.store(beds.nap, Ordering::Relaxed);
             }
         }
-        if worker.sleep(nap) == Woken::Called {
-            return Woken::Called;
+        match worker.sleep() {
+            Woken::Called => Woken::Called,
+            Woken::ByAlarm => self.get_up(me),
         }
-        nap.lengthen();
-        self.get_up(me)
     }
 
     /// What a worker does whose alarm has gone off.
@@ -219,24 +214,28 @@ impl Idle {
         Woken::ByAlarm
     }
 
-    /// Wakes a worker for a task: the one that fell asleep last, whose caches are the warmest. False if all are awake.
+    /// Wakes a worker for a task: the one that fell asleep last, whose caches are the warmest. False if none sleeps.
     pub(super) fn wake_one(&self) -> bool {
         let mut beds = self.beds.lock();
         let next = beds.for_good.pop_back().or_else(|| beds.napping.pop());
         self.rouse(beds, next)
     }
 
-    /// Wakes the worker that has slept longest, to look for jobs of rayon.
+    /// Wakes a worker because there are jobs of rayon: the one that has not looked for the longest time.
     pub(super) fn wake_oldest(&self) {
         let mut beds = self.beds.lock();
+        beds.nap = SHORTEST_NAP;
         let next = beds.for_good.pop_front();
         self.rouse(beds, next);
     }
 
     fn rouse(&self, mut beds: MutexGuard<'_, Beds>, worker: Option<usize>) -> bool {
         let Some(worker) = worker else { return false };
-        self.census.fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
-        self.workers[worker].state.store(ROUSED, Ordering::Relaxed);
+        let before = Census(self.census.fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed));
+        if before.asleep() == self.workers() {
+            beds.nap = SHORTEST_NAP;
+        }
+        self.workers[worker].sleep.store(ROUSED, Ordering::Relaxed);
         // Somebody is awake now, so somebody must nap.
         let napper = if beds.napping.is_empty() {
             self.set_alarm(&mut beds)
@@ -249,11 +248,11 @@ impl Idle {
         true
     }
 
-    /// Gives an alarm to the worker that has slept longest. It is to be unparked, to set it.
+    /// Gives an alarm to the worker that has slept longest. It is to be unparked, to learn of it.
     fn set_alarm(&self, beds: &mut Beds) -> Option<usize> {
         let next = beds.for_good.pop_front()?;
         beds.napping.push(next);
-        self.workers[next].state.store(NAPS, Ordering::Relaxed);
+        self.workers[next].sleep.store(beds.nap, Ordering::Relaxed);
         Some(next)
     }
 
@@ -271,29 +270,25 @@ impl Idle {
     /// Tells the workers to end when the queue is empty.
     pub(super) fn quit(&self) {
         self.census.fetch_or(CLOSED | QUIT, Ordering::Relaxed);
-        // A worker that takes the lock of the beds after the last of these sees the mark, and does not go to bed.
+        // Who takes the lock of the beds after the last of these sees the mark, and does not go to bed.
         while self.wake_one() {}
     }
 }
 
 impl Worker {
-    /// Sleeps until roused, or until its alarm goes off, if and when it has one.
-    fn sleep(&self, nap: &Nap) -> Woken {
-        let mut alarm = None;
+    /// Sleeps until roused, or until the alarm that it has or is given.
+    fn sleep(&self) -> Woken {
+        let mut since = None;
         loop {
-            // Relaxed: that the state has changed is known by `unpark`, which makes what came before it visible; and
-            // nothing but the state is read.
-            match self.state.load(Ordering::Relaxed) {
+            // Relaxed: whoever changes it calls `unpark` afterwards, and what happens before that is seen after `park`.
+            match self.sleep.load(Ordering::Relaxed) {
                 ROUSED => return Woken::Called,
-                SLEEPS => thread::park(),
-                _ => {
-                    let now = Instant::now();
-                    let left = alarm
-                        .get_or_insert(now + nap.0)
-                        .saturating_duration_since(now);
-                    if left.is_zero() {
+                FOR_GOOD => thread::park(),
+                nap => {
+                    let asleep = since.get_or_insert_with(Instant::now).elapsed();
+                    let Some(left) = Duration::from_micros(nap.into()).checked_sub(asleep) else {
                         return Woken::ByAlarm;
-                    }
+                    };
                     thread::park_timeout(left);
                 }
             }

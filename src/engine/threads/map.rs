@@ -1,21 +1,23 @@
-//! `map`: many items, one function, results in order.
+//! `map`: many items, one function, results in the order of the items.
 //!
 //! ```text
-//!            caller                                              workers
-//! iterator ──▶ chunk ──▶ inbox, and a lease posted for it ─────▶ function on each item,
-//!                                                                results to their place
-//!   buffer, progress ◀── outbox ◀─────────────────────────────── ended chunk
+//!            caller                                     workers
+//! iterator ──▶ chunk ──▶ inbox, with a lease posted ──▶ function on each item,
+//!                                                       results to their place
+//!      empty buffers ◀── outbox ◀────────────────────── ended chunk
 //! ```
 //!
-//! Only the caller's thread touches the iterator, which may borrow from it and need not be `Send`. It fills one chunk
-//! after the other and sleeps while there are enough of them. It runs none itself: items run on the pool's threads, where
-//! rayon's calls find this pool, unless the caller is one of these threads, and would otherwise wait for itself.
+//! Only the caller's thread touches the iterator, which need not be `Send`. It fills one chunk after the other and sleeps
+//! while enough of them are on their way. It runs none itself, not even while it has nothing else to do: items run on
+//! the pool's threads, where rayon's calls find this pool. The exception is a caller that is one of these threads. It
+//! may be the only one there is, and must not wait for itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -27,20 +29,28 @@ use crate::error::TaskError;
 use crate::panic::{self, Caught};
 use crate::pool::Plan;
 
-/// How many chunks are given out and not back, at most: for each worker one that it runs and some to go on with. The
-/// caller fills up when half of them are back.
-///
-/// With as many workers as cores the caller must wait for a core when it wakes, so it takes a while until it fills up.
-/// On two cores and bodies of 5 ns, 4 for each worker cost 30 % more than 16 do, and more than 16 gain nothing.
-pub(super) const CHUNKS_PER_WORKER: usize = 16;
+/// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
+pub(super) const NARROW_WINDOW: usize = 4;
 
-/// x
-pub static NARROW: AtomicUsize = AtomicUsize::new(4);
-/// x
-pub static FIFO: AtomicUsize = AtomicUsize::new(0);
-/// x
-pub static CHUNKS_PER_WORKER_: AtomicUsize = AtomicUsize::new(16);
-/// A piece of the input and where its results go.
+/// How many there are once the items have turned out to be small. With as many workers as cores, the caller has to wait
+/// for a core when it wakes, and workers must not run dry meanwhile. On 2 cores, and with bodies of 5 ns, a window that
+/// stays narrow costs 5 % more than this one, and a wider one gains nothing.
+const WIDE_WINDOW: usize = 16;
+
+/// An input that is longer than this, or does not say how long it is, is not read to its end while one item takes its time.
+const LONG: usize = 1 << 24;
+
+/// Of such an input, so many chunks for each worker are read beyond one that has not ended.
+const MOST_AHEAD: usize = 256;
+
+/// A caller that is back within this time will be woken too often.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// How often in a chunk a worker looks whether another has failed, so that it can stop. Looking at each item would take
+/// a tenth of the time of a body of 5 ns.
+const LOOKS_PER_CHUNK: usize = 64;
+
+/// A piece of the input, and the place of its results.
 struct Chunk<'r, A, R> {
     /// Index of the first item in the input.
     first: usize,
@@ -48,15 +58,21 @@ struct Chunk<'r, A, R> {
     results: Stretch<'r, R>,
 }
 
+/// An item that has failed.
+struct Failure {
+    index: usize,
+    caught: Caught,
+}
+
 /// What the caller and the workers share for the length of one call.
 struct Exchange<'f, 'r, F, A, R> {
     function: &'f F,
     inbox: Mutex<VecDeque<Chunk<'r, A, R>>>,
     outbox: Mutex<Outbox<'r, A, R>>,
-    /// How many chunks are in the outbox: written under its lock, for a caller that spins.
+    /// How many chunks are in the outbox. Written under its lock, and here for a caller that spins.
     ended: AtomicUsize,
-    /// The lowest index of an item that has failed. Items after it need not run; those before it must. Workers may
-    /// see it late, so it only decides what to leave out: the error that the call returns comes through the outbox.
+    /// The lowest index that is known to have failed. Items after it need not run; those before it must. It only tells
+    /// workers what to leave out: the failure itself goes through the outbox.
     failed_at: AtomicUsize,
     caller: Thread,
 }
@@ -64,13 +80,8 @@ struct Exchange<'f, 'r, F, A, R> {
 struct Outbox<'r, A, R> {
     chunks: Vec<Chunk<'r, A, R>>,
     failures: Vec<Failure>,
-    /// With how many chunks in the outbox the caller wants to be woken.
+    /// With how many chunks in here the caller wants to be woken.
     wake_at: usize,
-}
-
-struct Failure {
-    index: usize,
-    caught: Caught,
 }
 
 /// Runs `function` on every item.
@@ -86,7 +97,7 @@ where
     R: Send,
     I: Iterator<Item = A>,
 {
-    // A call that cannot be is refused before an item is taken.
+    // A call that makes no sense is refused before any item is taken.
     plan.chunks(dispatch.workers())?;
     collect(plan.total.unwrap_or(0), |room| {
         let exchange = Exchange::new(function);
@@ -96,7 +107,8 @@ where
             room,
             buffers: Vec::new(),
             given: 0,
-            open: 0,
+            open: BTreeSet::new(),
+            last: 0,
         };
         lend(&exchange, |lease| caller.call(lease, plan, items))
     })
@@ -104,19 +116,18 @@ where
 
 impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
     fn new(function: &'f F) -> Self {
-        let outbox = Outbox {
-            chunks: Vec::new(),
-            failures: Vec::new(),
-            wake_at: usize::MAX,
-        };
         Self {
             function,
             inbox: Mutex::default(),
-            outbox: Mutex::new(outbox),
+            outbox: Mutex::new(Outbox::empty()),
             ended: AtomicUsize::new(0),
             failed_at: AtomicUsize::new(usize::MAX),
             caller: thread::current(),
         }
+    }
+
+    fn next(&self) -> Option<Chunk<'r, A, R>> {
+        self.inbox.lock().pop_front()
     }
 
     /// How many chunks are in the outbox.
@@ -130,6 +141,16 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
     }
 }
 
+impl<A, R> Outbox<'_, A, R> {
+    fn empty() -> Self {
+        Self {
+            chunks: Vec::new(),
+            failures: Vec::new(),
+            wake_at: usize::MAX,
+        }
+    }
+}
+
 impl<F, A, R> Work for Exchange<'_, '_, F, A, R>
 where
     F: Fn(A) -> R + Sync,
@@ -137,8 +158,7 @@ where
     R: Send,
 {
     fn do_part(&self) {
-        let next = self.inbox.lock().pop_front();
-        if let Some(chunk) = next {
+        if let Some(chunk) = self.next() {
             self.run(chunk);
         }
     }
@@ -155,12 +175,14 @@ where
             ref mut items,
             ref mut results,
         } = chunk;
-        // One `catch` for the whole chunk: how many results there are tells which item it was.
+        let block = items.len().div_ceil(LOOKS_PER_CHUNK);
+        // One `catch` for the whole chunk: how many results there are says which item it was.
         let outcome = panic::catch(|| {
-            results.fill(items.drain(..), |nth, item| {
-                let is_wanted = first + nth <= self.failed_at.load(Ordering::Relaxed);
-                is_wanted.then(|| (self.function)(item))
-            });
+            let mut items = items.drain(..);
+            while items.len() > 0 && first + results.len() <= self.failed_at.load(Ordering::Relaxed)
+            {
+                results.extend(items.by_ref().take(block).map(self.function));
+            }
         });
         let failure = outcome.err().map(|caught| Failure {
             index: first + results.len(),
@@ -179,10 +201,6 @@ where
         drop(outbox);
         if wakes {
             self.caller.unpark();
-            // The caller may have been given this very core to run on, and is done with it soon.
-            if FIFO.load(Ordering::Relaxed) & 2 == 0 {
-                thread::yield_now();
-            }
         }
     }
 }
@@ -192,12 +210,14 @@ struct Caller<'x, 'f, 'r, F, A, R> {
     dispatch: &'x Dispatch,
     exchange: &'x Exchange<'f, 'r, F, A, R>,
     room: Room<'r, R>,
-    /// Buffers of chunks that have ended, to be filled again: fresh memory would cost more than the items.
+    /// The buffers of ended chunks, to be filled again: to write to fresh memory would cost more than the items.
     buffers: Vec<Vec<A>>,
     /// Items given out.
     given: usize,
-    /// Chunks given out and not back.
-    open: usize,
+    /// First items of the chunks given out and not back.
+    open: BTreeSet<usize>,
+    /// Items in the last chunk.
+    last: usize,
 }
 
 impl<'r, F, A, R> Caller<'_, '_, 'r, F, A, R>
@@ -212,69 +232,70 @@ where
         plan: Plan<'_>,
         mut items: impl Iterator<Item = A>,
     ) -> Result<Vec<Stretch<'r, R>>, TaskError> {
-        let mut sizes = plan.chunks(self.dispatch.workers())?;
+        let workers = self.dispatch.workers();
+        let mut sizes = plan.chunks(workers)?;
         let mut tracker = plan.tracker;
-        let mut window = NARROW
-            .load(Ordering::Relaxed)
-            .saturating_mul(self.dispatch.workers());
-        let mut last = std::time::Instant::now();
-        let widest = CHUNKS_PER_WORKER_
-            .load(Ordering::Relaxed)
-            .saturating_mul(self.dispatch.workers());
+        let mut window = NARROW_WINDOW * workers;
+        let is_long = plan.total.is_none_or(|total| total > LONG);
+        let mut back_at = Instant::now();
+        let mut has_more = true;
+        let mut done = 0;
         let mut ended = Vec::new();
         let mut failures = Vec::new();
-        let mut done = 0;
-        let mut has_more = true;
         loop {
-            if has_more && self.open < window && !self.exchange.has_failed() {
+            let is_far_ahead = is_long && self.is_far_ahead(workers);
+            if has_more && self.open.len() < window && !is_far_ahead && !self.exchange.has_failed()
+            {
                 has_more = self.give_out(lease, &mut items, sizes.next_size());
-                // An iterator may take its time, and who listens wants to hear of what has ended meanwhile.
-                if !(tracker.is_on() && self.exchange.count_ended() > 0) {
+                // The iterator may take its time, and who listens wants to hear what has ended meanwhile.
+                if !tracker.is_on() || self.exchange.count_ended() == 0 {
                     continue;
                 }
-            } else if self.open == 0 {
-                break;
-            } else {
-                let wanted = match (tracker.is_on(), has_more) {
+            } else if !self.open.is_empty() {
+                self.await_ended(match (tracker.is_on(), has_more) {
                     (true, _) => 1,
-                    (false, true) => self.open.div_ceil(2),
-                    (false, false) => self.open,
-                };
-                self.await_ended(wanted);
-                if last.elapsed() < std::time::Duration::from_millis(1) {
-                    window = (window * 2).min(widest);
+                    (false, true) if is_far_ahead => 1,
+                    (false, true) => self.open.len().div_ceil(2),
+                    (false, false) => self.open.len(),
+                });
+                if back_at.elapsed() < SHORT {
+                    window = (window * 2).min(WIDE_WINDOW * workers);
                 }
-                last = std::time::Instant::now();
+                back_at = Instant::now();
+            } else {
+                break;
             }
-            let mut outbox = self.take_outbox();
-            failures.append(&mut outbox.failures);
+            let outbox = self.take_outbox();
+            failures.extend(outbox.failures);
             for chunk in outbox.chunks {
-                self.open -= 1;
+                self.open.remove(&chunk.first);
                 done += chunk.results.len();
                 ended.push((chunk.first, chunk.results));
                 self.buffers.push(chunk.items);
             }
             tracker.tell(done + failures.len(), failures.len());
         }
-        if let Some(first) = failures.into_iter().min_by_key(|failure| failure.index) {
-            return Err(first.caught.into_error(Some(first.index)));
+        if let Some(lowest) = failures.into_iter().min_by_key(|failure| failure.index) {
+            return Err(lowest.caught.into_error(Some(lowest.index)));
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
         Ok(ended.into_iter().map(|(_, results)| results).collect())
     }
 
-    /// Gives out a chunk; false if it was the last.
+    /// Whether the input has been read far beyond the first item that has not ended.
+    fn is_far_ahead(&self, workers: usize) -> bool {
+        let first = self.open.first().copied().unwrap_or(self.given);
+        self.given - first > MOST_AHEAD * workers * self.last.max(1)
+    }
+
+    /// Gives out a chunk; false if the input has come to its end.
     fn give_out(
         &mut self,
         lease: &Arc<Lease>,
         items: &mut impl Iterator<Item = A>,
         size: usize,
     ) -> bool {
-        let mut buffer = if FIFO.load(Ordering::Relaxed) & 1 == 1 && !self.buffers.is_empty() {
-            self.buffers.remove(0)
-        } else {
-            self.buffers.pop().unwrap_or_default()
-        };
+        let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.extend(items.take(size));
         let len = buffer.len();
         if len > 0 {
@@ -283,23 +304,23 @@ where
                 items: buffer,
                 results: self.room.next(len),
             };
+            self.open.insert(self.given);
             self.given += len;
-            self.open += 1;
+            self.last = len;
             self.exchange.inbox.lock().push_back(chunk);
             self.dispatch.post(Arc::clone(lease) as _);
         }
         len == size
     }
 
-    /// Waits until `wanted` chunks have ended.
+    /// Waits until `wanted` chunks are in the outbox.
     fn await_ended(&self, wanted: usize) {
-        // A worker that calls `map` of its own pool does the work itself, as far as nobody else does.
-        while self.dispatch.home().is_this_worker() {
-            let next = self.exchange.inbox.lock().pop_front();
-            let Some(chunk) = next else { break };
-            self.exchange.run(chunk);
+        if self.dispatch.home().is_this_worker() {
+            // What nobody else has begun.
+            while let Some(chunk) = self.exchange.next() {
+                self.exchange.run(chunk);
+            }
         }
-        let have_ended = || self.exchange.count_ended() >= wanted;
         {
             let mut outbox = self.exchange.outbox.lock();
             if outbox.chunks.len() >= wanted {
@@ -307,7 +328,9 @@ where
             }
             outbox.wake_at = wanted;
         }
-        if !spin::wait(None, have_ended) {
+        let workers = self.open.len().min(self.dispatch.workers());
+        let have_ended = || self.exchange.count_ended() >= wanted;
+        if !spin::wait(workers, None, have_ended) {
             while !have_ended() {
                 thread::park();
             }
@@ -317,11 +340,6 @@ where
     fn take_outbox(&self) -> Outbox<'r, A, R> {
         let mut outbox = self.exchange.outbox.lock();
         self.exchange.ended.store(0, Ordering::Relaxed);
-        let empty = Outbox {
-            chunks: Vec::new(),
-            failures: Vec::new(),
-            wake_at: usize::MAX,
-        };
-        mem::replace(&mut *outbox, empty)
+        mem::replace(&mut *outbox, Outbox::empty())
     }
 }

@@ -56,7 +56,6 @@ use crate::future::TaskFuture;
 use crate::panic;
 use crate::pool::Plan;
 
-pub use self::map::{CHUNKS_PER_WORKER_, FIFO, NARROW};
 pub(crate) use self::roster::idle_thread_ids;
 
 /// The engine of [`Pool::threads`](crate::Pool::threads): tasks run on the threads of a rayon pool of its own.
@@ -248,6 +247,6 @@ impl fmt::Debug for Threads {
         f.debug_struct("Threads")
             .field("workers", &self.workers())
             .field("closed", &self.dispatch.is_closed())
-            .finish()
+            .finish_non_exhaustive()
     }
 }

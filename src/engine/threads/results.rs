@@ -35,17 +35,12 @@ pub(super) enum Stretch<'v, R> {
 }
 
 impl<R> Stretch<'_, R> {
-    /// Puts in what `make` makes of the items, until it makes nothing or there is no room. `make` is told the item's
-    /// position, from 0.
+    /// Adds results, as long as there is room.
     ///
     /// # Panics
     ///
-    /// If `make` does. What was made before stays.
-    pub(super) fn fill<A>(
-        &mut self,
-        items: impl Iterator<Item = A>,
-        make: impl Fn(usize, A) -> Option<R>,
-    ) {
+    /// If the iterator does. What it has given before stays.
+    pub(super) fn extend(&mut self, results: impl Iterator<Item = R>) {
         match self {
             Self::InPlace(Slots { slots, filled }) => {
                 // Counted apart from the slots, which might alias it for all the compiler knows.
@@ -53,22 +48,12 @@ impl<R> Stretch<'_, R> {
                     now: *filled,
                     filled,
                 };
-                for (slot, item) in slots[count.now..].iter_mut().zip(items) {
-                    let Some(result) = make(count.now, item) else {
-                        return;
-                    };
+                for (slot, result) in slots[count.now..].iter_mut().zip(results) {
                     slot.write(result);
                     count.now += 1;
                 }
             }
-            Self::Apart(results) => {
-                for item in items {
-                    let Some(result) = make(results.len(), item) else {
-                        return;
-                    };
-                    results.push(result);
-                }
-            }
+            Self::Apart(own) => results.for_each(|result| own.push(result)),
         }
     }
 
@@ -160,22 +145,22 @@ mod tests {
 
     use super::*;
 
-    fn fill<R: Clone>(room: &mut Room<'_, R>, values: &[R]) -> usize {
-        let mut stretch = room.next(values.len());
-        stretch.fill(values.iter(), |_, value| Some(value.clone()));
-        stretch.len()
+    /// The next stretch, with these results in it.
+    fn filled<'v, R, const N: usize>(room: &mut Room<'v, R>, results: [R; N]) -> Stretch<'v, R> {
+        let mut stretch = room.next(N);
+        stretch.extend(results.into_iter());
+        stretch
     }
 
     #[test]
     fn results_land_in_order_whatever_the_hint_was() {
         for capacity in [0, 1, 3, 5, 6, 7, 100, usize::MAX] {
             let results = collect(capacity, |mut room| {
-                let stretches = [[1, 2], [3, 4], [5, 6]].map(|values| {
-                    let mut stretch = room.next(2);
-                    stretch.fill(values.into_iter(), |_, value: u64| Some(value));
-                    stretch
-                });
-                Ok::<_, ()>(stretches.into())
+                Ok::<_, ()>(
+                    [[1, 2], [3, 4], [5, 6]]
+                        .map(|pair: [u64; 2]| filled(&mut room, pair))
+                        .into(),
+                )
             });
             assert_eq!(
                 results,
@@ -188,23 +173,30 @@ mod tests {
     #[test]
     fn results_of_no_size_are_counted() {
         let results = collect(usize::MAX, |mut room| {
-            let mut stretch = room.next(3);
-            stretch.fill(0..3, |_, _| Some(()));
-            Ok::<_, ()>(vec![stretch])
+            Ok::<_, ()>(vec![filled(&mut room, [(); 3])])
         });
         assert_eq!(results, Ok(vec![(); 3]));
+    }
+
+    #[test]
+    fn a_stretch_takes_no_more_than_it_has_room_for() {
+        let results = collect(2, |mut room| {
+            let mut stretch = room.next(2);
+            stretch.extend([1, 2, 3].into_iter());
+            stretch.extend([4].into_iter());
+            Ok::<_, ()>(vec![stretch])
+        });
+        assert_eq!(results, Ok(vec![1, 2]));
     }
 
     #[test]
     fn every_result_is_dropped_when_it_was_for_nothing() {
         let token = Rc::new(());
         let failed: Result<Vec<Rc<()>>, &str> = collect(10, |mut room| {
-            fill(&mut room, &[Rc::clone(&token), Rc::clone(&token)]);
+            let _full = filled(&mut room, [(); 2].map(|()| Rc::clone(&token)));
             let mut half = room.next(4);
-            half.fill([&token; 4].into_iter(), |nth, token| {
-                (nth < 2).then(|| Rc::clone(token))
-            });
-            assert_eq!((half.len(), Rc::strong_count(&token)), (2, 3));
+            half.extend([Rc::clone(&token)].into_iter());
+            assert_eq!((half.len(), Rc::strong_count(&token)), (1, 4));
             Err("failed")
         });
         assert_eq!(failed, Err("failed"));
@@ -213,20 +205,22 @@ mod tests {
 
     #[test]
     fn what_was_made_before_a_panic_is_counted_and_dropped() {
-        let token = Rc::new(());
-        let results: Result<Vec<Rc<()>>, ()> = collect(4, |mut room| {
-            let mut stretch = room.next(4);
-            let unwound = catch_unwind(AssertUnwindSafe(|| {
-                stretch.fill(0..4, |nth, _| {
-                    assert!(nth < 3, "on purpose");
-                    Some(Rc::clone(&token))
-                });
-            }));
-            assert!(unwound.is_err());
-            assert_eq!((stretch.len(), Rc::strong_count(&token)), (3, 4));
-            Ok(Vec::new())
-        });
-        assert_eq!((results.unwrap().len(), Rc::strong_count(&token)), (0, 1));
+        for capacity in [0, 4] {
+            let token = Rc::new(());
+            let results: Result<Vec<Rc<()>>, ()> = collect(capacity, |mut room| {
+                let mut stretch = room.next(4);
+                let unwound = catch_unwind(AssertUnwindSafe(|| {
+                    stretch.extend((0..4).map(|nth| {
+                        assert!(nth < 3, "on purpose");
+                        Rc::clone(&token)
+                    }));
+                }));
+                assert!(unwound.is_err());
+                assert_eq!((stretch.len(), Rc::strong_count(&token)), (3, 4));
+                Ok(Vec::new())
+            });
+            assert_eq!((results.unwrap().len(), Rc::strong_count(&token)), (0, 1));
+        }
     }
 
     #[test]
@@ -239,10 +233,8 @@ mod tests {
     #[should_panic(expected = "missing or out of order")]
     fn a_missing_stretch_is_refused() {
         let _ = collect(4, |mut room| {
-            fill(&mut room, &[1, 2]);
-            let mut second = room.next(2);
-            second.fill(0..2, |_, value: u8| Some(value));
-            Ok::<_, ()>(vec![second])
+            let _first = filled(&mut room, [1, 2]);
+            Ok::<_, ()>(vec![filled(&mut room, [3, 4])])
         });
     }
 }

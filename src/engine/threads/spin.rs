@@ -38,9 +38,11 @@ impl Awake {
         Self(())
     }
 
-    /// Whether the worker may spin: one core is left to whoever will give it the next task.
-    pub(super) fn may_spin(&self) -> bool {
-        AWAKE.load(Ordering::Relaxed) < cores()
+    /// Lets the worker sleep, which is what `sleep` does.
+    pub(super) fn while_asleep<T>(self, sleep: impl FnOnce() -> T) -> (Self, T) {
+        drop(self);
+        let woken = sleep();
+        (Self::new(), woken)
     }
 }
 
@@ -50,11 +52,17 @@ impl Drop for Awake {
     }
 }
 
-/// Spins on behalf of a caller until `ended`; false if it did not come, or if there is no core to spin on.
-pub(super) fn wait(deadline: Option<Instant>, ended: impl Fn() -> bool) -> bool {
+/// Whether a worker may spin: if a core is left for whoever will post the next task.
+pub(super) fn may_search() -> bool {
+    AWAKE.load(Ordering::Relaxed) < cores()
+}
+
+/// Spins on behalf of a caller until `ended`; false if it did not come, or if there is no core to spin on, where
+/// `workers` of those it waits for are about to be awake if they are not yet.
+pub(super) fn wait(workers: usize, deadline: Option<Instant>, ended: impl Fn() -> bool) -> bool {
     let waiting = WAITING.fetch_add(1, Ordering::Relaxed) + 1;
     let _leave = Leave;
-    if waiting + AWAKE.load(Ordering::Relaxed) > cores() {
+    if waiting + AWAKE.load(Ordering::Relaxed).max(workers) > cores() {
         return false;
     }
     let limit = Instant::now() + SPIN;

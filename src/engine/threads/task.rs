@@ -125,7 +125,7 @@ where
         if self.home.is_this_worker() {
             self.run();
         }
-        if !self.cold.load(Ordering::Relaxed) && spin::wait(deadline, || self.has_ended()) {
+        if !self.cold.load(Ordering::Relaxed) && spin::wait(1, deadline, || self.has_ended()) {
             return true;
         }
         if !self.home.is_this_process() {

@@ -5,6 +5,7 @@ mod arguments;
 mod deaths;
 mod input;
 mod outputs;
+mod page;
 
 use std::io::Write;
 use std::path::PathBuf;
