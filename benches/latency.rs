@@ -148,7 +148,7 @@ fn round(
         times.push(start.elapsed().as_secs_f64() * 1e6);
         assert_eq!(result, *next + 1, "{}", contender.name);
     }
-    (percentile(&mut times, 0.5), percentile(&mut times, 0.99))
+    (percentile(&mut times, 50), percentile(&mut times, 99))
 }
 
 fn latencies(contenders: &mut [Contender<'_>]) {

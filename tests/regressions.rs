@@ -40,6 +40,7 @@ fn touch(path: PathBuf) {
     File::create(path).unwrap();
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn wait_for(path: PathBuf) {
     while !path.exists() {
         std::thread::yield_now();
@@ -135,7 +136,7 @@ fn a_large_argument_is_sent_though_nobody_waits() {
     drop(pool.submit(
         |(path, bytes): (PathBuf, Vec<u8>)| {
             assert_eq!(bytes.len(), 4 << 20);
-            touch(path)
+            touch(path);
         },
         (folder.file("ran"), vec![1u8; 4 << 20]),
     ));
@@ -171,7 +172,7 @@ fn a_task_taken_back_from_an_outbox_runs_once() {
         // Contexts that both workers have and that are retired while a large one is on its way.
         let mut held: Vec<TaskFuture<u32>> = Vec::new();
         for k in 0..8u32 {
-            let task = pool.submit(closure!([k] | () | pid_of(k)), ());
+            let task = pool.submit(closure!([k] | () | pid_of(*k)), ());
             eventually("it has run", || task.done());
             held.push(task);
         }
@@ -181,7 +182,7 @@ fn a_task_taken_back_from_an_outbox_runs_once() {
             .map(|gate| pool.submit(wait_for, gate.clone()))
             .collect();
         let (large, mark) = (vec![7u8; 2 << 20], folder.file("ran"));
-        let swapped = pool.submit(closure!([large, mark] | () | once(&mark, large.len())), ());
+        let swapped = pool.submit(closure!([large, mark] | () | once(mark, large.len())), ());
         drop(held);
         // Which of the two workers has the large one cannot be known here: both orders come.
         touch(gates[round % 2].clone());
@@ -196,7 +197,7 @@ fn a_task_taken_back_from_an_outbox_runs_once() {
     }
 }
 
-fn pid_of(_: &u32) -> u32 {
+fn pid_of(_: u32) -> u32 {
     std::process::id()
 }
 

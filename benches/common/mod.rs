@@ -9,10 +9,10 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// The value below which this share of all values lies.
-pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
+/// The value below which so many in a hundred lie.
+pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() as f64 * share) as usize).min(values.len() - 1)]
+    values[(values.len() * percent / 100).min(values.len() - 1)]
 }
 
 pub(crate) fn seconds(run: impl FnOnce()) -> f64 {
@@ -43,8 +43,8 @@ fn opaque(x: &mut u64) {
             "/* {0} */",
             inout(reg) * x,
             options(nomem, nostack, preserves_flags)
-        )
-    };
+        );
+    }
 }
 
 /// Nothing to do for this long.

@@ -4,6 +4,7 @@
 //! many there are, and the parent takes them from the cell ([`super::receiver`]).
 
 use super::Lane;
+use crate::codec;
 use std::time::{Duration, Instant};
 
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
@@ -141,8 +142,11 @@ impl Emitter {
 
     /// The next item has no result.
     pub(crate) fn fault(&mut self, fault: &Fault) {
-        // Strings and numbers always encode.
-        let bytes = rmp_serde::to_vec(fault).unwrap_or_default();
+        let mut bytes = Vec::new();
+        // Strings and numbers always encode; half a fault is one that the parent cannot read.
+        if codec::exact::to_vec_append(&mut bytes, fault).is_err() {
+            bytes.clear();
+        }
         self.large(ResponseKind::Fault, &bytes);
     }
 

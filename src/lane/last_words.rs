@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::Lane;
 use super::ring::RawBytes;
+use crate::codec::exact;
 use crate::panic::Caught;
 
 const TEXT_BYTES: usize = 2_048;
@@ -51,9 +52,10 @@ pub(crate) fn write(caught: &Caught) {
         end -= 1;
     }
     caught.message.truncate(end);
-    let Ok(text) = rmp_serde::to_vec(&caught) else {
+    let mut text = Vec::new();
+    if exact::to_vec_append(&mut text, &caught).is_err() {
         return;
-    };
+    }
     if text.len() <= TEXT_BYTES && words.len.load(Ordering::Relaxed) == 0 {
         // SAFETY: within the array by the check. Two threads that panic at once could mix their words; the reader
         // checks what it finds.
@@ -75,6 +77,6 @@ impl LastWords {
         let all: &[u8] = unsafe { std::slice::from_raw_parts(self.text.get().cast::<u8>(), len) };
         let mut text = Vec::new();
         RawBytes::from(all).append_to(&mut text);
-        rmp_serde::from_slice(&text).ok()
+        exact::from_slice(&text).ok()
     }
 }

@@ -174,7 +174,7 @@ impl Receiver {
             ResponseKind::Fault => {
                 let mut bytes = Vec::new();
                 body.append_to(&mut bytes);
-                let fault = rmp_serde::from_slice(&bytes)
+                let fault = crate::codec::exact::from_slice(&bytes)
                     .map_err(|error| format!("a fault unread: {error}"))?;
                 sink.fault(response.first, fault);
             }

@@ -18,7 +18,7 @@ use crate::lane::bell::Bell;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, last_words};
 use crate::os::{fork, handoff, image::Image, worker as own};
-use crate::{code, panic};
+use crate::{code, codec, panic};
 
 /// The variable that says "you may be a worker", with the secret of the greeting.
 pub(super) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
@@ -42,7 +42,7 @@ pub(super) struct Greeting {
 impl Greeting {
     pub(super) fn to_message(&self, secret: u64) -> io::Result<Vec<u8>> {
         let mut message = [MAGIC, secret.to_ne_bytes()].concat();
-        message.extend(rmp_serde::to_vec(self).map_err(io::Error::other)?);
+        codec::exact::to_vec_append(&mut message, self).map_err(io::Error::other)?;
         Ok(message)
     }
 }
@@ -118,7 +118,7 @@ impl Worker {
         let mut message = [0; 4_096];
         let (len, [lane, bell]) = handoff::receive::<2>(own::stdin(), &mut message)?;
         let body = message.get(16..len).unwrap_or_default();
-        let greeting: Greeting = rmp_serde::from_slice(body).map_err(io::Error::other)?;
+        let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
         if greeting.fingerprint != Image::main().fingerprint() {
             return Err(io::Error::other(
                 "the executable is not the build that the parent runs",

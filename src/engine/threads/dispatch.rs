@@ -77,11 +77,9 @@ impl Dispatch {
         self.idle.census().is_closed()
     }
 
-    /// Whether there is nothing to do and everybody sleeps.
+    /// Whether there is nothing to do, and all workers sleep until there is.
     pub(super) fn is_at_rest(&self) -> bool {
-        *self.maps.lock() == 0
-            && self.queue.is_empty()
-            && self.idle.census().asleep() == self.workers()
+        *self.maps.lock() == 0 && self.queue.is_empty() && self.idle.all_sleep_for_good()
     }
 
     /// Queues a job and makes sure that a worker will take it.

@@ -138,6 +138,11 @@ impl Idle {
         self.workers.len()
     }
 
+    /// Whether all workers sleep, and none has an alarm.
+    pub(super) fn all_sleep_for_good(&self) -> bool {
+        self.beds.lock().for_good.len() == self.workers()
+    }
+
     pub(super) fn census(&self) -> Census {
         Census(self.census.load(Ordering::Relaxed))
     }
@@ -207,8 +212,14 @@ impl Idle {
             return Woken::Called;
         };
         beds.napping.swap_remove(place);
-        self.census.fetch_sub(ASLEEP, Ordering::Relaxed);
-        let next = self.set_alarm(&mut beds);
+        let before = Census(self.census.fetch_sub(ASLEEP, Ordering::Relaxed));
+        // With everybody asleep but for this alarm, it is the last.
+        let others_are_awake = before.asleep() < self.workers();
+        let next = if others_are_awake {
+            self.set_alarm(&mut beds)
+        } else {
+            None
+        };
         drop(beds);
         self.unpark(next);
         Woken::ByAlarm

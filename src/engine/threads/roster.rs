@@ -18,9 +18,6 @@ use super::dispatch::Dispatch;
 /// The pools of this process.
 static POOLS: Mutex<Vec<Weak<Dispatch>>> = Mutex::new(Vec::new());
 
-/// How long a pool may take to come to rest when it has nothing to do: its threads start, or search for work.
-const PATIENCE: Duration = Duration::from_millis(5);
-
 /// How long the kernel may go on listing a thread that was joined.
 const LEAVING: Duration = Duration::from_millis(100);
 
@@ -63,23 +60,14 @@ pub(super) fn retire(pool: &Arc<Dispatch>) {
 }
 
 /// The ids of the threads of all [`Threads`](super::Threads) in this process, if these have nothing to do and all
-/// their workers sleep; `None` if one is at work, or does not come to rest within some milliseconds.
+/// their workers sleep; `None` otherwise. A pool that has become idle, or was just made, takes up to some milliseconds
+/// to fall asleep.
 ///
 /// They stay asleep for as long as nobody gives their pools something to do.
 pub(crate) fn idle_thread_ids() -> Option<Vec<i32>> {
-    let deadline = Instant::now() + PATIENCE;
     let pools: Vec<Arc<Dispatch>> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
-    let mut ids = Vec::new();
-    for pool in pools {
-        while !pool.is_at_rest() {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            thread::sleep(Duration::from_micros(50));
-        }
-        ids.append(&mut pool.roster().ids());
-    }
-    Some(ids)
+    let at_rest = pools.iter().all(|pool| pool.is_at_rest());
+    at_rest.then(|| pools.iter().flat_map(|pool| pool.roster().ids()).collect())
 }
 
 /// The kernel's id of this thread, if there is such a thing here.

@@ -501,25 +501,30 @@ fn b20_a_pool_of_no_workers_or_too_many_is_an_error() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn threads_are_idle_when_their_pool_is_at_rest() {
-    let pool = Pool::threads(2).unwrap();
-    let dispatch = &pool.engine().dispatch;
-    until("the pool to rest", || dispatch.is_at_rest());
-    assert_eq!(dispatch.roster().ids().len(), 2);
-    let gate = Arc::new(Gate::default());
-    let task = pool.submit(
-        {
-            let gate = Arc::clone(&gate);
-            move |()| gate.pass()
-        },
-        (),
-    );
-    gate.until_waiting(1);
-    assert!(!dispatch.is_at_rest());
-    assert_eq!(idle_thread_ids(), None);
-    gate.open();
-    assert_eq!(task.result(), Ok(()));
-    until("the pool to rest", || dispatch.is_at_rest());
+fn a_pool_with_nothing_to_do_comes_to_rest() {
+    for workers in [1, 2, 5] {
+        let pool = Pool::threads(workers).unwrap();
+        let dispatch = &pool.engine().dispatch;
+        until("a new pool to rest", || dispatch.is_at_rest());
+        assert_eq!(dispatch.roster().ids().len(), workers);
+        let gate = Arc::new(Gate::default());
+        let task = pool.submit(
+            {
+                let gate = Arc::clone(&gate);
+                move |()| {
+                    gate.pass();
+                    rayon::join(|| (), || ());
+                }
+            },
+            (),
+        );
+        gate.until_waiting(1);
+        assert!(!dispatch.is_at_rest());
+        assert_eq!(idle_thread_ids(), None);
+        gate.open();
+        assert_eq!(task.result(), Ok(()));
+        until("a pool to rest", || dispatch.is_at_rest());
+    }
 }
 
 // Map ---------------------------------------------------------------------------------------------------------------

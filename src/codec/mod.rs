@@ -1,11 +1,13 @@
 //! A value → bytes, and back.
 //!
-//! Numbers travel as they are; vectors of numbers by one copy; everything else through serde in `MessagePack` with field
-//! names (`rmp-serde`), which takes every kind of derive: `flatten`, `untagged`, `skip_serializing_if`. What that costs
-//! and what was weighed against it is in `docs/design/0004-codec.md`.
+//! Numbers travel as they are; vectors of numbers by one copy; everything else through serde in the format of [`exact`],
+//! which takes every kind of derive and mistakes no value for another. What that costs and what was weighed against it is
+//! in `docs/design/0004-codec.md`.
 //!
 //! Values of one type are written one after the other. A number is just its bytes; any other value is a record: its
 //! length in 8 bytes, then that many bytes.
+
+pub(crate) mod exact;
 
 use std::any::Any;
 use std::mem::size_of;
@@ -82,10 +84,9 @@ fn append_record<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result
     for_each_number!(numbers);
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
-    let mut serializer = rmp_serde::Serializer::new(&mut *out).with_struct_map();
-    if let Err(error) = value.serialize(&mut serializer) {
+    if let Err(error) = exact::to_vec_append(out, value) {
         out.truncate(start);
-        return Err(error.to_string());
+        return Err(error);
     }
     let len = (out.len() - start - LENGTH_BYTES) as u64;
     out[start..start + LENGTH_BYTES].copy_from_slice(&len.to_ne_bytes());
@@ -126,7 +127,7 @@ fn take_record<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, St
                 }
                 *numbers = Some(bytemuck::allocation::pod_collect_to_vec(record));
             } else
-        )* { value = Some(rmp_serde::from_slice(record).map_err(|error| error.to_string())?) }};
+        )* { value = Some(exact::from_slice(record)?) }};
     }
     for_each_number!(numbers);
     value.ok_or_else(|| "no value".to_owned())
@@ -254,7 +255,8 @@ mod tests {
             outer(None, Either::Number(-1)),
             outer(Some("y"), Either::Text("t".into())),
         ]);
-        round_trip(&[(true, 'x', Some(1)), (false, '\u{1F600}', None)]);
+        round_trip(&[(true, 'x', Some(())), (false, '\u{1F600}', None)]);
+        round_trip(&[None, Some(None), Some(Some(5u8))]);
         round_trip(&[String::new(), "many hands".to_owned()]);
     }
 
