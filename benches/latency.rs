@@ -295,12 +295,7 @@ fn main() {
         of_threads.push(start!(Pool::threads(2)));
         of_processes.push(start!(Pool::processes(2)));
         // The threads of the rival above are still there.
-        of_forked.push(start!(
-            manyhands::Forked::builder()
-                .workers(2)
-                .allow_threads()
-                .build()
-        ));
+        of_forked.push(start!(Forked::builder().workers(2).allow_threads().build()));
     }
     println!("from nothing to the first result; two workers, ms");
     println!(

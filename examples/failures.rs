@@ -8,6 +8,7 @@ use manyhands::closure;
 use manyhands::prelude::*;
 
 /// Does what its argument says.
+#[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn task(what: String) -> usize {
     match what.as_str() {
         "panic" => panic!("the task has panicked"),
