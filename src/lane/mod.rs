@@ -17,8 +17,8 @@
 //! the parent needs to know then is in the header's `progress` word, which the worker writes before and after each
 //! item; [`receiver`] makes the books from it.
 //!
-//! Only the two processes of a lane map it (and children that a task forks): a worker gone mad can spoil its own lane,
-//! not that of others. The parent checks all that it reads there before it acts on it, and copies before it decodes.
+//! Only the two processes of a lane use it; forked children of either have it mapped and keep off it. A worker gone mad can
+//! spoil its own lane, not that of others. The parent checks all that it reads there before it acts on it, and copies before it decodes.
 //!
 //! Unsafe code is allowed in this module: it is plain memory access to a mapping that another process writes, made safe
 //! by the states of the cells.

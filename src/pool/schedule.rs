@@ -21,7 +21,7 @@ use crate::error::TaskError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
     /// One chunk for each worker, all of the same size (to within one item). Least overhead; right when every item
-    /// costs the same.
+    /// costs the same. On processes a chunk is cut when its items take 64 KiB, whatever the schedule.
     Equal,
     /// Each chunk is the share of one worker in half of what is left: large ones first, single items at the end.
     /// Right when costs differ or are not known, and therefore the default. A chunk has at most 8,192 items, and

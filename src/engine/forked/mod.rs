@@ -7,7 +7,8 @@
 //!
 //! A child has one thread, whatever the caller had. A lock that another thread held when the fork came stays locked in
 //! the child for ever, so a call is refused while other threads run ([`threads_beside`]). Threads that this crate
-//! itself keeps do not count: they sleep, and hold none but the crate's own locks, which a child never takes.
+//! itself keeps do not count: they sleep, and hold none but the crate's own locks, which a child never takes, because
+//! its copies of pools and handles refuse ([`PoolError::OtherProcess`]).
 
 mod child;
 mod map;
