@@ -22,7 +22,7 @@ use crate::panic;
 const GRACE: u32 = 16;
 
 /// After how many looks a searching worker also looks for jobs of rayon: every 6 µs.
-const LOOKS_PER_YIELD: u32 = 256;
+const LOOKS_PER_HELP: u32 = 256;
 
 /// What a pool has to do, and who does it.
 pub(super) struct Dispatch {
@@ -132,9 +132,8 @@ impl Dispatch {
             }
             let mut in_vain = false;
             loop {
-                // Here it does not count as searching. Jobs of rayon come from tasks that use it, on any worker.
-                if rayon::yield_now() == Some(Yield::Executed) {
-                    self.idle.wake_oldest();
+                // Here it does not count as searching.
+                if self.help_rayon() {
                     self.idle.start_searching();
                     break;
                 }
@@ -153,13 +152,13 @@ impl Dispatch {
     }
 
     /// Ends the search: with a job, or with nothing when it has lasted long enough. It is but one look if there is no
-    /// core to watch the queue on.
+    /// core to watch the queue on, or nothing more to come.
     fn search(&self) -> Option<Arc<dyn Job>> {
         let mut looks = 0;
         let mut look = || {
             looks += 1;
-            if looks % LOOKS_PER_YIELD == 0 {
-                self.yield_to_rayon();
+            if looks % LOOKS_PER_HELP == 0 {
+                self.help_rayon_meanwhile();
             }
             if self.queue.is_empty() {
                 None
@@ -167,7 +166,7 @@ impl Dispatch {
                 self.queue.pop()
             }
         };
-        let found = if spin::may_search() {
+        let found = if spin::may_search() && !self.idle.census().is_quit() {
             spin::watch(Instant::now() + spin::SPIN, look)
         } else {
             look()
@@ -176,15 +175,26 @@ impl Dispatch {
         found
     }
 
-    /// Runs a job of rayon in the middle of a search, if there can be one: if other workers are at work.
-    fn yield_to_rayon(&self) {
+    /// In the middle of a search.
+    fn help_rayon_meanwhile(&self) {
         let census = self.idle.census();
+        // Somebody who is at work may have something to share out. Its job may take long, and then nobody must count on
+        // this worker.
         if census.searching() + census.asleep() < self.workers() {
-            // The job may take long, and nobody must count on this worker meanwhile.
             self.stop_searching();
-            rayon::yield_now();
+            self.help_rayon();
             self.idle.start_searching();
         }
+    }
+
+    /// Runs a job of rayon, if there is one. They come from tasks that use rayon, on any worker.
+    fn help_rayon(&self) -> bool {
+        let has_helped = rayon::yield_now() == Some(Yield::Executed);
+        if has_helped {
+            // There may be more.
+            self.idle.wake_oldest();
+        }
+        has_helped
     }
 
     fn stop_searching(&self) {

@@ -42,7 +42,7 @@ const NAPPERS: usize = 2;
 
 /// The first nap after the pool was at rest, or after a job of rayon was found. In microseconds.
 const SHORTEST_NAP: u32 = 100;
-const LONGEST_NAP: u32 = 2_000;
+const LONGEST_NAP: u32 = 4_000;
 
 /// Who of a pool's workers searches, sleeps or is at work.
 pub(super) struct Idle {

@@ -85,7 +85,7 @@ impl Threads {
             return Err(PoolError::StartFailed {
                 worker: rayon::max_num_threads(),
                 workers,
-                reason: "a pool of threads has no room for more".to_owned(),
+                reason: "a pool of threads cannot be larger".to_owned(),
             });
         }
         panic::install_hook();

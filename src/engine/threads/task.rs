@@ -121,15 +121,18 @@ where
         if self.has_ended() {
             return true;
         }
-        // A task that waits for another of its pool occupies the very worker that the other may need.
-        if self.home.is_this_worker() {
-            self.run();
-        }
-        if !self.cold.load(Ordering::Relaxed) && spin::wait(1, deadline, || self.has_ended()) {
+        let is_worker = self.home.is_this_worker();
+        let spins = !is_worker && !self.cold.load(Ordering::Relaxed);
+        if spins && spin::wait(1, deadline, || self.has_ended()) {
             return true;
         }
         if !self.home.is_this_process() {
             return true;
+        }
+        if is_worker {
+            // The task that waits occupies the worker that this one may need, so it runs it, whatever the deadline is.
+            // Only this one: another that it began here could be waiting for the very task that is waiting now.
+            self.run();
         }
         let mut stage = self.stage.lock();
         while !matches!(*stage, Stage::Ended(_) | Stage::Taken) {
