@@ -12,7 +12,7 @@
 //! the pool's threads, where rayon's calls find this pool. The exception is a caller that is one of these threads. It
 //! may be the only one there is, and must not wait for itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +36,12 @@ pub(super) const NARROW_WINDOW: usize = 4;
 /// for a core when it wakes, and workers must not run dry meanwhile. On 2 cores, and with bodies of 5 ns, a window that
 /// stays narrow costs 5 % more than this one, and a wider one gains nothing.
 const WIDE_WINDOW: usize = 16;
+
+/// An input that is longer than this, or does not say how long it is, is not read to its end while one item takes its time.
+const LONG: usize = 1 << 24;
+
+/// Of such an input, so many chunks for each worker are read beyond one that has not ended.
+const MOST_AHEAD: usize = 256;
 
 /// Items are small if half a window of them takes less than this: the caller would be woken too often.
 const SHORT: Duration = Duration::from_millis(1);
@@ -101,7 +107,8 @@ where
             room,
             buffers: Vec::new(),
             given: 0,
-            open: 0,
+            open: BTreeSet::new(),
+            last: 0,
         };
         lend(&exchange, |lease| caller.call(lease, plan, items))
     })
@@ -207,8 +214,10 @@ struct Caller<'x, 'f, 'r, F, A, R> {
     buffers: Vec<Vec<A>>,
     /// Items given out.
     given: usize,
-    /// Chunks given out and not back.
-    open: usize,
+    /// First items of the chunks given out and not back.
+    open: BTreeSet<usize>,
+    /// Items in the last chunk.
+    last: usize,
 }
 
 impl<'r, F, A, R> Caller<'_, '_, 'r, F, A, R>
@@ -227,23 +236,27 @@ where
         let mut sizes = plan.chunks(workers)?;
         let mut tracker = plan.tracker;
         let mut window = NARROW_WINDOW * workers;
+        let is_long = plan.total.is_none_or(|total| total > LONG);
         let mut since = Instant::now();
         let mut has_more = true;
         let mut done = 0;
         let mut ended = Vec::new();
         let mut failures = Vec::new();
         loop {
-            if has_more && self.open < window && !self.exchange.has_failed() {
+            let is_far_ahead = is_long && self.is_far_ahead(workers);
+            if has_more && self.open.len() < window && !is_far_ahead && !self.exchange.has_failed()
+            {
                 has_more = self.give_out(lease, &mut items, sizes.next_size());
                 // The iterator may take its time, and who listens wants to hear what has ended meanwhile.
                 if !tracker.is_on() || self.exchange.count_ended() == 0 {
                     continue;
                 }
-            } else if self.open > 0 {
+            } else if !self.open.is_empty() {
                 self.await_ended(match (tracker.is_on(), has_more) {
                     (true, _) => 1,
-                    (false, true) => self.open.div_ceil(2),
-                    (false, false) => self.open,
+                    (false, true) if is_far_ahead => 1,
+                    (false, true) => self.open.len().div_ceil(2),
+                    (false, false) => self.open.len(),
                 });
             } else {
                 break;
@@ -256,7 +269,7 @@ where
             since = Instant::now();
             failures.extend(outbox.failures);
             for chunk in outbox.chunks {
-                self.open -= 1;
+                self.open.remove(&chunk.first);
                 done += chunk.results.len();
                 ended.push((chunk.first, chunk.results));
                 self.buffers.push(chunk.items);
@@ -268,6 +281,12 @@ where
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
         Ok(ended.into_iter().map(|(_, results)| results).collect())
+    }
+
+    /// Whether the input has been read far beyond the first item that has not ended.
+    fn is_far_ahead(&self, workers: usize) -> bool {
+        let first = self.open.first().copied().unwrap_or(self.given);
+        self.given - first > MOST_AHEAD * workers * self.last.max(1)
     }
 
     /// Gives out a chunk; false if the input has come to its end.
@@ -286,8 +305,9 @@ where
                 items: buffer,
                 results: self.room.next(len),
             };
+            self.open.insert(self.given);
             self.given += len;
-            self.open += 1;
+            self.last = len;
             self.exchange.inbox.lock().push_back(chunk);
             self.dispatch.post(Arc::clone(lease) as _);
         }
@@ -310,7 +330,7 @@ where
             }
             outbox.wake_at = wanted;
         }
-        let workers = self.open.min(self.dispatch.workers());
+        let workers = self.open.len().min(self.dispatch.workers());
         let have_ended = || self.exchange.count_ended() >= wanted;
         if !spin::wait(workers, None, have_ended) {
             while !have_ended() {
