@@ -28,6 +28,8 @@ struct Call {
     chunk_ended: Signal,
     items_ended: AtomicUsize,
     items_failed: AtomicUsize,
+    /// Somebody listens to the progress.
+    is_watched: AtomicBool,
     /// Nobody waits for the rest.
     is_abandoned: AtomicBool,
 }
@@ -85,6 +87,10 @@ impl<R> Results for ChunkResults<R> {
         self.call.chunk_ended.raise();
     }
 
+    fn is_awaited(&self) -> bool {
+        self.call.is_watched.load(Ordering::Relaxed)
+    }
+
     fn is_wanted(&self) -> bool {
         !self.call.is_abandoned.load(Ordering::Relaxed)
     }
@@ -115,10 +121,12 @@ where
         input_ended: false,
     };
     let mut tracker = plan.tracker;
+    run.call
+        .is_watched
+        .store(tracker.is_on(), Ordering::Relaxed);
     let mut items = items;
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let patience = Patience {
-        eager: tracker.is_on(),
         cold: false,
         deadline: None,
         comes_back: !run.is_lazy,

@@ -322,7 +322,6 @@ impl Executor for Processes {
                 &all_ended,
                 0,
                 Patience {
-                    eager: false,
                     cold: false,
                     deadline: None,
                     comes_back: true,

@@ -24,6 +24,8 @@ struct Promise<R> {
     shared: Arc<Shared>,
     outcome: Mutex<Option<Result<Items, TaskError>>>,
     ended: Signal,
+    /// Whether somebody waits for it.
+    is_awaited: AtomicBool,
     /// Whether a worker had to be woken for the task.
     is_cold: AtomicBool,
     result: PhantomData<fn() -> R>,
@@ -46,6 +48,10 @@ impl<R> Results for Promise<R> {
 
     fn ended(&self) {
         self.ended.raise();
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
     }
 }
 
@@ -73,11 +79,14 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
             shared,
             ended,
             is_cold,
+            is_awaited,
             ..
         } = &self.results;
+        // Read under the dispatch's lock, which whoever goes to sleep takes after this.
+        is_awaited.store(true, Ordering::Relaxed);
+        let cold = is_cold.load(Ordering::Relaxed);
         let patience = Patience {
-            eager: true,
-            cold: is_cold.load(Ordering::Relaxed),
+            cold,
             deadline,
             comes_back: false,
         };
@@ -158,6 +167,7 @@ where
             shared: shared.clone(),
             outcome: Mutex::new(None),
             ended: Signal::default(),
+            is_awaited: AtomicBool::new(false),
             is_cold: AtomicBool::new(false),
             result: PhantomData,
         },

@@ -19,6 +19,9 @@ pub(super) trait Results: Sink {
     /// Every item has been answered for. Called once, last.
     fn ended(&self);
 
+    /// Whether somebody wants to hear of the end of this very task, as soon as it has ended.
+    fn is_awaited(&self) -> bool;
+
     /// Whether somebody still wants what has not run yet.
     fn is_wanted(&self) -> bool {
         true

@@ -52,8 +52,6 @@ impl Signal {
 /// How somebody waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// Whether the end of every task matters, or only that no worker runs dry.
-    pub(super) eager: bool,
     /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker may well want this
     /// very core: sleep at once.
     pub(super) cold: bool,
@@ -114,7 +112,6 @@ impl Shared {
         patience: Patience,
     ) -> bool {
         let mut dispatch = self.dispatch.lock();
-        dispatch.eager_sleepers += usize::from(patience.eager);
         loop {
             let leads = !dispatch.has_leader;
             if leads {
@@ -146,7 +143,6 @@ impl Shared {
             }
             dispatch.pump(self);
             if is_over() || patience.is_over() {
-                dispatch.eager_sleepers -= usize::from(patience.eager);
                 self.stop_waiting(&mut dispatch, patience.comes_back);
                 return is_over();
             }

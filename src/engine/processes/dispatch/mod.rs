@@ -64,8 +64,6 @@ pub(super) struct Dispatch {
     pub(super) has_leader: bool,
     /// The other callers that wait.
     pub(super) followers: Vec<Thread>,
-    /// Callers that sleep and want to hear of the end of every task.
-    pub(super) eager_sleepers: usize,
     /// The thread that pumps when nobody waits, once it has been needed.
     pub(super) background: Option<JoinHandle<()>>,
     /// Whether that thread sleeps on the bell.
@@ -84,7 +82,6 @@ impl Dispatch {
             busy: 0,
             has_leader: false,
             followers: Vec::new(),
-            eager_sleepers: 0,
             background: None,
             background_sleeps: false,
         }
@@ -310,13 +307,14 @@ impl Dispatch {
         self.count_down(ended);
     }
 
-    /// Asks the workers to ring when there will be something to do: at the end of every task if somebody waits for one;
-    /// otherwise, when a worker has one left. A look at the answers must follow before sleeping.
+    /// Asks the workers to ring when there will be something to do: when a task has ended that somebody waits for, or when
+    /// there is one task left. A look at the answers must follow before sleeping.
     pub(super) fn ask_for_bell(&self) {
-        let eager = self.eager_sleepers > 0;
         for worker in self.workers.iter().flatten() {
-            let count = worker.in_flight.len();
-            let at = if eager || count < 2 { 0 } else { count - 2 };
+            let mut in_flight = worker.in_flight.iter();
+            let awaited = in_flight.position(|entry| entry.piece.task.results.is_awaited());
+            let low = worker.in_flight.len().saturating_sub(2);
+            let at = awaited.map_or(low, |awaited| awaited.min(low));
             // A worker without a task may still be in the middle of a message.
             let task = worker.in_flight.get(at).map(|entry| entry.expected.task);
             let unsent = (!worker.outbox.is_empty()).then_some(worker.number);
