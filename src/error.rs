@@ -233,6 +233,16 @@ pub enum PoolError {
     /// A pool of no workers was asked for: it could never run anything.
     #[error("a pool needs at least one worker, and 0 were asked for")]
     ZeroWorkers,
+    /// An environment variable that this crate reads has a value that makes no sense. Set it right, or not at all.
+    #[error(
+        "the environment variable {variable} is set to {value:?}; it must be a whole number from 1 on, or not set"
+    )]
+    InvalidVariable {
+        /// Its name: `MANYHANDS_WORKERS`.
+        variable: &'static str,
+        /// What it is set to.
+        value: String,
+    },
     /// A worker could not be started; those already started were stopped.
     #[error("worker {worker} of {workers} could not be started: {reason}")]
     StartFailed {

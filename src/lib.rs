@@ -27,6 +27,7 @@
 //! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] the handle of a submitted task.
 //! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is for functions that
 //!   must take something along into another process.
+//! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
@@ -44,6 +45,7 @@ mod error;
 mod future;
 #[cfg(target_os = "linux")]
 mod lane;
+mod machine;
 #[cfg(target_os = "linux")]
 mod os;
 mod panic;
@@ -54,6 +56,7 @@ pub use engine::{Executor, Run, RunWith, Serial, Threads};
 pub use engine::{Forked, Processes};
 pub use error::{Death, Location, Part, PoolError, TaskError, Timeout};
 pub use future::TaskFuture;
+pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool, Progress, Schedule};
 
 /// What most programs need: `use manyhands::prelude::*;`.

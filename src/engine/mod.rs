@@ -121,18 +121,3 @@ pub trait RunWith<C, F, A, R>: Executor {
     where
         I: Iterator<Item = A>;
 }
-
-/// How many workers a pool gets when it is not told: the cores this process may use, by its affinity and by the
-/// quota of its cgroup.
-///
-/// # Errors
-///
-/// [`PoolError::System`] if the system does not say.
-pub(crate) fn default_workers() -> Result<usize, PoolError> {
-    std::thread::available_parallelism()
-        .map(usize::from)
-        .map_err(|error| PoolError::System {
-            what: "the number of available cores could not be read",
-            reason: error.to_string(),
-        })
-}

@@ -12,11 +12,12 @@ pub(crate) use call::Plan;
 pub(crate) use progress::Tracker;
 pub(crate) use schedule::Chunks;
 
-use crate::engine::{Executor, Run, RunWith, Serial, Threads, default_workers};
+use crate::engine::{Executor, Run, RunWith, Serial, Threads};
 #[cfg(target_os = "linux")]
 use crate::engine::{Forked, Processes};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
+use crate::machine::available_workers;
 
 /// Workers of one kind, ready to run functions on many items at once.
 ///
@@ -82,11 +83,11 @@ impl Pool<Threads> {
         })
     }
 
-    /// A pool with a thread for each core this process may use.
+    /// A pool of [`available_workers`](crate::available_workers) threads.
     ///
     /// # Errors
     ///
-    /// As [`threads`](Self::threads).
+    /// As [`threads`](Self::threads) and [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -97,7 +98,7 @@ impl Pool<Threads> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn threads_default() -> Result<Self, PoolError> {
-        Self::threads(default_workers()?)
+        Self::threads(available_workers()?)
     }
 }
 
@@ -125,11 +126,11 @@ impl Pool<Processes> {
         Processes::builder().workers(workers).build()
     }
 
-    /// A pool with a process for each core this process may use.
+    /// A pool of [`available_workers`](crate::available_workers) processes.
     ///
     /// # Errors
     ///
-    /// As [`processes`](Self::processes).
+    /// As [`processes`](Self::processes) and [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -140,7 +141,7 @@ impl Pool<Processes> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn processes_default() -> Result<Self, PoolError> {
-        Self::processes(default_workers()?)
+        Self::processes(available_workers()?)
     }
 }
 
@@ -171,11 +172,11 @@ impl Pool<Forked> {
         Forked::builder().workers(workers).build()
     }
 
-    /// A pool that forks a child for each core this process may use.
+    /// A pool that forks up to [`available_workers`](crate::available_workers) children for each call.
     ///
     /// # Errors
     ///
-    /// As [`forked`](Self::forked).
+    /// As [`forked`](Self::forked) and [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -186,7 +187,7 @@ impl Pool<Forked> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
-        Self::forked(default_workers()?)
+        Self::forked(available_workers()?)
     }
 }
 

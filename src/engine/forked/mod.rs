@@ -23,9 +23,10 @@ use serde::de::DeserializeOwned;
 
 use self::submit::Submitted;
 use super::sealed::Sealed;
-use super::{Executor, Run, RunWith, default_workers};
+use super::{Executor, Run, RunWith};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
+use crate::machine::available_workers;
 use crate::os::{fork, task};
 use crate::panic;
 use crate::pool::{Plan, Pool};
@@ -47,7 +48,7 @@ pub struct ForkedBuilder {
 }
 
 impl ForkedBuilder {
-    /// How many children at once; unless said, one for each core this process may use.
+    /// How many children at once; unless said, [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -87,7 +88,7 @@ impl ForkedBuilder {
     ///
     /// # Errors
     ///
-    /// [`PoolError::ZeroWorkers`].
+    /// [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked.
     ///
     /// # Examples
     ///
@@ -100,7 +101,7 @@ impl ForkedBuilder {
         let workers = match self.workers {
             Some(0) => return Err(PoolError::ZeroWorkers),
             Some(workers) => workers,
-            None => default_workers()?,
+            None => available_workers()?,
         };
         panic::install_hook();
         let engine = Forked {

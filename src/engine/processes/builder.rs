@@ -1,8 +1,8 @@
 //! [`ProcessesBuilder`]: a process pool with everything said.
 
 use super::Processes;
-use crate::engine::default_workers;
 use crate::error::PoolError;
+use crate::machine::available_workers;
 use crate::pool::Pool;
 
 /// Makes a [`Pool<Processes>`]; see [`Processes::builder`].
@@ -14,7 +14,7 @@ pub struct ProcessesBuilder {
 }
 
 impl ProcessesBuilder {
-    /// How many workers; unless said, one for each core this process may use.
+    /// How many workers; unless said, [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -51,7 +51,7 @@ impl ProcessesBuilder {
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ZeroWorkers`];
+    /// - [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked;
     /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up, and
     ///   [`PoolError::System`] if the system refused memory, descriptors or a thread; those already started are
     ///   stopped;
@@ -72,7 +72,7 @@ impl ProcessesBuilder {
         let workers = match self.workers {
             Some(0) => return Err(PoolError::ZeroWorkers),
             Some(workers) => workers,
-            None => default_workers()?,
+            None => available_workers()?,
         };
         Ok(Pool::over(Processes::start(workers, self.name)?))
     }

@@ -55,6 +55,7 @@ use crate::closure::{self, BOUND_ALIGN};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::bell::Bell;
+use crate::machine::usable_cores;
 use crate::os::{self, fork};
 use crate::pool::Plan;
 use crate::{code, panic};
@@ -182,7 +183,7 @@ impl Processes {
         let shared = Arc::new(Shared {
             name: name.replace('\0', " "),
             workers,
-            cores: super::default_workers().unwrap_or(1),
+            cores: usable_cores().unwrap_or(1),
             generation: fork::generation(),
             is_built: AtomicBool::new(false),
             bell,

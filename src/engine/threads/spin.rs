@@ -100,5 +100,5 @@ pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> O
 fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     // Without an answer nobody spins.
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+    *CORES.get_or_init(|| crate::machine::usable_cores().unwrap_or(1))
 }
