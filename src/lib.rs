@@ -85,6 +85,13 @@ pub fn init() {
     engine::become_worker_if_asked();
 }
 
+/// What the fuzz targets in `fuzz/` call.
+#[cfg(all(fuzzing, target_os = "linux"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::lane::garbage::lane_responses;
+}
+
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {

@@ -29,6 +29,17 @@ pub(crate) enum Pace {
 /// Short for whoever looks at progress, long beside the cost of waking a process.
 const BREATH: Duration = Duration::from_millis(1);
 
+/// Ends this worker, which finds its lane spoilt. By way of the lane it can tell the parent nothing more, and to wait for
+/// a cell that will never be free would be to hang; of its death the parent hears from the kernel.
+#[cold]
+pub(crate) fn die_spoilt() -> ! {
+    eprintln!(
+        "manyhands: something in this worker process wrote where nothing was its own, and has spoilt the memory that \
+         it shares with its parent"
+    );
+    std::process::abort()
+}
+
 pub(crate) struct Emitter {
     lane: Lane,
     pace: Pace,
@@ -226,7 +237,12 @@ impl Emitter {
     fn wait_for_room(&self) {
         if !self.writer.has_room() {
             self.ring_if_asked();
-            self.lane.header().wait_until(|| self.writer.has_room());
+            self.lane
+                .header()
+                .wait_until(|| self.writer.has_room() || self.writer.is_spoilt());
+            if !self.writer.has_room() {
+                die_spoilt();
+            }
         }
     }
 }

@@ -9,11 +9,11 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::Lane;
-use super::ring::RawBytes;
+use super::raw::RawBytes;
 use crate::codec::exact;
 use crate::panic::Caught;
 
-const TEXT_BYTES: usize = 2_048;
+pub(super) const TEXT_BYTES: usize = 2_048;
 
 /// Part of the lane's header.
 #[repr(C, align(128))]
@@ -67,6 +67,17 @@ pub(crate) fn write(caught: &Caught) {
 }
 
 impl LastWords {
+    /// Words that nobody meant.
+    #[cfg(test)]
+    pub(super) fn spoil(&self, len: u32, noise: &[u8]) {
+        let len_of_noise = noise.len().min(TEXT_BYTES);
+        // SAFETY: within the array, and nobody else has this lane.
+        unsafe {
+            ptr::copy_nonoverlapping(noise.as_ptr(), self.text.get().cast::<u8>(), len_of_noise);
+        }
+        self.len.store(len, Ordering::Relaxed);
+    }
+
     /// What the worker left, if it makes sense.
     pub(crate) fn read(&self) -> Option<Caught> {
         let len = self.len.load(Ordering::Acquire) as usize;

@@ -27,8 +27,11 @@
 pub(crate) mod bell;
 mod cursor;
 mod emitter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod garbage;
 pub(crate) mod last_words;
 pub(crate) mod message;
+mod raw;
 mod receiver;
 mod ring;
 
@@ -43,9 +46,10 @@ use std::time::{Duration, Instant};
 use crate::os::{futex, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
-pub(crate) use emitter::{Emitter, Pace, Ring};
+pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
+pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Receiver, Sink};
-pub(crate) use ring::{Claim, RawBytes, Reader, Writer};
+pub(crate) use ring::{Claim, Reader, Writer};
 
 use last_words::LastWords;
 use ring::RING_BYTES;

@@ -4,8 +4,10 @@
 //! message that speaks of anything else is the mark of a worker whose memory is spoilt.
 
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
-use super::ring::{RawBytes, Reader};
+use super::raw::RawBytes;
+use super::ring::{CELL_PAYLOAD, Reader};
 use super::{Header, Lane, Progress};
+use crate::codec::LENGTH_BYTES;
 
 /// Where the answers for the items of one task go. Indices count from the first item of the task.
 pub(crate) trait Sink: Send + Sync {
@@ -31,14 +33,25 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Whether `count` results may take these many bytes.
-    fn fits(&self, count: u32, len: usize) -> bool {
+    /// Whether these bytes are `count` results, by their lengths.
+    fn fits(&self, count: u32, bytes: RawBytes<'_>) -> bool {
+        let len = bytes.len();
         match self.result_size {
             Some(size) => len as u64 == u64::from(count) * size as u64,
-            // Each has at least the word that says how long it is.
-            None => len as u64 >= u64::from(count) * crate::codec::LENGTH_BYTES as u64,
+            None => split_records(bytes, count).is_some_and(|(_, rest)| rest.len() == 0),
         }
     }
+}
+
+/// The first `count` records, of which each says how long it is, and the rest; `None` if there are not so many.
+fn split_records(bytes: RawBytes<'_>, count: u32) -> Option<(RawBytes<'_>, RawBytes<'_>)> {
+    let mut rest = bytes;
+    for _ in 0..count {
+        let (len, after) = rest.split::<LENGTH_BYTES>()?;
+        let len = usize::try_from(u64::from_ne_bytes(len)).ok()?;
+        (_, rest) = after.split_at(len)?;
+    }
+    bytes.split_at(bytes.len() - rest.len())
 }
 
 /// What became of the task that a dead worker was at. All items before `next` have been answered for.
@@ -56,6 +69,8 @@ pub(crate) struct Receiver {
     reader: Reader,
     /// The cells so far of a message that is longer than one.
     partial: Vec<u8>,
+    /// How long that message may become: a result says so itself, of a fault it cannot be known.
+    most: usize,
 }
 
 impl Receiver {
@@ -65,6 +80,7 @@ impl Receiver {
             lane,
             reader,
             partial: Vec::new(),
+            most: 0,
         }
     }
 
@@ -76,6 +92,12 @@ impl Receiver {
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
         self.reader.has_next()
+    }
+
+    /// Bytes of the message that has come in part.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn gathered(&self) -> usize {
+        self.partial.len()
     }
 
     /// Number of the task that the next message is about, if there is one that says so.
@@ -99,11 +121,18 @@ impl Receiver {
             return Ok(false);
         };
         let view = view?;
+        // Also what keeps a worker that sends empty cells without end from keeping the parent for ever.
+        if !view.last && view.bytes.len() != CELL_PAYLOAD {
+            return Err("a message that goes on after a cell that is not full".to_owned());
+        }
         let ended = if view.last && self.partial.is_empty() {
             Self::accept(view.bytes, expected, sink)?
         } else {
             if self.partial.is_empty() {
-                Self::check_first(view.bytes, expected)?;
+                self.most = Self::check_first(view.bytes, expected)?;
+            }
+            if view.bytes.len() > self.most - self.partial.len() {
+                return Err("a message longer than it says".to_owned());
             }
             view.bytes.append_to(&mut self.partial);
             if view.last {
@@ -120,8 +149,9 @@ impl Receiver {
     }
 
     /// Looks at the first cell of a message that has more: before the rest is gathered, it must be one that may have.
-    fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<(), String> {
-        let (head, _) = message
+    /// Gives how long the message may become.
+    fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<usize, String> {
+        let (head, body) = message
             .split::<RESPONSE_HEAD>()
             .ok_or("a message without a head")?;
         let response = Response::from_head(head).ok_or("a message of no known kind")?;
@@ -130,7 +160,15 @@ impl Receiver {
         if !is_next || response.count != 1 || (is_result && expected.result_size.is_some()) {
             return Err("a message of several cells where none is due".to_owned());
         }
-        Ok(())
+        if !is_result {
+            return Ok(usize::MAX);
+        }
+        let (len, _) = body
+            .split::<LENGTH_BYTES>()
+            .ok_or("a result without a length")?;
+        let len = usize::try_from(u64::from_ne_bytes(len)).ok();
+        len.and_then(|len| len.checked_add(RESPONSE_HEAD + LENGTH_BYTES))
+            .ok_or_else(|| "a result longer than memory".to_owned())
     }
 
     fn accept(
@@ -156,7 +194,7 @@ impl Receiver {
             ));
         }
         match response.kind {
-            ResponseKind::Results if !expected.fits(response.count, body.len()) => {
+            ResponseKind::Results if !expected.fits(response.count, body) => {
                 return Err(format!(
                     "{} results in {} bytes",
                     response.count,
@@ -212,13 +250,10 @@ impl Receiver {
     /// The first `count` results of the open cell, if they can be there.
     fn open_results(&self, count: u32, size: Option<usize>) -> Option<RawBytes<'_>> {
         let (_, body) = self.reader.unpublished().split_at(RESPONSE_HEAD)?;
-        let len = if let Some(size) = size {
-            size.checked_mul(count as usize)?
-        } else {
-            let mut copy = Vec::new();
-            body.append_to(&mut copy);
-            crate::codec::records_len(&copy, count as usize)?
+        let (results, _) = match size {
+            Some(size) => body.split_at(size.checked_mul(count as usize)?)?,
+            None => split_records(body, count)?,
         };
-        body.split_at(len).map(|(results, _)| results)
+        Some(results)
     }
 }

@@ -18,12 +18,12 @@
 //! one each way, and a reader must then trust an index before it can look at anything.
 
 use std::cell::UnsafeCell;
-use std::marker::PhantomData;
 use std::mem::{MaybeUninit, size_of};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::raw::RawBytes;
 use crate::os::memory::SharedMemory;
 
 const CELLS: usize = 32;
@@ -36,6 +36,9 @@ const FREE: u32 = 0;
 const READY: u32 = 1;
 const TAKEN: u32 = 2;
 const RECLAIMED: u32 = 3;
+
+/// The bits of a word that are its phase.
+const PHASE: u32 = 3;
 
 /// This cell ends a message.
 const LAST: u32 = 1;
@@ -97,6 +100,18 @@ impl Writer {
     pub(crate) fn has_room(&self) -> bool {
         // Acquire pairs with the reader's Release in `Reader::release`: it is done reading.
         self.cells.at(self.position).word.load(Ordering::Acquire) == word(self.position, FREE)
+    }
+
+    /// Whether the next cell is in a state that neither side has put it in, so that it will never be free: somebody has
+    /// written where nothing was theirs.
+    pub(crate) fn is_spoilt(&self) -> bool {
+        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
+        let lap_before = self.position.checked_sub(CELLS as u64);
+        let is_unread = lap_before.is_some_and(|position| {
+            [READY, TAKEN, RECLAIMED].contains(&(found & PHASE))
+                && found & !PHASE == word(position, FREE)
+        });
+        found != word(self.position, FREE) && !is_unread
     }
 
     /// Whether at least half of the cells have not been read.
@@ -211,6 +226,8 @@ pub(crate) enum Claim {
     Taken,
     /// The writer took it back.
     Reclaimed,
+    /// The cell is in a state that neither side has put it in.
+    Spoilt,
 }
 
 /// The reading side. There is one for each ring.
@@ -235,18 +252,30 @@ impl Reader {
         }
     }
 
-    /// Whether the next cell has been written.
+    /// Whether the next cell has been written. What was written may be nonsense; whoever looks at the cell finds out.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
-        found == word(self.position, READY) || found == word(self.position, RECLAIMED)
+        // Acquire pairs with the writer's Release in `Writer::publish`.
+        self.cells.at(self.position).word.load(Ordering::Acquire) != word(self.position, FREE)
     }
 
-    /// The next cell, if it has been written. `Err` if its length cannot be right.
+    /// Whether the next cell is filled, as a cell in the middle of a message must be that is not free.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.cells.at(self.position).word.load(Ordering::Acquire) == word(self.position, READY)
+    }
+
+    /// The next cell, if it has been written. `Err` if its state or its length cannot be right.
     #[inline]
     pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
-        if !self.has_next() {
+        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
+        if found == word(self.position, FREE) {
             return None;
+        }
+        if found != word(self.position, READY) {
+            return Some(Err(format!(
+                "a cell in state {found:#x}, where {:#x} comes next",
+                word(self.position, READY)
+            )));
         }
         let len = self.cells.at(self.position).len.load(Ordering::Relaxed) as usize;
         if len > CELL_PAYLOAD {
@@ -279,11 +308,8 @@ impl Reader {
         let start = self.cells.at(self.position).payload.get().cast::<u8>();
         // SAFETY: the address of a field is not null.
         let start = unsafe { NonNull::new_unchecked(start) };
-        RawBytes {
-            start,
-            len,
-            memory: PhantomData,
-        }
+        // SAFETY: within the payload by its length, and the memory lives as long as the cells, which `self` owns.
+        unsafe { RawBytes::new(start, len) }
     }
 
     /// Begins with the message that starts at the next cell, which has been written.
@@ -295,7 +321,8 @@ impl Reader {
             .compare_exchange(ready, taken, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => Claim::Taken,
-            Err(_) => Claim::Reclaimed,
+            Err(found) if found == word(self.position, RECLAIMED) => Claim::Reclaimed,
+            Err(_) => Claim::Spoilt,
         }
     }
 
@@ -309,88 +336,6 @@ impl Reader {
             .word
             .store(next_lap, Ordering::Release);
         self.position += 1;
-    }
-}
-
-/// Bytes in memory that another process maps too, or a copy of such bytes. They can only be copied out: a reference
-/// would promise that nobody changes them.
-#[derive(Clone, Copy)]
-pub(crate) struct RawBytes<'a> {
-    start: NonNull<u8>,
-    len: usize,
-    memory: PhantomData<&'a [UnsafeCell<u8>]>,
-}
-
-impl<'a> RawBytes<'a> {
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Appends them to `out`.
-    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
-        out.reserve(self.len);
-        let end = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: `len` bytes are valid to read by construction and to write by `reserve`; private memory and the
-        // mapping are distinct. Another process that breaks the protocol could write meanwhile; what is copied then
-        // is some mixture of bytes, which is as good as any other bytes to the checks that follow.
-        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), end, self.len) };
-        // SAFETY: these bytes have just been written.
-        unsafe { out.set_len(out.len() + self.len) };
-    }
-
-    /// Copies them to the start of `out`, if they fit; says whether they do.
-    #[inline]
-    pub(crate) fn copy_to(&self, out: &mut [u8]) -> bool {
-        if self.len > out.len() {
-            return false;
-        }
-        // SAFETY: as in `append_to`, with room in `out` by the check.
-        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), out.as_mut_ptr(), self.len) };
-        true
-    }
-
-    /// The first `N`, if there are so many, and the rest.
-    pub(crate) fn split<const N: usize>(self) -> Option<([u8; N], RawBytes<'a>)> {
-        let (head, rest) = self.split_at(N)?;
-        // SAFETY: `head` has N bytes, valid to read; an array of bytes has no alignment.
-        let bytes = unsafe { head.start.cast::<[u8; N]>().read() };
-        Some((bytes, rest))
-    }
-
-    /// The first `len` and the rest, if there are so many.
-    pub(crate) fn split_at(self, len: usize) -> Option<(RawBytes<'a>, RawBytes<'a>)> {
-        let rest = self.len.checked_sub(len)?;
-        // SAFETY: `len` is at most the length, so the result is within or one past the bytes.
-        let middle = unsafe { self.start.add(len) };
-        Some((
-            RawBytes { len, ..self },
-            RawBytes {
-                start: middle,
-                len: rest,
-                memory: PhantomData,
-            },
-        ))
-    }
-
-    /// The bytes in place.
-    ///
-    /// # Safety
-    ///
-    /// Nobody may write to them as long as the reference lives: the other process keeps to the protocol, and the cell
-    /// is not released before.
-    pub(crate) unsafe fn as_slice(&self) -> &'a [u8] {
-        // SAFETY: valid for reads by construction; not written by the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl<'a> From<&'a [u8]> for RawBytes<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self {
-            start: NonNull::from(bytes).cast(),
-            len: bytes.len(),
-            memory: PhantomData,
-        }
     }
 }
 
@@ -467,9 +412,61 @@ mod tests {
                 assert!(writer.reclaim(position));
                 assert_eq!(reader.claim(), Claim::Reclaimed);
             }
-            assert!(reader.has_next() || round % 2 == 0);
+            assert!(reader.has_next());
             reader.release();
             assert!(writer.is_begun(position) && writer.has_room());
+        }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_found_by_either_side() {
+        let lane = Lane::new().unwrap();
+        let (mut writer, mut reader) = (lane.request_writer(), lane.request_reader());
+        for lap in 0..3 {
+            for at in 0..CELLS {
+                let states = [
+                    0,
+                    READY,
+                    TAKEN,
+                    RECLAIMED,
+                    4 * lap,
+                    4 * lap + READY,
+                    u32::MAX,
+                ];
+                let position = writer.position();
+                for state in states {
+                    reader
+                        .cells
+                        .at(position)
+                        .word
+                        .store(state, Ordering::Relaxed);
+                    let is_right = state == word(position, FREE);
+                    assert_eq!(writer.has_room(), is_right);
+                    // In the first lap nothing comes before; later, what the lap before may have left is waited for.
+                    let is_unread = lap > 0 && (4 * lap - 3..4 * lap).contains(&state);
+                    assert_eq!(writer.is_spoilt(), !is_right && !is_unread, "{at} {state}");
+                    let is_ready = state == word(position, READY);
+                    assert_eq!(reader.is_ready(), is_ready);
+                    match reader.peek() {
+                        None => assert!(is_right && !reader.has_next()),
+                        Some(view) => assert_eq!(view.is_ok(), is_ready),
+                    }
+                }
+                reader
+                    .cells
+                    .at(position)
+                    .word
+                    .store(u32::MAX, Ordering::Relaxed);
+                assert_eq!(reader.claim(), Claim::Spoilt);
+                let free = word(position, FREE);
+                reader
+                    .cells
+                    .at(position)
+                    .word
+                    .store(free, Ordering::Relaxed);
+                writer.send(&[1], &[], 0);
+                reader.release();
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Chunk, Context, Entry};
 use crate::lane::bell::Bell;
 use crate::lane::message::Request;
-use crate::lane::{Claim, Emitter, Lane, Pace, Reader, last_words};
+use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
 use crate::os::{fork, handoff, image::Image, worker as own};
 use crate::{code, codec, panic};
 
@@ -170,6 +170,7 @@ impl Worker {
                     }
                 }
                 Claim::Reclaimed => self.skip(),
+                Claim::Spoilt => die_spoilt(),
             }
         }
     }
@@ -206,6 +207,9 @@ impl Worker {
                     if !self.requests.has_next() {
                         return false;
                     }
+                }
+                if !self.requests.is_ready() {
+                    die_spoilt();
                 }
             }
             Self::obey(

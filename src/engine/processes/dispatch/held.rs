@@ -150,6 +150,9 @@ impl Worker {
         let mut wrote = false;
         while let Some(message) = self.outbox.front_mut() {
             if !self.requests.has_room() {
+                if self.requests.is_spoilt() && self.doomed.is_none() {
+                    self.doom("a cell of the requests is in a state that cannot be".to_owned());
+                }
                 break;
             }
             wrote = true;
