@@ -3,12 +3,13 @@
 //! A result that is in the cell but not yet published is not lost when the worker dies: the `progress` word says how
 //! many there are, and the parent takes them from the cell ([`super::receiver`]).
 
-use super::Lane;
-use crate::codec;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::Lane;
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
 use super::ring::{CELL_PAYLOAD, Writer};
+use crate::codec;
 
 /// How a worker tells its parent that there is something to look at.
 pub(crate) trait Ring {
@@ -33,7 +34,9 @@ const BREATH: Duration = Duration::from_millis(1);
 /// a cell that will never be free would be to hang; of its death the parent hears from the kernel.
 #[cold]
 pub(crate) fn die_spoilt() -> ! {
-    eprintln!(
+    // A closed standard error is no reason for a panic.
+    let _ = writeln!(
+        io::stderr(),
         "manyhands: something in this worker process wrote where nothing was its own, and has spoilt the memory that \
          it shares with its parent"
     );

@@ -1,0 +1,244 @@
+//! Workers whose memory is spoilt: a task writes noise over what its worker shares with the parent, as a faulty C library
+//! might, and the parent makes of it what can be made: an error for that task, and nothing for the others.
+
+mod common;
+
+use common::{Leftovers, children_of, eventually, is_running, kill};
+use manyhands::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What the lane of this worker is in its own memory: header, requests, responses.
+struct OwnLane {
+    start: usize,
+    len: usize,
+}
+
+/// Bytes in front of the two rings.
+const HEADER: usize = 4_096;
+
+impl OwnLane {
+    /// Looks for it among the mappings of this process: of the two that a worker has, the bell is a page. A forked child has
+    /// those of its elder siblings too; its own is the one that was made last.
+    fn find() -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let lanes = maps
+            .lines()
+            .filter(|line| line.contains("memfd:manyhands"))
+            .filter_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                let (start, end) = fields[0].split_once('-')?;
+                let inode: u64 = fields[4].parse().ok()?;
+                let start = usize::from_str_radix(start, 16).ok()?;
+                let len = usize::from_str_radix(end, 16).ok()? - start;
+                (len > HEADER).then_some((inode, Self { start, len }))
+            });
+        let (_, own) = lanes.max_by_key(|(inode, _)| *inode).unwrap();
+        own
+    }
+
+    /// Writes a byte of the answers, an odd one: a filled cell that is made to look like a free one is an answer that nobody
+    /// ever sees, which is as if the worker hung, and not what is tested here.
+    fn spoil(&self, at: usize, byte: u8) {
+        let responses = HEADER + (self.len - HEADER) / 2;
+        let at = self.start + responses + at % (self.len - responses);
+        let target = std::ptr::with_exposed_provenance_mut::<u8>(at);
+        // SAFETY: none. It is mapped, and that is all: this is the fault that the test is about.
+        unsafe { target.write_volatile(byte | 1) };
+    }
+}
+
+/// xorshift64 (Marsaglia, J. Stat. Softw. 8(14), 2003).
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    let given = std::env::var("MANYHANDS_SEED").ok();
+    let seed = given
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| RandomState::new().hash_one(0))
+        | 1;
+    println!("MANYHANDS_SEED={seed}");
+    seed
+}
+
+/// What a task writes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Damage {
+    None,
+    /// The whole ring of answers, at once.
+    All,
+    /// The states of all cells.
+    States,
+    /// So many single bytes.
+    Bytes(u32),
+    /// Single bytes, by a thread that does not stop, while the worker goes on.
+    Lasting,
+}
+
+/// A task: writes noise as it is told, and answers with a text that depends on `n`.
+fn noisy((damage, seed, n): (Damage, u64, u64)) -> String {
+    let mut random = seed | 1;
+    let lane = OwnLane::find();
+    match damage {
+        Damage::None => {}
+        Damage::All => {
+            for at in 0..lane.len / 2 {
+                lane.spoil(at, next(&mut random) as u8);
+            }
+        }
+        Damage::States => {
+            for cell in (0..lane.len / 2).step_by(4_096) {
+                let noise = next(&mut random);
+                for (at, byte) in noise.to_le_bytes().into_iter().enumerate() {
+                    lane.spoil(cell + at, byte);
+                }
+            }
+        }
+        Damage::Bytes(count) => {
+            for _ in 0..count {
+                lane.spoil(next(&mut random) as usize, next(&mut random) as u8);
+            }
+        }
+        Damage::Lasting => {
+            let (started, is_started) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                loop {
+                    // Mostly where states, lengths and heads are.
+                    let cell = next(&mut random) as usize / 4_096 * 4_096;
+                    lane.spoil(
+                        cell + next(&mut random) as usize % 48,
+                        next(&mut random) as u8,
+                    );
+                    let _ = started.send(());
+                }
+            });
+            is_started.recv().unwrap();
+        }
+    }
+    answer(n)
+}
+
+fn answer(n: u64) -> String {
+    // Up to three cells.
+    format!("{n:04}").repeat(n as usize % 60 * 50)
+}
+
+/// What a task that writes noise may come to: an error of its own, or a result. The result may be wrong, where the noise hit
+/// the result itself; nobody can know.
+#[track_caller]
+fn is_fair(outcome: &Result<String, TaskError>) {
+    match outcome {
+        Ok(_)
+        | Err(
+            TaskError::WorkerDied { .. } | TaskError::Decode { .. } | TaskError::Panicked { .. },
+        ) => {}
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn noise_over_all_answers_fails_its_task_alone() {
+    let _none = Leftovers::none();
+    let mut random = seed();
+    let pool = Pool::processes(2).unwrap();
+    for n in 0..40 {
+        let damage = [Damage::All, Damage::States][n as usize % 2];
+        let bad = pool.submit(noisy, (damage, next(&mut random), n));
+        let others: Vec<_> = (0..20)
+            .map(|n| pool.submit(noisy, (Damage::None, 0, n)))
+            .collect();
+        let bad = bad.result();
+        let Err(TaskError::WorkerDied { pid, cause, .. }) = bad else {
+            panic!("{bad:?}")
+        };
+        assert!(
+            matches!(cause, Death::Corrupted(_) | Death::Signal(6)),
+            "{cause:?}"
+        );
+        assert!(!is_running(pid));
+        // Those behind it in the same lane, too, for none of them had begun.
+        for (n, other) in (0..).zip(others) {
+            assert_eq!(other.result(), Ok(answer(n)));
+        }
+        assert_eq!(
+            pool.map(answer, n..n + 20),
+            Ok((n..n + 20).map(answer).collect())
+        );
+    }
+}
+
+#[test]
+fn noise_at_random_moments_costs_errors_and_nothing_else() {
+    let _none = Leftovers::none();
+    let mut random = seed();
+    let pool = Pool::processes(3).unwrap();
+    let mut told = [0; 2];
+    for _ in 0..30 {
+        let tasks: Vec<_> = (0..60)
+            .map(|n| {
+                let damage = match next(&mut random) % 20 {
+                    0 => Damage::Bytes(1),
+                    1 => Damage::Bytes(100),
+                    2 => Damage::Bytes(20_000),
+                    3 => Damage::Lasting,
+                    _ => Damage::None,
+                };
+                pool.submit(noisy, (damage, next(&mut random), n))
+            })
+            .collect();
+        // A worker that is spoilt where nobody looks, or that goes on writing noise, takes later tasks along.
+        let deadline = std::time::Instant::now() + common::DEADLINE / 3;
+        for mut task in tasks {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let outcome = match task.result_timeout(left) {
+                Ok(outcome) => outcome,
+                Err(Timeout) => panic!("a task hangs"),
+            };
+            told[usize::from(outcome.is_err())] += 1;
+            is_fair(&outcome);
+        }
+        // With fresh workers, all is as it was.
+        let old = children_of(std::process::id());
+        old.iter().copied().for_each(kill);
+        eventually("all are replaced", || {
+            let now = children_of(std::process::id());
+            now.len() == 3 && now.is_disjoint(&old)
+        });
+        assert_eq!(pool.map(answer, 0..50), Ok((0..50).map(answer).collect()));
+    }
+    println!("{} results, {} errors", told[0], told[1]);
+    assert!(told[1] > 0);
+}
+
+#[test]
+fn noise_of_forked_children_costs_errors_and_nothing_else() {
+    let _none = Leftovers::none();
+    let mut random = seed();
+    let pool = Forked::builder()
+        .workers(2)
+        .allow_threads()
+        .build()
+        .unwrap();
+    for n in 0..20 {
+        let damage = [Damage::All, Damage::States][n as usize % 2];
+        let good = pool.submit(noisy, (Damage::None, 0, n));
+        let bad = pool.submit(noisy, (damage, next(&mut random), n)).result();
+        assert!(matches!(bad, Err(TaskError::WorkerDied { .. })), "{bad:?}");
+        assert_eq!(good.result(), Ok(answer(n)));
+        let noise = next(&mut random);
+        let items = (0..20).map(|at| {
+            let is_bad = at == noise % 20;
+            (if is_bad { damage } else { Damage::None }, noise, at)
+        });
+        let outcome = pool.map(noisy, items);
+        assert!(
+            matches!(outcome, Err(TaskError::WorkerDied { .. })),
+            "{outcome:?}"
+        );
+    }
+}
