@@ -1,0 +1,160 @@
+//! What pools leave behind when there are many of them, or when one has much to do: nothing that grows.
+
+mod common;
+
+use common::{Leftovers, children_of, eventually};
+use manyhands::prelude::*;
+
+/// Memory of this process and its workers that is in use, in KiB.
+fn resident() -> usize {
+    let own = std::process::id();
+    let family = children_of(own).into_iter().chain([own]);
+    family
+        .map(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let mut lines = status.lines();
+            let line = lines.find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim()
+                .trim_end_matches(" kB")
+                .parse::<usize>()
+                .unwrap()
+        })
+        .sum()
+}
+
+/// Entries of a folder of this process: its descriptors, its threads.
+fn entries(folder: &str) -> usize {
+    std::fs::read_dir(format!("/proc/self/{folder}"))
+        .unwrap()
+        .count()
+}
+
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .lines()
+        .count()
+}
+
+/// Runs `warm_up` and then `run`: the second leaves as much as there was after the first. Child processes and memory
+/// shared with them are looked after by `Leftovers`.
+///
+/// Of resident memory `tolerance` KiB are allowed: the allocator gives freed memory back late and in pieces, and has an arena
+/// for each thread that has come and gone.
+#[track_caller]
+fn leaves_nothing(tolerance: usize, warm_up: impl FnOnce(), run: impl FnOnce()) {
+    warm_up();
+    let (memory, mapped) = (resident(), mappings());
+    let (descriptors, threads) = (entries("fd"), entries("task"));
+    run();
+    eventually("threads and descriptors are as many as before", || {
+        entries("fd") == descriptors && entries("task") == threads
+    });
+    let (memory_now, mapped_now) = (resident(), mappings());
+    println!(
+        "{memory} KiB before, {memory_now} KiB after; {mapped} mappings before, {mapped_now} after"
+    );
+    assert!(
+        memory_now <= memory + tolerance,
+        "{memory} KiB before, {memory_now} KiB after"
+    );
+    // Arenas and stacks that are kept for later threads come and go; a mapping for each pool or task would be a thousand.
+    assert!(
+        mapped_now <= mapped + 64,
+        "{mapped} mappings before, {mapped_now} after"
+    );
+}
+
+/// Makes pools, each of which runs a task, or a few, and is dropped.
+fn pools<E, F>(count: u64, make: fn() -> Pool<E>, square: F)
+where
+    F: Fn(u64) -> u64 + Copy + Send + 'static,
+    E: Run<F, u64, u64>,
+{
+    for n in 0..count {
+        let pool = make();
+        assert_eq!(pool.submit(square, n).result(), Ok(n * n));
+        if n.is_multiple_of(10) {
+            assert_eq!(pool.map(square, n..n + 5).unwrap().len(), 5);
+        }
+        if n.is_multiple_of(7) {
+            pool.close().unwrap();
+        }
+    }
+}
+
+const ROUND: u64 = 5_000;
+
+fn square(n: u64) -> u64 {
+    n * n
+}
+
+fn bytes(n: u64) -> Vec<u8> {
+    vec![n as u8; n as usize % 100]
+}
+
+/// Gives a pool so many tasks: a fifth by `submit`, with results of many sizes, the rest by `map`.
+fn tasks<E, F, G>(pool: &Pool<E>, count: u64, bytes: F, square: G)
+where
+    F: Fn(u64) -> Vec<u8> + Copy + Send + 'static,
+    G: Fn(u64) -> u64 + Copy,
+    E: Run<F, u64, Vec<u8>> + Run<G, u64, u64>,
+{
+    for round in 0..count / ROUND {
+        let first = round * ROUND;
+        let submitted: Vec<_> = (first..first + ROUND / 5)
+            .map(|n| pool.submit(bytes, n))
+            .collect();
+        let squares = pool.map(square, first + ROUND / 5..first + ROUND).unwrap();
+        assert_eq!(squares.last(), Some(&(first + ROUND - 1).pow(2)));
+        for (n, task) in (first..).zip(submitted) {
+            assert_eq!(task.result().unwrap().len(), n as usize % 100);
+        }
+    }
+}
+
+#[test]
+fn b34_a_thousand_process_pools_leave_nothing() {
+    let _none = Leftovers::none();
+    let make = || Pool::processes(2).unwrap();
+    // A KiB for each pool would be found.
+    leaves_nothing(
+        1_000,
+        || pools(50, make, square),
+        || pools(1_000, make, square),
+    );
+}
+
+#[test]
+fn b34_a_thousand_thread_pools_leave_nothing() {
+    let _none = Leftovers::none();
+    let make = || Pool::threads(2).unwrap();
+    leaves_nothing(
+        1_000,
+        || pools(50, make, square),
+        || pools(1_000, make, square),
+    );
+}
+
+#[test]
+fn b34_a_million_tasks_on_processes_leave_nothing() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    // Two bytes for each task would be found.
+    leaves_nothing(
+        2_000,
+        || tasks(&pool, 50_000, bytes, square),
+        || tasks(&pool, 1_000_000, bytes, square),
+    );
+}
+
+#[test]
+fn b34_a_million_tasks_on_threads_leave_nothing() {
+    let _none = Leftovers::none();
+    let pool = Pool::threads(2).unwrap();
+    leaves_nothing(
+        2_000,
+        || tasks(&pool, 50_000, bytes, square),
+        || tasks(&pool, 1_000_000, bytes, square),
+    );
+}
