@@ -120,14 +120,14 @@ impl Writer {
         self.cells.at(ahead).word.load(Ordering::Relaxed) != word(ahead, FREE)
     }
 
-    /// Copies `bytes` into the next cell from `offset` on, unpublished.
+    /// Copies `bytes` into the next cell, which has room, from `offset` on, unpublished. Whether it still has room is not
+    /// looked at again: the other process could make a panic of it.
     ///
     /// # Panics
     ///
     /// If they do not fit.
     #[inline]
     pub(crate) fn fill(&mut self, offset: usize, bytes: &[u8]) {
-        debug_assert!(self.has_room());
         let cell = self.cells.at(self.position);
         assert!(
             offset <= CELL_PAYLOAD && bytes.len() <= CELL_PAYLOAD - offset,
@@ -141,14 +141,13 @@ impl Writer {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
     }
 
-    /// The `len` bytes of the next cell from `offset` on, to be written in place.
+    /// The `len` bytes of the next cell, which has room, from `offset` on, to be written in place.
     ///
     /// # Panics
     ///
     /// If the cell is not that large.
     #[inline]
     pub(crate) fn room(&mut self, offset: usize, len: usize) -> &mut [u8] {
-        debug_assert!(self.has_room());
         let cell = self.cells.at(self.position);
         assert!(
             offset <= CELL_PAYLOAD && len <= CELL_PAYLOAD - offset,
