@@ -18,7 +18,7 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::mem::{size_of, transmute};
+use std::mem::{MaybeUninit, align_of, needs_drop, size_of, transmute};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -80,13 +80,18 @@ impl<C> Clone for Bound<C> {
 pub(crate) struct Sendable {
     pub(crate) context: Vec<u8>,
     pub(crate) entry: entry::Entry,
+    pub(crate) revive: Revive,
 }
+
+/// Makes a closure anew, at the address given, from the encoding of its context: see [`revive`].
+pub(crate) type Revive = unsafe fn(*mut (), &[u8]) -> Result<(), String>;
 
 /// What the table holds for a closure type. `encode` takes the address of such a closure.
 #[derive(Clone, Copy)]
 struct Known {
     encode: unsafe fn(*const ()) -> Result<Vec<u8>, TaskError>,
     entry: entry::Entry,
+    revive: Revive,
 }
 
 static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
@@ -119,7 +124,7 @@ where
     closure
 }
 
-fn remember<K, C: Serialize + 'static>(_: &K, entry: entry::Entry) {
+fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::Entry) {
     const {
         assert!(
             size_of::<K>() == size_of::<Bound<C>>(),
@@ -137,6 +142,7 @@ fn remember<K, C: Serialize + 'static>(_: &K, entry: entry::Entry) {
     let known = Known {
         encode: encode::<C>,
         entry,
+        revive: revive_bound::<C>,
     };
     TABLE.write().get_or_insert_default().insert(id, known);
 }
@@ -173,7 +179,41 @@ pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
     Some(context.map(|context| Sendable {
         context,
         entry: known.entry,
+        revive: known.revive,
     }))
+}
+
+/// The closure of type `F` again, in another process: what [`sendable`] said of it there, put together here.
+///
+/// # Safety
+///
+/// `revive` and `context` must come from [`sendable`] for a closure of type `F`, in a process of this build.
+pub(crate) unsafe fn revive<F>(revive: Revive, context: &[u8]) -> Result<F, String> {
+    let mut place = MaybeUninit::<F>::uninit();
+    // SAFETY: by the caller's promise, `F` is made of a `Bound<C>` alone, for the `C` of this `revive`: it has its size
+    // (asserted in `remember`) and alignment.
+    unsafe { revive(place.as_mut_ptr().cast(), context) }?;
+    // SAFETY: the line above has written it.
+    Ok(unsafe { place.assume_init() })
+}
+
+/// # Safety
+///
+/// `place` has room for a `Bound<C>`, and is aligned for it.
+unsafe fn revive_bound<C: DeserializeOwned + 'static>(
+    place: *mut (),
+    mut context: &[u8],
+) -> Result<(), String> {
+    let context = Arc::new(codec::take::<C>(&mut context)?);
+    // SAFETY: the caller's promise.
+    unsafe { place.cast::<Bound<C>>().write(Bound { context }) };
+    Ok(())
+}
+
+/// Whether an engine of processes can send functions of this type: they capture nothing, or are `closure!`'s. Of those
+/// aligned like one, a few may turn out not to be.
+pub(crate) const fn is_portable<F>() -> bool {
+    (size_of::<F>() == 0 && !needs_drop::<F>()) || align_of::<F>() == BOUND_ALIGN
 }
 
 /// The type id of `T` with all its lifetimes taken for `'static`.
@@ -227,6 +267,23 @@ mod tests {
             [10, 11, 12]
         );
         assert_ne!(contexts[0], contexts[1]);
+    }
+
+    #[test]
+    fn a_closure_is_revived_from_what_was_sent() {
+        fn like<F: Fn(usize) -> String>(f: &F, revived: Revive, context: &[u8]) -> F {
+            let _ = f;
+            // SAFETY: all of it is said of `f`, here below.
+            unsafe { revive(revived, context) }.unwrap()
+        }
+        let words = vec!["one".to_owned(), "two".to_owned()];
+        let f = closure!([words] |i: usize| words[i].clone());
+        let sent = sendable(&f).unwrap().unwrap();
+        let again = like(&f, sent.revive, &sent.context);
+        drop(f);
+        assert_eq!(again(1), "two");
+        // SAFETY: as above; nothing is made of a context that does not decode.
+        assert!(unsafe { revive::<Bound<Vec<String>>>(sent.revive, &[1]) }.is_err());
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl fmt::Display for Death {
 }
 
 /// The signals that end processes, by the numbers x86-64 and aarch64 share.
-fn signal_name(signal: i32) -> Option<&'static str> {
+pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",
         2 => "SIGINT",
@@ -292,11 +292,28 @@ pub enum PoolError {
         /// How many threads other than the caller run, those that this crate keeps parked left out.
         threads: usize,
     },
-    /// The pool belongs to another process: this one was forked from it.
+    /// The pool, or the handle of a child process, belongs to another process: this one was forked from it.
     #[error(
-        "the pool was made by another process, of which this one is a forked child; make a pool here"
+        "the pool or child process belongs to another process, of which this one is a forked child; make one here"
     )]
     OtherProcess,
+    /// A single child process could not be started.
+    #[error("the process {name} could not be started: {reason}")]
+    ProcessFailed {
+        /// What the process would have been called.
+        name: String,
+        /// What the system said, or why its function or argument cannot be sent.
+        reason: String,
+    },
+    /// Processes start processes that start processes, as in a recursion without an end.
+    #[error(
+        "refused to start a process: {limit} processes lie one inside the other already. If a child starts one like \
+         itself without end, stop that; otherwise start them from a process further out"
+    )]
+    TooDeep {
+        /// How many levels there may be.
+        limit: u32,
+    },
     /// The pool was closed.
     #[error("the pool is closed and takes no more tasks")]
     Closed,

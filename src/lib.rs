@@ -28,6 +28,7 @@
 //! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is for functions that
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
+//! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
@@ -50,6 +51,8 @@ mod machine;
 mod os;
 mod panic;
 mod pool;
+#[cfg(target_os = "linux")]
+pub mod process;
 
 pub use engine::{Executor, Run, RunWith, Serial, Threads};
 #[cfg(target_os = "linux")]
@@ -58,6 +61,8 @@ pub use error::{Death, Location, Part, PoolError, TaskError, Timeout};
 pub use future::TaskFuture;
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool, Progress, Schedule};
+#[cfg(target_os = "linux")]
+pub use process::Process;
 
 /// What most programs need: `use manyhands::prelude::*;`.
 pub mod prelude {
@@ -67,6 +72,8 @@ pub mod prelude {
     pub use crate::error::{Death, PoolError, TaskError, Timeout};
     pub use crate::future::TaskFuture;
     pub use crate::pool::{Call, Pool, Progress, Schedule};
+    #[cfg(target_os = "linux")]
+    pub use crate::process::Process;
 }
 
 /// Runs the worker loop, and does not return, if this process was started as a worker; otherwise does nothing.

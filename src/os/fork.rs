@@ -11,19 +11,28 @@ use nix::unistd::{ForkResult, getpid};
 /// How many forks lie between the first process of this image and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
+/// Pid of the process that this one was forked from, if it was.
+static FORKED_FROM: AtomicU32 = AtomicU32::new(0);
+
 /// A number that is the same as long as the process is the same. Cheaper than `getpid`, which is a system call.
 ///
 /// Children made by a raw `clone` that skips the C library's fork handlers are not noticed.
 pub(crate) fn generation() -> u32 {
     static ONCE: Once = Once::new();
     extern "C" fn forked() {
+        FORKED_FROM.store(std::os::unix::process::parent_id(), Ordering::Relaxed);
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
     ONCE.call_once(|| {
-        // SAFETY: the handler does nothing but add to an atomic, which is allowed in a forked child.
+        // SAFETY: the handler does nothing but getppid and atomics, which is allowed in a forked child.
         unsafe { libc::pthread_atfork(None, None, Some(forked)) };
     });
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// Pid of the process that this one was forked from; 0 in the first process of this image.
+pub(crate) fn forked_from() -> u32 {
+    FORKED_FROM.load(Ordering::Relaxed)
 }
 
 /// Which side of a fork this is.
@@ -39,6 +48,8 @@ pub(crate) enum Side {
 /// The child has only the calling thread: no other thread may hold a lock that the child will want, except those that
 /// the C library takes care of (its allocator's).
 pub(crate) unsafe fn fork() -> io::Result<Side> {
+    // So that the child's is counted.
+    let _ = generation();
     // SAFETY: the caller's obligation is the same as nix's.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Side::Parent {

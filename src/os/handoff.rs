@@ -1,7 +1,7 @@
 //! A socket between parent and worker that carries one greeting with descriptors, and then, by being open, says that
 //! the other side is alive.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -11,14 +11,24 @@ use nix::sys::socket::{
     recvmsg, sendmsg, socketpair,
 };
 
+use super::above_standard;
+
 /// A connected pair of sockets that keep message boundaries; close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
+    let (one, other) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
         None,
         SockFlag::SOCK_CLOEXEC,
-    )?)
+    )?;
+    Ok((above_standard(one)?, above_standard(other)?))
+}
+
+/// A pipe; close-on-exec.
+pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    let reader = above_standard(reader.into())?;
+    Ok((reader.into(), above_standard(writer.into())?.into()))
 }
 
 /// Sends one message, and copies of the descriptors with it.

@@ -14,6 +14,8 @@ use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::above_standard;
+
 /// A shared mapping of a whole memfd, and the descriptor to hand to others.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
@@ -34,6 +36,7 @@ impl SharedMemory {
             c"manyhands",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
+        let fd = above_standard(fd)?;
         let size =
             i64::try_from(len.get()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         fallocate(&fd, FallocateFlags::empty(), 0, size)?;

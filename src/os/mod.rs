@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
 //! | [`futex`] | `futex` wait and wake on shared memory |
+//! | [`parcel`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
-//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup` |
+//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
+//! | [`exit`] | `atexit` |
 //! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
 //!
@@ -17,11 +19,27 @@
 //! `unsafe` itself and says what its caller must see to.
 #![allow(unsafe_code)]
 
+pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod memory;
+pub(crate) mod parcel;
 pub(crate) mod pidfd;
 pub(crate) mod task;
 pub(crate) mod worker;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// The same descriptor, not in the place of a standard stream that is closed: there it would get what is printed. All
+/// that the crate keeps open or hands over goes through here.
+fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        Ok(fd)
+    } else {
+        // The standard library gives copies higher numbers.
+        fd.try_clone()
+    }
+}

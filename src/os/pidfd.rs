@@ -7,9 +7,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::above_standard;
 use crate::error::Death;
 
 /// A child of this process.
@@ -28,7 +29,10 @@ impl Child {
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call alone.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { pid, fd })
+        Ok(Self {
+            pid,
+            fd: above_standard(fd)?,
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -37,33 +41,54 @@ impl Child {
 
     /// Sends SIGKILL. A child that has ended already is no error.
     pub(crate) fn kill(&self) {
+        if let Err(error) = self.signal(Signal::SIGKILL) {
+            log::error!("SIGKILL to process {} failed: {error}", self.pid);
+        }
+    }
+
+    /// Sends a signal. A child that has ended already is no error.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         // SAFETY: a null siginfo asks for the plain signal; the descriptor is ours.
         let sent = Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.fd.as_raw_fd(),
-                libc::SIGKILL,
+                signal as libc::c_int,
                 std::ptr::null::<libc::siginfo_t>(),
                 0,
             )
         });
-        if let Err(error) = sent
-            && error != Errno::ESRCH
-        {
-            log::error!("SIGKILL to process {} failed: {error}", self.pid);
+        match sent {
+            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Waits for the child to end and says how it did. It is a zombie no more after this.
+    ///
+    /// Not nix's `waitid`, which has no words for the real-time signals.
     pub(crate) fn reap(&self) -> Death {
+        let fd = self.fd.as_raw_fd().unsigned_abs();
+        // SAFETY: a siginfo of zeros is valid, it is plain numbers.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         loop {
-            return match waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED) {
-                Err(Errno::EINTR) => continue,
-                Ok(WaitStatus::Exited(_, code)) => Death::Exit(code),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Death::Signal(signal as i32),
+            // SAFETY: the descriptor is ours, and `info` is there to be written to.
+            let waited = Errno::result(unsafe {
+                libc::waitid(libc::P_PIDFD, fd, &raw mut info, libc::WEXITED)
+            });
+            match waited {
+                Err(Errno::EINTR) => {}
                 // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
-                Ok(_) | Err(_) => Death::Unknown,
-            };
+                Err(_) => return Death::Unknown,
+                Ok(_) => break,
+            }
+        }
+        // SAFETY: waitid has filled in what belongs to SIGCHLD, the status among it.
+        let status = unsafe { info.si_status() };
+        match info.si_code {
+            libc::CLD_EXITED => Death::Exit(status),
+            libc::CLD_KILLED | libc::CLD_DUMPED => Death::Signal(status),
+            _ => Death::Unknown,
         }
     }
 

@@ -1,12 +1,14 @@
 //! What a process does to itself, once, on becoming a worker.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_int, c_uint};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::parent_id;
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::stat::Mode;
 
 /// The value of a variable of the environment, without the cost of std's, for the hook that every start of every
 /// program with this crate runs through.
@@ -47,6 +49,46 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let null = File::open("/dev/null")?;
     nix::unistd::dup2_stdin(null.as_fd())?;
     Ok(taken)
+}
+
+/// Puts a descriptor in the place of standard input.
+pub(crate) fn set_stdin(fd: OwnedFd) -> io::Result<()> {
+    Ok(nix::unistd::dup2_stdin(fd)?)
+}
+
+/// Closes everything but the standard streams: descriptors that the program which started this one has left open for
+/// whoever comes are none of a worker's. Standard streams that are closed are opened on `/dev/null`, as std does before
+/// `main`, so that no other descriptor takes their number and gets what is printed.
+///
+/// To be called before this process opens anything.
+pub(crate) fn keep_standard_streams() -> io::Result<()> {
+    // SAFETY: close_range takes integers; nothing of this process owns a descriptor yet.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, 0) };
+    // Kernels before 5.9, and sandboxes that have not heard of it.
+    if closed != 0 {
+        close_one_by_one()?;
+    }
+    loop {
+        // Not close-on-exec: programs that this one starts shall have it too.
+        let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // It is a standard stream now.
+        std::mem::forget(null);
+    }
+}
+
+fn close_one_by_one() -> io::Result<()> {
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect();
+    for fd in open {
+        // SAFETY: as in `keep_standard_streams`. The folder's own, closed above, gives an error that means nothing.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
 }
 
 /// Has the kernel kill this process when the thread that started it ends; gives an error if that has happened.

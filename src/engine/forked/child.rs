@@ -33,7 +33,7 @@ impl Ring for PipeRinger {
 
 impl PipeBell {
     pub(super) fn new() -> io::Result<Self> {
-        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = handoff::pipe()?;
         Ok(Self {
             reader,
             writer: Arc::new(writer),

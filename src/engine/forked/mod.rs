@@ -180,6 +180,8 @@ fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
             drop((out, err));
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
+            // No exit handler runs here, and the children that the child started are waited for by one.
+            crate::process::end_children();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             fork::exit_now(code)
         }

@@ -33,7 +33,8 @@ mod wait;
 mod worker;
 
 pub use builder::ProcessesBuilder;
-pub(crate) use worker::become_worker_if_asked;
+pub(crate) use start::secret;
+pub(crate) use worker::{VARIABLE, become_worker_if_asked, is_marked};
 
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};
@@ -173,7 +174,7 @@ impl Processes {
         if os::worker::is_privileged() {
             return Err(PoolError::Privileged);
         }
-        if worker::is_marked() {
+        if is_marked() {
             return Err(PoolError::HookMissing);
         }
         panic::install_hook();

@@ -10,6 +10,7 @@ use super::worker::{Greeting, VARIABLE};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::{handoff, image::Image, pidfd::Child};
+use crate::process::Origin;
 
 /// A worker process as its parent has it.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) fn start(pool: &str, number: usize, bell: &Bell) -> io::Result<Starte
         fingerprint: Image::main().fingerprint(),
         parent: std::process::id(),
         name: short_name(pool, number),
+        origin: Origin::of_worker(pool, number),
     };
     // Sent before there is anybody to read it: the worker finds it waiting.
     handoff::send(
@@ -74,7 +76,7 @@ fn short_name(pool: &str, number: usize) -> String {
 }
 
 /// A number that nobody else knows, from the seeds of std's hash maps, which come from the system.
-fn secret() -> u64 {
+pub(crate) fn secret() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }

@@ -50,7 +50,7 @@ impl Handle {
     ///
     /// Why they could not all be started. Then none is left.
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Self, PoolError> {
-        let (reader, orders) = io::pipe()
+        let (reader, orders) = os::handoff::pipe()
             .map_err(|error| PoolError::system("the supervisor's pipe could not be made", error))?;
         let (report, started) = sync_channel(1);
         let supervised = shared.clone();

@@ -18,10 +18,11 @@ use crate::lane::bell::Bell;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
 use crate::os::{fork, handoff, image::Image, worker as own};
+use crate::process::{self, Origin};
 use crate::{code, codec, panic};
 
 /// The variable that says "you may be a worker", with the secret of the greeting.
-pub(super) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
+pub(crate) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
 
 /// What every greeting begins with, before the secret in 8 bytes.
 const MAGIC: [u8; 8] = *b"manyhand";
@@ -37,6 +38,7 @@ pub(super) struct Greeting {
     pub(super) parent: u32,
     /// What `ps` shall show as the command's name.
     pub(super) name: String,
+    pub(super) origin: Origin,
 }
 
 impl Greeting {
@@ -62,12 +64,13 @@ static HOOK: extern "C" fn() = {
 };
 
 /// Whether this process carries the mark of a worker that was never looked at.
-pub(super) fn is_marked() -> bool {
+pub(crate) fn is_marked() -> bool {
     std::env::var_os(VARIABLE.to_str().unwrap_or_default()).is_some()
 }
 
 /// Runs the worker loop, and never returns, if a pool has started this process as a worker.
 pub(crate) fn become_worker_if_asked() {
+    process::hook_has_run();
     let Some(secret) = own::variable(VARIABLE) else {
         return;
     };
@@ -81,9 +84,19 @@ pub(crate) fn become_worker_if_asked() {
     };
     let mut start = [0; 16];
     if handoff::peek(own::stdin(), &mut start) != Some(start.len())
-        || start != [MAGIC, secret.to_ne_bytes()].concat()[..]
+        || start[8..] != secret.to_ne_bytes()
     {
         return;
+    }
+    let is_process = start[..8] == process::MAGIC;
+    if !is_process && start[..8] != MAGIC {
+        return;
+    }
+    if let Err(error) = own::keep_standard_streams() {
+        log::error!("the descriptors of the parent could not be closed: {error}");
+    }
+    if is_process {
+        process::become_process();
     }
     let code = match panic::catch(Worker::begin) {
         Ok(Ok(worker)) => {
@@ -133,6 +146,7 @@ impl Worker {
         }
         own::set_name(&greeting.name);
         own::set_signals()?;
+        greeting.origin.arrive();
         panic::install_hook();
 
         let lane = Lane::open(lane)?;

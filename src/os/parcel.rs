@@ -1,0 +1,111 @@
+//! Bytes that are handed to another process once: packed, sealed against every change, and mapped over there.
+//!
+//! Like [`memory`](super::memory) a memfd, so nothing has a name that could be left behind. Because nobody can write to
+//! it any more, what the receiver reads is plain memory of its own.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::above_standard;
+
+/// A parcel on the receiver's side.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+/// Packs the parts, one after the other.
+pub(crate) fn pack(parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let fd = memfd_create(
+        c"manyhands",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?;
+    let mut file = File::from(above_standard(fd)?);
+    for part in parts {
+        // A machine out of memory says so here.
+        file.write_all(part)?;
+    }
+    fcntl(
+        &file,
+        FcntlArg::F_ADD_SEALS(seals() | SealFlag::F_SEAL_SEAL),
+    )?;
+    Ok(file.into())
+}
+
+/// What a parcel must be sealed against, so that its bytes stay as they are.
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
+}
+
+impl Parcel {
+    /// Maps what another process packed: sealed, and of exactly `len` bytes.
+    pub(crate) fn open(fd: &OwnedFd, len: u64) -> io::Result<Self> {
+        let sealed = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+        let size = nix::sys::stat::fstat(fd)?.st_size;
+        if !sealed.contains(seals()) || u64::try_from(size) != Ok(len) {
+            return Err(io::Error::other(format!(
+                "{size} bytes came where {len} sealed ones were announced"
+            )));
+        }
+        let len = usize::try_from(len)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| io::Error::other("a parcel of no bytes"))?;
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, flags, fd, 0) }?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let start = self.start.cast::<u8>().as_ptr();
+        // SAFETY: the mapping is readable, has this length and lives as long as `self`; its seals, which `open` has seen
+        // and nobody can take off, keep everyone from changing the bytes or their number.
+        unsafe { std::slice::from_raw_parts(start, self.len.get()) }
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from `self`.
+        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
+            log::error!("munmap of a parcel failed: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parcel_arrives_whole_and_cannot_be_changed() {
+        let fd = pack(&[b"one ", b"", b"two"]).unwrap();
+        assert!(nix::unistd::write(&fd, b"more").is_err());
+        assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+        assert_eq!(Parcel::open(&fd, 7).unwrap().bytes(), b"one two");
+    }
+
+    #[test]
+    fn a_parcel_of_another_length_or_unsealed_is_refused() {
+        let fd = pack(&[b"four"]).unwrap();
+        let error = Parcel::open(&fd, 5).unwrap_err();
+        assert!(
+            error.to_string().contains("4 bytes came where 5"),
+            "{error}"
+        );
+        let open = memfd_create(c"manyhands", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::write(&open, b"four").unwrap();
+        Parcel::open(&open, 4).unwrap_err();
+        Parcel::open(&pack(&[]).unwrap(), 0).unwrap_err();
+    }
+}

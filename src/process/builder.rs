@@ -1,0 +1,227 @@
+//! [`ProcessBuilder`]: a child with everything said, and [`Stdio`], what its standard streams are.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Outcome, Portable, Process, start};
+use crate::error::PoolError;
+
+/// One of a child's standard streams.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Process;
+/// use std::io::Read;
+///
+/// let (mut reader, writer) = std::io::pipe()?;
+/// let child = Process::builder().stdout(writer).spawn(|()| print!("from the child"), ())?;
+/// let mut printed = String::new();
+/// reader.read_to_string(&mut printed)?;
+/// assert_eq!(printed, "from the child");
+/// # child.join()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub enum Stdio {
+    /// That of the parent.
+    Inherit,
+    /// `/dev/null`: nothing to read, and what is written is thrown away.
+    Null,
+    /// This descriptor: a file, an end of a pipe.
+    Fd(OwnedFd),
+}
+
+macro_rules! from_what_has_a_descriptor {
+    ($($source:ty)*) => {$(
+        impl From<$source> for Stdio {
+            fn from(source: $source) -> Self {
+                Self::Fd(source.into())
+            }
+        }
+    )*};
+}
+from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
+
+/// Starts a [`Process`]; see [`Process::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `spawn`"]
+pub struct ProcessBuilder {
+    pub(super) name: Option<String>,
+    pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) stdin: Stdio,
+    pub(super) stdout: Stdio,
+    pub(super) stderr: Stdio,
+    pub(super) is_daemon: bool,
+}
+
+impl Default for ProcessBuilder {
+    fn default() -> Self {
+        Self {
+            name: None,
+            environment: Vec::new(),
+            stdin: Stdio::Null,
+            stdout: Stdio::Inherit,
+            stderr: Stdio::Inherit,
+            is_daemon: false,
+        }
+    }
+}
+
+impl ProcessBuilder {
+    /// What the child is called: by its handle, by [`current`](super::current) in it, and in `ps`. Unless said, the
+    /// children of a process are counted: `process1`, `process2` …, and those of a child called `X` are `X:1`, `X:2` ….
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{self, Process};
+    ///
+    /// let child = Process::builder()
+    ///     .name("indexer")
+    ///     .spawn(|()| assert_eq!(process::current().name(), "indexer"), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets a variable of the child's environment; the others are as in the parent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder()
+    ///     .env("OMP_NUM_THREADS", "1")
+    ///     .spawn(|()| assert_eq!(std::env::var("OMP_NUM_THREADS").unwrap(), "1"), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// What the child reads as standard input. Unless said, [`Stdio::Null`]: parent and child would take the input from
+    /// each other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    /// use std::io::Write;
+    ///
+    /// let (reader, mut writer) = std::io::pipe()?;
+    /// let child = Process::builder().stdin(reader).spawn(
+    ///     |()| assert_eq!(std::io::read_to_string(std::io::stdin()).unwrap(), "to the child"),
+    ///     (),
+    /// )?;
+    /// writer.write_all(b"to the child")?;
+    /// drop(writer);
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = stdin.into();
+        self
+    }
+
+    /// Where the child's standard output goes. Unless said, [`Stdio::Inherit`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{Process, Stdio};
+    ///
+    /// let child = Process::builder().stdout(Stdio::Null).spawn(|()| println!("to nobody"), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
+        self
+    }
+
+    /// Where the child's standard error goes. Unless said, [`Stdio::Inherit`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let (reader, writer) = std::io::pipe()?;
+    /// let child = Process::builder()
+    ///     .stderr(writer)
+    ///     .spawn(|()| -> Result<(), String> { Err("no such index".to_owned()) }, ())?;
+    /// assert!(std::io::read_to_string(reader)?.contains("no such index"));
+    /// # child.join()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = stderr.into();
+        self
+    }
+
+    /// Whether the child is a daemon: one that is killed when its parent ends normally, instead of being waited for.
+    /// Unless said, it is not. When the parent is killed, all its children are, daemons or not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// // Without `daemon`, this program would not end.
+    /// Process::builder().daemon(true).spawn(|()| loop { std::thread::park() }, ())?;
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn daemon(mut self, is_daemon: bool) -> Self {
+        self.is_daemon = is_daemon;
+        self
+    }
+
+    /// Starts the child, and returns without waiting for it; see [`Process::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::ProcessFailed`] if the system refuses (processes, descriptors, memory), or if the argument or what
+    ///   `f` captures cannot be serialised;
+    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
+    /// - [`PoolError::ForeignFunction`] and [`PoolError::ForeignExecutable`] in a shared library that another program
+    ///   has loaded;
+    /// - [`PoolError::Privileged`] in a set-user-id program;
+    /// - [`PoolError::HookMissing`] in a process that was itself started as a child but reached `main`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder().name("summer").spawn(
+    ///     |numbers: Vec<u32>| assert_eq!(numbers.iter().sum::<u32>(), 6),
+    ///     vec![1, 2, 3],
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the argument moves into the child"
+    )]
+    pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, PoolError>
+    where
+        F: Fn(A) -> T + Portable,
+        A: Serialize + DeserializeOwned + 'static,
+        T: Outcome,
+    {
+        start::spawn(self, &f, &argument)
+    }
+}

@@ -1,0 +1,64 @@
+//! The other side: what a child does from its start to its end.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::letter::Letter;
+use super::{entry, outcome};
+use crate::os::{fork, handoff, worker as own};
+use crate::panic;
+
+/// Exit code of a child whose function never ran.
+const CANNOT_BEGIN: i32 = 97;
+
+/// Exit code of a child whose function panicked: what a Rust program ends with then.
+const PANICKED: i32 = 101;
+
+/// Runs what the greeting on standard input asks for, and ends.
+pub(crate) fn become_process() -> ! {
+    let code = match panic::catch(begin) {
+        Ok(Ok(letter)) => run(letter),
+        Ok(Err(error)) => {
+            outcome::complain(&format_args!("it could not begin: {error}"));
+            CANNOT_BEGIN
+        }
+        // The panic hook has told of it.
+        Err(_) => CANNOT_BEGIN,
+    };
+    // Flushes standard output, and waits for the children of this process.
+    std::process::exit(code)
+}
+
+/// Makes this process what the parent wants it to be.
+fn begin() -> io::Result<Letter> {
+    let (letter, stdin) = Letter::receive()?;
+    let life_line = own::take_stdin()?;
+    // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and it may end before its parent does.
+    fork::die_when_closed(life_line.as_fd())?;
+    if handoff::is_closed(&life_line) {
+        return Err(io::Error::other("the parent has died"));
+    }
+    // Open as long as the process lives.
+    std::mem::forget(life_line);
+    own::set_stdin(stdin)?;
+    own::set_signals()?;
+    letter.head.origin.clone().arrive();
+    own::set_name(super::identity::current().name());
+    Ok(letter)
+}
+
+fn run(letter: Letter) -> i32 {
+    let ran = panic::catch(|| match entry::find(letter.head.entry) {
+        Some(entry) => entry(letter),
+        None => Err("the executable does not have its function".to_owned()),
+    });
+    match ran {
+        Ok(Ok(code)) => code,
+        Ok(Err(reason)) => {
+            outcome::complain(&reason);
+            CANNOT_BEGIN
+        }
+        // The panic hook has told of it.
+        Err(_) => PANICKED,
+    }
+}

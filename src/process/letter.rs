@@ -1,0 +1,157 @@
+//! What a child is told on its start, as both sides see it.
+//!
+//! The greeting waits on a socket on the child's standard input, like a pool worker's, and says which build it comes from
+//! and how long the letter is. With it come two descriptors: the letter, a sealed [`parcel`], and the child's real
+//! standard input. The letter names the function, and holds what that captures and its argument, of whatever size:
+//!
+//! ```text
+//! greeting:  magic, secret │ fingerprint, length of the letter       each 8 bytes
+//! letter:    length of the head │ head │ captures │ argument         the first 8 bytes
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::Origin;
+use crate::codec;
+use crate::os::image::Image;
+use crate::os::parcel::{self, Parcel};
+use crate::os::{handoff, worker};
+
+/// What the greeting of a process begins with, other than a worker's.
+pub(crate) const MAGIC: [u8; 8] = *b"manyproc";
+
+/// Bytes of a greeting.
+const GREETING: usize = 32;
+
+/// Bytes of a length.
+const LENGTH: usize = size_of::<u64>();
+
+/// What comes before captures and argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) origin: Origin,
+    /// [`code::number`](crate::code::number) of the [`Entry`](super::entry::Entry).
+    pub(super) entry: u64,
+    /// The same of the [`Revive`](crate::closure::Revive) of a function that captures.
+    pub(super) revive: Option<u64>,
+    /// Bytes of the captures. The rest is the argument.
+    pub(super) captures: u64,
+}
+
+/// Sends a greeting, and the letter and the standard input with it.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    secret: u64,
+    head: &Head,
+    captures: &[u8],
+    argument: &[u8],
+    stdin: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut start = Vec::new();
+    codec::exact::to_vec_append(&mut start, head).map_err(io::Error::other)?;
+    let length = (start.len() as u64).to_ne_bytes();
+    let letter = parcel::pack(&[&length, &start, captures, argument])?;
+    let whole = LENGTH + start.len() + captures.len() + argument.len();
+    let greeting = [
+        MAGIC,
+        secret.to_ne_bytes(),
+        Image::main().fingerprint().to_ne_bytes(),
+        (whole as u64).to_ne_bytes(),
+    ]
+    .concat();
+    handoff::send(socket, &greeting, &[letter.as_fd(), stdin])
+}
+
+/// A letter that has come.
+pub(super) struct Letter {
+    pub(super) head: Head,
+    parcel: Parcel,
+    /// Where the captures start, and the argument.
+    parts: [usize; 2],
+}
+
+impl Letter {
+    /// Takes the greeting from standard input, and the letter with it. Gives also what shall be standard input.
+    pub(super) fn receive() -> io::Result<(Self, OwnedFd)> {
+        let mut greeting = [0; GREETING];
+        let (len, [letter, stdin]) = handoff::receive::<2>(worker::stdin(), &mut greeting)?;
+        let number = |at: usize| {
+            let bytes = greeting[at..at + LENGTH].try_into();
+            bytes.map_or(0, u64::from_ne_bytes)
+        };
+        if len != GREETING {
+            return Err(io::Error::other("the greeting has another length"));
+        }
+        if number(16) != Image::main().fingerprint() {
+            return Err(io::Error::other(
+                "the executable is not the build that the parent runs",
+            ));
+        }
+        let letter = Self::read(Parcel::open(&letter, number(24))?)
+            .ok_or_else(|| io::Error::other("the letter is cut short"))?;
+        Ok((letter, stdin))
+    }
+
+    fn read(parcel: Parcel) -> Option<Self> {
+        let (length, rest) = parcel.bytes().split_first_chunk::<LENGTH>()?;
+        let length = usize::try_from(u64::from_ne_bytes(*length)).ok()?;
+        let head: Head = codec::exact::from_slice(rest.get(..length)?).ok()?;
+        let captures = LENGTH + length;
+        let argument = captures.checked_add(usize::try_from(head.captures).ok()?)?;
+        if argument > parcel.bytes().len() {
+            return None;
+        }
+        Some(Self {
+            head,
+            parcel,
+            parts: [captures, argument],
+        })
+    }
+
+    pub(super) fn captures(&self) -> &[u8] {
+        &self.parcel.bytes()[self.parts[0]..self.parts[1]]
+    }
+
+    pub(super) fn argument(&self) -> &[u8] {
+        &self.parcel.bytes()[self.parts[1]..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_that_lies_about_its_lengths_is_refused() {
+        let head = |captures| {
+            let mut bytes = Vec::new();
+            let head = Head {
+                origin: Origin::of_worker("pool", 0),
+                entry: 0,
+                revive: None,
+                captures,
+            };
+            codec::exact::to_vec_append(&mut bytes, &head).unwrap();
+            bytes
+        };
+        let read = |length: u64, head: &[u8], rest: &[u8]| {
+            let fd = parcel::pack(&[&length.to_ne_bytes(), head, rest]).unwrap();
+            let whole = (LENGTH + head.len() + rest.len()) as u64;
+            Letter::read(Parcel::open(&fd, whole).unwrap())
+        };
+        let three = head(3);
+        let len = three.len() as u64;
+        let letter = read(len, &three, b"abcde").unwrap();
+        assert_eq!(
+            (letter.captures(), letter.argument()),
+            (&b"abc"[..], &b"de"[..])
+        );
+        assert!(read(len, &three, b"ab").is_none());
+        assert!(read(len + 1, &three, b"").is_none());
+        assert!(read(u64::MAX, &three, b"abc").is_none());
+        assert!(read(len, &head(u64::MAX), b"abc").is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! Single child processes: [`Process`], the counterpart of Python's `multiprocessing.Process`.
+//!
+//! A child is this program, started again, that runs one function instead of `main` and then ends. It shares nothing
+//! with its parent: the argument is sent to it, and so is what [`closure!`](crate::closure!) captures. A
+//! [`Pool`](crate::Pool) is better for many short tasks; a process of its own is for what runs for long or has to
+//! be stopped from outside.
+//!
+//! ```
+//! use manyhands::process::{ExitStatus, Process};
+//!
+//! let child = Process::spawn(|name: String| println!("Hello, {name}"), "you".to_owned())?;
+//! assert_eq!(child.join()?, ExitStatus::Exited(0));
+//! # Ok::<(), manyhands::PoolError>(())
+//! ```
+//!
+//! How a child lives:
+//!
+//! | what | how it is |
+//! |---|---|
+//! | start | before `main`, as pool workers start; of the parent's descriptors it has the standard streams alone |
+//! | standard input | `/dev/null`, unless the builder says otherwise |
+//! | standard output and error | the parent's |
+//! | SIGINT (Ctrl-C) | caught and dropped: the parent gets it too, and decides |
+//! | the parent is killed | the child is killed at once, by the kernel, and so are the child's own children |
+//! | the parent ends normally | it waits for its children, and kills those that are [daemons](ProcessBuilder::daemon) |
+//! | its handle is dropped | nothing: it runs on |
+//!
+//! How it ends is its [`ExitStatus`]:
+//!
+//! | the function | exit status |
+//! |---|---|
+//! | returns | `Exited(0)` |
+//! | returns `Err` | `Exited(1)`, and the error on standard error |
+//! | panics | `Exited(101)`, and the message on standard error (with `panic = "abort"`: `Signaled(6)`) |
+//! | calls `std::process::exit(8)` | `Exited(8)` |
+//! | is killed by a signal | `Signaled`, with its number |
+//! | never runs, because the argument cannot be deserialised, say | `Exited(97)`, and the reason on standard error |
+//!
+//! A child that has ended stays in the system's table until somebody asks for its status. [`Process::join`] does, and
+//! so do [`active_children`], every later start of a child, the drop of the handle of one that has ended, and the end
+//! of the program.
+
+mod builder;
+mod child;
+mod entry;
+mod identity;
+mod letter;
+mod outcome;
+mod registry;
+mod spawned;
+mod start;
+mod status;
+
+pub use builder::{ProcessBuilder, Stdio};
+pub use entry::Portable;
+pub use identity::{ProcessInfo, current, parent};
+pub use outcome::Outcome;
+pub use registry::active_children;
+pub use spawned::Process;
+pub use status::ExitStatus;
+
+pub(crate) use child::become_process;
+pub(crate) use identity::Origin;
+pub(crate) use letter::MAGIC;
+pub(crate) use registry::end_children;
+pub(crate) use start::hook_has_run;

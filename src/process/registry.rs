@@ -1,0 +1,112 @@
+//! The children of this process whose exit status nobody has asked for yet.
+//!
+//! The registry keeps hold of them whatever becomes of their handles: it is what keeps their life lines open, and what
+//! sees to it that none stays a zombie for longer than until the next look.
+//!
+//! A forked child has its parent's registry as a copy in which nothing is its own, and whose lock may be held for ever by
+//! a thread that it does not have. So there is one registry for each process in a line of forks, found by counting, and
+//! the copies are left alone.
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::Process;
+use super::spawned::Spawned;
+use crate::os::{exit, fork};
+
+static FIRST: Registry = Registry::new();
+
+struct Registry {
+    children: Mutex<Vec<Arc<Spawned>>>,
+    /// That of the processes forked from this one.
+    next: OnceLock<Box<Registry>>,
+}
+
+impl Registry {
+    const fn new() -> Self {
+        Self {
+            children: Mutex::new(Vec::new()),
+            next: OnceLock::new(),
+        }
+    }
+
+    /// This process's own.
+    fn own() -> &'static Self {
+        let mut registry = &FIRST;
+        for _ in 0..fork::generation() {
+            registry = registry.next.get_or_init(|| Box::new(Self::new()));
+        }
+        registry
+    }
+
+    /// The children as they are now. Nothing else is done under the lock.
+    fn children(&self) -> Vec<Arc<Spawned>> {
+        self.children.lock().clone()
+    }
+}
+
+/// Takes charge of a child, and reaps others that have ended.
+pub(super) fn add(child: Arc<Spawned>) {
+    exit::call_at_exit(end_children);
+    reap_ended();
+    Registry::own().children.lock().push(child);
+}
+
+/// The child has been reaped. Only its own process may say so.
+pub(super) fn remove(child: &Spawned) {
+    let mut children = Registry::own().children.lock();
+    let place = children
+        .iter()
+        .position(|other| std::ptr::eq(&raw const **other, child));
+    let removed = place.map(|place| children.swap_remove(place));
+    drop(children);
+    // Perhaps the last one who had it: its descriptors are closed without the lock.
+    drop(removed);
+}
+
+fn reap_ended() {
+    for child in Registry::own().children() {
+        child.exit_status();
+    }
+}
+
+/// The children of this process that have not ended: those started as a [`Process`], whether their handles are still
+/// held or not. Workers of pools are not among them.
+///
+/// As in Python, the call also clears away those that have ended.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::process::{self, Process};
+///
+/// let child = Process::builder().name("idle").spawn(|()| loop { std::thread::park() }, ())?;
+/// let active = process::active_children();
+/// assert_eq!((active.len(), active[0].name(), active[0].pid()), (1, "idle", child.pid()));
+///
+/// child.kill()?;
+/// child.join()?;
+/// assert!(process::active_children().is_empty());
+/// # Ok::<(), manyhands::PoolError>(())
+/// ```
+pub fn active_children() -> Vec<Process> {
+    let mut children = Registry::own().children();
+    children.retain(|child| child.exit_status().is_none());
+    children.into_iter().map(Process::of).collect()
+}
+
+/// What a process owes its children when it ends normally: daemons are killed, the others waited for.
+pub(crate) fn end_children() {
+    loop {
+        // Again each time: a thread of this process may have started more.
+        let children = Registry::own().children();
+        for daemon in children.iter().filter(|child| child.is_daemon()) {
+            daemon.kill();
+        }
+        let Some(child) = children.into_iter().next() else {
+            return;
+        };
+        child.wait(None);
+    }
+}

@@ -1,0 +1,192 @@
+//! Starting a child process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{self, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::entry::{self, Entry};
+use super::identity::{self, Origin};
+use super::letter::{self, Head};
+use super::spawned::Spawned;
+use super::{Outcome, Process, ProcessBuilder, Stdio, registry};
+use crate::engine::processes::{VARIABLE, is_marked, secret};
+use crate::error::PoolError;
+use crate::os::pidfd::{self, Child};
+use crate::os::{handoff, worker};
+use crate::{closure, code, codec, panic};
+
+/// Whether the hook has run in this process. A child is this program too: it would become a child there.
+static HOOK_HAS_RUN: AtomicBool = AtomicBool::new(false);
+
+/// The hook runs.
+pub(crate) fn hook_has_run() {
+    HOOK_HAS_RUN.store(true, Ordering::Relaxed);
+}
+
+/// What to do when it has not.
+const NO_HOOK: &str = "this program was built without the feature `worker-hook`, and has not called manyhands::init(), \
+                       which must be at the top of main";
+
+/// What of a child its function and argument determine.
+struct Work {
+    entry: u64,
+    revive: Option<u64>,
+    captures: Vec<u8>,
+    argument: Vec<u8>,
+}
+
+/// Starts a child that runs `f` on `argument`.
+pub(super) fn spawn<F, A, T>(
+    builder: ProcessBuilder,
+    f: &F,
+    argument: &A,
+) -> Result<Process, PoolError>
+where
+    F: Fn(A) -> T,
+    A: Serialize + DeserializeOwned + 'static,
+    T: Outcome,
+{
+    const {
+        assert!(
+            closure::is_portable::<F>(),
+            "the function of a child process must not capture variables: nothing of this process is in it. Two ways \
+             out: (1) put them into the argument, which may be a tuple; (2) closure!([names] |argument: Type| ...) \
+             sends the named variables along. (A function pointer counts as a captured variable: pass the function \
+             by its name.)"
+        );
+    }
+    check()?;
+    let name = name(builder.name.as_deref());
+    let failed = |reason: String| PoolError::ProcessFailed {
+        name: name.clone(),
+        reason,
+    };
+    // Without the hook the child would run `main`, and start children in turn.
+    if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
+        return Err(failed(NO_HOOK.to_owned()));
+    }
+    let (revive, captures) = captures(f).map_err(failed)?;
+    let work = Work {
+        entry: code::number(entry::enter::<F, A, T> as Entry as usize)?,
+        revive: revive.map(code::number).transpose()?,
+        captures,
+        argument: encode(argument).map_err(failed)?,
+    };
+    let spawned = start(&name, builder, &work).map_err(|error| failed(error.to_string()))?;
+    let spawned = Arc::new(spawned);
+    registry::add(spawned.clone());
+    Ok(Process::of(spawned))
+}
+
+/// Whether this process can have children at all.
+fn check() -> Result<(), PoolError> {
+    code::check_image()?;
+    if worker::is_privileged() {
+        return Err(PoolError::Privileged);
+    }
+    if is_marked() {
+        return Err(PoolError::HookMissing);
+    }
+    identity::check_depth()
+}
+
+fn name(given: Option<&str>) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(1);
+    if let Some(name) = given {
+        // It becomes an argument of a program, which ends at a NUL.
+        return name.replace('\0', " ");
+    }
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    if identity::depth() == 0 {
+        format!("process{number}")
+    } else {
+        format!("{}:{number}", identity::name())
+    }
+}
+
+/// What the function takes along, and the address of what makes it anew from that.
+fn captures<F>(f: &F) -> Result<(Option<usize>, Vec<u8>), String> {
+    if size_of::<F>() == 0 {
+        return Ok((None, Vec::new()));
+    }
+    match closure::sendable(f) {
+        Some(Ok(sendable)) => Ok((Some(sendable.revive as usize), sendable.context)),
+        Some(Err(error)) => Err(error.to_string()),
+        None => {
+            Err("its function captures variables, in some other way than closure! does it".into())
+        }
+    }
+}
+
+fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let reason = match panic::catch(|| codec::append(&mut bytes, argument)) {
+        Ok(Ok(())) => return Ok(bytes),
+        Ok(Err(reason)) => reason,
+        Err(caught) => format!("its Serialize panicked: {}", caught.message),
+    };
+    Err(format!("its argument cannot be serialised: {reason}"))
+}
+
+fn start(name: &str, builder: ProcessBuilder, work: &Work) -> io::Result<Spawned> {
+    let (life_line, theirs) = handoff::pair()?;
+    let secret = secret();
+    let head = Head {
+        origin: Origin::of_child(name.to_owned()),
+        entry: work.entry,
+        revive: work.revive,
+        captures: work.captures.len() as u64,
+    };
+    // Sent before there is anybody to read it: the child finds it waiting.
+    letter::send(
+        life_line.as_fd(),
+        secret,
+        &head,
+        &work.captures,
+        &work.argument,
+        stdin(builder.stdin)?.as_fd(),
+    )?;
+
+    // Never by its path, as for pool workers: the file there may be another by now.
+    let child = Command::new("/proc/self/exe")
+        .arg0(format!("manyhands:{name}"))
+        .envs(builder.environment)
+        .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
+        .stdin(theirs)
+        .stdout(builder.stdout)
+        .stderr(builder.stderr)
+        .spawn()?;
+    let child = Child::open(child.id()).inspect_err(|_| pidfd::kill_unopened(child.id()))?;
+    Ok(Spawned::new(
+        name.to_owned(),
+        child,
+        builder.is_daemon,
+        life_line,
+    ))
+}
+
+/// What the child gets as standard input, once it has its greeting from there.
+fn stdin(stdin: Stdio) -> io::Result<OwnedFd> {
+    match stdin {
+        Stdio::Inherit => io::stdin().as_fd().try_clone_to_owned(),
+        Stdio::Null => Ok(File::open("/dev/null")?.into()),
+        Stdio::Fd(fd) => Ok(fd),
+    }
+}
+
+impl From<Stdio> for process::Stdio {
+    fn from(stdio: Stdio) -> Self {
+        match stdio {
+            Stdio::Inherit => Self::inherit(),
+            Stdio::Null => Self::null(),
+            Stdio::Fd(fd) => fd.into(),
+        }
+    }
+}
