@@ -15,7 +15,7 @@ use common::{
 };
 use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{self, ExitStatus, Outcome, Portable, ProcessBuilder, Stdio};
+use manyhands::process::{self, ExitStatus, Outcome, ProcessBuilder, Standalone, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, sigaction};
 use nix::unistd::Pid;
@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 #[track_caller]
 fn printed<F, A, T>(f: F, argument: A) -> String
 where
-    F: Fn(A) -> T + Portable,
+    F: Fn(A) -> T + Standalone,
     A: Serialize + DeserializeOwned + 'static,
     T: Outcome,
 {
@@ -39,7 +39,7 @@ where
 #[track_caller]
 fn printed_by<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (String, ExitStatus)
 where
-    F: Fn(A) -> T + Portable,
+    F: Fn(A) -> T + Standalone,
     A: Serialize + DeserializeOwned + 'static,
     T: Outcome,
 {
@@ -52,7 +52,7 @@ where
 /// How a child ends, and what it says on standard error.
 fn end_of<F, A, T>(f: F, argument: A) -> (ExitStatus, String)
 where
-    F: Fn(A) -> T + Portable,
+    F: Fn(A) -> T + Standalone,
     A: Serialize + DeserializeOwned + 'static,
     T: Outcome,
 {
@@ -793,6 +793,8 @@ fn a_program_that_ends_waits_for_its_children_and_kills_its_daemons() {
 fn a_forked_child_cannot_use_or_break_its_parents_children() {
     let _none = Leftovers::none();
     let (child, writer) = patient();
+    let ended = Process::spawn(|()| {}, ()).unwrap();
+    eventually("it is a zombie", || !is_running(ended.pid()));
     let forked = Forked::builder()
         .workers(1)
         .allow_threads()
@@ -808,8 +810,10 @@ fn a_forked_child_cannot_use_or_break_its_parents_children() {
             );
             assert_eq!((child.terminate(), child.kill()), (other.clone(), other));
             assert_eq!((child.is_alive(), child.exit_status()), (true, None));
+            // How it ended, only its parent may find out.
+            assert_eq!((ended.is_alive(), ended.exit_status()), (false, None));
             assert!(process::active_children().is_empty());
-            drop(child.clone());
+            drop((child.clone(), ended.clone()));
             // It can have its own.
             Process::spawn(|()| {}, ())
                 .unwrap()
@@ -820,6 +824,7 @@ fn a_forked_child_cannot_use_or_break_its_parents_children() {
         [()],
     );
     assert_eq!(refused, Ok(vec![true]));
+    assert_eq!(ended.join(), Ok(ExitStatus::Exited(0)));
     assert!(child.is_alive());
     drop(writer);
     assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));

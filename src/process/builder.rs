@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Outcome, Portable, Process, start};
+use super::{Outcome, Process, Standalone, start};
 use crate::error::PoolError;
 
 /// One of a child's standard streams.
@@ -218,7 +218,7 @@ impl ProcessBuilder {
     )]
     pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, PoolError>
     where
-        F: Fn(A) -> T + Portable,
+        F: Fn(A) -> T + Standalone,
         A: Serialize + DeserializeOwned + 'static,
         T: Outcome,
     {

@@ -25,10 +25,10 @@ pub(super) type Entry = fn(Letter) -> Result<i32, String>;
     note = "two ways out: (1) put it into the argument, which may be a tuple",
     note = "(2) `closure!([names] |argument: Type| ..)` sends the named variables along"
 )]
-pub trait Portable: Clone + Send {}
+pub trait Standalone: Clone + Send {}
 
 #[diagnostic::do_not_recommend]
-impl<F: Clone + Send> Portable for F {}
+impl<F: Clone + Send> Standalone for F {}
 
 /// The entry of functions of type `F`.
 pub(super) fn enter<F, A, T>(letter: Letter) -> Result<i32, String>
@@ -57,7 +57,7 @@ where
 /// The function itself, which has nothing in it but its type.
 #[allow(unsafe_code)]
 fn conjure<'a, F: 'a>() -> &'a F {
-    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Portable`, and nothing to drop
+    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Standalone`, and nothing to drop
     // when zero-sized), and a child enters one only because its parent, of the same build, had the function in its hands.
     unsafe { code::conjure() }
 }

@@ -52,7 +52,7 @@ mod start;
 mod status;
 
 pub use builder::{ProcessBuilder, Stdio};
-pub use entry::Portable;
+pub use entry::Standalone;
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Outcome;
 pub use registry::active_children;

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{ExitStatus, Outcome, Portable, ProcessBuilder, registry};
+use super::{ExitStatus, Outcome, ProcessBuilder, Standalone, registry};
 use crate::error::PoolError;
 use crate::os::fork;
 use crate::os::pidfd::Child;
@@ -144,7 +144,7 @@ impl Process {
     /// ```
     pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, PoolError>
     where
-        F: Fn(A) -> T + Portable,
+        F: Fn(A) -> T + Standalone,
         A: Serialize + DeserializeOwned + 'static,
         T: Outcome,
     {
