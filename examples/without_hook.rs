@@ -10,5 +10,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let squares: Vec<u64> = pool.map(|x| x * x, 0..5u64)?;
     println!("{squares:?}");
     assert_eq!(squares, [0, 1, 4, 9, 16]);
+    let child = Process::spawn(
+        |name: String| println!("a child for {name}"),
+        "you".to_owned(),
+    )?;
+    assert!(child.join()?.success());
     Ok(())
 }

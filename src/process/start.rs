@@ -163,7 +163,14 @@ fn start(name: &str, builder: ProcessBuilder, work: &Work) -> io::Result<Spawned
         .stdout(builder.stdout)
         .stderr(builder.stderr)
         .spawn()?;
-    let child = Child::open(child.id()).inspect_err(|_| pidfd::kill_unopened(child.id()))?;
+    let child = Child::open(child.id()).map_err(|error| {
+        // Gone already, and its pid perhaps another's: SIGCHLD is ignored, or some thread waits for any child.
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            return io::Error::other("another part of the program has taken its exit status");
+        }
+        pidfd::kill_unopened(child.id());
+        error
+    })?;
     Ok(Spawned::new(
         name.to_owned(),
         child,
