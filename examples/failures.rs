@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use manyhands::closure;
 use manyhands::prelude::*;
+use manyhands::process::ExitStatus;
 
 /// Does what its argument says.
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
@@ -98,6 +99,30 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         &format!("{failed} errors in their places"),
     );
     pool.close()?;
+
+    // Single children, which nobody replaces: how they ended is all there is.
+    let panics = if cfg!(panic = "abort") {
+        ExitStatus::Signaled(6)
+    } else {
+        ExitStatus::Exited(101)
+    };
+    for (what, expected) in [
+        ("nothing", ExitStatus::Exited(0)),
+        ("panic", panics),
+        ("crash", ExitStatus::Signaled(11)),
+        ("exit", ExitStatus::Exited(3)),
+    ] {
+        let what = what.to_owned();
+        let run = closure!([what] |(): ()| {
+            task(what.clone());
+        });
+        let ended = Process::spawn(run, ())?.join()?;
+        check(
+            &format!("a child of its own: {what}"),
+            ended == expected,
+            &ended,
+        );
+    }
 
     Ok(if all_well {
         ExitCode::SUCCESS
