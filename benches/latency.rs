@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use common::{median, percentile, print_machine, rest, seconds};
+use manyhands::StartMethod;
 use manyhands::prelude::*;
 
 const ROUNDS: usize = 7;
@@ -290,23 +291,28 @@ fn main() {
     );
 
     drop((threads, processes));
-    let (mut of_threads, mut of_processes, mut of_forked) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..3 * ROUNDS {
-        of_threads.push(start!(Pool::threads(2)));
-        of_processes.push(start!(Pool::processes(2)));
+    let by_method = |method| {
+        let builder = Processes::builder().workers(2).start_method(method);
         // The threads of the rival above are still there.
-        of_forked.push(start!(Forked::builder().workers(2).allow_threads().build()));
+        builder.allow_threads().build()
+    };
+    let names = [
+        "Pool::threads(2)",
+        "Pool::processes(2)",
+        "the same, StartMethod::Fork",
+        "the same, StartMethod::ForkServer",
+        "Pool::forked(2)",
+    ];
+    let mut times: [Vec<f64>; 5] = Default::default();
+    for _ in 0..3 * ROUNDS {
+        times[0].push(start!(Pool::threads(2)));
+        times[1].push(start!(Pool::processes(2)));
+        times[2].push(start!(by_method(StartMethod::Fork)));
+        times[3].push(start!(by_method(StartMethod::ForkServer)));
+        times[4].push(start!(Forked::builder().workers(2).allow_threads().build()));
     }
     println!("from nothing to the first result; two workers, ms");
-    println!(
-        "  {:44} {:7.2}",
-        "Pool::threads(2)",
-        median(&mut of_threads)
-    );
-    println!(
-        "  {:44} {:7.2}",
-        "Pool::processes(2)",
-        median(&mut of_processes)
-    );
-    println!("  {:44} {:7.2}", "Pool::forked(2)", median(&mut of_forked));
+    for (name, times) in names.into_iter().zip(&mut times) {
+        println!("  {name:44} {:7.2}", median(times));
+    }
 }

@@ -2,10 +2,14 @@
 //!
 //! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place of a panic), and
 //! every message says what happened, why, and what to do where that is not plain. Both types are `Clone`, because one
-//! cause may have to be told to many tasks, and `#[non_exhaustive]`, because later engines fail in ways of their own.
+//! cause may have to be told to many tasks, serde's, because a task may use a pool in turn and hand on what it was told,
+//! and `#[non_exhaustive]`, because later engines fail in ways of their own.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// Why a task has no result.
 ///
@@ -20,7 +24,7 @@ use std::time::Duration;
 /// assert_eq!(error.index(), Some(1));
 /// assert!(error.to_string().contains("attempt to divide by zero"), "{error}");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked. Its worker and all other tasks go on.
@@ -65,17 +69,42 @@ pub enum TaskError {
         /// What the deserialiser said.
         reason: String,
     },
-    /// The task was given up before it had a result: its pool was dropped.
-    #[error("the task was cancelled: its pool was dropped before it had a result")]
+    /// The task ran for longer than its limit. On processes and forked children it was stopped at that moment, with its
+    /// worker; a thread cannot be stopped, so there the task came to its end and its result was thrown away.
+    #[error("{}took longer than its limit of {limit:?}", Subject(*.index))]
+    TimedOut {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The worker process had no memory left under its limit, and died of it.
+    #[error(
+        "{}failed: its worker (pid {pid}) was out of memory under its limit of {limit} bytes{}",
+        Subject(*.index),
+        Attempts(*.attempts)
+    )]
+    OutOfMemory {
+        /// Position of the item in the input of the call.
+        index: Option<usize>,
+        /// Process id of the worker that died.
+        pid: u32,
+        /// The limit, in bytes.
+        limit: u64,
+        /// How many times the task was started in all: 1 without `retries`.
+        attempts: u32,
+    },
+    /// The task was cancelled before it had a result: by its handle, or because its pool was shut down or dropped.
+    #[error("the task was cancelled before it had a result")]
     Cancelled,
-    /// The result was taken before, by an earlier `result_timeout`.
+    /// The result was taken before, by an earlier `result_timeout` or `.await`.
     #[error("the result of this task was taken before")]
     Taken,
     /// The options of the call contradict themselves or ask for nothing; no item was run.
     #[error("the call was not started: {reason}")]
     InvalidCall {
         /// Which option, and why.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// The pool as a whole cannot run the task.
     #[error(transparent)]
@@ -99,6 +128,8 @@ impl TaskError {
         match self {
             Self::Panicked { index, .. }
             | Self::WorkerDied { index, .. }
+            | Self::TimedOut { index, .. }
+            | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => *index,
             Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => None,
@@ -108,20 +139,26 @@ impl TaskError {
     /// The same error, after so many attempts.
     #[cfg(target_os = "linux")]
     pub(crate) fn with_attempts(mut self, tried: u32) -> Self {
-        if let Self::WorkerDied { attempts, .. } = &mut self {
+        if let Self::WorkerDied { attempts, .. } | Self::OutOfMemory { attempts, .. } = &mut self {
             *attempts = tried;
         }
         self
     }
 
     /// The same error, of item `at` of its call.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn with_index(mut self, at: usize) -> Self {
+    pub(crate) fn with_index(self, at: usize) -> Self {
+        self.indexed(Some(at))
+    }
+
+    /// The same error, of the item `at` of its call, or of none.
+    pub(crate) fn indexed(mut self, at: Option<usize>) -> Self {
         match &mut self {
             Self::Panicked { index, .. }
             | Self::WorkerDied { index, .. }
+            | Self::TimedOut { index, .. }
+            | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
-            | Self::Decode { index, .. } => *index = Some(at),
+            | Self::Decode { index, .. } => *index = at,
             Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => {}
         }
         self
@@ -129,7 +166,21 @@ impl TaskError {
 }
 
 /// Which of a task's values an encoding error is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Part;
+/// use manyhands::prelude::*;
+/// use std::time::{Duration, SystemTime};
+///
+/// let pool = Pool::processes(1)?;
+/// let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde does not take it
+/// let error = pool.submit(|time: SystemTime| time.elapsed().is_ok(), before_1970).result().unwrap_err();
+/// assert!(matches!(error, TaskError::Encode { part: Part::Argument, .. }), "{error}");
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Part {
     /// The argument, on its way to the worker.
@@ -151,7 +202,20 @@ impl fmt::Display for Part {
 }
 
 /// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(1)?;
+/// let exit = pool.submit(|code: i32| -> () { std::process::exit(code) }, 3);
+/// let Err(TaskError::WorkerDied { cause, .. }) = exit.result() else { panic!("it lives") };
+/// assert_eq!(cause, Death::Exit(3));
+/// assert_eq!(Death::Signal(11).to_string(), "was killed by signal 11 (SIGSEGV)");
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Death {
     /// Killed by this signal: 9 is SIGKILL, 11 SIGSEGV (also a stack overflow), 6 SIGABRT.
@@ -202,7 +266,18 @@ pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// Where in the source a panic was raised.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let error = Pool::serial().map(|x: u8| assert!(x > 0), [1, 0]).unwrap_err();
+/// let TaskError::Panicked { location: Some(location), .. } = error else { panic!("{error}") };
+/// assert_eq!(location.file, file!());
+/// assert!(location.line < line!());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     /// Path of the file as the compiler saw it.
     pub file: String,
@@ -227,7 +302,7 @@ impl fmt::Display for Location {
 ///
 /// assert_eq!(Pool::threads(0).unwrap_err(), PoolError::ZeroWorkers);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// A pool of no workers was asked for: it could never run anything.
@@ -239,7 +314,7 @@ pub enum PoolError {
     )]
     InvalidVariable {
         /// Its name: `MANYHANDS_WORKERS`.
-        variable: &'static str,
+        variable: Cow<'static, str>,
         /// What it is set to.
         value: String,
     },
@@ -271,6 +346,13 @@ pub enum PoolError {
     /// The process is a worker that was started, but whose start-up hook did not run.
     #[error("this process was started as a worker, but reached main; {HOOK_ADVICE}")]
     HookMissing,
+    /// This process never looked whether it was started as a worker. Workers are this program too, so they would not either,
+    /// and would run its `main`; none was started.
+    #[error(
+        "worker processes would run this program's main: it was built without the feature `worker-hook`, and has not \
+         called manyhands::init(), which must be at the top of main"
+    )]
+    NoHook,
     /// The program runs with more rights than the user who started it (set-user-id and the like). Its environment, by
     /// which workers are started, is not to be trusted.
     #[error(
@@ -286,7 +368,8 @@ pub enum PoolError {
     /// A call would fork while other threads run, whose locks would stay locked in the child for ever.
     #[error(
         "refused to fork while {threads} other thread(s) run: a lock one of them holds would stay locked in the \
-         child. Join them first, use Pool::processes, or accept the risk with Forked::builder().allow_threads()"
+         child. Join them first, use worker processes that are not forked from this one (StartMethod::Spawn or \
+         ForkServer), or accept the risk with the builder's allow_threads()"
     )]
     ThreadsRunning {
         /// How many threads other than the caller run, those that this crate keeps parked left out.
@@ -314,9 +397,36 @@ pub enum PoolError {
         /// How many levels there may be.
         limit: u32,
     },
-    /// The pool was closed.
+    /// The pool was closed or shut down.
     #[error("the pool is closed and takes no more tasks")]
     Closed,
+    /// An option of a builder asks for what cannot be.
+    #[error("{option} cannot be {value}: {reason}")]
+    InvalidOption {
+        /// Which option.
+        option: Cow<'static, str>,
+        /// What it was given.
+        value: String,
+        /// Why that cannot be.
+        reason: Cow<'static, str>,
+    },
+    /// The text names no engine.
+    #[error(
+        "{text:?} cannot be read as an engine; it should be serial, or threads, processes or forked, these with a colon and \
+         a whole number of workers from 1 on, unless there are to be as many as available_workers() says: \"processes:4\""
+    )]
+    UnknownEngine {
+        /// The text.
+        text: String,
+    },
+    /// The initialiser of the workers failed.
+    #[error("the initialiser of worker {worker} failed: {reason}")]
+    InitializerFailed {
+        /// Which worker, from 0.
+        worker: usize,
+        /// Its error, or its panic's message.
+        reason: String,
+    },
     /// Workers kept dying before they could take a task, so the pool gave up.
     #[error("the pool has given up: {reason}")]
     Broken {
@@ -327,7 +437,7 @@ pub enum PoolError {
     #[error("{what}: {reason}")]
     System {
         /// What was asked of the system.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// What it said.
         reason: String,
     },
@@ -342,16 +452,52 @@ impl PoolError {
     /// A failure of the system, with what was asked of it.
     pub(crate) fn system(what: &'static str, error: impl fmt::Display) -> Self {
         Self::System {
-            what,
+            what: what.into(),
             reason: error.to_string(),
         }
     }
 }
 
 /// `result_timeout` waited for the time it was given, and the task was not finished. The task goes on.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::time::Duration;
+///
+/// let pool = Pool::processes(1)?;
+/// let mut endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+/// assert_eq!(endless.result_timeout(Duration::from_millis(1)), Err::<Result<(), _>, _>(Timeout));
+/// assert!(endless.kill()); // it had gone on
+/// # Ok::<(), PoolError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task was not finished in the time given; it goes on")]
 pub struct Timeout;
+
+/// [`as_completed`](crate::as_completed) waited for the time it was given, and some tasks were not finished. They go on.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::time::Duration;
+///
+/// let pool = Pool::processes(1)?;
+/// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+/// let Some(Err(error)) = as_completed::<()>([endless]).timeout(Duration::ZERO).next() else { panic!("it ended") };
+/// assert_eq!(error.to_string(), "1 of 1 tasks were not finished in the time given; they go on");
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{unfinished} of {total} tasks were not finished in the time given; they go on")]
+pub struct Unfinished {
+    /// Tasks that were not finished.
+    pub unfinished: usize,
+    /// Tasks there were in all.
+    pub total: usize,
+}
 
 /// How a message names its task: by index within a call, or plainly.
 struct Subject(Option<usize>);

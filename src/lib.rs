@@ -24,7 +24,10 @@
 //!
 //! Where to read on:
 //!
-//! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] the handle of a submitted task.
+//! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] the handle of a submitted task; [`wait`] and
+//!   [`as_completed`] deal with many of them.
+//! - [`Processes::builder`] has what can be said about worker processes: limits on time and memory, initialisers, how they
+//!   are started, how long they stay.
 //! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is for functions that
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
@@ -54,23 +57,39 @@ mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
 
-pub use engine::{Executor, Run, RunWith, Serial, Threads};
 #[cfg(target_os = "linux")]
-pub use engine::{Forked, Processes};
-pub use error::{Death, Location, Part, PoolError, TaskError, Timeout};
-pub use future::TaskFuture;
+pub use engine::{
+    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Output, PoolStats,
+    Processes, ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats,
+    worker_state,
+};
+pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+pub use error::{Death, Location, Part, PoolError, TaskError, Timeout, Unfinished};
+pub use future::{AsCompleted, AsCompletedTimeout, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
-pub use pool::{Call, Pool, Progress, Schedule};
+pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 
 /// What most programs need: `use manyhands::prelude::*;`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool: Pool<Threads> = Pool::threads(2)?;
+/// let task: TaskFuture<usize> = pool.submit(str::len, "hands");
+/// let length: Result<usize, TaskError> = task.result();
+/// assert_eq!(length?, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub mod prelude {
-    pub use crate::engine::{Executor, Run, RunWith, Serial, Threads};
     #[cfg(target_os = "linux")]
-    pub use crate::engine::{Forked, Processes};
+    pub use crate::engine::{AnyEngine, Forked, Processes, StartMethod, WaitPolicy};
+    pub use crate::engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
     pub use crate::error::{Death, PoolError, TaskError, Timeout};
-    pub use crate::future::TaskFuture;
+    pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
     pub use crate::pool::{Call, Pool, Progress, Schedule};
     #[cfg(target_os = "linux")]
     pub use crate::process::Process;

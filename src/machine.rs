@@ -44,7 +44,7 @@ pub fn available_workers() -> Result<usize, PoolError> {
     workers
         .map(NonZeroUsize::get)
         .ok_or_else(|| PoolError::InvalidVariable {
-            variable: WORKERS,
+            variable: WORKERS.into(),
             value: value.to_string_lossy().into_owned(),
         })
 }
@@ -80,7 +80,7 @@ pub(crate) fn usable_cores() -> Result<usize, PoolError> {
     thread::available_parallelism()
         .map(usize::from)
         .map_err(|error| PoolError::System {
-            what: "the number of available cores could not be read",
+            what: "the number of available cores could not be read".into(),
             reason: error.to_string(),
         })
 }

@@ -129,6 +129,59 @@ fn tasks_submitted_while_another_thread_maps_move_on() {
 }
 
 #[test]
+fn tasks_behind_a_long_one_move_on_though_the_last_in_their_lane_is_half_way_out() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = Pool::processes(2).unwrap();
+    let long: Vec<_> = (0..2)
+        .map(|n| pool.submit(wait_for, folder.file(&format!("open-{n}"))))
+        .collect();
+    eventually("both run", || long.iter().all(TaskFuture::running));
+    let behind: Vec<_> = (0..6).map(|n: u64| pool.submit(|n: u64| n, n)).collect();
+    // More than a lane holds: one for each.
+    let large: Vec<_> = (0..2)
+        .map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), vec![1u8; 8 << 20]))
+        .collect();
+    touch(folder.file("open-1"));
+    for (n, mut task) in (0..).zip(behind) {
+        assert_eq!(task.result_timeout(common::DEADLINE), Ok(Ok(n)));
+    }
+    touch(folder.file("open-0"));
+    assert!(long.into_iter().all(|task| task.result() == Ok(())));
+    assert!(large.into_iter().all(|task| task.result() == Ok(8 << 20)));
+}
+
+#[test]
+fn signals_reach_workers_and_the_programs_that_tasks_start() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let blocked = || {
+        let status = std::process::Command::new("cat")
+            .arg("/proc/self/status")
+            .output();
+        let status = String::from_utf8(status.unwrap().stdout).unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigBlk:"));
+        line.unwrap().to_owned()
+    };
+    let mask = pool.submit(move |()| blocked(), ()).result().unwrap();
+    assert!(mask.ends_with("\t0000000000000000"), "{mask}");
+    let ended = pool.submit(
+        |()| {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+            std::thread::park();
+        },
+        (),
+    );
+    assert!(matches!(
+        ended.result(),
+        Err(TaskError::WorkerDied {
+            cause: Death::Signal(15),
+            ..
+        })
+    ));
+}
+
+#[test]
 fn a_large_argument_is_sent_though_nobody_waits() {
     let _none = Leftovers::none();
     let folder = Folder::new();

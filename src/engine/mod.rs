@@ -9,27 +9,47 @@
 //!
 //! The conditions differ, so each engine states its own: by the bounds under which it implements [`Run`]. Code that
 //! is to run on any engine takes `E: Run<F, A, R>`.
+//!
+//! ```
+//! use manyhands::closure;
+//! use manyhands::prelude::*;
+//!
+//! let table = vec![1.0, 4.0, 9.0];
+//! let borrowed = Pool::threads(2)?.map(|i| table[i], 0..3usize)?;
+//! let forked = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
+//! let inherited = forked.map(|i| table[i], 0..3usize)?;
+//! let sent = Pool::processes(2)?.map(closure!([table] |i: usize| table[i]), 0..3)?;
+//! assert!(borrowed == inherited && inherited == sent);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+#[cfg(target_os = "linux")]
+mod any;
 mod serial;
 mod threads;
 
 #[cfg(target_os = "linux")]
-mod forked;
+pub(crate) mod forked;
 #[cfg(target_os = "linux")]
 pub(crate) mod processes;
 
+#[cfg(target_os = "linux")]
+pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
 pub(crate) use processes::become_worker_if_asked;
 #[cfg(target_os = "linux")]
-pub use processes::{Portable, Processes, ProcessesBuilder};
+pub use processes::{
+    Affinity, Failures, InnerThreads, LineCallback, Output, PoolStats, Portable, Processes,
+    ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
+};
 pub use serial::Serial;
 pub use threads::Threads;
 
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
-use crate::pool::Plan;
+use crate::pool::{Limits, Plan, Stream};
 
 pub(crate) mod sealed {
     /// Engines are this crate's own: what a pool asks of them may still change.
@@ -37,15 +57,83 @@ pub(crate) mod sealed {
 }
 
 /// Where the tasks of a [`Pool`](crate::Pool) run.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// fn describe<E: Executor>(pool: &Pool<E>) -> String {
+///     format!("{} × {}", pool.workers(), pool.engine().name())
+/// }
+///
+/// assert_eq!(describe(&Pool::serial()), "1 × serial");
+/// assert_eq!(describe(&Pool::threads(3)?), "3 × threads");
+/// # Ok::<(), PoolError>(())
+/// ```
 pub trait Executor: sealed::Sealed {
     /// How many tasks run at once, at most.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool: Pool<AnyEngine> = "processes:2".parse()?;
+    /// assert_eq!(pool.engine().workers(), 2);
+    /// # Ok::<(), PoolError>(())
+    /// ```
     fn workers(&self) -> usize;
 
     /// What the engine is called, in lower case: `serial`, `threads`, `processes`, `forked`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool: Pool<AnyEngine> = "threads:2".parse()?;
+    /// assert_eq!(pool.engine().name(), "threads");
+    /// # Ok::<(), PoolError>(())
+    /// ```
     fn name(&self) -> &'static str;
 
     #[doc(hidden)]
     fn close(&self) -> Result<(), PoolError>;
+
+    #[doc(hidden)]
+    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError>;
+
+    /// Whether it takes tasks.
+    #[doc(hidden)]
+    fn is_open(&self) -> bool;
+}
+
+/// How [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::sync::mpsc::{Receiver, channel};
+///
+/// let pool = Pool::threads(1)?;
+/// let (open, gate) = channel();
+/// let running = pool.submit(|gate: Receiver<()>| gate.recv().is_ok(), gate);
+/// let queued = pool.submit(|x: u8| x, 1);
+/// queued.on_done(move |_| open.send(()).unwrap()); // once it has been cancelled
+/// # while !running.running() { std::thread::yield_now() }
+/// pool.shutdown(Shutdown::CancelQueued)?;
+/// assert_eq!((running.result(), queued.result()), (Ok(true), Err(TaskError::Cancelled)));
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Tasks that have not started are cancelled; those that run come to their end.
+    CancelQueued,
+    /// Tasks that run are stopped too, on processes and forked children by killing the process. A thread cannot be
+    /// stopped: on the other engines this is the same as [`CancelQueued`](Self::CancelQueued).
+    Kill,
 }
 
 /// An engine that can run `F` on arguments of type `A`, for results of type `R`.
@@ -83,11 +171,63 @@ pub trait Run<F, A, R>: Executor {
         I: Iterator<Item = A>;
 
     #[doc(hidden)]
-    fn submit(&self, f: F, argument: A) -> TaskFuture<R>
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>;
+
+    #[doc(hidden)]
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
         A: Send + 'static,
         R: Send + 'static;
+
+    #[doc(hidden)]
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static;
+}
+
+/// An engine that can run `F` on arguments of type `A` and reduce the results, of type `R`, by `G`: what
+/// [`Pool::map_reduce`](crate::Pool::map_reduce) asks for.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Reduce;
+/// use manyhands::prelude::*;
+///
+/// fn sum<E, F, G>(pool: &Pool<E>, f: F, add: G) -> Result<Option<u64>, TaskError>
+/// where
+///     F: Fn(u64) -> u64,
+///     G: Fn(u64, u64) -> u64,
+///     E: Reduce<F, G, u64, u64>,
+/// {
+///     pool.map_reduce(f, add, 0..5)
+/// }
+///
+/// assert_eq!(sum(&Pool::serial(), |x| x * x, |a, b| a + b)?, Some(30));
+/// # Ok::<(), TaskError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run this function on `{A}` and reduce the results of `{R}`",
+    note = "threads: both functions are `Sync`, argument and result are `Send`",
+    note = "processes: both functions capture nothing, argument and result implement serde's `Serialize` and `DeserializeOwned`",
+    note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`"
+)]
+pub trait Reduce<F, G, A, R>: Executor {
+    #[doc(hidden)]
+    fn map_reduce<I>(
+        &self,
+        plan: Plan<'_>,
+        f: F,
+        reduce: G,
+        items: I,
+    ) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>;
 }
 
 /// An engine that can run `F` on a context of type `C` and arguments of type `A`, for results of type `R`: what
@@ -120,4 +260,22 @@ pub trait RunWith<C, F, A, R>: Executor {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
     where
         I: Iterator<Item = A>;
+}
+
+/// Linux has no more process ids than this (`PID_MAX_LIMIT`).
+#[cfg(target_os = "linux")]
+const MOST_PROCESSES: usize = 1 << 22;
+
+/// Whether a pool can have so many workers that are processes.
+#[cfg(target_os = "linux")]
+pub(crate) fn check_workers(workers: usize) -> Result<(), PoolError> {
+    match workers {
+        0 => Err(PoolError::ZeroWorkers),
+        1..=MOST_PROCESSES => Ok(()),
+        _ => Err(PoolError::InvalidOption {
+            option: "workers".into(),
+            value: workers.to_string(),
+            reason: "the system has no more than 4,194,304 processes".into(),
+        }),
+    }
 }

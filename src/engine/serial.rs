@@ -1,14 +1,27 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to compare with, and the
 //! one to debug on.
 
-use super::{Executor, Run, RunWith, sealed::Sealed};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::panic;
-use crate::pool::Plan;
+use crate::pool::{Limits, Plan, Stream, reduce};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the thread that asks for them.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::cell::RefCell;
+///
+/// let order = RefCell::new(Vec::new()); // no other thread may touch it
+/// let pool: Pool<Serial> = Pool::serial();
+/// pool.for_each(|x| order.borrow_mut().push(x), [3, 1, 2])?;
+/// assert_eq!(order.into_inner(), [3, 1, 2]);
+/// # Ok::<(), TaskError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Serial {
     closed: AtomicBool,
@@ -40,9 +53,17 @@ impl Executor for Serial {
         "serial"
     }
 
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
+    }
+
     fn close(&self) -> Result<(), PoolError> {
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn shutdown(&self, _: Shutdown) -> Result<(), PoolError> {
+        self.close()
     }
 }
 
@@ -55,34 +76,109 @@ where
         I: Iterator<Item = A>,
     {
         self.check_open()?;
-        // Chunks mean nothing here, but a call that is wrong on one engine is wrong on all.
-        plan.chunks(1)?;
-        let mut tracker = plan.tracker;
-        let mut results = Vec::with_capacity(plan.total.unwrap_or(0));
-        for (index, item) in items.enumerate() {
-            match panic::catch(|| f(item)) {
-                Ok(result) => results.push(result),
-                Err(caught) => {
-                    tracker.tell(index + 1, 1);
-                    return Err(caught.into_error(Some(index)));
-                }
-            }
-            tracker.tell(index + 1, 0);
-        }
+        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+        run(plan, f, items, |outcome| {
+            results.push(outcome?);
+            Ok(())
+        })?;
         Ok(results)
     }
 
-    fn submit(&self, f: F, argument: A) -> TaskFuture<R>
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+        let checked = self.check_open().and_then(|()| plan.chunks(1));
+        if let Err(error) = checked {
+            results.extend(
+                items
+                    .enumerate()
+                    .map(|(index, _)| Err(error.clone().with_index(index))),
+            );
+            return results;
+        }
+        let keep = |outcome| {
+            results.push(outcome);
+            Ok(())
+        };
+        // Only `keep` ends the loop early, and it does not.
+        let _ = run(plan, f, items, keep);
+        results
+    }
+
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
         A: Send + 'static,
         R: Send + 'static,
     {
-        TaskFuture::ready(
-            self.check_open().and_then(|()| {
-                panic::catch(|| f(argument)).map_err(|caught| caught.into_error(None))
-            }),
-        )
+        TaskFuture::ready(self.check_open().and_then(|()| {
+            let outcome = limits.run(|| f(argument));
+            outcome.map_err(|failure| failure.into_error(None))
+        }))
+    }
+
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let give = move |base: usize, items: Vec<A>| {
+            let run = |(nth, item)| {
+                let outcome = limits.run(|| f(item));
+                outcome.map_err(|failure| failure.into_error(Some(base + nth)))
+            };
+            let outcomes = || items.into_iter().enumerate().map(run).collect();
+            TaskFuture::ready(self.check_open().map(|()| outcomes()))
+        };
+        // Items run as they are asked for, one by one.
+        Stream {
+            give: Box::new(give),
+            workers: 1,
+            depth: 1,
+            most: 1,
+        }
+    }
+}
+
+/// An input that claims to be longer than this gets room for its results as they come.
+const MOST_RESERVED: usize = 1 << 24;
+
+/// Runs all items, one after the other, until `keep` fails.
+fn run<A, R>(
+    plan: Plan<'_>,
+    f: impl Fn(A) -> R,
+    items: impl Iterator<Item = A>,
+    mut keep: impl FnMut(Result<R, TaskError>) -> Result<(), TaskError>,
+) -> Result<(), TaskError> {
+    // Chunks mean nothing here, but a call that is wrong on one engine is wrong on all.
+    plan.chunks(1)?;
+    let mut tracker = plan.tracker;
+    let mut failed = 0;
+    for (index, item) in items.enumerate() {
+        let outcome = plan.limits.run(|| f(item));
+        failed += usize::from(outcome.is_err());
+        let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
+        tracker.tell(index + 1, failed);
+        kept?;
+    }
+    Ok(())
+}
+
+impl<F, G, A, R> Reduce<F, G, A, R> for Serial
+where
+    F: Fn(A) -> R,
+    G: Fn(R, R) -> R,
+{
+    fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        let fold = |chunk| reduce::fold(chunk, &f, &g);
+        let combine = |partials| reduce::combine(partials, &g);
+        reduce::map_reduce(self, plan, fold, combine, items)
     }
 }
 

@@ -10,6 +10,7 @@ use super::Lane;
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
 use super::ring::{CELL_PAYLOAD, Writer};
 use crate::codec;
+use crate::os::clock;
 
 /// How a worker tells its parent that there is something to look at.
 pub(crate) trait Ring {
@@ -57,6 +58,10 @@ pub(crate) struct Emitter {
     count: u32,
     /// Bytes in the open cell, its head included; 0 when no cell is open.
     used: usize,
+    /// Whether the parent wants to know when each item starts.
+    is_timed: bool,
+    /// When the task began, if the parent wants to know that in the end.
+    began_at: Option<u64>,
 }
 
 impl Emitter {
@@ -72,6 +77,8 @@ impl Emitter {
             first: 0,
             count: 0,
             used: 0,
+            is_timed: false,
+            began_at: None,
         }
     }
 
@@ -79,13 +86,32 @@ impl Emitter {
     pub(crate) fn begin(&mut self, task: u32, first: u32) {
         self.task = task;
         self.first = first;
+        self.is_timed = false;
+        self.began_at = None;
         self.count = 0;
         self.used = 0;
+    }
+
+    /// The start of each item of this task is to be noted.
+    pub(crate) fn set_timed(&mut self) {
+        self.is_timed = true;
+    }
+
+    /// When this task began and ended is to be told.
+    pub(crate) fn set_recorded(&mut self) {
+        self.began_at = Some(clock::now());
+    }
+
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_timed
     }
 
     /// The item after the last one is about to start.
     #[inline]
     pub(crate) fn item_starts(&self) {
+        if self.is_timed {
+            self.lane.header().set_started_at(clock::now());
+        }
         self.lane
             .header()
             .item_starts(self.task, self.first + self.count);
@@ -166,11 +192,19 @@ impl Emitter {
 
     /// All items have been answered for.
     pub(crate) fn end(&mut self) {
-        if self.used == 0 {
+        if let Some(began) = self.began_at.take() {
+            self.flush(false);
             self.wait_for_room();
-            self.used = RESPONSE_HEAD;
+            let head = self.head(ResponseKind::Times, 0, true);
+            let times = [began.to_ne_bytes(), clock::now().to_ne_bytes()].concat();
+            self.writer.send(&head, &times, 0);
+        } else {
+            if self.used == 0 {
+                self.wait_for_room();
+                self.used = RESPONSE_HEAD;
+            }
+            self.flush(true);
         }
-        self.flush(true);
         match self.pace {
             Pace::Tasks => {
                 if self.lane.header().takes_bell(self.task) {

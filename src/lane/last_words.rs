@@ -1,8 +1,9 @@
 //! What a worker built with `panic = "abort"` leaves behind: the panic that ended it.
 //!
 //! Such a worker cannot catch a panic; all that runs before the abort is the panic hook, which writes message and place
-//! here. The parent reads them when it finds the worker dead of SIGABRT. With `panic = "unwind"` nothing is written,
-//! because a panic is then no death.
+//! here. The parent reads them when it finds the worker dead of SIGABRT. With `panic = "unwind"` no panic is written,
+//! because it is then no death. In every build a worker that cannot begin, because its initialiser failed or the system
+//! refused something, writes down why.
 
 use std::cell::UnsafeCell;
 use std::ptr;
@@ -40,9 +41,22 @@ pub(crate) fn wanted() -> bool {
 
 /// Writes a panic down, if this process is a worker that will die of it; only the first one.
 pub(crate) fn write(caught: &Caught) {
-    if !wanted() {
-        return;
+    if wanted() {
+        leave(caught);
     }
+}
+
+/// Writes down why this worker cannot begin.
+pub(crate) fn write_reason(reason: String) {
+    if !OWN.load(Ordering::Acquire).is_null() {
+        leave(&Caught {
+            message: reason,
+            location: None,
+        });
+    }
+}
+
+fn leave(caught: &Caught) {
     // SAFETY: not null, so set by `set_own`, which has seen to it that the mapping stays.
     let words = unsafe { &*OWN.load(Ordering::Acquire) };
     // A message too long is cut, at a character's end, rather than lost. The rest of the record is the file's path.

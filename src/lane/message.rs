@@ -21,6 +21,10 @@ pub(crate) enum Request {
         first: u32,
         /// How many items follow.
         count: u32,
+        /// Whether the worker is to say when each item starts.
+        is_timed: bool,
+        /// Whether it is to say, at the end, when it began and ended.
+        is_recorded: bool,
     },
     /// Keep a context. Body: its encoding.
     Context { id: u64 },
@@ -29,6 +33,11 @@ pub(crate) enum Request {
 }
 
 pub(crate) const REQUEST_HEAD: usize = 32;
+
+const RUN: u32 = 1;
+/// Bits beside [`RUN`].
+const TIMED: u32 = 1 << 8;
+const RECORDED: u32 = 1 << 9;
 
 impl Request {
     pub(crate) fn to_head(self) -> [u8; REQUEST_HEAD] {
@@ -39,7 +48,16 @@ impl Request {
                 context,
                 first,
                 count,
-            } => (1u32, task, code, context, first, count),
+                is_timed,
+                is_recorded,
+            } => (
+                RUN | if is_timed { TIMED } else { 0 } | if is_recorded { RECORDED } else { 0 },
+                task,
+                code,
+                context,
+                first,
+                count,
+            ),
             Self::Context { id } => (2, 0, 0, id, 0, 0),
             Self::Forget { id } => (3, 0, 0, id, 0, 0),
         };
@@ -58,7 +76,9 @@ impl Request {
         let (head, body) = message.split_first_chunk::<REQUEST_HEAD>()?;
         let id = long(&head[16..24]);
         let request = match int(&head[0..4]) {
-            1 => Self::Run {
+            kind if kind & !(TIMED | RECORDED) == RUN => Self::Run {
+                is_timed: kind & TIMED != 0,
+                is_recorded: kind & RECORDED != 0,
                 task: int(&head[4..8]),
                 code: long(&head[8..16]),
                 context: id,
@@ -93,6 +113,8 @@ pub(crate) enum ResponseKind {
     Results,
     /// Body: the [`Fault`] of one item.
     Fault,
+    /// Body: when the worker began with the task and when it ended it. It ends a task, and is about no item.
+    Times,
 }
 
 pub(crate) const RESPONSE_HEAD: usize = 16;
@@ -102,6 +124,7 @@ impl Response {
         let kind = match self.kind {
             ResponseKind::Results => 0,
             ResponseKind::Fault => 1,
+            ResponseKind::Times => 2,
         };
         let mut head = [0; RESPONSE_HEAD];
         head[0..4].copy_from_slice(&self.task.to_ne_bytes());
@@ -121,6 +144,7 @@ impl Response {
             kind: match flags & 0xff {
                 0 => ResponseKind::Results,
                 1 => ResponseKind::Fault,
+                2 => ResponseKind::Times,
                 _ => return None,
             },
             ends: match flags >> 8 {
@@ -136,7 +160,7 @@ fn int(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
-fn long(bytes: &[u8]) -> u64 {
+pub(super) fn long(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_ne_bytes)
 }
 
@@ -185,6 +209,8 @@ mod tests {
                 context: 3,
                 first: 4,
                 count: 5,
+                is_timed: true,
+                is_recorded: true,
             },
             Request::Context { id: u64::MAX },
             Request::Forget { id: 7 },
@@ -193,7 +219,11 @@ mod tests {
             message.push(9);
             assert_eq!(Request::parse(&message), Some((request, &[9][..])));
         }
-        for kind in [ResponseKind::Results, ResponseKind::Fault] {
+        for kind in [
+            ResponseKind::Results,
+            ResponseKind::Fault,
+            ResponseKind::Times,
+        ] {
             for ends in [false, true] {
                 let response = Response {
                     task: 1,

@@ -41,14 +41,14 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::os::{futex, memory::SharedMemory};
+use crate::os::{clock, futex, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
 pub(crate) use raw::RawBytes;
-pub(crate) use receiver::{Expected, Fate, Receiver, Sink};
+pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
 pub(crate) use ring::{Claim, Reader, Writer};
 
 use last_words::LastWords;
@@ -85,11 +85,24 @@ struct WorkerWords {
     /// 1 while the worker sleeps or is about to; a futex. Set by the worker before it looks at the cells for the last
     /// time, cleared by whoever wakes it. Pairs with the words of the cells it waits for.
     asleep: AtomicU32,
-    /// Set once, by the worker: it is up. Pairs with nothing; the bell follows it.
+    /// Set by the worker: 1 when it is up, 2 when its initialiser has run. Pairs with nothing; the bell follows it.
     ready: AtomicU32,
+    /// Set once, by the worker, before it dies of it: an allocation failed.
+    out_of_memory: AtomicU32,
+    /// When the item that `progress` speaks of was started, in nanoseconds of the system's monotonic clock; only written
+    /// for tasks with a limit, before `progress`.
+    started_at: AtomicU64,
+    /// For how many nanoseconds the worker has had nothing to do, until it last found something.
+    idle: AtomicU64,
+    /// Since when it has nothing to do; 0 if it has.
+    idle_since: AtomicU64,
     /// Which item of which task the worker is at: see [`Progress`]. Read by the parent only after the worker's death.
     progress: AtomicU64,
 }
+
+/// Values of [`WorkerWords::ready`].
+const UP: u32 = 1;
+const READY: u32 = 2;
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
 const _: () = assert!(offset_of!(Header, parent) == 0);
@@ -103,6 +116,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// The item that runs, if one does.
+    pub(crate) fn running(self) -> Option<u32> {
+        (self.step % 2 == 1).then_some(self.step / 2)
+    }
+
     fn to_word(self) -> u64 {
         u64::from(self.task) << 32 | u64::from(self.step)
     }
@@ -196,8 +214,26 @@ impl Header {
         }
     }
 
+    /// Whether the worker runs at all.
+    pub(crate) fn is_up(&self) -> bool {
+        self.worker.ready.load(Ordering::Acquire) >= UP
+    }
+
+    /// Whether it takes tasks.
     pub(crate) fn is_ready(&self) -> bool {
-        self.worker.ready.load(Ordering::Acquire) != 0
+        self.worker.ready.load(Ordering::Acquire) >= READY
+    }
+
+    /// Whether the worker has found that it has no memory left.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        self.worker.out_of_memory.load(Ordering::Relaxed) != 0
+    }
+
+    /// When the item that runs was started, if it is the one that `progress` told of.
+    pub(crate) fn started_at(&self, progress: Progress) -> Option<u64> {
+        // After `progress`, whose store comes after that of this word: the time is of that item or of a later one.
+        let started = self.worker.started_at.load(Ordering::Acquire);
+        (self.progress() == progress).then_some(started)
     }
 
     /// Tells the worker to end when it has no more requests.
@@ -216,8 +252,22 @@ impl Header {
 
     // What the worker does -----------------------------------------------------------------------------------------
 
+    pub(crate) fn set_up(&self) {
+        self.worker.ready.store(UP, Ordering::Release);
+    }
+
     pub(crate) fn set_ready(&self) {
-        self.worker.ready.store(1, Ordering::Release);
+        self.worker.ready.store(READY, Ordering::Release);
+    }
+
+    /// The word that a worker sets when an allocation has failed.
+    pub(crate) fn out_of_memory(&self) -> &AtomicU32 {
+        &self.worker.out_of_memory
+    }
+
+    /// The next item starts now.
+    pub(crate) fn set_started_at(&self, nanoseconds: u64) {
+        self.worker.started_at.store(nanoseconds, Ordering::Release);
     }
 
     pub(crate) fn must_stop(&self) -> bool {
@@ -276,20 +326,40 @@ impl Header {
         if ready() {
             return;
         }
-        let spin = Duration::from_nanos(self.parent.spin.load(Ordering::Relaxed).into());
-        if !spin.is_zero() {
-            let start = Instant::now();
-            while start.elapsed() < spin {
-                for _ in 0..32 {
-                    if ready() {
-                        return;
-                    }
-                    std::hint::spin_loop();
+        let start = clock::now();
+        self.worker.idle_since.store(start, Ordering::Relaxed);
+        let spin = u64::from(self.parent.spin.load(Ordering::Relaxed));
+        let mut now = start;
+        // The time that the last look at the clock has shown is near enough for the books of idle time.
+        while !Self::look_32_times(&mut ready) {
+            now = clock::now();
+            if now - start >= spin {
+                while !ready() {
+                    self.sleep_unless(&mut ready);
                 }
+                now = clock::now();
+                break;
             }
         }
-        while !ready() {
-            self.sleep_unless(&mut ready);
+        let idle = self.worker.idle.load(Ordering::Relaxed);
+        let idle = idle.wrapping_add(now - start);
+        self.worker.idle.store(idle, Ordering::Relaxed);
+        self.worker.idle_since.store(0, Ordering::Relaxed);
+    }
+
+    fn look_32_times(ready: &mut impl FnMut() -> bool) -> bool {
+        (0..32).any(|_| {
+            std::hint::spin_loop();
+            ready()
+        })
+    }
+
+    /// For how long the worker has had nothing to do, in nanoseconds.
+    pub(crate) fn idle_time(&self) -> u64 {
+        let idle = self.worker.idle.load(Ordering::Relaxed);
+        match self.worker.idle_since.load(Ordering::Relaxed) {
+            0 => idle,
+            since => idle.saturating_add(clock::now().saturating_sub(since)),
         }
     }
 

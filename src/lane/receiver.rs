@@ -71,6 +71,34 @@ pub(crate) struct Receiver {
     partial: Vec<u8>,
     /// How long that message may become: a result says so itself, of a fault it cannot be known.
     most: usize,
+    received: Received,
+    times: Option<Times>,
+}
+
+/// What has been received so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) bytes: u64,
+    /// Items that panicked.
+    pub(crate) panicked: u64,
+    /// Items with values that could not be encoded or decoded.
+    pub(crate) not_serialised: u64,
+}
+
+/// When the worker began with a task and ended it, by the system's monotonic clock: its own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) started: u64,
+    pub(crate) ended: u64,
+}
+
+/// What a message was about.
+#[derive(Default)]
+struct Accepted {
+    ends: bool,
+    panicked: bool,
+    not_serialised: bool,
+    times: Option<Times>,
 }
 
 impl Receiver {
@@ -80,8 +108,19 @@ impl Receiver {
             lane,
             reader,
             partial: Vec::new(),
+            received: Received::default(),
+            times: None,
             most: 0,
         }
+    }
+
+    pub(crate) fn received(&self) -> Received {
+        self.received
+    }
+
+    /// The times of the task whose end was taken last, if the worker was asked for them.
+    pub(crate) fn take_times(&mut self) -> Option<Times> {
+        self.times.take()
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -121,11 +160,12 @@ impl Receiver {
             return Ok(false);
         };
         let view = view?;
+        self.received.bytes += view.bytes.len() as u64;
         // Also what keeps a worker that sends empty cells without end from keeping the parent for ever.
         if !view.last && view.bytes.len() != CELL_PAYLOAD {
             return Err("a message that goes on after a cell that is not full".to_owned());
         }
-        let ended = if view.last && self.partial.is_empty() {
+        let accepted = if view.last && self.partial.is_empty() {
             Self::accept(view.bytes, expected, sink)?
         } else {
             if self.partial.is_empty() {
@@ -136,16 +176,21 @@ impl Receiver {
             }
             view.bytes.append_to(&mut self.partial);
             if view.last {
-                let ended = Self::accept(self.partial.as_slice().into(), expected, sink)?;
+                let accepted = Self::accept(self.partial.as_slice().into(), expected, sink)?;
                 // A large result was here; its memory is better given back.
                 self.partial = Vec::new();
-                ended
+                accepted
             } else {
-                false
+                Accepted::default()
             }
         };
         self.reader.release();
-        Ok(ended)
+        self.received.panicked += u64::from(accepted.panicked);
+        self.received.not_serialised += u64::from(accepted.not_serialised);
+        if accepted.times.is_some() {
+            self.times = accepted.times;
+        }
+        Ok(accepted.ends)
     }
 
     /// Looks at the first cell of a message that has more: before the rest is gathered, it must be one that may have.
@@ -175,7 +220,7 @@ impl Receiver {
         message: RawBytes<'_>,
         expected: &mut Expected,
         sink: &dyn Sink,
-    ) -> Result<bool, String> {
+    ) -> Result<Accepted, String> {
         let (head, body) = message
             .split::<RESPONSE_HEAD>()
             .ok_or("a message without a head")?;
@@ -193,6 +238,10 @@ impl Receiver {
                 response.count
             ));
         }
+        let mut accepted = Accepted {
+            ends: response.ends,
+            ..Accepted::default()
+        };
         match response.kind {
             ResponseKind::Results if !expected.fits(response.count, body) => {
                 return Err(format!(
@@ -214,11 +263,21 @@ impl Receiver {
                 body.append_to(&mut bytes);
                 let fault = crate::codec::exact::from_slice(&bytes)
                     .map_err(|error| format!("a fault unread: {error}"))?;
+                accepted.panicked = matches!(fault, Fault::Panicked(_));
+                accepted.not_serialised = !accepted.panicked;
                 sink.fault(response.first, fault);
+            }
+            ResponseKind::Times => {
+                let (times, rest) = body.split::<16>().ok_or("times of no length")?;
+                if !response.ends || response.count != 0 || rest.len() != 0 {
+                    return Err("times in the middle of a task".to_owned());
+                }
+                let [started, ended] = [0, 8].map(|at| super::message::long(&times[at..at + 8]));
+                accepted.times = Some(Times { started, ended });
             }
         }
         expected.next += response.count;
-        Ok(response.ends)
+        Ok(accepted)
     }
 
     /// The worker is dead and all it published has been taken: hands on the results that it had written but not

@@ -2,7 +2,6 @@
 //! the other side is alive.
 
 use std::io::{self, IoSlice, IoSliceMut, PipeReader, PipeWriter};
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
@@ -42,7 +41,7 @@ pub(crate) fn send(
     sendmsg::<()>(
         socket.as_raw_fd(),
         &[IoSlice::new(message)],
-        &rights,
+        if fds.is_empty() { &[] } else { &rights },
         MsgFlags::MSG_NOSIGNAL,
         None,
     )?;
@@ -65,8 +64,20 @@ pub(crate) fn receive<const N: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, [OwnedFd; N])> {
+    let (len, fds) = receive_all(socket, buffer)?;
+    let fds = fds
+        .try_into()
+        .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
+    Ok((len, fds))
+}
+
+/// Takes the message that waits; gives its length and the descriptors that have come with it. A length of 0: the other
+/// side has closed its end.
+pub(crate) fn receive_all(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; 8]);
-    debug_assert!(space.capacity() >= N * size_of::<RawFd>());
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
@@ -80,9 +91,6 @@ pub(crate) fn receive<const N: usize>(
             );
         }
     }
-    let fds = fds
-        .try_into()
-        .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
     Ok((message.bytes, fds))
 }
 

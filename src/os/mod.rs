@@ -11,6 +11,10 @@
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
 //! | [`exit`] | `atexit` |
 //! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
+//! | [`alarm`] | `eventfd` |
+//! | [`clock`] | `clock_gettime` |
+//! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
+//! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
@@ -19,15 +23,19 @@
 //! `unsafe` itself and says what its caller must see to.
 #![allow(unsafe_code)]
 
+pub(crate) mod alarm;
+pub(crate) mod clock;
 pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod memory;
+pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
 pub(crate) mod task;
+pub(crate) mod timer;
 pub(crate) mod worker;
 
 use std::io;

@@ -1,7 +1,9 @@
 //! Child processes by descriptor: no pid can be mixed up with that of a later process.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,11 +15,13 @@ use nix::unistd::Pid;
 use super::above_standard;
 use crate::error::Death;
 
-/// A child of this process.
+/// A child of this process, or one that it has adopted.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: u32,
     fd: OwnedFd,
+    /// The most memory it has had resident, in bytes; known when it has been waited for.
+    peak: AtomicU64,
 }
 
 impl Child {
@@ -32,7 +36,21 @@ impl Child {
         Ok(Self {
             pid,
             fd: above_standard(fd)?,
+            peak: AtomicU64::new(0),
         })
+    }
+
+    /// A process that is not a child of this one but of another, which waits for it and has sent its descriptor.
+    pub(crate) fn adopt(pid: u32, fd: OwnedFd) -> Self {
+        Self {
+            pid,
+            fd,
+            peak: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn set_peak_memory(&self, bytes: u64) {
+        self.peak.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -68,27 +86,52 @@ impl Child {
     ///
     /// Not nix's `waitid`, which has no words for the real-time signals.
     pub(crate) fn reap(&self) -> Death {
-        let fd = self.fd.as_raw_fd().unsigned_abs();
-        // SAFETY: a siginfo of zeros is valid, it is plain numbers.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        loop {
-            // SAFETY: the descriptor is ours, and `info` is there to be written to.
-            let waited = Errno::result(unsafe {
-                libc::waitid(libc::P_PIDFD, fd, &raw mut info, libc::WEXITED)
-            });
-            match waited {
-                Err(Errno::EINTR) => {}
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+        // The system call itself: the C library's function leaves out what the child has used.
+        // SAFETY: both pointers are to memory that the call may write to; the descriptor is ours.
+        while let Err(error) = Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                self.fd.as_raw_fd(),
+                info.as_mut_ptr(),
+                libc::WEXITED,
+                usage.as_mut_ptr(),
+            )
+        }) {
+            if error != Errno::EINTR {
                 // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
-                Err(_) => return Death::Unknown,
-                Ok(_) => break,
+                return Death::Unknown;
             }
         }
-        // SAFETY: waitid has filled in what belongs to SIGCHLD, the status among it.
+        // SAFETY: zeros are valid, and so is what the call wrote.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: as above.
+        let usage = unsafe { usage.assume_init() };
+        let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+        self.peak.store(kilobytes * 1_024, Ordering::Relaxed);
+        // SAFETY: the call has succeeded, so this is the record of a child.
         let status = unsafe { info.si_status() };
         match info.si_code {
             libc::CLD_EXITED => Death::Exit(status),
             libc::CLD_KILLED | libc::CLD_DUMPED => Death::Signal(status),
             _ => Death::Unknown,
+        }
+    }
+
+    /// The most memory the child has had resident at once, in bytes; `None` if nobody knows.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        match self.peak.load(Ordering::Relaxed) {
+            0 => {
+                let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmHWM:"))?;
+                let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+                Some(kilobytes * 1_024)
+            }
+            peak => Some(peak),
         }
     }
 

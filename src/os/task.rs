@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use parking_lot::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Thread ids of all threads of this process, the caller's among them.
 pub(crate) fn ids() -> io::Result<Vec<i32>> {
@@ -24,7 +24,14 @@ pub(crate) fn current() -> i32 {
 }
 
 /// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own locks.
+///
+/// Not a lock of `parking_lot`: see `later::CALLBACKS`.
 static OWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+fn own() -> MutexGuard<'static, Vec<i32>> {
+    // Nothing that could panic happens under it.
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Marks the calling thread as the crate's own, as long as it lives.
 pub(crate) struct OwnThread(i32);
@@ -32,18 +39,24 @@ pub(crate) struct OwnThread(i32);
 impl OwnThread {
     pub(crate) fn register() -> Self {
         let id = current();
-        OWN.lock().push(id);
+        own().push(id);
         Self(id)
     }
 }
 
 impl Drop for OwnThread {
     fn drop(&mut self) {
-        OWN.lock().retain(|&id| id != self.0);
+        own().retain(|&id| id != self.0);
     }
 }
 
 /// Thread ids of the crate's own threads.
 pub(crate) fn own_ids() -> Vec<i32> {
-    OWN.lock().clone()
+    own().clone()
+}
+
+/// Keeps threads from registering for as long as the returned value lives: held around a fork, so that the child finds
+/// the lock free.
+pub(crate) fn hold() -> MutexGuard<'static, impl Sized> {
+    own()
 }

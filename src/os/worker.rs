@@ -1,14 +1,18 @@
 //! What a process does to itself, once, on becoming a worker.
 
-use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ffi::{CStr, CString, OsString, c_int, c_uint};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::parent_id;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
 /// The value of a variable of the environment, without the cost of std's, for the hook that every start of every
 /// program with this crate runs through.
@@ -46,9 +50,53 @@ pub(crate) fn stdin() -> BorrowedFd<'static> {
 /// Moves standard input elsewhere (close-on-exec) and puts `/dev/null` in its place.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = stdin().try_clone_to_owned()?;
-    let null = File::open("/dev/null")?;
-    nix::unistd::dup2_stdin(null.as_fd())?;
+    close_stdin()?;
     Ok(taken)
+}
+
+/// Puts `/dev/null` in the place of standard input.
+pub(crate) fn close_stdin() -> io::Result<()> {
+    let null = File::open("/dev/null")?;
+    Ok(nix::unistd::dup2_stdin(null.as_fd())?)
+}
+
+/// In a forked child: closes its copy of a descriptor of the parent's.
+pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
+    // SAFETY: close takes an integer. The owner is in a frame below that a forked child never goes back to.
+    unsafe { libc::close(fd.as_raw_fd()) };
+}
+
+/// Has standard output go elsewhere.
+pub(crate) fn replace_stdout(to: &OwnedFd) -> io::Result<()> {
+    Ok(nix::unistd::dup2_stdout(to.as_fd())?)
+}
+
+/// Has standard error go elsewhere.
+pub(crate) fn replace_stderr(to: &OwnedFd) -> io::Result<()> {
+    Ok(nix::unistd::dup2_stderr(to.as_fd())?)
+}
+
+/// Sets a variable of the environment, in a process that has just been forked and has one thread.
+pub(crate) fn set_variable(name: &OsString, value: &OsString) {
+    // SAFETY: no other thread runs in a process that has just been forked.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// In a forked child: what the program does with signals is not what a worker does. Those that it handles do what they
+/// do by default; `set_signals`, to be called next, unblocks them. (A stack that overflows is left to std's handler.)
+pub(crate) fn reset_signals() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if !matches!(
+            signal,
+            Signal::SIGKILL | Signal::SIGSTOP | Signal::SIGSEGV | Signal::SIGBUS
+        ) {
+            // SAFETY: no handler is involved.
+            if let Err(error) = unsafe { sigaction(signal, &default) } {
+                log::debug!("{signal} could not be reset: {error}");
+            }
+        }
+    }
 }
 
 /// Puts a descriptor in the place of standard input.
@@ -115,7 +163,8 @@ pub(crate) fn set_name(name: &str) {
 ///
 /// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent that decides what
 /// to do. Caught, not ignored, because an ignored signal would stay so in programs that a task starts. SIGPIPE is
-/// ignored, as std does before `main`.
+/// ignored, as std does before `main`. None is blocked: the thread that starts workers blocks all of them, which a worker
+/// and the programs that its tasks start would inherit.
 pub(crate) fn set_signals() -> io::Result<()> {
     extern "C" fn drop_signal(_: c_int) {}
     let flags = SaFlags::SA_RESTART;
@@ -125,7 +174,7 @@ pub(crate) fn set_signals() -> io::Result<()> {
     let ignored = SigAction::new(SigHandler::SigIgn, flags, SigSet::empty());
     // SAFETY: no handler is involved.
     unsafe { sigaction(Signal::SIGPIPE, &ignored) }?;
-    Ok(())
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Keeps signals that the program handles away from the calling thread: they are for the program's own threads.
@@ -133,4 +182,30 @@ pub(crate) fn block_signals() {
     if let Err(error) = SigSet::all().thread_block() {
         log::debug!("signals could not be blocked: {error}");
     }
+}
+
+/// The cores this process may use, by the system's numbers.
+pub(crate) fn cores() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let is_in = |&core: &usize| set.is_set(core).unwrap_or(false);
+    (0..CpuSet::count()).filter(is_in).collect()
+}
+
+/// Has this process run on one core.
+pub(crate) fn run_on(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// How nice this process is to others.
+pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: setpriority takes three integers.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;
+    Ok(())
+}
+
+/// Limits the data of this process: heap and private mappings, and not what it shares with others.
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?)
 }

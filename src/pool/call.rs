@@ -1,11 +1,17 @@
 //! [`Call`]: the options of one call, and the plan they make for the engine.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use std::time::Duration;
+
+use super::imap::{Imap, ImapUnordered};
+use super::limits::Limits;
 use super::progress::{Callback, Progress, Tracker};
 use super::schedule::{Chunks, Schedule, exact_len};
-use crate::engine::{Executor, Run, RunWith};
+use crate::engine::{Executor, Reduce, Run, RunWith};
 use crate::error::TaskError;
+use crate::future::TaskFuture;
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
 ///
@@ -28,8 +34,10 @@ use crate::error::TaskError;
 #[must_use = "a call does nothing until it is ended with `map`"]
 pub struct Call<'p, 'c, E: Executor> {
     engine: &'p E,
-    schedule: Schedule,
-    retries: u32,
+    /// `None` if nobody has said: the default differs between calls that know their input and lazy ones.
+    schedule: Option<Schedule>,
+    limits: Limits,
+    window: Option<usize>,
     progress: Option<Callback<'c>>,
 }
 
@@ -38,17 +46,26 @@ pub struct Call<'p, 'c, E: Executor> {
 #[allow(missing_debug_implementations)]
 pub struct Plan<'c> {
     pub(crate) schedule: Schedule,
-    pub(crate) retries: u32,
+    pub(crate) limits: Limits,
+    /// At most so many items are read ahead of the first one that has not ended.
+    pub(crate) window: Option<usize>,
     /// Items in all, if the input says so. A hint, which a wrong iterator may get wrong.
     pub(crate) total: Option<usize>,
     pub(crate) tracker: Tracker<'c>,
 }
+
+pub(super) const NO_WINDOW: TaskError = TaskError::InvalidCall {
+    reason: Cow::Borrowed("a window of 0 items lets none in; give at least 1"),
+};
 
 impl Plan<'_> {
     /// # Errors
     ///
     /// A chunk size of zero.
     pub(crate) fn chunks(&self, workers: usize) -> Result<Chunks, TaskError> {
+        if self.window == Some(0) {
+            return Err(NO_WINDOW);
+        }
         Chunks::new(self.schedule, workers, self.total)
     }
 }
@@ -57,8 +74,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     pub(super) fn new(engine: &'p E) -> Self {
         Self {
             engine,
-            schedule: Schedule::default(),
-            retries: 0,
+            schedule: None,
+            limits: Limits::default(),
+            window: None,
             progress: None,
         }
     }
@@ -94,7 +112,54 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedule = schedule;
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// How long each item may take, from its start. One that takes longer fails with [`TaskError::TimedOut`].
+    ///
+    /// On processes and forked children it is stopped at that moment by killing its process, and nothing else is lost. A
+    /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let spin = |forever: bool| while forever { std::hint::spin_loop() };
+    /// let limit = Duration::from_millis(200);
+    /// let each = pool.call().timeout(limit).try_map(spin, [false, true, false]);
+    /// assert_eq!(each, [Ok(()), Err(TaskError::TimedOut { index: Some(1), limit }), Ok(())]);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.limits.timeout = Some(limit);
+        self
+    }
+
+    /// Reads at most this many items ahead of the first one whose result is not there yet (for
+    /// [`imap`](Self::imap): has not been taken). A window of 0 makes the call fail with [`TaskError::InvalidCall`].
+    ///
+    /// Unless said, a long or lazy input is read as far ahead as keeps all workers busy, and no further.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::cell::Cell;
+    ///
+    /// let pool = Pool::threads(2)?;
+    /// let read = Cell::new(0);
+    /// let endless = std::iter::repeat_with(|| read.replace(read.get() + 1));
+    /// let mut doubled = pool.call().window(10).imap(|x: u64| 2 * x, endless);
+    /// assert_eq!(doubled.next(), Some(Ok(0)));
+    /// assert!(read.get() <= 11);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn window(mut self, items: usize) -> Self {
+        self.window = Some(items);
         self
     }
 
@@ -114,12 +179,13 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.retries = retries;
+        self.limits.retries = retries;
         self
     }
 
     /// Calls `tell` on the caller's thread when items have ended: at least once when all have, never more often than
-    /// chunks come back.
+    /// chunks come back. An empty input has no items that could end; some engines tell once of 0 items then, others do
+    /// not. Of [`submit`](Self::submit) nothing is told.
     ///
     /// # Examples
     ///
@@ -141,12 +207,26 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         (
             self.engine,
             Plan {
-                schedule: self.schedule,
-                retries: self.retries,
+                schedule: self.schedule.unwrap_or_default(),
+                limits: self.limits,
+                window: self.window,
                 total,
                 tracker,
             },
         )
+    }
+
+    /// Lets `run` make the call. An input that must be known in full, and does not say how long it is, is read first.
+    fn run<I: Iterator, T>(self, items: I, run: impl FnOnce(&'p E, Plan<'c>, Input<I>) -> T) -> T {
+        let total = exact_len(items.size_hint());
+        if self.schedule == Some(Schedule::Equal) && total.is_none() {
+            let items: Vec<I::Item> = items.collect();
+            let (engine, plan) = self.plan(Some(items.len()));
+            run(engine, plan, Input::Read(items.into_iter()))
+        } else {
+            let (engine, plan) = self.plan(total);
+            run(engine, plan, Input::Lazy(items))
+        }
     }
 
     /// [`Pool::map`](crate::Pool::map) with these options.
@@ -173,9 +253,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         F: Fn(I::Item) -> R,
         E: Run<F, I::Item, R>,
     {
+        // Not by `run`: an iterator in a wrapper is read more slowly, which items of few nanoseconds would show.
         let items = items.into_iter();
         let total = exact_len(items.size_hint());
-        if self.schedule == Schedule::Equal && total.is_none() {
+        if self.schedule == Some(Schedule::Equal) && total.is_none() {
             let items: Vec<I::Item> = items.collect();
             let (engine, plan) = self.plan(Some(items.len()));
             engine.map(plan, f, items.into_iter())
@@ -183,6 +264,176 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             let (engine, plan) = self.plan(total);
             engine.map(plan, f, items)
         }
+    }
+
+    /// [`Pool::try_map`](crate::Pool::try_map) with these options. Options that contradict themselves are the error of
+    /// every item.
+    ///
+    /// # Panics
+    ///
+    /// If the iterator or the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let each = Pool::serial().call().try_map(|x| 10 / x, [5, 0, 2]);
+    /// assert_eq!((&each[0], &each[2]), (&Ok(2), &Ok(5)));
+    /// assert_eq!(each[1].as_ref().unwrap_err().index(), Some(1));
+    /// ```
+    #[must_use = "the errors of the items come in the list"]
+    pub fn try_map<F, I, R>(self, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> R,
+        E: Run<F, I::Item, R>,
+    {
+        self.run(items.into_iter(), |engine, plan, items| {
+            engine.try_map(plan, f, items)
+        })
+    }
+
+    /// [`Pool::for_each`](crate::Pool::for_each) with these options.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// Pool::serial().call().for_each(|x| assert!(x > 0), [1, 2, 3])?;
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn for_each<F, I>(self, f: F, items: I) -> Result<(), TaskError>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item),
+        E: Run<F, I::Item, ()>,
+    {
+        // A vector of units takes no memory.
+        self.map(f, items).map(drop)
+    }
+
+    /// [`Pool::imap`](crate::Pool::imap) with these options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(2)?;
+    /// let lengths = pool.call().chunk_size(16).imap(|word: &str| word.len(), ["many", "hands"]);
+    /// assert_eq!(lengths.collect::<Result<Vec<_>, _>>()?, [4, 5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn imap<F, I, R>(self, f: F, items: I) -> Imap<'c, R>
+    where
+        'p: 'c,
+        I: IntoIterator,
+        I::IntoIter: 'c,
+        I::Item: Send + 'static,
+        F: Fn(I::Item) -> R + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, I::Item, R>,
+    {
+        let schedule = self.schedule;
+        self.run(items.into_iter(), |engine, plan, items| {
+            Imap::new(engine.stream(plan.limits, f), schedule, plan, items)
+        })
+    }
+
+    /// [`Pool::imap_unordered`](crate::Pool::imap_unordered) with these options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(2)?;
+    /// let doubled = pool.call().chunk_size(2).imap_unordered(|x: u64| 2 * x, 0..10);
+    /// assert!(doubled.into_iter().all(|(index, result)| result == Ok(2 * index as u64)));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn imap_unordered<F, I, R>(self, f: F, items: I) -> ImapUnordered<'c, R>
+    where
+        'p: 'c,
+        I: IntoIterator,
+        I::IntoIter: 'c,
+        I::Item: Send + 'static,
+        F: Fn(I::Item) -> R + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, I::Item, R>,
+    {
+        let schedule = self.schedule;
+        self.run(items.into_iter(), |engine, plan, items| {
+            ImapUnordered::new(engine.stream(plan.limits, f), schedule, plan, items)
+        })
+    }
+
+    /// [`Pool::map_reduce`](crate::Pool::map_reduce) with these options. A [`timeout`](Self::timeout) makes it fail with
+    /// [`TaskError::InvalidCall`], because its unit of work is a chunk.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`TaskError::InvalidCall`].
+    ///
+    /// # Panics
+    ///
+    /// If the iterator or the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(2)?;
+    /// let longest = pool.call().chunk_size(2).map_reduce(str::len, usize::max, ["many", "hands", "make"])?;
+    /// assert_eq!(longest, Some(5));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn map_reduce<F, G, I, R>(self, f: F, reduce: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> R,
+        G: Fn(R, R) -> R,
+        E: Reduce<F, G, I::Item, R>,
+    {
+        self.run(items.into_iter(), |engine, plan, items| {
+            engine.map_reduce(plan, f, reduce, items)
+        })
+    }
+
+    /// [`Pool::submit`](crate::Pool::submit) with the options that a single task can have: [`timeout`](Self::timeout) and
+    /// [`retries`](Self::retries).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let limit = Duration::from_millis(100);
+    /// let endless = pool.call().timeout(limit).submit(|()| loop { std::hint::spin_loop() }, ());
+    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::TimedOut { index: None, limit }));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn submit<F, A, R>(self, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+        E: Run<F, A, R>,
+    {
+        self.engine.submit(self.limits, f, argument)
     }
 
     /// [`Pool::map_with`](crate::Pool::map_with) with these options.
@@ -209,15 +460,33 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         F: Fn(&C, I::Item) -> R,
         E: RunWith<C, F, I::Item, R>,
     {
-        let items = items.into_iter();
-        let total = exact_len(items.size_hint());
-        if self.schedule == Schedule::Equal && total.is_none() {
-            let items: Vec<I::Item> = items.collect();
-            let (engine, plan) = self.plan(Some(items.len()));
-            engine.map_with(plan, context, f, items.into_iter())
-        } else {
-            let (engine, plan) = self.plan(total);
+        self.run(items.into_iter(), |engine, plan, items| {
             engine.map_with(plan, context, f, items)
+        })
+    }
+}
+
+/// The items of a call: as the caller gave them, or read in full.
+enum Input<I: Iterator> {
+    Lazy(I),
+    Read(std::vec::IntoIter<I::Item>),
+}
+
+impl<I: Iterator> Iterator for Input<I> {
+    type Item = I::Item;
+
+    #[inline]
+    fn next(&mut self) -> Option<I::Item> {
+        match self {
+            Self::Lazy(items) => items.next(),
+            Self::Read(items) => items.next(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Self::Lazy(items) => items.size_hint(),
+            Self::Read(items) => items.size_hint(),
         }
     }
 }
@@ -227,7 +496,7 @@ impl<E: Executor> fmt::Debug for Call<'_, '_, E> {
         f.debug_struct("Call")
             .field("engine", &self.engine.name())
             .field("schedule", &self.schedule)
-            .field("retries", &self.retries)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

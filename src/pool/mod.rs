@@ -1,31 +1,37 @@
 //! [`Pool`]: the data-parallel face of every engine.
 
 mod call;
+mod imap;
+mod limits;
+mod make;
 mod progress;
+pub(crate) mod reduce;
 mod schedule;
+mod shared;
 
 pub use call::Call;
+pub use imap::{Imap, ImapUnordered};
 pub use progress::Progress;
 pub use schedule::Schedule;
 
 pub(crate) use call::Plan;
+pub(crate) use imap::{ChunkFuture, Stream};
+pub(crate) use limits::Limits;
 pub(crate) use progress::Tracker;
 pub(crate) use schedule::Chunks;
 
-use crate::engine::{Executor, Run, RunWith, Serial, Threads};
-#[cfg(target_os = "linux")]
-use crate::engine::{Forked, Processes};
+use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
-use crate::machine::available_workers;
 
 /// Workers of one kind, ready to run functions on many items at once.
 ///
 /// The type parameter is the engine, so that the compiler knows what may cross to a worker:
 /// [`serial`](Self::serial), [`threads`](Self::threads), [`processes`](Self::processes) or [`forked`](Self::forked).
 ///
-/// Dropping a pool cancels what has not finished: on processes the workers are killed, on threads the tasks that have
-/// started run on unseen. [`close`](Self::close) first, or take every result, to lose nothing.
+/// Dropping a pool cancels what has not finished: on processes the workers are killed; on threads the tasks that have
+/// started come to their end, and their handles give the result. [`close`](Self::close) first, or take every result, to
+/// lose nothing.
 ///
 /// # Examples
 ///
@@ -42,159 +48,15 @@ pub struct Pool<E: Executor> {
     engine: E,
 }
 
-impl Pool<Serial> {
-    /// A pool whose tasks the caller runs itself, one after the other.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// assert_eq!(Pool::serial().map(|x| x + 1, [1, 2, 3])?, [2, 3, 4]);
-    /// # Ok::<(), TaskError>(())
-    /// ```
-    pub fn serial() -> Self {
-        Self {
-            engine: Serial::new(),
-        }
-    }
-}
-
-impl Pool<Threads> {
-    /// A pool of `workers` threads of this process.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::ZeroWorkers`], or [`PoolError::StartFailed`] if the system gives no more threads.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// let table = [1.0, 4.0, 9.0];
-    /// let pool = Pool::threads(4)?;
-    /// assert_eq!(pool.map(|i| table[i] * 2.0, 0..3usize)?, [2.0, 8.0, 18.0]); // `map` may borrow
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn threads(workers: usize) -> Result<Self, PoolError> {
-        Ok(Self {
-            engine: Threads::new(workers)?,
-        })
-    }
-
-    /// A pool of [`available_workers`](crate::available_workers) threads.
-    ///
-    /// # Errors
-    ///
-    /// As [`threads`](Self::threads) and [`available_workers`](crate::available_workers).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// assert!(Pool::threads_default()?.workers() >= 1);
-    /// # Ok::<(), PoolError>(())
-    /// ```
-    pub fn threads_default() -> Result<Self, PoolError> {
-        Self::threads(available_workers()?)
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Pool<Processes> {
-    /// A pool of `workers` processes: this executable, started again, running the worker loop instead of `main`.
-    /// [`Processes::builder`] has more to choose.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::ZeroWorkers`], or why the workers could not be started.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// let pool = Pool::processes(2)?;
-    /// let crash = pool.submit(|code: i32| -> () { std::process::exit(code) }, 7);
-    /// assert!(matches!(crash.result(), Err(TaskError::WorkerDied { cause: Death::Exit(7), .. })));
-    /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the pool goes on
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn processes(workers: usize) -> Result<Self, PoolError> {
-        Processes::builder().workers(workers).build()
-    }
-
-    /// A pool of [`available_workers`](crate::available_workers) processes.
-    ///
-    /// # Errors
-    ///
-    /// As [`processes`](Self::processes) and [`available_workers`](crate::available_workers).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// assert!(Pool::processes_default()?.workers() >= 1);
-    /// # Ok::<(), PoolError>(())
-    /// ```
-    pub fn processes_default() -> Result<Self, PoolError> {
-        Self::processes(available_workers()?)
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Pool<Forked> {
-    /// A pool that forks up to `workers` children for each call. The children see all that the caller sees, copied
-    /// only where it is written to; their results come back by serde.
-    ///
-    /// A call is refused while other threads run in this process, because a lock that one of them holds would stay
-    /// locked in the child for ever; [`Forked::builder`] can accept that risk.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::ZeroWorkers`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// let table = vec![1.0, 4.0, 9.0];
-    /// // `Pool::forked(2)` in a program without other threads; doc tests have some.
-    /// let pool = Forked::builder().workers(2).allow_threads().build()?;
-    /// assert_eq!(pool.map(|i| table[i] * 2.0, 0..3usize)?, [2.0, 8.0, 18.0]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn forked(workers: usize) -> Result<Self, PoolError> {
-        Forked::builder().workers(workers).build()
-    }
-
-    /// A pool that forks up to [`available_workers`](crate::available_workers) children for each call.
-    ///
-    /// # Errors
-    ///
-    /// As [`forked`](Self::forked) and [`available_workers`](crate::available_workers).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// assert!(Pool::forked_default()?.workers() >= 1);
-    /// # Ok::<(), PoolError>(())
-    /// ```
-    pub fn forked_default() -> Result<Self, PoolError> {
-        Self::forked(available_workers()?)
-    }
-}
-
 impl<E: Executor> Pool<E> {
     #[cfg(target_os = "linux")]
     pub(crate) fn over(engine: E) -> Self {
         Self { engine }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn into_engine(self) -> E {
+        self.engine
     }
 
     /// How many tasks run at once, at most.
@@ -290,6 +152,170 @@ impl<E: Executor> Pool<E> {
         self.call().map_with(context, f, items)
     }
 
+    /// Runs `f` on every item and gives an outcome for each, in order: nothing is lost when some fail.
+    ///
+    /// A failure of the pool itself is the outcome of every item that it kept from running.
+    ///
+    /// # Panics
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let each = pool.try_map(|x: i32| if x == 1 { std::process::abort() } else { x }, 0..3);
+    /// assert_eq!((&each[0], &each[2]), (&Ok(0), &Ok(2)));
+    /// assert!(matches!(each[1], Err(TaskError::WorkerDied { index: Some(1), cause: Death::Signal(6), .. })));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    #[must_use = "the errors of the items come in the list"]
+    pub fn try_map<F, I, R>(&self, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> R,
+        E: Run<F, I::Item, R>,
+    {
+        self.call().try_map(f, items)
+    }
+
+    /// Runs `f` on every item, for what it does and not for a result.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// let sum = AtomicU32::new(0);
+    /// Pool::threads(2)?.for_each(|x| { sum.fetch_add(x, Ordering::Relaxed); }, 1..=4)?;
+    /// assert_eq!(sum.into_inner(), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each<F, I>(&self, f: F, items: I) -> Result<(), TaskError>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item),
+        E: Run<F, I::Item, ()>,
+    {
+        self.call().for_each(f, items)
+    }
+
+    /// Runs `f` on every item, and gives an iterator over the outcomes in the order of the items.
+    ///
+    /// It is lazy: items are read as results are taken, a window of them ahead ([`Call::window`]), so the input may be
+    /// endless. It is in chunks that grow as long as items turn out to be short, unless [`Call::chunk_size`] says
+    /// otherwise. (On [`Forked`](crate::Forked) each item has a child of its own.) Since workers go on while the caller
+    /// does something else, what they work on must be owned: `'static`.
+    ///
+    /// # Panics
+    ///
+    /// `next` panics if the input's iterator does. What was read before comes with the calls after that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut first = None;
+    /// for square in pool.imap(|x: u64| x * x, 0..) {
+    ///     let square = square?;
+    ///     if square > 1_000 {
+    ///         first = Some(square);
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(first, Some(1_024));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn imap<'p, F, I, R>(&'p self, f: F, items: I) -> Imap<'p, R>
+    where
+        I: IntoIterator,
+        I::IntoIter: 'p,
+        I::Item: Send + 'static,
+        F: Fn(I::Item) -> R + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, I::Item, R>,
+    {
+        self.call().imap(f, items)
+    }
+
+    /// [`imap`](Self::imap), but each outcome comes as soon as it is there, with the index of its item.
+    ///
+    /// # Panics
+    ///
+    /// As [`imap`](Self::imap).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let words = ["many", "hands", "make", "light", "work"].map(String::from);
+    /// let mut lengths = vec![0; words.len()];
+    /// for (index, length) in pool.imap_unordered(|word: String| word.len(), words) {
+    ///     lengths[index] = length?;
+    /// }
+    /// assert_eq!(lengths, [4, 5, 4, 5, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn imap_unordered<'p, F, I, R>(&'p self, f: F, items: I) -> ImapUnordered<'p, R>
+    where
+        I: IntoIterator,
+        I::IntoIter: 'p,
+        I::Item: Send + 'static,
+        F: Fn(I::Item) -> R + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, I::Item, R>,
+    {
+        self.call().imap_unordered(f, items)
+    }
+
+    /// Runs `f` on every item and reduces the results to one, both on the workers; `None` if there were no items.
+    ///
+    /// `reduce` must be associative; the order of the items is kept. What a worker's death costs is a chunk, and
+    /// [`Call::retries`] runs that again. Such an error does not name an item.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    ///
+    /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let sum = pool.map_reduce(|x: u64| x * x, |a, b| a + b, 1..=100u64)?;
+    /// assert_eq!(sum, Some(338_350));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn map_reduce<F, G, I, R>(&self, f: F, reduce: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> R,
+        G: Fn(R, R) -> R,
+        E: Reduce<F, G, I::Item, R>,
+    {
+        self.call().map_reduce(f, reduce, items)
+    }
+
     /// Options of one call, to be ended with a `map`.
     ///
     /// # Examples
@@ -308,7 +334,7 @@ impl<E: Executor> Pool<E> {
 
     /// Gives one task to the pool and returns at once with a handle for its result.
     ///
-    /// On [`Serial`] the task has run when this returns. On [`Forked`](crate::Forked) the child is forked here, and a
+    /// On [`Serial`](crate::Serial) the task has run when this returns. On [`Forked`](crate::Forked) the child is forked here, and a
     /// submit while all children are busy waits for one to end.
     ///
     /// Every failure, also that of the pool itself, comes out of the handle.
@@ -331,7 +357,7 @@ impl<E: Executor> Pool<E> {
         R: Send + 'static,
         E: Run<F, A, R>,
     {
-        self.engine.submit(f, argument)
+        self.call().submit(f, argument)
     }
 
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken stay in their handles.
@@ -356,5 +382,30 @@ impl<E: Executor> Pool<E> {
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
         self.engine.close()
+    }
+
+    /// Takes no more tasks and ends without waiting for those that have not started: they fail with
+    /// [`TaskError::Cancelled`]. Those that run come to their end with [`Shutdown::CancelQueued`], and are stopped with
+    /// [`Shutdown::Kill`], where that can be done: a thread cannot be stopped. Returns when the workers have ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let tasks: Vec<_> = (0..10).map(|_| pool.submit(|()| loop { std::hint::spin_loop() }, ())).collect();
+    /// pool.shutdown(Shutdown::Kill)?;
+    /// for task in tasks {
+    ///     assert_eq!(task.result(), Err::<(), _>(TaskError::Cancelled));
+    /// }
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+        self.engine.shutdown(how)
     }
 }

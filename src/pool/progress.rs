@@ -1,8 +1,20 @@
 //! How far a call has come, told to a callback on the caller's thread.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// How far a call has come; see [`Call::on_progress`](crate::Call::on_progress).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let mut told = Vec::new();
+/// let tell = |p: &Progress| told.push(format!("{} of {:?} done, {} failed", p.done, p.total, p.failed));
+/// let _ = Pool::serial().call().on_progress(tell).try_map(|x| assert!(x != 1), 0..3);
+/// assert_eq!(told.last().unwrap(), "3 of Some(3) done, 1 failed");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -14,6 +26,28 @@ pub struct Progress {
     pub total: Option<usize>,
     /// Time since the call began.
     pub elapsed: Duration,
+}
+
+impl Progress {
+    /// How long the rest is likely to take, if it goes on as it has: `None` before the first item has ended, and when the
+    /// number of items is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let mut estimates = Vec::new();
+    /// let pool = Pool::serial();
+    /// pool.call().on_progress(|p| estimates.push(p.remaining())).map(|x| x, 0..3)?;
+    /// assert_eq!(estimates.last(), Some(&Some(std::time::Duration::ZERO)));
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = self.total?.saturating_sub(self.done);
+        let each = self.elapsed.as_secs_f64() / self.done as f64;
+        Duration::try_from_secs_f64(each * left as f64).ok()
+    }
 }
 
 /// What a call tells its progress to.
@@ -35,6 +69,20 @@ impl<'c> Tracker<'c> {
             start: Instant::now(),
             told: None,
         }
+    }
+
+    /// One that is told of chunks, and tells `outer` of the items in them. `ends` has for each chunk how many items there
+    /// were up to its end.
+    pub(super) fn by_chunks(outer: &'c mut Tracker<'_>, ends: &'c RefCell<Vec<usize>>) -> Self {
+        if !outer.is_on() {
+            return Self::new(None, None);
+        }
+        let tell = |chunks: &Progress| {
+            let done = chunks.done.checked_sub(1);
+            let items = done.and_then(|last| ends.borrow().get(last).copied());
+            outer.tell(items.unwrap_or(0), 0);
+        };
+        Self::new(Some(Box::new(tell)), None)
     }
 
     /// Whether anybody listens.

@@ -58,7 +58,7 @@ impl Chunks {
     ) -> Result<Self, TaskError> {
         if schedule == Schedule::Dynamic(0) {
             return Err(TaskError::InvalidCall {
-                reason: "a chunk of 0 items never ends; give at least 1",
+                reason: "a chunk of 0 items never ends; give at least 1".into(),
             });
         }
         Ok(Self {
@@ -79,7 +79,7 @@ impl Chunks {
                 total / self.workers + usize::from(self.asked < total % self.workers)
             }
             (Schedule::Guided, Some(total)) => {
-                (total.saturating_sub(self.given) / (2 * self.workers)).min(GUIDED_MOST)
+                (total.saturating_sub(self.given) / self.workers.saturating_mul(2)).min(GUIDED_MOST)
             }
             (Schedule::Equal | Schedule::Guided, None) => {
                 let round = (self.asked / self.workers).min(GUIDED_MOST.ilog2() as usize);
@@ -93,7 +93,6 @@ impl Chunks {
     }
 
     /// So many items of the last chunk were not taken after all: they are still to come.
-    #[cfg(target_os = "linux")]
     pub(crate) fn put_back(&mut self, items: usize) {
         self.given = self.given.saturating_sub(items);
     }

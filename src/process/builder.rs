@@ -49,6 +49,22 @@ macro_rules! from_what_has_a_descriptor {
 from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 
 /// Starts a [`Process`]; see [`Process::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Process;
+///
+/// let (reader, writer) = std::io::pipe()?;
+/// let child = Process::builder()
+///     .name("greeter")
+///     .env("GREETING", "hello")
+///     .stdout(writer)
+///     .spawn(|name: String| print!("{} {name}", std::env::var("GREETING").unwrap()), "you".to_owned())?;
+/// assert_eq!(std::io::read_to_string(reader)?, "hello you");
+/// assert!(child.join()?.success());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct ProcessBuilder {
@@ -106,8 +122,8 @@ impl ProcessBuilder {
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::PoolError>(())
     /// ```
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.environment.push((key.into(), value.into()));
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 

@@ -19,6 +19,22 @@ pub(super) type Entry = fn(Letter) -> Result<i32, String>;
 /// [`closure!`](crate::closure!).
 ///
 /// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::closure;
+/// use manyhands::process::{Process, Standalone};
+///
+/// fn check(f: impl Fn(u32) + Standalone) -> Result<bool, manyhands::PoolError> {
+///     Ok(Process::spawn(f, 7)?.join()?.success())
+/// }
+///
+/// let lucky = 7;
+/// assert!(check(|x| assert_eq!(x % 2, 1))?);
+/// assert!(check(closure!([lucky] |x: u32| assert_eq!(x, *lucky)))?);
+/// # Ok::<(), manyhands::PoolError>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a function for a child process must not capture variables",
     label = "this captures something that cannot be sent to another process",

@@ -4,8 +4,8 @@
 //! by the number of forks between the two.
 
 use std::os::unix::process::parent_id;
-use std::sync::OnceLock;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::ExitStatus;
@@ -32,8 +32,9 @@ pub(crate) struct Origin {
     depth: u32,
 }
 
-/// Set once, at the start. Empty in a first process.
-static ORIGIN: OnceLock<Origin> = OnceLock::new();
+/// Set at the start, and again in a worker that was forked; with the number of forks at that time. `None` in a first
+/// process.
+static ORIGIN: RwLock<Option<(Origin, u32)>> = RwLock::new(None);
 
 impl Origin {
     /// Of a process that this one starts.
@@ -55,7 +56,7 @@ impl Origin {
 
     /// This process is the one meant.
     pub(crate) fn arrive(self) {
-        let _ = ORIGIN.set(self);
+        *ORIGIN.write() = Some((self, fork::generation()));
     }
 }
 
@@ -63,20 +64,28 @@ fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(LONGEST_NAME)]
 }
 
-/// The name of this process.
-pub(super) fn name() -> String {
-    name_after(fork::generation())
+/// How often this process was forked since it was told who it is, or since the start of a first process.
+fn forks() -> u32 {
+    let arrived = ORIGIN.read().as_ref().map_or(0, |(_, forks)| *forks);
+    fork::generation() - arrived
 }
 
-/// The name of this process so many forks after its start.
+/// The name of this process.
+pub(super) fn name() -> String {
+    name_after(forks())
+}
+
+/// The name of this process so many forks after it was told it.
 fn name_after(forks: u32) -> String {
-    let name = ORIGIN.get().map_or(ROOT, |origin| &origin.name);
+    let origin = ORIGIN.read();
+    let name = origin.as_ref().map_or(ROOT, |(origin, _)| &origin.name);
     format!("{name}{}", ":forked".repeat(forks as usize))
 }
 
 /// How many processes this one is away from the first of the program: 0 for that.
 pub(crate) fn depth() -> u32 {
-    ORIGIN.get().map_or(0, |origin| origin.depth) + fork::generation()
+    let depth = ORIGIN.read().as_ref().map_or(0, |(origin, _)| origin.depth);
+    depth + forks()
 }
 
 /// # Errors
@@ -105,6 +114,16 @@ pub struct ProcessInfo {
 }
 
 impl ProcessInfo {
+    /// Whether this is the process that has this one as a worker, and a third one has forked it. Then it lives: this one
+    /// would not outlive it.
+    fn is_over_server(&self) -> bool {
+        let origin = ORIGIN.read();
+        let own = origin
+            .as_ref()
+            .filter(|(_, forks)| *forks > 0 && *forks == fork::generation());
+        own.is_some_and(|(origin, _)| origin.parent == self.pid)
+    }
+
     /// What it is called: `main` for the first process of a program, what
     /// [`ProcessBuilder::name`](super::ProcessBuilder::name) said for a child, pool and number (`pool0:1`) for a pool's
     /// worker; a forked process has `:forked` behind the name of the one it was forked from.
@@ -138,7 +157,7 @@ impl ProcessInfo {
     /// ```
     pub fn is_alive(&self) -> bool {
         // Of a parent that has died the kernel says that this process is somebody else's child.
-        self.pid == std::process::id() || self.pid == parent_id()
+        self.pid == std::process::id() || self.pid == parent_id() || self.is_over_server()
     }
 
     /// How it ended: always `None`. A process that can ask has not ended, and how its parent ended the system tells
@@ -187,8 +206,8 @@ pub fn current() -> ProcessInfo {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn parent() -> Option<ProcessInfo> {
-    match fork::generation() {
-        0 => ORIGIN.get().map(|origin| ProcessInfo {
+    match forks() {
+        0 => ORIGIN.read().as_ref().map(|(origin, _)| ProcessInfo {
             name: origin.parent_name.clone(),
             pid: origin.parent,
         }),

@@ -30,6 +30,15 @@ use super::identity;
 )]
 pub trait Outcome {
     /// The exit code, from 0 to 255, after telling standard error what there is to tell.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::Outcome;
+    ///
+    /// assert_eq!(().exit_code(), 0);
+    /// assert_eq!(Err::<(), _>("no such index").exit_code(), 1); // and standard error has the error
+    /// ```
     fn exit_code(self) -> i32;
 }
 

@@ -16,7 +16,7 @@ use super::identity::{self, Origin};
 use super::letter::{self, Head};
 use super::spawned::Spawned;
 use super::{Outcome, Process, ProcessBuilder, Stdio, registry};
-use crate::engine::processes::{VARIABLE, is_marked, secret};
+use crate::engine::processes::{VARIABLE, check_variable, is_marked, secret};
 use crate::error::PoolError;
 use crate::os::pidfd::{self, Child};
 use crate::os::{handoff, worker};
@@ -30,9 +30,12 @@ pub(crate) fn hook_has_run() {
     HOOK_HAS_RUN.store(true, Ordering::Relaxed);
 }
 
-/// What to do when it has not.
-const NO_HOOK: &str = "this program was built without the feature `worker-hook`, and has not called manyhands::init(), \
-                       which must be at the top of main";
+pub(crate) fn has_hook_run() -> bool {
+    HOOK_HAS_RUN.load(Ordering::Relaxed)
+}
+
+/// So much of a name goes into an error.
+const LONGEST_NAME: usize = 256;
 
 /// What of a child its function and argument determine.
 struct Work {
@@ -63,15 +66,14 @@ where
         );
     }
     check()?;
+    for (name, value) in &builder.environment {
+        check_variable(name, value)?;
+    }
     let name = name(builder.name.as_deref());
     let failed = |reason: String| PoolError::ProcessFailed {
-        name: name.clone(),
+        name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
         reason,
     };
-    // Without the hook the child would run `main`, and start children in turn.
-    if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
-        return Err(failed(NO_HOOK.to_owned()));
-    }
     let (revive, captures) = captures(f).map_err(failed)?;
     let work = Work {
         entry: code::number(entry::enter::<F, A, T> as Entry as usize)?,
@@ -93,6 +95,10 @@ fn check() -> Result<(), PoolError> {
     }
     if is_marked() {
         return Err(PoolError::HookMissing);
+    }
+    // Without the hook the child would run `main`, and start children in turn.
+    if !has_hook_run() {
+        return Err(PoolError::NoHook);
     }
     identity::check_depth()
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
+use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
 use crate::os::pidfd::{self, Child};
-use crate::os::{fork, handoff, worker};
-use crate::{codec, panic};
+use crate::os::timer::DeathTimer;
+use crate::os::{clock, fork, handoff, worker};
+use crate::panic::{self, Caught};
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]
@@ -38,6 +40,12 @@ impl PipeBell {
             reader,
             writer: Arc::new(writer),
         })
+    }
+
+    /// Rings it from this side.
+    pub(super) fn ring(&self) {
+        // One byte at a time, and one more would not fit only if nobody had listened to thousands of them.
+        let _ = (&*self.writer).write(&[1]);
     }
 
     /// Waits until a child rings one of the bells or ends.
@@ -156,11 +164,12 @@ impl Forked {
     }
 
     /// The child has ended, and everything it published has been taken: hands on what it had not published, and says
-    /// what of its task was not answered for, and the error for that.
+    /// what of its task was not answered for, and the error for that. `limit` is how long each of its items may take.
     pub(super) fn bury(
         &mut self,
         expected: &mut Expected,
         sink: &dyn Sink,
+        limit: Option<Duration>,
     ) -> (Option<Fate>, TaskError) {
         let death = self.reap();
         let (fate, cause) = match self.doomed.take() {
@@ -175,18 +184,35 @@ impl Forked {
             }
             None => (self.receiver.last_books(expected, sink), death),
         };
-        let error = match self.receiver.header().last_words().read() {
-            Some(caught) if cfg!(panic = "abort") && cause == Death::Signal(6) => {
-                caught.into_error(None)
-            }
-            _ => TaskError::WorkerDied {
+        let has_started = fate.is_some_and(|fate| fate.started);
+        let last_words = self.receiver.header().last_words().read();
+        let error = if let Some(caught) = last_words
+            && cfg!(panic = "abort")
+            && cause == Death::Signal(6)
+        {
+            caught.into_error(None)
+        } else if let Some(limit) = limit
+            && cause == Death::Signal(9)
+            && has_started
+            && self.item_took() >= limit
+        {
+            TaskError::TimedOut { index: None, limit }
+        } else {
+            TaskError::WorkerDied {
                 index: None,
                 pid: self.child.pid(),
                 cause,
                 attempts: 1,
-            },
+            }
         };
         (fate, error)
+    }
+
+    /// How long ago the item was started that the child was at, if it has a limit.
+    fn item_took(&self) -> Duration {
+        let header = self.receiver.header();
+        let started = header.started_at(header.progress());
+        Duration::from_nanos(started.map_or(0, |started| clock::now().saturating_sub(started)))
     }
 
     pub(super) fn reap(&mut self) -> Death {
@@ -214,24 +240,67 @@ impl Drop for Forked {
     }
 }
 
-/// What a child does with one item: runs it and answers for it.
-pub(super) fn answer<R: Serialize + 'static>(
-    emitter: &mut Emitter,
-    scratch: &mut Vec<u8>,
-    run: impl FnOnce() -> R,
-) {
-    emitter.item_starts();
-    let encoded = panic::catch(|| {
-        let result = run();
-        scratch.clear();
-        let encoded = codec::append(scratch, &result);
-        // Before the item is answered for: a panic in `drop` is still this item's.
-        drop(result);
-        encoded
-    });
-    match encoded {
-        Ok(Ok(())) => emitter.result(scratch),
-        Ok(Err(reason)) => emitter.fault(&Fault::ResultEncode(reason)),
-        Err(caught) => emitter.fault(&Fault::Panicked(caught)),
+/// What a child does with its items: runs each within its limit, and answers for it.
+pub(super) struct Answers {
+    limit: Option<Duration>,
+    /// Kills this child when an item takes longer than its limit.
+    timer: Option<DeathTimer>,
+    scratch: Vec<u8>,
+}
+
+impl Answers {
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self {
+            limit,
+            timer: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Runs the next item.
+    pub(super) fn answer<R: Serialize + 'static>(
+        &mut self,
+        emitter: &mut Emitter,
+        run: impl FnOnce() -> R,
+    ) {
+        if self.limit.is_some() {
+            emitter.set_timed();
+        }
+        emitter.item_starts();
+        // After the start was noted, so that by the parent's clock too the limit has passed when the timer goes off.
+        if let Err(error) = self.set_timer() {
+            let message = format!("it was not run, because its limit cannot be kept: {error}");
+            let location = None;
+            emitter.fault(&Fault::Panicked(Caught { message, location }));
+            return;
+        }
+        let scratch = &mut self.scratch;
+        let encoded = panic::catch(|| {
+            let result = run();
+            scratch.clear();
+            let encoded = codec::append(scratch, &result);
+            // Before the item is answered for: a panic in `drop` is still this item's.
+            drop(result);
+            encoded
+        });
+        if let Some(timer) = &self.timer {
+            // It fails only for a timer that is none.
+            let _ = timer.unset();
+        }
+        match encoded {
+            Ok(Ok(())) => emitter.result(&self.scratch),
+            Ok(Err(reason)) => emitter.fault(&Fault::ResultEncode(reason)),
+            Err(caught) => emitter.fault(&Fault::Panicked(caught)),
+        }
+    }
+
+    fn set_timer(&mut self) -> io::Result<()> {
+        let Some(limit) = self.limit else {
+            return Ok(());
+        };
+        if self.timer.is_none() {
+            self.timer = Some(DeathTimer::new()?);
+        }
+        self.timer.as_ref().map_or(Ok(()), |timer| timer.set(limit))
     }
 }

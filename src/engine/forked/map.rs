@@ -3,92 +3,25 @@
 //! The parent cuts the items into chunks before the first fork, so parent and children know the same list; the cursor
 //! in shared memory says how much of it has been claimed. A child that dies leaves a chunk unfinished, or claimed and
 //! never begun; when the cursor has come to the end, what is unfinished makes the list of the next round.
+//!
+//! All items are read before the first fork, so a window means nothing here.
 
 use std::marker::PhantomData;
 
-use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Bond, Forked as Child, PipeBell, answer};
+use super::child::{Answers, Bond, Forked as Child, PipeBell};
+use super::chunk::Chunk;
+use super::submit::Enlisted;
 use crate::codec;
-use crate::error::{Part, PoolError, TaskError};
-use crate::lane::message::Fault;
-use crate::lane::{Cursor, Emitter, Expected, Fate, RawBytes, Sink};
-use crate::panic;
-use crate::pool::{Plan, Tracker};
+use crate::error::{PoolError, TaskError};
+use crate::lane::{Cursor, Emitter, Expected, Fate};
+use crate::pool::{Limits, Plan, Tracker};
 
 /// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
 /// gives up.
 const MOST_FRUITLESS: usize = 16;
-
-/// A run of items, and what has come of them.
-struct Chunk {
-    /// Index of the first item, and one past the last.
-    first: usize,
-    end: usize,
-    /// Items answered for.
-    answered: u32,
-    /// How often the item after those has been started.
-    attempts: u32,
-    /// Whether a child that lives is at it.
-    is_taken: bool,
-    outcome: Mutex<Outcome>,
-}
-
-#[derive(Default)]
-struct Outcome {
-    /// Results in order, as the codec wrote them, up to the first failure.
-    bytes: Vec<u8>,
-    failure: Option<TaskError>,
-    failed: usize,
-}
-
-impl Chunk {
-    fn new(first: usize, end: usize) -> Self {
-        Self {
-            first,
-            end,
-            answered: 0,
-            attempts: 0,
-            is_taken: false,
-            outcome: Mutex::default(),
-        }
-    }
-
-    fn count(&self) -> u32 {
-        (self.end - self.first) as u32
-    }
-
-    fn is_finished(&self) -> bool {
-        self.answered == self.count()
-    }
-
-    fn has_failed(&self) -> bool {
-        self.outcome.lock().failed > 0
-    }
-
-    fn fail(&self, index: u32, error: TaskError) {
-        let mut outcome = self.outcome.lock();
-        outcome.failed += 1;
-        outcome
-            .failure
-            .get_or_insert(error.with_index(self.first + index as usize));
-    }
-}
-
-impl Sink for Chunk {
-    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
-        let mut outcome = self.outcome.lock();
-        if outcome.failure.is_none() {
-            bytes.append_to(&mut outcome.bytes);
-        }
-    }
-
-    fn fault(&self, index: u32, fault: Fault) {
-        self.fail(index, fault.into_error(None));
-    }
-}
 
 pub(super) fn map<F, A, R>(
     engine: &super::Forked,
@@ -101,30 +34,33 @@ where
     R: Serialize + DeserializeOwned + 'static,
 {
     let mut items: Vec<Option<A>> = items.map(Some).collect();
-    let plan = Plan {
-        total: Some(items.len()),
-        ..plan
-    };
-    let mut sizes = plan.chunks(engine.workers)?;
-    let mut chunks = Vec::new();
-    let mut first = 0;
-    while first < items.len() {
-        let end = items
-            .len()
-            .min(first.saturating_add(sizes.next_size().min(MOST_ITEMS)));
-        chunks.push(Chunk::new(first, end));
-        first = end;
-    }
-    if chunks.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut tracker = plan.tracker;
-    let mut call = Call::<R>::new(engine, plan.retries, chunks)?;
-    while !call.is_decided() {
-        call.round(f, &mut items, &mut tracker)?;
-    }
-    tracker.tell(call.done, call.failed);
+    let (mut call, mut tracker) = Call::<R>::new(engine, plan, items.len(), false)?;
+    call.run(f, &mut items, &mut tracker)?;
     call.results()
+}
+
+/// All items get their outcome; if the call as a whole fails, its error is the outcome of those that it kept from
+/// running.
+pub(super) fn try_map<F, A, R>(
+    engine: &super::Forked,
+    plan: Plan<'_>,
+    f: &F,
+    items: impl Iterator<Item = A>,
+) -> Vec<Result<R, TaskError>>
+where
+    F: Fn(A) -> R,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    let mut items: Vec<Option<A>> = items.map(Some).collect();
+    match Call::<R>::new(engine, plan, items.len(), true) {
+        Ok((mut call, mut tracker)) => {
+            let ran = call.run(f, &mut items, &mut tracker);
+            call.outcomes(ran.err())
+        }
+        Err(error) => (0..items.len())
+            .map(|index| Err(error.clone().with_index(index)))
+            .collect(),
+    }
 }
 
 /// Items of a chunk are counted in 32 bits, twice over.
@@ -132,9 +68,9 @@ const MOST_ITEMS: usize = 1 << 30;
 
 struct Call<'a, R> {
     engine: &'a super::Forked,
-    retries: u32,
+    limits: Limits,
     chunks: Vec<Chunk>,
-    /// All chunks before this one are finished, without a failure.
+    /// All chunks before this one are finished, without a failure that matters.
     front: usize,
     done: usize,
     failed: usize,
@@ -149,18 +85,38 @@ struct Call<'a, R> {
 }
 
 /// A child and the task that its answers are about.
-struct Hand {
+struct Hand<'a> {
     child: Child,
+    _enlisted: Enlisted<'a>,
     /// Which chunk, once the child has said.
     at: Option<(usize, Expected)>,
 }
 
 impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
-    fn new(engine: &'a super::Forked, retries: u32, chunks: Vec<Chunk>) -> Result<Self, TaskError> {
+    /// A call over so many items. `keeps_all`: it goes on after a failure.
+    fn new<'c>(
+        engine: &'a super::Forked,
+        plan: Plan<'c>,
+        items: usize,
+        keeps_all: bool,
+    ) -> Result<(Self, Tracker<'c>), TaskError> {
+        engine.submitted.check_open()?;
+        let plan = Plan {
+            total: Some(items),
+            ..plan
+        };
+        let mut sizes = plan.chunks(engine.workers)?;
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while first < items {
+            let end = items.min(first.saturating_add(sizes.next_size().min(MOST_ITEMS)));
+            chunks.push(Chunk::new(first, end, keeps_all));
+            first = end;
+        }
         let no_memory = |error| PoolError::system("shared memory could not be had", error);
-        Ok(Self {
+        let call = Self {
             engine,
-            retries,
+            limits: plan.limits,
             list: (0..chunks.len()).collect(),
             chunks,
             front: 0,
@@ -171,13 +127,31 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 .map_err(|error| PoolError::system("a pipe could not be had", error))?,
             fruitless: 0,
             result: PhantomData,
-        })
+        };
+        Ok((call, plan.tracker))
+    }
+
+    /// Runs the items until the outcome is certain.
+    fn run<F, A>(
+        &mut self,
+        f: &F,
+        items: &mut [Option<A>],
+        tracker: &mut Tracker<'_>,
+    ) -> Result<(), TaskError>
+    where
+        F: Fn(A) -> R,
+    {
+        while !self.is_decided() {
+            self.round(f, items, tracker)?;
+        }
+        tracker.tell(self.done, self.failed);
+        Ok(())
     }
 
     /// Whether the outcome is certain: all chunks are finished, or the first one that is not a success has failed.
     fn is_decided(&mut self) -> bool {
         while let Some(chunk) = self.chunks.get(self.front) {
-            if chunk.has_failed() {
+            if chunk.decides() {
                 return true;
             }
             if !chunk.is_finished() {
@@ -199,7 +173,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         self.cursor.reset();
-        let mut hands: Vec<Hand> = Vec::new();
+        let mut hands: Vec<Hand<'a>> = Vec::new();
         loop {
             let mut moved = false;
             for hand in &mut hands {
@@ -218,6 +192,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 if self.is_decided() {
                     return Ok(());
                 }
+            }
+            if self.engine.submitted.is_killed() {
+                return Err(TaskError::Cancelled);
             }
             if self.fruitless > MOST_FRUITLESS + self.engine.workers {
                 let reason =
@@ -247,7 +224,12 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(())
     }
 
-    fn hire<F, A>(&self, f: &F, items: &mut [Option<A>], living: usize) -> Result<Hand, TaskError>
+    fn hire<F, A>(
+        &self,
+        f: &F,
+        items: &mut [Option<A>],
+        living: usize,
+    ) -> Result<Hand<'a>, TaskError>
     where
         F: Fn(A) -> R,
     {
@@ -259,7 +241,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             workers: self.engine.workers,
             reason: error.to_string(),
         })?;
-        Ok(Hand { child, at: None })
+        Ok(Hand {
+            _enlisted: self.engine.submitted.enlist(child.process())?,
+            child,
+            at: None,
+        })
     }
 
     /// What a child does: claims chunks until there are none left. The items it takes are its own copies.
@@ -267,13 +253,13 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
-        let mut scratch = Vec::new();
+        let mut answers = Answers::new(self.limits.timeout);
         while let Some(&index) = self.list.get(self.cursor.claim()) {
             let chunk = &self.chunks[index];
             emitter.begin(number(index), chunk.answered);
             for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
                 if let Some(item) = item.take() {
-                    answer(emitter, &mut scratch, || f(item));
+                    answers.answer(emitter, || f(item));
                 }
             }
             emitter.end();
@@ -281,7 +267,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     }
 
     /// Takes what a child has published; true if there was anything.
-    fn drain(&mut self, hand: &mut Hand) -> bool {
+    fn drain(&mut self, hand: &mut Hand<'_>) -> bool {
         let mut took = false;
         while hand.child.has_next() {
             took = true;
@@ -297,7 +283,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 break;
             };
             let index = *index;
-            let failed = self.chunks[index].outcome.lock().failed;
+            let failed = self.chunks[index].failed();
             let ended = hand.child.take(expected, &self.chunks[index]);
             self.note(index, expected.next, failed);
             if ended {
@@ -320,7 +306,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             chunk.attempts = 0;
             self.fruitless = 0;
         }
-        self.failed += chunk.outcome.lock().failed - failed;
+        self.failed += chunk.failed() - failed;
     }
 
     /// The unfinished chunk with this number, if no other child is at it, and what is expected of it.
@@ -341,7 +327,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     }
 
     /// A child has ended: makes its books.
-    fn bury(&mut self, hand: &mut Hand) {
+    fn bury(&mut self, hand: &mut Hand<'_>) {
         self.fruitless += 1;
         if hand.at.is_none() {
             // It may have begun a chunk and published nothing of it.
@@ -352,8 +338,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             return;
         };
         self.chunks[index].is_taken = false;
-        let failed = self.chunks[index].outcome.lock().failed;
-        let (fate, error) = hand.child.bury(&mut expected, &self.chunks[index]);
+        let failed = self.chunks[index].failed();
+        let limit = self.limits.timeout;
+        let (fate, error) = hand.child.bury(&mut expected, &self.chunks[index], limit);
         self.note(index, expected.next, failed);
         if let Some(Fate {
             next,
@@ -364,8 +351,18 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let chunk = &mut self.chunks[index];
             chunk.attempts += 1;
             let attempts = chunk.attempts;
-            if attempts > self.retries || matches!(error, TaskError::Panicked { .. }) {
-                let failed = chunk.outcome.lock().failed;
+            // What was stopped by its own doing would be stopped again.
+            let is_final = matches!(
+                error,
+                TaskError::Panicked { .. } | TaskError::TimedOut { .. }
+            );
+            let error = if self.engine.submitted.is_killed() {
+                TaskError::Cancelled
+            } else {
+                error
+            };
+            if is_final || attempts > self.limits.retries {
+                let failed = chunk.failed();
                 chunk.fail(next, error.with_attempts(attempts));
                 self.note(index, next + 1, failed);
             }
@@ -378,27 +375,19 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     fn results(self) -> Result<Vec<R>, TaskError> {
         let mut results = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
         for chunk in self.chunks {
-            let Outcome { bytes, failure, .. } = chunk.outcome.into_inner();
-            let wrong = |at: usize, reason| TaskError::Decode {
-                index: Some(chunk.first + at),
-                part: Part::Result,
-                reason,
-            };
-            let decoded = panic::catch(|| codec::take_all(&bytes, &mut results))
-                .map_err(|caught| caught.into_error(Some(chunk.first)))?
-                .map_err(|(at, reason)| wrong(at, reason))?;
-            let count = chunk.end - chunk.first;
-            if failure.is_none() && decoded != count {
-                return Err(wrong(
-                    decoded,
-                    format!("{decoded} results for {count} items"),
-                ));
-            }
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
+            chunk.results(&mut results)?;
         }
         Ok(results)
+    }
+
+    /// The outcomes of all items. `failure` is why some have not been run.
+    fn outcomes(self, failure: Option<TaskError>) -> Vec<Result<R, TaskError>> {
+        let failure = failure.unwrap_or(TaskError::Cancelled);
+        let mut outcomes = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
+        for chunk in self.chunks {
+            chunk.outcomes(&failure, &mut outcomes);
+        }
+        outcomes
     }
 }
 

@@ -11,8 +11,12 @@
 //! its copies of pools and handles refuse ([`PoolError::OtherProcess`]).
 
 mod child;
+mod chunk;
 mod map;
+mod running;
+mod stream;
 mod submit;
+mod watch;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -21,17 +25,36 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::running::Task;
 use self::submit::Submitted;
 use super::sealed::Sealed;
-use super::{Executor, Run, RunWith};
+use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::machine::available_workers;
 use crate::os::{fork, task};
 use crate::panic;
-use crate::pool::{Plan, Pool};
+use crate::pool::{Limits, Plan, Pool, Stream, reduce};
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
+///
+/// What follows from that: calls that give all results at once read their input to its end before the first fork,
+/// whatever [`Call::window`](crate::Call::window) says; a lazy call forks a child for each item. A submitted task runs at
+/// once, so it can be killed but not cancelled, and it is not run again if its child dies, whatever
+/// [`Call::retries`](crate::Call::retries) says: that child would be forked later, out of the middle of something else.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::cell::Cell;
+///
+/// let last = Cell::new(7); // borrowed, and not `Sync`
+/// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
+/// assert_eq!(pool.map(|x| last.replace(x), [1])?, [7]);
+/// assert_eq!(last.get(), 7); // the child wrote to a copy of its own
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Forked {
     workers: usize,
@@ -40,6 +63,19 @@ pub struct Forked {
 }
 
 /// Makes a [`Pool<Forked>`]; see [`Forked::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let builder = Forked::builder().workers(2);
+/// std::thread::spawn(std::thread::park); // a thread beside this one
+/// let refused = builder.clone().build()?.map(|x: u8| x, [1]);
+/// assert!(matches!(refused, Err(TaskError::Pool(PoolError::ThreadsRunning { .. }))));
+/// assert_eq!(builder.allow_threads().build()?.map(|x: u8| x, [1])?, [1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct ForkedBuilder {
@@ -99,10 +135,10 @@ impl ForkedBuilder {
     /// ```
     pub fn build(self) -> Result<Pool<Forked>, PoolError> {
         let workers = match self.workers {
-            Some(0) => return Err(PoolError::ZeroWorkers),
             Some(workers) => workers,
             None => available_workers()?,
         };
+        super::check_workers(workers)?;
         panic::install_hook();
         let engine = Forked {
             workers,
@@ -133,18 +169,39 @@ impl Forked {
     ///
     /// That other threads run, unless that was allowed.
     fn check_threads(&self) -> Result<(), PoolError> {
+        crate::process::check_depth()?;
         if self.allow_threads {
             return Ok(());
         }
-        let start = Instant::now();
-        loop {
-            match threads_beside()? {
-                0 => return Ok(()),
-                // One of ours may be about to park, or gone and still listed.
-                _ if start.elapsed() < SETTLING => std::thread::yield_now(),
-                threads => return Err(PoolError::ThreadsRunning { threads }),
-            }
+        check_threads()
+    }
+}
+
+/// # Errors
+///
+/// That other threads run.
+pub(crate) fn check_threads() -> Result<(), PoolError> {
+    let start = Instant::now();
+    loop {
+        match threads_beside()? {
+            0 => return Ok(()),
+            // One of ours may be about to park, or gone and still listed.
+            _ if start.elapsed() < SETTLING => std::thread::yield_now(),
+            threads => return Err(PoolError::ThreadsRunning { threads }),
         }
+    }
+}
+
+impl Forked {
+    /// Forks a child for one task.
+    fn start<F, A, R>(&self, limits: Limits, f: F, argument: A) -> Result<Task<R>, PoolError>
+    where
+        F: Fn(A) -> R,
+        R: Serialize + 'static,
+    {
+        self.check_threads()?;
+        self.submitted
+            .submit(self.workers, limits.timeout, f, argument)
     }
 }
 
@@ -168,8 +225,11 @@ fn threads_beside() -> Result<usize, PoolError> {
 /// Standard output and error are flushed before, so that the child does not print again what the parent had buffered,
 /// and locked during the fork, so that the child finds them free.
 #[allow(unsafe_code)]
-fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
+pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
+    // In this order: the thread for callbacks registers while it holds its queue.
+    let held = (crate::future::later::hold(), task::hold());
     // A closed or full output is not this call's business.
     let _ = (out.flush(), err.flush());
     // SAFETY: either no other thread runs (`check_threads`), or whoever allowed that was told what it may lead to: a
@@ -177,7 +237,7 @@ fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
     match unsafe { fork::fork() }? {
         fork::Side::Parent { child } => Ok(child),
         fork::Side::Child => {
-            drop((out, err));
+            drop((out, err, held));
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
             // No exit handler runs here, and the children that the child started are waited for by one.
@@ -199,6 +259,14 @@ impl Executor for Forked {
         "forked"
     }
 
+    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+        self.submitted.shutdown(how)
+    }
+
+    fn is_open(&self) -> bool {
+        self.submitted.check_open().is_ok()
+    }
+
     fn close(&self) -> Result<(), PoolError> {
         self.submitted.close()
     }
@@ -213,23 +281,53 @@ where
     where
         I: Iterator<Item = A>,
     {
+        // Before the input is read, which may be long.
         self.submitted.check_open()?;
         map::map(self, plan, &f, items)
     }
 
-    fn submit(&self, f: F, argument: A) -> TaskFuture<R>
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        map::try_map(self, plan, &f, items)
+    }
+
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
     where
         F: Send + 'static,
         A: Send + 'static,
         R: Send + 'static,
     {
-        let submitted = self
-            .check_threads()
-            .and_then(|()| self.submitted.submit(self.workers, f, argument));
-        match submitted {
+        stream::stream(self, limits, f)
+    }
+
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        match self.start(limits, f, argument) {
             Ok(task) => TaskFuture::new(Arc::new(task)),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }
+    }
+}
+
+impl<F, G, A, R> Reduce<F, G, A, R> for Forked
+where
+    F: Fn(A) -> R,
+    G: Fn(R, R) -> R,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        let fold = |chunk| reduce::fold(chunk, &f, &g);
+        let combine = |partials| reduce::combine(partials, &g);
+        reduce::map_reduce(self, plan, fold, combine, items)
     }
 }
 

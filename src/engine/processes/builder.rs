@@ -1,16 +1,57 @@
 //! [`ProcessesBuilder`]: a process pool with everything said.
 
-use super::Processes;
+use std::ffi::OsString;
+use std::fmt::{self, Display};
+use std::mem::{needs_drop, size_of};
+use std::time::Duration;
+
+use super::settings::{
+    Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy, check_variable,
+};
+use super::{Processes, initializer};
+use crate::engine::check_workers;
 use crate::error::PoolError;
 use crate::machine::available_workers;
 use crate::pool::Pool;
 
 /// Makes a [`Pool<Processes>`]; see [`Processes::builder`].
-#[derive(Clone, Debug, Default)]
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::time::Duration;
+///
+/// let pool = Processes::builder()
+///     .workers(2)
+///     .name("import")
+///     .memory_limit(1 << 30)
+///     .timeout(Duration::from_secs(60))
+///     .build()?;
+/// assert_eq!(pool.map(|line: String| line.len(), ["many", "hands"].map(String::from))?, [4, 5]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct ProcessesBuilder {
     workers: Option<usize>,
     name: Option<String>,
+    env: Vec<(OsString, OsString)>,
+    inner_threads: InnerThreads,
+    stdout: Output,
+    stderr: Output,
+    initializer: Option<Result<u64, PoolError>>,
+    max_tasks: Option<u32>,
+    memory_limit: Option<u64>,
+    timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    affinity: Affinity,
+    nice: i32,
+    wait_policy: WaitPolicy,
+    timeline: bool,
+    start_method: Option<StartMethod>,
+    preload: Option<Result<u64, PoolError>>,
+    allow_threads: bool,
 }
 
 impl ProcessesBuilder {
@@ -29,8 +70,12 @@ impl ProcessesBuilder {
         self
     }
 
-    /// What the pool is called where its workers can be seen: in `ps` they are `manyhands:NAME:0`,
-    /// `manyhands:NAME:1` …. Unless said, the pools of a process are counted: `pool0`, `pool1` ….
+    /// What the pool is called where its workers can be seen. Unless said, the pools of a process are counted: `pool0`,
+    /// `pool1` ….
+    ///
+    /// In `ps` workers started by [`StartMethod::Spawn`] are `manyhands:NAME:0`, `manyhands:NAME:1` …; forked ones keep the
+    /// command line of their server, which with [`StartMethod::Fork`] is that of this process. `ps -o comm` shows `NAME:0`
+    /// for all of them, with the name cut so that it fits into 15 bytes.
     ///
     /// # Examples
     ///
@@ -47,16 +92,354 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Starts the workers, and returns when all are up.
+    /// Sets a variable in the environment of the workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).env("GREETING", "hello").build()?;
+    /// assert_eq!(pool.submit(|name: String| std::env::var(name).ok(), "GREETING".into()).result()?.as_deref(), Some("hello"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// How many threads libraries inside a worker may start; unless said, each worker's share of the cores, as of the
+    /// worker's start: [`resize`](Pool::resize) does not change it for those that are there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::InnerThreads;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).inner_threads(InnerThreads::Most(3)).build()?;
+    /// let threads = pool.submit(|name: String| std::env::var(name).ok(), "OMP_NUM_THREADS".into());
+    /// # if std::env::var_os("OMP_NUM_THREADS").is_none() {
+    /// assert_eq!(threads.result()?.as_deref(), Some("3"));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inner_threads(mut self, threads: InnerThreads) -> Self {
+        self.inner_threads = threads;
+        self
+    }
+
+    /// Where the workers' standard output goes; unless said, to where that of this process goes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Output;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).stdout(Output::Null).build()?;
+    /// pool.submit(|()| println!("nobody reads this"), ()).result()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stdout(mut self, output: Output) -> Self {
+        self.stdout = output;
+        self
+    }
+
+    /// Where the workers' standard error goes, the messages of panics among it; unless said, to where that of this process
+    /// goes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Output;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).stderr(Output::Null).build()?;
+    /// let failed = pool.submit(|()| -> () { panic!("not printed, but told") }, ());
+    /// assert!(failed.result().unwrap_err().to_string().contains("not printed, but told"));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn stderr(mut self, output: Output) -> Self {
+        self.stderr = output;
+        self
+    }
+
+    /// How the workers are started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::StartMethod;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).start_method(StartMethod::ForkServer).build()?;
+    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = Some(method);
+        self
+    }
+
+    /// Starts the workers by [`StartMethod::ForkServer`], and has the server run `load` before it forks the first: what
+    /// that puts into statics, or loads in whatever way, all workers have. It must leave no thread running: the workers
+    /// would not have it. If it fails, [`build`](Self::build) says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::OnceLock;
+    ///
+    /// static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// fn load() -> Result<(), String> {
+    ///     TABLE.set((0..1_000).map(|x| x * x).collect()).map_err(|_| "loaded twice".to_owned())
+    /// }
+    ///
+    /// let pool = Processes::builder().workers(2).preload(load).build()?;
+    /// assert_eq!(pool.map(|x: usize| TABLE.get().map(|table| table[x]), [7])?, [Some(49)]);
+    /// assert!(TABLE.get().is_none()); // not here
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn preload<F, E>(mut self, load: F) -> Self
+    where
+        F: Fn() -> Result<(), E> + Clone,
+        E: Display,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0 && !needs_drop::<F>(),
+                "a function for preload must not capture variables: it runs in another process"
+            );
+        }
+        drop(load);
+        self.preload = Some(initializer::number::<F, (), E>());
+        self
+    }
+
+    /// Lets [`StartMethod::Fork`] fork this process while other threads run. A lock that one of them holds at that moment,
+    /// other than the allocator's and std's output locks, stays locked in the workers for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::StartMethod;
+    /// use manyhands::prelude::*;
+    ///
+    /// let loaded = std::env::args().next(); // doc tests run in several threads
+    /// let pool = Processes::builder().workers(1).start_method(StartMethod::Fork).allow_threads().build()?;
+    /// assert_eq!(pool.submit(|()| std::env::args().next(), ()).result()?, loaded);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_threads(mut self) -> Self {
+        self.allow_threads = true;
+        self
+    }
+
+    /// Runs `initializer` once in each worker, before its first task. What it gives becomes the worker's state, which
+    /// tasks reach by [`worker_state`](crate::worker_state).
+    ///
+    /// If it fails or panics, [`build`](Self::build) says so. If that happens later, to a worker that takes the place of
+    /// one that died, it is tried again a few times with pauses; when no worker is left, the pool ends with that error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::worker_state;
+    ///
+    /// fn load() -> Result<Vec<String>, std::io::Error> {
+    ///     Ok(vec!["a large model".to_owned()])
+    /// }
+    ///
+    /// let pool = Processes::builder().workers(2).initializer(load).build()?;
+    /// let lengths = pool.map(|n: usize| worker_state(|model: &mut Vec<String>| model[0].len() + n), 0..3usize)?;
+    /// assert_eq!(lengths, [Some(13), Some(14), Some(15)]);
+    ///
+    /// let failed = Processes::builder().workers(2).initializer(|| Err::<(), _>("no model")).build();
+    /// assert!(matches!(failed, Err(PoolError::InitializerFailed { reason, .. }) if reason == "no model"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn initializer<F, S, E>(mut self, initializer: F) -> Self
+    where
+        F: Fn() -> Result<S, E> + Clone,
+        S: 'static,
+        E: Display,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0 && !needs_drop::<F>(),
+                "an initialiser must not capture variables: it runs in another process. Give workers what they need by \
+                 the environment, or with map_with"
+            );
+        }
+        drop(initializer);
+        self.initializer = Some(initializer::number::<F, S, E>());
+        self
+    }
+
+    /// Replaces a worker when it has run so many tasks: against libraries that leak. Items of a call count singly, but a
+    /// chunk of [`map_reduce`](Pool::map_reduce) as one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).max_tasks_per_worker(2).build()?;
+    /// let mut pids = pool.map(|()| std::process::id(), [(); 6])?;
+    /// pids.dedup();
+    /// assert_eq!(pids.len(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_tasks_per_worker(mut self, tasks: u32) -> Self {
+        self.max_tasks = Some(tasks);
+        self
+    }
+
+    /// How much memory each worker may have, in bytes (`RLIMIT_DATA`: heap and private mappings; shared memory, code and
+    /// stacks not counted). A task that wants more fails alone, with [`TaskError::OutOfMemory`](crate::TaskError::OutOfMemory)
+    /// if it was an allocation of Rust's that failed, and by the signal it died of if some other code could not cope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).memory_limit(256 << 20).build()?;
+    /// let greedy = pool.submit(|bytes: usize| std::hint::black_box(vec![1_u8; bytes]).len(), 1 << 30);
+    /// assert!(matches!(greedy.result(), Err(TaskError::OutOfMemory { limit, .. }) if limit == 256 << 20));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How long a task may take when its call does not say; see [`Call::timeout`](crate::Call::timeout). A call lifts the
+    /// limit for itself with [`Duration::MAX`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let limit = Duration::from_millis(100);
+    /// let pool = Processes::builder().workers(1).timeout(limit).build()?;
+    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::TimedOut { index: None, limit }));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Lets a worker end that has had nothing to do for so long. It is started again when there is work for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Processes::builder().workers(2).idle_timeout(Duration::from_secs(60)).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = Some(time);
+        self
+    }
+
+    /// On which cores the workers may run; unless said, wherever the scheduler puts them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Affinity;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).affinity(Affinity::Spread).build()?;
+    /// let cores = pool.submit(|()| manyhands::available_workers().ok(), ()).result()?;
+    /// # if std::env::var_os("MANYHANDS_WORKERS").is_none() {
+    /// assert_eq!(cores, Some(1));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
+    /// How nice the workers are to other processes: from 19, which leaves them the cores, to -20, which takes privileges.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).nice(10).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = nice;
+        self
+    }
+
+    /// How workers and callers wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::WaitPolicy;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).wait_policy(WaitPolicy::Park).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_policy(mut self, policy: WaitPolicy) -> Self {
+        self.wait_policy = policy;
+        self
+    }
+
+    /// Keeps a record of what runs where and when, the last million tasks and chunks of it, for
+    /// [`Pool::timeline`](crate::Pool::timeline). Costs three readings of the clock for each.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).timeline(true).build()?;
+    /// pool.submit(|x: u8| x, 1).result()?;
+    /// assert_eq!(pool.timeline().events.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(mut self, is_kept: bool) -> Self {
+        self.timeline = is_kept;
+        self
+    }
+
+    /// Starts the workers, and returns when all are up and initialised.
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked;
-    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up, and
-    ///   [`PoolError::System`] if the system refused memory, descriptors or a thread; those already started are
-    ///   stopped;
+    /// - [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for other options that ask for what cannot be; those
+    ///   of [`available_workers`](crate::available_workers), if it was asked;
+    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up,
+    ///   [`PoolError::InitializerFailed`] if its initialiser failed, and [`PoolError::System`] if the system refused
+    ///   memory, descriptors or a thread; those already started are stopped;
+    /// - [`PoolError::ThreadsRunning`] if the workers were to be forked while other threads run;
     /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
+    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
     /// - [`PoolError::Privileged`] in a set-user-id program;
+    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not called;
     /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached `main`.
     ///
     /// # Examples
@@ -70,10 +453,109 @@ impl ProcessesBuilder {
     /// ```
     pub fn build(self) -> Result<Pool<Processes>, PoolError> {
         let workers = match self.workers {
-            Some(0) => return Err(PoolError::ZeroWorkers),
             Some(workers) => workers,
             None => available_workers()?,
         };
-        Ok(Pool::over(Processes::start(workers, self.name)?))
+        check_workers(workers)?;
+        self.check()?;
+        let start_method = match self.start_method {
+            Some(method) => method,
+            None if self.preload.is_some() => StartMethod::ForkServer,
+            None => StartMethod::default(),
+        };
+        if start_method == StartMethod::Fork && !self.allow_threads {
+            crate::engine::forked::check_threads()?;
+        }
+        let settings = Settings {
+            name: super::name(self.name),
+            env: self.env,
+            inner_threads: self.inner_threads,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            initializer: self.initializer.transpose()?,
+            max_tasks: self.max_tasks,
+            memory_limit: self.memory_limit,
+            timeout: self.timeout,
+            idle_timeout: self.idle_timeout,
+            affinity: self.affinity,
+            nice: self.nice,
+            wait_policy: self.wait_policy,
+            timeline: self.timeline,
+            start_method,
+            preload: self.preload.transpose()?,
+            allow_threads: self.allow_threads,
+        };
+        Ok(Pool::over(Processes::start(workers, settings)?))
+    }
+
+    /// Refuses what cannot be, before anything is started.
+    fn check(&self) -> Result<(), PoolError> {
+        let wrong = |option: &'static str, value: String, reason: &'static str| {
+            Err(PoolError::InvalidOption {
+                option: option.into(),
+                value,
+                reason: reason.into(),
+            })
+        };
+        if self.max_tasks == Some(0) {
+            return wrong(
+                "max_tasks_per_worker",
+                "0".into(),
+                "a worker that may run no task is of no use",
+            );
+        }
+        if self.memory_limit == Some(0) {
+            return wrong(
+                "memory_limit",
+                "0".into(),
+                "a worker without memory can do nothing",
+            );
+        }
+        if self.inner_threads == InnerThreads::Most(0) {
+            return wrong(
+                "inner_threads",
+                "0".into(),
+                "a library needs at least one thread",
+            );
+        }
+        if self.affinity == Affinity::Cores(Vec::new()) {
+            return wrong(
+                "affinity",
+                "an empty list".into(),
+                "each worker needs a core to run on",
+            );
+        }
+        if !(-20..=19).contains(&self.nice) {
+            return wrong(
+                "nice",
+                self.nice.to_string(),
+                "niceness goes from -20 to 19",
+            );
+        }
+        if self.preload.is_some()
+            && let Some(method @ (StartMethod::Spawn | StartMethod::Fork)) = self.start_method
+        {
+            return wrong(
+                "preload",
+                format!("with StartMethod::{method:?}"),
+                "only ForkServer has a process that it could run in",
+            );
+        }
+        self.env
+            .iter()
+            .try_for_each(|(name, value)| check_variable(name, value))
+    }
+}
+
+/// Without the values of variables, which may be secrets.
+impl fmt::Debug for ProcessesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ProcessesBuilder")
+            .field("workers", &self.workers)
+            .field("name", &self.name)
+            .field("start_method", &self.start_method)
+            .field("env", &variables)
+            .finish_non_exhaustive()
     }
 }

@@ -94,7 +94,7 @@ where
 
 /// The function itself, which has nothing in it but its type.
 #[allow(unsafe_code)]
-fn conjure<'a, F: 'a>() -> &'a F {
+pub(super) fn conjure<'a, F: 'a>() -> &'a F {
     // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized, `Clone`, nothing to drop),
     // and a worker enters one only because its parent, of the same build, had the function in its hands.
     unsafe { code::conjure() }
@@ -108,6 +108,7 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         if let (Some(argument), Some(result)) = (codec::fixed_size::<A>(), codec::fixed_size::<R>())
+            && !self.emitter.is_timed()
         {
             return self.run_fixed(&f, argument, result);
         }

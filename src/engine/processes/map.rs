@@ -10,19 +10,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
+use super::chunk::{self, Given};
 use super::task::{Function, Results, Task};
-use super::wait::{Patience, Signal};
+use super::wait::Patience;
 use crate::error::{Part, TaskError};
+use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::pool::{Chunks, Plan};
+use crate::pool::{Chunks, Limits, Plan};
 use crate::{codec, panic};
 
 /// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// What the chunks of a call have in common.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Call {
     /// Raised at the end of each chunk.
     chunk_ended: Signal,
@@ -110,13 +112,14 @@ where
     let mut run = Run {
         shared,
         function,
-        chunks: plan.chunks(shared.workers)?,
-        retries: plan.retries,
+        chunks: plan.chunks(shared.workers())?,
+        limits: shared.limits(plan.limits),
+        window: plan.window,
         call: Arc::new(Call::default()),
         under_way: VecDeque::new(),
         collected: 0,
         given: 0,
-        is_lazy: plan.total.is_none_or(|total| total > MOST_RESERVED),
+        is_lazy: plan.window.is_some() || plan.total.is_none_or(|total| total > MOST_RESERVED),
         input_failed: None,
         input_ended: false,
     };
@@ -166,7 +169,9 @@ struct Run<'a, R> {
     shared: &'a Arc<Shared>,
     function: &'a Function,
     chunks: Chunks,
-    retries: u32,
+    limits: Limits,
+    /// At most so many items are under way beyond the first that has not ended.
+    window: Option<usize>,
     call: Arc<Call>,
     /// Chunks whose results have not been taken, in the order of the input.
     under_way: VecDeque<Arc<Task<ChunkResults<R>>>>,
@@ -235,12 +240,17 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         // Those that have ended, but wait for one before them, keep no worker busy.
         let waiting = self.call.chunk_ended.count() - self.collected;
         let chunks = self.under_way.len() - waiting.min(self.under_way.len());
-        let workers = self.shared.workers;
+        let workers = self.shared.workers();
+        let open = self
+            .under_way
+            .front()
+            .map_or(0, |chunk| self.given - chunk.results.base);
         let items = self.given - self.call.items_ended.load(Ordering::Relaxed);
         !self.input_ended
             && self.input_failed.is_none()
             && (chunks < 4 * workers || (chunks < 16 * workers && items < 1_024))
             && (!self.is_lazy || self.under_way.len() < MOST_AHEAD * workers)
+            && self.window.is_none_or(|window| open < window)
     }
 
     /// Whether the first chunk that has not been collected has ended.
@@ -254,12 +264,21 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         &mut self,
         items: &mut impl Iterator<Item = A>,
     ) -> Result<(), TaskError> {
-        let size = self.chunks.next_size();
+        let planned = self.chunks.next_size();
+        let mut size = planned;
+        if let Some(window) = self.window {
+            let open = self
+                .under_way
+                .front()
+                .map_or(0, |chunk| self.given - chunk.results.base);
+            let share = window.div_ceil(2 * self.shared.workers());
+            size = size.min(share).min(window.saturating_sub(open));
+        }
+        let base = self.given;
         let mut bytes = Vec::new();
         if let Some(item) = codec::fixed_size::<A>() {
             bytes.reserve(item.saturating_mul(size).min(CHUNK_BYTES + item));
         }
-        let base = self.given;
         let mut count = 0;
         while count < size && bytes.len() < CHUNK_BYTES {
             // The user's iterator: if it panics, dropping `self` abandons the call.
@@ -267,29 +286,13 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 self.input_ended = true;
                 break;
             };
-            let index = Some(base + count);
-            if codec::fixed_size::<A>().is_some() && codec::append(&mut bytes, &item).is_ok() {
-                // Nothing of the user's that could fail.
-                count += 1;
-                continue;
+            if let Err(error) = encode_item(&mut bytes, &item) {
+                self.input_failed = Some(error.with_index(base + count));
+                break;
             }
-            match panic::catch(|| codec::append(&mut bytes, &item)) {
-                Ok(Ok(())) => count += 1,
-                Ok(Err(reason)) => {
-                    self.input_failed = Some(TaskError::Encode {
-                        index,
-                        part: Part::Argument,
-                        reason,
-                    });
-                    break;
-                }
-                Err(caught) => {
-                    self.input_failed = Some(caught.into_error(index));
-                    break;
-                }
-            }
+            count += 1;
         }
-        self.chunks.put_back(size - count);
+        self.chunks.put_back(planned - count);
         if count == 0 {
             return Ok(());
         }
@@ -300,7 +303,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             count: count as u32,
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
-            retries: self.retries,
+            retries: self.limits.retries,
+            limit: self.limits.timeout,
             results: ChunkResults {
                 call: self.call.clone(),
                 base,
@@ -317,15 +321,134 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
     }
 }
 
+/// Appends an item to others; the error is without its index. Then nothing is left of it.
+#[inline]
+pub(super) fn encode_item<A: Serialize + 'static>(
+    bytes: &mut Vec<u8>,
+    item: &A,
+) -> Result<(), TaskError> {
+    if codec::fixed_size::<A>().is_some() && codec::append(bytes, item).is_ok() {
+        // Nothing of the user's that could fail.
+        return Ok(());
+    }
+    encode_with_care(bytes, item)
+}
+
+/// Apart, so that the short way above stays short: items of few nanoseconds would show it.
+#[inline(never)]
+fn encode_with_care<A: Serialize + 'static>(
+    bytes: &mut Vec<u8>,
+    item: &A,
+) -> Result<(), TaskError> {
+    let before = bytes.len();
+    let error = match panic::catch(|| codec::append(bytes, item)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(reason)) => TaskError::Encode {
+            index: None,
+            part: Part::Argument,
+            reason,
+        },
+        Err(caught) => caught.into_error(None),
+    };
+    bytes.truncate(before);
+    Err(error)
+}
+
+/// The outcomes of a call that could not be made.
+pub(super) fn refuse<A, R>(
+    error: &TaskError,
+    items: impl Iterator<Item = A>,
+) -> Vec<Result<R, TaskError>> {
+    let index = items.enumerate().map(|(index, _)| index);
+    index
+        .map(|index| Err(error.clone().with_index(index)))
+        .collect()
+}
+
+/// Runs `function` on all items, and gives the outcome of each.
+pub(super) fn try_map<A, R>(
+    shared: &Arc<Shared>,
+    plan: Plan<'_>,
+    function: &Function,
+    mut items: impl Iterator<Item = A>,
+) -> Vec<Result<R, TaskError>>
+where
+    A: Serialize + 'static,
+    R: DeserializeOwned + 'static,
+{
+    let workers = shared.workers();
+    let mut sizes = match plan.chunks(workers) {
+        Ok(sizes) => sizes,
+        Err(error) => return refuse(&error, items),
+    };
+    let limits = shared.limits(plan.limits);
+    let window = plan.window.unwrap_or(usize::MAX);
+    let mut tracker = plan.tracker;
+    let (mut done, mut failed) = (0, 0);
+    let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+    let mut under_way = UnderWay(VecDeque::new());
+    let (mut given, mut has_ended) = (0, false);
+    loop {
+        while !has_ended && under_way.0.len() < 8 * workers && given - results.len() < window {
+            let room = window - (given - results.len());
+            let planned = sizes.next_size();
+            let size = planned.min(room).min(window.div_ceil(2 * workers));
+            let size = (size, CHUNK_BYTES);
+            let (chunk, taken, ended) =
+                chunk::give(shared, limits, function, given, &mut items, size);
+            sizes.put_back(planned - taken);
+            has_ended = ended;
+            given += taken;
+            under_way.0.push_back((chunk, taken));
+        }
+        let Some((chunk, count)) = under_way.0.pop_front() else {
+            return results;
+        };
+        match chunk {
+            Given::Outcomes(outcomes) => results.extend(outcomes),
+            Given::UnderWay(chunk) => match chunk.result() {
+                Ok(outcomes) => results.extend(outcomes),
+                Err(error) => {
+                    let index = results.len()..results.len() + count;
+                    results.extend(index.map(|index| Err(error.clone().with_index(index))));
+                }
+            },
+        }
+        if tracker.is_on() {
+            let counted: usize = results[done..]
+                .iter()
+                .filter(|outcome| outcome.is_err())
+                .count();
+            failed += counted;
+            done = results.len();
+            tracker.tell(done, failed);
+        }
+    }
+}
+
+/// Chunks of a call that are under way, in order, and how many items each has. What has not begun is cancelled when the
+/// call is given up, because its input panics.
+struct UnderWay<R>(VecDeque<(Given<R>, usize)>);
+
+impl<R> Drop for UnderWay<R> {
+    fn drop(&mut self) {
+        for (chunk, _) in self.0.iter().rev() {
+            if let Given::UnderWay(chunk) = chunk {
+                chunk.cancel();
+            }
+        }
+    }
+}
+
 impl<R> Drop for Run<'_, R> {
     fn drop(&mut self) {
         if self.shared.check_process().is_err() {
             return;
         }
-        let mut dispatch = self.shared.dispatch.lock();
+        let mut dispatch = self.shared.lock();
         if !self.under_way.is_empty() {
             self.call.is_abandoned.store(true, Ordering::Relaxed);
-            dispatch.drop_unwanted();
+            dispatch.drop_unwanted(self.shared);
         }
         // Others may have counted on this thread, which has said that it would come back to wait.
         self.shared.hand_over(&mut dispatch);

@@ -16,24 +16,46 @@
 //! |---|---|---|
 //! | the thread that calls | encodes, places the task in a lane, pumps while it waits, decodes | the worker, if that sleeps |
 //! | [`worker`] | claims a request, runs it, writes the results | the parent by the bell, if that asked for it |
-//! | [`supervisor`] | starts workers, makes the books of the dead, replaces them | whoever waits, by the bell |
-//! | the background thread | pumps when there is a backlog and nobody waits | nobody |
+//! | [`supervisor`] | starts workers, makes the books of the dead, replaces them, stops what has run too long | whoever waits, by the bell |
+//! | the background thread | pumps when there is a backlog, or somebody is to be told, and nobody waits | whoever is to be told |
+//! | [`server`], if there is one | forks workers, and says how they ended | the supervisor |
+//!
+//! Where to read on: [`run`] is how a call begins, [`map`], [`chunk`] and [`submit`] are the kinds of tasks it makes, [`ticket`] is
+//! what a handle can do with one; [`dispatch`] gives tasks to workers, takes their answers, and closes the books of the dead; [`wait`]
+//! is about those who wait; [`start`] and [`worker`] are the two ends of a worker's start; [`settings`] is what a builder can say.
 //!
 //! What happens when any of them is killed at any point: `docs/design/0005-failure-model.md`.
 
+mod admission;
 mod builder;
+mod chunk;
 mod dispatch;
 pub(crate) mod entry;
+mod face;
+mod initializer;
 mod map;
+mod output;
+mod run;
+mod server;
+mod settings;
 mod start;
+mod stats;
 mod submit;
 mod supervisor;
 mod task;
+mod ticket;
+mod timeline;
 mod wait;
 mod worker;
 
 pub use builder::ProcessesBuilder;
+pub use initializer::worker_state;
+pub use run::Portable;
+pub(crate) use settings::check_variable;
+pub use settings::{Affinity, InnerThreads, LineCallback, Output, StartMethod, WaitPolicy};
 pub(crate) use start::secret;
+pub use stats::{Failures, PoolStats, WorkerStats};
+pub use timeline::{Timeline, TimelineEvent};
 pub(crate) use worker::{VARIABLE, become_worker_if_asked, is_marked};
 
 use std::fmt;
@@ -47,28 +69,39 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::dispatch::{Dispatch, Piece, State};
+use self::settings::Settings;
 use self::supervisor::{Handle, Order};
 use self::task::{Function, Results, Retired, SentContext, Task};
 use self::wait::Patience;
 use super::sealed::Sealed;
-use super::{Executor, Run, RunWith};
+use super::{Executor, Shutdown};
 use crate::closure::{self, BOUND_ALIGN};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
+use crate::os::alarm::Alarm;
 use crate::os::{self, fork};
-use crate::pool::Plan;
+use crate::pool::{Limits, Plan};
 use crate::{code, panic};
 
-/// How long both sides spin before they sleep. Waking a sleeping core takes about as long, so this costs at most
-/// twice what the best choice would have.
-const SPIN: Duration = Duration::from_micros(50);
-
-/// How long a worker may take from its start to its first sign of life.
+/// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
 const START_TIME: Duration = Duration::from_secs(30);
 
 /// The engine of [`Pool::processes`](crate::Pool::processes): persistent worker processes.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+///
+/// static CALLS: AtomicU32 = AtomicU32::new(0);
+///
+/// let pool: Pool<Processes> = Pool::processes(1)?;
+/// assert_eq!(pool.map(|()| CALLS.fetch_add(1, Relaxed), [(); 3])?, [0, 1, 2]); // the worker stays
+/// assert_eq!(CALLS.load(Relaxed), 0); // and its memory is not that of this process
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Processes {
     shared: Arc<Shared>,
     supervisor: Mutex<Option<Handle>>,
@@ -76,15 +109,20 @@ pub struct Processes {
 
 /// What the pool, its threads and its futures share.
 struct Shared {
-    name: String,
-    workers: usize,
+    settings: Settings,
+    /// How many workers there shall be.
+    workers: AtomicUsize,
     /// Cores this process may use.
     cores: usize,
     /// [`fork::generation`] of the process that made the pool.
     generation: u32,
     /// Whether all workers have been up once.
     is_built: AtomicBool,
+    /// When the pool was made.
+    start: Instant,
     bell: Bell,
+    /// Calls the supervisor.
+    alarm: Alarm,
     retired: Arc<Retired>,
     dispatch: Mutex<Dispatch>,
     wake_background: Condvar,
@@ -99,14 +137,10 @@ impl Shared {
         self: &Arc<Self>,
         task: Arc<Task<dyn Results>>,
         leaves: bool,
-    ) -> Result<bool, PoolError> {
+    ) -> Result<bool, TaskError> {
         self.check_process()?;
-        let mut dispatch = self.dispatch.lock();
-        match &dispatch.state {
-            State::Open => {}
-            State::Closing => return Err(PoolError::Closed),
-            State::Ended(reason) => return Err(reason.clone()),
-        }
+        let mut dispatch = self.lock();
+        self.check_takes(&dispatch.state)?;
         let woke = dispatch.place(self, Piece::new(task));
         if leaves {
             self.mind(&mut dispatch);
@@ -122,34 +156,55 @@ impl Shared {
         }
     }
 
-    /// Waits until all workers are up.
+    /// How many workers there shall be.
+    fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    /// The limits of a call, where it has said nothing as the pool's builder has.
+    fn limits(&self, limits: Limits) -> Limits {
+        Limits {
+            timeout: limits.timeout.or(self.settings.timeout),
+            ..limits
+        }
+    }
+
+    /// Waits until all workers take tasks.
     fn wait_ready(&self) -> Result<(), PoolError> {
         let deadline = Instant::now() + START_TIME;
         loop {
             let heard = self.bell.listen();
-            {
-                let dispatch = self.dispatch.lock();
+            let is_up = {
+                let dispatch = self.lock();
                 if let State::Ended(reason) = &dispatch.state {
                     return Err(reason.clone());
                 }
-                let Some(worker) = dispatch.first_not_ready() else {
+                let Some((worker, is_up)) = dispatch.first_not_ready() else {
                     break;
                 };
-                if Instant::now() >= deadline {
+                if !is_up && Instant::now() >= deadline {
                     return Err(PoolError::StartTimedOut {
                         worker,
                         waited: START_TIME,
                     });
                 }
-            }
-            self.bell.sleep(
-                heard,
-                Some(deadline.saturating_duration_since(Instant::now())),
-            );
+                is_up
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.bell.sleep(heard, (!is_up).then_some(left));
         }
         self.is_built.store(true, Ordering::Release);
         Ok(())
     }
+}
+
+/// What a pool is called: unless said, they are counted.
+fn name(given: Option<String>) -> String {
+    static POOLS: AtomicUsize = AtomicUsize::new(0);
+    let given = given.filter(|name| !name.is_empty());
+    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
+    // It is printed in tables and by `ps`, and ends at a NUL there.
+    name.replace(char::is_control, " ")
 }
 
 impl Processes {
@@ -168,8 +223,7 @@ impl Processes {
         ProcessesBuilder::default()
     }
 
-    fn start(workers: usize, name: Option<String>) -> Result<Self, PoolError> {
-        static POOLS: AtomicUsize = AtomicUsize::new(0);
+    fn start(workers: usize, settings: Settings) -> Result<Self, PoolError> {
         code::check_image()?;
         if os::worker::is_privileged() {
             return Err(PoolError::Privileged);
@@ -177,17 +231,25 @@ impl Processes {
         if is_marked() {
             return Err(PoolError::HookMissing);
         }
+        if !crate::process::has_hook_run() {
+            return Err(PoolError::NoHook);
+        }
+        crate::process::check_depth()?;
         panic::install_hook();
-        let name = name.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
-        let bell = Bell::new()
-            .map_err(|error| PoolError::system("shared memory could not be had", error))?;
+        let no_memory = |error| PoolError::system("shared memory could not be had", error);
+        let bell = Bell::new().map_err(no_memory)?;
+        let alarm = Alarm::new().map_err(|error| {
+            PoolError::system("the supervisor's alarm could not be made", error)
+        })?;
         let shared = Arc::new(Shared {
-            name: name.replace('\0', " "),
-            workers,
+            settings,
+            workers: AtomicUsize::new(workers),
             cores: usable_cores().unwrap_or(1),
             generation: fork::generation(),
             is_built: AtomicBool::new(false),
+            start: Instant::now(),
             bell,
+            alarm,
             retired: Arc::default(),
             dispatch: Mutex::new(Dispatch::new(workers)),
             wake_background: Condvar::new(),
@@ -205,10 +267,13 @@ impl Processes {
 
     /// Waits for the supervisor, and with it the workers, to end.
     fn end(&self, order: Order) {
-        if let Some(supervisor) = self.supervisor.lock().take() {
-            supervisor.end(order);
+        // Whoever ends the pool at the same time waits here until it has ended.
+        let mut supervisor = self.supervisor.lock();
+        if let Some(supervisor) = supervisor.take() {
+            supervisor.end(&self.shared, order);
         }
-        let background = self.shared.dispatch.lock().background.take();
+        drop(supervisor);
+        let background = self.shared.lock().background.take();
         if let Some(background) = background {
             self.shared.wake_background.notify_all();
             self.shared.bell.ring();
@@ -246,7 +311,8 @@ impl Processes {
             }
             Some(Err(error)) => Err(error),
             None => Err(TaskError::InvalidCall {
-                reason: "the function captures variables, in some other way than closure! does it",
+                reason: "the function captures variables, in some other way than closure! does it"
+                    .into(),
             }),
         }
     }
@@ -262,11 +328,12 @@ impl Processes {
         A: Serialize + 'static,
         R: DeserializeOwned + 'static,
     {
+        let _admission = self.shared.admit()?;
         let results = map::map(&self.shared, plan, &function, items);
         if function.context.is_some() {
             drop(function);
             if self.shared.check_process().is_ok() {
-                self.shared.dispatch.lock().pump(&self.shared);
+                self.shared.lock().pump(&self.shared);
             }
         }
         results
@@ -276,7 +343,15 @@ impl Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         // In a forked child, supervisor and workers belong to the parent.
-        if self.shared.check_process().is_ok() {
+        if self.shared.check_process().is_err() {
+            // The thread did not come along into this process: its handle must not even be let go of.
+            std::mem::forget(self.supervisor.get_mut().take());
+        } else if output::reads_for(self.shared.address()) {
+            // Its end cannot be waited for here: the supervisor waits for this thread.
+            if let Some(supervisor) = self.supervisor.get_mut().take() {
+                supervisor.abandon(&self.shared);
+            }
+        } else {
             self.end(Order::Kill);
         }
     }
@@ -284,10 +359,9 @@ impl Drop for Processes {
 
 impl fmt::Debug for Processes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { name, workers, .. } = &*self.shared;
         f.debug_struct("Processes")
-            .field("name", name)
-            .field("workers", workers)
+            .field("name", &self.shared.settings.name)
+            .field("workers", &self.shared.workers())
             .finish_non_exhaustive()
     }
 }
@@ -296,106 +370,81 @@ impl Sealed for Processes {}
 
 impl Executor for Processes {
     fn workers(&self) -> usize {
-        self.shared.workers
+        self.shared.workers()
     }
 
     fn name(&self) -> &'static str {
         "processes"
     }
 
+    fn is_open(&self) -> bool {
+        self.shared.check_process().is_ok() && matches!(self.shared.lock().state, State::Open)
+    }
+
     fn close(&self) -> Result<(), PoolError> {
-        self.shared.check_process()?;
-        {
-            let mut dispatch = self.shared.dispatch.lock();
-            if matches!(dispatch.state, State::Open) {
-                dispatch.state = State::Closing;
+        self.stop_taking(false)?;
+        self.finish();
+        Ok(())
+    }
+
+    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+        self.stop_taking(true)?;
+        match how {
+            Shutdown::Kill => self.end(Order::Kill),
+            Shutdown::CancelQueued => {
+                self.shared.lock().cancel_queued(&self.shared);
+                self.shared.bell.ring();
+                self.finish();
             }
         }
-        loop {
-            let all_ended = {
-                let mut dispatch = self.shared.dispatch.lock();
-                dispatch.pump(&self.shared);
-                if dispatch.outstanding == 0 {
-                    break;
-                }
-                dispatch.all_ended.clone()
-            };
-            self.shared.wait(
-                &all_ended,
-                0,
-                Patience {
-                    cold: false,
-                    deadline: None,
-                    comes_back: true,
-                },
-            );
-        }
-        self.end(Order::Finish);
         Ok(())
     }
 }
 
-/// What a function for a pool of processes has to be: free of captured variables, or made by
-/// [`closure!`](crate::closure!).
-///
-/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
-#[diagnostic::on_unimplemented(
-    message = "a function for a pool of processes must not capture variables",
-    label = "this captures something that cannot be sent to a worker",
-    note = "three ways out: (1) `pool.map_with(&context, |context, item| ..)` sends the context once to each worker",
-    note = "(2) `closure!([names] |item: Type| ..)` does the same, shorter",
-    note = "(3) `Pool::forked(n)` runs children that see all variables, copy-on-write"
-)]
-pub trait Portable: Clone {}
-
-#[diagnostic::do_not_recommend]
-impl<F: Clone> Portable for F {}
-
-impl<F, A, R> Run<F, A, R> for Processes
-where
-    F: Fn(A) -> R + Portable + Send,
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
-    where
-        I: Iterator<Item = A>,
-    {
-        let function = self.function(&f)?;
-        self.call(plan, function, items)
-    }
-
-    fn submit(&self, f: F, argument: A) -> TaskFuture<R>
-    where
-        F: Send + 'static,
-        A: Send + 'static,
-        R: Send + 'static,
-    {
-        submit::submit(&self.shared, self.function(&f), argument)
-    }
-}
-
-impl<C, F, A, R> RunWith<C, F, A, R> for Processes
-where
-    F: Fn(&C, A) -> R + Portable + Send,
-    C: Serialize + DeserializeOwned + 'static,
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    fn map_with<I>(&self, plan: Plan<'_>, context: &C, _: F, items: I) -> Result<Vec<R>, TaskError>
-    where
-        I: Iterator<Item = A>,
-    {
-        const {
-            assert!(
-                size_of::<F>() == 0 && !needs_drop::<F>(),
-                "the function of map_with must not capture variables on a pool of processes: put them into the \
-                 context, which may be a tuple"
-            );
+impl Processes {
+    /// Takes no more tasks, and of the calls that go on only what is not to be cancelled.
+    fn stop_taking(&self, cancels: bool) -> Result<(), PoolError> {
+        self.shared.check_process()?;
+        if self.shared.is_admitted() {
+            return Err(PoolError::System {
+                what: "the pool was not closed".into(),
+                reason: "closing waits for the pool's calls, and one of them asked for it".into(),
+            });
         }
-        let bytes = closure::encode_context(context)?;
-        let context = SentContext::new(bytes, &self.shared.retired);
-        let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
-        self.call(plan, function, items)
+        if output::reads_for(self.shared.address()) {
+            return Err(PoolError::System {
+                what: "the pool was not closed".into(),
+                reason: "closing waits until all output has been told, and a function that is told of it asked for it"
+                    .into(),
+            });
+        }
+        let mut dispatch = self.shared.lock();
+        match &mut dispatch.state {
+            state @ State::Open => *state = State::Closing { cancels },
+            State::Closing { cancels: before } => *before |= cancels,
+            State::Ended(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of all tasks, and lets the workers end.
+    fn finish(&self) {
+        loop {
+            let (all_ended, seen) = {
+                let mut dispatch = self.shared.lock();
+                dispatch.pump(&self.shared);
+                if dispatch.has_all_ended() {
+                    break;
+                }
+                (dispatch.all_ended.clone(), dispatch.all_ended.count())
+            };
+            let patience = Patience {
+                cold: false,
+                deadline: None,
+                comes_back: true,
+            };
+            self.shared.wait(&all_ended, seen, patience);
+        }
+        self.end(Order::Finish);
     }
 }

@@ -1,15 +1,20 @@
 //! Starting a worker process.
 
-use std::io;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use super::output::Listener;
+use super::server::{Hire, Server};
+use super::settings::{Output, Settings};
 use super::worker::{Greeting, VARIABLE};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
-use crate::os::{handoff, image::Image, pidfd::Child};
+use crate::os::{clock, handoff, image::Image, pidfd::Child};
 use crate::process::Origin;
 
 /// A worker process as its parent has it.
@@ -17,50 +22,137 @@ use crate::process::Origin;
 pub(super) struct Started {
     pub(super) child: Arc<Child>,
     pub(super) lane: Lane,
+    /// When the start of it began, by the system's clock.
+    pub(super) since: u64,
     /// Closed when the parent lets go of the worker or dies; the worker dies with it.
     pub(super) _life_line: OwnedFd,
 }
 
-/// Starts worker `number` of the pool `pool`. It will be ready some time after this returns.
+/// What is particular to one worker of a pool.
+pub(super) struct Place<'a> {
+    pub(super) number: usize,
+    /// How many there are in all.
+    pub(super) workers: usize,
+    /// The cores this process may use.
+    pub(super) cores: &'a [usize],
+    pub(super) listener: Option<&'a Listener>,
+}
+
+/// Starts a worker. It will be ready some time after this returns.
+///
+/// With a server, which forks it; or else as the executable, started again.
 ///
 /// To be called on a thread that lives as long as the worker shall: the kernel kills the worker when that thread ends.
-pub(super) fn start(pool: &str, number: usize, bell: &Bell) -> io::Result<Started> {
+pub(super) fn start(
+    settings: &Settings,
+    place: &Place<'_>,
+    bell: &Bell,
+    server: Option<&mut Server>,
+) -> io::Result<Started> {
+    let since = clock::now();
     let lane = Lane::new()?;
     // The first thing the worker does is to report; the bell shall ring for it.
     let (life_line, theirs) = handoff::pair()?;
     let secret = secret();
-    let name = format!("manyhands:{pool}:{number}");
+    let name = format!("manyhands:{}:{}", settings.name, place.number);
     let greeting = Greeting {
         fingerprint: Image::main().fingerprint(),
         parent: std::process::id(),
-        name: short_name(pool, number),
-        origin: Origin::of_worker(pool, number),
+        name: short_name(&settings.name, place.number),
+        setup: settings.setup(place.number, place.cores),
+        origin: Origin::of_worker(&settings.name, place.number),
     };
-    // Sent before there is anybody to read it: the worker finds it waiting.
-    handoff::send(
-        life_line.as_fd(),
-        &greeting.to_message(secret)?,
-        &[lane.fd(), bell.fd()],
-    )?;
+    let (stdout, from_stdout) = Sink::new(&settings.stdout)?;
+    let (stderr, from_stderr) = Sink::new(&settings.stderr)?;
+    let variables = settings.variables(place.workers, place.cores.len());
+    let child = match server {
+        None => {
+            let message = greeting.to_message(secret)?;
+            // Sent before there is anybody to read it: the worker finds it waiting.
+            handoff::send(life_line.as_fd(), &message, &[lane.fd(), bell.fd()])?;
+            // Never by its path: the file there may be another by now. Without a closure to run between fork and exec,
+            // std uses posix_spawn, whose cost does not grow with the memory of this process.
+            let mut process = Command::new("/proc/self/exe")
+                .arg0(&name)
+                .envs(variables)
+                .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
+                .stdin(Stdio::from(theirs))
+                .stdout(stdout)
+                .stderr(stderr)
+                .spawn()?;
+            match Child::open(process.id()) {
+                Ok(child) => child,
+                Err(error) => {
+                    // Out of descriptors, most likely. Nobody else knows of this process.
+                    process.kill()?;
+                    process.wait()?;
+                    return Err(error);
+                }
+            }
+        }
+        Some(server) => {
+            let bytes = |text: OsString| text.into_encoded_bytes();
+            let hire = Hire {
+                greeting,
+                env: variables
+                    .map(|(name, value)| (bytes(name), bytes(value)))
+                    .collect(),
+                has_stdout: !matches!(stdout, Sink::Inherit),
+                has_stderr: !matches!(stderr, Sink::Inherit),
+            };
+            let outputs = [stdout.to_fd()?, stderr.to_fd()?];
+            let mut fds = vec![lane.fd(), bell.fd(), theirs.as_fd()];
+            fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
+            server.hire(&hire, &fds)?
+        }
+    };
+    if let Some(listener) = place.listener {
+        listener.add(&name, from_stdout, &settings.stdout);
+        listener.add(&name, from_stderr, &settings.stderr);
+    }
+    Ok(Started {
+        child: Arc::new(child),
+        lane,
+        since,
+        _life_line: life_line,
+    })
+}
 
-    // Never by its path: the file there may be another by now. Without a closure to run between fork and exec, std
-    // uses posix_spawn, whose cost does not grow with the memory of this process.
-    let mut process = Command::new("/proc/self/exe")
-        .arg0(name)
-        .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
-        .stdin(Stdio::from(theirs))
-        .spawn()?;
-    match Child::open(process.id()) {
-        Ok(child) => Ok(Started {
-            child: Arc::new(child),
-            lane,
-            _life_line: life_line,
-        }),
-        Err(error) => {
-            // Out of descriptors, most likely. Nobody else knows of this process.
-            process.kill()?;
-            process.wait()?;
-            Err(error)
+/// Where an output of a worker goes.
+enum Sink {
+    Inherit,
+    Null,
+    Pipe(PipeWriter),
+}
+
+impl Sink {
+    /// And the end of a pipe to read from, if somebody wants lines.
+    fn new(output: &Output) -> io::Result<(Self, Option<PipeReader>)> {
+        Ok(match output {
+            Output::Inherit => (Self::Inherit, None),
+            Output::Null => (Self::Null, None),
+            Output::Lines(_) => {
+                let (reader, writer) = handoff::pipe()?;
+                (Self::Pipe(writer), Some(reader))
+            }
+        })
+    }
+
+    fn to_fd(&self) -> io::Result<Option<OwnedFd>> {
+        Ok(match self {
+            Self::Inherit => None,
+            Self::Null => Some(File::options().write(true).open("/dev/null")?.into()),
+            Self::Pipe(writer) => Some(writer.as_fd().try_clone_to_owned()?),
+        })
+    }
+}
+
+impl From<Sink> for Stdio {
+    fn from(sink: Sink) -> Self {
+        match sink {
+            Sink::Inherit => Self::inherit(),
+            Sink::Null => Self::null(),
+            Sink::Pipe(writer) => writer.into(),
         }
     }
 }

@@ -1,10 +1,8 @@
-//! One task: its way out, and the handle of its result.
+//! One task: its way out, and where its result goes.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -12,22 +10,18 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::task::{Function, Items, Results, Task};
-use super::wait::{Patience, Signal};
+use super::ticket::{self, Promised, Ticket};
 use crate::error::{Part, TaskError};
-use crate::future::{Pending, TaskFuture};
+use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
+use crate::pool::Limits;
 use crate::{codec, panic};
 
 /// Where the one result of a submitted task goes.
 struct Promise<R> {
-    shared: Arc<Shared>,
+    ticket: Ticket,
     outcome: Mutex<Option<Result<Items, TaskError>>>,
-    ended: Signal,
-    /// Whether somebody waits for it.
-    is_awaited: AtomicBool,
-    /// Whether a worker had to be woken for the task.
-    is_cold: AtomicBool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -37,65 +31,40 @@ impl<R> Sink for Promise<R> {
     }
 
     fn fault(&self, _index: u32, fault: Fault) {
-        *self.outcome.lock() = Some(Err(fault.into_error(None)));
+        self.failed(0, fault.into_error(None));
     }
 }
 
 impl<R> Results for Promise<R> {
     fn failed(&self, _index: u32, error: TaskError) {
+        self.ticket.set_failed();
         *self.outcome.lock() = Some(Err(error));
     }
 
     fn ended(&self) {
-        self.ended.raise();
+        self.ticket.end();
     }
 
     fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Ordering::Relaxed)
+        self.ticket.is_awaited()
+    }
+
+    fn is_told(&self) -> bool {
+        self.ticket.is_told()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.ticket.is_cancelled()
     }
 }
 
-impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
-    fn is_done(&self) -> bool {
-        let promise = &self.results;
-        if promise.shared.check_process().is_err() {
-            return true;
-        }
-        if promise.ended.count() == 0
-            && let Some(mut dispatch) = promise.shared.dispatch.try_lock()
-        {
-            // Whoever only ever asks must see things move too.
-            dispatch.pump(&promise.shared);
-        }
-        promise.ended.count() > 0
-    }
-
-    fn wait(&self, deadline: Option<Instant>) -> bool {
-        if self.results.shared.check_process().is_err() {
-            // The task is the parent's; `take` says so.
-            return true;
-        }
-        let Promise {
-            shared,
-            ended,
-            is_cold,
-            is_awaited,
-            ..
-        } = &self.results;
-        // Read under the dispatch's lock, which whoever goes to sleep takes after this.
-        is_awaited.store(true, Ordering::Relaxed);
-        let cold = is_cold.load(Ordering::Relaxed);
-        let patience = Patience {
-            cold,
-            deadline,
-            comes_back: false,
-        };
-        shared.wait(ended, 0, patience)
+impl<R: DeserializeOwned + 'static> Promised<R> for Promise<R> {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        self.results.shared.check_process()?;
-        let outcome = self.results.outcome.lock().take();
+        let outcome = self.outcome.lock().take();
         let bytes = outcome.unwrap_or(Err(TaskError::Taken))?;
         match panic::catch(|| codec::take(&mut bytes.as_slice())) {
             Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
@@ -105,6 +74,10 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<Promise<R>> {
             }),
             Err(caught) => Err(caught.into_error(None)),
         }
+    }
+
+    fn set_cancelled(&self) {
+        self.failed(0, TaskError::Cancelled);
     }
 }
 
@@ -138,6 +111,7 @@ pub(super) fn encode<A: Serialize + 'static>(argument: &A) -> Result<Items, Task
 /// Gives one task to the workers.
 pub(super) fn submit<A, R>(
     shared: &Arc<Shared>,
+    limits: Limits,
     function: Result<Function, TaskError>,
     argument: A,
 ) -> TaskFuture<R>
@@ -156,27 +130,23 @@ where
     };
     // Not while the dispatch is locked: its Drop is the user's.
     drop(argument);
+    let limits = shared.limits(limits);
     let task = Arc::new(Task {
         function,
         items,
         count: 1,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retries: 0,
+        retries: limits.retries,
+        limit: limits.timeout,
         results: Promise {
-            shared: shared.clone(),
+            ticket: Ticket::new(shared),
             outcome: Mutex::new(None),
-            ended: Signal::default(),
-            is_awaited: AtomicBool::new(false),
-            is_cold: AtomicBool::new(false),
             result: PhantomData,
         },
     });
-    match shared.place(task.clone(), true) {
-        Ok(woke) => {
-            task.results.is_cold.store(woke, Ordering::Relaxed);
-            TaskFuture::new(task)
-        }
-        Err(error) => ready(error.into()),
+    match ticket::place(&task, shared) {
+        Ok(()) => TaskFuture::new(task),
+        Err(error) => ready(error),
     }
 }

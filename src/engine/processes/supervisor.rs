@@ -3,7 +3,7 @@
 //! It is the thread that all workers are children of: the kernel's promise to kill a worker with its parent is about
 //! the thread that started it, so that must be one that stays.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::start::start;
+use super::dispatch::Worker;
+use super::output::Listener;
+use super::server::{Origin, Server};
+use super::settings::StartMethod;
+use super::start::{Place, start};
+use super::worker::CANNOT_BEGIN;
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::{Child, wait_readable};
 use crate::os::{self, task::OwnThread};
@@ -20,27 +25,28 @@ use crate::os::{self, task::OwnThread};
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After so many failed starts in a row, with no worker left, the pool gives up.
-const MOST_FAILURES: u32 = 5;
-/// The same for starts that somebody else cut short with SIGKILL, which says less about the next one.
-const MOST_KILLED: u32 = 25;
+/// After failed starts in a row of this weight, with no worker left, the pool gives up.
+const MOST_FAILURES: u32 = 25;
+/// What a start weighs that came to nothing.
+const FAILURE: u32 = 5;
+/// The same for one that somebody else cut short with SIGKILL, which says less about the next one.
+const KILLED: u32 = 1;
 /// How long workers have to end by themselves when the pool is closed.
 const LAST_ORDERS: Duration = Duration::from_secs(10);
 
-/// What the supervisor is told, one byte each.
+/// How a pool is to end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     /// All tasks have ended; let the workers end.
-    Finish = 1,
+    Finish,
     /// Kill the workers, whatever they do.
-    Kill = 2,
+    Kill,
 }
 
 /// The pool's hold on its supervisor.
 #[derive(Debug)]
 pub(super) struct Handle {
     thread: JoinHandle<()>,
-    orders: PipeWriter,
 }
 
 impl Handle {
@@ -50,18 +56,18 @@ impl Handle {
     ///
     /// Why they could not all be started. Then none is left.
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Self, PoolError> {
-        let (reader, orders) = os::handoff::pipe()
-            .map_err(|error| PoolError::system("the supervisor's pipe could not be made", error))?;
         let (report, started) = sync_channel(1);
         let supervised = shared.clone();
         let thread = thread::Builder::new()
             .name("manyhands-watch".to_owned())
-            .spawn(move || Supervisor::new(supervised, reader).run(&report))
+            // Workers that are forked run on a copy of it, and expect what a main thread has.
+            .stack_size(8 << 20)
+            .spawn(move || Supervisor::new(supervised).run(&report))
             .map_err(|error| {
                 PoolError::system("the supervisor's thread could not be started", error)
             })?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Self { thread, orders }),
+            Ok(Ok(())) => Ok(Self { thread }),
             Ok(Err(error)) => {
                 join(thread);
                 Err(error)
@@ -76,10 +82,17 @@ impl Handle {
     }
 
     /// Gives the last order and waits until it has been carried out.
-    pub(super) fn end(mut self, order: Order) {
-        // If the supervisor has ended by itself, there is nothing left to order.
-        let _ = self.orders.write_all(&[order as u8]);
+    pub(super) fn end(self, shared: &Shared, order: Order) {
+        shared.lock().order = Some(order);
+        shared.alarm.ring();
         join(self.thread);
+    }
+
+    /// Has everything killed, and does not wait for it.
+    pub(super) fn abandon(self, shared: &Shared) {
+        shared.lock().order = Some(Order::Kill);
+        shared.alarm.ring();
+        drop(self.thread);
     }
 }
 
@@ -95,6 +108,8 @@ struct Post {
     child: Option<Arc<Child>>,
     /// Starts in a row that came to nothing.
     failures: u32,
+    /// What they weigh together.
+    weight: u32,
     /// When to try again.
     retry: Option<Instant>,
 }
@@ -109,7 +124,7 @@ impl Drop for Bereaved {
             let reason = PoolError::Broken {
                 reason: "its supervisor panicked".to_owned(),
             };
-            self.0.dispatch.lock().end(reason.clone(), &reason.into());
+            self.0.lock().end(reason.clone(), &reason.into());
             self.0.wake_background.notify_all();
             self.0.bell.ring();
         }
@@ -118,17 +133,26 @@ impl Drop for Bereaved {
 
 struct Supervisor {
     shared: Arc<Shared>,
-    orders: PipeReader,
     posts: Vec<Post>,
+    /// Forks the workers, unless each is the executable started again.
+    server: Option<Server>,
+    /// That was a copy of this process, and it is gone for good.
+    has_lost_template: bool,
+    /// Reads what workers print, if somebody wants it.
+    listener: Option<Listener>,
+    /// The cores this process may use.
+    cores: Vec<usize>,
 }
 
 impl Supervisor {
-    fn new(shared: Arc<Shared>, orders: PipeReader) -> Self {
-        let posts = (0..shared.workers).map(|_| Post::default()).collect();
+    fn new(shared: Arc<Shared>) -> Self {
         Self {
+            posts: Vec::new(),
+            server: None,
+            has_lost_template: false,
+            listener: None,
+            cores: os::worker::cores(),
             shared,
-            orders,
-            posts,
         }
     }
 
@@ -136,131 +160,246 @@ impl Supervisor {
         let _own = OwnThread::register();
         let _bereaved = Bereaved(self.shared.clone());
         os::worker::block_signals();
-        for number in 0..self.posts.len() {
-            if let Err(error) = self.hire(number) {
-                let error = self.start_failed(number, error.to_string());
-                self.give_up(error.clone());
-                let _ = report.send(Err(error));
-                return;
-            }
+        self.posts.resize_with(self.shared.workers(), Post::default);
+        let started = self.listen().and_then(|()| {
+            (0..self.posts.len()).try_for_each(|number| {
+                let hired = self.hire(number);
+                hired.map_err(|error| self.start_failed(number, error.to_string()))
+            })
+        });
+        if let Err(error) = started {
+            self.give_up(error.clone());
+            let _ = report.send(Err(error));
+            return;
         }
         let _ = report.send(Ok(()));
         while self.watch() {}
     }
 
+    fn listen(&mut self) -> Result<(), PoolError> {
+        let settings = &self.shared.settings;
+        self.listener = Listener::start(self.shared.address(), &settings.stdout, &settings.stderr)
+            .map_err(|error| PoolError::system("the workers' output cannot be read", error))?;
+        Ok(())
+    }
+
     /// Waits for one thing to happen and deals with it; false when the pool has ended.
     fn watch(&mut self) -> bool {
+        let Some(next) = self.look() else {
+            return false;
+        };
         let children: Vec<(usize, Arc<Child>)> = self
             .posts
             .iter()
             .enumerate()
             .filter_map(|(number, post)| Some((number, post.child.clone()?)))
             .collect();
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.orders.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.shared.alarm.as_fd()];
         fds.extend(children.iter().map(|(_, child)| child.as_fd()));
-        let next = self.posts.iter().filter_map(|post| post.retry).min();
-        let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
-        match wait_readable(&fds, timeout) {
+        match wait_readable(&fds, next) {
             Some(0) => {
-                self.obey();
-                return false;
+                self.shared.alarm.silence();
+                true
             }
             Some(index) => {
                 let (number, child) = &children[index - 1];
-                if !self.replace(*number, &child.reap()) {
-                    return false;
-                }
+                let death = self.reap(child);
+                self.replace(*number, &death)
             }
-            None => {}
+            None => true,
+        }
+    }
+
+    /// Does what is due; says how long there is time until something else will be (`None`: for ever). `None` if the pool
+    /// has ended.
+    #[allow(clippy::option_option)]
+    fn look(&mut self) -> Option<Option<Duration>> {
+        let shared = self.shared.clone();
+        let (order, overdue, idle, places) = {
+            let mut dispatch = shared.lock();
+            let order = dispatch.order.take();
+            let (overdue, idle) = (dispatch.stop_overdue(), dispatch.let_idle_go(&shared));
+            let places: Vec<bool> = (0..dispatch.target)
+                .map(|number| dispatch.is_wanted(number))
+                .collect();
+            (order, overdue, idle, places)
+        };
+        if let Some(order) = order {
+            self.obey(order);
+            return None;
+        }
+        if self.posts.len() < places.len() {
+            self.posts.resize_with(places.len(), Post::default);
         }
         let now = Instant::now();
-        let due = |post: &Post| post.retry.is_some_and(|retry| retry <= now);
-        for number in 0..self.posts.len() {
-            if due(&self.posts[number]) && !self.rehire(number) {
-                return false;
+        let mut next: Option<Duration> = overdue.into_iter().chain(idle).min();
+        for (number, is_wanted) in places.into_iter().enumerate() {
+            let Post { child, retry, .. } = &self.posts[number];
+            if child.is_some() || !is_wanted {
+                continue;
+            }
+            let pause = retry.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+            if pause.is_zero() {
+                if !self.rehire(number) {
+                    return None;
+                }
+                // If that has failed, there is a pause to be taken into account.
+                next = Some(Duration::ZERO);
+            } else {
+                next = Some(next.map_or(pause, |next| next.min(pause)));
             }
         }
-        true
+        Some(next)
+    }
+
+    /// Waits for a worker to end, and says how it did.
+    fn reap(&mut self, child: &Child) -> Death {
+        match &mut self.server {
+            Some(server) => server.reap(child),
+            None => child.reap(),
+        }
     }
 
     /// Starts a worker and gives it to the dispatch.
     fn hire(&mut self, number: usize) -> io::Result<()> {
-        let started = start(&self.shared.name, number, &self.shared.bell)?;
+        let place = Place {
+            number,
+            workers: self.shared.workers(),
+            cores: &self.cores,
+            listener: self.listener.as_ref(),
+        };
+        let settings = &self.shared.settings;
+        let origin = match settings.start_method {
+            StartMethod::Spawn => None,
+            StartMethod::Fork => Some(Origin::Forked),
+            StartMethod::ForkServer => Some(Origin::Started {
+                preload: settings.preload,
+            }),
+        };
+        if let Some(origin) = origin
+            && !self.server.as_ref().is_some_and(Server::is_alive)
+        {
+            if self.server.take().is_some()
+                && matches!(origin, Origin::Forked)
+                && !settings.allow_threads
+            {
+                self.has_lost_template = true;
+            }
+            if self.has_lost_template {
+                // To fork this process again is not what was asked for: it may have other threads by now.
+                return Err(io::Error::other(
+                    "the copy of this process that workers were forked from has died",
+                ));
+            }
+            let mut server = Server::start(&settings.name, origin)?;
+            let shared = &self.shared;
+            server.wait_loaded(shared.alarm.as_fd(), || shared.lock().order.is_some())?;
+            self.server = Some(server);
+        }
+        let started = start(settings, &place, &self.shared.bell, self.server.as_mut())?;
         let post = &mut self.posts[number];
         post.child = Some(started.child.clone());
         post.retry = None;
-        let mut dispatch = self.shared.dispatch.lock();
-        dispatch.add(number, started);
+        let mut dispatch = self.shared.lock();
+        dispatch.add(&self.shared, number, started);
         dispatch.pump(&self.shared);
         Ok(())
     }
 
-    /// A worker has died. False if the pool has ended with it.
+    /// A worker has ended. False if the pool has ended with it.
     fn replace(&mut self, number: usize, death: &Death) -> bool {
         self.posts[number].child = None;
-        let was_ready = {
-            let mut dispatch = self.shared.dispatch.lock();
-            let was_ready = dispatch.workers[number]
-                .as_ref()
-                .is_some_and(super::dispatch::Worker::is_ready);
-            dispatch.bury(number, death.clone());
+        let (was_ready, was_leaving, last_words) = {
+            let mut dispatch = self.shared.lock();
+            let worker = dispatch.workers[number].as_ref();
+            let was_ready = worker.is_some_and(Worker::is_ready);
+            let was_leaving = worker.is_some_and(|worker| !worker.is_open());
+            let last_words = worker.and_then(Worker::last_words);
+            dispatch.bury(&self.shared, number, death);
             dispatch.pump(&self.shared);
-            was_ready
+            (was_ready, was_leaving, last_words)
         };
         self.shared.bell.ring();
-        if was_ready {
-            self.posts[number].failures = 0;
-            return self.rehire(number);
+        if was_ready || was_leaving {
+            let post = &mut self.posts[number];
+            (post.failures, post.weight) = (0, 0);
+            // If it is to be replaced, the next look will.
+            return true;
         }
+        let why = self.why_not_ready(number, death, last_words);
         if !self.shared.is_built.load(Ordering::Acquire) {
-            let error = self.start_failed(number, format!("it {death} before it was ready"));
-            self.give_up(error);
+            self.give_up(why);
             return false;
         }
-        let most = if *death == Death::Signal(9) {
-            MOST_KILLED
+        let weight = if *death == Death::Signal(9) {
+            KILLED
         } else {
-            MOST_FAILURES
+            FAILURE
         };
-        self.postpone(
-            number,
-            &format!("a worker {death} before it was ready"),
-            most,
-        )
+        self.postpone(number, &why, weight)
     }
 
-    /// Starts a worker in place of one that died. False if the pool has ended.
+    /// Why a worker has ended before it took tasks.
+    fn why_not_ready(&self, worker: usize, death: &Death, last_words: Option<String>) -> PoolError {
+        let has_initializer = self.shared.settings.initializer.is_some();
+        // There was no task yet, of which the text of a death would speak.
+        let how = match death {
+            Death::Exit(code) => format!("exited with code {code}"),
+            other => other.to_string(),
+        };
+        match last_words {
+            Some(reason) if has_initializer && *death != Death::Exit(CANNOT_BEGIN) => {
+                PoolError::InitializerFailed { worker, reason }
+            }
+            Some(reason) => self.start_failed(worker, reason),
+            None if has_initializer => PoolError::InitializerFailed {
+                worker,
+                reason: format!("the worker {how}"),
+            },
+            None => self.start_failed(worker, format!("it {how} before it was ready")),
+        }
+    }
+
+    /// Starts a worker in place of one that has ended. False if the pool has ended.
     fn rehire(&mut self, number: usize) -> bool {
         match self.hire(number) {
             Ok(()) => {
                 self.shared.bell.ring();
                 true
             }
-            Err(error) => self.postpone(
-                number,
-                &format!("no new worker could be started: {error}"),
-                MOST_FAILURES,
-            ),
+            Err(error) => {
+                let error = self.start_failed(number, error.to_string());
+                self.postpone(number, &error, FAILURE)
+            }
         }
     }
 
-    /// A start has come to nothing: tries again later, or gives up after the `most`th time.
-    fn postpone(&mut self, number: usize, reason: &str, most: u32) -> bool {
+    /// A start has come to nothing: tries again later, or gives up if there were too many.
+    fn postpone(&mut self, number: usize, reason: &PoolError, weight: u32) -> bool {
         let post = &mut self.posts[number];
         post.failures += 1;
+        post.weight += weight;
         let pause = FIRST_PAUSE
             .saturating_mul(1 << (post.failures - 1).min(16))
             .min(LONGEST_PAUSE);
         log::warn!(
             "pool {}: {reason}; trying again in {pause:?}",
-            self.shared.name
+            self.shared.settings.name
         );
         post.retry = Some(Instant::now() + pause);
         let nobody_left = self.posts.iter().all(|post| post.child.is_none());
-        let tired = self.posts.iter().all(|post| post.failures >= most);
+        let tired = {
+            let dispatch = self.shared.lock();
+            // Places that nobody is to have say nothing.
+            let mut wanted = (0..self.posts.len()).filter(|&number| dispatch.is_wanted(number));
+            wanted.all(|number| self.posts[number].weight >= MOST_FAILURES)
+        };
         if nobody_left && tired {
-            self.give_up(PoolError::Broken {
-                reason: reason.to_owned(),
+            self.give_up(match reason {
+                PoolError::InitializerFailed { .. } => reason.clone(),
+                other => PoolError::Broken {
+                    reason: other.to_string(),
+                },
             });
             return false;
         }
@@ -275,19 +414,23 @@ impl Supervisor {
         }
     }
 
-    fn obey(&mut self) {
-        let mut order = [0];
-        // No byte at all, or none that is an order: the pool has lost its hold, which ends it too.
-        let read = self.orders.read(&mut order);
-        if read.is_ok_and(|len| len == 1) && order[0] == Order::Finish as u8 {
-            self.shared.dispatch.lock().stop_workers();
+    fn obey(&mut self, order: Order) {
+        if matches!(order, Order::Finish) {
+            self.shared.lock().stop_workers();
             let deadline = Instant::now() + LAST_ORDERS;
-            for child in self.posts.iter().filter_map(|post| post.child.as_ref()) {
-                if !child.wait_end(Some(deadline.saturating_duration_since(Instant::now()))) {
+            for number in 0..self.posts.len() {
+                let Some(child) = self.posts[number].child.take() else {
+                    continue;
+                };
+                if child.wait_end(Some(deadline.saturating_duration_since(Instant::now()))) {
+                    // Before the books are closed: how much memory it had is known only then.
+                    self.reap(&child);
+                } else {
                     log::warn!(
                         "worker process {} did not end by itself and is killed",
                         child.pid()
                     );
+                    self.posts[number].child = Some(child);
                 }
             }
         }
@@ -300,12 +443,16 @@ impl Supervisor {
             PoolError::Closed => TaskError::Cancelled,
             other => TaskError::Pool(other.clone()),
         };
-        self.shared.dispatch.lock().end(reason, &error);
-        let children = || self.posts.iter().filter_map(|post| post.child.as_ref());
-        children().for_each(|child| child.kill());
-        children().for_each(|child| drop(child.reap()));
-        self.posts.clear();
+        self.shared.lock().end(reason, &error);
+        // Who waits need not wait for the workers to be gone.
         self.shared.wake_background.notify_all();
         self.shared.bell.ring();
+        let posts = std::mem::take(&mut self.posts);
+        let children = || posts.iter().filter_map(|post| post.child.as_ref());
+        children().for_each(|child| child.kill());
+        children().for_each(|child| drop(self.reap(child)));
+        self.server = None;
+        // All that they have printed has been told when this returns.
+        drop(self.listener.take());
     }
 }

@@ -1,7 +1,9 @@
 //! A task as the parent keeps it until it has ended: its items encoded, and where its results go.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -26,6 +28,16 @@ pub(super) trait Results: Sink {
     fn is_wanted(&self) -> bool {
         true
     }
+
+    /// Whether somebody who does not wait is to be told of the end.
+    fn is_told(&self) -> bool {
+        false
+    }
+
+    /// Whether it was cancelled while it was in the queue, and has ended.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// One or more items to run one function on, as one unit of dispatch.
@@ -39,18 +51,33 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) result_size: Option<usize>,
     /// How often an item may be started again after the death of its worker.
     pub(super) retries: u32,
+    /// How long each item may run.
+    pub(super) limit: Option<Duration>,
     pub(super) results: S,
 }
 
 impl<S: ?Sized> Task<S> {
-    /// The bytes of the items from `first` on.
-    pub(super) fn items_from(&self, first: u32) -> &[u8] {
+    /// The bytes of these items.
+    pub(super) fn items(&self, range: Range<u32>) -> &[u8] {
         let items = self.items.as_slice();
-        let skip = match self.argument_size {
-            Some(size) => size * first as usize,
-            None => codec::records_len(items, first as usize).unwrap_or(items.len()),
+        let (start, count) = (range.start as usize, range.len());
+        let len = |items: &[u8], count: usize| match self.argument_size {
+            Some(size) => (size * count).min(items.len()),
+            None if count == 0 => 0,
+            None => {
+                codec::records_len(items, count).map_or(items.len(), |len| len.min(items.len()))
+            }
         };
-        &items[skip.min(items.len())..]
+        let items = &items[len(items, start)..];
+        if range.end == self.count {
+            return items;
+        }
+        &items[..len(items, count)]
+    }
+
+    /// Where it lies, to know it by.
+    pub(super) fn address(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
     }
 }
 

@@ -1,53 +1,26 @@
 //! Waiting: for one task, for progress of a call, for the end of everything.
 //!
-//! Whoever waits does the pool's work meanwhile. It pumps and looks, again and again for [`SPIN`], if there is a core
-//! to spare for that; then it sleeps. Of several callers that wait, one, the leader, sleeps on the bell and pumps when
-//! it rings; the others sleep until their own task has ended or the leader has left. When nobody waits but work would
-//! stand still, a background thread, started when first needed, takes the leader's place.
+//! Whoever waits does the pool's work meanwhile. It pumps and looks, again and again for as long as the pool's
+//! `WaitPolicy` says, if there is a core to spare for that; then it sleeps. Of several callers that wait, one, the
+//! leader, sleeps on the bell and pumps when it rings; the others sleep until their own task has ended or the leader
+//! has left. When nobody waits but work would stand still, or somebody is to be told of the end of a task, a background
+//! thread, started when first needed, takes the leader's place.
+//!
+//! Whatever ends a wait other than by a worker's answer (a cancellation, a death, the end of a call elsewhere) rings the
+//! bell itself: a leader sleeps on nothing else.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, Thread};
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::MutexGuard;
 
+use super::Shared;
 use super::dispatch::{Dispatch, State};
-use super::{SPIN, Shared};
+use crate::future::{Signal, later};
 use crate::os;
-
-/// Something that can be waited for: a count that goes up.
-#[derive(Debug, Default)]
-pub(super) struct Signal {
-    count: AtomicUsize,
-    has_waiters: AtomicBool,
-    waiters: Mutex<Vec<Thread>>,
-}
-
-impl Signal {
-    pub(super) fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
-    }
-
-    pub(super) fn raise(&self) {
-        // SeqCst, here and in `register`: either we see the waiter, or it sees the count.
-        self.count.fetch_add(1, Ordering::SeqCst);
-        if self.has_waiters.load(Ordering::SeqCst) {
-            let mut waiters = self.waiters.lock();
-            self.has_waiters.store(false, Ordering::SeqCst);
-            waiters.drain(..).for_each(|waiter| waiter.unpark());
-        }
-    }
-
-    /// Has the current thread unparked at the next `raise`. A look at the count must follow.
-    fn register(&self) {
-        let mut waiters = self.waiters.lock();
-        waiters.push(thread::current());
-        self.has_waiters.store(true, Ordering::SeqCst);
-        drop(waiters);
-        std::sync::atomic::fence(Ordering::SeqCst);
-    }
-}
 
 /// How somebody waits.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +44,55 @@ impl Patience {
     }
 }
 
+/// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when the lock is free again.
+pub(super) struct Locked<'a> {
+    /// `None` only while it is dropped.
+    guard: Option<MutexGuard<'a, Dispatch>>,
+}
+
+impl<'a> Locked<'a> {
+    fn guard(&mut self) -> &mut MutexGuard<'a, Dispatch> {
+        self.guard
+            .as_mut()
+            .expect("the lock is held until the drop")
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Dispatch;
+
+    fn deref(&self) -> &Dispatch {
+        self.guard
+            .as_ref()
+            .expect("the lock is held until the drop")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Dispatch {
+        self.guard()
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.guard = None;
+        later::flush();
+    }
+}
+
 impl Shared {
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked {
+            guard: Some(self.dispatch.lock()),
+        }
+    }
+
+    pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
+        let guard = self.dispatch.try_lock()?;
+        Some(Locked { guard: Some(guard) })
+    }
+
     /// Waits until the signal's count has passed `seen`, or until the deadline; true if it has.
     pub(super) fn wait(self: &Arc<Self>, signal: &Signal, seen: usize, patience: Patience) -> bool {
         let is_over = || signal.count() > seen;
@@ -86,7 +107,7 @@ impl Shared {
     fn spin(self: &Arc<Self>, is_over: &impl Fn() -> bool, patience: Patience) -> bool {
         let mut end = None;
         loop {
-            let mut dispatch = self.dispatch.lock();
+            let mut dispatch = self.lock();
             dispatch.pump(self);
             if is_over() {
                 self.stop_waiting(&mut dispatch, patience.comes_back);
@@ -98,7 +119,10 @@ impl Shared {
                 return false;
             }
             let now = Instant::now();
-            if now >= *end.get_or_insert(now + SPIN) {
+            // A time too long for the clock has no end.
+            let end = end.get_or_insert_with(|| now.checked_add(self.settings.wait_policy.spin()));
+            if end.is_some_and(|end| now >= end) || patience.deadline.is_some_and(|end| now >= end)
+            {
                 return false;
             }
             std::hint::spin_loop();
@@ -111,7 +135,7 @@ impl Shared {
         is_over: &impl Fn() -> bool,
         patience: Patience,
     ) -> bool {
-        let mut dispatch = self.dispatch.lock();
+        let mut dispatch = self.lock();
         loop {
             let leads = !dispatch.has_leader;
             if leads {
@@ -134,7 +158,7 @@ impl Shared {
                     None => thread::park(),
                 }
             }
-            dispatch = self.dispatch.lock();
+            dispatch = self.lock();
             if leads {
                 dispatch.has_leader = false;
             } else {
@@ -152,7 +176,9 @@ impl Shared {
     /// A caller waits no longer. In the same breath as its last look, or a task placed in between could count on it.
     fn stop_waiting(self: &Arc<Self>, dispatch: &mut Dispatch, comes_back: bool) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if !comes_back {
+        // Also if this thread comes back: what it does meanwhile, in the user's iterator say, may take long, or wait for the
+        // very task that somebody else is waiting for here.
+        if !comes_back || !dispatch.followers.is_empty() || dispatch.told > 0 {
             self.hand_over(dispatch);
         }
     }
@@ -200,24 +226,30 @@ impl Shared {
         match started {
             Ok(thread) => dispatch.background = Some(thread),
             // The work goes on whenever somebody waits for it.
-            Err(error) => log::warn!("pool {}: no background thread: {error}", self.name),
+            Err(error) => log::warn!("pool {}: no background thread: {error}", self.settings.name),
         }
     }
 
     fn pump_in_background(&self) {
         let _own = os::task::OwnThread::register();
         os::worker::block_signals();
-        let mut dispatch = self.dispatch.lock();
+        let mut dispatch = self.lock();
         while !matches!(dispatch.state, State::Ended(_)) {
             if self.waiting.load(Ordering::Relaxed) > 0 || !dispatch.has_backlog() {
-                self.wake_background.wait(&mut dispatch);
+                self.wake_background.wait(dispatch.guard());
                 continue;
             }
             let heard = self.bell.listen();
             dispatch.ask_for_bell();
-            if !dispatch.pump(self) {
+            if dispatch.pump(self) {
+                // With a moment for others, and for what is to be told.
+                drop(dispatch);
+                dispatch = self.lock();
+            } else {
                 dispatch.background_sleeps = true;
-                MutexGuard::unlocked(&mut dispatch, || self.bell.sleep(heard, None));
+                drop(dispatch);
+                self.bell.sleep(heard, None);
+                dispatch = self.lock();
                 dispatch.background_sleeps = false;
             }
         }

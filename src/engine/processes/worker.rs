@@ -8,16 +8,18 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Chunk, Context, Entry};
+use super::settings::Setup;
+use super::{initializer, server};
 use crate::lane::bell::Bell;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
-use crate::os::{fork, handoff, image::Image, worker as own};
+use crate::os::{fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::{code, codec, panic};
 
@@ -26,9 +28,13 @@ pub(crate) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
 
 /// What every greeting begins with, before the secret in 8 bytes.
 const MAGIC: [u8; 8] = *b"manyhand";
+/// The same for a process that forks workers.
+pub(super) const SERVER_MAGIC: [u8; 8] = *b"manyfork";
 
 /// Exit code of a worker that cannot begin.
-const CANNOT_BEGIN: i32 = 97;
+pub(super) const CANNOT_BEGIN: i32 = 97;
+/// Exit code of a worker whose initialiser failed.
+const CANNOT_INITIALIZE: i32 = 96;
 
 /// What the parent tells a worker before it starts it. With it come the descriptors of lane and bell.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +44,7 @@ pub(super) struct Greeting {
     pub(super) parent: u32,
     /// What `ps` shall show as the command's name.
     pub(super) name: String,
+    pub(super) setup: Setup,
     pub(super) origin: Origin,
 }
 
@@ -88,21 +95,17 @@ pub(crate) fn become_worker_if_asked() {
     {
         return;
     }
-    let is_process = start[..8] == process::MAGIC;
-    if !is_process && start[..8] != MAGIC {
-        return;
-    }
+    let role: fn() -> io::Result<()> = match start.first_chunk().copied() {
+        Some(MAGIC) => begin,
+        Some(SERVER_MAGIC) => server::become_server,
+        Some(process::MAGIC) => || process::become_process(),
+        _ => return,
+    };
     if let Err(error) = own::keep_standard_streams() {
         log::error!("the descriptors of the parent could not be closed: {error}");
     }
-    if is_process {
-        process::become_process();
-    }
-    let code = match panic::catch(Worker::begin) {
-        Ok(Ok(worker)) => {
-            worker.run();
-            0
-        }
+    let code = match panic::catch(role) {
+        Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             eprintln!("manyhands: a worker process could not begin: {error}");
             CANNOT_BEGIN
@@ -112,6 +115,36 @@ pub(crate) fn become_worker_if_asked() {
     };
     // Flushes standard output, which a task may have written to.
     std::process::exit(code);
+}
+
+/// Ends this process. One that was forked leaves the exit handlers to the program that it was forked from.
+fn end_worker(code: i32) -> ! {
+    if fork::generation() == 0 {
+        std::process::exit(code);
+    }
+    process::end_children();
+    let _ = (io::stdout().flush(), io::stderr().flush());
+    fork::exit_now(code)
+}
+
+/// Does to this process what the pool's builder has asked for.
+fn set_up(setup: &Setup, lane: &Lane) -> io::Result<()> {
+    let refused = |what: &str, error: io::Error| io::Error::other(format!("{what}: {error}"));
+    if let Some(core) = setup.core {
+        own::run_on(core)
+            .map_err(|error| refused(&format!("it cannot run on core {core}"), error))?;
+    }
+    if setup.nice != 0 {
+        let nice = setup.nice;
+        own::set_nice(nice)
+            .map_err(|error| refused(&format!("its niceness cannot be {nice}"), error))?;
+    }
+    if let Some(limit) = setup.memory_limit {
+        own::limit_memory(limit)
+            .map_err(|error| refused(&format!("its memory cannot be {limit} bytes"), error))?;
+        oom::note_failed_allocations(lane.header().out_of_memory())?;
+    }
+    Ok(())
 }
 
 struct Worker {
@@ -126,20 +159,41 @@ struct Worker {
     _life_line: OwnedFd,
 }
 
+/// Becomes the worker that the greeting asks for, and comes back when there is nothing more to do.
+fn begin() -> io::Result<()> {
+    let mut message = [0; 4_096];
+    let (len, [lane, bell]) = handoff::receive::<2>(own::stdin(), &mut message)?;
+    let body = message.get(16..len).unwrap_or_default();
+    let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
+    if greeting.fingerprint != Image::main().fingerprint() {
+        return Err(io::Error::other(
+            "the executable is not the build that the parent runs",
+        ));
+    }
+    let life_line = own::take_stdin()?;
+    own::die_with_parent(greeting.parent)?;
+    run(greeting, lane, bell, life_line)
+}
+
+/// Does a worker's work, from its first sign of life to its end.
+pub(super) fn run(
+    greeting: Greeting,
+    lane: OwnedFd,
+    bell: OwnedFd,
+    life_line: OwnedFd,
+) -> io::Result<()> {
+    Worker::begin(greeting, lane, bell, life_line)?.run();
+    Ok(())
+}
+
 impl Worker {
-    fn begin() -> io::Result<Self> {
-        let mut message = [0; 4_096];
-        let (len, [lane, bell]) = handoff::receive::<2>(own::stdin(), &mut message)?;
-        let body = message.get(16..len).unwrap_or_default();
-        let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
-        if greeting.fingerprint != Image::main().fingerprint() {
-            return Err(io::Error::other(
-                "the executable is not the build that the parent runs",
-            ));
-        }
-        let life_line = own::take_stdin()?;
-        own::die_with_parent(greeting.parent)?;
-        // The second line: the kernel's signal above belongs to one thread of the parent.
+    fn begin(
+        greeting: Greeting,
+        lane: OwnedFd,
+        bell: OwnedFd,
+        life_line: OwnedFd,
+    ) -> io::Result<Self> {
+        // The second line: the kernel's signal for the parent's death belongs to one thread of it.
         fork::die_when_closed(life_line.as_fd())?;
         if handoff::is_closed(&life_line) {
             return Err(io::Error::other("the parent has died"));
@@ -152,6 +206,18 @@ impl Worker {
         let lane = Lane::open(lane)?;
         let bell = Bell::open(bell)?;
         last_words::set_own(&lane);
+        lane.header().set_up();
+        bell.ring();
+        if let Err(reason) = set_up(&greeting.setup, &lane) {
+            last_words::write_reason(reason.to_string());
+            return Err(reason);
+        }
+        if let Some(initializer) = greeting.setup.initializer
+            && let Err(reason) = initializer::initialize(initializer)
+        {
+            last_words::write_reason(reason);
+            end_worker(CANNOT_INITIALIZE);
+        }
         lane.header().set_ready();
         bell.ring();
         let emitter = Emitter::new(lane.clone(), Box::new(bell), Pace::Tasks);
@@ -183,7 +249,11 @@ impl Worker {
                         return;
                     }
                 }
-                Claim::Reclaimed => self.skip(),
+                Claim::Reclaimed => {
+                    if !self.skip() {
+                        return;
+                    }
+                }
                 Claim::Spoilt => die_spoilt(),
             }
         }
@@ -213,14 +283,8 @@ impl Worker {
                 if last {
                     break;
                 }
-                if !self.requests.has_next() {
-                    // The parent may be waiting for room.
-                    self.emitter.ring_if_asked();
-                    let header = self.lane.header();
-                    header.wait_until(|| self.requests.has_next() || header.must_stop());
-                    if !self.requests.has_next() {
-                        return false;
-                    }
+                if !self.await_cell() {
+                    return false;
                 }
                 if !self.requests.is_ready() {
                     die_spoilt();
@@ -242,15 +306,29 @@ impl Worker {
         true
     }
 
-    /// Passes over a message that the parent took back. It took it back whole.
-    fn skip(&mut self) {
+    /// Passes over a message that the parent took back; false if the rest of it will never come.
+    fn skip(&mut self) -> bool {
         loop {
             let last = self.requests.current().last;
             self.requests.release();
             if last {
-                return;
+                return true;
+            }
+            if !self.await_cell() {
+                return false;
             }
         }
+    }
+
+    /// Waits for the next cell of a message; false if there will be none.
+    fn await_cell(&self) -> bool {
+        if !self.requests.has_next() {
+            // The parent may be waiting for room.
+            self.emitter.ring_if_asked();
+            let header = self.lane.header();
+            header.wait_until(|| self.requests.has_next() || header.must_stop());
+        }
+        self.requests.has_next()
     }
 
     fn obey(
@@ -269,8 +347,16 @@ impl Worker {
                 context,
                 first,
                 count,
+                is_timed,
+                is_recorded,
             } => {
                 emitter.begin(task, first);
+                if is_recorded {
+                    emitter.set_recorded();
+                }
+                if is_timed {
+                    emitter.set_timed();
+                }
                 let entry = entry(code);
                 let context = contexts.get_mut(&context);
                 entry(&mut Chunk {

@@ -2,7 +2,7 @@
 
 use std::hint::spin_loop;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
@@ -34,6 +34,8 @@ pub(super) struct Dispatch {
     maps: Mutex<usize>,
     /// Wakes [`close`](Self::close) when `maps` has become 0.
     no_maps: Condvar,
+    /// Set once: what has not started is not to start any more.
+    cancelled: AtomicBool,
 }
 
 /// What became of a job that was posted.
@@ -58,6 +60,7 @@ impl Dispatch {
             roster: Roster::default(),
             maps: Mutex::new(0),
             no_maps: Condvar::new(),
+            cancelled: AtomicBool::new(false),
         }
     }
 
@@ -75,6 +78,11 @@ impl Dispatch {
 
     pub(super) fn is_closed(&self) -> bool {
         self.idle.census().is_closed()
+    }
+
+    /// Whether what has not started is not to start any more. Calls of `map` look at this for themselves.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Whether there is nothing to do, and all workers sleep until there is.
@@ -223,7 +231,8 @@ impl Dispatch {
             return Err(PoolError::OtherProcess);
         }
         let mut maps = self.maps.lock();
-        if self.is_closed() {
+        // A call that is made of several goes on to its end: the pool waits for it.
+        if self.is_closed() && !self.home.is_mapping_here() {
             return Err(PoolError::Closed);
         }
         *maps += 1;
@@ -242,12 +251,21 @@ impl Dispatch {
         self.idle.quit();
     }
 
-    /// Takes no more work, cancels what has not started, and lets the workers end.
-    pub(super) fn cancel(&self) {
-        self.idle.quit();
+    /// Takes no more work, and ends what has not started with [`TaskError::Cancelled`].
+    pub(super) fn cancel_queued(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.idle.close();
+        // Pairs with the fence in `post`: who posts either sees that the pool is closed, or its job is seen here.
+        fence(Ordering::SeqCst);
         while let Some(job) = self.queue.pop() {
             job.cancel(TaskError::Cancelled);
         }
+    }
+
+    /// Takes no more work, cancels what has not started, and lets the workers end, for whom nobody waits.
+    pub(super) fn cancel(&self) {
+        self.cancel_queued();
+        self.idle.quit();
     }
 }
 

@@ -46,7 +46,12 @@ impl Home {
 
     /// Whether this thread is one that the pool waits for when it is closed.
     pub(super) fn waits_for_this_thread(self) -> bool {
-        self.is_this_worker() || MAPPING_ON.with_borrow(|pools| pools.contains(&self))
+        self.is_this_worker() || self.is_mapping_here()
+    }
+
+    /// Whether this thread is in the middle of a `map` of the pool.
+    pub(super) fn is_mapping_here(self) -> bool {
+        MAPPING_ON.with_borrow(|pools| pools.contains(&self))
     }
 
     /// Says that this thread is in the middle of a `map`, for as long as the returned value lives.

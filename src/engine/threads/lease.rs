@@ -80,8 +80,10 @@ impl Job for Lease {
         work.do_part();
     }
 
-    /// Does nothing: the owner waits for its work, and nobody waits for a lease.
-    fn cancel(&self, _reason: TaskError) {}
+    /// Does its part all the same: the owner waits for it. The work knows that it is cancelled, and makes it short.
+    fn cancel(&self, _reason: TaskError) {
+        self.run();
+    }
 }
 
 /// One that is counted in [`Terms::users`].

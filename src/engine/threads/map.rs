@@ -1,4 +1,4 @@
-//! `map`: many items, one function, results in the order of the items.
+//! `map` and `try_map`: many items, one function, results in the order of the items.
 //!
 //! ```text
 //!            caller                                     workers
@@ -13,6 +13,7 @@
 //! may be the only one there is, and must not wait for itself.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::iter::once;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,8 +27,8 @@ use super::lease::{Lease, Work, lend};
 use super::results::{Room, Stretch, collect};
 use super::spin;
 use crate::error::TaskError;
-use crate::panic::{self, Caught};
-use crate::pool::Plan;
+use crate::panic;
+use crate::pool::{Limits, Plan};
 
 /// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
 pub(super) const NARROW_WINDOW: usize = 4;
@@ -58,15 +59,27 @@ struct Chunk<'r, A, R> {
     results: Stretch<'r, R>,
 }
 
-/// An item that has failed.
+/// An item that has failed, or that was not run any more.
 struct Failure {
     index: usize,
-    caught: Caught,
+    error: TaskError,
+}
+
+/// In what a [`map`] and a [`try_map`] differ.
+struct Manner<R> {
+    /// What is asked of each item, unless the function sees to that itself.
+    limits: Limits,
+    /// Whether the call ends at once when the pool is shut down.
+    ends_with_pool: bool,
+    /// How many of these results count as failures.
+    count_failed: fn(&[R]) -> usize,
 }
 
 /// What the caller and the workers share for the length of one call.
 struct Exchange<'f, 'r, F, A, R> {
+    dispatch: &'f Dispatch,
     function: &'f F,
+    manner: &'f Manner<R>,
     inbox: Mutex<VecDeque<Chunk<'r, A, R>>>,
     outbox: Mutex<Outbox<'r, A, R>>,
     /// How many chunks are in the outbox. Written under its lock, and here for a caller that spins.
@@ -97,10 +110,65 @@ where
     R: Send,
     I: Iterator<Item = A>,
 {
+    let manner = Manner {
+        limits: plan.limits,
+        ends_with_pool: true,
+        count_failed: |_| 0,
+    };
+    run(dispatch, plan, &manner, function, items)
+}
+
+/// Runs `function` on every item, whatever becomes of the others. When the pool is shut down, the items that are left
+/// are read and cancelled.
+pub(super) fn try_map<F, A, R, I>(
+    dispatch: &Dispatch,
+    plan: Plan<'_>,
+    function: &F,
+    items: I,
+) -> Result<Vec<Result<R, TaskError>>, TaskError>
+where
+    F: Fn(A) -> R + Sync,
+    A: Send,
+    R: Send,
+    I: Iterator<Item = A>,
+{
+    let limits = plan.limits;
+    let manner = Manner {
+        limits: Limits::default(),
+        ends_with_pool: false,
+        count_failed: |outcomes: &[Result<R, TaskError>]| {
+            outcomes.iter().filter(|outcome| outcome.is_err()).count()
+        },
+    };
+    let function = |(index, item)| {
+        if dispatch.is_cancelled() {
+            // Its Drop is the user's.
+            let _ = panic::catch(|| drop(item));
+            return Err(TaskError::Cancelled);
+        }
+        let outcome = limits.run(|| function(item));
+        outcome.map_err(|failure| failure.into_error(Some(index)))
+    };
+    run(dispatch, plan, &manner, &function, items.enumerate())
+}
+
+fn run<F, A, R, I>(
+    dispatch: &Dispatch,
+    plan: Plan<'_>,
+    manner: &Manner<R>,
+    function: &F,
+    items: I,
+) -> Result<Vec<R>, TaskError>
+where
+    F: Fn(A) -> R + Sync,
+    A: Send,
+    R: Send,
+    I: Iterator<Item = A>,
+{
     // A call that makes no sense is refused before any item is taken.
     plan.chunks(dispatch.workers())?;
     collect(plan.total.unwrap_or(0), |room| {
-        let exchange = Exchange::new(function);
+        let exchange = Exchange::new(dispatch, function, manner);
         let caller = Caller {
             dispatch,
             exchange: &exchange,
@@ -115,9 +183,11 @@ where
 }
 
 impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
-    fn new(function: &'f F) -> Self {
+    fn new(dispatch: &'f Dispatch, function: &'f F, manner: &'f Manner<R>) -> Self {
         Self {
+            dispatch,
             function,
+            manner,
             inbox: Mutex::default(),
             outbox: Mutex::new(Outbox::empty()),
             ended: AtomicUsize::new(0),
@@ -138,6 +208,11 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
 
     fn has_failed(&self) -> bool {
         self.failed_at.load(Ordering::Relaxed) != usize::MAX
+    }
+
+    /// Whether the pool has been shut down, and the call is to end with it.
+    fn is_cancelled(&self) -> bool {
+        self.manner.ends_with_pool && self.dispatch.is_cancelled()
     }
 }
 
@@ -175,19 +250,32 @@ where
             ref mut items,
             ref mut results,
         } = chunk;
-        let block = items.len().div_ceil(LOOKS_PER_CHUNK);
+        let limits = self.manner.limits;
         // One `catch` for the whole chunk: how many results there are says which item it was.
         let outcome = panic::catch(|| {
+            let block = items.len().div_ceil(LOOKS_PER_CHUNK);
             let mut items = items.drain(..);
             while items.len() > 0 && first + results.len() <= self.failed_at.load(Ordering::Relaxed)
             {
-                results.extend(items.by_ref().take(block).map(self.function));
+                if self.is_cancelled() {
+                    return Err(TaskError::Cancelled);
+                }
+                if limits.timeout.is_none() {
+                    results.extend(items.by_ref().take(block).map(self.function));
+                } else if let Some(item) = items.next() {
+                    let outcome = limits.run(|| (self.function)(item));
+                    results.extend(once(outcome.map_err(|failure| failure.into_error(None))?));
+                }
             }
+            Ok(())
         });
-        let failure = outcome.err().map(|caught| Failure {
-            index: first + results.len(),
-            caught,
-        });
+        let index = first + results.len();
+        let error = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.with_index(index)),
+            Err(caught) => Some(caught.into_error(Some(index))),
+        };
+        let failure = error.map(|error| Failure { index, error });
         if let Some(failure) = &failure {
             self.failed_at.fetch_min(failure.index, Ordering::Relaxed);
         }
@@ -234,19 +322,33 @@ where
     ) -> Result<Vec<Stretch<'r, R>>, TaskError> {
         let workers = self.dispatch.workers();
         let mut sizes = plan.chunks(workers)?;
+        // With a window that was asked for, chunks are so small that each worker can have one and another waits for it.
+        let most = plan
+            .window
+            .map_or(usize::MAX, |window| window.div_ceil(2 * workers));
+        let mut next_size = || {
+            let size = sizes.next_size();
+            sizes.put_back(size.saturating_sub(most));
+            size.min(most)
+        };
+        let mut size = next_size();
         let mut tracker = plan.tracker;
         let mut window = NARROW_WINDOW * workers;
         let is_long = plan.total.is_none_or(|total| total > LONG);
         let mut since = Instant::now();
         let mut has_more = true;
-        let mut done = 0;
+        let (mut done, mut failed) = (0, 0);
         let mut ended = Vec::new();
         let mut failures = Vec::new();
         loop {
-            let is_far_ahead = is_long && self.is_far_ahead(workers);
-            if has_more && self.open.len() < window && !is_far_ahead && !self.exchange.has_failed()
-            {
-                has_more = self.give_out(lease, &mut items, sizes.next_size());
+            let is_far_ahead = match plan.window {
+                None => is_long && self.is_far_ahead(workers),
+                Some(most) => self.ahead() + size > most,
+            };
+            let goes_on = has_more && !self.exchange.has_failed() && !self.exchange.is_cancelled();
+            if goes_on && self.open.len() < window && !is_far_ahead {
+                has_more = self.give_out(lease, &mut items, size);
+                size = next_size();
                 // The iterator may take its time, and who listens wants to hear what has ended meanwhile.
                 if !tracker.is_on() || self.exchange.count_ended() == 0 {
                     continue;
@@ -271,22 +373,33 @@ where
             for chunk in outbox.chunks {
                 self.open.remove(&chunk.first);
                 done += chunk.results.len();
+                if tracker.is_on() {
+                    failed += (self.exchange.manner.count_failed)(chunk.results.as_slice());
+                }
                 ended.push((chunk.first, chunk.results));
                 self.buffers.push(chunk.items);
             }
-            tracker.tell(done + failures.len(), failures.len());
+            tracker.tell(done + failures.len(), failed + failures.len());
         }
         if let Some(lowest) = failures.into_iter().min_by_key(|failure| failure.index) {
-            return Err(lowest.caught.into_error(Some(lowest.index)));
+            return Err(lowest.error);
+        }
+        if has_more {
+            // The pool was shut down when all that had been given out was done.
+            return Err(TaskError::Cancelled);
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
         Ok(ended.into_iter().map(|(_, results)| results).collect())
     }
 
+    /// How many items have been read from the first on that has not ended, as far as is known.
+    fn ahead(&self) -> usize {
+        self.given - self.open.first().copied().unwrap_or(self.given)
+    }
+
     /// Whether the input has been read far beyond the first item that has not ended.
     fn is_far_ahead(&self, workers: usize) -> bool {
-        let first = self.open.first().copied().unwrap_or(self.given);
-        self.given - first > MOST_AHEAD * workers * self.last.max(1)
+        self.ahead() > MOST_AHEAD * workers * self.last.max(1)
     }
 
     /// Gives out a chunk; false if the input has come to its end.

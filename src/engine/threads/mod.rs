@@ -50,11 +50,11 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::{Executor, Run, RunWith, sealed::Sealed};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::panic;
-use crate::pool::Plan;
+use crate::pool::{Limits, Plan, Stream, reduce};
 
 pub(crate) use self::roster::idle_thread_ids;
 
@@ -64,6 +64,17 @@ pub(crate) use self::roster::idle_thread_ids;
 /// no worker has started it yet; so a pool of one worker is enough for tasks that submit tasks and wait for them. As
 /// with rayon itself, what runs inside of a parallel iterator should not wait for a task that may be waiting for that
 /// iterator.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool: Pool<Threads> = Pool::threads(3)?;
+/// let threads = pool.submit(|()| rayon::current_num_threads(), ());
+/// assert_eq!(threads.result()?, 3); // a parallel iterator in a task has these three
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Threads {
     dispatch: Arc<Dispatch>,
     /// `None` once the threads have ended.
@@ -96,6 +107,38 @@ impl Threads {
             dispatch,
             crew: Mutex::new(Some(crew)),
         })
+    }
+}
+
+impl Threads {
+    /// # Errors
+    ///
+    /// If this thread is one that closing would wait for, or belongs to another process.
+    fn check_closable(&self) -> Result<(), PoolError> {
+        let home = self.dispatch.home();
+        if !home.is_this_process() {
+            return Err(PoolError::OtherProcess);
+        }
+        if home.waits_for_this_thread() {
+            return Err(PoolError::System {
+                what: "the pool was not closed".into(),
+                reason: "closing waits for the pool's tasks, and one of them asked for it"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes no more work, and waits until what there is has ended and the threads are gone.
+    fn end(&self) {
+        self.dispatch.close();
+        // Who closes at the same time waits here, until the threads are gone.
+        let mut crew = self.crew.lock();
+        if let Some(Crew { pool, threads }) = crew.take() {
+            drop(pool);
+            join(threads);
+            roster::retire(&self.dispatch);
+        }
     }
 }
 
@@ -157,25 +200,21 @@ impl Executor for Threads {
         "threads"
     }
 
+    /// A thread cannot be stopped, so it does not matter how.
+    fn shutdown(&self, _how: Shutdown) -> Result<(), PoolError> {
+        self.check_closable()?;
+        self.dispatch.cancel_queued();
+        self.end();
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.dispatch.home().is_this_process() && !self.dispatch.is_closed()
+    }
+
     fn close(&self) -> Result<(), PoolError> {
-        let home = self.dispatch.home();
-        if !home.is_this_process() {
-            return Err(PoolError::OtherProcess);
-        }
-        if home.waits_for_this_thread() {
-            return Err(PoolError::System {
-                what: "the pool was not closed",
-                reason: "close waits for the pool's tasks, and one of them called it".to_owned(),
-            });
-        }
-        self.dispatch.close();
-        // Who closes at the same time waits here, until the threads are gone.
-        let mut crew = self.crew.lock();
-        if let Some(Crew { pool, threads }) = crew.take() {
-            drop(pool);
-            join(threads);
-            roster::retire(&self.dispatch);
-        }
+        self.check_closable()?;
+        self.end();
         Ok(())
     }
 }
@@ -206,7 +245,51 @@ where
         map::map(&self.dispatch, plan, &f, items)
     }
 
-    fn submit(&self, f: F, argument: A) -> TaskFuture<R>
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        let checked = self.dispatch.start_map().map_err(TaskError::from);
+        let checked = checked.and_then(|mapping| plan.chunks(self.workers()).map(|_| mapping));
+        let _mapping = match checked {
+            Ok(mapping) => mapping,
+            Err(error) => {
+                let failed = |(index, _)| Err(error.clone().with_index(index));
+                return items.enumerate().map(failed).collect();
+            }
+        };
+        // The items fail alone, and what could fail for all of them has been looked at above.
+        map::try_map(&self.dispatch, plan, &f, items)
+            .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
+    }
+
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let f = Arc::new(f);
+        let give = move |base: usize, items: Vec<A>| {
+            let f = Arc::clone(&f);
+            let run = move |items: Vec<A>| {
+                let run = |(nth, item)| {
+                    let outcome = limits.run(|| f(item));
+                    outcome.map_err(|failure| failure.into_error(Some(base + nth)))
+                };
+                items.into_iter().enumerate().map(run).collect()
+            };
+            self.submit(Limits::default(), run, items)
+        };
+        Stream {
+            give: Box::new(give),
+            workers: self.workers(),
+            depth: map::NARROW_WINDOW,
+            most: usize::MAX,
+        }
+    }
+
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
         A: Send + 'static,
@@ -215,7 +298,7 @@ where
         if self.dispatch.is_closed() {
             return TaskFuture::ready(Err(PoolError::Closed.into()));
         }
-        let task = Arc::new(Task::new(f, argument, self.dispatch.home()));
+        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.home()));
         match self.dispatch.post(Arc::clone(&task) as _) {
             Posted::Left => {}
             Posted::Woke => task.set_cold(),
@@ -224,6 +307,25 @@ where
             Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
         }
         TaskFuture::new(task)
+    }
+}
+
+impl<F, G, A, R> Reduce<F, G, A, R> for Threads
+where
+    F: Fn(A) -> R + Sync,
+    G: Fn(R, R) -> R + Sync,
+    A: Send,
+    R: Send,
+{
+    fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        let fold = |chunk| reduce::fold(chunk, &f, &g);
+        let combine = |partials| reduce::combine(partials, &g);
+        // Over all of its steps: a pool that is closed meanwhile waits for the last one.
+        let _mapping = self.dispatch.start_map()?;
+        reduce::map_reduce(self, plan, fold, combine, items)
     }
 }
 

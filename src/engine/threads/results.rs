@@ -63,6 +63,18 @@ impl<R> Stretch<'_, R> {
             Self::Apart(results) => results.len(),
         }
     }
+
+    /// The results so far.
+    pub(super) fn as_slice(&self) -> &[R] {
+        match self {
+            Self::InPlace(Slots { slots, filled }) => {
+                // SAFETY: `filled` counts slots that were written, from the first on without a gap. They are borrowed
+                // exclusively by `slots`, and that through `self` for as long as the slice is.
+                unsafe { slots[..*filled].assume_init_ref() }
+            }
+            Self::Apart(results) => results,
+        }
+    }
 }
 
 /// A part of a vector's room. The first `filled` slots hold results; nobody outside this module changes that number.
@@ -149,6 +161,7 @@ mod tests {
     fn filled<'v, R, const N: usize>(room: &mut Room<'v, R>, results: [R; N]) -> Stretch<'v, R> {
         let mut stretch = room.next(N);
         stretch.extend(results.into_iter());
+        assert_eq!(stretch.as_slice().len(), N);
         stretch
     }
 

@@ -11,15 +11,16 @@ use parking_lot::{Condvar, Mutex};
 use super::home::Home;
 use super::spin;
 use crate::error::{PoolError, TaskError};
-use crate::future::Pending;
+use crate::future::{Hook, Pending, later};
 use crate::panic;
+use crate::pool::Limits;
 
 /// Something a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
     /// Runs it, unless it was started or cancelled before. Must not unwind.
     fn run(&self);
 
-    /// Ends it with `reason`, unless it was started before.
+    /// Ends it with `reason`, unless it was started before. Must not unwind.
     fn cancel(&self, reason: TaskError);
 }
 
@@ -31,6 +32,11 @@ pub(super) struct Task<F, A, R> {
     ended: AtomicBool,
     /// A worker had to be woken for this task, so there is no use in spinning for its result.
     cold: AtomicBool,
+    /// What is to be run when the task has ended. Added to under the lock of `stage`, while that is not at its end.
+    hooks: Mutex<Vec<Hook>>,
+    /// Whether there are any: a task without is told of nothing more than this by looking.
+    is_hooked: AtomicBool,
+    limits: Limits,
     home: Home,
 }
 
@@ -38,16 +44,19 @@ enum Stage<F, A, R> {
     Queued(F, A),
     Running,
     Ended(Result<R, TaskError>),
-    Taken,
+    Taken { failed: bool },
 }
 
 impl<F, A, R> Task<F, A, R> {
-    pub(super) fn new(function: F, argument: A, home: Home) -> Self {
+    pub(super) fn new(function: F, argument: A, limits: Limits, home: Home) -> Self {
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
             ended: AtomicBool::new(false),
             cold: AtomicBool::new(false),
+            hooks: Mutex::default(),
+            is_hooked: AtomicBool::new(false),
+            limits,
             home,
         }
     }
@@ -69,12 +78,36 @@ impl<F, A, R> Task<F, A, R> {
         }
     }
 
-    /// Tells that `stage` is [`Stage::Ended`].
+    /// Tells that `stage` is [`Stage::Ended`]. Called once, by whoever has made it so, without its lock.
     fn announce(&self) {
         // Release: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
         // No wake-up is lost: who waits has looked at `stage` under its lock.
         self.changed.notify_one();
+        // Relaxed: it was set under the lock of `stage` before that was ended under the same lock, or not at all.
+        if self.is_hooked.load(Ordering::Relaxed) {
+            self.run_hooks();
+        }
+    }
+
+    #[cold]
+    fn run_hooks(&self) {
+        let hooks = mem::take(&mut *self.hooks.lock());
+        for hook in hooks {
+            hook();
+        }
+        later::flush();
+    }
+
+    /// Ends the task with `reason` if nobody has started it; true if so.
+    fn end_queued(&self, reason: TaskError) -> bool {
+        let Some(unused) = self.start(Stage::Ended(Err(reason))) else {
+            return false;
+        };
+        self.announce();
+        // Dropping an argument may panic, and cancelling must reach every task.
+        let _ = panic::catch(move || drop(unused));
+        true
     }
 
     fn has_ended(&self) -> bool {
@@ -92,18 +125,14 @@ where
     fn run(&self) {
         if let Some((function, argument)) = self.start(Stage::Running) {
             // The function is dropped in here too: when the result is seen, all that the task held is gone.
-            let outcome = panic::catch(move || function(argument));
-            *self.stage.lock() = Stage::Ended(outcome.map_err(|caught| caught.into_error(None)));
+            let outcome = self.limits.run(move || function(argument));
+            *self.stage.lock() = Stage::Ended(outcome.map_err(|failure| failure.into_error(None)));
             self.announce();
         }
     }
 
     fn cancel(&self, reason: TaskError) {
-        if let Some(unused) = self.start(Stage::Ended(Err(reason))) {
-            self.announce();
-            // Dropping an argument may panic, and cancelling must reach every task.
-            let _ = panic::catch(move || drop(unused));
-        }
+        self.end_queued(reason);
     }
 }
 
@@ -135,12 +164,12 @@ where
             self.run();
         }
         let mut stage = self.stage.lock();
-        while !matches!(*stage, Stage::Ended(_) | Stage::Taken) {
+        while !matches!(*stage, Stage::Ended(_) | Stage::Taken { .. }) {
             match deadline {
                 None => self.changed.wait(&mut stage),
                 Some(deadline) => {
                     if self.changed.wait_until(&mut stage, deadline).timed_out() {
-                        return matches!(*stage, Stage::Ended(_) | Stage::Taken);
+                        return matches!(*stage, Stage::Ended(_) | Stage::Taken { .. });
                     }
                 }
             }
@@ -153,9 +182,54 @@ where
             // The workers live in the process that this one was forked from.
             return Err(PoolError::OtherProcess.into());
         }
-        match mem::replace(&mut *self.stage.lock(), Stage::Taken) {
-            Stage::Ended(outcome) => outcome,
-            Stage::Queued(..) | Stage::Running | Stage::Taken => Err(TaskError::Taken),
+        let mut stage = self.stage.lock();
+        if let Stage::Ended(outcome) = &*stage {
+            let failed = outcome.is_err();
+            if let Stage::Ended(outcome) = mem::replace(&mut *stage, Stage::Taken { failed }) {
+                return outcome;
+            }
+        }
+        Err(TaskError::Taken)
+    }
+
+    fn has_failed(&self) -> bool {
+        if self.has_ended() {
+            matches!(
+                *self.stage.lock(),
+                Stage::Ended(Err(_)) | Stage::Taken { failed: true }
+            )
+        } else {
+            // Done without an end: the task is another process's.
+            !self.home.is_this_process()
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        // The order matters: in a forked child the lock may be one that nobody will ever let go of.
+        !self.is_done() && matches!(*self.stage.lock(), Stage::Running)
+    }
+
+    fn cancel(&self) -> bool {
+        !self.is_done() && self.end_queued(TaskError::Cancelled)
+    }
+
+    fn on_end(&self, hook: Hook) {
+        if !self.is_done() {
+            let stage = self.stage.lock();
+            if !matches!(*stage, Stage::Ended(_) | Stage::Taken { .. }) {
+                self.hooks.lock().push(hook);
+                self.is_hooked.store(true, Ordering::Relaxed);
+                return;
+            }
+            // Whoever has ended it may not have come to say so, and the hook's first question is whether it has ended.
+            self.ended.store(true, Ordering::Release);
+        }
+        hook();
+    }
+
+    fn help(&self) {
+        if self.home.is_this_worker() && !self.is_done() {
+            self.run();
         }
     }
 }

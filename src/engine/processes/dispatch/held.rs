@@ -1,13 +1,18 @@
 //! What a worker has been given: the pieces that are under way, and the messages that carry them into its lane.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
+use crate::engine::processes::timeline::TimelineEvent;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Request;
-use crate::lane::{Expected, Receiver, Writer, next_number};
+use crate::lane::{Expected, Received, Receiver, Times, Writer, next_number};
+use crate::os::clock;
 
 /// Items of a task that a worker is to run: all from `first` on.
 pub(in crate::engine::processes) struct Piece {
@@ -17,6 +22,8 @@ pub(in crate::engine::processes) struct Piece {
     pub(super) attempts: u32,
     /// How often in a row a worker has died that was to run this next, and had not started an item.
     pub(super) false_starts: u32,
+    /// When it came, if it is recorded or has to wait behind others; by the clock, or its last tick.
+    pub(in crate::engine::processes) queued: Option<u64>,
 }
 
 impl Piece {
@@ -26,6 +33,20 @@ impl Piece {
             first: 0,
             attempts: 0,
             false_starts: 0,
+            queued: None,
+        }
+    }
+
+    /// What is left of it from item `next` on.
+    pub(super) fn from(self, next: u32) -> Self {
+        if next == self.first {
+            return self;
+        }
+        Self {
+            first: next,
+            attempts: 0,
+            false_starts: 0,
+            ..self
         }
     }
 
@@ -46,6 +67,45 @@ pub(super) struct InFlight {
     pub(super) begins: Option<u64>,
     /// Whether all of its message has been written.
     pub(super) is_sent: bool,
+    /// For a task with a limit: the item that was last seen to run, and since when, in nanoseconds of the system's clock.
+    pub(super) seen: Option<(u32, u64)>,
+}
+
+impl InFlight {
+    /// What the timeline says of it. Without the worker's word, because it has died, the times are what is known here.
+    pub(super) fn event(&self, worker: usize, pid: u32, times: Option<Times>) -> TimelineEvent {
+        let now = clock::now();
+        let queued = self.piece.queued.unwrap_or(now);
+        let since = self.seen.map_or(queued, |(_, since)| since);
+        let Times { started, ended } = times.unwrap_or(Times {
+            started: since,
+            ended: now,
+        });
+        // A worker's word is believed as far as it can be true.
+        let started = started.clamp(queued, now);
+        TimelineEvent {
+            worker,
+            pid,
+            items: self.expected.end - self.piece.first,
+            queued,
+            started,
+            ended: ended.clamp(started, now),
+            completed: times.is_some(),
+        }
+    }
+}
+
+/// Why a worker is being killed.
+#[derive(Clone, Debug)]
+pub(super) enum Doom {
+    /// What it wrote cannot be right; nothing more is read from it.
+    Corrupted(String),
+    /// The task that it runs is to end: all of it, or this one item.
+    Stopped {
+        task: u32,
+        item: Option<u32>,
+        error: TaskError,
+    },
 }
 
 /// A message on its way into a lane.
@@ -56,9 +116,11 @@ pub(super) struct Message {
 }
 
 pub(super) enum Body {
-    Items(Arc<Task<dyn Results>>, u32),
+    Items(Arc<Task<dyn Results>>, Range<u32>),
     Context(Arc<SentContext>),
     Nothing,
+    /// The end of a message that was taken back when it was half-way out.
+    End,
 }
 
 /// A worker as the dispatch sees it.
@@ -73,11 +135,22 @@ pub(in crate::engine::processes) struct Worker {
     /// Contexts that it has.
     pub(super) contexts: Vec<u64>,
     /// Why it is being killed.
-    pub(super) doomed: Option<String>,
+    pub(super) doomed: Option<Doom>,
+    /// How many more items it may be given, if there is a limit.
+    pub(super) budget: Option<u32>,
+    /// How many bytes of memory it may have, if there is a limit.
+    memory_limit: Option<u64>,
+    /// It is given nothing any more, and ends when it has done what it has.
+    pub(super) is_leaving: bool,
+    /// Since when it has had nothing to do; only kept where somebody wants to know.
+    pub(super) idle_since: Option<Instant>,
+    /// Whether what it runs goes into the timeline.
+    is_recorded: bool,
+    pub(in crate::engine::processes) bytes_sent: u64,
 }
 
 impl Worker {
-    pub(super) fn new(started: Started) -> Self {
+    pub(super) fn new(started: Started, settings: &Settings) -> Self {
         let requests = started.lane.request_writer();
         let receiver = Receiver::new(started.lane.clone());
         Self {
@@ -89,11 +162,63 @@ impl Worker {
             number: 0,
             contexts: Vec::new(),
             doomed: None,
+            budget: settings.max_tasks,
+            memory_limit: settings.memory_limit,
+            is_leaving: false,
+            idle_since: None,
+            is_recorded: settings.timeline,
+            bytes_sent: 0,
+        }
+    }
+
+    /// For how long it has had nothing to do: its own word, in nanoseconds.
+    pub(in crate::engine::processes) fn idle_time(&self) -> u64 {
+        self.receiver.header().idle_time()
+    }
+
+    pub(in crate::engine::processes) fn received(&self) -> Received {
+        self.receiver.received()
+    }
+
+    /// Whether it may be given more to do.
+    pub(in crate::engine::processes) fn is_open(&self) -> bool {
+        self.doomed.is_none() && !self.is_leaving
+    }
+
+    /// Whether what it writes is to be believed.
+    pub(super) fn is_sane(&self) -> bool {
+        !matches!(self.doomed, Some(Doom::Corrupted(_)))
+    }
+
+    /// Lets it end when it has done what it has.
+    pub(super) fn leave(&mut self) {
+        self.is_leaving = true;
+        self.stop_if_leaving();
+    }
+
+    /// Not in the middle of a message: it would not wait for the rest. To be called again whenever the outbox has become
+    /// empty.
+    fn stop_if_leaving(&self) {
+        if self.is_leaving && self.outbox.is_empty() {
+            self.started.lane.header().stop();
         }
     }
 
     pub(in crate::engine::processes) fn is_ready(&self) -> bool {
         self.receiver.header().is_ready()
+    }
+
+    /// Why it has ended before it took tasks, if it has said so.
+    pub(in crate::engine::processes) fn last_words(&self) -> Option<String> {
+        let caught = self.receiver.header().last_words().read()?;
+        Some(match caught.location {
+            Some(place) => format!("it panicked: {} at {place}", caught.message),
+            None => caught.message,
+        })
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.receiver.header().is_up()
     }
 
     /// Gives the worker a piece to run, after the context it needs.
@@ -111,20 +236,30 @@ impl Worker {
             });
         }
         self.number = next_number(self.number);
-        let (first, count) = (piece.first, piece.task.count);
+        let first = piece.first;
+        let count = match &mut self.budget {
+            Some(budget) => {
+                let count = (piece.task.count - first).min(*budget);
+                *budget -= count;
+                count
+            }
+            None => piece.task.count - first,
+        };
         let request = Request::Run {
             task: self.number,
             code: *code,
             context: context.as_ref().map_or(0, |context| context.id),
             first,
-            count: count - first,
+            count,
+            is_timed: piece.task.limit.is_some(),
+            is_recorded: self.is_recorded,
         };
-        let body = Body::Items(piece.task.clone(), first);
+        let body = Body::Items(piece.task.clone(), first..first + count);
         let result_size = piece.task.result_size;
         let expected = Expected {
             task: self.number,
             next: first,
-            end: count,
+            end: first + count,
             result_size,
         };
         self.in_flight.push_back(InFlight {
@@ -132,12 +267,16 @@ impl Worker {
             expected,
             begins: None,
             is_sent: false,
+            seen: None,
         });
         self.post(Message {
             request,
             body,
             sent: 0,
         });
+        if self.budget == Some(0) {
+            self.leave();
+        }
     }
 
     pub(super) fn post(&mut self, message: Message) {
@@ -151,7 +290,8 @@ impl Worker {
         while let Some(message) = self.outbox.front_mut() {
             if !self.requests.has_room() {
                 if self.requests.is_spoilt() && self.doomed.is_none() {
-                    self.doom("a cell of the requests is in a state that cannot be".to_owned());
+                    let reason = "a cell of the requests is in a state that cannot be";
+                    self.doom(Doom::Corrupted(reason.to_owned()));
                 }
                 break;
             }
@@ -159,12 +299,21 @@ impl Worker {
             let begins = self.requests.position();
             let head = message.request.to_head();
             let body = match &message.body {
-                Body::Items(task, first) => task.items_from(*first),
+                Body::Items(task, items) => task.items(items.clone()),
                 Body::Context(context) => &context.bytes,
                 Body::Nothing => &[],
+                Body::End => {
+                    // A cell with nothing in it, which is the last of its message.
+                    self.requests.send(&[], &[], 0);
+                    self.outbox.pop_front();
+                    self.stop_if_leaving();
+                    continue;
+                }
             };
             let is_first = message.sent == 0;
+            let before = message.sent;
             message.sent = self.requests.send(&head, body, message.sent);
+            self.bytes_sent += (message.sent - before) as u64;
             let is_sent = message.sent == head.len() + body.len();
             if let Request::Run { task, .. } = message.request
                 && let Some(entry) = self
@@ -182,25 +331,41 @@ impl Worker {
                 break;
             }
             self.outbox.pop_front();
+            self.stop_if_leaving();
         }
         wrote
     }
 
-    /// Takes back the last piece, if the worker has not begun with it and it is not half-way out.
-    pub(super) fn take_back(&mut self) -> Option<Piece> {
-        let last = self.in_flight.back()?;
-        match last.begins {
-            Some(begins) if last.is_sent && self.requests.reclaim(begins) => {}
+    /// Takes back the piece at `position`, if the worker has not begun with it.
+    pub(super) fn take_back(&mut self, position: usize) -> Option<Piece> {
+        let entry = self.in_flight.get(position)?;
+        let task = entry.expected.task;
+        match entry.begins {
+            Some(begins) if self.requests.reclaim(begins) => {
+                // The worker will pass over what is out. Of one that is half-way out it must be told where it ends.
+                if !entry.is_sent
+                    && let Some(message) = self.outbox.front_mut()
+                {
+                    message.body = Body::End;
+                }
+            }
             None => {
                 // Its message is in the outbox, untouched; others may have come after it.
-                let task = last.expected.task;
                 let is_it = |message: &Message| matches!(message.request, Request::Run { task: other, .. } if other == task);
                 let position = self.outbox.iter().rposition(is_it)?;
                 self.outbox.remove(position);
+                self.stop_if_leaving();
             }
             Some(_) => return None,
         }
-        self.in_flight.pop_back().map(|entry| entry.piece)
+        let entry = self.in_flight.remove(position)?;
+        if let Some(budget) = &mut self.budget
+            && !self.is_leaving
+        {
+            *budget += entry.expected.end - entry.piece.first;
+        }
+        self.flush();
+        Some(entry.piece)
     }
 
     /// Whether the worker has begun with this piece.
@@ -210,13 +375,16 @@ impl Worker {
             .is_some_and(|begins| self.requests.is_begun(begins))
     }
 
-    /// What it wrote cannot be right: it is killed, and nothing more is read from it.
-    pub(super) fn doom(&mut self, reason: String) {
-        log::warn!(
-            "worker process {} is killed: {reason}",
-            self.started.child.pid()
-        );
-        self.doomed = Some(reason);
+    /// Kills it.
+    pub(super) fn doom(&mut self, doom: Doom) {
+        if let Doom::Corrupted(reason) = &doom {
+            log::warn!(
+                "worker process {} is killed: {reason}",
+                self.started.child.pid()
+            );
+        }
+        // What was found out first stays the reason.
+        self.doomed.get_or_insert(doom);
         self.started.child.kill();
     }
 }
@@ -231,15 +399,32 @@ impl Worker {
         {
             return Some(caught.into_error(None));
         }
-        (is_lost || piece.attempts > piece.task.retries).then(|| TaskError::WorkerDied {
+        if !is_lost && piece.attempts <= piece.task.retries {
+            return None;
+        }
+        let pid = self.started.child.pid();
+        let attempts = if is_lost {
+            piece.false_starts
+        } else {
+            piece.attempts
+        };
+        // The word is the worker's to write, so it says nothing unless there is a limit and the death agrees.
+        if let Some(limit) = self.memory_limit
+            && cause == Death::Signal(6)
+            && self.receiver.header().is_out_of_memory()
+        {
+            return Some(TaskError::OutOfMemory {
+                index: None,
+                pid,
+                limit,
+                attempts,
+            });
+        }
+        Some(TaskError::WorkerDied {
             index: None,
-            pid: self.started.child.pid(),
+            pid,
             cause,
-            attempts: if is_lost {
-                piece.false_starts
-            } else {
-                piece.attempts
-            },
+            attempts,
         })
     }
 }

@@ -14,7 +14,9 @@
 //! no worker idles between two tasks; the rest waits in the queue. What waits in a lane is not lost to it: when
 //! another worker runs dry, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
 
+mod deaths;
 mod held;
+mod stop;
 
 pub(super) use held::{Piece, Worker};
 
@@ -22,40 +24,61 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use self::held::{Body, Message};
+use self::held::{Body, Doom, Message};
+use super::Shared;
 use super::start::Started;
-use super::wait::Signal;
-use super::{SPIN, Shared};
-use crate::error::{Death, PoolError, TaskError};
+use super::stats::Tally;
+use super::supervisor::Order;
+use super::timeline::Recorder;
+use crate::error::{PoolError, TaskError};
+use crate::future::Signal;
 use crate::lane::message::Request;
-use crate::lane::{Expected, Fate};
+use crate::os::clock;
 
 /// Tasks in a lane, the running one included. More would not keep a worker busier, and would have to be taken back
 /// more often.
 const DEPTH: usize = 16;
 
-/// After so many, whatever comes before the start of an item (a context, a large argument) is what kills workers.
-const MOST_FALSE_STARTS: u32 = 16;
-
 pub(super) enum State {
     Open,
-    /// Takes no more tasks, and ends those it has.
-    Closing,
+    /// Takes no more tasks but those of calls that go on; or not even those, because they are cancelled.
+    Closing {
+        cancels: bool,
+    },
     /// Has no workers any more, for this reason.
     Ended(PoolError),
 }
 
 pub(super) struct Dispatch {
     pub(super) state: State,
-    /// By number; `None` between a worker's death and its replacement.
+    /// By number; `None` between a worker's death and its replacement, and while it rests.
     pub(super) workers: Vec<Option<Worker>>,
+    /// What has been done in each worker's place, apart from what the worker there now keeps count of.
+    pub(super) tallies: Vec<Tally>,
+    /// Items that were cancelled before a worker had begun with them.
+    pub(super) cancelled: u64,
+    pub(super) recorder: Recorder,
+    /// How many there shall be. Those with higher numbers leave.
+    pub(super) target: usize,
+    /// Workers that had nothing to do for long and were let go, until there is work for them.
+    pub(super) resting: Vec<bool>,
+    /// What the supervisor is to do next.
+    pub(super) order: Option<Order>,
+    /// When it will look for tasks that have run too long, in nanoseconds of the system's clock.
+    next_look: Option<u64>,
+    /// Whether it will look for workers that have had nothing to do for long.
+    watches_idle: bool,
     queue: VecDeque<Piece>,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be spinning.
     idle: Vec<usize>,
     /// Tasks that have not ended.
     pub(super) outstanding: usize,
+    /// Those of them of whose end somebody is to be told who does not wait.
+    pub(super) told: usize,
+    /// Calls over many items that go on.
+    pub(super) calls: usize,
     /// Raised when the last task of a pool that closes has ended.
     pub(super) all_ended: Arc<Signal>,
     /// Workers with something to do.
@@ -75,9 +98,19 @@ impl Dispatch {
         Self {
             state: State::Open,
             workers: (0..workers).map(|_| None).collect(),
+            tallies: Vec::new(),
+            cancelled: 0,
+            recorder: Recorder::default(),
+            target: workers,
+            resting: vec![false; workers],
+            order: None,
+            next_look: None,
+            watches_idle: false,
             queue: VecDeque::new(),
             idle: Vec::new(),
             outstanding: 0,
+            told: 0,
+            calls: 0,
             all_ended: Arc::default(),
             busy: 0,
             has_leader: false,
@@ -90,14 +123,24 @@ impl Dispatch {
     /// Whether there is work that only moves on when somebody pumps.
     pub(super) fn has_backlog(&self) -> bool {
         let has_unsent = |worker: &Worker| !worker.outbox.is_empty();
-        self.outstanding > self.busy || self.workers.iter().flatten().any(has_unsent)
+        self.outstanding > self.busy
+            || self.told > 0
+            || self.workers.iter().flatten().any(has_unsent)
     }
 
-    /// The first worker that is not up yet.
-    pub(super) fn first_not_ready(&self) -> Option<usize> {
-        self.workers
+    /// Whether there shall be a worker with this number now.
+    pub(super) fn is_wanted(&self, number: usize) -> bool {
+        number < self.target && !self.resting[number]
+    }
+
+    /// The first worker that does not take tasks yet, and whether it runs at all.
+    pub(super) fn first_not_ready(&self) -> Option<(usize, bool)> {
+        let number = self
+            .workers
             .iter()
-            .position(|worker| !worker.as_ref().is_some_and(Worker::is_ready))
+            .position(|worker| !worker.as_ref().is_some_and(Worker::is_ready))?;
+        let worker = self.workers[number].as_ref();
+        Some((number, worker.is_some_and(Worker::is_up)))
     }
 
     /// Lets the workers end: there will be no more tasks.
@@ -110,29 +153,93 @@ impl Dispatch {
     /// So many tasks have ended.
     fn count_down(&mut self, ended: usize) {
         self.outstanding -= ended;
-        if ended > 0 && self.outstanding == 0 && matches!(self.state, State::Closing) {
+        if ended > 0 {
+            self.tell_if_all_ended();
+        }
+    }
+
+    /// Whether nothing is left to do, and no call goes on.
+    pub(super) fn has_all_ended(&self) -> bool {
+        self.outstanding == 0 && self.calls == 0
+    }
+
+    pub(super) fn tell_if_all_ended(&self) {
+        // In whatever way it ends: who closes may wait while somebody else kills.
+        if !matches!(self.state, State::Open) && self.has_all_ended() {
             self.all_ended.raise();
         }
     }
 
     /// Adds a worker that has just been started. It can be given tasks at once; it will find them.
-    pub(super) fn add(&mut self, number: usize, started: Started) {
-        self.workers[number] = Some(Worker::new(started));
-        self.idle.push(number);
+    pub(super) fn add(&mut self, shared: &Shared, number: usize, started: Started) {
+        let worker = Worker::new(started, &shared.settings);
+        self.workers[number] = Some(worker);
+        if self.tallies.len() < self.workers.len() {
+            self.tallies.resize_with(self.workers.len(), Tally::default);
+        }
+        self.tallies[number].hired += 1;
+        self.becomes_idle(shared, number);
+        if number >= self.target {
+            self.let_go(number);
+        }
+    }
+
+    /// A worker has nothing to do.
+    fn becomes_idle(&mut self, shared: &Shared, number: usize) {
+        if let Some(worker) = &mut self.workers[number]
+            && worker.is_open()
+        {
+            if shared.settings.idle_timeout.is_some() {
+                worker.idle_since = Some(Instant::now());
+                // The supervisor must come by when the time is over. If it comes earlier for another, it sees this one too.
+                if !self.watches_idle {
+                    self.watches_idle = true;
+                    shared.alarm.ring();
+                }
+            }
+            self.idle.push(number);
+        }
+    }
+
+    /// A worker's lane has become empty.
+    fn runs_dry(&mut self, shared: &Shared, number: usize) {
+        self.busy -= 1;
+        self.becomes_idle(shared, number);
+    }
+
+    /// Has a worker that rests come back, if there is one.
+    fn call_back(&mut self, shared: &Shared) {
+        let resting = self
+            .resting
+            .iter()
+            .take(self.target)
+            .position(|&rests| rests);
+        if let Some(number) = resting {
+            self.resting[number] = false;
+            shared.alarm.ring();
+        }
     }
 
     /// Takes a new task. True if a sleeping worker had to be woken for it.
-    pub(super) fn place(&mut self, shared: &Shared, piece: Piece) -> bool {
+    pub(super) fn place(&mut self, shared: &Shared, mut piece: Piece) -> bool {
         self.outstanding += 1;
+        if shared.settings.timeline {
+            piece.queued = Some(clock::now());
+        }
         if self.idle.is_empty() {
             // Somebody may have run dry without anybody looking.
             self.pump(shared);
         }
-        if !self.queue.is_empty() {
-            self.queue.push_back(piece);
-            return false;
+        if self.idle.is_empty() {
+            self.call_back(shared);
         }
-        if let Some(number) = self.choose() {
+        let waits = self.idle.is_empty() || !self.queue.is_empty();
+        if waits && piece.queued.is_none() {
+            piece.queued = Some(clock::last_tick());
+        }
+        if self.queue.is_empty()
+            && let Some(number) = self.choose()
+        {
             return self.give(shared, number, piece);
         }
         self.queue.push_back(piece);
@@ -145,9 +252,8 @@ impl Dispatch {
             return Some(number);
         }
         let load = |worker: &Worker| worker.in_flight.len();
-        let open = |worker: &&Worker| {
-            worker.outbox.is_empty() && worker.doomed.is_none() && load(worker) < DEPTH
-        };
+        let open =
+            |worker: &&Worker| worker.outbox.is_empty() && worker.is_open() && load(worker) < DEPTH;
         let workers = self.workers.iter().enumerate();
         workers
             .filter_map(|(number, worker)| Some((number, worker.as_ref().filter(open)?)))
@@ -167,21 +273,30 @@ impl Dispatch {
         }
         // A worker that runs dry may spin as long as there is a core for it besides the other workers and the caller.
         let spin = if self.busy < shared.cores {
-            SPIN
+            shared.settings.wait_policy.spin()
         } else {
             Duration::ZERO
         };
         let header = worker.started.lane.header();
         header.set_spin(spin);
+        worker.idle_since = None;
+        if worker.in_flight.is_empty() {
+            self.tallies[number].waited(&piece);
+        }
+        let limit = piece.task.limit;
         worker.give(piece);
-        worker.started.lane.header().wake_worker()
+        let woke = worker.started.lane.header().wake_worker();
+        if let Some(limit) = limit {
+            self.look_in(shared, limit);
+        }
+        woke
     }
 
     /// Moves everything on that can move: answers in, tasks out. True if anything did.
     pub(super) fn pump(&mut self, shared: &Shared) -> bool {
         let mut moved = false;
         for number in 0..self.workers.len() {
-            moved |= self.drain(number);
+            moved |= self.drain(shared, number);
         }
         moved |= self.refill(shared);
         moved |= self.rebalance(shared);
@@ -190,32 +305,48 @@ impl Dispatch {
     }
 
     /// Takes the answers of one worker, and writes what now has room.
-    fn drain(&mut self, number: usize) -> bool {
+    fn drain(&mut self, shared: &Shared, number: usize) -> bool {
         let Some(worker) = &mut self.workers[number] else {
             return false;
         };
-        let (mut took, mut ended) = (false, 0);
-        while worker.doomed.is_none() && worker.receiver.has_next() {
+        let had_work = !worker.in_flight.is_empty();
+        let (mut took, mut ended, mut told) = (false, 0, 0);
+        let mut rest = Vec::new();
+        while worker.is_sane() && worker.receiver.has_next() {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
-                worker.doom("an answer where none was due".to_owned());
+                worker.doom(Doom::Corrupted("an answer where none was due".to_owned()));
                 break;
             };
-            match worker
+            let next = front.expected.next;
+            let taken = worker
                 .receiver
-                .take(&mut front.expected, &front.piece.task.results)
-            {
+                .take(&mut front.expected, &front.piece.task.results);
+            let tally = &mut self.tallies[number];
+            tally.tasks += u64::from(front.expected.next - next);
+            match taken {
                 Ok(false) => {}
                 Ok(true) => {
-                    front.piece.task.results.ended();
-                    worker.in_flight.pop_front();
-                    ended += 1;
-                    if worker.in_flight.is_empty() {
-                        self.busy -= 1;
-                        self.idle.push(number);
+                    let times = worker.receiver.take_times();
+                    let Some(entry) = worker.in_flight.pop_front() else {
+                        break;
+                    };
+                    if let Some(times) = times {
+                        let pid = worker.started.child.pid();
+                        self.recorder.record(entry.event(number, pid, Some(times)));
+                    }
+                    if let Some(front) = worker.in_flight.front() {
+                        tally.waited(&front.piece);
+                    }
+                    if entry.expected.end < entry.piece.task.count {
+                        rest.push(entry.piece.from(entry.expected.end));
+                    } else {
+                        ended += 1;
+                        told += usize::from(entry.piece.task.results.is_told());
+                        entry.piece.task.results.ended();
                     }
                 }
-                Err(reason) => worker.doom(reason),
+                Err(reason) => worker.doom(Doom::Corrupted(reason)),
             }
         }
         let wrote = !worker.outbox.is_empty() && worker.flush();
@@ -223,17 +354,27 @@ impl Dispatch {
             // It may be waiting for room for its answers, or for the rest of a message.
             worker.started.lane.header().wake_worker();
         }
+        if !worker.is_open() {
+            self.idle.retain(|&idle| idle != number);
+        }
+        if had_work && worker.in_flight.is_empty() {
+            self.runs_dry(shared, number);
+        }
+        self.told -= told;
         self.count_down(ended);
+        for piece in rest.into_iter().rev() {
+            self.queue.push_front(piece);
+        }
         took || wrote
     }
 
     fn refill(&mut self, shared: &Shared) -> bool {
         let mut moved = false;
         while let Some(piece) = self.queue.front() {
-            if !piece.task.results.is_wanted() {
+            let results = &piece.task.results;
+            if results.is_cancelled() || !results.is_wanted() {
                 if let Some(piece) = self.queue.pop_front() {
-                    self.count_down(1);
-                    piece.fail(&TaskError::Cancelled);
+                    self.fail(piece, &TaskError::Cancelled);
                 }
                 moved = true;
                 continue;
@@ -254,21 +395,30 @@ impl Dispatch {
         while self.has_backlog()
             && let Some(&idle) = self.idle.last()
         {
-            let loads = self
-                .workers
-                .iter_mut()
-                .flatten()
-                .filter(|worker| worker.in_flight.len() > 1);
-            let Some(busiest) = loads.max_by_key(|worker| worker.in_flight.len()) else {
-                break;
-            };
-            let Some(piece) = busiest.take_back() else {
+            let Some(piece) = self.take_waiting() else {
                 break;
             };
             self.give(shared, idle, piece);
             moved = true;
         }
         moved
+    }
+
+    /// Takes back a piece that waits behind others: the last one of the fullest lane, if it can be had. One that is half-way
+    /// out cannot; those before it shall not wait for that.
+    fn take_waiting(&mut self) -> Option<Piece> {
+        let has_waiting = |worker: &&mut Worker| worker.in_flight.len() > 1;
+        let loads = self.workers.iter_mut().flatten().filter(has_waiting);
+        let busiest = loads.max_by_key(|worker| worker.in_flight.len())?;
+        let last = busiest.in_flight.len() - 1;
+        if let Some(piece) = busiest.take_back(last) {
+            return Some(piece);
+        }
+        let mut loads = self.workers.iter_mut().flatten().filter(has_waiting);
+        loads.find_map(|worker| {
+            let mut behind = (1..worker.in_flight.len()).rev();
+            behind.find_map(|position| worker.take_back(position))
+        })
     }
 
     fn forget_retired(&mut self, shared: &Shared) {
@@ -285,26 +435,6 @@ impl Dispatch {
                 }
             }
         }
-    }
-
-    /// Takes back what nobody wants any more, as far as no worker has begun with it.
-    pub(super) fn drop_unwanted(&mut self) {
-        let mut ended = 0;
-        for (number, slot) in self.workers.iter_mut().enumerate() {
-            let Some(worker) = slot else { continue };
-            while let Some(last) = worker.in_flight.back()
-                && !last.piece.task.results.is_wanted()
-                && let Some(piece) = worker.take_back()
-            {
-                piece.fail(&TaskError::Cancelled);
-                ended += 1;
-                if worker.in_flight.is_empty() {
-                    self.busy -= 1;
-                    self.idle.push(number);
-                }
-            }
-        }
-        self.count_down(ended);
     }
 
     /// Asks the workers to ring when there will be something to do: when a task has ended that somebody waits for, or when
@@ -324,107 +454,5 @@ impl Dispatch {
         }
         // Pairs with the fence in `Header::takes_bell`.
         std::sync::atomic::fence(Ordering::SeqCst);
-    }
-
-    /// A worker has died: fails the one item that it had started, and gives the rest to others.
-    pub(super) fn bury(&mut self, number: usize, death: Death) {
-        self.drain(number);
-        let Some(mut worker) = self.workers[number].take() else {
-            return;
-        };
-        self.idle.retain(|&idle| idle != number);
-        if worker.in_flight.is_empty() {
-            return;
-        }
-        self.busy -= 1;
-        // What it went on to do after it was found out cannot be known: all that it has begun counts as started.
-        let was_doomed = worker.doomed.is_some();
-        let death = worker.doomed.take().map_or(death, Death::Corrupted);
-        let entries = std::mem::take(&mut worker.in_flight);
-        // From the last to the first, because each goes to the front of the queue.
-        for (position, mut entry) in entries.into_iter().enumerate().rev() {
-            let has_begun = worker.has_begun(&entry);
-            let fate = if was_doomed || !has_begun {
-                Some(Fate {
-                    next: entry.expected.next,
-                    started: has_begun,
-                })
-            } else {
-                worker
-                    .receiver
-                    .last_books(&mut entry.expected, &entry.piece.task.results)
-            };
-            let is_front = position == 0;
-            self.settle(&worker, entry.piece, fate, is_front, &death);
-        }
-    }
-
-    /// What becomes of a piece whose worker died.
-    fn settle(
-        &mut self,
-        worker: &Worker,
-        mut piece: Piece,
-        fate: Option<Fate>,
-        is_front: bool,
-        death: &Death,
-    ) {
-        let Some(Fate { next, started }) = fate else {
-            // It had answered for everything; only the word that says so was missing.
-            piece.task.results.ended();
-            self.count_down(1);
-            return;
-        };
-        if piece.first != next {
-            piece = Piece {
-                first: next,
-                attempts: 0,
-                false_starts: 0,
-                ..piece
-            };
-        }
-        piece.attempts += u32::from(started);
-        piece.false_starts += u32::from(is_front && !started && worker.is_ready());
-        let is_lost = piece.false_starts >= MOST_FALSE_STARTS;
-        if (started || is_lost)
-            && let Some(error) = worker.blame(&piece, death.clone(), is_lost)
-        {
-            piece.task.results.failed(next, error);
-            piece = Piece {
-                first: next + 1,
-                attempts: 0,
-                false_starts: 0,
-                ..piece
-            };
-        }
-        if piece.first < piece.task.count {
-            self.queue.push_front(piece);
-        } else {
-            piece.task.results.ended();
-            self.count_down(1);
-        }
-    }
-
-    /// Ends the pool: everything that has not ended fails with `error`, and what comes later with `reason`.
-    pub(super) fn end(&mut self, reason: PoolError, error: &TaskError) {
-        self.state = State::Ended(reason);
-        for worker in self.workers.iter_mut().flatten() {
-            for entry in worker.in_flight.drain(..) {
-                let Expected { next, .. } = entry.expected;
-                Piece {
-                    first: next,
-                    ..entry.piece
-                }
-                .fail(error);
-            }
-            worker.outbox.clear();
-        }
-        for piece in self.queue.drain(..) {
-            piece.fail(error);
-        }
-        self.workers.clear();
-        self.idle.clear();
-        self.outstanding = 0;
-        self.busy = 0;
-        self.all_ended.raise();
     }
 }

@@ -1,0 +1,191 @@
+//! [`AnyEngine`]: the engine that is chosen when the program runs.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::processes::Portable;
+use super::sealed::Sealed;
+use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use crate::error::{PoolError, TaskError};
+use crate::future::TaskFuture;
+use crate::machine::available_workers;
+use crate::pool::{Limits, Plan, Pool, Stream};
+
+/// Any of the engines: which one is chosen at run time, most often by a text such as `processes:4`.
+///
+/// What it can run is what all engines can run: functions that capture nothing or are made by
+/// [`closure!`](crate::closure!), on values that are `Send` and implement serde's traits. The functions of
+/// [`map_with`](Pool::map_with) and [`map_reduce`](Pool::map_reduce) must capture nothing, by `closure!` neither.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// for text in ["serial", "threads:2", "processes:2"] {
+///     let pool: Pool<AnyEngine> = text.parse()?;
+///     assert_eq!(pool.map(|x: u64| x * x, 0..4)?, [0, 1, 4, 9]);
+/// }
+/// let unknown = "fibers:3".parse::<Pool<AnyEngine>>();
+/// assert!(matches!(unknown, Err(PoolError::UnknownEngine { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnyEngine {
+    /// The caller runs the tasks.
+    Serial(Serial),
+    /// Threads of this process.
+    Threads(Threads),
+    /// Worker processes.
+    Processes(Processes),
+    /// Children forked for each call.
+    Forked(Forked),
+}
+
+/// Calls the same method of whichever engine it is.
+macro_rules! each {
+    ($any:expr, $engine:ident => $call:expr) => {
+        match $any {
+            AnyEngine::Serial($engine) => $call,
+            AnyEngine::Threads($engine) => $call,
+            AnyEngine::Processes($engine) => $call,
+            AnyEngine::Forked($engine) => $call,
+        }
+    };
+}
+
+/// `serial`; or `threads`, `processes` or `forked`, with a number of workers after a colon, or without as many as
+/// [`available_workers`] says.
+impl FromStr for Pool<AnyEngine> {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Self, PoolError> {
+        let unknown = || PoolError::UnknownEngine {
+            text: text.to_owned(),
+        };
+        let (name, workers) = match text.split_once(':') {
+            Some((name, workers)) => {
+                let workers = workers.trim().parse::<usize>().map_err(|_| unknown())?;
+                (name, Some(workers))
+            }
+            None => (text, None),
+        };
+        let workers_or_cores = || workers.map_or_else(available_workers, Ok);
+        Ok(match name.trim() {
+            "serial" if workers.is_none_or(|workers| workers == 1) => Pool::serial().into(),
+            "threads" => Pool::threads(workers_or_cores()?)?.into(),
+            "processes" => Pool::processes(workers_or_cores()?)?.into(),
+            "forked" => Pool::forked(workers_or_cores()?)?.into(),
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+/// A pool of a known engine becomes one of any.
+macro_rules! from {
+    ($($engine:ident),*) => {$(
+        impl From<Pool<$engine>> for Pool<AnyEngine> {
+            fn from(pool: Pool<$engine>) -> Self {
+                Self::over(AnyEngine::$engine(pool.into_engine()))
+            }
+        }
+    )*};
+}
+
+from!(Serial, Threads, Processes, Forked);
+
+impl Sealed for AnyEngine {}
+
+impl Executor for AnyEngine {
+    fn workers(&self) -> usize {
+        each!(self, engine => engine.workers())
+    }
+
+    fn name(&self) -> &'static str {
+        each!(self, engine => engine.name())
+    }
+
+    fn is_open(&self) -> bool {
+        each!(self, engine => engine.is_open())
+    }
+
+    fn close(&self) -> Result<(), PoolError> {
+        each!(self, engine => engine.close())
+    }
+
+    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+        each!(self, engine => engine.shutdown(how))
+    }
+}
+
+impl<F, A, R> Run<F, A, R> for AnyEngine
+where
+    F: Fn(A) -> R + Portable + Send + Sync,
+    A: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
+{
+    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.map(plan, f, items))
+    }
+
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.try_map(plan, f, items))
+    }
+
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.submit(limits, f, argument))
+    }
+
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.stream(limits, f))
+    }
+}
+
+impl<F, G, A, R> Reduce<F, G, A, R> for AnyEngine
+where
+    F: Fn(A) -> R + Portable + Send + Sync,
+    G: Fn(R, R) -> R + Portable + Send + Sync,
+    A: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
+{
+    fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.map_reduce(plan, f, g, items))
+    }
+}
+
+impl<C, F, A, R> RunWith<C, F, A, R> for AnyEngine
+where
+    F: Fn(&C, A) -> R + Portable + Send + Sync,
+    C: Serialize + DeserializeOwned + Sync + 'static,
+    A: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
+{
+    fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.map_with(plan, context, f, items))
+    }
+}

@@ -1,0 +1,140 @@
+//! [`Chunk`]: some items of a call, and what has come of them.
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Part, TaskError};
+use crate::lane::message::Fault;
+use crate::lane::{RawBytes, Sink};
+use crate::{codec, panic};
+
+/// A run of items, and what has come of them.
+pub(super) struct Chunk {
+    /// Index of the first item, and one past the last.
+    pub(super) first: usize,
+    pub(super) end: usize,
+    /// Items answered for.
+    pub(super) answered: u32,
+    /// How often the item after those has been started.
+    pub(super) attempts: u32,
+    /// Whether a child that lives is at it.
+    pub(super) is_taken: bool,
+    /// Whether results after a failure are of any use.
+    keeps_all: bool,
+    outcome: Mutex<Outcome>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    /// Results in order, as the codec wrote them: all of them, or those up to the first failure.
+    bytes: Vec<u8>,
+    /// Items without a result, counted from the first of the chunk, in order.
+    failures: Vec<(u32, TaskError)>,
+}
+
+impl Chunk {
+    pub(super) fn new(first: usize, end: usize, keeps_all: bool) -> Self {
+        Self {
+            first,
+            end,
+            answered: 0,
+            attempts: 0,
+            is_taken: false,
+            keeps_all,
+            outcome: Mutex::default(),
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        (self.end - self.first) as u32
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.answered == self.count()
+    }
+
+    pub(super) fn failed(&self) -> usize {
+        self.outcome.lock().failures.len()
+    }
+
+    pub(super) fn fail(&self, index: u32, error: TaskError) {
+        let error = error.with_index(self.first + index as usize);
+        self.outcome.lock().failures.push((index, error));
+    }
+
+    /// Whether the outcome of the call is certain with this chunk.
+    pub(super) fn decides(&self) -> bool {
+        !self.keeps_all && self.failed() > 0
+    }
+
+    /// Appends the results.
+    ///
+    /// # Errors
+    ///
+    /// That of the first item that failed.
+    pub(super) fn results<R>(self, results: &mut Vec<R>) -> Result<(), TaskError>
+    where
+        R: DeserializeOwned + 'static,
+    {
+        let count = self.end - self.first;
+        let Outcome { bytes, failures } = self.outcome.into_inner();
+        let wrong = |at: usize, reason| undecoded(self.first + at, reason);
+        let decoded = panic::catch(|| codec::take_all(&bytes, results))
+            .map_err(|caught| caught.into_error(Some(self.first)))?
+            .map_err(|(at, reason)| wrong(at, reason))?;
+        if let Some((_, failure)) = failures.into_iter().next() {
+            return Err(failure);
+        }
+        if decoded != count {
+            let reason = format!("{decoded} results for {count} items");
+            return Err(wrong(decoded, reason));
+        }
+        Ok(())
+    }
+
+    /// Appends the outcome of each item. `failure` is why some have not been run.
+    pub(super) fn outcomes<R>(self, failure: &TaskError, outcomes: &mut Vec<Result<R, TaskError>>)
+    where
+        R: DeserializeOwned + 'static,
+    {
+        let count = self.count();
+        let Outcome { bytes, failures } = self.outcome.into_inner();
+        let mut bytes = bytes.as_slice();
+        let mut failures = failures.into_iter().peekable();
+        outcomes.extend((0..count).map(|nth| {
+            let index = self.first + nth as usize;
+            if let Some((_, error)) = failures.next_if(|(at, _)| *at == nth) {
+                return Err(error);
+            }
+            if nth >= self.answered {
+                return Err(failure.clone().with_index(index));
+            }
+            // One that cannot be made leaves the bytes at the next.
+            match panic::catch(|| codec::take(&mut bytes)) {
+                Ok(decoded) => decoded.map_err(|reason| undecoded(index, reason)),
+                Err(caught) => Err(caught.into_error(Some(index))),
+            }
+        }));
+    }
+}
+
+impl Sink for Chunk {
+    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
+        let mut outcome = self.outcome.lock();
+        if self.keeps_all || outcome.failures.is_empty() {
+            bytes.append_to(&mut outcome.bytes);
+        }
+    }
+
+    fn fault(&self, index: u32, fault: Fault) {
+        self.fail(index, fault.into_error(None));
+    }
+}
+
+fn undecoded(index: usize, reason: String) -> TaskError {
+    TaskError::Decode {
+        index: Some(index),
+        part: Part::Result,
+        reason,
+    }
+}

@@ -1,0 +1,288 @@
+//! One task, one child: [`Running`] is what the pool has of it, [`Task`] its handle.
+//!
+//! A child that dies is not replaced, whatever retries were asked for: it would have to be forked later, by whichever
+//! thread finds it dead, and in whatever state the others are in by then.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use super::child::{Bond, Forked as Child, PipeBell};
+use super::watch::Watcher;
+use crate::error::{Part, PoolError, TaskError};
+use crate::future::{Hook, Pending, later};
+use crate::lane::message::Fault;
+use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
+use crate::os::fork;
+use crate::os::pidfd::Child as Process;
+use crate::{codec, panic};
+
+/// The number of the only task of a child.
+pub(super) const TASK: u32 = 1;
+
+/// A task whose child runs or has run.
+pub(super) struct Running {
+    pub(super) bell: PipeBell,
+    /// The child's process, which may be polled and killed also while somebody holds the lock on the rest.
+    pub(super) process: Arc<Process>,
+    /// [`fork::generation`] of the parent.
+    generation: u32,
+    /// How long the task may take.
+    limit: Option<Duration>,
+    is_cancelled: AtomicBool,
+    /// The child and what is expected of it, until it has ended.
+    pub(super) child: Mutex<Option<(Child, Expected)>>,
+    outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
+    /// How it has ended, for those who ask when the outcome has been taken. Set before `is_done`.
+    has_failed: AtomicBool,
+    /// Whether it has ended because of `is_cancelled`. Set before `is_done`.
+    was_cancelled: AtomicBool,
+    /// Set under the lock of `hooks`.
+    is_done: AtomicBool,
+    /// What is to be run when the task has ended; none are added after that.
+    hooks: Mutex<Vec<Hook>>,
+    /// Looks after the task when there are hooks and nobody waits.
+    watcher: Arc<Watcher>,
+}
+
+impl Sink for Running {
+    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
+        let mut result = Vec::new();
+        bytes.append_to(&mut result);
+        *self.outcome.lock() = Some(Ok(result));
+    }
+
+    fn fault(&self, _index: u32, fault: Fault) {
+        *self.outcome.lock() = Some(Err(fault.into_error(None)));
+    }
+}
+
+impl Running {
+    /// Forks the child.
+    pub(super) fn start(
+        work: &mut Option<impl FnOnce(&mut Emitter)>,
+        limit: Option<Duration>,
+        result_size: Option<usize>,
+        watcher: Arc<Watcher>,
+    ) -> io::Result<Self> {
+        let bell = PipeBell::new()?;
+        let child = Child::start(&bell, Bond::Process, work)?;
+        let expected = Expected {
+            task: TASK,
+            next: 0,
+            end: 1,
+            result_size,
+        };
+        Ok(Self {
+            bell,
+            process: child.process(),
+            generation: fork::generation(),
+            limit,
+            is_cancelled: AtomicBool::new(false),
+            child: Mutex::new(Some((child, expected))),
+            outcome: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            was_cancelled: AtomicBool::new(false),
+            is_done: AtomicBool::new(false),
+            hooks: Mutex::default(),
+            watcher,
+        })
+    }
+
+    /// Takes what the child has published, and buries it if it has ended. Never blocks. Runs hooks: when the lock is free
+    /// again, [`later::flush`] is due.
+    pub(super) fn look(&self, child: &mut Option<(Child, Expected)>) {
+        let Some((hand, expected)) = child else {
+            return;
+        };
+        // Asked before the last look, so that nothing it published before its end is missed.
+        let has_ended = hand.has_ended();
+        while hand.has_next() {
+            hand.take(expected, self);
+            hand.receiver.header().wake_worker();
+        }
+        if has_ended {
+            let (fate, error) = hand.bury(expected, self, self.limit);
+            if let Some(Fate { .. }) = fate {
+                let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
+                self.was_cancelled.store(is_cancelled, Ordering::Relaxed);
+                let error = if is_cancelled {
+                    TaskError::Cancelled
+                } else {
+                    error
+                };
+                *self.outcome.lock() = Some(Err(error));
+            }
+            self.finish(child);
+        }
+    }
+
+    fn finish(&self, child: &mut Option<(Child, Expected)>) {
+        *child = None;
+        let has_failed = self.outcome.lock().as_ref().is_none_or(Result::is_err);
+        self.has_failed.store(has_failed, Ordering::Relaxed);
+        let hooks = {
+            let mut hooks = self.hooks.lock();
+            self.is_done.store(true, Ordering::Release);
+            std::mem::take(&mut *hooks)
+        };
+        for hook in hooks {
+            hook();
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Whether the child has ended, after a look. Never blocks.
+    fn has_ended(&self) -> bool {
+        if !self.is_done() {
+            if let Some(mut child) = self.child.try_lock() {
+                self.look(&mut child);
+            }
+            later::flush();
+        }
+        self.is_done()
+    }
+
+    /// Waits until the child has ended or `deadline` has come, taking what it publishes.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let is_done = self.wait_locked(deadline);
+        later::flush();
+        is_done
+    }
+
+    fn wait_locked(&self, deadline: Option<Instant>) -> bool {
+        // Held while waiting: another thread that waits for the same child waits here.
+        let child = match deadline {
+            Some(deadline) => self.child.try_lock_until(deadline),
+            None => Some(self.child.lock()),
+        };
+        let Some(mut child) = child else {
+            return self.is_done();
+        };
+        loop {
+            self.look(&mut child);
+            let Some((hand, _)) = &*child else {
+                return true;
+            };
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return false;
+            }
+            hand.ask_for_bell();
+            if !hand.has_next() {
+                PipeBell::wait_any(&[&self.bell], std::iter::once(hand.fd()), left);
+            }
+        }
+    }
+
+    /// Kills the child, unless it has ended.
+    pub(super) fn stop(&self) {
+        if !self.has_ended() {
+            self.is_cancelled.store(true, Ordering::Release);
+            self.process.kill();
+        }
+    }
+
+    /// Kills the child, unless it has ended. Who waits for it is told.
+    pub(super) fn cancel(&self) {
+        self.stop();
+        self.wait(None);
+    }
+
+    /// Whether this process is a forked child, and the task another's.
+    fn is_foreign(&self) -> bool {
+        self.generation != fork::generation()
+    }
+}
+
+/// The handle of one task.
+pub(super) struct Task<R> {
+    running: Arc<Running>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Task<R> {
+    pub(super) fn new(running: Arc<Running>) -> Self {
+        Self {
+            running,
+            result: PhantomData,
+        }
+    }
+}
+
+impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
+    fn is_done(&self) -> bool {
+        self.running.is_foreign() || self.running.has_ended()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.is_done()
+            && (self.running.is_foreign() || self.running.has_failed.load(Ordering::Relaxed))
+    }
+
+    fn is_running(&self) -> bool {
+        !self.is_done()
+    }
+
+    /// It runs from the moment it is submitted.
+    fn cancel(&self) -> bool {
+        false
+    }
+
+    fn kill(&self) -> bool {
+        if self.is_done() {
+            return false;
+        }
+        // This waits, but only until the kernel has taken the process away.
+        self.running.cancel();
+        self.running.was_cancelled.load(Ordering::Relaxed)
+    }
+
+    fn on_end(&self, hook: Hook) {
+        if !self.is_done() {
+            let mut hooks = self.running.hooks.lock();
+            if !self.running.is_done() {
+                hooks.push(hook);
+                let is_first = hooks.len() == 1;
+                drop(hooks);
+                if is_first {
+                    self.running.watcher.watch(&self.running);
+                }
+                return;
+            }
+        }
+        hook();
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.running.is_foreign() || self.running.wait(deadline)
+    }
+
+    fn take(&self) -> Result<R, TaskError> {
+        if self.running.is_foreign() {
+            return Err(PoolError::OtherProcess.into());
+        }
+        let bytes = self
+            .running
+            .outcome
+            .lock()
+            .take()
+            .unwrap_or(Err(TaskError::Taken))?;
+        match panic::catch(|| codec::take(&mut bytes.as_slice())) {
+            Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
+                index: None,
+                part: Part::Result,
+                reason,
+            }),
+            Err(caught) => Err(caught.into_error(None)),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! [`Watcher`]: hears of the end of tasks for which nobody waits.
+//!
+//! A forked child can tell its parent only by what the parent polls, and somebody has to. As long as a handle is waited
+//! for, that is whoever waits. For handles with callbacks or wakers it is one thread for each pool, which is there while it
+//! has something to watch. It counts as one of the crate's own, so that it keeps nobody from forking.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::child::{Forked as Child, PipeBell};
+use super::running::Running;
+use crate::future::later;
+use crate::os::task::OwnThread;
+use crate::os::worker;
+
+/// How long it leaves a child alone whose lock another thread has. That one takes what the child publishes, but may give
+/// up waiting at any time.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+pub(super) struct Watcher {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Tasks that the thread has not heard of.
+    new: Vec<Arc<Running>>,
+    /// What wakes the thread, while there is one.
+    bell: Option<Arc<PipeBell>>,
+}
+
+impl Watcher {
+    /// Sees to it that the task's hooks are run when it ends.
+    pub(super) fn watch(&self, task: &Arc<Running>) {
+        let mut state = self.state.lock();
+        state.new.push(task.clone());
+        if let Some(bell) = &state.bell {
+            bell.ring();
+            return;
+        }
+        let started = PipeBell::new().and_then(|bell| {
+            let bell = Arc::new(bell);
+            let (own, theirs) = (self.state.clone(), bell.clone());
+            thread::Builder::new()
+                .name("manyhands-watch".to_owned())
+                .spawn(move || run(&own, &theirs))?;
+            Ok(bell)
+        });
+        match started {
+            Ok(bell) => state.bell = Some(bell),
+            Err(error) => {
+                log::error!("no thread to watch a task, which is waited for instead: {error}");
+                state.new.clear();
+                drop(state);
+                task.wait(None);
+            }
+        }
+    }
+}
+
+fn run(state: &Mutex<State>, bell: &PipeBell) {
+    let _own = OwnThread::register();
+    worker::block_signals();
+    let mut tasks: Vec<Arc<Running>> = Vec::new();
+    loop {
+        {
+            let mut state = state.lock();
+            tasks.append(&mut state.new);
+            tasks.retain(|task| !task.is_done());
+            if tasks.is_empty() {
+                state.bell = None;
+                return;
+            }
+        }
+        for task in &tasks {
+            if let Some(mut child) = task.child.try_lock() {
+                task.look(&mut child);
+            }
+        }
+        later::flush();
+        wait_for_any(bell, &tasks);
+    }
+}
+
+/// Waits until one of the children ends or has something to say, or until the watcher's own bell rings.
+fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
+    // Held while waiting, because only who holds it may listen to a child's bell.
+    let locked: Vec<_> = tasks
+        .iter()
+        .filter_map(|task| Some((task, task.child.try_lock()?)))
+        .collect();
+    let children = || {
+        let children = locked.iter().map(|(_, child)| child.as_ref());
+        children.map(|child| child.map(|(child, _)| child))
+    };
+    children().flatten().for_each(Child::ask_for_bell);
+    // One that is not there any more has ended.
+    if children().any(|child| child.is_none_or(Child::has_next)) {
+        return;
+    }
+    let bells: Vec<_> = std::iter::once(bell)
+        .chain(locked.iter().map(|(task, _)| &task.bell))
+        .collect();
+    let timeout = (locked.len() < tasks.len()).then_some(PATIENCE);
+    // Those whose lock another thread has are that thread's to look at, also when they end.
+    let processes = locked.iter().map(|(task, _)| task.process.as_fd());
+    PipeBell::wait_any(&bells, processes, timeout);
+}

@@ -1,0 +1,217 @@
+//! A chunk of items with a handle of its own, for the calls that give the outcome of every item.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use super::map::encode_item;
+use super::task::{Function, Results, Task};
+use super::ticket::{self, Promised, Ticket};
+use crate::error::{Part, TaskError};
+use crate::future::TaskFuture;
+use crate::lane::message::Fault;
+use crate::lane::{RawBytes, Sink};
+use crate::pool::{ChunkFuture, Limits};
+use crate::{codec, panic};
+
+/// Where the outcomes of the items go.
+struct ChunkPromise<R> {
+    ticket: Ticket,
+    /// Index of the first item in the input.
+    base: usize,
+    count: usize,
+    /// Items that could not be sent, in order. The workers do not know of them: they count without.
+    unsent: Vec<(usize, TaskError)>,
+    outcome: Mutex<Outcome>,
+    result: PhantomData<fn() -> Vec<R>>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    /// The results in order, as the codec wrote them.
+    bytes: Vec<u8>,
+    /// The items that have none, in order, as the workers count.
+    failures: Vec<(usize, TaskError)>,
+    /// Items that have an outcome: all before this one, as the workers count.
+    known: usize,
+    is_taken: bool,
+}
+
+impl<R> ChunkPromise<R> {
+    fn fail(&self, index: u32, error: TaskError) {
+        self.ticket.set_failed();
+        let mut outcome = self.outcome.lock();
+        let index = index as usize;
+        outcome.known = index + 1;
+        outcome.failures.push((index, error));
+    }
+}
+
+impl<R> Sink for ChunkPromise<R> {
+    fn results(&self, first: u32, count: u32, bytes: RawBytes<'_>) {
+        let mut outcome = self.outcome.lock();
+        bytes.append_to(&mut outcome.bytes);
+        outcome.known = (first + count) as usize;
+    }
+
+    fn fault(&self, index: u32, fault: Fault) {
+        self.fail(index, fault.into_error(None));
+    }
+}
+
+impl<R> Results for ChunkPromise<R> {
+    fn failed(&self, index: u32, error: TaskError) {
+        self.fail(index, error);
+    }
+
+    fn ended(&self) {
+        self.ticket.end();
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.ticket.is_awaited()
+    }
+
+    fn is_told(&self) -> bool {
+        self.ticket.is_told()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.ticket.is_cancelled()
+    }
+}
+
+impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for ChunkPromise<R> {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn take(&self) -> Result<Vec<Result<R, TaskError>>, TaskError> {
+        let Outcome {
+            bytes,
+            failures,
+            is_taken,
+            ..
+        } = {
+            let mut outcome = self.outcome.lock();
+            let taken = std::mem::take(&mut *outcome);
+            outcome.is_taken = true;
+            taken
+        };
+        if is_taken {
+            return Err(TaskError::Taken);
+        }
+        let mut failures = failures.into_iter().peekable();
+        let mut unsent = self.unsent.iter().peekable();
+        let mut bytes = bytes.as_slice();
+        let mut outcomes = Vec::with_capacity(self.count);
+        let mut sent = 0;
+        for index in 0..self.count {
+            if let Some((_, error)) = unsent.next_if(|(at, _)| *at == index) {
+                outcomes.push(Err(error.clone()));
+                continue;
+            }
+            let outcome = match failures.next_if(|(failed, _)| *failed == sent) {
+                Some((_, error)) => Err(error),
+                None => decode(&mut bytes),
+            };
+            outcomes.push(outcome.map_err(|error| error.with_index(self.base + index)));
+            sent += 1;
+        }
+        Ok(outcomes)
+    }
+
+    fn set_cancelled(&self) {
+        let known = self.outcome.lock().known;
+        for index in known..self.count - self.unsent.len() {
+            self.fail(index as u32, TaskError::Cancelled);
+        }
+    }
+}
+
+/// Takes one result from `bytes`.
+fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskError> {
+    let wrong = |reason| TaskError::Decode {
+        index: None,
+        part: Part::Result,
+        reason,
+    };
+    // Taken apart first, so that a result that cannot be decoded is passed over whole.
+    let len = codec::fixed_size::<R>().or_else(|| codec::records_len(bytes, 1));
+    let Some((mut result, rest)) = len.and_then(|len| bytes.split_at_checked(len)) else {
+        *bytes = &[];
+        return Err(wrong("there are fewer results than items".to_owned()));
+    };
+    *bytes = rest;
+    match panic::catch(|| codec::take(&mut result)) {
+        Ok(decoded) => decoded.map_err(wrong),
+        Err(caught) => Err(caught.into_error(None)),
+    }
+}
+
+/// What has become of a chunk that was to be given out.
+pub(super) enum Given<R> {
+    UnderWay(ChunkFuture<R>),
+    /// There was nothing to run: no item could be encoded, or the pool takes none.
+    Outcomes(Vec<Result<R, TaskError>>),
+}
+
+/// Takes up to `size` items, as many as fit into `most` bytes, and gives them to the workers; says what was taken, and
+/// whether the input has come to its end.
+pub(super) fn give<A, R>(
+    shared: &Arc<Shared>,
+    limits: Limits,
+    function: &Function,
+    base: usize,
+    items: &mut impl Iterator<Item = A>,
+    (size, most): (usize, usize),
+) -> (Given<R>, usize, bool)
+where
+    A: Serialize + 'static,
+    R: DeserializeOwned + 'static,
+{
+    let mut bytes = Vec::new();
+    let mut unsent = Vec::new();
+    let (mut taken, mut has_ended) = (0, false);
+    while taken < size && bytes.len() < most {
+        let Some(item) = items.next() else {
+            has_ended = true;
+            break;
+        };
+        if let Err(error) = encode_item(&mut bytes, &item) {
+            unsent.push((taken, error.with_index(base + taken)));
+        }
+        taken += 1;
+    }
+    let sent = taken - unsent.len();
+    if sent == 0 {
+        let outcomes = unsent.into_iter().map(|(_, error)| Err(error)).collect();
+        return (Given::Outcomes(outcomes), taken, has_ended);
+    }
+    let task = Arc::new(Task {
+        function: function.clone(),
+        items: bytes.into(),
+        count: sent as u32,
+        argument_size: codec::fixed_size::<A>(),
+        result_size: codec::fixed_size::<R>(),
+        retries: limits.retries,
+        limit: limits.timeout,
+        results: ChunkPromise {
+            ticket: Ticket::new(shared),
+            base,
+            count: taken,
+            unsent,
+            outcome: Mutex::default(),
+            result: PhantomData,
+        },
+    });
+    let given = match ticket::place(&task, shared) {
+        Ok(()) => Given::UnderWay(TaskFuture::new(task)),
+        Err(error) => Given::Outcomes((0..taken).map(|_| Err(error.clone())).collect()),
+    };
+    (given, taken, has_ended)
+}

@@ -1,0 +1,167 @@
+//! The books of a worker that has died, and the end of the pool.
+
+use super::held::{Doom, InFlight};
+use super::{Dispatch, Piece, State, Worker};
+use crate::engine::processes::Shared;
+use crate::error::{Death, PoolError, TaskError};
+use crate::lane::Fate;
+
+/// After so many, whatever comes before the start of an item (a context, a large argument) is what kills workers.
+const MOST_FALSE_STARTS: u32 = 16;
+
+/// What the item at which a worker died has to do with it.
+#[derive(Clone, Debug)]
+enum Verdict {
+    /// Its worker died of it, as far as anybody can tell.
+    Guilty(Death),
+    /// The worker was killed to end this very item.
+    Condemned(TaskError),
+    /// The worker was killed to end something else.
+    Innocent,
+}
+
+impl Dispatch {
+    /// A worker has died: fails the one item that it had started, and gives the rest to others.
+    pub(in crate::engine::processes) fn bury(
+        &mut self,
+        shared: &Shared,
+        number: usize,
+        death: &Death,
+    ) {
+        self.drain(shared, number);
+        let Some(mut worker) = self.workers[number].take() else {
+            return;
+        };
+        self.idle.retain(|&idle| idle != number);
+        self.tallies[number].bury(&worker);
+        if worker.in_flight.is_empty() {
+            return;
+        }
+        self.busy -= 1;
+        if shared.settings.timeline
+            && let Some(front) = worker.in_flight.front()
+            && worker.has_begun(front)
+        {
+            let pid = worker.started.child.pid();
+            self.recorder.record(front.event(number, pid, None));
+        }
+        let entries = std::mem::take(&mut worker.in_flight);
+        // From the last to the first, because each goes to the front of the queue.
+        for (position, entry) in entries.into_iter().enumerate().rev() {
+            self.close_books(number, &worker, entry, position == 0, death);
+        }
+        // This one may not be replaced, if it was to leave, and the others may all rest.
+        if !self.queue.is_empty() && self.idle.is_empty() {
+            self.call_back(shared);
+        }
+    }
+
+    fn close_books(
+        &mut self,
+        number: usize,
+        worker: &Worker,
+        mut entry: InFlight,
+        is_front: bool,
+        death: &Death,
+    ) {
+        let next = entry.expected.next;
+        let has_begun = worker.has_begun(&entry);
+        let fate = if has_begun && worker.is_sane() {
+            worker
+                .receiver
+                .last_books(&mut entry.expected, &entry.piece.task.results)
+        } else {
+            // What it went on to do after it was found out cannot be known: all that it has begun counts as started.
+            Some(Fate {
+                next: entry.expected.next,
+                started: has_begun,
+            })
+        };
+        self.tallies[number].tasks += u64::from(entry.expected.next - next);
+        let Some(fate) = fate else {
+            // It had answered for everything; only the word that says so was missing.
+            let end = entry.expected.end;
+            self.requeue(entry.piece.from(end));
+            return;
+        };
+        let verdict = match &worker.doomed {
+            Some(Doom::Corrupted(reason)) => Verdict::Guilty(Death::Corrupted(reason.clone())),
+            Some(Doom::Stopped { task, item, error }) => {
+                let is_it = *task == entry.expected.task
+                    && item.is_none_or(|item| item == fate.next && fate.started);
+                if is_it {
+                    Verdict::Condemned(error.clone())
+                } else {
+                    Verdict::Innocent
+                }
+            }
+            None => Verdict::Guilty(death.clone()),
+        };
+        let Fate { next, started } = fate;
+        let mut piece = entry.piece.from(next);
+        let error = match verdict {
+            Verdict::Innocent => None,
+            Verdict::Condemned(error) => Some(error),
+            Verdict::Guilty(death) => {
+                piece.attempts += u32::from(started);
+                piece.false_starts += u32::from(is_front && !started && worker.is_ready());
+                let is_lost = piece.false_starts >= MOST_FALSE_STARTS;
+                (started || is_lost)
+                    .then(|| worker.blame(&piece, death, is_lost))
+                    .flatten()
+            }
+        };
+        if let Some(error) = error {
+            self.tallies[number].tasks += 1;
+            self.tallies[number].failures.count(&error);
+            piece.task.results.failed(next, error);
+            piece = piece.from(next + 1);
+        }
+        self.requeue(piece);
+    }
+
+    /// What is left of a piece goes to the front of the queue; if nothing is, its task has ended.
+    fn requeue(&mut self, piece: Piece) {
+        if piece.first < piece.task.count {
+            self.queue.push_front(piece);
+        } else {
+            self.told -= usize::from(piece.task.results.is_told());
+            piece.task.results.ended();
+            self.count_down(1);
+        }
+    }
+
+    /// Ends a piece that is in nobody's hands any more with an error for all its items; unless that has been done.
+    pub(super) fn fail(&mut self, piece: Piece, error: &TaskError) {
+        if piece.task.results.is_cancelled() {
+            return;
+        }
+        if *error == TaskError::Cancelled {
+            self.cancelled += u64::from(piece.task.count - piece.first);
+        }
+        self.told -= usize::from(piece.task.results.is_told());
+        piece.fail(error);
+        self.count_down(1);
+    }
+
+    /// Ends the pool: everything that has not ended fails with `error`, and what comes later with `reason`.
+    pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
+        self.state = State::Ended(reason);
+        let mut pieces = Vec::new();
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            let Some(worker) = worker else { continue };
+            self.tallies[number].bury(worker);
+            let entries = worker.in_flight.drain(..);
+            pieces.extend(entries.map(|entry| entry.piece.from(entry.expected.next)));
+            worker.outbox.clear();
+        }
+        pieces.extend(self.queue.drain(..));
+        for piece in pieces {
+            self.fail(piece, error);
+        }
+        self.workers.clear();
+        self.idle.clear();
+        self.busy = 0;
+        self.all_ended.raise();
+    }
+}

@@ -1,0 +1,256 @@
+//! Stopping what has been given out: tasks that nobody wants, that have run too long, that are cancelled; and workers that are
+//! to leave.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::held::Doom;
+use super::{Dispatch, State};
+use crate::engine::processes::Shared;
+use crate::error::{PoolError, TaskError};
+use crate::os::clock;
+
+impl Dispatch {
+    /// Takes back what nobody wants any more, as far as no worker has begun with it.
+    pub(in crate::engine::processes) fn drop_unwanted(&mut self, shared: &Shared) {
+        self.take_back_if(shared, |results| !results.is_wanted());
+    }
+
+    /// Cancels all that has not begun.
+    pub(in crate::engine::processes) fn cancel_queued(&mut self, shared: &Shared) {
+        for piece in std::mem::take(&mut self.queue) {
+            self.fail(piece, &TaskError::Cancelled);
+        }
+        self.take_back_if(shared, |_| true);
+    }
+
+    fn take_back_if(
+        &mut self,
+        shared: &Shared,
+        is_it: impl Fn(&dyn crate::engine::processes::task::Results) -> bool,
+    ) {
+        for number in 0..self.workers.len() {
+            let Some(worker) = &mut self.workers[number] else {
+                continue;
+            };
+            let mut pieces = Vec::new();
+            for position in (0..worker.in_flight.len()).rev() {
+                if is_it(&worker.in_flight[position].piece.task.results) {
+                    pieces.extend(worker.take_back(position));
+                }
+            }
+            if !pieces.is_empty() && worker.in_flight.is_empty() {
+                self.runs_dry(shared, number);
+            }
+            for piece in pieces {
+                self.fail(piece, &TaskError::Cancelled);
+            }
+        }
+    }
+
+    /// Where the task is that lies at `address`: in which lane, and at which position there.
+    fn find(&self, address: *const ()) -> Option<(usize, usize)> {
+        self.workers
+            .iter()
+            .enumerate()
+            .find_map(|(number, worker)| {
+                let mut entries = worker.as_ref()?.in_flight.iter();
+                let position = entries.position(|entry| entry.piece.task.address() == address)?;
+                Some((number, position))
+            })
+    }
+
+    /// Whether a worker has begun with the task that lies at `address`.
+    pub(in crate::engine::processes) fn is_running(&self, address: *const ()) -> bool {
+        self.find(address).is_some_and(|(number, position)| {
+            let worker = self.workers[number].as_ref();
+            worker.is_some_and(|worker| worker.has_begun(&worker.in_flight[position]))
+        })
+    }
+
+    /// Takes the task that lies at `address`, and has not ended, from the workers, with a promise that it will not run:
+    /// the caller ends it. False if a worker has begun with it.
+    pub(in crate::engine::processes) fn withdraw(
+        &mut self,
+        shared: &Shared,
+        (address, items): (*const (), u32),
+        is_told: bool,
+    ) -> bool {
+        if let Some((number, position)) = self.find(address)
+            && let Some(worker) = &mut self.workers[number]
+        {
+            if worker.take_back(position).is_none() {
+                return false;
+            }
+            if worker.in_flight.is_empty() {
+                self.runs_dry(shared, number);
+            }
+        }
+        // Otherwise it is in the queue, where it will be passed over.
+        self.cancelled += u64::from(items);
+        self.told -= usize::from(is_told);
+        self.count_down(1);
+        true
+    }
+
+    /// Kills the worker that has begun with the task that lies at `address`, so that the task ends with `Cancelled`; false
+    /// if none has.
+    pub(in crate::engine::processes) fn kill(&mut self, address: *const ()) -> bool {
+        let Some((number, position)) = self.find(address) else {
+            return false;
+        };
+        let Some(worker) = &mut self.workers[number] else {
+            return false;
+        };
+        // What runs in front of a task that has not begun is innocent.
+        if worker.doomed.is_some() || !worker.has_begun(&worker.in_flight[position]) {
+            return false;
+        }
+        let task = worker.in_flight[position].expected.task;
+        worker.doom(Doom::Stopped {
+            task,
+            item: None,
+            error: TaskError::Cancelled,
+        });
+        self.idle.retain(|&idle| idle != number);
+        true
+    }
+
+    /// Has the supervisor look for tasks that have run too long at the latest when one that starts now would have.
+    pub(super) fn look_in(&mut self, shared: &Shared, limit: Duration) {
+        let at = clock::now().saturating_add(nanoseconds(limit));
+        if self.next_look.is_none_or(|next| next > at) {
+            self.next_look = Some(at);
+            shared.alarm.ring();
+        }
+    }
+
+    /// Kills the workers of items that have run for longer than their limit; says how long until the next look.
+    pub(in crate::engine::processes) fn stop_overdue(&mut self) -> Option<Duration> {
+        self.next_look?;
+        let now = clock::now();
+        let mut next = None::<u64>;
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.doomed.is_some() {
+                continue;
+            }
+            let progress = worker.receiver.header().progress();
+            let mut overdue = None;
+            for entry in &mut worker.in_flight {
+                let Some(limit) = entry.piece.task.limit else {
+                    continue;
+                };
+                let running = progress
+                    .running()
+                    .filter(|_| progress.task == entry.expected.task);
+                let at = if let Some(item) = running {
+                    // Since when: the worker says so. It may be mad: what has not been seen yet has not run before, and
+                    // what has been seen runs at least since.
+                    let seen = match entry.seen {
+                        Some((before, since)) if before == item => since,
+                        _ => now,
+                    };
+                    let told = worker.receiver.header().started_at(progress);
+                    let since = told.unwrap_or(now).min(seen);
+                    entry.seen = Some((item, since));
+                    let at = since.saturating_add(nanoseconds(limit));
+                    if at <= now {
+                        let error = TaskError::TimedOut { index: None, limit };
+                        overdue = Some((entry.expected.task, item, error));
+                        break;
+                    }
+                    at
+                } else {
+                    // It may start at any moment.
+                    now.saturating_add(nanoseconds(limit))
+                };
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+            if let Some((task, item, error)) = overdue {
+                worker.doom(Doom::Stopped {
+                    task,
+                    item: Some(item),
+                    error,
+                });
+            }
+        }
+        self.next_look = next;
+        next.map(|next| Duration::from_nanos(next.saturating_sub(now)))
+    }
+
+    /// Lets workers go that have had nothing to do for long; says how long until the next may have.
+    pub(in crate::engine::processes) fn let_idle_go(
+        &mut self,
+        shared: &Shared,
+    ) -> Option<Duration> {
+        let time = shared.settings.idle_timeout?;
+        // Of those that have ended their tasks nobody may know yet.
+        self.pump(shared);
+        let now = Instant::now();
+        let is_built = shared.is_built.load(Ordering::Acquire);
+        let soon = time.max(Duration::from_millis(1));
+        let mut next = (self.busy > 0).then_some(soon);
+        for number in self.idle.clone() {
+            let Some(worker) = self.workers[number].as_mut() else {
+                continue;
+            };
+            // Its initialiser is no idling; and whoever builds the pool waits to see all workers ready at once.
+            let may_leave = is_built && worker.is_ready();
+            if !may_leave {
+                worker.idle_since = Some(now);
+            }
+            let Some(since) = worker.idle_since else {
+                continue;
+            };
+            let left = time.saturating_sub(now - since);
+            if may_leave && left.is_zero() && self.queue.is_empty() {
+                self.resting[number] = true;
+                self.let_go(number);
+            } else {
+                // One that has something else to do first is looked at again soon.
+                let left = left.max(Duration::from_millis(1));
+                next = Some(next.map_or(left, |next| next.min(left)));
+            }
+        }
+        self.watches_idle = next.is_some();
+        next
+    }
+
+    /// Lets a worker end when it has done what it has.
+    pub(super) fn let_go(&mut self, number: usize) {
+        self.idle.retain(|&idle| idle != number);
+        if let Some(worker) = &mut self.workers[number] {
+            worker.leave();
+        }
+    }
+
+    /// Has so many workers from now on.
+    pub(in crate::engine::processes) fn resize(
+        &mut self,
+        shared: &Shared,
+        workers: usize,
+    ) -> Result<(), PoolError> {
+        match &self.state {
+            State::Open => {}
+            State::Closing { .. } => return Err(PoolError::Closed),
+            State::Ended(reason) => return Err(reason.clone()),
+        }
+        self.target = workers;
+        // Under the lock, or two who resize at once could leave the pool with another number than it says.
+        shared.workers.store(workers, Ordering::Relaxed);
+        for number in workers..self.workers.len() {
+            self.let_go(number);
+        }
+        if workers > self.workers.len() {
+            self.workers.resize_with(workers, || None);
+        }
+        self.resting.clear();
+        self.resting.resize(self.workers.len(), false);
+        shared.alarm.ring();
+        Ok(())
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

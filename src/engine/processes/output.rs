@@ -1,0 +1,211 @@
+//! Reads what workers print, and tells it line by line.
+
+use std::cell::Cell;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::settings::{LineCallback, Output};
+use crate::os::alarm::Alarm;
+use crate::os::pidfd::wait_readable;
+use crate::os::{self, task::OwnThread};
+use crate::panic;
+
+/// A line longer than this is told in pieces: a worker that prints without end must not eat the memory of this process.
+const LONGEST: usize = 1 << 20;
+
+/// At the end of a pool what is in the pipes is read for no longer than this: what a worker has started may hold its output
+/// open, and print without end.
+const LAST_READ: Duration = Duration::from_secs(5);
+
+/// A thread that reads the pipes of a pool's workers.
+#[derive(Debug)]
+pub(super) struct Listener {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    alarm: Alarm,
+    news: Mutex<News>,
+}
+
+#[derive(Default)]
+struct News {
+    streams: Vec<Stream>,
+    /// No more streams will come: end when those there are have ended.
+    is_last: bool,
+}
+
+impl std::fmt::Debug for News {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("News").finish_non_exhaustive()
+    }
+}
+
+/// What one worker prints to one of its outputs.
+struct Stream {
+    worker: String,
+    pipe: PipeReader,
+    tell: LineCallback,
+    /// The start of a line whose end has not come.
+    line: Vec<u8>,
+}
+
+impl Listener {
+    /// For the pool at this address. `None` if nobody wants lines.
+    pub(super) fn start(pool: usize, stdout: &Output, stderr: &Output) -> io::Result<Option<Self>> {
+        let is_wanted = |output: &Output| matches!(output, Output::Lines(_));
+        if !is_wanted(stdout) && !is_wanted(stderr) {
+            return Ok(None);
+        }
+        let shared = Arc::new(Shared {
+            alarm: Alarm::new()?,
+            news: Mutex::default(),
+        });
+        let reader = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("manyhands-read".to_owned())
+            .spawn(move || read(&reader, pool))?;
+        Ok(Some(Self {
+            shared,
+            thread: Some(thread),
+        }))
+    }
+
+    /// Tells `output` what comes out of `pipe`.
+    pub(super) fn add(&self, worker: &str, pipe: Option<PipeReader>, output: &Output) {
+        if let (Some(pipe), Output::Lines(tell)) = (pipe, output) {
+            self.shared.news.lock().streams.push(Stream {
+                worker: worker.to_owned(),
+                pipe,
+                tell: Arc::clone(tell),
+                line: Vec::new(),
+            });
+            self.shared.alarm.ring();
+        }
+    }
+}
+
+impl Drop for Listener {
+    /// Waits until all that has been printed has been told. The workers have ended; but what they have started may hold
+    /// their outputs open, so nobody waits for the ends of the pipes.
+    fn drop(&mut self) {
+        self.shared.news.lock().is_last = true;
+        self.shared.alarm.ring();
+        if let Some(thread) = self.thread.take() {
+            super::supervisor::join(thread);
+        }
+    }
+}
+
+thread_local! {
+    /// Address of the pool whose output this thread tells; 0 for none.
+    static READS_FOR: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether this thread tells what the workers of the pool at `pool` print. It must not wait for the end of that pool.
+pub(super) fn reads_for(pool: usize) -> bool {
+    READS_FOR.get() == pool
+}
+
+fn read(shared: &Shared, pool: usize) {
+    READS_FOR.set(pool);
+    let _own = OwnThread::register();
+    os::worker::block_signals();
+    let mut streams: Vec<Stream> = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut end = None;
+    loop {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break;
+        }
+        let is_last = {
+            let mut news = shared.news.lock();
+            streams.append(&mut news.streams);
+            news.is_last
+        };
+        if is_last {
+            end.get_or_insert_with(|| Instant::now() + LAST_READ);
+        }
+        let fds: Vec<_> = std::iter::once(shared.alarm.as_fd())
+            .chain(streams.iter().map(|stream| stream.pipe.as_fd()))
+            .collect();
+        // At the end only what is there already.
+        let (skipped, patience) = if is_last {
+            (1, Some(Duration::ZERO))
+        } else {
+            (0, None)
+        };
+        let found = wait_readable(&fds[skipped..], patience).map(|index| index + skipped);
+        match found {
+            None if is_last => break,
+            None => {}
+            Some(0) => shared.alarm.silence(),
+            Some(index) => {
+                let mut stream = streams.remove(index - 1);
+                if stream.take(&mut buffer) {
+                    // To the end of the list: one that always has something must not keep the others waiting.
+                    streams.push(stream);
+                }
+            }
+        }
+    }
+    streams.iter_mut().for_each(Stream::end);
+}
+
+impl Stream {
+    /// Reads what there is; false if nothing more will come.
+    fn take(&mut self, buffer: &mut [u8]) -> bool {
+        match self.pipe.read(buffer) {
+            Ok(0) => {
+                self.end();
+                false
+            }
+            Ok(len) => {
+                self.add(&buffer[..len]);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) => {
+                log::warn!("what {} prints cannot be read: {error}", self.worker);
+                self.end();
+                false
+            }
+        }
+    }
+
+    fn add(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            self.line.extend_from_slice(&bytes[..end]);
+            self.tell();
+            bytes = &bytes[end + 1..];
+        }
+        self.line.extend_from_slice(bytes);
+        if self.line.len() > LONGEST {
+            self.tell();
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.line.is_empty() {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let line = String::from_utf8_lossy(&self.line).into_owned();
+        self.line.clear();
+        if let Err(caught) = panic::catch(|| (self.tell)(&self.worker, &line)) {
+            log::error!(
+                "what was to be told of a worker's output panicked: {}",
+                caught.message
+            );
+        }
+    }
+}

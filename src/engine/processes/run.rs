@@ -1,0 +1,165 @@
+//! Which functions a pool of processes can run, and how each kind of call begins.
+
+use std::mem::{needs_drop, size_of};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::chunk::{self, Given};
+use super::task::{Function, SentContext};
+use super::{Processes, entry, map, submit};
+use crate::closure;
+use crate::engine::{Reduce, Run, RunWith};
+use crate::error::TaskError;
+use crate::future::TaskFuture;
+use crate::pool::{ChunkFuture, Limits, Plan, Stream, reduce};
+
+/// What a function for a pool of processes has to be: free of captured variables, or made by
+/// [`closure!`](crate::closure!).
+///
+/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::engine::Portable;
+/// use manyhands::prelude::*;
+///
+/// fn on_two<F: Fn(u64) -> u64 + Portable + Send>(f: F) -> Result<Vec<u64>, TaskError> {
+///     Pool::processes(2)?.map(f, 1..4)
+/// }
+///
+/// let factor = 10;
+/// assert_eq!(on_two(|x| x + 1)?, [2, 3, 4]);
+/// assert_eq!(on_two(manyhands::closure!([factor] |x: u64| x * factor))?, [10, 20, 30]);
+/// # Ok::<(), TaskError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a function for a pool of processes must not capture variables",
+    label = "this captures something that cannot be sent to a worker",
+    note = "three ways out: (1) `pool.map_with(&context, |context, item| ..)` sends the context once to each worker",
+    note = "(2) `closure!([names] |item: Type| ..)` does the same, shorter",
+    note = "(3) `Pool::forked(n)` runs children that see all variables, copy-on-write"
+)]
+pub trait Portable: Clone {}
+
+#[diagnostic::do_not_recommend]
+impl<F: Clone> Portable for F {}
+
+impl<F, A, R> Run<F, A, R> for Processes
+where
+    F: Fn(A) -> R + Portable + Send,
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        let function = self.function(&f)?;
+        self.call(plan, function, items)
+    }
+
+    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        let admission = self.shared.admit();
+        match admission.and_then(|admission| Ok((admission, self.function(&f)?))) {
+            Ok((_admission, function)) => map::try_map(&self.shared, plan, &function, items),
+            Err(error) => map::refuse(&error, items),
+        }
+    }
+
+    fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        submit::submit(&self.shared, limits, self.function(&f), argument)
+    }
+
+    fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let function = self.function(&f);
+        let limits = self.shared.limits(limits);
+        let give = move |base: usize, items: Vec<A>| -> ChunkFuture<R> {
+            let function = match &function {
+                Ok(function) => function,
+                Err(error) => return TaskFuture::ready(Err(error.clone())),
+            };
+            let size = (items.len(), usize::MAX);
+            let (shared, items) = (&self.shared, &mut items.into_iter());
+            match chunk::give(shared, limits, function, base, items, size).0 {
+                Given::UnderWay(chunk) => chunk,
+                Given::Outcomes(outcomes) => TaskFuture::ready(Ok(outcomes)),
+            }
+        };
+        Stream {
+            give: Box::new(give),
+            workers: self.shared.workers(),
+            depth: 8,
+            most: usize::MAX,
+        }
+    }
+}
+
+impl<F, G, A, R> Reduce<F, G, A, R> for Processes
+where
+    F: Fn(A) -> R + Portable + Send,
+    G: Fn(R, R) -> R + Portable + Send,
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0
+                    && !needs_drop::<F>()
+                    && size_of::<G>() == 0
+                    && !needs_drop::<G>(),
+                "the functions of map_reduce must not capture variables on a pool of processes, by closure! neither. \
+                 Put what they need into the items, or map with a context and reduce the results"
+            );
+        }
+        // One call from the first chunk to the last, though it takes several.
+        let _admission = self.shared.admit()?;
+        let (add, combine) = (g.clone(), g);
+        let fold = move |chunk| reduce::fold(chunk, &f, &add);
+        let combine = move |partials| reduce::combine(partials, &combine);
+        reduce::map_reduce(self, plan, fold, combine, items)
+    }
+}
+
+impl<C, F, A, R> RunWith<C, F, A, R> for Processes
+where
+    F: Fn(&C, A) -> R + Portable + Send,
+    C: Serialize + DeserializeOwned + 'static,
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    fn map_with<I>(&self, plan: Plan<'_>, context: &C, _: F, items: I) -> Result<Vec<R>, TaskError>
+    where
+        I: Iterator<Item = A>,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0 && !needs_drop::<F>(),
+                "the function of map_with must not capture variables on a pool of processes: put them into the \
+                 context, which may be a tuple"
+            );
+        }
+        let bytes = closure::encode_context(context)?;
+        let context = SentContext::new(bytes, &self.shared.retired);
+        let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
+        self.call(plan, function, items)
+    }
+}

@@ -1,0 +1,450 @@
+//! A process that forks workers: small, with one thread, and therefore quick and safe to fork.
+//!
+//! ```text
+//!   supervisor ── hire: greeting, lane, bell, life line ──▶ server ── fork ──▶ worker
+//!              ◀── hired: pid, pidfd ──                       │                  │
+//!              ◀── ended: status ──                           ◀──── waits ───────┘
+//! ```
+//!
+//! The workers are the server's children: it waits for them, and tells how they ended. It is itself a child of the
+//! supervisor's thread, and dies with that; the workers die with it, and by their life lines with the parent.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::initializer;
+use super::start::secret;
+use super::worker::{self, Greeting, SERVER_MAGIC, VARIABLE};
+use crate::codec::exact;
+use crate::error::Death;
+use crate::os::image::Image;
+use crate::os::pidfd::{self, Child, wait_readable};
+use crate::os::{fork, handoff, worker as own};
+
+/// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// The longest message between the two.
+const MOST_BYTES: usize = 64 << 10;
+
+/// What the server is to do first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opening {
+    fingerprint: u64,
+    parent: u32,
+    /// Number of the function that it runs before it forks the first worker.
+    preload: Option<u64>,
+}
+
+/// A worker to fork. With it come the descriptors of lane, bell and life line, and of the outputs that are not the
+/// server's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hire {
+    pub(super) greeting: Greeting,
+    pub(super) env: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) has_stdout: bool,
+    pub(super) has_stderr: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// The server is ready to fork: the first thing that it says.
+    Loaded,
+    /// With the worker's pidfd.
+    Hired {
+        pid: u32,
+    },
+    /// The worker could not be forked, or the server cannot serve.
+    Refused {
+        reason: String,
+    },
+    Ended {
+        pid: u32,
+        status: Status,
+        peak: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Status {
+    Exit(i32),
+    Signal(i32),
+    Unknown,
+}
+
+/// The server as the supervisor has it.
+#[derive(Debug)]
+pub(super) struct Server {
+    process: Child,
+    socket: OwnedFd,
+    /// It has not answered as it should, and is not asked again.
+    is_broken: bool,
+    /// Workers that it has forked, and that have not been reaped; with how they ended, once it has said so.
+    workers: HashMap<u32, Option<(Death, u64)>>,
+}
+
+/// How a server comes to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// The executable, started again; runs this function first.
+    Started { preload: Option<u64> },
+    /// Forked from this process.
+    Forked,
+}
+
+impl Server {
+    /// To be called on a thread that lives as long as the server shall.
+    pub(super) fn start(pool: &str, origin: Origin) -> io::Result<Self> {
+        let (socket, theirs) = handoff::pair()?;
+        let name = format!("manyhands:{pool}:fork");
+        let process = match origin {
+            Origin::Started { preload } => {
+                let secret = secret();
+                let opening = Opening {
+                    fingerprint: Image::main().fingerprint(),
+                    parent: std::process::id(),
+                    preload,
+                };
+                let mut message = [SERVER_MAGIC, secret.to_ne_bytes()].concat();
+                exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
+                handoff::send(socket.as_fd(), &message, &[])?;
+                let process = Command::new("/proc/self/exe")
+                    .arg0(name)
+                    .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
+                    .stdin(Stdio::from(theirs))
+                    .spawn()?;
+                process.id()
+            }
+            Origin::Forked => {
+                let parent = std::process::id();
+                crate::engine::forked::fork_child(|| {
+                    own::close_copy(socket.as_fd());
+                    let begun = own::die_with_parent(parent).and_then(|()| begin_fork(&name));
+                    if begun.is_ok() {
+                        serve(&theirs);
+                    }
+                })?
+            }
+        };
+        let process = Child::open(process).inspect_err(|_| pidfd::kill_unopened(process))?;
+        Ok(Self {
+            process,
+            socket,
+            is_broken: false,
+            workers: HashMap::new(),
+        })
+    }
+
+    /// Waits until it is ready to fork. What it loads before may take as long as it likes, unless `alarm` rings and
+    /// `gives_up` says that nobody needs it any more.
+    pub(super) fn wait_loaded(
+        &mut self,
+        alarm: BorrowedFd<'_>,
+        gives_up: impl Fn() -> bool,
+    ) -> io::Result<()> {
+        loop {
+            let fds = [self.socket.as_fd(), self.process.as_fd(), alarm];
+            match wait_readable(&fds, None) {
+                Some(0 | 1) => break,
+                Some(_) if gives_up() => {
+                    return Err(io::Error::other(
+                        "the pool ended before its workers were there",
+                    ));
+                }
+                // It stays as it is, for the supervisor. It rings seldom.
+                Some(_) => std::thread::sleep(Duration::from_millis(1)),
+                None => {}
+            }
+        }
+        match self.answer() {
+            Ok((Answer::Loaded, _)) => Ok(()),
+            Ok((Answer::Refused { reason }, _)) => Err(io::Error::other(reason)),
+            Ok(_) => Err(io::Error::other("the process that forks workers is mad")),
+            Err(_) => {
+                self.process.kill();
+                let end = match self.process.reap() {
+                    Death::Exit(code) => format!("exited with code {code}"),
+                    other => other.to_string(),
+                };
+                Err(io::Error::other(format!(
+                    "the process that forks workers {end} before it was ready"
+                )))
+            }
+        }
+    }
+
+    /// Has a worker forked.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none. Then the server may be gone ([`is_alive`](Self::is_alive)).
+    pub(super) fn hire(&mut self, hire: &Hire, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
+        let message = encode(hire)?;
+        handoff::send(self.socket.as_fd(), &message, fds)?;
+        loop {
+            match self.answer()? {
+                (Answer::Hired { pid }, Some(fd)) => {
+                    self.workers.insert(pid, None);
+                    return Ok(Child::adopt(pid, fd));
+                }
+                (Answer::Hired { .. }, None) => {
+                    return Err(io::Error::other("a worker came without its descriptor"));
+                }
+                (Answer::Refused { reason }, _) => return Err(io::Error::other(reason)),
+                (Answer::Loaded | Answer::Ended { .. }, _) => {}
+            }
+        }
+    }
+
+    /// Says how a worker has ended, waiting for that.
+    pub(super) fn reap(&mut self, child: &Child) -> Death {
+        // Once it has ended, which may be long in coming, the server is quick to say so.
+        child.wait_end(None);
+        while let Some(known) = self.workers.get_mut(&child.pid()) {
+            if let Some((death, peak)) = known.take() {
+                child.set_peak_memory(peak);
+                self.workers.remove(&child.pid());
+                return death;
+            }
+            if self.answer().is_err() {
+                break;
+            }
+        }
+        // The server has died, this one or the one before it; and then the kernel has killed its workers. They may have
+        // become children of this process, if it takes in orphans.
+        match child.reap() {
+            Death::Unknown => Death::Signal(9),
+            death => death,
+        }
+    }
+
+    /// Whether it can be asked for more.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.is_broken && !self.process.wait_end(Some(Duration::ZERO))
+    }
+
+    /// The next thing that the server says; who has ended is noted. After an error it is not asked again: an answer that
+    /// comes late would be taken for that to a later question.
+    fn answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let answer = self.try_answer();
+        self.is_broken |= answer.is_err();
+        answer
+    }
+
+    fn try_answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
+        if wait_readable(&[self.socket.as_fd()], Some(ANSWER_TIME)).is_none() {
+            return Err(io::Error::other(
+                "the process that forks workers does not answer",
+            ));
+        }
+        let (answer, mut fds) = receive(&self.socket)?
+            .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
+        if let Answer::Ended { pid, status, peak } = answer {
+            let death = match status {
+                Status::Exit(code) => Death::Exit(code),
+                Status::Signal(signal) => Death::Signal(signal),
+                Status::Unknown => Death::Unknown,
+            };
+            self.workers.insert(pid, Some((death, peak)));
+        }
+        Ok((answer, fds.pop()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.process.reap();
+    }
+}
+
+fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    exact::to_vec_append(&mut bytes, message).map_err(io::Error::other)?;
+    if bytes.len() > MOST_BYTES {
+        return Err(io::Error::other(
+            "the environment of the workers is too large",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Takes the next message; `None` if the other side has gone.
+fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MOST_BYTES];
+    let (len, fds) = handoff::receive_all(socket.as_fd(), &mut buffer)?;
+    if len == 0 {
+        return Ok(None);
+    }
+    let message = exact::from_slice(&buffer[..len]).map_err(io::Error::other)?;
+    Ok(Some((message, fds)))
+}
+
+// What the server does -------------------------------------------------------------------------------------------------
+
+/// In an executable started again: becomes the server that the greeting asks for, and does not return.
+pub(super) fn become_server() -> io::Result<()> {
+    let mut message = [0; 4_096];
+    let (len, []) = handoff::receive::<0>(own::stdin(), &mut message)?;
+    let body = message.get(16..len).unwrap_or_default();
+    let opening: Opening = exact::from_slice(body).map_err(io::Error::other)?;
+    if opening.fingerprint != Image::main().fingerprint() {
+        return Err(io::Error::other(
+            "the executable is not the build that the parent runs",
+        ));
+    }
+    let socket = own::take_stdin()?;
+    own::die_with_parent(opening.parent)?;
+    own::set_name("manyhands:fork");
+    own::set_signals()?;
+    crate::panic::install_hook();
+    if let Some(preload) = opening.preload {
+        match initializer::run(preload) {
+            // What it has made stays, for the workers.
+            Ok(loaded) => std::mem::forget(loaded),
+            Err(reason) => {
+                let reason = format!("what the workers share could not be loaded: {reason}");
+                return refuse(&socket, reason);
+            }
+        }
+    }
+    if crate::os::task::ids()?.len() > 1 {
+        let reason =
+            "what the workers share left a thread running, which they would not have".to_owned();
+        return refuse(&socket, reason);
+    }
+    serve(&socket);
+    Ok(())
+}
+
+/// Answers every question with why there will be no workers.
+fn refuse(socket: &OwnedFd, reason: String) -> io::Result<()> {
+    let refusal = encode(&Answer::Refused { reason })?;
+    loop {
+        handoff::send(socket.as_fd(), &refusal, &[])?;
+        // Until the parent lets go.
+        wait_readable(&[socket.as_fd()], None);
+        if receive::<Hire>(socket)?.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// In a process forked from the parent: makes it one that can be forked in turn.
+fn begin_fork(name: &str) -> io::Result<()> {
+    own::reset_signals();
+    own::set_signals()?;
+    own::close_stdin()?;
+    own::set_name(name);
+    Ok(())
+}
+
+/// Forks workers until the parent lets go.
+fn serve(socket: &OwnedFd) {
+    // Whoever asks a worker later whether it was forked must know how often since the start.
+    fork::generation();
+    let loaded = encode(&Answer::Loaded);
+    if loaded
+        .and_then(|loaded| handoff::send(socket.as_fd(), &loaded, &[]))
+        .is_err()
+    {
+        return;
+    }
+    let mut children: Vec<Child> = Vec::new();
+    loop {
+        let mut fds = vec![socket.as_fd()];
+        fds.extend(children.iter().map(AsFd::as_fd));
+        let answered = match wait_readable(&fds, None) {
+            None => continue,
+            Some(0) => match receive::<Hire>(socket) {
+                Ok(Some((hire, fds))) => fork_worker(socket, hire, fds, &mut children),
+                Ok(None) | Err(_) => return,
+            },
+            Some(index) => {
+                let child = children.swap_remove(index - 1);
+                let status = match child.reap() {
+                    Death::Exit(code) => Status::Exit(code),
+                    Death::Signal(signal) => Status::Signal(signal),
+                    _ => Status::Unknown,
+                };
+                let ended = Answer::Ended {
+                    pid: child.pid(),
+                    status,
+                    peak: child.peak_memory().unwrap_or(0),
+                };
+                encode(&ended).and_then(|answer| handoff::send(socket.as_fd(), &answer, &[]))
+            }
+        };
+        if answered.is_err() {
+            return;
+        }
+    }
+}
+
+fn fork_worker(
+    socket: &OwnedFd,
+    hire: Hire,
+    fds: Vec<OwnedFd>,
+    children: &mut Vec<Child>,
+) -> io::Result<()> {
+    let server = std::process::id();
+    let mut work = Some((hire, fds));
+    let forked = crate::engine::forked::fork_child(|| {
+        // What is the server's: whoever starts a process from a worker would hold it open.
+        children.clear();
+        own::close_copy(socket.as_fd());
+        if let Some((hire, fds)) = work.take() {
+            let outcome = own::die_with_parent(server).and_then(|()| run_worker(hire, fds));
+            if let Err(error) = outcome {
+                eprintln!("manyhands: a worker process could not begin: {error}");
+                fork::exit_now(worker::CANNOT_BEGIN);
+            }
+        }
+    });
+    let child = forked.and_then(|pid| Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid)));
+    match child {
+        Ok(child) => {
+            let answer = encode(&Answer::Hired { pid: child.pid() })?;
+            handoff::send(socket.as_fd(), &answer, &[child.as_fd()])?;
+            children.push(child);
+            Ok(())
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            handoff::send(socket.as_fd(), &encode(&Answer::Refused { reason })?, &[])
+        }
+    }
+}
+
+/// What a forked worker does, from its start to its end.
+fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
+    let Hire {
+        greeting,
+        env,
+        has_stdout,
+        has_stderr,
+    } = hire;
+    let mut fds = fds.into_iter();
+    let mut next = || {
+        fds.next()
+            .ok_or_else(|| io::Error::other("the greeting came without its descriptors"))
+    };
+    let (lane, bell, life_line) = (next()?, next()?, next()?);
+    if has_stdout {
+        own::replace_stdout(&next()?)?;
+    }
+    if has_stderr {
+        own::replace_stderr(&next()?)?;
+    }
+    for (name, value) in env {
+        own::set_variable(&OsStringExt::from_vec(name), &OsStringExt::from_vec(value));
+    }
+    worker::run(greeting, lane, bell, life_line)
+}

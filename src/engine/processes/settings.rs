@@ -1,0 +1,330 @@
+//! What can be said about a pool's workers, once, when it is made.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::PoolError;
+
+/// How long workers and callers watch for what they wait for before they sleep.
+///
+/// Waking a process that sleeps takes some 50 µs; one that watches answers within a microsecond, and uses a core
+/// meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::WaitPolicy;
+/// use manyhands::prelude::*;
+/// use std::time::Duration;
+///
+/// let watchful = WaitPolicy::Spin(Duration::from_millis(1)); // for the next of many short tasks
+/// let pool = Processes::builder().workers(1).wait_policy(watchful).build()?;
+/// for x in 0..10 {
+///     assert_eq!(pool.submit(|x: u32| x * x, x).result()?, x * x);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitPolicy {
+    /// Watch for 50 µs if there is a core to spare for it, and sleep then.
+    #[default]
+    Balanced,
+    /// Sleep at once: best where the cores belong to somebody else, or tasks are long.
+    Park,
+    /// Watch for this long if there is a core to spare for it, and sleep then: for tasks that come in quick succession.
+    Spin(Duration),
+}
+
+impl WaitPolicy {
+    pub(super) fn spin(self) -> Duration {
+        match self {
+            // Waking takes about as long, so this costs at most twice what the best choice would have.
+            Self::Balanced => Duration::from_micros(50),
+            Self::Park => Duration::ZERO,
+            Self::Spin(time) => time,
+        }
+    }
+}
+
+/// How the workers of a pool are started.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::StartMethod::{Fork, ForkServer, Spawn};
+/// use manyhands::prelude::*;
+/// use std::sync::OnceLock;
+///
+/// static MODEL: OnceLock<String> = OnceLock::new();
+///
+/// MODEL.set("loaded".to_owned())?;
+/// for (method, has_it) in [(Spawn, false), (ForkServer, false), (Fork, true)] {
+///     let builder = Processes::builder().workers(1).start_method(method);
+///     let pool = builder.allow_threads().build()?; // doc tests run in several threads
+///     assert_eq!(pool.submit(|()| MODEL.get().is_some(), ()).result()?, has_it);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartMethod {
+    /// The executable is started again for each: they have nothing of this process, and it may have as many threads and as
+    /// much memory as it likes.
+    #[default]
+    Spawn,
+    /// They are forked from a copy of this process that is made when the pool is: they have all that it has loaded by
+    /// then, without a copy in memory until somebody writes to it. Refused if other threads run, as with
+    /// [`Pool::forked`](crate::Pool::forked), unless
+    /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise.
+    Fork,
+    /// They are forked from a small process, which is the executable started again and runs the function given to
+    /// [`preload`](crate::engine::ProcessesBuilder::preload) first: what that loads they all have, in one copy.
+    ForkServer,
+}
+
+/// On which cores the workers of a pool may run.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Affinity;
+/// use manyhands::prelude::*;
+///
+/// let on = |affinity| Processes::builder().workers(4).affinity(affinity).build();
+/// assert_eq!(on(Affinity::Spread)?.map(|x: u8| x / 2, [8, 6])?, [4, 3]); // on four cores, if there are so many
+/// assert!(matches!(on(Affinity::Cores(vec![])), Err(PoolError::InvalidOption { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Affinity {
+    /// On all that this process may use: the scheduler decides.
+    #[default]
+    Off,
+    /// Each on one core: worker `n` on the `n`-th of those this process may use, and again from the first when there are
+    /// more workers than cores.
+    Spread,
+    /// Each on one core of this list, by the system's numbers: worker `n` on the `n`-th, and again from the first.
+    Cores(Vec<usize>),
+}
+
+/// How many threads libraries inside a worker may start (`OpenMP`, `OpenBLAS`, MKL, BLIS,
+/// Accelerate, numexpr, rayon, and this crate's own pools).
+///
+/// Such libraries start a thread for each core of the machine, and with a worker for each core that makes far too many.
+/// The limit goes into the workers' environment, as `OMP_NUM_THREADS` and its kin, where those are not set already.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::InnerThreads;
+/// use manyhands::prelude::*;
+///
+/// let pool = Processes::builder().workers(1).inner_threads(InnerThreads::Off).build()?;
+/// let there = pool.submit(|()| std::env::var("OMP_NUM_THREADS").ok(), ()).result()?;
+/// assert_eq!(there, std::env::var("OMP_NUM_THREADS").ok()); // as it is here
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InnerThreads {
+    /// The cores this process may use, divided by the number of workers; at least one.
+    #[default]
+    Share,
+    /// This many.
+    Most(usize),
+    /// The environment is left as it is.
+    Off,
+}
+
+/// The variables of [`InnerThreads`].
+pub(super) const INNER_THREADS: [&str; 8] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "MANYHANDS_WORKERS",
+];
+
+/// Where what a worker prints goes.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Output;
+/// use manyhands::prelude::*;
+/// use std::sync::mpsc::channel;
+///
+/// let (send, receive) = channel();
+/// let errors = Output::lines(move |_, line| send.send(line.to_owned()).unwrap());
+/// let pool = Processes::builder().workers(1).stdout(Output::Null).stderr(errors).build()?;
+/// pool.submit(|()| { println!("for nobody"); eprintln!("for you") }, ()).result()?;
+/// pool.close()?;
+/// assert_eq!(receive.recv()?, "for you");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Output {
+    /// To where this process prints.
+    #[default]
+    Inherit,
+    /// Nowhere.
+    Null,
+    /// Line by line to a function; see [`Output::lines`].
+    Lines(LineCallback),
+}
+
+/// What [`Output::Lines`] calls.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Output;
+/// use manyhands::engine::LineCallback;
+/// use manyhands::prelude::*;
+/// use std::sync::{Arc, Mutex};
+///
+/// let log: Arc<Mutex<Vec<String>>> = Arc::default();
+/// let copy = Arc::clone(&log);
+/// let tell: LineCallback = Arc::new(move |_: &str, line: &str| copy.lock().unwrap().push(line.to_owned()));
+/// let builder = Processes::builder().workers(1).stderr(Output::Lines(tell.clone()));
+/// let pool = builder.stdout(Output::Lines(tell)).build()?; // both in one
+/// pool.submit(|()| { println!("out"); eprintln!("err") }, ()).result()?;
+/// pool.close()?;
+/// assert_eq!(log.lock().unwrap().len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+impl Output {
+    /// Calls `tell` with the name of the worker (`manyhands:POOL:0`) and a line that it has printed, without the line's
+    /// end; bytes that are not UTF-8 are replaced, and a `\r` before the end stays. Lines of one worker come in order, on a
+    /// thread of the pool's; the last line also if it has no end, and one of more than 1 MiB in pieces. When the pool has
+    /// ended, all have come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::Output;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (send, receive) = channel();
+    /// let tell = move |worker: &str, line: &str| send.send(format!("{worker} says {line}")).unwrap();
+    /// let pool = Processes::builder().workers(1).name("talk").stdout(Output::lines(tell)).build()?;
+    /// pool.submit(|()| println!("hello"), ()).result()?;
+    /// pool.close()?;
+    /// assert_eq!(receive.recv()?, "manyhands:talk:0 says hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lines(tell: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self::Lines(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inherit => "Inherit",
+            Self::Null => "Null",
+            Self::Lines(_) => "Lines(..)",
+        })
+    }
+}
+
+/// Whether this can be a variable of an environment.
+pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
+    let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
+    if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
+        return Err(PoolError::InvalidOption {
+            option: "env".into(),
+            value: format!("{}={}", name.display(), value.display()),
+            reason:
+                "a name is not empty and has no = in it, and neither name nor value has a NUL in it"
+                    .into(),
+        });
+    }
+    Ok(())
+}
+
+/// What a builder has been told, and checked.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) name: String,
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) inner_threads: InnerThreads,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+    /// Number of the initialiser's entry.
+    pub(super) initializer: Option<u64>,
+    pub(super) max_tasks: Option<u32>,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) affinity: Affinity,
+    pub(super) nice: i32,
+    pub(super) wait_policy: WaitPolicy,
+    pub(super) timeline: bool,
+    pub(super) start_method: StartMethod,
+    /// Number of the function that the fork server runs first.
+    pub(super) preload: Option<u64>,
+    /// Whether this process may be forked while other threads run.
+    pub(super) allow_threads: bool,
+}
+
+/// What a worker does to itself before it takes tasks. Part of its greeting.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub(super) initializer: Option<u64>,
+    /// Bytes of data it may have.
+    pub(super) memory_limit: Option<u64>,
+    /// The core it shall run on.
+    pub(super) core: Option<usize>,
+    pub(super) nice: i32,
+}
+
+impl Settings {
+    /// For worker `number`, where this process may use these cores.
+    pub(super) fn setup(&self, number: usize, cores: &[usize]) -> Setup {
+        let list = match &self.affinity {
+            Affinity::Off => &[],
+            Affinity::Spread => cores,
+            Affinity::Cores(list) => list.as_slice(),
+        };
+        Setup {
+            initializer: self.initializer,
+            memory_limit: self.memory_limit,
+            core: (!list.is_empty()).then(|| list[number % list.len()]),
+            nice: self.nice,
+        }
+    }
+
+    /// Variables of a worker's environment, where there are `workers` and this process may use so many cores.
+    pub(super) fn variables(
+        &self,
+        workers: usize,
+        cores: usize,
+    ) -> impl Iterator<Item = (OsString, OsString)> {
+        let most = match self.inner_threads {
+            InnerThreads::Share => Some((cores / workers.max(1)).max(1)),
+            InnerThreads::Most(most) => Some(most),
+            InnerThreads::Off => None,
+        };
+        let caps = most.into_iter().flat_map(|most| {
+            let unset = |name: &&str| std::env::var_os(name).is_none();
+            let with_value = move |name: &str| (name.into(), most.to_string().into());
+            INNER_THREADS.into_iter().filter(unset).map(with_value)
+        });
+        // What was said for this pool comes last, and wins.
+        caps.chain(self.env.iter().cloned())
+    }
+}

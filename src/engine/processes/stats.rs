@@ -1,0 +1,378 @@
+//! What a pool's workers have done so far.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::dispatch::{Piece, Worker};
+use crate::error::TaskError;
+use crate::os::clock;
+
+/// What a pool of processes has done since it was made; see [`Pool::stats`](crate::Pool::stats).
+///
+/// As text it is a table with a line for each worker and one for all. For machines it is serde's: durations are in
+/// seconds and nanoseconds, as serde writes them, and sizes in bytes.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Processes::builder().workers(2).name("render").build()?;
+/// pool.map(|x: u64| x + 1, 0..100)?;
+/// let stats = pool.stats();
+/// assert_eq!((stats.name.as_str(), stats.workers.len(), stats.cancelled), ("render", 2, 0));
+/// assert!(stats.to_string().starts_with("pool render, "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// The pool's name.
+    pub name: String,
+    /// Time since the pool was made.
+    pub age: Duration,
+    /// Each worker's place, in order. A worker that was replaced goes on where the one before it was.
+    pub workers: Vec<WorkerStats>,
+    /// Tasks, items of calls counted singly, that were cancelled before any worker had begun with them.
+    pub cancelled: u64,
+}
+
+/// What has been done in the place of one worker.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(1)?;
+/// let crash = pool.submit(|()| -> () { std::process::abort() }, ());
+/// assert!(crash.result().is_err());
+/// let pid = pool.submit(|()| std::process::id(), ()).result()?;
+/// let worker = &pool.stats().workers[0];
+/// assert_eq!((worker.pid, worker.tasks, worker.failures.died, worker.respawns), (Some(pid), 2, 1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Process id of the worker that is there now, if one is.
+    pub pid: Option<u32>,
+    /// Tasks that have ended, failed ones included. Items of calls count singly, but a chunk of
+    /// [`map_reduce`](crate::Pool::map_reduce) as one.
+    pub tasks: u64,
+    /// Those of them that have failed, by cause.
+    pub failures: Failures,
+    /// How often a worker was started here again: after a death, a limit of tasks, or a rest.
+    pub respawns: u64,
+    /// Time in which a worker was here, from the moment its start began.
+    pub up: Duration,
+    /// The part of it in which the worker had something to do: what comes before its first task, the initialiser among
+    /// it, counts too. Accurate to a microsecond for each time it ran dry.
+    pub busy: Duration,
+    /// How long what was given to the workers here had waited behind other work, in all; accurate to the system's clock
+    /// tick for each. A chunk of a call waits once.
+    pub queue_wait: Duration,
+    /// Bytes sent to the workers: functions, contexts, arguments.
+    pub bytes_sent: u64,
+    /// Bytes received from them: results and errors.
+    pub bytes_received: u64,
+    /// The most memory that a worker here has had resident at once, in bytes, shared memory included.
+    pub peak_memory: u64,
+}
+
+/// Tasks that have failed, by cause.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(2)?;
+/// let _ = pool.try_map(|x: u8| match x { 0 => panic!(), 1 => std::process::abort(), _ => x }, 0..5);
+/// let failures = pool.stats().total().failures;
+/// assert_eq!((failures.panicked, failures.died, failures.timed_out), (1, 1, 0));
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Failures {
+    /// [`TaskError::Panicked`].
+    pub panicked: u64,
+    /// [`TaskError::WorkerDied`].
+    pub died: u64,
+    /// [`TaskError::OutOfMemory`].
+    pub out_of_memory: u64,
+    /// [`TaskError::TimedOut`].
+    pub timed_out: u64,
+    /// [`TaskError::Cancelled`], after a worker had begun with them.
+    pub cancelled: u64,
+    /// [`TaskError::Encode`] and [`TaskError::Decode`], as far as the worker found out.
+    pub not_serialised: u64,
+}
+
+impl Failures {
+    /// All together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let _ = pool.try_map(|x: u8| assert!(x < 2), 0..5);
+    /// assert_eq!(pool.stats().total().failures.all(), 3);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn all(&self) -> u64 {
+        self.panicked
+            + self.died
+            + self.out_of_memory
+            + self.timed_out
+            + self.cancelled
+            + self.not_serialised
+    }
+
+    pub(super) fn count(&mut self, error: &TaskError) {
+        let counter = match error {
+            TaskError::Panicked { .. } => &mut self.panicked,
+            TaskError::OutOfMemory { .. } => &mut self.out_of_memory,
+            TaskError::TimedOut { .. } => &mut self.timed_out,
+            TaskError::Cancelled => &mut self.cancelled,
+            TaskError::Encode { .. } | TaskError::Decode { .. } => &mut self.not_serialised,
+            _ => &mut self.died,
+        };
+        *counter += 1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.panicked += other.panicked;
+        self.died += other.died;
+        self.out_of_memory += other.out_of_memory;
+        self.timed_out += other.timed_out;
+        self.cancelled += other.cancelled;
+        self.not_serialised += other.not_serialised;
+    }
+}
+
+impl WorkerStats {
+    /// The share of its time in which the worker had something to do, from 0 to 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// pool.map(|x: u64| (0..x).sum::<u64>(), [1_000; 100])?;
+    /// let share = pool.stats().total().busy_share();
+    /// assert!(share > 0.0 && share <= 1.0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn busy_share(&self) -> f64 {
+        if self.up.is_zero() {
+            return 0.0;
+        }
+        self.busy.as_secs_f64() / self.up.as_secs_f64()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.tasks += other.tasks;
+        self.failures.add(&other.failures);
+        self.respawns += other.respawns;
+        self.up += other.up;
+        self.busy += other.busy;
+        self.queue_wait += other.queue_wait;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.peak_memory = self.peak_memory.max(other.peak_memory);
+    }
+}
+
+/// What has been done in the place of a worker, apart from what the worker that is there now keeps count of.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Workers that were started here.
+    pub(super) hired: u64,
+    pub(super) tasks: u64,
+    pub(super) failures: Failures,
+    queue_wait: u64,
+    /// What the workers that have ended here have done.
+    past: WorkerStats,
+}
+
+impl Tally {
+    /// A piece is the next that the worker here runs.
+    pub(super) fn waited(&mut self, piece: &Piece) {
+        if let Some(queued) = piece.queued {
+            self.queue_wait += clock::last_tick().saturating_sub(queued);
+        }
+    }
+
+    /// The worker here has ended.
+    pub(super) fn bury(&mut self, worker: &Worker) {
+        self.past.add_worker(worker);
+    }
+
+    /// Everything together; `worker` is the one that is here now.
+    pub(super) fn stats(&self, worker: Option<&Worker>) -> WorkerStats {
+        let mut stats = self.past.clone();
+        stats.tasks = self.tasks;
+        stats.failures.add(&self.failures);
+        stats.respawns = self.hired.saturating_sub(1);
+        stats.queue_wait = Duration::from_nanos(self.queue_wait);
+        if let Some(worker) = worker {
+            stats.add_worker(worker);
+            stats.pid = Some(worker.started.child.pid());
+        }
+        stats
+    }
+}
+
+impl WorkerStats {
+    /// Adds what one worker has done.
+    fn add_worker(&mut self, worker: &Worker) {
+        let up = clock::now().saturating_sub(worker.started.since);
+        // The worker's own word, which may be anything if it has gone mad.
+        let idle = worker.idle_time().min(up);
+        self.up += Duration::from_nanos(up);
+        self.busy += Duration::from_nanos(up - idle);
+        let received = worker.received();
+        self.bytes_sent += worker.bytes_sent;
+        self.bytes_received += received.bytes;
+        self.failures.panicked += received.panicked;
+        self.failures.not_serialised += received.not_serialised;
+        let memory = worker.started.child.peak_memory();
+        self.peak_memory = self.peak_memory.max(memory.unwrap_or(0));
+    }
+}
+
+impl PoolStats {
+    /// All workers together: sums, except for the memory, which is that of the largest.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// pool.map(|x: u64| x * x, 0..1_000)?;
+    /// assert_eq!(pool.stats().total().tasks, 1_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn total(&self) -> WorkerStats {
+        let mut total = WorkerStats::default();
+        self.workers.iter().for_each(|worker| total.add(worker));
+        total
+    }
+}
+
+impl fmt::Display for PoolStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = self.age.as_secs_f64();
+        writeln!(
+            f,
+            "pool {}, {age:.1} s old, {} cancelled",
+            self.name, self.cancelled
+        )?;
+        writeln!(
+            f,
+            "{:>6} {:>8} {:>12} {:>8} {:>8} {:>6} {:>11} {:>10} {:>10} {:>10}",
+            "worker",
+            "pid",
+            "tasks",
+            "failed",
+            "respawns",
+            "busy",
+            "queue wait",
+            "sent",
+            "received",
+            "memory"
+        )?;
+        for (number, worker) in self.workers.iter().enumerate() {
+            let pid = worker.pid.map_or("-".to_owned(), |pid| pid.to_string());
+            line(f, &number.to_string(), &pid, worker)?;
+        }
+        line(f, "all", "", &self.total())?;
+        for (number, worker) in self.workers.iter().enumerate() {
+            let failures = &worker.failures;
+            if failures.all() > 0 {
+                writeln!(
+                    f,
+                    "worker {number} failed: {} panicked, {} died, {} out of memory, {} timed out, {} cancelled, {} not serialised",
+                    failures.panicked,
+                    failures.died,
+                    failures.out_of_memory,
+                    failures.timed_out,
+                    failures.cancelled,
+                    failures.not_serialised
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, pid: &str, stats: &WorkerStats) -> fmt::Result {
+    writeln!(
+        f,
+        "{name:>6} {pid:>8} {:>12} {:>8} {:>8} {:>5.1}% {:>9.3} s {:>10} {:>10} {:>10}",
+        stats.tasks,
+        stats.failures.all(),
+        stats.respawns,
+        100.0 * stats.busy_share(),
+        stats.queue_wait.as_secs_f64(),
+        size(stats.bytes_sent),
+        size(stats.bytes_received),
+        size(stats.peak_memory),
+    )
+}
+
+/// Bytes, as people read them.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1_000.0 {
+            return match unit {
+                "B" => format!("{bytes} B"),
+                _ => format!("{value:.1} {unit}"),
+            };
+        }
+        value /= 1_024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let short = [0, 999, 1_000, 1 << 20, 5 << 30, 3 << 40].map(size);
+        assert_eq!(
+            short,
+            ["0 B", "999 B", "1.0 KiB", "1.0 MiB", "5.0 GiB", "3.0 TiB"]
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_worker_and_one_for_all() {
+        let mut stats = PoolStats {
+            name: "render".to_owned(),
+            workers: vec![WorkerStats::default(); 2],
+            ..PoolStats::default()
+        };
+        stats.workers[1].tasks = 7;
+        stats.workers[1].failures.count(&TaskError::Cancelled);
+        let table = stats.to_string();
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines.len(), 6, "{table}");
+        assert!(
+            lines[4].trim_start().starts_with("all") && lines[4].contains(" 7 "),
+            "{table}"
+        );
+        assert!(lines[5].contains("1 cancelled"), "{table}");
+    }
+}

@@ -1,0 +1,221 @@
+//! What the handle of a task needs to wait for it, to be told of its end and to stop it, whatever its result is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::Shared;
+use super::task::{Results, Task};
+use super::wait::Patience;
+use crate::error::TaskError;
+use crate::future::{Hook, Pending, Signal};
+
+/// The part of a task's results that its handle works with.
+pub(super) struct Ticket {
+    shared: Arc<Shared>,
+    ended: Signal,
+    /// Whether somebody waits for it, or is to be told.
+    is_awaited: AtomicBool,
+    /// Whether somebody is to be told of its end. Set once, under the dispatch's lock.
+    is_told: AtomicBool,
+    /// Whether it was cancelled before a worker began with it. Set once, under the dispatch's lock.
+    is_cancelled: AtomicBool,
+    /// Whether a worker had to be woken for the task.
+    is_cold: AtomicBool,
+    /// Whether it has ended without a result. It stays so when the outcome has been taken.
+    has_failed: AtomicBool,
+}
+
+/// Results that have a handle.
+pub(super) trait Promised<R>: Results + Sized {
+    fn ticket(&self) -> &Ticket;
+
+    /// The outcome, once. Called when the task has ended.
+    fn take(&self) -> Result<R, TaskError>;
+
+    /// What has no outcome yet was cancelled.
+    fn set_cancelled(&self);
+}
+
+impl Ticket {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: shared.clone(),
+            ended: Signal::default(),
+            is_awaited: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
+            is_cancelled: AtomicBool::new(false),
+            is_cold: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.raise();
+    }
+
+    /// It will end without a result, or with one that says so.
+    pub(super) fn set_failed(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.count() > 0
+    }
+
+    /// Whether this process is a forked child, and the task its parent's.
+    fn is_foreign(&self) -> bool {
+        self.shared.check_process().is_err()
+    }
+}
+
+/// Gives a task to the workers; the caller may not be back soon.
+pub(super) fn place<P: Promised<R> + 'static, R>(
+    task: &Arc<Task<P>>,
+    shared: &Arc<Shared>,
+) -> Result<(), TaskError> {
+    let woke = shared.place(task.clone(), true)?;
+    task.results.ticket().is_cold.store(woke, Ordering::Relaxed);
+    Ok(())
+}
+
+impl<P: Promised<R>, R> Pending<R> for Task<P> {
+    fn is_done(&self) -> bool {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            return true;
+        }
+        if !ticket.has_ended()
+            && let Some(mut dispatch) = ticket.shared.try_lock()
+        {
+            // Whoever only ever asks must see things move too.
+            dispatch.pump(&ticket.shared);
+        }
+        ticket.has_ended()
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            // The task is the parent's; `take` says so.
+            return true;
+        }
+        // Read under the dispatch's lock, which whoever goes to sleep takes after this.
+        ticket.is_awaited.store(true, Ordering::Relaxed);
+        let patience = Patience {
+            cold: ticket.is_cold.load(Ordering::Relaxed),
+            deadline,
+            comes_back: false,
+        };
+        ticket.shared.wait(&ticket.ended, 0, patience)
+    }
+
+    fn take(&self) -> Result<R, TaskError> {
+        self.results.ticket().shared.check_process()?;
+        self.results.take()
+    }
+
+    fn has_failed(&self) -> bool {
+        let ticket = self.results.ticket();
+        ticket.is_foreign() || ticket.has_failed.load(Ordering::Relaxed)
+    }
+
+    fn is_running(&self) -> bool {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() || ticket.has_ended() {
+            return false;
+        }
+        let mut dispatch = ticket.shared.lock();
+        dispatch.pump(&ticket.shared);
+        !ticket.has_ended() && dispatch.is_running(self.address())
+    }
+
+    fn cancel(&self) -> bool {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            return false;
+        }
+        let mut dispatch = ticket.shared.lock();
+        if ticket.has_ended()
+            || !dispatch.withdraw(
+                &ticket.shared,
+                (self.address(), self.count),
+                ticket.is_told(),
+            )
+        {
+            return false;
+        }
+        ticket.is_cancelled.store(true, Ordering::Relaxed);
+        self.results.set_cancelled();
+        ticket.end();
+        // Its place may be another's now, and somebody may wait for the end of everything.
+        dispatch.pump(&ticket.shared);
+        drop(dispatch);
+        ticket.shared.bell.ring();
+        true
+    }
+
+    fn kill(&self) -> bool {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            return false;
+        }
+        {
+            let mut dispatch = ticket.shared.lock();
+            dispatch.pump(&ticket.shared);
+            if ticket.has_ended() {
+                return false;
+            }
+            if dispatch.is_running(self.address()) {
+                return dispatch.kill(self.address());
+            }
+        }
+        // A worker may begin with it at this very moment.
+        self.cancel() || ticket.shared.lock().kill(self.address())
+    }
+
+    fn on_end(&self, hook: Hook) {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            hook();
+            return;
+        }
+        let mut dispatch = ticket.shared.lock();
+        if !ticket.has_ended() && !ticket.is_told() {
+            ticket.is_awaited.store(true, Ordering::Relaxed);
+            ticket.is_told.store(true, Ordering::Relaxed);
+            dispatch.told += 1;
+        }
+        ticket.ended.on_raise(0, hook);
+        ticket.shared.mind(&mut dispatch);
+    }
+
+    fn family(&self) -> usize {
+        Arc::as_ptr(&self.results.ticket().shared) as usize
+    }
+
+    fn wait_for(&self, signal: &Signal, seen: usize, deadline: Option<Instant>) {
+        let ticket = self.results.ticket();
+        if ticket.is_foreign() {
+            return;
+        }
+        let patience = Patience {
+            cold: false,
+            deadline,
+            comes_back: false,
+        };
+        ticket.shared.wait(signal, seen, patience);
+    }
+}

@@ -1,0 +1,220 @@
+//! What ran where and when, for a viewer of traces.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// A pool keeps so many events; when there are more, the oldest go.
+const MOST_EVENTS: usize = 1 << 20;
+
+/// What ran on which worker of a pool, and when; see [`Pool::timeline`](crate::Pool::timeline).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Processes::builder().workers(1).name("steps").timeline(true).build()?;
+/// for step in 0..3 {
+///     pool.submit(|step: u32| step, step).result()?;
+/// }
+/// let timeline = pool.timeline();
+/// assert_eq!((timeline.name.as_str(), timeline.events.len(), timeline.dropped), ("steps", 3, 0));
+/// assert!(timeline.events.is_sorted_by_key(|event| event.started));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Timeline {
+    /// The pool's name.
+    pub name: String,
+    /// What has ended, in the order in which this process learned of it.
+    pub events: Vec<TimelineEvent>,
+    /// Events that are not here any more, because there were too many.
+    pub dropped: u64,
+}
+
+/// A task, or a chunk of items of a call, that has run on a worker.
+///
+/// Times are in nanoseconds of the system's monotonic clock.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Processes::builder().workers(1).timeline(true).build()?;
+/// let pid = pool.submit(|()| std::process::id(), ()).result()?;
+/// let event = pool.timeline().events[0];
+/// assert_eq!((event.worker, event.pid, event.items, event.completed), (0, pid, 1, true));
+/// assert!(event.queued <= event.started && event.started <= event.ended);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TimelineEvent {
+    /// Number of the worker.
+    pub worker: usize,
+    /// Its process id.
+    pub pid: u32,
+    /// Items it was to run: 1 for a submitted task, and for a chunk of [`map_reduce`](crate::Pool::map_reduce).
+    pub items: u32,
+    /// When it was given to the pool.
+    pub queued: u64,
+    /// When the worker began with it.
+    pub started: u64,
+    /// When it had ended, or its worker had died.
+    pub ended: u64,
+    /// Whether it came to its end; false if the worker died, of it or because it was to be stopped.
+    pub completed: bool,
+}
+
+/// The events of a pool, as they come.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    events: VecDeque<TimelineEvent>,
+    dropped: u64,
+}
+
+impl Recorder {
+    pub(super) fn record(&mut self, event: TimelineEvent) {
+        if self.events.len() == MOST_EVENTS {
+            self.events.pop_front();
+            self.dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    pub(super) fn snapshot(&self, name: &str) -> Timeline {
+        Timeline {
+            name: name.to_owned(),
+            events: self.events.iter().copied().collect(),
+            dropped: self.dropped,
+        }
+    }
+}
+
+impl Timeline {
+    /// Writes the timeline in the JSON of Chrome's trace viewer (the "Trace Event Format"), which Perfetto
+    /// (<https://ui.perfetto.dev>) reads too. Each worker is a line of it, and has its tasks on it; how long a task was
+    /// queued is among the task's arguments, in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).timeline(true).build()?;
+    /// pool.map(|x: u64| x * x, 0..1_000)?;
+    /// let mut trace = Vec::new(); // or a file
+    /// pool.timeline().write_trace(&mut trace)?;
+    /// assert!(trace.starts_with(b"{\"traceEvents\":["));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_trace(&self, mut out: impl Write) -> io::Result<()> {
+        let start = self
+            .events
+            .iter()
+            .map(|event| event.queued)
+            .min()
+            .unwrap_or(0);
+        let microseconds = |time: u64| time.saturating_sub(start) as f64 / 1_000.0;
+        let own = std::process::id();
+        let name = escaped(&self.name);
+        write!(
+            out,
+            "{{\"traceEvents\":[\n{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{own},\"args\":{{\"name\":\"pool {name}\"}}}}"
+        )?;
+        let workers = self.events.iter().map(|event| event.worker).max();
+        for worker in workers.map_or(0..0, |last| 0..last + 1) {
+            write!(
+                out,
+                ",\n{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{own},\"tid\":{worker},\"args\":{{\"name\":\"worker {worker}\"}}}}"
+            )?;
+        }
+        for event in &self.events {
+            let label = match (event.completed, event.items) {
+                (false, _) => "died".to_owned(),
+                (true, 1) => "task".to_owned(),
+                (true, items) => format!("{items} items"),
+            };
+            write!(
+                out,
+                ",\n{{\"ph\":\"X\",\"name\":\"{label}\",\"pid\":{own},\"tid\":{},\"ts\":{:.3},\"dur\":{:.3},\"args\":{{\"queued\":{:.3},\"items\":{},\"process\":{}}}}}",
+                event.worker,
+                microseconds(event.started),
+                event.ended.saturating_sub(event.started) as f64 / 1_000.0,
+                event.started.saturating_sub(event.queued) as f64 / 1_000.0,
+                event.items,
+                event.pid,
+            )?;
+        }
+        writeln!(out, "\n]}}")?;
+        out.flush()
+    }
+}
+
+/// Text within a JSON string.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            c if c.is_control() => vec![' '],
+            c => vec![c],
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: TimelineEvent = TimelineEvent {
+        worker: 1,
+        pid: 42,
+        items: 3,
+        queued: 1_000,
+        started: 3_000,
+        ended: 8_500,
+        completed: true,
+    };
+
+    #[test]
+    fn a_trace_has_times_in_microseconds_from_the_first_event() {
+        let mut recorder = Recorder::default();
+        recorder.record(EVENT);
+        let mut trace = Vec::new();
+        recorder
+            .snapshot("a \"name\"")
+            .write_trace(&mut trace)
+            .unwrap();
+        let trace = String::from_utf8(trace).unwrap();
+        assert!(trace.contains(r#""name":"pool a \"name\"""#), "{trace}");
+        assert!(trace.contains(r#""name":"3 items","#), "{trace}");
+        assert!(
+            trace.contains(
+                r#""tid":1,"ts":2.000,"dur":5.500,"args":{"queued":2.000,"items":3,"process":42}"#
+            ),
+            "{trace}"
+        );
+    }
+
+    #[test]
+    fn the_oldest_events_go_when_there_are_too_many() {
+        let mut recorder = Recorder::default();
+        for nth in 0..MOST_EVENTS as u64 + 5 {
+            recorder.record(TimelineEvent {
+                queued: nth,
+                ..EVENT
+            });
+        }
+        let timeline = recorder.snapshot("");
+        assert_eq!((timeline.events.len(), timeline.dropped), (MOST_EVENTS, 5));
+        assert_eq!(timeline.events[0].queued, 5);
+    }
+}

@@ -1,0 +1,455 @@
+//! Many tasks at once: [`wait`] for some or all of them, or take them [`as_completed`]. They may be of different pools.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{Signal, TaskFuture, later};
+use crate::error::Unfinished;
+
+/// What [`wait`] waits for.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(2)?;
+/// let endless = pool.submit(|_: u32| -> () { loop { std::hint::spin_loop() } }, 0);
+/// let failing = pool.submit(|x: u32| assert!(x > 0), 0);
+/// let (done, pending) = wait([endless, failing], ReturnWhen::FirstError, None);
+/// assert!(done.into_iter().all(|task| task.result().is_err()));
+/// assert_eq!(pending.len(), 1);
+/// # Ok::<(), PoolError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReturnWhen {
+    /// One task has ended, in whatever way.
+    FirstCompleted,
+    /// One task has ended without a result; or, if none does, all have ended. A result that arrives but cannot be
+    /// deserialised counts as one until it is taken.
+    FirstError,
+    /// All tasks have ended.
+    #[default]
+    All,
+}
+
+/// Waits for tasks, at most for `timeout` (`None`: for ever), and gives them back in two lists, each in the order in which
+/// they were given: those that have ended and those that have not.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{ReturnWhen, wait};
+///
+/// let pool = Pool::processes(2)?;
+/// let endless = pool.submit(|()| -> u32 { loop { std::hint::spin_loop() } }, ());
+/// let short = pool.submit(|()| 7, ());
+/// let (done, pending) = wait([endless, short], ReturnWhen::FirstCompleted, None);
+/// assert_eq!((done.len(), pending.len()), (1, 1));
+/// assert_eq!(done.into_iter().next().unwrap().result()?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the handles of the tasks come back in the lists"]
+pub fn wait<R>(
+    futures: impl IntoIterator<Item = TaskFuture<R>>,
+    when: ReturnWhen,
+    timeout: Option<Duration>,
+) -> (Vec<TaskFuture<R>>, Vec<TaskFuture<R>>) {
+    let mut board = Board::new(futures);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let is_enough = |board: &mut Board<R>| {
+        board.look();
+        match when {
+            ReturnWhen::FirstCompleted => board.open < board.total,
+            ReturnWhen::FirstError => board.open == 0 || board.has_failed,
+            ReturnWhen::All => board.open == 0,
+        }
+    };
+    while board.open > 0 {
+        let seen = board.ended.signal.count();
+        if is_enough(&mut board) || is_over(deadline) {
+            break;
+        }
+        board.sleep(seen, deadline);
+    }
+    let (mut done, mut pending) = (Vec::new(), Vec::new());
+    for Entry { future, has_ended } in board.entries {
+        if let Some(future) = future {
+            // It may have ended since the last look.
+            let list = if has_ended || future.done() {
+                &mut done
+            } else {
+                &mut pending
+            };
+            list.push(future);
+        }
+    }
+    (done, pending)
+}
+
+/// Gives tasks in the order in which they end: first those that have ended already.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::as_completed;
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(2)?;
+/// let tasks = (0..10u64).map(|x| pool.submit(|x| x * x, x));
+/// let mut sum = 0;
+/// for task in as_completed(tasks) {
+///     sum += task.result()?;
+/// }
+/// assert_eq!(sum, 285);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCompleted<R> {
+    AsCompleted {
+        board: Board::new(futures),
+    }
+}
+
+/// Iterator over tasks in the order in which they end, made by [`as_completed`].
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::threads(2)?;
+/// let tasks = as_completed((1..=3u64).map(|x| pool.submit(|x| 10 * x, x)));
+/// assert_eq!(tasks.size_hint(), (3, Some(3)));
+/// let mut results = tasks.map(TaskFuture::result).collect::<Result<Vec<_>, _>>()?;
+/// results.sort(); // they came as they ended
+/// assert_eq!(results, [10, 20, 30]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "an iterator does nothing until it is asked for tasks"]
+pub struct AsCompleted<R> {
+    board: Board<R>,
+}
+
+impl<R> AsCompleted<R> {
+    /// Waits no longer than this in all, counted from now: when the time is over and tasks are unfinished, an
+    /// [`Unfinished`] says how many, and is the last that comes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{Unfinished, as_completed};
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let short = pool.submit(|()| (), ());
+    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// let mut tasks = as_completed([endless, short]).timeout(Duration::from_millis(100));
+    /// assert!(tasks.next().unwrap().is_ok());
+    /// assert_eq!(tasks.next().unwrap().unwrap_err(), Unfinished { unfinished: 1, total: 2 });
+    /// assert!(tasks.next().is_none());
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn timeout(self, timeout: Duration) -> AsCompletedTimeout<R> {
+        AsCompletedTimeout {
+            board: self.board,
+            deadline: Instant::now().checked_add(timeout),
+            is_over: false,
+        }
+    }
+}
+
+impl<R> AsCompleted<R> {
+    /// The tasks that have not been given, in the order in which they were handed in: to cancel them, or to go on waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let mut tasks = as_completed((0..3u32).map(|x| pool.submit(|x| x, x)));
+    /// assert!(tasks.next().is_some());
+    /// assert_eq!(tasks.into_rest().len(), 2);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn into_rest(self) -> Vec<TaskFuture<R>> {
+        self.board.into_rest()
+    }
+}
+
+impl<R> AsCompletedTimeout<R> {
+    /// The tasks that have not been given, in the order in which they were handed in: to cancel them, or to go on waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// let mut tasks = as_completed([endless]).timeout(Duration::from_millis(10));
+    /// assert!(tasks.next().unwrap().is_err());
+    /// let rest: Vec<TaskFuture<()>> = tasks.into_rest();
+    /// assert!(rest[0].kill());
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn into_rest(self) -> Vec<TaskFuture<R>> {
+        self.board.into_rest()
+    }
+}
+
+impl<R> Iterator for AsCompleted<R> {
+    type Item = TaskFuture<R>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.board.next(None).ok().flatten();
+        next.map(|(_, future)| future)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.board.left, Some(self.board.left))
+    }
+}
+
+impl<R> FusedIterator for AsCompleted<R> {}
+
+/// [`AsCompleted`] with a deadline, made by [`AsCompleted::timeout`].
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use std::time::Duration;
+///
+/// let pool = Pool::threads(2)?;
+/// let tasks = ["many", "hands"].map(|word| pool.submit(str::len, word));
+/// let mut letters = 0;
+/// for task in as_completed(tasks).timeout(Duration::from_secs(60)) {
+///     letters += task?.result()?; // the first `?` is for the time, the second for the task
+/// }
+/// assert_eq!(letters, 9);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "an iterator does nothing until it is asked for tasks"]
+pub struct AsCompletedTimeout<R> {
+    board: Board<R>,
+    deadline: Option<Instant>,
+    is_over: bool,
+}
+
+impl<R> Iterator for AsCompletedTimeout<R> {
+    type Item = Result<TaskFuture<R>, Unfinished>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let next = self.board.next(self.deadline).transpose();
+        let next = next.map(|next| next.map(|(_, future)| future));
+        self.is_over = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl<R> FusedIterator for AsCompletedTimeout<R> {}
+
+impl<R> fmt::Debug for AsCompleted<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsCompleted")
+            .field("left", &self.board.left)
+            .finish()
+    }
+}
+
+impl<R> fmt::Debug for AsCompletedTimeout<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsCompletedTimeout")
+            .field("left", &self.board.left)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// Tasks that are waited for together.
+pub(crate) struct Board<R> {
+    /// Those that have not been given out, and in between places of some that have.
+    entries: VecDeque<Entry<R>>,
+    /// Number of the first entry; they count from 0.
+    base: usize,
+    ended: Arc<Ended>,
+    /// Tasks there were in all.
+    total: usize,
+    /// Tasks that have not been seen to end.
+    open: usize,
+    /// Tasks that have not been given out.
+    left: usize,
+    has_failed: bool,
+    /// Entries that have been seen to end, and have not been given out.
+    ready: VecDeque<usize>,
+    /// That of all tasks, if they have one; else 0.
+    family: Option<usize>,
+    /// Entries whose tasks have been run here, if only this thread could.
+    helped: usize,
+    /// All entries before this one have ended.
+    first: usize,
+}
+
+struct Entry<R> {
+    future: Option<TaskFuture<R>>,
+    has_ended: bool,
+}
+
+/// What the hooks of the tasks write to.
+#[derive(Default)]
+struct Ended {
+    list: Mutex<Vec<usize>>,
+    signal: Signal,
+}
+
+impl<R> Board<R> {
+    pub(crate) fn new(futures: impl IntoIterator<Item = TaskFuture<R>>) -> Self {
+        let mut board = Self {
+            entries: VecDeque::new(),
+            base: 0,
+            ended: Arc::default(),
+            total: 0,
+            open: 0,
+            left: 0,
+            has_failed: false,
+            ready: VecDeque::new(),
+            family: None,
+            helped: 0,
+            first: 0,
+        };
+        for future in futures {
+            board.push(future);
+        }
+        board
+    }
+
+    /// Adds a task; gives its number.
+    pub(crate) fn push(&mut self, future: TaskFuture<R>) -> usize {
+        let number = self.total;
+        let own = future.pending.family();
+        self.family = match self.family {
+            Some(family) if family != own => Some(0),
+            _ => Some(own),
+        };
+        let ended = Arc::clone(&self.ended);
+        future.pending.on_end(Box::new(move || {
+            ended.list.lock().push(number);
+            ended.signal.raise();
+        }));
+        later::flush();
+        self.entries.push_back(Entry {
+            future: Some(future),
+            has_ended: false,
+        });
+        self.total += 1;
+        self.open += 1;
+        self.left += 1;
+        number
+    }
+
+    /// Takes note of the tasks that have ended.
+    fn look(&mut self) {
+        for number in std::mem::take(&mut *self.ended.list.lock()) {
+            let entry = &mut self.entries[number - self.base];
+            entry.has_ended = true;
+            self.open -= 1;
+            self.ready.push_back(number);
+            let future = entry.future.as_ref();
+            self.has_failed |= future.is_some_and(|future| future.pending.has_failed());
+        }
+    }
+
+    /// Waits until another task has ended since `seen`, or until the deadline.
+    fn sleep(&mut self, seen: usize, deadline: Option<Instant>) {
+        let signal = &self.ended.signal;
+        self.helped = self.helped.max(self.base);
+        while let Some(entry) = self.entries.get(self.helped - self.base) {
+            if signal.count() > seen {
+                return;
+            }
+            if let Some(future) = entry.future.as_ref().filter(|_| !entry.has_ended) {
+                future.pending.help();
+            }
+            self.helped += 1;
+        }
+        self.first = self.first.max(self.base);
+        let has_ended = |entry: &Entry<R>| entry.has_ended;
+        while self
+            .entries
+            .get(self.first - self.base)
+            .is_some_and(has_ended)
+        {
+            self.first += 1;
+        }
+        let first = self.entries.get(self.first - self.base);
+        match first.and_then(|entry| entry.future.as_ref()) {
+            Some(first) if self.family != Some(0) => {
+                first.pending.wait_for(signal, seen, deadline);
+            }
+            _ => drop(signal.sleep(seen, deadline)),
+        }
+    }
+
+    /// The next task that has ended, and its number; `None` when all have been given out.
+    pub(crate) fn next(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(usize, TaskFuture<R>)>, Unfinished> {
+        loop {
+            let seen = self.ended.signal.count();
+            self.look();
+            if let Some(number) = self.ready.pop_front() {
+                self.left -= 1;
+                let future = self.entries[number - self.base].future.take();
+                while self
+                    .entries
+                    .pop_front_if(|entry| entry.future.is_none())
+                    .is_some()
+                {
+                    self.base += 1;
+                }
+                return Ok(future.map(|future| (number, future)));
+            }
+            if self.open == 0 {
+                return Ok(None);
+            }
+            if is_over(deadline) {
+                return Err(Unfinished {
+                    unfinished: self.open,
+                    total: self.total,
+                });
+            }
+            self.sleep(seen, deadline);
+        }
+    }
+
+    fn into_rest(self) -> Vec<TaskFuture<R>> {
+        self.entries
+            .into_iter()
+            .filter_map(|entry| entry.future)
+            .collect()
+    }
+
+    /// The tasks that have not been given out.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = &TaskFuture<R>> {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry.future.as_ref())
+    }
+}

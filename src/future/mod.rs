@@ -1,0 +1,388 @@
+//! [`TaskFuture`]: the handle of one submitted task, and what can be done with many of them.
+
+mod callbacks;
+pub(crate) mod later;
+mod many;
+mod signal;
+
+pub(crate) use self::many::Board;
+pub use self::many::{AsCompleted, AsCompletedTimeout, ReturnWhen, as_completed, wait};
+pub(crate) use self::signal::{Hook, Signal};
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use self::callbacks::Told;
+use crate::error::{TaskError, Timeout};
+
+/// The handle of a task given to a pool by [`Pool::submit`](crate::Pool::submit): it will hold the result, or the
+/// error that says why there is none.
+///
+/// It is a [`Future`] too, of any async runtime: `.await` gives what [`result`](Self::result) gives, without a thread
+/// that waits for it.
+///
+/// Dropping it does not stop the task; its result is thrown away. The exception is a handle that has been awaited: as
+/// with other futures, dropping that means that nobody wants the result any more, and the task is cancelled if it has not
+/// started.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::threads(2)?;
+/// let answer = pool.submit(|x: u64| x + 1, 41);
+/// assert_eq!(answer.result()?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the result of the task comes through this handle"]
+pub struct TaskFuture<R> {
+    pending: Arc<dyn Pending<R>>,
+    /// Where the result is when there are callbacks: they see it first.
+    told: OnceLock<Arc<Told<R>>>,
+    /// Who is to be woken, once it has been awaited.
+    waker: Option<Arc<Mutex<Option<Waker>>>>,
+}
+
+/// What an engine gives behind a [`TaskFuture`].
+pub(crate) trait Pending<R>: Send + Sync {
+    /// Whether the task has ended. Never blocks.
+    fn is_done(&self) -> bool;
+
+    /// Blocks until the task has ended, or until `deadline`; true if it has ended.
+    fn wait(&self, deadline: Option<Instant>) -> bool;
+
+    /// The outcome, once; [`TaskError::Taken`] afterwards. Called only after the task has ended.
+    fn take(&self) -> Result<R, TaskError>;
+
+    /// Whether the task has ended without a result. Never blocks.
+    fn has_failed(&self) -> bool;
+
+    /// Whether the task has started and has not ended. Never blocks.
+    fn is_running(&self) -> bool;
+
+    /// Ends the task with [`TaskError::Cancelled`] if it has not started; true if this call has done so.
+    fn cancel(&self) -> bool;
+
+    /// Ends the task with [`TaskError::Cancelled`] also if it has started, where that can be done; true if this call has
+    /// seen to it.
+    fn kill(&self) -> bool {
+        self.cancel()
+    }
+
+    /// Runs `hook` when the task has ended, or now if it has.
+    fn on_end(&self, hook: Hook);
+
+    /// If the task can only run on the thread that calls this, which is about to wait for it, runs it.
+    fn help(&self) {}
+
+    /// A number that is the same for tasks which [`wait_for`](Self::wait_for) can be used on one for all; 0 for none.
+    fn family(&self) -> usize {
+        0
+    }
+
+    /// Waits until the count of `signal`, raised by hooks of tasks of this family, has passed `seen`; or until the
+    /// deadline.
+    fn wait_for(&self, signal: &Signal, seen: usize, deadline: Option<Instant>) {
+        signal.sleep(seen, deadline);
+    }
+}
+
+impl<R> TaskFuture<R> {
+    pub(crate) fn new(pending: Arc<dyn Pending<R>>) -> Self {
+        Self {
+            pending,
+            told: OnceLock::new(),
+            waker: None,
+        }
+    }
+
+    /// A task that has ended already.
+    pub(crate) fn ready(outcome: Result<R, TaskError>) -> Self
+    where
+        R: Send + 'static,
+    {
+        Self::new(Arc::new(Ready {
+            has_failed: outcome.is_err(),
+            outcome: Mutex::new(Some(outcome)),
+        }))
+    }
+
+    /// Waits for the task to end and gives its result.
+    ///
+    /// # Errors
+    ///
+    /// The [`TaskError`] that says why there is no result: the task panicked, its worker died, a value did not cross
+    /// between the processes, the pool was dropped; [`TaskError::Taken`] if `result_timeout` has given the result.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let failing = pool.submit(|text: &str| text.parse::<u32>().unwrap(), "seven");
+    /// assert!(matches!(failing.result(), Err(TaskError::Panicked { .. })));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn result(self) -> Result<R, TaskError> {
+        self.wait(None);
+        self.take()
+    }
+
+    /// Waits until the outcome can be taken, or until the deadline.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.pending.wait(deadline) && self.told.get().is_none_or(|told| told.wait(deadline))
+    }
+
+    fn take(&self) -> Result<R, TaskError> {
+        match self.told.get() {
+            Some(told) => told.take(),
+            None => self.pending.take(),
+        }
+    }
+
+    /// Waits at most `timeout` for the task to end, and gives its result if it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Timeout`] if the task has not ended; it goes on, and a later call still gives its result. The inner `Result`
+    /// is as for [`result`](Self::result).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::{Arc, Barrier};
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let (here, there) = { let gate = Arc::new(Barrier::new(2)); (gate.clone(), gate) };
+    /// let mut task = pool.submit(move |()| { there.wait(); "done" }, ());
+    /// assert_eq!(task.result_timeout(Duration::from_millis(5)), Err(Timeout));
+    /// here.wait();
+    /// assert_eq!(task.result_timeout(Duration::from_secs(60))??, "done");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn result_timeout(&mut self, timeout: Duration) -> Result<Result<R, TaskError>, Timeout> {
+        // A timeout too long for the clock is no deadline at all.
+        let deadline = Instant::now().checked_add(timeout);
+        if self.wait(deadline) {
+            Ok(self.take())
+        } else {
+            Err(Timeout)
+        }
+    }
+
+    /// Whether the task has ended, with a result or without. Never blocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let task = Pool::serial().submit(|x: i32| -x, 3);
+    /// assert!(task.done());
+    /// ```
+    pub fn done(&self) -> bool {
+        self.pending.is_done() && self.told.get().is_none_or(|told| told.is_over())
+    }
+
+    /// Whether the task has started and has not ended. Never blocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let task = Pool::serial().submit(|x: i32| -x, 3);
+    /// assert!(!task.running()); // it has ended
+    /// ```
+    pub fn running(&self) -> bool {
+        self.pending.is_running()
+    }
+
+    /// Cancels the task if it has not started: it never will, and its result is [`TaskError::Cancelled`]. True if so;
+    /// false if it has started or ended before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let long = pool.submit(|()| std::thread::sleep(std::time::Duration::from_secs(600)), ());
+    /// let queued = pool.submit(|x: i32| x, 1);
+    /// assert!(queued.cancel());
+    /// assert_eq!(queued.result(), Err(TaskError::Cancelled));
+    /// assert!(long.kill());
+    /// assert_eq!(long.result(), Err(TaskError::Cancelled));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn cancel(&self) -> bool {
+        self.pending.cancel()
+    }
+
+    /// Cancels the task whether it has started or not. On processes and forked children a task that runs is stopped by
+    /// killing its process, which a pool replaces. A thread cannot be stopped: on the other engines this is
+    /// [`cancel`](Self::cancel).
+    ///
+    /// True if the task ends with [`TaskError::Cancelled`] because of this call; false if it has ended before, or cannot
+    /// be stopped. (A task may still come to its end in the moment between the decision and the signal; then it has a
+    /// result.)
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// assert!(endless.kill());
+    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::Cancelled));
+    /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the worker has been replaced
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kill(&self) -> bool {
+        self.pending.kill()
+    }
+
+    /// Runs `callback` with the outcome once the task has ended: with its result, its error, or
+    /// [`TaskError::Cancelled`]. If it has ended already, at once and on this thread; else on a thread of the crate's
+    /// for callbacks, one after the other, where they may take their time and use pools as they like.
+    ///
+    /// [`result`](Self::result) gives the outcome after the callbacks that were there at the end have seen it. A callback
+    /// that comes when the outcome has been taken, by `result_timeout` or `.await`, gets [`TaskError::Taken`]. One that
+    /// panics is logged, and stops neither the others nor the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let (send, receive) = channel();
+    /// let task = pool.submit(|x: u64| x + 1, 41);
+    /// task.on_done(move |outcome| send.send(outcome.copied().map_err(TaskError::clone)).unwrap());
+    /// assert_eq!(receive.recv()?, Ok(42));
+    /// assert_eq!(task.result()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_done(&self, callback: impl FnOnce(Result<&R, &TaskError>) + Send + 'static)
+    where
+        R: Send + 'static,
+    {
+        let mut callback: Option<callbacks::Callback<R>> = Some(Box::new(callback));
+        let told = self.told.get_or_init(|| Told::new(callback.take()));
+        if let Some(callback) = callback {
+            told.add(callback);
+            return;
+        }
+        if let Some(slot) = &self.waker {
+            // It has been awaited, and from now on there is no outcome before the callbacks have seen it.
+            told.on_end(waking(slot));
+        }
+        told.begin(&self.pending);
+    }
+}
+
+/// What wakes the one who awaits a task, if somebody does.
+fn waking(slot: &Arc<Mutex<Option<Waker>>>) -> Hook {
+    let slot = Arc::clone(slot);
+    Box::new(move || {
+        if let Some(waker) = slot.lock().take() {
+            later::wake(waker);
+        }
+    })
+}
+
+impl<R> Unpin for TaskFuture<R> {}
+
+impl<R> Future for TaskFuture<R> {
+    type Output = Result<R, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.waker.is_none() {
+            let slot = Arc::new(Mutex::new(None::<Waker>));
+            match self.told.get() {
+                Some(told) => told.on_end(waking(&slot)),
+                None => self.pending.on_end(waking(&slot)),
+            }
+            self.waker = Some(slot);
+            later::flush();
+        }
+        let is_over = |future: &Self| {
+            future.pending.is_done() && future.told.get().is_none_or(|told| told.is_over())
+        };
+        if !is_over(&self) {
+            if let Some(slot) = &self.waker {
+                let old = slot.lock().replace(context.waker().clone());
+                // Not under the lock: it may be the last that holds a task of the user's, which may hold other handles.
+                drop(old);
+            }
+            // Again: it may have ended before the waker was there.
+            if !is_over(&self) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.take())
+    }
+}
+
+impl<R> Drop for TaskFuture<R> {
+    fn drop(&mut self) {
+        if self.waker.is_some() && !self.pending.is_done() {
+            self.pending.cancel();
+        }
+    }
+}
+
+impl<R> fmt::Debug for TaskFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskFuture")
+            .field("done", &self.done())
+            .finish()
+    }
+}
+
+struct Ready<R> {
+    outcome: Mutex<Option<Result<R, TaskError>>>,
+    /// Also when the outcome has been taken, which callbacks do before anybody else sees it.
+    has_failed: bool,
+}
+
+impl<R: Send> Pending<R> for Ready<R> {
+    fn is_done(&self) -> bool {
+        true
+    }
+
+    fn wait(&self, _deadline: Option<Instant>) -> bool {
+        true
+    }
+
+    fn take(&self) -> Result<R, TaskError> {
+        self.outcome.lock().take().unwrap_or(Err(TaskError::Taken))
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    fn is_running(&self) -> bool {
+        false
+    }
+
+    fn cancel(&self) -> bool {
+        false
+    }
+
+    fn on_end(&self, hook: Hook) {
+        hook();
+    }
+}

@@ -1,0 +1,37 @@
+//! A descriptor by which one thread gets another out of its `poll`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::{read, write};
+
+use super::above_standard;
+
+#[derive(Debug)]
+pub(crate) struct Alarm(OwnedFd);
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(above_standard(EventFd::from_flags(flags)?.into())?))
+    }
+
+    /// Makes the descriptor readable. Never blocks.
+    pub(crate) fn ring(&self) {
+        // It fails only if nobody has listened for 2^64 rings.
+        let _ = write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes it unreadable again.
+    pub(crate) fn silence(&self) {
+        // It fails if it has not rung.
+        let _ = read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

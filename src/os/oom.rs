@@ -1,0 +1,101 @@
+//! Telling an abort for lack of memory from other aborts.
+//!
+//! When an allocation fails, Rust prints a line and aborts, and a library has no say in that. All that reaches it is
+//! SIGABRT. Its handler looks for two signs: the last error of the system is `ENOMEM`, which is what the allocator leaves
+//! (and a backtrace, if one is printed, overwrites); or the way back through the stack leads into
+//! [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never returns. An optimiser may have
+//! dissolved that function; then an abort with a backtrace is an abort and no more.
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Where to note it; null in processes that do not.
+static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+/// The memory of this process as a file: reading from it fails where reading from the memory itself would kill.
+static MEMORY: AtomicI32 = AtomicI32::new(-1);
+/// Address of `handle_alloc_error`.
+static FAILURE: AtomicUsize = AtomicUsize::new(0);
+
+/// The call that never returns lies this close to the start of the function.
+const FUNCTION_BYTES: usize = 96;
+/// The way back is looked for in this much of the stack: the kernel's record of the signal takes up to 11 KiB.
+const STACK_BYTES: usize = 32 << 10;
+
+/// Has `word` set when this process aborts because an allocation has failed. The word must stay where it is as long as
+/// the process lives.
+pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
+    MEMORY.store(
+        File::open("/proc/self/mem")?.into_raw_fd(),
+        Ordering::Relaxed,
+    );
+    let failure: fn(Layout) -> ! = handle_alloc_error;
+    FAILURE.store(failure as usize, Ordering::Relaxed);
+    WORD.store(ptr::from_ref(word).cast_mut(), Ordering::Release);
+    // The handler raises the signal again, and then finds the default in place, which kills.
+    let action = SigAction::new(
+        SigHandler::Handler(note),
+        SaFlags::SA_RESETHAND,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler makes one system call that may be made in handlers, and reads and writes atomics.
+    unsafe { sigaction(Signal::SIGABRT, &action) }?;
+    Ok(())
+}
+
+extern "C" fn note(_: c_int) {
+    let is_last_error = Errno::last() == Errno::ENOMEM;
+    let word = WORD.load(Ordering::Acquire);
+    // SAFETY: it was made of a reference by the function above, whose caller has promised that it stays.
+    let word = unsafe { word.as_ref() };
+    if let Some(word) = word
+        && (is_last_error || comes_from_allocator())
+    {
+        word.store(1, Ordering::Relaxed);
+    }
+    // For whoever sent the signal without `abort`, which would send another: blocked in here, and deadly after it.
+    // SAFETY: raise may be called in a handler.
+    unsafe { libc::raise(libc::SIGABRT) };
+}
+
+/// Whether there is an address within `handle_alloc_error` on the stack.
+fn comes_from_allocator() -> bool {
+    let failure = FAILURE.load(Ordering::Relaxed);
+    let mut words = [0_usize; 64];
+    let mut at = ptr::from_ref(&words) as usize + size_of_val(&words);
+    let end = at + STACK_BYTES;
+    while at < end {
+        let Ok(offset) = libc::off_t::try_from(at) else {
+            return false;
+        };
+        // SAFETY: the buffer is ours to write to, and as long as said. An address that is not mapped is an error of the
+        // call, or ends what it reads.
+        let read = unsafe {
+            libc::pread(
+                MEMORY.load(Ordering::Relaxed),
+                words.as_mut_ptr().cast::<c_void>(),
+                size_of_val(&words),
+                offset,
+            )
+        };
+        let Ok(read @ 1..) = usize::try_from(read) else {
+            return false;
+        };
+        let found = &words[..read / size_of::<usize>()];
+        if found
+            .iter()
+            .any(|word| word.wrapping_sub(failure) < FUNCTION_BYTES)
+        {
+            return true;
+        }
+        at += read;
+    }
+    false
+}

@@ -1,0 +1,82 @@
+//! A timer that ends its process: what keeps the task of a forked child to its limit.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// A timer that sends SIGKILL to its own process when it goes off. No mask, handler or busy loop of the task's can keep
+/// that away, and the parent need not be awake for it.
+///
+/// It goes with its process; a forked child does not inherit it, and neither does another program that the process turns
+/// into.
+pub(crate) struct DeathTimer(libc::timer_t);
+
+impl DeathTimer {
+    /// One that is not set.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said: it has a limit on timers for each user (`ulimit -i`).
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: a sigevent is made of integers and of pointers that may be null.
+        let mut event = unsafe { MaybeUninit::<libc::sigevent>::zeroed().assume_init() };
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGKILL;
+        let mut timer = MaybeUninit::zeroed();
+        // SAFETY: both pointers are to values of the right type, one to be read and one to be written.
+        let made = unsafe {
+            libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr())
+        };
+        Errno::result(made)?;
+        // SAFETY: the call has written it.
+        Ok(Self(unsafe { timer.assume_init() }))
+    }
+
+    /// Has it go off after this time.
+    pub(crate) fn set(&self, after: Duration) -> io::Result<()> {
+        // Zero would unset it. What does not fit is longer than the machine will run.
+        let after = after.max(Duration::from_nanos(1));
+        self.settime(
+            after.as_secs().try_into().unwrap_or(i32::MAX.into()),
+            after.subsec_nanos().into(),
+        )
+    }
+
+    pub(crate) fn unset(&self) -> io::Result<()> {
+        self.settime(0, 0)
+    }
+
+    fn settime(&self, seconds: libc::time_t, nanoseconds: libc::c_long) -> io::Result<()> {
+        let never = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let time = libc::itimerspec {
+            it_interval: never,
+            it_value: libc::timespec {
+                tv_sec: seconds,
+                tv_nsec: nanoseconds,
+            },
+        };
+        // SAFETY: the timer is one of this process, and `time` is read only. A null pointer asks for no old value.
+        Errno::result(unsafe {
+            libc::timer_settime(self.0, 0, &raw const time, std::ptr::null_mut())
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_was_unset_kills_nobody() {
+        let timer = DeathTimer::new().unwrap();
+        timer.set(Duration::from_hours(1)).unwrap();
+        timer.set(Duration::MAX).unwrap();
+        timer.unset().unwrap();
+    }
+}

@@ -1,0 +1,402 @@
+//! Lazy calls: results come as an iterator, items are read from the input as there is room for them.
+//!
+//! The same for all engines. Each gives a [`Stream`], which takes chunks of items and gives a handle for each chunk.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::time::{Duration, Instant};
+
+use super::call::Plan;
+use super::progress::Tracker;
+use super::schedule::Schedule;
+use crate::error::TaskError;
+use crate::future::{Board, TaskFuture};
+
+/// The outcomes of a chunk's items, in order.
+pub(crate) type ChunkFuture<R> = TaskFuture<Vec<Result<R, TaskError>>>;
+
+/// What an engine makes of a lazy call.
+#[doc(hidden)]
+#[allow(missing_debug_implementations)]
+pub struct Stream<'p, A, R> {
+    /// Gives a chunk to the workers, of which the first item has this index.
+    pub(crate) give: Box<dyn FnMut(usize, Vec<A>) -> ChunkFuture<R> + 'p>,
+    /// How many chunks can run at once.
+    pub(crate) workers: usize,
+    /// How many chunks for each worker are worth having under way: one that runs and some to go on with. 1 where a chunk
+    /// runs as soon as it is given.
+    pub(crate) depth: usize,
+    /// No chunk should have more items than this.
+    pub(crate) most: usize,
+}
+
+/// Chunks are made longer as long as one takes less than this, and shorter if one takes ten times as long: a worker
+/// should spend its time on items, and an item that takes its time should not wait for others.
+const SHORT: Duration = Duration::from_micros(100);
+
+/// A chunk does not grow longer than this by itself.
+const LONGEST: usize = 256;
+
+/// How many items the next chunk has.
+enum Pace {
+    Fixed(usize),
+    Adaptive {
+        size: usize,
+        /// Items that have come back since.
+        items: usize,
+        chunks: usize,
+        since: Instant,
+    },
+}
+
+impl Pace {
+    /// Chunks of this many items have come back.
+    fn note(&mut self, came: usize, workers: usize) {
+        let Self::Adaptive {
+            size,
+            items,
+            chunks,
+            since,
+        } = self
+        else {
+            return;
+        };
+        *items += came;
+        *chunks += 1;
+        if *chunks < 4 * workers {
+            return;
+        }
+        // What a chunk of this size takes one worker.
+        let spent = since.elapsed().as_secs_f64() * workers as f64 / *items as f64 * *size as f64;
+        if spent < SHORT.as_secs_f64() {
+            *size = (*size * 2).min(LONGEST);
+        } else if spent > 10.0 * SHORT.as_secs_f64() {
+            *size = (*size / 2).max(1);
+        }
+        (*items, *chunks, *since) = (0, 0, Instant::now());
+    }
+}
+
+/// Reads the input and gives it to the workers, chunk by chunk.
+struct Feeder<'p, A, R> {
+    input: Option<Box<dyn Iterator<Item = A> + 'p>>,
+    stream: Stream<'p, A, R>,
+    pace: Pace,
+    window: Option<usize>,
+    /// Items read that are not enough for a chunk yet.
+    chunk: Vec<A>,
+    given: usize,
+    /// Items whose outcomes have been taken.
+    yielded: usize,
+    done: usize,
+    failed: usize,
+    tracker: Tracker<'p>,
+}
+
+impl<'p, A, R> Feeder<'p, A, R> {
+    fn new(
+        stream: Stream<'p, A, R>,
+        schedule: Option<Schedule>,
+        plan: Plan<'p>,
+        input: impl Iterator<Item = A> + 'p,
+    ) -> Result<Self, TaskError> {
+        let most = stream.most.min(plan.window.unwrap_or(usize::MAX));
+        // Checks the options, too.
+        let mut chunks = plan.chunks(stream.workers)?;
+        let pace = match schedule {
+            Some(Schedule::Dynamic(size)) => Pace::Fixed(size.min(most)),
+            Some(Schedule::Equal) if plan.total.is_some() => {
+                Pace::Fixed(chunks.next_size().min(most))
+            }
+            _ if most == 1 => Pace::Fixed(1),
+            _ => Pace::Adaptive {
+                size: 1,
+                items: 0,
+                chunks: 0,
+                since: Instant::now(),
+            },
+        };
+        // Where a chunk runs as soon as it is given, giving one more than can run would wait for one to end: the caller
+        // would not get what has ended before.
+        let window = match stream.depth {
+            1 => plan.window.map(|window| window.min(stream.workers)),
+            _ => plan.window,
+        };
+        Ok(Self {
+            input: Some(Box::new(input)),
+            stream,
+            pace,
+            window,
+            chunk: Vec::new(),
+            given: 0,
+            yielded: 0,
+            done: 0,
+            failed: 0,
+            tracker: plan.tracker,
+        })
+    }
+
+    /// The next chunk of the input, if there is one and room for it, and the index of its first item.
+    fn next(&mut self) -> Option<(usize, usize, ChunkFuture<R>)> {
+        let size = match &self.pace {
+            Pace::Fixed(size) => *size,
+            Pace::Adaptive { size, .. } => (*size).min(self.stream.most),
+        };
+        let ahead = self.given - self.yielded;
+        let room = match self.window {
+            Some(window) => window.saturating_sub(ahead),
+            None if ahead < size.saturating_mul(self.stream.workers * self.stream.depth) => size,
+            None => 0,
+        };
+        // Half a chunk is better than a worker that waits for the consumer; but not while there is enough to do.
+        let size = size.min(
+            self.window
+                .map_or(size, |window| window.div_ceil(2 * self.stream.workers)),
+        );
+        if room < size {
+            return None;
+        }
+        while self.chunk.len() < size {
+            // Put back only if the iterator comes back: after a panic nothing more is read from it.
+            let Some(mut input) = self.input.take() else {
+                break;
+            };
+            if let Some(item) = input.next() {
+                self.chunk.push(item);
+                self.input = Some(input);
+            }
+        }
+        if self.chunk.is_empty() {
+            return None;
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        let (base, count) = (self.given, chunk.len());
+        self.given += count;
+        Some((base, count, (self.stream.give)(base, chunk)))
+    }
+
+    /// The outcomes of a chunk that has ended.
+    fn outcomes(&mut self, base: usize, count: usize, chunk: ChunkFuture<R>) -> Outcomes<R> {
+        let outcomes = chunk.result().unwrap_or_else(|error| {
+            // The chunk as a whole has failed, and with it each of its items.
+            let index = base..base + count;
+            index
+                .map(|index| Err(error.clone().with_index(index)))
+                .collect()
+        });
+        self.pace.note(count, self.stream.workers);
+        if self.tracker.is_on() {
+            self.done += outcomes.len();
+            self.failed += outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            self.tracker.tell(self.done, self.failed);
+        }
+        outcomes.into_iter()
+    }
+}
+
+type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
+
+/// What either iterator is when it comes to an item: the two differ in what they give with it.
+trait Source<R> {
+    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)>;
+}
+
+struct Ordered<'p, A, R> {
+    feeder: Feeder<'p, A, R>,
+    under_way: VecDeque<(usize, usize, ChunkFuture<R>)>,
+    current: Outcomes<R>,
+}
+
+impl<A, R> Source<R> for Ordered<'_, A, R> {
+    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+        loop {
+            if let Some(outcome) = self.current.next() {
+                let index = self.feeder.yielded;
+                self.feeder.yielded += 1;
+                return Some((index, outcome));
+            }
+            while let Some(chunk) = self.feeder.next() {
+                self.under_way.push_back(chunk);
+            }
+            let (base, count, chunk) = self.under_way.pop_front()?;
+            self.current = self.feeder.outcomes(base, count, chunk);
+        }
+    }
+}
+
+impl<A, R> Drop for Ordered<'_, A, R> {
+    fn drop(&mut self) {
+        // From the last to the first: that which would start next is cancelled last.
+        for (_, _, chunk) in self.under_way.iter().rev() {
+            chunk.cancel();
+        }
+    }
+}
+
+struct Unordered<'p, A, R> {
+    feeder: Feeder<'p, A, R>,
+    board: Board<Vec<Result<R, TaskError>>>,
+    /// First item and length of each chunk on the board, by its number there; the first number is `first`.
+    chunks: VecDeque<Option<(usize, usize)>>,
+    first: usize,
+    index: usize,
+    current: Outcomes<R>,
+}
+
+impl<A, R> Source<R> for Unordered<'_, A, R> {
+    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+        loop {
+            if let Some(outcome) = self.current.next() {
+                let index = self.index;
+                self.index += 1;
+                self.feeder.yielded += 1;
+                return Some((index, outcome));
+            }
+            while let Some((base, count, chunk)) = self.feeder.next() {
+                self.board.push(chunk);
+                self.chunks.push_back(Some((base, count)));
+            }
+            let (number, chunk) = self.board.next(None).ok().flatten()?;
+            let (base, count) = self.chunks.get_mut(number - self.first)?.take()?;
+            while self.chunks.pop_front_if(|chunk| chunk.is_none()).is_some() {
+                self.first += 1;
+            }
+            self.index = base;
+            self.current = self.feeder.outcomes(base, count, chunk);
+        }
+    }
+}
+
+impl<A, R> Drop for Unordered<'_, A, R> {
+    fn drop(&mut self) {
+        let rest: Vec<_> = self.board.rest().collect();
+        for chunk in rest.into_iter().rev() {
+            chunk.cancel();
+        }
+    }
+}
+
+/// Options that contradict themselves: the one outcome of such a call.
+struct Refused(Option<TaskError>);
+
+impl<R> Source<R> for Refused {
+    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+        self.0.take().map(|error| (0, Err(error)))
+    }
+}
+
+/// Results of a lazy call, in the order of the items, made by [`Pool::imap`](crate::Pool::imap).
+///
+/// Dropping it cancels what has not started.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::threads(2)?;
+/// let mut lines = pool.imap(|n: u64| format!("line {n}"), 1..);
+/// assert_eq!(lines.next().unwrap()?, "line 1");
+/// assert_eq!(lines.nth(8).unwrap()?, "line 10");
+/// drop(lines); // nothing more is read
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a lazy call does nothing until it is asked for results"]
+pub struct Imap<'p, R> {
+    source: Box<dyn Source<R> + 'p>,
+}
+
+impl<'p, R: 'p> Imap<'p, R> {
+    pub(super) fn new<A: 'p>(
+        stream: Stream<'p, A, R>,
+        schedule: Option<Schedule>,
+        plan: Plan<'p>,
+        input: impl Iterator<Item = A> + 'p,
+    ) -> Self {
+        let source: Box<dyn Source<R> + 'p> = match Feeder::new(stream, schedule, plan, input) {
+            Ok(feeder) => Box::new(Ordered {
+                feeder,
+                under_way: VecDeque::new(),
+                current: Vec::new().into_iter(),
+            }),
+            Err(error) => Box::new(Refused(Some(error))),
+        };
+        Self { source }
+    }
+}
+
+impl<R> Iterator for Imap<'_, R> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.source.next().map(|(_, outcome)| outcome)
+    }
+}
+
+impl<R> FusedIterator for Imap<'_, R> {}
+
+impl<R> fmt::Debug for Imap<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Imap").finish_non_exhaustive()
+    }
+}
+
+/// Results of a lazy call as they come, each with the index of its item, made by
+/// [`Pool::imap_unordered`](crate::Pool::imap_unordered).
+///
+/// Dropping it cancels what has not started.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Pool::processes(2)?;
+/// let mut hits = pool.imap_unordered(|x: u64| x % 97 == 0, 1..).filter(|(_, hit)| *hit == Ok(true));
+/// let (index, _) = hits.next().unwrap();
+/// assert_eq!((index + 1) % 97, 0); // some multiple, most likely the first
+/// # Ok::<(), PoolError>(())
+/// ```
+#[must_use = "a lazy call does nothing until it is asked for results"]
+pub struct ImapUnordered<'p, R> {
+    source: Box<dyn Source<R> + 'p>,
+}
+
+impl<'p, R: 'p> ImapUnordered<'p, R> {
+    pub(super) fn new<A: 'p>(
+        stream: Stream<'p, A, R>,
+        schedule: Option<Schedule>,
+        plan: Plan<'p>,
+        input: impl Iterator<Item = A> + 'p,
+    ) -> Self {
+        let source: Box<dyn Source<R> + 'p> = match Feeder::new(stream, schedule, plan, input) {
+            Ok(feeder) => Box::new(Unordered {
+                feeder,
+                board: Board::new([]),
+                chunks: VecDeque::new(),
+                first: 0,
+                index: 0,
+                current: Vec::new().into_iter(),
+            }),
+            Err(error) => Box::new(Refused(Some(error))),
+        };
+        Self { source }
+    }
+}
+
+impl<R> Iterator for ImapUnordered<'_, R> {
+    type Item = (usize, Result<R, TaskError>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.source.next()
+    }
+}
+
+impl<R> FusedIterator for ImapUnordered<'_, R> {}
+
+impl<R> fmt::Debug for ImapUnordered<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImapUnordered").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! What may be asked of each task, whatever call it comes from.
+
+use std::time::{Duration, Instant};
+
+use crate::error::TaskError;
+use crate::panic::{self, Caught};
+
+/// What a call asks of each of its tasks.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// How often a task is run again after the death of its worker.
+    pub(crate) retries: u32,
+    /// How long it may take.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Why a task that ran in this process has no result.
+pub(crate) enum Failure {
+    Panicked(Caught),
+    TimedOut(Duration),
+}
+
+impl Failure {
+    pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
+        match self {
+            Self::Panicked(caught) => caught.into_error(index),
+            Self::TimedOut(limit) => TaskError::TimedOut { index, limit },
+        }
+    }
+}
+
+impl Limits {
+    /// Runs a task on this thread. One that takes too long cannot be stopped here; what it gives in the end is thrown
+    /// away, so that the outcome is the same on every engine.
+    pub(crate) fn run<R>(&self, task: impl FnOnce() -> R) -> Result<R, Failure> {
+        let Some(limit) = self.timeout else {
+            return panic::catch(task).map_err(Failure::Panicked);
+        };
+        let start = Instant::now();
+        let outcome = panic::catch(task);
+        if start.elapsed() <= limit {
+            return outcome.map_err(Failure::Panicked);
+        }
+        // Its Drop is the user's.
+        let _ = panic::catch(|| drop(outcome));
+        Err(Failure::TimedOut(limit))
+    }
+}

@@ -1,0 +1,202 @@
+//! How pools are made: one for each engine.
+
+use super::Pool;
+use super::shared::Shared;
+#[cfg(target_os = "linux")]
+use crate::engine::{Forked, Processes};
+use crate::engine::{Serial, Threads};
+use crate::error::PoolError;
+use crate::machine::available_workers;
+
+impl Pool<Serial> {
+    /// A pool whose tasks the caller runs itself, one after the other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert_eq!(Pool::serial().map(|x| x + 1, [1, 2, 3])?, [2, 3, 4]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn serial() -> Self {
+        Self {
+            engine: Serial::new(),
+        }
+    }
+}
+
+impl Pool<Threads> {
+    /// A pool of `workers` threads of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroWorkers`], or [`PoolError::StartFailed`] if the system gives no more threads.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let table = [1.0, 4.0, 9.0];
+    /// let pool = Pool::threads(4)?;
+    /// assert_eq!(pool.map(|i| table[i] * 2.0, 0..3usize)?, [2.0, 8.0, 18.0]); // `map` may borrow
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn threads(workers: usize) -> Result<Self, PoolError> {
+        Ok(Self {
+            engine: Threads::new(workers)?,
+        })
+    }
+
+    /// A pool of [`available_workers`](crate::available_workers) threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`threads`](Self::threads) and [`available_workers`](crate::available_workers).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert!(Pool::threads_default()?.workers() >= 1);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn threads_default() -> Result<Self, PoolError> {
+        Self::threads(available_workers()?)
+    }
+
+    /// The process-wide pool of threads, as many as [`available_workers`](crate::available_workers) says: made when it is
+    /// first asked for, and kept as long as the process lives. If somebody has closed it, another takes its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`threads`](Self::threads).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let doubled = Pool::threads_shared()?.map(|x| 2 * x, [1, 2])?;
+    /// assert_eq!(doubled, [2, 4]);
+    /// assert!(std::ptr::eq(Pool::threads_shared()?, Pool::threads_shared()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn threads_shared() -> Result<&'static Self, PoolError> {
+        static POOL: Shared<Threads> = Shared::new();
+        POOL.get(Self::threads_default)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Pool<Processes> {
+    /// A pool of `workers` processes: this executable, started again, running the worker loop instead of `main`.
+    /// [`Processes::builder`] has more to choose.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroWorkers`], or why the workers could not be started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let crash = pool.submit(|code: i32| -> () { std::process::exit(code) }, 7);
+    /// assert!(matches!(crash.result(), Err(TaskError::WorkerDied { cause: Death::Exit(7), .. })));
+    /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the pool goes on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn processes(workers: usize) -> Result<Self, PoolError> {
+        Processes::builder().workers(workers).build()
+    }
+
+    /// A pool of [`available_workers`](crate::available_workers) processes.
+    ///
+    /// # Errors
+    ///
+    /// As [`processes`](Self::processes) and [`available_workers`](crate::available_workers).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert!(Pool::processes_default()?.workers() >= 1);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn processes_default() -> Result<Self, PoolError> {
+        Self::processes(available_workers()?)
+    }
+
+    /// The process-wide pool of processes, as many as [`available_workers`](crate::available_workers) says: made when it
+    /// is first asked for, and kept as long as the process lives; its workers end with it. If somebody has closed it,
+    /// another takes its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`processes`](Self::processes).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let doubled = Pool::processes_shared()?.map(|x: u32| 2 * x, [1, 2])?;
+    /// assert_eq!(doubled, [2, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn processes_shared() -> Result<&'static Self, PoolError> {
+        static POOL: Shared<Processes> = Shared::new();
+        POOL.get(Self::processes_default)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Pool<Forked> {
+    /// A pool that forks up to `workers` children for each call. The children see all that the caller sees, copied
+    /// only where it is written to; their results come back by serde.
+    ///
+    /// A call is refused while other threads run in this process, because a lock that one of them holds would stay
+    /// locked in the child for ever; [`Forked::builder`] can accept that risk.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroWorkers`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let table = vec![1.0, 4.0, 9.0];
+    /// // `Pool::forked(2)` in a program without other threads; doc tests have some.
+    /// let pool = Forked::builder().workers(2).allow_threads().build()?;
+    /// assert_eq!(pool.map(|i| table[i] * 2.0, 0..3usize)?, [2.0, 8.0, 18.0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forked(workers: usize) -> Result<Self, PoolError> {
+        Forked::builder().workers(workers).build()
+    }
+
+    /// A pool that forks up to [`available_workers`](crate::available_workers) children for each call.
+    ///
+    /// # Errors
+    ///
+    /// As [`forked`](Self::forked) and [`available_workers`](crate::available_workers).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert!(Pool::forked_default()?.workers() >= 1);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn forked_default() -> Result<Self, PoolError> {
+        Self::forked(available_workers()?)
+    }
+}

@@ -1,0 +1,149 @@
+//! `map_reduce`: many items, one result, and both steps on the workers.
+//!
+//! The items of a chunk are mapped and reduced where the chunk runs, so that one value for each chunk comes back; those
+//! are reduced in groups, again on the workers, until one is left. The order of the items is kept all the way: the
+//! reduction need be associative, and nothing more.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::call::Plan;
+use super::limits::Limits;
+use super::progress::Tracker;
+use super::schedule::Schedule;
+use crate::engine::Run;
+use crate::error::TaskError;
+use crate::panic::{self, Caught};
+
+/// A chunk of items, and the index of the first.
+pub(crate) type Chunk<A> = (u64, Vec<A>);
+
+/// What a chunk has come to: nothing if it was empty.
+pub(crate) type Partial<R> = Result<Option<R>, Failed>;
+
+/// The item at which a chunk failed, if it was one, and its panic.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    index: Option<u64>,
+    caught: Caught,
+}
+
+/// So many results of chunks are reduced by one task.
+const GROUP: usize = 64;
+
+/// Maps and reduces one chunk.
+pub(crate) fn fold<A, R>(
+    (base, items): Chunk<A>,
+    f: impl Fn(A) -> R,
+    reduce: impl Fn(R, R) -> R,
+) -> Partial<R> {
+    // No item while the reduction runs: its panic is of no one item.
+    let at = Cell::new(None);
+    panic::catch(|| {
+        let mut mapped = (base..).zip(items).map(|(index, item)| {
+            at.set(Some(index));
+            let value = f(item);
+            at.set(None);
+            value
+        });
+        let first = mapped.next()?;
+        Some(mapped.fold(first, &reduce))
+    })
+    .map_err(|caught| Failed {
+        index: at.get(),
+        caught,
+    })
+}
+
+/// Reduces the results of some chunks.
+pub(crate) fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
+    panic::catch(|| partials.into_iter().reduce(&reduce)).map_err(|caught| Failed {
+        index: None,
+        caught,
+    })
+}
+
+/// The call, given the two functions that an engine runs.
+pub(crate) fn map_reduce<E, H, K, A, R>(
+    engine: &E,
+    plan: Plan<'_>,
+    fold: H,
+    combine: K,
+    items: impl Iterator<Item = A>,
+) -> Result<Option<R>, TaskError>
+where
+    H: Fn(Chunk<A>) -> Partial<R>,
+    K: Fn(Vec<R>) -> Partial<R> + Clone,
+    E: Run<H, Chunk<A>, Partial<R>> + Run<K, Vec<R>, Partial<R>>,
+{
+    let workers = engine.workers();
+    let mut sizes = plan.chunks(workers)?;
+    if plan.limits.timeout.is_some() {
+        return Err(TaskError::InvalidCall {
+            reason: "map_reduce has no limit for each item: it runs them in chunks. Use map and reduce the results".into(),
+        });
+    }
+    let (mut items, mut given) = (items, 0);
+    // Items given out, by chunk, for whoever listens to the progress.
+    let ends = RefCell::new(Vec::new());
+    let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);
+    let chunks = std::iter::from_fn(|| {
+        let chunk: Vec<A> = items.by_ref().take(sizes.next_size().min(most)).collect();
+        let base = given as u64;
+        given += chunk.len();
+        ends.borrow_mut().push(given);
+        (!chunk.is_empty()).then_some((base, chunk))
+    });
+    let mut tracker = plan.tracker;
+    let inner = Plan {
+        schedule: Schedule::Dynamic(1),
+        // A chunk is not an item, so the limit that a pool has for items is not for it.
+        limits: Limits {
+            timeout: Some(Duration::MAX),
+            ..plan.limits
+        },
+        window: plan.window.map(|_| 2 * workers),
+        total: None,
+        tracker: Tracker::by_chunks(&mut tracker, &ends),
+    };
+    let partials = engine.map(inner, fold, chunks).map_err(without_index)?;
+    let mut partials = values(partials)?;
+    while partials.len() > 1 {
+        let mut rest = partials.into_iter();
+        let groups = std::iter::from_fn(|| {
+            let group: Vec<R> = rest.by_ref().take(GROUP).collect();
+            (!group.is_empty()).then_some(group)
+        });
+        let inner = Plan {
+            schedule: Schedule::Dynamic(1),
+            limits: Limits {
+                retries: plan.limits.retries,
+                timeout: Some(Duration::MAX),
+            },
+            window: None,
+            total: None,
+            tracker: Tracker::new(None, None),
+        };
+        let reduced = engine
+            .map(inner, combine.clone(), groups)
+            .map_err(without_index)?;
+        partials = values(reduced)?;
+    }
+    Ok(partials.pop())
+}
+
+/// The values of chunks, or the error of the first item that failed.
+fn values<R>(partials: Vec<Partial<R>>) -> Result<Vec<R>, TaskError> {
+    let partials = partials.into_iter().filter_map(Result::transpose);
+    let values: Result<Vec<R>, Failed> = partials.collect();
+    values.map_err(|Failed { index, caught }| {
+        caught.into_error(index.and_then(|index| index.try_into().ok()))
+    })
+}
+
+/// The engine's index is that of a chunk, which is not what the caller counts.
+fn without_index(error: TaskError) -> TaskError {
+    error.indexed(None)
+}

@@ -1,0 +1,334 @@
+//! What the threads of a round do with the pool.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use manyhands::as_completed;
+use manyhands::prelude::*;
+
+use super::Round;
+use super::job::{Answer, Job, MOST_FALSE_STARTS, Random, Rules, Way, run};
+
+/// So often that a job that lives gets there.
+const MANY: u32 = 1_000_000;
+
+pub(crate) struct Caller<'r> {
+    round: &'r Round,
+    name: String,
+    random: Random,
+}
+
+impl<'r> Caller<'r> {
+    pub(crate) fn new(round: &'r Round, number: usize, random: Random) -> Self {
+        Self {
+            round,
+            name: format!("caller {number}"),
+            random,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        for _ in 0..4 + self.random.below(8) {
+            if self.is_ending() {
+                return;
+            }
+            match self.random.below(11) {
+                0 | 1 => self.submit(),
+                2 => self.map(),
+                3 => self.try_map(),
+                4 | 5 => self.imap(),
+                6 => self.map_reduce(),
+                7 => self.told(),
+                8 => self.leave(),
+                9 => self.map_with(),
+                _ => self.idle(),
+            }
+            self.round.calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.round.is_ending.load(Ordering::SeqCst)
+    }
+
+    fn during<T>(&self, what: &str, f: impl FnOnce() -> T) -> T {
+        self.round.watch.during(&self.name, what, f)
+    }
+
+    fn jobs(&mut self, one_in: usize) -> Vec<Job> {
+        let count = self.random.below(60);
+        (0..count)
+            .map(|_| Job::any(&mut self.random, one_in))
+            .collect()
+    }
+
+    fn rules(&mut self) -> Rules {
+        let limit = Duration::from_millis(20 + self.random.below(40) as u64);
+        Rules {
+            retries: self.random.below(3) as u32,
+            limit: self.random.one_in(3).then_some(limit),
+            may_be_cancelled: false,
+        }
+    }
+
+    fn call(&self, rules: Rules) -> Call<'_, '_, Processes> {
+        let call = self.round.pool.call().retries(rules.retries);
+        match rules.limit {
+            Some(limit) => call.timeout(limit),
+            None => call,
+        }
+    }
+
+    /// Single tasks, of which some are cancelled and some are killed.
+    fn submit(&mut self) {
+        let rules = self.rules();
+        let mut jobs = self.jobs(8);
+        if rules.limit.is_some() && self.random.one_in(2) {
+            jobs.push(Job::new(&mut self.random, Way::Endless));
+        }
+        let tasks: Vec<_> = jobs
+            .into_iter()
+            .map(|job| (self.call(rules).submit(run, job.clone()), job))
+            .collect();
+        let endless = Job::new(&mut self.random, Way::Endless);
+        let stopped = self.round.pool.submit(run, endless.clone());
+        let stops: Vec<usize> = tasks.iter().map(|_| self.random.below(8)).collect();
+        for ((task, job), stop) in tasks.into_iter().zip(stops) {
+            let is_cancelled = stop == 0 && task.cancel();
+            let is_killed = stop == 1 && task.kill();
+            let outcome = self.outcome(task);
+            if is_cancelled {
+                assert!(matches!(outcome, Err(TaskError::Cancelled)), "{outcome:?}");
+            }
+            let rules = Rules {
+                may_be_cancelled: is_cancelled || is_killed,
+                ..rules
+            };
+            job.check(outcome, None, rules, self.is_ending());
+        }
+        self.during("kill of an endless task", || {
+            while !stopped.kill() && !stopped.done() {
+                std::thread::yield_now();
+            }
+        });
+        let outcome = self.during("result of a killed task", || stopped.result());
+        let rules = Rules {
+            may_be_cancelled: true,
+            ..Rules::default()
+        };
+        endless.check(outcome, None, rules, self.is_ending());
+    }
+
+    /// The outcome of a task, by one of the ways to wait for it.
+    fn outcome(&mut self, mut task: TaskFuture<Answer>) -> Result<Answer, TaskError> {
+        match self.random.below(4) {
+            0 => self.during("result after short waits", || {
+                loop {
+                    if let Ok(outcome) = task.result_timeout(Duration::from_millis(1)) {
+                        return outcome;
+                    }
+                }
+            }),
+            1 => self.during("result after looking", || {
+                while !task.done() {
+                    std::thread::yield_now();
+                }
+                task.result()
+            }),
+            _ => self.during("result", || task.result()),
+        }
+    }
+
+    fn map(&mut self) {
+        // With retries without end and nothing that is sure to kill, it must come to its end.
+        let is_sure = self.random.one_in(2);
+        let (jobs, rules) = if is_sure {
+            let count = self.random.below(60);
+            let new = |_| Job::new(&mut self.random, Way::Live);
+            let rules = Rules {
+                retries: MANY,
+                ..Rules::default()
+            };
+            ((0..count).map(new).collect(), rules)
+        } else {
+            (self.jobs(50), self.rules())
+        };
+        let size = 1 + self.random.below(20);
+        let call = self.call(rules).chunk_size(size);
+        match self.during("map", || call.map(run, jobs.clone())) {
+            Ok(answers) => {
+                assert_eq!(answers.len(), jobs.len());
+                for (index, (job, answer)) in jobs.iter().zip(answers).enumerate() {
+                    job.check(Ok(answer), Some(index), rules, self.is_ending());
+                }
+            }
+            Err(error) => {
+                let is_ending = self.is_ending();
+                let index = error.index().or(is_ending.then_some(0)).expect("an index");
+                jobs[index].check(Err(error), Some(index), rules, is_ending);
+            }
+        }
+    }
+
+    fn try_map(&mut self) {
+        let (jobs, rules) = (self.jobs(10), self.rules());
+        let size = 1 + self.random.below(20);
+        let call = self.call(rules).chunk_size(size);
+        let outcomes = self.during("try_map", || call.try_map(run, jobs.clone()));
+        self.check_all(&jobs, outcomes.into_iter().enumerate(), rules);
+    }
+
+    fn imap(&mut self) {
+        let (jobs, rules) = (self.jobs(10), self.rules());
+        let size = 1 + self.random.below(10);
+        let window = size + self.random.below(40);
+        let is_ordered = self.random.one_in(2);
+        // Some are given up half-way.
+        let most = if self.random.one_in(4) {
+            self.random.below(jobs.len())
+        } else {
+            usize::MAX
+        };
+        let call = self.call(rules).chunk_size(size).window(window);
+        let outcomes: Vec<_> = self.during("imap", || {
+            let items = jobs.clone();
+            if is_ordered {
+                call.imap(run, items).enumerate().take(most).collect()
+            } else {
+                call.imap_unordered(run, items).take(most).collect()
+            }
+        });
+        if most == usize::MAX {
+            self.check_all(&jobs, outcomes, rules);
+        }
+    }
+
+    /// Each job has one outcome, and that may be its.
+    fn check_all(
+        &self,
+        jobs: &[Job],
+        outcomes: impl IntoIterator<Item = (usize, Result<Answer, TaskError>)>,
+        rules: Rules,
+    ) {
+        let mut has_one = vec![false; jobs.len()];
+        for (index, outcome) in outcomes {
+            assert!(!has_one[index], "item {index} ended twice");
+            has_one[index] = true;
+            jobs[index].check(outcome, Some(index), rules, self.is_ending());
+        }
+        assert!(has_one.iter().all(|&has_one| has_one), "{has_one:?}");
+    }
+
+    fn map_reduce(&mut self) {
+        let numbers: Vec<u64> = (0..self.random.below(3_000) as u64).collect();
+        let call = self.call(Rules {
+            retries: MANY,
+            ..Rules::default()
+        });
+        let expected = numbers.iter().copied().reduce(|a, b| a + b);
+        let sum = self.during("map_reduce", || {
+            call.map_reduce(|n| n, |a, b| a + b, numbers)
+        });
+        match sum {
+            Ok(sum) => assert_eq!(sum, expected),
+            Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed)) => {
+                assert!(self.is_ending(), "nobody has ended the pool");
+            }
+            Err(TaskError::WorkerDied {
+                attempts: MOST_FALSE_STARTS,
+                ..
+            }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// A context of any size, which must be sent to every worker that comes.
+    fn map_with(&mut self) {
+        let len = match self.random.below(4) {
+            0 => self.random.below(400_000),
+            _ => self.random.below(2_000),
+        };
+        let context: Vec<u64> = (0..len as u64).map(|n| n ^ 0x5a5a).collect();
+        let numbers: Vec<usize> = (0..self.random.below(500)).collect();
+        let rules = Rules {
+            retries: MANY,
+            ..Rules::default()
+        };
+        let call = self.call(rules);
+        let look = |context: &Vec<u64>, n: usize| context.get(n).copied();
+        let outcome = self.during("map_with", || {
+            call.map_with(&context, look, numbers.iter().copied())
+        });
+        let is_ending = self.is_ending();
+        match outcome {
+            Ok(found) => {
+                assert_eq!(found.len(), numbers.len());
+                for (n, found) in numbers.into_iter().zip(found) {
+                    assert_eq!(found, context.get(n).copied());
+                }
+            }
+            Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed)) => assert!(is_ending),
+            Err(TaskError::WorkerDied {
+                attempts: MOST_FALSE_STARTS,
+                ..
+            }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// Tasks whose ends are told to callbacks, each once, and that are taken as they end.
+    fn told(&mut self) {
+        let rules = self.rules();
+        let jobs = self.jobs(10);
+        let told = Arc::new(AtomicUsize::new(0));
+        let tasks: Vec<_> = jobs
+            .iter()
+            .map(|job| {
+                let task = self.call(rules).submit(run, job.clone());
+                let told = Arc::clone(&told);
+                task.on_done(move |_| {
+                    told.fetch_add(1, Ordering::Relaxed);
+                });
+                task
+            })
+            .collect();
+        let mut ended = as_completed(tasks);
+        let mut count = 0;
+        while let Some(task) = self.during("as_completed", || ended.next()) {
+            let outcome = self.during("result that was told", || task.result());
+            if let Ok(answer) = &outcome {
+                assert!(jobs.iter().any(|job| job.is_answered_by(answer)));
+            }
+            count += 1;
+        }
+        assert_eq!(count, jobs.len());
+        self.during("callbacks", || {
+            while told.load(Ordering::Relaxed) < jobs.len() {
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(told.load(Ordering::Relaxed), jobs.len());
+    }
+
+    /// Tasks that nobody waits for.
+    fn leave(&mut self) {
+        let jobs = self.jobs(10);
+        let tasks = jobs
+            .into_iter()
+            .map(|job| (job.clone(), self.round.pool.submit(run, job)));
+        self.round.rest.lock().unwrap().extend(tasks);
+    }
+
+    /// Nothing, until somebody has been killed who may have been idle.
+    fn idle(&mut self) {
+        let before = super::KILLS.load(Ordering::Relaxed);
+        let turns = self.random.below(5_000);
+        for _ in 0..turns {
+            if super::KILLS.load(Ordering::Relaxed) > before {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}

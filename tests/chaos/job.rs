@@ -1,0 +1,290 @@
+//! What the workers run: jobs that live, or that take their worker along at a chosen point; and what may come of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use manyhands::prelude::*;
+use nix::sys::signal::{Signal, raise};
+use serde::ser::SerializeTuple;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// xorshift64 (Marsaglia, J. Stat. Softw. 8(14), 2003).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        // Seeds that follow each other are to have nothing in common, and none may be 0.
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            random.next();
+        }
+        random
+    }
+
+    pub(crate) fn split(&mut self) -> Self {
+        Self::new(self.next())
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 16) as usize % end.max(1)
+    }
+
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// When a job takes its worker along, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    Live,
+    Panic,
+    /// While the argument is taken apart: after the start has been noted, before the function.
+    InArgument,
+    InTask,
+    /// While the result is put together.
+    InResult,
+    /// When the result has been put together, and not been sent.
+    InDrop,
+    /// At some moment after the start: while the result is sent, right after it, in the middle of another task, idle.
+    Soon,
+    /// Never ends.
+    Endless,
+}
+
+const DEADLY: [Way; 4] = [Way::InArgument, Way::InTask, Way::InResult, Way::InDrop];
+
+impl Way {
+    /// Whether the worker is certain to die of it.
+    pub(crate) fn is_deadly(self) -> bool {
+        DEADLY.contains(&self)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "(u64, Way, String)", into = "(u64, Way, String)")]
+pub(crate) struct Job {
+    n: u64,
+    pub(crate) way: Way,
+    text: String,
+}
+
+impl From<(u64, Way, String)> for Job {
+    fn from((n, way, text): (u64, Way, String)) -> Self {
+        if way == Way::InArgument {
+            die(n);
+        }
+        Self { n, way, text }
+    }
+}
+
+impl From<Job> for (u64, Way, String) {
+    fn from(Job { n, way, text }: Job) -> Self {
+        (n, way, text)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "(String, u64)")]
+pub(crate) struct Answer {
+    text: String,
+    n: u64,
+    way: Way,
+}
+
+impl From<(String, u64)> for Answer {
+    fn from((text, n): (String, u64)) -> Self {
+        let way = Way::Live;
+        Self { text, n, way }
+    }
+}
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut tuple = serializer.serialize_tuple(2)?;
+        tuple.serialize_element(&self.text)?;
+        if self.way == Way::InResult {
+            die(self.n);
+        }
+        tuple.serialize_element(&self.n)?;
+        tuple.end()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.way == Way::InDrop {
+            die(self.n);
+        }
+    }
+}
+
+/// Ends this process, by one of the ways there are.
+pub(crate) fn die(n: u64) -> ! {
+    match n % 4 {
+        0 => drop(raise(Signal::SIGKILL)),
+        1 => drop(raise(Signal::SIGSEGV)),
+        2 => std::process::exit(7),
+        _ => {}
+    }
+    std::process::abort()
+}
+
+pub(crate) fn run(job: Job) -> Answer {
+    match job.way {
+        Way::InTask => die(job.n),
+        Way::Panic => panic!("job {}", job.n),
+        Way::Endless => loop {
+            std::thread::park();
+        },
+        Way::Soon => {
+            std::thread::spawn(move || {
+                for _ in 0..job.n % 500 {
+                    std::thread::yield_now();
+                }
+                die(job.n)
+            });
+        }
+        _ => {}
+    }
+    Answer {
+        text: job.text,
+        n: answer(job.n),
+        way: job.way,
+    }
+}
+
+fn answer(n: u64) -> u64 {
+    n.wrapping_mul(3) + 1
+}
+
+/// A task ends after so many deaths before its start, whatever its retries.
+pub(crate) const MOST_FALSE_STARTS: u32 = 16;
+
+/// What was asked of a job's task, and with it what may come of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) retries: u32,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) may_be_cancelled: bool,
+}
+
+static VALUES: AtomicUsize = AtomicUsize::new(0);
+static ERRORS: AtomicUsize = AtomicUsize::new(0);
+
+/// Values and errors so far.
+pub(crate) fn counts() -> [usize; 2] {
+    [
+        VALUES.load(Ordering::Relaxed),
+        ERRORS.load(Ordering::Relaxed),
+    ]
+}
+
+impl Job {
+    pub(crate) fn new(random: &mut Random, way: Way) -> Self {
+        // Small ones, some that fill a few cells, and some that are larger than a ring.
+        let len = match random.below(40) {
+            0 => random.below(3 << 20),
+            1..=8 => random.below(20_000),
+            _ => random.below(40),
+        };
+        let n = random.next() >> 2;
+        let letter = char::from(b'a' + (n % 26) as u8);
+        let text = std::iter::repeat_n(letter, len).collect();
+        Self { n, way, text }
+    }
+
+    /// One that may take its worker along.
+    pub(crate) fn any(random: &mut Random, one_in: usize) -> Self {
+        let way = match random.below(2 * one_in) {
+            0 => DEADLY[random.below(DEADLY.len())],
+            1 if random.one_in(2) => Way::Soon,
+            1 => Way::Panic,
+            _ => Way::Live,
+        };
+        Self::new(random, way)
+    }
+
+    /// The number that the answer has.
+    fn expected(&self) -> u64 {
+        answer(self.n)
+    }
+
+    pub(crate) fn is_answered_by(&self, answer: &Answer) -> bool {
+        answer.n == self.expected() && answer.text == self.text
+    }
+
+    /// Whether this may come of it.
+    #[track_caller]
+    pub(crate) fn check(
+        &self,
+        outcome: Result<Answer, TaskError>,
+        index: Option<usize>,
+        rules: Rules,
+        is_ending: bool,
+    ) {
+        let counter = if outcome.is_ok() { &VALUES } else { &ERRORS };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if self.way.is_deadly() {
+            super::KILLS.fetch_add(1, Ordering::Relaxed);
+        }
+        match outcome {
+            Ok(answer) => {
+                let is_survivor = matches!(self.way, Way::Live | Way::Soon);
+                assert!(is_survivor, "{:?} has an answer", self.way);
+                assert!(self.is_answered_by(&answer), "another answer came back");
+            }
+            Err(error) => {
+                let is_right = self.explains(&error, index, rules, is_ending);
+                assert!(
+                    is_right,
+                    "{error:?} of {:?}, {index:?}, {rules:?}",
+                    self.way
+                );
+            }
+        }
+    }
+
+    fn explains(
+        &self,
+        error: &TaskError,
+        at: Option<usize>,
+        rules: Rules,
+        is_ending: bool,
+    ) -> bool {
+        match error {
+            TaskError::Panicked { message, index, .. } => {
+                self.way == Way::Panic && *message == format!("job {}", self.n) && *index == at
+            }
+            TaskError::WorkerDied {
+                index,
+                cause,
+                attempts,
+                pid,
+            } => {
+                let known = [
+                    Death::Signal(9),
+                    Death::Signal(11),
+                    Death::Signal(6),
+                    Death::Exit(7),
+                ];
+                // Or so many have died in a row before it could start, while its argument was under way.
+                let gives_up = *attempts == MOST_FALSE_STARTS;
+                let is_last = *attempts == rules.retries + 1;
+                *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0
+            }
+            TaskError::TimedOut { index, limit } => *index == at && rules.limit == Some(*limit),
+            TaskError::Cancelled => rules.may_be_cancelled || is_ending,
+            TaskError::Pool(PoolError::Closed) => is_ending,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Pools under fire: workers are killed at random moments and at chosen points, while several threads call, cancel, resize
+//! and end the pool. After each round every task has ended once, with the right value or an error that names the cause,
+//! and nothing is left.
+//!
+//! `MANYHANDS_KILLS=10000 cargo test --release --test chaos` goes on until so many workers were killed. The seed is
+//! printed; `MANYHANDS_SEED` takes it back: the decisions are the same then, the moments are the machine's.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod calls;
+mod job;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use common::{Leftovers, children_of, is_running};
+use manyhands::prelude::*;
+use manyhands::{Output, Shutdown, WaitPolicy};
+use nix::sys::signal::Signal;
+
+use calls::Caller;
+use job::{Job, Random};
+use watch::Watch;
+
+const CALLERS: u64 = 3;
+
+/// Workers killed from outside, and jobs that took theirs along.
+static KILLS: AtomicUsize = AtomicUsize::new(0);
+
+/// What the threads of a round share.
+struct Round {
+    pool: Pool<Processes>,
+    /// The pool may be ending: tasks may be cancelled or refused.
+    is_ending: AtomicBool,
+    /// The callers have done what they wanted to.
+    is_over: AtomicBool,
+    /// Calls made so far.
+    calls: AtomicUsize,
+    /// Tasks that nobody waits for before the pool is dropped.
+    rest: Mutex<Vec<(Job, TaskFuture<job::Answer>)>>,
+    watch: Watch,
+}
+
+/// Takes its time, and dies now and then.
+#[allow(clippy::unnecessary_wraps, reason = "an initialiser may fail")]
+fn initialize() -> Result<u32, String> {
+    for _ in 0..std::process::id() % 100 {
+        std::thread::yield_now();
+    }
+    if std::process::id().is_multiple_of(29) {
+        job::die(0);
+    }
+    Ok(std::process::id())
+}
+
+fn pool(random: &mut Random) -> Pool<Processes> {
+    loop {
+        let builder = Processes::builder()
+            .workers(1 + random.below(4))
+            .env("RUST_BACKTRACE", "0")
+            .stderr(Output::Null);
+        let builder = if random.one_in(3) {
+            builder.max_tasks_per_worker(1 + random.below(20) as u32)
+        } else {
+            builder
+        };
+        let builder = if random.one_in(3) {
+            builder.idle_timeout(Duration::from_millis(random.below(5) as u64))
+        } else {
+            builder
+        };
+        let builder = if random.one_in(4) {
+            builder.stdout(Output::lines(|_, _| {}))
+        } else {
+            builder
+        };
+        let builder = if random.one_in(4) {
+            builder.wait_policy(WaitPolicy::Park)
+        } else {
+            builder
+        };
+        let has_initializer = random.one_in(3);
+        let built = if has_initializer {
+            builder.initializer(initialize).build()
+        } else {
+            builder.build()
+        };
+        match built {
+            Ok(pool) => return pool,
+            Err(PoolError::InitializerFailed { .. }) if has_initializer => {}
+            Err(other) => panic!("no pool: {other}"),
+        }
+    }
+}
+
+/// A worker that was first seen less than this ago may still be starting.
+const ON_ITS_WAY: Duration = Duration::from_millis(30);
+
+/// Kills workers until the round is over.
+fn kill_workers(round: &Round, mut random: Random) {
+    let (mut seen, mut killed) = (BTreeMap::new(), BTreeSet::new());
+    while !round.is_over.load(Ordering::Relaxed) {
+        let workers = children_of(std::process::id());
+        // Each is killed once.
+        let workers: Vec<u32> = workers.difference(&killed).copied().collect();
+        if let Some(&victim) = workers.get(random.below(workers.len())) {
+            // Of those that are on their way, few, and by SIGKILL: if nearly all died so, the pool would rightly give up.
+            let (since, is_early) = *seen
+                .entry(victim)
+                .or_insert_with(|| (Instant::now(), random.one_in(4)));
+            let is_new = since.elapsed() < ON_ITS_WAY;
+            if !is_running(victim) || (is_new && !is_early) {
+                std::thread::yield_now();
+                continue;
+            }
+            killed.insert(victim);
+            match random.below(if is_new { 6 } else { 10 }) {
+                0..6 => send(victim, Signal::SIGKILL),
+                6 | 7 => {
+                    send(victim, Signal::SIGSTOP);
+                    pause(random.below(50));
+                    send(victim, Signal::SIGKILL);
+                }
+                8 => send(victim, Signal::SIGSEGV),
+                _ => send(victim, Signal::SIGABRT),
+            }
+            KILLS.fetch_add(1, Ordering::Relaxed);
+        }
+        pause(random.below(1_000));
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    // It may have ended already. Its pid will not be another's for long: they are given out in turn.
+    let _ = nix::sys::signal::kill(pid, signal);
+}
+
+/// A moment of no certain length.
+fn pause(turns: usize) {
+    for _ in 0..turns {
+        std::thread::yield_now();
+    }
+}
+
+/// Ends the pool after some calls, in one of the ways there are; or leaves it to be dropped.
+fn end(round: &Round, mut random: Random) {
+    let after = 1 + random.below(20);
+    while round.calls.load(Ordering::Relaxed) < after {
+        if round.is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    let way = random.below(6);
+    if way < 3 {
+        return;
+    }
+    round.is_ending.store(true, Ordering::SeqCst);
+    let ended = match way {
+        3 => round.watch.during("end", "close", || round.pool.close()),
+        4 => round.watch.during("end", "cancel", || {
+            round.pool.shutdown(Shutdown::CancelQueued)
+        }),
+        _ => round
+            .watch
+            .during("end", "kill", || round.pool.shutdown(Shutdown::Kill)),
+    };
+    assert_eq!(ended, Ok(()));
+}
+
+fn resize(round: &Round, mut random: Random) {
+    while !round.is_over.load(Ordering::Relaxed) {
+        pause(random.below(2_000));
+        match round.pool.resize(1 + random.below(4)) {
+            Ok(()) => {}
+            Err(PoolError::Closed) if round.is_ending.load(Ordering::SeqCst) => return,
+            Err(other) => panic!("not resized: {other}"),
+        }
+    }
+}
+
+fn fight(seed: u64) {
+    let _none = Leftovers::none();
+    let mut random = Random::new(seed);
+    let round = Round {
+        pool: pool(&mut random),
+        is_ending: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
+        calls: AtomicUsize::new(0),
+        rest: Mutex::default(),
+        watch: Watch::new(seed),
+    };
+    let (killing, ending, resizing) = (random.split(), random.split(), random.split());
+    let resizes = random.one_in(2);
+    let callers: Vec<Random> = (0..CALLERS).map(|_| random.split()).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| kill_workers(&round, killing));
+        scope.spawn(|| end(&round, ending));
+        if resizes {
+            scope.spawn(|| resize(&round, resizing));
+        }
+        let callers: Vec<_> = callers
+            .into_iter()
+            .enumerate()
+            .map(|(number, random)| {
+                let caller = Caller::new(&round, number, random);
+                scope.spawn(move || caller.run())
+            })
+            .collect();
+        // Also when one of them has failed: the others must come to their ends.
+        let ended: Vec<_> = callers.into_iter().map(ScopedJoinHandle::join).collect();
+        round.is_over.store(true, Ordering::Relaxed);
+        for caller in ended {
+            if let Err(panic) = caller {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    let Round {
+        pool, rest, watch, ..
+    } = round;
+    watch.during("round", "drop of the pool", || drop(pool));
+    for (job, task) in rest.into_inner().unwrap() {
+        let outcome = watch.during("round", "a task that was left", || task.result());
+        let rules = job::Rules {
+            may_be_cancelled: true,
+            ..job::Rules::default()
+        };
+        job.check(outcome, None, rules, true);
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn chaos() {
+    let seed = number("MANYHANDS_SEED").unwrap_or_else(|| {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(0)
+    });
+    let most = number("MANYHANDS_KILLS").unwrap_or(300) as usize;
+    println!("MANYHANDS_SEED={seed}");
+    let start = Instant::now();
+    let mut rounds = 0;
+    while KILLS.load(Ordering::Relaxed) < most {
+        fight(seed.wrapping_add(rounds));
+        rounds += 1;
+        if rounds % 100 == 0 {
+            println!("{rounds} rounds, {KILLS:?} kills, {:?}", start.elapsed());
+        }
+    }
+    let [values, errors] = job::counts();
+    println!(
+        "{rounds} rounds, {KILLS:?} kills, {values} values, {errors} errors, {:?}",
+        start.elapsed()
+    );
+    assert!(values > 0 && errors > 0);
+}

@@ -1,0 +1,326 @@
+//! Shutting down, and pools within pools.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// Whether a thread of this process waits for something.
+pub(crate) fn sleeps(thread: nix::unistd::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    // The state follows the name, which is in brackets.
+    stat[stat.rfind(')').unwrap()..].starts_with(") S")
+}
+
+/// Uses pools of its own in all ways, in the middle of a task.
+pub(crate) fn nested(n: u64) -> u64 {
+    fn use_up<E>(pool: &Pool<E>, n: u64) -> u64
+    where
+        E: Run<fn(u64) -> u64, u64, u64> + Reduce<fn(u64) -> u64, fn(u64, u64) -> u64, u64, u64>,
+    {
+        let f: fn(u64) -> u64 = |x| x + 1;
+        let add: fn(u64, u64) -> u64 = |a, b| a + b;
+        let mut sum: u64 = pool.map(f, 0..n).unwrap().into_iter().sum();
+        sum += pool.try_map(f, 0..n).into_iter().flatten().sum::<u64>();
+        sum += pool.imap(f, 0..n).flatten().sum::<u64>();
+        sum += pool
+            .imap_unordered(f, 0..n)
+            .filter_map(|(_, x)| x.ok())
+            .sum::<u64>();
+        sum += pool.map_reduce(f, add, 0..n).unwrap().unwrap_or(0);
+        let tasks = (0..n).map(|x| pool.submit(f, x));
+        sum += as_completed(tasks)
+            .filter_map(|task| task.result().ok())
+            .sum::<u64>();
+        let (done, pending) = wait((0..n).map(|x| pool.submit(f, x)), ReturnWhen::All, None);
+        assert!(pending.is_empty());
+        sum + done
+            .into_iter()
+            .filter_map(|task| task.result().ok())
+            .sum::<u64>()
+    }
+    let sums = [
+        use_up(&Pool::serial(), n),
+        use_up(&Pool::threads(2).unwrap(), n),
+        use_up(&forked(), n),
+    ];
+    assert_eq!(sums, [7 * n * (n + 1) / 2; 3]);
+    sums[0]
+}
+
+macro_rules! ends {
+    ($make:expr) => {
+        #[test]
+        fn b35_tasks_have_pools_of_their_own() {
+            use $crate::ends::nested;
+            let _none = Leftovers::none();
+            let pool = $make;
+            let expected: Vec<_> = (0..4).map(|n| 7 * n * (n + 1) / 2).collect();
+            assert_eq!(pool.call().chunk_size(1).map(nested, 0..4), Ok(expected));
+            assert_eq!(pool.submit(nested, 3).result(), Ok(42));
+        }
+
+        #[test]
+        fn b33_after_a_shutdown_results_stay_and_tasks_are_refused() {
+            let _none = Leftovers::none();
+            for how in [Shutdown::CancelQueued, Shutdown::Kill] {
+                let pool = $make;
+                let task = pool.submit(|x: u32| x, 7);
+                eventually("the task has ended", || task.done());
+                assert_eq!(pool.shutdown(how), Ok(()));
+                assert_eq!(pool.shutdown(how), Ok(()), "twice is the same as once");
+                assert_eq!(pool.close(), Ok(()));
+                assert_eq!(task.result(), Ok(7));
+                let closed = TaskError::Pool(PoolError::Closed);
+                assert_eq!(pool.submit(|x: u32| x, 1).result(), Err(closed.clone()));
+                assert_eq!(pool.map(|x: u32| x, 0..3), Err(closed));
+            }
+        }
+
+        #[test]
+        fn b41_many_threads_submit_wait_and_shut_down_at_once() {
+            let _none = Leftovers::none();
+            for round in 0..20 {
+                let pool = $make;
+                let start = std::sync::Barrier::new(4);
+                std::thread::scope(|scope| {
+                    for _ in 0..3 {
+                        scope.spawn(|| {
+                            start.wait();
+                            for n in 0..20u32 {
+                                let outcome = pool.submit(|x: u32| x, n).result();
+                                let is_refused = matches!(
+                                    outcome,
+                                    Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed))
+                                );
+                                assert!(outcome == Ok(n) || is_refused, "{outcome:?}");
+                                let call = pool.call().chunk_size(3);
+                                for (index, outcome) in
+                                    call.try_map(|x: u32| x, 0..10).iter().enumerate()
+                                {
+                                    let is_refused = matches!(
+                                        outcome,
+                                        Err(TaskError::Cancelled
+                                            | TaskError::Pool(PoolError::Closed))
+                                    );
+                                    assert!(
+                                        *outcome == Ok(index as u32) || is_refused,
+                                        "{outcome:?}"
+                                    );
+                                }
+                            }
+                        });
+                    }
+                    start.wait();
+                    let how = [Shutdown::CancelQueued, Shutdown::Kill][round % 2];
+                    assert_eq!(pool.shutdown(how), Ok(()));
+                });
+            }
+        }
+    };
+}
+
+/// Work that is left when the pool is shut down.
+macro_rules! queued_ends {
+    ($make:expr) => {
+        #[test]
+        fn b33_ten_thousand_queued_tasks_are_cancelled_and_the_running_ones_end() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
+            let sleep = |_: u32| std::thread::sleep(Duration::from_mins(10));
+            let queued: Vec<_> = (0..10_000).map(|n| pool.submit(sleep, n)).collect();
+            std::thread::scope(|scope| {
+                // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                let _fence = Fence(gate.clone());
+                let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
+                for task in queued {
+                    assert_eq!(task.result(), Err(TaskError::Cancelled));
+                }
+                assert!(running.iter().all(|task| task.running()));
+                gate.open();
+                assert_eq!(shutdown.join().unwrap(), Ok(()));
+            });
+            assert!(running.into_iter().all(|task| task.result().is_ok()));
+        }
+
+        #[test]
+        fn b33_calls_that_go_on_end_with_the_pool() {
+            let _none = Leftovers::none();
+            for lists in [false, true] {
+                let pool = $make;
+                let gate = Gate::new();
+                let _fence = Fence(gate.clone());
+                std::thread::scope(|scope| {
+                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    let _fence = Fence(gate.clone());
+                    let call = scope.spawn(|| {
+                        let items = std::iter::repeat_n(gate.clone(), 5_000);
+                        let pass = |gate: Gate| gate.pass_counted();
+                        let call = pool.call().chunk_size(10);
+                        if lists {
+                            call.try_map(pass, items)
+                        } else {
+                            vec![call.map(pass, items).map(|results| results.len())]
+                        }
+                    });
+                    eventually("all workers are at the gate", || {
+                        gate.waiting() == pool.workers()
+                    });
+                    let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
+                    eventually("the pool is closed", || {
+                        pool.submit(|x: u32| x, 1).result().is_err()
+                    });
+                    gate.open();
+                    assert_eq!(shutdown.join().unwrap(), Ok(()));
+                    let mut outcomes = call.join().unwrap();
+                    assert_eq!(outcomes.len(), if lists { 5_000 } else { 1 });
+                    if lists {
+                        assert!(outcomes[0].is_ok(), "what ran has a result");
+                        outcomes.retain(Result::is_err);
+                    }
+                    let all_cancelled = |outcome| outcome == &Err(TaskError::Cancelled);
+                    assert!(outcomes.iter().all(all_cancelled), "{:?}", outcomes[0]);
+                });
+            }
+        }
+    };
+}
+
+/// Work that is stopped.
+macro_rules! mortal_ends {
+    ($make:expr) => {
+        #[test]
+        fn b33_a_shutdown_that_kills_waits_for_nobody() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let pass = |gate: Gate| gate.pass_counted();
+            let tasks: Vec<_> = (0..pool.workers())
+                .map(|_| pool.submit(pass, gate.clone()))
+                .collect();
+            eventually("all workers are at the gate", || {
+                gate.waiting() == pool.workers()
+            });
+            std::thread::scope(|scope| {
+                // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                let _fence = Fence(gate.clone());
+                // One more than can run: on some engines it waits in `submit`.
+                let (send, thread) = std::sync::mpsc::channel();
+                let (pool, gate) = (&pool, &gate);
+                let late = scope.spawn(move || {
+                    send.send(nix::unistd::gettid()).unwrap();
+                    pool.submit(pass, gate.clone()).result()
+                });
+                let thread = thread.recv().unwrap();
+                eventually("the late one waits", || $crate::ends::sleeps(thread));
+                let closer = scope.spawn(|| pool.close());
+                assert_eq!(pool.shutdown(Shutdown::Kill), Ok(()));
+                let late = late.join().unwrap();
+                assert!(
+                    matches!(
+                        late,
+                        Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed))
+                    ),
+                    "{late:?}"
+                );
+                assert_eq!(closer.join().unwrap(), Ok(()));
+            });
+            for task in tasks {
+                assert_eq!(task.result(), Err(TaskError::Cancelled));
+            }
+        }
+
+        #[test]
+        fn b33_calls_that_go_on_are_killed_with_the_pool() {
+            let _none = Leftovers::none();
+            for lists in [false, true] {
+                let pool = $make;
+                let gate = Gate::new();
+                let _fence = Fence(gate.clone());
+                std::thread::scope(|scope| {
+                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    let _fence = Fence(gate.clone());
+                    let call = scope.spawn(|| {
+                        let pass = |gate: Option<Gate>| gate.map_or(0, |gate| gate.pass_counted());
+                        let items = std::iter::once(None);
+                        let items = items.chain(std::iter::repeat_n(Some(gate.clone()), 50));
+                        let call = pool.call().chunk_size(1).retries(3);
+                        if lists {
+                            call.try_map(pass, items)
+                        } else {
+                            vec![call.map(pass, items).map(|results| results.len())]
+                        }
+                    });
+                    eventually("all workers are at the gate", || {
+                        gate.waiting() == pool.workers()
+                    });
+                    assert_eq!(pool.shutdown(Shutdown::Kill), Ok(()));
+                    let outcomes = call.join().unwrap();
+                    let first = usize::from(lists);
+                    assert_eq!(outcomes.len(), 1 + 50 * first);
+                    let all_cancelled = |outcome| outcome == &Err(TaskError::Cancelled);
+                    assert!(outcomes[first..].iter().all(all_cancelled), "{outcomes:?}");
+                });
+            }
+        }
+    };
+}
+
+/// Only threads can be handed their own pool.
+#[test]
+fn b35_tasks_wait_for_tasks_of_their_own_pool() {
+    let _none = Leftovers::none();
+    for workers in [1, 2] {
+        let pool = Arc::new(Pool::threads(workers).unwrap());
+        let own = Arc::clone(&pool);
+        let task = move |n: u64| {
+            let pool = &*own;
+            let mut sum: u64 = pool.map(|x: u64| x, 0..n).unwrap().into_iter().sum();
+            sum += pool
+                .try_map(|x: u64| x, 0..n)
+                .into_iter()
+                .flatten()
+                .sum::<u64>();
+            sum += pool.imap(|x: u64| x, 0..n).flatten().sum::<u64>();
+            let unordered = pool.imap_unordered(|x: u64| x, 0..n);
+            sum += unordered.filter_map(|(_, x)| x.ok()).sum::<u64>();
+            let reduced = pool.map_reduce(|x: u64| x, |a, b| a + b, 0..n);
+            sum += reduced.unwrap().unwrap_or(0);
+            let tasks = (0..n).map(|x| pool.submit(|x: u64| x, x));
+            sum += as_completed(tasks)
+                .filter_map(|task| task.result().ok())
+                .sum::<u64>();
+            let tasks = (0..n).map(|x| pool.submit(|x: u64| x, x));
+            let (done, _) = wait(tasks, ReturnWhen::All, None);
+            sum += done
+                .into_iter()
+                .filter_map(|task| task.result().ok())
+                .sum::<u64>();
+            sum + pool.submit(move |x: u64| x, n).result().unwrap()
+        };
+        let tasks: Vec<_> = (0..20).map(|n| pool.submit(task.clone(), n)).collect();
+        for (n, outcome) in (0..).zip(tasks) {
+            assert_eq!(outcome.result(), Ok(7 * n * (n.max(1) - 1) / 2 + n));
+        }
+        drop(task);
+        pool.close().unwrap();
+    }
+}
+
+#[test]
+fn b33_a_shutdown_from_inside_is_an_error() {
+    let _none = Leftovers::none();
+    let pool = Arc::new(Pool::threads(1).unwrap());
+    let own = Arc::clone(&pool);
+    let inside = pool.submit(move |()| own.shutdown(Shutdown::CancelQueued), ());
+    let refused = inside.result().unwrap();
+    assert!(
+        matches!(refused, Err(PoolError::System { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(pool.submit(|x: u32| x, 1).result(), Ok(1));
+    pool.close().unwrap();
+}

@@ -1,0 +1,93 @@
+//! A gate at which tasks wait.
+#![allow(unreachable_pub, reason = "a module of a test")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// A gate in the file system, at which tasks wait, in whatever process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Gate {
+    folder: std::path::PathBuf,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        static GATES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "gate-{}-{}",
+            std::process::id(),
+            GATES.fetch_add(1, Ordering::Relaxed)
+        );
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        Self { folder }
+    }
+
+    pub fn open(&self) {
+        std::fs::write(self.folder.join("open"), "").unwrap();
+    }
+
+    /// Waits until the gate is open, or gone with its test.
+    pub fn pass(&self) -> String {
+        while self.folder.exists() && !self.folder.join("open").exists() {
+            std::thread::yield_now();
+        }
+        "passed".to_owned()
+    }
+
+    /// How many are at the gate.
+    pub fn waiting(&self) -> usize {
+        std::fs::read_dir(&self.folder).map_or(0, |entries| {
+            let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+            names.filter(|name| name != "open").count()
+        })
+    }
+
+    pub fn close(&self) {
+        std::fs::remove_file(self.folder.join("open")).unwrap();
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    /// Leaves a mark, which counts as one that waits.
+    pub fn mark(&self, name: &str) {
+        std::fs::write(self.folder.join(name), "").unwrap();
+    }
+
+    /// Passes, and says how many were at the gate then, itself included.
+    pub fn pass_counted(&self) -> usize {
+        static NAMES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "{}-{}",
+            std::process::id(),
+            NAMES.fetch_add(1, Ordering::Relaxed)
+        );
+        // The gate may have been taken away by the end of its test, here and below.
+        let _ = std::fs::write(self.folder.join(&name), "");
+        self.pass();
+        let most = self.waiting();
+        let _ = std::fs::remove_file(self.folder.join(name));
+        most
+    }
+}
+
+/// Takes the gate away at the end of its test.
+pub struct Fence(pub Gate);
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0.folder);
+    }
+}
+
+/// Opens the gate at the end of a part of a test, however it ends.
+pub struct Opens<'g>(pub &'g Gate);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}

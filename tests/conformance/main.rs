@@ -1,0 +1,237 @@
+//! One suite for all engines: what a pool does, whatever its tasks run on.
+//!
+//! Functions capture nothing and values are serde, so that the same text compiles for every engine. The numbers in the
+//! names are the lines of the list of behaviours (`docs/behaviours.md`).
+
+#[path = "../common/mod.rs"]
+mod common;
+mod gate;
+mod runtime;
+
+#[macro_use]
+mod crossing;
+#[macro_use]
+mod ends;
+#[macro_use]
+mod futures;
+#[macro_use]
+mod lazy;
+#[macro_use]
+mod limits;
+#[macro_use]
+mod map;
+#[macro_use]
+mod outcomes;
+#[macro_use]
+mod queued_tasks;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Leftovers, eventually};
+use gate::{Fence, Gate, Opens};
+use manyhands::prelude::*;
+use manyhands::{Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, wait};
+use serde::{Deserialize, Serialize};
+
+/// Does not come back from where it went: it encodes, and never decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct OneWay(u32);
+
+impl<'de> Deserialize<'de> for OneWay {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("one way only"))
+    }
+}
+
+/// Cannot be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct Stuck(u32);
+
+impl Serialize for Stuck {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("stuck here"))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    values: Vec<f64>,
+    tag: Option<char>,
+}
+
+fn record(n: u32) -> Record {
+    Record {
+        name: "hand ".repeat(n as usize % 7),
+        values: (0..n % 50).map(f64::from).collect(),
+        tag: char::from_u32(n),
+    }
+}
+
+fn not_700(x: u32) -> u32 {
+    assert!(x != 700, "item {x} is bad");
+    x
+}
+
+/// Where `not_700` panics.
+const NOT_700_LINE: u32 = line!() - 5;
+
+/// An iterator that does not say how long it is.
+fn unsized_up_to(n: u64) -> impl Iterator<Item = u64> {
+    (0..n).filter(|_| true)
+}
+
+/// How many items an iterator gave out, while it is consumed.
+static GIVEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Which items fail when `first` is the first of them: the next two as well, and one further on.
+fn fails(first: u32, item: u32) -> bool {
+    [0, 1, 2, 60].contains(&item.wrapping_sub(first))
+}
+
+fn count_given() {
+    GIVEN.fetch_add(1, Ordering::Relaxed);
+}
+
+fn forked() -> Pool<Forked> {
+    let pool = Forked::builder().workers(2).allow_threads();
+    pool.build().unwrap()
+}
+
+/// What holds on every engine.
+mod all {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                maps!($make);
+            }
+        };
+    }
+
+    conformance!(serial, Pool::serial());
+    conformance!(threads, Pool::threads(2).unwrap());
+    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(forked, forked());
+}
+
+/// Calls, futures and ends: what holds on every engine.
+mod calls {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                use std::sync::Arc;
+                outcomes!($make);
+                lazy!($make);
+                limits!($make);
+                futures!($make);
+                ends!($make);
+            }
+        };
+    }
+
+    conformance!(serial, Pool::serial());
+    conformance!(threads, Pool::threads(2).unwrap());
+    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(forked, forked());
+    conformance!(any, "processes:2".parse::<Pool<AnyEngine>>().unwrap());
+}
+
+/// The engines whose tasks wait in a queue when there are more than workers: on the others a task runs when it is
+/// submitted.
+mod queued {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                queued_calls!($make);
+                queued_futures!($make);
+                queued_ends!($make);
+            }
+        };
+    }
+
+    conformance!(threads, Pool::threads(2).unwrap());
+    conformance!(processes, Pool::processes(2).unwrap());
+}
+
+/// The engines whose tasks can be killed, and can kill themselves: a thread would take the program along.
+mod mortal {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                mortal_outcomes!($make);
+                mortal_limits!($make);
+                mortal_futures!($make);
+                mortal_ends!($make);
+            }
+        };
+    }
+
+    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(forked, forked());
+}
+
+/// The engines between whose workers and the caller values cross.
+mod crossing_values {
+    use super::*;
+    use manyhands::Part;
+
+    crossing!(processes, Pool::processes(2).unwrap());
+    crossing!(forked, forked());
+}
+
+#[test]
+fn b20_a_pool_of_no_workers_is_an_error() {
+    assert_eq!(Pool::threads(0).unwrap_err(), PoolError::ZeroWorkers);
+    assert_eq!(Pool::processes(0).unwrap_err(), PoolError::ZeroWorkers);
+    assert_eq!(Pool::forked(0).unwrap_err(), PoolError::ZeroWorkers);
+}
+
+#[test]
+fn b36_arguments_and_results_are_dropped_with_the_call() {
+    let _none = Leftovers::none();
+    let pool = Pool::threads(2).unwrap();
+    let witness = std::sync::Arc::new(());
+    let held = pool
+        .map(|x: std::sync::Arc<()>| x, vec![witness.clone(); 100])
+        .unwrap();
+    assert_eq!(std::sync::Arc::strong_count(&witness), 101);
+    drop(held);
+    assert_eq!(std::sync::Arc::strong_count(&witness), 1);
+    let task = pool.submit(|x: std::sync::Arc<()>| x, witness.clone());
+    drop(task.result());
+    pool.close().unwrap();
+    assert_eq!(std::sync::Arc::strong_count(&witness), 1);
+
+    // On processes the argument is encoded and dropped at once, and the copy over there with the task.
+    let pool = Pool::processes(1).unwrap();
+    let resident = |_: u32| {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+    };
+    let before = pool.submit(resident, 0).result().unwrap();
+    for _ in 0..10 {
+        let echo = pool
+            .submit(|bytes: Vec<u8>| bytes, vec![1u8; 50_000_000])
+            .result()
+            .unwrap();
+        assert_eq!(echo.len(), 50_000_000);
+    }
+    let after = pool.submit(resident, 0).result().unwrap();
+    assert!(
+        after < before + 25_000_000,
+        "the worker kept its arguments: {before} bytes before, {after} after"
+    );
+}

@@ -1,0 +1,222 @@
+//! `try_map`, `for_each`, `map_reduce`, and what is told of their progress.
+
+macro_rules! outcomes {
+    ($make:expr) => {
+        #[test]
+        fn b37_try_map_gives_every_item_its_outcome_in_order() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            for items in [0u32, 1, 10, 1_000] {
+                for schedule in [Schedule::Equal, Schedule::Guided, Schedule::Dynamic(7)] {
+                    let mut told = (0, 0);
+                    let call = pool.call().schedule(schedule);
+                    let call = call.on_progress(|p| told = (p.done, p.failed));
+                    let each = call.try_map(|x: u32| not_700(x + 690) - 690, 0..items);
+                    assert_eq!(each.len(), items as usize, "{schedule:?}");
+                    for (index, outcome) in each.into_iter().enumerate() {
+                        if index == 10 {
+                            let error = outcome.unwrap_err();
+                            assert_eq!(error.index(), Some(10));
+                            assert!(error.to_string().contains("item 700 is bad"), "{error}");
+                        } else {
+                            assert_eq!(outcome, Ok(index as u32));
+                        }
+                    }
+                    let failed = usize::from(items > 10);
+                    assert_eq!(told, (items as usize, failed), "{schedule:?}, {items}");
+                }
+            }
+        }
+
+        #[test]
+        fn b37_try_map_of_nothing_but_failures() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let each = pool.try_map(|x: u32| -> String { panic!("{x}") }, 0..300);
+            let is_own = |(index, outcome): (usize, &Result<String, TaskError>)| {
+                let Err(TaskError::Panicked {
+                    index: at, message, ..
+                }) = outcome
+                else {
+                    return false;
+                };
+                *at == Some(index) && *message == index.to_string()
+            };
+            assert_eq!(each.len(), 300);
+            assert!(each.iter().enumerate().all(is_own), "{each:?}");
+        }
+
+        #[test]
+        fn a_call_that_cannot_be_made_is_the_outcome_of_each_item() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            for each in [
+                pool.call().chunk_size(0).try_map(|x: u32| x, 0..3),
+                pool.call().window(0).try_map(|x: u32| x, 0..3),
+            ] {
+                assert_eq!(each.len(), 3);
+                let is_refused = |outcome| matches!(outcome, &Err(TaskError::InvalidCall { .. }));
+                assert!(each.iter().all(is_refused), "{each:?}");
+            }
+            pool.close().unwrap();
+            let closed = Err(TaskError::Pool(PoolError::Closed));
+            assert_eq!(pool.try_map(|x: u32| x, 0..3), vec![closed; 3]);
+        }
+
+        #[test]
+        fn b38_a_panic_of_the_input_of_try_map_reaches_the_caller() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let input = (0..1_000u64).inspect(|&x| assert!(x != 500, "input ends at {x}"));
+            let call = std::panic::AssertUnwindSafe(|| pool.try_map(|x| x, input));
+            let panic = std::panic::catch_unwind(call).unwrap_err();
+            assert_eq!(*panic.downcast::<String>().unwrap(), "input ends at 500");
+            assert_eq!(pool.try_map(|x: u64| x, 0..2), [Ok(0), Ok(1)]);
+        }
+
+        #[test]
+        fn for_each_runs_every_item_once() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let items = (0..200u32).map(|n| (gate.clone(), n));
+            let ran = pool.for_each(|(gate, n): (Gate, u32)| gate.mark(&n.to_string()), items);
+            assert_eq!(ran, Ok(()));
+            assert_eq!(gate.waiting(), 200);
+            let failed = pool.for_each(|x: u32| assert!(x != 700), 600..800);
+            assert_eq!(failed.unwrap_err().index(), Some(100));
+        }
+
+        #[test]
+        fn map_reduce_keeps_the_order() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            for items in [0, 1, 2, 10, 1_000, 20_000u32] {
+                // Joining texts is associative, and not commutative.
+                let joined: String = (0..items).map(|x| x.to_string()).collect();
+                let joined = (items > 0).then_some(joined);
+                for schedule in [Schedule::Equal, Schedule::Guided, Schedule::Dynamic(9)] {
+                    let call = || pool.call().schedule(schedule);
+                    let reduced =
+                        call().map_reduce(|x: u32| x.to_string(), |a, b| a + &b, 0..items);
+                    assert_eq!(reduced.as_ref(), Ok(&joined), "{schedule:?}, {items}");
+                    let unsized_items = (0..items).filter(|_| true);
+                    let call = call().window(100);
+                    let reduced =
+                        call.map_reduce(|x: u32| x.to_string(), |a, b| a + &b, unsized_items);
+                    assert_eq!(reduced.as_ref(), Ok(&joined), "{schedule:?}, {items}");
+                }
+            }
+        }
+
+        #[test]
+        fn map_reduce_names_the_item_that_failed() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let failed = pool.map_reduce(not_700, u32::max, 0..1_000);
+            let error = failed.unwrap_err();
+            assert_eq!(error.index(), Some(700), "{error}");
+            let failed = pool.map_reduce(|x: u32| x, |_, _| panic!("in between"), 0..1_000);
+            assert!(
+                matches!(failed, Err(TaskError::Panicked { .. })),
+                "{failed:?}"
+            );
+            let limited = pool.call().timeout(Duration::from_secs(1));
+            let refused = limited.map_reduce(|x: u32| x, u32::max, 0..3);
+            assert!(
+                matches!(refused, Err(TaskError::InvalidCall { .. })),
+                "{refused:?}"
+            );
+        }
+
+        #[test]
+        fn progress_comes_with_an_estimate() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let mut told: Vec<Progress> = Vec::new();
+            let call = pool.call().chunk_size(5).on_progress(|p| told.push(*p));
+            call.map(|x: u32| x, 0..100).unwrap();
+            assert!(told.is_sorted_by_key(|p| (p.done, p.elapsed)), "{told:?}");
+            for p in &told {
+                let is_over = p.remaining() == Some(Duration::ZERO);
+                assert_eq!(is_over, p.done == 100, "{p:?}");
+                assert_eq!(p.remaining().is_none(), p.done == 0, "{p:?}");
+            }
+            let mut last = None;
+            let call = pool.call().on_progress(|p| last = Some(*p));
+            call.imap(|x: u32| x, 0..10).for_each(drop);
+            assert_eq!(last.map(|p| (p.done, p.total)), Some((10, Some(10))));
+        }
+    };
+}
+
+/// Deaths.
+macro_rules! mortal_outcomes {
+    ($make:expr) => {
+        #[test]
+        fn b37_a_death_costs_try_map_its_item_and_nothing_else() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let deadly = |x: u8| {
+                if x % 10 == 3 {
+                    std::process::exit(x.into())
+                }
+                x
+            };
+            for schedule in [
+                Schedule::Guided,
+                Schedule::Dynamic(1),
+                Schedule::Dynamic(25),
+            ] {
+                for retries in [0, 2] {
+                    let mut told = (0, 0);
+                    let call = pool.call().schedule(schedule).retries(retries);
+                    let call = call.on_progress(|p| told = (p.done, p.failed));
+                    let each = call.try_map(deadly, 0..100);
+                    for (index, outcome) in (0..).zip(each) {
+                        if index % 10 == 3 {
+                            let Err(TaskError::WorkerDied {
+                                index: at,
+                                cause,
+                                attempts,
+                                ..
+                            }) = outcome
+                            else {
+                                panic!("{index}: {outcome:?}")
+                            };
+                            assert_eq!(at, Some(index.into()));
+                            assert_eq!((cause, attempts), (Death::Exit(index.into()), retries + 1));
+                        } else {
+                            assert_eq!(outcome, Ok(index));
+                        }
+                    }
+                    assert_eq!(told, (100, 10));
+                }
+            }
+        }
+
+        #[test]
+        fn b37_a_death_costs_imap_its_item_and_nothing_else() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let deadly = |x: u8| {
+                if x % 10 == 3 {
+                    std::process::exit(x.into())
+                }
+                x
+            };
+            let each: Vec<_> = pool.call().chunk_size(7).imap(deadly, 0..40).collect();
+            assert_eq!(each.len(), 40);
+            for (index, outcome) in (0..).zip(each) {
+                match outcome {
+                    Ok(x) => assert!(x == index && x % 10 != 3),
+                    Err(error) => {
+                        assert_eq!(error.index(), Some(index.into()));
+                        assert_eq!(index % 10, 3, "{error}");
+                    }
+                }
+            }
+        }
+    };
+}

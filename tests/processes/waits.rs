@@ -1,0 +1,307 @@
+//! Waits that once never ended, because the one whose turn it was did something else: found by a review of the waiting.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use manyhands::prelude::*;
+use manyhands::{Output, StartMethod};
+
+use crate::common::{DEADLINE, Leftovers, children_of, eventually, kill};
+use crate::{Folder, begin_and_wait, endless, touch};
+
+fn short_nap(x: u32) -> u32 {
+    thread::sleep(Duration::from_millis(5));
+    x
+}
+
+/// A call whose input waits, in the middle, for what another thread's task has brought about. `ask` starts that.
+fn map_that_waits(pool: &Pool<Processes>, ask: impl FnOnce(std::sync::mpsc::Sender<u32>) + Send) {
+    let (answer, answered) = channel();
+    let (asked, ask_now) = channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            ask_now.recv_timeout(DEADLINE).unwrap();
+            ask(answer);
+        });
+        let items = (0..200_u32).map(|x| {
+            if x == 20 {
+                asked.send(()).unwrap();
+            }
+            // Far enough behind for the call to have slept in between, and be the one that leads.
+            if x == 150 {
+                answered.recv_timeout(DEADLINE).unwrap()
+            } else {
+                x
+            }
+        });
+        let items: Box<dyn ExactSizeIterator<Item = u32>> = Box::new(items);
+        let results = pool.call().chunk_size(1).map(short_nap, items).unwrap();
+        assert_eq!((results.len(), results[150]), (200, 7));
+    });
+}
+
+#[test]
+fn who_waits_beside_a_call_is_served_while_the_call_reads_its_input() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    map_that_waits(&pool, |answer| {
+        answer
+            .send(pool.submit(|()| 7, ()).result().unwrap())
+            .unwrap();
+    });
+}
+
+#[test]
+fn who_is_to_be_told_is_told_while_a_call_reads_its_input() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    map_that_waits(&pool, |answer| {
+        let task = pool.submit(|()| 7, ());
+        task.on_done(move |result| answer.send(*result.unwrap()).unwrap());
+    });
+}
+
+#[test]
+fn b41_who_closes_hears_of_an_end_that_somebody_else_brings_about() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let (go, gone) = channel();
+    thread::scope(|scope| {
+        let (pool, input) = (&pool, gone);
+        let call = scope.spawn(move || {
+            let items = (0..3_u32).inspect(|_| input.recv_timeout(DEADLINE).unwrap());
+            let items: Box<dyn ExactSizeIterator<Item = u32>> = Box::new(items);
+            pool.call().chunk_size(1).map(short_nap, items)
+        });
+        go.send(()).unwrap();
+        eventually("the call runs", || pool.stats().total().tasks == 1);
+        let closing = scope.spawn(|| pool.close());
+        eventually("the pool is closed", || pool.submit(|x: u8| x, 1).done());
+        pool.shutdown(Shutdown::Kill).unwrap();
+        // The call may end before it asks for the last.
+        let _ = (go.send(()), go.send(()));
+        assert_eq!(call.join().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(closing.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn b47_what_is_half_way_out_is_cancelled_and_what_runs_before_it_goes_on() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    for kills in [false, true] {
+        let pool = Pool::processes(1).unwrap();
+        let begun = folder.file(&format!("begun-{kills}"));
+        let open = folder.file(&format!("open-{kills}"));
+        let running = pool.submit(begin_and_wait, (begun.clone(), open.clone()));
+        eventually("it runs", || begun.exists());
+        // Larger than the lane.
+        let large = pool.submit(|bytes: Vec<u8>| bytes.len(), vec![1_u8; 1 << 20]);
+        let after = pool.submit(|x: u32| x + 1, 1);
+        assert!(if kills { large.kill() } else { large.cancel() });
+        assert_eq!(large.result(), Err(TaskError::Cancelled));
+        assert!(!running.done());
+        touch(open);
+        assert!(
+            running.result().is_ok(),
+            "it was not started again, nor killed"
+        );
+        assert_eq!(after.result(), Ok(2));
+        assert_eq!(pool.stats().total().respawns, 0);
+        let large = pool.submit(|bytes: Vec<u8>| bytes.len(), vec![1_u8; 1 << 20]);
+        assert_eq!(large.result(), Ok(1 << 20), "the lane is in order");
+    }
+}
+
+#[test]
+fn b48_a_callback_may_wait_for_a_task_that_has_callbacks() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let (send, receive) = channel();
+    let second = pool.submit(|x: u32| x, 2);
+    second.on_done(|_| {});
+    let first = pool.submit(|x: u32| x, 1);
+    first.on_done(move |_| send.send(second.result()).unwrap());
+    assert_eq!(receive.recv_timeout(DEADLINE), Ok(Ok(2)));
+}
+
+#[test]
+fn a_pool_is_not_ended_from_where_its_output_is_told() {
+    let _none = Leftovers::none();
+    let slot: Arc<OnceLock<Pool<Processes>>> = Arc::default();
+    let (send, receive) = channel();
+    // Not the pool's own: it would hold itself.
+    let own = Arc::downgrade(&slot);
+    let tell = move |_: &str, _: &str| {
+        let slot = own.upgrade();
+        let _ = send.send(slot.and_then(|slot| Some(slot.get()?.close())));
+    };
+    let pool = Processes::builder()
+        .workers(1)
+        .stdout(Output::lines(tell))
+        .build()
+        .unwrap();
+    let pool = slot.get_or_init(|| pool);
+    pool.submit(|()| println!("a line"), ()).result().unwrap();
+    let refused = receive.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        matches!(refused, Some(Err(PoolError::System { .. }))),
+        "{refused:?}"
+    );
+    pool.close().unwrap();
+}
+
+#[test]
+fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() {
+    let _none = Leftovers::none();
+    let name = "waits::a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back";
+    if !crate::common::is_program() {
+        let output = crate::common::finish(&mut crate::common::as_program(name));
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("all is well"),
+            "{output:?}"
+        );
+        return;
+    }
+    // The harness has a thread of its own, which does nothing while this runs: allowed for the start.
+    let pool = Processes::builder()
+        .workers(1)
+        .start_method(StartMethod::Fork)
+        .allow_threads()
+        .build()
+        .unwrap();
+    let template = *children_of(std::process::id()).first().unwrap();
+    kill(template);
+    // With the permission it is forked again.
+    assert_eq!(pool.submit(|x: u32| x + 1, 1).result(), Ok(2));
+    println!("\nall is well");
+}
+
+#[test]
+fn b23_sigabrt_kills_also_under_a_memory_limit_and_without_abort() {
+    let _none = Leftovers::none();
+    let pool = Processes::builder()
+        .workers(1)
+        .memory_limit(1 << 30)
+        .build()
+        .unwrap();
+    let raised = pool.submit(
+        |()| nix::sys::signal::raise(nix::sys::signal::Signal::SIGABRT).is_ok(),
+        (),
+    );
+    let died = raised.result();
+    assert!(
+        matches!(
+            died,
+            Err(TaskError::WorkerDied {
+                cause: Death::Signal(6),
+                ..
+            })
+        ),
+        "{died:?}"
+    );
+}
+
+#[test]
+fn forked_workers_hold_nothing_of_their_servers() {
+    let _none = Leftovers::none();
+    let pool = Processes::builder()
+        .workers(3)
+        .start_method(StartMethod::ForkServer)
+        .build()
+        .unwrap();
+    let open = |_: u32| {
+        let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+        let targets = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        let names = targets.map(|target| target.to_string_lossy().into_owned());
+        let names: Vec<String> = names.collect();
+        let of = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
+        (of("socket:"), of("anon_inode:[pidfd]"))
+    };
+    for counts in pool.call().chunk_size(1).map(open, 0..30).unwrap() {
+        assert_eq!(counts, (1, 0), "its life line, and no more");
+    }
+}
+
+#[test]
+fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
+    let _none = Leftovers::none();
+    let limit = Duration::from_millis(200);
+    let pool = Processes::builder()
+        .workers(1)
+        .timeout(limit)
+        .build()
+        .unwrap();
+    let nap = |x: u32| {
+        thread::sleep(Duration::from_millis(10));
+        x
+    };
+    let sum = pool
+        .call()
+        .chunk_size(50)
+        .map_reduce(nap, |a, b| a + b, 0..50);
+    assert_eq!(sum, Ok(Some(1_225)));
+    assert!(pool.submit(endless, 0).result().is_err(), "a task has it");
+}
+
+#[test]
+fn a_panic_of_the_reduction_is_of_no_item() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let add = |a: u32, b: u32| {
+        assert!(b != 7, "on purpose");
+        a + b
+    };
+    let failed = pool
+        .call()
+        .chunk_size(20)
+        .map_reduce(|x: u32| x, add, 0..20)
+        .unwrap_err();
+    assert_eq!(failed.index(), None);
+    let map = |x: u32| {
+        assert!(x != 7, "on purpose");
+        x
+    };
+    let failed = pool
+        .call()
+        .chunk_size(20)
+        .map_reduce(map, |a, b| a + b, 0..20)
+        .unwrap_err();
+    assert_eq!(failed.index(), Some(7));
+}
+
+#[test]
+fn b30_a_preload_that_ends_its_process_or_leaves_a_thread_is_told() {
+    let _none = Leftovers::none();
+    let build =
+        |builder: manyhands::ProcessesBuilder| builder.workers(1).build().unwrap_err().to_string();
+    let text =
+        build(Processes::builder().preload(|| -> Result<(), String> { std::process::exit(4) }));
+    assert!(text.contains("exited with code 4"), "{text}");
+    let text =
+        build(Processes::builder().preload(|| -> Result<(), String> { std::process::abort() }));
+    assert!(text.contains("signal 6"), "{text}");
+    let text = build(Processes::builder().preload(|| {
+        thread::spawn(thread::park);
+        Ok::<(), String>(())
+    }));
+    assert!(text.contains("thread"), "{text}");
+}
+
+#[test]
+fn b20_a_preload_without_a_fork_server_is_refused() {
+    let _none = Leftovers::none();
+    let load = || Ok::<(), String>(());
+    for method in [StartMethod::Spawn, StartMethod::Fork] {
+        let refused = Processes::builder()
+            .preload(load)
+            .start_method(method)
+            .build();
+        assert!(
+            matches!(refused, Err(PoolError::InvalidOption { .. })),
+            "{refused:?}"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! What a pool of processes tells of itself: statistics, the timeline; and pools that belong to the process.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Leftovers, as_program, eventually, finish, is_program};
+use manyhands::engine::TimelineEvent;
+use manyhands::prelude::*;
+use manyhands::{PoolStats, Timeline};
+
+#[test]
+fn tasks_and_failures_are_counted_by_cause() {
+    let _none = Leftovers::none();
+    let pool = Processes::builder()
+        .workers(2)
+        .name("books")
+        .memory_limit(512 << 20)
+        .build()
+        .unwrap();
+    // Long enough for the backtrace of a panic, if the environment asks for one.
+    let outcomes = pool.call().timeout(Duration::from_secs(3)).try_map(
+        |how: u32| match how {
+            1 => panic!("on purpose"),
+            2 => std::process::abort(),
+            3 => loop {
+                std::hint::spin_loop();
+            },
+            4 => drop(std::hint::black_box(vec![1_u8; 1 << 30])),
+            _ => {}
+        },
+        (0..50).chain([1, 1, 2, 3, 4]),
+    );
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_err()).count(),
+        9
+    );
+    let total = pool.stats().total();
+    let failures = total.failures;
+    assert_eq!((total.tasks, failures.all()), (55, 9));
+    assert_eq!((failures.panicked, failures.died), (3, 2));
+    assert_eq!((failures.timed_out, failures.out_of_memory), (2, 2));
+    assert_eq!(total.respawns, 6);
+}
+
+#[test]
+fn cancelled_tasks_are_counted_whether_they_had_begun_or_not() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let running = pool.submit(
+        |seconds| std::thread::sleep(Duration::from_secs(seconds)),
+        600,
+    );
+    let queued: Vec<_> = (0..3).map(|_| pool.submit(|()| (), ())).collect();
+    eventually("the task runs", || running.running());
+    assert!(queued.iter().all(TaskFuture::cancel));
+    assert!(running.kill());
+    assert_eq!(running.result(), Err(TaskError::Cancelled));
+    let stats = pool.stats();
+    assert_eq!((stats.cancelled, stats.total().failures.cancelled), (3, 1));
+}
+
+#[test]
+fn bytes_time_and_memory_are_what_they_must_be() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let payload = vec![7_u8; 1 << 20];
+    let sum = |bytes: Vec<u8>| {
+        let end = std::time::Instant::now() + Duration::from_millis(20);
+        while std::time::Instant::now() < end {}
+        (
+            bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>(),
+            bytes,
+        )
+    };
+    pool.map(sum, [payload.clone(), payload]).unwrap();
+    let stats = pool.stats().total();
+    for bytes in [stats.bytes_sent, stats.bytes_received] {
+        assert!((2 << 20..3 << 20).contains(&bytes), "{bytes}");
+    }
+    assert!(
+        stats.busy >= Duration::from_millis(40) && stats.busy <= stats.up,
+        "{stats:?}"
+    );
+    assert!(stats.peak_memory > 1 << 20, "{stats:?}");
+    // The second chunk waited for the first. The clock of the books has ticks of some milliseconds.
+    assert!(stats.queue_wait >= Duration::from_millis(5), "{stats:?}");
+}
+
+#[test]
+fn an_idle_worker_is_not_busy() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    pool.submit(|()| (), ()).result().unwrap();
+    let before = pool.stats().total();
+    eventually("the pool is older by half a second", || {
+        pool.stats().total().up >= before.up + Duration::from_millis(500)
+    });
+    let after = pool.stats().total();
+    assert!(
+        after.busy.saturating_sub(before.busy) < Duration::from_millis(100),
+        "{before:?} {after:?}"
+    );
+}
+
+#[test]
+fn statistics_are_a_table_for_people_and_serde_for_machines() {
+    let _none = Leftovers::none();
+    let pool = Processes::builder()
+        .workers(2)
+        .name("both")
+        .build()
+        .unwrap();
+    pool.map(|x: u64| x, 0..100).unwrap();
+    let stats = pool.stats();
+    let table = stats.to_string();
+    assert!(table.starts_with("pool both, "), "{table}");
+    assert!(
+        table
+            .lines()
+            .any(|line| line.trim_start().starts_with("all") && line.contains(" 100 "))
+    );
+    let bytes = pool
+        .submit(|stats: PoolStats| stats, stats.clone())
+        .result();
+    assert_eq!(bytes, Ok(stats), "through serde and back");
+}
+
+#[test]
+fn statistics_stay_when_the_pool_is_closed() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    pool.map(|x: u64| x, 0..100).unwrap();
+    pool.close().unwrap();
+    let stats = pool.stats().total();
+    assert_eq!(stats.tasks, 100);
+    assert!(
+        stats.peak_memory > 0 && stats.up > Duration::ZERO,
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn the_timeline_has_every_task_with_its_times_and_its_worker() {
+    let _none = Leftovers::none();
+    let pool = Processes::builder()
+        .workers(2)
+        .timeline(true)
+        .build()
+        .unwrap();
+    let pids = pool
+        .call()
+        .chunk_size(5)
+        .map(|_| std::process::id(), 0..100_u32)
+        .unwrap();
+    let died = pool.submit(|()| -> () { std::process::abort() }, ());
+    assert!(died.result().is_err());
+    let timeline: Timeline = pool.timeline();
+    assert_eq!(timeline.dropped, 0);
+    let (completed, others): (Vec<&TimelineEvent>, Vec<&TimelineEvent>) =
+        timeline.events.iter().partition(|event| event.completed);
+    assert_eq!(completed.iter().map(|event| event.items).sum::<u32>(), 100);
+    assert_eq!(others.len(), 1);
+    for event in &timeline.events {
+        assert!(
+            event.queued <= event.started && event.started <= event.ended,
+            "{event:?}"
+        );
+    }
+    assert!(
+        completed
+            .iter()
+            .all(|event| event.worker < 2 && pids.contains(&event.pid))
+    );
+    // What ran on one worker did not overlap.
+    for worker in 0..2 {
+        let own: Vec<_> = completed
+            .iter()
+            .filter(|event| event.worker == worker)
+            .collect();
+        assert!(
+            own.windows(2).all(|pair| pair[0].ended <= pair[1].started),
+            "{own:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pool_without_a_timeline_keeps_none() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    pool.map(|x: u64| x, 0..100).unwrap();
+    assert_eq!(pool.timeline().events, []);
+}
+
+#[test]
+fn shared_pools_are_made_once_and_anew_after_they_were_closed() {
+    let name = "shared_pools_are_made_once_and_anew_after_they_were_closed";
+    if is_program() {
+        // As a program of its own: these pools stay until it ends.
+        let first = Pool::processes_shared().unwrap();
+        assert!(std::ptr::eq(first, Pool::processes_shared().unwrap()));
+        let from_thread = std::thread::spawn(|| Pool::processes_shared().unwrap().engine().name());
+        assert_eq!(from_thread.join().unwrap(), "processes");
+        first.close().unwrap();
+        let second = Pool::processes_shared().unwrap();
+        assert_eq!(second.map(|x: u8| x + 1, [1, 2]).unwrap(), [2, 3]);
+        // A worker has a shared pool of its own.
+        let nested = |()| Pool::processes_shared().unwrap().map(|x: u8| x * 2, [4]);
+        assert_eq!(second.submit(nested, ()).result().unwrap(), Ok(vec![8]));
+        assert_eq!(
+            Pool::threads_shared().unwrap().map(|x| x + 1, [1]).unwrap(),
+            [2]
+        );
+        println!("\nall is well");
+        return;
+    }
+    let _none = Leftovers::none();
+    let output = finish(&mut as_program(name));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().any(|line| line == "all is well"), "{output:?}");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_engine_is_chosen_by_a_text() {
+    let _none = Leftovers::none();
+    for (text, name, workers) in [
+        ("serial", "serial", 1),
+        ("threads:3", "threads", 3),
+        ("processes:2", "processes", 2),
+        ("forked:2", "forked", 2),
+    ] {
+        let pool: Pool<AnyEngine> = text.parse().unwrap();
+        assert_eq!((pool.engine().name(), pool.workers()), (name, workers));
+    }
+    let cores = manyhands::available_workers().unwrap();
+    let pool: Pool<AnyEngine> = "threads".parse().unwrap();
+    assert_eq!(pool.workers(), cores);
+    for text in [
+        "",
+        "fibers",
+        "processes:",
+        "processes:x",
+        "processes:-1",
+        "serial:4",
+        "threads:2:3",
+    ] {
+        let refused = text.parse::<Pool<AnyEngine>>();
+        assert!(
+            matches!(refused, Err(PoolError::UnknownEngine { .. })),
+            "{text:?}"
+        );
+    }
+    assert!(matches!(
+        "processes:0".parse::<Pool<AnyEngine>>(),
+        Err(PoolError::ZeroWorkers)
+    ));
+}
