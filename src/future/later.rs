@@ -15,29 +15,34 @@ use crate::panic;
 
 thread_local! {
     static WAKERS: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    /// Whether anything has been put off on this thread. Of its own, because `flush` looks at it after every lock.
+    static IS_ANYTHING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Has the waker woken at the next [`flush`] of this thread.
 pub(crate) fn wake(waker: Waker) {
+    IS_ANYTHING.set(true);
     let waker = WAKERS.try_with(|wakers| wakers.borrow_mut().push(waker));
     debug_assert!(waker.is_ok(), "a task ended while its thread did");
 }
 
 /// Wakes what has been put off. Called by whoever has let go of a lock under which hooks may have run.
+#[inline]
 pub(crate) fn flush() {
-    let wakers = WAKERS.try_with(|wakers| {
-        let mut wakers = wakers.borrow_mut();
-        if wakers.is_empty() {
-            Vec::new()
-        } else {
-            std::mem::take(&mut *wakers)
-        }
-    });
-    if MUST_RUN.try_with(Cell::take).unwrap_or(false) {
+    if IS_ANYTHING.get() {
+        flush_now();
+    }
+}
+
+#[cold]
+fn flush_now() {
+    IS_ANYTHING.set(false);
+    if MUST_RUN.take() {
         while let Some(callback) = { lock().queue.pop_front() } {
             run_one(callback);
         }
     }
+    let wakers = WAKERS.try_with(|wakers| std::mem::take(&mut *wakers.borrow_mut()));
     for waker in wakers.unwrap_or_default() {
         if let Err(caught) = panic::catch(|| waker.wake()) {
             log::error!("a waker panicked: {}", caught.message);
@@ -106,6 +111,7 @@ pub(crate) fn call(callback: Callback) {
         log::error!("no thread for callbacks, which run where the task was found ended: {error}");
         lock().runner = None;
         MUST_RUN.set(true);
+        IS_ANYTHING.set(true);
     }
 }
 

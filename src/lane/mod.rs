@@ -349,8 +349,11 @@ impl Header {
 
     fn look_32_times(ready: &mut impl FnMut() -> bool) -> bool {
         (0..32).any(|_| {
-            std::hint::spin_loop();
-            ready()
+            let is_ready = ready();
+            if !is_ready {
+                std::hint::spin_loop();
+            }
+            is_ready
         })
     }
 
