@@ -178,10 +178,8 @@ fn b28_a_worker_that_does_not_react_is_stopped_too() {
 const MEMORY: u64 = 256 << 20;
 
 /// A node of a list that grows until there is no memory left.
-struct Node(
-    #[allow(dead_code)] [u64; 128],
-    #[allow(dead_code)] Option<Box<Node>>,
-);
+#[allow(dead_code, reason = "what it holds only takes room")]
+struct Node([u64; 128], Option<Box<Node>>);
 
 /// The ways to ask for too much.
 fn want_too_much(way: u32) -> usize {
