@@ -2,6 +2,7 @@
 //! can be told to another process.
 
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds since some moment in the past.
 pub(crate) fn now() -> u64 {
@@ -14,14 +15,44 @@ pub(crate) fn last_tick() -> u64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
+/// `deadline` as the kernel wants to be told it, in time of the monotonic clock. What is too far away for it becomes the
+/// farthest there is.
+pub(crate) fn deadline(deadline: Instant) -> libc::timespec {
+    // The clock of `after` is read later than this one, so the sum is never before the deadline.
+    after(libc::CLOCK_MONOTONIC, left_until(deadline))
+}
+
+/// How long it is until `deadline`; nothing if it has passed.
+pub(crate) fn left_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// What `clock` will show when `time` has passed.
+pub(crate) fn after(clock: libc::clockid_t, time: Duration) -> libc::timespec {
+    let now = timespec(clock);
+    let nanoseconds = now.tv_nsec + i64::from(time.subsec_nanos());
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    libc::timespec {
+        tv_sec: now
+            .tv_sec
+            .saturating_add(seconds)
+            .saturating_add(nanoseconds / 1_000_000_000),
+        tv_nsec: nanoseconds % 1_000_000_000,
+    }
+}
+
 fn read(clock: libc::clockid_t) -> u64 {
+    let time = timespec(clock);
+    let part = |number: i64| number.unsigned_abs();
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+}
+
+fn timespec(clock: libc::clockid_t) -> libc::timespec {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is to a timespec that the call may write to. These clocks are always there.
     unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
     // SAFETY: a timespec of zeros is valid, and so is what the call writes.
-    let time = unsafe { time.assume_init() };
-    let part = |number: i64| number.unsigned_abs();
-    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+    unsafe { time.assume_init() }
 }
 
 #[cfg(test)]
@@ -32,5 +63,26 @@ mod tests {
     fn the_clock_goes_forward() {
         let first = now();
         assert!(first > 0 && now() >= first);
+    }
+
+    #[test]
+    fn a_deadline_is_told_as_the_time_it_is_at_or_later() {
+        let before = now();
+        let told = deadline(Instant::now() + Duration::from_millis(1_999));
+        let told = read_back(told);
+        assert!(told >= before + 1_999_000_000 && told <= now() + 1_999_000_000);
+        let past = deadline(Instant::now());
+        assert!(read_back(past) <= now());
+    }
+
+    #[test]
+    fn the_farthest_deadline_is_a_valid_time() {
+        let far = after(libc::CLOCK_MONOTONIC, Duration::MAX);
+        assert_eq!(far.tv_sec, i64::MAX);
+        assert!((0..1_000_000_000).contains(&far.tv_nsec));
+    }
+
+    fn read_back(time: libc::timespec) -> u64 {
+        time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
     }
 }

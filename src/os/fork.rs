@@ -82,3 +82,42 @@ pub(crate) fn die_when_closed(socket: BorrowedFd<'_>) -> io::Result<()> {
     Errno::result(unsafe { libc::fcntl(raw, libc::F_SETFL, flags | libc::O_ASYNC) })?;
     Ok(())
 }
+
+/// A forked child of a test, which is killed and reaped at the latest when this is dropped.
+#[cfg(test)]
+pub(crate) struct Victim(nix::unistd::Pid);
+
+#[cfg(test)]
+impl Victim {
+    /// Forks a child that runs `body` and then waits to be killed. There are other threads in a test's process, so
+    /// `body` does only what a signal handler may do: no allocation, no lock but the one it is about.
+    pub(crate) fn fork(body: impl FnOnce()) -> Self {
+        // SAFETY: the child takes no lock that another thread could hold, by what is asked of `body`.
+        match unsafe { fork() }.unwrap() {
+            Side::Parent { child } => Self(nix::unistd::Pid::from_raw(child.cast_signed())),
+            Side::Child => {
+                body();
+                loop {
+                    // A child that nobody kills, because the test was, ends when it has been given to another parent.
+                    nix::unistd::sleep(1);
+                    if std::os::unix::process::parent_id() == 1 {
+                        exit_now(0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kills the child and waits until it is gone.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+#[cfg(test)]
+impl Drop for Victim {
+    fn drop(&mut self) {
+        nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(self.0, None).unwrap();
+    }
+}

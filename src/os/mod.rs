@@ -16,6 +16,7 @@
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
+//! | [`robust`] | robust mutexes of the C library |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
 //!
@@ -34,6 +35,11 @@ pub(crate) mod memory;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "what is built on it is not all there yet")
+)]
+pub(crate) mod robust;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod worker;
