@@ -56,6 +56,8 @@ mod panic;
 mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
+#[cfg(target_os = "linux")]
+mod shm;
 
 #[cfg(target_os = "linux")]
 pub use engine::{

@@ -1,0 +1,273 @@
+//! How processes wait for one another at an object in shared memory.
+//!
+//! Who changes the state of the object notifies, who needs another state waits. As with a condition variable, a
+//! notification says nothing but "look again". It differs from one in three ways. It needs no lock: the state may be any
+//! atomics. It costs no system call when nobody sleeps. And it bears that any participant is killed at any instruction:
+//!
+//! | who is killed | when | what it costs the others |
+//! |---|---|---|
+//! | a notifier | between its change of the state and its wake-up | sleepers look by themselves: at most 100 ms |
+//! | a sleeper | asleep, or anywhere with a [`Ticket`] | `sleeping` stays one too high: each later notification makes a system call, for ever |
+//! | a sleeper | after a `notify_one` has picked it | the others look by themselves: at most 100 ms |
+//!
+//! What the dead have left in the object's own state is the business of the object: `patrol` is called after each slice
+//! of sleep that nobody has ended, to look for participants that are gone.
+//!
+//! The words may be written over by a process gone mad. That costs system calls or the 100 ms, and nothing else.
+
+use std::hint;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use crate::machine;
+use crate::os::futex::{self, Wake};
+
+/// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
+const SPIN: Duration = Duration::from_micros(5);
+
+/// The first slice of a sleep; each one is twice as long as the one before.
+const FIRST_SLICE: Duration = Duration::from_millis(10);
+
+/// The longest slice: what a lost wake-up costs.
+const LONGEST_SLICE: Duration = Duration::from_millis(100);
+
+/// Those who wait at one object. It lies in shared memory, and all zeros is one at which nobody waits.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Waiters {
+    /// How often somebody was notified, modulo 2^32; a futex. Added to by notifiers, before they wake. A sleeper that is
+    /// stopped between its ticket and its sleep for exactly a multiple of 2^32 notifications takes the number for
+    /// unchanged; it sleeps then as if the wake-up had been lost.
+    signal: AtomicU32,
+    /// How many have a ticket, and those that were killed while they had one. Pairs with the state of the object (add,
+    /// fence, look at the state; change the state, fence, look at this).
+    sleeping: AtomicU32,
+}
+
+/// Why a sleep has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// There was a notification. It may have been for somebody else: look again.
+    Notified,
+    /// The deadline has passed, and no notification was used up.
+    TimedOut,
+}
+
+/// The right to sleep until the next notification. Who has one counts as sleeping.
+#[derive(Debug)]
+#[must_use = "without a look at the state and a sleep it is of no use"]
+pub(crate) struct Ticket<'a> {
+    waiters: &'a Waiters,
+    /// What `signal` was.
+    seen: u32,
+}
+
+impl Waiters {
+    /// Has one of those who wait look again. To be called after each change of the state that one of them may be
+    /// waiting for, provided that all who wait here wait for the same thing: the one that is picked may be any.
+    pub(crate) fn notify_one(&self) {
+        self.notify(1);
+    }
+
+    /// Has all who wait look again. To be called after a change of the state.
+    pub(crate) fn notify_all(&self) {
+        self.notify(u32::MAX);
+    }
+
+    fn notify(&self, count: u32) {
+        // Pairs with the fence in `ticket`. Two threads that each write one word and then read the other's (the state
+        // and `sleeping`) may both miss each other's write, whatever else the orderings are, unless something puts
+        // both in one order: either we see that somebody sleeps, or the sleeper's last look sees our change.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // Release pairs with the Acquire in `ticket` and `is_notified`: who sees this one sees the change of the state.
+        self.signal.fetch_add(1, Ordering::Release);
+        // Killed here: those who are on their way to sleep see the number, the others look when their slice is over.
+        futex::wake(&self.signal, count);
+    }
+
+    /// Gives what `ready` gives as soon as it gives something, and `None` once the deadline has passed. The last look is
+    /// always after it.
+    ///
+    /// `ready` is called often and should be quick. `patrol` is called now and then, while nothing happens.
+    pub(crate) fn wait<T>(
+        &self,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut() -> Option<T>,
+        mut patrol: impl FnMut(),
+    ) -> Option<T> {
+        if let Some(it) = ready().or_else(|| spin(deadline, &mut ready)) {
+            return Some(it);
+        }
+        let mut slices = Slices::new(deadline);
+        loop {
+            let ticket = self.ticket();
+            if let Some(it) = ready() {
+                return Some(it);
+            }
+            match ticket.sleep_for(slices.next()) {
+                Slept::Notified => {}
+                Slept::SliceOver => patrol(),
+                // Whoever woke us may have picked us alone: this look is also in its name.
+                Slept::TimedOut => return ready(),
+            }
+        }
+    }
+
+    /// A ticket for [`sleep`](Self::sleep). To be taken before the look at the state, and before a lock that guards it is
+    /// released: a notification that comes after this ends the sleep at once, or makes it none.
+    pub(crate) fn ticket(&self) -> Ticket<'_> {
+        self.sleeping.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence in `notify`, where it is said why.
+        fence(Ordering::SeqCst);
+        Ticket {
+            waiters: self,
+            // Acquire pairs with the Release in `notify`: what was notified before this ticket will not wake us, so our
+            // look must see it.
+            seen: self.signal.load(Ordering::Acquire),
+        }
+    }
+
+    /// Sleeps until a notification that came after `ticket` was taken, or until the deadline.
+    ///
+    /// The state is not looked at. If a notifier may be killed between its change of the state and its notification, it
+    /// is for `patrol` to find out.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is for one sleep, and nobody counts as sleeping after it"
+    )]
+    pub(crate) fn sleep(
+        &self,
+        ticket: Ticket<'_>,
+        deadline: Option<Instant>,
+        mut patrol: impl FnMut(),
+    ) -> Woken {
+        debug_assert!(ptr::eq(self, ticket.waiters), "a ticket from elsewhere");
+        let is_notified = || ticket.is_notified().then_some(());
+        if is_notified()
+            .or_else(|| spin(deadline, is_notified))
+            .is_some()
+        {
+            return Woken::Notified;
+        }
+        let mut slices = Slices::new(deadline);
+        loop {
+            match ticket.sleep_for(slices.next()) {
+                Slept::Notified => return Woken::Notified,
+                Slept::SliceOver => patrol(),
+                Slept::TimedOut => return Woken::TimedOut,
+            }
+        }
+    }
+}
+
+impl Ticket<'_> {
+    fn is_notified(&self) -> bool {
+        // Acquire pairs with the Release in `Waiters::notify`.
+        self.waiters.signal.load(Ordering::Acquire) != self.seen
+    }
+
+    /// Sleeps once, unless there was a notification.
+    fn sleep_for(&self, slice: Slice) -> Slept {
+        match futex::wait_until(&self.waiters.signal, self.seen, slice.end) {
+            // Also for a wake-up that the number does not show, because it was sent for a notification from before this
+            // ticket and has found us in place of another. Going back to sleep would lose it.
+            Wake::Woken => Slept::Notified,
+            Wake::TimedOut if slice.is_last => Slept::TimedOut,
+            Wake::TimedOut => Slept::SliceOver,
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        // Relaxed: a notifier that sees it late makes a system call too many.
+        self.waiters.sleeping.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How one slice of sleep has ended.
+enum Slept {
+    Notified,
+    SliceOver,
+    TimedOut,
+}
+
+/// One slice of sleep.
+#[derive(Clone, Copy)]
+struct Slice {
+    end: Instant,
+    /// Whether it ends with the deadline of the whole wait.
+    is_last: bool,
+}
+
+/// A sleep in slices, short ones first, up to a deadline.
+struct Slices {
+    deadline: Option<Instant>,
+    next: Duration,
+}
+
+impl Slices {
+    fn new(deadline: Option<Instant>) -> Self {
+        Self {
+            deadline,
+            next: FIRST_SLICE,
+        }
+    }
+
+    fn next(&mut self) -> Slice {
+        let end = Instant::now() + self.next;
+        self.next = LONGEST_SLICE.min(self.next * 2);
+        match self.deadline {
+            Some(deadline) if deadline <= end => Slice {
+                end: deadline,
+                is_last: true,
+            },
+            _ => Slice {
+                end,
+                is_last: false,
+            },
+        }
+    }
+}
+
+/// Looks for some microseconds, if the one waited for can run meanwhile.
+fn spin<T>(deadline: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+    if !may_spin() {
+        return None;
+    }
+    let end = Instant::now() + SPIN;
+    let end = deadline.map_or(end, |deadline| deadline.min(end));
+    while Instant::now() < end {
+        for _ in 0..16 {
+            hint::spin_loop();
+            if let Some(it) = ready() {
+                return Some(it);
+            }
+        }
+    }
+    None
+}
+
+/// Whether this process may use more than one core. The system is asked once: it takes as long as many a wait. Two
+/// threads may both ask, which is better than a lock that a forked child could find held.
+fn may_spin() -> bool {
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static ANSWER: AtomicU8 = AtomicU8::new(0);
+    // Relaxed: nothing but the answer is handed over.
+    match ANSWER.load(Ordering::Relaxed) {
+        0 => {
+            let is_alone = machine::usable_cores().is_ok_and(|cores| cores == 1);
+            ANSWER.store(if is_alone { NO } else { YES }, Ordering::Relaxed);
+            !is_alone
+        }
+        answer => answer == YES,
+    }
+}
+
+#[cfg(test)]
+mod tests;
