@@ -46,6 +46,8 @@ mod code;
 mod codec;
 pub mod engine;
 mod error;
+#[cfg(target_os = "linux")]
+mod facade;
 mod future;
 #[cfg(target_os = "linux")]
 mod lane;

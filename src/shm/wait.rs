@@ -17,11 +17,12 @@
 
 use std::hint;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::facade::{AtomicU32, Futex, fence};
 use crate::machine;
-use crate::os::futex::{self, Wake};
+use crate::os::futex::Wake;
 
 /// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
 const SPIN: Duration = Duration::from_micros(5);
@@ -39,11 +40,14 @@ pub(crate) struct Waiters {
     /// How often somebody was notified, modulo 2^32; a futex. Added to by notifiers, before they wake. A sleeper that is
     /// stopped between its ticket and its sleep for exactly a multiple of 2^32 notifications takes the number for
     /// unchanged; it sleeps then as if the wake-up had been lost.
-    signal: AtomicU32,
+    signal: Futex,
     /// How many have a ticket, and those that were killed while they had one. Pairs with the state of the object (add,
     /// fence, look at the state; change the state, fence, look at this).
     sleeping: AtomicU32,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Waiters>() == 8);
 
 /// Why a sleep has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +90,7 @@ impl Waiters {
         // Release pairs with the Acquire in `ticket` and `is_notified`: who sees this one sees the change of the state.
         self.signal.fetch_add(1, Ordering::Release);
         // Killed here: those who are on their way to sleep see the number, the others look when their slice is over.
-        futex::wake(&self.signal, count);
+        self.signal.wake(count);
     }
 
     /// Gives what `ready` gives as soon as it gives something, and `None` once the deadline has passed. The last look is
@@ -172,7 +176,8 @@ impl Ticket<'_> {
 
     /// Sleeps once, unless there was a notification.
     fn sleep_for(&self, slice: Slice) -> Slept {
-        match futex::wait_until(&self.waiters.signal, self.seen, slice.end) {
+        let signal = &self.waiters.signal;
+        match signal.sleep(self.seen, slice.end, slice.is_last) {
             // Also for a wake-up that the number does not show, because it was sent for a notification from before this
             // ticket and has found us in place of another. Going back to sleep would lose it.
             Wake::Woken => Slept::Notified,
@@ -236,7 +241,8 @@ impl Slices {
 
 /// Looks for some microseconds, if the one waited for can run meanwhile.
 fn spin<T>(deadline: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    if !may_spin() {
+    // A model would take each look for an order to try.
+    if cfg!(loom) || !may_spin() {
         return None;
     }
     let end = Instant::now() + SPIN;
@@ -269,5 +275,7 @@ fn may_spin() -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
