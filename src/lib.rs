@@ -32,12 +32,14 @@
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`thread`] has a semaphore, an event and a barrier for programs that only use threads.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
 
 #![deny(unsafe_code)]
 
+mod barrier;
 #[cfg(target_os = "linux")]
 mod closure;
 #[cfg(target_os = "linux")]
@@ -56,6 +58,7 @@ mod panic;
 mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
+pub mod thread;
 
 #[cfg(target_os = "linux")]
 pub use engine::{
