@@ -32,7 +32,7 @@ use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::machine::available_workers;
-use crate::os::{fork, task};
+use crate::os::{exit, fork, task};
 use crate::panic;
 use crate::pool::{Limits, Plan, Pool, Stream, reduce};
 
@@ -240,8 +240,8 @@ pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
             drop((out, err, held));
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
-            // No exit handler runs here, and the children that the child started are waited for by one.
-            crate::process::end_children();
+            // No exit handler runs here, and there is one that sees to what the child itself has started and made.
+            exit::end();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             fork::exit_now(code)
         }

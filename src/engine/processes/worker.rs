@@ -19,7 +19,7 @@ use super::{initializer, server};
 use crate::lane::bell::Bell;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
-use crate::os::{fork, handoff, image::Image, oom, worker as own};
+use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::{code, codec, panic};
 
@@ -122,7 +122,7 @@ fn end_worker(code: i32) -> ! {
     if fork::generation() == 0 {
         std::process::exit(code);
     }
-    process::end_children();
+    exit::end();
     let _ = (io::stdout().flush(), io::stderr().flush());
     fork::exit_now(code)
 }
