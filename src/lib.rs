@@ -32,6 +32,7 @@
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`SharedMemory`] is memory with a name, for programs that are not related.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
@@ -56,6 +57,8 @@ mod panic;
 mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
+#[cfg(target_os = "linux")]
+mod shm;
 
 #[cfg(target_os = "linux")]
 pub use engine::{
@@ -70,6 +73,8 @@ pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
+#[cfg(target_os = "linux")]
+pub use shm::{NameProblem, SharedMemory, SharedMemoryError};
 
 /// What most programs need: `use manyhands::prelude::*;`.
 ///

@@ -3,6 +3,8 @@
 //! | module | asks for |
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
+//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap` |
+//! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory |
 //! | [`parcel`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
@@ -30,7 +32,9 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handoff;
 pub(crate) mod image;
+pub(crate) mod life;
 pub(crate) mod memory;
+pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;

@@ -1,0 +1,5 @@
+//! Shared memory.
+
+mod named;
+
+pub use named::{NameProblem, SharedMemory, SharedMemoryError};
