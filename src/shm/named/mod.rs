@@ -1,9 +1,9 @@
 //! Named shared memory, for programs that are not related.
 //!
-//! Unsafe code is allowed in [`access`], for memory that others change while it is read, and here, for the two functions
-//! that give slices of it and the two that give atomics.
+//! What is in `/dev/shm` for one segment: the segment, which holds its users' bytes and nothing else, and beside it, as long
+//! as it has an owner, a [`record`] of who that is. [`owned`] sees to it that both go with the owner, [`cleanup`] that they
+//! go when the owner could not. `docs/design/0014-named-memory.md` goes through the steps between which it may be killed.
 
-#[allow(unsafe_code)]
 mod access;
 mod cleanup;
 mod error;
@@ -15,7 +15,6 @@ pub use error::{NameProblem, SharedMemoryError};
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use nix::errno::Errno;
 
@@ -158,13 +157,17 @@ impl SharedMemory {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// use manyhands::SharedMemory;
     ///
-    /// // Made by: python3 -c 'SharedMemory("stock", create=True, size=16)'
-    /// let memory = SharedMemory::open("stock")?;
+    /// // A program in whatever language makes one, as here by hand:
+    /// let name = format!("manyhands-example-open-{}", std::process::id());
+    /// std::fs::write(format!("/dev/shm/{name}"), b"sixteen bytes...")?;
+    ///
+    /// let memory = SharedMemory::open(&name)?;
     /// assert_eq!(memory.len(), 16);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// SharedMemory::unlink(&name)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(name: &str) -> Result<Self, SharedMemoryError> {
         let name = name::checked(name)?.to_owned();
@@ -281,11 +284,29 @@ impl SharedMemory {
     }
 
     /// The name, without a slash in front.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-name-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&format!("/{name}"), 100)?;
+    /// assert_eq!(memory.name(), name);
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// How many bytes it has: as many as were asked for, or as it had when it was opened. Never 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-len-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// assert_eq!(memory.len(), 100);
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.mapping.len()
@@ -293,180 +314,18 @@ impl SharedMemory {
 
     /// Whether the name goes away with this handle: it is the one that [`create`](Self::create) gave, in the process
     /// that called it, and it was not told to [stay](Self::persist).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-owner-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let opened = manyhands::SharedMemory::open(&name)?;
+    /// assert!(memory.is_owner() && !opened.is_owner());
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
     pub fn is_owner(&self) -> bool {
         self.owned.as_ref().is_some_and(|owned| owned.is_ours())
-    }
-
-    /// Copies bytes out, from `offset` on, as many as `to` has room for.
-    ///
-    /// Others may write meanwhile: then each byte is an old or a new one. Nothing is promised about which come together;
-    /// an [atomic](Self::atomic_u32), stored with `Release` after the writing and loaded with `Acquire` before the
-    /// reading, gives that.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment. None was copied.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let name = format!("manyhands-example-read-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
-    /// let mut bytes = [1; 4];
-    /// memory.read_at(96, &mut bytes)?;
-    /// assert_eq!(bytes, [0; 4]);
-    /// assert!(memory.read_at(97, &mut bytes).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> Result<(), SharedMemoryError> {
-        access::load(self.bytes(offset, to.len())?, to);
-        Ok(())
-    }
-
-    /// Copies bytes in, from `offset` on. What others see meanwhile is as for [`read_at`](Self::read_at).
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment. None was copied.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let name = format!("manyhands-example-write-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
-    /// memory.write_at(90, b"the end...")?;
-    /// assert!(memory.write_at(91, b"the end...").is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    pub fn write_at(&self, offset: usize, from: &[u8]) -> Result<(), SharedMemoryError> {
-        access::store(self.bytes(offset, from.len())?, from);
-        Ok(())
-    }
-
-    /// The four bytes from `offset` on, as an atomic number in the byte order of the machine.
-    ///
-    /// # Errors
-    ///
-    /// - [`OutOfRange`](SharedMemoryError::OutOfRange): they do not all lie within the segment.
-    /// - [`Misaligned`](SharedMemoryError::Misaligned): `offset` is no multiple of 4.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::atomic::Ordering;
-    ///
-    /// # let name = format!("manyhands-example-u32-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 8)?;
-    /// assert_eq!(memory.atomic_u32(4)?.fetch_add(1, Ordering::Relaxed), 0);
-    /// assert!(memory.atomic_u32(2).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    #[allow(unsafe_code)]
-    pub fn atomic_u32(&self, offset: usize) -> Result<&AtomicU32, SharedMemoryError> {
-        let place = self.place::<AtomicU32>(offset)?;
-        // SAFETY: the place is within the mapping, which `self` keeps alive, and aligned; any four bytes are a valid
-        // AtomicU32, and others may change them while it is borrowed.
-        Ok(unsafe { &*place })
-    }
-
-    /// The eight bytes from `offset` on, as an atomic number in the byte order of the machine.
-    ///
-    /// # Errors
-    ///
-    /// - [`OutOfRange`](SharedMemoryError::OutOfRange): they do not all lie within the segment.
-    /// - [`Misaligned`](SharedMemoryError::Misaligned): `offset` is no multiple of 8.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::atomic::Ordering;
-    ///
-    /// # let name = format!("manyhands-example-u64-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 16)?;
-    /// memory.atomic_u64(8)?.store(u64::MAX, Ordering::Release);
-    /// assert!(memory.atomic_u64(16).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    #[allow(unsafe_code)]
-    pub fn atomic_u64(&self, offset: usize) -> Result<&AtomicU64, SharedMemoryError> {
-        let place = self.place::<AtomicU64>(offset)?;
-        // SAFETY: as in `atomic_u32`, with eight bytes.
-        Ok(unsafe { &*place })
-    }
-
-    /// Where it lies in this process: `len` bytes, aligned to a page, until the handle is dropped.
-    ///
-    /// To go through it is unsafe, as through any pointer: others may write at any time, so volatile or atomic accesses are
-    /// what it is good for.
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.mapping.start().as_ptr()
-    }
-
-    /// All of it as a slice.
-    ///
-    /// # Safety
-    ///
-    /// As long as the slice lives, no thread of any process may write to the segment, and no process may shrink it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let name = format!("manyhands-example-slice-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 10)?;
-    /// // SAFETY: nobody else knows the name.
-    /// assert_eq!(unsafe { memory.as_slice() }, [0; 10]);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    #[allow(unsafe_code)]
-    pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: the mapping is that long and lives as long as `self`; that nobody writes is the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
-    }
-
-    /// All of it as a slice to write to.
-    ///
-    /// # Safety
-    ///
-    /// As long as the slice lives, no thread of any process may read or write the segment by other means, and no process
-    /// may shrink it. That includes other handles in this process.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let name = format!("manyhands-example-mut-{}", std::process::id());
-    /// let mut memory = manyhands::SharedMemory::create(&name, 10)?;
-    /// // SAFETY: nobody else knows the name.
-    /// unsafe { memory.as_mut_slice() }.fill(7);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
-    /// ```
-    #[allow(unsafe_code)]
-    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is that long and lives as long as `self`; that nobody else uses it is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
-    }
-
-    /// The bytes of a range that must lie within.
-    fn bytes(&self, offset: usize, len: usize) -> Result<&[AtomicU8], SharedMemoryError> {
-        let end = offset.checked_add(len);
-        end.and_then(|end| self.mapping.bytes().get(offset..end))
-            .ok_or(SharedMemoryError::OutOfRange {
-                offset,
-                len,
-                size: self.len(),
-            })
-    }
-
-    /// Where a `T` lies, which must be within and aligned.
-    fn place<T>(&self, offset: usize) -> Result<*const T, SharedMemoryError> {
-        let start = self.bytes(offset, size_of::<T>())?.as_ptr().cast::<T>();
-        if start.is_aligned() {
-            Ok(start)
-        } else {
-            Err(SharedMemoryError::Misaligned {
-                offset,
-                align: align_of::<T>(),
-            })
-        }
     }
 }
 
