@@ -3,7 +3,7 @@
 //! | module | asks for |
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
-//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap` |
+//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap`; `sysinfo` |
 //! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory |
 //! | [`parcel`] | sealed memfds for what is sent once |

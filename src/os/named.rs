@@ -20,6 +20,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap, shm_open, shm_unlink};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::statvfs;
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{geteuid, linkat};
 
 use super::above_standard;
@@ -79,14 +80,19 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Bytes that are free there, if there is a limit at all.
+/// Bytes that are free there. Where no limit is set, what the machine has at all: more cannot be had, and to try would
+/// take the memory of all others first.
 pub(crate) fn free() -> Option<u64> {
     let there = statvfs(FOLDER).ok()?;
-    (there.blocks() > 0).then(|| {
-        there
-            .blocks_available()
-            .saturating_mul(there.fragment_size())
-    })
+    if there.blocks() > 0 {
+        return Some(
+            there
+                .blocks_available()
+                .saturating_mul(there.fragment_size()),
+        );
+    }
+    let machine = sysinfo().ok()?;
+    Some(machine.ram_total().saturating_add(machine.swap_total()))
 }
 
 /// The largest file that this process may make. One that is larger would bring it SIGXFSZ.
