@@ -109,8 +109,8 @@ pub(crate) fn user() -> u32 {
 
 /// Makes a file `len` bytes long, and has the kernel set all of them aside.
 ///
-/// In steps, each of which is tried again when a signal comes in between: a program with a profiler's timer would never
-/// get through a large one.
+/// In steps, each of which is tried again when a signal comes in between, which not all kernels put up with: a program with
+/// a profiler's timer would never get through a large one.
 pub(crate) fn reserve(file: &File, len: NonZeroUsize) -> io::Result<()> {
     const STEP: usize = 4 << 20;
     let mut done = 0;

@@ -141,7 +141,7 @@ fn b78_the_limit_on_files_is_an_error_and_not_a_signal() {
     run(as_program(name).env(NAME, name_of("limit")));
 }
 
-/// A timer's signal interrupts the kernel while it sets memory aside.
+/// Some kernels stop setting memory aside when a signal comes, and undo what they have done in that call.
 #[test]
 fn b78_signals_do_not_keep_a_large_one_from_being_made() {
     let name = "full::b78_signals_do_not_keep_a_large_one_from_being_made";
