@@ -57,7 +57,7 @@ mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
-mod shm;
+pub mod shm;
 
 #[cfg(target_os = "linux")]
 pub use engine::{
@@ -72,6 +72,8 @@ pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
+#[cfg(target_os = "linux")]
+pub use shm::{ShareError, SharedValue};
 
 /// What most programs need: `use manyhands::prelude::*;`.
 ///

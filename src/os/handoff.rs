@@ -59,18 +59,6 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<usize> {
     .ok()
 }
 
-/// Takes the message that waits; gives its length and the `N` descriptors that must have come with it.
-pub(crate) fn receive<const N: usize>(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, [OwnedFd; N])> {
-    let (len, fds) = receive_all(socket, buffer)?;
-    let fds = fds
-        .try_into()
-        .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
-    Ok((len, fds))
-}
-
 /// Takes the message that waits; gives its length and the descriptors that have come with it. A length of 0: the other
 /// side has closed its end.
 pub(crate) fn receive_all(

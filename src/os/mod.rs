@@ -5,7 +5,7 @@
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
 //! | [`futex`] | `futex` wait and wake on shared memory |
 //! | [`parcel`] | sealed memfds for what is sent once |
-//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
+//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll`, `/proc/<pid>/stat` |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
@@ -16,6 +16,7 @@
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
+//! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
@@ -40,6 +41,7 @@ pub(crate) mod pidfd;
     expect(dead_code, reason = "what is built on it is not all there yet")
 )]
 pub(crate) mod robust;
+pub(crate) mod sparse;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod worker;

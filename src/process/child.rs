@@ -7,6 +7,7 @@ use super::letter::Letter;
 use super::{entry, outcome};
 use crate::os::{fork, handoff, worker as own};
 use crate::panic;
+use crate::shm::member;
 
 /// Exit code of a child whose function never ran.
 const CANNOT_BEGIN: i32 = 97;
@@ -43,6 +44,9 @@ fn begin() -> io::Result<Letter> {
     own::set_stdin(stdin)?;
     own::set_signals()?;
     letter.head.origin.clone().arrive();
+    if let Some(number) = letter.head.member {
+        member::arrive(number).map_err(io::Error::other)?;
+    }
     own::set_name(super::identity::current().name());
     Ok(letter)
 }

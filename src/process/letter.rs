@@ -1,8 +1,8 @@
 //! What a child is told on its start, as both sides see it.
 //!
 //! The greeting waits on a socket on the child's standard input, like a pool worker's, and says which build it comes from
-//! and how long the letter is. With it come two descriptors: the letter, a sealed [`parcel`], and the child's real
-//! standard input. The letter names the function, and holds what that captures and its argument, of whatever size:
+//! and how long the letter is. With it come the letter, a sealed [`parcel`], the child's real standard input, and the
+//! memory of the family. The letter names the function, and holds what that captures and its argument, of whatever size:
 //!
 //! ```text
 //! greeting:  magic, secret │ fingerprint, length of the letter       each 8 bytes
@@ -19,6 +19,7 @@ use crate::codec;
 use crate::os::image::Image;
 use crate::os::parcel::{self, Parcel};
 use crate::os::{handoff, worker};
+use crate::shm::family;
 
 /// What the greeting of a process begins with, other than a worker's.
 pub(crate) const MAGIC: [u8; 8] = *b"manyproc";
@@ -37,6 +38,8 @@ pub(super) struct Head {
     pub(super) entry: u64,
     /// The same of the [`Revive`](crate::closure::Revive) of a function that captures.
     pub(super) revive: Option<u64>,
+    /// The child's place in its family, if it is given handles of shared objects.
+    pub(super) member: Option<u16>,
     /// Bytes of the captures. The rest is the argument.
     pub(super) captures: u64,
 }
@@ -62,7 +65,9 @@ pub(super) fn send(
         (whole as u64).to_ne_bytes(),
     ]
     .concat();
-    handoff::send(socket, &greeting, &[letter.as_fd(), stdin])
+    let mut fds = vec![letter.as_fd(), stdin];
+    fds.extend(family::for_children());
+    handoff::send(socket, &greeting, &fds)
 }
 
 /// A letter that has come.
@@ -77,7 +82,14 @@ impl Letter {
     /// Takes the greeting from standard input, and the letter with it. Gives also what shall be standard input.
     pub(super) fn receive() -> io::Result<(Self, OwnedFd)> {
         let mut greeting = [0; GREETING];
-        let (len, [letter, stdin]) = handoff::receive::<2>(worker::stdin(), &mut greeting)?;
+        let (len, fds) = handoff::receive_all(worker::stdin(), &mut greeting)?;
+        let mut fds = fds.into_iter();
+        let (Some(letter), Some(stdin)) = (fds.next(), fds.next()) else {
+            return Err(io::Error::other(
+                "the greeting came without its descriptors",
+            ));
+        };
+        fds.next().map(family::inherit);
         let number = |at: usize| {
             let bytes = greeting[at..at + LENGTH].try_into();
             bytes.map_or(0, u64::from_ne_bytes)
@@ -132,6 +144,7 @@ mod tests {
                 origin: Origin::of_worker("pool", 0),
                 entry: 0,
                 revive: None,
+                member: None,
                 captures,
             };
             codec::exact::to_vec_append(&mut bytes, &head).unwrap();

@@ -64,3 +64,9 @@ pub(crate) use identity::{Origin, check_depth};
 pub(crate) use letter::MAGIC;
 pub(crate) use registry::end_children;
 pub(crate) use start::{has_hook_run, hook_has_run};
+
+/// What a process does when it ends normally.
+pub(crate) fn at_exit() {
+    end_children();
+    crate::shm::member::leave();
+}

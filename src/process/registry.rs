@@ -48,7 +48,7 @@ impl Registry {
 
 /// Takes charge of a child, and reaps others that have ended.
 pub(super) fn add(child: Arc<Spawned>) {
-    exit::call_at_exit(end_children);
+    exit::call_at_exit(super::at_exit);
     reap_ended();
     Registry::own().children.lock().push(child);
 }

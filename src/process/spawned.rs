@@ -13,6 +13,7 @@ use super::{ExitStatus, Outcome, ProcessBuilder, Standalone, registry};
 use crate::error::PoolError;
 use crate::os::fork;
 use crate::os::pidfd::Child;
+use crate::shm::member;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child lives and ends.
 ///
@@ -94,6 +95,7 @@ impl Spawned {
             ExitStatus::of(&self.child.reap())
         });
         if is_first {
+            member::has_ended(self.child.pid());
             registry::remove(self);
         }
         Some(*status)

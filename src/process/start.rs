@@ -20,6 +20,8 @@ use crate::engine::processes::{VARIABLE, check_variable, is_marked, secret};
 use crate::error::PoolError;
 use crate::os::pidfd::{self, Child};
 use crate::os::{handoff, worker};
+use crate::shm::cargo;
+use crate::shm::member::Expected;
 use crate::{closure, code, codec, panic};
 
 /// Whether the hook has run in this process. A child is this program too: it would become a child there.
@@ -43,6 +45,8 @@ struct Work {
     revive: Option<u64>,
     captures: Vec<u8>,
     argument: Vec<u8>,
+    /// In whose name the shared objects are held of which there are handles in these.
+    member: Option<Expected>,
 }
 
 /// Starts a child that runs `f` on `argument`.
@@ -74,14 +78,16 @@ where
         name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
         reason,
     };
-    let (revive, captures) = captures(f).map_err(failed)?;
+    let (encoded, member) = cargo::grant(|| Ok((captures(f)?, encode(argument)?)));
+    let ((revive, captures), argument) = encoded.map_err(failed)?;
     let work = Work {
         entry: code::number(entry::enter::<F, A, T> as Entry as usize)?,
         revive: revive.map(code::number).transpose()?,
         captures,
-        argument: encode(argument).map_err(failed)?,
+        argument,
+        member,
     };
-    let spawned = start(&name, builder, &work).map_err(|error| failed(error.to_string()))?;
+    let spawned = start(&name, builder, work).map_err(|error| failed(error.to_string()))?;
     let spawned = Arc::new(spawned);
     registry::add(spawned.clone());
     Ok(Process::of(spawned))
@@ -141,13 +147,14 @@ fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {
     Err(format!("its argument cannot be serialised: {reason}"))
 }
 
-fn start(name: &str, builder: ProcessBuilder, work: &Work) -> io::Result<Spawned> {
+fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned> {
     let (life_line, theirs) = handoff::pair()?;
     let secret = secret();
     let head = Head {
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
         revive: work.revive,
+        member: work.member.as_ref().map(Expected::number),
         captures: work.captures.len() as u64,
     };
     // Sent before there is anybody to read it: the child finds it waiting.
@@ -177,6 +184,9 @@ fn start(name: &str, builder: ProcessBuilder, work: &Work) -> io::Result<Spawned
         pidfd::kill_unopened(child.id());
         error
     })?;
+    if let Some(member) = work.member {
+        member.settle(child.pid());
+    }
     Ok(Spawned::new(
         name.to_owned(),
         child,

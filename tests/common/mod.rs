@@ -29,6 +29,8 @@ struct Traces {
     threads: Vec<String>,
     descriptors: Vec<String>,
     mappings: usize,
+    /// Objects of the family's shared memory.
+    objects: usize,
     files: BTreeSet<String>,
 }
 
@@ -44,7 +46,7 @@ impl Traces {
                         .into_owned(),
                 )
             })
-            .filter(|target| !target.starts_with("/proc/"))
+            .filter(|target| !target.starts_with("/proc/") && !target.contains("manyhands-family"))
             .collect();
         descriptors.sort();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -54,8 +56,10 @@ impl Traces {
             descriptors,
             mappings: maps
                 .lines()
-                .filter(|line| line.contains("memfd:manyhands"))
+                // The memory of a family stays as long as the process.
+                .filter(|line| line.contains("memfd:manyhands") && !line.contains("-family"))
                 .count(),
+            objects: manyhands::shm::usage().objects,
             files: list("/dev/shm")
                 .into_iter()
                 .chain(list("/tmp"))

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
-use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
@@ -16,6 +15,7 @@ use crate::os::pidfd::{self, Child};
 use crate::os::timer::DeathTimer;
 use crate::os::{clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
+use crate::shm::{cargo, member};
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]
@@ -217,7 +217,9 @@ impl Forked {
 
     pub(super) fn reap(&mut self) -> Death {
         self.is_reaped = true;
-        self.child.reap()
+        let death = self.child.reap();
+        member::has_ended(self.child.pid());
+        death
     }
 
     /// The process itself, to be polled or killed without a hold on the rest.
@@ -235,7 +237,7 @@ impl Drop for Forked {
         // A forked child's copy: the process is the parent's to kill and to wait for.
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
-            self.child.reap();
+            self.reap();
         }
     }
 }
@@ -278,7 +280,7 @@ impl Answers {
         let encoded = panic::catch(|| {
             let result = run();
             scratch.clear();
-            let encoded = codec::append(scratch, &result);
+            let encoded = cargo::append_result(scratch, &result);
             // Before the item is answered for: a panic in `drop` is still this item's.
             drop(result);
             encoded

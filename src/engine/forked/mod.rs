@@ -230,6 +230,8 @@ pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
     // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
     // In this order: the thread for callbacks registers while it holds its queue.
     let held = (crate::future::later::hold(), task::hold());
+    // Of the same family, whichever of the two needs it first.
+    crate::shm::family::for_children();
     // A closed or full output is not this call's business.
     let _ = (out.flush(), err.flush());
     // SAFETY: either no other thread runs (`check_threads`), or whoever allowed that was told what it may lead to: a
@@ -241,7 +243,7 @@ pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
             // No exit handler runs here, and the children that the child started are waited for by one.
-            crate::process::end_children();
+            crate::process::at_exit();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             fork::exit_now(code)
         }

@@ -16,6 +16,7 @@ use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::pool::{ChunkFuture, Limits};
+use crate::shm::cargo;
 use crate::{codec, panic};
 
 /// Where the outcomes of the items go.
@@ -177,16 +178,18 @@ where
     let mut bytes = Vec::new();
     let mut unsent = Vec::new();
     let (mut taken, mut has_ended) = (0, false);
-    while taken < size && bytes.len() < most {
-        let Some(item) = items.next() else {
-            has_ended = true;
-            break;
-        };
-        if let Err(error) = encode_item(&mut bytes, &item) {
-            unsent.push((taken, error.with_index(base + taken)));
+    let ((), cargo) = cargo::keep(|| {
+        while taken < size && bytes.len() < most {
+            let Some(item) = items.next() else {
+                has_ended = true;
+                break;
+            };
+            if let Err(error) = encode_item(&mut bytes, &item) {
+                unsent.push((taken, error.with_index(base + taken)));
+            }
+            taken += 1;
         }
-        taken += 1;
-    }
+    });
     let sent = taken - unsent.len();
     if sent == 0 {
         let outcomes = unsent.into_iter().map(|(_, error)| Err(error)).collect();
@@ -200,6 +203,7 @@ where
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
         limit: limits.timeout,
+        cargo,
         results: ChunkPromise {
             ticket: Ticket::new(shared),
             base,

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::lane::Emitter;
 use crate::lane::message::Fault;
+use crate::shm::cargo;
 use crate::{code, codec, panic};
 use std::any::Any;
 
@@ -172,7 +173,7 @@ impl Chunk<'_> {
             };
             let result = f(argument);
             self.scratch.clear();
-            if let Err(reason) = codec::append(self.scratch, &result) {
+            if let Err(reason) = cargo::append_result(self.scratch, &result) {
                 return Some(Fault::ResultEncode(reason));
             }
             // Before the item is answered for: a panic in `drop` is still this item's.

@@ -18,6 +18,7 @@ use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::pool::{Chunks, Limits, Plan};
+use crate::shm::cargo;
 use crate::{codec, panic};
 
 /// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
@@ -280,18 +281,20 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             bytes.reserve(item.saturating_mul(size).min(CHUNK_BYTES + item));
         }
         let mut count = 0;
-        while count < size && bytes.len() < CHUNK_BYTES {
-            // The user's iterator: if it panics, dropping `self` abandons the call.
-            let Some(item) = items.next() else {
-                self.input_ended = true;
-                break;
-            };
-            if let Err(error) = encode_item(&mut bytes, &item) {
-                self.input_failed = Some(error.with_index(base + count));
-                break;
+        let ((), cargo) = cargo::keep(|| {
+            while count < size && bytes.len() < CHUNK_BYTES {
+                // The user's iterator: if it panics, dropping `self` abandons the call.
+                let Some(item) = items.next() else {
+                    self.input_ended = true;
+                    break;
+                };
+                if let Err(error) = encode_item(&mut bytes, &item) {
+                    self.input_failed = Some(error.with_index(base + count));
+                    break;
+                }
+                count += 1;
             }
-            count += 1;
-        }
+        });
         self.chunks.put_back(planned - count);
         if count == 0 {
             return Ok(());
@@ -305,6 +308,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             result_size: codec::fixed_size::<R>(),
             retries: self.limits.retries,
             limit: self.limits.timeout,
+            cargo,
             results: ChunkResults {
                 call: self.call.clone(),
                 base,

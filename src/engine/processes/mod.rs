@@ -82,6 +82,7 @@ use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
 use crate::os::{self, fork};
 use crate::pool::{Limits, Plan};
+use crate::shm::cargo;
 use crate::{code, panic};
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
@@ -304,9 +305,10 @@ impl Processes {
         if size_of::<F>() == 0 {
             return Ok(Function::new(entry::plain::<F, A, R>, None)?);
         }
-        match closure::sendable(f) {
+        let (sendable, cargo) = cargo::keep(|| closure::sendable(f));
+        match sendable {
             Some(Ok(sendable)) => {
-                let context = SentContext::new(sendable.context, &self.shared.retired);
+                let context = SentContext::new(sendable.context, cargo, &self.shared.retired);
                 Ok(Function::new(sendable.entry, Some(context))?)
             }
             Some(Err(error)) => Err(error),

@@ -13,6 +13,7 @@ use crate::engine::{Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
 use crate::pool::{ChunkFuture, Limits, Plan, Stream, reduce};
+use crate::shm::cargo;
 
 /// What a function for a pool of processes has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
@@ -157,8 +158,8 @@ where
                  context, which may be a tuple"
             );
         }
-        let bytes = closure::encode_context(context)?;
-        let context = SentContext::new(bytes, &self.shared.retired);
+        let (bytes, cargo) = cargo::keep(|| closure::encode_context(context));
+        let context = SentContext::new(bytes?, cargo, &self.shared.retired);
         let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
         self.call(plan, function, items)
     }

@@ -27,6 +27,7 @@ use crate::error::Death;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child, wait_readable};
 use crate::os::{fork, handoff, worker as own};
+use crate::shm::family;
 
 /// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -114,7 +115,8 @@ impl Server {
                 };
                 let mut message = [SERVER_MAGIC, secret.to_ne_bytes()].concat();
                 exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
-                handoff::send(socket.as_fd(), &message, &[])?;
+                let memory = family::for_children();
+                handoff::send(socket.as_fd(), &message, memory.as_slice())?;
                 let process = Command::new("/proc/self/exe")
                     .arg0(name)
                     .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
@@ -123,6 +125,8 @@ impl Server {
                 process.id()
             }
             Origin::Forked => {
+                // What is made later, the copy must have too.
+                family::for_children();
                 let parent = std::process::id();
                 crate::engine::forked::fork_child(|| {
                     own::close_copy(socket.as_fd());
@@ -292,7 +296,8 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<O
 /// In an executable started again: becomes the server that the greeting asks for, and does not return.
 pub(super) fn become_server() -> io::Result<()> {
     let mut message = [0; 4_096];
-    let (len, []) = handoff::receive::<0>(own::stdin(), &mut message)?;
+    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
+    fds.into_iter().next().map(family::inherit);
     let body = message.get(16..len).unwrap_or_default();
     let opening: Opening = exact::from_slice(body).map_err(io::Error::other)?;
     if opening.fingerprint != Image::main().fingerprint() {

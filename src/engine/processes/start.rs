@@ -16,6 +16,7 @@ use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::{clock, handoff, image::Image, pidfd::Child};
 use crate::process::Origin;
+use crate::shm::family;
 
 /// A worker process as its parent has it.
 #[derive(Debug)]
@@ -69,7 +70,9 @@ pub(super) fn start(
         None => {
             let message = greeting.to_message(secret)?;
             // Sent before there is anybody to read it: the worker finds it waiting.
-            handoff::send(life_line.as_fd(), &message, &[lane.fd(), bell.fd()])?;
+            let mut fds = vec![lane.fd(), bell.fd()];
+            fds.extend(family::for_children());
+            handoff::send(life_line.as_fd(), &message, &fds)?;
             // Never by its path: the file there may be another by now. Without a closure to run between fork and exec,
             // std uses posix_spawn, whose cost does not grow with the memory of this process.
             let mut process = Command::new("/proc/self/exe")

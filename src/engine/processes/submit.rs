@@ -16,6 +16,7 @@ use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::pool::Limits;
+use crate::shm::cargo::{self, Cargo};
 use crate::{codec, panic};
 
 /// Where the one result of a submitted task goes.
@@ -89,7 +90,16 @@ thread_local! {
 /// A larger buffer is given back.
 const KEPT_BYTES: usize = 4_096;
 
-pub(super) fn encode<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError> {
+/// An argument as bytes, and the handles of shared objects that are in it.
+pub(super) fn encode<A: Serialize + 'static>(argument: &A) -> Result<(Items, Cargo), TaskError> {
+    if codec::fixed_size::<A>().is_some() {
+        return Ok((encode_alone(argument)?, Cargo::default()));
+    }
+    let (items, cargo) = cargo::keep(|| encode_alone(argument));
+    Ok((items?, cargo))
+}
+
+fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError> {
     // Taken, not borrowed: an argument's Serialize may submit tasks in turn.
     let mut scratch = SCRATCH.take();
     scratch.clear();
@@ -124,8 +134,8 @@ where
         Ok(function) => function,
         Err(error) => return ready(error),
     };
-    let items = match encode(&argument) {
-        Ok(items) => items,
+    let (items, cargo) = match encode(&argument) {
+        Ok(encoded) => encoded,
         Err(error) => return ready(error),
     };
     // Not while the dispatch is locked: its Drop is the user's.
@@ -139,6 +149,7 @@ where
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
         limit: limits.timeout,
+        cargo,
         results: Promise {
             ticket: Ticket::new(shared),
             outcome: Mutex::new(None),

@@ -21,6 +21,7 @@ use super::worker::CANNOT_BEGIN;
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::{Child, wait_readable};
 use crate::os::{self, task::OwnThread};
+use crate::shm::member;
 
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -253,11 +254,15 @@ impl Supervisor {
     }
 
     /// Waits for a worker to end, and says how it did.
+    ///
+    /// What it held of shared objects is let go of first, so that whoever hears of its death finds it gone.
     fn reap(&mut self, child: &Child) -> Death {
-        match &mut self.server {
+        let death = match &mut self.server {
             Some(server) => server.reap(child),
             None => child.reap(),
-        }
+        };
+        member::has_ended(child.pid());
+        death
     }
 
     /// Starts a worker and gives it to the dispatch.

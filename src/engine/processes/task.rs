@@ -12,6 +12,7 @@ use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
 use crate::os::fork;
+use crate::shm::cargo::Cargo;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
 pub(super) trait Results: Sink {
@@ -53,6 +54,8 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) retries: u32,
     /// How long each item may run.
     pub(super) limit: Option<Duration>,
+    /// Handles of shared objects that are among the items.
+    pub(super) cargo: Cargo,
     pub(super) results: S,
 }
 
@@ -73,6 +76,16 @@ impl<S: ?Sized> Task<S> {
             return items;
         }
         &items[..len(items, count)]
+    }
+
+    /// Every item has been answered for.
+    pub(super) fn end(&self)
+    where
+        S: Results,
+    {
+        // First, so that whoever waits for the end can rely on it.
+        self.cargo.unload();
+        self.results.ended();
     }
 
     /// Where it lies, to know it by.
@@ -101,17 +114,20 @@ impl Function {
 pub(super) struct SentContext {
     pub(super) id: u64,
     pub(super) bytes: Vec<u8>,
+    /// Handles of shared objects that are in it.
+    _cargo: Cargo,
     retired: Arc<Retired>,
     generation: u32,
 }
 
 impl SentContext {
-    pub(super) fn new(bytes: Vec<u8>, retired: &Arc<Retired>) -> Arc<Self> {
+    pub(super) fn new(bytes: Vec<u8>, cargo: Cargo, retired: &Arc<Retired>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             id,
             bytes,
+            _cargo: cargo,
             retired: retired.clone(),
             generation: fork::generation(),
         })

@@ -21,6 +21,7 @@ use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
 use crate::os::{fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
+use crate::shm::family;
 use crate::{code, codec, panic};
 
 /// The variable that says "you may be a worker", with the secret of the greeting.
@@ -36,7 +37,8 @@ pub(super) const CANNOT_BEGIN: i32 = 97;
 /// Exit code of a worker whose initialiser failed.
 const CANNOT_INITIALIZE: i32 = 96;
 
-/// What the parent tells a worker before it starts it. With it come the descriptors of lane and bell.
+/// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell and the memory of the
+/// family; a worker that is forked has the last from its server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Greeting {
     /// [`Image::fingerprint`] of the parent.
@@ -122,7 +124,7 @@ fn end_worker(code: i32) -> ! {
     if fork::generation() == 0 {
         std::process::exit(code);
     }
-    process::end_children();
+    process::at_exit();
     let _ = (io::stdout().flush(), io::stderr().flush());
     fork::exit_now(code)
 }
@@ -162,7 +164,14 @@ struct Worker {
 /// Becomes the worker that the greeting asks for, and comes back when there is nothing more to do.
 fn begin() -> io::Result<()> {
     let mut message = [0; 4_096];
-    let (len, [lane, bell]) = handoff::receive::<2>(own::stdin(), &mut message)?;
+    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
+    let mut fds = fds.into_iter();
+    let (Some(lane), Some(bell)) = (fds.next(), fds.next()) else {
+        return Err(io::Error::other(
+            "the greeting came without its descriptors",
+        ));
+    };
+    fds.next().map(family::inherit);
     let body = message.get(16..len).unwrap_or_default();
     let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
     if greeting.fingerprint != Image::main().fingerprint() {

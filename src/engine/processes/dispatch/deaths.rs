@@ -126,7 +126,7 @@ impl Dispatch {
             self.queue.push_front(piece);
         } else {
             self.told -= usize::from(piece.task.results.is_told());
-            piece.task.results.ended();
+            piece.task.end();
             self.count_down(1);
         }
     }

@@ -55,7 +55,7 @@ impl Piece {
         for index in self.first..self.task.count {
             self.task.results.failed(index, error.clone());
         }
-        self.task.results.ended();
+        self.task.end();
     }
 }
 

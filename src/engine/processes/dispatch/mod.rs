@@ -343,7 +343,7 @@ impl Dispatch {
                     } else {
                         ended += 1;
                         told += usize::from(entry.piece.task.results.is_told());
-                        entry.piece.task.results.ended();
+                        entry.piece.task.end();
                     }
                 }
                 Err(reason) => worker.doom(Doom::Corrupted(reason)),

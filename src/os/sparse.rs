@@ -1,0 +1,310 @@
+//! One large memory for all processes of a family: a memfd of which only what was asked for takes up memory.
+//!
+//! Its size is fixed and sealed from the start, at far more than any machine has, so that every process that has the
+//! descriptor can map any part of it at any time and never needs another descriptor. Parts are reserved before they are
+//! used and given back one by one.
+
+use std::ffi::c_void;
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::above_standard;
+
+/// 64 TiB: what there is of addresses in it, not of memory.
+const LARGEST: u64 = 1 << 46;
+
+/// Memory is reserved in steps of so many bytes: a signal undoes the step that it interrupts.
+const STEP: u64 = 64 << 20;
+
+/// Reservations from here on are first held against what the machine has left.
+const WORTH_A_LOOK: u64 = 4 << 20;
+
+/// The memory of a family.
+#[derive(Debug)]
+pub(crate) struct Sparse {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl Sparse {
+    /// A new one, in which nothing is reserved.
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = memfd_create(
+            c"manyhands-family",
+            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+        )?;
+        let fd = above_standard(fd)?;
+        // A file larger than the limit on files would cost the process its life (SIGXFSZ).
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        let len = LARGEST.min(limit) & !0xffff;
+        let size = i64::try_from(len).map_err(io::Error::other)?;
+        nix::unistd::ftruncate(&fd, size)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals() | SealFlag::F_SEAL_SEAL))?;
+        Ok(Self { fd, len })
+    }
+
+    /// What another process has made: its size must be sealed.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        let sealed = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+        if !sealed.contains(seals()) {
+            return Err(io::Error::other(
+                "the family's memory is not sealed against changes of its size",
+            ));
+        }
+        let len = u64::try_from(nix::sys::stat::fstat(&fd)?.st_size).map_err(io::Error::other)?;
+        Ok(Self { fd, len })
+    }
+
+    /// Its size in bytes, of which few are memory.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Sees to it that these bytes can be written to. Both numbers are multiples of a page.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` if there is not so much left, and then nothing more is reserved than before, except that of what was
+    /// reserved already some may be gone.
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len >= WORTH_A_LOOK
+            && let Some(left) = memory_left()
+            && len > left
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("{left} bytes are left"),
+            ));
+        }
+        let mut done = 0;
+        while done < len {
+            let step = STEP.min(len - done);
+            match self.fallocate(FallocateFlags::empty(), offset + done, step) {
+                Ok(()) => done += step,
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    self.give_back(offset, done);
+                    return Err(match error {
+                        Errno::ENOSPC | Errno::ENOMEM | Errno::EFBIG => {
+                            io::Error::new(io::ErrorKind::OutOfMemory, error.desc())
+                        }
+                        error => error.into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives memory back to the system. These bytes read as zeros afterwards.
+    pub(crate) fn give_back(&self, offset: u64, len: u64) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        while len > 0 {
+            match self.fallocate(flags, offset, len) {
+                Err(Errno::EINTR) => {}
+                Ok(()) => return,
+                Err(error) => {
+                    log::error!("{len} bytes of shared memory could not be given back: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+        let number = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
+        fallocate(&self.fd, flags, number(offset)?, number(len)?)
+    }
+
+    /// Maps a part, reserved or not. What is not reserved must not be touched.
+    pub(crate) fn map(&self, offset: u64, len: usize) -> io::Result<Mapping> {
+        let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let is_inside = offset
+            .checked_add(len.get() as u64)
+            .is_some_and(|end| end <= self.len);
+        if !is_inside {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let start = unsafe { mmap(None, len, protection, flags, &self.fd, offset) }?;
+        Ok(Mapping { start, len })
+    }
+
+    /// How many bytes of it are memory.
+    pub(crate) fn reserved(&self) -> io::Result<u64> {
+        let blocks = nix::sys::stat::fstat(&self.fd)?.st_blocks;
+        // Of 512 bytes, whatever the file system.
+        Ok(u64::try_from(blocks).unwrap_or(0) * 512)
+    }
+}
+
+impl AsFd for Sparse {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
+}
+
+/// A mapped part.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but its address.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; what lies behind the address is the business of those who read and write there.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// The first byte, which is aligned to a page.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start.cast()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `map`, and whoever took its address holds no reference any more: every user
+        // of the address owns, directly or by Arc, the `Mapping` it came from.
+        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
+            log::error!("munmap of shared memory failed: {error}");
+        }
+    }
+}
+
+/// So many bytes the machine, or the control group of this process, still has; `None` if the system does not say.
+///
+/// A memfd belongs to no mounted file system that could be full: what it takes beyond what there is, the kernel takes
+/// from a process of its choice, by killing it. So who asks for much is told before.
+fn memory_left() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = machine.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kilobytes * 1_024)
+    };
+    let left = field("MemAvailable:")? + field("SwapFree:").unwrap_or(0);
+    Some(left.min(group_left().unwrap_or(u64::MAX)))
+}
+
+/// What the control groups of this process, of either version, leave it.
+fn group_left() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let left = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let (root, limit, usage, idle) = if controllers.is_empty() {
+            (
+                "/sys/fs/cgroup",
+                "memory.max",
+                "memory.current",
+                "inactive_file ",
+            )
+        } else if controllers.split(',').any(|name| name == "memory") {
+            let names = ("memory.limit_in_bytes", "memory.usage_in_bytes");
+            (
+                "/sys/fs/cgroup/memory",
+                names.0,
+                names.1,
+                "total_inactive_file ",
+            )
+        } else {
+            return None;
+        };
+        // Inside a container the path may be that of outside; its own group is at the root then.
+        let mut path = path;
+        let mut least = u64::MAX;
+        loop {
+            let folder = format!("{root}{path}");
+            let number = |name: &str| -> Option<u64> {
+                fs::read_to_string(format!("{folder}/{name}"))
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
+            };
+            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
+                let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
+                let idle = stat
+                    .lines()
+                    .find_map(|line| line.strip_prefix(idle)?.parse().ok());
+                least = least.min(
+                    limit
+                        .saturating_sub(usage)
+                        .saturating_add(idle.unwrap_or(0)),
+                );
+            }
+            match path.rfind('/') {
+                Some(end) if !path.is_empty() => path = &path[..end],
+                _ => break,
+            }
+        }
+        Some(least)
+    });
+    left.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 4_096;
+
+    #[test]
+    fn only_what_is_reserved_is_memory() {
+        let memory = Sparse::new().unwrap();
+        assert_eq!(memory.reserved().unwrap(), 0);
+        let far = memory.len() / 2;
+        memory.reserve(far, 4 * PAGE).unwrap();
+        assert_eq!(memory.reserved().unwrap(), 4 * PAGE);
+        memory.give_back(far + PAGE, 2 * PAGE);
+        assert_eq!(memory.reserved().unwrap(), 2 * PAGE);
+    }
+
+    #[test]
+    fn two_mappings_are_one_memory_and_its_size_is_sealed() {
+        let one = Sparse::new().unwrap();
+        one.reserve(PAGE, PAGE).unwrap();
+        let two = Sparse::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let (here, there) = (one.map(PAGE, 4_096).unwrap(), two.map(PAGE, 4_096).unwrap());
+        // SAFETY: both mappings are 4096 reserved bytes that only this test uses.
+        unsafe { here.start().write(7) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { there.start().read() }, 7);
+        nix::unistd::ftruncate(&one, 4_096).unwrap_err();
+        assert!(one.map(one.len(), 4_096).is_err());
+        assert!(one.map(u64::MAX - 5, 4_096).is_err());
+    }
+
+    #[test]
+    fn memory_that_is_not_sealed_is_refused() {
+        let open = memfd_create(c"manyhands", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        Sparse::open(open).unwrap_err();
+    }
+
+    #[test]
+    fn b78_more_than_the_machine_has_is_an_error() {
+        let memory = Sparse::new().unwrap();
+        let error = memory.reserve(0, 1 << 45).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(memory.reserved().unwrap(), 0);
+        assert!(memory_left().unwrap() > 0);
+    }
+}

@@ -1,0 +1,464 @@
+//! Blocks: what is given out of a family's memory, to whom, and how it comes back.
+//!
+//! Sizes are powers of two. A block that was once cut out keeps place and size for good: when it is free, it waits in a
+//! list for the next one who wants that size. What large ones hold is given back to the system, except for the last few
+//! that were used: memory that was used before takes a tenth of the time of fresh memory to write to.
+//!
+//! A block belongs to the processes that hold it: one bit for each member. When the last of them lets go, and no message
+//! with a handle of it is under way, it is free. A process that was killed lets go when it is buried
+//! ([`member`](super::member)). Every change is made under one lock, whose owner's death is noticed: then [`Family::repair`]
+//! finds what is free from the entries alone. So each entry says at every moment either what was or what will be.
+
+use std::io;
+use std::mem::size_of;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::error::ShareError;
+use super::family::{Family, PAGE, SEGMENT, SMALL_END};
+use super::kind::Kind;
+use super::member::MEMBERS;
+
+/// How many blocks there can be.
+pub(super) const BLOCKS: usize = 1 << 20;
+
+/// Orders of size: a block of order n has 2^n bytes.
+pub(super) const ORDERS: usize = 47;
+
+/// Small enough for a cache line.
+const LEAST_ORDER: u32 = 6;
+
+/// Blocks of this order and above are large: mapped by themselves, and their memory given back.
+pub(super) const LARGE: u32 = 16;
+
+/// The memory of free large blocks is kept up to so many bytes in all.
+const MOST_KEPT: u64 = 64 << 20;
+
+/// Memory for small blocks and for entries is reserved in such steps.
+const STEP: u64 = 64 << 10;
+
+/// One block's entry. Zeros: a free block that was never used.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(super) struct Block {
+    /// Generation in the upper 32 bits: how often it was given back. Then the kind, and in the lowest 8 the [`Phase`].
+    state: AtomicU64,
+    /// Where it lies, in bytes from the start of the memory. Does not change.
+    offset: AtomicU64,
+    /// 2^order bytes. Does not change.
+    order: AtomicU32,
+    /// In the list of free blocks: the next, counted from 1.
+    next: AtomicU32,
+    /// Bytes that were asked for.
+    len: AtomicU64,
+    /// Bytes from its start that are reserved. Of large blocks only; small ones are reserved whole.
+    backed: AtomicU64,
+    /// What type lies in it.
+    shape: AtomicU64,
+    /// Messages with a handle of it that are under way, and that nobody else keeps it for.
+    pub(super) in_flight: AtomicU32,
+    _unused: AtomicU32,
+    /// One bit for each member: whether it holds the block.
+    holders: [AtomicU64; MEMBERS / 64],
+}
+
+/// What a block is at.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Free = 0,
+    /// Given to one process, which has not finished with what shall lie in it.
+    Making = 1,
+    Live = 2,
+    /// Nobody wants it any more. The one who holds it takes apart what lies in it.
+    Ending = 3,
+}
+
+/// A block, and which of those that lay in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub(crate) struct BlockId {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// An entry's state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    pub(super) generation: u32,
+    kind: u8,
+    phase: u8,
+}
+
+impl State {
+    pub(super) fn is(self, phase: Phase) -> bool {
+        self.phase == phase as u8
+    }
+
+    pub(super) fn kind(self) -> Option<Kind> {
+        Kind::of(self.kind)
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.kind) << 8 | u64::from(self.phase)
+    }
+}
+
+impl Block {
+    pub(super) fn state(&self) -> State {
+        // Pairs with the stores in `set`.
+        let word = self.state.load(Ordering::Acquire);
+        State {
+            generation: (word >> 32) as u32,
+            kind: (word >> 8) as u8,
+            phase: word as u8,
+        }
+    }
+
+    fn set(&self, state: State) {
+        self.state.store(state.word(), Ordering::Release);
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        let phase = phase as u8;
+        self.set(State {
+            phase,
+            ..self.state()
+        });
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn order(&self) -> u32 {
+        self.order.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_large(&self) -> bool {
+        self.order() >= LARGE
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shape(&self) -> u64 {
+        self.shape.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_held_by(&self, member: u16) -> bool {
+        let (word, bit) = place(member);
+        self.holders[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    /// To be called under the lock of the ledger.
+    pub(super) fn hold(&self, member: u16) {
+        let (word, bit) = place(member);
+        self.holders[word].fetch_or(bit, Ordering::AcqRel);
+    }
+
+    /// Whether somebody besides this member needs it. To be called under the lock of the ledger.
+    fn is_needed_besides(&self, member: u16) -> bool {
+        let (own, bit) = place(member);
+        let others = self.holders.iter().enumerate().any(|(word, bits)| {
+            let bits = bits.load(Ordering::Acquire);
+            (if word == own { bits & !bit } else { bits }) != 0
+        });
+        others || self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Those that hold it.
+    pub(super) fn holders(&self) -> impl Iterator<Item = u16> + '_ {
+        self.holders.iter().enumerate().flat_map(|(word, bits)| {
+            let bits = bits.load(Ordering::Acquire);
+            (0..64)
+                .filter(move |bit| bits >> bit & 1 != 0)
+                .map(move |bit| (word * 64 + bit) as u16)
+        })
+    }
+}
+
+fn place(member: u16) -> (usize, u64) {
+    let member = usize::from(member) % MEMBERS;
+    (member / 64, 1 << (member % 64))
+}
+
+impl Family {
+    /// A block of `len` bytes, held by `member`, in the phase [`Phase::Making`]. Its memory holds whatever was left
+    /// there by the last one; whether that are zeros, the second says.
+    pub(super) fn allocate(
+        &self,
+        len: u64,
+        kind: Kind,
+        shape: u64,
+        member: u16,
+    ) -> Result<(BlockId, bool), ShareError> {
+        let out_of_memory = |error: &io::Error| ShareError::OutOfMemory {
+            bytes: len,
+            reason: error.to_string(),
+        };
+        let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
+        if len > 1 << (ORDERS - 2) {
+            return Err(out_of_memory(&io::Error::other("no machine has so much")));
+        }
+        let lock = self.lock();
+        let (index, is_new) = match self.take_free(order) {
+            Some(index) => (index, false),
+            None => (
+                self.carve(order).map_err(|error| match error {
+                    CarveError::Full => ShareError::TooManyObjects { limit: BLOCKS },
+                    CarveError::System(error) => out_of_memory(&error),
+                })?,
+                true,
+            ),
+        };
+        let Some(block) = self.block(index) else {
+            return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
+        };
+        block.hold(member);
+        block.in_flight.store(0, Ordering::Relaxed);
+        block.len.store(len, Ordering::Relaxed);
+        block.shape.store(shape, Ordering::Relaxed);
+        let generation = block.state().generation;
+        block.set(State {
+            generation,
+            kind: kind as u8,
+            phase: Phase::Making as u8,
+        });
+        let id = BlockId { index, generation };
+        let backed = block.backed.load(Ordering::Relaxed);
+        let wanted = len.next_multiple_of(PAGE);
+        if order < LARGE || backed >= wanted {
+            if order >= LARGE {
+                self.header().kept.fetch_sub(backed, Ordering::Relaxed);
+            }
+            return Ok((id, is_new && order >= LARGE));
+        }
+        self.header().kept.fetch_sub(backed, Ordering::Relaxed);
+        // The kernel clears that memory, which takes its time; the block is this member's by now.
+        drop(lock);
+        if let Err(error) = self
+            .memory
+            .reserve(block.offset() + backed, wanted - backed)
+        {
+            self.release(id, member, |_| {});
+            return Err(out_of_memory(&error));
+        }
+        block.backed.store(wanted, Ordering::Release);
+        Ok((id, backed == 0))
+    }
+
+    /// What lies in the block is finished, and others may come to it.
+    pub(super) fn publish(&self, id: BlockId) {
+        if let Some(block) = self.block(id.index) {
+            block.set_phase(Phase::Live);
+        }
+    }
+
+    /// Has `member` hold the block too, which somebody else holds, or which is under way to it (`was_in_flight`).
+    pub(super) fn join(
+        &self,
+        id: BlockId,
+        member: u16,
+        was_in_flight: bool,
+    ) -> Result<&Block, ShareError> {
+        let _lock = self.lock();
+        let block = self.block(id.index).ok_or(ShareError::Gone)?;
+        let state = block.state();
+        if !state.is(Phase::Live) || state.generation != id.generation {
+            return Err(ShareError::Gone);
+        }
+        block.hold(member);
+        if was_in_flight {
+            self.land(block);
+        }
+        Ok(block)
+    }
+
+    /// A message with a handle of it has arrived, or will not. To be called under the lock.
+    fn land(&self, block: &Block) {
+        let landed = |count: u32| count.checked_sub(1);
+        // One too many can only come from memory that was written to in error.
+        let _ = block
+            .in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, landed);
+    }
+
+    /// A message with a handle of this block, which `member` holds, is under way.
+    pub(super) fn launch(&self, id: BlockId) {
+        if let Some(block) = self.block(id.index) {
+            block.in_flight.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// A message with a handle of this block will not arrive. `take_apart` as for [`release`](Self::release).
+    pub(super) fn call_back(&self, id: BlockId, member: u16, take_apart: impl FnOnce(&Block)) {
+        if self.join(id, member, true).is_ok() {
+            self.release(id, member, take_apart);
+        }
+    }
+
+    /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, which must be
+    /// able to start again after somebody who was killed in the middle of it, and is free.
+    pub(super) fn release(&self, id: BlockId, member: u16, take_apart: impl FnOnce(&Block)) {
+        let lock = self.lock();
+        let Some(block) = self.block(id.index) else {
+            return;
+        };
+        let state = block.state();
+        if state.generation != id.generation || state.is(Phase::Free) || !block.is_held_by(member) {
+            return;
+        }
+        let (word, bit) = place(member);
+        if !state.is(Phase::Ending) && block.is_needed_besides(member) {
+            block.holders[word].fetch_and(!bit, Ordering::AcqRel);
+            return;
+        }
+        if !state.is(Phase::Making) {
+            block.set_phase(Phase::Ending);
+            drop(lock);
+            take_apart(block);
+            let _lock = self.lock();
+            self.put_free(id, block);
+        } else {
+            self.put_free(id, block);
+        }
+    }
+
+    /// To be called under the lock. The state is changed first: from then on, `repair` would find it.
+    fn put_free(&self, id: BlockId, block: &Block) {
+        let backed = block.backed.load(Ordering::Acquire);
+        for bits in &block.holders {
+            bits.store(0, Ordering::Relaxed);
+        }
+        block.set(State {
+            generation: id.generation.wrapping_add(1),
+            kind: 0,
+            phase: Phase::Free as u8,
+        });
+        let header = self.header();
+        if block.is_large() && backed > 0 {
+            if header.kept.load(Ordering::Relaxed) + backed <= MOST_KEPT {
+                header.kept.fetch_add(backed, Ordering::Relaxed);
+            } else {
+                self.memory.give_back(block.offset(), backed);
+                block.backed.store(0, Ordering::Release);
+            }
+        }
+        self.push_free(id.index, block);
+    }
+
+    fn push_free(&self, index: u32, block: &Block) {
+        if let Some(first) = self.header().free.get(block.order() as usize) {
+            block
+                .next
+                .store(first.load(Ordering::Relaxed), Ordering::Relaxed);
+            first.store(index + 1, Ordering::Release);
+        }
+    }
+
+    /// Takes a block off its list. If this process is killed before the block says that it is taken, `repair` puts it
+    /// back.
+    fn take_free(&self, order: u32) -> Option<u32> {
+        let first = self.header().free.get(order as usize)?;
+        let index = first.load(Ordering::Acquire).checked_sub(1)?;
+        let block = self.block(index)?;
+        if !block.state().is(Phase::Free) || block.order() != order {
+            // Only memory that was written to in error says so. That list is lost.
+            first.store(0, Ordering::Release);
+            return None;
+        }
+        first.store(block.next.load(Ordering::Relaxed), Ordering::Release);
+        Some(index)
+    }
+
+    /// Cuts out a new block. To be called under the lock.
+    fn carve(&self, order: u32) -> Result<u32, CarveError> {
+        let header = self.header();
+        let index = header.blocks.load(Ordering::Relaxed);
+        if index as usize >= BLOCKS {
+            return Err(CarveError::Full);
+        }
+        let end = super::family::HEADER + (u64::from(index) + 1) * size_of::<Block>() as u64;
+        self.reserve_up_to(&header.ledger_reserved, end)?;
+        let size = 1_u64 << order;
+        let (top, limit) = if order < LARGE {
+            (&header.small_top, SMALL_END)
+        } else {
+            (&header.large_top, self.memory.len())
+        };
+        // Aligned to its size, so that no small block reaches over the end of a segment.
+        let offset = top.load(Ordering::Relaxed).next_multiple_of(size);
+        let end = offset.saturating_add(size);
+        if end > limit {
+            return Err(CarveError::Full);
+        }
+        if order < LARGE {
+            self.reserve_up_to(&header.small_reserved, end)?;
+        }
+        // Whoever is killed between these two wastes addresses, of which there are plenty.
+        top.store(end, Ordering::Relaxed);
+        #[allow(unsafe_code)]
+        // SAFETY: below BLOCKS, and reserved above.
+        let block = unsafe { self.entry(index) };
+        block.offset.store(offset, Ordering::Relaxed);
+        block.order.store(order, Ordering::Relaxed);
+        // Pairs with the load in `block`.
+        header.blocks.store(index + 1, Ordering::Release);
+        Ok(index)
+    }
+
+    fn reserve_up_to(&self, reserved: &AtomicU64, end: u64) -> Result<(), CarveError> {
+        let start = reserved.load(Ordering::Relaxed);
+        if end > start {
+            let len = (end - start).next_multiple_of(STEP);
+            self.memory
+                .reserve(start, len)
+                .map_err(CarveError::System)?;
+            reserved.store(start + len, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Somebody died with the lock. Makes the lists of what is free anew, from the entries.
+    pub(super) fn repair(&self) {
+        let header = self.header();
+        for first in &header.free {
+            first.store(0, Ordering::Relaxed);
+        }
+        let mut kept = 0;
+        for index in 0..header.blocks.load(Ordering::Acquire) {
+            let Some(block) = self.block(index) else {
+                break;
+            };
+            if block.state().is(Phase::Free) {
+                for bits in &block.holders {
+                    // It may have been taken off the list and not yet been marked.
+                    bits.store(0, Ordering::Relaxed);
+                }
+                kept += block.backed.load(Ordering::Relaxed);
+                self.push_free(index, block);
+            }
+        }
+        header.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// Blocks that are not free, and the bytes asked for in them.
+    pub(super) fn in_use(&self) -> (usize, u64) {
+        let _lock = self.lock();
+        let blocks = self.header().blocks.load(Ordering::Acquire);
+        let used = (0..blocks).filter_map(|index| {
+            let block = self.block(index)?;
+            (!block.state().is(Phase::Free)).then(|| block.len())
+        });
+        used.fold((0, 0), |(count, bytes), len| (count + 1, bytes + len))
+    }
+}
+
+#[derive(Debug)]
+enum CarveError {
+    /// No entries or no addresses are left.
+    Full,
+    System(io::Error),
+}
+
+const _: () = assert!(SEGMENT >= 1 << LARGE);

@@ -1,0 +1,189 @@
+//! Handles: what the types that users see are made of.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::block::BlockId;
+use super::cargo::{self, Kept, Transit};
+use super::error::ShareError;
+use super::family;
+use super::kind::{self, Head};
+use super::registry::{Attachment, Place};
+
+/// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
+pub(crate) struct Object<H> {
+    attachment: Arc<Attachment>,
+    head: PhantomData<fn() -> H>,
+}
+
+impl<H> Clone for Object<H> {
+    fn clone(&self) -> Self {
+        Self {
+            attachment: self.attachment.clone(),
+            head: PhantomData,
+        }
+    }
+}
+
+impl<H> std::fmt::Debug for Object<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.attachment.id())
+    }
+}
+
+/// What stands in a message for a handle.
+#[derive(Serialize, Deserialize)]
+struct Ticket {
+    family: u64,
+    block: BlockId,
+    transit: Transit,
+}
+
+/// Where the bytes behind the head begin: aligned for everything that can lie there.
+const fn tail_offset<H>() -> usize {
+    size_of::<H>().next_multiple_of(64)
+}
+
+impl<H: Head> Object<H> {
+    /// A new object: its head and `tail` bytes behind it, all of zeros, of which `init` makes what it shall be. `shape`
+    /// tells types with the same head apart.
+    pub(crate) fn new(
+        tail: usize,
+        shape: u64,
+        init: impl FnOnce(NonNull<H>, NonNull<u8>) -> io::Result<()>,
+    ) -> Result<Self, ShareError> {
+        let len = tail_offset::<H>().checked_add(tail);
+        let len = len.ok_or_else(|| ShareError::OutOfMemory {
+            bytes: tail as u64,
+            reason: "no machine has so much".to_owned(),
+        })?;
+        let attachment = Attachment::make(len, H::KIND, shape, |place| {
+            init(place.start().cast(), Self::behind(place))
+        })?;
+        Ok(Self {
+            attachment,
+            head: PhantomData,
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn behind(place: &Place) -> NonNull<u8> {
+        // SAFETY: the block has this many bytes and more; `new` sees to it, and `open` checks.
+        unsafe { place.start().add(tail_offset::<H>()) }
+    }
+
+    /// The head.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child, if the object has gone before its first use there. This goes for all that follow.
+    #[allow(unsafe_code)]
+    pub(crate) fn head(&self) -> &H {
+        // SAFETY: the block was made with this head: `new` has done it, or `open` has looked.
+        unsafe { kind::head(self.attachment.place().start()) }
+    }
+
+    /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.
+    pub(crate) fn tail(&self) -> (NonNull<u8>, usize) {
+        let place = self.attachment.place();
+        (Self::behind(place), place.len() - tail_offset::<H>())
+    }
+
+    /// The bytes behind the head of a block that was made as such an object; for [`Kind`](super::kind::Kind).
+    pub(crate) fn tail_of(place: &Place) -> (NonNull<u8>, usize) {
+        (
+            Self::behind(place),
+            place.len().saturating_sub(tail_offset::<H>()),
+        )
+    }
+
+    /// Its number, the same in all processes as long as it lives.
+    pub(crate) fn id(&self) -> BlockId {
+        self.attachment.id()
+    }
+
+    /// The processes that hold it, by their numbers. In a forked child only after a use of it.
+    pub(crate) fn holders(&self) -> Vec<u16> {
+        self.attachment.holders()
+    }
+
+    /// Messages with a handle of it that are under way to nobody in particular. Those may be anywhere.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.attachment.in_flight()
+    }
+
+    /// Serialises a handle. `keep` makes what is kept for the time that somebody may read the message; `granted` is told in
+    /// which member's name the handle is held, if it is.
+    pub(crate) fn serialize_as<S: Serializer>(
+        &self,
+        serializer: S,
+        keep: impl FnOnce() -> Kept,
+        granted: impl FnOnce(u16),
+    ) -> Result<S::Ok, S::Error> {
+        // A forked child that passes on what it was born with holds it first.
+        self.attachment.place();
+        let id = self.id();
+        let transit = cargo::load(id, keep, granted).map_err(serde::ser::Error::custom)?;
+        let family = family::get().map_err(serde::ser::Error::custom)?;
+        let ticket = Ticket {
+            family: family.id(),
+            block: id,
+            transit,
+        };
+        ticket.serialize(serializer)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize_as(serializer, || Box::new(self.clone()), |_| {})
+    }
+
+    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote, and says whether it was granted to this
+    /// process.
+    pub(crate) fn deserialize_as<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        shape: u64,
+    ) -> Result<(Self, bool), D::Error> {
+        let ticket = Ticket::deserialize(deserializer)?;
+        let object = Self::open(&ticket, shape).map_err(serde::de::Error::custom)?;
+        Ok((object, ticket.transit == Transit::Granted))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        shape: u64,
+    ) -> Result<Self, D::Error> {
+        Ok(Self::deserialize_as(deserializer, shape)?.0)
+    }
+
+    fn open(ticket: &Ticket, shape: u64) -> Result<Self, ShareError> {
+        if family::get()?.id() != ticket.family {
+            return Err(ShareError::Foreign);
+        }
+        let is_in_flight = ticket.transit == Transit::InFlight;
+        let attachment = Attachment::open(ticket.block, H::KIND, shape, is_in_flight)?;
+        if attachment.place().len() < tail_offset::<H>() {
+            return Err(ShareError::OtherType);
+        }
+        Ok(Self {
+            attachment,
+            head: PhantomData,
+        })
+    }
+}
+
+/// A number for a type, by which a handle of another is found out: the same in all processes of a family, which run the
+/// same executable.
+pub(crate) fn shape_of<T>() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    // Made with fixed keys.
+    let mut hasher = DefaultHasher::new();
+    std::any::type_name::<T>().hash(&mut hasher);
+    size_of::<T>().hash(&mut hasher);
+    align_of::<T>().hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,359 @@
+//! What this process has of the shared objects: where each lies here, and how many of its handles there are.
+//!
+//! A process holds a block once, however many handles it has. A forked child has its parent's handles as copies, which
+//! hold nothing: the first use of one makes the child hold the block itself. So there is one registry for each process in a
+//! line of forks, found by counting, and the copies of others are left alone; what is locked there may be so for ever.
+
+use std::collections::HashMap;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use super::block::{Block, BlockId, Phase};
+use super::error::ShareError;
+use super::family::{self, Family};
+use super::kind::Kind;
+use super::member::{self, End};
+use crate::os::fork;
+use crate::os::sparse::Mapping;
+
+/// Mappings of large blocks that are kept for the next time, at most: a mapping that was used before needs no page faults.
+const KEPT_MAPPINGS: usize = 32;
+
+/// Where a block is in this process.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    start: NonNull<u8>,
+    len: usize,
+    /// Of a large block. Segments of small ones stay mapped.
+    _mapping: Option<Arc<Mapping>>,
+}
+
+// SAFETY: an address in a mapping, which belongs to the process and not to a thread; what is done there is the business
+// of those who do it.
+#[allow(unsafe_code)]
+unsafe impl Send for Place {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Place {}
+
+impl Place {
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Bytes that were asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// A block that this process has handles of.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    id: BlockId,
+    place: Place,
+    /// [`fork::generation`] of the process that holds the block through this, from 1 on. A process that was forked since
+    /// has a copy.
+    joined_in: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    /// How many attachments there are. More than one only in a forked child, where an old handle and a new one meet.
+    count: usize,
+    latest: Weak<Attachment>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    attached: HashMap<u32, Entry>,
+    mappings: HashMap<u32, Arc<Mapping>>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    entries: Mutex<Entries>,
+    /// That of the processes forked from this one.
+    next: OnceLock<Box<Registry>>,
+}
+
+fn entries() -> MutexGuard<'static, Entries> {
+    static FIRST: OnceLock<Registry> = OnceLock::new();
+    let mut registry = FIRST.get_or_init(Registry::default);
+    for _ in 0..fork::generation() {
+        registry = registry.next.get_or_init(Box::default);
+    }
+    // Nothing that can panic is done with it half-way.
+    let entries = &registry.entries;
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entries {
+    fn place(&mut self, family: &Family, index: u32, block: &Block) -> io::Result<Place> {
+        let len = usize::try_from(block.len()).map_err(io::Error::other)?;
+        if block.order() > 46 || len > 1 << block.order() {
+            return Err(io::Error::other("the ledger is spoilt"));
+        }
+        if !block.is_large() {
+            return Ok(Place {
+                start: family.small(block.offset())?,
+                len,
+                _mapping: None,
+            });
+        }
+        let mapping = match self.mappings.get(&index) {
+            // A block keeps its place for good.
+            Some(mapping) => mapping.clone(),
+            None => {
+                let mapping = Arc::new(family.memory.map(block.offset(), 1 << block.order())?);
+                if self.mappings.len() >= KEPT_MAPPINGS {
+                    let attached = &self.attached;
+                    self.mappings
+                        .retain(|index, _| attached.contains_key(index));
+                }
+                if self.mappings.len() < KEPT_MAPPINGS {
+                    self.mappings.insert(index, mapping.clone());
+                }
+                mapping
+            }
+        };
+        Ok(Place {
+            start: mapping.start(),
+            len,
+            _mapping: Some(mapping),
+        })
+    }
+
+    fn note(&mut self, attachment: &Arc<Attachment>) {
+        let BlockId { index, generation } = attachment.id;
+        let entry = self.attached.entry(index).or_insert(Entry {
+            generation,
+            count: 0,
+            latest: Weak::new(),
+        });
+        entry.generation = generation;
+        entry.count += 1;
+        entry.latest = Arc::downgrade(attachment);
+    }
+}
+
+fn unmapped(error: &io::Error) -> ShareError {
+    ShareError::system("shared memory could not be mapped", error)
+}
+
+impl Attachment {
+    /// A new block with an object in it, which `init` makes of zeros.
+    pub(super) fn make(
+        len: usize,
+        kind: Kind,
+        shape: u64,
+        init: impl FnOnce(&Place) -> io::Result<()>,
+    ) -> Result<Arc<Self>, ShareError> {
+        let member = member::own()?;
+        let family = family::get()?;
+        let (id, is_zero) = family.allocate(len as u64, kind, shape, member)?;
+        let made = family
+            .block(id.index)
+            .ok_or(ShareError::Gone)
+            .and_then(|block| {
+                let place = entries()
+                    .place(family, id.index, block)
+                    .map_err(|error| unmapped(&error))?;
+                if !is_zero {
+                    zero(&place);
+                }
+                init(&place).map_err(|error| {
+                    ShareError::system("a shared object could not be set up", &error)
+                })?;
+                Ok(place)
+            });
+        match made {
+            Ok(place) => {
+                family.publish(id);
+                let attachment = Arc::new(Self::joined(id, place));
+                entries().note(&attachment);
+                Ok(attachment)
+            }
+            Err(error) => {
+                family.release(id, member, |_| {});
+                Err(error)
+            }
+        }
+    }
+
+    /// Comes to a block that somebody else has, or that is under way to here.
+    pub(super) fn open(
+        id: BlockId,
+        kind: Kind,
+        shape: u64,
+        was_in_flight: bool,
+    ) -> Result<Arc<Self>, ShareError> {
+        let member = member::own()?;
+        let family = family::get()?;
+        // Dropped after the lock is.
+        let known;
+        let mut entries = entries();
+        let block = family.join(id, member, was_in_flight)?;
+        let entry = entries.attached.get(&id.index);
+        known = entry
+            .filter(|entry| entry.generation == id.generation)
+            .and_then(|entry| entry.latest.upgrade());
+        let has_others = entry.is_some_and(|entry| entry.count > 0);
+        let let_go = || {
+            if !has_others {
+                family.release(id, member, |block| take_apart(family, id.index, block));
+            }
+        };
+        if block.state().kind() != Some(kind) || block.shape() != shape {
+            let_go();
+            return Err(ShareError::OtherType);
+        }
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        match entries.place(family, id.index, block) {
+            Ok(place) => {
+                let attachment = Arc::new(Self::joined(id, place));
+                entries.note(&attachment);
+                Ok(attachment)
+            }
+            Err(error) => {
+                let_go();
+                Err(unmapped(&error))
+            }
+        }
+    }
+
+    fn joined(id: BlockId, place: Place) -> Self {
+        Self {
+            id,
+            place,
+            joined_in: AtomicU32::new(fork::generation() + 1),
+        }
+    }
+
+    pub(super) fn id(&self) -> BlockId {
+        self.id
+    }
+
+    /// Where it lies. In a forked child, the first call makes the child hold the block.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child, if everybody else has let go of it before its first use there.
+    pub(super) fn place(self: &Arc<Self>) -> &Place {
+        if self.joined_in.load(Ordering::Acquire) != fork::generation() + 1 {
+            self.join_after_fork();
+        }
+        &self.place
+    }
+
+    #[cold]
+    fn join_after_fork(self: &Arc<Self>) {
+        let joined = member::own().and_then(|member| {
+            let mut entries = entries();
+            // Another thread may have been faster.
+            if self.joined_in.load(Ordering::Acquire) != fork::generation() + 1 {
+                family::get()?.join(self.id, member, false)?;
+                entries.note(self);
+                self.joined_in
+                    .store(fork::generation() + 1, Ordering::Release);
+            }
+            Ok(())
+        });
+        if let Err(error) = joined {
+            panic!("a handle that this process has from the one it was forked from: {error}");
+        }
+    }
+
+    /// The members that hold it, this one included.
+    pub(super) fn holders(&self) -> Vec<u16> {
+        let block = family::if_any().and_then(|family| family.block(self.id.index));
+        block
+            .map(|block| block.holders().collect())
+            .unwrap_or_default()
+    }
+
+    /// Messages with a handle of it that are under way.
+    pub(super) fn in_flight(&self) -> u32 {
+        let block = family::if_any().and_then(|family| family.block(self.id.index));
+        block.map_or(0, |block| block.in_flight.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if *self.joined_in.get_mut() != fork::generation() + 1 {
+            // A copy that was never used here.
+            return;
+        }
+        let mut entries = entries();
+        let Some(entry) = entries.attached.get_mut(&self.id.index) else {
+            return;
+        };
+        entry.count -= 1;
+        if entry.count > 0 {
+            return;
+        }
+        entries.attached.remove(&self.id.index);
+        if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
+            family.release(self.id, member, |block| {
+                take_apart(family, self.id.index, block)
+            });
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn zero(place: &Place) {
+    // SAFETY: the block is as long, mapped and reserved, and in the hands of this process alone as long as it is made.
+    unsafe { place.start.as_ptr().write_bytes(0, place.len) };
+}
+
+/// A block with nothing mapped for longer than needed, for those that have no handle of it.
+fn visit(family: &Family, index: u32, block: &Block, then: impl FnOnce(&Place)) {
+    let place = Entries::default().place(family, index, block);
+    match place {
+        Ok(place) => then(&place),
+        Err(error) => log::error!("a shared object could not be mapped to clear it away: {error}"),
+    }
+}
+
+fn take_apart(family: &Family, index: u32, block: &Block) {
+    if let Some(kind) = block.state().kind()
+        && kind.has_contents()
+    {
+        visit(family, index, block, |place| kind.take_apart(place));
+    }
+}
+
+/// Lets go, for a member that has ended, of a block that it held.
+pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end: End) {
+    let state = block.state();
+    if state.is(Phase::Live)
+        && let Some(kind) = state.kind()
+        && kind.has_heirs()
+    {
+        visit(family, index, block, |place| kind.bury(place, member, end));
+    }
+    let id = BlockId {
+        index,
+        generation: state.generation,
+    };
+    family.release(id, member, |block| take_apart(family, index, block));
+}
+
+/// A handle that was sent does not arrive.
+pub(super) fn call_back(id: BlockId) {
+    if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
+        // As somebody who comes to it and leaves at once, unless this process has it anyhow.
+        let entries = entries();
+        let has_it = entries.attached.contains_key(&id.index);
+        if family.join(id, member, true).is_ok() && !has_it {
+            family.release(id, member, |block| take_apart(family, id.index, block));
+        }
+    }
+}
