@@ -32,6 +32,7 @@
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is killed blocks nobody.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
@@ -58,6 +59,8 @@ mod pool;
 pub mod process;
 #[cfg(target_os = "linux")]
 pub mod shm;
+#[cfg(target_os = "linux")]
+pub mod sync;
 
 #[cfg(target_os = "linux")]
 pub use engine::{

@@ -36,10 +36,6 @@ pub(crate) mod memory;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what is built on it is not all there yet")
-)]
 pub(crate) mod robust;
 pub(crate) mod sparse;
 pub(crate) mod task;

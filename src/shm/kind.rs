@@ -50,7 +50,7 @@ impl Kind {
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
     pub(super) fn bury(self, place: &Place, member: u16, end: End) {
-        let _ = (place, member, end, self);
+        crate::sync::bury(self, place, member, end);
     }
 
     /// Nobody holds the object any more, and nobody can come to it again: gives back what it has other than its block.
@@ -61,7 +61,7 @@ impl Kind {
 
     /// Whether there is something to [`bury`](Self::bury), for which the block must be mapped.
     pub(super) fn has_heirs(self) -> bool {
-        !matches!(self, Self::Payload | Self::Value | Self::Mutex)
+        !matches!(self, Self::Payload | Self::Value | Self::Mutex | Self::Once)
     }
 
     /// Whether there is something to [`take_apart`](Self::take_apart).
