@@ -157,13 +157,8 @@ impl Family {
 
     /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
     /// somebody who starts again: each step can be done twice.
-    fn bury(&self, number: u16) {
+    fn bury(&self, number: u16, end: End) {
         let slot = &self.header().slots[usize::from(number)];
-        let end = if slot.is(Life::Leaving) {
-            End::Left
-        } else {
-            End::Killed
-        };
         let blocks = self.header().blocks.load(Ordering::Acquire);
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
@@ -182,7 +177,12 @@ impl Family {
         };
         for (number, slot) in self.slots().iter().enumerate() {
             if is_meant(slot) && slot.is_over() {
-                self.bury(number as u16);
+                let end = if slot.is(Life::Leaving) {
+                    End::Left
+                } else {
+                    End::Killed
+                };
+                self.bury(number as u16, end);
             }
         }
     }
@@ -293,11 +293,11 @@ impl Drop for Expected {
         if self.is_settled {
             return;
         }
-        // There will be no such process.
+        // There will be no such process, and nobody was killed.
         if let Some(family) = family::if_any()
             && let Ok(_burial) = family.header().burial.hold()
         {
-            family.bury(self.number);
+            family.bury(self.number, End::Left);
         }
     }
 }

@@ -190,6 +190,33 @@ fn b59_one_that_ends_in_order_breaks_nothing() {
     });
 }
 
+struct CannotBeSent;
+
+impl serde::Serialize for CannotBeSent {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not this"))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for CannotBeSent {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("not this"))
+    }
+}
+
+#[test]
+fn b59_a_party_that_never_was_breaks_nothing() {
+    let _none = Leftovers::none();
+    let barrier = Barrier::new(1).unwrap();
+    // The barrier is held in the child's name when the start fails.
+    let child = Process::spawn(
+        |_: (Barrier, CannotBeSent)| {},
+        (barrier.clone(), CannotBeSent),
+    );
+    assert!(child.is_err());
+    assert!(barrier.wait().is_ok());
+}
+
 #[test]
 fn b59_one_that_ends_while_its_thread_waits_breaks_it() {
     let _none = Leftovers::none();
