@@ -91,7 +91,7 @@ pub struct BrokenBarrier;
 /// - somebody has waited for longer than it wanted to ([`wait_timeout`](Self::wait_timeout));
 /// - somebody says [`abort`](Self::abort).
 ///
-/// A process that ends by itself without waiting, or drops its handles, breaks nothing.
+/// A process that ends by itself without waiting (with an exit status, whatever it is), or drops its handles, breaks nothing.
 ///
 /// # Examples
 ///

@@ -49,12 +49,17 @@ use crate::shm::object::{Object, shape_of};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Mutex<T> {
+    raw: Raw,
+    value: PhantomData<fn(T) -> T>,
+}
+
+/// All that is the same whatever the value, compiled once and here.
+struct Raw {
     object: Object<MutexHead>,
     /// Whether a guard of this very handle has the lock: changed by who has it. A handle that goes while this is set was
     /// outlived by its guard (`mem::forget`), and must leave the object where it is: the C library keeps a list of what
     /// a thread holds, which goes through the memory of the locks.
     is_held: AtomicBool,
-    value: PhantomData<fn(T) -> T>,
 }
 
 /// The value lies behind it.
@@ -130,8 +135,8 @@ impl<T: Pod> Mutex<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        match self.object.head().lock.hold() {
-            Ok(held) => self.guard(held),
+        match self.raw.lock() {
+            Ok(raw) => self.guard(raw),
             Err(error) => refuse(&error),
         }
     }
@@ -152,8 +157,8 @@ impl<T: Pod> Mutex<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
-        match self.object.head().lock.try_hold() {
-            Ok(held) => Ok(self.guard(held)?),
+        match self.raw.try_lock() {
+            Ok(raw) => Ok(self.guard(raw)?),
             Err(LockError::Timeout | LockError::Deadlock) => Err(TryLockError::WouldBlock),
             Err(error) => refuse(&error),
         }
@@ -179,32 +184,101 @@ impl<T: Pod> Mutex<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<MutexGuard<'_, T>> {
-        let lock = &self.object.head().lock;
-        let held = match super::deadline(timeout) {
-            Some(deadline) => lock.hold_until(deadline),
-            None => lock.hold(),
-        };
-        match held {
-            Ok(held) => Ok(self.guard(held)?),
+        match self.raw.lock_timeout(timeout) {
+            Ok(raw) => Ok(self.guard(raw)?),
             Err(LockError::Timeout) => Err(TryLockError::TimedOut),
             Err(error) => refuse(&error),
         }
     }
 
-    fn guard<'a>(&'a self, held: Held<'a>) -> LockResult<MutexGuard<'a, T>> {
-        if held.owner_died() {
+    fn guard<'a>(&'a self, raw: RawGuard<'a>) -> LockResult<MutexGuard<'a, T>> {
+        let is_poisoned = raw.head.is_poisoned();
+        PoisonError::check(MutexGuard { mutex: self, raw }, is_poisoned)
+    }
+}
+
+impl MutexHead {
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed) != 0
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(1, Ordering::Relaxed);
+    }
+}
+
+impl Raw {
+    fn lock(&self) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        Ok(self.guard(head, head.lock.hold()?))
+    }
+
+    fn try_lock(&self) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        Ok(self.guard(head, head.lock.try_hold()?))
+    }
+
+    fn lock_timeout(&self, timeout: Duration) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        let lock = match super::deadline(timeout) {
+            Some(deadline) => head.lock.hold_until(deadline),
+            None => head.lock.hold(),
+        };
+        Ok(self.guard(head, lock?))
+    }
+
+    fn guard<'a>(&'a self, head: &'a MutexHead, lock: Held<'a>) -> RawGuard<'a> {
+        if lock.owner_died() {
             // Killed before this, the next one is told of our own death.
-            self.poison();
+            head.poison();
         }
         self.is_held.store(true, Ordering::Relaxed);
-        let guard = MutexGuard {
-            mutex: self,
-            held: ManuallyDrop::new(held),
-            value: self.object.tail().0.cast(),
+        RawGuard {
+            raw: self,
+            head,
+            value: self.object.tail().0,
+            held: ManuallyDrop::new(lock),
             generation: fork::generation(),
             was_panicking: std::thread::panicking(),
-        };
-        PoisonError::check(guard, self.is_poisoned())
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if *self.is_held.get_mut() {
+            std::mem::forget(self.object.clone());
+        }
+    }
+}
+
+/// A lock that is held.
+struct RawGuard<'a> {
+    raw: &'a Raw,
+    head: &'a MutexHead,
+    value: NonNull<u8>,
+    /// Also what keeps the guard in its thread.
+    held: ManuallyDrop<Held<'a>>,
+    /// Of the process that locked it.
+    generation: u32,
+    was_panicking: bool,
+}
+
+impl Drop for RawGuard<'_> {
+    fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // A copy in a forked child. The lock is its parent's, and may be gone by now.
+            return;
+        }
+        if !self.was_panicking && std::thread::panicking() {
+            self.head.poison();
+        }
+        self.raw.is_held.store(false, Ordering::Relaxed);
+        // SAFETY: dropped once, here.
+        #[allow(unsafe_code)]
+        unsafe {
+            ManuallyDrop::drop(&mut self.held);
+        }
     }
 }
 
@@ -221,15 +295,14 @@ fn refuse(error: &LockError) -> ! {
 
 impl<T> Mutex<T> {
     fn of(object: Object<MutexHead>) -> Self {
-        Self {
+        let raw = Raw {
             object,
             is_held: AtomicBool::new(false),
+        };
+        Self {
+            raw,
             value: PhantomData,
         }
-    }
-
-    fn poison(&self) {
-        self.object.head().poisoned.store(1, Ordering::Relaxed);
     }
 
     /// Whether a holder panicked or was killed, and nobody has [cleared](Self::clear_poison) that. That a holder was killed
@@ -242,7 +315,7 @@ impl<T> Mutex<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn is_poisoned(&self) -> bool {
-        self.object.head().poisoned.load(Ordering::Relaxed) != 0
+        self.raw.object.head().is_poisoned()
     }
 
     /// The value is in order again: locking is no error any more.
@@ -251,21 +324,14 @@ impl<T> Mutex<T> {
     ///
     /// See [`PoisonError`].
     pub fn clear_poison(&self) {
-        self.object.head().poisoned.store(0, Ordering::Relaxed);
+        let head = self.raw.object.head();
+        head.poisoned.store(0, Ordering::Relaxed);
     }
 }
 
 impl<T> Clone for Mutex<T> {
     fn clone(&self) -> Self {
-        Self::of(self.object.clone())
-    }
-}
-
-impl<T> Drop for Mutex<T> {
-    fn drop(&mut self) {
-        if *self.is_held.get_mut() {
-            std::mem::forget(self.object.clone());
-        }
+        Self::of(self.raw.object.clone())
     }
 }
 
@@ -283,7 +349,7 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Mutex<T> {
 
 impl<T> Serialize for Mutex<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.object.serialize(serializer)
+        self.raw.object.serialize(serializer)
     }
 }
 
@@ -311,12 +377,7 @@ impl<'de, T: Pod> Deserialize<'de> for Mutex<T> {
 #[must_use = "the mutex is unlocked when this is dropped"]
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// Also what keeps the guard in its thread.
-    held: ManuallyDrop<Held<'a>>,
-    value: NonNull<T>,
-    /// Of the process that locked it.
-    generation: u32,
-    was_panicking: bool,
+    raw: RawGuard<'a>,
 }
 
 // SAFETY: a shared guard only gives out `&T`.
@@ -327,6 +388,10 @@ impl<'a, T> MutexGuard<'a, T> {
     pub(super) fn mutex(&self) -> &'a Mutex<T> {
         self.mutex
     }
+
+    fn value(&self) -> NonNull<T> {
+        self.raw.value.cast()
+    }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {
@@ -335,7 +400,7 @@ impl<T> Deref for MutexGuard<'_, T> {
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
         // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has the lock, so nobody writes.
-        unsafe { self.value.as_ref() }
+        unsafe { self.value().as_ref() }
     }
 }
 
@@ -343,25 +408,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above; and nobody reads.
-        unsafe { self.value.as_mut() }
-    }
-}
-
-impl<T> Drop for MutexGuard<'_, T> {
-    fn drop(&mut self) {
-        if self.generation != fork::generation() {
-            // A copy in a forked child. The lock is its parent's, and may be gone by now.
-            return;
-        }
-        if !self.was_panicking && std::thread::panicking() {
-            self.mutex.poison();
-        }
-        self.mutex.is_held.store(false, Ordering::Relaxed);
-        // SAFETY: dropped once, here.
-        #[allow(unsafe_code)]
-        unsafe {
-            ManuallyDrop::drop(&mut self.held);
-        }
+        unsafe { self.value().as_mut() }
     }
 }
 
