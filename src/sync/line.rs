@@ -370,3 +370,68 @@ impl Drop for InLine<'_> {
         self.line.without_place.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem;
+    use std::thread;
+
+    use super::*;
+
+    /// A line with three permits, at a place that it never leaves.
+    fn line() -> &'static Line {
+        let line = Box::leak(Box::new(mem::MaybeUninit::<Line>::zeroed()));
+        // SAFETY: zeros are a valid line but for its lock, which is made before it is used.
+        #[allow(unsafe_code)]
+        let line: &Line = unsafe { line.assume_init_mut() };
+        // SAFETY: room for a lock, which nobody else knows of yet.
+        #[allow(unsafe_code)]
+        unsafe { crate::sync::init_lock((&raw const line.lock).cast_mut()) }.unwrap();
+        line.fill(3);
+        line
+    }
+
+    /// A thread that dies with the lock, at this point of a change.
+    fn die_at(line: &'static Line, point: impl FnOnce() + Send + 'static) {
+        let dies = move || {
+            let held = line.hold();
+            point();
+            mem::forget(held);
+        };
+        thread::spawn(dies).join().unwrap();
+    }
+
+    #[test]
+    fn sums_are_made_anew_when_somebody_died_with_the_lock() {
+        let line = line();
+        // Between the sum and the book, and the other way round.
+        die_at(line, || line.available.store(1, Ordering::Relaxed));
+        assert!(line.acquire(3, Patience::None));
+        die_at(line, || {
+            line.book(member::own_number()).store(1, Ordering::Relaxed)
+        });
+        assert!(!line.acquire(3, Patience::None));
+        assert!(line.acquire(2, Patience::None));
+        line.give_back(3);
+        // With a place that is taken and not counted.
+        die_at(line, || {
+            line.line_up(3, MEMBERS as u16 - 1);
+            line.waiting.store(0, Ordering::Relaxed);
+        });
+        assert!(!line.acquire(1, Patience::None), "not before its turn");
+        line.bury(MEMBERS as u16 - 1, |_| {});
+        assert!(line.acquire(3, Patience::None));
+        line.give_back(3);
+    }
+
+    #[test]
+    fn burying_twice_is_burying_once() {
+        let line = line();
+        let other = MEMBERS as u16 - 1;
+        assert!(line.take(2, u64::MAX, other));
+        for had in [2, 0] {
+            line.bury(other, |permits| assert_eq!(permits, had));
+            assert_eq!(line.available(), 3);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use manyhands::prelude::*;
 use manyhands::sync::{Condvar, Mutex, Semaphore};
 
 use crate::common::{Leftovers, eventually};
-use crate::{SHORT, join_all, kill};
+use crate::{SHORT, is_asleep, join_all, kill};
 
 /// Those who wait, tokens to be had, tokens that were taken.
 type Tokens = Mutex<[u32; 3]>;
@@ -122,13 +122,16 @@ fn b57_the_wake_up_of_a_killed_waiter_is_not_lost() {
         eventually("it waits", || waiting(&mutex) == 1);
         let survivors = [(); 2].map(spawn);
         eventually("all wait", || waiting(&mutex) == 3);
-        // Stopped, so that a wake-up that picks it is lost with it.
-        let pid = nix::unistd::Pid::from_raw(victim.pid().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
-        mutex.lock().unwrap()[1] += 2;
+        for child in survivors.iter().chain([&victim]) {
+            eventually("it sleeps", || is_asleep(child.pid()));
+        }
+        // Whoever is picked wants the mutex next, and does not get it before the victim is dead.
+        let mut guard = mutex.lock().unwrap();
+        guard[1] += 2;
         condvar.notify_one();
         condvar.notify_one();
         kill(&victim);
+        drop(guard);
         join_all(survivors);
     }
 }

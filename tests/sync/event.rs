@@ -5,7 +5,7 @@ use manyhands::prelude::*;
 use manyhands::sync::{Event, Semaphore};
 
 use crate::common::{Leftovers, eventually};
-use crate::{LONG, SHORT, await_all, join_all, kill};
+use crate::{LONG, SHORT, await_all, is_asleep, join_all, kill};
 
 #[test]
 fn b58_set_wakes_all_in_every_process() {
@@ -36,14 +36,6 @@ fn b58_set_wakes_all_in_every_process() {
     assert!(event.wait_timeout(Duration::MAX));
     event.clear();
     assert!(!event.wait_timeout(Duration::ZERO));
-}
-
-/// Whether the first thread of the process sleeps in the kernel.
-fn is_asleep(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('S'))
 }
 
 #[test]

@@ -111,13 +111,16 @@ fn b53_a_guard_that_outlives_its_handle_does_no_harm() {
     let child = Process::spawn(
         |()| {
             // The C library's list of what a thread holds goes through all of these.
-            for _ in 0..50 {
+            for round in 0..50 {
+                let before = manyhands::shm::usage().objects;
                 let small = Mutex::new(1u64).unwrap();
                 std::mem::forget(small.lock());
                 drop(small);
                 let large = Mutex::new([[1u64; 128]; 128]).unwrap();
                 std::mem::forget(large.lock());
                 drop(large);
+                let kept = manyhands::shm::usage().objects - before;
+                assert_eq!(kept, 2, "round {round}");
                 let other = Mutex::new([7u64; 9]).unwrap();
                 assert_eq!(other.lock().unwrap()[3], 7);
             }
