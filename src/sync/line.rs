@@ -408,7 +408,7 @@ mod tests {
         die_at(line, || line.available.store(1, Ordering::Relaxed));
         assert!(line.acquire(3, Patience::None));
         die_at(line, || {
-            line.book(member::own_number()).store(1, Ordering::Relaxed)
+            line.book(member::own_number()).store(1, Ordering::Relaxed);
         });
         assert!(!line.acquire(3, Patience::None));
         assert!(line.acquire(2, Patience::None));
