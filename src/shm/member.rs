@@ -106,6 +106,11 @@ fn enlist(generation: u32) -> Result<u16, ShareError> {
     Err(ShareError::TooManyProcesses { limit: MEMBERS })
 }
 
+fn with_lock<R>(family: &Family, look: impl FnOnce() -> R) -> R {
+    let _lock = family.lock();
+    look()
+}
+
 fn start_of(pid: u32) -> Result<u64, ShareError> {
     pidfd::start_time(pid)
         .map_err(|error| ShareError::system("/proc cannot tell when this process started", &error))
@@ -176,7 +181,10 @@ impl Family {
             return;
         };
         for (number, slot) in self.slots().iter().enumerate() {
-            if is_meant(slot) && slot.is_over() {
+            // Once more under the lock: pid and start are two words, which change one after the other when a process
+            // settles in or arrives.
+            let is_over = || is_meant(slot) && slot.is_over();
+            if is_over() && with_lock(self, is_over) {
                 let end = if slot.is(Life::Leaving) {
                     End::Left
                 } else {
