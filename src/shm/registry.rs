@@ -202,13 +202,16 @@ impl Attachment {
             .filter(|entry| entry.generation == id.generation)
             .and_then(|entry| entry.latest.upgrade());
         let has_others = entry.is_some_and(|entry| entry.count > 0);
-        let let_go = || {
+        let let_go = |entries: MutexGuard<'static, Entries>| {
             if !has_others {
-                family.release(id, member, |block| take_apart(family, id.index, block));
+                family.release(id, member, |block| {
+                    drop(entries);
+                    take_apart(family, id.index, block);
+                });
             }
         };
         if block.state().kind() != Some(kind) || block.shape() != shape {
-            let_go();
+            let_go(entries);
             return Err(ShareError::OtherType);
         }
         if let Some(known) = known {
@@ -221,7 +224,7 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
-                let_go();
+                let_go(entries);
                 Err(unmapped(&error))
             }
         }
@@ -301,7 +304,9 @@ impl Drop for Attachment {
         entries.attached.remove(&self.id.index);
         if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
             family.release(self.id, member, |block| {
-                take_apart(family, self.id.index, block)
+                // What is in it may be other objects, whose handles are looked up here.
+                drop(entries);
+                take_apart(family, self.id.index, block);
             });
         }
     }
@@ -322,7 +327,7 @@ fn visit(family: &Family, index: u32, block: &Block, then: impl FnOnce(&Place)) 
     }
 }
 
-fn take_apart(family: &Family, index: u32, block: &Block) {
+pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
     if let Some(kind) = block.state().kind()
         && kind.has_contents()
     {
@@ -353,7 +358,16 @@ pub(super) fn call_back(id: BlockId) {
         let entries = entries();
         let has_it = entries.attached.contains_key(&id.index);
         if family.join(id, member, true).is_ok() && !has_it {
-            family.release(id, member, |block| take_apart(family, id.index, block));
+            family.release(id, member, |block| {
+                drop(entries);
+                take_apart(family, id.index, block);
+            });
         }
     }
+}
+
+/// Where a block is that this process holds otherwise than by an attachment.
+pub(super) fn place_of(family: &Family, index: u32, block: &Block) -> Result<Place, ShareError> {
+    let place = entries().place(family, index, block);
+    place.map_err(|error| unmapped(&error))
 }
