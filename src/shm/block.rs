@@ -156,6 +156,12 @@ impl Block {
         self.holders[word].fetch_or(bit, Ordering::AcqRel);
     }
 
+    /// Takes `member` off. Only for a block that cannot be freed meanwhile, because it is under way.
+    pub(super) fn let_go(&self, member: u16) {
+        let (word, bit) = place(member);
+        self.holders[word].fetch_and(!bit, Ordering::AcqRel);
+    }
+
     /// Whether somebody besides this member needs it. To be called under the lock of the ledger.
     fn is_needed_besides(&self, member: u16) -> bool {
         let (own, bit) = place(member);
@@ -281,6 +287,16 @@ impl Family {
         let _ = block
             .in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, landed);
+    }
+
+    /// A message with a handle of this block, which this process holds, has arrived.
+    pub(super) fn arrived(&self, id: BlockId) {
+        let _lock = self.lock();
+        if let Some(block) = self.block(id.index)
+            && block.state().generation == id.generation
+        {
+            self.land(block);
+        }
     }
 
     /// A message with a handle of this block, which `member` holds, is under way.
