@@ -3,7 +3,7 @@
 //! | module | asks for |
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
-//! | [`futex`] | `futex` wait and wake on shared memory |
+//! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`parcel`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll`, `/proc/<pid>/stat` |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
@@ -36,10 +36,6 @@ pub(crate) mod memory;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what is built on it is not all there yet")
-)]
 pub(crate) mod robust;
 pub(crate) mod sparse;
 pub(crate) mod task;

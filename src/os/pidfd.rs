@@ -15,6 +15,29 @@ use nix::unistd::Pid;
 use super::above_standard;
 use crate::error::Death;
 
+/// Waits until one of these has ended, or the alarm has rung; whether it was one of these.
+pub(crate) fn poll_any(these: &[BorrowedFd<'_>], alarm: BorrowedFd<'_>) -> bool {
+    let all = these.iter().chain([&alarm]);
+    let mut all: Vec<_> = all.map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut all, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => {
+                log::error!("processes cannot be polled: {error}");
+                return false;
+            }
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        if all[..these.len()].iter().any(is_ready) {
+            return true;
+        }
+        if all.iter().any(is_ready) {
+            return false;
+        }
+    }
+}
+
 /// A child of this process, or one that it has adopted.
 #[derive(Debug)]
 pub(crate) struct Child {

@@ -225,6 +225,11 @@ pub(crate) fn patrol() {
     }
 }
 
+/// How many numbers there are that a process has had, from 0 on.
+pub(crate) fn numbers() -> usize {
+    family::if_any().map_or(0, |family| family.slots().len())
+}
+
 /// This process is ending. What it holds it keeps until it has ended: its other threads may still use it.
 pub(crate) fn leave() {
     let own = OWN.load(Ordering::Acquire);

@@ -75,11 +75,23 @@ impl Waiters {
         self.notify(u32::MAX);
     }
 
+    /// Has one of those who wait at `one` look again, and all who wait at `all`, for the price of one when nobody waits.
+    pub(crate) fn notify_one_and_all(one: &Self, all: &Self) {
+        // As in `notify`.
+        fence(Ordering::SeqCst);
+        one.notify_fenced(1);
+        all.notify_fenced(u32::MAX);
+    }
+
     fn notify(&self, count: u32) {
         // Pairs with the fence in `ticket`. Two threads that each write one word and then read the other's (the state
         // and `sleeping`) may both miss each other's write, whatever else the orderings are, unless something puts
         // both in one order: either we see that somebody sleeps, or the sleeper's last look sees our change.
         fence(Ordering::SeqCst);
+        self.notify_fenced(count);
+    }
+
+    fn notify_fenced(&self, count: u32) {
         if self.sleeping.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -164,7 +176,12 @@ impl Waiters {
     }
 }
 
-impl Ticket<'_> {
+impl<'a> Ticket<'a> {
+    /// The word that is no longer the number given after a notification, for those who sleep on many at once.
+    pub(crate) fn word(&self) -> (&'a AtomicU32, u32) {
+        (&self.waiters.signal, self.seen)
+    }
+
     fn is_notified(&self) -> bool {
         // Acquire pairs with the Release in `Waiters::notify`.
         self.waiters.signal.load(Ordering::Acquire) != self.seen
