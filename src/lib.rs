@@ -32,6 +32,8 @@
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and processes; [`queue`] says what
+//!   becomes of them when a participant is killed.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
@@ -57,6 +59,8 @@ mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
+pub mod queue;
+#[cfg(target_os = "linux")]
 pub mod shm;
 
 #[cfg(target_os = "linux")]
@@ -72,6 +76,8 @@ pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
+#[cfg(target_os = "linux")]
+pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
 #[cfg(target_os = "linux")]
 pub use shm::{ShareError, SharedValue};
 

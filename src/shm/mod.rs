@@ -28,6 +28,7 @@ pub(crate) mod family;
 pub(crate) mod kind;
 pub(crate) mod member;
 pub(crate) mod object;
+pub(crate) mod payload;
 pub(crate) mod registry;
 mod value;
 pub(crate) mod wait;
