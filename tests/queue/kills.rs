@@ -184,11 +184,12 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
             (line.clone(), counts.len() as u64 - 1, count),
         )?)
     };
-    let mut start_consumer = || -> std::result::Result<Process, Box<dyn std::error::Error>> {
-        consumers += 1;
-        let builder = Process::builder().stdout(writer.try_clone()?);
-        Ok(builder.spawn(consume::<L>, (line.clone(), consumers))?)
-    };
+    let mut start_consumer =
+        |writer: &std::io::PipeWriter| -> std::result::Result<Process, Box<dyn std::error::Error>> {
+            consumers += 1;
+            let builder = Process::builder().stdout(writer.try_clone()?);
+            Ok(builder.spawn(consume::<L>, (line.clone(), consumers))?)
+        };
     let received = AtomicU64::new(0);
     let (mut killed, mut killed_consumers) = (0, 0);
     let arrived = std::thread::scope(
@@ -208,9 +209,10 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
                 .map(|_| start_producer())
                 .collect::<std::result::Result<Vec<_>, _>>()?;
             let mut takers = (0..3)
-                .map(|_| start_consumer())
+                .map(|_| start_consumer(&writer))
                 .collect::<std::result::Result<Vec<_>, _>>()?;
             let mut last = (0, Instant::now());
+            let mut dead = Vec::new();
             while killed < kills || received.load(Ordering::Relaxed) < items {
                 let now = received.load(Ordering::Relaxed);
                 if now > last.0 {
@@ -226,13 +228,15 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
                     std::mem::replace(&mut producers[which], start_producer()?)
                 } else {
                     killed_consumers += 1;
-                    std::mem::replace(&mut takers[which], start_consumer()?)
+                    std::mem::replace(&mut takers[which], start_consumer(&writer)?)
                 };
                 kill(victim.pid());
                 killed += 1;
                 // Half of them are found by those who wait.
                 if random(2) == 0 {
                     victim.join()?;
+                } else {
+                    dead.push(victim);
                 }
             }
             // The survivors go on.
@@ -252,6 +256,9 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
                     status.is_some_and(|status| status.success()),
                     "{name}: {status:?}, seed {seed}"
                 );
+            }
+            for victim in dead {
+                victim.join()?;
             }
             drop(writer);
             Ok(reading.join().unwrap())
@@ -319,7 +326,9 @@ fn b64_killed_anywhere_items_with_payloads() -> Result {
 
 #[test]
 fn b64_killed_anywhere_large_items() -> Result {
-    run::<Queue<Parcel<200_000>>>("large items", 16)
+    let items = setting("MANYHANDS_ITEMS", 5_000) / 10;
+    let kills = setting("MANYHANDS_KILLS", 150);
+    rampage::<Queue<Parcel<200_000>>>("large items", 16, kills, items, seed())
 }
 
 #[test]
