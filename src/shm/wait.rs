@@ -7,7 +7,7 @@
 //! | who is killed | when | what it costs the others |
 //! |---|---|---|
 //! | a notifier | between its change of the state and its wake-up | sleepers look by themselves: at most 100 ms |
-//! | a sleeper | asleep, or anywhere with a [`Ticket`] | `sleeping` stays one too high: each later notification makes a system call, for ever |
+//! | a sleeper | asleep, or anywhere with a [`Ticket`] | it counts as sleeping for ever: now and then a notification makes a system call too many |
 //! | a sleeper | after a `notify_one` has picked it | the others look by themselves: at most 100 ms |
 //!
 //! What the dead have left in the object's own state is the business of the object: `patrol` is called after each slice
@@ -17,7 +17,7 @@
 
 use std::hint;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crate::machine;
@@ -40,9 +40,24 @@ pub(crate) struct Waiters {
     /// stopped between its ticket and its sleep for exactly a multiple of 2^32 notifications takes the number for
     /// unchanged; it sleeps then as if the wake-up had been lost.
     signal: AtomicU32,
-    /// How many have a ticket, and those that were killed while they had one. Pairs with the state of the object (add,
-    /// fence, look at the state; change the state, fence, look at this).
-    sleeping: AtomicU32,
+    /// Lower 32 bits: how many have a ticket, and those that were killed while they had one. Pairs with the state of the
+    /// object (add, fence, look at the state; change the state, fence, look at this).
+    ///
+    /// Upper 32 bits: for how many of them there has been a notification. Who was told needs some microseconds to be up,
+    /// and in that time a fast notifier would make a system call for each item. Never more than the lower half; too few
+    /// costs a system call, so whoever leaves and was notified takes one away, whether it was counted for it or for another.
+    sleepers: AtomicU64,
+}
+
+/// One more with a ticket.
+const SLEEPER: u64 = 1;
+
+/// One more that was told.
+const TOLD: u64 = 1 << 32;
+
+/// How many there are, and how many have been told.
+fn counts(sleepers: u64) -> (u64, u64) {
+    (sleepers % TOLD, sleepers / TOLD)
 }
 
 /// Why a sleep has ended.
@@ -85,14 +100,23 @@ impl Waiters {
 
     fn notify(&self, count: u32) {
         // Pairs with the fence in `ticket`. Two threads that each write one word and then read the other's (the state
-        // and `sleeping`) may both miss each other's write, whatever else the orderings are, unless something puts
+        // and `sleepers`) may both miss each other's write, whatever else the orderings are, unless something puts
         // both in one order: either we see that somebody sleeps, or the sleeper's last look sees our change.
         fence(Ordering::SeqCst);
         self.notify_fenced(count);
     }
 
     fn notify_fenced(&self, count: u32) {
-        if self.sleeping.load(Ordering::Relaxed) == 0 {
+        let tell = |sleepers| {
+            let (all, told) = counts(sleepers);
+            let more = all.saturating_sub(told).min(u64::from(count));
+            (more > 0).then(|| sleepers + more * TOLD)
+        };
+        // Killed after this: those who count as told and were not look when their slice is over, and take it away.
+        let told = self
+            .sleepers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, tell);
+        if told.is_err() {
             return;
         }
         // Release pairs with the Acquire in `ticket` and `is_notified`: who sees this one sees the change of the state.
@@ -132,7 +156,7 @@ impl Waiters {
     /// A ticket for [`sleep`](Self::sleep). To be taken before the look at the state, and before a lock that guards it is
     /// released: a notification that comes after this ends the sleep at once, or makes it none.
     pub(crate) fn ticket(&self) -> Ticket<'_> {
-        self.sleeping.fetch_add(1, Ordering::Relaxed);
+        self.sleepers.fetch_add(SLEEPER, Ordering::Relaxed);
         // Pairs with the fence in `notify`, where it is said why.
         fence(Ordering::SeqCst);
         Ticket {
@@ -169,7 +193,10 @@ impl Waiters {
         loop {
             match ticket.sleep_for(slices.next()) {
                 Slept::Notified => return Woken::Notified,
-                Slept::SliceOver => patrol(),
+                Slept::SliceOver => {
+                    ticket.was_not_told();
+                    patrol();
+                }
                 Slept::TimedOut => return Woken::TimedOut,
             }
         }
@@ -187,6 +214,17 @@ impl<'a> Ticket<'a> {
         self.waiters.signal.load(Ordering::Acquire) != self.seen
     }
 
+    /// After a slice that nobody has ended: if this sleeper counts as told, its notifier was killed at it. The next one is
+    /// to wake it.
+    fn was_not_told(&self) {
+        let retract = |sleepers| (counts(sleepers).1 > 0).then(|| sleepers - TOLD);
+        // An error: nobody counts as told.
+        let _ = self
+            .waiters
+            .sleepers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, retract);
+    }
+
     /// Sleeps once, unless there was a notification.
     fn sleep_for(&self, slice: Slice) -> Slept {
         match futex::wait_until(&self.waiters.signal, self.seen, slice.end) {
@@ -201,8 +239,19 @@ impl<'a> Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        // Relaxed: a notifier that sees it late makes a system call too many.
-        self.waiters.sleeping.fetch_sub(1, Ordering::Relaxed);
+        let was_told = u64::from(self.is_notified());
+        let leave = |sleepers| {
+            let (all, told) = counts(sleepers);
+            let all = all.saturating_sub(1);
+            let told = told.saturating_sub(was_told).min(all);
+            Some(all * SLEEPER + told * TOLD)
+        };
+        let sleepers = &self.waiters.sleepers;
+        // It never fails.
+        let _ = sleepers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave);
+        // Pairs with the fence in `notify`: a notifier that took us for one who was told has not told us, and relies on it
+        // that our next look sees its change.
+        fence(Ordering::SeqCst);
     }
 }
 
