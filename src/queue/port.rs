@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserializer, Serializer};
 
-use super::error::{JoinError, TooMany};
 use super::head::{self, Book, Geometry, Order, QueueHead, SLOT_HEAD, View};
 use super::transfer::{Load, Put, Taken};
 use crate::os::{fork, task};
@@ -48,7 +47,7 @@ impl Patience {
         Self::Until(Instant::now().checked_add(timeout))
     }
 
-    fn deadline(self) -> Option<Instant> {
+    pub(super) fn deadline(self) -> Option<Instant> {
         match self {
             Self::None => None,
             Self::Until(deadline) => deadline,
@@ -67,7 +66,7 @@ pub(super) enum Refusal {
 
 /// Whether others are there, besides the handle that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Others {
+pub(super) enum Others {
     Some,
     None,
     /// A handle is under way, or a thread may have this very one by reference.
@@ -84,7 +83,7 @@ pub(super) struct Port {
     /// What `epoch` was when there were others on the other side.
     connected: AtomicU32,
     /// Lost items that it has been told of.
-    heard: AtomicU64,
+    pub(super) heard: AtomicU64,
 }
 
 impl Port {
@@ -152,7 +151,7 @@ impl Port {
         }
     }
 
-    fn own_book(&self) -> Option<&Book> {
+    pub(super) fn own_book(&self) -> Option<&Book> {
         let books = &self.object.head().books;
         books.get(usize::from(member::own_number()))
     }
@@ -270,7 +269,7 @@ impl Port {
         self.others(view, |book| &book.senders, self.role.sends(), is_alone)
     }
 
-    fn other_receivers(&self, view: &View<'_>, is_alone: bool) -> Others {
+    pub(super) fn other_receivers(&self, view: &View<'_>, is_alone: bool) -> Others {
         self.others(view, |book| &book.receivers, self.role.receives(), is_alone)
     }
 
@@ -405,71 +404,6 @@ impl Port {
         self.geometry.stride - SLOT_HEAD
     }
 
-    /// An item that this process has taken will never be done.
-    pub(super) fn lose(&self) {
-        let view = self.view();
-        if let Some(book) = self.own_book() {
-            book.lost.fetch_add(1, Ordering::AcqRel);
-        }
-        view.head.finished.notify_all();
-    }
-
-    pub(super) fn task_done(&self) -> Result<(), TooMany> {
-        let view = self.view();
-        let book = self.own_book().ok_or(TooMany)?;
-        let one_more = |done: u64| {
-            let over = done + book.lost.load(Ordering::Acquire);
-            (over < book.taken.load(Ordering::Acquire)).then_some(done + 1)
-        };
-        book.done
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
-            .map_err(|_| TooMany)?;
-        // As long as there are items, this was not the last.
-        if view.len() == 0 {
-            view.head.finished.notify_all();
-        }
-        Ok(())
-    }
-
-    pub(super) fn join(&self, patience: Patience) -> Result<(), JoinError> {
-        let view = self.view();
-        let rest = Rest::default();
-        let unfinished = || {
-            let (pushed, finished) = view.balance();
-            pushed.wrapping_sub(finished)
-        };
-        let ready = || {
-            let (pushed, finished) = view.balance();
-            if pushed == finished {
-                return Some(Ok(()));
-            }
-            let in_hand = || {
-                let books = &view.head.books[..member::numbers()];
-                books.iter().any(|book| book.in_hand() > 0)
-            };
-            let is_left = self.other_receivers(&view, rest.is_alone.get()) == Others::None
-                && !in_hand()
-                && unfinished() > 0;
-            is_left.then(|| {
-                Err(JoinError::Disconnected {
-                    unfinished: unfinished(),
-                })
-            })
-        };
-        let waiters = &view.head.finished;
-        let ended = waiters.wait(patience.deadline(), ready, || rest.patrol());
-        ended.unwrap_or_else(|| {
-            Err(JoinError::TimedOut {
-                unfinished: unfinished(),
-            })
-        })?;
-        let lost = view.lost();
-        match lost.saturating_sub(self.heard.swap(lost, Ordering::Relaxed)) {
-            0 => Ok(()),
-            items => Err(JoinError::Lost { items }),
-        }
-    }
-
     /// For those who wait for many things.
     pub(super) fn watchers(&self) -> &crate::shm::wait::Waiters {
         &self.view().head.watchers
@@ -478,15 +412,15 @@ impl Port {
 
 /// What a wait remembers from look to look.
 #[derive(Default)]
-struct Rest {
+pub(super) struct Rest {
     /// The epoch at which there were others.
-    connected: Cell<Option<u32>>,
+    pub(super) connected: Cell<Option<u32>>,
     /// This process has no other thread.
-    is_alone: Cell<bool>,
+    pub(super) is_alone: Cell<bool>,
 }
 
 impl Rest {
-    fn patrol(&self) {
+    pub(super) fn patrol(&self) {
         member::patrol();
         self.is_alone
             .set(task::ids().is_ok_and(|threads| threads.len() == 1));
@@ -527,6 +461,6 @@ impl fmt::Debug for Port {
             .field("len", &self.len())
             .field("capacity", &self.capacity())
             .field("is_closed", &self.is_closed())
-            .finish()
+            .finish_non_exhaustive()
     }
 }

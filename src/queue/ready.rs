@@ -15,7 +15,7 @@ use crate::os::alarm::Alarm;
 use crate::os::{futex, pidfd};
 use crate::process::Process;
 use crate::shm::member;
-use crate::shm::wait::Waiters;
+use crate::shm::wait::{Ticket, Waiters};
 
 /// The longest sleep without a look around.
 const SLICE: Duration = Duration::from_millis(100);
@@ -152,7 +152,7 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
             if !now.is_empty() || is_over {
                 return now;
             }
-            let mut words: Vec<_> = tickets.iter().map(|ticket| ticket.word()).collect();
+            let mut words: Vec<_> = tickets.iter().map(Ticket::word).collect();
             words.insert(0, (&bell.rung, rung));
             let slice =
                 if bell.is_deaf.load(Ordering::Relaxed) || !futex::can_wait_many(words.len()) {

@@ -65,14 +65,12 @@ impl View<'_> {
 
     /// Whether there is room, as far as can be said without a lock.
     fn has_room(&self, len: u64) -> bool {
-        let (pushes, pops) = (&self.head.pushes.done, &self.head.pops.done);
+        let (ours, theirs) = (&self.head.pushes.done, &self.head.pops.done);
         // In this order: what is popped between the two makes room.
-        let (pushed, bytes) = (
-            pushes.items.load(Ordering::Relaxed),
-            pushes.bytes.load(Ordering::Relaxed),
-        );
-        let is_in = pushed.wrapping_sub(pops.items.load(Ordering::Acquire));
-        let bytes_in = bytes.wrapping_sub(pops.bytes.load(Ordering::Acquire));
+        let count = ours.items.load(Ordering::Relaxed);
+        let bytes = ours.bytes.load(Ordering::Relaxed);
+        let is_in = count.wrapping_sub(theirs.items.load(Ordering::Acquire));
+        let bytes_in = bytes.wrapping_sub(theirs.bytes.load(Ordering::Acquire));
         let lacks_bytes = self.lacks_bytes(bytes_in, len);
         if lacks_bytes {
             self.head.waits_for_bytes.store(1, Ordering::Relaxed);
@@ -87,23 +85,17 @@ impl View<'_> {
     }
 
     /// The same under the lock, looking at the other side only if it has to.
-    fn has_room_now(&self, pushed: u64, bytes: u64, len: u64) -> bool {
-        let (pushes, pops) = (&self.head.pushes, &self.head.pops.done);
-        for is_second in [false, true] {
-            if is_second {
-                // Acquire: what was popped has been copied out of its slot.
-                let popped = pops.items.load(Ordering::Acquire);
-                pushes.seen.store(popped, Ordering::Relaxed);
-                let popped = pops.bytes.load(Ordering::Acquire);
-                pushes.seen_bytes.store(popped, Ordering::Relaxed);
-            }
-            let is_in = pushed.wrapping_sub(pushes.seen.load(Ordering::Relaxed));
-            let bytes_in = bytes.wrapping_sub(pushes.seen_bytes.load(Ordering::Relaxed));
-            if is_in < self.geometry.capacity as u64 && !self.lacks_bytes(bytes_in, len) {
-                return true;
-            }
+    fn has_room_now(&self, len: u64) -> bool {
+        if !self.seems_full(len) {
+            return true;
         }
-        false
+        let (ours, theirs) = (&self.head.pushes, &self.head.pops.done);
+        // Acquire: what was popped has been copied out of its slot.
+        let items = theirs.items.load(Ordering::Acquire);
+        ours.seen.store(items, Ordering::Relaxed);
+        let bytes = theirs.bytes.load(Ordering::Acquire);
+        ours.seen_bytes.store(bytes, Ordering::Relaxed);
+        !self.seems_full(len)
     }
 
     /// Pushes an item if there is room; `load` is taken then.
@@ -132,7 +124,7 @@ impl View<'_> {
         let (side, journal) = (&head.pushes, &head.pushes.journal);
         let pushed = side.done.items.load(Ordering::Relaxed);
         let bytes = side.done.bytes.load(Ordering::Relaxed);
-        if !self.has_room_now(pushed, bytes, len) {
+        if !self.has_room_now(len) {
             return Put::Full;
         }
         let Some(load) = load.take() else {
