@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{JoinError, PopError, PushError, TooMany};
+use manyhands::queue::{JoinError, PopError, PushError, TooMany, wait_ready};
 use manyhands::{PriorityQueue, Queue, SharedValue, Stack, shm};
 
 use crate::common::{DEADLINE, Leftovers, eventually, kill};
@@ -86,11 +86,21 @@ fn b62_items_of_one_producer_arrive_in_its_order() -> Result {
 
 #[test]
 fn b63_four_producers_and_four_consumers_each_item_once() -> Result {
+    each_item_once(4, 1_024, setting("MANYHANDS_ITEMS", 100_000))
+}
+
+#[test]
+fn b63_sixteen_processes_on_whatever_cores_there_are() -> Result {
+    each_item_once(8, 16, setting("MANYHANDS_ITEMS", 40_000))
+}
+
+/// So many producers, and as many consumers.
+fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
     let _none = Leftovers::none();
-    let items = setting("MANYHANDS_ITEMS", 100_000) / 4 * 4;
-    let (sender, receiver) = Queue::<u64>::bounded(1_024)?.split();
+    let items = items / many * many;
+    let (sender, receiver) = Queue::<u64>::bounded(capacity)?.split();
     let (sums, results) = Queue::<(u64, u64, u64)>::bounded(8)?.split();
-    let consumers: Vec<Process> = (0..4)
+    let consumers: Vec<Process> = (0..many)
         .map(|_| {
             let consume = |(jobs, sums): (manyhands::Receiver<u64>, manyhands::Sender<_>)| {
                 let mut sum = (0u64, 0u64, 0u64);
@@ -110,12 +120,12 @@ fn b63_four_producers_and_four_consumers_each_item_once() -> Result {
         })
         .collect::<std::result::Result<_, _>>()?;
     let start = Instant::now();
-    let producers: Vec<Process> = (0..4u64)
+    let producers: Vec<Process> = (0..many)
         .map(|who| {
             let produce = |(from, to, jobs): (u64, u64, manyhands::Sender<u64>)| {
                 (from..to).for_each(|item| jobs.push(item).unwrap());
             };
-            let part = items / 4;
+            let part = items / many;
             Process::spawn(produce, (who * part, (who + 1) * part, sender.clone()))
         })
         .collect::<std::result::Result<_, _>>()?;
@@ -294,10 +304,10 @@ fn stacks_and_priority_queues_keep_their_order_between_processes() -> Result {
     Ok(())
 }
 
-#[test]
-fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
-    extern "C" fn nothing(_: i32) {}
-    let _none = Leftovers::none();
+extern "C" fn nothing(_: i32) {}
+
+/// From now on this signal interrupts what it finds, and does nothing.
+fn handle(signal: nix::sys::signal::Signal) -> Result {
     let action = nix::sys::signal::SigAction::new(
         nix::sys::signal::SigHandler::Handler(nothing),
         // Without SA_RESTART.
@@ -305,7 +315,14 @@ fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
         nix::sys::signal::SigSet::empty(),
     );
     // SAFETY: the handler does nothing.
-    unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGUSR1, &action) }?;
+    unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    Ok(())
+}
+
+#[test]
+fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
+    let _none = Leftovers::none();
+    handle(nix::sys::signal::Signal::SIGUSR1)?;
     let items = setting("MANYHANDS_ITEMS", 20_000);
     let (sender, receiver) = Queue::<Vec<u64>>::bounded(3)?.split();
     let over = AtomicBool::new(false);
@@ -352,10 +369,28 @@ fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
 #[test]
 fn b70_a_timeout_is_kept_under_signals() -> Result {
     let _none = Leftovers::none();
+    handle(nix::sys::signal::Signal::SIGALRM)?;
+    let timer = |micros| {
+        let every = libc::timeval {
+            tv_sec: 0,
+            tv_usec: micros,
+        };
+        let timer = libc::itimerval {
+            it_interval: every,
+            it_value: every,
+        };
+        // SAFETY: the timer is valid, and what it was before is not asked for.
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    };
     let queue = Queue::<u8>::bounded(1)?;
-    let start = Instant::now();
-    assert_eq!(queue.pop_timeout(SHORT), Err(PopError::Empty));
-    assert!(start.elapsed() >= SHORT);
+    timer(500);
+    for _ in 0..5 {
+        let start = Instant::now();
+        assert_eq!(queue.pop_timeout(SHORT), Err(PopError::Empty));
+        assert!(start.elapsed() >= SHORT);
+        assert!(wait_ready(&[&queue], Some(SHORT)).is_empty());
+    }
+    timer(0);
     Ok(())
 }
 
