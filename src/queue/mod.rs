@@ -77,6 +77,7 @@ mod port;
 mod priority;
 mod ready;
 mod stack;
+mod steps;
 mod transfer;
 mod work;
 
@@ -88,3 +89,4 @@ pub use pipe::{Connection, Pipe};
 pub use priority::PriorityQueue;
 pub use ready::{Waitable, wait_ready};
 pub use stack::Stack;
+pub(crate) use steps::step;

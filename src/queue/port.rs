@@ -399,6 +399,14 @@ impl Port {
         self.geometry.byte_limit
     }
 
+    /// How many bytes were pushed, and popped.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let head = self.view().head;
+        let bytes = |side: &head::Side| side.done.bytes.load(Ordering::Relaxed);
+        (bytes(&head.pushes), bytes(&head.pops))
+    }
+
     /// Bytes of an item that need no payload.
     pub(super) fn room(&self) -> usize {
         self.geometry.stride - SLOT_HEAD

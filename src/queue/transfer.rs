@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::head::{SLOT_HEAD, View};
-use super::order;
+use super::{order, step};
 use crate::shm::ShareError;
 use crate::shm::payload::Payload;
 use crate::shm::wait::Waiters;
@@ -135,26 +135,36 @@ impl View<'_> {
             Load::Inline(_) => 0,
             Load::Payload(payload, _) => payload.word(),
         };
+        step();
         journal.items.store(pushed, Ordering::Relaxed);
         journal.bytes.store(bytes, Ordering::Relaxed);
         journal.len.store(len, Ordering::Relaxed);
         journal.payload.store(word, Ordering::Relaxed);
         journal.slot.store(slot as u64, Ordering::Relaxed);
+        step();
         journal.armed.store(1, Ordering::Release);
 
         let in_slot = self.slot(slot);
+        step();
         in_slot.len.store(len, Ordering::Relaxed);
+        step();
         in_slot.payload.store(word, Ordering::Relaxed);
+        step();
         match load {
             Load::Inline(bytes) => self.write(slot, bytes),
             Load::Payload(payload, _) => payload.go_over(),
         }
+        step();
         order::enter(self, slot, priority);
         // It is in the queue.
+        step();
         side.done.items.store(pushed + 1, Ordering::Release);
         let bytes = bytes.wrapping_add(len);
+        step();
         side.done.bytes.store(bytes, Ordering::Release);
+        step();
         journal.armed.store(0, Ordering::Release);
+        step();
         drop(lock);
         Waiters::notify_one_and_all(&head.pops.waiting.0, &head.watchers);
         Put::Done
@@ -190,12 +200,14 @@ impl View<'_> {
         let book = head.books.get(usize::from(member))?;
         let taken = book.taken.load(Ordering::Relaxed);
         journal.member.store(member.into(), Ordering::Relaxed);
+        step();
         journal.items.store(popped, Ordering::Relaxed);
         journal.bytes.store(bytes, Ordering::Relaxed);
         journal.taken.store(taken, Ordering::Relaxed);
         journal.len.store(len, Ordering::Relaxed);
         journal.payload.store(word, Ordering::Relaxed);
         journal.slot.store(slot as u64, Ordering::Relaxed);
+        step();
         journal.armed.store(1, Ordering::Release);
 
         let item = if word == 0 {
@@ -204,17 +216,25 @@ impl View<'_> {
         } else {
             Taken::Payload(Payload::reach(word))
         };
+        step();
         order::leave(self);
         // It is this process's.
+        step();
         side.done.items.store(popped + 1, Ordering::Release);
         let bytes = bytes.wrapping_add(len);
+        step();
         side.done.bytes.store(bytes, Ordering::Release);
+        step();
         book.taken.store(taken + 1, Ordering::Release);
+        step();
         order::vacate(self, slot);
+        step();
         if let Taken::Payload(Ok(payload)) = &item {
             payload.has_come_over();
         }
+        step();
         journal.armed.store(0, Ordering::Release);
+        step();
         drop(lock);
         if head.waits_for_bytes.load(Ordering::Relaxed) == 0 {
             head.pushes.waiting.0.notify_one();

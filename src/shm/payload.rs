@@ -24,6 +24,7 @@ use super::family::{self, Family};
 use super::kind::Kind;
 use super::member;
 use super::registry::{self, Place};
+use crate::queue::step;
 
 const WORD: usize = size_of::<u64>();
 
@@ -73,7 +74,9 @@ impl Payload {
         unsafe {
             target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
         }
+        step();
         family.publish(id);
+        step();
         Ok(payload)
     }
 
@@ -96,6 +99,7 @@ impl Payload {
         if let Ok(block) = self.block() {
             // In this order: at each moment somebody has it.
             block.in_flight.store(1, Ordering::Release);
+            step();
             block.let_go(self.member);
         }
         std::mem::forget(self);
@@ -150,6 +154,7 @@ impl Payload {
             .len()
             .checked_sub(front)
             .ok_or(ShareError::OtherType)?;
+        step();
         put(place.start(), 0, 0);
         out.reserve(len);
         #[allow(unsafe_code)]
@@ -174,6 +179,7 @@ impl Payload {
 impl Drop for Payload {
     fn drop(&mut self) {
         if let (Ok(family), Ok(block)) = (family_of(self), self.block()) {
+            step();
             // Nobody else can come to it, so it need not be said first that it ends.
             if block.in_flight.load(Ordering::Acquire) == 0 && block.state().is(Phase::Live) {
                 block.set_phase(Phase::Making);
@@ -224,4 +230,15 @@ fn get(place: &Place, offset: usize) -> u64 {
     let word = unsafe { place.start().add(offset) };
     // SAFETY: as above; blocks are aligned, and mapped as long as somebody has the place.
     unsafe { word.cast::<u64>().read() }
+}
+
+/// How many there are.
+#[cfg(test)]
+pub(crate) fn count() -> usize {
+    let family = family::get().unwrap();
+    let blocks = (0..).map_while(|index| family.block(index));
+    let states = blocks.map(Block::state);
+    states
+        .filter(|state| !state.is(Phase::Free) && state.kind() == Some(Kind::Payload))
+        .count()
 }
