@@ -1,8 +1,8 @@
 //! What a queue carries: items per second from one thread to another, and from one process to another.
 //!
-//! `cargo bench --bench queue`. All contenders take turns within each round, and a figure is the median of the rounds. The
-//! rivals hand over pointers within one process; they cannot cross into another. All have room for 1,024 items of 8 bytes, 256
-//! of 1 KiB and 8 of 1 MiB.
+//! `cargo bench --bench queue`. All contenders take turns within each round, and a figure is the median of the rounds.
+//! The rivals hand over pointers within one process; they cannot cross into another. All have room for 1,024 items of
+//! 8 bytes, 256 of 1 KiB and 8 of 1 MiB.
 
 mod common;
 

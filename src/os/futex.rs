@@ -82,8 +82,8 @@ pub(crate) fn can_wait_many(count: usize) -> bool {
     count <= MOST_WORDS && !CANNOT_WAIT_MANY.load(Ordering::Relaxed)
 }
 
-/// As [`wait_until`], while all of the words hold what is expected of each. If it [cannot](can_wait_many) watch them all, it
-/// watches some.
+/// As [`wait_until`], while all of the words hold what is expected of each. If it [cannot](can_wait_many) watch them
+/// all, it watches some.
 pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake {
     /// From the kernel's `uapi/linux/futex.h`.
     #[repr(C)]
@@ -106,8 +106,8 @@ pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake 
         let waiters: Vec<Waiter> = words.collect();
         let until = clock::deadline(deadline);
         loop {
-            // SAFETY: the array, the words that it names and the time are valid for the length of the call, which writes
-            // to none of them.
+            // SAFETY: the array, the words that it names and the time are valid for the length of the call, which
+            // writes to none of them.
             let answer = unsafe {
                 libc::syscall(
                     libc::SYS_futex_waitv,

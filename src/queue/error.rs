@@ -193,8 +193,8 @@ pub struct TooMany;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// Nothing is left to be done, but some items were lost: with processes that died or let go of the queue before they
-    /// called `task_done`, or because they could not be read.
+    /// Nothing is left to be done, but some items were lost: with processes that died or let go of the queue before
+    /// they called `task_done`, or because they could not be read.
     #[error("{items} items were lost with those who had taken them")]
     Lost {
         /// How many, since this handle was last told, or made.

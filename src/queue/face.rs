@@ -87,8 +87,8 @@ macro_rules! state {
                 self.port.capacity()
             }
 
-            /// Ends it for all: from now on pushes fail, and pops do once they have drained what is left. Closing twice does
-            /// nothing.
+            /// Ends it for all: from now on pushes fail, and pops do once they have drained what is left. Closing
+            /// twice does nothing.
             ///
             /// # Examples
             ///
@@ -115,16 +115,17 @@ macro_rules! state {
                 self.port.is_closed()
             }
 
-            /// Waits until everything that was pushed has been taken and said to be done ([`task_done`](super::Queue::task_done)),
-            /// or is lost.
+            /// Waits until everything that was pushed has been taken and said to be done
+            /// ([`task_done`](super::Queue::task_done)), or is lost.
             ///
-            /// Items that somebody pushes meanwhile are waited for too; whoever pushes more work while it works on an item
-            /// calls `task_done` after that.
+            /// Items that somebody pushes meanwhile are waited for too; whoever pushes more work while it works on an
+            /// item calls `task_done` after that.
             ///
             /// # Errors
             ///
-            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were in the hands of processes that
-            ///   died, or that let go of the queue, without saying that they were done. Each handle tells once of each item.
+            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were in the hands of processes
+            ///   that died, or that let go of the queue, without saying that they were done. Each handle tells once of
+            ///   each item.
             /// - [`JoinError::Disconnected`] if items are left and nobody else who could take them.
             ///
             /// # Examples
@@ -166,8 +167,8 @@ macro_rules! pushing {
             ///
             /// # Errors
             ///
-            /// [`PushError`] with the item: closed, nobody left to take it, larger than the bytes that may lie in it, not to
-            /// be serialised, no memory. Never `Full`.
+            /// [`PushError`] with the item: closed, nobody left to take it, larger than the bytes that may lie in it,
+            /// not to be serialised, no memory. Never `Full`.
             ///
             /// # Examples
             ///
@@ -279,8 +280,8 @@ macro_rules! popping {
                 item::pop(&self.port, Patience::of(timeout))
             }
 
-            /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left who
-            /// could push. Items that cannot be read are logged and left out.
+            /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left
+            /// who could push. Items that cannot be read are logged and left out.
             ///
             /// # Examples
             ///
@@ -294,11 +295,11 @@ macro_rules! popping {
                 Iter::of(&self.port)
             }
 
-            /// Says that an item that this process has taken is done; [`join`](Self::join) waits for that. By any handle
-            /// and thread of the process.
+            /// Says that an item that this process has taken is done; [`join`](Self::join) waits for that. By any
+            /// handle and thread of the process.
             ///
-            /// An item is lost, and `join` says so, if its process dies before it calls this, or drops its last handle that
-            /// may pop.
+            /// An item is lost, and `join` says so, if its process dies before it calls this, or drops its last handle
+            /// that may pop.
             ///
             /// # Errors
             ///

@@ -21,9 +21,9 @@ pub(super) const BYTES: u64 = 1 << 30;
 /// A queue between threads and processes: first in, first out, of limited length, with any number of participants on
 /// either side.
 ///
-/// Items are serialised by serde and wait in shared memory: what was pushed stays, also when its producer exits right after
-/// that. The items of one producer come out in the order in which it pushed them. The [module](super) says what happens
-/// when a participant is killed.
+/// Items are serialised by serde and wait in shared memory: what was pushed stays, also when its producer exits right
+/// after that. The items of one producer come out in the order in which it pushed them. The [module](super) says what
+/// happens when a participant is killed.
 ///
 /// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself when all producers are
 /// gone, or all consumers, [`split`](Self::split) it.
@@ -94,8 +94,8 @@ pub struct Receiver<T> {
 impl<T: 'static> Queue<T> {
     /// A queue of at most `items` items, with at most 1 GiB in all.
     ///
-    /// Room for small items is made at once: 24 to 256 bytes for each, less for numbers and for long queues. Large items
-    /// get memory of their own when they are pushed.
+    /// Room for small items is made at once: 24 to 256 bytes for each, less for numbers and for long queues. Large
+    /// items get memory of their own when they are pushed.
     ///
     /// # Errors
     ///
@@ -120,8 +120,8 @@ impl<T: 'static> Queue<T> {
     /// A queue of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
     ///
     /// A push waits until there is room for both. An item that alone has more bytes than this is an error
-    /// ([`PushError::TooLarge`]): it would have to wait for a moment at which nobody else has anything in the queue, which
-    /// may never come.
+    /// ([`PushError::TooLarge`]): it would have to wait for a moment at which nobody else has anything in the queue,
+    /// which may never come.
     ///
     /// # Errors
     ///

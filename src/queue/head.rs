@@ -36,13 +36,13 @@ pub(super) struct QueueHead {
     pub(super) byte_limit: AtomicU64,
     /// 1: nothing may be pushed any more. Set under the lock of the pushes.
     pub(super) closed: AtomicU32,
-    /// Added to before and after each time that somebody ceases to be a sender or a receiver: as long as it is the same,
-    /// nobody has.
+    /// Added to before and after each time that somebody ceases to be a sender or a receiver: as long as it is the
+    /// same, nobody has.
     pub(super) epoch: AtomicU32,
     /// 1: there was more than one handle at some time.
     pub(super) was_shared: AtomicU32,
-    /// 1: somebody found room for an item, but not for its bytes. From then on those who wait for room wait for different
-    /// things.
+    /// 1: somebody found room for an item, but not for its bytes. From then on those who wait for room wait for
+    /// different things.
     pub(super) waits_for_bytes: AtomicU32,
     /// The side of the pushes, and those who wait for room.
     pub(super) pushes: Side,
@@ -61,8 +61,8 @@ unsafe impl Head for QueueHead {
     const KIND: Kind = Kind::Queue;
 }
 
-/// One side of a queue. All but `done` and `waiting` belongs to whoever holds the lock; in queues that are not first in,
-/// first out, the lock of the pushes is for both sides.
+/// One side of a queue. All but `done` and `waiting` belongs to whoever holds the lock; in queues that are not first
+/// in, first out, the lock of the pushes is for both sides.
 #[repr(C, align(64))]
 pub(super) struct Side {
     pub(super) lock: RobustMutex,
@@ -108,8 +108,8 @@ pub(super) struct Journal {
     pub(super) slot: AtomicU64,
 }
 
-/// What the queue knows of one process. The first three only grow, also from one process to the next one that has the same
-/// number.
+/// What the queue knows of one process. The first three only grow, also from one process to the next one that has the
+/// same number.
 #[repr(C)]
 pub(super) struct Book {
     /// Items that it has popped. Written under the lock of the pops.
@@ -258,8 +258,8 @@ impl View<'_> {
         })
     }
 
-    /// The items that were pushed, and those that are finished: done or lost. The second is counted first, so that they are
-    /// only the same if there was a moment at which they were.
+    /// The items that were pushed, and those that are finished: done or lost. The second is counted first, so that
+    /// they are only the same if there was a moment at which they were.
     pub(super) fn balance(&self) -> (u64, u64) {
         let books = &self.head.books[..member::numbers()];
         let finished = books.iter().fold(0_u64, |sum, book| {
@@ -321,8 +321,8 @@ impl View<'_> {
         }
     }
 
-    /// Somebody died with a lock, which the caller has now. Whoever is killed at this is followed by somebody who starts
-    /// again.
+    /// Somebody died with a lock, which the caller has now. Whoever is killed at this is followed by somebody who
+    /// starts again.
     #[cold]
     fn repair(&self, is_of_pushes: bool) {
         let is_single = self.geometry.order != Order::Fifo;
@@ -427,8 +427,8 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
 /// A process that had a handle has ended.
 pub(crate) fn bury(place: &Place, member: u16) {
     with(place, |view| {
-        // So that what it was at is done or undone, and its book is right. Nobody holds a lock for longer than it takes to
-        // copy an item; one who has been stopped with it is not waited for.
+        // So that what it was at is done or undone, and its book is right. Nobody holds a lock for longer than it
+        // takes to copy an item; one who has been stopped with it is not waited for.
         let soon = Some(Instant::now() + Duration::from_secs(1));
         drop(view.lock_pushes(soon));
         drop(view.lock_pops(soon));

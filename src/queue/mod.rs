@@ -7,9 +7,10 @@
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
 //!
-//! All are bounded, in items and in bytes. Handles are given to other processes like any [shared object](crate::shm): as
-//! arguments, in contexts, through other queues, as results. Between threads of one process they work as well, and nobody makes a system
-//! call as long as nobody has to wait. [`wait_ready`] waits for any mix of them, and for processes.
+//! All are bounded, in items and in bytes. Handles are given to other processes like any [shared object](crate::shm):
+//! as arguments, in contexts, through other queues, as results. Between threads of one process they work as well, and
+//! nobody makes a system call as long as nobody has to wait. [`wait_ready`] waits for any mix of them, and for
+//! processes.
 //!
 //! ```text
 //!   push                        shared memory                        pop
@@ -25,8 +26,8 @@
 //!                 block of its own
 //! ```
 //!
-//! Serialising happens outside of the locks. Under them a journal says what is about to happen; one store of the number pushed or
-//! popped makes it happen; the rest is put in order after that.
+//! Serialising happens outside of the locks. Under them a journal says what is about to happen; one store of the
+//! number pushed or popped makes it happen; the rest is put in order after that.
 //!
 //! # When a participant is killed
 //!
@@ -46,24 +47,27 @@
 //!
 //! # Who is there
 //!
-//! Each process has a book in the queue: how many of its handles may push, how many may pop, and how many items it has in hand. A
-//! handle counts where it was made, cloned or deserialised, and in a forked child from its first use there. As long as one is
-//! under way to a process that is not known yet (in a queue, or in a result), nobody counts as gone.
+//! Each process has a book in the queue: how many of its handles may push, how many may pop, and how many items it has
+//! in hand. A handle counts where it was made, cloned or deserialised, and in a forked child from its first use there.
+//! As long as one is under way to a process that is not known yet (in a queue, or in a result), nobody counts as gone.
 //!
-//! A [`Queue`], [`Stack`] or [`PriorityQueue`] may do both. It is told that it is alone if there were other handles and they have
-//! all gone. That cannot be known of threads that share one handle by reference: a handle that was never cloned is not told, except
-//! in a process with one thread; one that was cloned is. So where threads share a queue and its end matters, give each a clone,
-//! or a half. `try_push` and `try_pop` by a whole handle do not ask: it can serve itself.
+//! A [`Queue`], [`Stack`] or [`PriorityQueue`] may do both. It is told that it is alone if there were other handles
+//! and they have all gone. That cannot be known of threads that share one handle by reference: a handle that was never
+//! cloned is not told, except in a process with one thread; one that was cloned is. So where threads share a queue and
+//! its end matters, give each a clone, or a half. `try_push` and `try_pop` by a whole handle do not ask: it can serve
+//! itself.
 //!
 //! # What is done
 //!
-//! `join` waits until each item that was pushed is done or lost. An item is in the hands of the process that popped it, which has to
-//! call `task_done`. It is lost if that process dies, if it drops its last handle that may pop, or if the item cannot be read.
+//! `join` waits until each item that was pushed is done or lost. An item is in the hands of the process that popped
+//! it, which has to call `task_done`. It is lost if that process dies, if it drops its last handle that may pop, or if
+//! the item cannot be read.
 //!
 //! # Limits
 //!
-//! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family of
-//! processes. A process that is stopped (SIGSTOP) in the middle of a push or pop keeps others from the same until it goes on.
+//! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family
+//! of processes. A process that is stopped (SIGSTOP) in the middle of a push or pop keeps others from the same until
+//! it goes on.
 
 mod error;
 mod face;

@@ -43,8 +43,8 @@ const ITEMS: usize = 64;
 pub struct Pipe;
 
 impl Pipe {
-    /// Two ends: the first sends `A` and receives `B`, the second the reverse. Each direction takes 64 items that nobody
-    /// has received yet, then `send` waits.
+    /// Two ends: the first sends `A` and receives `B`, the second the reverse. Each direction takes 64 items that
+    /// nobody has received yet, then `send` waits.
     ///
     /// # Errors
     ///
@@ -101,8 +101,8 @@ impl Pipe {
 
 /// One end of a pipe: sends `A`, receives `B`. From [`Pipe::duplex`].
 ///
-/// It is no clone: to give it to another process, pass it as an argument or send it. An end counts as there as long as any process
-/// has it, so drop what you have passed on by reference.
+/// It is no clone: to give it to another process, pass it as an argument or send it. An end counts as there as long as
+/// any process has it, so drop what you have passed on by reference.
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Connection<A, B> {
@@ -145,8 +145,8 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`Receiver::pop`]; [`PopError::Disconnected`] when the other end is gone, whether it was dropped or its process was
-    /// killed, and all that it had sent has been received.
+    /// As for [`Receiver::pop`]; [`PopError::Disconnected`] when the other end is gone, whether it was dropped or its
+    /// process was killed, and all that it had sent has been received.
     ///
     /// # Examples
     ///

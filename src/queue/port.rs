@@ -253,8 +253,8 @@ impl Port {
         if sum > u64::from(is_own) {
             return Others::Some;
         }
-        // Somebody went while we looked: a handle may have been passed on from a book that we had not looked at to one that we
-        // had.
+        // Somebody went while we looked: a handle may have been passed on from a book that we had not looked at to one
+        // that we had.
         if view.head.epoch.load(Ordering::SeqCst) != epoch {
             return Others::Perhaps;
         }
@@ -443,7 +443,8 @@ impl Drop for Port {
         }
         let view = self.view();
         let epoch = &view.head.epoch;
-        // Before, so that whoever finds one less knows that somebody went; after, so that whoever has not found it looks again.
+        // Before, so that whoever finds one less knows that somebody went; after, so that whoever has not found it
+        // looks again.
         epoch.fetch_add(1, Ordering::SeqCst);
         if let Some(book) = self.own_book() {
             if self.role.sends() {

@@ -1,7 +1,8 @@
 //! [`wait_ready`]: one wait for many things.
 //!
-//! Each queue has a word for those who wait for it among others, and the kernel sleeps on many words at once. Processes are
-//! not words but descriptors: if there are any, a thread polls them for as long as the wait lasts, and changes one more word.
+//! Each queue has a word for those who wait for it among others, and the kernel sleeps on many words at once.
+//! Processes are not words but descriptors: if there are any, a thread polls them for as long as the wait lasts, and
+//! changes one more word.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,8 +24,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// The same where the kernel cannot sleep on many words.
 const SHORT_SLICE: Duration = Duration::from_millis(1);
 
-/// What [`wait_ready`] can wait for: [`Queue`], [`Receiver`], [`Connection`], [`PriorityQueue`] and [`Stack`], which are ready
-/// when a pop would not wait; and [`Process`], which is when it has ended.
+/// What [`wait_ready`] can wait for: [`Queue`], [`Receiver`], [`Connection`], [`PriorityQueue`] and [`Stack`], which
+/// are ready when a pop would not wait; and [`Process`], which is when it has ended.
 ///
 /// The trait is sealed.
 ///
@@ -98,11 +99,11 @@ impl Sealed for Process {
     }
 }
 
-/// Waits until at least one of these is ready, and gives the places of all that are, in ascending order. With a timeout, also
-/// when that is over; then the answer is empty.
+/// Waits until at least one of these is ready, and gives the places of all that are, in ascending order. With a
+/// timeout, also when that is over; then the answer is empty.
 ///
-/// Nothing is taken out: of several who wait for one queue, all are told of an item, and one of them gets it. So follow up with
-/// `try_pop`. A `wait` for the handles of tasks is [`wait`](crate::wait).
+/// Nothing is taken out: of several who wait for one queue, all are told of an item, and one of them gets it. So
+/// follow up with `try_pop`. A `wait` for the handles of tasks is [`wait`](crate::wait).
 ///
 /// Without timeout and with nothing to wait for, it returns at once.
 ///

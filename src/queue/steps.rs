@@ -31,8 +31,8 @@ mod tests {
 
     /// Runs `body` in a forked child that dies at the step given; whether it got to the end before.
     fn dies_at(number: i64, body: impl FnOnce()) -> bool {
-        // SAFETY: other threads hold none of the locks that the child takes: the allocator's, which the C library sees to,
-        // and those of queues that only this test has.
+        // SAFETY: other threads hold none of the locks that the child takes: the allocator's, which the C library sees
+        // to, and those of queues that only this test has.
         #[allow(unsafe_code)]
         match unsafe { fork::fork() }.unwrap() {
             Side::Child => {

@@ -1,7 +1,7 @@
 //! One item into the queue, and one out of it.
 //!
-//! Each takes a lock, says in the journal what it is about to do, does it where nobody looks yet, makes it happen by one
-//! store, and brings the rest in order. `docs/design/0016-queues.md` goes through who may be killed where.
+//! Each takes a lock, says in the journal what it is about to do, does it where nobody looks yet, makes it happen by
+//! one store, and brings the rest in order. `docs/design/0016-queues.md` goes through who may be killed where.
 
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -255,8 +255,8 @@ impl View<'_> {
         let len = bytes.len().min(self.room());
         // SAFETY: the slot has a stride's bytes.
         let place = unsafe { self.slot_start(slot).add(SLOT_HEAD) };
-        // SAFETY: behind the head of the slot there is room for as many. Nobody reads there: the slot is free, and whoever
-        // holds the lock of the pushes alone may write to it.
+        // SAFETY: behind the head of the slot there is room for as many. Nobody reads there: the slot is free, and
+        // whoever holds the lock of the pushes alone may write to it.
         unsafe { place.copy_from_nonoverlapping(NonNull::from(bytes).cast(), len) };
     }
 
@@ -267,8 +267,8 @@ impl View<'_> {
         let place = unsafe { self.slot_start(slot).add(SLOT_HEAD) };
         out.reserve(len);
         let end = NonNull::from(out.spare_capacity_mut()).cast();
-        // SAFETY: `len` is no more than the slot has, and `out` has room for as many. Nobody writes there before the item
-        // has been popped.
+        // SAFETY: `len` is no more than the slot has, and `out` has room for as many. Nobody writes there before the
+        // item has been popped.
         unsafe { place.copy_to_nonoverlapping(end, len) };
         // SAFETY: as many bytes were written behind its end.
         unsafe { out.set_len(out.len() + len) };

@@ -1,12 +1,12 @@
 //! Payloads: bytes in a block of their own, which belong to one process or to one queue at a time.
 //!
-//! A payload is made and filled by a process, which holds its block. It then goes over to a queue: the block counts as under
-//! way, and no process holds it. Whoever takes it out of the queue holds it again, reads it and gives it back. Whoever is
-//! killed with a payload in its name is buried, and the payload with it; one that belongs to a queue goes with the queue.
-//! What the two steps over leave half-way is in the queue's journal.
+//! A payload is made and filled by a process, which holds its block. It then goes over to a queue: the block counts as
+//! under way, and no process holds it. Whoever takes it out of the queue holds it again, reads it and gives it back.
+//! Whoever is killed with a payload in its name is buried, and the payload with it; one that belongs to a queue goes
+//! with the queue. What the two steps over leave half-way is in the queue's journal.
 //!
-//! Handles of shared objects may be among the bytes. Their list is at the front, so that whoever gives back a payload that
-//! was not read can call them back.
+//! Handles of shared objects may be among the bytes. Their list is at the front, so that whoever gives back a payload
+//! that was not read can call them back.
 //!
 //! ```text
 //!   0       how many handles there are
@@ -162,8 +162,8 @@ impl Payload {
         let bytes = unsafe { place.start().add(front) };
         let end = out.spare_capacity_mut();
         #[allow(unsafe_code)]
-        // SAFETY: the block has `len` bytes behind `front`, and `out` has room for as many; they are apart. This process
-        // alone has the payload.
+        // SAFETY: the block has `len` bytes behind `front`, and `out` has room for as many; they are apart. This
+        // process alone has the payload.
         unsafe {
             bytes.copy_to_nonoverlapping(NonNull::from(end).cast(), len);
         }
@@ -189,8 +189,8 @@ impl Drop for Payload {
     }
 }
 
-/// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if nobody
-/// has read it. May be called again.
+/// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if
+/// nobody has read it. May be called again.
 pub(crate) fn discard(word: u64) {
     if let (Some(family), Ok(member), Some(id)) = (family::if_any(), member::own(), id_of(word)) {
         family.call_back(id, member, |block| {

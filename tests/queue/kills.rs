@@ -1,7 +1,7 @@
 //! Producers and consumers that are killed at any instruction, and replaced.
 //!
-//! Each item says who made it, as which, and has a checksum. Producers count what they have pushed in a value that outlives
-//! them; consumers write what they have got to a pipe, and only then say that it is done.
+//! Each item says who made it, as which, and has a checksum. Producers count what they have pushed in a value that
+//! outlives them; consumers write what they have got to a pipe, and only then say that it is done.
 
 use std::collections::HashMap;
 use std::fs::File;
