@@ -1,8 +1,7 @@
 //! Between which two steps a process is killed, for the tests. In other builds there is nothing here.
 
 #[cfg(not(test))]
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "it is to cost nothing")]
+#[inline]
 pub(crate) fn step() {}
 
 #[cfg(test)]
