@@ -61,7 +61,7 @@ pub mod shm;
 
 #[cfg(target_os = "linux")]
 pub use engine::{
-    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Output, PoolStats,
+    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, Output, PoolStats,
     Processes, ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats,
     worker_state,
 };
@@ -73,7 +73,10 @@ pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 #[cfg(target_os = "linux")]
-pub use shm::{ShareError, SharedValue};
+pub use shm::{
+    AtomicElement, Atomics, Chunks, ClaimError, FrozenArray, Reading, ShareError, SharedArray, SharedValue, TileMut,
+    Tiles, With, Writing, Zipped,
+};
 
 /// What most programs need: `use manyhands::prelude::*;`.
 ///
@@ -125,7 +128,7 @@ pub mod fuzzing {
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::closure::bind;
+    pub use crate::closure::{bind, bind_chunks, bind_zipped};
 }
 
 /// The README's code is tested with the rest.

@@ -5,6 +5,7 @@
 
 use std::ptr::NonNull;
 
+use super::array;
 use super::member::End;
 use super::registry::Place;
 
@@ -50,7 +51,10 @@ impl Kind {
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
     pub(super) fn bury(self, place: &Place, member: u16, end: End) {
-        let _ = (place, member, end, self);
+        let _ = end;
+        if self == Self::Array {
+            array::bury(place, member);
+        }
     }
 
     /// Nobody holds the object any more, and nobody can come to it again: gives back what it has other than its block.

@@ -73,6 +73,12 @@ pub(crate) fn own_number() -> u16 {
     own().unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The process that has this number; `None` if none has.
+pub(crate) fn pid(number: u16) -> Option<u32> {
+    let slot = family::if_any()?.slots().get(usize::from(number))?;
+    (!slot.is(Life::Free)).then(|| slot.pid())
+}
+
 fn remember(generation: u32, number: u16) {
     OWN.store(
         u64::from(generation) << 32 | u64::from(number),

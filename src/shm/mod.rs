@@ -21,6 +21,7 @@
 //! takes (its `TaskFuture` was dropped), or in a message that dies with a killed process, keeps its object as long as
 //! the family lives.
 
+pub(crate) mod array;
 pub(crate) mod block;
 pub(crate) mod cargo;
 mod error;
@@ -32,6 +33,10 @@ pub(crate) mod registry;
 mod value;
 pub(crate) mod wait;
 
+pub use array::lend::{Chunks, Tiles, With, Zipped};
+pub use array::{
+    AtomicElement, Atomics, ClaimError, FrozenArray, Reading, SharedArray, TileMut, Writing,
+};
 pub use error::ShareError;
 pub use value::SharedValue;
 
