@@ -196,10 +196,10 @@ impl Family {
             bytes: len,
             reason: error.to_string(),
         };
-        let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         if len > 1 << (ORDERS - 2) {
             return Err(out_of_memory(&io::Error::other("no machine has so much")));
         }
+        let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         let lock = self.lock();
         let (index, is_new) = match self.take_free(order) {
             Some(index) => (index, false),
