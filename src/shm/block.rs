@@ -17,6 +17,7 @@ use super::error::ShareError;
 use super::family::{Family, PAGE, SEGMENT, SMALL_END};
 use super::kind::Kind;
 use super::member::MEMBERS;
+use crate::os::sparse;
 
 /// How many blocks there can be.
 pub(super) const BLOCKS: usize = 1 << 20;
@@ -32,6 +33,9 @@ pub(super) const LARGE: u32 = 16;
 
 /// The memory of free large blocks is kept up to so many bytes in all.
 const MOST_KEPT: u64 = 64 << 20;
+
+/// Blocks larger than this take up so much of the addresses there are that they are not to be had in vain: 1/4096.
+const WORTH_A_LOOK: u64 = 1 << 34;
 
 /// Memory for small blocks and for entries is reserved in such steps.
 const STEP: u64 = 64 << 10;
@@ -198,6 +202,10 @@ impl Family {
         };
         if len > 1 << (ORDERS - 2) {
             return Err(out_of_memory(&io::Error::other("no machine has so much")));
+        }
+        if len > WORTH_A_LOOK {
+            // Before it is given addresses, which it would keep.
+            sparse::check_left(len).map_err(|error| out_of_memory(&error))?;
         }
         let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         let lock = self.lock();
