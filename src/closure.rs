@@ -147,10 +147,7 @@ where
 
 /// What [`closure!`](crate::closure!) expands to for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
 #[doc(hidden)]
-pub fn bind_chunks<C, T, G>(
-    context: C,
-    code: G,
-) -> impl Fn(usize, &mut [T]) + Clone + Send + Sync
+pub fn bind_chunks<C, T, G>(context: C, code: G) -> impl Fn(usize, &mut [T]) + Clone + Send + Sync
 where
     C: Serialize + DeserializeOwned + Send + Sync + 'static,
     T: Pod,

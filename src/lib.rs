@@ -74,8 +74,8 @@ pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 pub use process::Process;
 #[cfg(target_os = "linux")]
 pub use shm::{
-    AtomicElement, Atomics, Chunks, ClaimError, FrozenArray, Reading, ShareError, SharedArray, SharedValue, TileMut,
-    Tiles, With, Writing, Zipped,
+    AtomicElement, Atomics, Chunks, ClaimError, FrozenArray, Reading, ShareError, SharedArray,
+    SharedValue, TileMut, Tiles, With, Writing, Zipped,
 };
 
 /// What most programs need: `use manyhands::prelude::*;`.

@@ -12,6 +12,7 @@
 //! child. One to write is not, because the copies of a `Mutex<&mut [T]>` lock each for itself. So this crate forks no
 //! process while there is a claim to write in it ([`writers`]).
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::claims::{ArrayHead, Mode, Refusal, Terms};
@@ -74,12 +75,15 @@ pub(crate) mod writers {
 
 /// A claim, given back when this is dropped.
 pub(super) struct Claim<'a> {
-    object: &'a Object<ArrayHead>,
+    /// A handle of its own: whoever leaks a guard and drops the array still holds the block, and so is heard of at its
+    /// burial.
+    object: Object<ArrayHead>,
     terms: Terms,
     /// What belongs to one process: the fork generation in the upper 32 bits, then the member, then the entry.
     own: AtomicU64,
     /// Of a claim to write.
     _writer: Option<writers::Writer>,
+    array: PhantomData<&'a Object<ArrayHead>>,
 }
 
 fn packed(generation: u32, member: u16, number: usize) -> u64 {
@@ -105,10 +109,11 @@ impl<'a> Claim<'a> {
         let writer = matches!(mode, Mode::Write | Mode::SubWrite).then(writers::Writer::new);
         let number = despite_the_dead(|| object.head().claim(&terms))?;
         Ok(Self {
-            object,
+            object: object.clone(),
             terms,
             own: AtomicU64::new(packed(fork::generation(), terms.member, number)),
             _writer: writer,
+            array: PhantomData,
         })
     }
 

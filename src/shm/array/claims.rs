@@ -160,6 +160,11 @@ impl Terms {
         self.start.max(other.start) < self.end.min(other.end)
     }
 
+    /// An empty claim is in nobody's way.
+    fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+
     /// Whether a claim on these terms cannot be beside one on `other`.
     fn clashes(&self, other: &Self) -> bool {
         let both_read = self.mode.only_reads() && other.mode.only_reads();
@@ -167,8 +172,10 @@ impl Terms {
             _ if both_read => false,
             (true, true) if self.lend == other.lend => self.overlaps(other),
             (true, false) if self.lend == other.lend => false,
-            // Somebody else's lend, whose units are not ours.
-            (true, _) | (_, true) => true,
+            // Somebody else's lend, whose units are not ours: it is taken for all of the array.
+            (true, true) => true,
+            (true, false) => !other.is_empty(),
+            (false, true) => !self.is_empty(),
             (false, false) => {
                 let both_atomic = self.mode == Mode::Atomic && other.mode == Mode::Atomic;
                 !both_atomic && self.overlaps(other)
@@ -222,17 +229,20 @@ impl ArrayHead {
 
     /// The claims that there are. To be called under the lock.
     fn live(&self) -> impl Iterator<Item = (Number, &Entry, u64, Terms)> {
-        self.used().iter().enumerate().filter_map(|(number, entry)| {
-            let state = entry.state.load(Ordering::Acquire);
-            let terms = Terms {
-                mode: Mode::of(state)?,
-                member: (state >> 8) as u16,
-                start: entry.start.load(Ordering::Relaxed),
-                end: entry.end.load(Ordering::Relaxed),
-                lend: entry.lend.load(Ordering::Relaxed),
-            };
-            Some((number, entry, state, terms))
-        })
+        self.used()
+            .iter()
+            .enumerate()
+            .filter_map(|(number, entry)| {
+                let state = entry.state.load(Ordering::Acquire);
+                let terms = Terms {
+                    mode: Mode::of(state)?,
+                    member: (state >> 8) as u16,
+                    start: entry.start.load(Ordering::Relaxed),
+                    end: entry.end.load(Ordering::Relaxed),
+                    lend: entry.lend.load(Ordering::Relaxed),
+                };
+                Some((number, entry, state, terms))
+            })
     }
 
     /// Makes a claim, if it goes together with those there are.
@@ -258,7 +268,11 @@ impl ArrayHead {
         }
         if terms.mode.is_sub() {
             let is_open = |(_, _, state, lend): (_, _, u64, Terms)| {
-                lend.mode.is_lend() && lend.lend == terms.lend && state & CLOSING == 0
+                let is_for_it = match terms.mode {
+                    Mode::SubWrite => lend.mode == Mode::LendWrite,
+                    _ => lend.mode.is_lend(),
+                };
+                is_for_it && lend.lend == terms.lend && state & CLOSING == 0
             };
             if !self.live().any(is_open) {
                 return Err(Refusal::Closed);
@@ -426,7 +440,7 @@ impl ArrayHead {
             }
         };
         for (_, entry, _, terms) in self.live().filter(|(.., terms)| terms.member == member) {
-            if terms.mode == Mode::Write && terms.start < terms.end {
+            if terms.mode == Mode::Write && !terms.is_empty() {
                 // First: who is killed between the two counts it again, which does no harm.
                 self.top.abandoned.fetch_add(1, Ordering::AcqRel);
             }

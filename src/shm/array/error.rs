@@ -56,7 +56,9 @@ pub enum ClaimError {
         len: usize,
     },
     /// The array has as many claims at this time as it can have.
-    #[error("there are {limit} claims on the array already, which is the most that one can have at a time")]
+    #[error(
+        "there are {limit} claims on the array already, which is the most that one can have at a time"
+    )]
     TooMany {
         /// The limit.
         limit: usize,

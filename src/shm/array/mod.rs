@@ -361,7 +361,10 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn read_range(&self, range: impl RangeBounds<usize>) -> Result<Reading<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        Ok(Reading::new(self.claim(Mode::Read, &range)?, self.part(&range)))
+        Ok(Reading::new(
+            self.claim(Mode::Read, &range)?,
+            self.part(&range),
+        ))
     }
 
     /// Some of the elements, to read and write. Others may have other elements meanwhile.
@@ -386,7 +389,10 @@ impl<T: Pod> SharedArray<T> {
         range: impl RangeBounds<usize>,
     ) -> Result<Writing<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        Ok(Writing::new(self.claim(Mode::Write, &range)?, self.part(&range)))
+        Ok(Writing::new(
+            self.claim(Mode::Write, &range)?,
+            self.part(&range),
+        ))
     }
 
     /// [`read_range`](Self::read_range), but waits at most so long until nobody writes to these elements.
@@ -466,7 +472,10 @@ impl<T: Pod> SharedArray<T> {
         T: AtomicElement,
     {
         let range = 0..self.len();
-        Ok(Atomics::new(self.claim(Mode::Atomic, &range)?, self.part(&range)))
+        Ok(Atomics::new(
+            self.claim(Mode::Atomic, &range)?,
+            self.part(&range),
+        ))
     }
 }
 
