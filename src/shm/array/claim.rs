@@ -184,7 +184,7 @@ impl Drop for Claim<'_> {
 pub(super) struct Lend<'a> {
     object: &'a Object<ArrayHead>,
     number: usize,
-    lend: u64,
+    id: u64,
     generation: u32,
 }
 
@@ -201,18 +201,18 @@ impl<'a> Lend<'a> {
             end: len,
             lend: 0,
         };
-        let (number, lend) = despite_the_dead(|| object.head().lend(&terms))?;
+        let (number, id) = despite_the_dead(|| object.head().lend(&terms))?;
         Ok(Self {
             object,
             number,
-            lend,
+            id,
             generation: fork::generation(),
         })
     }
 
     /// Its number, under which workers make their claims.
     pub(super) fn id(&self) -> u64 {
-        self.lend
+        self.id
     }
 }
 
@@ -220,7 +220,7 @@ impl Drop for Lend<'_> {
     /// Waits until no worker has anything of it any more.
     fn drop(&mut self) {
         if self.generation == fork::generation() {
-            self.object.head().end_lend(self.number, self.lend);
+            self.object.head().end_lend(self.number, self.id);
         }
     }
 }

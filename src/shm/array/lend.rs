@@ -49,6 +49,10 @@ pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// ```
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod")]
+#[allow(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe checks the claim and the bounds, and only calls of this crate get there"
+)]
 pub struct Chunks<T> {
     array: SharedArray<T>,
     lend: u64,
@@ -69,6 +73,10 @@ pub struct Zipped<T, U> {
 /// [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod")]
+#[allow(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe checks the claim and the bounds, and only calls of this crate get there"
+)]
 pub struct Tiles<T> {
     array: SharedArray<T>,
     lend: u64,

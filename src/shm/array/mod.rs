@@ -275,7 +275,7 @@ impl<T: Pod> SharedArray<T> {
         NonNull::slice_from_raw_parts(start, range.len())
     }
 
-    fn terms(&self, mode: Mode, range: &std::ops::Range<usize>) -> Result<Terms, Refusal> {
+    fn terms(mode: Mode, range: &std::ops::Range<usize>) -> Result<Terms, Refusal> {
         Ok(Terms {
             member: claim::own_number()?,
             mode,

@@ -43,7 +43,7 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn get(&self, index: usize) -> Result<T, ClaimError> {
         let place = self.place_of(index)?;
-        let terms = self.terms(Mode::Read, &(index..index + 1))?;
+        let terms = Self::terms(Mode::Read, &(index..index + 1))?;
         let head = self.object.head();
         Ok(despite_the_dead(|| {
             head.in_place_of(&terms, || {
@@ -76,7 +76,7 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn set(&self, index: usize, value: T) -> Result<(), ClaimError> {
         let place = self.place_of(index)?;
-        let terms = self.terms(Mode::Write, &(index..index + 1))?;
+        let terms = Self::terms(Mode::Write, &(index..index + 1))?;
         let head = self.object.head();
         Ok(despite_the_dead(|| {
             head.in_place_of(&terms, || {
@@ -165,7 +165,7 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn freeze(self) -> Result<FrozenArray<T>, ClaimError> {
         // What could be read whole is written to by nobody.
-        let terms = self.terms(Mode::Read, &(0..self.len()))?;
+        let terms = Self::terms(Mode::Read, &(0..self.len()))?;
         despite_the_dead(|| self.object.head().freeze(&terms))?;
         Ok(FrozenArray::new(self))
     }

@@ -41,11 +41,11 @@ unsafe impl<T: Send> Send for TileMut<'_, T> {}
 #[allow(unsafe_code)]
 unsafe impl<T: Sync> Sync for TileMut<'_, T> {}
 
-impl<'a, T> TileMut<'a, T> {
+impl<T> TileMut<'_, T> {
     /// # Safety
     ///
     /// From `first` on there are `rows` rows of `columns` elements each, `stride` apart and not longer than that. All of them
-    /// are valid, and nobody else reads or writes them for `'a`.
+    /// are valid, and nobody else reads or writes them for its lifetime.
     #[allow(unsafe_code)]
     pub(super) unsafe fn new(
         first: NonNull<T>,
