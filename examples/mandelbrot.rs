@@ -32,6 +32,7 @@ fn escape(x: f64, y: f64) -> Option<u32> {
 }
 
 /// Black inside; outside a colour for each number of steps.
+#[allow(clippy::cast_sign_loss, reason = "a wave is between 0 and 255")]
 fn colour(steps: Option<u32>) -> [u8; 3] {
     steps.map_or([0; 3], |steps| {
         let t = (f64::from(steps) / 40.0).fract();
