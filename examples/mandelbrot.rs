@@ -31,16 +31,13 @@ fn escape(x: f64, y: f64) -> Option<u32> {
     None
 }
 
-/// Black inside; outside a colour for each number of steps.
-#[allow(clippy::cast_sign_loss, reason = "a wave is between 0 and 255")]
+/// Black inside; outside a colour for each number of steps. In whole numbers, so that it is the same everywhere.
 fn colour(steps: Option<u32>) -> [u8; 3] {
     steps.map_or([0; 3], |steps| {
-        let t = (f64::from(steps) / 40.0).fract();
-        let wave = |phase: f64| {
-            let turn = std::f64::consts::TAU * (t + phase);
-            (127.5 - 127.5 * turn.cos()) as u8
-        };
-        [wave(0.05), wave(0.15), wave(0.35)]
+        [30, 60, 130].map(|start| {
+            let turn = (14 * steps + start) % 510;
+            u8::try_from(turn.min(510 - turn)).unwrap_or(u8::MAX)
+        })
     })
 }
 
