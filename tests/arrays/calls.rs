@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{ClaimError, SharedArray, TileMut, closure};
+use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
 
 use crate::common::Leftovers;
 use crate::{Result, engines, forked, is_claimed};
@@ -400,5 +400,45 @@ fn b73_options_of_a_call_go_for_chunks_too() -> Result {
         assert_eq!(refused, Err(TaskError::Pool(PoolError::Closed)));
         assert!(array.write().is_ok());
     }
+    Ok(())
+}
+
+#[test]
+fn b73_a_call_that_failed_waits_for_the_chunks_that_still_run() -> Result {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2)?;
+    let mut array = SharedArray::<u8>::zeros(2)?;
+    // 1: the second chunk runs; 2: it may end; 3: it ends.
+    let step = SharedValue::new(0u8)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while step.get() == 0 {
+                std::thread::yield_now();
+            }
+            // Time enough for the call to return, if it did not wait.
+            for _ in 0..20_000 {
+                std::thread::yield_now();
+            }
+            step.set(2);
+        });
+        let run = |step: &SharedValue<u8>, index: usize, chunk: &mut [u8]| {
+            if index == 0 {
+                while step.get() == 0 {
+                    std::thread::yield_now();
+                }
+                panic!("while the other one runs");
+            }
+            step.set(1);
+            while step.get() == 1 {
+                chunk[0] = chunk[0].wrapping_add(1);
+            }
+            step.set(3);
+        };
+        let call = pool.call().schedule(Schedule::Dynamic(1));
+        let failed = call.for_each_chunk_with(&step, &mut array, 1, run);
+        assert_eq!(step.get(), 3);
+        assert_eq!(failed.unwrap_err().index(), Some(0));
+        assert!(array.write().is_ok());
+    });
     Ok(())
 }
