@@ -5,6 +5,8 @@
 //! | [`claims`] | the table of claims at the head of an array: what rests on what |
 //! | [`claim`] | a claim as its process has it, and forks |
 //! | [`guards`], [`atomics`], [`frozen`] | slices of the elements |
+//! | [`handle`] | what a handle is to others: clones, text, messages |
+//! | [`momentary`] | what needs no guard |
 //! | [`lend`], [`tile`] | what a call lends its workers |
 
 mod atomics;
@@ -13,12 +15,13 @@ mod claims;
 mod error;
 mod frozen;
 mod guards;
+mod handle;
 pub(crate) mod lend;
+mod momentary;
 mod tile;
 #[cfg(feature = "ndarray")]
 mod view;
 
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
@@ -27,7 +30,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::claim::Claim;
 pub(crate) use self::claims::bury;
@@ -476,41 +478,5 @@ impl<T: Pod> SharedArray<T> {
             self.claim(Mode::Atomic, &range)?,
             self.part(&range),
         ))
-    }
-}
-
-mod momentary;
-
-impl<T> Clone for SharedArray<T> {
-    fn clone(&self) -> Self {
-        Self {
-            object: self.object.clone(),
-            elements: PhantomData,
-        }
-    }
-}
-
-/// Shows the handle: the elements may be somebody else's right now.
-impl<T> fmt::Debug for SharedArray<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedArray")
-            .field("id", &self.object)
-            .field("of", &std::any::type_name::<T>())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T> Serialize for SharedArray<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.object.serialize(serializer)
-    }
-}
-
-impl<'de, T: Pod> Deserialize<'de> for SharedArray<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self {
-            object: Object::deserialize(deserializer, shape_of::<T>())?,
-            elements: PhantomData,
-        })
     }
 }
