@@ -1,6 +1,6 @@
 //! Objects that processes share.
 //!
-//! Locks ([`sync`](crate::sync)), queues ([`queue`](crate::queue)) and arrays ([`SharedArray`](crate::SharedArray)) lie in memory
+//! Locks ([`sync`](crate::sync)), queues ([`queue`](crate::queue)) and arrays ([`SharedArray`]) lie in memory
 //! that all processes of a *family* map: the first process of a program, those that it starts through this crate or
 //! forks, and theirs in turn. What a program has of such an object is a *handle*:
 //!
