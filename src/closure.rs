@@ -21,12 +21,14 @@ use std::marker::PhantomData;
 use std::mem::{MaybeUninit, align_of, needs_drop, size_of, transmute};
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::processes::entry;
+use crate::engine::processes::{entry, lend};
 use crate::error::{Part, TaskError};
+use crate::shm::{Chunks, With, Zipped};
 use crate::{codec, panic};
 
 /// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
@@ -50,6 +52,25 @@ use crate::{codec, panic};
 /// ```
 #[macro_export]
 macro_rules! closure {
+    // For `for_each_chunk` and `zip_chunks`, whose arguments are borrowed: their types are needed as they stand.
+    (
+        [$($name:ident),* $(,)?]
+        | $index:ident : $number:ty , $chunk:ident : &mut [$of:ty] $(,)? | $body:expr
+    ) => {
+        $crate::__private::bind_chunks(
+            ($(::core::clone::Clone::clone(&$name),)*),
+            |($($name,)*), $index: $number, $chunk: &mut [$of]| $body,
+        )
+    };
+    (
+        [$($name:ident),* $(,)?]
+        | $index:ident : $number:ty , $out:ident : &mut [$of:ty] , $input:ident : &[$from:ty] $(,)? | $body:expr
+    ) => {
+        $crate::__private::bind_zipped(
+            ($(::core::clone::Clone::clone(&$name),)*),
+            |($($name,)*), $index: $number, $out: &mut [$of], $input: &[$from]| $body,
+        )
+    };
     // What follows the first bar, argument and body, becomes the rest of a closure of two arguments.
     ([$($name:ident),* $(,)?] | $($argument_and_body:tt)*) => {
         $crate::__private::bind(
@@ -121,6 +142,62 @@ where
         code(&bound.context, argument)
     };
     remember::<_, C>(&closure, entry::with_context::<C, G, A, R>);
+    closure
+}
+
+/// What [`closure!`](crate::closure!) expands to for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
+#[doc(hidden)]
+pub fn bind_chunks<C, T, G>(context: C, code: G) -> impl Fn(usize, &mut [T]) + Clone + Send + Sync
+where
+    C: Serialize + DeserializeOwned + Send + Sync + 'static,
+    T: Pod,
+    G: Fn(&C, usize, &mut [T]) + Copy + Send + Sync,
+{
+    const {
+        assert!(
+            size_of::<G>() == 0,
+            "the body of closure! uses a variable that is not in its list: name it there, \
+             as in closure!([table, scale] |i: usize, chunk: &mut [f64]| chunk.fill(table[i] * scale))"
+        );
+    }
+    let bound = Bound {
+        context: Arc::new(context),
+    };
+    let closure = move |index: usize, chunk: &mut [T]| {
+        let bound: &Bound<C> = &bound;
+        code(&bound.context, index, chunk);
+    };
+    remember::<_, C>(&closure, lend::entry::<With<Chunks<T>>, G, C>());
+    closure
+}
+
+/// What [`closure!`](crate::closure!) expands to for [`Pool::zip_chunks`](crate::Pool::zip_chunks).
+#[doc(hidden)]
+pub fn bind_zipped<C, T, U, G>(
+    context: C,
+    code: G,
+) -> impl Fn(usize, &mut [T], &[U]) + Clone + Send + Sync
+where
+    C: Serialize + DeserializeOwned + Send + Sync + 'static,
+    T: Pod,
+    U: Pod,
+    G: Fn(&C, usize, &mut [T], &[U]) + Copy + Send + Sync,
+{
+    const {
+        assert!(
+            size_of::<G>() == 0,
+            "the body of closure! uses a variable that is not in its list: name it there, \
+             as in closure!([table, scale] |i: usize, chunk: &mut [f64]| chunk.fill(table[i] * scale))"
+        );
+    }
+    let bound = Bound {
+        context: Arc::new(context),
+    };
+    let closure = move |index: usize, out: &mut [T], input: &[U]| {
+        let bound: &Bound<C> = &bound;
+        code(&bound.context, index, out, input);
+    };
+    remember::<_, C>(&closure, lend::entry::<With<Zipped<T, U>>, G, C>());
     closure
 }
 

@@ -106,6 +106,10 @@ pub enum TaskError {
         /// Which option, and why.
         reason: Cow<'static, str>,
     },
+    /// The array could not be lent to the workers; no item was run.
+    #[cfg(target_os = "linux")]
+    #[error("the call was not started: {0}")]
+    Claim(#[from] crate::shm::ClaimError),
     /// The pool as a whole cannot run the task.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -133,6 +137,8 @@ impl TaskError {
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => *index,
             Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => None,
+            #[cfg(target_os = "linux")]
+            Self::Claim(_) => None,
         }
     }
 
@@ -160,6 +166,8 @@ impl TaskError {
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => *index = at,
             Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => {}
+            #[cfg(target_os = "linux")]
+            Self::Claim(_) => {}
         }
         self
     }

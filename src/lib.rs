@@ -32,12 +32,19 @@
 //!   must take something along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`thread`] has a semaphore, an event and a barrier for programs that only use threads.
+//! - [`SharedMemory`] is memory with a name, for programs that are not related.
+//! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is killed blocks nobody.
+//! - [`SharedArray`] is an array that processes read and write in place; [`Pool::for_each_chunk`] gives each worker its part.
+//! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and processes; [`queue`] says what
+//!   becomes of them when a participant is killed.
 //! - [`TaskError`] and [`PoolError`] list what can go wrong.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
 
 #![deny(unsafe_code)]
 
+mod barrier;
 #[cfg(target_os = "linux")]
 mod closure;
 #[cfg(target_os = "linux")]
@@ -46,6 +53,8 @@ mod code;
 mod codec;
 pub mod engine;
 mod error;
+#[cfg(target_os = "linux")]
+mod facade;
 mod future;
 #[cfg(target_os = "linux")]
 mod lane;
@@ -57,11 +66,16 @@ mod pool;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
+pub mod queue;
+#[cfg(target_os = "linux")]
 pub mod shm;
+#[cfg(target_os = "linux")]
+pub mod sync;
+pub mod thread;
 
 #[cfg(target_os = "linux")]
 pub use engine::{
-    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Output, PoolStats,
+    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, Output, PoolStats,
     Processes, ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats,
     worker_state,
 };
@@ -73,7 +87,13 @@ pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 #[cfg(target_os = "linux")]
-pub use shm::{ShareError, SharedValue};
+pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
+#[cfg(target_os = "linux")]
+pub use shm::{
+    AtomicElement, Atomics, Chunks, ClaimError, FrozenArray, NameProblem, Reading, ShareError,
+    SharedArray, SharedMemory, SharedMemoryError, SharedValue, TileMut, Tiles, With, Writing,
+    Zipped,
+};
 
 /// What most programs need: `use manyhands::prelude::*;`.
 ///
@@ -125,7 +145,7 @@ pub mod fuzzing {
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::closure::bind;
+    pub use crate::closure::{bind, bind_chunks, bind_zipped};
 }
 
 /// The README's code is tested with the rest.

@@ -15,3 +15,13 @@ fn b42_a_capturing_closure_on_processes_does_not_compile_and_the_message_says_wh
     cases.compile_fail("tests/compile_fail/process_captures.rs");
     cases.compile_fail("tests/compile_fail/process_returns_a_value.rs");
 }
+
+#[test]
+fn b73_b76_parts_of_a_shared_array_can_neither_be_kept_nor_had_twice() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("tests/compile_fail/array_ways.rs");
+    cases.compile_fail("tests/compile_fail/array_view_outlives_array.rs");
+    cases.compile_fail("tests/compile_fail/array_chunk_escapes.rs");
+    cases.compile_fail("tests/compile_fail/array_chunk_captures.rs");
+    cases.compile_fail("tests/compile_fail/array_atomic_floats.rs");
+}

@@ -516,8 +516,8 @@ fn b10_neither_child_nor_worker_inherits_open_descriptors() {
 
     let text = printed(|()| print!("{}", open().join("\n")), ());
     assert!(!text.contains(&target), "{text}");
-    // Standard streams, the life line, and the folder that is being read.
-    assert_eq!(text.lines().count(), 5, "{text}");
+    // Standard streams, the life line, the memory of the family, and the folder that is being read.
+    assert_eq!(text.lines().count(), 6, "{text}");
     let pool = Pool::processes(1).unwrap();
     let fds = pool.submit(|()| open(), ()).result().unwrap();
     assert!(!fds.contains(&target), "{fds:?}");

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::random::{Random, number, seed};
 use common::{Leftovers, eventually, kill};
 use manyhands::prelude::*;
 use manyhands::{SharedValue, closure, shm};
@@ -133,5 +134,120 @@ fn a_handle_that_nobody_kept_is_an_error() -> Result {
     let other = other.to_string();
     let error = serde_json::from_str::<SharedValue<u32>>(&other).unwrap_err();
     assert!(error.to_string().contains("another family"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn what_a_grandchild_held_comes_back_when_nobody_is_left_to_wait_for_it() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let held = SharedValue::new(0u32)?;
+    let child = Process::spawn(
+        |held: SharedValue<u32>| {
+            Process::spawn(
+                |held: SharedValue<u32>| {
+                    let _own = SharedValue::new(1u8).unwrap();
+                    held.set(1);
+                    loop {
+                        std::thread::park();
+                    }
+                },
+                held,
+            )
+            .unwrap()
+            .join()
+            .unwrap();
+        },
+        held.clone(),
+    )?;
+    eventually("the grandchild has made its own", || held.get() == 1);
+    assert_eq!(shm::usage().objects, before + 2);
+    drop(held);
+    kill(child.pid());
+    child.join()?;
+    eventually("the grandchild has died of it", || {
+        shm::usage().objects == before
+    });
+    Ok(())
+}
+
+/// What a block is full of.
+fn pattern<const N: usize>(random: &mut Random) -> [u64; N] {
+    let mut words = [random.next(); N];
+    words[N - 1] = words[0];
+    words
+}
+
+/// Makes a value and looks at it a while later.
+struct Kept<const N: usize>(SharedValue<[u64; N]>, [u64; N]);
+
+impl<const N: usize> Kept<N>
+where
+    [u64; N]: bytemuck::Pod,
+{
+    fn make(random: &mut Random) -> Self {
+        let words = pattern(random);
+        Self(SharedValue::new(words).unwrap(), words)
+    }
+
+    fn check(&self) {
+        assert_eq!(self.0.get(), self.1, "two blocks lie in one place");
+    }
+}
+
+/// Makes and drops objects of all sizes, and sees that none of them changes.
+fn allocate((seed, done): (u64, SharedValue<u64>)) {
+    let mut random = Random::new(seed);
+    let (mut small, mut medium, mut large) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        match random.below(8) {
+            0..3 => small.push(Kept::<8>::make(&mut random)),
+            3 => medium.push(Kept::<512>::make(&mut random)),
+            4 => large.push(Kept::<4_096>::make(&mut random)),
+            5 => drop(random.one_in(2).then(|| small.drain(..small.len() / 2))),
+            6 => drop(medium.pop()),
+            _ => drop(large.pop()),
+        }
+        small.iter().for_each(Kept::check);
+        medium.iter().for_each(Kept::check);
+        large.iter().for_each(Kept::check);
+        small.truncate(20);
+        medium.truncate(5);
+        large.truncate(3);
+        done.update(|done| done + 1);
+    }
+}
+
+#[test]
+fn b79_blocks_never_overlap_and_all_come_back_though_processes_are_killed() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let mut random = Random::new(seed());
+    let kills = number("MANYHANDS_KILLS").unwrap_or(60);
+    let done = SharedValue::new(0u64)?;
+    let start = |random: &mut Random| Process::spawn(allocate, (random.next(), done.clone()));
+    let mut children = Vec::new();
+    for _ in 0..4 {
+        children.push(start(&mut random)?);
+    }
+    let mut killed = 0;
+    while killed < kills || done.get() < 5_000 {
+        let seen = done.get();
+        let some = random.below(200) as u64;
+        eventually("they go on", || done.get() > seen + some);
+        let victim = children.swap_remove(random.below(4));
+        victim.kill()?;
+        let status = victim.join()?;
+        assert_eq!(status, manyhands::process::ExitStatus::Signaled(9));
+        children.push(start(&mut random)?);
+        killed += 1;
+    }
+    for child in children {
+        child.kill()?;
+        assert_eq!(child.join()?, manyhands::process::ExitStatus::Signaled(9));
+    }
+    println!("{killed} kills, {} rounds", done.get());
+    drop(done);
+    assert_eq!(shm::usage().objects, before);
     Ok(())
 }

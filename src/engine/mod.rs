@@ -25,6 +25,8 @@
 
 #[cfg(target_os = "linux")]
 mod any;
+#[cfg(target_os = "linux")]
+mod lend;
 mod serial;
 mod threads;
 
@@ -37,6 +39,8 @@ pub(crate) mod processes;
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
+#[cfg(target_os = "linux")]
+pub use lend::Lend;
 #[cfg(target_os = "linux")]
 pub(crate) use processes::become_worker_if_asked;
 #[cfg(target_os = "linux")]

@@ -17,12 +17,17 @@
 //! What was tried: two indices and one byte ring. It moves three to four cache lines for a round trip where this moves
 //! one each way, and a reader must then trust an index before it can look at anything.
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod word;
+
 use std::cell::UnsafeCell;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use self::word::{FREE, PHASE, READY, RECLAIMED, TAKEN, Word, state};
 use super::raw::RawBytes;
 use crate::os::memory::SharedMemory;
 
@@ -32,31 +37,28 @@ const CELL_BYTES: usize = 4_096;
 pub(crate) const CELL_PAYLOAD: usize = CELL_BYTES - 16;
 pub(super) const RING_BYTES: usize = CELLS * CELL_BYTES;
 
-const FREE: u32 = 0;
-const READY: u32 = 1;
-const TAKEN: u32 = 2;
-const RECLAIMED: u32 = 3;
-
-/// The bits of a word that are its phase.
-const PHASE: u32 = 3;
-
 /// This cell ends a message.
 const LAST: u32 = 1;
 
 #[repr(C, align(64))]
 struct Cell {
-    word: AtomicU32,
+    word: Word,
     len: AtomicU32,
     flags: AtomicU32,
     _reserved: u32,
     payload: UnsafeCell<[MaybeUninit<u8>; CELL_PAYLOAD]>,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Cell>() == CELL_BYTES);
 
 /// The word of the cell at `position` in `phase`.
 fn word(position: u64, phase: u32) -> u32 {
-    ((position / CELLS as u64) as u32) << 2 | phase
+    state(lap(position), phase)
+}
+
+fn lap(position: u64) -> u32 {
+    (position / CELLS as u64) as u32
 }
 
 #[derive(Debug)]
@@ -67,6 +69,9 @@ struct Cells {
 
 impl Cells {
     fn at(&self, position: u64) -> &Cell {
+        if cfg!(loom) {
+            unreachable!("under loom a cell is not what lies in memory");
+        }
         let index = (position % CELLS as u64) as usize;
         // SAFETY: both rings lie within the mapping (`LANE_BYTES`), and `index` is below `CELLS`.
         let cell = unsafe { self.memory.start().add(self.offset + index * CELL_BYTES) };
@@ -98,14 +103,13 @@ impl Writer {
 
     /// Whether the next cell is free.
     pub(crate) fn has_room(&self) -> bool {
-        // Acquire pairs with the reader's Release in `Reader::release`: it is done reading.
-        self.cells.at(self.position).word.load(Ordering::Acquire) == word(self.position, FREE)
+        self.cells.at(self.position).word.look() == word(self.position, FREE)
     }
 
     /// Whether the next cell is in a state that neither side has put it in, so that it will never be free: somebody has
     /// written where nothing was theirs.
     pub(crate) fn is_spoilt(&self) -> bool {
-        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
+        let found = self.cells.at(self.position).word.look();
         let lap_before = self.position.checked_sub(CELLS as u64);
         let is_unread = lap_before.is_some_and(|position| {
             [READY, TAKEN, RECLAIMED].contains(&(found & PHASE))
@@ -117,7 +121,7 @@ impl Writer {
     /// Whether at least half of the cells have not been read.
     pub(crate) fn is_half_full(&self) -> bool {
         let ahead = self.position + CELLS as u64 / 2;
-        self.cells.at(ahead).word.load(Ordering::Relaxed) != word(ahead, FREE)
+        self.cells.at(ahead).word.look() != word(ahead, FREE)
     }
 
     /// Copies `bytes` into the next cell, which has room, from `offset` on, unpublished. Whether it still has room is not
@@ -168,9 +172,7 @@ impl Writer {
         cell.len.store(len as u32, Ordering::Relaxed);
         cell.flags
             .store(if last { LAST } else { 0 }, Ordering::Relaxed);
-        // Release pairs with the Acquire in `Reader::peek`: the content comes before the word.
-        cell.word
-            .store(word(self.position, READY), Ordering::Release);
+        cell.word.publish(lap(self.position));
         self.position += 1;
     }
 
@@ -201,20 +203,12 @@ impl Writer {
 
     /// Whether the reader has begun with the message that starts at `position`, one of the last `CELLS` written.
     pub(crate) fn is_begun(&self, position: u64) -> bool {
-        self.cells.at(position).word.load(Ordering::Acquire) != word(position, READY)
+        self.cells.at(position).word.look() != word(position, READY)
     }
 
     /// Takes back the message that starts at `position`; false if the reader has begun with it.
     pub(crate) fn reclaim(&mut self, position: u64) -> bool {
-        let (ready, reclaimed) = (word(position, READY), word(position, RECLAIMED));
-        // Relaxed: nothing but the word itself is handed over.
-        let swap = self.cells.at(position).word.compare_exchange(
-            ready,
-            reclaimed,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        swap.is_ok()
+        self.cells.at(position).word.reclaim(lap(position))
     }
 }
 
@@ -254,19 +248,18 @@ impl Reader {
     /// Whether the next cell has been written. What was written may be nonsense; whoever looks at the cell finds out.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        // Acquire pairs with the writer's Release in `Writer::publish`.
-        self.cells.at(self.position).word.load(Ordering::Acquire) != word(self.position, FREE)
+        self.cells.at(self.position).word.look() != word(self.position, FREE)
     }
 
     /// Whether the next cell is filled, as a cell in the middle of a message must be that is not free.
     pub(crate) fn is_ready(&self) -> bool {
-        self.cells.at(self.position).word.load(Ordering::Acquire) == word(self.position, READY)
+        self.cells.at(self.position).word.look() == word(self.position, READY)
     }
 
     /// The next cell, if it has been written. `Err` if its state or its length cannot be right.
     #[inline]
     pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
-        let found = self.cells.at(self.position).word.load(Ordering::Acquire);
+        let found = self.cells.at(self.position).word.look();
         if found == word(self.position, FREE) {
             return None;
         }
@@ -313,27 +306,17 @@ impl Reader {
 
     /// Begins with the message that starts at the next cell, which has been written.
     pub(crate) fn claim(&self) -> Claim {
-        let (ready, taken) = (word(self.position, READY), word(self.position, TAKEN));
         let cell = self.cells.at(self.position);
-        match cell
-            .word
-            .compare_exchange(ready, taken, Ordering::Relaxed, Ordering::Relaxed)
-        {
-            Ok(_) => Claim::Taken,
-            Err(found) if found == word(self.position, RECLAIMED) => Claim::Reclaimed,
-            Err(_) => Claim::Spoilt,
-        }
+        cell.word.claim(lap(self.position))
     }
 
     /// Gives the next cell back to the writer and goes on to the one after it.
     #[inline]
     pub(crate) fn release(&mut self) {
-        let next_lap = word(self.position + CELLS as u64, FREE);
-        // Release pairs with the Acquire in `Writer::has_room`: our reads of the content come before.
         self.cells
             .at(self.position)
             .word
-            .store(next_lap, Ordering::Release);
+            .release(lap(self.position));
         self.position += 1;
     }
 }
@@ -438,6 +421,7 @@ mod tests {
                         .cells
                         .at(position)
                         .word
+                        .0
                         .store(state, Ordering::Relaxed);
                     let is_right = state == word(position, FREE);
                     assert_eq!(writer.has_room(), is_right);
@@ -455,6 +439,7 @@ mod tests {
                     .cells
                     .at(position)
                     .word
+                    .0
                     .store(u32::MAX, Ordering::Relaxed);
                 assert_eq!(reader.claim(), Claim::Spoilt);
                 let free = word(position, FREE);
@@ -462,6 +447,7 @@ mod tests {
                     .cells
                     .at(position)
                     .word
+                    .0
                     .store(free, Ordering::Relaxed);
                 writer.send(&[1], &[], 0);
                 reader.release();

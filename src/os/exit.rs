@@ -4,25 +4,47 @@ use std::panic::catch_unwind;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The function to call: this crate has one.
-static LAST: OnceLock<fn()> = OnceLock::new();
+/// Whose turn it is at the end. They come in this order.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    /// The children of this process.
+    Children,
+    /// Its named shared memory. The children, who are waited for, may still look for it.
+    SharedMemory,
+    /// Its place among those that share objects.
+    Family,
+}
 
-/// Has `last` called when this process, or one forked from it, returns from `main` or calls `exit`. Later calls do
-/// nothing.
-pub(crate) fn call_at_exit(last: fn()) {
-    /// A flag, not a `Once`: a forked child might find that half-way for ever.
-    static TOLD: AtomicBool = AtomicBool::new(false);
+/// What each turn calls.
+static LAST: [OnceLock<fn()>; 3] = [const { OnceLock::new() }; 3];
+
+/// Has `last` called when this process, or one forked from it, returns from `main` or calls `exit`. Later calls for the
+/// same turn do nothing.
+pub(crate) fn call_at_exit(turn: Turn, last: fn()) {
+    /// Flags, not a `Once`: a forked child might find that half-way for ever.
+    static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn handler() {
-        // Nothing may unwind into the C library. The panic hook has told of it.
-        let _ = catch_unwind(|| LAST.get().map(|last| last()));
+        end();
     }
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        let _ = LAST.set(last);
+    if TOLD[turn as usize].swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let _ = LAST[turn as usize].set(last);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: `handler` uses nothing but statics, which have no destructors, so it may run at any time.
         if unsafe { libc::atexit(handler) } != 0 {
             log::error!(
-                "out of memory: children will not be waited for at the end of this process"
+                "out of memory: children will not be waited for at the end of this process, nor named memory removed"
             );
         }
+    }
+}
+
+/// What the handler does. To be called by a process that ends without exit handlers.
+pub(crate) fn end() {
+    for last in &LAST {
+        // Nothing may unwind into the C library, nor cost the next one its turn. The panic hook has told of it.
+        let _ = catch_unwind(|| last.get().map(|last| last()));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, getpid};
@@ -33,6 +33,35 @@ pub(crate) fn generation() -> u32 {
 /// Pid of the process that this one was forked from; 0 in the first process of this image.
 pub(crate) fn forked_from() -> u32 {
     FORKED_FROM.load(Ordering::Relaxed)
+}
+
+/// Something that each process in a line of forks has for itself.
+///
+/// A forked child gets its parent's as a copy in which nothing is its own, and whose locks may be held for ever by threads
+/// that it does not have. The copies are left alone: each process finds its own by counting.
+pub(crate) struct PerProcess<T> {
+    value: T,
+    /// That of the processes forked from the one that has `value`.
+    next: OnceLock<Box<PerProcess<T>>>,
+}
+
+impl<T: Default> PerProcess<T> {
+    /// With what the first process of this image has.
+    pub(crate) const fn new(value: T) -> Self {
+        Self {
+            value,
+            next: OnceLock::new(),
+        }
+    }
+
+    /// This process's own.
+    pub(crate) fn own(&self) -> &T {
+        let mut own = self;
+        for _ in 0..generation() {
+            own = own.next.get_or_init(|| Box::new(Self::new(T::default())));
+        }
+        &own.value
+    }
 }
 
 /// Which side of a fork this is.

@@ -3,7 +3,7 @@
 //! Never `FUTEX_PRIVATE_FLAG`: the word is in memory that other processes map, under other addresses.
 
 use std::ptr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -71,6 +71,73 @@ pub(crate) fn wait_until(word: &AtomicU32, expected: u32, deadline: Instant) -> 
     }
 }
 
+/// How many words the kernel sleeps on at once.
+const MOST_WORDS: usize = 128;
+
+/// Set once the kernel has said that it cannot sleep on several words (before Linux 5.16, or not allowed to).
+static CANNOT_WAIT_MANY: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`wait_many`] would watch all of so many words.
+pub(crate) fn can_wait_many(count: usize) -> bool {
+    count <= MOST_WORDS && !CANNOT_WAIT_MANY.load(Ordering::Relaxed)
+}
+
+/// As [`wait_until`], while all of the words hold what is expected of each. If it [cannot](can_wait_many) watch them
+/// all, it watches some.
+pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake {
+    /// From the kernel's `uapi/linux/futex.h`.
+    #[repr(C)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const FUTEX_32: u32 = 2;
+
+    let first = words.first().copied();
+    if !CANNOT_WAIT_MANY.load(Ordering::Relaxed) {
+        let words = words.iter().take(MOST_WORDS).map(|(word, value)| Waiter {
+            value: u64::from(*value),
+            address: word.as_ptr().addr() as u64,
+            flags: FUTEX_32,
+            reserved: 0,
+        });
+        let waiters: Vec<Waiter> = words.collect();
+        let until = clock::deadline(deadline);
+        loop {
+            // SAFETY: the array, the words that it names and the time are valid for the length of the call, which
+            // writes to none of them.
+            let answer = unsafe {
+                libc::syscall(
+                    libc::SYS_futex_waitv,
+                    waiters.as_ptr(),
+                    waiters.len(),
+                    0,
+                    ptr::from_ref(&until),
+                    libc::CLOCK_MONOTONIC,
+                )
+            };
+            match Errno::result(answer) {
+                Ok(_) | Err(Errno::EAGAIN) => return Wake::Woken,
+                Err(Errno::ETIMEDOUT) => return Wake::TimedOut,
+                Err(Errno::EINTR) => {
+                    if Instant::now() >= deadline {
+                        return Wake::TimedOut;
+                    }
+                }
+                // ENOSYS, or EPERM from a filter of system calls.
+                Err(_) => break,
+            }
+        }
+        CANNOT_WAIT_MANY.store(true, Ordering::Relaxed);
+    }
+    match first {
+        Some((word, value)) => wait_until(word, value, deadline),
+        None => Wake::TimedOut,
+    }
+}
+
 /// Wakes all that sleep on `word`, in whatever process.
 pub(crate) fn wake_all(word: &AtomicU32) {
     wake(word, u32::MAX);
@@ -94,6 +161,30 @@ mod tests {
             let deadline = Instant::now() + Duration::from_millis(millis);
             assert_eq!(wait_until(&word, 7, deadline), Wake::TimedOut);
             assert!(Instant::now() >= deadline);
+        }
+    }
+
+    #[test]
+    fn one_of_many_words_ends_the_sleep() {
+        let words: Vec<AtomicU32> = (0..5).map(AtomicU32::new).collect();
+        let expected = |index: usize, value| {
+            let mut all: Vec<_> = words.iter().zip(0..).collect();
+            all[index].1 = value;
+            all
+        };
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert_eq!(wait_many(&expected(0, 0), soon), Wake::TimedOut);
+        assert!(Instant::now() >= soon);
+        let far = Instant::now() + Duration::from_secs(1 << 40);
+        if can_wait_many(5) {
+            assert_eq!(wait_many(&expected(3, 7), far), Wake::Woken);
+            std::thread::scope(|scope| {
+                let woken = scope.spawn(|| wait_many(&expected(0, 0), far));
+                while !woken.is_finished() {
+                    wake_all(&words[4]);
+                }
+                assert_eq!(woken.join().unwrap(), Wake::Woken);
+            });
         }
     }
 

@@ -3,9 +3,11 @@
 //! | module | asks for |
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
-//! | [`futex`] | `futex` wait and wake on shared memory |
+//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap`; `sysinfo` |
+//! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
+//! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`parcel`] | sealed memfds for what is sent once |
-//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll`, `/proc/<pid>/stat` |
+//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
@@ -32,14 +34,12 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handoff;
 pub(crate) mod image;
+pub(crate) mod life;
 pub(crate) mod memory;
+pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what is built on it is not all there yet")
-)]
 pub(crate) mod robust;
 pub(crate) mod sparse;
 pub(crate) mod task;

@@ -15,6 +15,29 @@ use nix::unistd::Pid;
 use super::above_standard;
 use crate::error::Death;
 
+/// Waits until one of these has ended, or the alarm has rung; whether it was one of these.
+pub(crate) fn poll_any(these: &[BorrowedFd<'_>], alarm: BorrowedFd<'_>) -> bool {
+    let all = these.iter().chain([&alarm]);
+    let mut all: Vec<_> = all.map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut all, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => {
+                log::error!("processes cannot be polled: {error}");
+                return false;
+            }
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        if all[..these.len()].iter().any(is_ready) {
+            return true;
+        }
+        if all.iter().any(is_ready) {
+            return false;
+        }
+    }
+}
+
 /// A child of this process, or one that it has adopted.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -158,41 +181,6 @@ pub(crate) fn kill_unopened(pid: u32) {
     while waitpid(pid, None) == Err(Errno::EINTR) {}
 }
 
-/// When a process was started, in the kernel's ticks since the machine was. No two processes have both this and the pid in
-/// common.
-pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
-    Ok(state_and_start(pid)?.1)
-}
-
-/// Whether the process that was started at that time under this pid still runs. One that has ended and that nobody has
-/// waited for does not.
-pub(crate) fn is_running(pid: u32, started: u64) -> bool {
-    match state_and_start(pid) {
-        Ok((_, start)) if start != started => false,
-        // Its first thread has ended; others may go on.
-        Ok((b'Z' | b'X', _)) => {
-            Child::open(pid).is_ok_and(|child| !child.wait_end(Some(Duration::ZERO)))
-        }
-        Ok(_) => true,
-        // If it cannot be seen for another reason than that it is gone, it had better be taken for alive.
-        Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
-    }
-}
-
-/// From `/proc/<pid>/stat`: the state's letter and the start time, the 3rd and the 22nd field.
-fn state_and_start(pid: u32) -> io::Result<(u8, u64)> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-    // The second, the name in brackets, may contain anything.
-    let name_end = stat.iter().rposition(|&byte| byte == b')');
-    let fields = name_end.and_then(|end| str::from_utf8(&stat[end + 1..]).ok());
-    let mut fields = fields.unwrap_or_default().split_ascii_whitespace();
-    let state = fields.next().and_then(|state| state.bytes().next());
-    let started = fields.nth(18).and_then(|field| field.parse().ok());
-    state
-        .zip(started)
-        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
-}
-
 /// Waits until one of the descriptors is readable, at most `timeout`; gives the index of the first that is.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
     let mut polled: Vec<PollFd<'_>> = fds
@@ -209,26 +197,5 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
         Ok(_) => polled
             .iter()
             .position(|fd| fd.revents().is_some_and(|events| !events.is_empty())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_known_by_pid_and_start() {
-        let own = std::process::id();
-        let started = start_time(own).unwrap();
-        assert!(is_running(own, started));
-        assert!(!is_running(own, started + 1));
-        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
-        let pid = child.id();
-        let started = start_time(pid).unwrap();
-        Child::open(pid).unwrap().wait_end(None);
-        assert!(!is_running(pid, started), "a zombie does not run");
-        child.wait().unwrap();
-        assert!(!is_running(pid, started));
-        assert!(start_time(pid).is_err());
     }
 }

@@ -76,14 +76,8 @@ impl Sparse {
     /// `OutOfMemory` if there is not so much left, and then nothing more is reserved than before, except that of what was
     /// reserved already some may be gone.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        if len >= WORTH_A_LOOK
-            && let Some(left) = memory_left()
-            && len > left
-        {
-            return Err(io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                format!("{left} bytes are left"),
-            ));
+        if len >= WORTH_A_LOOK {
+            check_left(len)?;
         }
         let mut done = 0;
         while done < len {
@@ -108,7 +102,10 @@ impl Sparse {
     /// Gives memory back to the system. These bytes read as zeros afterwards.
     pub(crate) fn give_back(&self, offset: u64, len: u64) {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        while len > 0 {
+        if len == 0 {
+            return;
+        }
+        loop {
             match self.fallocate(flags, offset, len) {
                 Err(Errno::EINTR) => {}
                 Ok(()) => return,
@@ -186,6 +183,21 @@ impl Drop for Mapping {
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
             log::error!("munmap of shared memory failed: {error}");
         }
+    }
+}
+
+/// Whether there is so much memory left, as far as the system says.
+///
+/// # Errors
+///
+/// `OutOfMemory` if there is not.
+pub(crate) fn check_left(len: u64) -> io::Result<()> {
+    match memory_left() {
+        Some(left) if len > left => Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            format!("{left} bytes are left"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -202,7 +202,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
+    pub(super) fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
         let tracker = Tracker::new(self.progress, total);
         (
             self.engine,

@@ -2,6 +2,8 @@
 
 mod call;
 mod imap;
+#[cfg(target_os = "linux")]
+mod lend;
 mod limits;
 mod make;
 mod progress;

@@ -89,7 +89,9 @@ impl Letter {
                 "the greeting came without its descriptors",
             ));
         };
-        fds.next().map(family::inherit);
+        if let Some(memory) = fds.next() {
+            family::inherit(memory);
+        }
         let number = |at: usize| {
             let bytes = greeting[at..at + LENGTH].try_into();
             bytes.map_or(0, u64::from_ne_bytes)

@@ -62,11 +62,4 @@ pub use status::ExitStatus;
 pub(crate) use child::become_process;
 pub(crate) use identity::{Origin, check_depth};
 pub(crate) use letter::MAGIC;
-pub(crate) use registry::end_children;
 pub(crate) use start::{has_hook_run, hook_has_run};
-
-/// What a process does when it ends normally.
-pub(crate) fn at_exit() {
-    end_children();
-    crate::shm::member::leave();
-}

@@ -3,41 +3,34 @@
 //! The registry keeps hold of them whatever becomes of their handles: it is what keeps their life lines open, and what
 //! sees to it that none stays a zombie for longer than until the next look.
 //!
-//! A forked child has its parent's registry as a copy in which nothing is its own, and whose lock may be held for ever by
-//! a thread that it does not have. So there is one registry for each process in a line of forks, found by counting, and
-//! the copies are left alone.
+//! A forked child has none of its parent's children, so each process has a registry of its own.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Process;
 use super::spawned::Spawned;
-use crate::os::{exit, fork};
+use crate::os::exit::{self, Turn};
+use crate::os::fork::PerProcess;
 
-static FIRST: Registry = Registry::new();
+static REGISTRY: PerProcess<Registry> = PerProcess::new(Registry::new());
 
+#[derive(Default)]
 struct Registry {
     children: Mutex<Vec<Arc<Spawned>>>,
-    /// That of the processes forked from this one.
-    next: OnceLock<Box<Registry>>,
 }
 
 impl Registry {
     const fn new() -> Self {
         Self {
             children: Mutex::new(Vec::new()),
-            next: OnceLock::new(),
         }
     }
 
     /// This process's own.
     fn own() -> &'static Self {
-        let mut registry = &FIRST;
-        for _ in 0..fork::generation() {
-            registry = registry.next.get_or_init(|| Box::new(Self::new()));
-        }
-        registry
+        REGISTRY.own()
     }
 
     /// The children as they are now. Nothing else is done under the lock.
@@ -48,7 +41,7 @@ impl Registry {
 
 /// Takes charge of a child, and reaps others that have ended.
 pub(super) fn add(child: Arc<Spawned>) {
-    exit::call_at_exit(super::at_exit);
+    exit::call_at_exit(Turn::Children, end_children);
     reap_ended();
     Registry::own().children.lock().push(child);
 }
@@ -97,7 +90,7 @@ pub fn active_children() -> Vec<Process> {
 }
 
 /// What a process owes its children when it ends normally: daemons are killed, the others waited for.
-pub(crate) fn end_children() {
+fn end_children() {
     loop {
         // Again each time: a thread of this process may have started more.
         let children = Registry::own().children();

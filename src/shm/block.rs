@@ -17,6 +17,7 @@ use super::error::ShareError;
 use super::family::{Family, PAGE, SEGMENT, SMALL_END};
 use super::kind::Kind;
 use super::member::MEMBERS;
+use crate::os::sparse;
 
 /// How many blocks there can be.
 pub(super) const BLOCKS: usize = 1 << 20;
@@ -32,6 +33,9 @@ pub(super) const LARGE: u32 = 16;
 
 /// The memory of free large blocks is kept up to so many bytes in all.
 const MOST_KEPT: u64 = 64 << 20;
+
+/// Blocks larger than this take up so much of the addresses there are that they are not to be had in vain: 1/4096.
+const WORTH_A_LOOK: u64 = 1 << 34;
 
 /// Memory for small blocks and for entries is reserved in such steps.
 const STEP: u64 = 64 << 10;
@@ -156,6 +160,12 @@ impl Block {
         self.holders[word].fetch_or(bit, Ordering::AcqRel);
     }
 
+    /// Takes `member` off. Only for a block that cannot be freed meanwhile, because it is under way.
+    pub(super) fn let_go(&self, member: u16) {
+        let (word, bit) = place(member);
+        self.holders[word].fetch_and(!bit, Ordering::AcqRel);
+    }
+
     /// Whether somebody besides this member needs it. To be called under the lock of the ledger.
     fn is_needed_besides(&self, member: u16) -> bool {
         let (own, bit) = place(member);
@@ -166,14 +176,13 @@ impl Block {
         others || self.in_flight.load(Ordering::Acquire) > 0
     }
 
-    /// Those that hold it.
-    pub(super) fn holders(&self) -> impl Iterator<Item = u16> + '_ {
-        self.holders.iter().enumerate().flat_map(|(word, bits)| {
-            let bits = bits.load(Ordering::Acquire);
-            (0..64)
-                .filter(move |bit| bits >> bit & 1 != 0)
-                .map(move |bit| (word * 64 + bit) as u16)
-        })
+    /// A message with a handle of it has arrived, or will not. To be called under the lock of the ledger.
+    fn land(&self) {
+        let landed = |count: u32| count.checked_sub(1);
+        // One too many can only come from memory that was written to in error.
+        let _ = self
+            .in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, landed);
     }
 }
 
@@ -196,10 +205,14 @@ impl Family {
             bytes: len,
             reason: error.to_string(),
         };
-        let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         if len > 1 << (ORDERS - 2) {
             return Err(out_of_memory(&io::Error::other("no machine has so much")));
         }
+        if len > WORTH_A_LOOK {
+            // Before it is given addresses, which it would keep.
+            sparse::check_left(len).map_err(|error| out_of_memory(&error))?;
+        }
+        let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         let lock = self.lock();
         let (index, is_new) = match self.take_free(order) {
             Some(index) => (index, false),
@@ -269,18 +282,19 @@ impl Family {
         }
         block.hold(member);
         if was_in_flight {
-            self.land(block);
+            block.land();
         }
         Ok(block)
     }
 
-    /// A message with a handle of it has arrived, or will not. To be called under the lock.
-    fn land(&self, block: &Block) {
-        let landed = |count: u32| count.checked_sub(1);
-        // One too many can only come from memory that was written to in error.
-        let _ = block
-            .in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, landed);
+    /// A message with a handle of this block, which this process holds, has arrived.
+    pub(super) fn arrived(&self, id: BlockId) {
+        let _lock = self.lock();
+        if let Some(block) = self.block(id.index)
+            && block.state().generation == id.generation
+        {
+            block.land();
+        }
     }
 
     /// A message with a handle of this block, which `member` holds, is under way.
@@ -313,28 +327,29 @@ impl Family {
             block.holders[word].fetch_and(!bit, Ordering::AcqRel);
             return;
         }
-        if !state.is(Phase::Making) {
-            block.set_phase(Phase::Ending);
-            drop(lock);
-            take_apart(block);
-            let _lock = self.lock();
+        if state.is(Phase::Making) {
             self.put_free(id, block);
-        } else {
-            self.put_free(id, block);
+            return;
         }
+        block.set_phase(Phase::Ending);
+        drop(lock);
+        take_apart(block);
+        let _lock = self.lock();
+        self.put_free(id, block);
     }
 
-    /// To be called under the lock. The state is changed first: from then on, `repair` would find it.
+    /// To be called under the lock. The state is changed first: before, the block is still held, and after it `repair`
+    /// finishes what is left to do.
     fn put_free(&self, id: BlockId, block: &Block) {
         let backed = block.backed.load(Ordering::Acquire);
-        for bits in &block.holders {
-            bits.store(0, Ordering::Relaxed);
-        }
         block.set(State {
             generation: id.generation.wrapping_add(1),
             kind: 0,
             phase: Phase::Free as u8,
         });
+        for bits in &block.holders {
+            bits.store(0, Ordering::Relaxed);
+        }
         let header = self.header();
         if block.is_large() && backed > 0 {
             if header.kept.load(Ordering::Relaxed) + backed <= MOST_KEPT {
@@ -348,7 +363,13 @@ impl Family {
     }
 
     fn push_free(&self, index: u32, block: &Block) {
-        if let Some(first) = self.header().free.get(block.order() as usize) {
+        let header = self.header();
+        let lists = if block.is_large() && block.backed.load(Ordering::Relaxed) == 0 {
+            &header.bare
+        } else {
+            &header.free
+        };
+        if let Some(first) = lists.get(block.order() as usize) {
             block
                 .next
                 .store(first.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -356,19 +377,21 @@ impl Family {
         }
     }
 
-    /// Takes a block off its list. If this process is killed before the block says that it is taken, `repair` puts it
-    /// back.
+    /// Takes a block off its list, one that has memory if there is one. If this process is killed before the block says
+    /// that it is taken, `repair` puts it back.
     fn take_free(&self, order: u32) -> Option<u32> {
-        let first = self.header().free.get(order as usize)?;
-        let index = first.load(Ordering::Acquire).checked_sub(1)?;
-        let block = self.block(index)?;
-        if !block.state().is(Phase::Free) || block.order() != order {
-            // Only memory that was written to in error says so. That list is lost.
-            first.store(0, Ordering::Release);
-            return None;
-        }
-        first.store(block.next.load(Ordering::Relaxed), Ordering::Release);
-        Some(index)
+        let header = self.header();
+        [&header.free, &header.bare].into_iter().find_map(|lists| {
+            let first = lists.get(order as usize)?;
+            let index = first.load(Ordering::Acquire).checked_sub(1)?;
+            let block = self
+                .block(index)
+                .filter(|block| block.state().is(Phase::Free) && block.order() == order);
+            // Only memory that was written to in error says otherwise. That list is lost.
+            let next = block.map_or(0, |block| block.next.load(Ordering::Relaxed));
+            first.store(next, Ordering::Release);
+            block.map(|_| index)
+        })
     }
 
     /// Cuts out a new block. To be called under the lock.
@@ -422,7 +445,7 @@ impl Family {
     /// Somebody died with the lock. Makes the lists of what is free anew, from the entries.
     pub(super) fn repair(&self) {
         let header = self.header();
-        for first in &header.free {
+        for first in header.free.iter().chain(&header.bare) {
             first.store(0, Ordering::Relaxed);
         }
         let mut kept = 0;

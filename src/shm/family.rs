@@ -67,10 +67,13 @@ pub(super) struct Header {
     pub(super) ledger_reserved: AtomicU64,
     /// Bytes that are reserved in large blocks that are free.
     pub(super) kept: AtomicU64,
-    /// When somebody last looked for dead members, in nanoseconds of the monotonic clock.
+    /// When somebody last looked for dead members, in nanoseconds of the monotonic clock, and which slot is looked at next.
     pub(super) patrol: AtomicU64,
-    /// For each order of size, the first free block, counted from 1; 0: none.
+    pub(super) beat: AtomicU32,
+    /// For each order of size, the first free block that has memory, counted from 1; 0: none.
     pub(super) free: [AtomicU32; ORDERS],
+    /// The same of blocks whose memory was given back.
+    pub(super) bare: [AtomicU32; ORDERS],
     pub(super) slots: [Slot; MEMBERS],
 }
 
@@ -136,7 +139,8 @@ pub(super) fn get() -> Result<&'static Family, ShareError> {
 }
 
 impl Family {
-    fn new() -> io::Result<Self> {
+    /// A new family, of this process alone.
+    pub(super) fn new() -> io::Result<Self> {
         let memory = Sparse::new()?;
         memory.reserve(0, HEADER)?;
         let ledger = memory.map(0, LEDGER as usize)?;
@@ -245,28 +249,27 @@ impl Family {
             .and_then(|segment| self.segments.get(segment))
             .ok_or_else(|| io::Error::other("a small block lies where there are none"))?;
         // Pairs with the exchange below.
-        let start = match NonNull::new(slot.load(Ordering::Acquire)) {
-            Some(start) => start,
-            None => {
-                let mapping = self
-                    .memory
-                    .map(offset - within % SEGMENT, SEGMENT as usize)?;
-                let mapped = mapping.start();
-                let exchanged = slot.compare_exchange(
-                    std::ptr::null_mut(),
-                    mapped.as_ptr(),
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                );
-                match exchanged {
-                    Ok(_) => {
-                        // It stays as long as the process.
-                        std::mem::forget(mapping);
-                        mapped
-                    }
-                    // Another thread was faster.
-                    Err(other) => NonNull::new(other).unwrap_or(mapped),
+        let start = if let Some(start) = NonNull::new(slot.load(Ordering::Acquire)) {
+            start
+        } else {
+            let mapping = self
+                .memory
+                .map(offset - within % SEGMENT, SEGMENT as usize)?;
+            let mapped = mapping.start();
+            let exchanged = slot.compare_exchange(
+                std::ptr::null_mut(),
+                mapped.as_ptr(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match exchanged {
+                Ok(_) => {
+                    // It stays as long as the process.
+                    std::mem::forget(mapping);
+                    mapped
                 }
+                // Another thread was faster.
+                Err(other) => NonNull::new(other).unwrap_or(mapped),
             }
         };
         // SAFETY: less than SEGMENT, which is what is mapped there.

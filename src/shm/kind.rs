@@ -5,8 +5,11 @@
 
 use std::ptr::NonNull;
 
+use super::array;
 use super::member::End;
+use super::payload;
 use super::registry::Place;
+use crate::queue;
 
 /// What lies in a block.
 #[repr(u8)]
@@ -23,9 +26,8 @@ pub(crate) enum Kind {
     Barrier = 8,
     Event = 9,
     Once = 10,
+    /// Of whatever order.
     Queue = 11,
-    /// A queue that is not first in, first out.
-    Heap = 12,
 }
 
 impl Kind {
@@ -42,7 +44,6 @@ impl Kind {
             9 => Self::Event,
             10 => Self::Once,
             11 => Self::Queue,
-            12 => Self::Heap,
             _ => return None,
         })
     }
@@ -50,23 +51,31 @@ impl Kind {
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
     pub(super) fn bury(self, place: &Place, member: u16, end: End) {
-        let _ = (place, member, end, self);
+        match self {
+            Self::Array => array::bury(place, member),
+            Self::Queue => queue::bury(place, member),
+            _ => crate::sync::bury(self, place, member, end),
+        }
     }
 
     /// Nobody holds the object any more, and nobody can come to it again: gives back what it has other than its block.
     /// Perhaps more than once, if somebody is killed at it.
     pub(super) fn take_apart(self, place: &Place) {
-        let _ = (place, self);
+        match self {
+            Self::Payload => payload::take_apart(place),
+            Self::Queue => queue::take_apart(place),
+            _ => {}
+        }
     }
 
     /// Whether there is something to [`bury`](Self::bury), for which the block must be mapped.
     pub(super) fn has_heirs(self) -> bool {
-        !matches!(self, Self::Payload | Self::Value | Self::Mutex)
+        !matches!(self, Self::Payload | Self::Value | Self::Mutex | Self::Once)
     }
 
     /// Whether there is something to [`take_apart`](Self::take_apart).
     pub(super) fn has_contents(self) -> bool {
-        matches!(self, Self::Queue | Self::Heap)
+        matches!(self, Self::Queue | Self::Payload)
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Who buries? Whoever waits for the process anyhow: a pool's supervisor, or the parent when it looks at a child. And so
 //! that it does not matter who dies with it: everybody who waits for a shared object looks around now and then
-//! ([`patrol`]), all of them together ten times a second. A mutex needs none of that: the kernel itself tells the next
+//! ([`patrol`]), all of them together twenty times a second. A mutex needs none of that: the kernel itself tells the next
 //! owner.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,13 +15,17 @@ use std::time::Duration;
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::registry;
-use crate::os::{clock, exit, fork, pidfd};
+use crate::os::exit::{self, Turn};
+use crate::os::{clock, fork, life};
 
 /// How many processes can share objects at a time.
 pub(crate) const MEMBERS: usize = 1_024;
 
 /// How often those who wait look around, in all.
 const PATROL: Duration = Duration::from_millis(50);
+
+/// How many members are looked at each time. To look at one takes some 10 µs.
+const BEAT: usize = 32;
 
 /// A member's place. Zeros: free.
 #[repr(C, align(64))]
@@ -73,6 +77,12 @@ pub(crate) fn own_number() -> u16 {
     own().unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The process that has this number; `None` if none has.
+pub(crate) fn pid(number: u16) -> Option<u32> {
+    let slot = family::if_any()?.slots().get(usize::from(number))?;
+    (!slot.is(Life::Free)).then(|| slot.pid())
+}
+
 fn remember(generation: u32, number: u16) {
     OWN.store(
         u64::from(generation) << 32 | u64::from(number),
@@ -83,7 +93,7 @@ fn remember(generation: u32, number: u16) {
 #[cold]
 fn enlist(generation: u32) -> Result<u16, ShareError> {
     let family = family::get()?;
-    exit::call_at_exit(crate::process::at_exit);
+    exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
     for attempt in 0..2 {
@@ -107,7 +117,7 @@ fn enlist(generation: u32) -> Result<u16, ShareError> {
 }
 
 fn start_of(pid: u32) -> Result<u64, ShareError> {
-    pidfd::start_time(pid)
+    life::start_time(pid)
         .map_err(|error| ShareError::system("/proc cannot tell when this process started", &error))
 }
 
@@ -129,7 +139,7 @@ impl Slot {
 
     fn is_over(&self) -> bool {
         let started = self.started.load(Ordering::Relaxed);
-        !self.is(Life::Free) && !pidfd::is_running(self.pid(), started)
+        !self.is(Life::Free) && !life::is_running(self.pid(), started)
     }
 }
 
@@ -157,13 +167,8 @@ impl Family {
 
     /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
     /// somebody who starts again: each step can be done twice.
-    fn bury(&self, number: u16) {
+    fn bury(&self, number: u16, end: End) {
         let slot = &self.header().slots[usize::from(number)];
-        let end = if slot.is(Life::Leaving) {
-            End::Left
-        } else {
-            End::Killed
-        };
         let blocks = self.header().blocks.load(Ordering::Acquire);
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
@@ -181,8 +186,18 @@ impl Family {
             return;
         };
         for (number, slot) in self.slots().iter().enumerate() {
-            if is_meant(slot) && slot.is_over() {
-                self.bury(number as u16);
+            let is_over = || {
+                // Under the lock, which whoever takes a place has: half of what it writes could be taken for a dead member.
+                let _lock = self.lock();
+                slot.is_over()
+            };
+            if is_meant(slot) && is_over() {
+                let end = if slot.is(Life::Leaving) {
+                    End::Left
+                } else {
+                    End::Killed
+                };
+                self.bury(number as u16, end);
             }
         }
     }
@@ -205,8 +220,8 @@ pub(crate) fn has_ended(pid: u32) {
     }
 }
 
-/// To be called now and then by those who wait: buries members whose parents cannot do it. Of all who call, one does so
-/// every 50 ms; nobody waits for another.
+/// To be called now and then by those who wait, with nothing locked: buries members whose parents cannot do it. Of all who
+/// call, one does so every 50 ms, and looks at a few members; nobody waits for another.
 pub(crate) fn patrol() {
     let Some(family) = family::if_any() else {
         return;
@@ -214,19 +229,30 @@ pub(crate) fn patrol() {
     let header = family.header();
     let (now, last) = (clock::now(), header.patrol.load(Ordering::Relaxed));
     let is_due = now.saturating_sub(last) >= PATROL.as_nanos() as u64 || last > now;
-    if is_due
-        && header
+    let is_first = || {
+        header
             .patrol
             .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
-        && family.slots().iter().any(Slot::is_over)
-    {
+    };
+    if !is_due || !is_first() {
+        return;
+    }
+    let slots = family.slots();
+    let beat = header.beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
+    let some = slots.iter().cycle().skip(beat % slots.len().max(1));
+    if some.take(BEAT.min(slots.len())).any(Slot::is_over) {
         bury_dead();
     }
 }
 
+/// How many numbers there are that a process has had, from 0 on.
+pub(crate) fn numbers() -> usize {
+    family::if_any().map_or(0, |family| family.slots().len())
+}
+
 /// This process is ending. What it holds it keeps until it has ended: its other threads may still use it.
-pub(crate) fn leave() {
+fn leave() {
     let own = OWN.load(Ordering::Acquire);
     if (own >> 32) as u32 == fork::generation() + 1
         && let Some(slot) =
@@ -281,7 +307,7 @@ impl Expected {
         // If it is already there, or was and has been buried, the place is not this process's any more.
         if slot.is(Life::Expected)
             && slot.pid() == std::process::id()
-            && let Ok(started) = pidfd::start_time(pid)
+            && let Ok(started) = life::start_time(pid)
         {
             slot.take(pid, started, Life::Expected);
         }
@@ -293,11 +319,11 @@ impl Drop for Expected {
         if self.is_settled {
             return;
         }
-        // There will be no such process.
+        // There will be no such process, and nobody was killed.
         if let Some(family) = family::if_any()
             && let Ok(_burial) = family.header().burial.hold()
         {
-            family.bury(self.number);
+            family.bury(self.number, End::Left);
         }
     }
 }
@@ -305,7 +331,7 @@ impl Drop for Expected {
 /// This process is the one that was [`Expected`] under this number.
 pub(crate) fn arrive(number: u16) -> Result<(), ShareError> {
     let family = family::get()?;
-    exit::call_at_exit(crate::process::at_exit);
+    exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
     let _lock = family.lock();

@@ -21,18 +21,28 @@
 //! takes (its `TaskFuture` was dropped), or in a message that dies with a killed process, keeps its object as long as
 //! the family lives.
 
+pub(crate) mod array;
 pub(crate) mod block;
 pub(crate) mod cargo;
 mod error;
 pub(crate) mod family;
 pub(crate) mod kind;
 pub(crate) mod member;
+mod named;
 pub(crate) mod object;
+pub(crate) mod payload;
 pub(crate) mod registry;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod value;
 pub(crate) mod wait;
 
+pub use array::lend::{Chunks, Tiles, With, Zipped};
+pub use array::{
+    AtomicElement, Atomics, ClaimError, FrozenArray, Reading, SharedArray, TileMut, Writing,
+};
 pub use error::ShareError;
+pub use named::{NameProblem, SharedMemory, SharedMemoryError};
 pub use value::SharedValue;
 
 /// What the shared objects of this family take up, in this and all its other processes.

@@ -107,11 +107,6 @@ impl<H: Head> Object<H> {
         self.attachment.id()
     }
 
-    /// The processes that hold it, by their numbers. In a forked child only after a use of it.
-    pub(crate) fn holders(&self) -> Vec<u16> {
-        self.attachment.holders()
-    }
-
     /// Messages with a handle of it that are under way to nobody in particular. Those may be anywhere.
     pub(crate) fn in_flight(&self) -> u32 {
         self.attachment.in_flight()
@@ -142,37 +137,56 @@ impl<H: Head> Object<H> {
         self.serialize_as(serializer, || Box::new(self.clone()), |_| {})
     }
 
-    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote, and says whether it was granted to this
-    /// process.
-    pub(crate) fn deserialize_as<'de, D: Deserializer<'de>>(
+    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote. `arrived` is called before the message ceases to
+    /// count, with whether the handle was granted to this process.
+    pub(crate) fn deserialize_as<'de, D: Deserializer<'de>, R>(
         deserializer: D,
         shape: u64,
-    ) -> Result<(Self, bool), D::Error> {
+        arrived: impl FnOnce(Self, bool) -> R,
+    ) -> Result<R, D::Error> {
         let ticket = Ticket::deserialize(deserializer)?;
-        let object = Self::open(&ticket, shape).map_err(serde::de::Error::custom)?;
-        Ok((object, ticket.transit == Transit::Granted))
+        Self::open(&ticket, shape, arrived).map_err(serde::de::Error::custom)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
         shape: u64,
     ) -> Result<Self, D::Error> {
-        Ok(Self::deserialize_as(deserializer, shape)?.0)
+        Self::deserialize_as(deserializer, shape, |object, _| object)
     }
 
-    fn open(ticket: &Ticket, shape: u64) -> Result<Self, ShareError> {
-        if family::get()?.id() != ticket.family {
+    fn open<R>(
+        ticket: &Ticket,
+        shape: u64,
+        arrived: impl FnOnce(Self, bool) -> R,
+    ) -> Result<R, ShareError> {
+        let family = family::get()?;
+        if family.id() != ticket.family {
             return Err(ShareError::Foreign);
         }
-        let is_in_flight = ticket.transit == Transit::InFlight;
-        let attachment = Attachment::open(ticket.block, H::KIND, shape, is_in_flight)?;
-        if attachment.place().len() < tail_offset::<H>() {
-            return Err(ShareError::OtherType);
+        let attachment = Attachment::open(ticket.block, H::KIND, shape, false);
+        let is_whole =
+            |attachment: &Arc<Attachment>| attachment.place().len() >= tail_offset::<H>();
+        let opened = match attachment {
+            Ok(attachment) if is_whole(&attachment) => Ok(arrived(
+                Self {
+                    attachment,
+                    head: PhantomData,
+                },
+                ticket.transit == Transit::Granted,
+            )),
+            Ok(_) => Err(ShareError::OtherType),
+            Err(error) => Err(error),
+        };
+        // Only now: the message has kept the object until here, also one that is not what was expected.
+        if ticket.transit == Transit::InFlight {
+            if opened.is_ok() {
+                family.arrived(ticket.block);
+            } else {
+                super::registry::call_back(ticket.block);
+            }
         }
-        Ok(Self {
-            attachment,
-            head: PhantomData,
-        })
+        opened
     }
 }
 

@@ -2,20 +2,20 @@
 //!
 //! A process holds a block once, however many handles it has. A forked child has its parent's handles as copies, which
 //! hold nothing: the first use of one makes the child hold the block itself. So there is one registry for each process in a
-//! line of forks, found by counting, and the copies of others are left alone; what is locked there may be so for ever.
+//! line of forks ([`PerProcess`]), and the copies of others are left alone.
 
 use std::collections::HashMap;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::block::{Block, BlockId, Phase};
+use super::block::{Block, BlockId, ORDERS, Phase};
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
 use super::member::{self, End};
-use crate::os::fork;
+use crate::os::fork::{self, PerProcess};
 use crate::os::sparse::Mapping;
 
 /// Mappings of large blocks that are kept for the next time, at most: a mapping that was used before needs no page faults.
@@ -73,28 +73,22 @@ struct Entries {
     mappings: HashMap<u32, Arc<Mapping>>,
 }
 
-#[derive(Debug, Default)]
-struct Registry {
-    entries: Mutex<Entries>,
-    /// That of the processes forked from this one.
-    next: OnceLock<Box<Registry>>,
-}
-
 fn entries() -> MutexGuard<'static, Entries> {
-    static FIRST: OnceLock<Registry> = OnceLock::new();
-    let mut registry = FIRST.get_or_init(Registry::default);
-    for _ in 0..fork::generation() {
-        registry = registry.next.get_or_init(Box::default);
-    }
+    static OWN: PerProcess<LazyLock<Mutex<Entries>>> =
+        PerProcess::new(LazyLock::new(Mutex::default));
     // Nothing that can panic is done with it half-way.
-    let entries = &registry.entries;
-    entries.lock().unwrap_or_else(PoisonError::into_inner)
+    OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entries {
     fn place(&mut self, family: &Family, index: u32, block: &Block) -> io::Result<Place> {
         let len = usize::try_from(block.len()).map_err(io::Error::other)?;
-        if block.order() > 46 || len > 1 << block.order() {
+        let size = 1_u64 << block.order().min(63);
+        // What another process wrote is checked: a block lies whole in its place.
+        if block.order() as usize >= ORDERS
+            || len as u64 > size
+            || !block.offset().is_multiple_of(size)
+        {
             return Err(io::Error::other("the ledger is spoilt"));
         }
         if !block.is_large() {
@@ -104,27 +98,30 @@ impl Entries {
                 _mapping: None,
             });
         }
-        let mapping = match self.mappings.get(&index) {
-            // A block keeps its place for good.
-            Some(mapping) => mapping.clone(),
-            None => {
-                let mapping = Arc::new(family.memory.map(block.offset(), 1 << block.order())?);
-                if self.mappings.len() >= KEPT_MAPPINGS {
-                    let attached = &self.attached;
-                    self.mappings
-                        .retain(|index, _| attached.contains_key(index));
-                }
-                if self.mappings.len() < KEPT_MAPPINGS {
-                    self.mappings.insert(index, mapping.clone());
-                }
-                mapping
-            }
+        // A block keeps its place for good, so an old mapping is as good as a new one.
+        let known = self.mappings.get(&index).cloned();
+        let mapping = match known {
+            Some(mapping) => mapping,
+            None => self.map(family, index, block)?,
         };
         Ok(Place {
             start: mapping.start(),
             len,
             _mapping: Some(mapping),
         })
+    }
+
+    fn map(&mut self, family: &Family, index: u32, block: &Block) -> io::Result<Arc<Mapping>> {
+        let mapping = Arc::new(family.memory.map(block.offset(), 1 << block.order())?);
+        if self.mappings.len() >= KEPT_MAPPINGS {
+            let attached = &self.attached;
+            self.mappings
+                .retain(|index, _| attached.contains_key(index));
+        }
+        if self.mappings.len() < KEPT_MAPPINGS {
+            self.mappings.insert(index, mapping.clone());
+        }
+        Ok(mapping)
     }
 
     fn note(&mut self, attachment: &Arc<Attachment>) {
@@ -202,13 +199,16 @@ impl Attachment {
             .filter(|entry| entry.generation == id.generation)
             .and_then(|entry| entry.latest.upgrade());
         let has_others = entry.is_some_and(|entry| entry.count > 0);
-        let let_go = || {
+        let let_go = |entries: MutexGuard<'static, Entries>| {
             if !has_others {
-                family.release(id, member, |block| take_apart(family, id.index, block));
+                family.release(id, member, |block| {
+                    drop(entries);
+                    take_apart(family, id.index, block);
+                });
             }
         };
         if block.state().kind() != Some(kind) || block.shape() != shape {
-            let_go();
+            let_go(entries);
             return Err(ShareError::OtherType);
         }
         if let Some(known) = known {
@@ -221,7 +221,7 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
-                let_go();
+                let_go(entries);
                 Err(unmapped(&error))
             }
         }
@@ -269,14 +269,6 @@ impl Attachment {
         }
     }
 
-    /// The members that hold it, this one included.
-    pub(super) fn holders(&self) -> Vec<u16> {
-        let block = family::if_any().and_then(|family| family.block(self.id.index));
-        block
-            .map(|block| block.holders().collect())
-            .unwrap_or_default()
-    }
-
     /// Messages with a handle of it that are under way.
     pub(super) fn in_flight(&self) -> u32 {
         let block = family::if_any().and_then(|family| family.block(self.id.index));
@@ -301,7 +293,9 @@ impl Drop for Attachment {
         entries.attached.remove(&self.id.index);
         if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
             family.release(self.id, member, |block| {
-                take_apart(family, self.id.index, block)
+                // What is in it may be other objects, whose handles are looked up here.
+                drop(entries);
+                take_apart(family, self.id.index, block);
             });
         }
     }
@@ -322,7 +316,7 @@ fn visit(family: &Family, index: u32, block: &Block, then: impl FnOnce(&Place)) 
     }
 }
 
-fn take_apart(family: &Family, index: u32, block: &Block) {
+pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
     if let Some(kind) = block.state().kind()
         && kind.has_contents()
     {
@@ -353,7 +347,16 @@ pub(super) fn call_back(id: BlockId) {
         let entries = entries();
         let has_it = entries.attached.contains_key(&id.index);
         if family.join(id, member, true).is_ok() && !has_it {
-            family.release(id, member, |block| take_apart(family, id.index, block));
+            family.release(id, member, |block| {
+                drop(entries);
+                take_apart(family, id.index, block);
+            });
         }
     }
+}
+
+/// Where a block is that this process holds otherwise than by an attachment.
+pub(super) fn place_of(family: &Family, index: u32, block: &Block) -> Result<Place, ShareError> {
+    let place = entries().place(family, index, block);
+    place.map_err(|error| unmapped(&error))
 }

@@ -7,7 +7,7 @@
 //! | who is killed | when | what it costs the others |
 //! |---|---|---|
 //! | a notifier | between its change of the state and its wake-up | sleepers look by themselves: at most 100 ms |
-//! | a sleeper | asleep, or anywhere with a [`Ticket`] | `sleeping` stays one too high: each later notification makes a system call, for ever |
+//! | a sleeper | asleep, or anywhere with a [`Ticket`] | it counts as sleeping for ever: now and then a notification makes a system call too many |
 //! | a sleeper | after a `notify_one` has picked it | the others look by themselves: at most 100 ms |
 //!
 //! What the dead have left in the object's own state is the business of the object: `patrol` is called after each slice
@@ -17,11 +17,14 @@
 
 use std::hint;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(not(loom))]
+use crate::facade::AtomicU32;
+use crate::facade::{AtomicU64, Futex, fence};
 use crate::machine;
-use crate::os::futex::{self, Wake};
+use crate::os::futex::Wake;
 
 /// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
 const SPIN: Duration = Duration::from_micros(5);
@@ -39,11 +42,29 @@ pub(crate) struct Waiters {
     /// How often somebody was notified, modulo 2^32; a futex. Added to by notifiers, before they wake. A sleeper that is
     /// stopped between its ticket and its sleep for exactly a multiple of 2^32 notifications takes the number for
     /// unchanged; it sleeps then as if the wake-up had been lost.
-    signal: AtomicU32,
-    /// How many have a ticket, and those that were killed while they had one. Pairs with the state of the object (add,
-    /// fence, look at the state; change the state, fence, look at this).
-    sleeping: AtomicU32,
+    signal: Futex,
+    /// Lower 32 bits: how many have a ticket, and those that were killed while they had one. Pairs with the state of the
+    /// object (add, fence, look at the state; change the state, fence, look at this).
+    ///
+    /// Upper 32 bits: for how many of them there has been a notification. Who was told needs some microseconds to be up,
+    /// and in that time a fast notifier would make a system call for each item. Never more than the lower half; too few
+    /// costs a system call, so whoever leaves and was notified takes one away, whether it was counted for it or for another.
+    sleepers: AtomicU64,
 }
+
+/// One more with a ticket.
+const SLEEPER: u64 = 1;
+
+/// One more that was told.
+const TOLD: u64 = 1 << 32;
+
+/// How many there are, and how many have been told.
+fn counts(sleepers: u64) -> (u64, u64) {
+    (sleepers % TOLD, sleepers / TOLD)
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Waiters>() == 16);
 
 /// Why a sleep has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +96,39 @@ impl Waiters {
         self.notify(u32::MAX);
     }
 
+    /// Has one of those who wait at `one` look again, and all who wait at `all`, for the price of one when nobody waits.
+    pub(crate) fn notify_one_and_all(one: &Self, all: &Self) {
+        // As in `notify`.
+        fence(Ordering::SeqCst);
+        one.notify_fenced(1);
+        all.notify_fenced(u32::MAX);
+    }
+
     fn notify(&self, count: u32) {
         // Pairs with the fence in `ticket`. Two threads that each write one word and then read the other's (the state
-        // and `sleeping`) may both miss each other's write, whatever else the orderings are, unless something puts
+        // and `sleepers`) may both miss each other's write, whatever else the orderings are, unless something puts
         // both in one order: either we see that somebody sleeps, or the sleeper's last look sees our change.
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) == 0 {
+        self.notify_fenced(count);
+    }
+
+    fn notify_fenced(&self, count: u32) {
+        let tell = |sleepers| {
+            let (all, told) = counts(sleepers);
+            let more = all.saturating_sub(told).min(u64::from(count));
+            (more > 0).then(|| sleepers + more * TOLD)
+        };
+        // Killed after this: those who count as told and were not look when their slice is over, and take it away.
+        let told = self
+            .sleepers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, tell);
+        if told.is_err() {
             return;
         }
         // Release pairs with the Acquire in `ticket` and `is_notified`: who sees this one sees the change of the state.
         self.signal.fetch_add(1, Ordering::Release);
         // Killed here: those who are on their way to sleep see the number, the others look when their slice is over.
-        futex::wake(&self.signal, count);
+        self.signal.wake(count);
     }
 
     /// Gives what `ready` gives as soon as it gives something, and `None` once the deadline has passed. The last look is
@@ -120,7 +162,7 @@ impl Waiters {
     /// A ticket for [`sleep`](Self::sleep). To be taken before the look at the state, and before a lock that guards it is
     /// released: a notification that comes after this ends the sleep at once, or makes it none.
     pub(crate) fn ticket(&self) -> Ticket<'_> {
-        self.sleeping.fetch_add(1, Ordering::Relaxed);
+        self.sleepers.fetch_add(SLEEPER, Ordering::Relaxed);
         // Pairs with the fence in `notify`, where it is said why.
         fence(Ordering::SeqCst);
         Ticket {
@@ -157,22 +199,43 @@ impl Waiters {
         loop {
             match ticket.sleep_for(slices.next()) {
                 Slept::Notified => return Woken::Notified,
-                Slept::SliceOver => patrol(),
+                Slept::SliceOver => {
+                    ticket.was_not_told();
+                    patrol();
+                }
                 Slept::TimedOut => return Woken::TimedOut,
             }
         }
     }
 }
 
-impl Ticket<'_> {
+impl<'a> Ticket<'a> {
+    /// The word that is no longer the number given after a notification, for those who sleep on many at once.
+    #[cfg(not(loom))]
+    pub(crate) fn word(&self) -> (&'a AtomicU32, u32) {
+        (self.waiters.signal.word(), self.seen)
+    }
+
     fn is_notified(&self) -> bool {
         // Acquire pairs with the Release in `Waiters::notify`.
         self.waiters.signal.load(Ordering::Acquire) != self.seen
     }
 
+    /// After a slice that nobody has ended: if this sleeper counts as told, its notifier was killed at it. The next one is
+    /// to wake it.
+    fn was_not_told(&self) {
+        let retract = |sleepers| (counts(sleepers).1 > 0).then(|| sleepers - TOLD);
+        // An error: nobody counts as told.
+        let _ = self
+            .waiters
+            .sleepers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, retract);
+    }
+
     /// Sleeps once, unless there was a notification.
     fn sleep_for(&self, slice: Slice) -> Slept {
-        match futex::wait_until(&self.waiters.signal, self.seen, slice.end) {
+        let signal = &self.waiters.signal;
+        match signal.sleep(self.seen, slice.end, slice.is_last) {
             // Also for a wake-up that the number does not show, because it was sent for a notification from before this
             // ticket and has found us in place of another. Going back to sleep would lose it.
             Wake::Woken => Slept::Notified,
@@ -184,8 +247,19 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        // Relaxed: a notifier that sees it late makes a system call too many.
-        self.waiters.sleeping.fetch_sub(1, Ordering::Relaxed);
+        let was_told = u64::from(self.is_notified());
+        let leave = |sleepers| {
+            let (all, told) = counts(sleepers);
+            let all = all.saturating_sub(1);
+            let told = told.saturating_sub(was_told).min(all);
+            Some(all * SLEEPER + told * TOLD)
+        };
+        let sleepers = &self.waiters.sleepers;
+        // It never fails.
+        let _ = sleepers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave);
+        // Pairs with the fence in `notify`: a notifier that took us for one who was told has not told us, and relies on it
+        // that our next look sees its change.
+        fence(Ordering::SeqCst);
     }
 }
 
@@ -236,7 +310,8 @@ impl Slices {
 
 /// Looks for some microseconds, if the one waited for can run meanwhile.
 fn spin<T>(deadline: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    if !may_spin() {
+    // A model would take each look for an order to try.
+    if cfg!(loom) || !may_spin() {
         return None;
     }
     let end = Instant::now() + SPIN;
@@ -269,5 +344,7 @@ fn may_spin() -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -8,7 +8,8 @@ use manyhands::as_completed;
 use manyhands::prelude::*;
 
 use super::Round;
-use super::job::{Answer, Job, MOST_FALSE_STARTS, Random, Rules, Way, run};
+use super::common::random::Random;
+use super::job::{Answer, Job, MOST_FALSE_STARTS, Rules, Way, run};
 
 /// So often that a job that lives gets there.
 const MANY: u32 = 1_000_000;

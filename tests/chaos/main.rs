@@ -18,13 +18,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
+use common::random::{Random, number, seed};
 use common::{Leftovers, children_of, is_running};
 use manyhands::prelude::*;
 use manyhands::{Output, Shutdown, WaitPolicy};
 use nix::sys::signal::Signal;
 
 use calls::Caller;
-use job::{Job, Random};
+use job::Job;
 use watch::Watch;
 
 const CALLERS: u64 = 3;
@@ -236,18 +237,10 @@ fn fight(seed: u64) {
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
 #[test]
 fn chaos() {
-    let seed = number("MANYHANDS_SEED").unwrap_or_else(|| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one(0)
-    });
+    let seed = seed();
     let most = number("MANYHANDS_KILLS").unwrap_or(300) as usize;
-    println!("MANYHANDS_SEED={seed}");
     let start = Instant::now();
     let mut rounds = 0;
     while KILLS.load(Ordering::Relaxed) < most {

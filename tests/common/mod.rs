@@ -2,6 +2,8 @@
 //! of its own.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod random;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
@@ -88,7 +90,10 @@ impl Drop for Leftovers {
         }
         let start = Instant::now();
         loop {
-            let now = Traces::now();
+            let mut now = Traces::now();
+            // What was there before is not of this test, and may go at any time.
+            now.files.retain(|name| !self.before.files.contains(name));
+            self.before.files.clear();
             if now == self.before {
                 return;
             }

@@ -32,7 +32,7 @@ use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::machine::available_workers;
-use crate::os::{fork, task};
+use crate::os::{exit, fork, task};
 use crate::panic;
 use crate::pool::{Limits, Plan, Pool, Stream, reduce};
 
@@ -230,6 +230,7 @@ pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
     // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
     // In this order: the thread for callbacks registers while it holds its queue.
     let held = (crate::future::later::hold(), task::hold());
+    let no_writers = crate::shm::array::claim::writers::none()?;
     // Of the same family, whichever of the two needs it first.
     crate::shm::family::for_children();
     // A closed or full output is not this call's business.
@@ -239,11 +240,11 @@ pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
     match unsafe { fork::fork() }? {
         fork::Side::Parent { child } => Ok(child),
         fork::Side::Child => {
-            drop((out, err, held));
+            drop((out, err, held, no_writers));
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
-            // No exit handler runs here, and the children that the child started are waited for by one.
-            crate::process::at_exit();
+            // No exit handler runs here, and there is one that sees to what the child itself has started and made.
+            exit::end();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             fork::exit_now(code)
         }

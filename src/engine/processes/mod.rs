@@ -33,6 +33,7 @@ mod dispatch;
 pub(crate) mod entry;
 mod face;
 mod initializer;
+pub(crate) mod lend;
 mod map;
 mod output;
 mod run;

@@ -297,7 +297,9 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<O
 pub(super) fn become_server() -> io::Result<()> {
     let mut message = [0; 4_096];
     let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
-    fds.into_iter().next().map(family::inherit);
+    if let Some(memory) = fds.into_iter().next() {
+        family::inherit(memory);
+    }
     let body = message.get(16..len).unwrap_or_default();
     let opening: Opening = exact::from_slice(body).map_err(io::Error::other)?;
     if opening.fingerprint != Image::main().fingerprint() {

@@ -19,7 +19,7 @@ use super::{initializer, server};
 use crate::lane::bell::Bell;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
-use crate::os::{fork, handoff, image::Image, oom, worker as own};
+use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::shm::family;
 use crate::{code, codec, panic};
@@ -124,7 +124,7 @@ fn end_worker(code: i32) -> ! {
     if fork::generation() == 0 {
         std::process::exit(code);
     }
-    process::at_exit();
+    exit::end();
     let _ = (io::stdout().flush(), io::stderr().flush());
     fork::exit_now(code)
 }
@@ -171,7 +171,9 @@ fn begin() -> io::Result<()> {
             "the greeting came without its descriptors",
         ));
     };
-    fds.next().map(family::inherit);
+    if let Some(memory) = fds.next() {
+        family::inherit(memory);
+    }
     let body = message.get(16..len).unwrap_or_default();
     let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
     if greeting.fingerprint != Image::main().fingerprint() {

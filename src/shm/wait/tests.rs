@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Waiters, Woken};
+use super::{Waiters, Woken, counts};
 use crate::os::fork::{Victim, exit_now};
 use crate::os::memory::SharedMemory;
 
@@ -46,7 +46,7 @@ impl Object {
     }
 
     fn sleeping(&self) -> u32 {
-        self.waiters.sleeping.load(Ordering::Relaxed)
+        counts(self.waiters.sleepers.load(Ordering::Relaxed)).0 as u32
     }
 }
 
@@ -90,7 +90,7 @@ fn deadlines_do_not_pass_early_and_the_last_look_is_after_them() {
         assert_eq!(woken, Woken::TimedOut);
         assert!(Instant::now() >= deadline);
     }
-    assert_eq!(waiters.sleeping.load(Ordering::Relaxed), 0);
+    assert_eq!(waiters.sleepers.load(Ordering::Relaxed), 0);
 }
 
 #[test]

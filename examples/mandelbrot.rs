@@ -1,0 +1,92 @@
+//! The Mandelbrot set, rendered in place: workers write the rows of one shared image.
+//!
+//! `cargo run --release --example mandelbrot -- 600 400 processes:4 mandelbrot.png`
+//!
+//! Width, height, engine and file may be left out from the end. What is printed last is the same on every engine.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::time::Instant;
+
+use manyhands::SharedArray;
+use manyhands::prelude::*;
+
+/// After so many steps a point counts as inside.
+const STEPS: u32 = 500;
+
+/// What is shown: the middle, and how many units of the plane the image is high.
+const CENTRE: (f64, f64) = (-0.7, 0.0);
+const HEIGHT: f64 = 2.4;
+
+/// After how many steps the point leaves the circle of radius 2; `None` if it does not.
+fn escape(x: f64, y: f64) -> Option<u32> {
+    let (mut re, mut im) = (0.0_f64, 0.0_f64);
+    for step in 0..STEPS {
+        let (re2, im2) = (re * re, im * im);
+        if re2 + im2 > 4.0 {
+            return Some(step);
+        }
+        (re, im) = (re2 - im2 + x, 2.0 * re * im + y);
+    }
+    None
+}
+
+/// Black inside; outside a colour for each number of steps. In whole numbers, so that it is the same everywhere.
+fn colour(steps: Option<u32>) -> [u8; 3] {
+    steps.map_or([0; 3], |steps| {
+        [30, 60, 130].map(|start| {
+            let turn = (14 * steps + start) % 510;
+            u8::try_from(turn.min(510 - turn)).unwrap_or(u8::MAX)
+        })
+    })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = |otherwise: &str| arguments.next().unwrap_or_else(|| otherwise.to_owned());
+    let (width, height): (usize, usize) = (next("600").parse()?, next("400").parse()?);
+    let (engine, file) = (next("processes"), next(""));
+    let pool: Pool<AnyEngine> = engine.parse()?;
+
+    let start = Instant::now();
+    let mut image = SharedArray::<u8>::zeros(width * height * 3)?;
+    // A function for worker processes captures nothing: the size goes along as the context.
+    let size = (width, height);
+    pool.for_each_chunk_with(
+        &size,
+        &mut image,
+        width * 3,
+        |size, row, pixels: &mut [u8]| {
+            let (width, height) = (size.0 as f64, size.1 as f64);
+            let scale = HEIGHT / height;
+            let y = CENTRE.1 + (row as f64 + 0.5 - height / 2.0) * scale;
+            for (column, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+                let x = CENTRE.0 + (column as f64 + 0.5 - width / 2.0) * scale;
+                pixel.copy_from_slice(&colour(escape(x, y)));
+            }
+        },
+    )?;
+    let time = start.elapsed();
+
+    // Nobody writes any more: from here on it is a plain slice.
+    let image = image.freeze()?;
+    if !file.is_empty() {
+        let out = BufWriter::new(File::create(&file)?);
+        let mut encoder = png::Encoder::new(out, u32::try_from(width)?, u32::try_from(height)?);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.write_header()?.write_image_data(&image)?;
+        eprintln!("written to {file}");
+    }
+    eprintln!("{width} x {height} on {engine} in {time:.2?}");
+    let inside = image
+        .chunks_exact(3)
+        .filter(|pixel| pixel == &[0; 3])
+        .count();
+    // FNV-1a.
+    let checksum = image.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    println!("{inside} points inside, checksum {checksum:016x}");
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! A product of two matrices: on shared arrays, tile by tile in place, beside the form that sends and returns rows.
+//!
+//! `cargo run --release --example matrix_multiply -- 512 processes:2`
+//!
+//! Size and engine may be left out from the end. Both products are compared with one that is made by this process alone.
+
+use std::time::Instant;
+
+use manyhands::prelude::*;
+use manyhands::{FrozenArray, SharedArray, TileMut};
+use serde::{Deserialize, Serialize};
+
+/// Two square matrices, row by row, to read. As handles: what is sent to a worker is a few bytes.
+#[derive(Serialize, Deserialize)]
+struct Shared {
+    size: usize,
+    a: FrozenArray<f64>,
+    b: FrozenArray<f64>,
+}
+
+/// Whole numbers, small enough that no sum is rounded: every order of additions gives the same.
+fn element(of: usize, index: usize) -> f64 {
+    ((index * (7 + of) + index / 13) % 17) as f64 - 8.0
+}
+
+/// Adds `factor` times a row to another.
+fn add(to: &mut [f64], factor: f64, row: &[f64]) {
+    for (sum, x) in to.iter_mut().zip(row) {
+        *sum += factor * x;
+    }
+}
+
+/// One row of the product.
+fn row_of_product(row: &[f64], b: &[f64]) -> Vec<f64> {
+    let mut product = vec![0.0; row.len()];
+    for (&factor, b) in row.iter().zip(b.chunks_exact(row.len())) {
+        add(&mut product, factor, b);
+    }
+    product
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let size: usize = arguments.next().map_or(Ok(512), |size| size.parse())?;
+    let engine = arguments.next().unwrap_or_else(|| "processes".to_owned());
+    let pool: Pool<AnyEngine> = engine.parse()?;
+    let make = |of| (0..size * size).map(move |index| element(of, index));
+    let (a, b): (Vec<f64>, Vec<f64>) = (make(0).collect(), make(1).collect());
+
+    let start = Instant::now();
+    let rows = a.chunks_exact(size).map(|row| row_of_product(row, &b));
+    let expected: Vec<f64> = rows.flatten().collect();
+    let serial = start.elapsed();
+
+    // Copied: the second matrix is sent to each worker, rows of the first as items, and rows of the product come back.
+    let start = Instant::now();
+    let rows = a.chunks_exact(size).map(<[f64]>::to_vec);
+    let multiply = |b: &Vec<f64>, row: Vec<f64>| row_of_product(&row, b);
+    let copied: Vec<f64> = pool.map_with(&b, multiply, rows)?.concat();
+    let copying = start.elapsed();
+
+    // Shared: the matrices lie where all workers see them, and each writes its tiles of the product in place.
+    let shared = Shared {
+        size,
+        a: SharedArray::from_slice(&a)?.freeze()?,
+        b: SharedArray::from_slice(&b)?.freeze()?,
+    };
+    let mut product = SharedArray::<f64>::zeros(size * size)?;
+    let start = Instant::now();
+    let multiply = |from: &Shared, mut tile: TileMut<'_, f64>| {
+        let (top, left) = tile.origin();
+        let (rows, columns) = (tile.rows(), tile.columns());
+        for (row, sums) in (top..top + rows).zip(tile.rows_mut()) {
+            for k in 0..from.size {
+                let part = &from.b[k * from.size + left..][..columns];
+                add(sums, from.a[row * from.size + k], part);
+            }
+        }
+    };
+    pool.for_each_tile_with(&shared, &mut product, (size, size), (64, 256), multiply)?;
+    let sharing = start.elapsed();
+
+    assert!(copied == expected, "the copied product is wrong");
+    assert!(*product.read()? == expected, "the shared product is wrong");
+    let ratio = copying.as_secs_f64() / sharing.as_secs_f64();
+    eprintln!(
+        "{size} x {size} on {engine}: serial {serial:.2?}, copied {copying:.2?}, shared {sharing:.2?}"
+    );
+    eprintln!("copied / shared: {ratio:.2}");
+    let trace: f64 = (0..size).map(|i| expected[i * size + i]).sum();
+    println!("both products are right, trace {trace}");
+    Ok(())
+}

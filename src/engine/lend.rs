@@ -1,0 +1,81 @@
+//! Engines that lend an array to a function, part by part.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::processes::Portable;
+use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
+use crate::error::TaskError;
+use crate::pool::Plan;
+use crate::shm::array::lend::Lent;
+
+/// An engine that can lend `L` ([`Chunks`](crate::Chunks), [`Zipped`](crate::Zipped), [`Tiles`](crate::Tiles)) to the
+/// function `F`: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for. With a context, `L` is
+/// [`With`](crate::With) one of them, and `C` the context.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Chunks, Lend, SharedArray};
+/// use manyhands::prelude::*;
+///
+/// fn clear<E, F>(pool: &Pool<E>, array: &mut SharedArray<u64>, f: F) -> Result<(), TaskError>
+/// where
+///     F: Fn(usize, &mut [u64]),
+///     E: Lend<Chunks<u64>, F>,
+/// {
+///     pool.for_each_chunk(array, 16, f)
+/// }
+///
+/// let mut array = SharedArray::from_slice(&[1; 40])?;
+/// clear(&Pool::processes(2)?, &mut array, |_, chunk| chunk.fill(0))?;
+/// assert_eq!(array.to_vec()?, [0; 40]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot lend `{L}` to this function",
+    note = "threads: function and context are `Sync`",
+    note = "processes: the function captures nothing, or is `closure!([names] |index: usize, chunk: &mut [T]| ..)`; otherwise use the form that ends in `_with`, whose context implements serde's `Serialize` and `DeserializeOwned`",
+    note = "forked: the function may capture anything"
+)]
+pub trait Lend<L, F, C = ()>: Executor {
+    #[doc(hidden)]
+    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError>;
+}
+
+impl<L: Lent<F, C>, F, C> Lend<L, F, C> for Serial {
+    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
+        let run = |index| lent.run(&f, context, index);
+        Run::map(self, plan, run, 0..lent.items()).map(drop)
+    }
+}
+
+impl<L: Lent<F, C>, F: Sync, C: Sync> Lend<L, F, C> for Threads {
+    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
+        let run = |index| lent.run(&f, context, index);
+        Run::map(self, plan, run, 0..lent.items()).map(drop)
+    }
+}
+
+impl<L: Lent<F, C>, F, C> Lend<L, F, C> for Forked {
+    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
+        let run = |index| lent.run(&f, context, index);
+        Run::map(self, plan, run, 0..lent.items()).map(drop)
+    }
+}
+
+impl<L, F, C> Lend<L, F, C> for AnyEngine
+where
+    L: Lent<F, C>,
+    F: Portable + Send + Sync,
+    C: Serialize + DeserializeOwned + Sync + 'static,
+{
+    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
+        match self {
+            Self::Serial(engine) => engine.lend(plan, f, context, lent),
+            Self::Threads(engine) => engine.lend(plan, f, context, lent),
+            Self::Processes(engine) => engine.lend(plan, f, context, lent),
+            Self::Forked(engine) => engine.lend(plan, f, context, lent),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The word that a cell begins with: whose the cell is. All that hands a cell over goes through here, and models check it.
+
+use std::sync::atomic::Ordering;
+
+use super::Claim;
+use crate::facade::AtomicU32;
+
+pub(super) const FREE: u32 = 0;
+pub(super) const READY: u32 = 1;
+pub(super) const TAKEN: u32 = 2;
+pub(super) const RECLAIMED: u32 = 3;
+
+/// The bits of a word that are its phase.
+pub(super) const PHASE: u32 = 3;
+
+/// What the word holds in `lap` and `phase`.
+pub(super) fn state(lap: u32, phase: u32) -> u32 {
+    lap << 2 | phase
+}
+
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub(super) struct Word(pub(super) AtomicU32);
+
+impl Word {
+    /// What it holds. Who finds what the other side has stored finds what that side did before, too.
+    #[inline]
+    pub(super) fn look(&self) -> u32 {
+        // Acquire pairs with the Release of `publish`, for the reader, and of `release`, for the writer.
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The writer's: hands the filled cell to the reader.
+    #[inline]
+    pub(super) fn publish(&self, lap: u32) {
+        // Release pairs with the Acquire in `look`: the content comes before the word.
+        self.0.store(state(lap, READY), Ordering::Release);
+    }
+
+    /// The writer's: takes back what was published; false if the reader has begun with it.
+    pub(super) fn reclaim(&self, lap: u32) -> bool {
+        // Relaxed: nothing but the word itself is handed over.
+        let (from, to) = (state(lap, READY), state(lap, RECLAIMED));
+        self.0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// The reader's: begins with what was published, which it has seen by `look`.
+    pub(super) fn claim(&self, lap: u32) -> Claim {
+        let (from, to) = (state(lap, READY), state(lap, TAKEN));
+        match self
+            .0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => Claim::Taken,
+            Err(found) if found == state(lap, RECLAIMED) => Claim::Reclaimed,
+            Err(_) => Claim::Spoilt,
+        }
+    }
+
+    /// The reader's: gives the cell back to the writer, for the next lap.
+    #[inline]
+    pub(super) fn release(&self, lap: u32) {
+        // Release pairs with the Acquire in `look`: our reads of the content come before.
+        self.0
+            .store(state(lap.wrapping_add(1), FREE), Ordering::Release);
+    }
+}

@@ -1,0 +1,168 @@
+//! Whether a process of which only a note is left still runs.
+//!
+//! A pid is not enough for that: numbers come again. A process is known by its pid together with the time at which it was
+//! started, and both mean something only in the namespaces (of a container, say) in which they were noted.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// A process, for those who read of it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) pid: u32,
+    /// When it was started, in clock ticks since the machine was.
+    pub(crate) started: u64,
+    /// The namespace in which the pid means this process, by the number of its inode.
+    pub(crate) pids: u64,
+    /// The namespace whose clock `started` was read from; 0 where the kernel has none.
+    pub(crate) times: u64,
+}
+
+impl Life {
+    /// This process's own.
+    pub(crate) fn own() -> io::Result<Self> {
+        let stat = stat_of(std::process::id())?;
+        Ok(Self {
+            pid: std::process::id(),
+            started: stat.started,
+            pids: fs::metadata("/proc/self/ns/pid")?.ino(),
+            times: fs::metadata("/proc/self/ns/time").map_or(0, |status| status.ino()),
+        })
+    }
+
+    /// Whether the process has ended for certain. What cannot be known counts as life.
+    ///
+    /// A zombie has ended. A process that has become another program by `exec` has not: it keeps its pid and its start.
+    pub(crate) fn has_ended(&self) -> bool {
+        let Ok(own) = Self::own() else { return false };
+        if (own.pids, own.times) != (self.pids, self.times) {
+            return false;
+        }
+        // /proc may be that of another namespace: then it speaks of other processes.
+        let shown = fs::read_to_string("/proc/self/stat").ok();
+        if shown.and_then(|stat| Some(Stat::parse(&stat)?.pid)) != Some(own.pid) {
+            return false;
+        }
+        let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 0) else {
+            return false;
+        };
+        if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            return true;
+        }
+        stat_of(self.pid).is_ok_and(|stat| stat.started != self.started || stat.is_dead)
+    }
+}
+
+/// When a process was started, in clock ticks since the machine was. No two processes of one namespace have both this and the
+/// pid in common.
+pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
+    Ok(stat_of(pid)?.started)
+}
+
+/// Whether the process of this namespace that was started at that time under this pid still runs. A zombie does not. What
+/// cannot be known counts as life.
+pub(crate) fn is_running(pid: u32, started: u64) -> bool {
+    match stat_of(pid) {
+        Ok(stat) => stat.started == started && !stat.is_dead,
+        Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
+}
+
+fn stat_of(pid: u32) -> io::Result<Stat> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path)?;
+    Stat::parse(&stat).ok_or_else(|| io::Error::other(format!("{path} cannot be read: {stat}")))
+}
+
+/// What the kernel says of a process in `/proc/<pid>/stat`.
+struct Stat {
+    pid: u32,
+    started: u64,
+    is_dead: bool,
+}
+
+impl Stat {
+    fn parse(stat: &str) -> Option<Self> {
+        // The name, in brackets, may contain anything.
+        let (head, tail) = stat.rsplit_once(')')?;
+        let pid = head.split(' ').next()?.parse().ok()?;
+        // From the third field on, the state.
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        let threads: u32 = fields.get(17)?.parse().ok()?;
+        Some(Self {
+            pid,
+            started: fields.get(19)?.parse().ok()?,
+            // A first thread that has ended looks like this too while others run.
+            is_dead: matches!(*fields.first()?, "Z" | "X") && threads <= 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_runs_and_one_of_its_number_at_another_time_has_ended() {
+        let own = Life::own().unwrap();
+        assert!(!own.has_ended());
+        assert_eq!(start_time(own.pid).unwrap(), own.started);
+        assert!(is_running(own.pid, own.started));
+        assert!(!is_running(own.pid, own.started + 1));
+        let before = Life {
+            started: own.started - 1,
+            ..own
+        };
+        assert!(before.has_ended());
+        // Elsewhere it may be anybody.
+        let elsewhere = Life {
+            pids: own.pids + 1,
+            ..before
+        };
+        assert!(!elsewhere.has_ended());
+        let in_another_time = Life {
+            times: own.times + 1,
+            ..before
+        };
+        assert!(!in_another_time.has_ended());
+        for nobody in [0, u32::MAX] {
+            assert!(!Life { pid: nobody, ..own }.has_ended());
+        }
+    }
+
+    #[test]
+    fn one_that_nobody_has_reaped_has_ended_and_so_has_one_that_is_gone() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let life = Life {
+            pid: child.id(),
+            started: Stat::parse(&stat).unwrap().started,
+            ..Life::own().unwrap()
+        };
+        assert!(!life.has_ended());
+        child.kill().unwrap();
+        while !life.has_ended() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(life.has_ended());
+    }
+
+    #[test]
+    fn names_of_processes_do_not_confuse() {
+        let rest = "Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+        let stat = Stat::parse(&format!("12 (a) R 1 (b) {rest}")).unwrap();
+        assert_eq!((stat.pid, stat.started, stat.is_dead), (12, 4711, true));
+        for nonsense in ["", ")", "12 (a) R", "x (a) R 1 2 3"] {
+            assert!(Stat::parse(nonsense).is_none());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Memory with a name: what lies in `/dev/shm`, for programs that are not related.
+//!
+//! Names are those of the files there, without a slash. What is opened here follows no symbolic link, waits for nobody
+//! and is closed by `exec`.
+
+use std::ffi::c_void;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU8;
+use std::time::UNIX_EPOCH;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap, shm_open, shm_unlink};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{Mode, fchmod};
+use nix::sys::statvfs::statvfs;
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{geteuid, linkat};
+
+use super::above_standard;
+
+/// Where the C library keeps named shared memory.
+const FOLDER: &str = "/dev/shm";
+
+/// A file there with no name yet, which its owner alone may open. If this process is killed, the kernel removes it.
+pub(crate) fn nameless() -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let file = above_standard(nix::fcntl::open(FOLDER, flags, mode)?)?;
+    // The umask may have taken from that.
+    fchmod(&file, mode)?;
+    Ok(file.into())
+}
+
+/// Gives a nameless file its name, unless somebody has it: `AlreadyExists`. It is there whole, or not at all.
+pub(crate) fn link(file: &File, name: &str) -> io::Result<()> {
+    let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = AtFlags::AT_SYMLINK_FOLLOW;
+    Ok(linkat(AT_FDCWD, &*nameless, AT_FDCWD, &path(name), flags)?)
+}
+
+/// Opens what has the name, to read and write.
+pub(crate) fn open(name: &str) -> io::Result<File> {
+    open_for(OFlag::O_RDWR, name)
+}
+
+/// Opens what has the name, to read.
+pub(crate) fn open_to_read(name: &str) -> io::Result<File> {
+    open_for(OFlag::O_RDONLY, name)
+}
+
+fn open_for(what: OFlag, name: &str) -> io::Result<File> {
+    let fd = shm_open(&*format!("/{name}"), what, Mode::empty())?;
+    let fd: OwnedFd = above_standard(fd)?;
+    Ok(fd.into())
+}
+
+/// Takes the name away. The memory goes with the last process that has it mapped.
+pub(crate) fn unlink(name: &str) -> io::Result<()> {
+    Ok(shm_unlink(&*format!("/{name}"))?)
+}
+
+/// What has the name; a symbolic link is not followed.
+pub(crate) fn status(name: &str) -> io::Result<Metadata> {
+    fs::symlink_metadata(path(name))
+}
+
+/// All names there that are text.
+pub(crate) fn names() -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(FOLDER)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Bytes that are free there. Where no limit is set, what the machine has at all: more cannot be had, and to try would
+/// take the memory of all others first.
+pub(crate) fn free() -> Option<u64> {
+    let there = statvfs(FOLDER).ok()?;
+    if there.blocks() > 0 {
+        return Some(
+            there
+                .blocks_available()
+                .saturating_mul(there.fragment_size()),
+        );
+    }
+    let machine = sysinfo().ok()?;
+    Some(machine.ram_total().saturating_add(machine.swap_total()))
+}
+
+/// The largest file that this process may make. One that is larger would bring it SIGXFSZ.
+pub(crate) fn file_size_limit() -> u64 {
+    let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(u64::MAX, |(soft, _)| soft);
+    // The kernel's sizes have a sign, and so have offsets of pointers.
+    limit.min(isize::MAX as u64)
+}
+
+/// The user in whose name this process makes and opens files.
+pub(crate) fn user() -> u32 {
+    geteuid().as_raw()
+}
+
+/// Makes a file `len` bytes long, and has the kernel set all of them aside.
+///
+/// In steps, each of which is tried again when a signal comes in between, which not all kernels put up with: a program with
+/// a profiler's timer would never get through a large one.
+pub(crate) fn reserve(file: &File, len: NonZeroUsize) -> io::Result<()> {
+    const STEP: usize = 4 << 20;
+    let mut done = 0;
+    while done < len.get() {
+        let step = STEP.min(len.get() - done);
+        match fallocate(
+            file,
+            FallocateFlags::empty(),
+            done.cast_signed() as libc::off_t,
+            step.cast_signed() as libc::off_t,
+        ) {
+            Ok(()) => done += step,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(name)
+}
+
+/// Which file it is, whatever name it has: device, inode, and where the file system knows it the time of its making, in
+/// nanoseconds since 1970 and otherwise 0.
+///
+/// Some file systems give the number of an inode again as soon as it is free, hence the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) born: u64,
+}
+
+impl FileId {
+    pub(crate) fn of(status: &Metadata) -> Self {
+        let born = status.created().ok();
+        let born = born.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            device: status.dev(),
+            inode: status.ino(),
+            born: born.map_or(0, |since| since.as_nanos() as u64),
+        }
+    }
+}
+
+/// A shared mapping of a whole file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and what it gives out is atomics and an address.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; what is done with the address is for those to answer who use it.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes, which the file must have: those behind its end would be SIGBUS.
+    pub(crate) fn new(file: &File, len: NonZeroUsize) -> io::Result<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(Self { start, len })
+    }
+
+    /// The first byte, which is aligned to a page.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start.cast()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    /// All bytes, as what they are: of which others may change each at any time.
+    pub(crate) fn bytes(&self) -> &[AtomicU8] {
+        let start = self.start.cast::<AtomicU8>().as_ptr();
+        // SAFETY: the mapping is that long and lives as long as `self`; an AtomicU8 has the size and alignment of a byte,
+        // any byte is a valid one, and it may be changed by others while it is borrowed.
+        unsafe { std::slice::from_raw_parts(start, self.len.get()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `new`; references into it borrow `self`, and those who took its address
+        // have promised not to use it any longer.
+        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
+            log::error!("munmap of named shared memory failed: {error}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Calls that have workers change a shared array in place.
+
+use bytemuck::Pod;
+
+use super::{Call, Pool};
+use crate::engine::{Executor, Lend};
+use crate::error::TaskError;
+use crate::shm::array::lend::Loan;
+use crate::shm::{Chunks, SharedArray, TileMut, Tiles, With, Zipped};
+
+impl<E: Executor> Pool<E> {
+    /// Runs `f` on every chunk of `chunk` elements of the array, in place: nothing is copied, whatever the engine.
+    ///
+    /// `f` gets the chunk's index, from 0, and its elements; the last chunk may have fewer. An image is worked on row by
+    /// row with its width as the length.
+    ///
+    /// The array is lent to the workers for the time of the call: nobody else can claim elements of it meanwhile. When the
+    /// call returns, whatever its outcome, no worker has any of it any more. It waits for that, also after an error: on
+    /// chunks that run at that time, and for which there is no [`timeout`](Call::timeout), as long as they take.
+    ///
+    /// On [`Processes`](crate::Processes) the function captures nothing, or is
+    /// `closure!([names] |index: usize, chunk: &mut [T]| ..)`.
+    ///
+    /// # Errors
+    ///
+    /// The [`TaskError`] of the first chunk that failed, with its index: it is as its worker has left it, and so may be
+    /// others after it. With [`Call::retries`] a chunk whose worker died is begun again, with what is in it by then.
+    /// [`TaskError::Claim`] if somebody has claimed elements of the array; [`TaskError::InvalidCall`] for chunks of 0
+    /// elements.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, closure};
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut image = SharedArray::<u8>::zeros(3 * 4)?;
+    /// pool.for_each_chunk(&mut image, 4, |y, row: &mut [u8]| row.fill(y as u8))?;
+    /// assert_eq!(image.to_vec()?, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+    ///
+    /// let colours = vec![7, 8, 9];
+    /// pool.for_each_chunk(&mut image, 4, closure!([colours] |y: usize, row: &mut [u8]| row.fill(colours[y])))?;
+    /// assert_eq!(image.get(4)?, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_chunk<F, T>(
+        &self,
+        array: &mut SharedArray<T>,
+        chunk: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(usize, &mut [T]),
+        E: Lend<Chunks<T>, F>,
+    {
+        self.call().for_each_chunk(array, chunk, f)
+    }
+
+    /// [`for_each_chunk`](Self::for_each_chunk) with a context that all chunks share: sent once to each worker on
+    /// processes, borrowed elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
+    /// pool.for_each_chunk_with(&0.5, &mut array, 2, |factor, _, chunk: &mut [f64]| {
+    ///     chunk.iter_mut().for_each(|x| *x *= factor);
+    /// })?;
+    /// assert_eq!(array.to_vec()?, [0.5, 1.0, 1.5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_chunk_with<C, F, T>(
+        &self,
+        context: &C,
+        array: &mut SharedArray<T>,
+        chunk: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(&C, usize, &mut [T]),
+        E: Lend<With<Chunks<T>>, F, C>,
+    {
+        self.call().for_each_chunk_with(context, array, chunk, f)
+    }
+
+    /// Runs `f` on every chunk of `out` together with the chunk of `input` that has the same index, in place.
+    ///
+    /// The chunks of the two may have different lengths, but there must be as many. `input` is lent to read: others may
+    /// read it meanwhile. Everything else is as with [`for_each_chunk`](Self::for_each_chunk).
+    ///
+    /// # Errors
+    ///
+    /// As there; [`TaskError::InvalidCall`] also if one has more chunks than the other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let pixels = SharedArray::<u8>::from_slice(&[10, 20, 30, 40, 50, 60])?;
+    /// let mut grey = SharedArray::<u16>::zeros(2)?;
+    /// pool.zip_chunks(&mut grey, 1, &pixels, 3, |_, grey: &mut [u16], rgb: &[u8]| {
+    ///     grey[0] = rgb.iter().map(|&part| u16::from(part)).sum::<u16>() / 3;
+    /// })?;
+    /// assert_eq!(grey.to_vec()?, [20, 50]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn zip_chunks<F, T, U>(
+        &self,
+        out: &mut SharedArray<T>,
+        of_out: usize,
+        input: &SharedArray<U>,
+        of_input: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        U: Pod,
+        F: Fn(usize, &mut [T], &[U]),
+        E: Lend<Zipped<T, U>, F>,
+    {
+        self.call().zip_chunks(out, of_out, input, of_input, f)
+    }
+
+    /// [`zip_chunks`](Self::zip_chunks) with a context that all chunks share.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let (mut out, input) = (SharedArray::<u8>::zeros(4)?, SharedArray::from_slice(&[1u8, 2, 3, 4])?);
+    /// let add = |add: &u8, _: usize, out: &mut [u8], input: &[u8]| out[0] = input[0] + add;
+    /// Pool::threads(2)?.zip_chunks_with(&10, &mut out, 1, &input, 1, add)?;
+    /// assert_eq!(out.to_vec()?, [11, 12, 13, 14]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn zip_chunks_with<C, F, T, U>(
+        &self,
+        context: &C,
+        out: &mut SharedArray<T>,
+        of_out: usize,
+        input: &SharedArray<U>,
+        of_input: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        U: Pod,
+        F: Fn(&C, usize, &mut [T], &[U]),
+        E: Lend<With<Zipped<T, U>>, F, C>,
+    {
+        let call = self.call();
+        call.zip_chunks_with(context, out, of_out, input, of_input, f)
+    }
+
+    /// Takes the array for a matrix of so many rows and columns, row by row, and runs `f` on every tile of it, in place.
+    ///
+    /// `tile` is rows and columns of a tile; those at the lower and right edge may have fewer. Tiles are counted from left
+    /// to right and then down, which is the index that an error has. Everything else is as with
+    /// [`for_each_chunk`](Self::for_each_chunk).
+    ///
+    /// # Errors
+    ///
+    /// As there; [`TaskError::InvalidCall`] also if the array does not have as many elements as the matrix.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(3 * 4)?;
+    /// Pool::processes(2)?.for_each_tile(&mut matrix, (3, 4), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     let (top, left) = tile.origin();
+    ///     tile.rows_mut().for_each(|row| row.fill((10 * top + left) as u8));
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?, [0, 0, 2, 2, 0, 0, 2, 2, 20, 20, 22, 22]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_tile<F, T>(
+        &self,
+        array: &mut SharedArray<T>,
+        matrix: (usize, usize),
+        tile: (usize, usize),
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(TileMut<'_, T>),
+        E: Lend<Tiles<T>, F>,
+    {
+        self.call().for_each_tile(array, matrix, tile, f)
+    }
+
+    /// [`for_each_tile`](Self::for_each_tile) with a context that all tiles share: other matrices to read, say.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// // A matrix turned over, tile by tile.
+    /// let matrix = SharedArray::from_slice(&[1, 2, 3, 4, 5, 6])?.freeze()?;
+    /// let mut turned = SharedArray::<i32>::zeros(6)?;
+    /// let pool = Pool::processes(2)?;
+    /// pool.for_each_tile_with(&matrix, &mut turned, (3, 2), (2, 2), |matrix, mut tile: TileMut<'_, i32>| {
+    ///     let (top, left) = tile.origin();
+    ///     for row in 0..tile.rows() {
+    ///         for column in 0..tile.columns() {
+    ///             tile[(row, column)] = matrix[(left + column) * 3 + top + row];
+    ///         }
+    ///     }
+    /// })?;
+    /// assert_eq!(turned.to_vec()?, [1, 4, 2, 5, 3, 6]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_tile_with<C, F, T>(
+        &self,
+        context: &C,
+        array: &mut SharedArray<T>,
+        matrix: (usize, usize),
+        tile: (usize, usize),
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(&C, TileMut<'_, T>),
+        E: Lend<With<Tiles<T>>, F, C>,
+    {
+        let call = self.call();
+        call.for_each_tile_with(context, array, matrix, tile, f)
+    }
+}
+
+impl<E: Executor> Call<'_, '_, E> {
+    /// Makes the call. Before it returns, or a callback's panic goes on, the loan has ended.
+    fn lend<L, F, C>(
+        self,
+        context: &C,
+        (lent, loan): (L, Loan<'_>),
+        items: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        E: Lend<L, F, C>,
+    {
+        let (engine, plan) = self.plan(Some(items));
+        let outcome = engine.lend(plan, f, context, lent);
+        drop(loan);
+        outcome
+    }
+
+    /// [`Pool::for_each_chunk`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut array = SharedArray::<u8>::zeros(4)?;
+    /// let limit = Duration::from_millis(100);
+    /// let outcome = pool.call().timeout(limit).for_each_chunk(&mut array, 1, |index, chunk: &mut [u8]| {
+    ///     chunk[0] = 1;
+    ///     while index == 2 { std::hint::spin_loop() }
+    /// });
+    /// assert_eq!(outcome, Err(TaskError::TimedOut { index: Some(2), limit }));
+    /// assert_eq!(array.to_vec()?[..3], [1, 1, 1]); // nobody has it any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_chunk<F, T>(
+        self,
+        array: &mut SharedArray<T>,
+        chunk: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(usize, &mut [T]),
+        E: Lend<Chunks<T>, F>,
+    {
+        let (chunks, loan) = Chunks::lend(array, chunk)?;
+        let items = chunks.count();
+        self.lend(&(), (chunks, loan), items, f)
+    }
+
+    /// [`Pool::for_each_chunk_with`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    pub fn for_each_chunk_with<C, F, T>(
+        self,
+        context: &C,
+        array: &mut SharedArray<T>,
+        chunk: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(&C, usize, &mut [T]),
+        E: Lend<With<Chunks<T>>, F, C>,
+    {
+        let (chunks, loan) = Chunks::lend(array, chunk)?;
+        let items = chunks.count();
+        self.lend(context, (With(chunks), loan), items, f)
+    }
+
+    /// [`Pool::zip_chunks`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    pub fn zip_chunks<F, T, U>(
+        self,
+        out: &mut SharedArray<T>,
+        of_out: usize,
+        input: &SharedArray<U>,
+        of_input: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        U: Pod,
+        F: Fn(usize, &mut [T], &[U]),
+        E: Lend<Zipped<T, U>, F>,
+    {
+        let (zipped, loan) = Zipped::lend((out, of_out), (input, of_input))?;
+        let items = zipped.count();
+        self.lend(&(), (zipped, loan), items, f)
+    }
+
+    /// [`Pool::zip_chunks_with`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    pub fn zip_chunks_with<C, F, T, U>(
+        self,
+        context: &C,
+        out: &mut SharedArray<T>,
+        of_out: usize,
+        input: &SharedArray<U>,
+        of_input: usize,
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        U: Pod,
+        F: Fn(&C, usize, &mut [T], &[U]),
+        E: Lend<With<Zipped<T, U>>, F, C>,
+    {
+        let (zipped, loan) = Zipped::lend((out, of_out), (input, of_input))?;
+        let items = zipped.count();
+        self.lend(context, (With(zipped), loan), items, f)
+    }
+
+    /// [`Pool::for_each_tile`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    pub fn for_each_tile<F, T>(
+        self,
+        array: &mut SharedArray<T>,
+        matrix: (usize, usize),
+        tile: (usize, usize),
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(TileMut<'_, T>),
+        E: Lend<Tiles<T>, F>,
+    {
+        let (tiles, loan) = Tiles::lend(array, matrix, tile)?;
+        let items = tiles.count();
+        self.lend(&(), (tiles, loan), items, f)
+    }
+
+    /// [`Pool::for_each_tile_with`] with these options.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    pub fn for_each_tile_with<C, F, T>(
+        self,
+        context: &C,
+        array: &mut SharedArray<T>,
+        matrix: (usize, usize),
+        tile: (usize, usize),
+        f: F,
+    ) -> Result<(), TaskError>
+    where
+        T: Pod,
+        F: Fn(&C, TileMut<'_, T>),
+        E: Lend<With<Tiles<T>>, F, C>,
+    {
+        let (tiles, loan) = Tiles::lend(array, matrix, tile)?;
+        let items = tiles.count();
+        self.lend(context, (With(tiles), loan), items, f)
+    }
+}

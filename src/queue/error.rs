@@ -1,0 +1,215 @@
+//! What can come of a push, a pop, and a wait for the end of the work.
+
+use std::fmt;
+
+use crate::shm::ShareError;
+
+/// Why an item was not pushed. It is in here, whatever the reason.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+/// use manyhands::queue::PushError;
+///
+/// let jobs = Queue::bounded(1)?;
+/// jobs.push("first".to_owned())?;
+/// let error = jobs.try_push("second".to_owned()).unwrap_err();
+/// assert!(matches!(error, PushError::Full(_)));
+/// assert_eq!(error.into_item(), "second");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
+pub enum PushError<T> {
+    /// There is no room, and there was none for as long as the call was to wait.
+    Full(T),
+    /// The queue was closed.
+    Closed(T),
+    /// Nobody is left who could take it: all handles that may pop were dropped, or their processes have ended.
+    Disconnected(T),
+    /// It takes more bytes than may lie in the queue in all, so that there will never be room.
+    TooLarge {
+        /// What was to be pushed.
+        item: T,
+        /// What it takes, in bytes.
+        bytes: u64,
+        /// What the queue takes.
+        limit: u64,
+    },
+    /// It could not be serialised.
+    Unencodable {
+        /// What was to be pushed.
+        item: T,
+        /// What its `Serialize` said.
+        reason: String,
+    },
+    /// There is no shared memory for it.
+    NoMemory {
+        /// What was to be pushed.
+        item: T,
+        /// What is lacking.
+        error: ShareError,
+    },
+}
+
+impl<T> PushError<T> {
+    /// The item that was not pushed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Queue;
+    /// let jobs = Queue::bounded(1)?;
+    /// jobs.close();
+    /// assert_eq!(jobs.push(7).unwrap_err().into_item(), 7);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn into_item(self) -> T {
+        match self {
+            Self::Full(item)
+            | Self::Closed(item)
+            | Self::Disconnected(item)
+            | Self::TooLarge { item, .. }
+            | Self::Unencodable { item, .. }
+            | Self::NoMemory { item, .. } => item,
+        }
+    }
+}
+
+impl<T> fmt::Display for PushError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("the queue is full"),
+            Self::Closed(_) => f.write_str("the queue is closed"),
+            Self::Disconnected(_) => {
+                f.write_str("nobody is left who could take an item out of the queue")
+            }
+            Self::TooLarge { bytes, limit, .. } => write!(
+                f,
+                "the item takes {bytes} bytes and the queue no more than {limit} in all; make it with `with_limits`"
+            ),
+            Self::Unencodable { reason, .. } => {
+                write!(f, "the item cannot be serialised: {reason}")
+            }
+            Self::NoMemory { error, .. } => write!(f, "the item finds no room: {error}"),
+        }
+    }
+}
+
+impl<T> fmt::Debug for PushError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Full(_) => "Full",
+            Self::Closed(_) => "Closed",
+            Self::Disconnected(_) => "Disconnected",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::Unencodable { .. } => "Unencodable",
+            Self::NoMemory { .. } => "NoMemory",
+        };
+        write!(f, "{name}({self})")
+    }
+}
+
+impl<T> std::error::Error for PushError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoMemory { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why there is no item.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+/// use manyhands::queue::PopError;
+///
+/// let jobs = Queue::<u32>::bounded(1)?;
+/// assert_eq!(jobs.try_pop(), Err(PopError::Empty));
+/// jobs.close();
+/// assert_eq!(jobs.pop(), Err(PopError::Closed));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PopError {
+    /// There is none, and there was none for as long as the call was to wait.
+    #[error("the queue is empty")]
+    Empty,
+    /// The queue was closed, and all that was in it has been taken.
+    #[error("the queue is closed, and empty")]
+    Closed,
+    /// All that was pushed has been taken, and nobody is left who could push: all other handles were dropped, or their
+    /// processes have ended. For a pipe this is the end of the stream.
+    #[error("the queue is empty, and nobody is left who could fill it")]
+    Disconnected,
+    /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost; those behind it are not
+    /// touched.
+    #[error("an item could not be deserialised: {reason}")]
+    Undecodable {
+        /// What its `Deserialize` said.
+        reason: String,
+    },
+    /// One item was taken and cannot be reached. It is gone, and counts as lost.
+    #[error("an item could not be reached: {0}")]
+    Unreachable(ShareError),
+}
+
+/// More items were said to be done than this process has taken.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+///
+/// let jobs = Queue::bounded(1)?;
+/// jobs.push('a')?;
+/// jobs.pop()?;
+/// assert!(jobs.task_done().is_ok());
+/// assert!(jobs.task_done().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("task_done was called once too often: this process has no item in hand")]
+pub struct TooMany;
+
+/// Why the items are not all done.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+/// use manyhands::queue::JoinError;
+/// use std::time::Duration;
+///
+/// let jobs = Queue::bounded(1)?;
+/// jobs.push('a')?;
+/// assert_eq!(jobs.join_timeout(Duration::ZERO), Err(JoinError::TimedOut { unfinished: 1 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// Nothing is left to be done, but some items were lost: with processes that died or let go of the queue before
+    /// they called `task_done`, or because they could not be read.
+    #[error("{items} items were lost with those who had taken them")]
+    Lost {
+        /// How many, since this handle was last told, or made.
+        items: u64,
+    },
+    /// Items are left, and nobody who could take them.
+    #[error("{unfinished} items are left in the queue, and nobody who could take them")]
+    Disconnected {
+        /// How many.
+        unfinished: u64,
+    },
+    /// The time is over.
+    #[error("{unfinished} items are not done in time")]
+    TimedOut {
+        /// How many.
+        unfinished: u64,
+    },
+}

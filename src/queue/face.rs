@@ -1,0 +1,331 @@
+//! What the public types have in common, said once.
+
+/// Clone, serde's traits and `Debug` of a handle that is made of a [`Port`](super::port::Port).
+macro_rules! handle {
+    ($name:ident, $role:ident, $shape:ident) => {
+        impl<T> $name<T> {
+            fn of(port: Port) -> Self {
+                Self {
+                    port,
+                    items: PhantomData,
+                }
+            }
+        }
+
+        /// Another handle of the same.
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                Self::of(self.port.another(Role::$role))
+            }
+        }
+
+        impl<T> std::fmt::Debug for $name<T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("len", &self.port.len())
+                    .field("capacity", &self.port.capacity())
+                    .field("is_closed", &self.port.is_closed())
+                    .finish()
+            }
+        }
+
+        impl<T> serde::Serialize for $name<T> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.port.serialize(serializer)
+            }
+        }
+
+        impl<'de, T> serde::Deserialize<'de> for $name<T> {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let port = Port::deserialize(deserializer, shape_of::<$shape<T>>(), Role::$role)?;
+                Ok(Self::of(port))
+            }
+        }
+    };
+}
+
+/// What every handle can say and do.
+macro_rules! state {
+    ($name:ident, $make:literal) => {
+        impl<T> $name<T> {
+            /// How many items lie in it at this moment.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert_eq!(it.len(), 0);
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn len(&self) -> usize {
+                self.port.len()
+            }
+
+            /// Whether nothing lies in it at this moment.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.is_empty());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+
+            /// How many items can lie in it.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert_eq!(it.capacity(), 8);
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn capacity(&self) -> usize {
+                self.port.capacity()
+            }
+
+            /// Ends it for all: from now on pushes fail, and pops do once they have drained what is left. Closing
+            /// twice does nothing.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.close();
+            /// assert!(it.is_closed());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn close(&self) {
+                self.port.close();
+            }
+
+            /// Whether somebody has closed it.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(!it.is_closed());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn is_closed(&self) -> bool {
+                self.port.is_closed()
+            }
+
+            /// Waits until everything that was pushed has been taken and said to be done
+            /// ([`task_done`](super::Queue::task_done)), or is lost.
+            ///
+            /// Items that somebody pushes meanwhile are waited for too; whoever pushes more work while it works on an
+            /// item calls `task_done` after that.
+            ///
+            /// # Errors
+            ///
+            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were in the hands of processes
+            ///   that died, or that let go of the queue, without saying that they were done. Each handle tells once of
+            ///   each item.
+            /// - [`JoinError::Disconnected`] if items are left and nobody else who could take them.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.join()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn join(&self) -> Result<(), JoinError> {
+                self.port.join(Patience::FOREVER)
+            }
+
+            /// [`join`](Self::join), for at most this long.
+            ///
+            /// # Errors
+            ///
+            /// As for `join`, and [`JoinError::TimedOut`].
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.join_timeout(std::time::Duration::ZERO)?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
+                self.port.join(Patience::of(timeout))
+            }
+        }
+    };
+}
+
+/// Pushing items that have no priority.
+macro_rules! pushing {
+    ($name:ident, $make:literal) => {
+        impl<T: Serialize + 'static> $name<T> {
+            /// Pushes an item, and waits for room if there is none.
+            ///
+            /// # Errors
+            ///
+            /// [`PushError`] with the item: closed, nobody left to take it, larger than the bytes that may lie in it,
+            /// not to be serialised, no memory. Never `Full`.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.push(7)?;
+            /// assert_eq!(it.len(), 1);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn push(&self, item: T) -> Result<(), PushError<T>> {
+                item::push(&self.port, item, 0, Patience::FOREVER)
+            }
+
+            /// Pushes an item if there is room now.
+            ///
+            /// # Errors
+            ///
+            /// As for [`push`](Self::push), and [`PushError::Full`].
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// while it.try_push(7).is_ok() {}
+            /// assert_eq!(it.len(), it.capacity());
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
+                item::push(&self.port, item, 0, Patience::None)
+            }
+
+            /// Pushes an item, and waits for room for at most this long.
+            ///
+            /// # Errors
+            ///
+            /// As for [`push`](Self::push), and [`PushError::Full`] when the time is over.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.push_timeout(7, std::time::Duration::from_secs(1))?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn push_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
+                item::push(&self.port, item, 0, Patience::of(timeout))
+            }
+        }
+    };
+}
+
+/// Popping items.
+macro_rules! popping {
+    ($name:ident, $make:literal) => {
+        impl<T: DeserializeOwned + 'static> $name<T> {
+            /// Takes the next item, and waits for one if there is none.
+            ///
+            /// # Errors
+            ///
+            /// [`PopError`]: closed and drained, nobody left to push, or an item that could not be read. Never `Empty`.
+            ///
+            /// # Panics
+            ///
+            /// If the item's `Deserialize` does. The item is lost then.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.close();
+            /// assert_eq!(it.pop(), Err(manyhands::queue::PopError::Closed));
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn pop(&self) -> Result<T, PopError> {
+                item::pop(&self.port, Patience::FOREVER)
+            }
+
+            /// Takes the next item if there is one now.
+            ///
+            /// # Errors
+            ///
+            /// As for [`pop`](Self::pop), and [`PopError::Empty`].
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.try_pop().is_err());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn try_pop(&self) -> Result<T, PopError> {
+                item::pop(&self.port, Patience::None)
+            }
+
+            /// Takes the next item, and waits for one for at most this long.
+            ///
+            /// # Errors
+            ///
+            /// As for [`pop`](Self::pop), and [`PopError::Empty`] when the time is over.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.pop_timeout(std::time::Duration::from_millis(1)).is_err());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
+                item::pop(&self.port, Patience::of(timeout))
+            }
+
+            /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left
+            /// who could push. Items that cannot be read are logged and left out.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// it.close();
+            /// assert_eq!(it.iter().count(), 0);
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn iter(&self) -> Iter<'_, T> {
+                Iter::of(&self.port)
+            }
+
+            /// Says that an item that this process has taken is done; [`join`](Self::join) waits for that. By any
+            /// handle and thread of the process.
+            ///
+            /// An item is lost, and `join` says so, if its process dies before it calls this, or drops its last handle
+            /// that may pop.
+            ///
+            /// # Errors
+            ///
+            /// [`TooMany`] if nothing that this process has taken is not done yet.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.task_done().is_err());
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn task_done(&self) -> Result<(), TooMany> {
+                self.port.task_done()
+            }
+        }
+
+        impl<'a, T: DeserializeOwned + 'static> IntoIterator for &'a $name<T> {
+            type Item = T;
+            type IntoIter = Iter<'a, T>;
+
+            fn into_iter(self) -> Iter<'a, T> {
+                self.iter()
+            }
+        }
+    };
+}
+
+pub(super) use {handle, popping, pushing, state};

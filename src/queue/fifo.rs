@@ -1,0 +1,221 @@
+//! [`Queue`], and its halves.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{JoinError, PopError, PushError, TooMany};
+use super::face::{handle, popping, pushing, state};
+use super::head::Order;
+use super::item;
+use super::iter::Iter;
+use super::port::{Patience, Port, Role};
+use crate::shm::ShareError;
+use crate::shm::object::shape_of;
+
+/// The bytes that may lie in a queue unless something else is said.
+pub(super) const BYTES: u64 = 1 << 30;
+
+/// A queue between threads and processes: first in, first out, of limited length, with any number of participants on
+/// either side.
+///
+/// Items are serialised by serde and wait in shared memory: what was pushed stays, also when its producer exits right
+/// after that. The items of one producer come out in the order in which it pushed them. The [module](super) says what
+/// happens when a participant is killed.
+///
+/// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself when all producers are
+/// gone, or all consumers, [`split`](Self::split) it.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Process, Queue};
+///
+/// let jobs = Queue::<u64>::bounded(1024)?;
+/// let child = Process::spawn(
+///     |jobs: Queue<u64>| {
+///         while let Ok(job) = jobs.pop() {
+///             assert!(job < 100);
+///             jobs.task_done().unwrap();
+///         }
+///     },
+///     jobs.clone(),
+/// )?;
+/// for job in 0..100 {
+///     jobs.push(job)?;
+/// }
+/// jobs.join()?;
+/// jobs.close();
+/// assert!(child.join()?.success());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "what is pushed into a queue that is dropped is gone"]
+pub struct Queue<T> {
+    pub(super) port: Port,
+    items: PhantomData<fn(T) -> T>,
+}
+
+/// The half of a [`Queue`] that pushes.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+///
+/// let (sender, receiver) = Queue::bounded(8)?.split();
+/// drop(receiver);
+/// assert!(sender.push(1).is_err());
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub struct Sender<T> {
+    pub(super) port: Port,
+    items: PhantomData<fn(T) -> T>,
+}
+
+/// The half of a [`Queue`] that pops.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+///
+/// let (sender, receiver) = Queue::bounded(8)?.split();
+/// std::thread::spawn(move || (0..3).for_each(|x| sender.push(x).unwrap()));
+/// assert_eq!(receiver.iter().collect::<Vec<i32>>(), [0, 1, 2]);
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub struct Receiver<T> {
+    pub(super) port: Port,
+    items: PhantomData<fn(T) -> T>,
+}
+
+impl<T: 'static> Queue<T> {
+    /// A queue of at most `items` items, with at most 1 GiB in all.
+    ///
+    /// Room for small items is made at once: 24 to 256 bytes for each, less for numbers and for long queues. Large
+    /// items get memory of their own when they are pushed.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Invalid`] for a length of 0, or beyond 2^32; [`ShareError::OutOfMemory`]; and what else can keep a
+    /// process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Queue;
+    ///
+    /// let names = Queue::bounded(2)?;
+    /// names.push("Ada".to_owned())?;
+    /// assert_eq!(names.pop()?, "Ada");
+    /// assert!(Queue::<u8>::bounded(0).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn bounded(items: usize) -> Result<Self, ShareError> {
+        Self::with_limits(items, BYTES)
+    }
+
+    /// A queue of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    ///
+    /// A push waits until there is room for both. An item that alone has more bytes than this is an error
+    /// ([`PushError::TooLarge`]): it would have to wait for a moment at which nobody else has anything in the queue,
+    /// which may never come.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bounded`](Self::bounded), and [`ShareError::Invalid`] for 0 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Queue;
+    /// use manyhands::queue::PushError;
+    ///
+    /// let frames = Queue::<Vec<u8>>::with_limits(64, 10_000)?;
+    /// frames.push(vec![0; 9_000])?;
+    /// assert!(matches!(frames.try_push(vec![0; 9_000]), Err(PushError::Full(_))));
+    /// assert!(matches!(frames.push(vec![0; 11_000]), Err(PushError::TooLarge { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
+        let room = item::room::<T>(items);
+        let shape = shape_of::<Self>();
+        Port::new(Order::Fifo, items, bytes, room, shape).map(Self::of)
+    }
+}
+
+impl<T> Queue<T> {
+    /// The two halves, in place of the whole. Once all that may push are gone, receivers hear of it, and the reverse.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Queue;
+    /// use manyhands::queue::PopError;
+    ///
+    /// let (sender, receiver) = Queue::bounded(8)?.split();
+    /// sender.push('a')?;
+    /// drop(sender);
+    /// assert_eq!(receiver.pop()?, 'a');
+    /// assert_eq!(receiver.pop(), Err(PopError::Disconnected));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn split(self) -> (Sender<T>, Receiver<T>) {
+        (self.sender(), self.receiver())
+    }
+
+    /// A handle that only pushes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Queue;
+    /// let queue = Queue::bounded(8)?;
+    /// queue.sender().push(1)?;
+    /// assert_eq!(queue.pop()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sender(&self) -> Sender<T> {
+        Sender::of(self.port.another(Role::Sender))
+    }
+
+    /// A handle that only pops.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Queue;
+    /// let queue = Queue::bounded(8)?;
+    /// queue.push(1)?;
+    /// assert_eq!(queue.receiver().pop()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn receiver(&self) -> Receiver<T> {
+        Receiver::of(self.port.another(Role::Receiver))
+    }
+}
+
+handle!(Queue, Both, Queue);
+handle!(Sender, Sender, Queue);
+handle!(Receiver, Receiver, Queue);
+state!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+state!(
+    Sender,
+    "let (it, _receiver) = manyhands::Queue::<i32>::bounded(8)?.split();"
+);
+state!(
+    Receiver,
+    "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
+);
+pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
+pushing!(
+    Sender,
+    "let (it, _receiver) = manyhands::Queue::bounded(8)?.split();"
+);
+popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+popping!(
+    Receiver,
+    "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
+);

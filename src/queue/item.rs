@@ -1,0 +1,138 @@
+//! Items as bytes, and back.
+
+use std::cell::Cell;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{PopError, PushError};
+use super::port::{Patience, Port, Refusal};
+use super::transfer::{Load, Taken};
+use crate::codec;
+use crate::shm::cargo;
+use crate::shm::payload::Payload;
+
+/// Room in a slot for an item whose size is not known, at most and at least.
+const ROOM: std::ops::RangeInclusive<usize> = 48..=240;
+
+/// What the slots of a queue take up, if it can be had with that room.
+const SLOTS: usize = 1 << 20;
+
+/// A buffer that is larger is not kept for the next item.
+const KEPT_BUFFER: usize = 4 << 20;
+
+/// The largest number.
+const FIXED: usize = 16;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes of an item that lie in its slot.
+pub(super) fn room<T: 'static>(capacity: usize) -> usize {
+    match codec::fixed_size::<T>() {
+        Some(size) => size,
+        None => (SLOTS / capacity.max(1)).clamp(*ROOM.start(), *ROOM.end()),
+    }
+}
+
+/// A buffer that is used again and again. It is the thread's, unless that is in use: items may push items.
+fn with_buffer<R>(then: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    let result = then(&mut buffer);
+    if buffer.capacity() <= KEPT_BUFFER {
+        BUFFER.set(buffer);
+    }
+    result
+}
+
+pub(super) fn push<T: Serialize + 'static>(
+    port: &Port,
+    item: T,
+    priority: i64,
+    patience: Patience,
+) -> Result<(), PushError<T>> {
+    let refused = |item, refusal| match refusal {
+        Refusal::NotNow => PushError::Full(item),
+        Refusal::Closed => PushError::Closed(item),
+        Refusal::Disconnected => PushError::Disconnected(item),
+    };
+    if let Some(size) = codec::fixed_size::<T>()
+        && size <= FIXED
+        && size <= port.room()
+        && size as u64 <= port.byte_limit()
+    {
+        let mut bytes = [0; FIXED];
+        codec::put_fixed(&mut bytes[..size], &item);
+        let mut load = Some(Load::Inline(&bytes[..size]));
+        let pushed = port.put(&mut load, priority, patience);
+        return pushed.map_err(|refusal| refused(item, refusal));
+    }
+    with_buffer(|buffer| {
+        let (encoded, handles) = cargo::send(|| codec::append(buffer, &item));
+        // What is not pushed does not arrive.
+        let recall = || cargo::recall(&handles);
+        if let Err(reason) = encoded {
+            recall();
+            return Err(PushError::Unencodable { item, reason });
+        }
+        let bytes = buffer.len() as u64;
+        if bytes > port.byte_limit() {
+            recall();
+            let limit = port.byte_limit();
+            return Err(PushError::TooLarge { item, bytes, limit });
+        }
+        let load = if handles.is_empty() && buffer.len() <= port.room() {
+            Load::Inline(buffer)
+        } else {
+            match Payload::new(buffer, &handles) {
+                Ok(payload) => Load::Payload(payload, bytes),
+                Err(error) => {
+                    recall();
+                    return Err(PushError::NoMemory { item, error });
+                }
+            }
+        };
+        let mut load = Some(load);
+        let pushed = port.put(&mut load, priority, patience);
+        pushed.map_err(|refusal| {
+            drop(load);
+            recall();
+            refused(item, refusal)
+        })
+    })
+}
+
+pub(super) fn pop<T: DeserializeOwned + 'static>(
+    port: &Port,
+    patience: Patience,
+) -> Result<T, PopError> {
+    with_buffer(|buffer| {
+        let taken = port.take(buffer, patience);
+        let taken = taken.map_err(|refusal| match refusal {
+            Refusal::NotNow => PopError::Empty,
+            Refusal::Closed => PopError::Closed,
+            Refusal::Disconnected => PopError::Disconnected,
+        })?;
+        // Also if the item's Deserialize panics.
+        let lost = Lost(port);
+        if let Taken::Payload(payload) = taken {
+            let payload = payload.map_err(PopError::Unreachable)?;
+            payload.read(buffer).map_err(PopError::Unreachable)?;
+        }
+        let item = codec::take(&mut buffer.as_slice());
+        let item = item.map_err(|reason| PopError::Undecodable { reason })?;
+        std::mem::forget(lost);
+        Ok(item)
+    })
+}
+
+/// An item that was taken is lost, unless this is forgotten.
+struct Lost<'a>(&'a Port);
+
+impl Drop for Lost<'_> {
+    fn drop(&mut self) {
+        self.0.lose();
+    }
+}

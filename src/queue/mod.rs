@@ -1,0 +1,96 @@
+//! Queues, stacks and pipes between threads and processes.
+//!
+//! | type | order | between |
+//! |---|---|---|
+//! | [`Queue`], and its halves [`Sender`] and [`Receiver`] | first in, first out | any number on either side |
+//! | [`PriorityQueue`] | highest priority first, then first in, first out | any number |
+//! | [`Stack`] | last in, first out | any number |
+//! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
+//!
+//! All are bounded, in items and in bytes. Handles are given to other processes like any [shared object](crate::shm):
+//! as arguments, in contexts, through other queues, as results. Between threads of one process they work as well, and
+//! nobody makes a system call as long as nobody has to wait. [`wait_ready`] waits for any mix of them, and for
+//! processes.
+//!
+//! ```text
+//!   push                        shared memory                        pop
+//!
+//!   item ──serde──▶ bytes ──▶ ┌────────────────────────────┐ ──▶ bytes ──serde──▶ item
+//!                             │ slots, a ring:             │
+//!                 small: into │ ▓▓▓▓▓▓▓▓░░░░░░░░░░░░░░░░░░ │ copied out of its slot
+//!                 its slot    │ ▲ popped ▲ pushed          │
+//!                             │ └ lock   └ lock, journals  │
+//!                             │ books: one for each process│
+//!                             └─────┬──────────────────────┘
+//!                 large: into a     └▶ payload: goes over to the queue, and then to whoever pops it
+//!                 block of its own
+//! ```
+//!
+//! Serialising happens outside of the locks. Under them a journal says what is about to happen; one store of the
+//! number pushed or popped makes it happen; the rest is put in order after that.
+//!
+//! # When a participant is killed
+//!
+//! | who is killed | when | what the others see |
+//! |---|---|---|
+//! | a producer | before its push has happened | nothing: the item was not pushed, its memory is given back |
+//! | a producer | after that | the item, whole and once |
+//! | a consumer | before its pop has happened | nothing: the item is the next one's |
+//! | a consumer | after that | the item is lost; `join` counts it, unless `task_done` was called for it |
+//! | either | with a lock | the next one finishes or undoes what it was at; nobody waits longer than that takes |
+//! | either | as one who waits | up to a tenth of a second, if it had been woken in place of another |
+//! | the last producer | | consumers drain the rest, then pops are [`Disconnected`](PopError::Disconnected) |
+//! | the last consumer | | pushes are [`Disconnected`](PushError::Disconnected) |
+//! | all | | the memory is given back |
+//!
+//! So an item is never there twice, nor torn, and each death costs one item at most.
+//!
+//! # Who is there
+//!
+//! Each process has a book in the queue: how many of its handles may push, how many may pop, and how many items it has
+//! in hand. A handle counts where it was made, cloned or deserialised, and in a forked child from its first use there.
+//! As long as one is under way to a process that is not known yet (in a queue, or in a result), nobody counts as gone.
+//!
+//! A [`Queue`], [`Stack`] or [`PriorityQueue`] may do both. It is told that it is alone if there were other handles
+//! and they have all gone. That cannot be known of threads that share one handle by reference: a handle that was never
+//! cloned is not told, except in a process with one thread; one that was cloned is. So where threads share a queue and
+//! its end matters, give each a clone, or a half. `try_push` and `try_pop` by a whole handle do not ask: it can serve
+//! itself.
+//!
+//! # What is done
+//!
+//! `join` waits until each item that was pushed is done or lost. An item is in the hands of the process that popped
+//! it, which has to call `task_done`. It is lost if that process dies, if it drops its last handle that may pop, or if
+//! the item cannot be read.
+//!
+//! # Limits
+//!
+//! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family
+//! of processes. A process that is stopped (SIGSTOP) in the middle of a push or pop keeps others from the same until
+//! it goes on.
+
+mod error;
+mod face;
+mod fifo;
+mod head;
+mod item;
+mod iter;
+mod order;
+mod pipe;
+mod port;
+mod priority;
+mod ready;
+mod stack;
+mod steps;
+mod transfer;
+mod work;
+
+pub use error::{JoinError, PopError, PushError, TooMany};
+pub use fifo::{Queue, Receiver, Sender};
+pub(crate) use head::{bury, take_apart};
+pub use iter::Iter;
+pub use pipe::{Connection, Pipe};
+pub use priority::PriorityQueue;
+pub use ready::{Waitable, wait_ready};
+pub use stack::Stack;
+pub(crate) use steps::step;

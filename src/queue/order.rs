@@ -1,0 +1,181 @@
+//! Which slot is next, in each order.
+//!
+//! - First in, first out: the slots are a ring, and push and pop each go round it.
+//! - Last in, first out: the slots are a stack.
+//! - By priority: the numbers of the slots are kept in an array, those in use first and as a binary heap, then the free
+//!   ones. The array is changed before the push or pop happens, and made anew from the keys if somebody dies meanwhile:
+//!   a slot is in use if its key has a number.
+
+use std::cmp::Reverse;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::head::{Key, Order, SlotHead, View};
+use super::step;
+
+impl View<'_> {
+    /// The head of a slot.
+    #[allow(unsafe_code)]
+    pub(super) fn slot(&self, slot: usize) -> &SlotHead {
+        // SAFETY: within the block and aligned to 8, by `slot_start`; all of it is atomic.
+        unsafe { self.slot_start(slot).cast::<SlotHead>().as_ref() }
+    }
+
+    #[allow(unsafe_code)]
+    pub(super) fn slot_start(&self, slot: usize) -> NonNull<u8> {
+        let offset = slot % self.geometry.capacity * self.geometry.stride;
+        // SAFETY: below the capacity by the remainder; the geometry was checked against the length of the block.
+        unsafe { self.tail.add(offset) }
+    }
+
+    /// What is known of the item in a slot, if there are priorities.
+    pub(super) fn key(&self, slot: usize) -> Option<&Key> {
+        let geometry = &self.geometry;
+        if geometry.order != Order::Priority || slot >= geometry.capacity {
+            return None;
+        }
+        let offset = geometry.capacity * geometry.stride + slot * size_of::<Key>();
+        #[allow(unsafe_code)]
+        // SAFETY: behind the slots there are as many keys, by the geometry, which was checked.
+        let key = unsafe { self.tail.add(offset) };
+        #[allow(unsafe_code)]
+        // SAFETY: the tail is aligned to 64 and the stride a multiple of 8; all of it is atomic.
+        Some(unsafe { key.cast::<Key>().as_ref() })
+    }
+
+    /// The number of a slot at a position of the heap.
+    #[allow(unsafe_code)]
+    fn position(&self, position: usize) -> &AtomicU32 {
+        debug_assert!(self.geometry.order == Order::Priority, "it has no heap");
+        let geometry = &self.geometry;
+        let offset = geometry.capacity * (geometry.stride + size_of::<Key>())
+            + position % geometry.capacity * size_of::<AtomicU32>();
+        // SAFETY: behind the keys there are as many numbers, by the geometry, which was checked.
+        let place = unsafe { self.tail.add(offset) };
+        // SAFETY: aligned to 4, since what is before it has whole words.
+        unsafe { place.cast::<AtomicU32>().as_ref() }
+    }
+
+    fn at(&self, position: usize) -> usize {
+        // Whatever stands there: below the capacity.
+        self.position(position).load(Ordering::Relaxed) as usize % self.geometry.capacity
+    }
+
+    fn swap(&self, one: usize, other: usize) {
+        let (first, second) = (self.at(one) as u32, self.at(other) as u32);
+        self.position(one).store(second, Ordering::Relaxed);
+        step();
+        self.position(other).store(first, Ordering::Relaxed);
+    }
+
+    /// What the heap is ordered by: higher is sooner.
+    fn rank(&self, position: usize) -> (i64, Reverse<u64>) {
+        self.key(self.at(position)).map_or((0, Reverse(0)), rank)
+    }
+
+    fn len_now(&self) -> (u64, usize) {
+        let pushed = self.head.pushes.done.items.load(Ordering::Relaxed);
+        let popped = self.head.pops.done.items.load(Ordering::Relaxed);
+        (pushed, pushed.saturating_sub(popped) as usize)
+    }
+}
+
+fn rank(key: &Key) -> (i64, Reverse<u64>) {
+    let priority = key.priority.load(Ordering::Relaxed);
+    (priority, Reverse(key.number.load(Ordering::Relaxed)))
+}
+
+/// The slot for the next push. To be called under the lock, with room.
+pub(super) fn free_slot(view: &View<'_>) -> usize {
+    let (pushed, len) = view.len_now();
+    match view.geometry.order {
+        Order::Fifo => (pushed % view.geometry.capacity as u64) as usize,
+        Order::Lifo => len,
+        Order::Priority => view.at(len),
+    }
+}
+
+/// The slot of the next pop. To be called under the lock, with an item.
+pub(super) fn next_slot(view: &View<'_>) -> usize {
+    match view.geometry.order {
+        Order::Fifo => {
+            let popped = view.head.pops.done.items.load(Ordering::Relaxed);
+            (popped % view.geometry.capacity as u64) as usize
+        }
+        Order::Lifo => view.len_now().1.saturating_sub(1),
+        Order::Priority => view.at(0),
+    }
+}
+
+/// The slot of one of the items, all of them in any order. With nobody else about.
+pub(super) fn slot_of(view: &View<'_>, number: usize) -> usize {
+    match view.geometry.order {
+        Order::Fifo => next_slot(view) + number,
+        Order::Lifo => number,
+        Order::Priority => view.at(number),
+    }
+}
+
+/// Has the item, which lies in the free slot, take its place. Before the push happens.
+pub(super) fn enter(view: &View<'_>, slot: usize, priority: i64) {
+    let Some(key) = view.key(slot) else { return };
+    let (pushed, len) = view.len_now();
+    key.priority.store(priority, Ordering::Relaxed);
+    key.number.store(pushed + 1, Ordering::Release);
+    step();
+    let mut position = len;
+    while position > 0 {
+        let parent = (position - 1) / 2;
+        if view.rank(position) <= view.rank(parent) {
+            break;
+        }
+        view.swap(position, parent);
+        position = parent;
+    }
+}
+
+/// Takes the slot of the next item out of the heap. Before the pop happens; after it, [`vacate`].
+pub(super) fn leave(view: &View<'_>) {
+    if view.geometry.order != Order::Priority {
+        return;
+    }
+    let len = view.len_now().1.saturating_sub(1);
+    view.swap(0, len);
+    let mut position = 0;
+    loop {
+        let (left, right) = (2 * position + 1, 2 * position + 2);
+        if left >= len {
+            return;
+        }
+        let child = if right < len && view.rank(right) > view.rank(left) {
+            right
+        } else {
+            left
+        };
+        if view.rank(child) <= view.rank(position) {
+            return;
+        }
+        view.swap(position, child);
+        position = child;
+    }
+}
+
+/// The slot is free.
+pub(super) fn vacate(view: &View<'_>, slot: usize) {
+    if let Some(key) = view.key(slot) {
+        key.number.store(0, Ordering::Release);
+    }
+}
+
+/// Makes the heap from the keys.
+pub(super) fn rebuild(view: &View<'_>) {
+    let key = |slot: &usize| view.key(*slot).map(rank);
+    let (mut used, free): (Vec<usize>, Vec<usize>) = (0..view.geometry.capacity)
+        .partition(|slot| key(slot).is_some_and(|(_, Reverse(number))| number != 0));
+    // Ordered from the first to the last, it is a heap.
+    used.sort_by_key(|slot| Reverse(key(slot)));
+    for (position, slot) in used.into_iter().chain(free).enumerate() {
+        view.position(position)
+            .store(slot as u32, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,475 @@
+//! A handle of a queue, whatever its items: who may push and pop by it, and how it waits.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserializer, Serializer};
+
+use super::head::{self, Book, Geometry, Order, QueueHead, SLOT_HEAD, View};
+use super::transfer::{Load, Put, Taken};
+use crate::os::{fork, task};
+use crate::shm::ShareError;
+use crate::shm::member;
+use crate::shm::object::Object;
+
+/// What may be done by a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Both,
+    Sender,
+    Receiver,
+}
+
+impl Role {
+    pub(super) fn sends(self) -> bool {
+        self != Self::Receiver
+    }
+
+    pub(super) fn receives(self) -> bool {
+        self != Self::Sender
+    }
+}
+
+/// How long a call waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    None,
+    Until(Option<Instant>),
+}
+
+impl Patience {
+    pub(super) const FOREVER: Self = Self::Until(None);
+
+    /// What is beyond the clock's reach is for ever.
+    pub(super) fn of(timeout: Duration) -> Self {
+        Self::Until(Instant::now().checked_add(timeout))
+    }
+
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::None => None,
+            Self::Until(deadline) => deadline,
+        }
+    }
+}
+
+/// Why nothing was pushed or popped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Full, or empty.
+    NotNow,
+    Closed,
+    Disconnected,
+}
+
+/// Whether others are there, besides the handle that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    Some,
+    None,
+    /// A handle is under way, or a thread may have this very one by reference.
+    Perhaps,
+}
+
+/// A handle.
+pub(super) struct Port {
+    object: Object<QueueHead>,
+    geometry: Geometry,
+    role: Role,
+    /// [`fork::generation`] of the process in whose book it counts, from 1 on.
+    counted_in: AtomicU32,
+    /// What `epoch` was when there were others on the other side.
+    connected: AtomicU32,
+    /// Lost items that it has been told of.
+    pub(super) heard: AtomicU64,
+}
+
+impl Port {
+    /// A new queue, with room for `room` bytes of an item in its slot.
+    pub(super) fn new(
+        order: Order,
+        capacity: usize,
+        byte_limit: u64,
+        room: usize,
+        shape: u64,
+    ) -> Result<Self, ShareError> {
+        let invalid = |value: &dyn fmt::Display, reason: &'static str| ShareError::Invalid {
+            what: "the capacity of a queue".into(),
+            value: value.to_string(),
+            reason: reason.into(),
+        };
+        if capacity == 0 {
+            return Err(invalid(&capacity, "nothing would ever fit in"));
+        }
+        if byte_limit == 0 {
+            return Err(invalid(&"0 bytes", "nothing would ever fit in"));
+        }
+        let geometry = Geometry {
+            order,
+            capacity,
+            stride: (SLOT_HEAD + room).next_multiple_of(8),
+            byte_limit,
+        };
+        let len = geometry
+            .len()
+            .filter(|_| u32::try_from(capacity).is_ok())
+            .ok_or_else(|| invalid(&capacity, "no more than 2^32 - 1 items can lie in one"))?;
+        let object = Object::new(len, shape, |place, tail| head::init(place, tail, geometry))?;
+        let this = Self::uncounted(object, geometry, Role::Both);
+        this.count();
+        Ok(this)
+    }
+
+    fn uncounted(object: Object<QueueHead>, geometry: Geometry, role: Role) -> Self {
+        Self {
+            connected: AtomicU32::new(object.head().epoch.load(Ordering::Relaxed).wrapping_sub(1)),
+            heard: AtomicU64::new(0),
+            counted_in: AtomicU32::new(0),
+            object,
+            geometry,
+            role,
+        }
+    }
+
+    /// Enters it in the book of this process.
+    fn count(&self) {
+        if let Some(book) = self.own_book() {
+            self.add_to(book);
+        }
+        self.counted_in
+            .store(fork::generation() + 1, Ordering::Release);
+    }
+
+    fn add_to(&self, book: &Book) {
+        if self.role.sends() {
+            book.senders.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.role.receives() {
+            book.receivers.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn own_book(&self) -> Option<&Book> {
+        let books = &self.object.head().books;
+        books.get(usize::from(member::own_number()))
+    }
+
+    /// Another handle of the same queue.
+    pub(super) fn another(&self, role: Role) -> Self {
+        let view = self.view();
+        view.head.was_shared.store(1, Ordering::SeqCst);
+        let other = Self::uncounted(self.object.clone(), self.geometry, role);
+        other
+            .heard
+            .store(self.heard.load(Ordering::Relaxed), Ordering::Relaxed);
+        other.count();
+        other
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        let head = self.object.head();
+        if self.counted_in.load(Ordering::Acquire) != fork::generation() + 1 {
+            self.count_after_fork();
+        }
+        View {
+            head,
+            geometry: self.geometry,
+            tail: self.object.tail().0,
+        }
+    }
+
+    /// A forked child uses a copy of its parent's handle for the first time.
+    #[cold]
+    fn count_after_fork(&self) {
+        let generation = fork::generation() + 1;
+        let before = self.counted_in.load(Ordering::Acquire);
+        // Of several threads, one counts it.
+        if before != generation
+            && self
+                .counted_in
+                .compare_exchange(before, generation, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        {
+            self.object.head().was_shared.store(1, Ordering::SeqCst);
+            if let Some(book) = self.own_book() {
+                self.add_to(book);
+            }
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let view = self.view();
+        view.head.was_shared.store(1, Ordering::SeqCst);
+        self.object.serialize_as(
+            serializer,
+            || Box::new(self.another(self.role)),
+            |member| {
+                if let Some(book) = view.head.books.get(usize::from(member)) {
+                    self.add_to(book);
+                }
+            },
+        )
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        shape: u64,
+        role: Role,
+    ) -> Result<Self, D::Error> {
+        let port = Object::deserialize_as(deserializer, shape, |object, is_granted| {
+            let geometry = Geometry::of(object.head(), object.tail().1)?;
+            let port = Self::uncounted(object, geometry, role);
+            if is_granted {
+                // It was counted in the name of this process before there was this process.
+                port.counted_in
+                    .store(fork::generation() + 1, Ordering::Release);
+            } else {
+                port.count();
+            }
+            port.heard.store(port.view().lost(), Ordering::Relaxed);
+            Some(port)
+        })?;
+        port.ok_or_else(|| serde::de::Error::custom(ShareError::OtherType))
+    }
+
+    /// Whether others may do what `is_role` says of a book, besides this handle.
+    fn others(
+        &self,
+        view: &View<'_>,
+        count: impl Fn(&Book) -> &AtomicU32,
+        is_own: bool,
+        is_alone: bool,
+    ) -> Others {
+        let epoch = view.head.epoch.load(Ordering::SeqCst);
+        if self.object.in_flight() > 0 {
+            return Others::Perhaps;
+        }
+        let books = view.head.books[..member::numbers()].iter();
+        let sum = books.fold(0_u64, |sum, book| {
+            sum + u64::from(count(book).load(Ordering::SeqCst))
+        });
+        if sum > u64::from(is_own) {
+            return Others::Some;
+        }
+        // Somebody went while we looked: a handle may have been passed on from a book that we had not looked at to one
+        // that we had.
+        if view.head.epoch.load(Ordering::SeqCst) != epoch {
+            return Others::Perhaps;
+        }
+        let was_shared = view.head.was_shared.load(Ordering::SeqCst) != 0;
+        if is_own && !was_shared && !is_alone {
+            return Others::Perhaps;
+        }
+        Others::None
+    }
+
+    fn other_senders(&self, view: &View<'_>, is_alone: bool) -> Others {
+        self.others(view, |book| &book.senders, self.role.sends(), is_alone)
+    }
+
+    pub(super) fn other_receivers(&self, view: &View<'_>, is_alone: bool) -> Others {
+        self.others(view, |book| &book.receivers, self.role.receives(), is_alone)
+    }
+
+    /// Pushes what `load` says. It is left there if it is not pushed.
+    pub(super) fn put(
+        &self,
+        load: &mut Option<Load<'_>>,
+        priority: i64,
+        patience: Patience,
+    ) -> Result<(), Refusal> {
+        let view = self.view();
+        let rest = Rest::default();
+        if !self.role.receives() && self.is_cut_off(&view, &rest) {
+            return Err(Refusal::Disconnected);
+        }
+        let mut attempt = || match view.put(load, priority, patience.deadline()) {
+            Put::Done => Some(Ok(())),
+            Put::Closed => Some(Err(Refusal::Closed)),
+            Put::Full if matches!(patience, Patience::None) && self.role.receives() => None,
+            Put::Full => self
+                .is_cut_off(&view, &rest)
+                .then_some(Err(Refusal::Disconnected)),
+        };
+        let outcome = match patience {
+            Patience::None => attempt(),
+            Patience::Until(deadline) => {
+                let waiters = &view.head.pushes.waiting.0;
+                waiters.wait(deadline, attempt, || rest.patrol())
+            }
+        };
+        outcome.unwrap_or(Err(Refusal::NotNow))
+    }
+
+    /// Whether nobody is left who could take an item.
+    fn is_cut_off(&self, view: &View<'_>, rest: &Rest) -> bool {
+        let epoch = view.head.epoch.load(Ordering::SeqCst);
+        if self.connected.load(Ordering::Relaxed) == epoch {
+            return false;
+        }
+        match self.other_receivers(view, rest.is_alone.get()) {
+            Others::Some => {
+                self.connected.store(epoch, Ordering::Relaxed);
+                false
+            }
+            Others::None => true,
+            Others::Perhaps => false,
+        }
+    }
+
+    /// Takes an item; what lies in its slot is appended to `out`.
+    pub(super) fn take(&self, out: &mut Vec<u8>, patience: Patience) -> Result<Taken, Refusal> {
+        let view = self.view();
+        let member = member::own_number();
+        let rest = Rest::default();
+        let deadline = patience.deadline();
+        let mut attempt = || {
+            if let Some(taken) = view.take(out, member, deadline) {
+                return Some(Ok(taken));
+            }
+            let is_call_for_now = matches!(patience, Patience::None);
+            let refusal = self.is_over(&view, is_call_for_now, &rest)?;
+            // What was pushed before it was over.
+            let last = view.take(out, member, deadline);
+            Some(last.ok_or(refusal))
+        };
+        let outcome = match patience {
+            Patience::None => attempt(),
+            Patience::Until(deadline) => {
+                let waiters = &view.head.pops.waiting.0;
+                waiters.wait(deadline, attempt, || rest.patrol())
+            }
+        };
+        outcome.unwrap_or(Err(Refusal::NotNow))
+    }
+
+    /// Whether nothing will ever be pushed again.
+    fn is_over(&self, view: &View<'_>, is_call_for_now: bool, rest: &Rest) -> Option<Refusal> {
+        if view.head.closed.load(Ordering::Acquire) != 0 {
+            return Some(Refusal::Closed);
+        }
+        // Who does not wait may push by this very handle afterwards.
+        if is_call_for_now && self.role.sends() {
+            return None;
+        }
+        let epoch = view.head.epoch.load(Ordering::SeqCst);
+        if rest.connected.get() == Some(epoch) {
+            return None;
+        }
+        match self.other_senders(view, rest.is_alone.get()) {
+            Others::Some => {
+                rest.connected.set(Some(epoch));
+                None
+            }
+            Others::None => Some(Refusal::Disconnected),
+            Others::Perhaps => None,
+        }
+    }
+
+    /// Whether a pop would not wait.
+    pub(super) fn is_ready(&self) -> bool {
+        let view = self.view();
+        view.has_items() || self.is_over(&view, false, &Rest::default()).is_some()
+    }
+
+    pub(super) fn close(&self) {
+        let view = self.view();
+        // Under the lock: who finds it closed and empty can be sure that nothing is on its way.
+        let lock = view.lock_pushes(None);
+        view.head.closed.store(1, Ordering::Release);
+        drop(lock);
+        view.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.view().head.closed.load(Ordering::Acquire) != 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.view().len()
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.geometry.capacity
+    }
+
+    pub(super) fn byte_limit(&self) -> u64 {
+        self.geometry.byte_limit
+    }
+
+    /// How many bytes were pushed, and popped.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let head = self.view().head;
+        let bytes = |side: &head::Side| side.done.bytes.load(Ordering::Relaxed);
+        (bytes(&head.pushes), bytes(&head.pops))
+    }
+
+    /// Bytes of an item that need no payload.
+    pub(super) fn room(&self) -> usize {
+        self.geometry.stride - SLOT_HEAD
+    }
+
+    /// For those who wait for many things.
+    pub(super) fn watchers(&self) -> &crate::shm::wait::Waiters {
+        &self.view().head.watchers
+    }
+}
+
+/// What a wait remembers from look to look.
+#[derive(Default)]
+pub(super) struct Rest {
+    /// The epoch at which there were others.
+    pub(super) connected: Cell<Option<u32>>,
+    /// This process has no other thread.
+    pub(super) is_alone: Cell<bool>,
+}
+
+impl Rest {
+    pub(super) fn patrol(&self) {
+        member::patrol();
+        self.is_alone
+            .set(task::ids().is_ok_and(|threads| threads.len() == 1));
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if *self.counted_in.get_mut() != fork::generation() + 1 {
+            // A forked child's copy, never used there.
+            return;
+        }
+        let view = self.view();
+        let epoch = &view.head.epoch;
+        // Before, so that whoever finds one less knows that somebody went; after, so that whoever has not found it
+        // looks again.
+        epoch.fetch_add(1, Ordering::SeqCst);
+        if let Some(book) = self.own_book() {
+            if self.role.sends() {
+                book.senders.fetch_sub(1, Ordering::SeqCst);
+            }
+            if self.role.receives()
+                && book.receivers.fetch_sub(1, Ordering::SeqCst) == 1
+                && book.in_hand() > 0
+            {
+                // Nobody here can say any more that they are done.
+                book.give_up();
+            }
+        }
+        epoch.fetch_add(1, Ordering::SeqCst);
+        view.notify_all();
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("order", &self.geometry.order)
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! [`PriorityQueue`].
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{JoinError, PopError, PushError, TooMany};
+use super::face::{handle, popping, state};
+use super::fifo::BYTES;
+use super::head::Order;
+use super::item;
+use super::iter::Iter;
+use super::port::{Patience, Port, Role};
+use crate::shm::ShareError;
+use crate::shm::object::shape_of;
+
+/// A queue of which the item with the highest priority comes out first, and of several with the same the one that was
+/// pushed first; otherwise as [`Queue`](super::Queue).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::PriorityQueue;
+///
+/// let jobs = PriorityQueue::bounded(100)?;
+/// jobs.push(0, "sweep".to_owned())?;
+/// jobs.push(9, "fire!".to_owned())?;
+/// jobs.push(0, "water the plants".to_owned())?;
+/// assert_eq!(jobs.pop()?, "fire!");
+/// assert_eq!(jobs.pop()?, "sweep");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "what is pushed into a queue that is dropped is gone"]
+pub struct PriorityQueue<T> {
+    pub(super) port: Port,
+    items: PhantomData<fn(T) -> T>,
+}
+
+impl<T: 'static> PriorityQueue<T> {
+    /// A queue of at most `items` items, with at most 1 GiB in all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::bounded`](super::Queue::bounded).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::PriorityQueue;
+    ///
+    /// let queue = PriorityQueue::bounded(2)?;
+    /// queue.push(-1, 'a')?;
+    /// queue.push(1, 'b')?;
+    /// assert_eq!(queue.pop()?, 'b');
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn bounded(items: usize) -> Result<Self, ShareError> {
+        Self::with_limits(items, BYTES)
+    }
+
+    /// A queue of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::with_limits`](super::Queue::with_limits).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::PriorityQueue;
+    ///
+    /// assert!(PriorityQueue::<u64>::with_limits(8, 4)?.push(0, 1).is_err());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
+        let room = item::room::<T>(items);
+        let shape = shape_of::<Self>();
+        Port::new(Order::Priority, items, bytes, room, shape).map(Self::of)
+    }
+}
+
+impl<T: Serialize + 'static> PriorityQueue<T> {
+    /// Pushes an item, and waits for room if there is none. Higher priorities come out first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::push`](super::Queue::push).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::PriorityQueue;
+    /// let queue = PriorityQueue::bounded(2)?;
+    /// queue.push(5, 'a')?;
+    /// assert_eq!(queue.pop()?, 'a');
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
+        item::push(&self.port, item, priority, Patience::FOREVER)
+    }
+
+    /// Pushes an item if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::try_push`](super::Queue::try_push).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::PriorityQueue;
+    /// let queue = PriorityQueue::bounded(1)?;
+    /// assert!(queue.try_push(5, 'a').is_ok());
+    /// assert!(queue.try_push(6, 'b').is_err());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn try_push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
+        item::push(&self.port, item, priority, Patience::None)
+    }
+
+    /// Pushes an item, and waits for room for at most this long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::push_timeout`](super::Queue::push_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::PriorityQueue;
+    /// use std::time::Duration;
+    ///
+    /// let queue = PriorityQueue::bounded(1)?;
+    /// queue.push_timeout(5, 'a', Duration::from_secs(1))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push_timeout(
+        &self,
+        priority: i64,
+        item: T,
+        timeout: Duration,
+    ) -> Result<(), PushError<T>> {
+        item::push(&self.port, item, priority, Patience::of(timeout))
+    }
+}
+
+handle!(PriorityQueue, Both, PriorityQueue);
+state!(
+    PriorityQueue,
+    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+);
+popping!(
+    PriorityQueue,
+    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+);

@@ -1,0 +1,84 @@
+//! [`Stack`].
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{JoinError, PopError, PushError, TooMany};
+use super::face::{handle, popping, pushing, state};
+use super::fifo::BYTES;
+use super::head::Order;
+use super::item;
+use super::iter::Iter;
+use super::port::{Patience, Port, Role};
+use crate::shm::ShareError;
+use crate::shm::object::shape_of;
+
+/// A queue of which the newest item comes out first; otherwise as [`Queue`](super::Queue).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Stack;
+///
+/// let undo = Stack::bounded(100)?;
+/// undo.push("typed a".to_owned())?;
+/// undo.push("typed b".to_owned())?;
+/// assert_eq!(undo.pop()?, "typed b");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "what is pushed into a stack that is dropped is gone"]
+pub struct Stack<T> {
+    pub(super) port: Port,
+    items: PhantomData<fn(T) -> T>,
+}
+
+impl<T: 'static> Stack<T> {
+    /// A stack of at most `items` items, with at most 1 GiB in all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::bounded`](super::Queue::bounded).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Stack;
+    ///
+    /// let stack = Stack::bounded(2)?;
+    /// stack.push(1)?;
+    /// stack.push(2)?;
+    /// assert_eq!((stack.pop()?, stack.pop()?), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn bounded(items: usize) -> Result<Self, ShareError> {
+        Self::with_limits(items, BYTES)
+    }
+
+    /// A stack of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::with_limits`](super::Queue::with_limits).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Stack;
+    ///
+    /// assert!(Stack::<String>::with_limits(8, 1_000)?.push("x".repeat(2_000)).is_err());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
+        let room = item::room::<T>(items);
+        let shape = shape_of::<Self>();
+        Port::new(Order::Lifo, items, bytes, room, shape).map(Self::of)
+    }
+}
+
+handle!(Stack, Both, Stack);
+state!(Stack, "let it = manyhands::Stack::<i32>::bounded(8)?;");
+pushing!(Stack, "let it = manyhands::Stack::bounded(8)?;");
+popping!(Stack, "let it = manyhands::Stack::<i32>::bounded(8)?;");

@@ -1,0 +1,276 @@
+//! One item into the queue, and one out of it.
+//!
+//! Each takes a lock, says in the journal what it is about to do, does it where nobody looks yet, makes it happen by
+//! one store, and brings the rest in order. `docs/design/0016-queues.md` goes through who may be killed where.
+
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::head::{SLOT_HEAD, View};
+use super::{order, step};
+use crate::shm::ShareError;
+use crate::shm::payload::Payload;
+use crate::shm::wait::Waiters;
+
+/// An item on its way in.
+pub(super) enum Load<'a> {
+    Inline(&'a [u8]),
+    /// A payload, and the bytes that it is counted with.
+    Payload(Payload, u64),
+}
+
+impl Load<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Payload(_, len) => *len,
+        }
+    }
+}
+
+/// What has come of an attempt to push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    Done,
+    Full,
+    Closed,
+}
+
+/// An item on its way out.
+pub(super) enum Taken {
+    /// Its bytes have been appended to the buffer.
+    Inline,
+    Payload(Result<Payload, ShareError>),
+}
+
+impl View<'_> {
+    /// Whether there are items, as far as can be said without a lock.
+    pub(super) fn has_items(&self) -> bool {
+        let pops = &self.head.pops;
+        // What was seen last time saves a look at the other side's line.
+        pops.done.items.load(Ordering::Relaxed) < pops.seen.load(Ordering::Relaxed)
+            || self.len() > 0
+    }
+
+    /// Whether there was no room when somebody last looked.
+    fn seems_full(&self, len: u64) -> bool {
+        let side = &self.head.pushes;
+        let pushed = side.done.items.load(Ordering::Relaxed);
+        let bytes = side.done.bytes.load(Ordering::Relaxed);
+        let is_in = pushed.wrapping_sub(side.seen.load(Ordering::Relaxed));
+        let bytes_in = bytes.wrapping_sub(side.seen_bytes.load(Ordering::Relaxed));
+        is_in >= self.geometry.capacity as u64 || self.lacks_bytes(bytes_in, len)
+    }
+
+    /// Whether there is room, as far as can be said without a lock.
+    fn has_room(&self, len: u64) -> bool {
+        let (ours, theirs) = (&self.head.pushes.done, &self.head.pops.done);
+        // In this order: what is popped between the two makes room.
+        let count = ours.items.load(Ordering::Relaxed);
+        let bytes = ours.bytes.load(Ordering::Relaxed);
+        let is_in = count.wrapping_sub(theirs.items.load(Ordering::Acquire));
+        let bytes_in = bytes.wrapping_sub(theirs.bytes.load(Ordering::Acquire));
+        let lacks_bytes = self.lacks_bytes(bytes_in, len);
+        if lacks_bytes {
+            self.head.waits_for_bytes.store(1, Ordering::Relaxed);
+        }
+        is_in < self.geometry.capacity as u64 && !lacks_bytes
+    }
+
+    fn lacks_bytes(&self, bytes_in: u64, len: u64) -> bool {
+        // A difference below 0 is that of two that were not read at once.
+        let bytes_in = if bytes_in > u64::MAX / 2 { 0 } else { bytes_in };
+        bytes_in.saturating_add(len) > self.geometry.byte_limit
+    }
+
+    /// The same under the lock, looking at the other side only if it has to.
+    fn has_room_now(&self, len: u64) -> bool {
+        if !self.seems_full(len) {
+            return true;
+        }
+        let (ours, theirs) = (&self.head.pushes, &self.head.pops.done);
+        // Acquire: what was popped has been copied out of its slot.
+        let items = theirs.items.load(Ordering::Acquire);
+        ours.seen.store(items, Ordering::Relaxed);
+        let bytes = theirs.bytes.load(Ordering::Acquire);
+        ours.seen_bytes.store(bytes, Ordering::Relaxed);
+        !self.seems_full(len)
+    }
+
+    /// Pushes an item if there is room; `load` is taken then.
+    pub(super) fn put(
+        &self,
+        load: &mut Option<Load<'_>>,
+        priority: i64,
+        deadline: Option<Instant>,
+    ) -> Put {
+        let len = load.as_ref().map_or(0, Load::len);
+        let head = self.head;
+        let is_stale = self.seems_full(len);
+        if is_stale && !self.has_room(len) {
+            return if head.closed.load(Ordering::Acquire) == 0 {
+                Put::Full
+            } else {
+                Put::Closed
+            };
+        }
+        let Some(lock) = self.lock_pushes(deadline) else {
+            return Put::Full;
+        };
+        if head.closed.load(Ordering::Acquire) != 0 {
+            return Put::Closed;
+        }
+        let (side, journal) = (&head.pushes, &head.pushes.journal);
+        let pushed = side.done.items.load(Ordering::Relaxed);
+        let bytes = side.done.bytes.load(Ordering::Relaxed);
+        if !self.has_room_now(len) {
+            return Put::Full;
+        }
+        let Some(load) = load.take() else {
+            return Put::Full;
+        };
+        let slot = order::free_slot(self);
+        let word = match &load {
+            Load::Inline(_) => 0,
+            Load::Payload(payload, _) => payload.word(),
+        };
+        step();
+        journal.items.store(pushed, Ordering::Relaxed);
+        journal.bytes.store(bytes, Ordering::Relaxed);
+        journal.len.store(len, Ordering::Relaxed);
+        journal.payload.store(word, Ordering::Relaxed);
+        journal.slot.store(slot as u64, Ordering::Relaxed);
+        step();
+        journal.armed.store(1, Ordering::Release);
+
+        let in_slot = self.slot(slot);
+        step();
+        in_slot.len.store(len, Ordering::Relaxed);
+        step();
+        in_slot.payload.store(word, Ordering::Relaxed);
+        step();
+        match load {
+            Load::Inline(bytes) => self.write(slot, bytes),
+            Load::Payload(payload, _) => payload.go_over(),
+        }
+        step();
+        order::enter(self, slot, priority);
+        // It is in the queue.
+        step();
+        side.done.items.store(pushed + 1, Ordering::Release);
+        let bytes = bytes.wrapping_add(len);
+        step();
+        side.done.bytes.store(bytes, Ordering::Release);
+        step();
+        journal.armed.store(0, Ordering::Release);
+        step();
+        drop(lock);
+        Waiters::notify_one_and_all(&head.pops.waiting.0, &head.watchers);
+        Put::Done
+    }
+
+    /// Takes the next item out, in the name of `member`; `None` if there is none.
+    pub(super) fn take(
+        &self,
+        out: &mut Vec<u8>,
+        member: u16,
+        deadline: Option<Instant>,
+    ) -> Option<Taken> {
+        let head = self.head;
+        if !self.has_items() {
+            return None;
+        }
+        let lock = self.lock_pops(deadline)?;
+        let (side, journal) = (&head.pops, &head.pops.journal);
+        let popped = side.done.items.load(Ordering::Relaxed);
+        if popped >= side.seen.load(Ordering::Relaxed) {
+            // Acquire: what was pushed has been written to its slot.
+            let pushed = head.pushes.done.items.load(Ordering::Acquire);
+            side.seen.store(pushed, Ordering::Relaxed);
+            if popped >= pushed {
+                return None;
+            }
+        }
+        let slot = order::next_slot(self);
+        let in_slot = self.slot(slot);
+        let len = in_slot.len.load(Ordering::Relaxed);
+        let word = in_slot.payload.load(Ordering::Relaxed);
+        let bytes = side.done.bytes.load(Ordering::Relaxed);
+        let book = head.books.get(usize::from(member))?;
+        let taken = book.taken.load(Ordering::Relaxed);
+        journal.member.store(member.into(), Ordering::Relaxed);
+        step();
+        journal.items.store(popped, Ordering::Relaxed);
+        journal.bytes.store(bytes, Ordering::Relaxed);
+        journal.taken.store(taken, Ordering::Relaxed);
+        journal.len.store(len, Ordering::Relaxed);
+        journal.payload.store(word, Ordering::Relaxed);
+        journal.slot.store(slot as u64, Ordering::Relaxed);
+        step();
+        journal.armed.store(1, Ordering::Release);
+
+        let item = if word == 0 {
+            self.read(slot, len, out);
+            Taken::Inline
+        } else {
+            Taken::Payload(Payload::reach(word))
+        };
+        step();
+        order::leave(self);
+        // It is this process's.
+        step();
+        side.done.items.store(popped + 1, Ordering::Release);
+        let bytes = bytes.wrapping_add(len);
+        step();
+        side.done.bytes.store(bytes, Ordering::Release);
+        step();
+        book.taken.store(taken + 1, Ordering::Release);
+        step();
+        order::vacate(self, slot);
+        step();
+        if let Taken::Payload(Ok(payload)) = &item {
+            payload.has_come_over();
+        }
+        step();
+        journal.armed.store(0, Ordering::Release);
+        step();
+        drop(lock);
+        if head.waits_for_bytes.load(Ordering::Relaxed) == 0 {
+            head.pushes.waiting.0.notify_one();
+        } else {
+            // They do not all wait for the same.
+            head.pushes.waiting.0.notify_all();
+        }
+        Some(item)
+    }
+
+    /// Bytes of an item that a slot has room for.
+    pub(super) fn room(&self) -> usize {
+        self.geometry.stride - SLOT_HEAD
+    }
+
+    #[allow(unsafe_code)]
+    fn write(&self, slot: usize, bytes: &[u8]) {
+        let len = bytes.len().min(self.room());
+        // SAFETY: the slot has a stride's bytes.
+        let place = unsafe { self.slot_start(slot).add(SLOT_HEAD) };
+        // SAFETY: behind the head of the slot there is room for as many. Nobody reads there: the slot is free, and
+        // whoever holds the lock of the pushes alone may write to it.
+        unsafe { place.copy_from_nonoverlapping(NonNull::from(bytes).cast(), len) };
+    }
+
+    #[allow(unsafe_code)]
+    fn read(&self, slot: usize, len: u64, out: &mut Vec<u8>) {
+        let len = (len as usize).min(self.room());
+        // SAFETY: the slot has a stride's bytes.
+        let place = unsafe { self.slot_start(slot).add(SLOT_HEAD) };
+        out.reserve(len);
+        let end = NonNull::from(out.spare_capacity_mut()).cast();
+        // SAFETY: `len` is no more than the slot has, and `out` has room for as many. Nobody writes there before the
+        // item has been popped.
+        unsafe { place.copy_to_nonoverlapping(end, len) };
+        // SAFETY: as many bytes were written behind its end.
+        unsafe { out.set_len(out.len() + len) };
+    }
+}

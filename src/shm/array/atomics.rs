@@ -1,0 +1,120 @@
+//! Elements that are read and written one by one, atomically, by everybody at once.
+
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic;
+
+use super::claim::Claim;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Integers that an array can be read and written as atomically: of 8 to 64 bits, signed or not.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{AtomicElement, ClaimError, SharedArray};
+///
+/// fn clear<T: AtomicElement>(array: &SharedArray<T>) -> Result<usize, ClaimError> {
+///     Ok(array.atomics()?.len())
+/// }
+///
+/// assert_eq!(clear(&SharedArray::<u16>::zeros(3)?)?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait AtomicElement: bytemuck::Pod + sealed::Sealed {
+    /// The atomic of this size.
+    type Atomic: Sync + Send + fmt::Debug + 'static;
+}
+
+macro_rules! elements {
+    ($($element:ty => $atomic:ident),* $(,)?) => {$(
+        impl sealed::Sealed for $element {}
+
+        impl AtomicElement for $element {
+            type Atomic = atomic::$atomic;
+        }
+
+        const _: () = assert!(
+            size_of::<$element>() == size_of::<atomic::$atomic>() && align_of::<atomic::$atomic>() <= 64
+        );
+    )*};
+}
+
+elements! {
+    u8 => AtomicU8, u16 => AtomicU16, u32 => AtomicU32, u64 => AtomicU64, usize => AtomicUsize,
+    i8 => AtomicI8, i16 => AtomicI16, i32 => AtomicI32, i64 => AtomicI64, isize => AtomicIsize,
+}
+
+/// The elements of a [`SharedArray`](crate::SharedArray) as a slice of atomics, which all processes can have at once.
+///
+/// As long as somebody has it, nobody can have plain slices of the array. A forked child may use its copy: at the first
+/// use it claims the elements for itself.
+///
+/// # Panics
+///
+/// Using it panics in a forked child if its parent has dropped the guard, and somebody else has claimed elements
+/// meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedArray;
+/// use manyhands::prelude::*;
+/// use std::sync::atomic::Ordering::Relaxed;
+///
+/// let histogram = SharedArray::<u64>::zeros(10)?;
+/// let pool = Pool::processes(2)?;
+/// pool.map_with(&histogram, |histogram, x: usize| {
+///     histogram.atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
+/// }, 0..100)?;
+/// assert_eq!(histogram.to_vec()?, [10; 10]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the elements are given back when this is dropped"]
+pub struct Atomics<'a, T: AtomicElement> {
+    claim: Claim<'a>,
+    elements: NonNull<[T::Atomic]>,
+}
+
+// SAFETY: a slice of atomics and a claim of the process, not of a thread.
+#[allow(unsafe_code)]
+unsafe impl<T: AtomicElement> Send for Atomics<'_, T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T: AtomicElement> Sync for Atomics<'_, T> {}
+
+impl<'a, T: AtomicElement> Atomics<'a, T> {
+    /// `claim` is on these elements, for atomics.
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
+        let atomics = elements.cast::<T::Atomic>();
+        Self {
+            claim,
+            elements: NonNull::slice_from_raw_parts(atomics, elements.len()),
+        }
+    }
+}
+
+impl<T: AtomicElement> Deref for Atomics<'_, T> {
+    type Target = [T::Atomic];
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &[T::Atomic] {
+        self.claim.check();
+        // SAFETY: the elements lie in the array, whose handle is borrowed; the atomics have their size, and the array begins
+        // at a multiple of 64. This process has claimed them for atomics (looked at above), so nobody reads or writes them
+        // in another way.
+        unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
+    }
+}
+
+impl<T: AtomicElement> fmt::Debug for Atomics<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}

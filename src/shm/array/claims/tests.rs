@@ -1,0 +1,290 @@
+use std::ptr::NonNull;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A head in this process's own memory.
+fn head() -> Box<ArrayHead> {
+    // SAFETY: all of it is valid when it is zeros, but for the lock, which follows.
+    #[allow(unsafe_code)]
+    let mut head = unsafe { Box::<ArrayHead>::new_zeroed().assume_init() };
+    let lock = NonNull::from(&mut head.top.lock);
+    // SAFETY: nobody else has it, and it is not moved: it lies in a box.
+    #[allow(unsafe_code)]
+    unsafe { RobustMutex::init(lock) }.unwrap();
+    head
+}
+
+/// The claims as one would write them down: a list, and the rule in words.
+#[derive(Default)]
+struct Model {
+    claims: Vec<(Terms, bool)>,
+    lends: u64,
+    is_frozen: bool,
+}
+
+impl Model {
+    fn may(&self, new: &Terms) -> bool {
+        if self.is_frozen && matches!(new.mode, Mode::Write | Mode::Atomic | Mode::LendWrite) {
+            return false;
+        }
+        if matches!(new.mode, Mode::SubRead | Mode::SubWrite) {
+            let is_open = self.claims.iter().any(|(lend, is_closing)| {
+                (lend.mode == Mode::LendWrite
+                    || lend.mode == Mode::LendRead && new.mode == Mode::SubRead)
+                    && lend.lend == new.lend
+                    && !is_closing
+            });
+            if !is_open {
+                return false;
+            }
+        }
+        self.claims.iter().all(|(old, _)| compatible(new, old))
+    }
+}
+
+/// Whether no element can be in both, unless both only read or both are atomic, or one is lent to the other.
+fn compatible(a: &Terms, b: &Terms) -> bool {
+    let reads = |mode| matches!(mode, Mode::Read | Mode::LendRead | Mode::SubRead);
+    if reads(a.mode) && reads(b.mode) {
+        return true;
+    }
+    let sub = |mode| matches!(mode, Mode::SubRead | Mode::SubWrite);
+    let share_elements = || (a.start..a.end).any(|element| (b.start..b.end).contains(&element));
+    match (sub(a.mode), sub(b.mode)) {
+        (true, true) if a.lend == b.lend => !share_elements(),
+        (true, false) | (false, true) if a.lend == b.lend => true,
+        (true, true) => false,
+        (true, false) => b.start >= b.end,
+        (false, true) => a.start >= a.end,
+        _ if a.mode == Mode::Atomic && b.mode == Mode::Atomic => true,
+        _ => !share_elements(),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim {
+        member: u16,
+        mode: u8,
+        start: u64,
+        len: u64,
+        lend: usize,
+    },
+    Lend {
+        member: u16,
+        writes: bool,
+    },
+    /// Of those there are, by number.
+    Release(usize),
+    Close(usize),
+    Bury(u16),
+    Freeze,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..4u16, 0..5u8, 0..10u64, 0..5u64, 0..4usize)
+            .prop_map(|(member, mode, start, len, lend)| Step::Claim { member, mode, start, len, lend }),
+        3 => (0..4u16, any::<bool>()).prop_map(|(member, writes)| Step::Lend { member, writes }),
+        6 => (0..20usize).prop_map(Step::Release),
+        1 => (0..20usize).prop_map(Step::Close),
+        1 => (0..4u16).prop_map(Step::Bury),
+        1 => Just(Step::Freeze),
+    ]
+}
+
+const WHOLE: u64 = 16;
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn b73_the_table_allows_what_the_rule_allows(steps in prop::collection::vec(step(), 1..80)) {
+        let (head, mut model) = (head(), Model::default());
+        let mut numbers: Vec<Number> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Claim { member, mode, start, len, lend } => {
+                    let mode = [Mode::Read, Mode::Write, Mode::Atomic, Mode::SubRead, Mode::SubWrite][usize::from(mode)];
+                    let lends: Vec<u64> = model.claims.iter()
+                        .filter(|(terms, _)| terms.mode.is_lend()).map(|(terms, _)| terms.lend).collect();
+                    let lend = if mode.is_sub() { lends.get(lend).copied().unwrap_or(99) } else { 0 };
+                    let terms = Terms { member, mode, start, end: start + len, lend };
+                    let made = head.claim(&terms);
+                    prop_assert_eq!(made.is_ok(), model.may(&terms), "{:?}: {:?}", terms, made);
+                    if let Ok(number) = made {
+                        model.claims.push((terms, false));
+                        numbers.push(number);
+                    }
+                }
+                Step::Lend { member, writes } => {
+                    let mode = if writes { Mode::LendWrite } else { Mode::LendRead };
+                    let terms = Terms { member, mode, start: 0, end: WHOLE, lend: 0 };
+                    model.lends += 1;
+                    let made = head.lend(&terms);
+                    let terms = Terms { lend: model.lends, ..terms };
+                    prop_assert_eq!(made.is_ok(), model.may(&terms), "{:?}: {:?}", terms, made);
+                    if let Ok((number, lend)) = made {
+                        prop_assert_eq!(lend, model.lends);
+                        model.claims.push((terms, false));
+                        numbers.push(number);
+                    }
+                }
+                Step::Release(which) if which < numbers.len() => {
+                    let (terms, _) = model.claims[which];
+                    if terms.mode.is_lend() {
+                        if model.claims.iter().any(|(sub, _)| sub.mode.is_sub() && sub.lend == terms.lend) {
+                            continue; // it would wait
+                        }
+                        head.end_lend(numbers[which], terms.lend);
+                    } else {
+                        head.release(numbers[which], &terms);
+                    }
+                    model.claims.remove(which);
+                    numbers.remove(which);
+                }
+                Step::Close(which) if which < numbers.len() && model.claims[which].0.mode.is_lend() => {
+                    let entry = &head.entries[numbers[which]];
+                    entry.state.fetch_or(CLOSING, Ordering::Relaxed);
+                    model.claims[which].1 = true;
+                }
+                Step::Bury(member) => {
+                    let had = model.claims.iter()
+                        .filter(|(terms, _)| terms.member == member && terms.mode == Mode::Write && terms.start < terms.end)
+                        .count();
+                    let before = head.abandoned();
+                    head.bury(member);
+                    head.bury(member);
+                    prop_assert_eq!((head.abandoned() - before) as usize, had);
+                    let mut keep = model.claims.iter().map(|(terms, _)| terms.member != member);
+                    numbers.retain(|_| keep.next().unwrap());
+                    model.claims.retain(|(terms, _)| terms.member != member);
+                }
+                Step::Freeze => {
+                    let terms = Terms { member: 0, mode: Mode::Read, start: 0, end: WHOLE, lend: 0 };
+                    let may = model.may(&terms);
+                    prop_assert_eq!(head.freeze(&terms).is_ok(), may);
+                    model.is_frozen |= may;
+                }
+                _ => {}
+            }
+            // Claims that are counted together are one entry; all others have one each.
+            let mut counted: Vec<Terms> = model.claims.iter().map(|(terms, _)| *terms).collect();
+            let all = counted.len() as u64;
+            counted.sort_by_key(|terms| (terms.member, terms.mode as u8, terms.start, terms.end, terms.lend));
+            counted.dedup_by(|a, b| a == b && a.mode.is_counted());
+            prop_assert_eq!(head.live().count(), counted.len());
+            prop_assert_eq!(head.live().map(|(_, _, state, _)| (state & COUNT) / ONE).sum::<u64>(), all);
+        }
+    }
+}
+
+fn terms(member: u16, mode: Mode, start: u64, end: u64) -> Terms {
+    Terms {
+        member,
+        mode,
+        start,
+        end,
+        lend: 0,
+    }
+}
+
+#[test]
+fn a_full_table_is_an_error_and_has_room_again() {
+    let head = head();
+    for at in 0..ENTRIES as u64 {
+        head.claim(&terms(1, Mode::Read, at, at + 1)).unwrap();
+    }
+    let one_more = terms(1, Mode::Read, 1_000, 1_001);
+    assert_eq!(head.claim(&one_more), Err(Refusal::Full));
+    // One that is there already is counted, and takes no room.
+    head.claim(&terms(1, Mode::Read, 3, 4)).unwrap();
+    head.release(7, &terms(1, Mode::Read, 7, 8));
+    assert_eq!(head.claim(&one_more), Ok(7));
+    let error = ClaimError::from(Refusal::Full);
+    assert_eq!(error, ClaimError::TooMany { limit: ENTRIES });
+}
+
+#[test]
+fn a_lend_ends_when_the_last_of_its_workers_has_gone_and_takes_no_new_ones() {
+    let head = head();
+    let (number, lend) = head.lend(&terms(1, Mode::LendWrite, 0, 8)).unwrap();
+    let work = |start| Terms {
+        lend,
+        ..terms(2, Mode::SubWrite, start, start + 1)
+    };
+    let first = head.claim(&work(0)).unwrap();
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(|| head.end_lend(number, lend));
+        // As soon as it is closing, nothing new is claimed.
+        while let Ok(second) = head.claim(&work(1)) {
+            head.release(second, &work(1));
+        }
+        assert_eq!(head.claim(&work(1)), Err(Refusal::Closed));
+        assert!(!ending.is_finished());
+        assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
+        head.release(first, &work(0));
+        ending.join().unwrap();
+    });
+    assert_eq!(head.live().count(), 0);
+    head.claim(&terms(3, Mode::Write, 0, 8)).unwrap();
+}
+
+#[test]
+fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
+    let head = head();
+    let (_, lend) = head.lend(&terms(1, Mode::LendWrite, 0, 8)).unwrap();
+    let work = Terms {
+        lend,
+        ..terms(2, Mode::SubWrite, 0, 1)
+    };
+    let number = head.claim(&work).unwrap();
+    head.bury(1);
+    // In units that only the lender knew.
+    assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
+    assert_eq!(
+        head.claim(&Terms {
+            start: 2,
+            end: 3,
+            ..work
+        }),
+        Err(Refusal::Closed)
+    );
+    head.release(number, &work);
+    head.claim(&terms(3, Mode::Read, 7, 8)).unwrap();
+    assert_eq!(head.abandoned(), 0);
+}
+
+#[test]
+fn noise_in_the_table_does_no_more_than_keep_others_out() {
+    let head = head();
+    let mut random = 1_u64;
+    for entry in &head.entries {
+        for word in [&entry.state, &entry.start, &entry.end, &entry.lend] {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            word.store(random, Ordering::Relaxed);
+        }
+    }
+    head.top.used.store(u32::MAX, Ordering::Relaxed);
+    let _ = head.claim(&terms(1, Mode::Read, 0, 8));
+    let _ = head.lend(&terms(1, Mode::LendRead, 0, 8));
+    head.release(usize::MAX, &terms(1, Mode::Read, 0, 8));
+    for member in 0..u16::MAX {
+        head.bury(member);
+    }
+}
+
+#[test]
+fn ranges_are_checked() {
+    assert_eq!(within(.., 5), Ok(0..5));
+    assert_eq!(within(1..=2, 5), Ok(1..3));
+    assert_eq!(within(5.., 5), Ok(5..5));
+    for (start, end) in [(0, 6), (4, 3), (6, 6), (usize::MAX, usize::MAX)] {
+        assert!(within(start..end, 5).is_err());
+    }
+    assert!(within(..=usize::MAX, usize::MAX).is_err());
+}

@@ -1,0 +1,151 @@
+//! Slices of an array, each with the claim that makes it right.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+
+use super::claim::Claim;
+
+/// Elements of a [`SharedArray`](crate::SharedArray) to read: a slice. Nobody writes to them as long as this is there.
+///
+/// Others may read them meanwhile. A guard that is leaked keeps its claim as long as the process lives. A forked child
+/// may use its copy: at the first use it claims the elements for itself.
+///
+/// # Panics
+///
+/// Using it panics in a forked child if its parent has dropped the guard, and somebody else has claimed the elements
+/// meanwhile to write to them.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedArray;
+///
+/// let array = SharedArray::from_slice(&[3, 1, 2])?;
+/// let (all, front) = (array.read()?, array.read_range(..2)?);
+/// assert_eq!(all.iter().max(), Some(&3));
+/// assert_eq!(*front, [3, 1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the elements are given back when this is dropped"]
+pub struct Reading<'a, T> {
+    claim: Claim<'a>,
+    elements: NonNull<[T]>,
+    array: PhantomData<&'a [T]>,
+}
+
+/// Elements of a [`SharedArray`](crate::SharedArray) to write to: a mutable slice. Nobody else reads or writes them as
+/// long as this is there.
+///
+/// As long as it is there, this process can neither start forked children ([`Forked`](crate::Forked),
+/// [`StartMethod::Fork`](crate::StartMethod::Fork)): that is an error. A guard that is leaked keeps its claim as long as
+/// the process lives. If the process ends with it, by being killed or otherwise, the claim goes and the elements are as
+/// it has left them; [`was_abandoned`](crate::SharedArray::was_abandoned) tells.
+///
+/// # Panics
+///
+/// Using it panics in a process that was forked, by other means than this crate's, from the one that has claimed the
+/// elements.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedArray;
+///
+/// let array = SharedArray::from_slice(&[3, 1, 2])?;
+/// array.write()?.sort();
+/// assert_eq!(array.to_vec()?, [1, 2, 3]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the elements are given back when this is dropped"]
+pub struct Writing<'a, T> {
+    claim: Claim<'a>,
+    elements: NonNull<[T]>,
+    array: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a shared slice and a claim of the process, not of a thread.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Send for Reading<'_, T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for Reading<'_, T> {}
+// SAFETY: a mutable slice and a claim of the process, not of a thread.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Send for Writing<'_, T> {}
+// SAFETY: as above; by a shared reference it can only be read.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for Writing<'_, T> {}
+
+impl<'a, T> Reading<'a, T> {
+    /// `claim` is on these elements, to read.
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
+        Self {
+            claim,
+            elements,
+            array: PhantomData,
+        }
+    }
+}
+
+impl<'a, T> Writing<'a, T> {
+    /// `claim` is on these elements, to write.
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
+        Self {
+            claim,
+            elements,
+            array: PhantomData,
+        }
+    }
+}
+
+impl<T> Deref for Reading<'_, T> {
+    type Target = [T];
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &[T] {
+        self.claim.check();
+        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each. This process has claimed
+        // them to read (looked at above), so nobody writes to them until the claim is dropped with `self`.
+        unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
+    }
+}
+
+impl<T> Deref for Writing<'_, T> {
+    type Target = [T];
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &[T] {
+        self.claim.check();
+        // SAFETY: as in `deref_mut`; `self` is shared, so nobody has a mutable slice from it.
+        unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
+    }
+}
+
+impl<T> DerefMut for Writing<'_, T> {
+    #[inline]
+    #[allow(unsafe_code)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.claim.check();
+        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each. This process has claimed
+        // them to write, and has not been forked since (looked at above), so nobody else has any part of them until the
+        // claim is dropped with `self`, which is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.elements.as_ptr().cast(), self.elements.len()) }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Reading<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Writing<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}

@@ -1,0 +1,338 @@
+//! What a call lends its workers: an array in chunks or in tiles, each of which one worker has at a time.
+//!
+//! Soundness rests on the claims ([`claims`](super::claims)), not on these values: a worker claims its chunk under the
+//! call's lend before it makes a slice of it, and what is claimed already is refused.
+
+use std::ptr::NonNull;
+use std::slice;
+
+use bytemuck::Pod;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::claim::{Claim, Lend};
+use super::claims::{Mode, Refusal};
+use super::tile::TileMut;
+use super::{ClaimError, SharedArray};
+use crate::error::TaskError;
+
+/// What can be lent to a function `F` with a context `C`.
+pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// How many items the call has.
+    fn items(&self) -> usize;
+
+    /// Runs the function on one item. Does nothing if the call has ended meanwhile.
+    fn run(&self, f: &F, context: &C, index: usize);
+}
+
+/// A [`SharedArray`] in chunks of one length: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) lends. Code that
+/// is generic over engines names it in a bound.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Chunks, Lend, SharedArray};
+/// use manyhands::prelude::*;
+///
+/// fn fill<E, F>(pool: &Pool<E>, row: F) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
+/// where
+///     F: Fn(usize, &mut [u8]),
+///     E: Lend<Chunks<u8>, F>,
+/// {
+///     let mut image = SharedArray::zeros(6)?;
+///     pool.for_each_chunk(&mut image, 3, row)?;
+///     Ok(image)
+/// }
+///
+/// assert_eq!(fill(&Pool::serial(), |y, row: &mut [u8]| row.fill(y as u8))?.to_vec()?, [0, 0, 0, 1, 1, 1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "T: Pod")]
+#[allow(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe checks the claim and the bounds, and only calls of this crate get there"
+)]
+pub struct Chunks<T> {
+    array: SharedArray<T>,
+    lend: u64,
+    /// Elements of a chunk; the last one may have fewer.
+    chunk: usize,
+}
+
+/// Two [`SharedArray`]s in chunks, one to write and one to read: what [`Pool::zip_chunks`](crate::Pool::zip_chunks)
+/// lends. See [`Chunks`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "T: Pod, U: Pod")]
+pub struct Zipped<T, U> {
+    out: Chunks<T>,
+    input: Chunks<U>,
+}
+
+/// A [`SharedArray`] as a matrix, row by row, in tiles: what [`Pool::for_each_tile`](crate::Pool::for_each_tile) lends. See
+/// [`Chunks`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "T: Pod")]
+#[allow(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe checks the claim and the bounds, and only calls of this crate get there"
+)]
+pub struct Tiles<T> {
+    array: SharedArray<T>,
+    lend: u64,
+    /// Rows and columns of the matrix, and of a tile.
+    matrix: (usize, usize),
+    tile: (usize, usize),
+}
+
+/// The same, for a function that takes a context too. See [`Chunks`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct With<L>(pub(crate) L);
+
+fn invalid(reason: String) -> TaskError {
+    TaskError::InvalidCall {
+        reason: reason.into(),
+    }
+}
+
+fn lend<T: Pod>(array: &SharedArray<T>, mode: Mode) -> Result<Lend<'_>, TaskError> {
+    let lend = Lend::new(&array.object, mode, array.len() as u64);
+    lend.map_err(|refusal| TaskError::Claim(refusal.into()))
+}
+
+/// Keeps an array lent; waits at its end until no worker has anything of it.
+pub(crate) struct Loan<'a> {
+    _lends: [Option<Lend<'a>>; 2],
+}
+
+impl<T: Pod> Chunks<T> {
+    fn new(array: &SharedArray<T>, chunk: usize, lend: &Lend<'_>) -> Result<Self, TaskError> {
+        if chunk == 0 {
+            return Err(invalid(
+                "chunks of 0 elements would never come to an end; give at least 1".to_owned(),
+            ));
+        }
+        Ok(Self {
+            array: array.clone(),
+            lend: lend.id(),
+            chunk,
+        })
+    }
+
+    /// Lends an array.
+    pub(crate) fn lend(
+        array: &SharedArray<T>,
+        chunk: usize,
+    ) -> Result<(Self, Loan<'_>), TaskError> {
+        let lend = lend(array, Mode::LendWrite)?;
+        let chunks = Self::new(array, chunk, &lend)?;
+        let loan = Loan {
+            _lends: [Some(lend), None],
+        };
+        Ok((chunks, loan))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.array.len().div_ceil(self.chunk.max(1))
+    }
+
+    fn range(&self, index: usize) -> std::ops::Range<usize> {
+        let len = self.array.len();
+        let start = index.saturating_mul(self.chunk).min(len);
+        start..start.saturating_add(self.chunk).min(len)
+    }
+
+    /// Runs `then` on a chunk to write to; not if the call has ended.
+    fn with_chunk(&self, index: usize, then: impl FnOnce(&mut [T])) {
+        let range = self.range(index);
+        let ends = (range.start as u64, range.end as u64);
+        if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubWrite, ends) {
+            let chunk = self.array.part(&range);
+            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on them
+            // lasts until `then` is over, and nobody else has one. This process is not forked by this crate meanwhile.
+            #[allow(unsafe_code)]
+            let chunk = unsafe { slice::from_raw_parts_mut(chunk.as_ptr().cast(), chunk.len()) };
+            then(chunk);
+        }
+    }
+
+    /// Runs `then` on a chunk to read; not if the call has ended.
+    fn with_input(&self, index: usize, then: impl FnOnce(&[T])) {
+        // The same for all chunks: one entry for each process.
+        let ends = (0, self.array.len() as u64);
+        if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubRead, ends) {
+            let chunk = self.array.part(&self.range(index));
+            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on them
+            // lasts until `then` is over, and nobody writes to them as long as there is one.
+            #[allow(unsafe_code)]
+            let chunk = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), chunk.len()) };
+            then(chunk);
+        }
+    }
+}
+
+impl<T: Pod, U: Pod> Zipped<T, U> {
+    /// Lends both arrays.
+    pub(crate) fn lend<'a>(
+        (out, of_out): (&'a SharedArray<T>, usize),
+        (input, of_input): (&'a SharedArray<U>, usize),
+    ) -> Result<(Self, Loan<'a>), TaskError> {
+        let (to_write, to_read) = (lend(out, Mode::LendWrite)?, lend(input, Mode::LendRead)?);
+        let zipped = Self {
+            out: Chunks::new(out, of_out, &to_write)?,
+            input: Chunks::new(input, of_input, &to_read)?,
+        };
+        let (outs, inputs) = (zipped.out.count(), zipped.input.count());
+        if outs != inputs {
+            return Err(invalid(format!(
+                "{outs} chunks cannot be zipped with {inputs}: there must be as many of both"
+            )));
+        }
+        let loan = Loan {
+            _lends: [Some(to_write), Some(to_read)],
+        };
+        Ok((zipped, loan))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.out.count()
+    }
+
+    fn with_chunks(&self, index: usize, then: impl FnOnce(&mut [T], &[U])) {
+        let out = &self.out;
+        let with_input = |input: &[U]| out.with_chunk(index, |out| then(out, input));
+        self.input.with_input(index, with_input);
+    }
+}
+
+impl<T: Pod> Tiles<T> {
+    /// Lends an array.
+    pub(crate) fn lend(
+        array: &SharedArray<T>,
+        matrix: (usize, usize),
+        tile: (usize, usize),
+    ) -> Result<(Self, Loan<'_>), TaskError> {
+        if tile.0 == 0 || tile.1 == 0 {
+            return Err(invalid(format!(
+                "tiles of {} by {} have no elements; give at least 1 by 1",
+                tile.0, tile.1
+            )));
+        }
+        let len = array.len();
+        if matrix.0.checked_mul(matrix.1) != Some(len) {
+            return Err(invalid(format!(
+                "an array of {len} elements is no matrix of {} by {}",
+                matrix.0, matrix.1
+            )));
+        }
+        let lend = lend(array, Mode::LendWrite)?;
+        let tiles = Self {
+            array: array.clone(),
+            lend: lend.id(),
+            matrix,
+            tile,
+        };
+        let loan = Loan {
+            _lends: [Some(lend), None],
+        };
+        Ok((tiles, loan))
+    }
+
+    /// Tiles from left to right.
+    fn across(&self) -> usize {
+        self.matrix.1.div_ceil(self.tile.1.max(1))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.matrix.0.div_ceil(self.tile.0.max(1)) * self.across()
+    }
+
+    /// Runs `then` on a tile to write to; not if the call has ended.
+    fn with_tile(&self, index: usize, then: impl FnOnce(TileMut<'_, T>)) {
+        let (rows, columns) = self.matrix;
+        assert!(
+            index < self.count() && rows.checked_mul(columns) == Some(self.array.len()),
+            "the array has no such tile"
+        );
+        // In units of tiles: those of one call are all of one size, so different ones have no element in common.
+        let ends = (index as u64, index as u64 + 1);
+        if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubWrite, ends) {
+            let top = index / self.across() * self.tile.0;
+            let left = index % self.across() * self.tile.1;
+            let size = (self.tile.0.min(rows - top), self.tile.1.min(columns - left));
+            let start = self.array.elements().cast::<T>();
+            // SAFETY: within the array, by the assertion: `top` and `left` are of an element of the matrix.
+            #[allow(unsafe_code)]
+            let first: NonNull<T> = unsafe { start.add(top * columns + left) };
+            // SAFETY: the rows of the tile lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on
+            // them lasts until `then` is over, and nobody else has one. This process is not forked by this crate meanwhile.
+            #[allow(unsafe_code)]
+            let tile = unsafe { TileMut::new(first, (top, left), size, columns) };
+            then(tile);
+        }
+    }
+}
+
+impl<T: Pod> SharedArray<T> {
+    /// A worker's claim under a lend; `None` if that has been closed.
+    ///
+    /// # Panics
+    ///
+    /// If it is refused for any other reason.
+    fn claim_under(&self, lend: u64, mode: Mode, ends: (u64, u64)) -> Option<Claim<'_>> {
+        let head = self.object.head();
+        let claim = head.wait(
+            None,
+            || Claim::new(&self.object, mode, ends, lend),
+            // Others of this call have what is wanted, and will give it back.
+            |refusal| *refusal == Refusal::Full && head.has_siblings(lend),
+        );
+        match claim {
+            Ok(claim) => Some(claim),
+            Err(Refusal::Closed) => None,
+            Err(refusal) => panic!("{}", ClaimError::from(refusal)),
+        }
+    }
+}
+
+/// For each thing that can be lent: without a context, and with one.
+macro_rules! lent {
+    ($lent:ident<$($of:ident),+>, ($($argument:ident: $type:ty),+), $with:ident) => {
+        impl<F, $($of: Pod),+> Lent<F, ()> for $lent<$($of),+>
+        where
+            F: Fn($($type),+),
+        {
+            fn items(&self) -> usize {
+                self.count()
+            }
+
+            fn run(&self, f: &F, (): &(), index: usize) {
+                lent!(@run self, index, $with, ($($argument),+), f());
+            }
+        }
+
+        impl<F, C, $($of: Pod),+> Lent<F, C> for With<$lent<$($of),+>>
+        where
+            F: Fn(&C, $($type),+),
+        {
+            fn items(&self) -> usize {
+                self.0.count()
+            }
+
+            fn run(&self, f: &F, context: &C, index: usize) {
+                lent!(@run self.0, index, $with, ($($argument),+), f(context,));
+            }
+        }
+    };
+    (@run $lent:expr, $at:ident, $with:ident, (index, $($argument:ident),+), $f:ident($($context:ident,)?)) => {
+        $lent.$with($at, |$($argument),+| $f($($context,)? $at, $($argument),+))
+    };
+    (@run $lent:expr, $at:ident, $with:ident, ($argument:ident), $f:ident($($context:ident,)?)) => {
+        $lent.$with($at, |$argument| $f($($context,)? $argument))
+    };
+}
+
+lent!(Chunks<T>, (index: usize, chunk: &mut [T]), with_chunk);
+lent!(Zipped<T, U>, (index: usize, out: &mut [T], input: &[U]), with_chunks);
+lent!(Tiles<T>, (tile: TileMut<'_, T>), with_tile);

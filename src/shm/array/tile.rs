@@ -1,0 +1,149 @@
+//! A rectangle out of a matrix that lies in an array row by row.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Index, IndexMut};
+use std::ptr::NonNull;
+use std::slice;
+
+/// A tile of a matrix, to write to: what [`Pool::for_each_tile`](crate::Pool::for_each_tile) gives its function.
+///
+/// It is indexed by row and column within the tile, and has its rows as slices.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{SharedArray, TileMut};
+/// use manyhands::prelude::*;
+///
+/// let mut matrix = SharedArray::<u32>::zeros(4 * 6)?;
+/// Pool::serial().for_each_tile(&mut matrix, (4, 6), (2, 4), |mut tile: TileMut<'_, u32>| {
+///     let (top, left) = tile.origin();
+///     tile[(0, 0)] = (10 * top + left) as u32;
+/// })?;
+/// assert_eq!((matrix.get(0)?, matrix.get(4)?, matrix.get(2 * 6 + 4)?), (0, 4, 24));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TileMut<'a, T> {
+    first: NonNull<T>,
+    origin: (usize, usize),
+    rows: usize,
+    columns: usize,
+    /// Elements from one row to the next.
+    stride: usize,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: some mutable slices, one for each row.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Send for TileMut<'_, T> {}
+// SAFETY: as above; by a shared reference they can only be read.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for TileMut<'_, T> {}
+
+impl<T> TileMut<'_, T> {
+    /// # Safety
+    ///
+    /// From `first` on there are `rows` rows of `columns` elements each, `stride` apart and not longer than that. All of them
+    /// are valid, and nobody else reads or writes them for its lifetime.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn new(
+        first: NonNull<T>,
+        origin: (usize, usize),
+        (rows, columns): (usize, usize),
+        stride: usize,
+    ) -> Self {
+        Self {
+            first,
+            origin,
+            rows,
+            columns,
+            stride,
+            elements: PhantomData,
+        }
+    }
+
+    /// Row and column of its first element in the matrix.
+    pub fn origin(&self) -> (usize, usize) {
+        self.origin
+    }
+
+    /// How many rows it has: fewer at the lower edge than elsewhere, if the matrix does not come out even.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns it has: fewer at the right edge than elsewhere, if the matrix does not come out even.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn start_of(&self, row: usize) -> *mut T {
+        assert!(
+            row < self.rows,
+            "there is no row {row} in a tile of {} rows",
+            self.rows
+        );
+        // SAFETY: the row is one of the tile's, by the assertion.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.first.as_ptr().add(row * self.stride)
+        }
+    }
+
+    /// A row of the tile, to read.
+    ///
+    /// # Panics
+    ///
+    /// If it has no such row.
+    #[allow(unsafe_code)]
+    pub fn row(&self, row: usize) -> &[T] {
+        // SAFETY: one of its rows, by the assertion in `start_of`; `self` is shared, so nobody has it to write.
+        unsafe { slice::from_raw_parts(self.start_of(row), self.columns) }
+    }
+
+    /// A row of the tile, to write to.
+    ///
+    /// # Panics
+    ///
+    /// If it has no such row.
+    #[allow(unsafe_code)]
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        // SAFETY: one of its rows, by the assertion in `start_of`; `self` is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.start_of(row), self.columns) }
+    }
+
+    /// All rows, from above, to write to.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+        (0..self.rows).map(|row| {
+            let start = self.start_of(row);
+            // SAFETY: one of its rows; each is given once, and they have no element in common. `self` is borrowed mutably for
+            // as long as they live.
+            #[allow(unsafe_code)]
+            unsafe {
+                slice::from_raw_parts_mut(start, self.columns)
+            }
+        })
+    }
+}
+
+impl<T> Index<(usize, usize)> for TileMut<'_, T> {
+    type Output = T;
+
+    fn index(&self, (row, column): (usize, usize)) -> &T {
+        &self.row(row)[column]
+    }
+}
+
+impl<T> IndexMut<(usize, usize)> for TileMut<'_, T> {
+    fn index_mut(&mut self, (row, column): (usize, usize)) -> &mut T {
+        &mut self.row_mut(row)[column]
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for TileMut<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = (0..self.rows).map(|row| self.row(row));
+        f.debug_list().entries(rows).finish()
+    }
+}

@@ -1,0 +1,259 @@
+//! What can go wrong with named shared memory.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Why a named segment could not be made, opened, used or removed.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{SharedMemory, SharedMemoryError};
+///
+/// let error = SharedMemory::open("manyhands-example-nobody-made-this").unwrap_err();
+/// let SharedMemoryError::NotFound { name } = &error else { panic!("{error}") };
+/// assert_eq!(name, "manyhands-example-nobody-made-this");
+/// assert!(error.to_string().contains("must run first"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SharedMemoryError {
+    /// No segment can have this name.
+    #[error("{name:?} cannot be the name of shared memory: {problem}")]
+    InvalidName {
+        /// The name as it was given.
+        name: String,
+        /// What is wrong with it.
+        problem: NameProblem,
+    },
+    /// A segment of no bytes was asked for.
+    #[error("the shared memory {name:?} cannot have 0 bytes: ask for at least 1")]
+    ZeroBytes {
+        /// Its name.
+        name: String,
+    },
+    /// A segment was asked for that is larger than a file of this process may be.
+    #[error(
+        "the shared memory {name:?} cannot have {bytes} bytes: this process may make files of at most {limit} bytes \
+         (RLIMIT_FSIZE, `ulimit -f`)"
+    )]
+    TooLarge {
+        /// Its name.
+        name: String,
+        /// How many bytes were asked for.
+        bytes: usize,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// There is not enough room in `/dev/shm`. Nothing was made.
+    #[error(
+        "there is no room in /dev/shm for the shared memory {name:?} of {bytes} bytes{}: remove what is not needed \
+         there (SharedMemory::cleanup() removes what crashed programs have left), or have it made larger (in \
+         containers: --shm-size)",
+        Free(*.free)
+    )]
+    NoSpace {
+        /// Its name.
+        name: String,
+        /// How many bytes were asked for.
+        bytes: usize,
+        /// How many were free, if the system said so.
+        free: Option<u64>,
+    },
+    /// Somebody has made a segment of this name before.
+    #[error("shared memory with the name {name:?} exists already{}", LeftBy(*.left_by))]
+    AlreadyExists {
+        /// The name.
+        name: String,
+        /// The pid of the process that made it by this crate and ended without removing it: then
+        /// [`cleanup`](crate::SharedMemory::cleanup) removes it.
+        left_by: Option<u32>,
+    },
+    /// There is no segment of this name.
+    #[error(
+        "there is no shared memory with the name {name:?}: the program that makes it must run first, and it is gone \
+         when that has ended"
+    )]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The segment has no bytes (yet). This crate never shows such a one, other programs do for a moment.
+    #[error(
+        "the shared memory {name:?} has 0 bytes: the program that makes it has not given it its size yet. Try again \
+         shortly; if it stays so, that program has failed, and SharedMemory::unlink removes it"
+    )]
+    Empty {
+        /// Its name.
+        name: String,
+    },
+    /// It belongs to another user.
+    #[error(
+        "the system does not let this user {what} the shared memory {name:?}: it belongs to somebody else. Run both \
+         programs as the same user, or choose another name"
+    )]
+    PermissionDenied {
+        /// Its name.
+        name: String,
+        /// What was asked for.
+        what: Cow<'static, str>,
+    },
+    /// There is something of this name in `/dev/shm`, and it is a directory, a symbolic link or the like.
+    #[error(
+        "what has the name {name:?} in /dev/shm is no shared memory but something else, such as a directory or a \
+         symbolic link: choose another name"
+    )]
+    NotASegment {
+        /// The name.
+        name: String,
+    },
+    /// Bytes outside the segment were asked for.
+    #[error(
+        "{len} bytes from offset {offset} on do not lie within the {size} bytes of the shared memory"
+    )]
+    OutOfRange {
+        /// The first byte that was asked for, from 0.
+        offset: usize,
+        /// How many bytes were asked for.
+        len: usize,
+        /// How many bytes the segment has.
+        size: usize,
+    },
+    /// An atomic was asked for where it cannot lie.
+    #[error(
+        "offset {offset} is no multiple of {align}, as it must be for an atomic of {align} bytes"
+    )]
+    Misaligned {
+        /// The offset that was asked for.
+        offset: usize,
+        /// What it must be a multiple of.
+        align: usize,
+    },
+    /// Only the owner can decide that the segment stays: the handle made by `create`, in the process that called it.
+    #[error(
+        "the shared memory {name:?} is not this handle's to keep: it was opened, or made in a process of which this \
+         one is a forked child. Call persist() on the handle that create() gave, where it gave it"
+    )]
+    NotOwner {
+        /// Its name.
+        name: String,
+    },
+    /// Some of what crashed programs left could not be removed; the rest was.
+    #[error(
+        "the shared memory {name:?} that a crashed program left could not be removed: {reason} (removed: {})",
+        .removed.len()
+    )]
+    CleanupFailed {
+        /// The first segment that could not be removed.
+        name: String,
+        /// What the system said.
+        reason: String,
+        /// The segments that were removed.
+        removed: Vec<String>,
+    },
+    /// The system refused something else.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was asked of the system.
+        what: Cow<'static, str>,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What is wrong with the name of a segment.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{NameProblem, SharedMemory, SharedMemoryError};
+///
+/// let error = SharedMemory::create("shop/stock", 64).unwrap_err();
+/// assert!(matches!(error, SharedMemoryError::InvalidName { problem: NameProblem::Slash, .. }));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameProblem {
+    /// There is nothing, or nothing after the slash.
+    #[error("it is empty. Give it at least one letter")]
+    Empty,
+    /// There is a NUL in it, which ends names in C.
+    #[error("it contains a NUL character. Leave that out")]
+    Nul,
+    /// There is a slash that is not its first character: segments lie in no folders.
+    #[error(
+        "it contains a slash that is not the first character. Use another character, such as a dot"
+    )]
+    Slash,
+    /// It is `.` or `..`, which are folders.
+    #[error("it is the name of a folder. Add a letter")]
+    Dots,
+    /// It is longer than names of files can be.
+    #[error("it is {bytes} bytes long, and at most 255 are possible. Shorten it")]
+    TooLong {
+        /// How long it is, in bytes, without a slash in front.
+        bytes: usize,
+    },
+    /// It begins with `.manyhands-`, as this crate's own files do.
+    #[error(
+        "names that begin with .manyhands- are kept for this crate's own files. Begin it otherwise"
+    )]
+    Reserved,
+}
+
+impl SharedMemoryError {
+    /// The system said no, for a reason of its own.
+    pub(super) fn system(what: &'static str, name: &str, error: &io::Error) -> Self {
+        Self::System {
+            what: format!("could not {what} the shared memory {name:?}").into(),
+            reason: error.to_string(),
+        }
+    }
+
+    /// Something was to be done with what has the name, and the system said no.
+    pub(super) fn refused(what: &'static str, name: &str, error: &io::Error) -> Self {
+        let code = error.raw_os_error().map(Errno::from_raw);
+        let name = name.to_owned();
+        match code {
+            Some(Errno::ENOENT) => Self::NotFound { name },
+            Some(Errno::EACCES | Errno::EPERM) => Self::PermissionDenied {
+                name,
+                what: what.into(),
+            },
+            // Invalid is what the C library makes of a folder; all names are valid here.
+            Some(Errno::ELOOP | Errno::EISDIR | Errno::EINVAL | Errno::ENXIO) => {
+                Self::NotASegment { name }
+            }
+            _ => Self::system(what, &name, error),
+        }
+    }
+}
+
+struct Free(Option<u64>);
+
+impl fmt::Display for Free {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .map_or(Ok(()), |free| write!(f, " ({free} are free)"))
+    }
+}
+
+struct LeftBy(Option<u32>);
+
+impl fmt::Display for LeftBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(
+                f,
+                ": process {pid} made it and ended without removing it. SharedMemory::cleanup() removes it"
+            ),
+            None => f.write_str(
+                ": open it, choose another name, or, if nobody uses it any more, remove it by SharedMemory::unlink",
+            ),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Named shared memory, for programs that are not related.
+//!
+//! What is in `/dev/shm` for one segment: the segment, which holds its users' bytes and nothing else, and beside it, as long
+//! as it has an owner, a [`record`] of who that is. [`owned`] sees to it that both go with the owner, [`cleanup`] that they
+//! go when the owner could not. `docs/design/0014-named-memory.md` goes through the steps between which it may be killed.
+
+mod access;
+mod cleanup;
+mod error;
+mod name;
+mod owned;
+mod record;
+
+pub use error::{NameProblem, SharedMemoryError};
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use crate::os::named::{self, Mapping};
+use owned::Owned;
+
+/// Memory with a name, which programs that are not related share: like Python's
+/// `multiprocessing.shared_memory.SharedMemory` and the crate `shared_memory`, and with either of them.
+///
+/// One program [creates](Self::create) it and is its owner, others [open](Self::open) it. It holds the bytes that they
+/// write and nothing else, zeros at first. Every write is there for all of them at once; who may write when is theirs
+/// to agree on, for instance by [atomics](Self::atomic_u32) in it.
+///
+/// # How it ends
+///
+/// The name goes away when the owner drops its handle, returns from `main` or calls `exit`. Those who have the memory
+/// open keep it until they drop theirs. Neither the handle of an opener nor the copy that a forked child has of the
+/// owner's removes anything. Nor does the owner if the name is by then another segment's.
+///
+/// An owner that crashes or is killed cannot remove it. [`cleanup`](Self::cleanup) does that, in any later process of
+/// the same user; or call it before [`create`](Self::create). [`persist`](Self::persist) is for segments that are to stay.
+///
+/// # Who may do what
+///
+/// Only processes of the user who made the segment (and root) may open it. Among these there is no protection: each may
+/// write at any time, which is why there are no safe slices here. Each may also shrink it, which this crate never does:
+/// from then on, access to bytes behind its new end ends a process by SIGBUS. So does writing to a segment that *another*
+/// library made without setting its memory aside, when `/dev/shm` is full; those made here are reserved in full.
+///
+/// # Names
+///
+/// At most 255 bytes, without slashes but for one in front, which makes no difference: `"stock"` and `"/stock"` are the
+/// same segment, the file `/dev/shm/stock`. Python's names have none, those of the crate `shared_memory` (`os_id`) have one.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedMemory;
+/// use std::sync::atomic::Ordering;
+///
+/// let name = format!("manyhands-example-stock-{}", std::process::id());
+/// let ours = SharedMemory::create(&name, 4096)?;
+///
+/// // In another program:
+/// let theirs = SharedMemory::open(&name)?;
+/// assert_eq!(theirs.len(), 4096);
+/// theirs.write_at(8, b"forty-two")?;
+/// theirs.atomic_u32(0)?.store(9, Ordering::Release);
+///
+/// // And in ours again:
+/// let len = ours.atomic_u32(0)?.load(Ordering::Acquire);
+/// let mut text = vec![0; len as usize];
+/// ours.read_at(8, &mut text)?;
+/// assert_eq!(text, b"forty-two");
+/// # Ok::<(), manyhands::SharedMemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct SharedMemory {
+    name: String,
+    mapping: Mapping,
+    owned: Option<Arc<Owned>>,
+}
+
+impl SharedMemory {
+    /// Makes a segment of `bytes` zeros, which this handle then owns.
+    ///
+    /// Its memory is set aside at once, so a full `/dev/shm` is an error here and nothing worse later. Others see it when
+    /// it is ready, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidName`](SharedMemoryError::InvalidName), [`ZeroBytes`](SharedMemoryError::ZeroBytes),
+    ///   [`TooLarge`](SharedMemoryError::TooLarge): it cannot be.
+    /// - [`AlreadyExists`](SharedMemoryError::AlreadyExists): the name is taken. If a crashed owner left it, the error says
+    ///   so. It is not taken over unasked: others may still work with what is in it.
+    /// - [`NoSpace`](SharedMemoryError::NoSpace): `/dev/shm` is full. Nothing was made.
+    /// - [`System`](SharedMemoryError::System): the system refused something else, such as memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{SharedMemory, SharedMemoryError};
+    ///
+    /// let name = format!("manyhands-example-create-{}", std::process::id());
+    /// let memory = SharedMemory::create(&name, 100)?;
+    /// let again = SharedMemory::create(&name, 100).unwrap_err();
+    /// assert!(matches!(again, SharedMemoryError::AlreadyExists { left_by: None, .. }));
+    /// drop(memory);
+    /// SharedMemory::create(&name, 100)?;
+    /// # Ok::<(), SharedMemoryError>(())
+    /// ```
+    pub fn create(name: &str, bytes: usize) -> Result<Self, SharedMemoryError> {
+        let name = name::checked(name)?.to_owned();
+        let Some(len) = NonZeroUsize::new(bytes) else {
+            return Err(SharedMemoryError::ZeroBytes { name });
+        };
+        let limit = named::file_size_limit();
+        if bytes as u64 > limit {
+            return Err(SharedMemoryError::TooLarge { name, bytes, limit });
+        }
+        // Whether it is so is decided when it gets its name; this spares the work.
+        if named::status(&name).is_ok() {
+            return Err(owned::exists(&name));
+        }
+        let no_space = |free| SharedMemoryError::NoSpace {
+            name: name.clone(),
+            bytes,
+            free,
+        };
+        // What cannot fit need not fill what is there first.
+        if let Some(free) = named::free().filter(|free| (bytes as u64) > *free) {
+            return Err(no_space(Some(free)));
+        }
+        let failed = |error: std::io::Error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC) => no_space(named::free()),
+            _ => SharedMemoryError::system("make", &name, &error),
+        };
+        let file = named::nameless().map_err(failed)?;
+        named::reserve(&file, len).map_err(failed)?;
+        let mapping = Mapping::new(&file, len).map_err(failed)?;
+        // Killed before this, nothing is left.
+        let owned = Some(Owned::publish(&file, &name, failed)?);
+        Ok(Self {
+            name,
+            mapping,
+            owned,
+        })
+    }
+
+    /// Opens a segment that another program has made, by this crate or otherwise, in the size it has.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidName`](SharedMemoryError::InvalidName): no segment can have this name.
+    /// - [`NotFound`](SharedMemoryError::NotFound): there is none.
+    /// - [`Empty`](SharedMemoryError::Empty): it has no bytes; its maker (not this crate) has not come that far.
+    /// - [`PermissionDenied`](SharedMemoryError::PermissionDenied): it belongs to another user.
+    /// - [`NotASegment`](SharedMemoryError::NotASegment): something else has that name.
+    /// - [`System`](SharedMemoryError::System): the system refused something else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedMemory;
+    ///
+    /// // A program in whatever language makes one, as here by hand:
+    /// let name = format!("manyhands-example-open-{}", std::process::id());
+    /// std::fs::write(format!("/dev/shm/{name}"), b"sixteen bytes...")?;
+    ///
+    /// let memory = SharedMemory::open(&name)?;
+    /// assert_eq!(memory.len(), 16);
+    /// SharedMemory::unlink(&name)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open(name: &str) -> Result<Self, SharedMemoryError> {
+        let name = name::checked(name)?.to_owned();
+        let failed = |error| SharedMemoryError::refused("open", &name, &error);
+        let file = named::open(&name).map_err(failed)?;
+        let status = file.metadata().map_err(failed)?;
+        if !status.is_file() {
+            return Err(SharedMemoryError::NotASegment { name });
+        }
+        // Nothing larger than a usize can be mapped; the kernel refuses that itself.
+        let size = usize::try_from(status.len()).unwrap_or(usize::MAX);
+        let Some(len) = NonZeroUsize::new(size) else {
+            return Err(SharedMemoryError::Empty { name });
+        };
+        let mapping = Mapping::new(&file, len).map_err(failed)?;
+        Ok(Self {
+            name,
+            mapping,
+            owned: None,
+        })
+    }
+
+    /// Takes a name away, whoever made the segment. Those who have it open keep it; the name is free at once.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidName`](SharedMemoryError::InvalidName): no segment can have this name.
+    /// - [`NotFound`](SharedMemoryError::NotFound): there is none.
+    /// - [`PermissionDenied`](SharedMemoryError::PermissionDenied): it belongs to another user.
+    /// - [`NotASegment`](SharedMemoryError::NotASegment): something else has that name. It stays.
+    /// - [`System`](SharedMemoryError::System): the system refused something else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{SharedMemory, SharedMemoryError};
+    ///
+    /// let name = format!("manyhands-example-unlink-{}", std::process::id());
+    /// let memory = SharedMemory::create(&name, 100)?;
+    /// SharedMemory::unlink(&name)?;
+    /// assert!(matches!(SharedMemory::open(&name), Err(SharedMemoryError::NotFound { .. })));
+    /// memory.write_at(0, b"still here")?;
+    /// # Ok::<(), SharedMemoryError>(())
+    /// ```
+    pub fn unlink(name: &str) -> Result<(), SharedMemoryError> {
+        let name = name::checked(name)?;
+        let failed = |error| SharedMemoryError::refused("remove", name, &error);
+        if !named::status(name).map_err(failed)?.is_file() {
+            return Err(SharedMemoryError::NotASegment {
+                name: name.to_owned(),
+            });
+        }
+        named::unlink(name).map_err(failed)
+    }
+
+    /// Removes the segments of this user whose owners crashed or were killed, and says what they were called.
+    ///
+    /// A segment is removed only if this crate made it, its owner has ended (pid and time of its start are compared, so
+    /// another process that got the same pid does not count), and the name is still that very segment's. Those that
+    /// were to [stay](Self::persist) are left alone, and so is what was made in another container, whose processes cannot
+    /// be seen from here.
+    ///
+    /// Those who still have such a segment open keep it; its name is free.
+    ///
+    /// # Errors
+    ///
+    /// - [`CleanupFailed`](SharedMemoryError::CleanupFailed): one could not be removed. The error has those that were.
+    /// - [`System`](SharedMemoryError::System): `/dev/shm` could not be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedMemory;
+    ///
+    /// for name in SharedMemory::cleanup()? {
+    ///     eprintln!("removed {name}, which a crashed program had left");
+    /// }
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
+    pub fn cleanup() -> Result<Vec<String>, SharedMemoryError> {
+        cleanup::run()
+    }
+
+    /// Lets the segment outlive its owner: it stays until somebody [unlinks](Self::unlink) it, or the machine is
+    /// restarted. [`cleanup`](Self::cleanup) leaves it alone.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotOwner`](SharedMemoryError::NotOwner): this handle does not own the segment, or does not any more.
+    /// - [`System`](SharedMemoryError::System): what marks it as this process's could not be removed. It is still owned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedMemory;
+    ///
+    /// let name = format!("manyhands-example-persist-{}", std::process::id());
+    /// let memory = SharedMemory::create(&name, 100)?;
+    /// memory.persist()?;
+    /// drop(memory);
+    /// assert_eq!(SharedMemory::open(&name)?.len(), 100);
+    /// SharedMemory::unlink(&name)?;
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
+    pub fn persist(&self) -> Result<(), SharedMemoryError> {
+        match self.owned.as_ref().filter(|owned| owned.is_ours()) {
+            Some(owned) => owned
+                .keep()
+                .map_err(|error| SharedMemoryError::system("keep", &self.name, &error)),
+            None => Err(SharedMemoryError::NotOwner {
+                name: self.name.clone(),
+            }),
+        }
+    }
+
+    /// The name, without a slash in front.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-name-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&format!("/{name}"), 100)?;
+    /// assert_eq!(memory.name(), name);
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes it has: as many as were asked for, or as it had when it was opened. Never 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-len-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// assert_eq!(memory.len(), 100);
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Whether the name goes away with this handle: it is the one that [`create`](Self::create) gave, in the process
+    /// that called it, and it was not told to [stay](Self::persist).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let name = format!("manyhands-example-owner-{}", std::process::id());
+    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let opened = manyhands::SharedMemory::open(&name)?;
+    /// assert!(memory.is_owner() && !opened.is_owner());
+    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// ```
+    pub fn is_owner(&self) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.is_ours())
+    }
+}
+
+impl Drop for SharedMemory {
+    /// Unmaps the memory; the owner, in the process that made it, also takes the name away.
+    fn drop(&mut self) {
+        if let Some(owned) = &self.owned {
+            owned.end();
+        }
+    }
+}

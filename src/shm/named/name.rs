@@ -1,0 +1,35 @@
+//! What a segment may be called.
+
+use super::error::{NameProblem, SharedMemoryError};
+
+/// What the files begin with in which this crate notes whose a segment is.
+pub(super) const RESERVED: &str = ".manyhands-";
+
+/// The longest name of a file, in bytes.
+const LONGEST: usize = 255;
+
+/// The name that is meant, without the slash in front.
+///
+/// POSIX asks for a slash there, and so does the crate `shared_memory`; Python leaves it out. Both mean the same file.
+pub(super) fn checked(given: &str) -> Result<&str, SharedMemoryError> {
+    let name = given.strip_prefix('/').unwrap_or(given);
+    let problem = if name.is_empty() {
+        NameProblem::Empty
+    } else if name.contains('\0') {
+        NameProblem::Nul
+    } else if name.contains('/') {
+        NameProblem::Slash
+    } else if name == "." || name == ".." {
+        NameProblem::Dots
+    } else if name.len() > LONGEST {
+        NameProblem::TooLong { bytes: name.len() }
+    } else if name.starts_with(RESERVED) {
+        NameProblem::Reserved
+    } else {
+        return Ok(name);
+    };
+    Err(SharedMemoryError::InvalidName {
+        name: given.to_owned(),
+        problem,
+    })
+}

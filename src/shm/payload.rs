@@ -1,0 +1,244 @@
+//! Payloads: bytes in a block of their own, which belong to one process or to one queue at a time.
+//!
+//! A payload is made and filled by a process, which holds its block. It then goes over to a queue: the block counts as
+//! under way, and no process holds it. Whoever takes it out of the queue holds it again, reads it and gives it back.
+//! Whoever is killed with a payload in its name is buried, and the payload with it; one that belongs to a queue goes
+//! with the queue. What the two steps over leave half-way is in the queue's journal.
+//!
+//! Handles of shared objects may be among the bytes. Their list is at the front, so that whoever gives back a payload
+//! that was not read can call them back.
+//!
+//! ```text
+//!   0       how many handles there are
+//!   8       their objects, 8 bytes each
+//!   …       the bytes
+//! ```
+
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use super::block::{Block, BlockId, Phase};
+use super::cargo;
+use super::error::ShareError;
+use super::family::{self, Family};
+use super::kind::Kind;
+use super::member;
+use super::registry::{self, Place};
+use crate::queue::step;
+
+const WORD: usize = size_of::<u64>();
+
+/// A payload that this process holds; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    id: BlockId,
+    member: u16,
+}
+
+/// A payload as a number other than 0.
+fn word_of(id: BlockId) -> u64 {
+    u64::from(id.generation) << 32 | (u64::from(id.index) + 1)
+}
+
+fn id_of(word: u64) -> Option<BlockId> {
+    Some(BlockId {
+        index: (word as u32).checked_sub(1)?,
+        generation: (word >> 32) as u32,
+    })
+}
+
+fn family_of(_: &Payload) -> Result<&'static Family, ShareError> {
+    family::get()
+}
+
+impl Payload {
+    /// A payload with these bytes, and with handles of these objects among them, which are on their way with it.
+    pub(crate) fn new(bytes: &[u8], handles: &[BlockId]) -> Result<Self, ShareError> {
+        let member = member::own()?;
+        let family = family::get()?;
+        let front = WORD + handles.len() * WORD;
+        let len = (front + bytes.len()) as u64;
+        let (id, _) = family.allocate(len, Kind::Payload, 0, member)?;
+        let payload = Self { id, member };
+        let place = payload.place(family)?;
+        let start = place.start();
+        put(start, 0, handles.len() as u64);
+        for (number, handle) in handles.iter().enumerate() {
+            put(start, WORD * (number + 1), word_of(*handle));
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: within the block, which has `len` bytes.
+        let target = unsafe { start.add(front) };
+        #[allow(unsafe_code)]
+        // SAFETY: the block has room for all of them behind `target`, is mapped and this process's alone.
+        unsafe {
+            target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
+        step();
+        family.publish(id);
+        step();
+        Ok(payload)
+    }
+
+    fn block(&self) -> Result<&'static Block, ShareError> {
+        let block = family_of(self)?.block(self.id.index);
+        block.ok_or(ShareError::Gone)
+    }
+
+    fn place(&self, family: &Family) -> Result<Place, ShareError> {
+        registry::place_of(family, self.id.index, self.block()?)
+    }
+
+    /// What it is called in a queue. Not 0.
+    pub(crate) fn word(&self) -> u64 {
+        word_of(self.id)
+    }
+
+    /// Gives it to a queue: this process holds it no more. To be called with its word in the queue's journal.
+    pub(crate) fn go_over(self) {
+        if let Ok(block) = self.block() {
+            // In this order: at each moment somebody has it.
+            block.in_flight.store(1, Ordering::Release);
+            step();
+            block.let_go(self.member);
+        }
+        std::mem::forget(self);
+    }
+
+    /// A payload that a queue has, before it is taken out. It is in this process's hands as well from now on.
+    pub(crate) fn reach(word: u64) -> Result<Self, ShareError> {
+        let member = member::own()?;
+        let id = id_of(word).ok_or(ShareError::Gone)?;
+        let payload = Self { id, member };
+        let found = payload.block();
+        // What other processes wrote is checked: another block is none of the queue's.
+        let found = found.and_then(|block| {
+            let state = block.state();
+            let is_it = state.generation == id.generation
+                && state.is(Phase::Live)
+                && state.kind() == Some(Kind::Payload);
+            if is_it {
+                Ok(block)
+            } else {
+                Err(ShareError::Gone)
+            }
+        });
+        match found {
+            Ok(block) => {
+                block.hold(member);
+                Ok(payload)
+            }
+            Err(error) => {
+                std::mem::forget(payload);
+                Err(error)
+            }
+        }
+    }
+
+    /// The queue has it no more.
+    pub(crate) fn has_come_over(&self) {
+        if let Ok(block) = self.block() {
+            block.in_flight.store(0, Ordering::Release);
+        }
+    }
+
+    /// Appends its bytes to `out`. The handles among them are the caller's business from now on.
+    pub(crate) fn read(&self, out: &mut Vec<u8>) -> Result<(), ShareError> {
+        let place = self.place(family_of(self)?)?;
+        let front = WORD.saturating_mul(
+            usize::try_from(get(&place, 0))
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+        );
+        let len = place
+            .len()
+            .checked_sub(front)
+            .ok_or(ShareError::OtherType)?;
+        step();
+        put(place.start(), 0, 0);
+        out.reserve(len);
+        #[allow(unsafe_code)]
+        // SAFETY: `front` is within the block, by the check above.
+        let bytes = unsafe { place.start().add(front) };
+        let end = out.spare_capacity_mut();
+        #[allow(unsafe_code)]
+        // SAFETY: the block has `len` bytes behind `front`, and `out` has room for as many; they are apart. This
+        // process alone has the payload.
+        unsafe {
+            bytes.copy_to_nonoverlapping(NonNull::from(end).cast(), len);
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: as many bytes were written behind its end.
+        unsafe {
+            out.set_len(out.len() + len);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        if let (Ok(family), Ok(block)) = (family_of(self), self.block()) {
+            step();
+            // Nobody else can come to it, so it need not be said first that it ends.
+            if block.in_flight.load(Ordering::Acquire) == 0 && block.state().is(Phase::Live) {
+                block.set_phase(Phase::Making);
+            }
+            family.release(self.id, self.member, |_| {});
+        }
+    }
+}
+
+/// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if
+/// nobody has read it. May be called again.
+pub(crate) fn discard(word: u64) {
+    if let (Some(family), Ok(member), Some(id)) = (family::if_any(), member::own(), id_of(word)) {
+        family.call_back(id, member, |block| {
+            registry::take_apart(family, id.index, block);
+        });
+    }
+}
+
+/// Nobody has read it.
+pub(super) fn take_apart(place: &Place) {
+    let room = (place.len() / WORD).saturating_sub(1);
+    let count = usize::try_from(get(place, 0)).unwrap_or(0);
+    if count == 0 || count > room {
+        return;
+    }
+    let handles = (1..=count).filter_map(|number| id_of(get(place, number * WORD)));
+    let handles: Vec<BlockId> = handles.collect();
+    // First: whoever is killed meanwhile keeps some alive, which is better than to let go of one twice.
+    put(place.start(), 0, 0);
+    cargo::recall(&handles);
+}
+
+#[allow(unsafe_code)]
+fn put(start: NonNull<u8>, offset: usize, value: u64) {
+    // SAFETY: callers stay within the block.
+    let place = unsafe { start.add(offset) };
+    // SAFETY: as above; blocks are aligned, and mapped as long as somebody has the place.
+    unsafe { place.cast::<u64>().write(value) };
+}
+
+#[allow(unsafe_code)]
+fn get(place: &Place, offset: usize) -> u64 {
+    if place.len() < offset + WORD {
+        return 0;
+    }
+    // SAFETY: within the block, by the check above.
+    let word = unsafe { place.start().add(offset) };
+    // SAFETY: as above; blocks are aligned, and mapped as long as somebody has the place.
+    unsafe { word.cast::<u64>().read() }
+}
+
+/// How many there are.
+#[cfg(test)]
+pub(crate) fn count() -> usize {
+    let family = family::get().unwrap();
+    let blocks = (0..).map_while(|index| family.block(index));
+    let states = blocks.map(Block::state);
+    states
+        .filter(|state| !state.is(Phase::Free) && state.kind() == Some(Kind::Payload))
+        .count()
+}

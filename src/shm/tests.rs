@@ -1,0 +1,223 @@
+//! Blocks against a simple model, and what a death with the ledger locked leaves.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::block::BlockId;
+use super::family::Family;
+use super::kind::Kind;
+use crate::os::fork::Victim;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Make {
+        len: u64,
+        member: u16,
+    },
+    /// Has a member hold a block too; both are counted round.
+    Join {
+        which: usize,
+        member: u16,
+    },
+    Release {
+        which: usize,
+        member: u16,
+    },
+    Launch {
+        which: usize,
+    },
+    Land {
+        which: usize,
+        member: u16,
+    },
+    Repair,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let len = prop_oneof![0..300_u64, 1_000..100_000_u64, Just(3 << 20)];
+    let member = 0..4_u16;
+    let which = 0..64_usize;
+    let step = prop_oneof![
+        4 => (len, member.clone()).prop_map(|(len, member)| Step::Make { len, member }),
+        2 => (which.clone(), member.clone()).prop_map(|(which, member)| Step::Join { which, member }),
+        6 => (which.clone(), member.clone()).prop_map(|(which, member)| Step::Release { which, member }),
+        1 => which.clone().prop_map(|which| Step::Launch { which }),
+        1 => (which, member).prop_map(|(which, member)| Step::Land { which, member }),
+        1 => Just(Step::Repair),
+    ];
+    proptest::collection::vec(step, 1..200)
+}
+
+/// What the model knows of a block.
+#[derive(Debug, Default)]
+struct Known {
+    len: u64,
+    holders: Vec<u16>,
+    in_flight: u32,
+}
+
+impl Known {
+    fn is_over(&self) -> bool {
+        self.holders.is_empty() && self.in_flight == 0
+    }
+}
+
+fn made(family: &Family, len: u64, member: u16) -> BlockId {
+    let (id, _) = family.allocate(len, Kind::Value, 0, member).unwrap();
+    family.publish(id);
+    id
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn b79_blocks_are_apart_and_come_back_as_the_model_says(steps in steps()) {
+        let family = Family::new().unwrap();
+        let mut known: BTreeMap<(u32, u32), Known> = BTreeMap::new();
+        let mut gone: Vec<BlockId> = Vec::new();
+        let nth = |known: &BTreeMap<(u32, u32), Known>, which: usize| {
+            let (&(index, generation), _) = known.iter().nth(which % known.len().max(1))?;
+            Some(BlockId { index, generation })
+        };
+        for step in steps {
+            match step {
+                Step::Make { len, member } => {
+                    let id = made(&family, len, member);
+                    let block = Known { len, holders: vec![member], in_flight: 0 };
+                    prop_assert!(known.insert((id.index, id.generation), block).is_none());
+                }
+                Step::Join { which, member } => {
+                    let Some(id) = nth(&known, which) else { continue };
+                    prop_assert!(family.join(id, member, false).is_ok());
+                    let holders = &mut known.get_mut(&(id.index, id.generation)).unwrap().holders;
+                    if !holders.contains(&member) {
+                        holders.push(member);
+                    }
+                }
+                Step::Release { which, member } => {
+                    let Some(id) = nth(&known, which) else { continue };
+                    family.release(id, member, |_| {});
+                    let block = known.get_mut(&(id.index, id.generation)).unwrap();
+                    block.holders.retain(|&holder| holder != member);
+                    // Only a holder's going can end it.
+                    if block.is_over() {
+                        known.remove(&(id.index, id.generation));
+                        gone.push(id);
+                    }
+                }
+                Step::Launch { which } => {
+                    let Some(id) = nth(&known, which) else { continue };
+                    family.launch(id);
+                    known.get_mut(&(id.index, id.generation)).unwrap().in_flight += 1;
+                }
+                Step::Land { which, member } => {
+                    let Some(id) = nth(&known, which) else { continue };
+                    let block = known.get_mut(&(id.index, id.generation)).unwrap();
+                    if block.in_flight > 0 {
+                        prop_assert!(family.join(id, member, true).is_ok());
+                        block.in_flight -= 1;
+                        if !block.holders.contains(&member) {
+                            block.holders.push(member);
+                        }
+                    }
+                }
+                Step::Repair => {
+                    let _lock = family.lock();
+                    family.repair();
+                }
+            }
+            let bytes = known.values().map(|block| block.len).sum::<u64>();
+            prop_assert_eq!(family.in_use(), (known.len(), bytes));
+            for id in &gone {
+                prop_assert!(family.join(*id, 0, false).is_err());
+            }
+            let mut places: Vec<(u64, u64)> = Vec::new();
+            for (&(index, _), block) in &known {
+                let entry = family.block(index).unwrap();
+                prop_assert!(block.len <= 1 << entry.order());
+                prop_assert_eq!(entry.offset() % (1 << entry.order()), 0);
+                places.push((entry.offset(), entry.offset() + (1 << entry.order())));
+            }
+            places.sort_unstable();
+            prop_assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        }
+        // Whoever held anything goes.
+        for (&(index, generation), block) in &known {
+            let id = BlockId { index, generation };
+            for _ in 0..block.in_flight {
+                family.join(id, 0, true).unwrap();
+            }
+            for member in 0..4 {
+                family.release(id, member, |_| {});
+            }
+        }
+        prop_assert_eq!(family.in_use(), (0, 0));
+        // At most the memory that is kept, with what small blocks and the ledger take.
+        prop_assert!(family.memory.reserved().unwrap() < (64 + 16) << 20);
+    }
+}
+
+#[test]
+fn large_blocks_are_given_back_and_the_last_are_kept() {
+    let family = Family::new().unwrap();
+    let start = family.memory.reserved().unwrap();
+    let blocks: Vec<BlockId> = (0..5).map(|_| made(&family, 30 << 20, 0)).collect();
+    let full = family.memory.reserved().unwrap();
+    assert!(full >= start + (150 << 20));
+    for id in &blocks {
+        family.release(*id, 0, |_| {});
+    }
+    let kept = family.memory.reserved().unwrap();
+    assert!((30 << 20..=65 << 20).contains(&(kept - start)), "{kept}");
+    // And used again.
+    let (id, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
+    assert!(!is_zero);
+    assert!(blocks.iter().any(|old| old.index == id.index));
+    assert_eq!(family.memory.reserved().unwrap(), kept);
+    // What was given back comes as zeros.
+    let (_, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
+    let (_, is_new_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
+    assert!(is_zero || is_new_zero);
+}
+
+#[test]
+fn whoever_dies_with_the_ledger_locked_costs_nothing() {
+    let family = Family::new().unwrap();
+    let (held, free) = (made(&family, 100, 0), made(&family, 100, 0));
+    family.release(free, 0, |_| {});
+    // Dies when it has taken the block off the list, and nobody has it.
+    let victim = Victim::fork(|| {
+        let lock = family.lock();
+        family.header().free[7].store(0, std::sync::atomic::Ordering::SeqCst);
+        family.block(free.index).unwrap().hold(3);
+        std::mem::forget(lock);
+    });
+    victim.kill();
+    assert_eq!(family.in_use(), (1, 100));
+    let again = made(&family, 100, 1);
+    assert_eq!(again.index, free.index);
+    assert!(!family.block(again.index).unwrap().is_held_by(3));
+    assert!(family.join(held, 1, false).is_ok());
+}
+
+#[test]
+fn an_index_that_cannot_be_is_no_block() {
+    let family = Family::new().unwrap();
+    made(&family, 1, 0);
+    for index in [1, 1 << 20, u32::MAX] {
+        let id = BlockId {
+            index,
+            generation: 0,
+        };
+        assert!(family.join(id, 0, false).is_err());
+        family.release(id, 0, |_| {});
+    }
+    // Also when somebody has written nonsense into the ledger.
+    family
+        .header()
+        .blocks
+        .store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
+    assert!(family.block(1 << 20).is_none());
+}

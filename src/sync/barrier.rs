@@ -1,0 +1,335 @@
+//! Where several wait for one another.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::os::robust::{Held, RobustMutex};
+use crate::shm::ShareError;
+use crate::shm::kind::{Head, Kind};
+use crate::shm::member::{self, End, MEMBERS};
+use crate::shm::object::Object;
+use crate::shm::wait::Waiters;
+
+/// A place where a number of threads, of any processes, wait until all of them have come.
+///
+/// Then all go on, and the barrier is ready for the next time. If it becomes clear that not all will come, it breaks: all who wait get
+/// [`BrokenBarrier`], and so do those who come later, until somebody says [`reset`](Self::reset). It breaks when
+///
+/// - a process is killed, or crashes, that has a handle of it, whether it waits right now or not;
+/// - a process ends by itself while one of its threads waits;
+/// - somebody has waited for longer than it wanted to ([`wait_timeout`](Self::wait_timeout));
+/// - somebody says [`abort`](Self::abort).
+///
+/// A process that ends by itself without waiting (with an exit status, whatever it is), or drops its handles, breaks nothing.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Process, sync::Barrier};
+///
+/// let barrier = Barrier::new(3)?;
+/// let run = |barrier: Barrier| for _ in 0..10 { barrier.wait().unwrap(); };
+/// let children = [Process::spawn(run, barrier.clone())?, Process::spawn(run, barrier.clone())?];
+/// for _ in 0..10 {
+///     barrier.wait()?;
+/// }
+/// for child in children {
+///     assert!(child.join()?.success());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Barrier {
+    object: Object<BarrierHead>,
+}
+
+/// How many broken generations are remembered.
+const REMEMBERED: usize = 32;
+
+/// All of it but `waiters` is changed under the lock. Whoever is killed with the lock was a party: then it is broken anyhow,
+/// and breaking it puts every word in order.
+#[repr(C)]
+pub(super) struct BarrierHead {
+    lock: RobustMutex,
+    parties: AtomicU32,
+    /// How many of the present generation have arrived.
+    arrived: AtomicU32,
+    /// 1: broken.
+    broken: AtomicU32,
+    waiters: Waiters,
+    /// One more with each pass and each break; what those wait for who have arrived. From 1 on. Changed as the last step of both.
+    generation: AtomicU64,
+    /// How often it broke, and which generations those were, in turn: so that a party that wakes up late finds out how its
+    /// own has ended. A party that sleeps through 32 breaks takes it for a pass.
+    breaks: AtomicU32,
+    broken_generations: [AtomicU64; REMEMBERED],
+    /// The generation in which a party of each member last arrived; its lower bits.
+    books: [AtomicU32; MEMBERS],
+}
+
+// SAFETY: of atomics, and a lock that `new` makes.
+#[allow(unsafe_code)]
+unsafe impl Head for BarrierHead {
+    const KIND: Kind = Kind::Barrier;
+}
+
+impl BarrierHead {
+    fn hold(&self) -> Held<'_> {
+        let held = super::hold(&self.lock);
+        if held.owner_died() {
+            self.break_up();
+            self.waiters.notify_all();
+        }
+        held
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed) != 0
+    }
+
+    fn generation(&self) -> u64 {
+        // Pairs with the store in `next`: who sees the new one sees how the old one has ended.
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// To be called under the lock.
+    fn next(&self) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.arrived.store(0, Ordering::Relaxed);
+        self.generation.store(generation + 1, Ordering::Release);
+    }
+
+    /// Ends the present generation without a pass. To be called under the lock; then all are to be notified. Whoever is
+    /// killed in the middle is followed by somebody who does it once more.
+    fn break_up(&self) {
+        let breaks = self.breaks.load(Ordering::Relaxed);
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.broken_generations[breaks as usize % REMEMBERED].store(generation, Ordering::Relaxed);
+        self.breaks.store(breaks.wrapping_add(1), Ordering::Relaxed);
+        self.broken.store(1, Ordering::Relaxed);
+        self.next();
+    }
+
+    /// Breaks it if `condition` says so under the lock and it is not broken already.
+    fn break_if(&self, condition: impl FnOnce() -> bool) {
+        let held = self.hold();
+        if !self.is_broken() && condition() {
+            self.break_up();
+        }
+        drop(held);
+        self.waiters.notify_all();
+    }
+
+    fn has_broken(&self, generation: u64) -> bool {
+        let mut broken = self.broken_generations.iter();
+        broken.any(|broken| broken.load(Ordering::Relaxed) == generation)
+    }
+
+    fn is_waiting(&self, member: u16) -> bool {
+        let book = self.books[usize::from(member) % MEMBERS].load(Ordering::Relaxed);
+        book == self.generation.load(Ordering::Relaxed) as u32
+    }
+
+    pub(super) fn bury(&self, member: u16, end: End) {
+        self.break_if(|| end == End::Killed || self.is_waiting(member));
+    }
+
+    fn wait(&self, member: u16, deadline: Option<Instant>) -> Result<BarrierPass, BrokenBarrier> {
+        let held = self.hold();
+        if self.is_broken() {
+            return Err(BrokenBarrier);
+        }
+        let generation = self.generation.load(Ordering::Relaxed);
+        let index = self.arrived.load(Ordering::Relaxed);
+        let parties = self.parties.load(Ordering::Relaxed);
+        let pass = BarrierPass::new(index as usize, parties as usize);
+        self.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
+        if pass.is_leader() {
+            self.next();
+            drop(held);
+            self.waiters.notify_all();
+            return Ok(pass);
+        }
+        self.arrived.store(index + 1, Ordering::Relaxed);
+        drop(held);
+        let ready = || (self.generation() != generation).then_some(());
+        if self.waiters.wait(deadline, ready, member::patrol).is_none() {
+            self.break_if(|| self.generation() == generation);
+        }
+        if self.has_broken(generation) {
+            Err(BrokenBarrier)
+        } else {
+            Ok(pass)
+        }
+    }
+}
+
+impl Barrier {
+    /// A barrier for so many parties.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Invalid`] for no parties, and for more than `u32::MAX`; [`ShareError::OutOfMemory`], and what else can keep a
+    /// process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ShareError, sync::Barrier};
+    ///
+    /// assert_eq!(Barrier::new(2)?.parties(), 2);
+    /// assert!(matches!(Barrier::new(0), Err(ShareError::Invalid { .. })));
+    /// # Ok::<(), ShareError>(())
+    /// ```
+    pub fn new(parties: usize) -> Result<Self, ShareError> {
+        let invalid = |reason: &'static str| ShareError::Invalid {
+            what: "the number of parties of a barrier".into(),
+            value: parties.to_string(),
+            reason: reason.into(),
+        };
+        if parties == 0 {
+            return Err(invalid("nobody would ever come"));
+        }
+        let parties =
+            u32::try_from(parties).map_err(|_| invalid("there are not so many threads"))?;
+        let object = Object::new(0, 0, |head: NonNull<BarrierHead>, _| {
+            // SAFETY: `head` is a mapped block of the right size.
+            #[allow(unsafe_code)]
+            let lock = unsafe { &raw mut (*head.as_ptr()).lock };
+            // SAFETY: nobody else knows of it yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                super::init_lock(lock)
+            }
+        })?;
+        let head = object.head();
+        head.parties.store(parties, Ordering::Relaxed);
+        head.generation.store(1, Ordering::Relaxed);
+        Ok(Self { object })
+    }
+
+    fn head(&self) -> &BarrierHead {
+        self.object.head()
+    }
+
+    /// Waits until all parties have come.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenBarrier`]: they will not.
+    ///
+    /// # Examples
+    ///
+    /// See [`Barrier`].
+    pub fn wait(&self) -> Result<BarrierPass, BrokenBarrier> {
+        let head = self.head();
+        head.wait(member::own_number(), None)
+    }
+
+    /// Waits until all parties have come, and breaks the barrier if that takes longer.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenBarrier`]: they will not, or the time was up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::{Barrier, BrokenBarrier};
+    /// # use std::time::Duration;
+    /// let barrier = Barrier::new(2)?;
+    /// assert_eq!(barrier.wait_timeout(Duration::from_millis(1)), Err(BrokenBarrier));
+    /// assert!(barrier.is_broken());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {
+        let deadline = super::deadline(timeout);
+        let head = self.head();
+        head.wait(member::own_number(), deadline)
+    }
+
+    /// Breaks the barrier, for a party that will not come.
+    ///
+    /// # Examples
+    ///
+    /// See [`BrokenBarrier`].
+    pub fn abort(&self) {
+        self.head().break_if(|| true);
+    }
+
+    /// Makes the barrier usable again. Those who wait get [`BrokenBarrier`].
+    ///
+    /// Processes that were killed before this do not break it again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Barrier;
+    /// let barrier = Barrier::new(1)?;
+    /// barrier.abort();
+    /// barrier.reset();
+    /// assert!(barrier.wait().is_ok());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn reset(&self) {
+        let head = self.head();
+        member::bury_dead();
+        let lock = head.hold();
+        if head.arrived.load(Ordering::Relaxed) > 0 {
+            head.break_up();
+        }
+        head.broken.store(0, Ordering::Relaxed);
+        drop(lock);
+        head.waiters.notify_all();
+    }
+
+    /// Whether it is broken. That a party was killed may show only once somebody waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(!manyhands::sync::Barrier::new(1)?.is_broken());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn is_broken(&self) -> bool {
+        self.head().is_broken()
+    }
+
+    /// How many parties it is for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(manyhands::sync::Barrier::new(5)?.parties(), 5);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn parties(&self) -> usize {
+        self.head().parties.load(Ordering::Relaxed) as usize
+    }
+
+    /// How many wait right now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(manyhands::sync::Barrier::new(5)?.waiting(), 0);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn waiting(&self) -> usize {
+        self.head().arrived.load(Ordering::Relaxed) as usize
+    }
+}
+
+super::handle!(Barrier);
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Barrier")
+            .field("parties", &self.parties())
+            .field("waiting", &self.waiting())
+            .field("is_broken", &self.is_broken())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,31 @@
+//! What becomes of the things that a process held when it ended.
+
+use crate::shm::kind::{Head, Kind, head};
+use crate::shm::member::End;
+use crate::shm::registry::Place;
+
+use super::barrier::BarrierHead;
+use super::condvar::CondvarHead;
+use super::event::EventHead;
+use super::rwlock::RwLockHead;
+use super::semaphore::SemaphoreHead;
+
+/// The head of a block of this kind; `None` if it is too small for one.
+#[allow(unsafe_code)]
+fn head_at<H: Head>(place: &Place) -> Option<&H> {
+    // SAFETY: the block's entry says that it was made as such an object, and it is as long.
+    (place.len() >= size_of::<H>()).then(|| unsafe { head(place.start()) })
+}
+
+/// A member that held an object of this kind has ended. May be called twice for the same one. A mutex and a `Once` need
+/// none of this: the kernel tells the next owner.
+pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End) {
+    match kind {
+        Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member)),
+        Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member)),
+        Kind::Condvar => head_at::<CondvarHead>(place).map(CondvarHead::bury),
+        Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end)),
+        Kind::Event => head_at::<EventHead>(place).map(EventHead::bury),
+        _ => None,
+    };
+}

@@ -1,0 +1,127 @@
+//! Locks and signals between processes, and between the threads of each.
+//!
+//! Each of them lies in memory that a family of processes shares ([`shm`](crate::shm)). What a program has is a handle: a clone
+//! is another handle of the same object, and a handle can be the argument of a task, of a child, part of a context or a
+//! result. std's types of the same names stop at the border of the process; C's and Python's cross it, but whoever is killed
+//! while it holds one leaves the others blocked for ever. Here nobody stays blocked:
+//!
+//! | | a participant is killed | what the others see |
+//! |---|---|---|
+//! | [`Mutex`] | while it holds it | the next gets it at once, [poisoned](PoisonError), as after a panic |
+//! | [`RwLock`] | while it reads | its read lock is gone |
+//! | | while it writes | the others get the lock, poisoned |
+//! | [`Semaphore`] | with permits | the permits come back; those that were [forgotten](Permit::forget) do not |
+//! | [`Condvar`] | while it waits, perhaps picked by `notify_one` | all others wake up and look again |
+//! | [`Barrier`] | with a handle, whether it has arrived or not | [`BrokenBarrier`], until [`Barrier::reset`] |
+//! | [`Event`] | while it waits, or between `set` and the wake-up | nothing: those who wait look by themselves |
+//! | [`Once`] | while it runs the function | poisoned: [`Once::call_once_force`] runs it again |
+//!
+//! The kernel itself tells the next owner of a mutex. Of other objects somebody has to notice the death: a pool does for its
+//! workers, a parent when it waits for its child, and whoever waits at an object looks around while it does, so that it
+//! takes a tenth of a second at most.
+//!
+//! ```
+//! use manyhands::prelude::*;
+//! use manyhands::sync;
+//!
+//! let hits = sync::Mutex::new(0u64)?;
+//! let pool = Pool::processes(2)?;
+//! pool.map_with(&hits, |hits, x: u64| *hits.lock().unwrap() += x, 0..100)?;
+//! assert_eq!(*hits.lock().unwrap(), 4_950);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What holds for all of them:
+//!
+//! - Waiting is for threads: a thread that waits sleeps, and does not return to an async runtime.
+//! - A time to wait is any [`Duration`], `Duration::MAX` too, by the monotonic clock. It is never cut short.
+//! - Guards and permits belong to the process that got them. The copies that a forked child has of its parent's do nothing
+//!   when they are dropped; the child must not use what they guard.
+//! - A process that is stopped (`SIGSTOP`) is not dead: what it holds, it holds.
+//!
+//! # Panics
+//!
+//! All of them panic in a process that cannot become a member of its family of processes any more, because 1,024 others
+//! have ([`ShareError::TooManyProcesses`](crate::ShareError)); in a forked child whose copy of a handle outlived the object; and when
+//! the lock in shared memory was written over by a process gone mad.
+
+mod barrier;
+mod condvar;
+mod event;
+mod line;
+mod mutex;
+mod once;
+mod poison;
+mod rwlock;
+mod semaphore;
+
+pub use barrier::{Barrier, BarrierPass, BrokenBarrier};
+pub use condvar::{Condvar, WaitTimeoutResult};
+pub use event::Event;
+pub use mutex::{Mutex, MutexGuard};
+pub use once::{Once, OnceState};
+pub use poison::{LockResult, PoisonError, TryLockError, TryLockResult};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use semaphore::{Permit, Semaphore};
+
+pub(crate) use self::bury::bury;
+
+use std::io;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use crate::os::robust::{Held, RobustMutex};
+
+mod bury;
+
+/// Makes a lock in the head of an object that is being made.
+///
+/// # Safety
+///
+/// As for [`RobustMutex::init`]. It stays mapped for the length of every call that holds it: such a call has a handle, or
+/// buries a member and has the block mapped meanwhile.
+#[allow(unsafe_code)]
+unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
+    let place = NonNull::new(place).ok_or(io::ErrorKind::Other)?;
+    // SAFETY: the caller's promise.
+    unsafe { RobustMutex::init(place) }
+}
+
+/// Takes a lock of ours, under which nothing of the users' runs.
+fn hold(lock: &RobustMutex) -> Held<'_> {
+    lock.hold()
+        .unwrap_or_else(|error| panic!("a shared object is out of order: {error}"))
+}
+
+/// When `timeout` will have passed; `None` if it never will.
+fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// `Clone`, `Serialize` and `Deserialize` for a handle without a value: `struct $name { object: Object<$head> }`.
+macro_rules! handle {
+    ($name:ident) => {
+        impl Clone for $name {
+            fn clone(&self) -> Self {
+                Self {
+                    object: self.object.clone(),
+                }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.object.serialize(serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Ok(Self {
+                    object: crate::shm::object::Object::deserialize(deserializer, 0)?,
+                })
+            }
+        }
+    };
+}
+use handle;

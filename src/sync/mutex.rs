@@ -1,0 +1,425 @@
+//! A lock around a value, between processes.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytemuck::Pod;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
+use crate::os::fork;
+use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::shm::ShareError;
+use crate::shm::kind::{Head, Kind};
+use crate::shm::object::{Object, shape_of};
+
+/// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between processes.
+///
+/// The value lies in shared memory, and a guard gives it in place. `T` is any [`Pod`]: numbers, arrays of them, and structs of them
+/// that derive it.
+///
+/// If a holder panics, or its process is killed, the next one gets the lock at once, with a [`PoisonError`], and so do
+/// those after it until somebody says [`clear_poison`](Self::clear_poison). A thread that ends while it holds the lock (its guard was given to
+/// [`mem::forget`](std::mem::forget)) counts as killed.
+///
+/// Who locks it is a thread, so a guard stays in its thread. It cannot be locked twice: see [`lock`](Self::lock).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::sync::Mutex;
+///
+/// let extremes = Mutex::new([f64::MAX, f64::MIN])?;
+/// let pool = Pool::processes(2)?;
+/// pool.map_with(
+///     &extremes,
+///     |extremes, x: f64| {
+///         let mut extremes = extremes.lock().unwrap();
+///         *extremes = [extremes[0].min(x), extremes[1].max(x)];
+///     },
+///     [3.0, -1.5, 8.0],
+/// )?;
+/// assert_eq!(*extremes.lock().unwrap(), [-1.5, 8.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Mutex<T> {
+    raw: Raw,
+    value: PhantomData<fn(T) -> T>,
+}
+
+/// All that is the same whatever the value, compiled once and here.
+struct Raw {
+    object: Object<MutexHead>,
+    /// Whether a guard of this very handle has the lock: changed by who has it. A handle that goes while this is set was
+    /// outlived by its guard (`mem::forget`), and must leave the object where it is: the C library keeps a list of what
+    /// a thread holds, which goes through the memory of the locks.
+    is_held: AtomicBool,
+}
+
+/// The value lies behind it.
+#[repr(C)]
+struct MutexHead {
+    lock: RobustMutex,
+    /// 1: poisoned. Written by who holds the lock, and cleared by anybody.
+    poisoned: AtomicU32,
+}
+
+// SAFETY: a lock that `new` makes, and an atomic.
+#[allow(unsafe_code)]
+unsafe impl Head for MutexHead {
+    const KIND: Kind = Kind::Mutex;
+}
+
+impl<T: Pod> Mutex<T> {
+    /// A new mutex, not locked.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mutex = manyhands::sync::Mutex::new([0u32; 8])?;
+    /// assert_eq!(mutex.lock().unwrap().len(), 8);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new(value: T) -> Result<Self, ShareError> {
+        const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
+        let object = Object::new(
+            size_of::<T>(),
+            shape_of::<T>(),
+            |head: NonNull<MutexHead>, tail| {
+                // SAFETY: room for a T, aligned, which nobody else knows of yet.
+                #[allow(unsafe_code)]
+                unsafe {
+                    tail.cast::<T>().write(value);
+                }
+                // SAFETY: `head` is a mapped block of the right size.
+                #[allow(unsafe_code)]
+                let lock = unsafe { &raw mut (*head.as_ptr()).lock };
+                // SAFETY: nobody else knows of it yet. It stays mapped while somebody holds it: guards borrow handles, and a
+                // handle whose guard was forgotten keeps the object.
+                #[allow(unsafe_code)]
+                unsafe {
+                    super::init_lock(lock)
+                }
+            },
+        )?;
+        Ok(Self::of(object))
+    }
+
+    /// Waits until nobody else has the lock, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`PoisonError`] with the guard in it: an earlier holder panicked or was killed.
+    ///
+    /// # Panics
+    ///
+    /// If this very thread holds the lock already: it would wait for itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Mutex;
+    /// let mutex = Mutex::new(1u8)?;
+    /// *mutex.lock().unwrap() += 1;
+    /// assert_eq!(*mutex.lock().unwrap(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        match self.raw.lock() {
+            Ok(raw) => self.guard(raw),
+            Err(error) => refuse(&error),
+        }
+    }
+
+    /// Takes the lock if nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::WouldBlock`] if somebody has it, this thread included; [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Mutex;
+    /// let mutex = Mutex::new(1u8)?;
+    /// let guard = mutex.try_lock().unwrap();
+    /// assert!(mutex.try_lock().is_err());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+        match self.raw.try_lock() {
+            Ok(raw) => Ok(self.guard(raw)?),
+            Err(LockError::Timeout | LockError::Deadlock) => Err(TryLockError::WouldBlock),
+            Err(error) => refuse(&error),
+        }
+    }
+
+    /// As [`lock`](Self::lock), for so long at most. A lock that is free is got whatever the time.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::TimedOut`], or [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Panics
+    ///
+    /// If this very thread holds the lock already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Mutex;
+    /// # use std::time::Duration;
+    /// let mutex = Mutex::new(1u8)?;
+    /// assert_eq!(*mutex.lock_timeout(Duration::from_secs(1)).unwrap(), 1);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<MutexGuard<'_, T>> {
+        match self.raw.lock_timeout(timeout) {
+            Ok(raw) => Ok(self.guard(raw)?),
+            Err(LockError::Timeout) => Err(TryLockError::TimedOut),
+            Err(error) => refuse(&error),
+        }
+    }
+
+    fn guard<'a>(&'a self, raw: RawGuard<'a>) -> LockResult<MutexGuard<'a, T>> {
+        let is_poisoned = raw.head.is_poisoned();
+        PoisonError::check(MutexGuard { mutex: self, raw }, is_poisoned)
+    }
+}
+
+impl MutexHead {
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed) != 0
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(1, Ordering::Relaxed);
+    }
+}
+
+impl Raw {
+    fn lock(&self) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        Ok(self.guard(head, head.lock.hold()?))
+    }
+
+    fn try_lock(&self) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        Ok(self.guard(head, head.lock.try_hold()?))
+    }
+
+    fn lock_timeout(&self, timeout: Duration) -> Result<RawGuard<'_>, LockError> {
+        let head = self.object.head();
+        let lock = match super::deadline(timeout) {
+            Some(deadline) => head.lock.hold_until(deadline),
+            None => head.lock.hold(),
+        };
+        Ok(self.guard(head, lock?))
+    }
+
+    fn guard<'a>(&'a self, head: &'a MutexHead, lock: Held<'a>) -> RawGuard<'a> {
+        if lock.owner_died() {
+            // Killed before this, the next one is told of our own death.
+            head.poison();
+        }
+        self.is_held.store(true, Ordering::Relaxed);
+        RawGuard {
+            raw: self,
+            head,
+            value: self.object.tail().0,
+            held: ManuallyDrop::new(lock),
+            generation: fork::generation(),
+            was_panicking: std::thread::panicking(),
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if *self.is_held.get_mut() {
+            std::mem::forget(self.object.clone());
+        }
+    }
+}
+
+/// A lock that is held.
+struct RawGuard<'a> {
+    raw: &'a Raw,
+    head: &'a MutexHead,
+    value: NonNull<u8>,
+    /// Also what keeps the guard in its thread.
+    held: ManuallyDrop<Held<'a>>,
+    /// Of the process that locked it.
+    generation: u32,
+    was_panicking: bool,
+}
+
+impl Drop for RawGuard<'_> {
+    fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // A copy in a forked child. The lock is its parent's, and may be gone by now.
+            return;
+        }
+        if !self.was_panicking && std::thread::panicking() {
+            self.head.poison();
+        }
+        self.raw.is_held.store(false, Ordering::Relaxed);
+        // SAFETY: dropped once, here.
+        #[allow(unsafe_code)]
+        unsafe {
+            ManuallyDrop::drop(&mut self.held);
+        }
+    }
+}
+
+/// The ways in which a lock cannot be got at all.
+#[cold]
+fn refuse(error: &LockError) -> ! {
+    match error {
+        LockError::Deadlock => panic!(
+            "this thread holds the mutex already and would wait for itself; drop the first guard before locking again"
+        ),
+        error => panic!("a mutex between processes is out of order: {error}"),
+    }
+}
+
+impl<T> Mutex<T> {
+    fn of(object: Object<MutexHead>) -> Self {
+        let raw = Raw {
+            object,
+            is_held: AtomicBool::new(false),
+        };
+        Self {
+            raw,
+            value: PhantomData,
+        }
+    }
+
+    /// Whether a holder panicked or was killed, and nobody has [cleared](Self::clear_poison) that. That a holder was killed
+    /// counts from the moment when the next one has got the lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(!manyhands::sync::Mutex::new(0u8)?.is_poisoned());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn is_poisoned(&self) -> bool {
+        self.raw.object.head().is_poisoned()
+    }
+
+    /// The value is in order again: locking is no error any more.
+    ///
+    /// # Examples
+    ///
+    /// See [`PoisonError`].
+    pub fn clear_poison(&self) {
+        let head = self.raw.object.head();
+        head.poisoned.store(0, Ordering::Relaxed);
+    }
+}
+
+impl<T> Clone for Mutex<T> {
+    fn clone(&self) -> Self {
+        Self::of(self.raw.object.clone())
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut output = f.debug_struct("Mutex");
+        match self.try_lock() {
+            Ok(guard) => output.field("value", &*guard),
+            Err(TryLockError::Poisoned(error)) => output.field("value", &**error.get_ref()),
+            Err(_) => output.field("value", &format_args!("<locked>")),
+        };
+        output.field("poisoned", &self.is_poisoned()).finish()
+    }
+}
+
+impl<T> Serialize for Mutex<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.raw.object.serialize(serializer)
+    }
+}
+
+impl<'de, T: Pod> Deserialize<'de> for Mutex<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Object::deserialize(deserializer, shape_of::<T>()).map(Self::of)
+    }
+}
+
+/// The value of a locked [`Mutex`]; unlocked when this is dropped.
+///
+/// If it is dropped by a panic that began while it was held, the mutex is poisoned.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{Mutex, MutexGuard};
+///
+/// let mutex = Mutex::new(2u64)?;
+/// let mut guard: MutexGuard<'_, u64> = mutex.lock().unwrap();
+/// *guard *= 21;
+/// assert_eq!(*guard, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the mutex is unlocked when this is dropped"]
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    raw: RawGuard<'a>,
+}
+
+// SAFETY: a shared guard only gives out `&T`.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
+
+impl<'a, T> MutexGuard<'a, T> {
+    pub(super) fn mutex(&self) -> &'a Mutex<T> {
+        self.mutex
+    }
+
+    fn value(&self) -> NonNull<T> {
+        self.raw.value.cast()
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &T {
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has the lock, so nobody writes.
+        unsafe { self.value().as_ref() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[allow(unsafe_code)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above; and nobody reads.
+        unsafe { self.value().as_mut() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}

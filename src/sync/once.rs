@@ -1,0 +1,256 @@
+//! Something that one process does for all.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::poison::PoisonError;
+use crate::os::fork;
+use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::shm::ShareError;
+use crate::shm::kind::{Head, Kind};
+use crate::shm::object::Object;
+
+/// Has something done once, by one thread of one process, while all others wait for it; std's [`Once`](std::sync::Once) between
+/// processes.
+///
+/// If the function panics, or its process is killed while it runs, it is not known how far it came: the next
+/// [`call_once`](Self::call_once) says so, and [`call_once_force`](Self::call_once_force) runs its function to repair and finish.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{SharedValue, sync::Once};
+///
+/// let (once, runs) = (Once::new()?, SharedValue::new(0u32)?);
+/// let pool = Pool::processes(4)?;
+/// pool.map_with(
+///     &(once.clone(), runs.clone()),
+///     |(once, runs), _: u32| once.call_once(|| { runs.update(|n| n + 1); }).unwrap(),
+///     0..20,
+/// )?;
+/// assert_eq!(runs.get(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Once {
+    object: Object<OnceHead>,
+}
+
+#[repr(C)]
+struct OnceHead {
+    /// Held by who runs the function. If it dies, the kernel tells the next.
+    lock: RobustMutex,
+    /// A [`State`], written by who holds the lock.
+    state: AtomicU32,
+}
+
+// SAFETY: a lock that `new` makes, and an atomic.
+#[allow(unsafe_code)]
+unsafe impl Head for OnceHead {
+    const KIND: Kind = Kind::Once;
+}
+
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    New = 0,
+    /// The function runs; or whoever ran it has died, if it is found under the lock.
+    Running = 1,
+    Completed = 2,
+    Poisoned = 3,
+}
+
+/// What is known of earlier runs.
+///
+/// # Examples
+///
+/// ```
+/// let once = manyhands::sync::Once::new()?;
+/// once.call_once_force(|state| assert!(!state.is_poisoned()));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+#[derive(Debug)]
+pub struct OnceState {
+    is_poisoned: bool,
+}
+
+impl OnceState {
+    /// Whether the last run panicked, or its process was killed.
+    ///
+    /// # Examples
+    ///
+    /// See [`OnceState`].
+    pub fn is_poisoned(&self) -> bool {
+        self.is_poisoned
+    }
+}
+
+impl Once {
+    /// Nothing has been done yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(!manyhands::sync::Once::new()?.is_completed());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new() -> Result<Self, ShareError> {
+        let object = Object::new(0, 0, |head: NonNull<OnceHead>, _| {
+            // SAFETY: `head` is a mapped block of the right size.
+            #[allow(unsafe_code)]
+            let lock = unsafe { &raw mut (*head.as_ptr()).lock };
+            // SAFETY: nobody else knows of it yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                super::init_lock(lock)
+            }
+        })?;
+        object.head().set(State::New);
+        Ok(Self { object })
+    }
+
+    /// Runs the function, if none has been run; waits for it, if one is running.
+    ///
+    /// # Errors
+    ///
+    /// [`PoisonError`]: the function of an earlier call panicked, or its process was killed. This one has not been run.
+    ///
+    /// # Panics
+    ///
+    /// If `f` calls this of the same object: it would wait for itself. And if `f` panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Once;
+    /// let once = Once::new()?;
+    /// let mut runs = 0;
+    /// once.call_once(|| runs += 1)?;
+    /// once.call_once(|| runs += 1)?;
+    /// assert_eq!(runs, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn call_once(&self, f: impl FnOnce()) -> Result<(), PoisonError<()>> {
+        self.call(false, |_| f())
+    }
+
+    /// As [`call_once`](Self::call_once), and runs the function also if an earlier one did not come to its end.
+    ///
+    /// # Panics
+    ///
+    /// As [`call_once`](Self::call_once).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Once;
+    /// let once = Once::new()?;
+    /// let panics = || once.call_once(|| panic!("half-way"));
+    /// assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    /// assert!(once.call_once(|| {}).is_err());
+    /// once.call_once_force(|state| assert!(state.is_poisoned()));
+    /// assert!(once.is_completed());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn call_once_force(&self, f: impl FnOnce(&OnceState)) {
+        // Cannot be an error: poison is what it is for.
+        let _ = self.call(true, f);
+    }
+
+    fn call(&self, is_forced: bool, f: impl FnOnce(&OnceState)) -> Result<(), PoisonError<()>> {
+        if self.is_completed() {
+            return Ok(());
+        }
+        let head = self.object.head();
+        let lock = match head.lock.hold() {
+            Ok(lock) => lock,
+            Err(LockError::Deadlock) => {
+                panic!("the function of a `Once` waits for itself: it has called the same one")
+            }
+            Err(error) => panic!("a shared object is out of order: {error}"),
+        };
+        if head.is(State::Completed) {
+            return Ok(());
+        }
+        // Under the lock, nobody can be running.
+        let is_poisoned = head.is(State::Poisoned) || head.is(State::Running);
+        if is_poisoned && !is_forced {
+            return Err(PoisonError::new(()));
+        }
+        let mut run = Run {
+            head,
+            lock: ManuallyDrop::new(lock),
+            generation: fork::generation(),
+            outcome: State::Poisoned,
+        };
+        head.set(State::Running);
+        f(&OnceState { is_poisoned });
+        run.outcome = State::Completed;
+        Ok(())
+    }
+
+    /// Whether the function has been run to its end. What it did is seen by who is told so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Once;
+    /// let once = Once::new()?;
+    /// once.call_once(|| {})?;
+    /// assert!(once.is_completed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_completed(&self) -> bool {
+        self.object.head().is(State::Completed)
+    }
+}
+
+impl OnceHead {
+    fn is(&self, state: State) -> bool {
+        // Acquire pairs with the Release in `set`.
+        self.state.load(Ordering::Acquire) == state as u32
+    }
+
+    fn set(&self, state: State) {
+        self.state.store(state as u32, Ordering::Release);
+    }
+}
+
+/// A run of the function: how it has ended is written when this goes, also by a panic.
+struct Run<'a> {
+    head: &'a OnceHead,
+    lock: ManuallyDrop<Held<'a>>,
+    generation: u32,
+    outcome: State,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // The function has forked, and this is the child. The run is its parent's.
+            return;
+        }
+        self.head.set(self.outcome);
+        // SAFETY: dropped once, here.
+        #[allow(unsafe_code)]
+        unsafe {
+            ManuallyDrop::drop(&mut self.lock);
+        }
+    }
+}
+
+super::handle!(Once);
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once")
+            .field("is_completed", &self.is_completed())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+//! What the locks say when what they guard may be half-changed.
+
+use std::error::Error;
+use std::fmt;
+
+/// Somebody who held the lock, or ran the function of a [`Once`](super::Once), did not come to the end: it panicked, or its
+/// process was killed.
+///
+/// What is guarded may be half-changed, and there is no way to know. As with [`std::sync::PoisonError`], the lock has been
+/// got all the same, and the guard is in here: look, repair, and say `clear_poison`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Process, sync};
+///
+/// let balance = sync::Mutex::new(10u64)?;
+/// let child = Process::spawn(
+///     |balance: sync::Mutex<u64>| {
+///         let _guard = balance.lock().unwrap();
+///         std::process::abort();
+///     },
+///     balance.clone(),
+/// )?;
+/// child.join()?;
+/// let mut guard = match balance.lock() {
+///     Ok(guard) => guard,
+///     Err(poisoned) => poisoned.into_inner(),
+/// };
+/// *guard = 10;
+/// balance.clear_poison();
+/// drop(guard);
+/// assert!(balance.lock().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PoisonError<G> {
+    guard: G,
+}
+
+/// What locking gives: the guard either way, and whether it is safe to believe what it guards.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{LockResult, Mutex, MutexGuard};
+///
+/// fn with_or_without_poison<'a>(result: LockResult<MutexGuard<'a, u64>>) -> MutexGuard<'a, u64> {
+///     result.unwrap_or_else(|poisoned| poisoned.into_inner())
+/// }
+/// let mutex = Mutex::new(1)?;
+/// assert_eq!(*with_or_without_poison(mutex.lock()), 1);
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type LockResult<G> = Result<G, PoisonError<G>>;
+
+impl<G> PoisonError<G> {
+    pub(super) fn new(guard: G) -> Self {
+        Self { guard }
+    }
+
+    /// `Ok`, or this error around it.
+    pub(super) fn check(guard: G, is_poisoned: bool) -> LockResult<G> {
+        if is_poisoned {
+            Err(Self::new(guard))
+        } else {
+            Ok(guard)
+        }
+    }
+
+    /// The guard, for those who can repair what it guards or do not mind.
+    ///
+    /// # Examples
+    ///
+    /// See [`PoisonError`].
+    pub fn into_inner(self) -> G {
+        self.guard
+    }
+
+    /// What the guard guards, without giving up the error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::{LockResult, MutexGuard};
+    /// fn last_known(result: &LockResult<MutexGuard<'_, u64>>) -> u64 {
+    ///     match result {
+    ///         Ok(guard) => **guard,
+    ///         Err(poisoned) => **poisoned.get_ref(),
+    ///     }
+    /// }
+    /// # assert_eq!(last_known(&manyhands::sync::Mutex::new(3)?.lock()), 3);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn get_ref(&self) -> &G {
+        &self.guard
+    }
+
+    /// As [`get_ref`](Self::get_ref), to change it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::{LockResult, MutexGuard};
+    /// fn reset(result: &mut LockResult<MutexGuard<'_, u64>>) {
+    ///     match result {
+    ///         Ok(guard) => **guard = 0,
+    ///         Err(poisoned) => **poisoned.get_mut() = 0,
+    ///     }
+    /// }
+    /// # let mutex = manyhands::sync::Mutex::new(3)?;
+    /// # reset(&mut mutex.lock());
+    /// # assert_eq!(*mutex.lock().unwrap(), 0);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn get_mut(&mut self) -> &mut G {
+        &mut self.guard
+    }
+
+    pub(super) fn map<H>(self, change: impl FnOnce(G) -> H) -> PoisonError<H> {
+        PoisonError::new(change(self.guard))
+    }
+}
+
+const MESSAGE: &str = "poisoned: whoever held it last panicked or was killed, and what it guards may be half-changed; \
+                       `into_inner` gives it all the same, `clear_poison` says that it is in order";
+
+impl<G> fmt::Display for PoisonError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MESSAGE)
+    }
+}
+
+impl<G> fmt::Debug for PoisonError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoisonError({MESSAGE:?})")
+    }
+}
+
+impl<G> Error for PoisonError<G> {}
+
+/// Why a lock was not simply got by a call that does not wait for ever.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{Mutex, TryLockError};
+/// use std::time::Duration;
+///
+/// let mutex = Mutex::new(0u8)?;
+/// let _guard = mutex.lock().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| {
+///         assert!(matches!(mutex.try_lock(), Err(TryLockError::WouldBlock)));
+///         let answer = mutex.lock_timeout(Duration::from_millis(5));
+///         assert!(matches!(answer, Err(TryLockError::TimedOut)));
+///     });
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub enum TryLockError<G> {
+    /// The lock was got; see [`PoisonError`].
+    Poisoned(PoisonError<G>),
+    /// Somebody has it right now, and waiting was not asked for.
+    WouldBlock,
+    /// Somebody still had it when the time was up.
+    TimedOut,
+}
+
+/// What the calls give that do not wait for ever.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{Mutex, MutexGuard, TryLockResult};
+///
+/// fn is_free(result: &TryLockResult<MutexGuard<'_, u8>>) -> bool {
+///     result.is_ok()
+/// }
+/// assert!(is_free(&Mutex::new(0)?.try_lock()));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type TryLockResult<G> = Result<G, TryLockError<G>>;
+
+impl<G> From<PoisonError<G>> for TryLockError<G> {
+    fn from(error: PoisonError<G>) -> Self {
+        Self::Poisoned(error)
+    }
+}
+
+impl<G> fmt::Display for TryLockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Poisoned(_) => MESSAGE,
+            Self::WouldBlock => "held by somebody else",
+            Self::TimedOut => "still held by somebody else when the time was up",
+        })
+    }
+}
+
+impl<G> fmt::Debug for TryLockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisoned(error) => write!(f, "Poisoned({error:?})"),
+            Self::WouldBlock => f.write_str("WouldBlock"),
+            Self::TimedOut => f.write_str("TimedOut"),
+        }
+    }
+}
+
+impl<G> Error for TryLockError<G> {}

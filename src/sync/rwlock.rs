@@ -1,0 +1,482 @@
+//! A lock around a value that many may read at a time.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytemuck::Pod;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::line::{Line, MOST, Patience};
+use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
+use crate::os::fork;
+use crate::shm::ShareError;
+use crate::shm::kind::{Head, Kind};
+use crate::shm::object::{Object, shape_of};
+
+/// A value that many threads of any process read at a time, or one changes; std's [`RwLock`](std::sync::RwLock) between
+/// processes.
+///
+/// Who waits is served in order: a reader that comes while a writer waits waits behind it, so neither starves the other. So
+/// a thread that reads must not ask to read once more: if a writer came in between, both wait for each other for ever. Nor must
+/// one that reads ask to write.
+///
+/// A reader that is killed is gone and that is all. A writer that panics or is killed poisons the lock, as with [`Mutex`](super::Mutex).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::sync::RwLock;
+///
+/// let prices = RwLock::new([10u32, 20, 30])?;
+/// prices.write().unwrap()[1] = 25;
+/// let pool = Pool::processes(2)?;
+/// let seen = pool.map_with(&prices, |prices, i: usize| prices.read().unwrap()[i], 0..3)?;
+/// assert_eq!(seen, [10, 25, 30]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct RwLock<T> {
+    object: Object<RwLockHead>,
+    value: PhantomData<fn(T) -> T>,
+}
+
+/// The value lies behind it.
+#[repr(C)]
+pub(super) struct RwLockHead {
+    /// To read is to have one permit, to write is to have all.
+    line: Line,
+    /// 1: poisoned. Set by a writer, or in its name while it still has the permits.
+    poisoned: AtomicU32,
+}
+
+// SAFETY: a line is atomics, and a lock that `new` makes.
+#[allow(unsafe_code)]
+unsafe impl Head for RwLockHead {
+    const KIND: Kind = Kind::RwLock;
+}
+
+const READ: u32 = 1;
+const WRITE: u32 = MOST;
+
+impl RwLockHead {
+    pub(super) fn bury(&self, member: u16) {
+        self.line.bury(member, |permits| {
+            if permits == WRITE {
+                // Before anybody can have the lock. Killed after this, the next one finds the permits still there.
+                self.poisoned.store(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl<T: Pod> RwLock<T> {
+    /// A new lock around a value, not locked.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let lock = manyhands::sync::RwLock::new(5u64)?;
+    /// assert_eq!(*lock.read().unwrap(), 5);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new(value: T) -> Result<Self, ShareError> {
+        const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
+        let object = Object::new(
+            size_of::<T>(),
+            shape_of::<T>(),
+            |head: NonNull<RwLockHead>, tail| {
+                // SAFETY: room for a T, aligned, which nobody else knows of yet.
+                #[allow(unsafe_code)]
+                unsafe {
+                    tail.cast::<T>().write(value);
+                }
+                // SAFETY: `head` is a mapped block of the right size.
+                #[allow(unsafe_code)]
+                let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
+                // SAFETY: nobody else knows of it yet.
+                #[allow(unsafe_code)]
+                unsafe {
+                    super::init_lock(lock)
+                }
+            },
+        )?;
+        object.head().line.fill(MOST);
+        Ok(Self {
+            object,
+            value: PhantomData,
+        })
+    }
+
+    fn get(&self, permits: u32, patience: Patience) -> Option<Locked<'_, T>> {
+        let head = self.object.head();
+        head.line.acquire(permits, patience).then(|| Locked {
+            head,
+            value: self.object.tail().0.cast(),
+            permits,
+            generation: fork::generation(),
+            lock: PhantomData,
+        })
+    }
+
+    fn reader(locked: Locked<'_, T>) -> LockResult<RwLockReadGuard<'_, T>> {
+        let is_poisoned = locked.head.is_poisoned();
+        PoisonError::check(RwLockReadGuard { locked }, is_poisoned)
+    }
+
+    fn writer(locked: Locked<'_, T>) -> LockResult<RwLockWriteGuard<'_, T>> {
+        let is_poisoned = locked.head.is_poisoned();
+        let was_panicking = std::thread::panicking();
+        let guard = RwLockWriteGuard {
+            was_panicking,
+            locked,
+        };
+        PoisonError::check(guard, is_poisoned)
+    }
+
+    fn wait(&self, permits: u32) -> Locked<'_, T> {
+        // Without a deadline it does not come back without it.
+        loop {
+            if let Some(locked) = self.get(permits, Patience::Until(None)) {
+                return locked;
+            }
+        }
+    }
+
+    fn wait_for(&self, permits: u32, timeout: Duration) -> Option<Locked<'_, T>> {
+        self.get(permits, Patience::Until(super::deadline(timeout)))
+    }
+
+    /// Waits until nobody writes or waits to write, and keeps writers out.
+    ///
+    /// # Errors
+    ///
+    /// [`PoisonError`] with the guard in it: a writer panicked or was killed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// let lock = RwLock::new(5u64)?;
+    /// assert_eq!(*lock.read().unwrap(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(&self) -> LockResult<RwLockReadGuard<'_, T>> {
+        Self::reader(self.wait(READ))
+    }
+
+    /// As [`read`](Self::read), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::WouldBlock`] if somebody writes or waits to write; [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// let lock = RwLock::new(5u64)?;
+    /// let _writer = lock.write().unwrap();
+    /// assert!(lock.try_read().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_read(&self) -> TryLockResult<RwLockReadGuard<'_, T>> {
+        let locked = self.get(READ, Patience::None);
+        Ok(Self::reader(locked.ok_or(TryLockError::WouldBlock)?)?)
+    }
+
+    /// As [`read`](Self::read), for so long at most.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::TimedOut`], or [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// # use std::time::Duration;
+    /// let lock = RwLock::new(5u64)?;
+    /// assert_eq!(*lock.read_timeout(Duration::MAX).unwrap(), 5);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn read_timeout(&self, timeout: Duration) -> TryLockResult<RwLockReadGuard<'_, T>> {
+        let locked = self.wait_for(READ, timeout);
+        Ok(Self::reader(locked.ok_or(TryLockError::TimedOut)?)?)
+    }
+
+    /// Waits until nobody else has the lock, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`PoisonError`] with the guard in it: an earlier writer panicked or was killed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// let lock = RwLock::new(5u64)?;
+    /// *lock.write().unwrap() += 1;
+    /// assert_eq!(*lock.read().unwrap(), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
+        Self::writer(self.wait(WRITE))
+    }
+
+    /// As [`write`](Self::write), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::WouldBlock`] if somebody has the lock or waits for it; [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// let lock = RwLock::new(5u64)?;
+    /// let _reader = lock.read().unwrap();
+    /// assert!(lock.try_write().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_write(&self) -> TryLockResult<RwLockWriteGuard<'_, T>> {
+        let locked = self.get(WRITE, Patience::None);
+        Ok(Self::writer(locked.ok_or(TryLockError::WouldBlock)?)?)
+    }
+
+    /// As [`write`](Self::write), for so long at most.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::TimedOut`], or [`TryLockError::Poisoned`] with the guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// # use std::time::Duration;
+    /// let lock = RwLock::new(5u64)?;
+    /// let _reader = lock.read().unwrap();
+    /// assert!(lock.write_timeout(Duration::from_millis(1)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_timeout(&self, timeout: Duration) -> TryLockResult<RwLockWriteGuard<'_, T>> {
+        let locked = self.wait_for(WRITE, timeout);
+        Ok(Self::writer(locked.ok_or(TryLockError::TimedOut)?)?)
+    }
+}
+
+impl<T> RwLock<T> {
+    /// Whether a writer panicked or was killed, and nobody has [cleared](Self::clear_poison) that. That a writer was killed
+    /// counts from the moment when others can have the lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(!manyhands::sync::RwLock::new(0u8)?.is_poisoned());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn is_poisoned(&self) -> bool {
+        self.object.head().is_poisoned()
+    }
+
+    /// The value is in order again: locking is no error any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::RwLock;
+    /// let lock = RwLock::new(0u8)?;
+    /// std::thread::scope(|scope| {
+    ///     let panics = || {
+    ///         let _guard = lock.write().unwrap();
+    ///         panic!("half-way");
+    ///     };
+    ///     assert!(scope.spawn(panics).join().is_err());
+    /// });
+    /// assert!(lock.read().is_err());
+    /// lock.clear_poison();
+    /// assert!(lock.read().is_ok());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn clear_poison(&self) {
+        self.object.head().poisoned.store(0, Ordering::Relaxed);
+    }
+}
+
+impl<T> Clone for RwLock<T> {
+    fn clone(&self) -> Self {
+        Self {
+            object: self.object.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for RwLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut output = f.debug_struct("RwLock");
+        match self.try_read() {
+            Ok(guard) => output.field("value", &*guard),
+            Err(TryLockError::Poisoned(error)) => output.field("value", &**error.get_ref()),
+            Err(_) => output.field("value", &format_args!("<locked>")),
+        };
+        output.field("poisoned", &self.is_poisoned()).finish()
+    }
+}
+
+impl<T> Serialize for RwLock<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.object.serialize(serializer)
+    }
+}
+
+impl<'de, T: Pod> Deserialize<'de> for RwLock<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self {
+            object: Object::deserialize(deserializer, shape_of::<T>())?,
+            value: PhantomData,
+        })
+    }
+}
+
+/// What both guards are made of.
+struct Locked<'a, T> {
+    head: &'a RwLockHead,
+    value: NonNull<T>,
+    permits: u32,
+    /// Of the process that got it.
+    generation: u32,
+    lock: PhantomData<&'a RwLock<T>>,
+}
+
+impl<T> Locked<'_, T> {
+    /// Whether this is no copy in a forked child, whose parent has the lock.
+    fn is_own(&self) -> bool {
+        self.generation == fork::generation()
+    }
+}
+
+impl<T> Drop for Locked<'_, T> {
+    fn drop(&mut self) {
+        if self.is_own() {
+            self.head.line.give_back(self.permits);
+        }
+    }
+}
+
+/// The value of an [`RwLock`] locked for reading; unlocked when this is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{RwLock, RwLockReadGuard};
+///
+/// let lock = RwLock::new(5u64)?;
+/// let guard: RwLockReadGuard<'_, u64> = lock.read().unwrap();
+/// assert_eq!(*guard, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the lock is released when this is dropped"]
+pub struct RwLockReadGuard<'a, T> {
+    locked: Locked<'a, T>,
+}
+
+/// The value of an [`RwLock`] locked for writing; unlocked when this is dropped.
+///
+/// If it is dropped by a panic that began while it was held, the lock is poisoned.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{RwLock, RwLockWriteGuard};
+///
+/// let lock = RwLock::new(5u64)?;
+/// let mut guard: RwLockWriteGuard<'_, u64> = lock.write().unwrap();
+/// *guard = 6;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the lock is released when this is dropped"]
+pub struct RwLockWriteGuard<'a, T> {
+    was_panicking: bool,
+    locked: Locked<'a, T>,
+}
+
+// SAFETY: a shared guard only gives out `&T`.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for RwLockReadGuard<'_, T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for RwLockWriteGuard<'_, T> {}
+
+impl<T> Deref for RwLockReadGuard<'_, T> {
+    type Target = T;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &T {
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this has a permit, so nobody has all and writes.
+        unsafe { self.locked.value.as_ref() }
+    }
+}
+
+impl<T> Deref for RwLockWriteGuard<'_, T> {
+    type Target = T;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &T {
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this has all permits.
+        unsafe { self.locked.value.as_ref() }
+    }
+}
+
+impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+    #[allow(unsafe_code)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, so that nobody else reads or writes.
+        unsafe { self.locked.value.as_mut() }
+    }
+}
+
+impl<T> Drop for RwLockWriteGuard<'_, T> {
+    fn drop(&mut self) {
+        // `locked` goes after this.
+        if self.locked.is_own() && !self.was_panicking && std::thread::panicking() {
+            self.locked.head.poisoned.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for RwLockReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for RwLockWriteGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for RwLockReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for RwLockWriteGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}

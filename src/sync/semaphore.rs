@@ -1,0 +1,345 @@
+//! A number of permits.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::line::{Line, MOST, Patience};
+use crate::os::fork;
+use crate::shm::ShareError;
+use crate::shm::kind::{Head, Kind};
+use crate::shm::object::Object;
+
+/// A number of permits, for which threads of any process wait: a limit on how many do something at a time, or a count of
+/// things that there are.
+///
+/// A [`Permit`] gives back what it stands for when it is dropped, and if its process is killed. [`Permit::forget`] keeps them
+/// out for good, and [`release`](Self::release) adds some: that is how one process counts and another one waits.
+///
+/// Those who wait are served in the order in which they came. So an [`acquire_many`](Self::acquire_many) that wants many gets them
+/// in the end, and those behind it wait meanwhile, even if there are some. (When more than 96 threads wait at once,
+/// those beyond wait to get in line, in no certain order.)
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::sync::Semaphore;
+///
+/// // Eight workers, of which no more than two load at a time.
+/// let loading = Semaphore::new(2)?;
+/// let pool = Pool::processes(8)?;
+/// pool.map_with(
+///     &loading,
+///     |loading, _: u32| {
+///         let _permit = loading.acquire();
+///         assert!(loading.available() < 2);
+///     },
+///     0..20,
+/// )?;
+/// assert_eq!(loading.available(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Semaphore {
+    object: Object<SemaphoreHead>,
+}
+
+#[repr(C)]
+pub(super) struct SemaphoreHead {
+    line: Line,
+}
+
+// SAFETY: a line is atomics, and a lock that `new` makes.
+#[allow(unsafe_code)]
+unsafe impl Head for SemaphoreHead {
+    const KIND: Kind = Kind::Semaphore;
+}
+
+impl SemaphoreHead {
+    pub(super) fn bury(&self, member: u16) {
+        self.line.bury(member, |_| {});
+    }
+}
+
+impl Semaphore {
+    /// The most permits that there can be.
+    pub const MAX_PERMITS: usize = MOST as usize;
+
+    /// A semaphore with so many permits. Without any, it is for [`release`](Self::release) to make some.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Invalid`] for more than [`MAX_PERMITS`](Self::MAX_PERMITS); [`ShareError::OutOfMemory`], and what else can keep a
+    /// process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let semaphore = manyhands::sync::Semaphore::new(3)?;
+    /// assert_eq!(semaphore.available(), 3);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new(permits: usize) -> Result<Self, ShareError> {
+        let total = u32::try_from(permits).map_err(|_| ShareError::Invalid {
+            what: "the number of permits of a semaphore".into(),
+            value: permits.to_string(),
+            reason: format!("there can be {MOST} at most").into(),
+        })?;
+        let object = Object::new(0, 0, |head: std::ptr::NonNull<SemaphoreHead>, _| {
+            // SAFETY: `head` is a mapped block of the right size.
+            #[allow(unsafe_code)]
+            let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
+            // SAFETY: nobody else knows of it yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                super::init_lock(lock)
+            }
+        })?;
+        object.head().line.fill(total);
+        Ok(Self { object })
+    }
+
+    fn line(&self) -> &Line {
+        &self.object.head().line
+    }
+
+    fn get(&self, count: usize, patience: Patience) -> Option<Permit<'_>> {
+        // Nobody can ever have more than there can be.
+        let wanted = u32::try_from(count).ok();
+        let has_got = match wanted {
+            Some(wanted) => wanted == 0 || self.line().acquire(wanted, patience),
+            None => panic!("{count} permits of a semaphore, which can have {MOST} at most"),
+        };
+        has_got.then(|| Permit {
+            semaphore: self,
+            count: wanted.unwrap_or(0),
+            generation: fork::generation(),
+        })
+    }
+
+    /// Waits for a permit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// let semaphore = Semaphore::new(1)?;
+    /// let permit = semaphore.acquire();
+    /// assert_eq!(semaphore.available(), 0);
+    /// drop(permit);
+    /// assert_eq!(semaphore.available(), 1);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn acquire(&self) -> Permit<'_> {
+        self.acquire_many(1)
+    }
+
+    /// Waits for so many permits, which are taken all at once. Nobody who comes later is served before, so it gets them as soon
+    /// as those who have them give them back. More than there are at all it waits for until others are
+    /// [added](Self::release).
+    ///
+    /// # Panics
+    ///
+    /// If they are more than [`MAX_PERMITS`](Self::MAX_PERMITS); so do all that follow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// let semaphore = Semaphore::new(3)?;
+    /// assert_eq!(semaphore.acquire_many(2).count(), 2);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn acquire_many(&self, count: usize) -> Permit<'_> {
+        // Without a deadline it does not come back without them.
+        loop {
+            if let Some(permit) = self.get(count, Patience::Until(None)) {
+                return permit;
+            }
+        }
+    }
+
+    /// Takes a permit if there is one that nobody else waits for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// let semaphore = Semaphore::new(1)?;
+    /// let permit = semaphore.try_acquire().unwrap();
+    /// assert!(semaphore.try_acquire().is_none());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn try_acquire(&self) -> Option<Permit<'_>> {
+        self.try_acquire_many(1)
+    }
+
+    /// Takes so many permits, or none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// let semaphore = Semaphore::new(3)?;
+    /// assert!(semaphore.try_acquire_many(4).is_none());
+    /// assert_eq!(semaphore.available(), 3);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn try_acquire_many(&self, count: usize) -> Option<Permit<'_>> {
+        self.get(count, Patience::None)
+    }
+
+    /// Waits for a permit, for so long at most.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// # use std::time::Duration;
+    /// let semaphore = Semaphore::new(0)?;
+    /// assert!(semaphore.acquire_timeout(Duration::from_millis(1)).is_none());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
+        self.acquire_many_timeout(1, timeout)
+    }
+
+    /// Waits for so many permits, for so long at most. If the time is up, it has taken none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// # use std::time::Duration;
+    /// let semaphore = Semaphore::new(1)?;
+    /// assert!(semaphore.acquire_many_timeout(2, Duration::from_millis(1)).is_none());
+    /// assert_eq!(semaphore.available(), 1);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn acquire_many_timeout(&self, count: usize, timeout: Duration) -> Option<Permit<'_>> {
+        self.get(count, Patience::Until(super::deadline(timeout)))
+    }
+
+    /// Permits that nobody has right now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// assert_eq!(Semaphore::new(7)?.available(), 7);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn available(&self) -> usize {
+        self.line().available() as usize
+    }
+
+    /// Adds permits, which nobody need have had: a signal to those who wait.
+    ///
+    /// # Panics
+    ///
+    /// If there would be more than [`MAX_PERMITS`](Self::MAX_PERMITS), those that somebody has included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{Process, sync::Semaphore};
+    ///
+    /// let finished = Semaphore::new(0)?;
+    /// let child = Process::spawn(|finished: Semaphore| finished.release(2), finished.clone())?;
+    /// finished.acquire_many(2).forget();
+    /// child.join()?;
+    /// assert_eq!(finished.available(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn release(&self, count: usize) {
+        let added = u32::try_from(count).map_err(|_| 0);
+        if let Err(total) = added.and_then(|count| self.line().add(count)) {
+            panic!(
+                "{count} permits more than {total} are more than the {MOST} that a semaphore can have"
+            );
+        }
+    }
+}
+
+super::handle!(Semaphore);
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore")
+            .field("available", &self.available())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Permits of a [`Semaphore`], given back when this is dropped.
+///
+/// They are those of the process: any of its threads can drop it. One that is given to [`std::mem::forget`] is out until the
+/// process ends.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::sync::{Permit, Semaphore};
+///
+/// let semaphore = Semaphore::new(5)?;
+/// let permit: Permit<'_> = semaphore.acquire_many(2);
+/// assert_eq!(permit.count(), 2);
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+#[must_use = "the permits are given back when this is dropped"]
+pub struct Permit<'a> {
+    semaphore: &'a Semaphore,
+    count: u32,
+    /// Of the process that acquired them.
+    generation: u32,
+}
+
+impl Permit<'_> {
+    /// How many permits these are.
+    ///
+    /// # Examples
+    ///
+    /// See [`Permit`].
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Keeps the permits out for good: they come back neither now nor when the process is killed. Others can be
+    /// [added](Semaphore::release).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::sync::Semaphore;
+    /// let semaphore = Semaphore::new(2)?;
+    /// semaphore.acquire().forget();
+    /// assert_eq!(semaphore.available(), 1);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn forget(mut self) {
+        if self.is_own() {
+            self.semaphore.line().forget(self.count);
+        }
+        self.count = 0;
+    }
+
+    /// Whether it was acquired by this process, and not by the one that it was forked from.
+    fn is_own(&self) -> bool {
+        self.count > 0 && self.generation == fork::generation()
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.is_own() {
+            self.semaphore.line().give_back(self.count);
+        }
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,297 @@
+//! [`Barrier`]: all go on when all are there.
+
+use std::panic::RefUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{deadline, sleep};
+use crate::barrier::{BarrierPass, BrokenBarrier};
+
+/// A place where threads wait until a fixed number of them has come, and then go on together, again and again.
+///
+/// std's waits for ever when one of its threads never comes. So does [`wait`](Self::wait) here, and a thread that panics
+/// before it arrives is not noticed either: the others wait for it. But any of them can use
+/// [`wait_timeout`](Self::wait_timeout), and when that is over the barrier is *broken*: whoever waits, and whoever comes
+/// later, gets [`BrokenBarrier`], so that all of them stop together instead of one after the other. Anybody can break
+/// it too, with [`abort`](Self::abort), for example on the way out of a thread that fails. [`reset`](Self::reset)
+/// mends it.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::thread::Barrier;
+/// use std::sync::atomic::{AtomicU32, Ordering};
+/// use std::thread;
+///
+/// let barrier = Barrier::new(3);
+/// let (arrived, led) = (AtomicU32::new(0), AtomicU32::new(0));
+/// thread::scope(|scope| {
+///     for _ in 0..3 {
+///         scope.spawn(|| {
+///             for step in 1..=10 {
+///                 arrived.fetch_add(1, Ordering::Relaxed);
+///                 let pass = barrier.wait().expect("all come");
+///                 assert!(arrived.load(Ordering::Relaxed) >= 3 * step); // nobody is a step behind
+///                 if pass.is_leader() {
+///                     led.fetch_add(1, Ordering::Relaxed);
+///                 }
+///             }
+///         });
+///     }
+/// });
+/// assert_eq!(led.into_inner(), 10);
+/// ```
+#[derive(Debug)]
+pub struct Barrier {
+    parties: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: usize,
+    /// What they wait for, if any do. It is theirs alone: a thread that is slow to wake finds how *its* round has ended,
+    /// whatever has happened to the barrier since. A count of rounds could not tell it.
+    round: Option<Arc<Round>>,
+    is_broken: bool,
+}
+
+#[derive(Debug, Default)]
+struct Round {
+    outcome: OnceLock<Result<(), BrokenBarrier>>,
+    ended: Condvar,
+}
+
+/// No panic leaves it half changed.
+impl RefUnwindSafe for Barrier {}
+
+impl State {
+    /// Lets all go on who wait, with this outcome.
+    fn end_round(&mut self, outcome: Result<(), BrokenBarrier>) {
+        self.waiting = 0;
+        if let Some(round) = self.round.take() {
+            // A round is taken out when it ends, so this is the first outcome.
+            let _ = round.outcome.set(outcome);
+            round.ended.notify_all();
+        }
+    }
+
+    fn break_round(&mut self) {
+        self.is_broken = true;
+        self.end_round(Err(BrokenBarrier));
+    }
+}
+
+impl Barrier {
+    /// A barrier for so many threads.
+    ///
+    /// # Panics
+    ///
+    /// If `parties` is 0: nobody could ever be the last to come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    ///
+    /// static STEP: Barrier = Barrier::new(4);
+    /// assert_eq!(STEP.parties(), 4);
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub const fn new(parties: usize) -> Self {
+        assert!(parties > 0, "a barrier is for at least 1 party");
+        Self {
+            parties,
+            state: Mutex::new(State {
+                waiting: 0,
+                round: None,
+                is_broken: false,
+            }),
+        }
+    }
+
+    /// Waits until all parties have come.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenBarrier`] if the barrier is broken, or is broken or reset before all have come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    /// use std::thread;
+    ///
+    /// let barrier = Barrier::new(2);
+    /// thread::scope(|scope| {
+    ///     let other = scope.spawn(|| barrier.wait());
+    ///     assert!(barrier.wait().is_ok());
+    ///     assert!(other.join().unwrap().is_ok());
+    /// });
+    /// ```
+    pub fn wait(&self) -> Result<BarrierPass, BrokenBarrier> {
+        self.wait_until(None)
+    }
+
+    /// Waits until all parties have come, but no longer than `timeout`. If they have not come by then, the barrier is
+    /// broken, for everybody.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenBarrier`], as [`wait`](Self::wait), and when the time is over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::{Barrier, BrokenBarrier};
+    /// use std::time::Duration;
+    ///
+    /// let barrier = Barrier::new(2);
+    /// assert_eq!(barrier.wait_timeout(Duration::from_millis(10)), Err(BrokenBarrier));
+    /// assert_eq!(barrier.wait(), Err(BrokenBarrier)); // the one that was late learns of it
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {
+        self.wait_until(deadline(timeout))
+    }
+
+    /// Breaks the barrier: whoever waits and whoever comes later gets [`BrokenBarrier`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::{Barrier, BrokenBarrier};
+    /// use std::thread;
+    ///
+    /// let barrier = Barrier::new(2);
+    /// thread::scope(|scope| {
+    ///     let other = scope.spawn(|| barrier.wait());
+    ///     barrier.abort();
+    ///     assert_eq!(other.join().unwrap(), Err(BrokenBarrier));
+    /// });
+    /// ```
+    pub fn abort(&self) {
+        self.state.lock().break_round();
+    }
+
+    /// Makes the barrier as good as new. Whoever waits at that moment gets [`BrokenBarrier`], whether it was broken or
+    /// not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    ///
+    /// let barrier = Barrier::new(1);
+    /// barrier.abort();
+    /// barrier.reset();
+    /// assert!(barrier.wait().is_ok());
+    /// ```
+    pub fn reset(&self) {
+        let mut state = self.state.lock();
+        state.end_round(Err(BrokenBarrier));
+        state.is_broken = false;
+    }
+
+    /// Whether the barrier is broken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    ///
+    /// let barrier = Barrier::new(2);
+    /// assert!(!barrier.is_broken());
+    /// barrier.abort();
+    /// assert!(barrier.is_broken());
+    /// ```
+    pub fn is_broken(&self) -> bool {
+        self.state.lock().is_broken
+    }
+
+    /// How many have to come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    ///
+    /// assert_eq!(Barrier::new(3).parties(), 3);
+    /// ```
+    pub const fn parties(&self) -> usize {
+        self.parties
+    }
+
+    /// How many have come and wait for the others: 0 to `parties - 1`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Barrier;
+    ///
+    /// assert_eq!(Barrier::new(3).waiting(), 0);
+    /// ```
+    pub fn waiting(&self) -> usize {
+        self.state.lock().waiting
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<BarrierPass, BrokenBarrier> {
+        let mut state = self.state.lock();
+        if state.is_broken {
+            return Err(BrokenBarrier);
+        }
+        let pass = BarrierPass::new(state.waiting, self.parties);
+        if pass.is_leader() {
+            state.end_round(Ok(()));
+            return Ok(pass);
+        }
+        state.waiting += 1;
+        let round = Arc::clone(state.round.get_or_insert_default());
+        loop {
+            let is_late = sleep(&round.ended, &mut state, deadline);
+            // An outcome of the last moment counts.
+            if let Some(outcome) = round.outcome.get() {
+                return outcome.map(|()| pass);
+            }
+            if is_late {
+                state.break_round();
+                return Err(BrokenBarrier);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eventually, in_thread, leak, soon};
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "at least 1 party")]
+    fn a_barrier_for_nobody_is_refused() {
+        let _ = Barrier::new(0);
+    }
+
+    #[test]
+    fn who_is_slow_to_wake_learns_how_its_own_round_has_ended() {
+        let barrier = leak(Barrier::new(2));
+        for _ in 0..500 {
+            let slow = in_thread(|| barrier.wait());
+            eventually(|| barrier.waiting() == 1);
+            barrier.abort();
+            barrier.reset();
+            // Two more rounds, one passed and one broken, while the first may still be waking.
+            let other = in_thread(|| barrier.wait());
+            eventually(|| barrier.waiting() == 1);
+            assert_eq!(barrier.wait(), Ok(BarrierPass::new(1, 2)));
+            let broken = in_thread(|| barrier.wait());
+            eventually(|| barrier.waiting() == 1);
+            barrier.reset();
+            assert_eq!(soon(&slow), Err(BrokenBarrier));
+            assert_eq!(soon(&other), Ok(BarrierPass::new(0, 2)));
+            assert_eq!(soon(&broken), Err(BrokenBarrier));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! [`Event`]: a flag to wait for.
+
+use std::panic::RefUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{deadline, sleep};
+
+/// A flag that threads can wait for until somebody sets it.
+///
+/// Once set it stays set, and nobody waits, until it is cleared. Everybody who waits at the moment of a
+/// [`set`](Self::set) goes on, also if a [`clear`](Self::clear) follows before they have woken.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::thread::Event;
+/// use std::thread;
+///
+/// let started = Event::new();
+/// thread::scope(|scope| {
+///     scope.spawn(|| {
+///         // … open the socket …
+///         started.set();
+///     });
+///     started.wait();
+///     assert!(started.is_set());
+/// });
+/// ```
+#[derive(Debug, Default)]
+pub struct Event {
+    /// Written under the lock, read without: a flag that loops look at must cost them nothing.
+    is_set: AtomicBool,
+    state: Mutex<State>,
+    woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How often the event was set. Who waits sees by it that it was set and cleared again.
+    sets: u64,
+    /// How many threads wait, for the tests and for `Debug`.
+    waiting: usize,
+}
+
+/// No panic leaves it half changed.
+impl RefUnwindSafe for Event {}
+
+impl Event {
+    /// An event that is clear.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    ///
+    /// static STOP: Event = Event::new();
+    /// assert!(!STOP.is_set());
+    /// ```
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            is_set: AtomicBool::new(false),
+            state: Mutex::new(State {
+                sets: 0,
+                waiting: 0,
+            }),
+            woken: Condvar::new(),
+        }
+    }
+
+    /// Sets the event and wakes everybody who waits. What was written before is seen by those who find it set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    ///
+    /// let event = Event::new();
+    /// event.set();
+    /// event.wait(); // does not wait
+    /// ```
+    pub fn set(&self) {
+        let mut state = self.state.lock();
+        state.sets += 1;
+        // Release: pairs with the load in `is_set`.
+        self.is_set.store(true, Ordering::Release);
+        self.woken.notify_all();
+    }
+
+    /// Clears the event: who waits from now on waits for the next [`set`](Self::set).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    ///
+    /// let event = Event::new();
+    /// event.set();
+    /// event.clear();
+    /// assert!(!event.is_set());
+    /// ```
+    pub fn clear(&self) {
+        let _state = self.state.lock();
+        self.is_set.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the event is set. Cheap enough to ask in every turn of a loop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    ///
+    /// let event = Event::new();
+    /// assert!(!event.is_set());
+    /// event.set();
+    /// assert!(event.is_set());
+    /// ```
+    pub fn is_set(&self) -> bool {
+        // Acquire: pairs with the store in `set`.
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    /// Waits until the event is set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    /// use std::thread;
+    ///
+    /// let event = Event::new();
+    /// thread::scope(|scope| {
+    ///     scope.spawn(|| event.set());
+    ///     event.wait();
+    /// });
+    /// ```
+    pub fn wait(&self) {
+        self.wait_until(None);
+    }
+
+    /// Waits until the event is set, but no longer than `timeout`; true if it was set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::thread::Event;
+    /// use std::time::Duration;
+    ///
+    /// let event = Event::new();
+    /// assert!(!event.wait_timeout(Duration::from_millis(10)));
+    /// event.set();
+    /// assert!(event.wait_timeout(Duration::MAX));
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.wait_until(deadline(timeout))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        if self.is_set() {
+            return true;
+        }
+        let mut state = self.state.lock();
+        let seen = state.sets;
+        state.waiting += 1;
+        let mut is_late = false;
+        // Under the lock: a `set` comes before, and is seen, or after, and wakes this thread.
+        let was_set = loop {
+            if self.is_set() || state.sets != seen {
+                break true;
+            }
+            if is_late {
+                break false;
+            }
+            is_late = sleep(&self.woken, &mut state, deadline);
+        };
+        state.waiting -= 1;
+        was_set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eventually, in_thread, leak, soon};
+    use super::*;
+
+    fn waiting(event: &Event) -> usize {
+        event.state.lock().waiting
+    }
+
+    #[test]
+    fn set_wakes_all_sixteen_that_wait() {
+        let event = leak(Event::new());
+        let threads = [(); 16].map(|()| in_thread(|| event.wait()));
+        eventually(|| waiting(event) == 16);
+        event.set();
+        for thread in threads {
+            soon(&thread);
+        }
+        assert_eq!(waiting(event), 0);
+    }
+
+    #[test]
+    fn who_waits_goes_on_even_if_the_event_is_cleared_before_it_has_woken() {
+        let event = leak(Event::new());
+        let threads = [(); 16].map(|()| in_thread(|| event.wait_timeout(Duration::MAX)));
+        eventually(|| waiting(event) == 16);
+        event.set();
+        event.clear();
+        for thread in threads {
+            assert!(soon(&thread));
+        }
+        assert!(!event.wait_timeout(Duration::ZERO));
+        assert_eq!(waiting(event), 0);
+    }
+}

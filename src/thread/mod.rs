@@ -1,0 +1,104 @@
+//! [`Semaphore`], [`Event`] and [`Barrier`] for the threads of one program.
+//!
+//! What a program that only uses threads misses in `std::sync`:
+//!
+//! - A [`Semaphore`] limits how many do something at once. std has none. The usual one made of a mutex and a condition
+//!   variable lets small requests overtake large ones, which then wait for ever under load; this one is a queue.
+//! - An [`Event`] is a flag to wait for: "it has begun", "stop". std has none either, and a condition variable with a
+//!   `bool` loses the threads that are slow to wake if the flag is cleared soon after it was set; this one does not.
+//! - A [`Barrier`] holds threads until all have come. std's waits for ever when one of them never comes; this one can
+//!   time out, be aborted and be reset, and then everybody is told.
+//!
+//! Nothing here is poisoned: a thread that panics gives its permits back, as one that returns does. Waiting threads
+//! sleep. All three can be a `static`.
+//!
+//! Between processes the same three are in `manyhands::sync`, with the same methods. There `new` returns a `Result`,
+//! because it asks the system for shared memory, and they reckon with parties that are killed. A thread cannot be killed
+//! alone, so nothing here has to, and `new` cannot fail.
+//!
+//! # Examples
+//!
+//! ```
+//! use manyhands::thread::{Event, Semaphore};
+//! use std::thread;
+//!
+//! let connections = Semaphore::new(2);
+//! let stop = Event::new();
+//! thread::scope(|scope| {
+//!     for _ in 0..4 {
+//!         scope.spawn(|| {
+//!             while !stop.is_set() {
+//!                 let _one_of_two = connections.acquire();
+//!                 // … talk to the server …
+//!             }
+//!         });
+//!     }
+//!     stop.set();
+//! });
+//! assert_eq!(connections.available(), 2);
+//! ```
+
+mod barrier;
+mod event;
+mod semaphore;
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, MutexGuard};
+
+pub use self::barrier::Barrier;
+pub use self::event::Event;
+pub use self::semaphore::{Permit, Semaphore};
+pub use crate::barrier::{BarrierPass, BrokenBarrier};
+
+/// When a wait that begins now is over; `None`, never, if the clock does not reach that far.
+fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// Sleeps until somebody notifies, or until the deadline; true if that has passed.
+fn sleep<T>(woken: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Instant>) -> bool {
+    if let Some(deadline) = deadline {
+        return woken.wait_until(guard, deadline).timed_out();
+    }
+    woken.wait(guard);
+    false
+}
+
+/// What the unit tests share. What they wait on is leaked, and threads are not joined, so that a test that fails does not
+/// wait for a thread that nobody wakes any more.
+#[cfg(test)]
+mod testing {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// Far longer than anything takes.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    pub(super) fn leak<T>(value: T) -> &'static T {
+        Box::leak(Box::new(value))
+    }
+
+    pub(super) fn in_thread<R: Send + 'static>(
+        f: impl FnOnce() -> R + Send + 'static,
+    ) -> Receiver<R> {
+        let (sender, receiver) = channel();
+        thread::spawn(move || sender.send(f()));
+        receiver
+    }
+
+    #[track_caller]
+    pub(super) fn soon<R>(receiver: &Receiver<R>) -> R {
+        receiver.recv_timeout(DEADLINE).expect("the thread waits")
+    }
+
+    #[track_caller]
+    pub(super) fn eventually(mut is_so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < DEADLINE, "it has not come true");
+            thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Calls that lend an array to their workers.
+
+use std::time::Duration;
+
+use manyhands::prelude::*;
+use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
+
+use crate::common::Leftovers;
+use crate::{Result, engines, forked, is_claimed};
+
+#[test]
+fn b73_several_workers_write_disjoint_chunks() -> Result {
+    let _none = Leftovers::none();
+    for pool in engines() {
+        for (len, chunk) in [
+            (1_000, 7),
+            (1_000, 1_000),
+            (1_000, 999),
+            (5, 1_000),
+            (64, 1),
+        ] {
+            let mut array = SharedArray::from_fn(len, |i| i as u64)?;
+            pool.for_each_chunk(&mut array, chunk, |index, chunk: &mut [u64]| {
+                for x in chunk {
+                    *x += 1_000_000 * (index as u64 + 1);
+                }
+            })?;
+            let expected: Vec<u64> = (0..len)
+                .map(|i| i as u64 + 1_000_000 * (i / chunk + 1) as u64)
+                .collect();
+            assert_eq!(
+                array.to_vec()?,
+                expected,
+                "{} {len} {chunk}",
+                pool.engine().name()
+            );
+            assert!(array.write().is_ok());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn b73_contexts_and_closures_go_along() -> Result {
+    let _none = Leftovers::none();
+    let table = vec![3u32, 4, 5];
+    for pool in engines() {
+        let mut array = SharedArray::<u32>::zeros(6)?;
+        let fill = |table: &Vec<u32>, index: usize, chunk: &mut [u32]| chunk.fill(table[index]);
+        pool.for_each_chunk_with(&table, &mut array, 2, fill)?;
+        assert_eq!(array.to_vec()?, [3, 3, 4, 4, 5, 5]);
+        let add = closure!([table] |i: usize, chunk: &mut [u32]| chunk.iter_mut().for_each(|x| *x += table[i]));
+        pool.for_each_chunk(&mut array, 2, add)?;
+        assert_eq!(array.to_vec()?, [6, 6, 8, 8, 10, 10]);
+        let mut sums = SharedArray::<u64>::zeros(3)?;
+        let sum = closure!([table] |i: usize, sum: &mut [u64], of: &[u32]| {
+            sum[0] = u64::from(of.iter().sum::<u32>() + table[i]);
+        });
+        pool.zip_chunks(&mut sums, 1, &array, 2, sum)?;
+        assert_eq!(sums.to_vec()?, [15, 20, 25]);
+        let sum = |table: &Vec<u32>, i: usize, sum: &mut [u64], of: &[u32]| {
+            sum[0] = u64::from(of[0] * table[i]);
+        };
+        pool.zip_chunks_with(&table, &mut sums, 1, &array, 2, sum)?;
+        assert_eq!(sums.to_vec()?, [18, 32, 50]);
+        pool.zip_chunks(&mut sums, 1, &array, 2, |i, sum: &mut [u64], _: &[u32]| {
+            sum[0] = i as u64;
+        })?;
+        assert_eq!(sums.to_vec()?, [0, 1, 2]);
+        // A handle in the context of a call that lends another.
+        let copy =
+            |from: &SharedArray<u64>, i: usize, to: &mut [u32]| to[0] = from.get(i).unwrap() as u32;
+        pool.for_each_chunk_with(&sums, &mut array, 2, copy)?;
+        assert_eq!(array.to_vec()?, [0, 6, 1, 8, 2, 10]);
+    }
+    // What borrows is for those that share memory.
+    let mut array = SharedArray::<u32>::zeros(6)?;
+    Pool::threads(2)?.for_each_chunk(&mut array, 2, |i, chunk: &mut [u32]| chunk.fill(table[i]))?;
+    forked().for_each_chunk(&mut array, 2, |i, chunk: &mut [u32]| chunk[0] += table[i])?;
+    assert_eq!(array.to_vec()?, [6, 3, 8, 4, 10, 5]);
+    Ok(())
+}
+
+#[test]
+fn b73_tiles_of_a_matrix_are_disjoint() -> Result {
+    let _none = Leftovers::none();
+    for pool in engines() {
+        for (rows, columns, tile) in [
+            (7, 9, (3, 4)),
+            (8, 8, (8, 8)),
+            (5, 3, (1, 1)),
+            (4, 6, (9, 9)),
+        ] {
+            let mut matrix = SharedArray::<u32>::zeros(rows * columns)?;
+            pool.for_each_tile(
+                &mut matrix,
+                (rows, columns),
+                tile,
+                |mut tile: TileMut<'_, u32>| {
+                    let (top, left) = tile.origin();
+                    assert_eq!(tile.rows_mut().count(), tile.rows());
+                    for row in 0..tile.rows() {
+                        for column in 0..tile.columns() {
+                            tile[(row, column)] += (100 * (top + row) + left + column) as u32;
+                        }
+                    }
+                },
+            )?;
+            let expected: Vec<u32> = (0..rows * columns)
+                .map(|i| (100 * (i / columns) + i % columns) as u32)
+                .collect();
+            assert_eq!(
+                matrix.to_vec()?,
+                expected,
+                "{} {rows} {columns}",
+                pool.engine().name()
+            );
+        }
+        let mut matrix = SharedArray::<u32>::zeros(6)?;
+        let outside = |tile: TileMut<'_, u32>| assert_eq!(tile.row(tile.rows())[0], 0);
+        let error = pool
+            .for_each_tile(&mut matrix, (2, 3), (2, 2), outside)
+            .unwrap_err();
+        assert!(
+            matches!(error, TaskError::Panicked { index: Some(0), .. }),
+            "{error}"
+        );
+        let none = |_: TileMut<'_, u32>| {};
+        for (shape, tile) in [
+            ((2, 2), (1, 1)),
+            ((usize::MAX, 2), (1, 1)),
+            ((2, 3), (0, 1)),
+            ((2, 3), (1, 0)),
+        ] {
+            let refused = pool.for_each_tile(&mut matrix, shape, tile, none);
+            assert!(
+                matches!(refused, Err(TaskError::InvalidCall { .. })),
+                "{refused:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn b74_a_result_in_place_is_there_without_having_been_sent() -> Result {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2)?;
+    let mut result = SharedArray::<f64>::zeros(2_000_000)?;
+    let before = pool.stats();
+    pool.for_each_chunk(&mut result, 1_000_000, |index, chunk: &mut [f64]| {
+        for (i, x) in chunk.iter_mut().enumerate() {
+            *x = (index * 1_000_000 + i) as f64;
+        }
+    })?;
+    let after = pool.stats();
+    let sent = |stats: &manyhands::PoolStats| {
+        stats
+            .workers
+            .iter()
+            .map(|worker| worker.bytes_sent + worker.bytes_received)
+            .sum::<u64>()
+    };
+    assert!(sent(&after) - sent(&before) < 10_000, "{after}");
+    assert!(
+        result
+            .read()?
+            .iter()
+            .enumerate()
+            .all(|(i, &x)| x.to_bits() == (i as f64).to_bits())
+    );
+    Ok(())
+}
+
+#[test]
+fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
+    let _none = Leftovers::none();
+    for pool in engines() {
+        let name = pool.engine().name();
+        let mut array = SharedArray::<u8>::zeros(100)?;
+        let error = pool
+            .for_each_chunk(&mut array, 10, |index, chunk: &mut [u8]| {
+                chunk[0] = 1;
+                assert!(index != 3, "not this one");
+            })
+            .unwrap_err();
+        assert!(
+            matches!(&error, TaskError::Panicked { index: Some(3), .. }),
+            "{name}: {error}"
+        );
+        // Nobody writes any more.
+        let mut writing = array.write()?;
+        writing.fill(9);
+        drop(writing);
+        assert_eq!(array.to_vec()?, [9; 100], "{name}");
+        let refused = pool.for_each_chunk(&mut array, 0, |_, _: &mut [u8]| {});
+        assert!(
+            matches!(refused, Err(TaskError::InvalidCall { .. })),
+            "{name}: {refused:?}"
+        );
+        let short = SharedArray::<u8>::zeros(19)?;
+        let refused = pool.zip_chunks(&mut array, 10, &short, 10, |_, _: &mut [u8], _: &[u8]| {});
+        assert!(
+            matches!(refused, Err(TaskError::InvalidCall { .. })),
+            "{name}: {refused:?}"
+        );
+        // Somebody has it, or it is lent twice.
+        let reading = array.read_range(5..6)?;
+        let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u8]| {});
+        let own = std::process::id();
+        assert_eq!(
+            refused,
+            Err(TaskError::Claim(ClaimError::Claimed {
+                by: own,
+                range: 5..6
+            })),
+            "{name}"
+        );
+        drop(reading);
+        let input = array.clone();
+        let refused = pool.zip_chunks(&mut array, 10, &input, 10, |_, _: &mut [u8], _: &[u8]| {});
+        assert!(
+            matches!(refused, Err(TaskError::Claim(ClaimError::Claimed { .. }))),
+            "{name}: {refused:?}"
+        );
+        drop(pool);
+        assert!(array.write().is_ok(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn b73_what_is_lent_is_nobody_elses() -> Result {
+    let _none = Leftovers::none();
+    // A claim of no elements is in nobody's way, nor the other way round.
+    let mut array = SharedArray::<u8>::zeros(4)?;
+    let clone = array.clone();
+    let nothing = clone.write_range(2..2)?;
+    Pool::serial().for_each_chunk(&mut array, 2, |_, _: &mut [u8]| {
+        assert!(clone.write_range(1..1).is_ok());
+    })?;
+    drop(nothing);
+    for pool in engines() {
+        let mut array = SharedArray::<u8>::zeros(4)?;
+        let seen = SharedArray::<u8>::zeros(2)?;
+        let context = (array.clone(), seen.clone());
+        pool.for_each_chunk_with(
+            &context,
+            &mut array,
+            2,
+            |(array, seen), index, chunk: &mut [u8]| {
+                chunk.fill(1);
+                let refused = is_claimed(&array.read())
+                    && is_claimed(&array.write())
+                    && is_claimed(&array.get(3))
+                    && is_claimed(&array.write_range(..1))
+                    && is_claimed(&array.atomics())
+                    && array.clone().freeze().is_err();
+                let nested =
+                    Pool::serial()
+                        .for_each_chunk(&mut array.clone(), 1, |_, _: &mut [u8]| panic!("twice"));
+                let refused = refused && matches!(nested, Err(TaskError::Claim(_)));
+                seen.set(index, u8::from(refused)).unwrap();
+            },
+        )?;
+        assert_eq!(seen.to_vec()?, [1, 1], "{}", pool.engine().name());
+        // An input may be read by others, and lent twice.
+        let input = SharedArray::from_slice(&[1u8, 2])?;
+        let context = (input.clone(), seen.clone());
+        pool.zip_chunks_with(
+            &context,
+            &mut array,
+            2,
+            &input,
+            1,
+            |(input, seen), index, out: &mut [u8], of: &[u8]| {
+                assert!(input.read().is_ok() && is_claimed(&input.write()));
+                let mut own = SharedArray::<u8>::zeros(2).unwrap();
+                Pool::serial()
+                    .zip_chunks(&mut own, 1, input, 1, |_, own: &mut [u8], of: &[u8]| {
+                        own[0] = of[0];
+                    })
+                    .unwrap();
+                out[0] = of[0] + own.get(index).unwrap();
+                seen.set(index, 2).unwrap();
+            },
+        )?;
+        assert_eq!(
+            (array.to_vec()?, seen.to_vec()?),
+            (vec![2, 1, 4, 1], vec![2, 2])
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn b73_after_a_timeout_nobody_writes_any_more() -> Result {
+    let _none = Leftovers::none();
+    let limit = Duration::from_millis(50);
+    let pools: [Pool<AnyEngine>; 2] = [Pool::processes(2)?.into(), forked().into()];
+    for pool in pools {
+        let mut array = SharedArray::<u64>::zeros(4)?;
+        let outcome =
+            pool.call()
+                .timeout(limit)
+                .for_each_chunk(&mut array, 1, |index, chunk: &mut [u64]| {
+                    while index == 2 {
+                        chunk[0] = std::hint::black_box(chunk[0]).wrapping_add(1);
+                    }
+                });
+        assert_eq!(
+            outcome,
+            Err(TaskError::TimedOut {
+                index: Some(2),
+                limit
+            })
+        );
+        let reading = array.read()?;
+        let first = reading[2];
+        for _ in 0..1_000 {
+            std::thread::yield_now();
+        }
+        assert_eq!(
+            std::hint::black_box(&reading)[2],
+            first,
+            "{}",
+            pool.engine().name()
+        );
+    }
+    // A thread cannot be stopped: the call waits for it.
+    let pool = Pool::threads(2)?;
+    let mut array = SharedArray::<u64>::zeros(4)?;
+    let outcome = pool.call().timeout(Duration::from_nanos(1)).for_each_chunk(
+        &mut array,
+        1,
+        |index, chunk: &mut [u64]| {
+            for _ in 0..10_000 {
+                std::thread::yield_now();
+            }
+            chunk[0] = index as u64 + 1;
+        },
+    );
+    assert!(
+        matches!(outcome, Err(TaskError::TimedOut { index: Some(0), .. })),
+        "{outcome:?}"
+    );
+    let after = array.to_vec()?;
+    assert_eq!(after[0], 1);
+    assert!(array.write().is_ok());
+    Ok(())
+}
+
+#[test]
+fn b73_a_chunk_whose_worker_died_is_begun_again_and_had_by_one() -> Result {
+    let _none = Leftovers::none();
+    let pools: [Pool<AnyEngine>; 2] = [Pool::processes(2)?.into(), forked().into()];
+    for pool in pools {
+        let mut array = SharedArray::<u64>::zeros(40)?;
+        let died = |index, chunk: &mut [u64]| {
+            chunk[0] += 1;
+            if index % 4 == 1 && chunk[0] < 3 {
+                std::process::abort();
+            }
+            chunk[9] = 7;
+        };
+        pool.call()
+            .retries(5)
+            .for_each_chunk(&mut array, 10, died)?;
+        let after = array.to_vec()?;
+        assert_eq!(
+            (after[0], after[10], after[19], after[30]),
+            (1, 3, 7, 1),
+            "{}",
+            pool.engine().name()
+        );
+        let failed = pool.for_each_chunk(&mut array, 10, |_, _: &mut [u64]| std::process::abort());
+        assert!(
+            matches!(failed, Err(TaskError::WorkerDied { .. })),
+            "{failed:?}"
+        );
+        assert!(array.write().is_ok() && !array.was_abandoned());
+    }
+    Ok(())
+}
+
+#[test]
+fn b73_options_of_a_call_go_for_chunks_too() -> Result {
+    let _none = Leftovers::none();
+    for pool in engines() {
+        let mut array = SharedArray::<u8>::zeros(100)?;
+        let mut last = 0;
+        let call = pool
+            .call()
+            .schedule(Schedule::Dynamic(3))
+            .on_progress(|p| last = p.done);
+        call.for_each_chunk(&mut array, 10, |_, chunk: &mut [u8]| chunk.fill(1))?;
+        assert_eq!((last, array.to_vec()?), (10, vec![1; 100]));
+        pool.close()?;
+        let refused = pool.for_each_chunk(&mut array, 10, |_, _: &mut [u8]| {});
+        assert_eq!(refused, Err(TaskError::Pool(PoolError::Closed)));
+        assert!(array.write().is_ok());
+    }
+    Ok(())
+}
+
+#[test]
+fn b73_a_call_that_failed_waits_for_the_chunks_that_still_run() -> Result {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2)?;
+    let mut array = SharedArray::<u8>::zeros(2)?;
+    // 1: the second chunk runs; 2: it may end; 3: it ends.
+    let step = SharedValue::new(0u8)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while step.get() == 0 {
+                std::thread::yield_now();
+            }
+            // Time enough for the call to return, if it did not wait.
+            for _ in 0..20_000 {
+                std::thread::yield_now();
+            }
+            step.set(2);
+        });
+        let run = |step: &SharedValue<u8>, index: usize, chunk: &mut [u8]| {
+            if index == 0 {
+                while step.get() == 0 {
+                    std::thread::yield_now();
+                }
+                panic!("while the other one runs");
+            }
+            step.set(1);
+            while step.get() == 1 {
+                chunk[0] = chunk[0].wrapping_add(1);
+            }
+            step.set(3);
+        };
+        let call = pool.call().schedule(Schedule::Dynamic(1));
+        let failed = call.for_each_chunk_with(&step, &mut array, 1, run);
+        assert_eq!(step.get(), 3);
+        assert_eq!(failed.unwrap_err().index(), Some(0));
+        assert!(array.write().is_ok());
+    });
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What claims allow and refuse.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use manyhands::prelude::*;
+use manyhands::{ClaimError, FrozenArray, SharedArray, SharedValue};
+
+use crate::common::{Leftovers, eventually};
+use crate::{LONG, Result, engines, forked, is_claimed};
+
+#[test]
+fn b73_nobody_has_the_same_element_twice() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::<u64>::zeros(100)?;
+    let clone = array.clone();
+    let reading = array.read_range(..60)?;
+    assert!(is_claimed(&clone.write_range(59..)) && is_claimed(&clone.atomics()));
+    assert!(is_claimed(&clone.set(59, 1)) && clone.set(60, 1).is_ok());
+    let (also, writing) = (clone.read_range(40..60)?, clone.write_range(60..)?);
+    let own = std::process::id();
+    assert_eq!(
+        array.read().unwrap_err(),
+        ClaimError::Claimed {
+            by: own,
+            range: 60..100
+        }
+    );
+    assert!(is_claimed(&array.get(60)) && array.get(59).is_ok());
+    drop((reading, also));
+    let mut front = array.write_range(..60)?;
+    front[0] = 1;
+    drop((front, writing));
+    let (one, two) = (array.atomics()?, clone.atomics()?);
+    one[5].fetch_add(2, Ordering::Relaxed);
+    two[5].fetch_add(3, Ordering::Relaxed);
+    assert!(is_claimed(&array.read()) && is_claimed(&array.write()) && is_claimed(&array.get(0)));
+    drop((one, two));
+    assert_eq!(array.get(5)?, 5);
+    // A guard that is leaked keeps what it has, as long as its process lives.
+    let child = Process::spawn(
+        |array: SharedArray<u64>| {
+            std::mem::forget(array.write_range(..1).unwrap());
+            assert!(is_claimed(&array.write()) && array.write_range(1..).is_ok());
+        },
+        array.clone(),
+    )?;
+    assert!(child.join()?.success());
+    assert!(array.write().is_ok() && array.was_abandoned());
+    Ok(())
+}
+
+#[test]
+fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
+    let _none = Leftovers::none();
+    let (array, step) = (SharedArray::<u64>::zeros(100)?, SharedValue::new(0u32)?);
+    let child = Process::spawn(
+        |(array, step): (SharedArray<u64>, SharedValue<u32>)| {
+            let writing = array.write_range(10..20).unwrap();
+            step.set(1);
+            while step.get() == 1 {
+                std::thread::yield_now();
+            }
+            drop(writing);
+        },
+        (array.clone(), step.clone()),
+    )?;
+    eventually("the child has claimed them", || step.get() == 1);
+    let refused = array.write_range(19..21).unwrap_err();
+    assert_eq!(
+        refused,
+        ClaimError::Claimed {
+            by: child.pid(),
+            range: 10..20
+        }
+    );
+    assert!(refused.to_string().contains(&child.pid().to_string()));
+    assert!(is_claimed(
+        &array.write_range_timeout(.., Duration::from_millis(20))
+    ));
+    assert!(array.write_range(20..).is_ok() && array.read_range(..10).is_ok());
+    step.set(2);
+    // Whoever waits hears of it.
+    array.write_range_timeout(.., LONG)?.fill(1);
+    assert!(child.join()?.success());
+    assert!(!array.was_abandoned());
+    Ok(())
+}
+
+#[test]
+fn b73_counters_are_right_when_everybody_adds() -> Result {
+    let _none = Leftovers::none();
+    let counters = SharedArray::<u32>::zeros(8)?;
+    let add = |counters: &SharedArray<u32>, x: usize| {
+        counters.atomics().unwrap()[x % 8].fetch_add(1, Ordering::Relaxed);
+    };
+    for pool in engines() {
+        counters.fill(0)?;
+        pool.map_with(&counters, add, 0..8_000)?;
+        assert_eq!(counters.to_vec()?, [1_000; 8], "{}", pool.engine().name());
+    }
+    Ok(())
+}
+
+#[test]
+fn frozen_arrays_are_slices_everywhere_and_stay_as_they_are() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_fn(1_000, |i| i as u64)?;
+    let text = serde_json::to_string(&array)?;
+    let early = serde_json::from_str::<FrozenArray<u64>>(&text).unwrap_err();
+    assert!(early.to_string().contains("not frozen"), "{early}");
+    let writing = array.write_range(..1)?;
+    assert!(is_claimed(&array.clone().freeze()));
+    drop(writing);
+    let frozen = array.clone().freeze()?;
+    for refused in [
+        array.write().map(drop),
+        array.set(0, 1),
+        array.fill(1),
+        array.atomics().map(drop),
+    ] {
+        assert_eq!(refused, Err(ClaimError::Frozen));
+    }
+    let pool = Pool::processes(2)?;
+    let write = |array: SharedArray<u64>| matches!(array.write(), Err(ClaimError::Frozen));
+    assert!(pool.submit(write, array.clone()).result()?);
+    let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u64]| {});
+    assert_eq!(refused, Err(TaskError::Claim(ClaimError::Frozen)));
+    assert_eq!(
+        pool.map_with(
+            &frozen,
+            |frozen, i: usize| frozen[i] + frozen.as_slice()[1],
+            0..3
+        )?,
+        [1, 2, 3]
+    );
+    assert_eq!(forked().map(|i: usize| frozen[i], 0..3)?, [0, 1, 2]);
+    assert_eq!(array.read()?[999], 999);
+    // Its memory is there as long as a handle.
+    drop(array);
+    assert_eq!(frozen.clone()[999], 999);
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! What forks copy, and what the dead leave.
+
+use std::sync::atomic::Ordering;
+
+use manyhands::prelude::*;
+use manyhands::{SharedArray, SharedValue};
+
+use crate::common::{Leftovers, eventually, kill};
+use crate::{LONG, Result, forked, is_claimed};
+
+#[test]
+fn b73_forked_children_read_through_their_parents_guards_and_write_through_none() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_fn(100, |i| i as u64)?;
+    let reading = array.read()?;
+    let slice = &reading[..];
+    let pool = forked();
+    assert_eq!(
+        pool.map(|i: usize| reading[i] + slice[i], 0..4)?,
+        [0, 2, 4, 6]
+    );
+    // What the child has claimed went with it, and the parent's is still there.
+    assert!(is_claimed(&array.write()) && array.read().is_ok());
+    drop(reading);
+    assert!(array.write().is_ok());
+    // No fork while there is something to write to: a mutex around it would not keep parent and child apart.
+    let mut writing = array.write_range(..1)?;
+    let slice = std::sync::Mutex::new(&mut writing[..]);
+    let refused = pool
+        .map(|_: usize| slice.lock().unwrap()[0] += 1, 0..1)
+        .unwrap_err();
+    assert!(refused.to_string().contains("drop the guard"), "{refused}");
+    drop(writing);
+    assert_eq!(pool.map(|i: usize| array.get(i).unwrap(), 0..2)?, [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn b73_a_guard_copied_by_a_fork_writes_nothing_and_releases_nothing() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::<u64>::zeros(10)?;
+    let mut writing = array.write()?;
+    writing[0] = 1;
+    let (reader, answer) = std::io::pipe()?;
+    // SAFETY: the child takes no lock but the array's, which this thread does not hold.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            let write = std::panic::AssertUnwindSafe(|| writing[0] = 2);
+            std::panic::set_hook(Box::new(|_| {}));
+            let refused = std::panic::catch_unwind(write).is_err();
+            drop(writing);
+            let kept = is_claimed(&array.read());
+            let _ = std::io::Write::write_all(&mut &answer, &[u8::from(refused), u8::from(kept)]);
+            // SAFETY: ends the process and nothing else.
+            unsafe { libc::_exit(0) };
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop(answer);
+            let mut answers = Vec::new();
+            std::io::Read::read_to_end(&mut &reader, &mut answers)?;
+            nix::sys::wait::waitpid(child, None)?;
+            assert_eq!(answers, [1, 1]);
+        }
+    }
+    assert_eq!(writing[0], 1);
+    assert!(is_claimed(&array.read()));
+    drop(writing);
+    assert!(array.read().is_ok());
+    Ok(())
+}
+
+#[test]
+fn b73_what_a_killed_process_had_claimed_is_free() -> Result {
+    let _none = Leftovers::none();
+    let (array, step) = (SharedArray::<u64>::zeros(100)?, SharedValue::new(0u32)?);
+    for round in 0..3 {
+        step.set(0);
+        let child = Process::spawn(
+            |(array, step, round): (SharedArray<u64>, SharedValue<u32>, u32)| {
+                let _guards = match round {
+                    0 => (Some(array.read().unwrap()), None, None),
+                    1 => (None, Some(array.write_range(50..).unwrap()), None),
+                    _ => (None, None, Some(array.atomics().unwrap())),
+                };
+                step.set(1);
+                loop {
+                    std::thread::park();
+                }
+            },
+            (array.clone(), step.clone(), round),
+        )?;
+        eventually("the child has claimed it", || step.get() == 1);
+        assert!(is_claimed(&array.write()) && !array.was_abandoned());
+        kill(child.pid());
+        // Nobody has waited for the child: whoever waits for the array finds it dead.
+        drop(array.write_range_timeout(.., LONG)?);
+        child.join()?;
+        assert_eq!(array.was_abandoned(), round == 1);
+        if round == 1 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A worker, or the whole process that lends, is killed at any point; whoever comes after finds the array usable.
+#[test]
+fn b73_processes_killed_at_random_leave_no_claims() -> Result {
+    let _none = Leftovers::none();
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
+    let seed = number("MANYHANDS_SEED").unwrap_or_else(|| {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(0) | 1
+    });
+    println!("MANYHANDS_SEED={seed}");
+    let mut random = seed;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let array = SharedArray::<u64>::zeros(64)?;
+    let turns = SharedValue::new(0u64)?;
+    for _ in 0..number("MANYHANDS_KILLS").unwrap_or(60) {
+        let before = turns.get();
+        let children: Vec<_> = (0..2)
+            .map(|_| {
+                Process::spawn(
+                    |(array, turns, mut x): (SharedArray<u64>, SharedValue<u64>, u64)| loop {
+                        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let start = (x >> 40) as usize % 64;
+                        let end = start + (x >> 50) as usize % (65 - start);
+                        match x >> 60 {
+                            0..4 => {
+                                if let Ok(mut mine) = array.write_range(start..end) {
+                                    // Whoever else wrote meanwhile would be seen.
+                                    mine.fill(x);
+                                    assert!(std::hint::black_box(&mine).iter().all(|&y| y == x));
+                                }
+                            }
+                            4..8 => drop(array.read_range(start..end)),
+                            8..10 => drop(
+                                array
+                                    .atomics()
+                                    .map(|all| all[start].fetch_add(1, Ordering::Relaxed)),
+                            ),
+                            10..12 => drop(array.set(start, x)),
+                            _ => {
+                                let pool = Pool::serial();
+                                let fill = |_: usize, chunk: &mut [u64]| {
+                                    chunk.fill(1);
+                                    assert!(std::hint::black_box(&chunk).iter().all(|&y| y == 1));
+                                };
+                                match pool.for_each_chunk(&mut array.clone(), 7, fill) {
+                                    Ok(()) | Err(TaskError::Claim(_)) => {}
+                                    Err(other) => panic!("{other}"),
+                                }
+                            }
+                        }
+                        turns.update(|turns| turns + 1);
+                    },
+                    (array.clone(), turns.clone(), next(u64::MAX)),
+                )
+                .unwrap()
+            })
+            .collect();
+        let until = before + 1 + next(2_000);
+        eventually("they take turns", || turns.get() >= until);
+        kill(children[0].pid());
+        let more = turns.get() + next(500);
+        eventually("the other one goes on", || turns.get() >= more);
+        kill(children[1].pid());
+        for child in children {
+            let status = child.join()?;
+            assert_eq!(status.signal(), Some(9), "{status:?}");
+        }
+        array.write()?.fill(0);
+        assert_eq!(array.to_vec()?, [0; 64]);
+    }
+    Ok(())
+}

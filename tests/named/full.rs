@@ -1,0 +1,173 @@
+//! A `/dev/shm` without room.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use manyhands::{SharedMemory, SharedMemoryError};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{getegid, geteuid};
+
+use super::common::{Leftovers, as_program, is_program};
+use super::{NAME, given, is_there, name_of, path, run};
+
+/// Gives a program a `/dev/shm` of 1 MiB of its own, where the kernel lets us.
+fn in_a_small_room(program: &mut Command) -> &mut Command {
+    let (user, group) = (geteuid(), getegid());
+    let users = [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{user} {user} 1")),
+        ("/proc/self/gid_map", format!("{group} {group} 1")),
+    ];
+    let prepare = move || {
+        if user.is_root() {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+        } else {
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            for (file, text) in &users {
+                fs::write(file, text)?;
+            }
+        }
+        // What is mounted here is not to be seen elsewhere.
+        let alone = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        let none = None::<&str>;
+        mount(none, "/", none, alone, none)?;
+        let (kind, small) = (Some("tmpfs"), Some("size=1m,mode=1777"));
+        mount(kind, "/dev/shm", kind, MsFlags::empty(), small)?;
+        Ok(())
+    };
+    // SAFETY: system calls alone, of what was made before the fork.
+    unsafe { program.pre_exec(prepare) }
+}
+
+#[track_caller]
+fn no_room_for(bytes: usize, name: &str) -> SharedMemoryError {
+    let error = SharedMemory::create(name, bytes).unwrap_err();
+    let SharedMemoryError::NoSpace { bytes: asked, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(asked, bytes);
+    let text = error.to_string();
+    assert!(text.contains("there is no room in /dev/shm"), "{text}");
+    assert!(!is_there(name));
+    error
+}
+
+/// Room in all of `/dev/shm`, if there is a limit.
+fn room() -> Option<u64> {
+    let mut stat = Command::new("stat");
+    let output = stat.args(["-f", "-c", "%b %S", "/dev/shm"]);
+    let output = output.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (blocks, size) = text.trim().split_once(' ').unwrap();
+    let all = blocks.parse::<u64>().unwrap() * size.parse::<u64>().unwrap();
+    (all > 0).then_some(all)
+}
+
+#[test]
+fn b78_a_full_dev_shm_is_an_error_at_creation_and_nothing_is_left() {
+    let name = "full::b78_a_full_dev_shm_is_an_error_at_creation_and_nothing_is_left";
+    if is_program() {
+        let free = |error| match error {
+            SharedMemoryError::NoSpace { free, .. } => free,
+            other => panic!("{other}"),
+        };
+        assert_eq!(free(no_room_for(4 << 20, &given())), Some(1 << 20));
+        // So much that it seems to fit, but for the record.
+        no_room_for(1 << 20, &given());
+        assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
+
+        // What was made can be written to the last byte, however full it gets.
+        let memory = SharedMemory::create(&given(), 500_000).unwrap();
+        let filled = fs::write(path("filler"), vec![1; 1 << 20]).unwrap_err();
+        assert_eq!(filled.kind(), io::ErrorKind::StorageFull);
+        memory.write_at(0, &vec![2; 500_000]).unwrap();
+        let more = format!("{}-more", given());
+        assert_eq!(free(no_room_for(1, &more)), Some(0));
+        drop(memory);
+        fs::remove_file(path("filler")).unwrap();
+        // Nothing of all this has stayed behind and takes room.
+        for _ in 0..100 {
+            no_room_for(1 << 20, &given());
+            SharedMemory::create(&given(), 1_000_000).unwrap();
+        }
+        assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
+        return;
+    }
+    let _none = Leftovers::none();
+    let segment = name_of("full");
+    let mut probe = Command::new("true");
+    match in_a_small_room(probe.stdin(Stdio::null())).status() {
+        Ok(status) if status.success() => {
+            run(in_a_small_room(as_program(name).env(NAME, &segment)));
+        }
+        refused => {
+            println!("no namespaces here: {refused:?}");
+            // What all of it has no room for, then. Where it has no limit, no machine has as much memory.
+            let bytes = room().map_or(1 << 60, |all| all as usize + 1);
+            no_room_for(bytes, &segment);
+        }
+    }
+}
+
+#[test]
+fn b78_more_than_there_is_at_all_is_refused_before_anything_is_filled() {
+    let _none = Leftovers::none();
+    if let Some(all) = room() {
+        no_room_for(all as usize + 1, &name_of("all"));
+    }
+    no_room_for(1 << 60, &name_of("more"));
+}
+
+#[test]
+fn b78_the_limit_on_files_is_an_error_and_not_a_signal() {
+    let name = "full::b78_the_limit_on_files_is_an_error_and_not_a_signal";
+    if is_program() {
+        setrlimit(Resource::RLIMIT_FSIZE, 8192, 8192).unwrap();
+        let error = SharedMemory::create(&given(), 8193).unwrap_err();
+        let expected = SharedMemoryError::TooLarge {
+            name: given(),
+            bytes: 8193,
+            limit: 8192,
+        };
+        assert_eq!(error, expected);
+        assert_eq!(SharedMemory::create(&given(), 8192).unwrap().len(), 8192);
+        return;
+    }
+    let _none = Leftovers::none();
+    run(as_program(name).env(NAME, name_of("limit")));
+}
+
+/// Some kernels stop setting memory aside when a signal comes, and undo what they have done in that call.
+#[test]
+fn b78_signals_do_not_keep_a_large_one_from_being_made() {
+    let name = "full::b78_signals_do_not_keep_a_large_one_from_being_made";
+    if is_program() {
+        extern "C" fn nothing(_: i32) {}
+        let handler = nothing as extern "C" fn(i32);
+        // SAFETY: a handler that does nothing.
+        unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
+        let every = libc::timeval {
+            tv_sec: 0,
+            tv_usec: 5_000,
+        };
+        let timer = libc::itimerval {
+            it_interval: every,
+            it_value: every,
+        };
+        // SAFETY: a valid timer, and nobody wants the old one.
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+        let memory = SharedMemory::create(&given(), 256 << 20).unwrap();
+        memory.write_at((256 << 20) - 1, &[1]).unwrap();
+        return;
+    }
+    let _none = Leftovers::none();
+    if room().is_some_and(|all| all < 512 << 20) {
+        println!("/dev/shm is too small here for a large one");
+        return;
+    }
+    run(as_program(name).env(NAME, name_of("signals")));
+}

@@ -1,0 +1,219 @@
+//! Closing, and who hears that the others are gone.
+
+use std::time::Duration;
+
+use manyhands::prelude::*;
+use manyhands::queue::{PopError, PushError};
+use manyhands::{Queue, Receiver, Sender, closure};
+
+use crate::Result;
+use crate::common::{Leftovers, eventually, kill};
+
+#[test]
+fn closing_lets_the_rest_out_and_nothing_in() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::bounded(4)?;
+    queue.push(1)?;
+    let clone = queue.clone();
+    let child = Process::spawn(|queue: Queue<i32>| queue.close(), queue.clone())?;
+    assert!(child.join()?.success());
+    assert!(clone.is_closed());
+    assert!(matches!(clone.push(2), Err(PushError::Closed(2))));
+    assert_eq!((clone.pop(), clone.pop()), (Ok(1), Err(PopError::Closed)));
+    assert_eq!(clone.try_pop(), Err(PopError::Closed));
+    Ok(())
+}
+
+#[test]
+fn closing_wakes_all_who_wait() -> Result {
+    let _none = Leftovers::none();
+    let (empty, full) = (Queue::<u8>::bounded(1)?, Queue::<u8>::bounded(1)?);
+    full.push(1)?;
+    std::thread::scope(|scope| {
+        let poppers: Vec<_> = (0..3).map(|_| scope.spawn(|| empty.pop())).collect();
+        let pushers: Vec<_> = (0..3).map(|_| scope.spawn(|| full.push(2))).collect();
+        empty.close();
+        full.close();
+        for popper in poppers {
+            assert_eq!(popper.join().unwrap(), Err(PopError::Closed));
+        }
+        for pusher in pushers {
+            assert!(matches!(pusher.join().unwrap(), Err(PushError::Closed(2))));
+        }
+    });
+    Ok(())
+}
+
+fn push_and_stay((sender, count): (Sender<u32>, u32)) {
+    (0..count).for_each(|x| sender.push(x).unwrap());
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::bounded(8)?.split();
+    let producers = [
+        Process::spawn(push_and_stay, (sender.clone(), 3))?,
+        Process::spawn(push_and_stay, (sender, 4))?,
+    ];
+    eventually("all is pushed", || receiver.len() == 7);
+    kill(producers[0].pid());
+    producers[0].join()?;
+    assert_eq!((0..7).filter_map(|_| receiver.pop().ok()).count(), 7);
+    assert_eq!(
+        receiver.pop_timeout(Duration::from_millis(20)),
+        Err(PopError::Empty)
+    );
+    std::thread::scope(|scope| {
+        let rest = scope.spawn(|| receiver.pop());
+        // Not waited for by anybody: the one who waits for an item finds out.
+        kill(producers[1].pid());
+        assert_eq!(rest.join().unwrap(), Err(PopError::Disconnected));
+    });
+    producers[1].join()?;
+    Ok(())
+}
+
+#[test]
+fn b65_when_all_consumers_are_killed_producers_hear_of_it() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::bounded(2)?.split();
+    let hold = |receiver: Receiver<u32>| {
+        receiver.pop().unwrap();
+        loop {
+            std::thread::park();
+        }
+    };
+    let child = Process::spawn(hold, receiver)?;
+    sender.push(0)?;
+    eventually("the child has it", || sender.is_empty());
+    (1..3).try_for_each(|x| sender.push(x))?;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| sender.push(3));
+        kill(child.pid());
+        assert!(matches!(
+            waiting.join().unwrap(),
+            Err(PushError::Disconnected(3))
+        ));
+    });
+    child.join()?;
+    assert!(matches!(
+        sender.try_push(3),
+        Err(PushError::Disconnected(3))
+    ));
+    Ok(())
+}
+
+#[test]
+fn b65_halves_in_one_process_hear_of_each_other() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::bounded(8)?.split();
+    let other = sender.clone();
+    sender.push(1)?;
+    drop(sender);
+    assert_eq!(receiver.try_pop(), Ok(1));
+    assert_eq!(receiver.try_pop(), Err(PopError::Empty));
+    std::thread::scope(|scope| {
+        let rest = scope.spawn(|| receiver.iter().sum::<i32>());
+        other.push(2).unwrap();
+        drop(other);
+        assert_eq!(rest.join().unwrap(), 2);
+    });
+    assert_eq!(receiver.try_pop(), Err(PopError::Disconnected));
+    Ok(())
+}
+
+#[test]
+fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::bounded(8)?;
+    let child = Process::spawn(|queue: Queue<u32>| queue.push(1).unwrap(), queue.clone())?;
+    assert_eq!(queue.pop(), Ok(1));
+    assert_eq!(queue.pop(), Err(PopError::Disconnected));
+    assert!(child.join()?.success());
+    // By itself it can go on.
+    assert_eq!(queue.try_pop(), Err(PopError::Empty));
+    queue.push(2)?;
+    assert_eq!(queue.pop(), Ok(2));
+    Ok(())
+}
+
+#[test]
+fn a_handle_that_threads_share_by_reference_is_not_alone() -> Result {
+    let _none = Leftovers::none();
+    for _ in 0..200 {
+        let queue = Queue::bounded(1)?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..5).for_each(|x| queue.push(x).unwrap()));
+            (0..5).for_each(|x| assert_eq!(queue.pop(), Ok(x)));
+        });
+    }
+    Ok(())
+}
+
+#[test]
+fn a_handle_under_way_keeps_the_queue_connected() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::<u32>::bounded(8)?.split();
+    let post = Queue::bounded(1)?;
+    post.push(sender)?;
+    assert_eq!(
+        receiver.pop_timeout(Duration::from_millis(20)),
+        Err(PopError::Empty)
+    );
+    let sender: Sender<u32> = post.pop()?;
+    sender.push(1)?;
+    drop(sender);
+    assert_eq!(
+        (receiver.pop(), receiver.pop()),
+        (Ok(1), Err(PopError::Disconnected))
+    );
+    // One that never arrives.
+    let (sender, receiver) = Queue::<u32>::bounded(8)?.split();
+    post.push(sender)?;
+    drop(post);
+    assert_eq!(receiver.pop(), Err(PopError::Disconnected));
+    Ok(())
+}
+
+#[test]
+fn b68_what_was_pushed_before_the_exit_is_not_lost() -> Result {
+    let _none = Leftovers::none();
+    for size in [1, 10_000] {
+        let queue = Queue::<Vec<u8>>::bounded(200)?;
+        let push = |(queue, size): (Queue<Vec<u8>>, usize)| {
+            (0..100).for_each(|_| queue.push(vec![1; size]).unwrap());
+            std::process::exit(3);
+        };
+        let child = Process::spawn(push, (queue.clone(), size))?;
+        assert_eq!(child.join()?.code(), Some(3));
+        for _ in 0..100 {
+            assert_eq!(queue.pop()?, vec![1; size]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pools_and_forked_children_use_queues() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::<u64>::bounded(1_000)?.split();
+    let pool = Pool::processes(2)?;
+    pool.map(closure!([sender] |x: u64| sender.push(x).unwrap()), 0..100)?;
+    let forked = Forked::builder().workers(2).allow_threads().build()?;
+    forked.map(|x: u64| sender.push(x).unwrap(), 100..200)?;
+    let made = pool
+        .submit(|()| Queue::<u64>::bounded(3).unwrap(), ())
+        .result()?;
+    made.push(1)?;
+    assert_eq!(made.pop()?, 1);
+    drop(sender);
+    pool.close()?;
+    let mut all: Vec<u64> = receiver.iter().collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..200).collect::<Vec<_>>());
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Locks and signals between processes, and what becomes of them when one is killed.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod barrier;
+mod condvar;
+mod crossing;
+mod event;
+mod kills;
+mod model;
+mod mutex;
+mod once;
+mod rwlock;
+mod semaphore;
+
+use std::time::Duration;
+
+use manyhands::Process;
+use manyhands::process::ExitStatus;
+use manyhands::sync::Semaphore;
+
+/// A time that passes, and is not waited for in vain for long.
+const SHORT: Duration = Duration::from_millis(20);
+
+/// Far longer than anything should take; what takes as long has failed.
+const LONG: Duration = common::DEADLINE;
+
+/// Never comes back; for a child that is to be killed.
+fn stay() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Waits until so many have said that they are there.
+fn await_all(ready: &Semaphore, count: usize) {
+    let permits = ready.acquire_many_timeout(count, LONG);
+    permits.expect("they are all there").forget();
+}
+
+/// All end, and well.
+fn join_all(children: impl IntoIterator<Item = Process>) {
+    for child in children {
+        let status = child.join_timeout(LONG).unwrap();
+        assert_eq!(status, Some(ExitStatus::Exited(0)));
+    }
+}
+
+/// Kills a child and waits for its end.
+fn kill(child: &Process) {
+    common::kill(child.pid());
+    assert_eq!(child.join().unwrap(), ExitStatus::Signaled(9));
+}
+
+/// Whether the first thread of the process sleeps in the kernel.
+fn is_asleep(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('S'))
+}
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+}
