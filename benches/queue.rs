@@ -146,7 +146,11 @@ fn measure<T: Item>(title: &str, capacity: usize, count: u64) {
 
         let queue = PriorityQueue::<T>::bounded(capacity).unwrap();
         let send = || {
-            (0..count).for_each(|number| queue.push((number % 7) as i64, T::make(number)).unwrap());
+            (0..count).for_each(|number| {
+                queue
+                    .push((number % 7).cast_signed(), T::make(number))
+                    .unwrap();
+            });
         };
         table.note(
             "PriorityQueue, thread → thread",

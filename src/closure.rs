@@ -37,6 +37,17 @@ use crate::{codec, panic};
 /// is a reference to its value. The body may use nothing else from around it. The result is a plain `Fn`, so it runs
 /// on every engine. Argument, result and the variables implement serde's `Serialize` and `DeserializeOwned`.
 ///
+/// # Chunks
+///
+/// A function for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) or [`Pool::zip_chunks`](crate::Pool::zip_chunks) has
+/// borrowed arguments, whose types have to be there as they stand:
+///
+/// - `closure!([names] |index: usize, chunk: &mut [T]| ..)`
+/// - `closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)`
+///
+/// There is no such form for tiles: use [`Pool::for_each_tile_with`](crate::Pool::for_each_tile_with), which takes the
+/// variables as its context.
+///
 /// # Examples
 ///
 /// ```
@@ -50,12 +61,28 @@ use crate::{codec, panic};
 /// assert_eq!(scaled, [2.0, 8.0, 18.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// With chunks:
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{SharedArray, closure};
+///
+/// let pool = Pool::processes(2)?;
+/// let (input, scale) = (SharedArray::from_slice(&[1.0, 4.0, 9.0])?, 2.0);
+/// let mut out = SharedArray::<f64>::zeros(3)?;
+/// pool.for_each_chunk(&mut out, 2, closure!([scale] |_: usize, chunk: &mut [f64]| chunk.fill(*scale)))?;
+/// let add = closure!([scale] |_: usize, out: &mut [f64], input: &[f64]| out[0] += scale * input[0]);
+/// pool.zip_chunks(&mut out, 1, &input, 1, add)?;
+/// assert_eq!(out.to_vec()?, [4.0, 10.0, 20.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[macro_export]
 macro_rules! closure {
     // For `for_each_chunk` and `zip_chunks`, whose arguments are borrowed: their types are needed as they stand.
     (
         [$($name:ident),* $(,)?]
-        | $index:ident : $number:ty , $chunk:ident : &mut [$of:ty] $(,)? | $body:expr
+        | $index:tt : $number:ty , $chunk:tt : &mut [$of:ty] $(,)? | $body:expr
     ) => {
         $crate::__private::bind_chunks(
             ($(::core::clone::Clone::clone(&$name),)*),
@@ -64,11 +91,31 @@ macro_rules! closure {
     };
     (
         [$($name:ident),* $(,)?]
-        | $index:ident : $number:ty , $out:ident : &mut [$of:ty] , $input:ident : &[$from:ty] $(,)? | $body:expr
+        | $index:tt : $number:ty , $out:tt : &mut [$of:ty] , $input:tt : &[$from:ty] $(,)? | $body:expr
     ) => {
         $crate::__private::bind_zipped(
             ($(::core::clone::Clone::clone(&$name),)*),
             |($($name,)*), $index: $number, $out: &mut [$of], $input: &[$from]| $body,
+        )
+    };
+    // One argument, with a comma behind it.
+    ([$($name:ident),* $(,)?] | $argument:tt , | $($body:tt)*) => {
+        $crate::closure!([$($name),*] | $argument | $($body)*)
+    };
+    ([$($name:ident),* $(,)?] | $argument:tt : $type:ty , | $($body:tt)*) => {
+        $crate::closure!([$($name),*] | $argument : $type | $($body)*)
+    };
+    // Several, and not as above.
+    ([$($name:ident),* $(,)?] | $first:tt , $($rest:tt)*) => {
+        $crate::closure!(@types)
+    };
+    ([$($name:ident),* $(,)?] | $first:tt : $type:ty , $($rest:tt)*) => {
+        $crate::closure!(@types)
+    };
+    (@types) => {
+        ::core::compile_error!(
+            "closure! needs the types of a chunk's arguments: closure!([names] |index: usize, chunk: &mut [T]| ..), \
+             or for zip_chunks closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
         )
     };
     // What follows the first bar, argument and body, becomes the rest of a closure of two arguments.
@@ -330,6 +377,20 @@ mod tests {
         assert!((f(1) - 8.0).abs() < f64::EPSILON);
         assert!((f.clone()(0) - 2.0).abs() < f64::EPSILON);
         assert_eq!(align_of_val(&f), BOUND_ALIGN);
+    }
+
+    #[test]
+    fn one_argument_may_have_a_comma_behind_it_and_a_chunk_need_not_be_named() {
+        let scale = 2;
+        let typed = closure!([scale] |x: i32,| x * scale);
+        let plain = closure!([scale] |x,| -> i32 { let x: i32 = x; x * scale });
+        assert_eq!((typed(2), plain(3)), (4, 6));
+        let pair = closure!([scale] |(x, y): (i32, i32)| (x + y) * scale);
+        assert_eq!(pair((1, 2)), 6);
+        let chunk = closure!([scale] |_: usize, chunk: &mut [i32]| chunk.fill(*scale));
+        let mut array = [0; 2];
+        chunk(0, &mut array);
+        assert_eq!(array, [2, 2]);
     }
 
     #[test]

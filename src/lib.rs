@@ -33,12 +33,17 @@
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
 //! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
 //! - [`thread`] has a semaphore, an event and a barrier for programs that only use threads.
+//! - [`shm`] says how processes share objects, and which values can be shared in place; [`SharedValue`] is one value.
 //! - [`SharedMemory`] is memory with a name, for programs that are not related.
 //! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is killed blocks nobody.
 //! - [`SharedArray`] is an array that processes read and write in place; [`Pool::for_each_chunk`] gives each worker its part.
 //! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and processes; [`queue`] says what
 //!   becomes of them when a participant is killed.
-//! - [`TaskError`] and [`PoolError`] list what can go wrong.
+//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools; [`ShareError`] with shared objects,
+//!   [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory that has a name. Queues have
+//!   [`PushError`](queue::PushError), [`PopError`](queue::PopError) and [`JoinError`](queue::JoinError), locks
+//!   [`PoisonError`](sync::PoisonError), [`TryLockError`](sync::TryLockError) and
+//!   [`BrokenBarrier`](sync::BrokenBarrier).
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
 //!   of a task's way, who may be killed there and what the caller sees.
 
@@ -90,10 +95,14 @@ pub use process::Process;
 pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
 #[cfg(target_os = "linux")]
 pub use shm::{
-    AtomicElement, Atomics, Chunks, ClaimError, FrozenArray, NameProblem, Reading, ShareError,
-    SharedArray, SharedMemory, SharedMemoryError, SharedValue, TileMut, Tiles, With, Writing,
-    Zipped,
+    AtomicElement, Atomics, ClaimError, FrozenArray, NameProblem, Reading, ShareError, SharedArray,
+    SharedMemory, SharedMemoryError, SharedValue, TileMut, Writing,
 };
+
+/// The crate `bytemuck`, for its traits: `Pod` is what the elements and values of shared objects implement. See
+/// [`shm`](crate::shm#which-values-can-be-shared).
+#[cfg(target_os = "linux")]
+pub use bytemuck;
 
 /// What most programs need: `use manyhands::prelude::*;`.
 ///

@@ -11,16 +11,41 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 use std::sync::Once;
 
 use crate::error::{Location, TaskError};
+#[cfg(target_os = "linux")]
+use crate::shm::ClaimError;
 
 /// A panic that was caught.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<Location>,
+    /// It was no panic of the user's but [`Refused`].
+    #[cfg(target_os = "linux")]
+    pub(crate) claim: Option<ClaimError>,
+}
+
+/// What the crate itself unwinds with, past the hook, when a task cannot have what it was to work on.
+#[cfg(target_os = "linux")]
+pub(crate) struct Refused(pub(crate) ClaimError);
+
+#[cfg(target_os = "linux")]
+impl Refused {
+    /// Ends the task with this error.
+    pub(crate) fn end_task(self) -> ! {
+        #[cfg(panic = "unwind")]
+        std::panic::resume_unwind(Box::new(self));
+        // A task has no other last words then.
+        #[cfg(not(panic = "unwind"))]
+        panic!("{}", self.0);
+    }
 }
 
 impl Caught {
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
+        #[cfg(target_os = "linux")]
+        if let Some(claim) = self.claim {
+            return TaskError::Claim(claim);
+        }
         TaskError::Panicked {
             index,
             message: self.message,
@@ -62,6 +87,7 @@ fn note(info: &PanicHookInfo<'_>) {
             line: place.line(),
             column: place.column(),
         }),
+        ..Caught::default()
     };
     #[cfg(target_os = "linux")]
     crate::lane::last_words::write(&caught);
@@ -81,13 +107,21 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     let outcome = catch_unwind(AssertUnwindSafe(f));
     DEPTH.set(DEPTH.get() - 1);
     outcome.map_err(|payload| {
+        #[cfg(target_os = "linux")]
+        if let Some(Refused(claim)) = payload.downcast_ref() {
+            return Caught {
+                message: claim.to_string(),
+                claim: Some(claim.clone()),
+                ..Caught::default()
+            };
+        }
         let message = message(&*payload);
         discard(payload);
         // A panic that was resumed by the task did not pass the hook again; the note may be of another one.
         let noted = LAST.take().filter(|last| last.message == message);
         noted.unwrap_or(Caught {
             message,
-            location: None,
+            ..Caught::default()
         })
     })
 }

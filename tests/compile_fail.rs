@@ -24,4 +24,5 @@ fn b73_b76_parts_of_a_shared_array_can_neither_be_kept_nor_had_twice() {
     cases.compile_fail("tests/compile_fail/array_chunk_escapes.rs");
     cases.compile_fail("tests/compile_fail/array_chunk_captures.rs");
     cases.compile_fail("tests/compile_fail/array_atomic_floats.rs");
+    cases.compile_fail("tests/compile_fail/closure_chunk_types.rs");
 }

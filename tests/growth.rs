@@ -47,8 +47,9 @@ fn leaves_nothing(tolerance: usize, warm_up: impl FnOnce(), run: impl FnOnce()) 
     let (memory, mapped) = (resident(), mappings());
     let (descriptors, threads) = (entries("fd"), entries("task"));
     run();
-    eventually("threads and descriptors are as many as before", || {
-        entries("fd") == descriptors && entries("task") == threads
+    // Fewer, if the thread of the test before this one was still on its way out.
+    eventually("threads and descriptors are no more than before", || {
+        entries("fd") <= descriptors && entries("task") <= threads
     });
     let (memory_now, mapped_now) = (resident(), mappings());
     println!(

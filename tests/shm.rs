@@ -50,7 +50,7 @@ fn a_handle_that_was_sent_keeps_the_object() -> Result {
     let busy = pool.submit(
         |gate: SharedValue<u8>| {
             while gate.get() == 0 {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
         },
         gate.clone(),
@@ -99,7 +99,7 @@ fn memory_comes_back_with_the_last_handle() -> Result {
         |value: SharedValue<u32>| {
             value.set(std::process::id());
             loop {
-                std::thread::park()
+                std::thread::park();
             }
         },
         value.clone(),

@@ -8,12 +8,17 @@
 //! length in 8 bytes, then that many bytes.
 
 pub(crate) mod exact;
+mod results;
+
+pub(crate) use results::append_result;
 
 use std::any::Any;
 use std::mem::size_of;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::shm::cargo;
 
 /// Bytes of the length before a record.
 pub(crate) const LENGTH_BYTES: usize = size_of::<u64>();
@@ -127,7 +132,7 @@ fn take_record<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, St
                 }
                 *numbers = Some(bytemuck::allocation::pod_collect_to_vec(record));
             } else
-        )* { value = Some(exact::from_slice(record)?) }};
+        )* { value = Some(cargo::unpack(|| exact::from_slice(record))?) }};
     }
     for_each_number!(numbers);
     value.ok_or_else(|| "no value".to_owned())

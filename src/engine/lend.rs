@@ -9,15 +9,16 @@ use crate::error::TaskError;
 use crate::pool::Plan;
 use crate::shm::array::lend::Lent;
 
-/// An engine that can lend `L` ([`Chunks`](crate::Chunks), [`Zipped`](crate::Zipped), [`Tiles`](crate::Tiles)) to the
+/// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped), [`Tiles`](crate::shm::Tiles)) to the
 /// function `F`: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for. With a context, `L` is
-/// [`With`](crate::With) one of them, and `C` the context.
+/// [`With`](crate::shm::With) one of them, and `C` the context.
 ///
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Chunks, Lend, SharedArray};
 /// use manyhands::prelude::*;
+/// use manyhands::shm::Chunks;
+/// use manyhands::{Lend, SharedArray};
 ///
 /// fn clear<E, F>(pool: &Pool<E>, array: &mut SharedArray<u64>, f: F) -> Result<(), TaskError>
 /// where

@@ -26,6 +26,8 @@
 #[cfg(target_os = "linux")]
 mod any;
 #[cfg(target_os = "linux")]
+mod discard;
+#[cfg(target_os = "linux")]
 mod lend;
 mod serial;
 mod threads;

@@ -51,7 +51,7 @@ pub(crate) fn write_reason(reason: String) {
     if !OWN.load(Ordering::Acquire).is_null() {
         leave(&Caught {
             message: reason,
-            location: None,
+            ..Caught::default()
         });
     }
 }

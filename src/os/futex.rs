@@ -126,11 +126,15 @@ pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake 
                         return Wake::TimedOut;
                     }
                 }
-                // ENOSYS, or EPERM from a filter of system calls.
-                Err(_) => break,
+                Err(error) => {
+                    // The second is from a filter of system calls. What else there is (ENOMEM, say) may pass.
+                    if matches!(error, Errno::ENOSYS | Errno::EPERM) {
+                        CANNOT_WAIT_MANY.store(true, Ordering::Relaxed);
+                    }
+                    break;
+                }
             }
         }
-        CANNOT_WAIT_MANY.store(true, Ordering::Relaxed);
     }
     match first {
         Some((word, value)) => wait_until(word, value, deadline),

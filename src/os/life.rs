@@ -48,10 +48,7 @@ impl Life {
         if shown.and_then(|stat| Some(Stat::parse(&stat)?.pid)) != Some(own.pid) {
             return false;
         }
-        let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 0) else {
-            return false;
-        };
-        if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        if is_gone(self.pid) {
             return true;
         }
         stat_of(self.pid).is_ok_and(|stat| stat.started != self.started || stat.is_dead)
@@ -68,9 +65,23 @@ pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
 /// cannot be known counts as life.
 pub(crate) fn is_running(pid: u32, started: u64) -> bool {
     match stat_of(pid) {
-        Ok(stat) => stat.started == started && !stat.is_dead,
-        Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+        Ok(stat) if stat.pid == pid => stat.started == started && !stat.is_dead,
+        // /proc is that of another namespace, or hides this process, or is not there (`chroot`).
+        _ => !is_gone(pid),
     }
+}
+
+/// Whether there is no process of this number, by the kernel's own word.
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+}
+
+/// The namespaces by which processes are told apart: of their numbers, and of the clock of their starts; 0 where it cannot
+/// be known.
+pub(crate) fn namespaces() -> (u64, u64) {
+    let inode = |name| fs::metadata(name).map_or(0, |status| status.ino());
+    (inode("/proc/self/ns/pid"), inode("/proc/self/ns/time"))
 }
 
 fn stat_of(pid: u32) -> io::Result<Stat> {

@@ -56,7 +56,9 @@ pub(crate) fn open_to_read(name: &str) -> io::Result<File> {
 }
 
 fn open_for(what: OFlag, name: &str) -> io::Result<File> {
-    let fd = shm_open(&*format!("/{name}"), what, Mode::empty())?;
+    // Everybody may put there what they like. To open a FIFO would wait for its other end.
+    let flags = what | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let fd = shm_open(&*format!("/{name}"), flags, Mode::empty())?;
     let fd: OwnedFd = above_standard(fd)?;
     Ok(fd.into())
 }

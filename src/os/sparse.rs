@@ -76,6 +76,13 @@ impl Sparse {
     /// `OutOfMemory` if there is not so much left, and then nothing more is reserved than before, except that of what was
     /// reserved already some may be gone.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        // Beyond the end the file would grow, over a limit that costs the process its life (SIGXFSZ).
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the limit on the size of files (`ulimit -f`) is too low",
+            ));
+        }
         if len >= WORTH_A_LOOK {
             check_left(len)?;
         }
@@ -86,7 +93,9 @@ impl Sparse {
                 Ok(()) => done += step,
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    self.give_back(offset, done);
+                    if let Err(error) = self.give_back(offset, done) {
+                        log::error!("{done} bytes of shared memory stay reserved: {error}");
+                    }
                     return Err(match error {
                         Errno::ENOSPC | Errno::ENOMEM | Errno::EFBIG => {
                             io::Error::new(io::ErrorKind::OutOfMemory, error.desc())
@@ -100,19 +109,19 @@ impl Sparse {
     }
 
     /// Gives memory back to the system. These bytes read as zeros afterwards.
-    pub(crate) fn give_back(&self, offset: u64, len: u64) {
+    ///
+    /// # Errors
+    ///
+    /// What the system said; then some of it may still be there, as it was.
+    pub(crate) fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         if len == 0 {
-            return;
+            return Ok(());
         }
         loop {
             match self.fallocate(flags, offset, len) {
                 Err(Errno::EINTR) => {}
-                Ok(()) => return,
-                Err(error) => {
-                    log::error!("{len} bytes of shared memory could not be given back: {error}");
-                    return;
-                }
+                done => return Ok(done?),
             }
         }
     }
@@ -286,7 +295,8 @@ mod tests {
         let far = memory.len() / 2;
         memory.reserve(far, 4 * PAGE).unwrap();
         assert_eq!(memory.reserved().unwrap(), 4 * PAGE);
-        memory.give_back(far + PAGE, 2 * PAGE);
+        memory.give_back(far + PAGE, 2 * PAGE).unwrap();
+        assert!(memory.reserve(memory.len() - PAGE, 2 * PAGE).is_err());
         assert_eq!(memory.reserved().unwrap(), 2 * PAGE);
     }
 

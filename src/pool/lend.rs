@@ -25,8 +25,11 @@ impl<E: Executor> Pool<E> {
     ///
     /// The [`TaskError`] of the first chunk that failed, with its index: it is as its worker has left it, and so may be
     /// others after it. With [`Call::retries`] a chunk whose worker died is begun again, with what is in it by then.
-    /// [`TaskError::Claim`] if somebody has claimed elements of the array; [`TaskError::InvalidCall`] for chunks of 0
-    /// elements.
+    /// [`TaskError::Claim`] if somebody has claimed elements of the array, or has so many claims on it that none is left for
+    /// the workers; [`TaskError::InvalidCall`] for chunks of 0 elements.
+    ///
+    /// A function that runs in this process, on threads or in turn, cannot fork: a call of a [`Forked`](crate::Forked) pool
+    /// in it is [`PoolError::StartFailed`](crate::PoolError::StartFailed), because the child would have the chunk too.
     ///
     /// # Examples
     ///
@@ -327,6 +330,21 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Panics
     ///
     /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
+    /// pool.call().schedule(Schedule::Dynamic(1)).for_each_chunk_with(&0.5, &mut array, 1, |factor, _, chunk: &mut [f64]| {
+    ///     chunk[0] *= factor;
+    /// })?;
+    /// assert_eq!(array.to_vec()?, [0.5, 1.0, 1.5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_chunk_with<C, F, T>(
         self,
         context: &C,
@@ -353,6 +371,21 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Panics
     ///
     /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let (mut out, input) = (SharedArray::<u32>::zeros(2)?, SharedArray::from_slice(&[1_u32, 2, 3, 4])?);
+    /// pool.call().retries(1).zip_chunks(&mut out, 1, &input, 2, |_, sum: &mut [u32], of: &[u32]| {
+    ///     sum[0] = of.iter().sum();
+    /// })?;
+    /// assert_eq!(out.to_vec()?, [3, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn zip_chunks<F, T, U>(
         self,
         out: &mut SharedArray<T>,
@@ -381,6 +414,20 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Panics
     ///
     /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::SharedArray;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let (mut out, input) = (SharedArray::<u32>::zeros(2)?, SharedArray::from_slice(&[1_u32, 2, 3, 4])?);
+    /// let scale = |scale: &u32, _, sum: &mut [u32], of: &[u32]| sum[0] = scale * of.iter().sum::<u32>();
+    /// pool.call().retries(1).zip_chunks_with(&10, &mut out, 1, &input, 2, scale)?;
+    /// assert_eq!(out.to_vec()?, [30, 70]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn zip_chunks_with<C, F, T, U>(
         self,
         context: &C,
@@ -410,6 +457,22 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Panics
     ///
     /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut matrix = SharedArray::<u8>::zeros(4)?;
+    /// pool.call().retries(1).for_each_tile(&mut matrix, (2, 2), (2, 1), |mut tile: TileMut<'_, u8>| {
+    ///     let (_, left) = tile.origin();
+    ///     tile.rows_mut().for_each(|row| row.fill(left as u8));
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?, [0, 1, 0, 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_tile<F, T>(
         self,
         array: &mut SharedArray<T>,
@@ -436,6 +499,20 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Panics
     ///
     /// If the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut matrix = SharedArray::<u8>::zeros(4)?;
+    /// let fill = |value: &u8, mut tile: TileMut<'_, u8>| tile.rows_mut().for_each(|row| row.fill(*value));
+    /// pool.call().retries(1).for_each_tile_with(&7, &mut matrix, (2, 2), (1, 2), fill)?;
+    /// assert_eq!(matrix.to_vec()?, [7, 7, 7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_tile_with<C, F, T>(
         self,
         context: &C,

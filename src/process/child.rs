@@ -44,8 +44,8 @@ fn begin() -> io::Result<Letter> {
     own::set_stdin(stdin)?;
     own::set_signals()?;
     letter.head.origin.clone().arrive();
-    if let Some(number) = letter.head.member {
-        member::arrive(number).map_err(io::Error::other)?;
+    if let Some(place) = letter.head.member {
+        member::arrive(place).map_err(io::Error::other)?;
     }
     own::set_name(super::identity::current().name());
     Ok(letter)

@@ -19,7 +19,7 @@ use crate::codec;
 use crate::os::image::Image;
 use crate::os::parcel::{self, Parcel};
 use crate::os::{handoff, worker};
-use crate::shm::family;
+use crate::shm::{family, member};
 
 /// What the greeting of a process begins with, other than a worker's.
 pub(crate) const MAGIC: [u8; 8] = *b"manyproc";
@@ -39,7 +39,7 @@ pub(super) struct Head {
     /// The same of the [`Revive`](crate::closure::Revive) of a function that captures.
     pub(super) revive: Option<u64>,
     /// The child's place in its family, if it is given handles of shared objects.
-    pub(super) member: Option<u16>,
+    pub(super) member: Option<member::Place>,
     /// Bytes of the captures. The rest is the argument.
     pub(super) captures: u64,
 }

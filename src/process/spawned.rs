@@ -92,10 +92,12 @@ impl Spawned {
         let mut is_first = false;
         let status = self.status.get_or_init(|| {
             is_first = true;
-            ExitStatus::of(&self.child.reap())
+            let death = self.child.reap();
+            // Before anybody hears of it: what it held of shared objects is to be there again then.
+            member::has_ended(self.child.pid());
+            ExitStatus::of(&death)
         });
         if is_first {
-            member::has_ended(self.child.pid());
             registry::remove(self);
         }
         Some(*status)

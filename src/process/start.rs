@@ -154,7 +154,7 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
         revive: work.revive,
-        member: work.member.as_ref().map(Expected::number),
+        member: work.member.as_ref().map(Expected::place),
         captures: work.captures.len() as u64,
     };
     // Sent before there is anybody to read it: the child finds it waiting.

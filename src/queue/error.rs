@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::shm::ShareError;
 
 /// Why an item was not pushed. It is in here, whatever the reason.
@@ -19,6 +21,7 @@ use crate::shm::ShareError;
 /// assert_eq!(error.into_item(), "second");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PushError<T> {
     /// There is no room, and there was none for as long as the call was to wait.
@@ -133,7 +136,7 @@ impl<T> std::error::Error for PushError<T> {
 /// assert_eq!(jobs.pop(), Err(PopError::Closed));
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PopError {
     /// There is none, and there was none for as long as the call was to wait.
@@ -143,7 +146,8 @@ pub enum PopError {
     #[error("the queue is closed, and empty")]
     Closed,
     /// All that was pushed has been taken, and nobody is left who could push: all other handles were dropped, or their
-    /// processes have ended. For a pipe this is the end of the stream.
+    /// processes have ended. For a pipe this is the end of the stream. When a handle that may do both is told so, says
+    /// the [module](super#who-is-there).
     #[error("the queue is empty, and nobody is left who could fill it")]
     Disconnected,
     /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost; those behind it are not
@@ -155,7 +159,7 @@ pub enum PopError {
     },
     /// One item was taken and cannot be reached. It is gone, and counts as lost.
     #[error("an item could not be reached: {0}")]
-    Unreachable(ShareError),
+    Unreachable(#[source] ShareError),
 }
 
 /// More items were said to be done than this process has taken.
@@ -172,9 +176,27 @@ pub enum PopError {
 /// assert!(jobs.task_done().is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("task_done was called once too often: this process has no item in hand")]
-pub struct TooMany;
+pub struct NothingInHand;
+
+fn were(items: u64) -> String {
+    match items {
+        1 => "1 item was".to_owned(),
+        _ => format!("{items} items were"),
+    }
+}
+
+fn are(items: u64) -> String {
+    match items {
+        1 => "1 item is".to_owned(),
+        _ => format!("{items} items are"),
+    }
+}
+
+fn them(items: u64) -> &'static str {
+    if items == 1 { "it" } else { "them" }
+}
 
 /// Why the items are not all done.
 ///
@@ -190,24 +212,24 @@ pub struct TooMany;
 /// assert_eq!(jobs.join_timeout(Duration::ZERO), Err(JoinError::TimedOut { unfinished: 1 }));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum JoinError {
     /// Nothing is left to be done, but some items were lost: with processes that died or let go of the queue before
     /// they called `task_done`, or because they could not be read.
-    #[error("{items} items were lost with those who had taken them")]
+    #[error("{} lost with those who had taken {}", were(*items), them(*items))]
     Lost {
         /// How many, since this handle was last told, or made.
         items: u64,
     },
     /// Items are left, and nobody who could take them.
-    #[error("{unfinished} items are left in the queue, and nobody who could take them")]
+    #[error("{} left in the queue, and nobody who could take {}", are(*unfinished), them(*unfinished))]
     Disconnected {
         /// How many.
         unfinished: u64,
     },
     /// The time is over.
-    #[error("{unfinished} items are not done in time")]
+    #[error("{} not done in time", were(*unfinished))]
     TimedOut {
         /// How many.
         unfinished: u64,

@@ -126,7 +126,8 @@ macro_rules! state {
             /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were in the hands of processes
             ///   that died, or that let go of the queue, without saying that they were done. Each handle tells once of
             ///   each item.
-            /// - [`JoinError::Disconnected`] if items are left and nobody else who could take them.
+            /// - [`JoinError::Disconnected`] if items are left and nobody else who could take them. A handle that may pop
+            ///   itself is told so by the rule of `pop`.
             ///
             /// # Examples
             ///
@@ -226,6 +227,10 @@ macro_rules! popping {
         impl<T: DeserializeOwned + 'static> $name<T> {
             /// Takes the next item, and waits for one if there is none.
             ///
+            /// A handle that may also push is told that nobody is left to do so if others were there when this call
+            /// began, and have gone; or if one was killed since it last pushed itself. Not if others have come and gone
+            /// before: another thread may push by this same handle.
+            ///
             /// # Errors
             ///
             /// [`PopError`]: closed and drained, nobody left to push, or an item that could not be read. Never `Empty`.
@@ -281,7 +286,8 @@ macro_rules! popping {
             }
 
             /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left
-            /// who could push. Items that cannot be read are logged and left out.
+            /// who could push. Items that cannot be read are logged and left out; they count as lost in
+            /// [`join`](Self::join).
             ///
             /// # Examples
             ///
@@ -303,7 +309,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// [`TooMany`] if nothing that this process has taken is not done yet.
+            /// [`NothingInHand`] if nothing that this process has taken is not done yet.
             ///
             /// # Examples
             ///
@@ -312,8 +318,17 @@ macro_rules! popping {
             /// assert!(it.task_done().is_err());
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
-            pub fn task_done(&self) -> Result<(), TooMany> {
+            pub fn task_done(&self) -> Result<(), NothingInHand> {
                 self.port.task_done()
+            }
+        }
+
+        impl<T: DeserializeOwned + 'static> IntoIterator for $name<T> {
+            type Item = T;
+            type IntoIter = IntoIter<T>;
+
+            fn into_iter(self) -> IntoIter<T> {
+                IntoIter::of(self.port)
             }
         }
 

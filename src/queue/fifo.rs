@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, PopError, PushError, TooMany};
+use super::error::{JoinError, NothingInHand, PopError, PushError};
 use super::face::{handle, popping, pushing, state};
 use super::head::Order;
 use super::item;
-use super::iter::Iter;
+use super::iter::{IntoIter, Iter};
 use super::port::{Patience, Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
@@ -26,7 +26,8 @@ pub(super) const BYTES: u64 = 1 << 30;
 /// happens when a participant is killed.
 ///
 /// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself when all producers are
-/// gone, or all consumers, [`split`](Self::split) it.
+/// gone, or all consumers, [`split`](Self::split) it: a whole handle is told that it is alone only if the others have
+/// gone during the call, or were killed. Otherwise it waits, since another thread may have it by reference.
 ///
 /// # Examples
 ///

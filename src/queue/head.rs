@@ -3,12 +3,12 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::order;
 use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::shm::kind::{Head, Kind, head};
-use crate::shm::member::{self, MEMBERS};
+use crate::shm::member::{self, End, MEMBERS};
 use crate::shm::object::Object;
 use crate::shm::payload;
 use crate::shm::registry::Place;
@@ -39,8 +39,10 @@ pub(super) struct QueueHead {
     /// Added to before and after each time that somebody ceases to be a sender or a receiver: as long as it is the
     /// same, nobody has.
     pub(super) epoch: AtomicU32,
-    /// 1: there was more than one handle at some time.
-    pub(super) was_shared: AtomicU32,
+    /// How many processes that could push, and that could pop, were killed. Perhaps too many, if somebody is killed at
+    /// a burial.
+    pub(super) senders_killed: AtomicU32,
+    pub(super) receivers_killed: AtomicU32,
     /// 1: somebody found room for an item, but not for its bytes. From then on those who wait for room wait for
     /// different things.
     pub(super) waits_for_bytes: AtomicU32,
@@ -410,8 +412,12 @@ impl Journal {
 }
 
 fn with(place: &Place, then: impl FnOnce(View<'_>)) {
+    if place.len() < size_of::<QueueHead>() {
+        log::error!("a queue in shared memory is spoilt");
+        return;
+    }
     #[allow(unsafe_code)]
-    // SAFETY: the block is of kind `Queue`, which all have this head.
+    // SAFETY: the block is of kind `Queue`, which all have this head, and is as long.
     let head = unsafe { head::<QueueHead>(place.start()) };
     let (tail, len) = Object::<QueueHead>::tail_of(place);
     match Geometry::of(head, len) {
@@ -424,24 +430,37 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
     }
 }
 
-/// A process that had a handle has ended.
-pub(crate) fn bury(place: &Place, member: u16) {
+/// A process that had a handle has ended. False if it has to be tried again later.
+pub(crate) fn bury(place: &Place, member: u16, end: End) -> bool {
+    let mut is_done = true;
     with(place, |view| {
-        // So that what it was at is done or undone, and its book is right. Nobody holds a lock for longer than it
-        // takes to copy an item; one who has been stopped with it is not waited for.
-        let soon = Some(Instant::now() + Duration::from_secs(1));
-        drop(view.lock_pushes(soon));
-        drop(view.lock_pops(soon));
+        // So that what it was at is done or undone, and its book is right.
+        let soon = Some(member::soon());
+        let is_settled = view.lock_pushes(soon).is_some() && view.lock_pops(soon).is_some();
+        if !is_settled {
+            is_done = false;
+            return;
+        }
         let epoch = &view.head.epoch;
         epoch.fetch_add(1, Ordering::SeqCst);
         if let Some(book) = view.head.books.get(usize::from(member)) {
-            book.senders.store(0, Ordering::SeqCst);
-            book.receivers.store(0, Ordering::SeqCst);
+            let head = view.head;
+            for (handles, killed) in [
+                (&book.senders, &head.senders_killed),
+                (&book.receivers, &head.receivers_killed),
+            ] {
+                // Before the handles are gone: whoever finds none knows of the death.
+                if end == End::Killed && handles.load(Ordering::SeqCst) > 0 {
+                    killed.fetch_add(1, Ordering::SeqCst);
+                }
+                handles.store(0, Ordering::SeqCst);
+            }
             book.give_up();
         }
         epoch.fetch_add(1, Ordering::SeqCst);
         view.notify_all();
     });
+    is_done
 }
 
 /// Nobody has a handle any more: what lies in blocks of its own is given back, with the handles that are in it.

@@ -70,37 +70,35 @@ pub(super) fn push<T: Serialize + 'static>(
         return pushed.map_err(|refusal| refused(item, refusal));
     }
     with_buffer(|buffer| {
-        let (encoded, handles) = cargo::send(|| codec::append(buffer, &item));
-        // What is not pushed does not arrive.
-        let recall = || cargo::recall(&handles);
+        // Dropped, it calls back the handles: what is not pushed does not arrive.
+        let (encoded, sent) = cargo::send(|| codec::append(buffer, &item));
         if let Err(reason) = encoded {
-            recall();
             return Err(PushError::Unencodable { item, reason });
         }
         let bytes = buffer.len() as u64;
         if bytes > port.byte_limit() {
-            recall();
             let limit = port.byte_limit();
             return Err(PushError::TooLarge { item, bytes, limit });
         }
-        let load = if handles.is_empty() && buffer.len() <= port.room() {
+        let load = if sent.handles().is_empty() && buffer.len() <= port.room() {
             Load::Inline(buffer)
         } else {
-            match Payload::new(buffer, &handles) {
+            match Payload::new(buffer, sent.handles()) {
                 Ok(payload) => Load::Payload(payload, bytes),
-                Err(error) => {
-                    recall();
-                    return Err(PushError::NoMemory { item, error });
-                }
+                Err(error) => return Err(PushError::NoMemory { item, error }),
             }
         };
         let mut load = Some(load);
         let pushed = port.put(&mut load, priority, patience);
-        pushed.map_err(|refusal| {
-            drop(load);
-            recall();
-            refused(item, refusal)
-        })
+        // Before the handles are called back, if they are: it lists them.
+        drop(load);
+        match pushed {
+            Ok(()) => {
+                sent.deliver();
+                Ok(())
+            }
+            Err(refusal) => Err(refused(item, refusal)),
+        }
     })
 }
 

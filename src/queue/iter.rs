@@ -10,6 +10,8 @@ use super::port::{Patience, Port};
 
 /// Takes items out of a queue until it ends; from [`Queue::iter`](super::Queue::iter) and its like.
 ///
+/// Items that cannot be read are logged and left out; they count as lost in [`join`](super::Queue::join).
+///
 /// # Examples
 ///
 /// ```
@@ -42,14 +44,58 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        loop {
-            match item::pop(self.port, Patience::FOREVER) {
-                Ok(item) => return Some(item),
-                Err(error @ (PopError::Undecodable { .. } | PopError::Unreachable(_))) => {
-                    log::error!("{error}");
-                }
-                Err(_) => return None,
+        next(self.port)
+    }
+}
+
+/// As [`Iter`], with the handle itself; from `into_iter` of [`Queue`](super::Queue) and its like.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Queue;
+///
+/// let (sender, receiver) = Queue::bounded(8)?.split();
+/// std::thread::spawn(move || (1..=4).for_each(|x| sender.push(x).unwrap()));
+/// let sums = receiver.into_iter().scan(0, |sum, x: i32| {
+///     *sum += x;
+///     Some(*sum)
+/// });
+/// assert_eq!(sums.collect::<Vec<_>>(), [1, 3, 6, 10]);
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+#[derive(Debug)]
+pub struct IntoIter<T> {
+    port: Port,
+    items: PhantomData<fn() -> T>,
+}
+
+impl<T> IntoIter<T> {
+    pub(super) fn of(port: Port) -> Self {
+        Self {
+            port,
+            items: PhantomData,
+        }
+    }
+}
+
+impl<T: DeserializeOwned + 'static> Iterator for IntoIter<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        next(&self.port)
+    }
+}
+
+/// The next item that can be read.
+fn next<T: DeserializeOwned + 'static>(port: &Port) -> Option<T> {
+    loop {
+        match item::pop(port, Patience::FOREVER) {
+            Ok(item) => return Some(item),
+            Err(error @ (PopError::Undecodable { .. } | PopError::Unreachable(_))) => {
+                log::error!("{error}");
             }
+            Err(_) => return None,
         }
     }
 }

@@ -39,6 +39,7 @@
 //! | a consumer | after that | the item is lost; `join` counts it, unless `task_done` was called for it |
 //! | either | with a lock | the next one finishes or undoes what it was at; nobody waits longer than that takes |
 //! | either | as one who waits | up to a tenth of a second, if it had been woken in place of another |
+//! | any | | who waits hears of it within a tenth of a second; of a family of more than some 64 processes it looks at 32 every 50 ms |
 //! | the last producer | | consumers drain the rest, then pops are [`Disconnected`](PopError::Disconnected) |
 //! | the last consumer | | pushes are [`Disconnected`](PushError::Disconnected) |
 //! | all | | the memory is given back |
@@ -51,11 +52,21 @@
 //! in hand. A handle counts where it was made, cloned or deserialised, and in a forked child from its first use there.
 //! As long as one is under way to a process that is not known yet (in a queue, or in a result), nobody counts as gone.
 //!
-//! A [`Queue`], [`Stack`] or [`PriorityQueue`] may do both. It is told that it is alone if there were other handles
-//! and they have all gone. That cannot be known of threads that share one handle by reference: a handle that was never
-//! cloned is not told, except in a process with one thread; one that was cloned is. So where threads share a queue and
-//! its end matters, give each a clone, or a half. `try_push` and `try_pop` by a whole handle do not ask: it can serve
-//! itself.
+//! A [`Sender`] or [`Receiver`] is told that the other side is gone whenever it is. A [`Queue`], [`Stack`] or
+//! [`PriorityQueue`] may do both, and another thread may have that very handle by reference, which cannot be seen. So a
+//! call by it is [`Disconnected`](PopError::Disconnected) only
+//!
+//! - if there were others when it began, or while it waited, and they have all gone;
+//! - or if one of them was killed, or crashed, and this handle itself has not pushed since then (of a push: popped);
+//! - or if it waits without a timeout in a process of one thread.
+//!
+//! That others have come and gone before the call says nothing: it waits. So where the end of a queue matters, split
+//! it, or close it. `try_push` and `try_pop` by a whole handle do not ask at all: it can serve itself.
+//!
+//! # Timeouts
+//!
+//! A timeout answers as the `try_` form would: [`Empty`](PopError::Empty), [`Full`](PushError::Full). One that is
+//! beyond the reach of the clock (`Duration::MAX`) is none.
 //!
 //! # What is done
 //!
@@ -64,6 +75,9 @@
 //! the item cannot be read.
 //!
 //! # Limits
+//!
+//! A push of a large item waits until there are so many bytes of room at one time; as long as others push small ones,
+//! that may be never.
 //!
 //! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family
 //! of processes. A process that is stopped (SIGSTOP) in the middle of a push or pop keeps others from the same until
@@ -85,10 +99,10 @@ mod steps;
 mod transfer;
 mod work;
 
-pub use error::{JoinError, PopError, PushError, TooMany};
+pub use error::{JoinError, NothingInHand, PopError, PushError};
 pub use fifo::{Queue, Receiver, Sender};
 pub(crate) use head::{bury, take_apart};
-pub use iter::Iter;
+pub use iter::{IntoIter, Iter};
 pub use pipe::{Connection, Pipe};
 pub use priority::PriorityQueue;
 pub use ready::{Waitable, wait_ready};

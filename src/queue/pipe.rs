@@ -103,7 +103,28 @@ impl Pipe {
 ///
 /// It is no clone: to give it to another process, pass it as an argument or send it. An end counts as there as long as
 /// any process has it, so drop what you have passed on by reference.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Connection, Pipe};
+///
+/// fn square(end: &Connection<u64, u64>) {
+///     while let Ok(x) = end.recv() {
+///         end.send(x * x).unwrap();
+///     }
+/// }
+///
+/// let (ours, theirs) = Pipe::duplex::<u64, u64>()?;
+/// let server = std::thread::spawn(move || square(&theirs));
+/// ours.send(12)?;
+/// assert_eq!(ours.recv()?, 144);
+/// ours.close();
+/// server.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Serialize, Deserialize)]
+#[must_use = "for the other end, the stream ends when this one is dropped"]
 #[serde(bound = "")]
 pub struct Connection<A, B> {
     sender: Sender<A>,
@@ -137,6 +158,47 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// ```
     pub fn send(&self, item: A) -> Result<(), PushError<A>> {
         self.sender.push(item)
+    }
+
+    /// Sends an item if the other end is not 64 items behind.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send), and [`PushError::Full`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::{Pipe, queue::PushError};
+    /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
+    /// for _ in 0..64 {
+    ///     one.try_send(7)?;
+    /// }
+    /// assert_eq!(one.try_send(7), Err(PushError::Full(7)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send(&self, item: A) -> Result<(), PushError<A>> {
+        self.sender.try_push(item)
+    }
+
+    /// Sends an item, and waits for room for at most this long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send), and [`PushError::Full`] when the time is over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Pipe;
+    /// # use std::time::Duration;
+    /// let (one, other) = Pipe::duplex::<u8, u8>()?;
+    /// one.send_timeout(7, Duration::from_secs(1))?;
+    /// assert_eq!(other.recv()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_timeout(&self, item: A, timeout: Duration) -> Result<(), PushError<A>> {
+        self.sender.push_timeout(item, timeout)
     }
 }
 
@@ -215,8 +277,28 @@ impl<A, B> Connection<A, B> {
     /// assert!(one.poll(Duration::MAX));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
         !wait_ready(&[self], Some(timeout)).is_empty()
+    }
+
+    /// Ends both directions for both ends: from now on `send` fails, and `recv` does once it has drained what was under
+    /// way. Closing twice does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::{Pipe, queue::PopError, queue::PushError};
+    /// let (one, other) = Pipe::duplex::<u8, u8>()?;
+    /// one.send(7)?;
+    /// one.close();
+    /// assert_eq!((other.recv(), other.recv()), (Ok(7), Err(PopError::Closed)));
+    /// assert_eq!(other.send(8), Err(PushError::Closed(8)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) {
+        self.sender.close();
+        self.receiver.close();
     }
 
     pub(super) fn receiver(&self) -> &Receiver<B> {
@@ -243,6 +325,45 @@ impl<T: Serialize + 'static> Sender<T> {
     /// ```
     pub fn send(&self, item: T) -> Result<(), PushError<T>> {
         self.push(item)
+    }
+
+    /// [`try_push`](Self::try_push), as pipes call it.
+    ///
+    /// # Errors
+    ///
+    /// As for `try_push`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Pipe;
+    /// let (sender, _receiver) = Pipe::one_way()?;
+    /// while sender.try_send(7).is_ok() {}
+    /// assert_eq!(sender.len(), sender.capacity());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn try_send(&self, item: T) -> Result<(), PushError<T>> {
+        self.try_push(item)
+    }
+
+    /// [`push_timeout`](Self::push_timeout), as pipes call it.
+    ///
+    /// # Errors
+    ///
+    /// As for `push_timeout`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Pipe;
+    /// # use std::time::Duration;
+    /// let (sender, receiver) = Pipe::one_way()?;
+    /// sender.send_timeout(7, Duration::from_secs(1))?;
+    /// assert_eq!(receiver.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
+        self.push_timeout(item, timeout)
     }
 }
 
@@ -319,6 +440,7 @@ impl<T> Receiver<T> {
     /// assert!(receiver.poll(Duration::MAX));
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
+    #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
         !wait_ready(&[self], Some(timeout)).is_empty()
     }

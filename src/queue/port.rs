@@ -73,6 +73,13 @@ pub(super) enum Others {
     Perhaps,
 }
 
+/// What others may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Push,
+    Pop,
+}
+
 /// A handle.
 pub(super) struct Port {
     object: Object<QueueHead>,
@@ -82,6 +89,10 @@ pub(super) struct Port {
     counted_in: AtomicU32,
     /// What `epoch` was when there were others on the other side.
     connected: AtomicU32,
+    /// What the head's `senders_killed` was when this handle was made or last pushed, and `receivers_killed` when it was
+    /// made or last popped.
+    senders_killed: AtomicU32,
+    receivers_killed: AtomicU32,
     /// Lost items that it has been told of.
     pub(super) heard: AtomicU64,
 }
@@ -123,8 +134,12 @@ impl Port {
     }
 
     fn uncounted(object: Object<QueueHead>, geometry: Geometry, role: Role) -> Self {
+        let now = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
+        let head = object.head();
         Self {
-            connected: AtomicU32::new(object.head().epoch.load(Ordering::Relaxed).wrapping_sub(1)),
+            connected: AtomicU32::new(head.epoch.load(Ordering::Relaxed).wrapping_sub(1)),
+            senders_killed: now(&head.senders_killed),
+            receivers_killed: now(&head.receivers_killed),
             heard: AtomicU64::new(0),
             counted_in: AtomicU32::new(0),
             object,
@@ -158,12 +173,13 @@ impl Port {
 
     /// Another handle of the same queue.
     pub(super) fn another(&self, role: Role) -> Self {
-        let view = self.view();
-        view.head.was_shared.store(1, Ordering::SeqCst);
-        let other = Self::uncounted(self.object.clone(), self.geometry, role);
-        other
-            .heard
-            .store(self.heard.load(Ordering::Relaxed), Ordering::Relaxed);
+        // For the sake of a forked child: a handle must count before another one is made of it.
+        self.view();
+        let mut other = Self::uncounted(self.object.clone(), self.geometry, role);
+        // What this handle has not been told of, the other one has not either.
+        *other.heard.get_mut() = self.heard.load(Ordering::Relaxed);
+        *other.senders_killed.get_mut() = self.senders_killed.load(Ordering::Relaxed);
+        *other.receivers_killed.get_mut() = self.receivers_killed.load(Ordering::Relaxed);
         other.count();
         other
     }
@@ -185,23 +201,29 @@ impl Port {
     fn count_after_fork(&self) {
         let generation = fork::generation() + 1;
         let before = self.counted_in.load(Ordering::Acquire);
-        // Of several threads, one counts it.
-        if before != generation
-            && self
-                .counted_in
-                .compare_exchange(before, generation, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        {
-            self.object.head().was_shared.store(1, Ordering::SeqCst);
-            if let Some(book) = self.own_book() {
-                self.add_to(book);
+        let Some(book) = self.own_book().filter(|_| before != generation) else {
+            return;
+        };
+        // Of several threads, one counts it; and none goes on before it counts.
+        self.add_to(book);
+        let first = self.counted_in.compare_exchange(
+            before,
+            generation,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if first.is_err() {
+            if self.role.sends() {
+                book.senders.fetch_sub(1, Ordering::SeqCst);
+            }
+            if self.role.receives() {
+                book.receivers.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
 
     pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let view = self.view();
-        view.head.was_shared.store(1, Ordering::SeqCst);
         self.object.serialize_as(
             serializer,
             || Box::new(self.another(self.role)),
@@ -234,23 +256,35 @@ impl Port {
         port.ok_or_else(|| serde::de::Error::custom(ShareError::OtherType))
     }
 
-    /// Whether others may do what `is_role` says of a book, besides this handle.
-    fn others(
-        &self,
-        view: &View<'_>,
-        count: impl Fn(&Book) -> &AtomicU32,
-        is_own: bool,
-        is_alone: bool,
-    ) -> Others {
+    /// Whether others may do this, besides this handle.
+    fn others(&self, view: &View<'_>, deed: Deed, rest: &Rest) -> Others {
         let epoch = view.head.epoch.load(Ordering::SeqCst);
         if self.object.in_flight() > 0 {
+            rest.had_others.set(true);
             return Others::Perhaps;
         }
+        let (is_own, killed, told) = match deed {
+            Deed::Push => (
+                self.role.sends(),
+                &view.head.senders_killed,
+                &self.senders_killed,
+            ),
+            Deed::Pop => (
+                self.role.receives(),
+                &view.head.receivers_killed,
+                &self.receivers_killed,
+            ),
+        };
         let books = view.head.books[..member::numbers()].iter();
         let sum = books.fold(0_u64, |sum, book| {
-            sum + u64::from(count(book).load(Ordering::SeqCst))
+            let handles = match deed {
+                Deed::Push => &book.senders,
+                Deed::Pop => &book.receivers,
+            };
+            sum + u64::from(handles.load(Ordering::SeqCst))
         });
         if sum > u64::from(is_own) {
+            rest.had_others.set(true);
             return Others::Some;
         }
         // Somebody went while we looked: a handle may have been passed on from a book that we had not looked at to one
@@ -258,19 +292,29 @@ impl Port {
         if view.head.epoch.load(Ordering::SeqCst) != epoch {
             return Others::Perhaps;
         }
-        let was_shared = view.head.was_shared.load(Ordering::SeqCst) != 0;
-        if is_own && !was_shared && !is_alone {
+        // A thread that has this very handle by reference could still do it. Somebody else was meant to if there was
+        // somebody when this call began, or somebody was killed; that others have come and gone says nothing.
+        let is_bereft = || killed.load(Ordering::SeqCst) != told.load(Ordering::Relaxed);
+        if is_own && !rest.had_others.get() && !is_bereft() && !rest.is_alone.get() {
             return Others::Perhaps;
         }
         Others::None
     }
 
-    fn other_senders(&self, view: &View<'_>, is_alone: bool) -> Others {
-        self.others(view, |book| &book.senders, self.role.sends(), is_alone)
+    fn other_senders(&self, view: &View<'_>, rest: &Rest) -> Others {
+        self.others(view, Deed::Push, rest)
     }
 
-    pub(super) fn other_receivers(&self, view: &View<'_>, is_alone: bool) -> Others {
-        self.others(view, |book| &book.receivers, self.role.receives(), is_alone)
+    pub(super) fn other_receivers(&self, view: &View<'_>, rest: &Rest) -> Others {
+        self.others(view, Deed::Pop, rest)
+    }
+
+    /// Somebody here does this by this handle, whoever was killed.
+    fn note(told: &AtomicU32, killed: &AtomicU32) {
+        let killed = killed.load(Ordering::Relaxed);
+        if told.load(Ordering::Relaxed) != killed {
+            told.store(killed, Ordering::Relaxed);
+        }
     }
 
     /// Pushes what `load` says. It is left there if it is not pushed.
@@ -281,11 +325,12 @@ impl Port {
         patience: Patience,
     ) -> Result<(), Refusal> {
         let view = self.view();
-        let rest = Rest::default();
+        let rest = Rest::of(patience);
+        let deadline = patience.deadline();
         if !self.role.receives() && self.is_cut_off(&view, &rest) {
             return Err(Refusal::Disconnected);
         }
-        let mut attempt = || match view.put(load, priority, patience.deadline()) {
+        let mut attempt = || match view.put(load, priority, deadline) {
             Put::Done => Some(Ok(())),
             Put::Closed => Some(Err(Refusal::Closed)),
             Put::Full if matches!(patience, Patience::None) && self.role.receives() => None,
@@ -294,22 +339,42 @@ impl Port {
                 .then_some(Err(Refusal::Disconnected)),
         };
         let outcome = match patience {
-            Patience::None => attempt(),
+            Patience::None => attempt().or_else(|| self.looks_around().then(attempt)?),
             Patience::Until(deadline) => {
                 let waiters = &view.head.pushes.waiting.0;
                 waiters.wait(deadline, attempt, || rest.patrol())
             }
         };
-        outcome.unwrap_or(Err(Refusal::NotNow))
+        let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
+        match outcome {
+            Ok(()) => Self::note(&self.senders_killed, &view.head.senders_killed),
+            // Woken, and kept from the lock until the deadline: the room is another's.
+            Err(Refusal::NotNow) if deadline.is_some() && view.len() < self.geometry.capacity => {
+                view.head.pushes.waiting.0.notify_all();
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Before a call that does not wait says that there is nothing: looks for the dead. Whether that can make a
+    /// difference.
+    fn looks_around(&self) -> bool {
+        let is_half = self.role != Role::Both;
+        if is_half {
+            member::patrol();
+        }
+        is_half
     }
 
     /// Whether nobody is left who could take an item.
     fn is_cut_off(&self, view: &View<'_>, rest: &Rest) -> bool {
         let epoch = view.head.epoch.load(Ordering::SeqCst);
         if self.connected.load(Ordering::Relaxed) == epoch {
+            rest.had_others.set(true);
             return false;
         }
-        match self.other_receivers(view, rest.is_alone.get()) {
+        match self.other_receivers(view, rest) {
             Others::Some => {
                 self.connected.store(epoch, Ordering::Relaxed);
                 false
@@ -323,7 +388,7 @@ impl Port {
     pub(super) fn take(&self, out: &mut Vec<u8>, patience: Patience) -> Result<Taken, Refusal> {
         let view = self.view();
         let member = member::own_number();
-        let rest = Rest::default();
+        let rest = Rest::of(patience);
         let deadline = patience.deadline();
         let mut attempt = || {
             if let Some(taken) = view.take(out, member, deadline) {
@@ -332,17 +397,30 @@ impl Port {
             let is_call_for_now = matches!(patience, Patience::None);
             let refusal = self.is_over(&view, is_call_for_now, &rest)?;
             // What was pushed before it was over.
-            let last = view.take(out, member, deadline);
-            Some(last.ok_or(refusal))
+            match view.take(out, member, deadline) {
+                Some(taken) => Some(Ok(taken)),
+                // Only the lock was not to be had.
+                None if view.has_items() => None,
+                None => Some(Err(refusal)),
+            }
         };
         let outcome = match patience {
-            Patience::None => attempt(),
+            Patience::None => attempt().or_else(|| self.looks_around().then(attempt)?),
             Patience::Until(deadline) => {
                 let waiters = &view.head.pops.waiting.0;
                 waiters.wait(deadline, attempt, || rest.patrol())
             }
         };
-        outcome.unwrap_or(Err(Refusal::NotNow))
+        let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
+        match outcome {
+            Ok(_) => Self::note(&self.receivers_killed, &view.head.receivers_killed),
+            // Woken, and kept from the lock until the deadline: the item is another's.
+            Err(Refusal::NotNow) if deadline.is_some() && view.has_items() => {
+                view.head.pops.waiting.0.notify_one();
+            }
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// Whether nothing will ever be pushed again.
@@ -358,7 +436,7 @@ impl Port {
         if rest.connected.get() == Some(epoch) {
             return None;
         }
-        match self.other_senders(view, rest.is_alone.get()) {
+        match self.other_senders(view, rest) {
             Others::Some => {
                 rest.connected.set(Some(epoch));
                 None
@@ -368,10 +446,11 @@ impl Port {
         }
     }
 
-    /// Whether a pop would not wait.
+    /// Whether `try_pop` would say something else than that it is empty.
     pub(super) fn is_ready(&self) -> bool {
         let view = self.view();
-        view.has_items() || self.is_over(&view, false, &Rest::default()).is_some()
+        let is_over = || self.is_over(&view, true, &Rest::of(Patience::None));
+        view.has_items() || is_over().is_some()
     }
 
     pub(super) fn close(&self) {
@@ -418,20 +497,34 @@ impl Port {
     }
 }
 
-/// What a wait remembers from look to look.
-#[derive(Default)]
+/// What a call remembers from look to look.
 pub(super) struct Rest {
     /// The epoch at which there were others.
-    pub(super) connected: Cell<Option<u32>>,
+    connected: Cell<Option<u32>>,
+    /// There were others, or one was under way, at some look of this call.
+    had_others: Cell<bool>,
     /// This process has no other thread.
-    pub(super) is_alone: Cell<bool>,
+    is_alone: Cell<bool>,
+    /// Who waits until a deadline gets its answer then, and not an earlier one by chance of how many threads there are.
+    is_for_ever: bool,
 }
 
 impl Rest {
+    pub(super) fn of(patience: Patience) -> Self {
+        Self {
+            connected: Cell::new(None),
+            had_others: Cell::new(false),
+            is_alone: Cell::new(false),
+            is_for_ever: matches!(patience, Patience::Until(None)),
+        }
+    }
+
     pub(super) fn patrol(&self) {
         member::patrol();
-        self.is_alone
-            .set(task::ids().is_ok_and(|threads| threads.len() == 1));
+        if self.is_for_ever {
+            self.is_alone
+                .set(task::ids().is_ok_and(|threads| threads.len() == 1));
+        }
     }
 }
 

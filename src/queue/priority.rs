@@ -6,18 +6,24 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, PopError, PushError, TooMany};
+use super::error::{JoinError, NothingInHand, PopError, PushError};
 use super::face::{handle, popping, state};
 use super::fifo::BYTES;
 use super::head::Order;
 use super::item;
-use super::iter::Iter;
+use super::iter::{IntoIter, Iter};
 use super::port::{Patience, Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
 
 /// A queue of which the item with the highest priority comes out first, and of several with the same the one that was
 /// pushed first; otherwise as [`Queue`](super::Queue).
+///
+/// Highest first: where the lowest is to come first, as in Python's queue of that name, negate. The priority is not given
+/// back by `pop`; who needs it puts it into the item as well.
+///
+/// A handle is told that it is alone only if the others have gone during the call, or were killed; the
+/// [module](super#who-is-there) says it in full.
 ///
 /// # Examples
 ///

@@ -17,6 +17,7 @@ use crate::os::{futex, pidfd};
 use crate::process::Process;
 use crate::shm::member;
 use crate::shm::wait::{Ticket, Waiters};
+use crate::sync::Event;
 
 /// The longest sleep without a look around.
 const SLICE: Duration = Duration::from_millis(100);
@@ -25,7 +26,7 @@ const SLICE: Duration = Duration::from_millis(100);
 const SHORT_SLICE: Duration = Duration::from_millis(1);
 
 /// What [`wait_ready`] can wait for: [`Queue`], [`Receiver`], [`Connection`], [`PriorityQueue`] and [`Stack`], which
-/// are ready when a pop would not wait; and [`Process`], which is when it has ended.
+/// are ready when `try_pop` would not say `Empty`; [`Event`], which is while it is set; and [`Process`], which is when it has ended.
 ///
 /// The trait is sealed.
 ///
@@ -86,7 +87,17 @@ waitable!([T] Receiver<T>, |it| &it.port);
 waitable!([T] Stack<T>, |it| &it.port);
 waitable!([T] PriorityQueue<T>, |it| &it.port);
 waitable!([A, B] Connection<A, B>, |it| &it.receiver().port);
-// `sync::Event` goes here: ready when it is set, woken by its `Waiters`.
+
+impl Waitable for Event {}
+impl Sealed for Event {
+    fn is_ready(&self) -> bool {
+        self.is_set()
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source(Waker::Waiters(self.waiters()))
+    }
+}
 
 impl Waitable for Process {}
 impl Sealed for Process {
@@ -103,9 +114,13 @@ impl Sealed for Process {
 /// timeout, also when that is over; then the answer is empty.
 ///
 /// Nothing is taken out: of several who wait for one queue, all are told of an item, and one of them gets it. So
-/// follow up with `try_pop`. A `wait` for the handles of tasks is [`wait`](crate::wait).
+/// follow up with `try_pop`. An event that is set and cleared again at once may be missed here, other than in
+/// [`Event::wait`].
 ///
-/// Without timeout and with nothing to wait for, it returns at once.
+/// For tasks alone there is [`wait`](crate::wait). Among other things they can be waited for by an event that
+/// [`TaskFuture::on_done`](crate::TaskFuture::on_done) sets, as in the second example.
+///
+/// With nothing to wait for it returns at once, whatever the timeout.
 ///
 /// # Examples
 ///
@@ -123,6 +138,20 @@ impl Sealed for Process {
 ///     got = results.try_pop().ok();
 /// }
 /// assert_eq!(wait_ready(&[&child], None), [0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// ```
+/// use manyhands::{Pool, Queue, sync::Event};
+/// use manyhands::queue::wait_ready;
+///
+/// let pool = Pool::processes(1)?;
+/// let (done, orders) = (Event::new()?, Queue::<u32>::bounded(8)?);
+/// let task = pool.submit(|x: u64| x * x, 12);
+/// let set = done.clone();
+/// task.on_done(move |_| set.set());
+/// assert_eq!(wait_ready(&[&orders, &done], None), [1]);
+/// assert_eq!(task.result()?, 144);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize> {

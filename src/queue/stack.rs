@@ -6,17 +6,20 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, PopError, PushError, TooMany};
+use super::error::{JoinError, NothingInHand, PopError, PushError};
 use super::face::{handle, popping, pushing, state};
 use super::fifo::BYTES;
 use super::head::Order;
 use super::item;
-use super::iter::Iter;
+use super::iter::{IntoIter, Iter};
 use super::port::{Patience, Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
 
 /// A queue of which the newest item comes out first; otherwise as [`Queue`](super::Queue).
+///
+/// A handle is told that it is alone only if the others have gone during the call, or were killed; the
+/// [module](super#who-is-there) says it in full.
 ///
 /// # Examples
 ///

@@ -70,6 +70,8 @@ impl View<'_> {
         let count = ours.items.load(Ordering::Relaxed);
         let bytes = ours.bytes.load(Ordering::Relaxed);
         let is_in = count.wrapping_sub(theirs.items.load(Ordering::Acquire));
+        // What others have pushed and popped between the two is more than nothing was in.
+        let is_in = if is_in > u64::MAX / 2 { 0 } else { is_in };
         let bytes_in = bytes.wrapping_sub(theirs.bytes.load(Ordering::Acquire));
         let lacks_bytes = self.lacks_bytes(bytes_in, len);
         if lacks_bytes {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::error::{JoinError, TooMany};
+use super::error::{JoinError, NothingInHand};
 use super::port::{Others, Patience, Port, Rest};
 use crate::shm::member;
 
@@ -11,21 +11,28 @@ impl Port {
     pub(super) fn lose(&self) {
         let view = self.view();
         if let Some(book) = self.own_book() {
-            book.lost.fetch_add(1, Ordering::AcqRel);
+            // Another thread may have said that it is done.
+            let one_more = |lost: u64| {
+                let over = lost + book.done.load(Ordering::Acquire);
+                (over < book.taken.load(Ordering::Acquire)).then_some(lost + 1)
+            };
+            let _ = book
+                .lost
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         }
         view.head.finished.notify_all();
     }
 
-    pub(super) fn task_done(&self) -> Result<(), TooMany> {
+    pub(super) fn task_done(&self) -> Result<(), NothingInHand> {
         let view = self.view();
-        let book = self.own_book().ok_or(TooMany)?;
+        let book = self.own_book().ok_or(NothingInHand)?;
         let one_more = |done: u64| {
             let over = done + book.lost.load(Ordering::Acquire);
             (over < book.taken.load(Ordering::Acquire)).then_some(done + 1)
         };
         book.done
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
-            .map_err(|_| TooMany)?;
+            .map_err(|_| NothingInHand)?;
         // As long as there are items, this was not the last.
         if view.len() == 0 {
             view.head.finished.notify_all();
@@ -35,21 +42,21 @@ impl Port {
 
     pub(super) fn join(&self, patience: Patience) -> Result<(), JoinError> {
         let view = self.view();
-        let rest = Rest::default();
+        let rest = Rest::of(patience);
         let unfinished = || {
             let (pushed, finished) = view.balance();
-            pushed.wrapping_sub(finished)
+            pushed.saturating_sub(finished)
         };
         let ready = || {
             let (pushed, finished) = view.balance();
-            if pushed == finished {
+            if pushed <= finished {
                 return Some(Ok(()));
             }
             let in_hand = || {
                 let books = &view.head.books[..member::numbers()];
                 books.iter().any(|book| book.in_hand() > 0)
             };
-            let is_left = self.other_receivers(&view, rest.is_alone.get()) == Others::None
+            let is_left = self.other_receivers(&view, &rest) == Others::None
                 && !in_hand()
                 && unfinished() > 0;
             is_left.then(|| {

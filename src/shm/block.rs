@@ -16,11 +16,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::error::ShareError;
 use super::family::{Family, PAGE, SEGMENT, SMALL_END};
 use super::kind::Kind;
-use super::member::MEMBERS;
+use super::member::{self, MEMBERS};
 use crate::os::sparse;
 
 /// How many blocks there can be.
 pub(super) const BLOCKS: usize = 1 << 20;
+
+/// How many of them only large blocks get.
+const FOR_LARGE: usize = 1 << 16;
 
 /// Orders of size: a block of order n has 2^n bytes.
 pub(super) const ORDERS: usize = 47;
@@ -194,7 +197,25 @@ fn place(member: u16) -> (usize, u64) {
 impl Family {
     /// A block of `len` bytes, held by `member`, in the phase [`Phase::Making`]. Its memory holds whatever was left
     /// there by the last one; whether that are zeros, the second says.
+    ///
+    /// To be called with nothing locked: the dead may have what is wanted.
     pub(super) fn allocate(
+        &self,
+        len: u64,
+        kind: Kind,
+        shape: u64,
+        member: u16,
+    ) -> Result<(BlockId, bool), ShareError> {
+        member::patrol();
+        let allocated = self.try_allocate(len, kind, shape, member);
+        if let Err(ShareError::OutOfMemory { .. } | ShareError::TooManyObjects { .. }) = allocated {
+            member::bury_dead();
+            return self.try_allocate(len, kind, shape, member);
+        }
+        allocated
+    }
+
+    fn try_allocate(
         &self,
         len: u64,
         kind: Kind,
@@ -216,13 +237,15 @@ impl Family {
         let lock = self.lock();
         let (index, is_new) = match self.take_free(order) {
             Some(index) => (index, false),
-            None => (
-                self.carve(order).map_err(|error| match error {
-                    CarveError::Full => ShareError::TooManyObjects { limit: BLOCKS },
-                    CarveError::System(error) => out_of_memory(&error),
-                })?,
-                true,
-            ),
+            None => match self.carve(order) {
+                Ok(index) => (index, true),
+                // What is cut out for good may be larger than what is wanted.
+                Err(CarveError::Full(error)) => {
+                    let larger = (order + 1..ORDERS as u32).find_map(|order| self.take_free(order));
+                    (larger.ok_or(error)?, false)
+                }
+                Err(CarveError::System(error)) => return Err(out_of_memory(&error)),
+            },
         };
         let Some(block) = self.block(index) else {
             return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
@@ -238,15 +261,15 @@ impl Family {
             phase: Phase::Making as u8,
         });
         let id = BlockId { index, generation };
+        if !block.is_large() {
+            return Ok((id, false));
+        }
         let backed = block.backed.load(Ordering::Relaxed);
         let wanted = len.next_multiple_of(PAGE);
-        if order < LARGE || backed >= wanted {
-            if order >= LARGE {
-                self.header().kept.fetch_sub(backed, Ordering::Relaxed);
-            }
-            return Ok((id, is_new && order >= LARGE));
-        }
         self.header().kept.fetch_sub(backed, Ordering::Relaxed);
+        if backed >= wanted {
+            return Ok((id, is_new));
+        }
         // The kernel clears that memory, which takes its time; the block is this member's by now.
         drop(lock);
         if let Err(error) = self
@@ -287,18 +310,9 @@ impl Family {
         Ok(block)
     }
 
-    /// A message with a handle of this block, which this process holds, has arrived.
-    pub(super) fn arrived(&self, id: BlockId) {
-        let _lock = self.lock();
-        if let Some(block) = self.block(id.index)
-            && block.state().generation == id.generation
-        {
-            block.land();
-        }
-    }
-
     /// A message with a handle of this block, which `member` holds, is under way.
     pub(super) fn launch(&self, id: BlockId) {
+        self.header().has_launched.store(1, Ordering::Relaxed);
         if let Some(block) = self.block(id.index) {
             block.in_flight.fetch_add(1, Ordering::AcqRel);
         }
@@ -314,6 +328,15 @@ impl Family {
     /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, which must be
     /// able to start again after somebody who was killed in the middle of it, and is free.
     pub(super) fn release(&self, id: BlockId, member: u16, take_apart: impl FnOnce(&Block)) {
+        self.let_go(id, member, Some(take_apart));
+    }
+
+    /// The same, if nothing is in the block that has to be taken apart.
+    pub(super) fn release_empty(&self, id: BlockId, member: u16) {
+        self.let_go(id, member, None::<fn(&Block)>);
+    }
+
+    fn let_go(&self, id: BlockId, member: u16, take_apart: Option<impl FnOnce(&Block)>) {
         let lock = self.lock();
         let Some(block) = self.block(id.index) else {
             return;
@@ -327,15 +350,45 @@ impl Family {
             block.holders[word].fetch_and(!bit, Ordering::AcqRel);
             return;
         }
-        if state.is(Phase::Making) {
+        // Nothing is to be taken apart that was not put together; and of one that was not finished it is not known how
+        // much is reserved.
+        let is_made = !state.is(Phase::Making);
+        let has_contents = is_made && state.kind().is_some_and(Kind::has_contents);
+        let take_apart = take_apart.filter(|_| has_contents);
+        let kept = self.header().kept.load(Ordering::Relaxed);
+        let backed = block.backed.load(Ordering::Acquire);
+        let is_kept = !block.is_large()
+            || (is_made && backed > 0 && kept.saturating_add(backed) <= MOST_KEPT);
+        if is_kept && take_apart.is_none() {
             self.put_free(id, block);
             return;
         }
-        block.set_phase(Phase::Ending);
+        let kind = if take_apart.is_some() { state.kind } else { 0 };
+        block.set(State {
+            kind,
+            phase: Phase::Ending as u8,
+            ..state
+        });
         drop(lock);
-        take_apart(block);
+        if let Some(take_apart) = take_apart {
+            take_apart(block);
+        }
+        if !is_kept {
+            self.bare(block, backed);
+        }
         let _lock = self.lock();
         self.put_free(id, block);
+    }
+
+    /// Gives back the memory of a block that is ending. Not under the lock: of a large one that takes long. Whoever is killed
+    /// at this is followed by the burial, which finds nothing reserved, and gives it all back again.
+    fn bare(&self, block: &Block, backed: u64) {
+        block.backed.store(0, Ordering::Release);
+        if let Err(error) = self.memory.give_back(block.offset(), 1 << block.order()) {
+            // It is not zeros then, and must not be taken for that.
+            block.backed.store(backed, Ordering::Release);
+            log::error!("{backed} bytes of shared memory could not be given back: {error}");
+        }
     }
 
     /// To be called under the lock. The state is changed first: before, the block is still held, and after it `repair`
@@ -343,26 +396,24 @@ impl Family {
     fn put_free(&self, id: BlockId, block: &Block) {
         let backed = block.backed.load(Ordering::Acquire);
         block.set(State {
-            generation: id.generation.wrapping_add(1),
+            generation: id.generation.saturating_add(1),
             kind: 0,
             phase: Phase::Free as u8,
         });
         for bits in &block.holders {
             bits.store(0, Ordering::Relaxed);
         }
-        let header = self.header();
-        if block.is_large() && backed > 0 {
-            if header.kept.load(Ordering::Relaxed) + backed <= MOST_KEPT {
-                header.kept.fetch_add(backed, Ordering::Relaxed);
-            } else {
-                self.memory.give_back(block.offset(), backed);
-                block.backed.store(0, Ordering::Release);
-            }
+        if block.is_large() {
+            self.header().kept.fetch_add(backed, Ordering::Relaxed);
         }
         self.push_free(id.index, block);
     }
 
     fn push_free(&self, index: u32, block: &Block) {
+        if block.state().generation == u32::MAX {
+            // Used up: an old handle could be taken for a new one.
+            return;
+        }
         let header = self.header();
         let lists = if block.is_large() && block.backed.load(Ordering::Relaxed) == 0 {
             &header.bare
@@ -398,14 +449,20 @@ impl Family {
     fn carve(&self, order: u32) -> Result<u32, CarveError> {
         let header = self.header();
         let index = header.blocks.load(Ordering::Relaxed);
-        if index as usize >= BLOCKS {
-            return Err(CarveError::Full);
+        // The last entries are for large ones: whoever has used up all others for small ones shall still have those.
+        let most = if order < LARGE {
+            BLOCKS - FOR_LARGE
+        } else {
+            BLOCKS
+        };
+        if index as usize >= most {
+            return Err(CarveError::Full(ShareError::TooManyObjects { limit: most }));
         }
         let end = super::family::HEADER + (u64::from(index) + 1) * size_of::<Block>() as u64;
         self.reserve_up_to(&header.ledger_reserved, end)?;
         let size = 1_u64 << order;
         let (top, limit) = if order < LARGE {
-            (&header.small_top, SMALL_END)
+            (&header.small_top, SMALL_END.min(self.memory.len()))
         } else {
             (&header.large_top, self.memory.len())
         };
@@ -413,7 +470,10 @@ impl Family {
         let offset = top.load(Ordering::Relaxed).next_multiple_of(size);
         let end = offset.saturating_add(size);
         if end > limit {
-            return Err(CarveError::Full);
+            return Err(CarveError::Full(ShareError::OutOfMemory {
+                bytes: size,
+                reason: "the addresses of this family are used up".to_owned(),
+            }));
         }
         if order < LARGE {
             self.reserve_up_to(&header.small_reserved, end)?;
@@ -480,7 +540,7 @@ impl Family {
 #[derive(Debug)]
 enum CarveError {
     /// No entries or no addresses are left.
-    Full,
+    Full(ShareError),
     System(io::Error),
 }
 

@@ -14,22 +14,20 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
-
 use super::block::BlockId;
 use super::error::ShareError;
-use super::family;
+use super::family::{self, Family};
 use super::member::Expected;
 use super::registry;
-use crate::codec;
 
 /// How a handle travels, as it stands in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Transit {
     /// Somebody else holds the object.
     Held,
-    /// The object counts this message.
-    InFlight,
+    /// The object counts this message. The number is that of the handle in it: what reads a message may try a handle more than
+    /// once (serde's untagged enums do).
+    InFlight(u32),
     /// The receiver holds it already.
     Granted,
 }
@@ -58,6 +56,10 @@ impl Cargo {
         Self {
             kept: (!kept.is_empty()).then(|| Box::new(Mutex::new(kept))),
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_none()
     }
 
     /// The message is not needed any more.
@@ -113,15 +115,48 @@ pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, Cargo) {
     }
 }
 
-/// Serialises something whose handles are counted as under way; gives for which objects. If the message is not sent after
-/// all, [`recall`] them.
-pub(crate) fn send<R>(serialise: impl FnOnce() -> R) -> (R, Vec<BlockId>) {
+/// Handles that count as under way. Dropped, they are called back: nobody will read the message.
+#[derive(Debug, Default)]
+#[must_use = "dropped, it calls the handles back"]
+pub(crate) struct Sent {
+    handles: Vec<BlockId>,
+}
+
+impl Sent {
+    /// The message is on its way.
+    pub(crate) fn deliver(self) {
+        self.into_handles();
+    }
+
+    /// The message is on its way, with this list of what is in it for whoever may have to [`recall`] it.
+    pub(crate) fn into_handles(mut self) -> Vec<BlockId> {
+        std::mem::take(&mut self.handles)
+    }
+
+    pub(crate) fn handles(&self) -> &[BlockId] {
+        &self.handles
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        recall(&self.handles);
+    }
+}
+
+/// Serialises something whose handles are counted as under way.
+pub(crate) fn send<R>(serialise: impl FnOnce() -> R) -> (R, Sent) {
     let outer = Outer::enter(Scope::Send(Vec::new()));
     let result = serialise();
     match outer.leave() {
-        Some(Scope::Send(sent)) => (result, sent),
-        _ => (result, Vec::new()),
+        Some(Scope::Send(handles)) => (result, Sent { handles }),
+        _ => (result, Sent::default()),
     }
+}
+
+/// Whether any process of the family has ever sent a handle that counts.
+pub(crate) fn was_ever_sent() -> bool {
+    family::if_any().is_some_and(Family::has_launched)
 }
 
 /// Serialises something whose handles are held in the name of a process that is about to be started; gives its place in
@@ -133,22 +168,6 @@ pub(crate) fn grant<R>(serialise: impl FnOnce() -> R) -> (R, Option<Expected>) {
         Some(Scope::Grant(expected)) => (result, expected),
         _ => (result, None),
     }
-}
-
-/// Appends the result of a task, in the worker.
-#[inline]
-pub(crate) fn append_result<R: Serialize + 'static>(
-    out: &mut Vec<u8>,
-    result: &R,
-) -> Result<(), String> {
-    if codec::fixed_size::<R>().is_some() {
-        return codec::append(out, result);
-    }
-    let (appended, sent) = send(|| codec::append(out, result));
-    if appended.is_err() {
-        recall(&sent);
-    }
-    appended
 }
 
 /// Takes back what was [sent](send): no process will read it.
@@ -175,7 +194,7 @@ pub(super) fn load(
             Some(Scope::Send(sent)) => {
                 family::get()?.launch(id);
                 sent.push(id);
-                Transit::InFlight
+                Transit::InFlight(sent.len() as u32)
             }
             Some(Scope::Grant(expected)) => {
                 let expected = match expected {
@@ -188,4 +207,58 @@ pub(super) fn load(
             }
         })
     })
+}
+
+/// What reads a message at present has come to.
+#[derive(Default)]
+struct Unpacking {
+    /// Kept until all is read: what was tried and dropped may be wanted at the next try.
+    opened: Vec<Kept>,
+    /// Handles that count as under way, each with its number in the message.
+    landed: Vec<(BlockId, u32)>,
+}
+
+thread_local! {
+    static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) };
+}
+
+/// Reads a message. Its handles cease to count as under way when all is read, each once.
+pub(crate) fn unpack<R>(read: impl FnOnce() -> R) -> R {
+    /// Puts back what was there before, also after a panic of the user's code.
+    struct Outer(Option<Unpacking>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            let Some(Unpacking { opened, landed }) = UNPACKING.replace(self.0.take()) else {
+                return;
+            };
+            for (id, _) in landed {
+                registry::call_back(id);
+            }
+            drop(opened);
+        }
+    }
+    let _outer = Outer(UNPACKING.replace(Some(Unpacking::default())));
+    read()
+}
+
+/// A handle has been read, or it could not be. `opened` is what came of it.
+pub(super) fn unload(id: BlockId, transit: Transit, opened: Option<Kept>) {
+    UNPACKING.with_borrow_mut(|unpacking| match (unpacking, transit) {
+        (
+            Some(Unpacking {
+                opened: all,
+                landed,
+            }),
+            transit,
+        ) => {
+            all.extend(opened);
+            if let Transit::InFlight(number) = transit
+                && !landed.contains(&(id, number))
+            {
+                landed.push((id, number));
+            }
+        }
+        (None, Transit::InFlight(_)) => registry::call_back(id),
+        (None, _) => {}
+    });
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a shared object could not be made, or could not be reached by its handle.
 ///
 /// # Examples
@@ -12,7 +14,19 @@ use std::borrow::Cow;
 /// let error = SharedArray::<u8>::zeros(1 << 45).unwrap_err();
 /// assert!(matches!(error, ShareError::OutOfMemory { .. }), "{error}");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// A task can hand it on to whoever started it:
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{ShareError, SharedArray};
+///
+/// let make = |len: usize| SharedArray::<u8>::zeros(len);
+/// let made: Result<SharedArray<u8>, ShareError> = Pool::processes(1)?.submit(make, 1 << 45).result()?;
+/// assert!(matches!(made, Err(ShareError::OutOfMemory { .. })), "{made:?}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareError {
     /// There is not so much memory left. Nothing was made.

@@ -50,6 +50,9 @@ pub(super) struct Header {
     /// Written last, by the process that makes it all.
     magic: AtomicU64,
     id: AtomicU64,
+    /// The namespaces of processes and of time in which pids and starts mean something; 0 if they are not known.
+    pub(super) pids: AtomicU64,
+    pub(super) times: AtomicU64,
     /// Held for every change of who holds what, and of what is free.
     pub(super) lock: RobustMutex,
     /// Held by whoever clears away what a dead process has left.
@@ -70,6 +73,8 @@ pub(super) struct Header {
     /// When somebody last looked for dead members, in nanoseconds of the monotonic clock, and which slot is looked at next.
     pub(super) patrol: AtomicU64,
     pub(super) beat: AtomicU32,
+    /// Whether a message that counts was ever sent.
+    pub(super) has_launched: AtomicU32,
     /// For each order of size, the first free block that has memory, counted from 1; 0: none.
     pub(super) free: [AtomicU32; ORDERS],
     /// The same of blocks whose memory was given back.
@@ -125,8 +130,9 @@ pub(super) fn get() -> Result<&'static Family, ShareError> {
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
-    let family = match inherited.take() {
-        Some(memory) => Family::open(memory),
+    let family = match &*inherited {
+        // It stays until it has been opened: a family of its own is not what this process is to have.
+        Some(memory) => memory.try_clone().and_then(Family::open),
         None => Family::new(),
     };
     let family = family.map_err(|error| {
@@ -135,6 +141,7 @@ pub(super) fn get() -> Result<&'static Family, ShareError> {
             &error,
         )
     })?;
+    *inherited = None;
     Ok(FAMILY.get_or_init(|| family))
 }
 
@@ -168,6 +175,9 @@ impl Family {
         header.small_reserved.store(LEDGER, Ordering::Relaxed);
         header.large_top.store(SMALL_END, Ordering::Relaxed);
         header.ledger_reserved.store(HEADER, Ordering::Relaxed);
+        let (pids, times) = crate::os::life::namespaces();
+        header.pids.store(pids, Ordering::Relaxed);
+        header.times.store(times, Ordering::Relaxed);
         header.id.store(id, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
         Ok(family)
@@ -188,6 +198,11 @@ impl Family {
         }
         family.id = header.id.load(Ordering::Relaxed);
         Ok(family)
+    }
+
+    /// Whether a message that counts was ever sent.
+    pub(super) fn has_launched(&self) -> bool {
+        self.header().has_launched.load(Ordering::Relaxed) != 0
     }
 
     /// What no other family is called.

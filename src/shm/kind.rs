@@ -50,10 +50,12 @@ impl Kind {
 
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
-    pub(super) fn bury(self, place: &Place, member: u16, end: End) {
+    ///
+    /// False if somebody has the object locked for so long that it had better be tried again later.
+    pub(super) fn bury(self, place: &Place, member: u16, end: End) -> bool {
         match self {
             Self::Array => array::bury(place, member),
-            Self::Queue => queue::bury(place, member),
+            Self::Queue => queue::bury(place, member, end),
             _ => crate::sync::bury(self, place, member, end),
         }
     }

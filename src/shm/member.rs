@@ -10,12 +10,13 @@
 //! owner.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::registry;
 use crate::os::exit::{self, Turn};
+use crate::os::robust::{Held, LockError};
 use crate::os::{clock, fork, life};
 
 /// How many processes can share objects at a time.
@@ -36,6 +37,8 @@ pub(super) struct Slot {
     pid: AtomicU32,
     /// When it was started, by the kernel's count. With the pid, it tells it from any other process.
     started: AtomicU64,
+    /// How often the place was given to somebody.
+    uses: AtomicU32,
 }
 
 #[repr(u32)]
@@ -47,6 +50,9 @@ enum Life {
     Alive = 2,
     /// It is ending of its own will. What it holds it no longer needs, once it has ended.
     Leaving = 3,
+    /// It has ended, and is being buried; which of the two, says how it ended.
+    DyingKilled = 4,
+    DyingLeft = 5,
 }
 
 /// How a member ended.
@@ -93,6 +99,7 @@ fn remember(generation: u32, number: u16) {
 #[cold]
 fn enlist(generation: u32) -> Result<u16, ShareError> {
     let family = family::get()?;
+    family.check_namespaces()?;
     exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
@@ -104,7 +111,7 @@ fn enlist(generation: u32) -> Result<u16, ShareError> {
             return Ok(own as u16);
         }
         if let Some((number, slot)) = family.free_slot() {
-            slot.take(pid, started, Life::Alive);
+            slot.begin(pid, started, Life::Alive);
             remember(generation, number);
             return Ok(number);
         }
@@ -122,10 +129,22 @@ fn start_of(pid: u32) -> Result<u64, ShareError> {
 }
 
 impl Slot {
+    /// Gives the place to somebody new; says for which use of it that is. To be called under the lock, as all that changes
+    /// a place.
+    fn begin(&self, pid: u32, started: u64, life: Life) -> u32 {
+        let uses = self.uses.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.take(pid, started, life);
+        uses
+    }
+
     fn take(&self, pid: u32, started: u64, life: Life) {
         self.pid.store(pid, Ordering::Relaxed);
         self.started.store(started, Ordering::Relaxed);
         // Killed before this, nothing has happened.
+        self.set(life);
+    }
+
+    fn set(&self, life: Life) {
         self.life.store(life as u32, Ordering::Release);
     }
 
@@ -133,15 +152,58 @@ impl Slot {
         self.life.load(Ordering::Acquire) == life as u32
     }
 
+    fn is_expected(&self, uses: u32) -> bool {
+        self.is(Life::Expected) && self.uses.load(Ordering::Relaxed) == uses
+    }
+
     fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
     }
 
+    /// Whether there is somebody to bury.
     fn is_over(&self) -> bool {
         let started = self.started.load(Ordering::Relaxed);
-        !self.is(Life::Free) && !life::is_running(self.pid(), started)
+        match self.life.load(Ordering::Acquire) {
+            life if life == Life::Free as u32 => false,
+            // Whoever was at it has been killed.
+            life if life == Life::DyingKilled as u32 || life == Life::DyingLeft as u32 => true,
+            _ => !life::is_running(self.pid(), started),
+        }
+    }
+
+    /// From here on nobody can come to the place any more. To be called under the lock.
+    fn begin_burial(&self, end: End) {
+        self.set(match end {
+            End::Killed => Life::DyingKilled,
+            End::Left => Life::DyingLeft,
+        });
+    }
+
+    fn end(&self) -> End {
+        if self.is(Life::Leaving) || self.is(Life::DyingLeft) {
+            End::Left
+        } else {
+            End::Killed
+        }
     }
 }
+
+/// How long to wait for somebody else who buries: that one may be stopped.
+#[derive(Clone, Copy)]
+enum Patience {
+    None,
+    /// What is not done now, somebody's patrol will do.
+    Some,
+}
+
+/// How long a burial waits for the lock of one object: nobody has it for longer than it takes to copy an item, unless it was
+/// stopped (SIGSTOP, a debugger). Then that object is left for a later burial.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(20)
+}
+
+/// The most that a process waits for another that buries.
+const MOST_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Family {
     fn slots(&self) -> &[Slot] {
@@ -166,40 +228,74 @@ impl Family {
     }
 
     /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
-    /// somebody who starts again: each step can be done twice.
-    fn bury(&self, number: u16, end: End) {
-        let slot = &self.header().slots[usize::from(number)];
+    /// somebody who starts again: each step can be done twice. So is whoever finds an object locked by a process that has been
+    /// stopped.
+    fn bury(&self, number: u16, slot: &Slot) {
+        let end = slot.end();
         let blocks = self.header().blocks.load(Ordering::Acquire);
+        let mut is_done = true;
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
             if let Some(block) = held {
-                registry::bury(self, index, block, number, end);
+                is_done &= registry::bury(self, index, block, number, end);
             }
         }
-        slot.life.store(Life::Free as u32, Ordering::Release);
+        if is_done {
+            slot.set(Life::Free);
+        }
+    }
+
+    /// Takes the lock of those who bury. Nobody who has it waits for anything that the one who asks could hold.
+    fn burial(&self, patience: Patience) -> Option<Held<'_>> {
+        let lock = &self.header().burial;
+        let held = match patience {
+            Patience::None => lock.try_hold(),
+            Patience::Some => lock.hold_until(Instant::now() + MOST_PATIENCE),
+        };
+        match held {
+            Ok(held) => Some(held),
+            Err(LockError::Timeout | LockError::Deadlock) => None,
+            Err(error) => {
+                log::error!("the dead of the family cannot be buried: {error}");
+                None
+            }
+        }
     }
 
     /// Buries those that `is_meant`, if they are dead.
-    fn bury_if(&self, is_meant: impl Fn(&Slot) -> bool) {
-        // Nobody who waits here holds anything that the one who buries could want.
-        let Ok(_burial) = self.header().burial.hold() else {
+    fn bury_if(&self, patience: Patience, is_meant: impl Fn(&Slot) -> bool) {
+        let Some(_burial) = self.burial(patience) else {
             return;
         };
         for (number, slot) in self.slots().iter().enumerate() {
-            let is_over = || {
+            let begins = || {
                 // Under the lock, which whoever takes a place has: half of what it writes could be taken for a dead member.
                 let _lock = self.lock();
-                slot.is_over()
+                let is_over = slot.is_over();
+                if is_over {
+                    slot.begin_burial(slot.end());
+                }
+                is_over
             };
-            if is_meant(slot) && is_over() {
-                let end = if slot.is(Life::Leaving) {
-                    End::Left
-                } else {
-                    End::Killed
-                };
-                self.bury(number as u16, end);
+            if is_meant(slot) && begins() {
+                self.bury(number as u16, slot);
             }
         }
+    }
+
+    /// Processes that cannot see one another cannot tell who has died, and the C library's mutexes would mix them up.
+    fn check_namespaces(&self) -> Result<(), ShareError> {
+        let header = self.header();
+        let (pids, times) = life::namespaces();
+        let theirs = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let differ = |own: u64, theirs: u64| own != 0 && theirs != 0 && own != theirs;
+        if differ(pids, theirs(&header.pids)) || differ(times, theirs(&header.times)) {
+            return Err(ShareError::System {
+                what: "this process cannot share objects with its family".into(),
+                reason: "it is in another namespace of processes or of time".to_owned(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -207,7 +303,7 @@ impl Family {
 pub(crate) fn bury_dead() {
     if let Some(family) = family::if_any() {
         let own = std::process::id();
-        family.bury_if(|slot| slot.pid() != own);
+        family.bury_if(Patience::Some, |slot| slot.pid() != own);
     }
 }
 
@@ -216,7 +312,7 @@ pub(crate) fn has_ended(pid: u32) {
     if let Some(family) = family::if_any()
         && family.slots().iter().any(|slot| slot.pid() == pid)
     {
-        family.bury_if(|slot| slot.pid() == pid);
+        family.bury_if(Patience::Some, |slot| slot.pid() == pid);
     }
 }
 
@@ -242,7 +338,8 @@ pub(crate) fn patrol() {
     let beat = header.beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
     let some = slots.iter().cycle().skip(beat % slots.len().max(1));
     if some.take(BEAT.min(slots.len())).any(Slot::is_over) {
-        bury_dead();
+        let own = std::process::id();
+        family.bury_if(Patience::None, |slot| slot.pid() != own);
     }
 }
 
@@ -255,10 +352,13 @@ pub(crate) fn numbers() -> usize {
 fn leave() {
     let own = OWN.load(Ordering::Acquire);
     if (own >> 32) as u32 == fork::generation() + 1
-        && let Some(slot) =
-            family::if_any().and_then(|family| family.slots().get(usize::from(own as u16)))
+        && let Some(family) = family::if_any()
+        && let Some(slot) = family.slots().get(usize::from(own as u16))
     {
-        slot.life.store(Life::Leaving as u32, Ordering::Release);
+        let _lock = family.lock();
+        if slot.is(Life::Alive) && slot.pid() == std::process::id() {
+            slot.set(Life::Leaving);
+        }
     }
 }
 
@@ -266,8 +366,15 @@ fn leave() {
 /// to it is held in its name, and let go of if it never comes.
 #[derive(Debug)]
 pub(crate) struct Expected {
-    number: u16,
+    place: Place,
     is_settled: bool,
+}
+
+/// A member's number, and which use of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Place {
+    number: u16,
+    uses: u32,
 }
 
 impl Expected {
@@ -278,9 +385,9 @@ impl Expected {
         for attempt in 0..2 {
             let lock = family.lock();
             if let Some((number, slot)) = family.free_slot() {
-                slot.take(pid, started, Life::Expected);
+                let uses = slot.begin(pid, started, Life::Expected);
                 return Ok(Self {
-                    number,
+                    place: Place { number, uses },
                     is_settled: false,
                 });
             }
@@ -293,22 +400,27 @@ impl Expected {
     }
 
     pub(crate) fn number(&self) -> u16 {
-        self.number
+        self.place.number
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// The process has been started, and will [`arrive`] if nothing happens to it.
     pub(crate) fn settle(mut self, pid: u32) {
-        self.is_settled = true;
         let Some(family) = family::if_any() else {
             return;
         };
+        // If it is gone already, and somebody has waited for it, it will not come: dropping `self` sees to that.
+        let Ok(started) = life::start_time(pid) else {
+            return;
+        };
+        self.is_settled = true;
         let _lock = family.lock();
-        let slot = &family.header().slots[usize::from(self.number)];
+        let slot = &family.header().slots[usize::from(self.place.number)];
         // If it is already there, or was and has been buried, the place is not this process's any more.
-        if slot.is(Life::Expected)
-            && slot.pid() == std::process::id()
-            && let Ok(started) = life::start_time(pid)
-        {
+        if slot.is_expected(self.place.uses) {
             slot.take(pid, started, Life::Expected);
         }
     }
@@ -319,27 +431,42 @@ impl Drop for Expected {
         if self.is_settled {
             return;
         }
-        // There will be no such process, and nobody was killed.
-        if let Some(family) = family::if_any()
-            && let Ok(_burial) = family.header().burial.hold()
-        {
-            family.bury(self.number, End::Left);
+        // There will be no such process, unless it is there already.
+        let Some(family) = family::if_any() else {
+            return;
+        };
+        let slot = &family.header().slots[usize::from(self.place.number)];
+        let begins = {
+            let _lock = family.lock();
+            let is_own = slot.is_expected(self.place.uses);
+            if is_own {
+                slot.begin_burial(End::Left);
+            }
+            is_own
+        };
+        if begins {
+            // Whoever buries has an eye for it; if that is somebody else now, it need not be this process.
+            family.bury_if(Patience::Some, |other| std::ptr::eq(other, slot));
         }
     }
 }
 
-/// This process is the one that was [`Expected`] under this number.
-pub(crate) fn arrive(number: u16) -> Result<(), ShareError> {
+/// This process is the one that was [`Expected`] in this place.
+pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     let family = family::get()?;
+    family.check_namespaces()?;
     exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
     let _lock = family.lock();
-    let slot = family.slots().get(usize::from(number));
+    let slot = family.slots().get(usize::from(place.number));
     let slot = slot
-        .filter(|slot| slot.is(Life::Expected))
-        .ok_or(ShareError::Gone)?;
+        .filter(|slot| slot.is_expected(place.uses))
+        .ok_or_else(|| ShareError::System {
+            what: "this process has no place in its family".into(),
+            reason: "whoever started it has ended, or given it up".to_owned(),
+        })?;
     slot.take(pid, started, Life::Alive);
-    remember(fork::generation() + 1, number);
+    remember(fork::generation() + 1, place.number);
     Ok(())
 }

@@ -1,25 +1,74 @@
 //! Objects that processes share.
 //!
-//! Locks ([`sync`](crate::sync)), queues ([`queue`](crate::queue)) and arrays ([`SharedArray`](crate::SharedArray)) lie in memory
-//! that all processes of a *family* map: the first process of a program, those that it starts through this crate or
-//! forks, and theirs in turn. What a program has of such an object is a *handle*:
+//! Values ([`SharedValue`]), arrays ([`SharedArray`]), locks ([`sync`](crate::sync)) and queues
+//! ([`queue`](crate::queue)) lie in memory that all processes of a *family* map: the first process of a program, those
+//! that it starts through this crate or forks, and theirs in turn. What a program has of such an object is a *handle*:
 //!
 //! - It is small whatever the object's size, and `Clone`: a clone is another handle of the same object.
 //! - It implements serde's traits, and so can be the argument of a task, part of a context, an item of a queue or a result.
 //!   The process that gets it comes to the same object, and so does the one that it hands it on to.
 //! - The object lives as long as any process has a handle, or one is under way in a task, a queue or a result. A process
 //!   that is killed lets go of all its handles.
-//! - A handle that strays outside the family, or is read when everything has been let go of, is an error
+//! - A handle that gets into a process outside the family, or is read after all others are gone, is an error
 //!   ([`ShareError`]) where it is deserialised.
 //!
 //! Nothing of this has a name in the file system, so nothing is left there after a crash. Unrelated programs share memory
-//! by name instead: [`SharedMemory`](crate::SharedMemory).
+//! by name instead: [`SharedMemory`].
+//!
+//! # Which values can be shared
+//!
+//! What processes read and write in place ([`SharedValue`], [`SharedArray`], [`sync::Mutex`](crate::sync::Mutex) and
+//! [`sync::RwLock`](crate::sync::RwLock)) must be [`Pod`](bytemuck::Pod), a trait of the crate `bytemuck`. Any bytes are a
+//! value of such a type, because a process that is killed may leave any. And it holds no pointers, because those would be
+//! good in one process only.
+//!
+//! - All integers, `f32` and `f64` are `Pod`, arrays of such types, and structs of them that derive it.
+//! - `bool` and `char` are not, because not all bytes are a value of them: use a `u8` or a `u32`.
+//! - `String`, `Vec`, `Box` and references are not, because they point to memory of one process: use an array, or send such
+//!   values through a [`queue`](crate::queue).
+//!
+//! For structs of your own, switch on the feature `derive` of bytemuck in your `Cargo.toml`:
+//! `bytemuck = { version = "1.24", features = ["derive"] }`. It is the same crate as `manyhands::bytemuck`, and can be used under
+//! either name:
+//!
+//! ```
+//! use manyhands::bytemuck::{Pod, Zeroable};
+//! use manyhands::prelude::*;
+//! use manyhands::sync;
+//!
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[bytemuck(crate = "manyhands::bytemuck")] // not needed with `use bytemuck::{Pod, Zeroable}`
+//! #[repr(C)]
+//! struct Account {
+//!     balance: i64,
+//!     bookings: u32,
+//!     is_open: u32, // 0 or 1, in place of a bool; u32, so that there is no gap behind it
+//! }
+//!
+//! let account = sync::Mutex::new(Account { balance: 0, bookings: 0, is_open: 1 })?;
+//! let pool = Pool::processes(2)?;
+//! pool.map_with(
+//!     &account,
+//!     |account, amount: i64| {
+//!         let mut account = account.lock().unwrap();
+//!         account.balance += amount;
+//!         account.bookings += 1;
+//!     },
+//!     [100, -30, 5],
+//! )?;
+//! let account = *account.lock().unwrap();
+//! assert_eq!((account.balance, account.bookings, account.is_open), (75, 3, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Limits
 //!
-//! 1,024 processes can share objects at a time, and one family can have 1,048,576 objects. A handle in a result that nobody
-//! takes (its `TaskFuture` was dropped), or in a message that dies with a killed process, keeps its object as long as
-//! the family lives.
+//! - 1,024 processes can share objects at a time, in one namespace of processes. One family can have 983,040 objects at a
+//!   time; entries that were once used for objects of one size stay with that size.
+//! - A process that is killed while it reads or writes a message keeps what the handles in it stand for as long as the
+//!   family lives. So does a result that lies unread in the lane of an idle pool, until that pool is used again or closed.
+//! - A process that is stopped (SIGSTOP, a debugger) while it has something locked keeps the others waiting, those with a
+//!   timeout no longer than that.
 
 pub(crate) mod array;
 pub(crate) mod block;
@@ -45,18 +94,7 @@ pub use error::ShareError;
 pub use named::{NameProblem, SharedMemory, SharedMemoryError};
 pub use value::SharedValue;
 
-/// What the shared objects of this family take up, in this and all its other processes.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::{SharedArray, shm};
-///
-/// let array = SharedArray::<u64>::zeros(1_000)?;
-/// let usage = shm::usage();
-/// assert!(usage.objects >= 1 && usage.bytes >= 8_000);
-/// # Ok::<(), manyhands::ShareError>(())
-/// ```
+/// What the shared objects of this family take up, in this and all its other processes: what [`usage`] gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -69,11 +107,25 @@ pub struct Usage {
     pub reserved: u64,
 }
 
-/// What shared objects take up. Members of the family that have died are cleared away first.
+/// What the shared objects of this family take up. Members of the family that have died are cleared away first.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{SharedArray, shm};
+///
+/// let array = SharedArray::<u64>::zeros(1_000)?;
+/// let usage = shm::usage();
+/// assert!(usage.objects >= 1 && usage.bytes >= 8_000);
+/// drop(array);
+/// assert!(shm::usage().objects < usage.objects);
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
 pub fn usage() -> Usage {
     let Some(family) = family::if_any() else {
         return Usage::default();
     };
+    array::forks::let_go_for_the_dead();
     member::bury_dead();
     let (objects, bytes) = family.in_use();
     Usage {

@@ -167,25 +167,21 @@ impl<H: Head> Object<H> {
         let attachment = Attachment::open(ticket.block, H::KIND, shape, false);
         let is_whole =
             |attachment: &Arc<Attachment>| attachment.place().len() >= tail_offset::<H>();
+        let mut kept: Option<Kept> = None;
         let opened = match attachment {
-            Ok(attachment) if is_whole(&attachment) => Ok(arrived(
-                Self {
+            Ok(attachment) if is_whole(&attachment) => {
+                kept = Some(Box::new(attachment.clone()));
+                let object = Self {
                     attachment,
                     head: PhantomData,
-                },
-                ticket.transit == Transit::Granted,
-            )),
+                };
+                Ok(arrived(object, ticket.transit == Transit::Granted))
+            }
             Ok(_) => Err(ShareError::OtherType),
             Err(error) => Err(error),
         };
         // Only now: the message has kept the object until here, also one that is not what was expected.
-        if ticket.transit == Transit::InFlight {
-            if opened.is_ok() {
-                family.arrived(ticket.block);
-            } else {
-                super::registry::call_back(ticket.block);
-            }
-        }
+        cargo::unload(ticket.block, ticket.transit, kept);
         opened
     }
 }

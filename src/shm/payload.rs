@@ -178,13 +178,10 @@ impl Payload {
 
 impl Drop for Payload {
     fn drop(&mut self) {
-        if let (Ok(family), Ok(block)) = (family_of(self), self.block()) {
+        if let Ok(family) = family_of(self) {
             step();
-            // Nobody else can come to it, so it need not be said first that it ends.
-            if block.in_flight.load(Ordering::Acquire) == 0 && block.state().is(Phase::Live) {
-                block.set_phase(Phase::Making);
-            }
-            family.release(self.id, self.member, |_| {});
+            // The handles in it are somebody's business by now, read or not sent.
+            family.release_empty(self.id, self.member);
         }
     }
 }

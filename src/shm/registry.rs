@@ -282,22 +282,84 @@ impl Drop for Attachment {
             // A copy that was never used here.
             return;
         }
-        let mut entries = entries();
-        let Some(entry) = entries.attached.get_mut(&self.id.index) else {
-            return;
+        let_go(self.id);
+    }
+}
+
+/// One of this process's attachments to a block goes.
+fn let_go(id: BlockId) {
+    let mut entries = entries();
+    let Some(entry) = entries.attached.get_mut(&id.index) else {
+        return;
+    };
+    entry.count -= 1;
+    if entry.count > 0 {
+        return;
+    }
+    entries.attached.remove(&id.index);
+    if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
+        family.release(id, member, |block| {
+            // What is in it may be other objects, whose handles are looked up here.
+            drop(entries);
+            take_apart(family, id.index, block);
+        });
+    }
+}
+
+/// A block that this process holds without a handle, for a forked child that has one of its copies.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    id: BlockId,
+    /// [`fork::generation`] of the process whose it is.
+    generation: u32,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            let_go(self.id);
+        }
+    }
+}
+
+/// Nothing is attached to and nothing let go of in this process, as long as this lives. To be held for the time of a fork.
+pub(crate) struct Standstill(MutexGuard<'static, Entries>);
+
+pub(crate) fn standstill() -> Standstill {
+    Standstill(entries())
+}
+
+impl Standstill {
+    /// Holds all blocks that this process holds. They must not be let go of before the end of the standstill.
+    pub(crate) fn hold_all(&mut self) -> Vec<Hold> {
+        let attached = self.0.attached.iter_mut();
+        attached
+            .map(|(&index, entry)| {
+                entry.count += 1;
+                Hold {
+                    id: BlockId {
+                        index,
+                        generation: entry.generation,
+                    },
+                    generation: fork::generation(),
+                }
+            })
+            .collect()
+    }
+
+    /// Where the blocks of this kind are that this process holds.
+    pub(crate) fn places(&mut self, kind: Kind) -> io::Result<Vec<Place>> {
+        let Some(family) = family::if_any() else {
+            return Ok(Vec::new());
         };
-        entry.count -= 1;
-        if entry.count > 0 {
-            return;
-        }
-        entries.attached.remove(&self.id.index);
-        if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
-            family.release(self.id, member, |block| {
-                // What is in it may be other objects, whose handles are looked up here.
-                drop(entries);
-                take_apart(family, self.id.index, block);
-            });
-        }
+        let indices: Vec<u32> = self.0.attached.keys().copied().collect();
+        let blocks = indices.into_iter().filter_map(|index| {
+            let block = family.block(index)?;
+            (block.state().kind() == Some(kind)).then_some((index, block))
+        });
+        blocks
+            .map(|(index, block)| self.0.place(family, index, block))
+            .collect()
     }
 }
 
@@ -325,19 +387,27 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
 }
 
 /// Lets go, for a member that has ended, of a block that it held.
-pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end: End) {
+/// False if it is to be tried again later.
+pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end: End) -> bool {
     let state = block.state();
+    let mut is_done = true;
     if state.is(Phase::Live)
         && let Some(kind) = state.kind()
         && kind.has_heirs()
     {
-        visit(family, index, block, |place| kind.bury(place, member, end));
+        visit(family, index, block, |place| {
+            is_done = kind.bury(place, member, end);
+        });
+    }
+    if !is_done {
+        return false;
     }
     let id = BlockId {
         index,
         generation: state.generation,
     };
     family.release(id, member, |block| take_apart(family, index, block));
+    true
 }
 
 /// A handle that was sent does not arrive.

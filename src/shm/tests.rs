@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::block::BlockId;
+use super::error::ShareError;
 use super::family::Family;
 use super::kind::Kind;
 use crate::os::fork::Victim;
@@ -220,4 +221,35 @@ fn an_index_that_cannot_be_is_no_block() {
         .blocks
         .store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
     assert!(family.block(1 << 20).is_none());
+}
+
+#[test]
+fn a_block_that_was_not_finished_gives_all_its_memory_back() {
+    let family = Family::new().unwrap();
+    let start = family.memory.reserved().unwrap();
+    let (id, _) = family.allocate(30 << 20, Kind::Array, 0, 3).unwrap();
+    // As after a death: how much of it was reserved is not known for certain.
+    family.release(id, 3, |_| unreachable!("nothing was put together"));
+    assert!(family.memory.reserved().unwrap() < start + (1 << 20));
+    assert_eq!(family.in_use(), (0, 0));
+}
+
+#[test]
+fn small_objects_leave_room_for_large_ones_and_say_when_there_are_too_many() {
+    let family = Family::new().unwrap();
+    let small = || family.allocate(1, Kind::Value, 0, 0);
+    let blocks: Vec<BlockId> = std::iter::from_fn(|| Some(small().ok()?.0)).collect();
+    assert!(blocks.len() > 900_000);
+    let error = small().unwrap_err();
+    assert!(
+        matches!(error, ShareError::TooManyObjects { limit } if limit == blocks.len()),
+        "{error}"
+    );
+    let large = made(&family, 1 << 20, 0);
+    family.release(large, 0, |_| {});
+    for id in &blocks {
+        family.release(*id, 0, |_| {});
+    }
+    assert_eq!(family.in_use(), (0, 0));
+    assert!(small().is_ok());
 }

@@ -21,7 +21,10 @@ use crate::os::robust::{Held, RobustMutex};
 /// whoever makes it is killed at it. For a value that stays locked over several steps there is
 /// [`sync::Mutex`](crate::sync::Mutex).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Clones are handles of the same value.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Clones are handles of the same
+/// value.
 ///
 /// # Examples
 ///

@@ -47,8 +47,9 @@ pub(crate) struct Waiters {
     /// object (add, fence, look at the state; change the state, fence, look at this).
     ///
     /// Upper 32 bits: for how many of them there has been a notification. Who was told needs some microseconds to be up,
-    /// and in that time a fast notifier would make a system call for each item. Never more than the lower half; too few
-    /// costs a system call, so whoever leaves and was notified takes one away, whether it was counted for it or for another.
+    /// and in that time a fast notifier would make a system call for each item. Too few cost a system call, too many a
+    /// wake-up; so never more than the lower half, and whoever leaves takes one away, whether it was counted for it, for
+    /// another or for none.
     sleepers: AtomicU64,
 }
 
@@ -152,9 +153,16 @@ impl Waiters {
             }
             match ticket.sleep_for(slices.next()) {
                 Slept::Notified => {}
+                // If this one counts as told, its notifier was killed at it; the ticket, which is given back now, sees to
+                // it that the next one wakes it.
                 Slept::SliceOver => patrol(),
-                // Whoever woke us may have picked us alone: this look is also in its name.
-                Slept::TimedOut => return ready(),
+                // Whoever woke us may have picked us alone: this look is also in its name. And a wait that is shorter
+                // than a slice finds out about the dead as well.
+                Slept::TimedOut => {
+                    drop(ticket);
+                    patrol();
+                    return ready();
+                }
             }
         }
     }
@@ -162,14 +170,16 @@ impl Waiters {
     /// A ticket for [`sleep`](Self::sleep). To be taken before the look at the state, and before a lock that guards it is
     /// released: a notification that comes after this ends the sleep at once, or makes it none.
     pub(crate) fn ticket(&self) -> Ticket<'_> {
+        // Before we count: a notifier that counts us as told adds to `signal` after that, and then it must no longer be
+        // what we have seen. Acquire pairs with the Release in `notify`: what was notified before this will not wake us,
+        // so our look must see it.
+        let seen = self.signal.load(Ordering::Acquire);
         self.sleepers.fetch_add(SLEEPER, Ordering::Relaxed);
         // Pairs with the fence in `notify`, where it is said why.
         fence(Ordering::SeqCst);
         Ticket {
             waiters: self,
-            // Acquire pairs with the Release in `notify`: what was notified before this ticket will not wake us, so our
-            // look must see it.
-            seen: self.signal.load(Ordering::Acquire),
+            seen,
         }
     }
 
@@ -200,7 +210,10 @@ impl Waiters {
             match ticket.sleep_for(slices.next()) {
                 Slept::Notified => return Woken::Notified,
                 Slept::SliceOver => {
-                    ticket.was_not_told();
+                    // Whoever came after a notifier that was killed took this one for told as well: it has to look.
+                    if ticket.was_not_told() {
+                        return Woken::Notified;
+                    }
                     patrol();
                 }
                 Slept::TimedOut => return Woken::TimedOut,
@@ -216,20 +229,29 @@ impl<'a> Ticket<'a> {
         (self.waiters.signal.word(), self.seen)
     }
 
+    /// In models nobody sleeps on many.
+    #[cfg(loom)]
+    pub(crate) fn word(&self) -> (&'a std::sync::atomic::AtomicU32, u32) {
+        unreachable!("a wait for many things in a model")
+    }
+
     fn is_notified(&self) -> bool {
         // Acquire pairs with the Release in `Waiters::notify`.
         self.waiters.signal.load(Ordering::Acquire) != self.seen
     }
 
     /// After a slice that nobody has ended: if this sleeper counts as told, its notifier was killed at it. The next one is
-    /// to wake it.
-    fn was_not_told(&self) {
+    /// to wake it. If it is another that counts, on its way to its next look, that costs a system call.
+    fn was_not_told(&self) -> bool {
         let retract = |sleepers| (counts(sleepers).1 > 0).then(|| sleepers - TOLD);
         // An error: nobody counts as told.
-        let _ = self
-            .waiters
-            .sleepers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, retract);
+        let retracted =
+            self.waiters
+                .sleepers
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, retract);
+        // Pairs with the fence in `notify`: a notifier that has left this one out is seen by its next look.
+        fence(Ordering::SeqCst);
+        retracted.is_ok()
     }
 
     /// Sleeps once, unless there was a notification.
@@ -247,11 +269,12 @@ impl<'a> Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let was_told = u64::from(self.is_notified());
+        // Also who has not been told takes one away. It may have been woken in place of one who has; its notifier may be
+        // between the count and the number, or have been killed there; and it cannot be asked and done in one step.
         let leave = |sleepers| {
             let (all, told) = counts(sleepers);
             let all = all.saturating_sub(1);
-            let told = told.saturating_sub(was_told).min(all);
+            let told = told.saturating_sub(1).min(all);
             Some(all * SLEEPER + told * TOLD)
         };
         let sleepers = &self.waiters.sleepers;

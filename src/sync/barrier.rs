@@ -77,7 +77,10 @@ unsafe impl Head for BarrierHead {
 
 impl BarrierHead {
     fn hold(&self) -> Held<'_> {
-        let held = super::hold(&self.lock);
+        self.repaired(super::hold(&self.lock))
+    }
+
+    fn repaired<'h>(&self, held: Held<'h>) -> Held<'h> {
         if held.owner_died() {
             self.break_up();
             self.waiters.notify_all();
@@ -114,7 +117,10 @@ impl BarrierHead {
 
     /// Breaks it if `condition` says so under the lock and it is not broken already.
     fn break_if(&self, condition: impl FnOnce() -> bool) {
-        let held = self.hold();
+        self.break_held(self.hold(), condition);
+    }
+
+    fn break_held(&self, held: Held<'_>, condition: impl FnOnce() -> bool) {
         if !self.is_broken() && condition() {
             self.break_up();
         }
@@ -132,8 +138,14 @@ impl BarrierHead {
         book == self.generation.load(Ordering::Relaxed) as u32
     }
 
-    pub(super) fn bury(&self, member: u16, end: End) {
-        self.break_if(|| end == End::Killed || self.is_waiting(member));
+    /// False if it has to be tried again later.
+    pub(super) fn bury(&self, member: u16, end: End) -> bool {
+        let Some(held) = super::hold_soon(&self.lock) else {
+            return false;
+        };
+        let is_meant = || end == End::Killed || self.is_waiting(member);
+        self.break_held(self.repaired(held), is_meant);
+        true
     }
 
     fn wait(&self, member: u16, deadline: Option<Instant>) -> Result<BarrierPass, BrokenBarrier> {
@@ -254,7 +266,22 @@ impl Barrier {
     ///
     /// # Examples
     ///
-    /// See [`BrokenBarrier`].
+    /// ```
+    /// use manyhands::Process;
+    /// use manyhands::sync::{Barrier, BrokenBarrier};
+    ///
+    /// let barrier = Barrier::new(2)?;
+    /// let child = Process::spawn(
+    ///     |barrier: Barrier| {
+    ///         // … what it was to prepare has failed, so the other one need not wait for it …
+    ///         barrier.abort();
+    ///     },
+    ///     barrier.clone(),
+    /// )?;
+    /// assert_eq!(barrier.wait(), Err(BrokenBarrier));
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn abort(&self) {
         self.head().break_if(|| true);
     }

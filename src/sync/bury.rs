@@ -19,13 +19,19 @@ fn head_at<H: Head>(place: &Place) -> Option<&H> {
 
 /// A member that held an object of this kind has ended. May be called twice for the same one. A mutex and a `Once` need
 /// none of this: the kernel tells the next owner.
-pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End) {
-    match kind {
+///
+/// False if somebody has it locked for too long.
+pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End) -> bool {
+    let told = |()| true;
+    let is_done = match kind {
         Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member)),
         Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member)),
-        Kind::Condvar => head_at::<CondvarHead>(place).map(CondvarHead::bury),
+        Kind::Condvar => head_at::<CondvarHead>(place)
+            .map(CondvarHead::bury)
+            .map(told),
         Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end)),
-        Kind::Event => head_at::<EventHead>(place).map(EventHead::bury),
+        Kind::Event => head_at::<EventHead>(place).map(EventHead::bury).map(told),
         _ => None,
     };
+    is_done.unwrap_or(true)
 }

@@ -170,7 +170,6 @@ impl Event {
     }
 
     /// Those who wait for it, for who waits for more than one thing at a time.
-    #[expect(dead_code, reason = "waiting for several objects comes later")]
     pub(crate) fn waiters(&self) -> &Waiters {
         &self.object.head().waiters
     }

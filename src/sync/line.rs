@@ -86,7 +86,10 @@ impl Line {
 
     /// Takes the lock.
     fn hold(&self) -> Held<'_> {
-        let held = super::hold(&self.lock);
+        self.repaired(super::hold(&self.lock))
+    }
+
+    fn repaired<'h>(&self, held: Held<'h>) -> Held<'h> {
         if held.owner_died() {
             self.repair();
         }
@@ -334,9 +337,12 @@ impl Line {
     }
 
     /// A member has ended: what it has is given back, and its places in the line. `inspect` is told first how many permits it
-    /// had. Can be done twice.
-    pub(super) fn bury(&self, member: u16, inspect: impl FnOnce(u32)) {
-        let held = self.hold();
+    /// had. Can be done twice. False if it has to be tried again later.
+    pub(super) fn bury(&self, member: u16, inspect: impl FnOnce(u32)) -> bool {
+        let Some(held) = super::hold_soon(&self.lock) else {
+            return false;
+        };
+        let held = self.repaired(held);
         let book = self.book(member);
         inspect(book.load(Ordering::Relaxed));
         book.store(0, Ordering::Relaxed);
@@ -350,6 +356,7 @@ impl Line {
             .store(self.taken().count() as u32, Ordering::Relaxed);
         drop(held);
         self.wake_all();
+        true
     }
 }
 
@@ -430,7 +437,7 @@ mod tests {
         let other = MEMBERS as u16 - 1;
         assert!(line.take(2, u64::MAX, other));
         for had in [2, 0] {
-            line.bury(other, |permits| assert_eq!(permits, had));
+            assert!(line.bury(other, |permits| assert_eq!(permits, had)));
             assert_eq!(line.available(), 3);
         }
     }

@@ -1,8 +1,8 @@
 //! Locks and signals between processes, and between the threads of each.
 //!
-//! Each of them lies in memory that a family of processes shares ([`shm`](crate::shm)). What a program has is a handle: a clone
-//! is another handle of the same object, and a handle can be the argument of a task, of a child, part of a context or a
-//! result. std's types of the same names stop at the border of the process; C's and Python's cross it, but whoever is killed
+//! Each of them lies in memory that a family of processes shares ([`shm`](crate::shm)). What a program has is a handle: a
+//! clone is another handle of the same object, and a handle can be the argument of a task or of a child, part of a context,
+//! an item of a queue or a result. std's types of the same names stop at the border of the process; C's and Python's cross it, but whoever is killed
 //! while it holds one leaves the others blocked for ever. Here nobody stays blocked:
 //!
 //! | | a participant is killed | what the others see |
@@ -41,9 +41,12 @@
 //!
 //! # Panics
 //!
-//! All of them panic in a process that cannot become a member of its family of processes any more, because 1,024 others
-//! have ([`ShareError::TooManyProcesses`](crate::ShareError)); in a forked child whose copy of a handle outlived the object; and when
-//! the lock in shared memory was written over by a process gone mad.
+//! All of them panic
+//!
+//! - in a process that cannot become a member of its family of processes any more, because 1,024 others are
+//!   ([`ShareError::TooManyProcesses`](crate::ShareError::TooManyProcesses));
+//! - in a forked child whose copy of a handle outlived the object;
+//! - when the lock in shared memory was written over by a process gone mad.
 
 mod barrier;
 mod condvar;
@@ -70,7 +73,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use crate::os::robust::{Held, RobustMutex};
+use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::shm::member;
 
 mod bury;
 
@@ -91,6 +95,15 @@ unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
 fn hold(lock: &RobustMutex) -> Held<'_> {
     lock.hold()
         .unwrap_or_else(|error| panic!("a shared object is out of order: {error}"))
+}
+
+/// The same for a burial, which does not wait for a process that has been stopped; `None` if it has to be tried later.
+fn hold_soon(lock: &RobustMutex) -> Option<Held<'_>> {
+    match lock.hold_until(member::soon()) {
+        Ok(held) => Some(held),
+        Err(LockError::Timeout) => None,
+        Err(error) => panic!("a shared object is out of order: {error}"),
+    }
 }
 
 /// When `timeout` will have passed; `None` if it never will.

@@ -20,8 +20,11 @@ use crate::shm::object::{Object, shape_of};
 
 /// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between processes.
 ///
-/// The value lies in shared memory, and a guard gives it in place. `T` is any [`Pod`]: numbers, arrays of them, and structs of them
-/// that derive it.
+/// The value lies in shared memory, and a guard gives it in place.
+///
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct.
 ///
 /// If a holder panics, or its process is killed, the next one gets the lock at once, with a [`PoisonError`], and so do
 /// those after it until somebody says [`clear_poison`](Self::clear_poison). A thread that ends while it holds the lock (its guard was given to

@@ -33,6 +33,24 @@ use std::fmt;
 /// assert!(balance.lock().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// The guard in it borrows the lock, so it cannot leave the function that has the handle: `lock()?` does not compile where the
+/// error is a `Box<dyn Error>`, which is `'static`. To pass it on by `?`, pass on what it says:
+///
+/// ```
+/// use manyhands::sync::Mutex;
+/// use std::error::Error;
+///
+/// fn withdraw(balance: &Mutex<u64>, amount: u64) -> Result<(), Box<dyn Error>> {
+///     let mut balance = balance.lock().map_err(|poisoned| poisoned.to_string())?;
+///     *balance = balance.checked_sub(amount).ok_or("there is not so much")?;
+///     Ok(())
+/// }
+/// let balance = Mutex::new(10)?;
+/// withdraw(&balance, 4)?;
+/// assert_eq!(withdraw(&balance, 7).unwrap_err().to_string(), "there is not so much");
+/// # Ok::<(), Box<dyn Error>>(())
+/// ```
 pub struct PoisonError<G> {
     guard: G,
 }

@@ -24,6 +24,10 @@ use crate::shm::object::{Object, shape_of};
 /// a thread that reads must not ask to read once more: if a writer came in between, both wait for each other for ever. Nor must
 /// one that reads ask to write.
 ///
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct.
+///
 /// A reader that is killed is gone and that is all. A writer that panics or is killed poisons the lock, as with [`Mutex`](super::Mutex).
 ///
 /// # Examples
@@ -63,13 +67,13 @@ const READ: u32 = 1;
 const WRITE: u32 = MOST;
 
 impl RwLockHead {
-    pub(super) fn bury(&self, member: u16) {
+    pub(super) fn bury(&self, member: u16) -> bool {
         self.line.bury(member, |permits| {
             if permits == WRITE {
                 // Before anybody can have the lock. Killed after this, the next one finds the permits still there.
                 self.poisoned.store(1, Ordering::Relaxed);
             }
-        });
+        })
     }
 
     fn is_poisoned(&self) -> bool {

@@ -55,8 +55,8 @@ unsafe impl Head for SemaphoreHead {
 }
 
 impl SemaphoreHead {
-    pub(super) fn bury(&self, member: u16) {
-        self.line.bury(member, |_| {});
+    pub(super) fn bury(&self, member: u16) -> bool {
+        self.line.bury(member, |_| {})
     }
 }
 

@@ -12,9 +12,23 @@
 //! Nothing here is poisoned: a thread that panics gives its permits back, as one that returns does. Waiting threads
 //! sleep. All three can be a `static`.
 //!
-//! Between processes the same three are in `manyhands::sync`, with the same methods. There `new` returns a `Result`,
-//! because it asks the system for shared memory, and they reckon with parties that are killed. A thread cannot be killed
-//! alone, so nothing here has to, and `new` cannot fail.
+//! # Between processes
+//!
+#![cfg_attr(
+    target_os = "linux",
+    doc = "The same three are in [`sync`](crate::sync), with the same methods, for threads of one or of many processes. What differs:"
+)]
+#![cfg_attr(
+    not(target_os = "linux"),
+    doc = "On Linux the same three are in `manyhands::sync`, with the same methods, for threads of one or of many processes. What differs:"
+)]
+//!
+//! | | here | there |
+//! |---|---|---|
+//! | what it is | a value, which threads borrow; it can be a `static` | a handle, `Clone` and serde's, which goes wherever values go |
+//! | `new` | cannot fail, and is `const` | asks the system for shared memory, and gives a `Result` |
+//! | a party that is killed | there is none: a thread cannot be killed alone | permits come back, barriers break |
+//! | permits | as many as a `usize` counts | as many as a `u32` counts |
 //!
 //! # Examples
 //!

@@ -304,8 +304,10 @@ fn b73_after_a_timeout_nobody_writes_any_more() -> Result {
             pool.call()
                 .timeout(limit)
                 .for_each_chunk(&mut array, 1, |index, chunk: &mut [u64]| {
-                    while index == 2 {
-                        chunk[0] = std::hint::black_box(chunk[0]).wrapping_add(1);
+                    if index == 2 {
+                        loop {
+                            chunk[0] = std::hint::black_box(chunk[0]).wrapping_add(1);
+                        }
                     }
                 });
         assert_eq!(
@@ -440,5 +442,43 @@ fn b73_a_call_that_failed_waits_for_the_chunks_that_still_run() -> Result {
         assert_eq!(failed.unwrap_err().index(), Some(0));
         assert!(array.write().is_ok());
     });
+    Ok(())
+}
+
+#[test]
+fn b73_workers_wait_for_room_among_the_claims_that_others_of_the_call_have() -> Result {
+    let _none = Leftovers::none();
+    let mut array = SharedArray::<u8>::zeros(1_000)?;
+    let clone = array.clone();
+    // Claims of no elements, in nobody's way, but for the room: one entry is left for four threads.
+    let _guards: Vec<_> = (0..118).map(|i| clone.read_range(i..i).unwrap()).collect();
+    let pool = Pool::threads(4)?;
+    for _ in 0..100 {
+        let call = pool.call().chunk_size(1);
+        call.for_each_chunk(&mut array, 1, |_, chunk: &mut [u8]| {
+            chunk[0] = chunk[0].wrapping_add(1);
+        })?;
+    }
+    Ok(())
+}
+
+/// Guards of others leave no room for the claims of the workers.
+#[test]
+fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
+    let _none = Leftovers::none();
+    let mut out = SharedArray::<u8>::zeros(4)?;
+    let input = SharedArray::<u8>::zeros(200)?;
+    let guards: Vec<_> = (0..119).map(|i| input.read_range(i..=i).unwrap()).collect();
+    for pool in engines() {
+        let copy = |_: usize, out: &mut [u8], of: &[u8]| out[0] = of[0] + 1;
+        let refused = pool.zip_chunks(&mut out, 1, &input, 50, copy);
+        assert_eq!(
+            refused,
+            Err(TaskError::Claim(ClaimError::TooMany { limit: 120 })),
+            "{}",
+            pool.engine().name()
+        );
+    }
+    drop(guards);
     Ok(())
 }

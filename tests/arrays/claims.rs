@@ -88,6 +88,34 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
 }
 
 #[test]
+fn b73_the_whole_array_is_waited_for_as_parts_are() -> Result {
+    let _none = Leftovers::none();
+    let (array, step) = (SharedArray::<u64>::zeros(100)?, SharedValue::new(0u32)?);
+    let child = Process::spawn(
+        |(array, step): (SharedArray<u64>, SharedValue<u32>)| {
+            let mut writing = array.write_range(99..).unwrap();
+            step.set(1);
+            while step.get() == 1 {
+                std::thread::yield_now();
+            }
+            writing[0] = 7;
+        },
+        (array.clone(), step.clone()),
+    )?;
+    eventually("the child has claimed them", || step.get() == 1);
+    let short = Duration::from_millis(20);
+    assert!(is_claimed(&array.read_timeout(short)) && is_claimed(&array.write_timeout(short)));
+    step.set(2);
+    assert_eq!(array.read_timeout(LONG)?[99], 7);
+    let reading = array.read()?;
+    assert!(array.read_timeout(Duration::ZERO).is_ok() && is_claimed(&array.write_timeout(short)));
+    drop(reading);
+    array.write_timeout(Duration::ZERO)?.fill(1);
+    assert!(child.join()?.success());
+    Ok(())
+}
+
+#[test]
 fn b73_counters_are_right_when_everybody_adds() -> Result {
     let _none = Leftovers::none();
     let counters = SharedArray::<u32>::zeros(8)?;

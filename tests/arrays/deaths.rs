@@ -103,6 +103,38 @@ fn b73_what_a_killed_process_had_claimed_is_free() -> Result {
     Ok(())
 }
 
+#[test]
+fn b73_an_element_that_a_killed_process_was_setting_is_told() -> Result {
+    type Large = [u64; 1 << 15];
+    let _none = Leftovers::none();
+    for round in 0..1_000 {
+        let (array, step) = (SharedArray::<Large>::zeros(1)?, SharedValue::new(0u32)?);
+        let child = Process::spawn(
+            |(array, step): (SharedArray<Large>, SharedValue<u32>)| {
+                let zeros = vec![0; 1 << 15].into_boxed_slice();
+                let mut element: Box<Large> = zeros.try_into().unwrap();
+                for round in 1.. {
+                    element.fill(round);
+                    array.set(0, *element).unwrap();
+                    step.set(1);
+                }
+            },
+            (array.clone(), step.clone()),
+        )?;
+        eventually("it sets the element", || step.get() == 1);
+        std::thread::sleep(std::time::Duration::from_micros(100 * (round % 20)));
+        kill(child.pid());
+        child.join()?;
+        let reading = array.read()?;
+        let is_torn = reading[0].iter().any(|&x| x != reading[0][0]);
+        if is_torn {
+            assert!(array.was_abandoned());
+            return Ok(());
+        }
+    }
+    panic!("it was never killed in between");
+}
+
 /// A worker, or the whole process that lends, is killed at any point; whoever comes after finds the array usable.
 #[test]
 fn b73_processes_killed_at_random_leave_no_claims() -> Result {

@@ -6,6 +6,7 @@ mod common;
 mod calls;
 mod claims;
 mod deaths;
+mod forks;
 
 use std::time::Duration;
 

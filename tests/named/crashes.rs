@@ -190,6 +190,37 @@ fn b77_of_two_that_clean_up_at_once_one_removes_it() {
     }
 }
 
+/// Everybody may put something into the folder: a FIFO without a writer keeps whoever opens it waiting.
+#[test]
+fn b77_nobody_waits_at_a_fifo_among_the_records() {
+    let name = "crashes::b77_nobody_waits_at_a_fifo_among_the_records";
+    if is_program() {
+        let (segment, fifo) = (name_of("fifo"), given());
+        SharedMemory::cleanup().unwrap();
+        let _memory = SharedMemory::create(&segment, 10).unwrap();
+        assert!(SharedMemory::create(&segment, 10).is_err());
+        assert!(SharedMemory::open(&fifo).is_err());
+        ready();
+        return;
+    }
+    let _none = Leftovers::none();
+    let fifo = format!(".manyhands-{}-fifo", std::process::id());
+    nix::unistd::mkfifo(&path(&fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let program = as_program(name)
+        .env(NAME, &fifo)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    let mut program = Killed(program.unwrap());
+    let (seen, mut ended) = (Instant::now(), None);
+    while ended.is_none() && seen.elapsed() < Duration::from_secs(20) {
+        ended = program.0.try_wait().unwrap();
+        std::thread::yield_now();
+    }
+    fs::remove_file(path(&fifo)).unwrap();
+    assert!(ended.expect("it waits for the FIFO").success());
+}
+
 /// Between whatever two steps it is killed, cleanup finds what there is.
 #[test]
 fn b77_an_owner_killed_at_any_moment_leaves_nothing_that_cleanup_does_not_find() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{JoinError, PopError, PushError, TooMany, wait_ready};
+use manyhands::queue::{JoinError, NothingInHand, PopError, PushError, wait_ready};
 use manyhands::{PriorityQueue, Queue, SharedValue, Stack, shm};
 
 use crate::common::{DEADLINE, Leftovers, eventually, kill};
@@ -154,7 +154,7 @@ fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
 fn b66_join_returns_after_the_last_and_one_too_many_is_an_error() -> Result {
     let _none = Leftovers::none();
     let jobs = Queue::<u64>::bounded(4)?;
-    assert_eq!(jobs.task_done(), Err(TooMany));
+    assert_eq!(jobs.task_done(), Err(NothingInHand));
     jobs.join()?;
     let done = SharedValue::new(0u64)?;
     let workers: Vec<Process> = (0..2)
@@ -183,7 +183,7 @@ fn b66_join_returns_after_the_last_and_one_too_many_is_an_error() -> Result {
     for worker in workers {
         assert!(worker.join()?.success());
     }
-    assert_eq!(jobs.task_done(), Err(TooMany));
+    assert_eq!(jobs.task_done(), Err(NothingInHand));
     Ok(())
 }
 
@@ -225,7 +225,7 @@ fn b67_items_from_nothing_to_256_mib() -> Result {
     let _none = Leftovers::none();
     let queue = Queue::<Vec<u8>>::bounded(4)?;
     let echo = |(jobs, back): (Queue<Vec<u8>>, Queue<(usize, u64)>)| {
-        for bytes in jobs.receiver().iter() {
+        for bytes in &jobs.receiver() {
             let sum = bytes.iter().map(|&byte| u64::from(byte)).sum();
             back.push((bytes.len(), sum)).unwrap();
         }
@@ -420,4 +420,111 @@ fn handles_in_items_keep_their_objects_and_come_back_if_nobody_takes_them() -> R
     drop(queue);
     assert_eq!(shm::usage().objects, before);
     Ok(())
+}
+
+#[test]
+fn handles_become_iterators() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::bounded(8)?.split();
+    (0..3).try_for_each(|x| sender.push(x))?;
+    drop(sender);
+    let mut rest = receiver.into_iter();
+    assert_eq!(rest.next(), Some(0));
+    // It owns the handle: it can leave.
+    let rest = std::thread::spawn(move || rest.collect::<Vec<i32>>());
+    assert_eq!(rest.join().unwrap(), [1, 2]);
+    let queue = Queue::bounded(8)?;
+    let feeder = queue.clone();
+    (0..3).try_for_each(|x| feeder.push(x))?;
+    feeder.close();
+    assert_eq!(queue.into_iter().sum::<i32>(), 3);
+    Ok(())
+}
+
+#[test]
+fn items_that_an_iterator_leaves_out_count_as_lost() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<Picky>::bounded(4)?;
+    for x in [1, 0, 2] {
+        queue.push(Picky(x))?;
+    }
+    queue.close();
+    let got: Vec<u8> = queue.iter().map(|item| item.0).collect();
+    assert_eq!(got, [1, 2]);
+    queue.task_done()?;
+    queue.task_done()?;
+    assert_eq!(queue.join(), Err(JoinError::Lost { items: 1 }));
+    assert_eq!(queue.join(), Ok(()));
+    Ok(())
+}
+
+/// Cannot be read if it is 0.
+#[derive(serde::Serialize)]
+struct Picky(u8);
+
+impl<'de> serde::Deserialize<'de> for Picky {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            0 => Err(serde::de::Error::custom("zero")),
+            x => Ok(Self(x)),
+        }
+    }
+}
+
+#[test]
+fn errors_cross_to_other_processes_and_say_what_is_behind_them() -> Result {
+    use std::error::Error;
+
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1)?;
+    let queue = Queue::<String>::bounded(1)?;
+    queue.push("first".to_owned())?;
+    let push = |queue: Queue<String>| queue.try_push("second".to_owned());
+    let pushed = pool.submit(push, queue.clone()).result()?;
+    assert_eq!(pushed, Err(PushError::Full("second".to_owned())));
+    assert_eq!(pushed.clone(), pushed);
+    let pop = |queue: Queue<String>| (queue.task_done(), queue.join_timeout(SHORT), queue.pop());
+    let (done, joined, popped) = pool.submit(pop, queue.clone()).result()?;
+    assert_eq!(done, Err(NothingInHand));
+    assert_eq!(joined, Err(JoinError::TimedOut { unfinished: 1 }));
+    assert_eq!(popped, Ok("first".to_owned()));
+    let popped = pool.submit(|queue: Queue<String>| queue.try_pop(), queue);
+    assert_eq!(popped.result()?, Err(PopError::Empty));
+    let unreachable = PopError::Unreachable(manyhands::ShareError::Gone);
+    let behind = unreachable.source().and_then(|it| it.downcast_ref());
+    assert_eq!(behind, Some(&manyhands::ShareError::Gone));
+    let echo = |error: PopError| error;
+    let echo = pool.submit(echo, unreachable.clone()).result()?;
+    assert_eq!(echo, unreachable);
+    Ok(())
+}
+
+#[test]
+fn errors_count_items_in_good_english() {
+    let say = |items| {
+        let unfinished = items;
+        [
+            JoinError::Lost { items }.to_string(),
+            JoinError::Disconnected { unfinished }.to_string(),
+            JoinError::TimedOut { unfinished }.to_string(),
+        ]
+    };
+    assert_eq!(
+        say(1),
+        [
+            "1 item was lost with those who had taken it",
+            "1 item is left in the queue, and nobody who could take it",
+            "1 item was not done in time",
+        ]
+    );
+    assert_eq!(
+        say(2),
+        [
+            "2 items were lost with those who had taken them",
+            "2 items are left in the queue, and nobody who could take them",
+            "2 items were not done in time",
+        ]
+    );
 }

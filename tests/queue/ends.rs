@@ -1,9 +1,10 @@
 //! Closing, and who hears that the others are gone.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{PopError, PushError};
+use manyhands::queue::{JoinError, PopError, PushError, wait_ready};
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;
@@ -129,15 +130,184 @@ fn b65_halves_in_one_process_hear_of_each_other() -> Result {
 #[test]
 fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
     let _none = Leftovers::none();
+    // They go while it waits.
+    let queue = Queue::<u32>::bounded(1)?;
+    let other = queue.clone();
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let pop = scope.spawn(|| sleeper.run(|| queue.pop()));
+        sleeper.is_asleep();
+        drop(other);
+        assert_eq!(pop.join().unwrap(), Err(PopError::Disconnected));
+    });
+    let other = queue.clone();
+    queue.push(1)?;
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let push = scope.spawn(|| sleeper.run(|| queue.push(2)));
+        sleeper.is_asleep();
+        drop(other);
+        let pushed = push.join().unwrap();
+        assert!(matches!(pushed, Err(PushError::Disconnected(2))));
+    });
+    // They were killed, whenever that was.
     let queue = Queue::bounded(8)?;
-    let child = Process::spawn(|queue: Queue<u32>| queue.push(1).unwrap(), queue.clone())?;
+    let push = |queue: Queue<u32>| {
+        queue.push(1).unwrap();
+        loop {
+            std::thread::park();
+        }
+    };
+    let child = Process::spawn(push, queue.clone())?;
     assert_eq!(queue.pop(), Ok(1));
-    assert_eq!(queue.pop(), Err(PopError::Disconnected));
-    assert!(child.join()?.success());
-    // By itself it can go on.
+    kill(child.pid());
+    child.join()?;
+    for _ in 0..2 {
+        assert_eq!(queue.pop(), Err(PopError::Disconnected));
+        assert_eq!(
+            queue.pop_timeout(Duration::from_secs(10)),
+            Err(PopError::Disconnected)
+        );
+    }
+    // By itself it can go on, and serves itself from then on.
     assert_eq!(queue.try_pop(), Err(PopError::Empty));
     queue.push(2)?;
     assert_eq!(queue.pop(), Ok(2));
+    assert_eq!(
+        queue.pop_timeout(Duration::from_millis(20)),
+        Err(PopError::Empty)
+    );
+    Ok(())
+}
+
+/// A thread that waits for something.
+struct Sleeper(AtomicI32);
+
+impl Sleeper {
+    fn new() -> Self {
+        Self(AtomicI32::new(0))
+    }
+
+    fn run<R>(&self, then: impl FnOnce() -> R) -> R {
+        self.0
+            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+        then()
+    }
+
+    /// Waits until it is asleep.
+    fn is_asleep(&self) {
+        eventually("it is asleep", || {
+            let thread = self.0.load(Ordering::Relaxed);
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") S "))
+        });
+    }
+}
+
+/// Pops and pushes by one handle from two threads, the push when the pop has found nothing.
+fn pops_before_it_pushes(queue: &Queue<u32>) {
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let pop = scope.spawn(|| sleeper.run(|| queue.pop()));
+        sleeper.is_asleep();
+        queue.push(7).unwrap();
+        assert_eq!(pop.join().unwrap(), Ok(7));
+    });
+}
+
+#[test]
+fn a_handle_by_reference_is_not_alone_after_the_last_clone_is_dropped() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(1)?;
+    drop(queue.clone());
+    pops_before_it_pushes(&queue);
+    // The other side.
+    queue.push(1)?;
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let push = scope.spawn(|| sleeper.run(|| queue.push(2)));
+        sleeper.is_asleep();
+        assert_eq!(queue.pop(), Ok(1));
+        push.join().unwrap().unwrap();
+    });
+    assert_eq!(queue.pop(), Ok(2));
+    // Neither is one whose other half was dropped.
+    drop(queue.sender());
+    drop(queue.receiver());
+    pops_before_it_pushes(&queue);
+    Ok(())
+}
+
+#[test]
+fn a_handle_by_reference_is_not_alone_after_a_pool_had_it() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(64)?;
+    let pool = Pool::processes(2)?;
+    pool.map_with(&queue, |queue, x: u32| queue.push(x).unwrap(), 0..10)?;
+    let mut all: Vec<u32> = (0..10).map(|_| queue.pop().unwrap()).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..10).collect::<Vec<_>>());
+    // The workers have let go of it after that.
+    pool.close()?;
+    pops_before_it_pushes(&queue);
+    // A process that comes to its end with a handle was not killed.
+    let exit = |queue: Queue<u32>| {
+        queue.push(1).unwrap();
+        std::process::exit(0);
+    };
+    assert!(Process::spawn(exit, queue.clone())?.join()?.success());
+    assert_eq!(queue.pop(), Ok(1));
+    pops_before_it_pushes(&queue);
+    Ok(())
+}
+
+#[test]
+fn join_by_reference_waits_for_another_thread_after_the_last_clone_is_dropped() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(1)?;
+    drop(queue.clone());
+    queue.push(1)?;
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let join = scope.spawn(|| sleeper.run(|| queue.join()));
+        sleeper.is_asleep();
+        assert_eq!(queue.pop(), Ok(1));
+        queue.task_done().unwrap();
+        assert_eq!(join.join().unwrap(), Ok(()));
+    });
+    Ok(())
+}
+
+#[test]
+fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
+    let _none = Leftovers::none();
+    let alone = |()| {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+        assert_eq!(threads, 1);
+        let time = Duration::from_millis(60);
+        let queue = Queue::<u32>::bounded(1).unwrap();
+        let start = Instant::now();
+        assert_eq!(queue.pop_timeout(time), Err(PopError::Empty));
+        assert!(start.elapsed() >= time);
+        queue.push(1).unwrap();
+        let start = Instant::now();
+        let pushed = queue.push_timeout(2, time);
+        assert!(matches!(pushed, Err(PushError::Full(2))), "{pushed:?}");
+        let unfinished = queue.join_timeout(time);
+        assert_eq!(unfinished, Err(JoinError::TimedOut { unfinished: 1 }));
+        assert!(start.elapsed() >= 2 * time);
+        // These would never end.
+        let pushed = queue.push(2);
+        assert!(
+            matches!(pushed, Err(PushError::Disconnected(2))),
+            "{pushed:?}"
+        );
+        let unfinished = queue.join();
+        assert_eq!(unfinished, Err(JoinError::Disconnected { unfinished: 1 }));
+        queue.pop().unwrap();
+        assert_eq!(queue.pop(), Err(PopError::Disconnected));
+    };
+    assert!(Process::spawn(alone, ())?.join()?.success());
     Ok(())
 }
 
@@ -215,5 +385,55 @@ fn pools_and_forked_children_use_queues() -> Result {
     let mut all: Vec<u64> = receiver.iter().collect();
     all.sort_unstable();
     assert_eq!(all, (0..200).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A child that may push and is killed, and that nobody waits for.
+fn killed_producer() -> std::result::Result<(Process, Receiver<u32>), Box<dyn std::error::Error>> {
+    let (sender, receiver) = Queue::bounded(8)?.split();
+    let child = Process::spawn(push_and_stay, (sender, 1))?;
+    assert_eq!(receiver.pop(), Ok(0));
+    kill(child.pid());
+    Ok((child, receiver))
+}
+
+#[test]
+fn b65_calls_that_wait_shortly_or_not_at_all_hear_of_a_death() -> Result {
+    let _none = Leftovers::none();
+    let (child, receiver) = killed_producer()?;
+    eventually("a short wait hears of it", || {
+        receiver.pop_timeout(Duration::from_millis(1)) == Err(PopError::Disconnected)
+    });
+    child.join()?;
+    let (child, receiver) = killed_producer()?;
+    eventually("a call that does not wait hears of it", || {
+        receiver.try_pop() == Err(PopError::Disconnected)
+    });
+    child.join()?;
+    Ok(())
+}
+
+#[test]
+fn what_is_ready_is_not_empty() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(2)?;
+    let child = Process::spawn(
+        |queue: Queue<u32>| {
+            queue.push(1).unwrap();
+            loop {
+                std::thread::park();
+            }
+        },
+        queue.clone(),
+    )?;
+    assert_eq!(queue.pop(), Ok(1));
+    kill(child.pid());
+    child.join()?;
+    // `try_pop` says that it is empty, so it is not ready.
+    assert_eq!(queue.try_pop(), Err(PopError::Empty));
+    let time = Duration::from_millis(20);
+    assert_eq!(wait_ready(&[&queue], Some(time)), [0usize; 0]);
+    queue.close();
+    assert_eq!(wait_ready(&[&queue], Some(time)), [0]);
     Ok(())
 }

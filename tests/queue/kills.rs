@@ -69,7 +69,7 @@ line!(Queue, true, |queue, item| queue.push(item));
 line!(Stack, false, |stack, item| stack.push(item));
 line!(PriorityQueue, false, |queue, item| {
     let (_, number) = item.check();
-    queue.push((number % 5) as i64, item)
+    queue.push((number % 5).cast_signed(), item)
 });
 
 /// What is sent.
@@ -165,6 +165,7 @@ impl Arrived {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u64) -> Result {
     let _none = Leftovers::none();
     println!("{name}: MANYHANDS_SEED={seed}");
@@ -253,7 +254,7 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
             for child in producers.iter().chain(&takers) {
                 let status = child.join_timeout(DEADLINE)?;
                 assert!(
-                    status.is_some_and(|status| status.success()),
+                    status.is_some_and(manyhands::process::ExitStatus::success),
                     "{name}: {status:?}, seed {seed}"
                 );
             }

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::queue::{PopError, PushError, Waitable, wait_ready};
+use manyhands::sync::Event;
 use manyhands::{Connection, Pipe, Queue, Receiver, Sender, Stack};
 
 use crate::Result;
 use crate::common::{DEADLINE, Leftovers, kill};
 
+#[expect(clippy::needless_pass_by_value, reason = "the process owns its end")]
 fn echo(end: Connection<String, String>) {
     while let Ok(text) = end.recv() {
         end.send(text + "!").unwrap();
@@ -102,7 +104,8 @@ fn b69_one_wait_for_pipes_queues_and_processes() -> Result {
         assert_eq!(ready.join().unwrap(), [2]);
         queue.push(1).unwrap();
         assert_eq!(wait_ready(&all, None), [0, 2]);
-        (queue.pop().unwrap(), pipe.recv().unwrap());
+        queue.pop().unwrap();
+        pipe.recv().unwrap();
         let ready = scope.spawn(|| wait_ready(&all, None));
         drop(sender);
         assert_eq!(ready.join().unwrap(), [4]);
@@ -126,5 +129,103 @@ fn b69_a_wait_for_more_things_than_the_kernel_sleeps_on() -> Result {
         queues[149].push(1).unwrap();
         assert_eq!(ready.join().unwrap(), [149]);
     });
+    Ok(())
+}
+
+#[test]
+fn b69_one_wait_for_an_event_a_queue_a_pipe_and_a_process() -> Result {
+    let _none = Leftovers::none();
+    let (event, queue) = (Event::new()?, Queue::<u8>::bounded(1)?);
+    let (pipe, end) = Pipe::duplex::<u8, u8>()?;
+    let go = Event::new()?;
+    let child = Process::spawn(
+        |(go, event): (Event, Event)| {
+            go.wait();
+            event.set();
+            loop {
+                std::thread::park();
+            }
+        },
+        (go.clone(), event.clone()),
+    )?;
+    let all: [&dyn Waitable; 4] = [&queue, &pipe, &event, &child];
+    assert_eq!(
+        wait_ready(&all, Some(Duration::from_millis(20))),
+        [0usize; 0]
+    );
+    std::thread::scope(|scope| {
+        // Set in another process.
+        let ready = scope.spawn(|| wait_ready(&all, None));
+        go.set();
+        assert_eq!(ready.join().unwrap(), [2]);
+        // As long as it is set.
+        queue.push(1).unwrap();
+        assert_eq!(wait_ready(&all, None), [0, 2]);
+        event.clear();
+        queue.pop().unwrap();
+        let ready = scope.spawn(|| wait_ready(&all, None));
+        end.send(1).unwrap();
+        assert_eq!(ready.join().unwrap(), [1]);
+        pipe.recv().unwrap();
+        let ready = scope.spawn(|| wait_ready(&all, None));
+        event.set();
+        assert_eq!(ready.join().unwrap(), [2]);
+        event.clear();
+        let ready = scope.spawn(|| wait_ready(&all, None));
+        kill(child.pid());
+        assert_eq!(ready.join().unwrap(), [3]);
+    });
+    Ok(())
+}
+
+#[test]
+fn b69_a_wait_for_a_task_among_others_is_one_for_an_event() -> Result {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1)?;
+    let (done, queue) = (Event::new()?, Queue::<u8>::bounded(1)?);
+    let task = pool.submit(|x: u64| x * x, 12);
+    let set = done.clone();
+    task.on_done(move |_| set.set());
+    assert_eq!(wait_ready(&[&queue, &done], Some(DEADLINE)), [1]);
+    assert_eq!(task.result()?, 144);
+    Ok(())
+}
+
+#[test]
+fn with_nothing_to_wait_for_a_wait_is_over_at_once() {
+    let start = Instant::now();
+    assert_eq!(wait_ready(&[], Some(Duration::from_mins(1))), [0usize; 0]);
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn sends_that_do_not_wait_and_that_wait_for_so_long() -> Result {
+    let _none = Leftovers::none();
+    let time = Duration::from_millis(20);
+    let (sender, receiver) = Pipe::one_way::<usize>()?;
+    let (one, other) = Pipe::duplex::<usize, u8>()?;
+    for x in 0..64 {
+        sender.try_send(x)?;
+        one.send_timeout(x, DEADLINE)?;
+    }
+    assert_eq!(sender.try_send(64), Err(PushError::Full(64)));
+    assert_eq!(one.try_send(64), Err(PushError::Full(64)));
+    let start = Instant::now();
+    assert_eq!(sender.send_timeout(64, time), Err(PushError::Full(64)));
+    assert_eq!(one.send_timeout(64, time), Err(PushError::Full(64)));
+    assert!(start.elapsed() >= 2 * time);
+    receiver.recv()?;
+    sender.try_send(64)?;
+    drop(receiver);
+    assert_eq!(sender.try_send(65), Err(PushError::Disconnected(65)));
+    // Closed by the one end, drained by the other.
+    other.send(1)?;
+    other.close();
+    assert_eq!(one.send_timeout(64, DEADLINE), Err(PushError::Closed(64)));
+    assert_eq!((one.recv(), one.recv()), (Ok(1), Err(PopError::Closed)));
+    assert_eq!(
+        (other.recv(), other.try_send(2)),
+        (Ok(0), Err(PushError::Closed(2)))
+    );
     Ok(())
 }

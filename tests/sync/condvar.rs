@@ -117,7 +117,7 @@ fn b57_the_wake_up_of_a_killed_waiter_is_not_lost() {
     let _none = Leftovers::none();
     for _ in 0..10 {
         let (mutex, condvar) = (Mutex::new([0; 3]).unwrap(), Condvar::new().unwrap());
-        let spawn = |_| Process::spawn(take_token, (mutex.clone(), condvar.clone())).unwrap();
+        let spawn = |()| Process::spawn(take_token, (mutex.clone(), condvar.clone())).unwrap();
         let victim = spawn(());
         eventually("it waits", || waiting(&mutex) == 1);
         let survivors = [(); 2].map(spawn);

@@ -8,7 +8,7 @@ use manyhands::sync::{Barrier, Condvar, Event, Mutex, MutexGuard, RwLock, Semaph
 use manyhands::{Process, SharedValue, shm};
 use serde::{Deserialize, Serialize};
 
-use crate::common::{self, Leftovers};
+use crate::common::{self, Leftovers, eventually};
 use crate::{LONG, Random};
 
 const CHILDREN: usize = 6;
@@ -197,4 +197,55 @@ fn killed_anywhere_nobody_blocks_and_the_books_balance() {
     println!("{} things done", shared.done.get());
     drop(shared);
     assert_eq!(shm::usage().objects, objects);
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "a child owns its argument")]
+fn hurries(semaphore: Semaphore) {
+    loop {
+        drop(semaphore.acquire());
+    }
+}
+
+fn has_one((semaphore, ready): (Semaphore, Semaphore)) {
+    let _permit = semaphore.acquire();
+    ready.release(1);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// One that is stopped with the semaphore's own lock keeps others from the semaphore, and from nothing else.
+#[test]
+fn who_is_stopped_keeps_nobody_from_burying_the_dead() {
+    let _none = Leftovers::none();
+    let (semaphore, ready) = (Semaphore::new(3).unwrap(), Semaphore::new(0).unwrap());
+    let busy = Process::spawn(hurries, semaphore.clone()).unwrap();
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(busy.pid()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    for _ in 0..30 {
+        let victim = Process::spawn(has_one, (semaphore.clone(), ready.clone())).unwrap();
+        ready.acquire().forget();
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        victim.kill().unwrap();
+        let joins = std::thread::spawn(move || victim.join().unwrap());
+        eventually("the dead is waited for", || joins.is_finished());
+        joins.join().unwrap();
+        signal(nix::sys::signal::Signal::SIGCONT);
+        // Two at least are not in anybody's hands, once the dead one's is back.
+        eventually("its permit is back", || {
+            semaphore
+                .acquire_many_timeout(2, Duration::from_millis(50))
+                .is_some()
+        });
+    }
+    busy.kill().unwrap();
+    busy.join().unwrap();
+    // Whoever waits buries what could not be buried then.
+    eventually("all are back", || {
+        semaphore
+            .acquire_many_timeout(3, Duration::from_millis(50))
+            .is_some()
+    });
 }

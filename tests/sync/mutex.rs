@@ -116,7 +116,7 @@ fn b53_a_guard_that_outlives_its_handle_does_no_harm() {
                 let small = Mutex::new(1u64).unwrap();
                 std::mem::forget(small.lock());
                 drop(small);
-                let large = Mutex::new([[1u64; 128]; 128]).unwrap();
+                let large = Mutex::new([[1u64; 32]; 32]).unwrap();
                 std::mem::forget(large.lock());
                 drop(large);
                 let kept = manyhands::shm::usage().objects - before;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
+use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
@@ -15,7 +16,8 @@ use crate::os::pidfd::{self, Child};
 use crate::os::timer::DeathTimer;
 use crate::os::{clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
-use crate::shm::{cargo, member};
+use crate::shm::array::forks::{Taken, Takes};
+use crate::shm::member;
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub(super) enum Bond {
 #[derive(Debug)]
 pub(super) struct Forked {
     child: Arc<Child>,
+    /// What it uses of what this process had when it was forked.
+    taken: Taken,
     pub(super) receiver: Receiver,
     is_reaped: bool,
     /// [`fork::generation`] of the parent.
@@ -103,7 +107,7 @@ impl Forked {
             Bond::Process => Some(handoff::pair()?),
         };
         let parent = std::process::id();
-        let pid = fork_child(|| {
+        let (pid, taken) = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
                 None => worker::die_with_parent(parent).is_ok(),
                 Some((ours, theirs)) => {
@@ -123,9 +127,12 @@ impl Forked {
             }
         })?;
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
+        let child = Arc::new(child);
+        taken.taken_by(&child);
         let receiver = Receiver::new(lane);
         Ok(Self {
-            child: Arc::new(child),
+            child,
+            taken,
             receiver,
             is_reaped: false,
             generation: fork::generation(),
@@ -219,6 +226,7 @@ impl Forked {
         self.is_reaped = true;
         let death = self.child.reap();
         member::has_ended(self.child.pid());
+        self.taken.let_go();
         death
     }
 
@@ -272,15 +280,17 @@ impl Answers {
         // After the start was noted, so that by the parent's clock too the limit has passed when the timer goes off.
         if let Err(error) = self.set_timer() {
             let message = format!("it was not run, because its limit cannot be kept: {error}");
-            let location = None;
-            emitter.fault(&Fault::Panicked(Caught { message, location }));
+            emitter.fault(&Fault::Panicked(Caught {
+                message,
+                ..Caught::default()
+            }));
             return;
         }
         let scratch = &mut self.scratch;
         let encoded = panic::catch(|| {
             let result = run();
             scratch.clear();
-            let encoded = cargo::append_result(scratch, &result);
+            let encoded = codec::append_result(scratch, &result);
             // Before the item is answered for: a panic in `drop` is still this item's.
             drop(result);
             encoded
@@ -290,7 +300,10 @@ impl Answers {
             let _ = timer.unset();
         }
         match encoded {
-            Ok(Ok(())) => emitter.result(&self.scratch),
+            Ok(Ok(sent)) => {
+                emitter.result(&self.scratch);
+                sent.deliver();
+            }
             Ok(Err(reason)) => emitter.fault(&Fault::ResultEncode(reason)),
             Err(caught) => emitter.fault(&Fault::Panicked(caught)),
         }

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
@@ -22,6 +23,7 @@ pub(super) struct Chunk {
     /// Whether results after a failure are of any use.
     keeps_all: bool,
     outcome: Mutex<Outcome>,
+    results: Discard,
 }
 
 #[derive(Default)]
@@ -33,7 +35,7 @@ struct Outcome {
 }
 
 impl Chunk {
-    pub(super) fn new(first: usize, end: usize, keeps_all: bool) -> Self {
+    pub(super) fn new(first: usize, end: usize, keeps_all: bool, results: Discard) -> Self {
         Self {
             first,
             end,
@@ -42,6 +44,7 @@ impl Chunk {
             is_taken: false,
             keeps_all,
             outcome: Mutex::default(),
+            results,
         }
     }
 
@@ -77,7 +80,7 @@ impl Chunk {
         R: DeserializeOwned + 'static,
     {
         let count = self.end - self.first;
-        let Outcome { bytes, failures } = self.outcome.into_inner();
+        let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
         let wrong = |at: usize, reason| undecoded(self.first + at, reason);
         let decoded = panic::catch(|| codec::take_all(&bytes, results))
             .map_err(|caught| caught.into_error(Some(self.first)))?
@@ -98,7 +101,7 @@ impl Chunk {
         R: DeserializeOwned + 'static,
     {
         let count = self.count();
-        let Outcome { bytes, failures } = self.outcome.into_inner();
+        let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
         let mut bytes = bytes.as_slice();
         let mut failures = failures.into_iter().peekable();
         outcomes.extend((0..count).map(|nth| {
@@ -118,11 +121,23 @@ impl Chunk {
     }
 }
 
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.outcome.get_mut().bytes);
+        self.results.discard(bytes);
+    }
+}
+
 impl Sink for Chunk {
     fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
         let mut outcome = self.outcome.lock();
         if self.keeps_all || outcome.failures.is_empty() {
             bytes.append_to(&mut outcome.bytes);
+        } else {
+            // Nobody wants them, but what they hold must be let go of.
+            let mut unwanted = Vec::new();
+            bytes.append_to(&mut unwanted);
+            self.results.discard(unwanted);
         }
     }
 

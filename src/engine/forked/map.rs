@@ -15,6 +15,7 @@ use super::child::{Answers, Bond, Forked as Child, PipeBell};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::codec;
+use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{Cursor, Emitter, Expected, Fate};
 use crate::pool::{Limits, Plan, Tracker};
@@ -110,7 +111,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let mut first = 0;
         while first < items {
             let end = items.min(first.saturating_add(sizes.next_size().min(MOST_ITEMS)));
-            chunks.push(Chunk::new(first, end, keeps_all));
+            chunks.push(Chunk::new(first, end, keeps_all, Discard::of::<R>()));
             first = end;
         }
         let no_memory = |error| PoolError::system("shared memory could not be had", error);

@@ -32,9 +32,10 @@ use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::TaskFuture;
 use crate::machine::available_workers;
-use crate::os::{exit, fork, task};
+use crate::os::{self, exit, task};
 use crate::panic;
 use crate::pool::{Limits, Plan, Pool, Stream, reduce};
+use crate::shm::array::forks::{self, Taken, Takes};
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///
@@ -42,6 +43,14 @@ use crate::pool::{Limits, Plan, Pool, Stream, reduce};
 /// whatever [`Call::window`](crate::Call::window) says; a lazy call forks a child for each item. A submitted task runs at
 /// once, so it can be killed but not cancelled, and it is not run again if its child dies, whatever
 /// [`Call::retries`](crate::Call::retries) says: that child would be forked later, out of the middle of something else.
+///
+/// # Shared arrays
+///
+/// Parent and child must not write to one memory at once, so nothing is forked while this process has elements of a
+/// [`SharedArray`](crate::SharedArray) to write to: the call fails with [`PoolError::StartFailed`]. Guards are waited for a
+/// moment, which another thread may be about to drop, and calls in other threads that write
+/// ([`fill`](crate::SharedArray::fill), [`for_each_chunk`](crate::Pool::for_each_chunk) on threads) up to 5 seconds. What
+/// the process has to read or as atomics stays claimed until the child has ended ([`Reading`](crate::Reading#forks)).
 ///
 /// # Examples
 ///
@@ -194,14 +203,20 @@ pub(crate) fn check_threads() -> Result<(), PoolError> {
 
 impl Forked {
     /// Forks a child for one task.
-    fn start<F, A, R>(&self, limits: Limits, f: F, argument: A) -> Result<Task<R>, PoolError>
+    fn start<F, A, R, K>(
+        &self,
+        limits: Limits,
+        work: (F, A),
+        keep: impl FnOnce(F, A) -> K,
+    ) -> Result<Task<R>, PoolError>
     where
         F: Fn(A) -> R,
-        R: Serialize + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+        K: Send + 'static,
     {
         self.check_threads()?;
         self.submitted
-            .submit(self.workers, limits.timeout, f, argument)
+            .submit(self.workers, limits.timeout, work, keep)
     }
 }
 
@@ -224,29 +239,51 @@ fn threads_beside() -> Result<usize, PoolError> {
 ///
 /// Standard output and error are flushed before, so that the child does not print again what the parent had buffered,
 /// and locked during the fork, so that the child finds them free.
+///
+/// What the child has in its copies of this process's memory (objects, and slices of arrays) stays as it is as long as the
+/// parent keeps what this returns.
+///
+/// # Errors
+///
+/// Also that this process has elements of an array to write to.
 #[allow(unsafe_code)]
-pub(crate) fn fork_child(run: impl FnOnce()) -> std::io::Result<u32> {
-    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
-    // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
-    // In this order: the thread for callbacks registers while it holds its queue.
-    let held = (crate::future::later::hold(), task::hold());
-    let no_writers = crate::shm::array::claim::writers::none()?;
+pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u32, Taken)> {
     // Of the same family, whichever of the two needs it first.
     crate::shm::family::for_children();
-    // A closed or full output is not this call's business.
-    let _ = (out.flush(), err.flush());
+    let fork = forks::Fork::new(takes);
+    let (out, err, held, departure) = loop {
+        let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+        // A closed or full output is not this call's business.
+        let _ = (out.flush(), err.flush());
+        // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
+        // In this order: the thread for callbacks registers while it holds its queue.
+        let held = (crate::future::later::hold(), task::hold());
+        match fork.depart()? {
+            Ok(departure) => break (out, err, held, departure),
+            Err(in_the_way) => {
+                // With nothing locked that those who are waited for may want.
+                drop((out, err, held));
+                fork.wait(in_the_way)?;
+            }
+        }
+    };
     // SAFETY: either no other thread runs (`check_threads`), or whoever allowed that was told what it may lead to: a
     // child that waits for ever. What it cannot lead to is a data race: the child's memory is its own.
-    match unsafe { fork::fork() }? {
-        fork::Side::Parent { child } => Ok(child),
-        fork::Side::Child => {
-            drop((out, err, held, no_writers));
+    match unsafe { os::fork::fork() }? {
+        os::fork::Side::Parent { child } => {
+            drop((out, err, held));
+            Ok((child, departure.end()))
+        }
+        os::fork::Side::Child => {
+            drop((out, err, held, departure));
+            // It is the parent that waited.
+            std::mem::forget(fork);
             // No unwinding into the copy of the caller's frames.
             let code = if panic::catch(run).is_ok() { 0 } else { 101 };
             // No exit handler runs here, and there is one that sees to what the child itself has started and made.
             exit::end();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
-            fork::exit_now(code)
+            os::fork::exit_now(code)
         }
     }
 }
@@ -311,7 +348,7 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        match self.start(limits, f, argument) {
+        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
             Ok(task) => TaskFuture::new(Arc::new(task)),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }

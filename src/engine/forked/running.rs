@@ -3,6 +3,7 @@
 //! A child that dies is not replaced, whatever retries were asked for: it would have to be forked later, by whichever
 //! thread finds it dead, and in whatever state the others are in by then.
 
+use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,13 +15,15 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Bond, Forked as Child, PipeBell};
 use super::watch::Watcher;
+use crate::codec;
+use crate::engine::discard::Discard;
 use crate::error::{Part, PoolError, TaskError};
 use crate::future::{Hook, Pending, later};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
-use crate::{codec, panic};
+use crate::panic;
 
 /// The number of the only task of a child.
 pub(super) const TASK: u32 = 1;
@@ -38,6 +41,10 @@ pub(super) struct Running {
     /// The child and what is expected of it, until it has ended.
     pub(super) child: Mutex<Option<(Child, Expected)>>,
     outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
+    /// What to do with a result that nobody takes.
+    results: Discard,
+    /// What stays in this process until the task has ended.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
     /// How it has ended, for those who ask when the outcome has been taken. Set before `is_done`.
     has_failed: AtomicBool,
     /// Whether it has ended because of `is_cancelled`. Set before `is_done`.
@@ -67,7 +74,7 @@ impl Running {
     pub(super) fn start(
         work: &mut Option<impl FnOnce(&mut Emitter)>,
         limit: Option<Duration>,
-        result_size: Option<usize>,
+        results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
         let bell = PipeBell::new()?;
@@ -76,7 +83,7 @@ impl Running {
             task: TASK,
             next: 0,
             end: 1,
-            result_size,
+            result_size: results.size(),
         };
         Ok(Self {
             bell,
@@ -86,6 +93,8 @@ impl Running {
             is_cancelled: AtomicBool::new(false),
             child: Mutex::new(Some((child, expected))),
             outcome: Mutex::default(),
+            results,
+            kept: Mutex::default(),
             has_failed: AtomicBool::new(false),
             was_cancelled: AtomicBool::new(false),
             is_done: AtomicBool::new(false),
@@ -140,6 +149,19 @@ impl Running {
         self.is_done.load(Ordering::Acquire)
     }
 
+    /// Keeps something until the task has ended and somebody has found that out.
+    pub(super) fn keep(&self, kept: impl Send + 'static) {
+        *self.kept.lock() = Some(Box::new(kept));
+    }
+
+    /// Drops what was kept, if the task has ended. Not under a lock: that may run code of the user's.
+    fn let_go(&self) {
+        if self.is_done() {
+            let kept = self.kept.lock().take();
+            drop(kept);
+        }
+    }
+
     /// Whether the child has ended, after a look. Never blocks.
     fn has_ended(&self) -> bool {
         if !self.is_done() {
@@ -147,6 +169,7 @@ impl Running {
                 self.look(&mut child);
             }
             later::flush();
+            self.let_go();
         }
         self.is_done()
     }
@@ -155,6 +178,7 @@ impl Running {
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let is_done = self.wait_locked(deadline);
         later::flush();
+        self.let_go();
         is_done
     }
 
@@ -200,6 +224,14 @@ impl Running {
     /// Whether this process is a forked child, and the task another's.
     fn is_foreign(&self) -> bool {
         self.generation != fork::generation()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(Ok(bytes)) = self.outcome.get_mut().take() {
+            self.results.discard(bytes);
+        }
     }
 }
 

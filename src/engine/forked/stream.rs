@@ -15,6 +15,7 @@ use crate::pool::{Limits, Stream};
 pub(super) fn stream<'p, F, A, R>(engine: &'p Forked, limits: Limits, f: F) -> Stream<'p, A, R>
 where
     F: Fn(A) -> R + 'p,
+    A: Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
     let give = move |base: usize, items: Vec<A>| {
@@ -42,9 +43,10 @@ fn give<F, A, R>(
 ) -> TaskFuture<Vec<Result<R, TaskError>>>
 where
     F: Fn(A) -> R,
+    A: Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
-    match engine.start(limits, f, item) {
+    match engine.start(limits, (f, item), |_, item| item) {
         Ok(task) => TaskFuture::new(Arc::new(Only { task, index })),
         Err(error) => TaskFuture::ready(Err(error.into())),
     }

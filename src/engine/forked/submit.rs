@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
 use super::child::{Answers, Forked as Child, PipeBell};
 use super::running::{Running, TASK, Task};
 use super::watch::Watcher;
-use crate::codec;
+use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::later;
 use crate::lane::Emitter;
@@ -89,30 +90,42 @@ impl Submitted {
     }
 
     /// Forks a child for the task; first waits for one to end if there are `workers` already.
-    pub(super) fn submit<F, A, R>(
+    ///
+    /// What `keep` makes of function and argument stays until the task has ended: the child has copies of the handles of
+    /// shared objects among them, and copies hold nothing.
+    pub(super) fn submit<F, A, R, K>(
         &self,
         workers: usize,
         limit: Option<Duration>,
-        f: F,
-        argument: A,
+        (f, argument): (F, A),
+        keep: impl FnOnce(F, A) -> K,
     ) -> Result<Task<R>, PoolError>
     where
         F: Fn(A) -> R,
-        R: Serialize + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+        K: Send + 'static,
     {
         if self.generation != fork::generation() {
             return Err(PoolError::OtherProcess);
         }
-        let mut work = Some(move |emitter: &mut Emitter| {
-            emitter.begin(TASK, 0);
-            Answers::new(limit).answer(emitter, || f(argument));
-            emitter.end();
-        });
-        let task = self.fork(workers, limit, &mut work, codec::fixed_size::<R>());
+        let mut work = Some((f, argument));
+        let task = {
+            let mut run = Some(|emitter: &mut Emitter| {
+                if let Some((f, argument)) = work.take() {
+                    emitter.begin(TASK, 0);
+                    Answers::new(limit).answer(emitter, || f(argument));
+                    emitter.end();
+                }
+            });
+            self.fork(workers, limit, &mut run, Discard::of::<R>())
+        };
         later::flush();
         // Without the lock, and when all is in order: dropping what the work holds may run code of the user's.
-        drop(work);
-        Ok(Task::new(task?))
+        let task = task?;
+        if let Some((f, argument)) = work {
+            task.keep(keep(f, argument));
+        }
+        Ok(Task::new(task))
     }
 
     fn fork(
@@ -120,7 +133,7 @@ impl Submitted {
         workers: usize,
         limit: Option<Duration>,
         work: &mut Option<impl FnOnce(&mut Emitter)>,
-        result_size: Option<usize>,
+        results: Discard,
     ) -> Result<Arc<Running>, PoolError> {
         // Held until the child is on the list: what is one too many must not be forked by two at once.
         let mut running = loop {
@@ -149,8 +162,7 @@ impl Submitted {
             workers,
             reason: error.to_string(),
         };
-        let task =
-            Running::start(work, limit, result_size, self.watcher.clone()).map_err(failed)?;
+        let task = Running::start(work, limit, results, self.watcher.clone()).map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)

@@ -11,6 +11,7 @@ use super::Shared;
 use super::map::encode_item;
 use super::task::{Function, Results, Task};
 use super::ticket::{self, Promised, Ticket};
+use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
@@ -28,7 +29,15 @@ struct ChunkPromise<R> {
     /// Items that could not be sent, in order. The workers do not know of them: they count without.
     unsent: Vec<(usize, TaskError)>,
     outcome: Mutex<Outcome>,
+    results: Discard,
     result: PhantomData<fn() -> Vec<R>>,
+}
+
+impl<R> Drop for ChunkPromise<R> {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.outcome.get_mut().bytes);
+        self.results.discard(bytes);
+    }
 }
 
 #[derive(Default)]
@@ -210,6 +219,7 @@ where
             count: taken,
             unsent,
             outcome: Mutex::default(),
+            results: Discard::of::<R>(),
             result: PhantomData,
         },
     });

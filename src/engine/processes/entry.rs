@@ -6,7 +6,6 @@ use serde::de::DeserializeOwned;
 
 use crate::lane::Emitter;
 use crate::lane::message::Fault;
-use crate::shm::cargo;
 use crate::{code, codec, panic};
 use std::any::Any;
 
@@ -173,12 +172,14 @@ impl Chunk<'_> {
             };
             let result = f(argument);
             self.scratch.clear();
-            if let Err(reason) = cargo::append_result(self.scratch, &result) {
-                return Some(Fault::ResultEncode(reason));
-            }
+            let sent = match codec::append_result(self.scratch, &result) {
+                Ok(sent) => sent,
+                Err(reason) => return Some(Fault::ResultEncode(reason)),
+            };
             // Before the item is answered for: a panic in `drop` is still this item's.
             drop(result);
             self.emitter.result(self.scratch);
+            sent.deliver();
         }
         None
     }

@@ -36,7 +36,9 @@ where
     match panic::catch(|| f().map_err(|error| error.to_string())) {
         Ok(Ok(state)) => Ok(Box::new(state)),
         Ok(Err(reason)) => Err(reason),
-        Err(Caught { message, location }) => Err(match location {
+        Err(Caught {
+            message, location, ..
+        }) => Err(match location {
             Some(place) => format!("it panicked: {message} at {place}"),
             None => format!("it panicked: {message}"),
         }),

@@ -13,6 +13,7 @@ use super::Shared;
 use super::chunk::{self, Given};
 use super::task::{Function, Results, Task};
 use super::wait::Patience;
+use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::Signal;
 use crate::lane::message::Fault;
@@ -46,13 +47,24 @@ struct ChunkResults<R> {
     count: usize,
     outcome: Mutex<Outcome>,
     is_ended: AtomicBool,
+    results: Discard,
     result: PhantomData<fn() -> R>,
+}
+
+impl<R> Drop for ChunkResults<R> {
+    fn drop(&mut self) {
+        let outcome = self.outcome.get_mut();
+        self.results.discard(std::mem::take(&mut outcome.bytes));
+        self.results.discard(std::mem::take(&mut outcome.unwanted));
+    }
 }
 
 #[derive(Default)]
 struct Outcome {
     /// The results in order, as the codec wrote them, up to the first item that failed.
     bytes: Vec<u8>,
+    /// Those after it.
+    unwanted: Vec<u8>,
     failure: Option<TaskError>,
 }
 
@@ -69,6 +81,9 @@ impl<R> Sink for ChunkResults<R> {
         let mut outcome = self.outcome.lock();
         if outcome.failure.is_none() {
             bytes.append_to(&mut outcome.bytes);
+        } else if cargo::was_ever_sent() {
+            // Nobody wants them, but what they hold must be let go of.
+            bytes.append_to(&mut outcome.unwanted);
         }
     }
 
@@ -206,7 +221,10 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 count,
                 ..
             } = &chunk.results;
-            let Outcome { bytes, failure } = std::mem::take(&mut *outcome.lock());
+            let (bytes, failure) = {
+                let mut outcome = outcome.lock();
+                (std::mem::take(&mut outcome.bytes), outcome.failure.take())
+            };
             let decoded = panic::catch(|| codec::take_all(&bytes, results));
             let at = |index: usize| Some(base + index);
             match decoded {
@@ -315,6 +333,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 count,
                 outcome: Mutex::default(),
                 is_ended: AtomicBool::new(false),
+                results: Discard::of::<R>(),
                 result: PhantomData,
             },
         });

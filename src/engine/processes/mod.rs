@@ -124,7 +124,7 @@ struct Shared {
     start: Instant,
     bell: Bell,
     /// Calls the supervisor.
-    alarm: Alarm,
+    alarm: Arc<Alarm>,
     retired: Arc<Retired>,
     dispatch: Mutex<Dispatch>,
     wake_background: Condvar,
@@ -243,6 +243,7 @@ impl Processes {
         let alarm = Alarm::new().map_err(|error| {
             PoolError::system("the supervisor's alarm could not be made", error)
         })?;
+        let alarm = Arc::new(alarm);
         let shared = Arc::new(Shared {
             settings,
             workers: AtomicUsize::new(workers),
@@ -251,8 +252,8 @@ impl Processes {
             is_built: AtomicBool::new(false),
             start: Instant::now(),
             bell,
+            retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
-            retired: Arc::default(),
             dispatch: Mutex::new(Dispatch::new(workers)),
             wake_background: Condvar::new(),
             waiting: AtomicUsize::new(0),

@@ -23,10 +23,12 @@ use super::initializer;
 use super::start::secret;
 use super::worker::{self, Greeting, SERVER_MAGIC, VARIABLE};
 use crate::codec::exact;
+use crate::engine::forked::fork_child;
 use crate::error::Death;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child, wait_readable};
 use crate::os::{fork, handoff, worker as own};
+use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
 
 /// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
@@ -84,6 +86,8 @@ enum Status {
 #[derive(Debug)]
 pub(super) struct Server {
     process: Child,
+    /// What the copy of this process may use of its objects, and its workers too.
+    _taken: Option<Taken>,
     socket: OwnedFd,
     /// It has not answered as it should, and is not asked again.
     is_broken: bool,
@@ -105,7 +109,7 @@ impl Server {
     pub(super) fn start(pool: &str, origin: Origin) -> io::Result<Self> {
         let (socket, theirs) = handoff::pair()?;
         let name = format!("manyhands:{pool}:fork");
-        let process = match origin {
+        let (process, taken) = match origin {
             Origin::Started { preload } => {
                 let secret = secret();
                 let opening = Opening {
@@ -122,24 +126,26 @@ impl Server {
                     .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
                     .stdin(Stdio::from(theirs))
                     .spawn()?;
-                process.id()
+                (process.id(), None)
             }
             Origin::Forked => {
                 // What is made later, the copy must have too.
                 family::for_children();
                 let parent = std::process::id();
-                crate::engine::forked::fork_child(|| {
+                let (process, taken) = fork_child(Takes::Objects, || {
                     own::close_copy(socket.as_fd());
                     let begun = own::die_with_parent(parent).and_then(|()| begin_fork(&name));
                     if begun.is_ok() {
                         serve(&theirs);
                     }
-                })?
+                })?;
+                (process, Some(taken))
             }
         };
         let process = Child::open(process).inspect_err(|_| pidfd::kill_unopened(process))?;
         Ok(Self {
             process,
+            _taken: taken,
             socket,
             is_broken: false,
             workers: HashMap::new(),
@@ -364,10 +370,10 @@ fn serve(socket: &OwnedFd) {
     {
         return;
     }
-    let mut children: Vec<Child> = Vec::new();
+    let mut children: Vec<(Child, Taken)> = Vec::new();
     loop {
         let mut fds = vec![socket.as_fd()];
-        fds.extend(children.iter().map(AsFd::as_fd));
+        fds.extend(children.iter().map(|(child, _)| child.as_fd()));
         let answered = match wait_readable(&fds, None) {
             None => continue,
             Some(0) => match receive::<Hire>(socket) {
@@ -375,7 +381,7 @@ fn serve(socket: &OwnedFd) {
                 Ok(None) | Err(_) => return,
             },
             Some(index) => {
-                let child = children.swap_remove(index - 1);
+                let (child, _taken) = children.swap_remove(index - 1);
                 let status = match child.reap() {
                     Death::Exit(code) => Status::Exit(code),
                     Death::Signal(signal) => Status::Signal(signal),
@@ -399,11 +405,11 @@ fn fork_worker(
     socket: &OwnedFd,
     hire: Hire,
     fds: Vec<OwnedFd>,
-    children: &mut Vec<Child>,
+    children: &mut Vec<(Child, Taken)>,
 ) -> io::Result<()> {
     let server = std::process::id();
     let mut work = Some((hire, fds));
-    let forked = crate::engine::forked::fork_child(|| {
+    let forked = fork_child(Takes::All, || {
         // What is the server's: whoever starts a process from a worker would hold it open.
         children.clear();
         own::close_copy(socket.as_fd());
@@ -415,12 +421,15 @@ fn fork_worker(
             }
         }
     });
-    let child = forked.and_then(|pid| Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid)));
+    let child = forked.and_then(|(pid, taken)| {
+        let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
+        Ok((child, taken))
+    });
     match child {
-        Ok(child) => {
+        Ok((child, taken)) => {
             let answer = encode(&Answer::Hired { pid: child.pid() })?;
             handoff::send(socket.as_fd(), &answer, &[child.as_fd()])?;
-            children.push(child);
+            children.push((child, taken));
             Ok(())
         }
         Err(error) => {

@@ -80,7 +80,8 @@ pub enum StartMethod {
     /// They are forked from a copy of this process that is made when the pool is: they have all that it has loaded by
     /// then, without a copy in memory until somebody writes to it. Refused if other threads run, as with
     /// [`Pool::forked`](crate::Pool::forked), unless
-    /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise.
+    /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise, and as long as this process has a
+    /// guard of a [`SharedArray`](crate::SharedArray). Shared objects that it has by then are kept as long as the pool.
     Fork,
     /// They are forked from a small process, which is the executable started again and runs the function given to
     /// [`preload`](crate::engine::ProcessesBuilder::preload) first: what that loads they all have, in one copy.

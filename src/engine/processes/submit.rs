@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::task::{Function, Items, Results, Task};
 use super::ticket::{self, Promised, Ticket};
+use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
@@ -23,7 +24,16 @@ use crate::{codec, panic};
 struct Promise<R> {
     ticket: Ticket,
     outcome: Mutex<Option<Result<Items, TaskError>>>,
+    results: Discard,
     result: PhantomData<fn() -> R>,
+}
+
+impl<R> Drop for Promise<R> {
+    fn drop(&mut self) {
+        if let Some(Ok(result)) = self.outcome.get_mut() {
+            self.results.discard(result.as_slice().to_vec());
+        }
+    }
 }
 
 impl<R> Sink for Promise<R> {
@@ -153,6 +163,7 @@ where
         results: Promise {
             ticket: Ticket::new(shared),
             outcome: Mutex::new(None),
+            results: Discard::of::<R>(),
             result: PhantomData,
         },
     });

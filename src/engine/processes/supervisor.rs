@@ -218,6 +218,7 @@ impl Supervisor {
         let shared = self.shared.clone();
         let (order, overdue, idle, places) = {
             let mut dispatch = shared.lock();
+            dispatch.forget_retired(&shared);
             let order = dispatch.order.take();
             let (overdue, idle) = (dispatch.stop_overdue(), dispatch.let_idle_go(&shared));
             let places: Vec<bool> = (0..dispatch.target)

@@ -11,6 +11,7 @@ use super::entry::Entry;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
+use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::shm::cargo::Cargo;
 
@@ -115,7 +116,7 @@ pub(super) struct SentContext {
     pub(super) id: u64,
     pub(super) bytes: Vec<u8>,
     /// Handles of shared objects that are in it.
-    _cargo: Cargo,
+    cargo: Cargo,
     retired: Arc<Retired>,
     generation: u32,
 }
@@ -127,7 +128,7 @@ impl SentContext {
         Arc::new(Self {
             id,
             bytes,
-            _cargo: cargo,
+            cargo,
             retired: retired.clone(),
             generation: fork::generation(),
         })
@@ -142,18 +143,32 @@ impl Drop for SentContext {
         }
         self.retired.ids.lock().push(self.id);
         self.retired.any.store(true, Ordering::Release);
+        if !self.cargo.is_empty() {
+            // The workers have handles of shared objects in it, which nobody needs any more.
+            self.retired.alarm.ring();
+        }
     }
 }
 
 /// Contexts that no task needs any more, and that the workers have not been told to forget. A lock of its own, because
 /// the last task may go while the dispatch is locked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Retired {
     any: AtomicBool,
     ids: Mutex<Vec<u64>>,
+    /// Of the supervisor, which tells the workers if nobody else comes by.
+    alarm: Arc<Alarm>,
 }
 
 impl Retired {
+    pub(super) fn new(alarm: Arc<Alarm>) -> Self {
+        Self {
+            any: AtomicBool::new(false),
+            ids: Mutex::default(),
+            alarm,
+        }
+    }
+
     pub(super) fn take(&self) -> Vec<u64> {
         // A context that retires between the two is found next time.
         if self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {

@@ -67,7 +67,7 @@ impl Worker {
         let (count, kind) = if kind.is_multiple_of(8) {
             let caught = Caught {
                 message: "x".repeat(usize::from(len) * 64),
-                location: None,
+                ..Caught::default()
             };
             codec::exact::to_vec_append(&mut body, &Fault::Panicked(caught)).unwrap_or_default();
             (1, ResponseKind::Fault)

@@ -52,13 +52,13 @@ elements! {
 
 /// The elements of a [`SharedArray`](crate::SharedArray) as a slice of atomics, which all processes can have at once.
 ///
-/// As long as somebody has it, nobody can have plain slices of the array. A forked child may use its copy: at the first
-/// use it claims the elements for itself.
+/// As long as somebody has it, nobody can have plain slices of the array. What goes for forks is said at
+/// [`Reading`](crate::Reading#forks).
 ///
 /// # Panics
 ///
-/// Using it panics in a forked child if its parent has dropped the guard, and somebody else has claimed elements
-/// meanwhile.
+/// Using it panics in a process that was forked by other means than this crate's, if its parent has dropped the guard and
+/// somebody else has claimed elements meanwhile.
 ///
 /// # Examples
 ///

@@ -4,74 +4,30 @@
 //! may do with such a copy:
 //!
 //! - of a claim to read: read, after it has claimed the same elements itself, at the first look. That is refused only if
-//!   the parent has given its own claim back since, and somebody writes.
+//!   somebody writes, which can be if the parent has given its own claim back, and the fork was not this crate's.
 //! - of a claim to write: nothing. Parent and child would write to one memory at once.
 //!
 //! That is checked at each access through a guard. A slice that was taken from a guard *before* the fork is out of reach
-//! of any check. One to read is fine: its lifetime keeps the guard in the parent, for as long as the parent waits for the
-//! child. One to write is not, because the copies of a `Mutex<&mut [T]>` lock each for itself. So this crate forks no
-//! process while there is a claim to write in it ([`writers`]).
+//! of any check. Its lifetime does not help: a value that owns guard and slice together (a future that was polled once)
+//! can go into the child, while the parent drops its copy, and the claim with it. So a fork takes the parent's claims to read
+//! with it, and there is none while there are claims to write: [`forks`].
 
 use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use super::claims::{ArrayHead, Mode, Refusal, Terms};
+use bytemuck::Pod;
+
+use super::claims::{ArrayHead, Refusal};
+use super::forks::{self, Use};
+use super::guards::{Reading, Writing};
+use super::terms::{Mode, Terms};
+use super::{ClaimError, SharedArray};
 use crate::os::fork;
 use crate::shm::member;
 use crate::shm::object::Object;
-
-/// Claims to write whose elements this process can reach.
-pub(crate) mod writers {
-    use parking_lot::{Mutex, MutexGuard};
-
-    use crate::os::fork;
-
-    /// How many there are, in the process of this [`fork::generation`].
-    static COUNT: Mutex<(u32, usize)> = Mutex::new((0, 0));
-
-    /// One of them.
-    #[derive(Debug)]
-    pub(in crate::shm::array) struct Writer {
-        generation: u32,
-    }
-
-    impl Writer {
-        pub(in crate::shm::array) fn new() -> Self {
-            let generation = fork::generation();
-            let mut count = COUNT.lock();
-            if count.0 != generation {
-                // Those of the parent are not reached by guards here.
-                *count = (generation, 0);
-            }
-            count.1 += 1;
-            Self { generation }
-        }
-    }
-
-    impl Drop for Writer {
-        fn drop(&mut self) {
-            if self.generation == fork::generation() {
-                COUNT.lock().1 -= 1;
-            }
-        }
-    }
-
-    /// Keeps others from coming to one, for the time of a fork.
-    ///
-    /// # Errors
-    ///
-    /// That there are some.
-    pub(crate) fn none() -> std::io::Result<impl Sized> {
-        let count: MutexGuard<'static, (u32, usize)> = COUNT.lock();
-        if count.1 > 0 && count.0 == fork::generation() {
-            return Err(std::io::Error::other(
-                "this process has elements of a shared array to write to, which a forked child would write to at the \
-                 same time; drop the guard first",
-            ));
-        }
-        Ok(count)
-    }
-}
 
 /// A claim, given back when this is dropped.
 pub(super) struct Claim<'a> {
@@ -81,8 +37,7 @@ pub(super) struct Claim<'a> {
     terms: Terms,
     /// What belongs to one process: the fork generation in the upper 32 bits, then the member, then the entry.
     own: AtomicU64,
-    /// Of a claim to write.
-    _writer: Option<writers::Writer>,
+    usage: Use,
     array: PhantomData<&'a Object<ArrayHead>>,
 }
 
@@ -95,8 +50,31 @@ impl<'a> Claim<'a> {
     pub(super) fn new(
         object: &'a Object<ArrayHead>,
         mode: Mode,
+        ends: (u64, u64),
+    ) -> Result<Self, Refusal> {
+        let usage = match mode {
+            Mode::Read | Mode::Atomic => Use::Shared,
+            _ => Use::Writing,
+        };
+        Self::make(object, mode, ends, 0, usage)
+    }
+
+    /// One that the calling thread gives back before it returns.
+    pub(super) fn momentary(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
+        ends: (u64, u64),
+        lend: u64,
+    ) -> Result<Self, Refusal> {
+        Self::make(object, mode, ends, lend, Use::Momentary)
+    }
+
+    fn make(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
         (start, end): (u64, u64),
         lend: u64,
+        usage: Use,
     ) -> Result<Self, Refusal> {
         let terms = Terms {
             member: own_number()?,
@@ -105,14 +83,13 @@ impl<'a> Claim<'a> {
             end,
             lend,
         };
-        // Before the claim: a fork in between finds the one or the other.
-        let writer = matches!(mode, Mode::Write | Mode::SubWrite).then(writers::Writer::new);
-        let number = despite_the_dead(|| object.head().claim(&terms))?;
+        let head = object.head();
+        let number = despite_the_dead(|| forks::claim(usage, || head.claim(&terms)))?;
         Ok(Self {
             object: object.clone(),
             terms,
             own: AtomicU64::new(packed(fork::generation(), terms.member, number)),
-            _writer: writer,
+            usage,
             array: PhantomData,
         })
     }
@@ -142,7 +119,8 @@ impl<'a> Claim<'a> {
                 member,
                 ..self.terms
             };
-            let number = despite_the_dead(|| self.object.head().claim(&terms))?;
+            let head = self.object.head();
+            let number = despite_the_dead(|| forks::claim(self.usage, || head.claim(&terms)))?;
             Ok((terms, number))
         });
         match claimed {
@@ -154,11 +132,12 @@ impl<'a> Claim<'a> {
                 if exchanged.is_err() {
                     // Another thread was faster.
                     self.object.head().release(number, &terms);
+                    forks::gave_back(self.usage);
                 }
             }
             Err(refusal) => panic!(
                 "a guard that this process has from the one it was forked from: {}",
-                super::ClaimError::from(refusal)
+                ClaimError::from(refusal)
             ),
         }
     }
@@ -177,6 +156,7 @@ impl Drop for Claim<'_> {
         };
         let number = usize::from(own as u16);
         self.object.head().release(number, &terms);
+        forks::gave_back(self.usage);
     }
 }
 
@@ -234,10 +214,59 @@ pub(super) fn despite_the_dead<T>(
     mut attempt: impl FnMut() -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     match attempt() {
-        Err(Refusal::Clash(_) | Refusal::Full) => {
+        Err(Refusal::Clash(_) | Refusal::Full { .. }) => {
+            forks::let_go_for_the_dead();
             member::bury_dead();
             attempt()
         }
         outcome => outcome,
+    }
+}
+
+impl<T: Pod> SharedArray<T> {
+    pub(super) fn terms(mode: Mode, range: &Range<usize>) -> Result<Terms, Refusal> {
+        Ok(Terms {
+            member: own_number()?,
+            mode,
+            start: range.start as u64,
+            end: range.end as u64,
+            lend: 0,
+        })
+    }
+
+    pub(super) fn claim(&self, mode: Mode, range: &Range<usize>) -> Result<Claim<'_>, Refusal> {
+        let ends = (range.start as u64, range.end as u64);
+        Claim::new(&self.object, mode, ends)
+    }
+
+    /// All elements, for the time of a call.
+    pub(super) fn briefly(&self, mode: Mode) -> Result<(Claim<'_>, NonNull<[T]>), Refusal> {
+        let claim = Claim::momentary(&self.object, mode, (0, self.len() as u64), 0)?;
+        Ok((claim, self.elements()))
+    }
+
+    pub(super) fn read_briefly(&self) -> Result<Reading<'_, T>, ClaimError> {
+        let (claim, elements) = self.briefly(Mode::Read)?;
+        Ok(Reading::new(claim, elements))
+    }
+
+    pub(super) fn write_briefly(&self) -> Result<Writing<'_, T>, ClaimError> {
+        let (claim, elements) = self.briefly(Mode::Write)?;
+        Ok(Writing::new(claim, elements))
+    }
+
+    /// Claims, and waits at most so long for others to give back what is in the way.
+    pub(super) fn claim_within(
+        &self,
+        mode: Mode,
+        range: &Range<usize>,
+        timeout: Duration,
+    ) -> Result<Claim<'_>, Refusal> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.object.head().wait(
+            deadline,
+            || self.claim(mode, range),
+            |refusal| matches!(refusal, Refusal::Clash(_) | Refusal::Full { .. }),
+        )
     }
 }

@@ -23,17 +23,18 @@
 //! too late. What lies under a lend is counted in units of the call's choice (elements or tiles), so towards everybody
 //! else it covers the whole array, also when the lender has died before its workers.
 
-use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::time::Instant;
 
-use crate::os::robust::{Held, RobustMutex};
+use crate::os::fork;
+use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
 use crate::shm::registry::Place;
 use crate::shm::wait::Waiters;
 
 use super::error::ClaimError;
+use super::terms::{COUNT, Mode, ONE, Terms};
 
 /// How many claims there can be at a time.
 pub(super) const ENTRIES: usize = 120;
@@ -63,6 +64,8 @@ pub(super) struct Top {
     abandoned: AtomicU32,
     /// All entries from here on are free.
     used: AtomicU32,
+    /// 1: who holds the lock writes to elements. Found by the next one to hold it, it tells that they may be half-written.
+    writing: AtomicU32,
 }
 
 // SAFETY: atomics, and a lock that `SharedArray` initialises.
@@ -87,109 +90,16 @@ struct Entry {
 /// Nothing new is claimed under this lend.
 const CLOSING: u64 = 1 << 63;
 
-const ONE: u64 = 1 << 24;
-const COUNT: u64 = 0xffff_ffff << 24;
-
-/// What a claim is for.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) enum Mode {
-    Read = 1,
-    Write = 2,
-    /// To read and write element by element, atomically.
-    Atomic = 3,
-    /// Lent to workers, which write.
-    LendWrite = 4,
-    /// Lent to workers, which read.
-    LendRead = 5,
-    /// A worker's, under a lend.
-    SubWrite = 6,
-    SubRead = 7,
-}
-
-impl Mode {
-    fn of(state: u64) -> Option<Self> {
-        Some(match state as u8 {
-            1 => Self::Read,
-            2 => Self::Write,
-            3 => Self::Atomic,
-            4 => Self::LendWrite,
-            5 => Self::LendRead,
-            6 => Self::SubWrite,
-            7 => Self::SubRead,
-            _ => return None,
-        })
-    }
-
-    fn only_reads(self) -> bool {
-        matches!(self, Self::Read | Self::LendRead | Self::SubRead)
-    }
-
-    fn is_sub(self) -> bool {
-        matches!(self, Self::SubWrite | Self::SubRead)
-    }
-
-    fn is_lend(self) -> bool {
-        matches!(self, Self::LendWrite | Self::LendRead)
-    }
-
-    /// Whether a member's claims of the same elements are one entry.
-    fn is_counted(self) -> bool {
-        matches!(self, Self::Read | Self::Atomic | Self::SubRead)
-    }
-}
-
-/// What is claimed, and by whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
-    pub(super) member: u16,
-    pub(super) mode: Mode,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    /// Of [`Mode::SubWrite`] and [`Mode::SubRead`]: under which lend. Otherwise 0.
-    pub(super) lend: u64,
-}
-
-impl Terms {
-    fn state(&self) -> u64 {
-        u64::from(self.member) << 8 | self.mode as u64 | ONE
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        // An empty range overlaps with nothing.
-        self.start.max(other.start) < self.end.min(other.end)
-    }
-
-    /// An empty claim is in nobody's way.
-    fn is_empty(&self) -> bool {
-        self.start >= self.end
-    }
-
-    /// Whether a claim on these terms cannot be beside one on `other`.
-    fn clashes(&self, other: &Self) -> bool {
-        let both_read = self.mode.only_reads() && other.mode.only_reads();
-        match (self.mode.is_sub(), other.mode.is_sub()) {
-            _ if both_read => false,
-            (true, true) if self.lend == other.lend => self.overlaps(other),
-            (true, false) if self.lend == other.lend => false,
-            // Somebody else's lend, whose units are not ours: it is taken for all of the array.
-            (true, true) => true,
-            (true, false) => !other.is_empty(),
-            (false, true) => !self.is_empty(),
-            (false, false) => {
-                let both_atomic = self.mode == Mode::Atomic && other.mode == Mode::Atomic;
-                !both_atomic && self.overlaps(other)
-            }
-        }
-    }
-}
-
 /// Why a claim was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Clash(Terms),
     Frozen,
-    Full,
+    /// With what was there at that very moment, because siblings end at any time.
+    Full {
+        /// It is a claim under a lend, and there are others under it, which will end.
+        is_of_siblings: bool,
+    },
     /// There is no such lend (any more).
     Closed,
     Unusable(String),
@@ -203,7 +113,7 @@ impl From<Refusal> for ClaimError {
                 range: terms.start as usize..terms.end as usize,
             },
             Refusal::Frozen => Self::Frozen,
-            Refusal::Full => Self::TooMany { limit: ENTRIES },
+            Refusal::Full { .. } => Self::TooMany { limit: ENTRIES },
             Refusal::Closed => Self::Unusable {
                 reason: "the call that has lent it has ended".to_owned(),
             },
@@ -217,9 +127,19 @@ pub(super) type Number = usize;
 
 impl ArrayHead {
     fn hold(&self) -> Result<Held<'_>, Refusal> {
-        // That its last owner died means nothing: the table is whole at every moment.
         let held = self.top.lock.hold();
-        held.map_err(|error| Refusal::Unusable(error.to_string()))
+        let held = held.map_err(|error| Refusal::Unusable(error.to_string()))?;
+        self.note_torn(&held);
+        Ok(held)
+    }
+
+    /// That its last owner died means nothing to the table, which is whole at every moment; but it may have been writing.
+    fn note_torn(&self, held: &Held<'_>) {
+        if held.owner_died() && self.top.writing.load(Ordering::Relaxed) != 0 {
+            // First: who is killed between the two counts it again, which does no harm.
+            self.top.abandoned.fetch_add(1, Ordering::AcqRel);
+            self.top.writing.store(0, Ordering::Relaxed);
+        }
     }
 
     fn used(&self) -> &[Entry] {
@@ -262,6 +182,23 @@ impl ArrayHead {
         Ok(then())
     }
 
+    /// [`in_place_of`](Self::in_place_of) for what writes: if it is killed half-way, [`abandoned`](Self::abandoned) counts it.
+    pub(super) fn write_in_place_of(
+        &self,
+        terms: &Terms,
+        write: impl FnOnce(),
+    ) -> Result<(), Refusal> {
+        self.in_place_of(terms, || {
+            self.top.writing.store(1, Ordering::Relaxed);
+            // Killed at any instruction after this, `writing` is 1 in memory: what a process has stored when it is killed is
+            // seen by all, so only the compiler must keep to the order.
+            compiler_fence(Ordering::SeqCst);
+            write();
+            compiler_fence(Ordering::SeqCst);
+            self.top.writing.store(0, Ordering::Relaxed);
+        })
+    }
+
     fn check(&self, terms: &Terms) -> Result<(), Refusal> {
         if !terms.mode.only_reads() && self.is_frozen() {
             return Err(Refusal::Frozen);
@@ -279,8 +216,28 @@ impl ArrayHead {
             }
         }
         match self.live().find(|(.., other)| terms.clashes(other)) {
-            Some((.., other)) => Err(Refusal::Clash(other)),
+            Some((.., other)) => Err(Refusal::Clash(self.in_elements(other))),
             None => Ok(()),
+        }
+    }
+
+    /// The same with a range that means something to everybody. What a worker has is counted in units of its call: for
+    /// others it is what the call was lent.
+    fn in_elements(&self, terms: Terms) -> Terms {
+        if !terms.mode.is_sub() {
+            return terms;
+        }
+        let is_lend = |lend: &Terms| lend.mode.is_lend() && lend.lend == terms.lend;
+        let lend = self.live().map(|(.., lend)| lend).find(is_lend);
+        // That of a lender who has died was all of the array.
+        let (start, end) = lend.map_or_else(
+            || (0, self.top.len.load(Ordering::Relaxed)),
+            |lend| (lend.start, lend.end),
+        );
+        Terms {
+            start,
+            end,
+            ..terms
         }
     }
 
@@ -304,7 +261,13 @@ impl ArrayHead {
                 self.top.used.store(number as u32 + 1, Ordering::Relaxed);
                 number
             }
-            None => return Err(Refusal::Full),
+            None => {
+                let is_sibling = |other: &Terms| other.mode.is_sub() && other.lend == terms.lend;
+                let has_siblings = self.live().any(|(.., other)| is_sibling(&other));
+                return Err(Refusal::Full {
+                    is_of_siblings: terms.mode.is_sub() && has_siblings,
+                });
+            }
         };
         let entry = &self.entries[number];
         entry.start.store(terms.start, Ordering::Relaxed);
@@ -405,19 +368,14 @@ impl ArrayHead {
         }
     }
 
-    /// Whether others have claims under this lend, which will end.
-    pub(super) fn has_siblings(&self, lend: u64) -> bool {
-        self.hold().is_ok_and(|_held| {
-            self.live()
-                .any(|(.., other)| other.mode.is_sub() && other.lend == lend)
-        })
-    }
-
     /// Has nobody write any more, if nobody may right now.
     pub(super) fn freeze(&self, terms: &Terms) -> Result<(), Refusal> {
-        let _held = self.hold()?;
+        let held = self.hold()?;
         self.check(terms)?;
         self.top.frozen.store(1, Ordering::Release);
+        drop(held);
+        // Who waits to write waits for nothing from here on.
+        self.top.waiters.notify_all();
         Ok(())
     }
 
@@ -427,18 +385,22 @@ impl ArrayHead {
     }
 
     pub(super) fn abandoned(&self) -> u32 {
+        // Whoever held the lock and was killed may not have been found yet.
+        drop(self.hold());
         self.top.abandoned.load(Ordering::Acquire)
     }
 
     /// Drops the claims of a member that has ended.
-    fn bury(&self, member: u16) {
-        let held = match self.hold() {
+    fn bury(&self, member: u16) -> bool {
+        let held = match self.top.lock.hold_until(member::soon()) {
             Ok(held) => held,
-            Err(refusal) => {
-                log::error!("claims of a dead process stay: {refusal:?}");
-                return;
+            Err(LockError::Timeout) => return false,
+            Err(error) => {
+                log::error!("claims of a dead process stay: {error}");
+                return true;
             }
         };
+        self.note_torn(&held);
         for (_, entry, _, terms) in self.live().filter(|(.., terms)| terms.member == member) {
             if terms.mode == Mode::Write && !terms.is_empty() {
                 // First: who is killed between the two counts it again, which does no harm.
@@ -449,42 +411,62 @@ impl ArrayHead {
         self.shrink();
         drop(held);
         self.top.waiters.notify_all();
+        true
+    }
+}
+
+/// A claim of this process once more, for as long as this lives. The array must be held for longer.
+#[derive(Debug)]
+pub(super) struct Duplicate {
+    place: Place,
+    pub(super) number: Number,
+    pub(super) terms: Terms,
+    /// [`fork::generation`] of the process whose it is.
+    pub(super) generation: u32,
+}
+
+impl Duplicate {
+    pub(super) fn head(&self) -> &ArrayHead {
+        head_of(&self.place)
+    }
+}
+
+/// Makes all claims of the member to read, or for atomics, once more.
+pub(super) fn duplicate(place: &Place, member: u16, into: &mut Vec<Duplicate>) {
+    if place.len() < size_of::<ArrayHead>() {
+        return;
+    }
+    let head = head_of(place);
+    let Ok(_held) = head.hold() else {
+        // Nobody can claim anything any more.
+        return;
+    };
+    for (number, entry, state, terms) in head.live() {
+        let is_shared = matches!(terms.mode, Mode::Read | Mode::Atomic);
+        if terms.member == member && is_shared && state & COUNT != COUNT {
+            entry.state.store(state + ONE, Ordering::Release);
+            into.push(Duplicate {
+                place: place.clone(),
+                number,
+                terms,
+                generation: fork::generation(),
+            });
+        }
+    }
+}
+
+/// The head of a block that was made as an array, and is as long at least.
+fn head_of(place: &Place) -> &ArrayHead {
+    // SAFETY: the block was made as an array, whose head it has room for; it is mapped as long as there is a `place`.
+    #[allow(unsafe_code)]
+    unsafe {
+        crate::shm::kind::head(place.start())
     }
 }
 
 /// For [`Kind`]: a member that had a handle has ended.
-pub(crate) fn bury(place: &Place, member: u16) {
-    if place.len() < size_of::<ArrayHead>() {
-        return;
-    }
-    // SAFETY: the block was made as an array, whose head it has room for.
-    #[allow(unsafe_code)]
-    let head = unsafe { crate::shm::kind::head::<ArrayHead>(place.start()) };
-    head.bury(member);
-}
-
-/// Bounds as a range of `0..len`.
-pub(super) fn within(
-    range: impl std::ops::RangeBounds<usize>,
-    len: usize,
-) -> Result<Range<usize>, ClaimError> {
-    use std::ops::Bound;
-    let start = match range.start_bound() {
-        Bound::Included(&start) => Some(start),
-        Bound::Excluded(&before) => before.checked_add(1),
-        Bound::Unbounded => Some(0),
-    };
-    let end = match range.end_bound() {
-        Bound::Included(&last) => last.checked_add(1),
-        Bound::Excluded(&end) => Some(end),
-        Bound::Unbounded => Some(len),
-    };
-    let range = start.unwrap_or(usize::MAX)..end.unwrap_or(usize::MAX);
-    if range.start <= range.end && range.end <= len && start.is_some() && end.is_some() {
-        Ok(range)
-    } else {
-        Err(ClaimError::OutOfBounds { range, len })
-    }
+pub(crate) fn bury(place: &Place, member: u16) -> bool {
+    place.len() < size_of::<ArrayHead>() || head_of(place).bury(member)
 }
 
 #[cfg(test)]

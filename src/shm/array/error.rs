@@ -1,5 +1,6 @@
 //! Why a claim on an array was refused.
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -25,24 +26,26 @@ use serde::{Deserialize, Serialize};
 #[non_exhaustive]
 pub enum ClaimError {
     /// Somebody has claimed some of the elements, in a way that does not go together with what was asked for.
+    ///
+    /// A process that had a guard to read, or atomics, when it forked a child keeps that claim until the child has ended.
     #[error(
-        "elements {} to {} of the array are claimed by process {by}; drop the guard there, wait for the call that has been \
-         lent the array, or ask for other elements",
-        .range.start, .range.end
+        "elements {range:?} of the array are claimed by {}; drop the guard there, wait for the call that has been lent the \
+         array or for the child that was forked with it, or ask for other elements",
+        Claimant(*.by)
     )]
     Claimed {
         /// The process, which may be this one; 0 if it has just ended.
         by: u32,
-        /// The elements that it has claimed.
+        /// The elements that it has claimed, the end not among them; for a worker, those that its call was lent.
         range: Range<usize>,
     },
     /// The array was frozen: it can be read, and nothing else, for good.
     #[error("the array is frozen: nobody can write to it any more")]
     Frozen,
     /// The array has no such elements.
-    #[error("the array has {len} elements; elements {} to {} are not all among them", .range.start, .range.end)]
+    #[error("the array has {len} elements; elements {range:?} are not all among them")]
     OutOfBounds {
-        /// What was asked for.
+        /// What was asked for; the end is not among them.
         range: Range<usize>,
         /// How many elements there are.
         len: usize,
@@ -69,4 +72,45 @@ pub enum ClaimError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// How a message names the process that has made a claim, by its pid.
+struct Claimant(u32);
+
+impl fmt::Display for Claimant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("a process that has just ended"),
+            pid if pid == std::process::id() => f.write_str("this process"),
+            pid => write!(f, "process {pid}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_range_and_the_process() {
+        let claimed = |by| ClaimError::Claimed { by, range: 3..8 }.to_string();
+        let start = "elements 3..8 of the array are claimed by";
+        let this = claimed(std::process::id());
+        assert!(
+            this.starts_with(&format!("{start} this process;")),
+            "{this}"
+        );
+        let other = claimed(1);
+        assert!(other.starts_with(&format!("{start} process 1;")), "{other}");
+        let gone = claimed(0);
+        assert!(
+            gone.starts_with(&format!("{start} a process that has just ended;")),
+            "{gone}"
+        );
+        let range = 3..8;
+        assert_eq!(
+            ClaimError::OutOfBounds { range, len: 7 }.to_string(),
+            "the array has 7 elements; elements 3..8 are not all among them"
+        );
+    }
 }

@@ -10,12 +10,20 @@ use super::claim::Claim;
 
 /// Elements of a [`SharedArray`](crate::SharedArray) to read: a slice. Nobody writes to them as long as this is there.
 ///
-/// Others may read them meanwhile. A guard that is leaked keeps its claim as long as the process lives. A forked child
-/// may use its copy: at the first use it claims the elements for itself.
+/// Others may read them meanwhile. A guard that is leaked keeps its claim as long as the process lives, and if that calls
+/// `exec`, until the other program ends.
+///
+/// # Forks
+///
+/// A child of [`Forked`](crate::Forked) may use its copy, and slices that were taken from it: nobody can write to the
+/// elements before the child has ended, also if the guard in its parent is dropped earlier. Who asks for them meanwhile is
+/// told that the parent has claimed them. Workers by [`StartMethod::Fork`](crate::StartMethod::Fork) live for longer: as
+/// long as there is a guard, this process cannot start them.
 ///
 /// # Panics
 ///
-/// Using it panics in a forked child if its parent has dropped the guard, and somebody else has claimed the elements
+/// Using it for the first time panics in a forked child if the array has as many claims as it can have; and in one that was
+/// forked by other means than this crate's, if its parent has dropped the guard and somebody else has claimed the elements
 /// meanwhile to write to them.
 ///
 /// # Examples
@@ -39,9 +47,9 @@ pub struct Reading<'a, T> {
 /// Elements of a [`SharedArray`](crate::SharedArray) to write to: a mutable slice. Nobody else reads or writes them as
 /// long as this is there.
 ///
-/// As long as it is there, this process can neither start forked children ([`Forked`](crate::Forked),
+/// As long as it is there, this process cannot start forked children ([`Forked`](crate::Forked),
 /// [`StartMethod::Fork`](crate::StartMethod::Fork)): that is an error. A guard that is leaked keeps its claim as long as
-/// the process lives. If the process ends with it, by being killed or otherwise, the claim goes and the elements are as
+/// the process lives, and if that calls `exec`, until the other program ends. If the process ends with it, by being killed or otherwise, the claim goes and the elements are as
 /// it has left them; [`was_abandoned`](crate::SharedArray::was_abandoned) tells.
 ///
 /// # Panics
@@ -132,7 +140,7 @@ impl<T> DerefMut for Writing<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
         self.claim.check();
         // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each. This process has claimed
-        // them to write, and has not been forked since (looked at above), so nobody else has any part of them until the
+        // them to write, and is not a fork of the one that has (looked at above), so nobody else has any part of them until the
         // claim is dropped with `self`, which is borrowed mutably.
         unsafe { slice::from_raw_parts_mut(self.elements.as_ptr().cast(), self.elements.len()) }
     }

@@ -10,11 +10,13 @@ use bytemuck::Pod;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::SharedArray;
 use super::claim::{Claim, Lend};
-use super::claims::{Mode, Refusal};
+use super::claims::Refusal;
+use super::terms::Mode;
 use super::tile::TileMut;
-use super::{ClaimError, SharedArray};
 use crate::error::TaskError;
+use crate::panic::Refused;
 
 /// What can be lent to a function `F` with a context `C`.
 pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -31,8 +33,9 @@ pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Chunks, Lend, SharedArray};
 /// use manyhands::prelude::*;
+/// use manyhands::shm::Chunks;
+/// use manyhands::{Lend, SharedArray};
 ///
 /// fn fill<E, F>(pool: &Pool<E>, row: F) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
 /// where
@@ -277,21 +280,25 @@ impl<T: Pod> Tiles<T> {
 impl<T: Pod> SharedArray<T> {
     /// A worker's claim under a lend; `None` if that has been closed.
     ///
-    /// # Panics
-    ///
-    /// If it is refused for any other reason.
+    /// If it is refused for any other reason, the task ends with that as its error.
     fn claim_under(&self, lend: u64, mode: Mode, ends: (u64, u64)) -> Option<Claim<'_>> {
-        let head = self.object.head();
-        let claim = head.wait(
+        let claim = self.object.head().wait(
             None,
-            || Claim::new(&self.object, mode, ends, lend),
+            || Claim::momentary(&self.object, mode, ends, lend),
             // Others of this call have what is wanted, and will give it back.
-            |refusal| *refusal == Refusal::Full && head.has_siblings(lend),
+            |refusal| {
+                matches!(
+                    refusal,
+                    Refusal::Full {
+                        is_of_siblings: true
+                    }
+                )
+            },
         );
         match claim {
             Ok(claim) => Some(claim),
             Err(Refusal::Closed) => None,
-            Err(refusal) => panic!("{}", ClaimError::from(refusal)),
+            Err(refusal) => Refused(refusal.into()).end_task(),
         }
     }
 }

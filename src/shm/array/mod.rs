@@ -3,35 +3,40 @@
 //! | file | what is there |
 //! |---|---|
 //! | [`claims`] | the table of claims at the head of an array: what rests on what |
-//! | [`claim`] | a claim as its process has it, and forks |
+//! | [`terms`] | what goes together with what |
+//! | [`claim`], [`forks`] | a claim as its process has it, and what a fork takes with it |
 //! | [`guards`], [`atomics`], [`frozen`] | slices of the elements |
+//! | [`patient`] | claims that are waited for |
+//! | [`momentary`], [`handle`] | what takes no guard; a handle as a value |
 //! | [`lend`], [`tile`] | what a call lends its workers |
 
 mod atomics;
-pub(crate) mod claim;
+mod claim;
 mod claims;
 mod error;
+pub(crate) mod forks;
 mod frozen;
 mod guards;
+mod handle;
 pub(crate) mod lend;
+mod momentary;
+mod patient;
+mod terms;
 mod tile;
 #[cfg(feature = "ndarray")]
 mod view;
 
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::claim::Claim;
+use self::claims::ArrayHead;
 pub(crate) use self::claims::bury;
-use self::claims::{ArrayHead, Mode, Refusal, Terms, within};
+use self::terms::{Mode, within};
 use super::ShareError;
 use super::object::{Object, shape_of};
 use crate::os::robust::RobustMutex;
@@ -56,8 +61,10 @@ pub use self::tile::TileMut;
 /// The usual way to change an array in parallel is to lend it to a call: [`Pool::for_each_chunk`](crate::Pool::for_each_chunk)
 /// gives each worker disjoint chunks. An array that is complete can be [frozen](Self::freeze).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Elements begin at a multiple of 64
-/// bytes, those of a large array at a page.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Elements begin at a multiple of
+/// 64 bytes, those of a large array at a page.
 ///
 /// # Examples
 ///
@@ -220,7 +227,7 @@ impl<T: Pod> SharedArray<T> {
             what: "a new array could not be filled".into(),
             reason: error.to_string(),
         };
-        fill(&mut array.write().map_err(unusable)?);
+        fill(&mut array.write_briefly().map_err(unusable)?);
         Ok(array)
     }
 
@@ -273,36 +280,6 @@ impl<T: Pod> SharedArray<T> {
         #[allow(unsafe_code)]
         let start = unsafe { self.elements().cast::<T>().add(range.start) };
         NonNull::slice_from_raw_parts(start, range.len())
-    }
-
-    fn terms(mode: Mode, range: &std::ops::Range<usize>) -> Result<Terms, Refusal> {
-        Ok(Terms {
-            member: claim::own_number()?,
-            mode,
-            start: range.start as u64,
-            end: range.end as u64,
-            lend: 0,
-        })
-    }
-
-    fn claim(&self, mode: Mode, range: &std::ops::Range<usize>) -> Result<Claim<'_>, Refusal> {
-        let ends = (range.start as u64, range.end as u64);
-        Claim::new(&self.object, mode, ends, 0)
-    }
-
-    /// Claims, and waits at most so long for others to give back what is in the way.
-    fn claim_within(
-        &self,
-        mode: Mode,
-        range: &std::ops::Range<usize>,
-        timeout: Duration,
-    ) -> Result<Claim<'_>, Refusal> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.object.head().wait(
-            deadline,
-            || self.claim(mode, range),
-            |refusal| matches!(refusal, Refusal::Clash(_) | Refusal::Full),
-        )
     }
 
     /// All elements, to read. Others may read them too.
@@ -395,60 +372,6 @@ impl<T: Pod> SharedArray<T> {
         ))
     }
 
-    /// [`read_range`](Self::read_range), but waits at most so long until nobody writes to these elements.
-    ///
-    /// # Errors
-    ///
-    /// As there, after the time.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use std::time::Duration;
-    ///
-    /// let array = SharedArray::<u8>::zeros(10)?;
-    /// let reading = array.read_range_timeout(.., Duration::from_secs(1))?;
-    /// assert!(array.write_range_timeout(..5, Duration::from_millis(1)).is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn read_range_timeout(
-        &self,
-        range: impl RangeBounds<usize>,
-        timeout: Duration,
-    ) -> Result<Reading<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Read, &range, timeout)?;
-        Ok(Reading::new(claim, self.part(&range)))
-    }
-
-    /// [`write_range`](Self::write_range), but waits at most so long until nobody else has these elements. There is no
-    /// order among those who wait, and readers that relieve one another can keep a writer out.
-    ///
-    /// # Errors
-    ///
-    /// As there, after the time.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use std::time::Duration;
-    ///
-    /// let array = SharedArray::<u8>::zeros(10)?;
-    /// array.write_range_timeout(.., Duration::from_secs(1))?.fill(1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn write_range_timeout(
-        &self,
-        range: impl RangeBounds<usize>,
-        timeout: Duration,
-    ) -> Result<Writing<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Write, &range, timeout)?;
-        Ok(Writing::new(claim, self.part(&range)))
-    }
-
     /// All elements as atomics, for everybody at once.
     ///
     /// # Errors
@@ -476,41 +399,5 @@ impl<T: Pod> SharedArray<T> {
             self.claim(Mode::Atomic, &range)?,
             self.part(&range),
         ))
-    }
-}
-
-mod momentary;
-
-impl<T> Clone for SharedArray<T> {
-    fn clone(&self) -> Self {
-        Self {
-            object: self.object.clone(),
-            elements: PhantomData,
-        }
-    }
-}
-
-/// Shows the handle: the elements may be somebody else's right now.
-impl<T> fmt::Debug for SharedArray<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedArray")
-            .field("id", &self.object)
-            .field("of", &std::any::type_name::<T>())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T> Serialize for SharedArray<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.object.serialize(serializer)
-    }
-}
-
-impl<'de, T: Pod> Deserialize<'de> for SharedArray<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self {
-            object: Object::deserialize(deserializer, shape_of::<T>())?,
-            elements: PhantomData,
-        })
     }
 }

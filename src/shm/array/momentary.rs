@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use super::claim::despite_the_dead;
-use super::claims::Mode;
+use super::terms::Mode;
 use super::{ClaimError, FrozenArray, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
@@ -22,7 +22,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn to_vec(&self) -> Result<Vec<T>, ClaimError> {
-        Ok(self.read()?.to_vec())
+        Ok(self.read_briefly()?.to_vec())
     }
 
     /// The element at `index`. For many of them [`read`](Self::read) is faster.
@@ -79,7 +79,7 @@ impl<T: Pod> SharedArray<T> {
         let terms = Self::terms(Mode::Write, &(index..index + 1))?;
         let head = self.object.head();
         Ok(despite_the_dead(|| {
-            head.in_place_of(&terms, || {
+            head.write_in_place_of(&terms, || {
                 // SAFETY: an element of the array. It could be claimed to write, and nobody can claim it before this is
                 // over.
                 #[allow(unsafe_code)]
@@ -120,7 +120,7 @@ impl<T: Pod> SharedArray<T> {
         if given != len {
             return Err(ClaimError::Length { given, len });
         }
-        self.write()?.copy_from_slice(elements);
+        self.write_briefly()?.copy_from_slice(elements);
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fill(&self, value: T) -> Result<(), ClaimError> {
-        self.write()?.fill(value);
+        self.write_briefly()?.fill(value);
         Ok(())
     }
 

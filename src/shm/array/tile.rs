@@ -64,16 +64,59 @@ impl<T> TileMut<'_, T> {
     }
 
     /// Row and column of its first element in the matrix.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
+    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     let (top, left) = tile.origin();
+    ///     tile[(0, 0)] = (10 * top + left) as u8;
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?[10..], [20, 0, 22, 0, 24]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn origin(&self) -> (usize, usize) {
         self.origin
     }
 
     /// How many rows it has: fewer at the lower edge than elsewhere, if the matrix does not come out even.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
+    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     tile[(0, 0)] = tile.rows() as u8;
+    /// })?;
+    /// assert_eq!((matrix.get(0)?, matrix.get(2 * 5)?), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// How many columns it has: fewer at the right edge than elsewhere, if the matrix does not come out even.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
+    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     tile[(0, 0)] = tile.columns() as u8;
+    /// })?;
+    /// assert_eq!((matrix.get(0)?, matrix.get(4)?), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -96,6 +139,20 @@ impl<T> TileMut<'_, T> {
     /// # Panics
     ///
     /// If it has no such row.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::from_slice(&[1, 2, 3, 4])?;
+    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     tile[(0, 0)] = tile.row(1).iter().sum();
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?, [7, 2, 3, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[allow(unsafe_code)]
     pub fn row(&self, row: usize) -> &[T] {
         // SAFETY: one of its rows, by the assertion in `start_of`; `self` is shared, so nobody has it to write.
@@ -107,6 +164,20 @@ impl<T> TileMut<'_, T> {
     /// # Panics
     ///
     /// If it has no such row.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::from_slice(&[2, 1, 4, 3])?;
+    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 2), |mut tile: TileMut<'_, u8>| {
+    ///     tile.row_mut(1).sort();
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?, [2, 1, 3, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[allow(unsafe_code)]
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         // SAFETY: one of its rows, by the assertion in `start_of`; `self` is borrowed mutably.
@@ -114,6 +185,21 @@ impl<T> TileMut<'_, T> {
     }
 
     /// All rows, from above, to write to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(4)?;
+    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 1), |mut tile: TileMut<'_, u8>| {
+    ///     let (_, left) = tile.origin();
+    ///     tile.rows_mut().for_each(|row| row.fill(left as u8));
+    /// })?;
+    /// assert_eq!(matrix.to_vec()?, [0, 1, 0, 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
         (0..self.rows).map(|row| {
             let start = self.start_of(row);

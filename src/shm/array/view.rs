@@ -44,6 +44,18 @@ impl<T> Writing<'_, T> {
     /// # Errors
     ///
     /// As [`view_mut`](Self::view_mut).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::<u8>::zeros(6)?;
+    /// let mut writing = array.write()?;
+    /// writing[3] = 7;
+    /// assert_eq!(writing.view([2, 3])?[[1, 0]], 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn view<D: IntoDimension>(&self, shape: D) -> Result<ArrayView<'_, T, D::Dim>, ShapeError> {
         ArrayView::from_shape(checked(shape, self.len())?, self)
     }
@@ -78,6 +90,16 @@ impl<T: Pod> FrozenArray<T> {
     /// # Errors
     ///
     /// If there are not exactly as many elements as the shape says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let frozen = SharedArray::from_fn(6, |i| i)?.freeze()?;
+    /// assert_eq!(frozen.view([2, 3])?.row(1).sum(), 3 + 4 + 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn view<D: IntoDimension>(&self, shape: D) -> Result<ArrayView<'_, T, D::Dim>, ShapeError> {
         ArrayView::from_shape(checked(shape, self.len())?, self)
     }

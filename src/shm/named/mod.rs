@@ -21,21 +21,22 @@ use nix::errno::Errno;
 use crate::os::named::{self, Mapping};
 use owned::Owned;
 
-/// Memory with a name, which programs that are not related share: like Python's
-/// `multiprocessing.shared_memory.SharedMemory` and the crate `shared_memory`, and with either of them.
+/// Memory with a name, which programs that are not related share. The other program may also be one in Python
+/// (`multiprocessing.shared_memory.SharedMemory`), or one that uses the crate `shared_memory`.
 ///
 /// One program [creates](Self::create) it and is its owner, others [open](Self::open) it. It holds the bytes that they
-/// write and nothing else, zeros at first. Every write is there for all of them at once; who may write when is theirs
-/// to agree on, for instance by [atomics](Self::atomic_u32) in it.
+/// write and nothing else, zeros at first. Every write is there for all of them at once. They have to agree on who writes
+/// when, for instance by [atomics](Self::atomic_u32) in it.
 ///
 /// # How it ends
 ///
 /// The name goes away when the owner drops its handle, returns from `main` or calls `exit`. Those who have the memory
-/// open keep it until they drop theirs. Neither the handle of an opener nor the copy that a forked child has of the
-/// owner's removes anything. Nor does the owner if the name is by then another segment's.
+/// open keep it until they drop theirs. The handle of an opener removes nothing, nor does the copy that a forked child has of
+/// the owner's. The owner itself removes nothing if the name belongs to another segment by then.
 ///
 /// An owner that crashes or is killed cannot remove it. [`cleanup`](Self::cleanup) does that, in any later process of
-/// the same user; or call it before [`create`](Self::create). [`persist`](Self::persist) is for segments that are to stay.
+/// the same user, for instance before it calls [`create`](Self::create). [`persist`](Self::persist) is for segments that are
+/// to stay.
 ///
 /// # Who may do what
 ///
@@ -47,7 +48,7 @@ use owned::Owned;
 /// # Names
 ///
 /// At most 255 bytes, without slashes but for one in front, which makes no difference: `"stock"` and `"/stock"` are the
-/// same segment, the file `/dev/shm/stock`. Python's names have none, those of the crate `shared_memory` (`os_id`) have one.
+/// same segment, the file `/dev/shm/stock`. Python's names have no slash, those of the crate `shared_memory` (`os_id`) have one.
 ///
 /// # Examples
 ///

@@ -32,6 +32,11 @@ impl Object {
     fn wait(&self) {
         self.waiters.wait(None, || self.take(), || ()).unwrap();
     }
+
+    /// Nobody counts as sleeping, nor as told.
+    fn nobody_is_left(&self) {
+        assert_eq!(self.waiters.sleepers.load(Ordering::Relaxed), 0);
+    }
 }
 
 /// Tries the orders with at most two switches away from a thread that could go on. That takes seconds and finds a fence
@@ -76,6 +81,100 @@ fn two_notifiers_and_one_waiter() {
         for notifier in notifiers {
             notifier.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn two_notifiers_and_two_waiters() {
+    model(|| {
+        let object = Arc::new(Object::default());
+        let waiters = [(); 2].map(|()| {
+            let object = object.clone();
+            thread::spawn(move || object.wait())
+        });
+        let notifier = {
+            let object = object.clone();
+            thread::spawn(move || object.give())
+        };
+        object.give();
+        notifier.join().unwrap();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        object.nobody_is_left();
+    });
+}
+
+#[test]
+fn two_notifiers_and_two_waiters_of_which_one_times_out() {
+    model(|| {
+        let object = Arc::new(Object::default());
+        let impatient = {
+            let object = object.clone();
+            thread::spawn(move || {
+                let wait = || object.waiters.wait(deadline(), || object.take(), || ());
+                wait().is_some()
+            })
+        };
+        let patient = {
+            let object = object.clone();
+            thread::spawn(move || object.wait())
+        };
+        let notifier = {
+            let object = object.clone();
+            thread::spawn(move || object.give())
+        };
+        object.give();
+        notifier.join().unwrap();
+        patient.join().unwrap();
+        let taken = u32::from(impatient.join().unwrap());
+        assert_eq!(object.permits.load(Ordering::Relaxed), 1 - taken);
+        object.nobody_is_left();
+    });
+}
+
+#[test]
+fn a_ticket_that_is_dropped_unslept_takes_nobodys_notification() {
+    model(|| {
+        let object = Arc::new(Object::default());
+        let other = {
+            let object = object.clone();
+            thread::spawn(move || {
+                // It may be counted as told, and never sleeps.
+                drop(object.waiters.ticket());
+                drop(object.waiters.ticket());
+            })
+        };
+        let waiter = {
+            let object = object.clone();
+            thread::spawn(move || {
+                object.wait();
+                object.wait();
+            })
+        };
+        object.give();
+        object.give();
+        other.join().unwrap();
+        waiter.join().unwrap();
+        object.nobody_is_left();
+    });
+}
+
+#[test]
+fn one_for_one_beside_all_for_all() {
+    model(|| {
+        let object = Arc::new(Object::default());
+        let waiters = [(); 2].map(|()| {
+            let object = object.clone();
+            thread::spawn(move || object.wait())
+        });
+        object.give();
+        object.permits.fetch_add(1, Ordering::Release);
+        object.waiters.notify_all();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        object.nobody_is_left();
     });
 }
 

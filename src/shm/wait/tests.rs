@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Waiters, Woken, counts};
+use super::{TOLD, Waiters, Woken, counts};
 use crate::os::fork::{Victim, exit_now};
 use crate::os::memory::SharedMemory;
 
@@ -122,6 +122,30 @@ fn the_number_of_notifications_wraps_around() {
     waiters.notify_one();
     assert_eq!(waiters.signal.load(Ordering::Relaxed), 0);
     assert_eq!(waiters.sleep(ticket, None, || ()), Woken::Notified);
+}
+
+#[test]
+fn a_sleeper_whose_notifier_was_killed_before_the_number_looks_again() {
+    let waiters = Waiters::default();
+    let ticket = waiters.ticket();
+    // As if it had been killed right after this.
+    waiters.sleepers.fetch_add(TOLD, Ordering::Relaxed);
+    // It takes the sleeper for told.
+    waiters.notify_all();
+    assert_eq!(waiters.signal.load(Ordering::Relaxed), 0);
+    let woken = waiters.sleep(ticket, Some(soon()), || ());
+    assert_eq!(woken, Woken::Notified);
+    assert_eq!(waiters.sleepers.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_wait_that_is_shorter_than_a_slice_looks_for_the_dead_as_well() {
+    let waiters = Waiters::default();
+    let patrols = Cell::new(0);
+    let ready = || (patrols.get() > 0).then_some(());
+    let patrol = || patrols.set(patrols.get() + 1);
+    let deadline = Instant::now() + Duration::from_millis(1);
+    assert_eq!(waiters.wait(Some(deadline), ready, patrol), Some(()));
 }
 
 #[test]

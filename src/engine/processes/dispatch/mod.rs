@@ -421,7 +421,7 @@ impl Dispatch {
         })
     }
 
-    fn forget_retired(&mut self, shared: &Shared) {
+    pub(super) fn forget_retired(&mut self, shared: &Shared) {
         for id in shared.retired.take() {
             for worker in self.workers.iter_mut().flatten() {
                 if let Some(position) = worker.contexts.iter().position(|&known| known == id) {

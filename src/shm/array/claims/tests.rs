@@ -2,6 +2,7 @@ use std::ptr::NonNull;
 
 use proptest::prelude::*;
 
+use super::super::terms::within;
 use super::*;
 
 /// A head in this process's own memory.
@@ -191,6 +192,67 @@ fn terms(member: u16, mode: Mode, start: u64, end: u64) -> Terms {
     }
 }
 
+fn full(is_of_siblings: bool) -> Refusal {
+    Refusal::Full { is_of_siblings }
+}
+
+#[test]
+fn a_table_full_of_siblings_is_told_from_one_that_others_fill() {
+    let head = head();
+    let (_, lend) = head.lend(&terms(1, Mode::LendWrite, 0, 1_000)).unwrap();
+    let work = |start| Terms {
+        lend,
+        ..terms(1, Mode::SubWrite, start, start + 1)
+    };
+    // Of no elements: in nobody's way.
+    for at in 0..ENTRIES as u64 - 2 {
+        head.claim(&terms(2, Mode::Read, at, at)).unwrap();
+    }
+    let first = head.claim(&work(0)).unwrap();
+    // Decided with the claim: by the time of a second look the sibling may have gone, and its entry with it.
+    assert_eq!(head.claim(&work(1)), Err(full(true)));
+    assert_eq!(
+        head.claim(&terms(2, Mode::Read, 999, 999)),
+        Err(full(false))
+    );
+    head.release(first, &work(0));
+    head.claim(&terms(2, Mode::Read, 999, 999)).unwrap();
+    assert_eq!(head.claim(&work(1)), Err(full(false)));
+}
+
+#[test]
+fn a_clash_with_a_worker_tells_the_elements_that_its_call_was_lent() {
+    let head = head();
+    head.top.len.store(8, Ordering::Relaxed);
+    let (_, lend) = head.lend(&terms(1, Mode::LendWrite, 0, 8)).unwrap();
+    // The third tile.
+    let work = Terms {
+        lend,
+        ..terms(2, Mode::SubWrite, 2, 3)
+    };
+    head.claim(&work).unwrap();
+    let reported = Err(Refusal::Clash(Terms {
+        start: 0,
+        end: 8,
+        ..work
+    }));
+    assert_eq!(head.claim(&work), reported);
+    head.bury(1);
+    assert_eq!(head.claim(&terms(3, Mode::Read, 7, 8)), reported);
+}
+
+#[test]
+fn who_waits_to_write_hears_that_the_array_is_frozen() {
+    let head = head();
+    let ticket = head.top.waiters.ticket();
+    head.freeze(&terms(1, Mode::Read, 0, 8)).unwrap();
+    let soon = Instant::now() + std::time::Duration::from_secs(30);
+    let woken = head.top.waiters.sleep(ticket, Some(soon), || {
+        panic!("the sleep went on until the next look around")
+    });
+    assert_eq!(woken, crate::shm::wait::Woken::Notified);
+}
+
 #[test]
 fn a_full_table_is_an_error_and_has_room_again() {
     let head = head();
@@ -198,12 +260,12 @@ fn a_full_table_is_an_error_and_has_room_again() {
         head.claim(&terms(1, Mode::Read, at, at + 1)).unwrap();
     }
     let one_more = terms(1, Mode::Read, 1_000, 1_001);
-    assert_eq!(head.claim(&one_more), Err(Refusal::Full));
+    assert_eq!(head.claim(&one_more), Err(full(false)));
     // One that is there already is counted, and takes no room.
     head.claim(&terms(1, Mode::Read, 3, 4)).unwrap();
     head.release(7, &terms(1, Mode::Read, 7, 8));
     assert_eq!(head.claim(&one_more), Ok(7));
-    let error = ClaimError::from(Refusal::Full);
+    let error = ClaimError::from(full(false));
     assert_eq!(error, ClaimError::TooMany { limit: ENTRIES });
 }
 

@@ -1,0 +1,59 @@
+//! Results that nobody takes. Handles of shared objects may be in them, which count as under way until they are read: so
+//! they are read after all, and dropped.
+
+use serde::de::DeserializeOwned;
+
+use crate::codec::{fixed_size, records_len, take};
+use crate::future::later;
+use crate::os::fork;
+use crate::panic;
+use crate::shm::cargo;
+
+/// What to do with the results of a call that nobody takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Discard {
+    by: Option<fn(&[u8])>,
+    size: Option<usize>,
+    /// [`fork::generation`] of the process that they come to. Copies of it have nothing to discard.
+    generation: u32,
+}
+
+impl Discard {
+    /// For results of this type.
+    pub(crate) fn of<R: DeserializeOwned + 'static>() -> Self {
+        let size = fixed_size::<R>();
+        Self {
+            by: size.is_none().then_some(read_all::<R>),
+            size,
+            generation: fork::generation(),
+        }
+    }
+
+    /// Bytes of each result, if all have the same.
+    pub(crate) fn size(&self) -> Option<usize> {
+        self.size
+    }
+
+    /// Nobody will take these. They are read on the thread for callbacks: what their type does then is the user's, and the
+    /// caller may have something locked.
+    #[inline]
+    pub(crate) fn discard(&self, results: Vec<u8>) {
+        if let Some(by) = self.by
+            && !results.is_empty()
+            && cargo::was_ever_sent()
+            && self.generation == fork::generation()
+        {
+            later::call(Box::new(move || by(&results)));
+        }
+    }
+}
+
+fn read_all<R: DeserializeOwned + 'static>(mut results: &[u8]) {
+    while let Some(len) = records_len(results, 1).filter(|_| !results.is_empty()) {
+        let (mut result, rest) = results.split_at(len);
+        results = rest;
+        if let Err(caught) = panic::catch(|| drop(take::<R>(&mut result))) {
+            log::error!("a result that nobody took panicked: {}", caught.message);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Claims that are waited for, if somebody else has what is wanted.
+
+use std::ops::RangeBounds;
+use std::time::Duration;
+
+use bytemuck::Pod;
+
+use super::terms::{Mode, within};
+use super::{ClaimError, Reading, SharedArray, Writing};
+
+impl<T: Pod> SharedArray<T> {
+    /// [`read`](Self::read), but waits at most so long until nobody writes to any element.
+    ///
+    /// # Errors
+    ///
+    /// As there, after the time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray};
+    /// use std::time::Duration;
+    ///
+    /// let array = SharedArray::from_slice(&[1, 2, 3])?;
+    /// let writing = array.write()?;
+    /// let refused = array.read_timeout(Duration::from_millis(1));
+    /// assert!(matches!(refused, Err(ClaimError::Claimed { .. })));
+    /// drop(writing);
+    /// assert_eq!(*array.read_timeout(Duration::from_secs(1))?, [1, 2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_timeout(&self, timeout: Duration) -> Result<Reading<'_, T>, ClaimError> {
+        self.read_range_timeout(.., timeout)
+    }
+
+    /// [`write`](Self::write), but waits at most so long until nobody else has any element. There is no order among those
+    /// who wait, and readers that relieve one another can keep a writer out.
+    ///
+    /// # Errors
+    ///
+    /// As there, after the time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{Process, SharedArray};
+    /// use std::time::Duration;
+    ///
+    /// let array = SharedArray::<u64>::zeros(2)?;
+    /// let children = [1, 2].map(|_| {
+    ///     Process::spawn(
+    ///         |array: SharedArray<u64>| {
+    ///             let mut all = array.write_timeout(Duration::from_secs(10)).unwrap();
+    ///             all.iter_mut().for_each(|element| *element += 1);
+    ///         },
+    ///         array.clone(),
+    ///     )
+    /// });
+    /// for child in children {
+    ///     assert!(child?.join()?.success());
+    /// }
+    /// assert_eq!(array.to_vec()?, [2, 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_timeout(&self, timeout: Duration) -> Result<Writing<'_, T>, ClaimError> {
+        self.write_range_timeout(.., timeout)
+    }
+
+    /// [`read_range`](Self::read_range), but waits at most so long until nobody writes to these elements.
+    ///
+    /// # Errors
+    ///
+    /// As there, after the time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    /// use std::time::Duration;
+    ///
+    /// let array = SharedArray::<u8>::zeros(10)?;
+    /// let reading = array.read_range_timeout(.., Duration::from_secs(1))?;
+    /// assert!(array.write_range_timeout(..5, Duration::from_millis(1)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_range_timeout(
+        &self,
+        range: impl RangeBounds<usize>,
+        timeout: Duration,
+    ) -> Result<Reading<'_, T>, ClaimError> {
+        let range = within(range, self.len())?;
+        let claim = self.claim_within(Mode::Read, &range, timeout)?;
+        Ok(Reading::new(claim, self.part(&range)))
+    }
+
+    /// [`write_range`](Self::write_range), but waits at most so long until nobody else has these elements. There is no
+    /// order among those who wait, and readers that relieve one another can keep a writer out.
+    ///
+    /// # Errors
+    ///
+    /// As there, after the time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    /// use std::time::Duration;
+    ///
+    /// let array = SharedArray::<u8>::zeros(10)?;
+    /// array.write_range_timeout(.., Duration::from_secs(1))?.fill(1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_range_timeout(
+        &self,
+        range: impl RangeBounds<usize>,
+        timeout: Duration,
+    ) -> Result<Writing<'_, T>, ClaimError> {
+        let range = within(range, self.len())?;
+        let claim = self.claim_within(Mode::Write, &range, timeout)?;
+        Ok(Writing::new(claim, self.part(&range)))
+    }
+}

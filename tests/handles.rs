@@ -1,0 +1,237 @@
+//! Handles of shared objects on their way: whatever becomes of the message, the object lives as long as it must and no longer.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Leftovers, as_program, eventually, finish, is_program};
+use manyhands::prelude::*;
+use manyhands::{SharedValue, closure, shm};
+use serde::{Deserialize, Serialize};
+
+type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+
+fn forked() -> Pool<Forked> {
+    Forked::builder()
+        .workers(2)
+        .allow_threads()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_forked_task_has_what_was_moved_into_it_until_it_ends() -> Result {
+    let _none = Leftovers::none();
+    let pool = forked();
+    let (gate, value) = (SharedValue::new(0u8)?, SharedValue::new(7u64)?);
+    let open = gate.clone();
+    let task = pool.submit(
+        move |x: u64| {
+            while gate.get() == 0 {
+                std::thread::yield_now();
+            }
+            value.get() + x
+        },
+        1,
+    );
+    // Would lie where the value was, if that had gone with the parent's copy.
+    let others: Vec<_> = (0..8).map(|_| SharedValue::new(100u64).unwrap()).collect();
+    open.set(1);
+    assert_eq!(task.result()?, 8);
+    let tasks: Vec<_> = (0..20)
+        .map(|x| {
+            pool.submit(
+                |value: SharedValue<u64>| value.get(),
+                SharedValue::new(x).unwrap(),
+            )
+        })
+        .collect();
+    for (x, task) in tasks.into_iter().enumerate() {
+        assert_eq!(task.result()?, x as u64);
+    }
+    let lazy = pool.imap(
+        |value: SharedValue<u64>| value.get(),
+        (0..20).map(|x| SharedValue::new(x).unwrap()),
+    );
+    for (x, value) in lazy.enumerate() {
+        assert_eq!(value?, x as u64);
+    }
+    drop((others, open));
+    Ok(())
+}
+
+#[test]
+fn an_idle_pool_lets_go_of_what_a_function_took_along() -> Result {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1)?;
+    let before = shm::usage().objects;
+    let value = SharedValue::new(5u64)?;
+    let task = pool.submit(closure!([value] |x: u64| value.get() + x), 1);
+    assert_eq!(task.result()?, 6);
+    drop(value);
+    eventually("the worker has been told", || {
+        shm::usage().objects == before
+    });
+    Ok(())
+}
+
+#[test]
+fn results_that_nobody_takes_keep_nothing() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let gone = || eventually("all have gone", || shm::usage().objects == before);
+    let boom = |x: u64| {
+        assert!(x != 3, "boom");
+        SharedValue::new(x).unwrap()
+    };
+    let pool = Pool::processes(2)?;
+    assert!(pool.map(boom, 0..1_000).is_err());
+    for _ in 0..10 {
+        drop(pool.submit(|x: u64| SharedValue::new(x).unwrap(), 1));
+    }
+    drop(pool.submit(boom, 3).result());
+    drop(pool.imap(boom, 0..100));
+    drop(pool.call().try_map(boom, 0..100));
+    pool.close()?;
+    gone();
+    let pool = forked();
+    assert!(pool.map(boom, 0..100).is_err());
+    drop(pool.submit(boom, 1));
+    pool.close()?;
+    drop(pool);
+    gone();
+    Ok(())
+}
+
+#[test]
+fn a_result_whose_drop_panics_is_an_error_and_keeps_nothing() -> Result {
+    #[derive(Serialize, Deserialize)]
+    struct Loud(SharedValue<u64>, bool);
+    impl Drop for Loud {
+        fn drop(&mut self) {
+            assert!(
+                !self.1 || std::thread::panicking(),
+                "it does not like to go"
+            );
+        }
+    }
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let pool = Pool::processes(1)?;
+    let task = pool.submit(|x: u64| Loud(SharedValue::new(x).unwrap(), true), 1);
+    assert!(matches!(task.result(), Err(TaskError::Panicked { .. })));
+    eventually("it has gone", || shm::usage().objects == before);
+    Ok(())
+}
+
+/// Serde tries one form after the other.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Number {
+        value: SharedValue<u64>,
+        rest: u8,
+    },
+    Text {
+        value: SharedValue<u64>,
+        rest: String,
+    },
+}
+
+impl Either {
+    fn text(x: u64) -> Self {
+        Self::Text {
+            value: SharedValue::new(x).unwrap(),
+            rest: "text".into(),
+        }
+    }
+
+    fn get(&self) -> u64 {
+        match self {
+            Self::Text { value, rest } => value.get() + rest.len() as u64,
+            Self::Number { value, rest } => value.get() + u64::from(*rest),
+        }
+    }
+}
+
+#[test]
+fn a_message_that_is_read_in_several_tries_keeps_its_objects() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let pool = Pool::processes(1)?;
+    assert_eq!(pool.submit(Either::text, 4).result()?.get(), 8);
+    assert_eq!(
+        pool.submit(|it: Either| it.get(), Either::text(5))
+            .result()?,
+        9
+    );
+    let child = Process::spawn(|it: Either| assert_eq!(it.get(), 10), Either::text(6))?;
+    assert!(child.join()?.success());
+    eventually("all have gone", || shm::usage().objects == before);
+    Ok(())
+}
+
+#[test]
+fn a_process_that_does_not_see_the_others_takes_nobody_for_dead() -> Result {
+    let _none = Leftovers::none();
+    let value = SharedValue::new(1u64)?;
+    let child = Process::spawn(
+        |value: SharedValue<u64>| {
+            let empty = std::env::temp_dir().join(format!("manyhands-{}", std::process::id()));
+            std::fs::create_dir(&empty).unwrap();
+            // Without /proc. Only root may; nobody else gets into that state.
+            let entered = std::os::unix::fs::chroot(&empty);
+            if entered.is_err() {
+                std::fs::remove_dir(&empty).unwrap();
+            }
+            // Buries those that are dead.
+            shm::usage();
+            value.set(2);
+        },
+        value.clone(),
+    )?;
+    let pid = child.pid();
+    assert!(child.join()?.success());
+    let _ = std::fs::remove_dir(std::env::temp_dir().join(format!("manyhands-{pid}")));
+    let others: Vec<_> = (0..4).map(|_| SharedValue::new(3u64).unwrap()).collect();
+    assert_eq!(value.get(), 2);
+    drop(others);
+    Ok(())
+}
+
+#[test]
+fn b78_a_limit_on_files_is_an_error_and_kills_nobody() {
+    const NAME: &str = "b78_a_limit_on_files_is_an_error_and_kills_nobody";
+    if is_program() {
+        // Pools need none of it.
+        let pool = Pool::processes(1).unwrap();
+        assert_eq!(pool.submit(|x: u64| x + 1, 1).result(), Ok(2));
+        let mut made = Vec::new();
+        let error = loop {
+            match SharedValue::new([0u64; 1_024]) {
+                Ok(value) => made.push(value),
+                Err(error) => break error,
+            }
+            assert!(made.len() < 100_000, "the limit was reached long ago");
+        };
+        println!("error: {error}");
+        return;
+    }
+    let _none = Leftovers::none();
+    for kib in ["307200", "102400", "2048"] {
+        let own = as_program(NAME);
+        let mut limited = Command::new("bash");
+        limited
+            .args(["-c", &format!("ulimit -f {kib}; exec \"$0\" \"$@\"")])
+            .arg(own.get_program())
+            .args(own.get_args())
+            .envs(
+                own.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+        let output = finish(&mut limited);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{kib}: {output:?}");
+        assert!(text.contains("error: "), "{kib}: {text}");
+    }
+}
