@@ -227,7 +227,11 @@ impl Line {
                 return true;
             }
             let Patience::Until(deadline) = patience else {
-                return false;
+                // Who only tries, again and again perhaps, is to hear of the dead too.
+                drop(held);
+                member::patrol();
+                let _held = self.hold();
+                return self.take(count, u64::MAX, member);
             };
             if let Some((index, ticket)) = self.line_up(count, member) {
                 drop(held);

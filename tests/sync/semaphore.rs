@@ -2,7 +2,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::sync::{Event, Semaphore};
+use manyhands::sync::{Event, RwLock, Semaphore, TryLockError};
 use manyhands::{ShareError, SharedValue};
 
 use crate::common::{Leftovers, eventually};
@@ -230,4 +230,27 @@ fn b56_a_forked_childs_copy_of_a_permit_does_nothing() {
     assert_eq!(seen.unwrap(), [1]);
     drop(permit);
     assert_eq!(semaphore.available(), 2);
+}
+
+fn takes_all((semaphore, lock): (Semaphore, RwLock<u64>)) {
+    let _written = lock.write().unwrap();
+    let _permits = semaphore.acquire_many(2);
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn b56_b60_who_only_tries_hears_of_the_dead() {
+    let _none = Leftovers::none();
+    let (semaphore, lock) = (Semaphore::new(2).unwrap(), RwLock::new(0u64).unwrap());
+    let child = Process::spawn(takes_all, (semaphore.clone(), lock.clone())).unwrap();
+    eventually("it has taken all", || semaphore.available() == 0);
+    // Nobody waits for it here, and no one sleeps at these.
+    child.kill().unwrap();
+    eventually("its permits are back", || semaphore.try_acquire().is_some());
+    eventually("its lock is free", || {
+        !matches!(lock.try_read(), Err(TryLockError::WouldBlock))
+    });
+    child.join().unwrap();
 }
