@@ -68,7 +68,8 @@
 //! - A process that is killed while it reads or writes a message keeps what the handles in it stand for as long as the
 //!   family lives. So does a result that lies unread in the lane of an idle pool, until that pool is used again or closed.
 //! - A process that is stopped (SIGSTOP, a debugger) while it has something locked keeps the others waiting, those with a
-//!   timeout no longer than that.
+//!   timeout no longer than that. If it is the ledger of the family, which is locked for a moment whenever an object is made,
+//!   come to or let go of, it keeps all others waiting, also those with a timeout, until it goes on or is killed.
 
 pub(crate) mod array;
 pub(crate) mod block;
