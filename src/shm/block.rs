@@ -5,9 +5,10 @@
 //! that were used: memory that was used before takes a tenth of the time of fresh memory to write to.
 //!
 //! A block belongs to the processes that hold it: one bit for each member. When the last of them lets go, and no message
-//! with a handle of it is under way, it is free. A process that was killed lets go when it is buried
-//! ([`member`](super::member)). Every change is made under one lock, whose owner's death is noticed: then [`Family::repair`]
-//! finds what is free from the entries alone. So each entry says at every moment either what was or what will be.
+//! with a handle of it is under way, it is free ([`holders`](super::holders)). A process that was killed
+//! lets go when it is buried ([`member`](super::member)). Every other change is made under one lock, whose owner's
+//! death is noticed: then [`Family::repair`] finds what is free from the entries alone. So each entry says at every
+//! moment either what was or what will be.
 
 use std::io;
 use std::mem::size_of;
@@ -15,8 +16,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::error::ShareError;
 use super::family::{Family, PAGE, SEGMENT, SMALL_END};
+use super::holders::Holders;
 use super::kind::Kind;
-use super::member::{self, MEMBERS};
+use super::member;
 use crate::os::sparse;
 
 /// How many blocks there can be.
@@ -61,11 +63,8 @@ pub(super) struct Block {
     backed: AtomicU64,
     /// What type lies in it.
     shape: AtomicU64,
-    /// Messages with a handle of it that are under way, and that nobody else keeps it for.
-    pub(super) in_flight: AtomicU32,
-    _unused: AtomicU32,
-    /// One bit for each member: whether it holds the block.
-    holders: [AtomicU64; MEMBERS / 64],
+    /// The processes that hold it, and the messages with a handle of it that are under way.
+    pub(super) holders: Holders,
 }
 
 /// What a block is at.
@@ -153,45 +152,8 @@ impl Block {
     }
 
     pub(super) fn is_held_by(&self, member: u16) -> bool {
-        let (word, bit) = place(member);
-        self.holders[word].load(Ordering::Acquire) & bit != 0
+        self.holders.contains(member)
     }
-
-    /// To be called under the lock of the ledger.
-    pub(super) fn hold(&self, member: u16) {
-        let (word, bit) = place(member);
-        self.holders[word].fetch_or(bit, Ordering::AcqRel);
-    }
-
-    /// Takes `member` off. Only for a block that cannot be freed meanwhile, because it is under way.
-    pub(super) fn let_go(&self, member: u16) {
-        let (word, bit) = place(member);
-        self.holders[word].fetch_and(!bit, Ordering::AcqRel);
-    }
-
-    /// Whether somebody besides this member needs it. To be called under the lock of the ledger.
-    fn is_needed_besides(&self, member: u16) -> bool {
-        let (own, bit) = place(member);
-        let others = self.holders.iter().enumerate().any(|(word, bits)| {
-            let bits = bits.load(Ordering::Acquire);
-            (if word == own { bits & !bit } else { bits }) != 0
-        });
-        others || self.in_flight.load(Ordering::Acquire) > 0
-    }
-
-    /// A message with a handle of it has arrived, or will not. To be called under the lock of the ledger.
-    fn land(&self) {
-        let landed = |count: u32| count.checked_sub(1);
-        // One too many can only come from memory that was written to in error.
-        let _ = self
-            .in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, landed);
-    }
-}
-
-fn place(member: u16) -> (usize, u64) {
-    let member = usize::from(member) % MEMBERS;
-    (member / 64, 1 << (member % 64))
 }
 
 impl Family {
@@ -250,8 +212,7 @@ impl Family {
         let Some(block) = self.block(index) else {
             return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
         };
-        block.hold(member);
-        block.in_flight.store(0, Ordering::Relaxed);
+        block.holders.insert(member);
         block.len.store(len, Ordering::Relaxed);
         block.shape.store(shape, Ordering::Relaxed);
         let generation = block.state().generation;
@@ -303,9 +264,9 @@ impl Family {
         if !state.is(Phase::Live) || state.generation != id.generation {
             return Err(ShareError::Gone);
         }
-        block.hold(member);
+        block.holders.insert(member);
         if was_in_flight {
-            block.land();
+            block.holders.land();
         }
         Ok(block)
     }
@@ -314,7 +275,7 @@ impl Family {
     pub(super) fn launch(&self, id: BlockId) {
         self.header().has_launched.store(1, Ordering::Relaxed);
         if let Some(block) = self.block(id.index) {
-            block.in_flight.fetch_add(1, Ordering::AcqRel);
+            block.holders.launch();
         }
     }
 
@@ -345,9 +306,8 @@ impl Family {
         if state.generation != id.generation || state.is(Phase::Free) || !block.is_held_by(member) {
             return;
         }
-        let (word, bit) = place(member);
-        if !state.is(Phase::Ending) && block.is_needed_besides(member) {
-            block.holders[word].fetch_and(!bit, Ordering::AcqRel);
+        if !state.is(Phase::Ending) && block.holders.is_needed_besides(member) {
+            block.holders.remove(member);
             return;
         }
         // Nothing is to be taken apart that was not put together; and of one that was not finished it is not known how
@@ -400,9 +360,7 @@ impl Family {
             kind: 0,
             phase: Phase::Free as u8,
         });
-        for bits in &block.holders {
-            bits.store(0, Ordering::Relaxed);
-        }
+        block.holders.clear();
         if block.is_large() {
             self.header().kept.fetch_add(backed, Ordering::Relaxed);
         }
@@ -514,10 +472,8 @@ impl Family {
                 break;
             };
             if block.state().is(Phase::Free) {
-                for bits in &block.holders {
-                    // It may have been taken off the list and not yet been marked.
-                    bits.store(0, Ordering::Relaxed);
-                }
+                // It may have been taken off the list and not yet been marked.
+                block.holders.clear();
                 kept += block.backed.load(Ordering::Relaxed);
                 self.push_free(index, block);
             }

@@ -76,6 +76,7 @@ pub(crate) mod block;
 pub(crate) mod cargo;
 mod error;
 pub(crate) mod family;
+mod holders;
 pub(crate) mod kind;
 pub(crate) mod member;
 mod named;

@@ -15,7 +15,6 @@
 //! ```
 
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
 
 use super::block::{Block, BlockId, Phase};
 use super::cargo;
@@ -98,9 +97,9 @@ impl Payload {
     pub(crate) fn go_over(self) {
         if let Ok(block) = self.block() {
             // In this order: at each moment somebody has it.
-            block.in_flight.store(1, Ordering::Release);
+            block.holders.launch();
             step();
-            block.let_go(self.member);
+            block.holders.remove(self.member);
         }
         std::mem::forget(self);
     }
@@ -125,7 +124,7 @@ impl Payload {
         });
         match found {
             Ok(block) => {
-                block.hold(member);
+                block.holders.insert(member);
                 Ok(payload)
             }
             Err(error) => {
@@ -138,7 +137,7 @@ impl Payload {
     /// The queue has it no more.
     pub(crate) fn has_come_over(&self) {
         if let Ok(block) = self.block() {
-            block.in_flight.store(0, Ordering::Release);
+            block.holders.land();
         }
     }
 

@@ -272,7 +272,7 @@ impl Attachment {
     /// Messages with a handle of it that are under way.
     pub(super) fn in_flight(&self) -> u32 {
         let block = family::if_any().and_then(|family| family.block(self.id.index));
-        block.map_or(0, |block| block.in_flight.load(Ordering::Acquire))
+        block.map_or(0, |block| block.holders.in_flight())
     }
 }
 

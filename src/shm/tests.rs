@@ -192,7 +192,7 @@ fn whoever_dies_with_the_ledger_locked_costs_nothing() {
     let victim = Victim::fork(|| {
         let lock = family.lock();
         family.header().free[7].store(0, std::sync::atomic::Ordering::SeqCst);
-        family.block(free.index).unwrap().hold(3);
+        family.block(free.index).unwrap().holders.insert(3);
         std::mem::forget(lock);
     });
     victim.kill();
