@@ -49,9 +49,19 @@ mod real {
             &self.0
         }
 
-        #[cfg(test)]
         pub(crate) fn store(&self, value: u32, order: Ordering) {
             self.0.store(value, order);
+        }
+
+        /// Acquires and releases.
+        pub(crate) fn swap(&self, value: u32) -> u32 {
+            self.0.swap(value, Ordering::AcqRel)
+        }
+
+        /// Acquires, and releases if it succeeds.
+        pub(crate) fn compare_exchange(&self, current: u32, new: u32) -> Result<u32, u32> {
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            self.0.compare_exchange(current, new, success, failure)
         }
     }
 }
@@ -98,6 +108,19 @@ mod model {
 
         pub(crate) fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
             self.word.fetch_add(value, order)
+        }
+
+        pub(crate) fn store(&self, value: u32, order: Ordering) {
+            self.word.store(value, order);
+        }
+
+        pub(crate) fn swap(&self, value: u32) -> u32 {
+            self.word.swap(value, Ordering::AcqRel)
+        }
+
+        pub(crate) fn compare_exchange(&self, current: u32, new: u32) -> Result<u32, u32> {
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            self.word.compare_exchange(current, new, success, failure)
         }
 
         pub(crate) fn sleep(&self, expected: u32, _end: Instant, is_deadline: bool) -> Wake {

@@ -16,7 +16,6 @@
 //! The words may be written over by a process gone mad. That costs system calls or the 100 ms, and nothing else.
 
 use std::hint;
-use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -66,15 +65,6 @@ fn counts(sleepers: u64) -> (u64, u64) {
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Waiters>() == 16);
-
-/// Why a sleep has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// There was a notification. It may have been for somebody else: look again.
-    Notified,
-    /// The deadline has passed, and no notification was used up.
-    TimedOut,
-}
 
 /// The right to sleep until the next notification. Who has one counts as sleeping.
 #[derive(Debug)]
@@ -183,42 +173,9 @@ impl Waiters {
         }
     }
 
-    /// Sleeps until a notification that came after `ticket` was taken, or until the deadline.
-    ///
-    /// The state is not looked at. If a notifier may be killed between its change of the state and its notification, it
-    /// is for `patrol` to find out.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a ticket is for one sleep, and nobody counts as sleeping after it"
-    )]
-    pub(crate) fn sleep(
-        &self,
-        ticket: Ticket<'_>,
-        deadline: Option<Instant>,
-        mut patrol: impl FnMut(),
-    ) -> Woken {
-        debug_assert!(ptr::eq(self, ticket.waiters), "a ticket from elsewhere");
-        let is_notified = || ticket.is_notified().then_some(());
-        if is_notified()
-            .or_else(|| spin(deadline, is_notified))
-            .is_some()
-        {
-            return Woken::Notified;
-        }
-        let mut slices = Slices::new(deadline);
-        loop {
-            match ticket.sleep_for(slices.next()) {
-                Slept::Notified => return Woken::Notified,
-                Slept::SliceOver => {
-                    // Whoever came after a notifier that was killed took this one for told as well: it has to look.
-                    if ticket.was_not_told() {
-                        return Woken::Notified;
-                    }
-                    patrol();
-                }
-                Slept::TimedOut => return Woken::TimedOut,
-            }
-        }
+    /// Whether any has a ticket. Not ordered with anything: for those who notify under a lock that who waits has held.
+    fn has_sleepers(&self) -> bool {
+        counts(self.sleepers.load(Ordering::Relaxed)).0 > 0
     }
 }
 
@@ -238,20 +195,6 @@ impl<'a> Ticket<'a> {
     fn is_notified(&self) -> bool {
         // Acquire pairs with the Release in `Waiters::notify`.
         self.waiters.signal.load(Ordering::Acquire) != self.seen
-    }
-
-    /// After a slice that nobody has ended: if this sleeper counts as told, its notifier was killed at it. The next one is
-    /// to wake it. If it is another that counts, on its way to its next look, that costs a system call.
-    fn was_not_told(&self) -> bool {
-        let retract = |sleepers| (counts(sleepers).1 > 0).then(|| sleepers - TOLD);
-        // An error: nobody counts as told.
-        let retracted =
-            self.waiters
-                .sleepers
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, retract);
-        // Pairs with the fence in `notify`: a notifier that has left this one out is seen by its next look.
-        fence(Ordering::SeqCst);
-        retracted.is_ok()
     }
 
     /// Sleeps once, unless there was a notification.
@@ -367,6 +310,7 @@ fn may_spin() -> bool {
     }
 }
 
+pub(crate) mod list;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]

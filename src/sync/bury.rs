@@ -27,7 +27,7 @@ pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End) -> bool {
         Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member)),
         Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member)),
         Kind::Condvar => head_at::<CondvarHead>(place)
-            .map(CondvarHead::bury)
+            .map(|head| head.bury(member))
             .map(told),
         Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end)),
         Kind::Event => head_at::<EventHead>(place).map(EventHead::bury).map(told),

@@ -11,7 +11,7 @@ use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
 use crate::shm::object::Object;
-use crate::shm::wait::{Waiters, Woken};
+use crate::shm::wait::list::{WaitList, Woken};
 
 /// Has threads of any process wait until another one has changed what a [`Mutex`](super::Mutex) guards; std's
 /// [`Condvar`](std::sync::Condvar) between processes.
@@ -47,7 +47,7 @@ pub struct Condvar {
 
 #[repr(C)]
 pub(super) struct CondvarHead {
-    waiters: Waiters,
+    list: WaitList,
 }
 
 // SAFETY: of atomics.
@@ -57,9 +57,9 @@ unsafe impl Head for CondvarHead {
 }
 
 impl CondvarHead {
-    /// Whoever died may have been the one that a `notify_one` has picked, or about to notify.
-    pub(super) fn bury(&self) {
-        self.waiters.notify_all();
+    /// A member has ended.
+    pub(super) fn bury(&self, member: u16) {
+        self.list.reclaim(member);
     }
 }
 
@@ -223,22 +223,24 @@ impl Condvar {
         Result<MutexGuard<'a, T>, PoisonError<MutexGuard<'a, T>>>,
         Woken,
     ) {
-        let waiters = &self.object.head().waiters;
+        let list = &self.object.head().list;
         let mutex = guard.mutex();
-        // Before the mutex is unlocked, so that what is notified from then on ends the sleep.
-        let ticket = waiters.ticket();
+        // Before the mutex is unlocked, so that a notification from then on ends the sleep.
+        let enqueued = list.enqueue(member::own_number());
         drop(guard);
-        let woken = waiters.sleep(ticket, deadline, member::patrol);
+        let woken = enqueued.sleep(deadline, member::patrol);
         (mutex.lock(), woken)
     }
 
-    /// Wakes one of those who wait, if any do.
+    /// Wakes one thread that waits, if there is any: the one that has waited longest.
+    ///
+    /// If that thread's process is killed before it has acted on it, all others wake up.
     ///
     /// # Examples
     ///
     /// See [`wait`](Self::wait).
     pub fn notify_one(&self) {
-        self.object.head().waiters.notify_one();
+        self.object.head().list.notify_one();
     }
 
     /// Wakes all who wait.
@@ -247,7 +249,7 @@ impl Condvar {
     ///
     /// See [`Condvar`].
     pub fn notify_all(&self) {
-        self.object.head().waiters.notify_all();
+        self.object.head().list.notify_all();
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-use super::{Waiters, Woken};
+use super::Waiters;
 
 /// What is waited for: permits, with no more ordering than it takes to hand something over.
 #[derive(Default)]
@@ -216,76 +216,6 @@ fn who_times_out_eats_no_notification() {
             thread::spawn(move || object.wait())
         };
         object.give();
-        impatient.join().unwrap();
-        patient.join().unwrap();
-    });
-}
-
-/// A condition variable and its lock, as far as it takes to wait for a permit.
-#[derive(Default)]
-struct Guarded {
-    waiters: Waiters,
-    permits: Mutex<u32>,
-}
-
-impl Guarded {
-    fn give(&self) {
-        *self.permits.lock().unwrap() += 1;
-        // After the lock is released: the harder case.
-        self.waiters.notify_one();
-    }
-
-    fn wait(&self) {
-        let mut permits = self.permits.lock().unwrap();
-        while *permits == 0 {
-            let ticket = self.waiters.ticket();
-            drop(permits);
-            assert_eq!(self.waiters.sleep(ticket, None, || ()), Woken::Notified);
-            permits = self.permits.lock().unwrap();
-        }
-        *permits -= 1;
-    }
-}
-
-#[test]
-fn a_condition_variable_wakes_two_for_two() {
-    model(|| {
-        let guarded = Arc::new(Guarded::default());
-        let waiters = [(); 2].map(|()| {
-            let guarded = guarded.clone();
-            thread::spawn(move || guarded.wait())
-        });
-        guarded.give();
-        guarded.give();
-        for waiter in waiters {
-            waiter.join().unwrap();
-        }
-    });
-}
-
-#[test]
-fn who_times_out_at_a_condition_variable_eats_no_notification() {
-    model(|| {
-        let guarded = Arc::new(Guarded::default());
-        let impatient = {
-            let guarded = guarded.clone();
-            thread::spawn(move || {
-                let permits = guarded.permits.lock().unwrap();
-                if *permits == 0 {
-                    let ticket = guarded.waiters.ticket();
-                    drop(permits);
-                    // It leaves without another look if it has timed out, so nothing may have been sent to it alone.
-                    if guarded.waiters.sleep(ticket, deadline(), || ()) == Woken::Notified {
-                        guarded.waiters.notify_one();
-                    }
-                }
-            })
-        };
-        let patient = {
-            let guarded = guarded.clone();
-            thread::spawn(move || guarded.wait())
-        };
-        guarded.give();
         impatient.join().unwrap();
         patient.join().unwrap();
     });

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{TOLD, Waiters, Woken, counts};
+use super::{Waiters, counts};
 use crate::os::fork::{Victim, exit_now};
 use crate::os::memory::SharedMemory;
 
@@ -85,33 +85,8 @@ fn deadlines_do_not_pass_early_and_the_last_look_is_after_them() {
         };
         assert_eq!(waiters.wait(Some(deadline), look, || ()), None);
         assert!(last_look.get().unwrap() >= deadline);
-        let deadline = Instant::now() + Duration::from_millis(millis);
-        let woken = waiters.sleep(waiters.ticket(), Some(deadline), || ());
-        assert_eq!(woken, Woken::TimedOut);
-        assert!(Instant::now() >= deadline);
     }
     assert_eq!(waiters.sleepers.load(Ordering::Relaxed), 0);
-}
-
-#[test]
-fn a_notification_after_the_ticket_makes_the_sleep_none() {
-    let waiters = Waiters::default();
-    for notify in [Waiters::notify_one, Waiters::notify_all] {
-        let ticket = waiters.ticket();
-        notify(&waiters);
-        let never = || panic!("it has slept");
-        assert_eq!(waiters.sleep(ticket, None, never), Woken::Notified);
-    }
-}
-
-#[test]
-fn a_notification_from_before_the_ticket_does_not_end_the_sleep() {
-    let waiters = Waiters::default();
-    drop(waiters.ticket());
-    waiters.notify_all();
-    let deadline = Instant::now() + Duration::from_millis(20);
-    let woken = waiters.sleep(waiters.ticket(), Some(deadline), || ());
-    assert_eq!(woken, Woken::TimedOut);
 }
 
 #[test]
@@ -121,21 +96,7 @@ fn the_number_of_notifications_wraps_around() {
     let ticket = waiters.ticket();
     waiters.notify_one();
     assert_eq!(waiters.signal.load(Ordering::Relaxed), 0);
-    assert_eq!(waiters.sleep(ticket, None, || ()), Woken::Notified);
-}
-
-#[test]
-fn a_sleeper_whose_notifier_was_killed_before_the_number_looks_again() {
-    let waiters = Waiters::default();
-    let ticket = waiters.ticket();
-    // As if it had been killed right after this.
-    waiters.sleepers.fetch_add(TOLD, Ordering::Relaxed);
-    // It takes the sleeper for told.
-    waiters.notify_all();
-    assert_eq!(waiters.signal.load(Ordering::Relaxed), 0);
-    let woken = waiters.sleep(ticket, Some(soon()), || ());
-    assert_eq!(woken, Woken::Notified);
-    assert_eq!(waiters.sleepers.load(Ordering::Relaxed), 0);
+    assert!(ticket.is_notified());
 }
 
 #[test]
@@ -262,10 +223,9 @@ fn signals_do_not_end_a_wait() {
         let sleeper = scope.spawn(move || {
             thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
             let patrol = || _ = patrols.fetch_add(1, Ordering::Relaxed);
-            let woken = object
-                .waiters
-                .sleep(object.waiters.ticket(), Some(deadline), patrol);
-            (woken, Instant::now())
+            let never = || None::<()>;
+            let got = object.waiters.wait(Some(deadline), never, patrol);
+            (got, Instant::now())
         });
         wait_for(|| thread.load(Ordering::Relaxed) != 0);
         while !sleeper.is_finished() {
@@ -274,8 +234,8 @@ fn signals_do_not_end_a_wait() {
             unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGURG) };
             thread::sleep(Duration::from_micros(200));
         }
-        let (woken, end) = sleeper.join().unwrap();
-        assert_eq!(woken, Woken::TimedOut);
+        let (got, end) = sleeper.join().unwrap();
+        assert_eq!(got, None);
         assert!(end >= deadline);
         // Slices of 10, 20, 40 ms have ended by themselves, whatever the signals.
         assert!(patrols.load(Ordering::Relaxed) >= 1);

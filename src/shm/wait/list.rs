@@ -1,0 +1,338 @@
+//! The wait list of a condition variable: one notification, one wake-up.
+//!
+//! [`Waiters`] tells all who wait by one number, which is right for waiters that look at a state of their own. The waiters
+//! of a condition variable have no such state here: their caller looks, and each wake-up for nothing costs it two turns at
+//! the mutex. So each waiter has a *slot*, with a futex of its own, and a notification is *granted* to one slot by one
+//! compare-and-swap. Whether a waiter was notified is written in its slot alone. A wake-up of the kernel, a slice of sleep
+//! that is over and a deadline only have it look there.
+//!
+//! No function takes a lock or waits for another process, so a process may be stopped anywhere without holding up others.
+//! The state of a slot, all in one word:
+//!
+//! ```text
+//!            enqueue               enqueue              notify
+//!     FREE ----------> CLAIMED ---------------> WAITING --------> GRANTED
+//!      ^                                           |                 |
+//!      +-------------------------------------------+-----------------+
+//!                           leave, or reclaim
+//! ```
+//!
+//! | killed | it leaves | what becomes of it |
+//! |---|---|---|
+//! | a waiter with a slot, whatever its state | a slot that it does not need | `reclaim` frees it, and notifies all: the slot may have been granted |
+//! | a waiter that has left its slot, with a grant | nothing | `reclaim` notifies all |
+//! | a notifier between the grant and the wake-up | a waiter asleep in a granted slot | it sees the grant after its slice, in 100 ms at the latest |
+//! | a notifier between two grants of `notify_all` | waiters that were not notified | `reclaim` notifies all |
+//! | the process that reclaims | slots of the dead | the next one reclaims them: all of it can be done twice |
+//!
+//! A waiter that leaves because of its deadline frees its slot by a swap, which tells whether the slot was granted up to then.
+//! So a grant is either reported by the waiter that got it, or it never happened and the notifier picks another.
+//!
+//! A notification goes to the waiter that has waited longest, so that a waiter that comes later takes it from none. There are
+//! 448 slots. Waiters that find no free one are the *crowd*: a notification that finds no waiter in a slot wakes all of
+//! them, and each of them wakes up after 100 ms for no reason. Then its caller looks, and waits again, perhaps in a slot.
+//!
+//! No fence stands between a look at the slots and the state that the mutex guards. A notifier has locked that mutex before
+//! it notifies. If a waiter had it before, the notifier sees its slot; if after, the waiter has seen the change.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{LONGEST_SLICE, Slept, Slice, Slices, Ticket, Waiters, spin};
+use crate::facade::{AtomicU32, AtomicU64, Futex};
+use crate::os::futex::Wake;
+
+/// Words of bits. In a model, slots for two: a third waiter is the crowd.
+const WORDS: usize = if cfg!(loom) { 1 } else { 7 };
+
+const SLOTS: usize = if cfg!(loom) { 2 } else { WORDS * 64 };
+
+/// The state of a slot that is no waiter's. Other states have the member above their two bits.
+const FREE: u32 = 0;
+
+/// Its owner is about to wait.
+const CLAIMED: u32 = 1;
+
+/// Its owner waits, and has not been notified.
+const WAITING: u32 = 2;
+
+/// Its owner has been notified.
+const GRANTED: u32 = 3;
+
+const STATE: u32 = 3;
+
+fn state_of(state: u32, member: u16) -> u32 {
+    u32::from(member) << 2 | state
+}
+
+/// Those who wait for a condition variable. It lies in shared memory, and all zeros is one that no thread waits for.
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+pub(crate) struct WaitList {
+    /// One bit for each slot: whether a waiter is in it. Written by the owner of the slot, after it begins to wait and before
+    /// it frees the slot; and by the process that reclaims it.
+    enqueued: [AtomicU64; WORDS],
+    /// The last ticket.
+    last_ticket: AtomicU32,
+    _unused: AtomicU32,
+    crowd: Waiters,
+    slots: [Slot; SLOTS],
+}
+
+/// The place of one waiter.
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+struct Slot {
+    /// What the owner sleeps on.
+    state: Futex,
+    /// The order in which waiters came, modulo 2^32. Of no meaning unless a waiter waits.
+    ticket: AtomicU32,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<WaitList>() <= 4096);
+
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// The waiter was notified, or it woke up for no reason.
+    Notified,
+    /// The deadline has passed, and no notification was used up.
+    TimedOut,
+}
+
+/// A waiter that is on the list. Dropped without a sleep, it gives its notification to another.
+#[must_use = "dropped, it is off the list"]
+pub(crate) struct Enqueued<'a> {
+    list: &'a WaitList,
+    place: Place<'a>,
+}
+
+enum Place<'a> {
+    Slot { index: usize, waiting: u32 },
+    Crowd(Ticket<'a>),
+}
+
+impl WaitList {
+    /// Puts a thread of this member on the list. To be called before the mutex is unlocked: from then on notifications count.
+    pub(crate) fn enqueue(&self, member: u16) -> Enqueued<'_> {
+        let place = match self.claim(member) {
+            Some(index) => {
+                let (slot, waiting) = (&self.slots[index], state_of(WAITING, member));
+                let ticket = self.last_ticket.fetch_add(1, Ordering::Relaxed);
+                slot.ticket.store(ticket.wrapping_add(1), Ordering::Relaxed);
+                // Release pairs with the load in `oldest`, which reads the ticket.
+                slot.state.store(waiting, Ordering::Release);
+                // Release pairs with the load in `occupied`: who sees the bit sees the state.
+                self.enqueued[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+                Place::Slot { index, waiting }
+            }
+            None => Place::Crowd(self.crowd.ticket()),
+        };
+        Enqueued { list: self, place }
+    }
+
+    /// Takes a free slot, the first one there is: notifiers look at those with a bit only, and few lines are better than many.
+    fn claim(&self, member: u16) -> Option<usize> {
+        let claimed = state_of(CLAIMED, member);
+        for (word, bits) in self.enqueued.iter().enumerate() {
+            let mut free = !bits.load(Ordering::Relaxed);
+            while free != 0 {
+                let index = word * 64 + free.trailing_zeros() as usize;
+                free &= free - 1;
+                let Some(slot) = self.slots.get(index) else {
+                    break;
+                };
+                // Acquire pairs with the swap in `leave`: the bit is cleared before it is set again.
+                if slot.state.compare_exchange(FREE, claimed).is_ok() {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    /// Slots with a waiter, perhaps one that is about to leave.
+    fn occupied(&self) -> impl Iterator<Item = usize> {
+        let all = self.enqueued.iter().enumerate().flat_map(|(word, bits)| {
+            let mut left = bits.load(Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                (left != 0).then(|| {
+                    left &= left - 1;
+                    word * 64 + bit
+                })
+            })
+        });
+        all.filter(|index| *index < SLOTS)
+    }
+
+    /// The slot whose waiter has waited longest without a notification, and its state.
+    fn oldest(&self) -> Option<(usize, u32)> {
+        let newest = self.last_ticket.load(Ordering::Relaxed);
+        let waiting = self.occupied().filter_map(|index| {
+            let slot = &self.slots[index];
+            let state = slot.state.load(Ordering::Acquire);
+            // Signed: the difference of a waiter that came after the load above is not negative.
+            let age = || {
+                slot.ticket
+                    .load(Ordering::Relaxed)
+                    .wrapping_sub(newest)
+                    .cast_signed()
+            };
+            (state & STATE == WAITING).then(|| (age(), index, state))
+        });
+        let oldest = waiting.min();
+        oldest.map(|(_, index, state)| (index, state))
+    }
+
+    /// Notifies the waiter that was seen in this slot. False if it has left or was notified.
+    fn grant(&self, index: usize, state: u32) -> bool {
+        let granted = state & !STATE | GRANTED;
+        // If another waiter of the same member has come to the slot since, it is that one: it waits as well.
+        let is_granted = self.slots[index].state.compare_exchange(state, granted);
+        is_granted.is_ok()
+    }
+
+    /// Notifies one waiter, if there is any: the one that has waited longest.
+    pub(crate) fn notify_one(&self) {
+        // If a grant fails, another thread has left or was notified since the look.
+        while let Some((index, state)) = self.oldest() {
+            if self.grant(index, state) {
+                self.slots[index].state.wake(1);
+                return;
+            }
+        }
+        self.notify_crowd();
+    }
+
+    /// Notifies all waiters.
+    pub(crate) fn notify_all(&self) {
+        for index in self.occupied() {
+            let state = self.slots[index].state.load(Ordering::Acquire);
+            // If the grant fails, the waiter has left or was notified by another; who came to its slot then came after us.
+            if state & STATE == WAITING && self.grant(index, state) {
+                self.slots[index].state.wake(1);
+            }
+        }
+        self.notify_crowd();
+    }
+
+    fn notify_crowd(&self) {
+        if self.crowd.has_sleepers() {
+            self.crowd.notify_all();
+        }
+    }
+
+    /// Has a waiter that is on the list, or is about to be, leave its slot. Whether it was notified.
+    fn leave(&self, index: usize) -> bool {
+        // First: once the slot is free, the bit is for its next owner to set.
+        self.enqueued[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+        self.slots[index].state.swap(FREE) & STATE == GRANTED
+    }
+
+    /// A member has ended. Frees its slots, and notifies all: the dead process may have been notified in place of another, or
+    /// been about to notify. Can be done twice.
+    pub(crate) fn reclaim(&self, member: u16) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            let state = slot.state.load(Ordering::Acquire);
+            if state != FREE && state == state_of(state & STATE, member) {
+                self.leave(index);
+            }
+        }
+        // Last: what was granted to the dead until now is granted again.
+        self.notify_all();
+    }
+}
+
+impl Enqueued<'_> {
+    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `patrol` is called after each slice of
+    /// sleep.
+    pub(crate) fn sleep(self, deadline: Option<Instant>, patrol: impl FnMut()) -> Woken {
+        match self.place {
+            Place::Slot { index, waiting } => {
+                self.list.slots[index].sleep(waiting, deadline, patrol);
+                // Also if the deadline has passed: a notification up to here is this waiter's.
+                let is_notified = self.list.leave(index);
+                mem::forget(self);
+                if is_notified {
+                    Woken::Notified
+                } else {
+                    Woken::TimedOut
+                }
+            }
+            Place::Crowd(ref ticket) => sleep_in_crowd(ticket, deadline, patrol),
+        }
+    }
+}
+
+impl Drop for Enqueued<'_> {
+    fn drop(&mut self) {
+        if let Place::Slot { index, .. } = self.place
+            && self.list.leave(index)
+        {
+            // None has heard of the notification.
+            self.list.notify_one();
+        }
+    }
+}
+
+impl Slot {
+    /// Returns when the slot has been granted or the deadline has passed.
+    fn sleep(&self, waiting: u32, deadline: Option<Instant>, mut patrol: impl FnMut()) {
+        // Acquire pairs with the exchange in `grant`.
+        let is_granted = || (self.state.load(Ordering::Acquire) != waiting).then_some(());
+        if is_granted()
+            .or_else(|| spin(deadline, is_granted))
+            .is_some()
+        {
+            return;
+        }
+        let mut slices = Slices::new(deadline);
+        let mut is_first = true;
+        loop {
+            let slice = slices.next();
+            // In models the first slice is over at any time, and the others never.
+            let may_end = slice.is_last || mem::take(&mut is_first);
+            let wake = self.state.sleep(waiting, slice.end, may_end);
+            // Woken for nothing: a notifier of the one who had the slot before was late with its wake-up.
+            if is_granted().is_some() {
+                return;
+            }
+            match wake {
+                Wake::TimedOut if slice.is_last => return,
+                Wake::TimedOut => patrol(),
+                Wake::Woken => {}
+            }
+        }
+    }
+}
+
+/// Sleeps for one slice, or until the crowd is notified.
+fn sleep_in_crowd(
+    ticket: &Ticket<'_>,
+    deadline: Option<Instant>,
+    mut patrol: impl FnMut(),
+) -> Woken {
+    let end = Instant::now() + LONGEST_SLICE;
+    let is_last = deadline.is_some_and(|deadline| deadline <= end);
+    let slice = Slice {
+        end: deadline.map_or(end, |deadline| deadline.min(end)),
+        is_last,
+    };
+    match ticket.sleep_for(slice) {
+        Slept::Notified => Woken::Notified,
+        Slept::SliceOver => {
+            patrol();
+            Woken::Notified
+        }
+        // The notifier may have taken it for told already.
+        Slept::TimedOut if ticket.is_notified() => Woken::Notified,
+        Slept::TimedOut => Woken::TimedOut,
+    }
+}
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
