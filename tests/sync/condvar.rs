@@ -2,10 +2,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::sync::{Condvar, Mutex, Semaphore};
+use manyhands::sync::{self, Condvar, Mutex, Semaphore};
 
-use crate::common::{Leftovers, eventually};
-use crate::{SHORT, is_asleep, join_all, kill};
+use crate::common::{self, Leftovers, eventually};
+use crate::{LONG, Random, SHORT, is_asleep, join_all, kill, number};
 
 /// Those who wait, tokens to be had, tokens that were taken.
 type Tokens = Mutex<[u32; 3]>;
@@ -159,4 +159,169 @@ fn b57_a_mutex_that_is_poisoned_meanwhile_says_so() {
         condvar.notify_all();
         assert!(waiter.join().unwrap());
     });
+}
+
+/// Waiters, tokens to be had, tokens that were taken, and how often a wait ended.
+type Counted = Mutex<[u32; 4]>;
+
+#[expect(clippy::needless_pass_by_value, reason = "a child owns its argument")]
+fn take_counted((mutex, condvar): (Counted, Condvar)) {
+    let mut guard = mutex.lock().unwrap();
+    guard[0] += 1;
+    while guard[1] == 0 {
+        guard = condvar.wait(guard).unwrap();
+        guard[3] += 1;
+    }
+    let [waiting, tokens, taken, woken] = *guard;
+    *guard = [waiting - 1, tokens - 1, taken + 1, woken];
+}
+
+/// Longer than the first slices of sleep, each of which ends by itself: 10, 20, 40, 80 and 100 ms.
+const SLICES: Duration = Duration::from_millis(300);
+
+/// Gives tokens to waiters that have slept for some slices, and counts the wake-ups.
+fn assert_one_wake_up_for_each(mutex: &Counted, condvar: &Condvar, waiters: u32) {
+    eventually("all wait", || mutex.lock().unwrap()[0] == waiters);
+    thread::sleep(SLICES);
+    assert_eq!(*mutex.lock().unwrap(), [waiters, 0, 0, 0]);
+    for taken in 1..=waiters {
+        mutex.lock().unwrap()[1] += 1;
+        condvar.notify_one();
+        eventually("it was taken", || mutex.lock().unwrap()[2] == taken);
+        if taken == 1 {
+            // The others would have looked by now.
+            thread::sleep(SLICES);
+            assert_eq!(*mutex.lock().unwrap(), [waiters - 1, 0, 1, 1]);
+        }
+    }
+    assert_eq!(*mutex.lock().unwrap(), [0, 0, waiters, waiters]);
+}
+
+#[test]
+fn one_notification_wakes_one_thread_after_slices_of_sleep() {
+    let _none = Leftovers::none();
+    let (mutex, condvar) = (Mutex::new([0; 4]).unwrap(), Condvar::new().unwrap());
+    // Not scoped: if the test fails, they wait for ever.
+    let spawn = |_| {
+        let shared = (mutex.clone(), condvar.clone());
+        thread::spawn(|| take_counted(shared))
+    };
+    let waiters: Vec<_> = (0..16).map(spawn).collect();
+    assert_one_wake_up_for_each(&mutex, &condvar, 16);
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+}
+
+#[test]
+fn one_notification_wakes_one_process_after_slices_of_sleep() {
+    let _none = Leftovers::none();
+    let (mutex, condvar) = (Mutex::new([0; 4]).unwrap(), Condvar::new().unwrap());
+    let spawn = |_| Process::spawn(take_counted, (mutex.clone(), condvar.clone())).unwrap();
+    let children: Vec<_> = (0..4).map(spawn).collect();
+    assert_one_wake_up_for_each(&mutex, &condvar, 4);
+    join_all(children);
+}
+
+/// Each of the two wakes the other. With the mutex unlocked before the waiter is on the list, both sleep.
+#[test]
+fn no_notification_of_a_condvar_is_lost() {
+    let _none = Leftovers::none();
+    let (turn, condvar) = (Mutex::new(0_u64).unwrap(), Condvar::new().unwrap());
+    thread::scope(|scope| {
+        for own in 0..2 {
+            let (turn, condvar) = (turn.clone(), condvar.clone());
+            scope.spawn(move || {
+                for round in 0..30_000 {
+                    let mut guard = turn.lock().unwrap();
+                    while *guard % 2 != own {
+                        let waited = condvar.wait_timeout(guard, LONG).unwrap();
+                        assert!(!waited.1.timed_out(), "lost in round {round}");
+                        guard = waited.0;
+                    }
+                    *guard += 1;
+                    drop(guard);
+                    condvar.notify_one();
+                }
+            });
+        }
+    });
+}
+
+/// Takes tokens for ever. One store takes a token, so that a process that is killed has taken it or has not.
+#[expect(clippy::needless_pass_by_value, reason = "a child owns its argument")]
+fn take_for_ever((tokens, condvar): (Mutex<u32>, Condvar)) {
+    let repaired = |error: sync::PoisonError<_>| {
+        tokens.clear_poison();
+        error.into_inner()
+    };
+    let mut guard = tokens.lock().unwrap_or_else(repaired);
+    loop {
+        guard = condvar
+            .wait_while(guard, |tokens| *tokens == 0)
+            .unwrap_or_else(repaired);
+        if *guard > 0 {
+            *guard -= 1;
+        }
+    }
+}
+
+#[test]
+fn a_waiter_that_is_killed_at_random_takes_no_notification_with_it() {
+    let _none = Leftovers::none();
+    let seed = number("MANYHANDS_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        now.as_nanos() as u64
+    });
+    let kills = number("MANYHANDS_KILLS").unwrap_or(60);
+    println!("MANYHANDS_SEED={seed} MANYHANDS_KILLS={kills}");
+    let mut random = Random(seed);
+    let (tokens, condvar) = (Mutex::new(0).unwrap(), Condvar::new().unwrap());
+    let lock = || {
+        tokens.lock().unwrap_or_else(|error| {
+            tokens.clear_poison();
+            error.into_inner()
+        })
+    };
+    let spawn = || Process::spawn(take_for_ever, (tokens.clone(), condvar.clone())).unwrap();
+    let mut children: Vec<Process> = (0..3).map(|_| spawn()).collect();
+    for round in 0..kills {
+        // Half of the time all sleep, so that the victim is one that is on the list.
+        if random.below(2) == 0 {
+            for child in &children {
+                eventually("it sleeps", || is_asleep(child.pid()));
+            }
+        }
+        let mut guard = lock();
+        *guard += 1;
+        condvar.notify_one();
+        // With the mutex locked, the waiter that was notified is not back yet.
+        let kills_first = random.below(2) == 0;
+        let index = random.below(children.len());
+        if kills_first {
+            common::kill(children[index].pid());
+        }
+        drop(guard);
+        for _ in 0..random.below(200) {
+            std::hint::spin_loop();
+        }
+        if !kills_first {
+            common::kill(children[index].pid());
+        }
+        let victim = children.remove(index);
+        // Sometimes none has waited for the victim, and the other waiters have to notice.
+        let is_joined = random.below(2) == 0;
+        if is_joined {
+            victim.join().unwrap();
+            eventually("the token is taken", || *lock() == 0);
+        } else {
+            eventually("the token is taken", || *lock() == 0);
+            victim.join().unwrap();
+        }
+        assert_eq!(*lock(), 0, "in round {round}");
+        children.push(spawn());
+    }
+    for child in &children {
+        kill(child);
+    }
 }

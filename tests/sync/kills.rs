@@ -9,7 +9,7 @@ use manyhands::{Process, SharedValue, shm};
 use serde::{Deserialize, Serialize};
 
 use crate::common::{self, Leftovers, eventually};
-use crate::{LONG, Random};
+use crate::{LONG, Random, number};
 
 const CHILDREN: usize = 6;
 const PERMITS: usize = 4;
@@ -129,10 +129,6 @@ fn live((shared, seed): (Shared, u64)) {
     while !shared.stop.is_set() {
         shared.act(&mut random);
     }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
 }
 
 fn join_killed(dead: &mut VecDeque<Process>) {

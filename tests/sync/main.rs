@@ -61,6 +61,11 @@ fn is_asleep(pid: u32) -> bool {
         .is_some_and(|rest| rest.trim_start().starts_with('S'))
 }
 
+/// The number that a variable of the environment says.
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 /// Numbers that look random.
 struct Random(u64);
 
