@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use common::{median, print_machine};
 use manyhands::Process;
-use manyhands::sync::{Barrier, Event, Mutex, RwLock, Semaphore};
+use manyhands::sync::{Barrier, Condvar, Event, Mutex, RwLock, Semaphore};
 
 const ROUNDS: usize = 9;
 const ALONE: u32 = 200_000;
@@ -346,9 +346,85 @@ fn rounds() {
     child.join().unwrap();
 }
 
+/// Two threads in turn, each of which waits for the other's notification.
+macro_rules! take_turns {
+    ($mutex:expr, $condvar:expr) => {{
+        let next = std::sync::atomic::AtomicU64::new(0);
+        between_threads(PASSES, || {
+            let own = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 2;
+            for _ in 0..PASSES {
+                let mut turn = $mutex.lock().unwrap();
+                while *turn % 2 != own {
+                    turn = $condvar.wait(turn).unwrap();
+                }
+                *turn += 1;
+                drop(turn);
+                $condvar.notify_one();
+            }
+        })
+    }};
+}
+
+/// Sixteen threads wait until all are notified; what that takes until the last is up.
+macro_rules! wake_all {
+    ($mutex:expr, $condvar:expr) => {{
+        const WAITERS: u64 = 16;
+        *$mutex.lock().unwrap() = 0;
+        std::thread::scope(|scope| {
+            for _ in 0..WAITERS {
+                scope.spawn(|| {
+                    let mut state = $mutex.lock().unwrap();
+                    *state += 1;
+                    while *state < 2 * WAITERS {
+                        state = $condvar.wait(state).unwrap();
+                    }
+                    *state += 1;
+                });
+            }
+            while *$mutex.lock().unwrap() < WAITERS {
+                std::thread::yield_now();
+            }
+            let begin = Instant::now();
+            *$mutex.lock().unwrap() = 2 * WAITERS;
+            $condvar.notify_all();
+            while *$mutex.lock().unwrap() < 3 * WAITERS {
+                std::thread::yield_now();
+            }
+            begin.elapsed().as_secs_f64() * 1e9
+        })
+    }};
+}
+
+fn condvars() {
+    let std = (std::sync::Mutex::new(0u64), std::sync::Condvar::new());
+    let ours = (Mutex::new(0u64).unwrap(), Condvar::new().unwrap());
+    compare(
+        "notify_one, without a waiter",
+        vec![
+            contender("std::sync::Condvar", || time(ALONE, || std.1.notify_one())),
+            contender("sync::Condvar", || time(ALONE, || ours.1.notify_one())),
+        ],
+    );
+    compare(
+        "wait for a turn, notify the other; two threads, per turn of one",
+        vec![
+            contender("std::sync::Condvar", || take_turns!(std.0, std.1)),
+            contender("sync::Condvar", || take_turns!(ours.0, ours.1)),
+        ],
+    );
+    compare(
+        "notify all of 16 threads, until the last is up",
+        vec![
+            contender("std::sync::Condvar", || wake_all!(std.0, std.1)),
+            contender("sync::Condvar", || wake_all!(ours.0, ours.1)),
+        ],
+    );
+}
+
 fn main() {
     print_machine();
     alone();
     contended();
     rounds();
+    condvars();
 }

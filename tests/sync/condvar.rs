@@ -164,7 +164,6 @@ fn b57_a_mutex_that_is_poisoned_meanwhile_says_so() {
 /// Waiters, tokens to be had, tokens that were taken, and how often a wait ended.
 type Counted = Mutex<[u32; 4]>;
 
-#[expect(clippy::needless_pass_by_value, reason = "a child owns its argument")]
 fn take_counted((mutex, condvar): (Counted, Condvar)) {
     let mut guard = mutex.lock().unwrap();
     guard[0] += 1;
@@ -249,7 +248,6 @@ fn no_notification_of_a_condvar_is_lost() {
 }
 
 /// Takes tokens for ever. One store takes a token, so that a process that is killed has taken it or has not.
-#[expect(clippy::needless_pass_by_value, reason = "a child owns its argument")]
 fn take_for_ever((tokens, condvar): (Mutex<u32>, Condvar)) {
     let repaired = |error: sync::PoisonError<_>| {
         tokens.clear_poison();
