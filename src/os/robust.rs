@@ -20,9 +20,16 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use super::clock;
+use super::{clock, life};
+
+/// The longest sleep in one go of a thread that waits for a mutex.
+///
+/// The C library wakes one sleeper when it unlocks, and leaves the mutex free for that one to take. A sleeper whose
+/// process is stopped does not take it, and no other is woken. So each sleeper looks by itself after this time.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// A robust mutex, shared between processes. It lies in shared memory, and never moves.
 #[repr(C)]
@@ -101,9 +108,27 @@ impl RobustMutex {
 
     /// Waits for the mutex. It is the caller's then, until [`unlock`](Self::unlock).
     pub(crate) fn lock(&self) -> Result<Acquired, LockError> {
-        // SAFETY: `self` is a mutex made by `init`.
-        let code = unsafe { libc::pthread_mutex_lock(self.0.get()) };
-        self.acquired(code)
+        self.lock_within(None)
+    }
+
+    /// Waits for the mutex, at most until `deadline`. A free mutex is acquired also after the deadline.
+    pub(crate) fn lock_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
+        self.lock_within(Some(deadline))
+    }
+
+    fn lock_within(&self, deadline: Option<Instant>) -> Result<Acquired, LockError> {
+        // Most mutexes are free. A look at the clock would cost more than all the rest.
+        let mut outcome = self.try_lock();
+        while matches!(outcome, Err(LockError::Timeout)) {
+            let slice = Instant::now() + SLICE;
+            let is_last = deadline.is_some_and(|deadline| deadline <= slice);
+            let end = deadline.map_or(slice, |deadline| deadline.min(slice));
+            outcome = self.sleep_until(end);
+            if is_last {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Takes the mutex if nobody has it.
@@ -113,9 +138,9 @@ impl RobustMutex {
         self.acquired(code)
     }
 
-    /// Waits for the mutex, at most until `deadline`. If nobody has it, it is got also after the deadline.
+    /// Waits for the mutex in one sleep, at most until `deadline`.
     #[cfg(target_env = "gnu")]
-    pub(crate) fn lock_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
+    fn sleep_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
         // The libc crate does not have it. It came with glibc 2.30; only programs that get here need that.
         unsafe extern "C" {
             fn pthread_mutex_clocklock(
@@ -133,11 +158,11 @@ impl RobustMutex {
     }
 
     #[cfg(not(target_env = "gnu"))]
-    pub(crate) fn lock_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
+    fn sleep_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
         self.lock_by_wall_clock(deadline)
     }
 
-    /// [`lock_until`](Self::lock_until) for C libraries that only know deadlines of the wall clock. When that is set
+    /// [`sleep_until`](Self::sleep_until) for C libraries that only know deadlines of the wall clock. When that is set
     /// forward, the wait goes on; when it is set back, the wait is longer by as much.
     #[cfg(any(test, not(target_env = "gnu")))]
     fn lock_by_wall_clock(&self, deadline: Instant) -> Result<Acquired, LockError> {
@@ -148,6 +173,25 @@ impl RobustMutex {
             if code != libc::ETIMEDOUT || Instant::now() >= deadline {
                 return self.acquired(code);
             }
+        }
+    }
+
+    /// The process that holds the mutex right now. `None` if none does, or if it cannot be found out.
+    ///
+    /// For error messages: the answer may be outdated when it is given.
+    pub(crate) fn holder(&self) -> Option<u32> {
+        // The word that the kernel knows the owner by. musl has the kind of the mutex before it.
+        const WORD: usize = if cfg!(target_env = "musl") { 1 } else { 0 };
+        // The lower 30 bits are the owner's thread id, by the kernel's rules for robust lists.
+        const THREAD: u32 = 0x3fff_ffff;
+        // SAFETY: a mutex of the C library has two words and more.
+        let word = unsafe { self.0.get().cast::<u32>().add(WORD) };
+        // SAFETY: the word is aligned, lives as long as `self`, and is changed by atomic operations only, since other
+        // processes and the kernel change it too.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        match word.load(Ordering::Relaxed) & THREAD {
+            0 => None,
+            thread => life::process_of(thread),
         }
     }
 
@@ -163,6 +207,19 @@ impl RobustMutex {
         if code != 0 && code != libc::EPERM {
             log::error!("a mutex in shared memory is spoilt: {}", system(code));
         }
+    }
+
+    /// Waits for the mutex until the deadline that `limit` gives, for ever if it gives none; with a guard that unlocks.
+    /// `limit` is asked only if another thread holds the mutex.
+    pub(crate) fn hold_with(
+        &self,
+        limit: impl FnOnce() -> Option<Instant>,
+    ) -> Result<Held<'_>, LockError> {
+        let acquired = match self.try_lock() {
+            Err(LockError::Timeout) => self.lock_within(limit()),
+            outcome => outcome,
+        };
+        acquired.map(|acquired| self.held(acquired))
     }
 
     /// [`lock`](Self::lock), with a guard that unlocks.
@@ -422,6 +479,37 @@ mod tests {
                 assert!(waiter.join().unwrap());
             });
         }
+    }
+
+    #[test]
+    fn the_process_that_holds_it_can_be_named() {
+        let page = Page::new();
+        assert_eq!(page.mutex().holder(), None);
+        let held = page.mutex().hold().unwrap();
+        assert_eq!(page.mutex().holder(), Some(std::process::id()));
+        drop(held);
+        assert_eq!(page.mutex().holder(), None);
+        let child = child_that_holds(&page);
+        assert_eq!(page.mutex().holder(), Some(child.pid()));
+        child.kill();
+        assert!(page.mutex().try_hold().unwrap().owner_died());
+    }
+
+    #[test]
+    fn a_limit_is_asked_for_only_if_another_thread_holds_it() {
+        let page = Page::new();
+        let held = page.mutex().hold_with(|| panic!("it is free")).unwrap();
+        thread::scope(|scope| {
+            let now = || page.mutex().hold_with(|| Some(Instant::now())).err();
+            let answer = scope.spawn(now).join().unwrap();
+            assert!(matches!(answer, Some(LockError::Timeout)), "{answer:?}");
+            // Without a limit it waits for longer than a slice.
+            let waiter = scope.spawn(|| page.mutex().hold_with(|| None).is_ok());
+            thread::sleep(SLICE * 2);
+            assert!(!waiter.is_finished());
+            drop(held);
+            assert!(waiter.join().unwrap());
+        });
     }
 
     #[test]

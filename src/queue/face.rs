@@ -137,7 +137,7 @@ macro_rules! state {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn join(&self) -> Result<(), JoinError> {
-                self.port.join(Patience::FOREVER)
+                self.port.join(WaitMode::Forever)
             }
 
             /// [`join`](Self::join), for at most this long.
@@ -154,7 +154,7 @@ macro_rules! state {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
-                self.port.join(Patience::of(timeout))
+                self.port.join(WaitMode::within(timeout))
             }
         }
     };
@@ -180,7 +180,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, Patience::FOREVER)
+                item::push(&self.port, item, 0, WaitMode::Forever)
             }
 
             /// Pushes an item if there is room now.
@@ -198,7 +198,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, Patience::None)
+                item::push(&self.port, item, 0, WaitMode::Try)
             }
 
             /// Pushes an item, and waits for room for at most this long.
@@ -215,7 +215,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn push_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, Patience::of(timeout))
+                item::push(&self.port, item, 0, WaitMode::within(timeout))
             }
         }
     };
@@ -248,7 +248,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn pop(&self) -> Result<T, PopError> {
-                item::pop(&self.port, Patience::FOREVER)
+                item::pop(&self.port, WaitMode::Forever)
             }
 
             /// Takes the next item if there is one now.
@@ -265,7 +265,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn try_pop(&self) -> Result<T, PopError> {
-                item::pop(&self.port, Patience::None)
+                item::pop(&self.port, WaitMode::Try)
             }
 
             /// Takes the next item, and waits for one for at most this long.
@@ -282,7 +282,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
-                item::pop(&self.port, Patience::of(timeout))
+                item::pop(&self.port, WaitMode::within(timeout))
             }
 
             /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left

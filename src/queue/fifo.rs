@@ -11,9 +11,10 @@ use super::face::{handle, popping, pushing, state};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Patience, Port, Role};
+use super::port::{Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
+use crate::shm::wait_mode::WaitMode;
 
 /// The bytes that may lie in a queue unless something else is said.
 pub(super) const BYTES: u64 = 1 << 30;

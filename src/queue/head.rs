@@ -283,20 +283,24 @@ impl View<'_> {
             .fold(0, u64::wrapping_add)
     }
 
-    /// Takes the lock of the pushes, at most until the deadline.
-    pub(super) fn lock_pushes(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
-        self.lock(&self.head.pushes.lock, deadline)
+    /// Takes the lock of the pushes, at most until the deadline that `limit` gives.
+    pub(super) fn lock_pushes(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
+        self.lock(&self.head.pushes.lock, limit)
     }
 
     /// Takes the lock of the pops, which in some orders is that of the pushes.
-    pub(super) fn lock_pops(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
+    pub(super) fn lock_pops(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
         match self.geometry.order {
-            Order::Fifo => self.lock(&self.head.pops.lock, deadline),
-            _ => self.lock_pushes(deadline),
+            Order::Fifo => self.lock(&self.head.pops.lock, limit),
+            _ => self.lock_pushes(limit),
         }
     }
 
-    fn lock<'l>(&self, lock: &'l RobustMutex, deadline: Option<Instant>) -> Option<Held<'l>> {
+    fn lock<'l>(
+        &self,
+        lock: &'l RobustMutex,
+        limit: impl FnOnce() -> Option<Instant>,
+    ) -> Option<Held<'l>> {
         let mut held = lock.try_hold();
         for _ in 1..TRIES {
             if !matches!(held, Err(LockError::Timeout)) {
@@ -306,10 +310,7 @@ impl View<'_> {
             held = lock.try_hold();
         }
         if matches!(held, Err(LockError::Timeout)) {
-            held = match deadline {
-                Some(deadline) => lock.hold_until(deadline),
-                None => lock.hold(),
-            };
+            held = lock.hold_with(limit);
         }
         match held {
             Ok(held) => {
@@ -430,13 +431,14 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
     }
 }
 
-/// A process that had a handle has ended. False if it has to be tried again later.
-pub(crate) fn bury(place: &Place, member: u16, end: End) -> bool {
+/// A process that had a handle has ended. False if it has to be tried again later, because the locks were not to be had
+/// until the deadline.
+pub(crate) fn bury(place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let mut is_done = true;
     with(place, |view| {
         // So that what it was at is done or undone, and its book is right.
-        let soon = Some(member::soon());
-        let is_settled = view.lock_pushes(soon).is_some() && view.lock_pops(soon).is_some();
+        let limit = || Some(deadline);
+        let is_settled = view.lock_pushes(limit).is_some() && view.lock_pops(limit).is_some();
         if !is_settled {
             is_done = false;
             return;

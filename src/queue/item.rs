@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{PopError, PushError};
-use super::port::{Patience, Port, Refusal};
+use super::port::{Port, Refusal};
 use super::transfer::{Load, Taken};
 use crate::codec;
-use crate::shm::cargo;
 use crate::shm::payload::Payload;
+use crate::shm::wait_mode::WaitMode;
+use crate::shm::{ShareError, cargo};
 
 /// Room in a slot for an item whose size is not known, at most and at least.
 const ROOM: std::ops::RangeInclusive<usize> = 48..=240;
@@ -51,7 +52,7 @@ pub(super) fn push<T: Serialize + 'static>(
     port: &Port,
     item: T,
     priority: i64,
-    patience: Patience,
+    mode: WaitMode,
 ) -> Result<(), PushError<T>> {
     let refused = |item, refusal| match refusal {
         Refusal::NotNow => PushError::Full(item),
@@ -66,7 +67,7 @@ pub(super) fn push<T: Serialize + 'static>(
         let mut bytes = [0; FIXED];
         codec::put_fixed(&mut bytes[..size], &item);
         let mut load = Some(Load::Inline(&bytes[..size]));
-        let pushed = port.put(&mut load, priority, patience);
+        let pushed = port.put(&mut load, priority, mode);
         return pushed.map_err(|refusal| refused(item, refusal));
     }
     with_buffer(|buffer| {
@@ -83,13 +84,16 @@ pub(super) fn push<T: Serialize + 'static>(
         let load = if sent.handles().is_empty() && buffer.len() <= port.room() {
             Load::Inline(buffer)
         } else {
-            match Payload::new(buffer, sent.handles()) {
+            let deadline = mode.lock_deadline();
+            match Payload::new(buffer, sent.handles(), deadline) {
                 Ok(payload) => Load::Payload(payload, bytes),
+                // A process is stopped with the ledger. Without a deadline it is waited for.
+                Err(ShareError::Busy { .. }) => return Err(PushError::Full(item)),
                 Err(error) => return Err(PushError::NoMemory { item, error }),
             }
         };
         let mut load = Some(load);
-        let pushed = port.put(&mut load, priority, patience);
+        let pushed = port.put(&mut load, priority, mode);
         // Before the handles are called back, if they are: it lists them.
         drop(load);
         match pushed {
@@ -104,10 +108,10 @@ pub(super) fn push<T: Serialize + 'static>(
 
 pub(super) fn pop<T: DeserializeOwned + 'static>(
     port: &Port,
-    patience: Patience,
+    mode: WaitMode,
 ) -> Result<T, PopError> {
     with_buffer(|buffer| {
-        let taken = port.take(buffer, patience);
+        let taken = port.take(buffer, mode);
         let taken = taken.map_err(|refusal| match refusal {
             Refusal::NotNow => PopError::Empty,
             Refusal::Closed => PopError::Closed,

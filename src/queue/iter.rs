@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 
 use super::error::PopError;
 use super::item;
-use super::port::{Patience, Port};
+use super::port::Port;
+use crate::shm::wait_mode::WaitMode;
 
 /// Takes items out of a queue until it ends; from [`Queue::iter`](super::Queue::iter) and its like.
 ///
@@ -90,7 +91,7 @@ impl<T: DeserializeOwned + 'static> Iterator for IntoIter<T> {
 /// The next item that can be read.
 fn next<T: DeserializeOwned + 'static>(port: &Port) -> Option<T> {
     loop {
-        match item::pop(port, Patience::FOREVER) {
+        match item::pop(port, WaitMode::Forever) {
             Ok(item) => return Some(item),
             Err(error @ (PopError::Undecodable { .. } | PopError::Unreachable(_))) => {
                 log::error!("{error}");

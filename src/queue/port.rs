@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserializer, Serializer};
 
@@ -13,6 +13,7 @@ use crate::os::{fork, task};
 use crate::shm::ShareError;
 use crate::shm::member;
 use crate::shm::object::Object;
+use crate::shm::wait_mode::WaitMode;
 
 /// What may be done by a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,29 +30,6 @@ impl Role {
 
     pub(super) fn receives(self) -> bool {
         self != Self::Sender
-    }
-}
-
-/// How long a call waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Patience {
-    None,
-    Until(Option<Instant>),
-}
-
-impl Patience {
-    pub(super) const FOREVER: Self = Self::Until(None);
-
-    /// What is beyond the clock's reach is for ever.
-    pub(super) fn of(timeout: Duration) -> Self {
-        Self::Until(Instant::now().checked_add(timeout))
-    }
-
-    pub(super) fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::None => None,
-            Self::Until(deadline) => deadline,
-        }
     }
 }
 
@@ -182,6 +160,12 @@ impl Port {
         *other.receivers_killed.get_mut() = self.receivers_killed.load(Ordering::Relaxed);
         other.count();
         other
+    }
+
+    /// Sees to it that [`view`](Self::view) does not wait: in a forked child, whose first use of the handle takes the ledger.
+    /// Whether that was possible before the deadline, which is asked for only then.
+    pub(super) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
+        self.object.reach(limit)
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -322,25 +306,28 @@ impl Port {
         &self,
         load: &mut Option<Load<'_>>,
         priority: i64,
-        patience: Patience,
+        mode: WaitMode,
     ) -> Result<(), Refusal> {
+        if !self.reach(|| mode.lock_deadline()) {
+            return Err(Refusal::NotNow);
+        }
         let view = self.view();
-        let rest = Rest::of(patience);
-        let deadline = patience.deadline();
+        let rest = Rest::of(mode);
+        let deadline = mode.deadline();
         if !self.role.receives() && self.is_cut_off(&view, &rest) {
             return Err(Refusal::Disconnected);
         }
-        let mut attempt = || match view.put(load, priority, deadline) {
+        let mut attempt = || match view.put(load, priority, mode) {
             Put::Done => Some(Ok(())),
             Put::Closed => Some(Err(Refusal::Closed)),
-            Put::Full if matches!(patience, Patience::None) && self.role.receives() => None,
+            Put::Full if mode == WaitMode::Try && self.role.receives() => None,
             Put::Full => self
                 .is_cut_off(&view, &rest)
                 .then_some(Err(Refusal::Disconnected)),
         };
-        let outcome = match patience {
-            Patience::None => attempt().or_else(|| self.looks_around().then(attempt)?),
-            Patience::Until(deadline) => {
+        let outcome = match mode {
+            WaitMode::Try => attempt().or_else(|| self.looks_around().then(attempt)?),
+            WaitMode::Until(_) | WaitMode::Forever => {
                 let waiters = &view.head.pushes.waiting.0;
                 waiters.wait(deadline, attempt, || rest.patrol())
             }
@@ -385,28 +372,31 @@ impl Port {
     }
 
     /// Takes an item; what lies in its slot is appended to `out`.
-    pub(super) fn take(&self, out: &mut Vec<u8>, patience: Patience) -> Result<Taken, Refusal> {
+    pub(super) fn take(&self, out: &mut Vec<u8>, mode: WaitMode) -> Result<Taken, Refusal> {
+        if !self.reach(|| mode.lock_deadline()) {
+            return Err(Refusal::NotNow);
+        }
         let view = self.view();
         let member = member::own_number();
-        let rest = Rest::of(patience);
-        let deadline = patience.deadline();
+        let rest = Rest::of(mode);
+        let deadline = mode.deadline();
         let mut attempt = || {
-            if let Some(taken) = view.take(out, member, deadline) {
+            if let Some(taken) = view.take(out, member, mode) {
                 return Some(Ok(taken));
             }
-            let is_call_for_now = matches!(patience, Patience::None);
+            let is_call_for_now = mode == WaitMode::Try;
             let refusal = self.is_over(&view, is_call_for_now, &rest)?;
             // What was pushed before it was over.
-            match view.take(out, member, deadline) {
+            match view.take(out, member, mode) {
                 Some(taken) => Some(Ok(taken)),
                 // Only the lock was not to be had.
                 None if view.has_items() => None,
                 None => Some(Err(refusal)),
             }
         };
-        let outcome = match patience {
-            Patience::None => attempt().or_else(|| self.looks_around().then(attempt)?),
-            Patience::Until(deadline) => {
+        let outcome = match mode {
+            WaitMode::Try => attempt().or_else(|| self.looks_around().then(attempt)?),
+            WaitMode::Until(_) | WaitMode::Forever => {
                 let waiters = &view.head.pops.waiting.0;
                 waiters.wait(deadline, attempt, || rest.patrol())
             }
@@ -449,14 +439,14 @@ impl Port {
     /// Whether `try_pop` would say something else than that it is empty.
     pub(super) fn is_ready(&self) -> bool {
         let view = self.view();
-        let is_over = || self.is_over(&view, true, &Rest::of(Patience::None));
+        let is_over = || self.is_over(&view, true, &Rest::of(WaitMode::Try));
         view.has_items() || is_over().is_some()
     }
 
     pub(super) fn close(&self) {
         let view = self.view();
         // Under the lock: who finds it closed and empty can be sure that nothing is on its way.
-        let lock = view.lock_pushes(None);
+        let lock = view.lock_pushes(|| None);
         view.head.closed.store(1, Ordering::Release);
         drop(lock);
         view.notify_all();
@@ -510,12 +500,12 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn of(patience: Patience) -> Self {
+    pub(super) fn of(mode: WaitMode) -> Self {
         Self {
             connected: Cell::new(None),
             had_others: Cell::new(false),
             is_alone: Cell::new(false),
-            is_for_ever: matches!(patience, Patience::Until(None)),
+            is_for_ever: mode == WaitMode::Forever,
         }
     }
 

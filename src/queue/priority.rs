@@ -12,9 +12,10 @@ use super::fifo::BYTES;
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Patience, Port, Role};
+use super::port::{Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
+use crate::shm::wait_mode::WaitMode;
 
 /// A queue of which the item with the highest priority comes out first, and of several with the same the one that was
 /// pushed first; otherwise as [`Queue`](super::Queue).
@@ -104,7 +105,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, Patience::FOREVER)
+        item::push(&self.port, item, priority, WaitMode::Forever)
     }
 
     /// Pushes an item if there is room now.
@@ -123,7 +124,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn try_push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, Patience::None)
+        item::push(&self.port, item, priority, WaitMode::Try)
     }
 
     /// Pushes an item, and waits for room for at most this long.
@@ -148,7 +149,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
         item: T,
         timeout: Duration,
     ) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, Patience::of(timeout))
+        item::push(&self.port, item, priority, WaitMode::within(timeout))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::os::{futex, pidfd};
 use crate::process::Process;
 use crate::shm::member;
 use crate::shm::wait::{Ticket, Waiters};
+use crate::shm::wait_mode::WaitMode;
 use crate::sync::Event;
 
 /// The longest sleep without a look around.
@@ -45,7 +46,7 @@ const SHORT_SLICE: Duration = Duration::from_millis(1);
 pub trait Waitable: Sealed + Sync {}
 
 pub(crate) mod sealed {
-    use super::{BorrowedFd, Waiters};
+    use super::{BorrowedFd, Instant, Waiters};
 
     /// What wakes those who wait.
     pub(crate) enum Waker<'a> {
@@ -58,6 +59,9 @@ pub(crate) mod sealed {
     pub struct Source<'a>(pub(super) Waker<'a>);
 
     pub trait Sealed {
+        /// Sees to it that the other two do not wait: in a forked child, whose first use of an object takes the ledger. Whether
+        /// that was possible.
+        fn reach(&self, deadline: Option<Instant>) -> bool;
         fn is_ready(&self) -> bool;
         fn source(&self) -> Source<'_>;
     }
@@ -69,6 +73,11 @@ macro_rules! waitable {
     ([$($generic:ident),*] $type:ty, $port:expr) => {
         impl<$($generic),*> Waitable for $type {}
         impl<$($generic),*> Sealed for $type {
+            fn reach(&self, deadline: Option<Instant>) -> bool {
+                let port: fn(&Self) -> &Port = $port;
+                port(self).reach(|| deadline)
+            }
+
             fn is_ready(&self) -> bool {
                 let port: fn(&Self) -> &Port = $port;
                 port(self).is_ready()
@@ -90,6 +99,10 @@ waitable!([A, B] Connection<A, B>, |it| &it.receiver().port);
 
 impl Waitable for Event {}
 impl Sealed for Event {
+    fn reach(&self, deadline: Option<Instant>) -> bool {
+        Self::reach(self, || deadline)
+    }
+
     fn is_ready(&self) -> bool {
         self.is_set()
     }
@@ -101,6 +114,10 @@ impl Sealed for Event {
 
 impl Waitable for Process {}
 impl Sealed for Process {
+    fn reach(&self, _: Option<Instant>) -> bool {
+        true
+    }
+
     fn is_ready(&self) -> bool {
         !self.is_alive()
     }
@@ -155,6 +172,11 @@ impl Sealed for Process {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize> {
+    let mode = timeout.map_or(WaitMode::Forever, WaitMode::within);
+    let reached_by = mode.lock_deadline();
+    if !all.iter().all(|it| it.reach(reached_by)) {
+        return Vec::new();
+    }
     let ready = || -> Vec<usize> {
         let places = all.iter().enumerate();
         let ready = places.filter(|(_, it)| it.is_ready());
@@ -164,7 +186,7 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
     if !now.is_empty() || all.is_empty() || timeout == Some(Duration::ZERO) {
         return now;
     }
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = mode.deadline();
     let (mut waiters, mut descriptors) = (Vec::new(), Vec::new());
     for it in all {
         match it.source().0 {

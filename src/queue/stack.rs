@@ -12,9 +12,10 @@ use super::fifo::BYTES;
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Patience, Port, Role};
+use super::port::{Port, Role};
 use crate::shm::ShareError;
 use crate::shm::object::shape_of;
+use crate::shm::wait_mode::WaitMode;
 
 /// A queue of which the newest item comes out first; otherwise as [`Queue`](super::Queue).
 ///

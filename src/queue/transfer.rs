@@ -5,13 +5,13 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::head::{SLOT_HEAD, View};
 use super::{order, step};
 use crate::shm::ShareError;
 use crate::shm::payload::Payload;
 use crate::shm::wait::Waiters;
+use crate::shm::wait_mode::WaitMode;
 
 /// An item on its way in.
 pub(super) enum Load<'a> {
@@ -101,12 +101,7 @@ impl View<'_> {
     }
 
     /// Pushes an item if there is room; `load` is taken then.
-    pub(super) fn put(
-        &self,
-        load: &mut Option<Load<'_>>,
-        priority: i64,
-        deadline: Option<Instant>,
-    ) -> Put {
+    pub(super) fn put(&self, load: &mut Option<Load<'_>>, priority: i64, mode: WaitMode) -> Put {
         let len = load.as_ref().map_or(0, Load::len);
         let head = self.head;
         let is_stale = self.seems_full(len);
@@ -117,7 +112,7 @@ impl View<'_> {
                 Put::Closed
             };
         }
-        let Some(lock) = self.lock_pushes(deadline) else {
+        let Some(lock) = self.lock_pushes(|| mode.lock_deadline()) else {
             return Put::Full;
         };
         if head.closed.load(Ordering::Acquire) != 0 {
@@ -173,17 +168,12 @@ impl View<'_> {
     }
 
     /// Takes the next item out, in the name of `member`; `None` if there is none.
-    pub(super) fn take(
-        &self,
-        out: &mut Vec<u8>,
-        member: u16,
-        deadline: Option<Instant>,
-    ) -> Option<Taken> {
+    pub(super) fn take(&self, out: &mut Vec<u8>, member: u16, mode: WaitMode) -> Option<Taken> {
         let head = self.head;
         if !self.has_items() {
             return None;
         }
-        let lock = self.lock_pops(deadline)?;
+        let lock = self.lock_pops(|| mode.lock_deadline())?;
         let (side, journal) = (&head.pops, &head.pops.journal);
         let popped = side.done.items.load(Ordering::Relaxed);
         if popped >= side.seen.load(Ordering::Relaxed) {

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::error::{JoinError, NothingInHand};
-use super::port::{Others, Patience, Port, Rest};
+use super::port::{Others, Port, Rest};
 use crate::shm::member;
+use crate::shm::wait_mode::WaitMode;
 
 impl Port {
     /// An item that this process has taken will never be done.
@@ -40,9 +41,13 @@ impl Port {
         Ok(())
     }
 
-    pub(super) fn join(&self, patience: Patience) -> Result<(), JoinError> {
+    pub(super) fn join(&self, mode: WaitMode) -> Result<(), JoinError> {
+        if !self.reach(|| mode.lock_deadline()) {
+            // How many there are cannot be looked up. A forked child that has just been started has finished none.
+            return Err(JoinError::TimedOut { unfinished: 0 });
+        }
         let view = self.view();
-        let rest = Rest::of(patience);
+        let rest = Rest::of(mode);
         let unfinished = || {
             let (pushed, finished) = view.balance();
             pushed.saturating_sub(finished)
@@ -66,7 +71,7 @@ impl Port {
             })
         };
         let waiters = &view.head.finished;
-        let ended = waiters.wait(patience.deadline(), ready, || rest.patrol());
+        let ended = waiters.wait(mode.deadline(), ready, || rest.patrol());
         ended.unwrap_or_else(|| {
             Err(JoinError::TimedOut {
                 unfinished: unfinished(),

@@ -13,12 +13,16 @@
 use std::io;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
+use super::deferred;
 use super::error::ShareError;
-use super::family::{Family, PAGE, SEGMENT, SMALL_END};
+use super::family::{self, Family, PAGE, SEGMENT, SMALL_END};
 use super::holders::Holders;
 use super::kind::Kind;
 use super::member;
+use super::wait_mode::soon;
+use crate::os::robust::Held;
 use crate::os::sparse;
 
 /// How many blocks there can be.
@@ -160,19 +164,20 @@ impl Family {
     /// A block of `len` bytes, held by `member`, in the phase [`Phase::Making`]. Its memory holds whatever was left
     /// there by the last one; whether that are zeros, the second says.
     ///
-    /// To be called with nothing locked: the dead may have what is wanted.
+    /// To be called with nothing locked: the dead may have what is wanted. Waits for the ledger until the deadline.
     pub(super) fn allocate(
         &self,
         len: u64,
         kind: Kind,
         shape: u64,
         member: u16,
+        deadline: Option<Instant>,
     ) -> Result<(BlockId, bool), ShareError> {
         member::patrol();
-        let allocated = self.try_allocate(len, kind, shape, member);
+        let allocated = self.try_allocate(len, kind, shape, member, deadline);
         if let Err(ShareError::OutOfMemory { .. } | ShareError::TooManyObjects { .. }) = allocated {
             member::bury_dead();
-            return self.try_allocate(len, kind, shape, member);
+            return self.try_allocate(len, kind, shape, member, deadline);
         }
         allocated
     }
@@ -183,6 +188,7 @@ impl Family {
         kind: Kind,
         shape: u64,
         member: u16,
+        deadline: Option<Instant>,
     ) -> Result<(BlockId, bool), ShareError> {
         let out_of_memory = |error: &io::Error| ShareError::OutOfMemory {
             bytes: len,
@@ -196,7 +202,7 @@ impl Family {
             sparse::check_left(len).map_err(|error| out_of_memory(&error))?;
         }
         let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
-        let lock = self.lock();
+        let lock = self.lock(|| deadline)?;
         let (index, is_new) = match self.take_free(order) {
             Some(index) => (index, false),
             None => match self.carve(order) {
@@ -237,11 +243,23 @@ impl Family {
             .memory
             .reserve(block.offset() + backed, wanted - backed)
         {
-            self.release(id, member, |_| {});
+            self.give_up(id, member);
             return Err(out_of_memory(&error));
         }
         block.backed.store(wanted, Ordering::Release);
         Ok((id, backed == 0))
+    }
+
+    /// Frees a block for which the kernel has no memory, as soon as the ledger can be had.
+    fn give_up(&self, id: BlockId, member: u16) {
+        if self.release_empty(id, member, soon()) {
+            return;
+        }
+        let own = self.id();
+        deferred::put_off(move |deadline| {
+            let family = family::if_any().filter(|family| family.id() == own);
+            family.is_none_or(|family| family.release_empty(id, member, deadline))
+        });
     }
 
     /// What lies in the block is finished, and others may come to it.
@@ -251,14 +269,15 @@ impl Family {
         }
     }
 
-    /// Has `member` hold the block too, which somebody else holds, or which is under way to it (`was_in_flight`).
+    /// Has `member` hold the block too, which another process holds, or which is under way to it (`was_in_flight`). Under
+    /// the lock of the ledger.
     pub(super) fn join(
         &self,
+        _lock: &Held<'_>,
         id: BlockId,
         member: u16,
         was_in_flight: bool,
     ) -> Result<&Block, ShareError> {
-        let _lock = self.lock();
         let block = self.block(id.index).ok_or(ShareError::Gone)?;
         let state = block.state();
         if !state.is(Phase::Live) || state.generation != id.generation {
@@ -279,36 +298,51 @@ impl Family {
         }
     }
 
-    /// A message with a handle of this block will not arrive. `take_apart` as for [`release`](Self::release).
-    pub(super) fn call_back(&self, id: BlockId, member: u16, take_apart: impl FnOnce(&Block)) {
-        if self.join(id, member, true).is_ok() {
-            self.release(id, member, take_apart);
+    /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, and is free.
+    ///
+    /// False if the ledger could not be locked until the deadline. Then it is to be called again: each step can be done
+    /// twice, and `take_apart` must be able to start again after a process that was killed in the middle of it.
+    pub(super) fn release(
+        &self,
+        id: BlockId,
+        member: u16,
+        deadline: Instant,
+        take_apart: impl FnOnce(&Block),
+    ) -> bool {
+        match self.lock(|| Some(deadline)) {
+            Ok(lock) => self.release_locked(lock, id, member, deadline, Some(take_apart)),
+            Err(_) => false,
         }
-    }
-
-    /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, which must be
-    /// able to start again after somebody who was killed in the middle of it, and is free.
-    pub(super) fn release(&self, id: BlockId, member: u16, take_apart: impl FnOnce(&Block)) {
-        self.let_go(id, member, Some(take_apart));
     }
 
     /// The same, if nothing is in the block that has to be taken apart.
-    pub(super) fn release_empty(&self, id: BlockId, member: u16) {
-        self.let_go(id, member, None::<fn(&Block)>);
+    pub(super) fn release_empty(&self, id: BlockId, member: u16, deadline: Instant) -> bool {
+        match self.lock(|| Some(deadline)) {
+            Ok(lock) => self.release_locked(lock, id, member, deadline, None::<fn(&Block)>),
+            Err(_) => false,
+        }
     }
 
-    fn let_go(&self, id: BlockId, member: u16, take_apart: Option<impl FnOnce(&Block)>) {
-        let lock = self.lock();
+    /// [`release`](Self::release), with the ledger locked by the caller. `lock` is the ledger's, perhaps together with
+    /// others. It goes before anything is taken apart.
+    pub(super) fn release_locked(
+        &self,
+        lock: impl Sized,
+        id: BlockId,
+        member: u16,
+        deadline: Instant,
+        take_apart: Option<impl FnOnce(&Block)>,
+    ) -> bool {
         let Some(block) = self.block(id.index) else {
-            return;
+            return true;
         };
         let state = block.state();
         if state.generation != id.generation || state.is(Phase::Free) || !block.is_held_by(member) {
-            return;
+            return true;
         }
         if !state.is(Phase::Ending) && block.holders.is_needed_besides(member) {
             block.holders.remove(member);
-            return;
+            return true;
         }
         // Nothing is to be taken apart that was not put together; and of one that was not finished it is not known how
         // much is reserved.
@@ -321,7 +355,7 @@ impl Family {
             || (is_made && backed > 0 && kept.saturating_add(backed) <= MOST_KEPT);
         if is_kept && take_apart.is_none() {
             self.put_free(id, block);
-            return;
+            return true;
         }
         let kind = if take_apart.is_some() { state.kind } else { 0 };
         block.set(State {
@@ -336,8 +370,12 @@ impl Family {
         if !is_kept {
             self.bare(block, backed);
         }
-        let _lock = self.lock();
+        // Without the ledger the block stays as it is: ending, and held by the member.
+        let Ok(_lock) = self.lock(|| Some(deadline)) else {
+            return false;
+        };
         self.put_free(id, block);
+        true
     }
 
     /// Gives back the memory of a block that is ending. Not under the lock: of a large one that takes long. Whoever is killed
@@ -416,7 +454,7 @@ impl Family {
         if index as usize >= most {
             return Err(CarveError::Full(ShareError::TooManyObjects { limit: most }));
         }
-        let end = super::family::HEADER + (u64::from(index) + 1) * size_of::<Block>() as u64;
+        let end = family::HEADER + (u64::from(index) + 1) * size_of::<Block>() as u64;
         self.reserve_up_to(&header.ledger_reserved, end)?;
         let size = 1_u64 << order;
         let (top, limit) = if order < LARGE {
@@ -481,9 +519,9 @@ impl Family {
         header.kept.store(kept, Ordering::Relaxed);
     }
 
-    /// Blocks that are not free, and the bytes asked for in them.
+    /// Blocks that are not free, and the bytes asked for in them. Counted without the lock: what is made or given back
+    /// meanwhile is in it, or is not.
     pub(super) fn in_use(&self) -> (usize, u64) {
-        let _lock = self.lock();
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let used = (0..blocks).filter_map(|index| {
             let block = self.block(index)?;

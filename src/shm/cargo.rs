@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use super::block::BlockId;
 use super::error::ShareError;
 use super::family::{self, Family};
-use super::member::Expected;
+use super::member::{Expected, ledger_deadline};
 use super::registry;
 
 /// How a handle travels, as it stands in the message.
@@ -201,7 +201,10 @@ pub(super) fn load(
                     Some(expected) => expected,
                     None => expected.insert(Expected::new()?),
                 };
-                family::get()?.join(id, expected.number(), false)?;
+                let family = family::get()?;
+                let lock = family.lock(ledger_deadline)?;
+                family.join(&lock, id, expected.number(), false)?;
+                drop(lock);
                 granted(expected.number());
                 Transit::Granted
             }

@@ -1,6 +1,7 @@
 //! What can go wrong with objects that processes share.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,17 @@ pub enum ShareError {
         /// Why it cannot be.
         reason: Cow<'static, str>,
     },
+    /// Another process holds the lock on what the family shares, and does not go on: it is stopped (`SIGSTOP`, a debugger,
+    /// a frozen container), or was not given a core for seconds. Nothing was made or changed.
+    #[error(
+        "the ledger of shared memory is locked by {}, which does not go on; let it continue if it was stopped, or end it, and \
+         try again",
+        Holder(*.by)
+    )]
+    Busy {
+        /// The process, if it can be told.
+        by: Option<u32>,
+    },
     /// The system refused something that should work.
     #[error("{what}: {reason}")]
     System {
@@ -83,6 +95,19 @@ pub enum ShareError {
         /// What the system said.
         reason: String,
     },
+}
+
+/// How a message names the process that holds a lock, by its pid.
+pub(in crate::shm) struct Holder(pub(in crate::shm) Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) if pid == std::process::id() => f.write_str("another thread of this process"),
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("another process"),
+        }
+    }
 }
 
 impl ShareError {

@@ -16,11 +16,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use super::block::{BLOCKS, Block, ORDERS};
 use super::error::ShareError;
 use super::member::{MEMBERS, Slot};
-use crate::os::robust::{Held, RobustMutex};
+use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::os::sparse::{Mapping, Sparse};
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"family01");
@@ -244,15 +245,31 @@ impl Family {
         unsafe { entry.cast::<Block>().as_ref() }
     }
 
-    /// Takes the lock of the ledger.
-    pub(super) fn lock(&self) -> Held<'_> {
-        let held = self.header().lock.hold().unwrap_or_else(|error| {
-            panic!("the ledger of shared memory is out of order: {error:?}")
-        });
-        if held.owner_died() {
-            self.repair();
+    /// Takes the lock of the ledger, at most until the deadline that `limit` gives, which is asked only if another thread
+    /// holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Busy`] after the deadline.
+    ///
+    /// # Panics
+    ///
+    /// If another process has written over the lock.
+    pub(super) fn lock(
+        &self,
+        limit: impl FnOnce() -> Option<Instant>,
+    ) -> Result<Held<'_>, ShareError> {
+        let lock = &self.header().lock;
+        match lock.hold_with(limit) {
+            Ok(held) => {
+                if held.owner_died() {
+                    self.repair();
+                }
+                Ok(held)
+            }
+            Err(LockError::Timeout) => Err(ShareError::Busy { by: lock.holder() }),
+            Err(error) => panic!("the ledger of shared memory is out of order: {error:?}"),
         }
-        held
     }
 
     /// Where a small block that begins at `offset` is in this process.

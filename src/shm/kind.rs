@@ -4,6 +4,7 @@
 //! their types.
 
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use super::array;
 use super::member::End;
@@ -51,12 +52,12 @@ impl Kind {
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
     ///
-    /// False if somebody has the object locked for so long that it had better be tried again later.
-    pub(super) fn bury(self, place: &Place, member: u16, end: End) -> bool {
+    /// Waits for the object's locks until the deadline at most. False if it has to be tried again later.
+    pub(super) fn bury(self, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
         match self {
-            Self::Array => array::bury(place, member),
-            Self::Queue => queue::bury(place, member, end),
-            _ => crate::sync::bury(self, place, member, end),
+            Self::Array => array::bury(place, member, deadline),
+            Self::Queue => queue::bury(place, member, end, deadline),
+            _ => crate::sync::bury(self, place, member, end, deadline),
         }
     }
 

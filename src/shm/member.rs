@@ -12,9 +12,11 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::deferred;
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::registry;
+use super::wait_mode::soon;
 use crate::os::exit::{self, Turn};
 use crate::os::robust::{Held, LockError};
 use crate::os::{clock, fork, life};
@@ -67,20 +69,43 @@ pub(crate) enum End {
 /// This process's number, and the [`fork::generation`] that it is good for, from 1 on; 0: none yet.
 static OWN: AtomicU64 = AtomicU64::new(0);
 
-/// This process's number. It becomes a member if it is none.
+/// This process's number. It becomes a member if it is none, and waits for the ledger for [`LEDGER_TIME`] then.
 pub(crate) fn own() -> Result<u16, ShareError> {
-    let generation = fork::generation() + 1;
-    // Pairs with the store in `enlist`.
-    let own = OWN.load(Ordering::Acquire);
-    if (own >> 32) as u32 == generation {
-        return Ok(own as u16);
+    match known() {
+        Some(number) => Ok(number),
+        None => enlist(ledger_deadline()),
     }
-    enlist(generation)
 }
 
-/// This process's number. To be called by whoever has an object in hand, and is a member therefore.
+/// The same, but waits for the ledger until the deadline, and for ever without one.
+pub(crate) fn own_by(deadline: Option<Instant>) -> Result<u16, ShareError> {
+    match known() {
+        Some(number) => Ok(number),
+        None => enlist(deadline),
+    }
+}
+
+/// This process's number. To be called by a process that has an object in hand: it is a member therefore, unless it has
+/// just been forked. Then it becomes one, however long that takes.
 pub(crate) fn own_number() -> u16 {
-    own().unwrap_or_else(|error| panic!("{error}"))
+    own_by(None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// This process's number, if it has one.
+fn known() -> Option<u16> {
+    // Pairs with the store in `remember`.
+    let own = OWN.load(Ordering::Acquire);
+    ((own >> 32) as u32 == fork::generation() + 1).then_some(own as u16)
+}
+
+/// How long to wait for the ledger where the caller has set no time: when objects are made, and when handles arrive.
+/// Its lock is held for microseconds, unless its holder is stopped.
+const LEDGER_TIME: Duration = Duration::from_secs(2);
+
+/// When [`LEDGER_TIME`] will be over.
+#[expect(clippy::unnecessary_wraps, reason = "as the lock wants it")]
+pub(super) fn ledger_deadline() -> Option<Instant> {
+    Some(Instant::now() + LEDGER_TIME)
 }
 
 /// The process that has this number; `None` if none has.
@@ -97,22 +122,21 @@ fn remember(generation: u32, number: u16) {
 }
 
 #[cold]
-fn enlist(generation: u32) -> Result<u16, ShareError> {
+fn enlist(deadline: Option<Instant>) -> Result<u16, ShareError> {
     let family = family::get()?;
     family.check_namespaces()?;
     exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
     for attempt in 0..2 {
-        let lock = family.lock();
+        let lock = family.lock(|| deadline)?;
         // Another thread may have been faster.
-        let own = OWN.load(Ordering::Acquire);
-        if (own >> 32) as u32 == generation {
-            return Ok(own as u16);
+        if let Some(number) = known() {
+            return Ok(number);
         }
         if let Some((number, slot)) = family.free_slot() {
             slot.begin(pid, started, Life::Alive);
-            remember(generation, number);
+            remember(fork::generation() + 1, number);
             return Ok(number);
         }
         drop(lock);
@@ -160,6 +184,16 @@ impl Slot {
         self.pid.load(Ordering::Relaxed)
     }
 
+    /// Says that the process which has the place is ending of its own will. Done by that process, and without the lock: no
+    /// other one changes the place of a process that runs.
+    fn leave(&self) {
+        let (alive, leaving) = (Life::Alive as u32, Life::Leaving as u32);
+        // An error: it has left already.
+        let _ = self
+            .life
+            .compare_exchange(alive, leaving, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Whether there is somebody to bury.
     fn is_over(&self) -> bool {
         let started = self.started.load(Ordering::Relaxed);
@@ -188,22 +222,9 @@ impl Slot {
     }
 }
 
-/// How long to wait for somebody else who buries: that one may be stopped.
-#[derive(Clone, Copy)]
-enum Patience {
-    None,
-    /// What is not done now, somebody's patrol will do.
-    Some,
-}
-
-/// How long a burial waits for the lock of one object: nobody has it for longer than it takes to copy an item, unless it was
-/// stopped (SIGSTOP, a debugger). Then that object is left for a later burial.
-pub(crate) fn soon() -> Instant {
-    Instant::now() + Duration::from_millis(20)
-}
-
-/// The most that a process waits for another that buries.
-const MOST_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a process waits for another one that reclaims, which may be stopped. What is not done then, a later patrol
+/// will do.
+const MOST_FOR_OTHERS: Duration = Duration::from_millis(200);
 
 impl Family {
     fn slots(&self) -> &[Slot] {
@@ -228,16 +249,16 @@ impl Family {
     }
 
     /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
-    /// somebody who starts again: each step can be done twice. So is whoever finds an object locked by a process that has been
-    /// stopped.
-    fn bury(&self, number: u16, slot: &Slot) {
+    /// somebody who starts again: each step can be done twice. So is a process that finds an object, or the ledger, locked
+    /// at the deadline by one that is stopped.
+    fn bury(&self, number: u16, slot: &Slot, deadline: Instant) {
         let end = slot.end();
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let mut is_done = true;
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
             if let Some(block) = held {
-                is_done &= registry::bury(self, index, block, number, end);
+                is_done &= registry::bury(self, index, block, number, end, deadline);
             }
         }
         if is_done {
@@ -245,12 +266,13 @@ impl Family {
         }
     }
 
-    /// Takes the lock of those who bury. Nobody who has it waits for anything that the one who asks could hold.
-    fn burial(&self, patience: Patience) -> Option<Held<'_>> {
+    /// Takes the lock of those who bury, at most until the deadline. Its holder waits for nothing that the caller could
+    /// hold.
+    fn burial(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
         let lock = &self.header().burial;
-        let held = match patience {
-            Patience::None => lock.try_hold(),
-            Patience::Some => lock.hold_until(Instant::now() + MOST_PATIENCE),
+        let held = match deadline {
+            None => lock.try_hold(),
+            Some(deadline) => lock.hold_until(deadline),
         };
         match held {
             Ok(held) => Some(held),
@@ -262,23 +284,34 @@ impl Family {
         }
     }
 
-    /// Buries those that `is_meant`, if they are dead.
-    fn bury_if(&self, patience: Patience, is_meant: impl Fn(&Slot) -> bool) {
-        let Some(_burial) = self.burial(patience) else {
+    /// Buries those that `is_meant`, if they are dead. Waits until `others` at most for another process that buries, without
+    /// it not at all.
+    ///
+    /// Locks that are held by a process which does not go on cost [`BRIEF`](super::wait_mode::BRIEF), all of them together.
+    /// What is behind them is left for a later burial.
+    fn bury_if(&self, others: Option<Instant>, is_meant: impl Fn(&Slot) -> bool) {
+        let Some(_burial) = self.burial(others) else {
             return;
         };
+        let deadline = soon();
         for (number, slot) in self.slots().iter().enumerate() {
-            let begins = || {
-                // Under the lock, which whoever takes a place has: half of what it writes could be taken for a dead member.
-                let _lock = self.lock();
+            if !is_meant(slot) || !slot.is_over() {
+                continue;
+            }
+            let is_over = {
+                // A process that takes a place does so under the lock. Half of what it writes could be taken for a dead
+                // member, so the look that counts is under the lock too.
+                let Ok(_lock) = self.lock(|| Some(deadline)) else {
+                    return;
+                };
                 let is_over = slot.is_over();
                 if is_over {
                     slot.begin_burial(slot.end());
                 }
                 is_over
             };
-            if is_meant(slot) && begins() {
-                self.bury(number as u16, slot);
+            if is_over {
+                self.bury(number as u16, slot, deadline);
             }
         }
     }
@@ -301,9 +334,14 @@ impl Family {
 
 /// Buries all members that have ended.
 pub(crate) fn bury_dead() {
+    bury_dead_by(Instant::now() + MOST_FOR_OTHERS);
+}
+
+/// The same, but waits for another process that buries until the deadline at most.
+pub(crate) fn bury_dead_by(deadline: Instant) {
     if let Some(family) = family::if_any() {
         let own = std::process::id();
-        family.bury_if(Patience::Some, |slot| slot.pid() != own);
+        family.bury_if(Some(deadline), |slot| slot.pid() != own);
     }
 }
 
@@ -312,7 +350,8 @@ pub(crate) fn has_ended(pid: u32) {
     if let Some(family) = family::if_any()
         && family.slots().iter().any(|slot| slot.pid() == pid)
     {
-        family.bury_if(Patience::Some, |slot| slot.pid() == pid);
+        let deadline = Instant::now() + MOST_FOR_OTHERS;
+        family.bury_if(Some(deadline), |slot| slot.pid() == pid);
     }
 }
 
@@ -339,7 +378,7 @@ pub(crate) fn patrol() {
     let some = slots.iter().cycle().skip(beat % slots.len().max(1));
     if some.take(BEAT.min(slots.len())).any(Slot::is_over) {
         let own = std::process::id();
-        family.bury_if(Patience::None, |slot| slot.pid() != own);
+        family.bury_if(None, |slot| slot.pid() != own);
     }
 }
 
@@ -355,10 +394,7 @@ fn leave() {
         && let Some(family) = family::if_any()
         && let Some(slot) = family.slots().get(usize::from(own as u16))
     {
-        let _lock = family.lock();
-        if slot.is(Life::Alive) && slot.pid() == std::process::id() {
-            slot.set(Life::Leaving);
-        }
+        slot.leave();
     }
 }
 
@@ -383,7 +419,7 @@ impl Expected {
         let pid = std::process::id();
         let started = start_of(pid)?;
         for attempt in 0..2 {
-            let lock = family.lock();
+            let lock = family.lock(ledger_deadline)?;
             if let Some((number, slot)) = family.free_slot() {
                 let uses = slot.begin(pid, started, Life::Expected);
                 return Ok(Self {
@@ -417,12 +453,18 @@ impl Expected {
             return;
         };
         self.is_settled = true;
-        let _lock = family.lock();
-        let slot = &family.header().slots[usize::from(self.place.number)];
-        // If it is already there, or was and has been buried, the place is not this process's any more.
-        if slot.is_expected(self.place.uses) {
-            slot.take(pid, started, Life::Expected);
-        }
+        let place = self.place;
+        deferred::release(move |deadline| {
+            let Ok(_lock) = family.lock(|| Some(deadline)) else {
+                return false;
+            };
+            let slot = &family.header().slots[usize::from(place.number)];
+            // If it is already there, or was and has been buried, the place is not this process's any more.
+            if slot.is_expected(place.uses) {
+                slot.take(pid, started, Life::Expected);
+            }
+            true
+        });
     }
 }
 
@@ -435,19 +477,24 @@ impl Drop for Expected {
         let Some(family) = family::if_any() else {
             return;
         };
-        let slot = &family.header().slots[usize::from(self.place.number)];
-        let begins = {
-            let _lock = family.lock();
-            let is_own = slot.is_expected(self.place.uses);
+        let place = self.place;
+        deferred::release(move |deadline| {
+            let slot = &family.header().slots[usize::from(place.number)];
+            let Ok(lock) = family.lock(|| Some(deadline)) else {
+                return false;
+            };
+            let is_own = slot.is_expected(place.uses);
             if is_own {
                 slot.begin_burial(End::Left);
             }
-            is_own
-        };
-        if begins {
-            // Whoever buries has an eye for it; if that is somebody else now, it need not be this process.
-            family.bury_if(Patience::Some, |other| std::ptr::eq(other, slot));
-        }
+            drop(lock);
+            if is_own {
+                // If another process buries right now, it may do this as well.
+                let others = Instant::now() + MOST_FOR_OTHERS;
+                family.bury_if(Some(others), |other| std::ptr::eq(other, slot));
+            }
+            true
+        });
     }
 }
 
@@ -458,7 +505,7 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
-    let _lock = family.lock();
+    let _lock = family.lock(ledger_deadline)?;
     let slot = family.slots().get(usize::from(place.number));
     let slot = slot
         .filter(|slot| slot.is_expected(place.uses))

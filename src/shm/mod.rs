@@ -74,6 +74,7 @@
 pub(crate) mod array;
 pub(crate) mod block;
 pub(crate) mod cargo;
+pub(crate) mod deferred;
 mod error;
 pub(crate) mod family;
 mod holders;
@@ -87,6 +88,7 @@ pub(crate) mod registry;
 mod tests;
 mod value;
 pub(crate) mod wait;
+pub(crate) mod wait_mode;
 
 pub use array::lend::{Chunks, Tiles, With, Zipped};
 pub use array::{

@@ -5,15 +5,18 @@ use std::marker::PhantomData;
 use std::mem::size_of;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::block::BlockId;
 use super::cargo::{self, Kept, Transit};
+use super::deferred;
 use super::error::ShareError;
 use super::family;
 use super::kind::{self, Head};
 use super::registry::{Attachment, Place};
+use super::wait_mode::soon;
 
 /// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
 pub(crate) struct Object<H> {
@@ -86,6 +89,31 @@ impl<H: Head> Object<H> {
     pub(crate) fn head(&self) -> &H {
         // SAFETY: the block was made with this head: `new` has done it, or `open` has looked.
         unsafe { kind::head(self.attachment.place().start()) }
+    }
+
+    /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of the object takes the
+    /// ledger. Whether that was possible before the deadline, which is asked for only then.
+    pub(crate) fn reach(&self, deadline: impl FnOnce() -> Option<Instant>) -> bool {
+        self.attachment.reach(deadline)
+    }
+
+    /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must not be left undone. The
+    /// object lives until it is done.
+    ///
+    /// `change` tries once, waiting for locks until the time given at most, and says whether it is done.
+    pub(crate) fn now_or_later(
+        &self,
+        mut change: impl FnMut(&H, Instant) -> bool + Send + 'static,
+    ) {
+        let end = soon();
+        // Nearly always the locks are free, and no other handle is needed.
+        if self.reach(|| Some(end)) && change(self.head(), end) {
+            return;
+        }
+        let this = self.clone();
+        deferred::put_off(move |deadline| {
+            this.reach(|| Some(deadline)) && change(this.head(), deadline)
+        });
     }
 
     /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.

@@ -15,9 +15,11 @@
 //! ```
 
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use super::block::{Block, BlockId, Phase};
 use super::cargo;
+use super::deferred;
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
@@ -52,12 +54,20 @@ fn family_of(_: &Payload) -> Result<&'static Family, ShareError> {
 
 impl Payload {
     /// A payload with these bytes, and with handles of these objects among them, which are on their way with it.
-    pub(crate) fn new(bytes: &[u8], handles: &[BlockId]) -> Result<Self, ShareError> {
-        let member = member::own()?;
+    ///
+    /// # Errors
+    ///
+    /// Also [`ShareError::Busy`] after the deadline.
+    pub(crate) fn new(
+        bytes: &[u8],
+        handles: &[BlockId],
+        deadline: Option<Instant>,
+    ) -> Result<Self, ShareError> {
+        let member = member::own_by(deadline)?;
         let family = family::get()?;
         let front = WORD + handles.len() * WORD;
         let len = (front + bytes.len()) as u64;
-        let (id, _) = family.allocate(len, Kind::Payload, 0, member)?;
+        let (id, _) = family.allocate(len, Kind::Payload, 0, member, deadline)?;
         let payload = Self { id, member };
         let place = payload.place(family)?;
         let start = place.start();
@@ -179,20 +189,40 @@ impl Drop for Payload {
     fn drop(&mut self) {
         if let Ok(family) = family_of(self) {
             step();
-            // The handles in it are somebody's business by now, read or not sent.
-            family.release_empty(self.id, self.member);
+            let (id, member) = (self.id, self.member);
+            // The handles in it are the business of the process that has read them, or not sent them.
+            deferred::release(move |deadline| family.release_empty(id, member, deadline));
         }
     }
 }
 
 /// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if
-/// nobody has read it. May be called again.
+/// nobody has read it. May be called again, also after a process that was killed at it.
 pub(crate) fn discard(word: u64) {
-    if let (Some(family), Ok(member), Some(id)) = (family::if_any(), member::own(), id_of(word)) {
-        family.call_back(id, member, |block| {
-            registry::take_apart(family, id.index, block);
-        });
-    }
+    let Some(id) = id_of(word) else { return };
+    deferred::release(move |deadline| try_discard(id, deadline));
+}
+
+fn try_discard(id: BlockId, deadline: Instant) -> bool {
+    let Some(family) = family::if_any() else {
+        return true;
+    };
+    let member = match member::own_by(Some(deadline)) {
+        Ok(member) => member,
+        Err(error) => return !matches!(error, ShareError::Busy { .. }),
+    };
+    let Ok(lock) = family.lock(|| Some(deadline)) else {
+        return false;
+    };
+    // After a first attempt it has landed, and is this process's until the release is done.
+    let _ = family.join(&lock, id, member, true);
+    family.release_locked(
+        lock,
+        id,
+        member,
+        deadline,
+        Some(|block: &Block| registry::take_apart(family, id.index, block)),
+    )
 }
 
 /// Nobody has read it.

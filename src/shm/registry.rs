@@ -9,13 +9,16 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use super::block::{Block, BlockId, ORDERS, Phase};
+use super::deferred;
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
-use super::member::{self, End};
+use super::member::{self, End, ledger_deadline};
 use crate::os::fork::{self, PerProcess};
+use crate::os::robust::Held;
 use crate::os::sparse::Mapping;
 
 /// Mappings of large blocks that are kept for the next time, at most: a mapping that was used before needs no page faults.
@@ -62,7 +65,8 @@ pub(crate) struct Attachment {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
-    /// How many attachments there are. More than one only in a forked child, where an old handle and a new one meet.
+    /// How many attachments there are. More than one only in a forked child, where an old handle and a new one meet. 0: the
+    /// block is about to be let go of, unless another handle of it comes before.
     count: usize,
     latest: Weak<Attachment>,
 }
@@ -78,6 +82,29 @@ fn entries() -> MutexGuard<'static, Entries> {
         PerProcess::new(LazyLock::new(Mutex::default));
     // Nothing that can panic is done with it half-way.
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The longest wait for the ledger with the entries locked, which keeps all other threads of this process from them.
+const TRY: Duration = Duration::from_millis(1);
+
+/// Locks the entries, and then the ledger, at most until the deadline. Both may be dropped in any order.
+///
+/// # Errors
+///
+/// [`ShareError::Busy`] after the deadline.
+fn entries_and_ledger(
+    family: &Family,
+    deadline: Option<Instant>,
+) -> Result<(Held<'_>, MutexGuard<'static, Entries>), ShareError> {
+    loop {
+        let entries = entries();
+        if let Ok(lock) = family.lock(|| Some(Instant::now() + TRY)) {
+            return Ok((lock, entries));
+        }
+        // The holder may be stopped. Nothing of this process is locked while this thread waits for it.
+        drop(entries);
+        drop(family.lock(|| deadline)?);
+    }
 }
 
 impl Entries {
@@ -143,6 +170,10 @@ fn unmapped(error: &io::Error) -> ShareError {
 
 impl Attachment {
     /// A new block with an object in it, which `init` makes of zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Busy`] if the ledger cannot be had for seconds, and what else keeps a process from sharing.
     pub(super) fn make(
         len: usize,
         kind: Kind,
@@ -151,7 +182,8 @@ impl Attachment {
     ) -> Result<Arc<Self>, ShareError> {
         let member = member::own()?;
         let family = family::get()?;
-        let (id, is_zero) = family.allocate(len as u64, kind, shape, member)?;
+        let deadline = ledger_deadline();
+        let (id, is_zero) = family.allocate(len as u64, kind, shape, member, deadline)?;
         let made = family
             .block(id.index)
             .ok_or(ShareError::Gone)
@@ -175,7 +207,7 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
-                family.release(id, member, |_| {});
+                deferred::release(move |deadline| family.release_empty(id, member, deadline));
                 Err(error)
             }
         }
@@ -192,37 +224,31 @@ impl Attachment {
         let family = family::get()?;
         // Dropped after the lock is.
         let known;
-        let mut entries = entries();
-        let block = family.join(id, member, was_in_flight)?;
+        let (lock, mut entries) = entries_and_ledger(family, ledger_deadline())?;
+        let block = family.join(&lock, id, member, was_in_flight)?;
+        drop(lock);
         let entry = entries.attached.get(&id.index);
         known = entry
             .filter(|entry| entry.generation == id.generation)
             .and_then(|entry| entry.latest.upgrade());
-        let has_others = entry.is_some_and(|entry| entry.count > 0);
-        let let_go = |entries: MutexGuard<'static, Entries>| {
-            if !has_others {
-                family.release(id, member, |block| {
-                    drop(entries);
-                    take_apart(family, id.index, block);
-                });
-            }
-        };
-        if block.state().kind() != Some(kind) || block.shape() != shape {
-            let_go(entries);
-            return Err(ShareError::OtherType);
-        }
-        if let Some(known) = known {
+        let opened = if block.state().kind() != Some(kind) || block.shape() != shape {
+            Err(ShareError::OtherType)
+        } else if let Some(known) = known {
             return Ok(known);
-        }
-        match entries.place(family, id.index, block) {
+        } else {
+            let place = entries.place(family, id.index, block);
+            place.map_err(|error| unmapped(&error))
+        };
+        match opened {
             Ok(place) => {
                 let attachment = Arc::new(Self::joined(id, place));
                 entries.note(&attachment);
                 Ok(attachment)
             }
             Err(error) => {
-                let_go(entries);
-                Err(unmapped(&error))
+                drop(entries);
+                deferred::release(move |deadline| try_let_go(id, deadline));
+                Err(error)
             }
         }
     }
@@ -239,33 +265,53 @@ impl Attachment {
         self.id
     }
 
-    /// Where it lies. In a forked child, the first call makes the child hold the block.
+    /// Where it lies. In a forked child, the first call makes the child hold the block, however long the ledger is locked.
     ///
     /// # Panics
     ///
     /// In a forked child, if everybody else has let go of it before its first use there.
     pub(super) fn place(self: &Arc<Self>) -> &Place {
-        if self.joined_in.load(Ordering::Acquire) != fork::generation() + 1 {
-            self.join_after_fork();
+        if !self.is_joined() {
+            // Without a deadline it does not come back before.
+            self.join_after_fork(None);
         }
         &self.place
     }
 
+    /// Sees to it that this process holds the block, which it does unless it was forked since. Whether it does before the
+    /// deadline.
+    ///
+    /// # Panics
+    ///
+    /// As [`place`](Self::place).
+    pub(super) fn reach(self: &Arc<Self>, deadline: impl FnOnce() -> Option<Instant>) -> bool {
+        self.is_joined() || self.join_after_fork(deadline())
+    }
+
+    fn is_joined(&self) -> bool {
+        self.joined_in.load(Ordering::Acquire) == fork::generation() + 1
+    }
+
     #[cold]
-    fn join_after_fork(self: &Arc<Self>) {
-        let joined = member::own().and_then(|member| {
-            let mut entries = entries();
+    fn join_after_fork(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
+        let joined = member::own_by(deadline).and_then(|member| {
+            let family = family::get()?;
+            let (lock, mut entries) = entries_and_ledger(family, deadline)?;
             // Another thread may have been faster.
-            if self.joined_in.load(Ordering::Acquire) != fork::generation() + 1 {
-                family::get()?.join(self.id, member, false)?;
+            if !self.is_joined() {
+                family.join(&lock, self.id, member, false)?;
                 entries.note(self);
                 self.joined_in
                     .store(fork::generation() + 1, Ordering::Release);
             }
             Ok(())
         });
-        if let Err(error) = joined {
-            panic!("a handle that this process has from the one it was forked from: {error}");
+        match joined {
+            Ok(()) => true,
+            Err(ShareError::Busy { .. }) => false,
+            Err(error) => {
+                panic!("a handle that this process has from the one it was forked from: {error}")
+            }
         }
     }
 
@@ -292,18 +338,38 @@ fn let_go(id: BlockId) {
     let Some(entry) = entries.attached.get_mut(&id.index) else {
         return;
     };
-    entry.count -= 1;
-    if entry.count > 0 {
-        return;
+    entry.count = entry.count.saturating_sub(1);
+    let is_last = entry.count == 0;
+    drop(entries);
+    if is_last {
+        deferred::release(move |deadline| try_let_go(id, deadline));
     }
-    entries.attached.remove(&id.index);
-    if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
-        family.release(id, member, |block| {
-            // What is in it may be other objects, whose handles are looked up here.
-            drop(entries);
-            take_apart(family, id.index, block);
-        });
+}
+
+/// Lets go of a block that this process has no attachment to. Whether that is done, or is not to be done any more.
+fn try_let_go(id: BlockId, deadline: Instant) -> bool {
+    let Some(family) = family::if_any() else {
+        return true;
+    };
+    let member = match member::own_by(Some(deadline)) {
+        Ok(member) => member,
+        Err(error) => return !matches!(error, ShareError::Busy { .. }),
+    };
+    let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
+        return false;
+    };
+    if let Some(entry) = entries.attached.get(&id.index)
+        && entry.generation == id.generation
+    {
+        if entry.count > 0 {
+            // Another handle has come since. The block goes with that one.
+            return true;
+        }
+        entries.attached.remove(&id.index);
     }
+    // With nothing locked: what is in it may be other objects, whose handles are looked up here.
+    let take_apart = |block: &Block| take_apart(family, id.index, block);
+    family.release_locked((lock, entries), id, member, deadline, Some(take_apart))
 }
 
 /// A block that this process holds without a handle, for a forked child that has one of its copies.
@@ -386,9 +452,16 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
     }
 }
 
-/// Lets go, for a member that has ended, of a block that it held.
-/// False if it is to be tried again later.
-pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end: End) -> bool {
+/// Lets go, for a member that has ended, of a block that it held. Waits for locks until the deadline at most; false if it
+/// is to be tried again later.
+pub(super) fn bury(
+    family: &Family,
+    index: u32,
+    block: &Block,
+    member: u16,
+    end: End,
+    deadline: Instant,
+) -> bool {
     let state = block.state();
     let mut is_done = true;
     if state.is(Phase::Live)
@@ -396,7 +469,7 @@ pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end:
         && kind.has_heirs()
     {
         visit(family, index, block, |place| {
-            is_done = kind.bury(place, member, end);
+            is_done = kind.bury(place, member, end, deadline);
         });
     }
     if !is_done {
@@ -406,23 +479,35 @@ pub(super) fn bury(family: &Family, index: u32, block: &Block, member: u16, end:
         index,
         generation: state.generation,
     };
-    family.release(id, member, |block| take_apart(family, index, block));
-    true
+    family.release(id, member, deadline, |block| {
+        take_apart(family, index, block);
+    })
 }
 
 /// A handle that was sent does not arrive.
 pub(super) fn call_back(id: BlockId) {
-    if let (Some(family), Ok(member)) = (family::if_any(), member::own()) {
-        // As somebody who comes to it and leaves at once, unless this process has it anyhow.
-        let entries = entries();
-        let has_it = entries.attached.contains_key(&id.index);
-        if family.join(id, member, true).is_ok() && !has_it {
-            family.release(id, member, |block| {
-                drop(entries);
-                take_apart(family, id.index, block);
-            });
+    // Whether the message has ceased to count.
+    let mut has_landed = false;
+    deferred::release(move |deadline| {
+        let Some(family) = family::if_any() else {
+            return true;
+        };
+        let member = match member::own_by(Some(deadline)) {
+            Ok(member) => member,
+            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        };
+        if !has_landed {
+            let Ok(lock) = family.lock(|| Some(deadline)) else {
+                return false;
+            };
+            // As a process that comes to it and leaves at once, unless it has it anyhow.
+            if family.join(&lock, id, member, true).is_err() {
+                return true;
+            }
+            has_landed = true;
         }
-    }
+        try_let_go(id, deadline)
+    });
 }
 
 /// Where a block is that this process holds otherwise than by an attachment.

@@ -8,6 +8,7 @@ use super::block::BlockId;
 use super::error::ShareError;
 use super::family::Family;
 use super::kind::Kind;
+use super::wait_mode::soon;
 use crate::os::fork::Victim;
 
 #[derive(Clone, Debug)]
@@ -64,8 +65,22 @@ impl Known {
     }
 }
 
+fn join(family: &Family, id: BlockId, member: u16, was_in_flight: bool) -> Result<(), ShareError> {
+    let lock = family.lock(|| None)?;
+    family.join(&lock, id, member, was_in_flight).map(|_| ())
+}
+
+fn release(
+    family: &Family,
+    id: BlockId,
+    member: u16,
+    take_apart: impl FnOnce(&super::block::Block),
+) {
+    assert!(family.release(id, member, soon(), take_apart));
+}
+
 fn made(family: &Family, len: u64, member: u16) -> BlockId {
-    let (id, _) = family.allocate(len, Kind::Value, 0, member).unwrap();
+    let (id, _) = family.allocate(len, Kind::Value, 0, member, None).unwrap();
     family.publish(id);
     id
 }
@@ -91,7 +106,7 @@ proptest! {
                 }
                 Step::Join { which, member } => {
                     let Some(id) = nth(&known, which) else { continue };
-                    prop_assert!(family.join(id, member, false).is_ok());
+                    prop_assert!(join(&family, id, member, false).is_ok());
                     let holders = &mut known.get_mut(&(id.index, id.generation)).unwrap().holders;
                     if !holders.contains(&member) {
                         holders.push(member);
@@ -99,7 +114,7 @@ proptest! {
                 }
                 Step::Release { which, member } => {
                     let Some(id) = nth(&known, which) else { continue };
-                    family.release(id, member, |_| {});
+                    release(&family, id, member, |_| {});
                     let block = known.get_mut(&(id.index, id.generation)).unwrap();
                     block.holders.retain(|&holder| holder != member);
                     // Only a holder's going can end it.
@@ -117,7 +132,7 @@ proptest! {
                     let Some(id) = nth(&known, which) else { continue };
                     let block = known.get_mut(&(id.index, id.generation)).unwrap();
                     if block.in_flight > 0 {
-                        prop_assert!(family.join(id, member, true).is_ok());
+                        prop_assert!(join(&family, id, member, true).is_ok());
                         block.in_flight -= 1;
                         if !block.holders.contains(&member) {
                             block.holders.push(member);
@@ -125,14 +140,14 @@ proptest! {
                     }
                 }
                 Step::Repair => {
-                    let _lock = family.lock();
+                    let _lock = family.lock(|| None).unwrap();
                     family.repair();
                 }
             }
             let bytes = known.values().map(|block| block.len).sum::<u64>();
             prop_assert_eq!(family.in_use(), (known.len(), bytes));
             for id in &gone {
-                prop_assert!(family.join(*id, 0, false).is_err());
+                prop_assert!(join(&family, *id, 0, false).is_err());
             }
             let mut places: Vec<(u64, u64)> = Vec::new();
             for (&(index, _), block) in &known {
@@ -148,10 +163,10 @@ proptest! {
         for (&(index, generation), block) in &known {
             let id = BlockId { index, generation };
             for _ in 0..block.in_flight {
-                family.join(id, 0, true).unwrap();
+                join(&family, id, 0, true).unwrap();
             }
             for member in 0..4 {
-                family.release(id, member, |_| {});
+                release(&family, id, member, |_| {});
             }
         }
         prop_assert_eq!(family.in_use(), (0, 0));
@@ -168,18 +183,18 @@ fn large_blocks_are_given_back_and_the_last_are_kept() {
     let full = family.memory.reserved().unwrap();
     assert!(full >= start + (150 << 20));
     for id in &blocks {
-        family.release(*id, 0, |_| {});
+        release(&family, *id, 0, |_| {});
     }
     let kept = family.memory.reserved().unwrap();
     assert!((30 << 20..=65 << 20).contains(&(kept - start)), "{kept}");
     // And used again.
-    let (id, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
+    let (id, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
     assert!(!is_zero);
     assert!(blocks.iter().any(|old| old.index == id.index));
     assert_eq!(family.memory.reserved().unwrap(), kept);
     // What was given back comes as zeros.
-    let (_, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
-    let (_, is_new_zero) = family.allocate(30 << 20, Kind::Array, 0, 0).unwrap();
+    let (_, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
+    let (_, is_new_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
     assert!(is_zero || is_new_zero);
 }
 
@@ -187,10 +202,10 @@ fn large_blocks_are_given_back_and_the_last_are_kept() {
 fn whoever_dies_with_the_ledger_locked_costs_nothing() {
     let family = Family::new().unwrap();
     let (held, free) = (made(&family, 100, 0), made(&family, 100, 0));
-    family.release(free, 0, |_| {});
+    release(&family, free, 0, |_| {});
     // Dies when it has taken the block off the list, and nobody has it.
     let victim = Victim::fork(|| {
-        let lock = family.lock();
+        let lock = family.lock(|| None).unwrap();
         family.header().free[7].store(0, std::sync::atomic::Ordering::SeqCst);
         family.block(free.index).unwrap().holders.insert(3);
         std::mem::forget(lock);
@@ -200,7 +215,7 @@ fn whoever_dies_with_the_ledger_locked_costs_nothing() {
     let again = made(&family, 100, 1);
     assert_eq!(again.index, free.index);
     assert!(!family.block(again.index).unwrap().is_held_by(3));
-    assert!(family.join(held, 1, false).is_ok());
+    assert!(join(&family, held, 1, false).is_ok());
 }
 
 #[test]
@@ -212,8 +227,8 @@ fn an_index_that_cannot_be_is_no_block() {
             index,
             generation: 0,
         };
-        assert!(family.join(id, 0, false).is_err());
-        family.release(id, 0, |_| {});
+        assert!(join(&family, id, 0, false).is_err());
+        release(&family, id, 0, |_| {});
     }
     // Also when somebody has written nonsense into the ledger.
     family
@@ -227,9 +242,9 @@ fn an_index_that_cannot_be_is_no_block() {
 fn a_block_that_was_not_finished_gives_all_its_memory_back() {
     let family = Family::new().unwrap();
     let start = family.memory.reserved().unwrap();
-    let (id, _) = family.allocate(30 << 20, Kind::Array, 0, 3).unwrap();
+    let (id, _) = family.allocate(30 << 20, Kind::Array, 0, 3, None).unwrap();
     // As after a death: how much of it was reserved is not known for certain.
-    family.release(id, 3, |_| unreachable!("nothing was put together"));
+    release(&family, id, 3, |_| unreachable!("nothing was put together"));
     assert!(family.memory.reserved().unwrap() < start + (1 << 20));
     assert_eq!(family.in_use(), (0, 0));
 }
@@ -237,7 +252,7 @@ fn a_block_that_was_not_finished_gives_all_its_memory_back() {
 #[test]
 fn small_objects_leave_room_for_large_ones_and_say_when_there_are_too_many() {
     let family = Family::new().unwrap();
-    let small = || family.allocate(1, Kind::Value, 0, 0);
+    let small = || family.allocate(1, Kind::Value, 0, 0, None);
     let blocks: Vec<BlockId> = std::iter::from_fn(|| Some(small().ok()?.0)).collect();
     assert!(blocks.len() > 900_000);
     let error = small().unwrap_err();
@@ -246,9 +261,9 @@ fn small_objects_leave_room_for_large_ones_and_say_when_there_are_too_many() {
         "{error}"
     );
     let large = made(&family, 1 << 20, 0);
-    family.release(large, 0, |_| {});
+    release(&family, large, 0, |_| {});
     for id in &blocks {
-        family.release(*id, 0, |_| {});
+        release(&family, *id, 0, |_| {});
     }
     assert_eq!(family.in_use(), (0, 0));
     assert!(small().is_ok());

@@ -12,6 +12,7 @@ use crate::shm::kind::{Head, Kind};
 use crate::shm::member::{self, End, MEMBERS};
 use crate::shm::object::Object;
 use crate::shm::wait::Waiters;
+use crate::shm::wait_mode::WaitMode;
 
 /// A place where a number of threads, of any processes, wait until all of them have come.
 ///
@@ -76,16 +77,14 @@ unsafe impl Head for BarrierHead {
 }
 
 impl BarrierHead {
-    fn hold(&self) -> Held<'_> {
-        self.repaired(super::hold(&self.lock))
-    }
-
-    fn repaired<'h>(&self, held: Held<'h>) -> Held<'h> {
+    /// Takes the lock, at most until the deadline that `limit` gives.
+    fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
+        let held = super::hold(&self.lock, limit)?;
         if held.owner_died() {
             self.break_up();
             self.waiters.notify_all();
         }
-        held
+        Some(held)
     }
 
     fn is_broken(&self) -> bool {
@@ -115,17 +114,18 @@ impl BarrierHead {
         self.next();
     }
 
-    /// Breaks it if `condition` says so under the lock and it is not broken already.
-    fn break_if(&self, condition: impl FnOnce() -> bool) {
-        self.break_held(self.hold(), condition);
-    }
-
-    fn break_held(&self, held: Held<'_>, condition: impl FnOnce() -> bool) {
+    /// Breaks it if `condition` says so under the lock and it is not broken already. False if the lock was not to be had
+    /// until the deadline.
+    fn break_if(&self, deadline: Instant, condition: impl FnOnce() -> bool) -> bool {
+        let Some(held) = self.hold(|| Some(deadline)) else {
+            return false;
+        };
         if !self.is_broken() && condition() {
             self.break_up();
         }
         drop(held);
         self.waiters.notify_all();
+        true
     }
 
     fn has_broken(&self, generation: u64) -> bool {
@@ -138,43 +138,10 @@ impl BarrierHead {
         book == self.generation.load(Ordering::Relaxed) as u32
     }
 
-    /// False if it has to be tried again later.
-    pub(super) fn bury(&self, member: u16, end: End) -> bool {
-        let Some(held) = super::hold_soon(&self.lock) else {
-            return false;
-        };
+    /// False if it has to be tried again later, because the lock was not to be had until the deadline.
+    pub(super) fn bury(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
-        self.break_held(self.repaired(held), is_meant);
-        true
-    }
-
-    fn wait(&self, member: u16, deadline: Option<Instant>) -> Result<BarrierPass, BrokenBarrier> {
-        let held = self.hold();
-        if self.is_broken() {
-            return Err(BrokenBarrier);
-        }
-        let generation = self.generation.load(Ordering::Relaxed);
-        let index = self.arrived.load(Ordering::Relaxed);
-        let parties = self.parties.load(Ordering::Relaxed);
-        let pass = BarrierPass::new(index as usize, parties as usize);
-        self.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
-        if pass.is_leader() {
-            self.next();
-            drop(held);
-            self.waiters.notify_all();
-            return Ok(pass);
-        }
-        self.arrived.store(index + 1, Ordering::Relaxed);
-        drop(held);
-        let ready = || (self.generation() != generation).then_some(());
-        if self.waiters.wait(deadline, ready, member::patrol).is_none() {
-            self.break_if(|| self.generation() == generation);
-        }
-        if self.has_broken(generation) {
-            Err(BrokenBarrier)
-        } else {
-            Ok(pass)
-        }
+        self.break_if(deadline, is_meant)
     }
 }
 
@@ -226,6 +193,64 @@ impl Barrier {
         self.object.head()
     }
 
+    fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BrokenBarrier> {
+        if !self.object.reach(|| mode.lock_deadline()) {
+            // A forked child that has not yet been able to make its copy of the handle its own is no party.
+            return Err(BrokenBarrier);
+        }
+        let (head, member) = (self.head(), member::own_number());
+        let generation = head.generation();
+        let Some(held) = head.hold(|| mode.lock_deadline()) else {
+            self.give_up(generation)?;
+            // All others have passed without this one: not this generation.
+            return Err(BrokenBarrier);
+        };
+        if head.is_broken() {
+            return Err(BrokenBarrier);
+        }
+        let generation = head.generation.load(Ordering::Relaxed);
+        let index = head.arrived.load(Ordering::Relaxed);
+        let parties = head.parties.load(Ordering::Relaxed);
+        let pass = BarrierPass::new(index as usize, parties as usize);
+        head.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
+        if pass.is_leader() {
+            head.next();
+            drop(held);
+            head.waiters.notify_all();
+            return Ok(pass);
+        }
+        head.arrived.store(index + 1, Ordering::Relaxed);
+        drop(held);
+        let ready = || (head.generation() != generation).then_some(());
+        let waiters = &head.waiters;
+        if waiters
+            .wait(mode.deadline(), ready, member::patrol)
+            .is_none()
+            && let Err(broken) = self.give_up(generation)
+        {
+            return Err(broken);
+        }
+        if head.has_broken(generation) {
+            Err(BrokenBarrier)
+        } else {
+            Ok(pass)
+        }
+    }
+
+    /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a process is stopped with
+    /// the lock, it is broken as soon as that is possible.
+    fn give_up(&self, generation: u64) -> Result<(), BrokenBarrier> {
+        self.object.now_or_later(move |head, deadline| {
+            head.break_if(deadline, || head.generation() == generation)
+        });
+        let head = self.head();
+        if head.generation() == generation || head.has_broken(generation) {
+            Err(BrokenBarrier)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Waits until all parties have come.
     ///
     /// # Errors
@@ -236,8 +261,7 @@ impl Barrier {
     ///
     /// See [`Barrier`].
     pub fn wait(&self) -> Result<BarrierPass, BrokenBarrier> {
-        let head = self.head();
-        head.wait(member::own_number(), None)
+        self.arrive(WaitMode::Forever)
     }
 
     /// Waits until all parties have come, and breaks the barrier if that takes longer.
@@ -257,9 +281,7 @@ impl Barrier {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {
-        let deadline = super::deadline(timeout);
-        let head = self.head();
-        head.wait(member::own_number(), deadline)
+        self.arrive(WaitMode::within(timeout))
     }
 
     /// Breaks the barrier, for a party that will not come.
@@ -283,7 +305,8 @@ impl Barrier {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn abort(&self) {
-        self.head().break_if(|| true);
+        self.object
+            .now_or_later(|head, deadline| head.break_if(deadline, || true));
     }
 
     /// Makes the barrier usable again. Those who wait get [`BrokenBarrier`].
@@ -303,7 +326,7 @@ impl Barrier {
     pub fn reset(&self) {
         let head = self.head();
         member::bury_dead();
-        let lock = head.hold();
+        let lock = head.hold(|| None);
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
         }

@@ -1,5 +1,7 @@
 //! What becomes of the things that a process held when it ended.
 
+use std::time::Instant;
+
 use crate::shm::kind::{Head, Kind, head};
 use crate::shm::member::End;
 use crate::shm::registry::Place;
@@ -20,16 +22,16 @@ fn head_at<H: Head>(place: &Place) -> Option<&H> {
 /// A member that held an object of this kind has ended. May be called twice for the same one. A mutex and a `Once` need
 /// none of this: the kernel tells the next owner.
 ///
-/// False if somebody has it locked for too long.
-pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End) -> bool {
+/// Waits for the object's lock until the deadline at most; false if it was not to be had.
+pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let told = |()| true;
     let is_done = match kind {
-        Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member)),
-        Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member)),
+        Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member, deadline)),
+        Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member, deadline)),
         Kind::Condvar => head_at::<CondvarHead>(place)
             .map(|head| head.bury(member))
             .map(told),
-        Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end)),
+        Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end, deadline)),
         Kind::Event => head_at::<EventHead>(place).map(EventHead::bury).map(told),
         _ => None,
     };

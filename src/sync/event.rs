@@ -9,6 +9,7 @@ use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
 use crate::shm::object::Object;
 use crate::shm::wait::Waiters;
+use crate::shm::wait_mode::WaitMode;
 
 /// A flag that processes set and wait for.
 ///
@@ -138,7 +139,7 @@ impl Event {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn wait(&self) {
-        self.wait_until(None);
+        self.wait_as(WaitMode::Forever);
     }
 
     /// As [`wait`](Self::wait), for so long at most. Whether it was set.
@@ -147,7 +148,7 @@ impl Event {
     ///
     /// ```
     /// # use manyhands::sync::Event;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let event = Event::new()?;
     /// assert!(!event.wait_timeout(Duration::from_millis(1)));
     /// event.set();
@@ -155,18 +156,27 @@ impl Event {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        match super::deadline(timeout) {
-            Some(deadline) => self.wait_until(Some(deadline)),
-            None => self.wait_until(None),
-        }
+        self.wait_as(WaitMode::within(timeout))
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+    fn wait_as(&self, mode: WaitMode) -> bool {
+        if !self.reach(|| mode.lock_deadline()) {
+            return false;
+        }
         let head = self.object.head();
         let before = head.state.load(Ordering::Acquire);
         let was_set = |state: u64| state & SET != 0 || state >> 1 != before >> 1;
         let ready = || was_set(head.state.load(Ordering::Acquire)).then_some(());
-        head.waiters.wait(deadline, ready, member::patrol).is_some()
+        let waiters = &head.waiters;
+        waiters
+            .wait(mode.deadline(), ready, member::patrol)
+            .is_some()
+    }
+
+    /// Sees to it that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Whether that was possible before
+    /// the deadline, which is asked for only then.
+    pub(crate) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
+        self.object.reach(limit)
     }
 
     /// Those who wait for it, for who waits for more than one thing at a time.

@@ -14,14 +14,21 @@
 //!
 //! Those who wait are served in the order in which they came, so nobody starves: who wants many permits holds up all behind
 //! until there are as many. There are 96 places. Who finds them taken waits for a place, in no certain order.
+//!
+//! A process may be stopped with the lock, for as long as it likes. So the lock is taken with the caller's deadline, and
+//! what gives back does not wait for it: giving back and leaving the line are put off then ([`deferred`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::os::robust::{Held, RobustMutex};
+use crate::shm::kind::Head;
 use crate::shm::member::{self, MEMBERS};
+use crate::shm::object::Object;
 use crate::shm::wait::Waiters;
+use crate::shm::wait_mode::WaitMode;
 
 const PLACES: usize = 96;
 
@@ -65,11 +72,89 @@ struct Place {
 #[must_use]
 pub(super) struct Called(u128);
 
-/// How long to wait for permits.
-#[derive(Clone, Copy)]
-pub(super) enum Patience {
-    None,
-    Until(Option<Instant>),
+/// An object that consists of a line and little else.
+pub(super) trait HasLine: Head {
+    fn line(&self) -> &Line;
+}
+
+/// What has come of one look for permits.
+enum Attempt {
+    Got,
+    /// There are not enough, and the caller does not wait.
+    NotNow,
+    /// The caller has a place in the line: its index and its ticket.
+    InLine(usize, u64),
+    /// The caller would wait, and all places are taken.
+    NoPlace,
+    /// The lock was not to be had in time.
+    Locked,
+}
+
+/// Takes permits for this process, and waits for them as `mode` says. Whether they were got.
+pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode) -> bool {
+    if !object.reach(|| mode.lock_deadline()) {
+        return false;
+    }
+    let line = object.head().line();
+    let member = member::own_number();
+    loop {
+        match line.attempt(count, member, mode) {
+            Attempt::Got => return true,
+            // A caller that only tries, again and again perhaps, is to hear of the dead too.
+            Attempt::NotNow => {
+                member::patrol();
+                return line.take_now(count, member, mode);
+            }
+            Attempt::InLine(index, ticket) => {
+                let in_line = InLine {
+                    object,
+                    index,
+                    ticket,
+                };
+                return in_line.stand(count, member, mode);
+            }
+            Attempt::NoPlace => {
+                let has_place =
+                    || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
+                let waiters = &line.without_place;
+                if waiters
+                    .wait(mode.deadline(), has_place, member::patrol)
+                    .is_none()
+                {
+                    return line.take_now(count, member, mode);
+                }
+            }
+            Attempt::Locked => return false,
+        }
+    }
+}
+
+/// Gives permits of this process back.
+pub(super) fn give_back<H: HasLine>(object: &Object<H>, count: u32) {
+    object.now_or_later(move |head, deadline| head.line().give_back(count, deadline));
+}
+
+/// Takes permits of this process out of the world.
+pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
+    object.now_or_later(move |head, deadline| head.line().forget(count, deadline));
+}
+
+/// Adds permits, unless there would be more than there can be: then it gives how many there are.
+pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
+    let refused = Arc::new(OnceLock::new());
+    let refusal = refused.clone();
+    object.now_or_later(
+        move |head, deadline| match head.line().add(count, deadline) {
+            Some(added) => {
+                if let Err(total) = added {
+                    let _ = refusal.set(total);
+                }
+                true
+            }
+            None => false,
+        },
+    );
+    refused.get().map_or(Ok(()), |total| Err(*total))
 }
 
 impl Line {
@@ -84,16 +169,18 @@ impl Line {
         self.available.load(Ordering::Relaxed)
     }
 
-    /// Takes the lock.
-    fn hold(&self) -> Held<'_> {
-        self.repaired(super::hold(&self.lock))
-    }
-
-    fn repaired<'h>(&self, held: Held<'h>) -> Held<'h> {
+    /// Takes the lock, at most until the deadline that `limit` gives.
+    fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
+        let held = super::hold(&self.lock, limit)?;
         if held.owner_died() {
             self.repair();
         }
-        held
+        Some(held)
+    }
+
+    /// The same for what is tried once.
+    fn hold_until(&self, deadline: Instant) -> Option<Held<'_>> {
+        self.hold(|| Some(deadline))
     }
 
     /// Makes the sums anew. Somebody may have been about to call others, so all are. To be called under the lock.
@@ -218,86 +305,35 @@ impl Line {
         self.without_place.notify_all();
     }
 
-    /// Takes permits for this process, and waits for them if need be. Whether they were got.
-    pub(super) fn acquire(&self, count: u32, patience: Patience) -> bool {
-        let member = member::own_number();
-        loop {
-            let held = self.hold();
-            if self.take(count, u64::MAX, member) {
-                return true;
-            }
-            let Patience::Until(deadline) = patience else {
-                // Who only tries, again and again perhaps, is to hear of the dead too.
-                drop(held);
-                member::patrol();
-                let _held = self.hold();
-                return self.take(count, u64::MAX, member);
-            };
-            if let Some((index, ticket)) = self.line_up(count, member) {
-                drop(held);
-                return self.stand(index, ticket, count, member, deadline);
-            }
-            drop(held);
-            let has_place = || (self.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
-            if self
-                .without_place
-                .wait(deadline, has_place, member::patrol)
-                .is_none()
-            {
-                let _held = self.hold();
-                return self.take(count, u64::MAX, member);
-            }
+    /// Looks once, and gets in line if the caller waits.
+    fn attempt(&self, count: u32, member: u16, mode: WaitMode) -> Attempt {
+        let Some(_held) = self.hold(|| mode.lock_deadline()) else {
+            return Attempt::Locked;
+        };
+        if self.take(count, u64::MAX, member) {
+            return Attempt::Got;
+        }
+        if mode == WaitMode::Try {
+            return Attempt::NotNow;
+        }
+        match self.line_up(count, member) {
+            Some((index, ticket)) => Attempt::InLine(index, ticket),
+            None => Attempt::NoPlace,
         }
     }
 
-    /// Stands in the line until it has the permits or the deadline has passed.
-    fn stand(
-        &self,
-        index: usize,
-        ticket: u64,
-        count: u32,
-        member: u16,
-        deadline: Option<Instant>,
-    ) -> bool {
-        let place = &self.places[index];
-        let in_line = InLine { line: self, index };
-        // Whoever should have called us may have been killed before it did.
-        let looks_anyway = Cell::new(false);
-        let ready = || {
-            // Acquire pairs with the store in `call`: cleared first, so that a call during the look is another one.
-            let is_called = place.called.swap(0, Ordering::Acquire) != 0;
-            if !looks_anyway.replace(false) && !is_called {
-                return None;
-            }
-            let _held = self.hold();
-            let has_got = self.take(count, ticket, member);
-            if has_got {
-                self.step_out(index);
-            }
-            has_got.then_some(())
-        };
-        let patrol = || {
-            member::patrol();
-            looks_anyway.set(true);
-        };
-        let has_got = place.waiters.wait(deadline, ready, patrol).is_some();
-        if has_got {
-            std::mem::forget(in_line);
-            self.without_place.notify_all();
-            return true;
-        }
-        // The last look; then `in_line` goes.
-        let held = self.hold();
-        let has_got = self.take(count, ticket, member);
-        drop(held);
-        drop(in_line);
-        has_got
+    /// Looks once, without getting in line. Whether the permits were got.
+    fn take_now(&self, count: u32, member: u16, mode: WaitMode) -> bool {
+        let held = self.hold(|| mode.lock_deadline());
+        held.is_some() && self.take(count, u64::MAX, member)
     }
 
-    /// Gives permits of this process back.
-    pub(super) fn give_back(&self, count: u32) {
+    /// Gives permits of this process back. False if the lock was not to be had until the deadline.
+    fn give_back(&self, count: u32, deadline: Instant) -> bool {
         let member = member::own_number();
-        let held = self.hold();
+        let Some(held) = self.hold_until(deadline) else {
+            return false;
+        };
         let book = self.book(member);
         let booked = book.load(Ordering::Relaxed);
         book.store(booked.saturating_sub(count), Ordering::Relaxed);
@@ -309,12 +345,15 @@ impl Line {
         let called = self.call();
         drop(held);
         self.wake(called);
+        true
     }
 
-    /// Takes permits of this process out of the world.
-    pub(super) fn forget(&self, count: u32) {
+    /// Takes permits of this process out of the world. False if the lock was not to be had until the deadline.
+    fn forget(&self, count: u32, deadline: Instant) -> bool {
         let member = member::own_number();
-        let _held = self.hold();
+        let Some(_held) = self.hold_until(deadline) else {
+            return false;
+        };
         let book = self.book(member);
         let booked = book.load(Ordering::Relaxed);
         let count = count.min(booked);
@@ -323,13 +362,18 @@ impl Line {
         let total = self.total.load(Ordering::Relaxed);
         self.total
             .store(total.saturating_sub(count), Ordering::Relaxed);
+        true
     }
 
-    /// Adds permits, unless there would be more than there can be: then it gives how many there are.
-    pub(super) fn add(&self, count: u32) -> Result<(), u32> {
-        let held = self.hold();
+    /// Adds permits, unless there would be more than there can be: then it gives how many there are. `None` if the lock was
+    /// not to be had until the deadline.
+    fn add(&self, count: u32, deadline: Instant) -> Option<Result<(), u32>> {
+        let held = self.hold_until(deadline)?;
+        // From here on there are more; the sum can be made anew.
         let total = self.total.load(Ordering::Relaxed);
-        let more = total.checked_add(count).ok_or(total)?;
+        let Some(more) = total.checked_add(count) else {
+            return Some(Err(total));
+        };
         self.total.store(more, Ordering::Relaxed);
         let available = self.available.load(Ordering::Relaxed);
         self.available
@@ -337,16 +381,32 @@ impl Line {
         let called = self.call();
         drop(held);
         self.wake(called);
-        Ok(())
+        Some(Ok(()))
+    }
+
+    /// Leaves the line, if the place is still the caller's. False if the lock was not to be had until the deadline.
+    fn leave(&self, index: usize, ticket: u64, deadline: Instant) -> bool {
+        let Some(held) = self.hold_until(deadline) else {
+            return false;
+        };
+        if self.places[index].ticket.load(Ordering::Relaxed) == ticket {
+            self.step_out(index);
+        }
+        // Those behind may have waited for this one only.
+        let called = self.call();
+        drop(held);
+        self.wake(called);
+        self.without_place.notify_all();
+        true
     }
 
     /// A member has ended: what it has is given back, and its places in the line. `inspect` is told first how many permits it
-    /// had. Can be done twice. False if it has to be tried again later.
-    pub(super) fn bury(&self, member: u16, inspect: impl FnOnce(u32)) -> bool {
-        let Some(held) = super::hold_soon(&self.lock) else {
+    /// had. Can be done twice. False if it has to be tried again later, because the lock was not to be had until the
+    /// deadline.
+    pub(super) fn bury(&self, member: u16, deadline: Instant, inspect: impl FnOnce(u32)) -> bool {
+        let Some(held) = self.hold_until(deadline) else {
             return false;
         };
-        let held = self.repaired(held);
         let book = self.book(member);
         inspect(book.load(Ordering::Relaxed));
         book.store(0, Ordering::Relaxed);
@@ -365,20 +425,59 @@ impl Line {
 }
 
 /// A place in the line, left when this goes.
-struct InLine<'a> {
-    line: &'a Line,
+struct InLine<'a, H: HasLine> {
+    object: &'a Object<H>,
     index: usize,
+    ticket: u64,
 }
 
-impl Drop for InLine<'_> {
+impl<H: HasLine> InLine<'_, H> {
+    /// Stands in the line until the permits are there or the time is over. Whether they were got.
+    fn stand(self, count: u32, member: u16, mode: WaitMode) -> bool {
+        let line = self.object.head().line();
+        let place = &line.places[self.index];
+        // The process that should have called this one may have been killed before it did.
+        let looks_anyway = Cell::new(false);
+        let look = || {
+            let Some(_held) = line.hold(|| mode.lock_deadline()) else {
+                // A call that has come to nothing is not to be lost.
+                looks_anyway.set(true);
+                return None;
+            };
+            let has_got = line.take(count, self.ticket, member);
+            if has_got {
+                line.step_out(self.index);
+            }
+            has_got.then_some(())
+        };
+        let ready = || {
+            // Acquire pairs with the store in `call`: cleared first, so that a call during the look is another one.
+            let is_called = place.called.swap(0, Ordering::Acquire) != 0;
+            if !looks_anyway.replace(false) && !is_called {
+                return None;
+            }
+            look()
+        };
+        let patrol = || {
+            member::patrol();
+            looks_anyway.set(true);
+        };
+        let has_got = place.waiters.wait(mode.deadline(), ready, patrol).is_some();
+        if has_got || look().is_some() {
+            // It has left the line.
+            line.without_place.notify_all();
+            std::mem::forget(self);
+            return true;
+        }
+        false
+    }
+}
+
+impl<H: HasLine> Drop for InLine<'_, H> {
     fn drop(&mut self) {
-        let held = self.line.hold();
-        self.line.step_out(self.index);
-        // Those behind may have waited for this one only.
-        let called = self.line.call();
-        drop(held);
-        self.line.wake(called);
-        self.line.without_place.notify_all();
+        let (index, ticket) = (self.index, self.ticket);
+        self.object
+            .now_or_later(move |head, deadline| head.line().leave(index, ticket, deadline));
     }
 }
 
@@ -388,6 +487,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::shm::wait_mode::soon;
 
     /// A line with three permits, at a place that it never leaves.
     fn line() -> &'static Line {
@@ -402,10 +502,17 @@ mod tests {
         line
     }
 
+    fn acquires(line: &Line, count: u32) -> bool {
+        matches!(
+            line.attempt(count, member::own_number(), WaitMode::Try),
+            Attempt::Got
+        )
+    }
+
     /// A thread that dies with the lock, at this point of a change.
     fn die_at(line: &'static Line, point: impl FnOnce() + Send + 'static) {
         let dies = move || {
-            let held = line.hold();
+            let held = line.hold(|| None);
             point();
             mem::forget(held);
         };
@@ -417,22 +524,22 @@ mod tests {
         let line = line();
         // Between the sum and the book, and the other way round.
         die_at(line, || line.available.store(1, Ordering::Relaxed));
-        assert!(line.acquire(3, Patience::None));
+        assert!(acquires(line, 3));
         die_at(line, || {
             line.book(member::own_number()).store(1, Ordering::Relaxed);
         });
-        assert!(!line.acquire(3, Patience::None));
-        assert!(line.acquire(2, Patience::None));
-        line.give_back(3);
+        assert!(!acquires(line, 3));
+        assert!(acquires(line, 2));
+        assert!(line.give_back(3, soon()));
         // With a place that is taken and not counted.
         die_at(line, || {
             line.line_up(3, MEMBERS as u16 - 1);
             line.waiting.store(0, Ordering::Relaxed);
         });
-        assert!(!line.acquire(1, Patience::None), "not before its turn");
-        line.bury(MEMBERS as u16 - 1, |_| {});
-        assert!(line.acquire(3, Patience::None));
-        line.give_back(3);
+        assert!(!acquires(line, 1), "not before its turn");
+        line.bury(MEMBERS as u16 - 1, soon(), |_| {});
+        assert!(acquires(line, 3));
+        assert!(line.give_back(3, soon()));
     }
 
     #[test]
@@ -441,7 +548,7 @@ mod tests {
         let other = MEMBERS as u16 - 1;
         assert!(line.take(2, u64::MAX, other));
         for had in [2, 0] {
-            assert!(line.bury(other, |permits| assert_eq!(permits, had)));
+            assert!(line.bury(other, soon(), |permits| assert_eq!(permits, had)));
             assert_eq!(line.available(), 3);
         }
     }

@@ -74,7 +74,6 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::os::robust::{Held, LockError, RobustMutex};
-use crate::shm::member;
 
 mod bury;
 
@@ -91,15 +90,10 @@ unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
     unsafe { RobustMutex::init(place) }
 }
 
-/// Takes a lock of ours, under which nothing of the users' runs.
-fn hold(lock: &RobustMutex) -> Held<'_> {
-    lock.hold()
-        .unwrap_or_else(|error| panic!("a shared object is out of order: {error}"))
-}
-
-/// The same for a burial, which does not wait for a process that has been stopped; `None` if it has to be tried later.
-fn hold_soon(lock: &RobustMutex) -> Option<Held<'_>> {
-    match lock.hold_until(member::soon()) {
+/// Takes an inner lock of an object, under which nothing of the users' runs; `None` if it was not to be had until the
+/// deadline that `limit` gives, because its holder does not go on.
+fn hold(lock: &RobustMutex, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
+    match lock.hold_with(limit) {
         Ok(held) => Some(held),
         Err(LockError::Timeout) => None,
         Err(error) => panic!("a shared object is out of order: {error}"),

@@ -17,6 +17,7 @@ use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::object::{Object, shape_of};
+use crate::shm::wait_mode::soon;
 
 /// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between processes.
 ///
@@ -217,17 +218,21 @@ impl Raw {
     }
 
     fn try_lock(&self) -> Result<RawGuard<'_>, LockError> {
+        if !self.object.reach(|| Some(soon())) {
+            return Err(LockError::Timeout);
+        }
         let head = self.object.head();
         Ok(self.guard(head, head.lock.try_hold()?))
     }
 
     fn lock_timeout(&self, timeout: Duration) -> Result<RawGuard<'_>, LockError> {
+        let deadline = super::deadline(timeout);
+        if !self.object.reach(|| deadline) {
+            return Err(LockError::Timeout);
+        }
         let head = self.object.head();
-        let lock = match super::deadline(timeout) {
-            Some(deadline) => head.lock.hold_until(deadline),
-            None => head.lock.hold(),
-        };
-        Ok(self.guard(head, lock?))
+        let lock = head.lock.hold_with(|| deadline)?;
+        Ok(self.guard(head, lock))
     }
 
     fn guard<'a>(&'a self, head: &'a MutexHead, lock: Held<'a>) -> RawGuard<'a> {

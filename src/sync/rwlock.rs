@@ -5,17 +5,18 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::line::{Line, MOST, Patience};
+use super::line::{self, HasLine, Line, MOST};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::os::fork;
 use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::object::{Object, shape_of};
+use crate::shm::wait_mode::WaitMode;
 
 /// A value that many threads of any process read at a time, or one changes; std's [`RwLock`](std::sync::RwLock) between
 /// processes.
@@ -66,9 +67,15 @@ unsafe impl Head for RwLockHead {
 const READ: u32 = 1;
 const WRITE: u32 = MOST;
 
+impl HasLine for RwLockHead {
+    fn line(&self) -> &Line {
+        &self.line
+    }
+}
+
 impl RwLockHead {
-    pub(super) fn bury(&self, member: u16) -> bool {
-        self.line.bury(member, |permits| {
+    pub(super) fn bury(&self, member: u16, deadline: Instant) -> bool {
+        self.line.bury(member, deadline, |permits| {
             if permits == WRITE {
                 // Before anybody can have the lock. Killed after this, the next one finds the permits still there.
                 self.poisoned.store(1, Ordering::Relaxed);
@@ -123,10 +130,9 @@ impl<T: Pod> RwLock<T> {
         })
     }
 
-    fn get(&self, permits: u32, patience: Patience) -> Option<Locked<'_, T>> {
-        let head = self.object.head();
-        head.line.acquire(permits, patience).then(|| Locked {
-            head,
+    fn get(&self, permits: u32, mode: WaitMode) -> Option<Locked<'_, T>> {
+        line::acquire(&self.object, permits, mode).then(|| Locked {
+            object: &self.object,
             value: self.object.tail().0.cast(),
             permits,
             generation: fork::generation(),
@@ -135,12 +141,12 @@ impl<T: Pod> RwLock<T> {
     }
 
     fn reader(locked: Locked<'_, T>) -> LockResult<RwLockReadGuard<'_, T>> {
-        let is_poisoned = locked.head.is_poisoned();
+        let is_poisoned = locked.object.head().is_poisoned();
         PoisonError::check(RwLockReadGuard { locked }, is_poisoned)
     }
 
     fn writer(locked: Locked<'_, T>) -> LockResult<RwLockWriteGuard<'_, T>> {
-        let is_poisoned = locked.head.is_poisoned();
+        let is_poisoned = locked.object.head().is_poisoned();
         let was_panicking = std::thread::panicking();
         let guard = RwLockWriteGuard {
             was_panicking,
@@ -152,14 +158,14 @@ impl<T: Pod> RwLock<T> {
     fn wait(&self, permits: u32) -> Locked<'_, T> {
         // Without a deadline it does not come back without it.
         loop {
-            if let Some(locked) = self.get(permits, Patience::Until(None)) {
+            if let Some(locked) = self.get(permits, WaitMode::Forever) {
                 return locked;
             }
         }
     }
 
     fn wait_for(&self, permits: u32, timeout: Duration) -> Option<Locked<'_, T>> {
-        self.get(permits, Patience::Until(super::deadline(timeout)))
+        self.get(permits, WaitMode::within(timeout))
     }
 
     /// Waits until nobody writes or waits to write, and keeps writers out.
@@ -196,7 +202,7 @@ impl<T: Pod> RwLock<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_read(&self) -> TryLockResult<RwLockReadGuard<'_, T>> {
-        let locked = self.get(READ, Patience::None);
+        let locked = self.get(READ, WaitMode::Try);
         Ok(Self::reader(locked.ok_or(TryLockError::WouldBlock)?)?)
     }
 
@@ -210,7 +216,7 @@ impl<T: Pod> RwLock<T> {
     ///
     /// ```
     /// # use manyhands::sync::RwLock;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let lock = RwLock::new(5u64)?;
     /// assert_eq!(*lock.read_timeout(Duration::MAX).unwrap(), 5);
     /// # Ok::<(), manyhands::ShareError>(())
@@ -255,7 +261,7 @@ impl<T: Pod> RwLock<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_write(&self) -> TryLockResult<RwLockWriteGuard<'_, T>> {
-        let locked = self.get(WRITE, Patience::None);
+        let locked = self.get(WRITE, WaitMode::Try);
         Ok(Self::writer(locked.ok_or(TryLockError::WouldBlock)?)?)
     }
 
@@ -269,7 +275,7 @@ impl<T: Pod> RwLock<T> {
     ///
     /// ```
     /// # use manyhands::sync::RwLock;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let lock = RwLock::new(5u64)?;
     /// let _reader = lock.read().unwrap();
     /// assert!(lock.write_timeout(Duration::from_millis(1)).is_err());
@@ -357,7 +363,7 @@ impl<'de, T: Pod> Deserialize<'de> for RwLock<T> {
 
 /// What both guards are made of.
 struct Locked<'a, T> {
-    head: &'a RwLockHead,
+    object: &'a Object<RwLockHead>,
     value: NonNull<T>,
     permits: u32,
     /// Of the process that got it.
@@ -375,7 +381,7 @@ impl<T> Locked<'_, T> {
 impl<T> Drop for Locked<'_, T> {
     fn drop(&mut self) {
         if self.is_own() {
-            self.head.line.give_back(self.permits);
+            line::give_back(self.object, self.permits);
         }
     }
 }
@@ -456,7 +462,8 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     fn drop(&mut self) {
         // `locked` goes after this.
         if self.locked.is_own() && !self.was_panicking && std::thread::panicking() {
-            self.locked.head.poisoned.store(1, Ordering::Relaxed);
+            let head = self.locked.object.head();
+            head.poisoned.store(1, Ordering::Relaxed);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A number of permits.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::line::{Line, MOST, Patience};
+use super::line::{self, HasLine, Line, MOST};
 use crate::os::fork;
 use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::object::Object;
+use crate::shm::wait_mode::WaitMode;
 
 /// A number of permits, for which threads of any process wait: a limit on how many do something at a time, or a count of
 /// things that there are.
@@ -54,9 +55,15 @@ unsafe impl Head for SemaphoreHead {
     const KIND: Kind = Kind::Semaphore;
 }
 
+impl HasLine for SemaphoreHead {
+    fn line(&self) -> &Line {
+        &self.line
+    }
+}
+
 impl SemaphoreHead {
-    pub(super) fn bury(&self, member: u16) -> bool {
-        self.line.bury(member, |_| {})
+    pub(super) fn bury(&self, member: u16, deadline: Instant) -> bool {
+        self.line.bury(member, deadline, |_| {})
     }
 }
 
@@ -102,11 +109,11 @@ impl Semaphore {
         &self.object.head().line
     }
 
-    fn get(&self, count: usize, patience: Patience) -> Option<Permit<'_>> {
+    fn get(&self, count: usize, mode: WaitMode) -> Option<Permit<'_>> {
         // Nobody can ever have more than there can be.
         let wanted = u32::try_from(count).ok();
         let has_got = match wanted {
-            Some(wanted) => wanted == 0 || self.line().acquire(wanted, patience),
+            Some(wanted) => wanted == 0 || line::acquire(&self.object, wanted, mode),
             None => panic!("{count} permits of a semaphore, which can have {MOST} at most"),
         };
         has_got.then(|| Permit {
@@ -152,7 +159,7 @@ impl Semaphore {
     pub fn acquire_many(&self, count: usize) -> Permit<'_> {
         // Without a deadline it does not come back without them.
         loop {
-            if let Some(permit) = self.get(count, Patience::Until(None)) {
+            if let Some(permit) = self.get(count, WaitMode::Forever) {
                 return permit;
             }
         }
@@ -185,7 +192,7 @@ impl Semaphore {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn try_acquire_many(&self, count: usize) -> Option<Permit<'_>> {
-        self.get(count, Patience::None)
+        self.get(count, WaitMode::Try)
     }
 
     /// Waits for a permit, for so long at most.
@@ -194,7 +201,7 @@ impl Semaphore {
     ///
     /// ```
     /// # use manyhands::sync::Semaphore;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let semaphore = Semaphore::new(0)?;
     /// assert!(semaphore.acquire_timeout(Duration::from_millis(1)).is_none());
     /// # Ok::<(), manyhands::ShareError>(())
@@ -209,14 +216,14 @@ impl Semaphore {
     ///
     /// ```
     /// # use manyhands::sync::Semaphore;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let semaphore = Semaphore::new(1)?;
     /// assert!(semaphore.acquire_many_timeout(2, Duration::from_millis(1)).is_none());
     /// assert_eq!(semaphore.available(), 1);
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn acquire_many_timeout(&self, count: usize, timeout: Duration) -> Option<Permit<'_>> {
-        self.get(count, Patience::Until(super::deadline(timeout)))
+        self.get(count, WaitMode::within(timeout))
     }
 
     /// Permits that nobody has right now.
@@ -252,7 +259,7 @@ impl Semaphore {
     /// ```
     pub fn release(&self, count: usize) {
         let added = u32::try_from(count).map_err(|_| 0);
-        if let Err(total) = added.and_then(|count| self.line().add(count)) {
+        if let Err(total) = added.and_then(|count| line::add(&self.object, count)) {
             panic!(
                 "{count} permits more than {total} are more than the {MOST} that a semaphore can have"
             );
@@ -317,7 +324,7 @@ impl Permit<'_> {
     /// ```
     pub fn forget(mut self) {
         if self.is_own() {
-            self.semaphore.line().forget(self.count);
+            line::forget(&self.semaphore.object, self.count);
         }
         self.count = 0;
     }
@@ -331,7 +338,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.is_own() {
-            self.semaphore.line().give_back(self.count);
+            line::give_back(&self.semaphore.object, self.count);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytemuck::Pod;
 
@@ -28,6 +28,7 @@ use super::{ClaimError, SharedArray};
 use crate::os::fork;
 use crate::shm::member;
 use crate::shm::object::Object;
+use crate::shm::wait_mode::{WaitMode, soon};
 
 /// A claim, given back when this is dropped.
 pub(super) struct Claim<'a> {
@@ -76,6 +77,9 @@ impl<'a> Claim<'a> {
         lend: u64,
         usage: Use,
     ) -> Result<Self, Refusal> {
+        if !object.reach(|| Some(soon())) {
+            return Err(Refusal::Locked(None));
+        }
         let terms = Terms {
             member: own_number()?,
             mode,
@@ -120,7 +124,9 @@ impl<'a> Claim<'a> {
                 ..self.terms
             };
             let head = self.object.head();
-            let number = despite_the_dead(|| forks::claim(self.usage, || head.claim(&terms)))?;
+            // An access cannot fail, so it waits as long as the table is locked.
+            let attempt = || despite_the_dead(|| forks::claim(self.usage, || head.claim(&terms)));
+            let number = head.wait(None, attempt, Refusal::is_locked)?;
             Ok((terms, number))
         });
         match claimed {
@@ -131,7 +137,7 @@ impl<'a> Claim<'a> {
                         .compare_exchange(before, own, Ordering::AcqRel, Ordering::Acquire);
                 if exchanged.is_err() {
                     // Another thread was faster.
-                    self.object.head().release(number, &terms);
+                    give_back(&self.object, number, terms);
                     forks::gave_back(self.usage);
                 }
             }
@@ -155,9 +161,14 @@ impl Drop for Claim<'_> {
             ..self.terms
         };
         let number = usize::from(own as u16);
-        self.object.head().release(number, &terms);
+        give_back(&self.object, number, terms);
         forks::gave_back(self.usage);
     }
+}
+
+/// Gives back a claim of this process.
+fn give_back(object: &Object<ArrayHead>, number: usize, terms: Terms) {
+    object.now_or_later(move |head, deadline| head.release(number, &terms, deadline));
 }
 
 /// A whole array lent to the workers of a call.
@@ -181,7 +192,10 @@ impl<'a> Lend<'a> {
             end: len,
             lend: 0,
         };
-        let (number, id) = despite_the_dead(|| object.head().lend(&terms))?;
+        let head = object.head();
+        // The call that lends has no time of its own.
+        let attempt = || despite_the_dead(|| head.lend(&terms));
+        let (number, id) = head.wait(None, attempt, Refusal::is_locked)?;
         Ok(Self {
             object,
             number,
@@ -206,7 +220,7 @@ impl Drop for Lend<'_> {
 }
 
 pub(super) fn own_number() -> Result<u16, Refusal> {
-    member::own().map_err(|error| Refusal::Unusable(error.to_string()))
+    Ok(member::own_by(Some(soon()))?)
 }
 
 /// Tries again after those who are in the way have been buried, if they are dead.
@@ -216,7 +230,7 @@ pub(super) fn despite_the_dead<T>(
     match attempt() {
         Err(Refusal::Clash(_) | Refusal::Full { .. }) => {
             forks::let_go_for_the_dead();
-            member::bury_dead();
+            member::bury_dead_by(soon());
             attempt()
         }
         outcome => outcome,
@@ -262,11 +276,16 @@ impl<T: Pod> SharedArray<T> {
         range: &Range<usize>,
         timeout: Duration,
     ) -> Result<Claim<'_>, Refusal> {
-        let deadline = Instant::now().checked_add(timeout);
+        let mode_of_wait = WaitMode::within(timeout);
+        if !self.object.reach(|| mode_of_wait.lock_deadline()) {
+            return Err(Refusal::Locked(None));
+        }
         self.object.head().wait(
-            deadline,
+            mode_of_wait.deadline(),
             || self.claim(mode, range),
-            |refusal| matches!(refusal, Refusal::Clash(_) | Refusal::Full { .. }),
+            |refusal| {
+                refusal.is_locked() || matches!(refusal, Refusal::Clash(_) | Refusal::Full { .. })
+            },
         )
     }
 }

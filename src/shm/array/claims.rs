@@ -15,6 +15,9 @@
 //! | before the notification | those who wait look by themselves, within 100 ms |
 //! | at its burial | whoever buries next does the rest; an entry cleared twice is clear |
 //!
+//! A process may also be stopped with the mutex, for as long as it likes. So the mutex is waited for until a deadline, and
+//! a claim that cannot be looked at is refused ([`Refusal::Locked`]). Only the end of a lend waits however long it takes.
+//!
 //! # Lends
 //!
 //! A call that has workers change an array *lends* it: the caller's entry covers all of it, and its workers make claims
@@ -28,10 +31,12 @@ use std::time::Instant;
 
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
 use crate::shm::registry::Place;
 use crate::shm::wait::Waiters;
+use crate::shm::wait_mode::soon;
 
 use super::error::ClaimError;
 use super::terms::{COUNT, Mode, ONE, Terms};
@@ -102,7 +107,15 @@ pub(super) enum Refusal {
     },
     /// There is no such lend (any more).
     Closed,
+    /// The table is locked by a process that does not go on.
+    Locked(Option<u32>),
     Unusable(String),
+}
+
+impl Refusal {
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked(_))
+    }
 }
 
 impl From<Refusal> for ClaimError {
@@ -117,7 +130,17 @@ impl From<Refusal> for ClaimError {
             Refusal::Closed => Self::Unusable {
                 reason: "the call that has lent it has ended".to_owned(),
             },
+            Refusal::Locked(by) => Self::Busy { by },
             Refusal::Unusable(reason) => Self::Unusable { reason },
+        }
+    }
+}
+
+impl From<ShareError> for Refusal {
+    fn from(error: ShareError) -> Self {
+        match error {
+            ShareError::Busy { by } => Self::Locked(by),
+            error => Self::Unusable(error.to_string()),
         }
     }
 }
@@ -126,11 +149,21 @@ impl From<Refusal> for ClaimError {
 pub(super) type Number = usize;
 
 impl ArrayHead {
-    fn hold(&self) -> Result<Held<'_>, Refusal> {
-        let held = self.top.lock.hold();
-        let held = held.map_err(|error| Refusal::Unusable(error.to_string()))?;
-        self.note_torn(&held);
-        Ok(held)
+    /// Takes the lock, at most until the deadline that `limit` gives.
+    fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Result<Held<'_>, Refusal> {
+        match self.top.lock.hold_with(limit) {
+            Ok(held) => {
+                self.note_torn(&held);
+                Ok(held)
+            }
+            Err(LockError::Timeout) => Err(Refusal::Locked(self.top.lock.holder())),
+            Err(error) => Err(Refusal::Unusable(error.to_string())),
+        }
+    }
+
+    /// The same for a look that is not waited for.
+    fn hold_soon(&self) -> Result<Held<'_>, Refusal> {
+        self.hold(|| Some(soon()))
     }
 
     /// That its last owner died means nothing to the table, which is whole at every moment; but it may have been writing.
@@ -167,7 +200,7 @@ impl ArrayHead {
 
     /// Makes a claim, if it goes together with those there are.
     pub(super) fn claim(&self, terms: &Terms) -> Result<Number, Refusal> {
-        let _held = self.hold()?;
+        let _held = self.hold_soon()?;
         self.claim_held(terms)
     }
 
@@ -177,7 +210,7 @@ impl ArrayHead {
         terms: &Terms,
         then: impl FnOnce() -> R,
     ) -> Result<R, Refusal> {
-        let _held = self.hold()?;
+        let _held = self.hold_soon()?;
         self.check(terms)?;
         Ok(then())
     }
@@ -280,7 +313,7 @@ impl ArrayHead {
 
     /// Claims the whole array for a lend; gives the entry and the lend's number.
     pub(super) fn lend(&self, terms: &Terms) -> Result<(Number, u64), Refusal> {
-        let _held = self.hold()?;
+        let _held = self.hold_soon()?;
         // Killed after this, a number is not used.
         let lend = self.top.lends.load(Ordering::Relaxed) + 1;
         self.top.lends.store(lend, Ordering::Relaxed);
@@ -288,14 +321,17 @@ impl ArrayHead {
         Ok((number, lend))
     }
 
-    /// Gives back a claim that this process has made on these terms.
-    pub(super) fn release(&self, number: Number, terms: &Terms) {
-        let Ok(held) = self.hold() else {
-            return;
+    /// Gives back a claim that this process has made on these terms. False if the lock was not to be had until the deadline.
+    pub(super) fn release(&self, number: Number, terms: &Terms, deadline: Instant) -> bool {
+        let held = match self.hold(|| Some(deadline)) {
+            Ok(held) => held,
+            // Of a table that is out of order, nobody can claim anything any more.
+            Err(refusal) => return !matches!(refusal, Refusal::Locked(_)),
         };
         self.release_held(number, terms);
         drop(held);
         self.top.waiters.notify_all();
+        true
     }
 
     fn release_held(&self, number: Number, terms: &Terms) {
@@ -322,7 +358,8 @@ impl ArrayHead {
     /// Ends a lend: returns when no claim under it is left, and none can be made.
     pub(super) fn end_lend(&self, number: Number, lend: u64) {
         let is_over = || {
-            let Ok(_held) = self.hold() else {
+            // However long it takes: a worker that has a claim may write until it has given it back.
+            let Ok(_held) = self.hold(|| None) else {
                 // Nobody can claim anything any more.
                 return Some(());
             };
@@ -370,7 +407,7 @@ impl ArrayHead {
 
     /// Has nobody write any more, if nobody may right now.
     pub(super) fn freeze(&self, terms: &Terms) -> Result<(), Refusal> {
-        let held = self.hold()?;
+        let held = self.hold_soon()?;
         self.check(terms)?;
         self.top.frozen.store(1, Ordering::Release);
         drop(held);
@@ -385,22 +422,22 @@ impl ArrayHead {
     }
 
     pub(super) fn abandoned(&self) -> u32 {
-        // Whoever held the lock and was killed may not have been found yet.
-        drop(self.hold());
+        // A process that was killed with the lock may not have been found yet. One that is stopped with it is not dead.
+        drop(self.hold_soon());
         self.top.abandoned.load(Ordering::Acquire)
     }
 
-    /// Drops the claims of a member that has ended.
-    fn bury(&self, member: u16) -> bool {
-        let held = match self.top.lock.hold_until(member::soon()) {
+    /// Drops the claims of a member that has ended. False if the lock was not to be had until the deadline.
+    fn bury(&self, member: u16, deadline: Instant) -> bool {
+        let held = match self.hold(|| Some(deadline)) {
             Ok(held) => held,
-            Err(LockError::Timeout) => return false,
-            Err(error) => {
+            Err(Refusal::Locked(_)) => return false,
+            Err(refusal) => {
+                let error = ClaimError::from(refusal);
                 log::error!("claims of a dead process stay: {error}");
                 return true;
             }
         };
-        self.note_torn(&held);
         for (_, entry, _, terms) in self.live().filter(|(.., terms)| terms.member == member) {
             if terms.mode == Mode::Write && !terms.is_empty() {
                 // First: who is killed between the two counts it again, which does no harm.
@@ -419,27 +456,39 @@ impl ArrayHead {
 #[derive(Debug)]
 pub(super) struct Duplicate {
     place: Place,
-    pub(super) number: Number,
-    pub(super) terms: Terms,
+    number: Number,
+    terms: Terms,
     /// [`fork::generation`] of the process whose it is.
     pub(super) generation: u32,
 }
 
 impl Duplicate {
-    pub(super) fn head(&self) -> &ArrayHead {
-        head_of(&self.place)
+    /// Gives it back. False if the array's lock was not to be had until the deadline.
+    pub(super) fn release(&self, deadline: Instant) -> bool {
+        head_of(&self.place).release(self.number, &self.terms, deadline)
     }
 }
 
 /// Makes all claims of the member to read, or for atomics, once more.
-pub(super) fn duplicate(place: &Place, member: u16, into: &mut Vec<Duplicate>) {
+///
+/// # Errors
+///
+/// That the array's lock was not to be had until the deadline.
+pub(super) fn duplicate(
+    place: &Place,
+    member: u16,
+    deadline: Instant,
+    into: &mut Vec<Duplicate>,
+) -> Result<(), ClaimError> {
     if place.len() < size_of::<ArrayHead>() {
-        return;
+        return Ok(());
     }
     let head = head_of(place);
-    let Ok(_held) = head.hold() else {
+    let _held = match head.hold(|| Some(deadline)) {
+        Ok(held) => held,
+        Err(refusal @ Refusal::Locked(_)) => return Err(refusal.into()),
         // Nobody can claim anything any more.
-        return;
+        Err(_) => return Ok(()),
     };
     for (number, entry, state, terms) in head.live() {
         let is_shared = matches!(terms.mode, Mode::Read | Mode::Atomic);
@@ -453,6 +502,7 @@ pub(super) fn duplicate(place: &Place, member: u16, into: &mut Vec<Duplicate>) {
             });
         }
     }
+    Ok(())
 }
 
 /// The head of a block that was made as an array, and is as long at least.
@@ -465,8 +515,8 @@ fn head_of(place: &Place) -> &ArrayHead {
 }
 
 /// For [`Kind`]: a member that had a handle has ended.
-pub(crate) fn bury(place: &Place, member: u16) -> bool {
-    place.len() < size_of::<ArrayHead>() || head_of(place).bury(member)
+pub(crate) fn bury(place: &Place, member: u16, deadline: Instant) -> bool {
+    place.len() < size_of::<ArrayHead>() || head_of(place).bury(member, deadline)
 }
 
 #[cfg(test)]

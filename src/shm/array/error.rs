@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shm::error::Holder;
+
 /// Why elements of a shared array could not be had.
 ///
 /// Nothing has been read or written then, and nothing is claimed.
@@ -65,6 +67,17 @@ pub enum ClaimError {
     TooMany {
         /// The limit.
         limit: usize,
+    },
+    /// The table of claims is locked by a process that does not go on: it is stopped (`SIGSTOP`, a debugger, a frozen
+    /// container), or was not given a core for longer than the caller wants to wait.
+    #[error(
+        "the claims on the array are locked by {}, which does not go on; let it continue if it was stopped, or end it, and try \
+         again",
+        Holder(*.by)
+    )]
+    Busy {
+        /// The process, if it can be told.
+        by: Option<u32>,
     },
     /// The claims cannot be read or changed: somebody has written over them, or this process cannot share objects.
     #[error("the array cannot be claimed: {reason}")]

@@ -24,12 +24,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWri
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::claims::{self, ArrayHead, Duplicate, Refusal};
+use super::claims::{self, Duplicate, Refusal};
 use crate::os::fork::{self, PerProcess};
 use crate::os::pidfd::Child;
+use crate::shm::deferred;
 use crate::shm::kind::Kind;
 use crate::shm::member;
 use crate::shm::registry::{self, Hold, Standstill};
+use crate::shm::wait_mode::soon;
 
 /// How long a fork waits for guards, which another thread may be about to drop.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -170,7 +172,7 @@ impl Fork {
     ///
     /// # Errors
     ///
-    /// That a mapping could not be had.
+    /// That a mapping could not be had, or that an array is locked by a process that does not go on.
     pub(crate) fn depart(&self) -> io::Result<Result<Departure, InTheWay>> {
         let own = own();
         let gate = own.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -188,8 +190,11 @@ impl Fork {
         what.holds = standstill.hold_all();
         if own.has(Use::Shared) {
             let member = member::own().map_err(io::Error::other)?;
+            // All threads of this process wait meanwhile, so it does not wait for a process that is stopped.
+            let deadline = soon();
             for place in standstill.places(Kind::Array)? {
-                claims::duplicate(&place, member, &mut what.claims);
+                let duplicated = claims::duplicate(&place, member, deadline, &mut what.claims);
+                duplicated.map_err(io::Error::other)?;
             }
         }
         let is_anything = !what.holds.is_empty();
@@ -276,9 +281,35 @@ struct Kept {
 
 #[derive(Debug, Default)]
 struct What {
-    // In this order: as long as there are claims on an array, it is held.
     claims: Vec<Duplicate>,
     holds: Vec<Hold>,
+}
+
+impl What {
+    /// Gives all of it back. False if there are claims left that could not be given back until the deadline.
+    fn let_go(&mut self, deadline: Instant) -> bool {
+        let generation = fork::generation();
+        // The copies of a forked child are its parent's.
+        self.claims
+            .retain(|claim| claim.generation == generation && !claim.release(deadline));
+        // As long as there are claims on an array, it is held.
+        if self.claims.is_empty() {
+            self.holds.clear();
+        }
+        self.claims.is_empty()
+    }
+}
+
+impl Drop for What {
+    fn drop(&mut self) {
+        if !self.let_go(soon()) {
+            let mut rest = Self {
+                claims: std::mem::take(&mut self.claims),
+                holds: std::mem::take(&mut self.holds),
+            };
+            deferred::put_off(move |deadline| rest.let_go(deadline));
+        }
+    }
 }
 
 impl Kept {
@@ -325,15 +356,6 @@ pub(crate) fn let_go_for_the_dead() {
     for kept in all {
         if kept.child.get().is_some_and(has_ended) {
             kept.let_go();
-        }
-    }
-}
-
-impl Drop for Duplicate {
-    fn drop(&mut self) {
-        if self.generation == fork::generation() {
-            let head: &ArrayHead = self.head();
-            head.release(self.number, &self.terms);
         }
     }
 }

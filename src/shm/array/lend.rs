@@ -285,13 +285,15 @@ impl<T: Pod> SharedArray<T> {
         let claim = self.object.head().wait(
             None,
             || Claim::momentary(&self.object, mode, ends, lend),
-            // Others of this call have what is wanted, and will give it back.
+            // Others of this call have what is wanted, and will give it back. A worker has no time of its own, so it also
+            // waits for a process that is stopped with the table.
             |refusal| {
                 matches!(
                     refusal,
-                    Refusal::Full {
-                        is_of_siblings: true
-                    }
+                    Refusal::Locked(_)
+                        | Refusal::Full {
+                            is_of_siblings: true
+                        }
                 )
             },
         );

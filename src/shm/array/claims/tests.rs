@@ -141,7 +141,7 @@ proptest! {
                         }
                         head.end_lend(numbers[which], terms.lend);
                     } else {
-                        head.release(numbers[which], &terms);
+                        assert!(head.release(numbers[which], &terms, soon()));
                     }
                     model.claims.remove(which);
                     numbers.remove(which);
@@ -156,8 +156,8 @@ proptest! {
                         .filter(|(terms, _)| terms.member == member && terms.mode == Mode::Write && terms.start < terms.end)
                         .count();
                     let before = head.abandoned();
-                    head.bury(member);
-                    head.bury(member);
+                    assert!(head.bury(member, soon()));
+                    assert!(head.bury(member, soon()));
                     prop_assert_eq!((head.abandoned() - before) as usize, had);
                     let mut keep = model.claims.iter().map(|(terms, _)| terms.member != member);
                     numbers.retain(|_| keep.next().unwrap());
@@ -215,7 +215,7 @@ fn a_table_full_of_siblings_is_told_from_one_that_others_fill() {
         head.claim(&terms(2, Mode::Read, 999, 999)),
         Err(full(false))
     );
-    head.release(first, &work(0));
+    assert!(head.release(first, &work(0), soon()));
     head.claim(&terms(2, Mode::Read, 999, 999)).unwrap();
     assert_eq!(head.claim(&work(1)), Err(full(false)));
 }
@@ -237,7 +237,7 @@ fn a_clash_with_a_worker_tells_the_elements_that_its_call_was_lent() {
         ..work
     }));
     assert_eq!(head.claim(&work), reported);
-    head.bury(1);
+    assert!(head.bury(1, soon()));
     assert_eq!(head.claim(&terms(3, Mode::Read, 7, 8)), reported);
 }
 
@@ -260,7 +260,7 @@ fn a_full_table_is_an_error_and_has_room_again() {
     assert_eq!(head.claim(&one_more), Err(full(false)));
     // One that is there already is counted, and takes no room.
     head.claim(&terms(1, Mode::Read, 3, 4)).unwrap();
-    head.release(7, &terms(1, Mode::Read, 7, 8));
+    assert!(head.release(7, &terms(1, Mode::Read, 7, 8), soon()));
     assert_eq!(head.claim(&one_more), Ok(7));
     let error = ClaimError::from(full(false));
     assert_eq!(error, ClaimError::TooMany { limit: ENTRIES });
@@ -279,12 +279,12 @@ fn a_lend_ends_when_the_last_of_its_workers_has_gone_and_takes_no_new_ones() {
         let ending = scope.spawn(|| head.end_lend(number, lend));
         // As soon as it is closing, nothing new is claimed.
         while let Ok(second) = head.claim(&work(1)) {
-            head.release(second, &work(1));
+            assert!(head.release(second, &work(1), soon()));
         }
         assert_eq!(head.claim(&work(1)), Err(Refusal::Closed));
         assert!(!ending.is_finished());
         assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
-        head.release(first, &work(0));
+        assert!(head.release(first, &work(0), soon()));
         ending.join().unwrap();
     });
     assert_eq!(head.live().count(), 0);
@@ -300,7 +300,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
         ..terms(2, Mode::SubWrite, 0, 1)
     };
     let number = head.claim(&work).unwrap();
-    head.bury(1);
+    assert!(head.bury(1, soon()));
     // In units that only the lender knew.
     assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
     assert_eq!(
@@ -311,7 +311,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
         }),
         Err(Refusal::Closed)
     );
-    head.release(number, &work);
+    assert!(head.release(number, &work, soon()));
     head.claim(&terms(3, Mode::Read, 7, 8)).unwrap();
     assert_eq!(head.abandoned(), 0);
 }
@@ -331,9 +331,9 @@ fn noise_in_the_table_does_no_more_than_keep_others_out() {
     head.top.used.store(u32::MAX, Ordering::Relaxed);
     let _ = head.claim(&terms(1, Mode::Read, 0, 8));
     let _ = head.lend(&terms(1, Mode::LendRead, 0, 8));
-    head.release(usize::MAX, &terms(1, Mode::Read, 0, 8));
+    assert!(head.release(usize::MAX, &terms(1, Mode::Read, 0, 8), soon()));
     for member in 0..u16::MAX {
-        head.bury(member);
+        assert!(head.bury(member, soon()));
     }
 }
 
