@@ -505,7 +505,15 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     exit::call_at_exit(Turn::Family, leave);
     let pid = std::process::id();
     let started = start_of(pid)?;
-    let _lock = family.lock(ledger_deadline)?;
+    let lock = match family.lock(ledger_deadline) {
+        Err(error @ ShareError::Busy { .. }) => {
+            // What the process was started for is worth more than an error. Its parent can end it meanwhile.
+            log::warn!("a child waits before it begins: {error}");
+            family.lock(|| None)
+        }
+        lock => lock,
+    };
+    let _lock = lock?;
     let slot = family.slots().get(usize::from(place.number));
     let slot = slot
         .filter(|slot| slot.is_expected(place.uses))

@@ -26,6 +26,7 @@
 //! too late. What lies under a lend is counted in units of the call's choice (elements or tiles), so towards everybody
 //! else it covers the whole array, also when the lender has died before its workers.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::time::Instant;
 
@@ -387,17 +388,27 @@ impl ArrayHead {
         may_wait: impl Fn(&Refusal) -> bool,
     ) -> Result<T, Refusal> {
         let mut last = None;
-        let done = self.top.waiters.wait(
-            deadline,
-            || match attempt() {
+        // Each look at a table that is locked takes long, and the holder of the lock does not notify. So the next look is
+        // after a slice of sleep.
+        let is_locked = Cell::new(false);
+        let look = || {
+            if is_locked.get() {
+                return None;
+            }
+            match attempt() {
                 Err(refusal) if may_wait(&refusal) => {
+                    is_locked.set(refusal.is_locked());
                     last = Some(refusal);
                     None
                 }
                 outcome => Some(outcome),
-            },
-            member::patrol,
-        );
+            }
+        };
+        let patrol = || {
+            member::patrol();
+            is_locked.set(false);
+        };
+        let done = self.top.waiters.wait(deadline, look, patrol);
         match (done, last) {
             (Some(outcome), _) => outcome,
             (None, Some(refusal)) => Err(refusal),
