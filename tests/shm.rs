@@ -3,7 +3,7 @@
 mod common;
 
 use common::random::{Random, number, seed};
-use common::{Leftovers, eventually, kill};
+use common::{Leftovers, eventually, kill, may_stop};
 use manyhands::prelude::*;
 use manyhands::{SharedValue, closure, shm};
 
@@ -236,6 +236,7 @@ fn b79_blocks_never_overlap_and_all_come_back_though_processes_are_killed() -> R
         let some = random.below(200) as u64;
         eventually("they go on", || done.get() > seen + some);
         let victim = children.swap_remove(random.below(4));
+        may_stop(victim.pid(), |end| random.below(end as usize) as u64);
         victim.kill()?;
         let status = victim.join()?;
         assert_eq!(status, manyhands::process::ExitStatus::Signaled(9));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use manyhands::prelude::*;
 use manyhands::{SharedArray, SharedValue};
 
-use crate::common::{Leftovers, eventually, kill};
+use crate::common::{Leftovers, eventually, kill, may_stop};
 use crate::{LONG, Result, forked, is_claimed};
 
 #[test]
@@ -203,9 +203,11 @@ fn b73_processes_killed_at_random_leave_no_claims() -> Result {
             .collect();
         let until = before + 1 + next(2_000);
         eventually("they take turns", || turns.get() >= until);
+        may_stop(children[0].pid(), &mut next);
         kill(children[0].pid());
         let more = turns.get() + next(500);
         eventually("the other one goes on", || turns.get() >= more);
+        may_stop(children[1].pid(), &mut next);
         kill(children[1].pid());
         for child in children {
             let status = child.join()?;

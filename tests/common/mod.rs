@@ -187,6 +187,23 @@ pub fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
+/// One time in three, stops a process that is about to be killed, for a moment, and may let it go on before. `random` gives
+/// a number below the one it is given.
+pub fn may_stop(pid: u32, mut random: impl FnMut(u64) -> u64) {
+    use nix::sys::signal::{Signal, kill};
+    if random(3) > 0 {
+        return;
+    }
+    let process = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    // It may have ended already.
+    let _ = kill(process, Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_micros(random(3_000)));
+    if random(2) == 0 {
+        let _ = kill(process, Signal::SIGCONT);
+        std::thread::sleep(Duration::from_micros(random(300)));
+    }
+}
+
 /// Set in a test that runs as a program of its own.
 const SCENARIO: &str = "MANYHANDS_TEST_SCENARIO";
 

@@ -16,7 +16,7 @@ use manyhands::{PriorityQueue, Queue, SharedValue, Stack};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::common::{DEADLINE, Leftovers, kill};
+use crate::common::{DEADLINE, Leftovers, kill, may_stop};
 use crate::{Result, setting};
 
 /// A queue of whatever order.
@@ -231,6 +231,7 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
                     killed_consumers += 1;
                     std::mem::replace(&mut takers[which], start_consumer(&writer)?)
                 };
+                may_stop(victim.pid(), &mut random);
                 kill(victim.pid());
                 killed += 1;
                 // Half of them are found by those who wait.

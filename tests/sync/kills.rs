@@ -168,6 +168,7 @@ fn killed_anywhere_nobody_blocks_and_the_books_balance() {
             await_progress(&shared, 1 + random.below(60));
         }
         let victim = &mut children[random.below(CHILDREN)];
+        common::may_stop(victim.pid(), |end| random.below(end as usize) as u64);
         common::kill(victim.pid());
         dead.push_back(std::mem::replace(victim, spawn()));
         if random.below(2) == 0 || dead.len() > 8 {
