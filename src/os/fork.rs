@@ -141,13 +141,6 @@ impl Victim {
         self.0.as_raw().cast_unsigned()
     }
 
-    /// Stops the child, and waits until it has stopped.
-    pub(crate) fn stop(&self) {
-        use nix::sys::wait::{WaitPidFlag, waitpid};
-        nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGSTOP).unwrap();
-        waitpid(self.0, Some(WaitPidFlag::WUNTRACED)).unwrap();
-    }
-
     /// Kills the child and waits until it is gone.
     pub(crate) fn kill(self) {
         drop(self);

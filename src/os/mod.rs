@@ -12,6 +12,7 @@
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
 //! | [`exit`] | `atexit` |
+//! | [`fault`] | nothing; in tests, `raise` |
 //! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
@@ -30,6 +31,7 @@
 pub(crate) mod alarm;
 pub(crate) mod clock;
 pub(crate) mod exit;
+pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handoff;

@@ -85,6 +85,8 @@
 
 mod error;
 mod face;
+#[cfg(all(test, not(loom)))]
+mod faults;
 mod fifo;
 mod head;
 mod item;
@@ -95,7 +97,6 @@ mod port;
 mod priority;
 mod ready;
 mod stack;
-mod steps;
 mod transfer;
 mod work;
 
@@ -107,4 +108,3 @@ pub use pipe::{Connection, Pipe};
 pub use priority::PriorityQueue;
 pub use ready::{Waitable, wait_ready};
 pub use stack::Stack;
-pub(crate) use steps::step;

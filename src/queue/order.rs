@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::head::{Key, Order, SlotHead, View};
-use super::step;
+use crate::os::fault;
 
 impl View<'_> {
     /// The head of a slot.
@@ -64,7 +64,7 @@ impl View<'_> {
     fn swap(&self, one: usize, other: usize) {
         let (first, second) = (self.at(one) as u32, self.at(other) as u32);
         self.position(one).store(second, Ordering::Relaxed);
-        step();
+        fault::point();
         self.position(other).store(first, Ordering::Relaxed);
     }
 
@@ -122,7 +122,7 @@ pub(super) fn enter(view: &View<'_>, slot: usize, priority: i64) {
     let (pushed, len) = view.len_now();
     key.priority.store(priority, Ordering::Relaxed);
     key.number.store(pushed + 1, Ordering::Release);
-    step();
+    fault::point();
     let mut position = len;
     while position > 0 {
         let parent = (position - 1) / 2;

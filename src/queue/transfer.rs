@@ -7,7 +7,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::head::{SLOT_HEAD, View};
-use super::{order, step};
+use super::order;
+use crate::os::fault;
 use crate::shm::ShareError;
 use crate::shm::payload::Payload;
 use crate::shm::wait::Waiters;
@@ -132,36 +133,36 @@ impl View<'_> {
             Load::Inline(_) => 0,
             Load::Payload(payload, _) => payload.word(),
         };
-        step();
+        fault::point();
         journal.items.store(pushed, Ordering::Relaxed);
         journal.bytes.store(bytes, Ordering::Relaxed);
         journal.len.store(len, Ordering::Relaxed);
         journal.payload.store(word, Ordering::Relaxed);
         journal.slot.store(slot as u64, Ordering::Relaxed);
-        step();
+        fault::point();
         journal.armed.store(1, Ordering::Release);
 
         let in_slot = self.slot(slot);
-        step();
+        fault::point();
         in_slot.len.store(len, Ordering::Relaxed);
-        step();
+        fault::point();
         in_slot.payload.store(word, Ordering::Relaxed);
-        step();
+        fault::point();
         match load {
             Load::Inline(bytes) => self.write(slot, bytes),
             Load::Payload(payload, _) => payload.go_over(),
         }
-        step();
+        fault::point();
         order::enter(self, slot, priority);
         // It is in the queue.
-        step();
+        fault::point();
         side.done.items.store(pushed + 1, Ordering::Release);
         let bytes = bytes.wrapping_add(len);
-        step();
+        fault::point();
         side.done.bytes.store(bytes, Ordering::Release);
-        step();
+        fault::point();
         journal.armed.store(0, Ordering::Release);
-        step();
+        fault::point();
         drop(lock);
         Waiters::notify_one_and_all(&head.pops.waiting.0, &head.watchers);
         Put::Done
@@ -192,14 +193,14 @@ impl View<'_> {
         let book = head.books.get(usize::from(member))?;
         let taken = book.taken.load(Ordering::Relaxed);
         journal.member.store(member.into(), Ordering::Relaxed);
-        step();
+        fault::point();
         journal.items.store(popped, Ordering::Relaxed);
         journal.bytes.store(bytes, Ordering::Relaxed);
         journal.taken.store(taken, Ordering::Relaxed);
         journal.len.store(len, Ordering::Relaxed);
         journal.payload.store(word, Ordering::Relaxed);
         journal.slot.store(slot as u64, Ordering::Relaxed);
-        step();
+        fault::point();
         journal.armed.store(1, Ordering::Release);
 
         let item = if word == 0 {
@@ -208,25 +209,25 @@ impl View<'_> {
         } else {
             Taken::Payload(Payload::reach(word))
         };
-        step();
+        fault::point();
         order::leave(self);
         // It is this process's.
-        step();
+        fault::point();
         side.done.items.store(popped + 1, Ordering::Release);
         let bytes = bytes.wrapping_add(len);
-        step();
+        fault::point();
         side.done.bytes.store(bytes, Ordering::Release);
-        step();
+        fault::point();
         book.taken.store(taken + 1, Ordering::Release);
-        step();
+        fault::point();
         order::vacate(self, slot);
-        step();
+        fault::point();
         if let Taken::Payload(Ok(payload)) = &item {
             payload.has_come_over();
         }
-        step();
+        fault::point();
         journal.armed.store(0, Ordering::Release);
-        step();
+        fault::point();
         drop(lock);
         if head.waits_for_bytes.load(Ordering::Relaxed) == 0 {
             head.pushes.waiting.0.notify_one();

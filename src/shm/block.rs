@@ -22,6 +22,7 @@ use super::holders::Holders;
 use super::kind::Kind;
 use super::member;
 use super::wait_mode::soon;
+use crate::os::fault;
 use crate::os::robust::Held;
 use crate::os::sparse;
 
@@ -218,7 +219,11 @@ impl Family {
         let Some(block) = self.block(index) else {
             return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
         };
+        fault::point();
+        fault::point();
         block.holders.insert(member);
+        fault::point();
+        fault::point();
         block.len.store(len, Ordering::Relaxed);
         block.shape.store(shape, Ordering::Relaxed);
         let generation = block.state().generation;
@@ -228,6 +233,7 @@ impl Family {
             phase: Phase::Making as u8,
         });
         let id = BlockId { index, generation };
+        fault::point();
         if !block.is_large() {
             return Ok((id, false));
         }
@@ -363,13 +369,16 @@ impl Family {
             phase: Phase::Ending as u8,
             ..state
         });
+        fault::point();
         drop(lock);
         if let Some(take_apart) = take_apart {
             take_apart(block);
         }
+        fault::point();
         if !is_kept {
             self.bare(block, backed);
         }
+        fault::point();
         // Without the ledger the block stays as it is: ending, and held by the member.
         let Ok(_lock) = self.lock(|| Some(deadline)) else {
             return false;
@@ -398,10 +407,12 @@ impl Family {
             kind: 0,
             phase: Phase::Free as u8,
         });
+        fault::point();
         block.holders.clear();
         if block.is_large() {
             self.header().kept.fetch_add(backed, Ordering::Relaxed);
         }
+        fault::point();
         self.push_free(id.index, block);
     }
 

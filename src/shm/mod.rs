@@ -77,6 +77,8 @@ pub(crate) mod cargo;
 pub(crate) mod deferred;
 mod error;
 pub(crate) mod family;
+#[cfg(all(test, not(loom)))]
+mod faults;
 mod holders;
 pub(crate) mod kind;
 pub(crate) mod member;

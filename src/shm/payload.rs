@@ -25,7 +25,7 @@ use super::family::{self, Family};
 use super::kind::Kind;
 use super::member;
 use super::registry::{self, Place};
-use crate::queue::step;
+use crate::os::fault;
 
 const WORD: usize = size_of::<u64>();
 
@@ -83,9 +83,9 @@ impl Payload {
         unsafe {
             target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
         }
-        step();
+        fault::point();
         family.publish(id);
-        step();
+        fault::point();
         Ok(payload)
     }
 
@@ -108,7 +108,7 @@ impl Payload {
         if let Ok(block) = self.block() {
             // In this order: at each moment somebody has it.
             block.holders.launch();
-            step();
+            fault::point();
             block.holders.remove(self.member);
         }
         std::mem::forget(self);
@@ -163,7 +163,7 @@ impl Payload {
             .len()
             .checked_sub(front)
             .ok_or(ShareError::OtherType)?;
-        step();
+        fault::point();
         put(place.start(), 0, 0);
         out.reserve(len);
         #[allow(unsafe_code)]
@@ -188,7 +188,7 @@ impl Payload {
 impl Drop for Payload {
     fn drop(&mut self) {
         if let Ok(family) = family_of(self) {
-            step();
+            fault::point();
             let (id, member) = (self.id, self.member);
             // The handles in it are the business of the process that has read them, or not sent them.
             deferred::release(move |deadline| family.release_empty(id, member, deadline));

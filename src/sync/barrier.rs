@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
@@ -100,6 +101,7 @@ impl BarrierHead {
     fn next(&self) {
         let generation = self.generation.load(Ordering::Relaxed);
         self.arrived.store(0, Ordering::Relaxed);
+        fault::point();
         self.generation.store(generation + 1, Ordering::Release);
     }
 
@@ -108,9 +110,13 @@ impl BarrierHead {
     fn break_up(&self) {
         let breaks = self.breaks.load(Ordering::Relaxed);
         let generation = self.generation.load(Ordering::Relaxed);
+        fault::point();
         self.broken_generations[breaks as usize % REMEMBERED].store(generation, Ordering::Relaxed);
+        fault::point();
         self.breaks.store(breaks.wrapping_add(1), Ordering::Relaxed);
+        fault::point();
         self.broken.store(1, Ordering::Relaxed);
+        fault::point();
         self.next();
     }
 
@@ -219,7 +225,9 @@ impl Barrier {
             head.waiters.notify_all();
             return Ok(pass);
         }
+        fault::point();
         head.arrived.store(index + 1, Ordering::Relaxed);
+        fault::point();
         drop(held);
         let ready = || (head.generation() != generation).then_some(());
         let waiters = &head.waiters;

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 use crate::shm::kind::Head;
 use crate::shm::member::{self, MEMBERS};
@@ -230,11 +231,13 @@ impl Line {
             return false;
         }
         let book = self.book(member);
+        fault::point();
         // From here on they are this member's; the sum can be made anew.
         book.store(
             book.load(Ordering::Relaxed).saturating_add(count),
             Ordering::Relaxed,
         );
+        fault::point();
         self.available.store(available - count, Ordering::Relaxed);
         true
     }
@@ -250,7 +253,9 @@ impl Line {
         place.wanted.store(wanted, Ordering::Relaxed);
         place.called.store(0, Ordering::Relaxed);
         // Release: whoever is told of our death sees the place whole or free.
+        fault::point();
         place.ticket.store(ticket, Ordering::Release);
+        fault::point();
         let waiting = self.waiting.load(Ordering::Relaxed);
         self.waiting.store(waiting + 1, Ordering::Relaxed);
         Some((index, ticket))
@@ -259,6 +264,7 @@ impl Line {
     /// Leaves the line. To be called under the lock.
     fn step_out(&self, index: usize) {
         self.places[index].ticket.store(0, Ordering::Relaxed);
+        fault::point();
         let waiting = self.waiting.load(Ordering::Relaxed);
         self.waiting
             .store(waiting.saturating_sub(1), Ordering::Relaxed);
@@ -336,14 +342,18 @@ impl Line {
         };
         let book = self.book(member);
         let booked = book.load(Ordering::Relaxed);
+        fault::point();
         book.store(booked.saturating_sub(count), Ordering::Relaxed);
+        fault::point();
         let available = self.available.load(Ordering::Relaxed);
         self.available.store(
             available.saturating_add(count.min(booked)),
             Ordering::Relaxed,
         );
         let called = self.call();
+        fault::point();
         drop(held);
+        fault::point();
         self.wake(called);
         true
     }
@@ -358,7 +368,9 @@ impl Line {
         let booked = book.load(Ordering::Relaxed);
         let count = count.min(booked);
         // Killed between these two: they come back, as what a killed process has does.
+        fault::point();
         book.store(booked - count, Ordering::Relaxed);
+        fault::point();
         let total = self.total.load(Ordering::Relaxed);
         self.total
             .store(total.saturating_sub(count), Ordering::Relaxed);
@@ -374,12 +386,16 @@ impl Line {
         let Some(more) = total.checked_add(count) else {
             return Some(Err(total));
         };
+        fault::point();
         self.total.store(more, Ordering::Relaxed);
+        fault::point();
         let available = self.available.load(Ordering::Relaxed);
         self.available
             .store(available.saturating_add(count), Ordering::Relaxed);
         let called = self.call();
+        fault::point();
         drop(held);
+        fault::point();
         self.wake(called);
         Some(Ok(()))
     }
@@ -394,7 +410,9 @@ impl Line {
         }
         // Those behind may have waited for this one only.
         let called = self.call();
+        fault::point();
         drop(held);
+        fault::point();
         self.wake(called);
         self.without_place.notify_all();
         true

@@ -30,8 +30,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::time::Instant;
 
-use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::os::{fault, fork};
 use crate::shm::ShareError;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
@@ -227,7 +227,9 @@ impl ArrayHead {
             // Killed at any instruction after this, `writing` is 1 in memory: what a process has stored when it is killed is
             // seen by all, so only the compiler must keep to the order.
             compiler_fence(Ordering::SeqCst);
+            fault::point();
             write();
+            fault::point();
             compiler_fence(Ordering::SeqCst);
             self.top.writing.store(0, Ordering::Relaxed);
         })
@@ -304,11 +306,14 @@ impl ArrayHead {
             }
         };
         let entry = &self.entries[number];
+        fault::point();
         entry.start.store(terms.start, Ordering::Relaxed);
         entry.end.store(terms.end, Ordering::Relaxed);
         entry.lend.store(terms.lend, Ordering::Relaxed);
         // From here on it counts.
+        fault::point();
         entry.state.store(terms.state(), Ordering::Release);
+        fault::point();
         Ok(number)
     }
 
@@ -330,7 +335,9 @@ impl ArrayHead {
             Err(refusal) => return !matches!(refusal, Refusal::Locked(_)),
         };
         self.release_held(number, terms);
+        fault::point();
         drop(held);
+        fault::point();
         self.top.waiters.notify_all();
         true
     }
@@ -342,7 +349,9 @@ impl ArrayHead {
         // Anything else can only come from memory that was written to in error.
         if (own.member, own.mode) == (terms.member, terms.mode) {
             let left = if state & COUNT > ONE { state - ONE } else { 0 };
+            fault::point();
             entry.state.store(left, Ordering::Release);
+            fault::point();
             self.shrink();
         }
     }

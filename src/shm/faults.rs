@@ -1,0 +1,226 @@
+//! Processes that are killed or stopped between any two steps of a change in shared memory, but for queues, which have
+//! tests of their own.
+//!
+//! Calls that are made while the process is stopped are over in the time that they say. Afterwards the books balance.
+
+use std::time::{Duration, Instant};
+
+use crate::os::fault::{Child, Fate};
+use crate::shm::member;
+use crate::sync::{Barrier, RwLock, Semaphore};
+use crate::{SharedArray, SharedValue};
+
+/// What a call may take that waits a millisecond at most, on a machine that has other things to do.
+const IN_TIME: Duration = Duration::from_secs(10);
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Runs `body` in a child that meets each fate at each fault point in turn, `meanwhile` while it is stopped, and `after` when
+/// it has ended.
+fn at_each_point<T>(
+    new: impl Fn() -> T,
+    body: impl Fn(&T),
+    meanwhile: impl Fn(&T),
+    after: impl Fn(&T) -> bool,
+) {
+    for fate in [Fate::Killed, Fate::Paused, Fate::KilledLater] {
+        for number in 0.. {
+            let object = new();
+            let child = Child::run(fate, number, || body(&object));
+            if child.is_stopped() {
+                let start = Instant::now();
+                meanwhile(&object);
+                assert!(
+                    start.elapsed() < IN_TIME,
+                    "{fate:?} at fault point {number}"
+                );
+            }
+            let is_through = child.end();
+            member::bury_dead();
+            // What is put off while a lock is not to be had comes later.
+            let start = Instant::now();
+            while !after(&object) {
+                assert!(
+                    start.elapsed() < IN_TIME,
+                    "{fate:?} at fault point {number}"
+                );
+            }
+            if is_through {
+                assert!(number > 0, "it has no fault point");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn permits_come_back_from_each_step() {
+    let bodies: [fn(&Semaphore); 4] = [
+        |semaphore| drop(semaphore.acquire_many(2)),
+        // In the line, and out of it.
+        |semaphore| drop(semaphore.acquire_many_timeout(4, MOMENT)),
+        |semaphore| semaphore.release(0),
+        |semaphore| drop((semaphore.acquire(), semaphore.acquire())),
+    ];
+    for body in bodies {
+        at_each_point(
+            || Semaphore::new(3).unwrap(),
+            body,
+            |semaphore| {
+                drop(semaphore.acquire_timeout(MOMENT));
+                drop(semaphore.try_acquire_many(2));
+                semaphore.release(0);
+            },
+            |semaphore| semaphore.try_acquire_many(3).is_some(),
+        );
+    }
+}
+
+/// A permit that is forgotten and its place are never both there, whenever its owner dies.
+#[test]
+fn a_permit_is_forgotten_or_comes_back() {
+    at_each_point(
+        || Semaphore::new(3).unwrap(),
+        |semaphore| semaphore.acquire().forget(),
+        |semaphore| drop(semaphore.try_acquire()),
+        |semaphore| {
+            let available = semaphore.available();
+            (2..=3).contains(&available) && semaphore.try_acquire_many(available).is_some()
+        },
+    );
+}
+
+#[test]
+fn locks_are_free_after_each_step() {
+    let bodies: [fn(&RwLock<u64>); 3] = [
+        |lock| drop(lock.read()),
+        |lock| drop(lock.write()),
+        |lock| drop(lock.try_write()),
+    ];
+    for body in bodies {
+        at_each_point(
+            || RwLock::new(1_u64).unwrap(),
+            body,
+            |lock| {
+                drop(lock.read_timeout(MOMENT));
+                drop(lock.write_timeout(MOMENT));
+                drop(lock.try_read());
+            },
+            |lock| {
+                lock.clear_poison();
+                lock.try_write().is_ok()
+            },
+        );
+    }
+}
+
+#[test]
+fn barriers_break_at_each_step_and_can_be_reset() {
+    let bodies: [fn(&Barrier); 2] = [
+        |barrier| _ = barrier.wait_timeout(MOMENT),
+        |barrier| barrier.abort(),
+    ];
+    for body in bodies {
+        at_each_point(
+            || Barrier::new(2).unwrap(),
+            body,
+            |barrier| {
+                // Two come; which two, and whether it breaks, depends on where the child is.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| _ = barrier.wait_timeout(MOMENT));
+                    let _ = barrier.wait_timeout(MOMENT);
+                });
+                barrier.abort();
+            },
+            |barrier| {
+                barrier.reset();
+                let pass = || barrier.wait_timeout(IN_TIME).is_ok();
+                std::thread::scope(|scope| {
+                    let other = scope.spawn(pass);
+                    pass() & other.join().unwrap()
+                })
+            },
+        );
+    }
+}
+
+#[test]
+fn claims_are_free_after_each_step() {
+    let bodies: [fn(&SharedArray<u64>); 5] = [
+        |array| drop(array.read()),
+        |array| drop(array.write_range(1..3)),
+        |array| drop(array.set(1, 2)),
+        |array| drop(array.atomics()),
+        |array| drop(array.write_timeout(MOMENT)),
+    ];
+    for body in bodies {
+        at_each_point(
+            || SharedArray::<u64>::zeros(4).unwrap(),
+            body,
+            |array| {
+                drop(array.read_timeout(MOMENT));
+                drop(array.write_timeout(MOMENT));
+                drop(array.read());
+                drop(array.set(0, 1));
+                drop(array.get(0));
+                array.was_abandoned();
+            },
+            |array| array.write().is_ok(),
+        );
+    }
+}
+
+/// The ledger, under which blocks are given out and come back.
+#[test]
+fn blocks_come_back_from_each_step() {
+    // Small, and so large that its memory is given back.
+    for len in [100, 65 << 20] {
+        at_each_point(
+            || {
+                let value = SharedValue::new(3_u64).unwrap();
+                (value, SharedArray::<u8>::zeros(8).unwrap())
+            },
+            |_| drop(SharedArray::<u8>::zeros(len)),
+            |(value, array)| {
+                assert_eq!(value.get(), 3);
+                // Opening and dropping handles takes the ledger. This process has them, so only the drop is put off.
+                drop((value.clone(), array.clone()));
+                assert!(array.read_timeout(MOMENT).is_ok());
+            },
+            |_| {
+                // One of that size is made from what has come back.
+                SharedArray::<u8>::zeros(len).is_ok()
+            },
+        );
+    }
+}
+
+/// A process that cannot have the ledger is told so, and by which process.
+#[test]
+fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
+    let mut has_met = false;
+    for number in 0.. {
+        let child = Child::run(Fate::Paused, number, || {
+            drop(SharedArray::<u8>::zeros(100));
+        });
+        if !child.is_stopped() {
+            assert!(child.end());
+            break;
+        }
+        let pid = child.pid();
+        match SharedArray::<u8>::zeros(100) {
+            Ok(_) => {}
+            Err(crate::ShareError::Busy { by }) => {
+                assert_eq!(by, Some(pid));
+                has_met = true;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        child.end();
+        assert!(SharedArray::<u8>::zeros(100).is_ok());
+        if has_met {
+            break;
+        }
+    }
+    assert!(has_met, "it was never stopped with the ledger");
+}
