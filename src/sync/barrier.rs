@@ -206,7 +206,7 @@ impl Barrier {
         }
         let (head, member) = (self.head(), member::own_number());
         let generation = head.generation();
-        let Some(held) = head.hold(|| mode.lock_deadline()) else {
+        let Some(lock) = head.hold(|| mode.lock_deadline()) else {
             self.give_up(generation)?;
             // All others have passed without this one: not this generation.
             return Err(BrokenBarrier);
@@ -221,14 +221,14 @@ impl Barrier {
         head.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
         if pass.is_leader() {
             head.next();
-            drop(held);
+            drop(lock);
             head.waiters.notify_all();
             return Ok(pass);
         }
         fault::point();
         head.arrived.store(index + 1, Ordering::Relaxed);
         fault::point();
-        drop(held);
+        drop(lock);
         let ready = || (head.generation() != generation).then_some(());
         let waiters = &head.waiters;
         if waiters

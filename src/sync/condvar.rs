@@ -226,6 +226,10 @@ impl Condvar {
         Result<MutexGuard<'a, T>, PoisonError<MutexGuard<'a, T>>>,
         Woken,
     ) {
+        if !self.object.reach(|| deadline) {
+            // A forked child that cannot make its copy of the handle its own in time.
+            return (Ok(guard), Woken::TimedOut);
+        }
         let list = &self.object.head().list;
         let mutex = guard.mutex();
         // Before the mutex is unlocked, so that a notification from then on ends the sleep.

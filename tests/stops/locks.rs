@@ -68,19 +68,31 @@ fn written(both: &mut [u64; 2], is_poisoned: bool) {
     both[1] = both[0];
 }
 
+fn write(lock: &RwLock<[u64; 2]>) {
+    match lock.write() {
+        Ok(mut guard) => written(&mut guard, false),
+        Err(error) => {
+            written(&mut error.into_inner(), true);
+            lock.clear_poison();
+        }
+    }
+}
+
+fn lock(mutex: &Mutex<[u64; 2]>) -> MutexGuard<'_, [u64; 2]> {
+    let mut guard = mutex.lock().unwrap_or_else(|error| {
+        let mut guard = error.into_inner();
+        written(&mut guard, true);
+        mutex.clear_poison();
+        guard
+    });
+    written(&mut guard, false);
+    guard
+}
+
 #[test]
 fn rwlock() {
     let _none = Leftovers::none();
     let lock = RwLock::new([0_u64; 2]).unwrap();
-    fn write(lock: &RwLock<[u64; 2]>) {
-        match lock.write() {
-            Ok(mut guard) => written(&mut guard, false),
-            Err(error) => {
-                written(&mut error.into_inner(), true);
-                lock.clear_poison();
-            }
-        }
-    }
     let body = |(lock, seed): (RwLock<[u64; 2]>, u64)| {
         let mut random = Random::new(seed);
         loop {
@@ -115,16 +127,6 @@ fn rwlock() {
 fn mutex_and_condvar() {
     let _none = Leftovers::none();
     let both = (Mutex::new([0_u64; 2]).unwrap(), Condvar::new().unwrap());
-    fn lock(mutex: &Mutex<[u64; 2]>) -> MutexGuard<'_, [u64; 2]> {
-        let mut guard = mutex.lock().unwrap_or_else(|error| {
-            let mut guard = error.into_inner();
-            written(&mut guard, true);
-            mutex.clear_poison();
-            guard
-        });
-        written(&mut guard, false);
-        guard
-    }
     let body = |((mutex, condvar), seed): ((Mutex<[u64; 2]>, Condvar), u64)| {
         let mut random = Random::new(seed);
         loop {

@@ -17,12 +17,14 @@ const CHILDREN: usize = 3;
 /// By how much a call may be late on a machine that others use as well.
 const LATE: u64 = 10_000;
 
+type Run = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// A call that says how long it waits.
 pub(crate) struct Call {
     name: &'static str,
     /// How long it takes at most beside the time that it is given.
     extra: Duration,
-    run: Arc<dyn Fn(Duration) + Send + Sync>,
+    run: Run,
 }
 
 impl Call {
@@ -43,13 +45,13 @@ impl Call {
 
 /// A thread that makes calls, so that one which hangs is noticed.
 struct Caller {
-    orders: Sender<(Arc<dyn Fn(Duration) + Send + Sync>, Duration)>,
+    orders: Sender<(Run, Duration)>,
     done: Receiver<Duration>,
 }
 
 impl Caller {
     fn new() -> Self {
-        let (orders, ordered) = channel::<(Arc<dyn Fn(Duration) + Send + Sync>, Duration)>();
+        let (orders, ordered) = channel::<(Run, Duration)>();
         let (tell, done) = channel();
         thread::spawn(move || {
             for (run, limit) in ordered {
@@ -70,7 +72,7 @@ impl Caller {
         match self.done.recv_timeout(most + Duration::from_secs(1)) {
             Ok(took) if took <= most => took.saturating_sub(limit + call.extra),
             Ok(took) => panic!("{} with {limit:?} took {took:?}", call.name),
-            Err(_) => panic!("{} with {limit:?} does not come back", call.name),
+            Err(error) => panic!("{} with {limit:?} does not come back: {error}", call.name),
         }
     }
 }
@@ -112,7 +114,7 @@ pub(crate) fn run(what: &str, mut spawn: impl FnMut(u64) -> Process, calls: &[Ca
         thread::sleep(Duration::from_micros(random.below(2_000) as u64));
         // Not all: one goes on and on.
         let first = random.below(CHILDREN);
-        let victims: Vec<usize> = (0..1 + random.below(CHILDREN - 1))
+        let victims: Vec<usize> = (0..=random.below(CHILDREN - 1))
             .map(|offset| (first + offset) % CHILDREN)
             .collect();
         let stops_them = stopped < stops && (killed >= kills || random.below(4) > 0);
@@ -121,7 +123,7 @@ pub(crate) fn run(what: &str, mut spawn: impl FnMut(u64) -> Process, calls: &[Ca
                 stop(&children[victim]);
                 stopped += 1;
             }
-            for _ in 0..1 + random.below(2) {
+            for _ in 0..=random.below(2) {
                 let call = &calls[random.below(calls.len())];
                 let limit = Duration::from_millis([0, 1, 15, 40][random.below(4)]);
                 worst = worst.max(caller.make(call, limit, late));

@@ -504,8 +504,8 @@ pub(super) fn duplicate(
         return Ok(());
     }
     let head = head_of(place);
-    let _held = match head.hold(|| Some(deadline)) {
-        Ok(held) => held,
+    let _lock = match head.hold(|| Some(deadline)) {
+        Ok(lock) => lock,
         Err(refusal @ Refusal::Locked(_)) => return Err(refusal.into()),
         // Nobody can claim anything any more.
         Err(_) => return Ok(()),
