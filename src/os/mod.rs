@@ -19,6 +19,7 @@
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
+//! | [`random`] | `getrandom` |
 //! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
 //!
@@ -42,6 +43,7 @@ pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
+pub(crate) mod random;
 pub(crate) mod robust;
 pub(crate) mod sparse;
 pub(crate) mod task;

@@ -170,10 +170,9 @@ fn short_name(pool: &str, number: usize) -> String {
     format!("{}{number}", &pool[..end])
 }
 
-/// A number that nobody else knows, from the seeds of std's hash maps, which come from the system.
+/// A number that no other process can know.
 pub(crate) fn secret() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
+    crate::os::random::word()
 }
 
 #[cfg(test)]
