@@ -49,6 +49,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod at_fork;
 mod barrier;
 #[cfg(target_os = "linux")]
 mod closure;
@@ -78,6 +80,8 @@ pub mod shm;
 pub mod sync;
 pub mod thread;
 
+#[cfg(target_os = "linux")]
+pub use at_fork::at_fork_child;
 #[cfg(target_os = "linux")]
 pub use engine::{
     Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, Output, PoolStats,

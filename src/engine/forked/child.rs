@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
+use crate::at_fork;
 use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
@@ -252,6 +253,8 @@ impl Drop for Forked {
 
 /// What a child does with its items: runs each within its limit, and answers for it.
 pub(super) struct Answers {
+    /// Why no item is run: an after-fork hook panicked.
+    broken: Option<Caught>,
     limit: Option<Duration>,
     /// Kills this child when an item takes longer than its limit.
     timer: Option<DeathTimer>,
@@ -259,8 +262,10 @@ pub(super) struct Answers {
 }
 
 impl Answers {
+    /// To be called in the child, before it touches what is the program's: runs the after-fork hooks.
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {
+            broken: at_fork::run().err(),
             limit,
             timer: None,
             scratch: Vec::new(),
@@ -277,6 +282,10 @@ impl Answers {
             emitter.set_timed();
         }
         emitter.item_starts();
+        if let Some(caught) = &self.broken {
+            emitter.fault(&Fault::Panicked(caught.clone()));
+            return;
+        }
         // After the start was noted, so that by the parent's clock too the limit has passed when the timer goes off.
         if let Err(error) = self.set_timer() {
             let message = format!("it was not run, because its limit cannot be kept: {error}");

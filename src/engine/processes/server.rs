@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::initializer;
 use super::start::secret;
 use super::worker::{self, Greeting, SERVER_MAGIC, VARIABLE};
+use crate::at_fork;
 use crate::codec::exact;
 use crate::engine::forked::fork_child;
 use crate::error::Death;
@@ -44,6 +45,8 @@ pub(super) struct Opening {
     parent: u32,
     /// Number of the function that it runs before it forks the first worker.
     preload: Option<u64>,
+    /// Numbers of the after-fork hooks that it has from the start.
+    hooks: Vec<u64>,
 }
 
 /// A worker to fork. With it come the descriptors of lane, bell and life line, and of the outputs that are not the
@@ -116,6 +119,7 @@ impl Server {
                     fingerprint: Image::main().fingerprint(),
                     parent: std::process::id(),
                     preload,
+                    hooks: at_fork::codes(),
                 };
                 let mut message = [SERVER_MAGIC, secret.to_ne_bytes()].concat();
                 exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
@@ -301,7 +305,7 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<O
 
 /// In an executable started again: becomes the server that the greeting asks for, and does not return.
 pub(super) fn become_server() -> io::Result<()> {
-    let mut message = [0; 4_096];
+    let mut message = vec![0; MOST_BYTES];
     let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
     if let Some(memory) = fds.into_iter().next() {
         family::inherit(memory);
@@ -318,6 +322,7 @@ pub(super) fn become_server() -> io::Result<()> {
     own::set_name("manyhands:fork");
     own::set_signals()?;
     crate::panic::install_hook();
+    at_fork::adopt(&opening.hooks);
     if let Some(preload) = opening.preload {
         match initializer::run(preload) {
             // What it has made stays, for the workers.

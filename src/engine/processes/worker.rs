@@ -22,7 +22,7 @@ use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
 use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::shm::family;
-use crate::{code, codec, panic};
+use crate::{at_fork, code, codec, panic};
 
 /// The variable that says "you may be a worker", with the secret of the greeting.
 pub(crate) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
@@ -222,6 +222,17 @@ impl Worker {
         if let Err(reason) = set_up(&greeting.setup, &lane) {
             last_words::write_reason(reason.to_string());
             return Err(reason);
+        }
+        // A worker that was started again duplicates nothing.
+        if fork::generation() > 0
+            && let Err(caught) = at_fork::run()
+        {
+            let reason = match &caught.location {
+                Some(place) => format!("{} at {place}", caught.message),
+                None => caught.message,
+            };
+            last_words::write_reason(reason.clone());
+            return Err(io::Error::other(reason));
         }
         if let Some(initializer) = greeting.setup.initializer
             && let Err(reason) = initializer::initialize(initializer)
