@@ -74,6 +74,7 @@ mod pool;
 pub mod process;
 #[cfg(target_os = "linux")]
 pub mod queue;
+mod seed;
 #[cfg(target_os = "linux")]
 pub mod shm;
 #[cfg(target_os = "linux")]
@@ -97,6 +98,7 @@ pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
 pub use process::Process;
 #[cfg(target_os = "linux")]
 pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
+pub use seed::{item_seed, worker_seed};
 #[cfg(target_os = "linux")]
 pub use shm::{
     AtomicElement, Atomics, ClaimError, FrozenArray, NameProblem, Reading, ShareError, SharedArray,

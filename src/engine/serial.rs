@@ -114,7 +114,7 @@ where
         R: Send + 'static,
     {
         TaskFuture::ready(self.check_open().and_then(|()| {
-            let outcome = limits.run(|| f(argument));
+            let outcome = limits.run(0, || f(argument));
             outcome.map_err(|failure| failure.into_error(None))
         }))
     }
@@ -127,7 +127,7 @@ where
     {
         let give = move |base: usize, items: Vec<A>| {
             let run = |(nth, item)| {
-                let outcome = limits.run(|| f(item));
+                let outcome = limits.run(base + nth, || f(item));
                 outcome.map_err(|failure| failure.into_error(Some(base + nth)))
             };
             let outcomes = || items.into_iter().enumerate().map(run).collect();
@@ -158,7 +158,7 @@ fn run<A, R>(
     let mut tracker = plan.tracker;
     let mut failed = 0;
     for (index, item) in items.enumerate() {
-        let outcome = plan.limits.run(|| f(item));
+        let outcome = plan.limits.run(index, || f(item));
         failed += usize::from(outcome.is_err());
         let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
         tracker.tell(index + 1, failed);

@@ -5,6 +5,7 @@
 
 use crate::error::{Part, TaskError};
 use crate::panic::Caught;
+use crate::seed::Seeds;
 
 /// From parent to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Request {
         first: u32,
         /// How many items follow.
         count: u32,
+        /// Of the task's items.
+        seeds: Seeds,
         /// Whether the worker is to say when each item starts.
         is_timed: bool,
         /// Whether it is to say, at the end, when it began and ended.
@@ -32,7 +35,7 @@ pub(crate) enum Request {
     Forget { id: u64 },
 }
 
-pub(crate) const REQUEST_HEAD: usize = 32;
+pub(crate) const REQUEST_HEAD: usize = 40;
 
 const RUN: u32 = 1;
 /// Bits beside [`RUN`].
@@ -41,13 +44,14 @@ const RECORDED: u32 = 1 << 9;
 
 impl Request {
     pub(crate) fn to_head(self) -> [u8; REQUEST_HEAD] {
-        let (kind, task, code, context, first, count) = match self {
+        let (kind, task, code, context, first, count, seeds) = match self {
             Self::Run {
                 task,
                 code,
                 context,
                 first,
                 count,
+                seeds,
                 is_timed,
                 is_recorded,
             } => (
@@ -57,9 +61,10 @@ impl Request {
                 context,
                 first,
                 count,
+                seeds,
             ),
-            Self::Context { id } => (2, 0, 0, id, 0, 0),
-            Self::Forget { id } => (3, 0, 0, id, 0, 0),
+            Self::Context { id } => (2, 0, 0, id, 0, 0, Seeds(0)),
+            Self::Forget { id } => (3, 0, 0, id, 0, 0, Seeds(0)),
         };
         let mut head = [0; REQUEST_HEAD];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
@@ -68,6 +73,7 @@ impl Request {
         head[16..24].copy_from_slice(&context.to_ne_bytes());
         head[24..28].copy_from_slice(&first.to_ne_bytes());
         head[28..32].copy_from_slice(&count.to_ne_bytes());
+        head[32..40].copy_from_slice(&seeds.0.to_ne_bytes());
         head
     }
 
@@ -84,6 +90,7 @@ impl Request {
                 context: id,
                 first: int(&head[24..28]),
                 count: int(&head[28..32]),
+                seeds: Seeds(long(&head[32..40])),
             },
             2 => Self::Context { id },
             3 => Self::Forget { id },
@@ -209,6 +216,7 @@ mod tests {
                 context: 3,
                 first: 4,
                 count: 5,
+                seeds: Seeds(6),
                 is_timed: true,
                 is_recorded: true,
             },
@@ -239,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_refused() {
-        assert_eq!(Request::parse(&[0; 31]), None);
+        assert_eq!(Request::parse(&[0; REQUEST_HEAD - 1]), None);
         assert_eq!(Request::parse(&[0; 40]), None);
         assert_eq!(Response::from_head([0xff; RESPONSE_HEAD]), None);
     }

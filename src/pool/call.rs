@@ -12,6 +12,7 @@ use super::schedule::{Chunks, Schedule, exact_len};
 use crate::engine::{Executor, Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
+use crate::seed::Seeds;
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
 ///
@@ -37,6 +38,7 @@ pub struct Call<'p, 'c, E: Executor> {
     /// `None` if nobody has said: the default differs between calls that know their input and lazy ones.
     schedule: Option<Schedule>,
     limits: Limits,
+    seed: Option<u64>,
     window: Option<usize>,
     progress: Option<Callback<'c>>,
 }
@@ -76,6 +78,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             engine,
             schedule: None,
             limits: Limits::default(),
+            seed: None,
             window: None,
             progress: None,
         }
@@ -202,13 +205,46 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
+    /// Makes the seeds of the items ([`item_seed`](crate::item_seed)) those of this number: the same in every call with it,
+    /// on every engine. Unless said, each call has other seeds.
+    ///
+    /// A [submitted](Self::submit) task is item 0 of a call of its own: those submitted with one number have one seed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::item_seed;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let ask = |_: u32| item_seed();
+    /// let seeds = pool.call().seed(7).map(ask, 0..100)?;
+    /// assert_eq!(pool.call().seed(7).chunk_size(3).map(ask, 0..100)?, seeds);
+    /// assert_eq!(Pool::threads(3)?.call().seed(7).map(ask, 0..100)?, seeds);
+    /// assert_ne!(pool.map(ask, 0..100)?, seeds);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The limits of the call's tasks, with their seeds.
+    fn limits(&self) -> Limits {
+        Limits {
+            seeds: Seeds::of_call(self.seed),
+            ..self.limits
+        }
+    }
+
     pub(super) fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
+        let limits = self.limits();
         let tracker = Tracker::new(self.progress, total);
         (
             self.engine,
             Plan {
                 schedule: self.schedule.unwrap_or_default(),
-                limits: self.limits,
+                limits,
                 window: self.window,
                 total,
                 tracker,
@@ -411,8 +447,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         })
     }
 
-    /// [`Pool::submit`](crate::Pool::submit) with the options that a single task can have: [`timeout`](Self::timeout) and
-    /// [`retries`](Self::retries).
+    /// [`Pool::submit`](crate::Pool::submit) with the options that a single task can have: [`timeout`](Self::timeout),
+    /// [`retries`](Self::retries) and [`seed`](Self::seed).
     ///
     /// # Examples
     ///
@@ -433,7 +469,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         R: Send + 'static,
         E: Run<F, A, R>,
     {
-        self.engine.submit(self.limits, f, argument)
+        self.engine.submit(self.limits(), f, argument)
     }
 
     /// [`Pool::map_with`](crate::Pool::map_with) with these options.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
+use crate::seed::{self, Seeds};
 
 /// What a call asks of each of its tasks.
 #[doc(hidden)]
@@ -13,6 +14,8 @@ pub struct Limits {
     pub(crate) retries: u32,
     /// How long it may take.
     pub(crate) timeout: Option<Duration>,
+    /// What its items are given when they ask for a seed.
+    pub(crate) seeds: Seeds,
 }
 
 /// Why a task that ran in this process has no result.
@@ -31,9 +34,10 @@ impl Failure {
 }
 
 impl Limits {
-    /// Runs a task on this thread. One that takes too long cannot be stopped here; what it gives in the end is thrown
-    /// away, so that the outcome is the same on every engine.
-    pub(crate) fn run<R>(&self, task: impl FnOnce() -> R) -> Result<R, Failure> {
+    /// Runs the item with this index on this thread. One that takes too long cannot be stopped here;
+    /// what it gives in the end is thrown away, so that the outcome is the same on every engine.
+    pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
+        let _at = seed::enter(self.seeds, index);
         let Some(limit) = self.timeout else {
             return panic::catch(task).map_err(Failure::Panicked);
         };

@@ -16,9 +16,10 @@ use super::schedule::Schedule;
 use crate::engine::Run;
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
+use crate::seed::{self, Seeds};
 
-/// A chunk of items, and the index of the first.
-pub(crate) type Chunk<A> = (u64, Vec<A>);
+/// A chunk of items, the index of the first, and the seeds of all items of the call.
+pub(crate) type Chunk<A> = (u64, Seeds, Vec<A>);
 
 /// What a chunk has come to: nothing if it was empty.
 pub(crate) type Partial<R> = Result<Option<R>, Failed>;
@@ -35,16 +36,19 @@ const GROUP: usize = 64;
 
 /// Maps and reduces one chunk.
 pub(crate) fn fold<A, R>(
-    (base, items): Chunk<A>,
+    (base, seeds, items): Chunk<A>,
     f: impl Fn(A) -> R,
     reduce: impl Fn(R, R) -> R,
 ) -> Partial<R> {
     // No item while the reduction runs: its panic is of no one item.
     let at = Cell::new(None);
+    let _none = seed::leave();
     panic::catch(|| {
         let mut mapped = (base..).zip(items).map(|(index, item)| {
             at.set(Some(index));
+            let seeded = seed::enter(seeds, index as usize);
             let value = f(item);
+            drop(seeded);
             at.set(None);
             value
         });
@@ -59,6 +63,7 @@ pub(crate) fn fold<A, R>(
 
 /// Reduces the results of some chunks.
 pub(crate) fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
+    let _none = seed::leave();
     panic::catch(|| partials.into_iter().reduce(&reduce)).map_err(|caught| Failed {
         index: None,
         caught,
@@ -85,6 +90,7 @@ where
             reason: "map_reduce has no limit for each item: it runs them in chunks. Use map and reduce the results".into(),
         });
     }
+    let seeds = plan.limits.seeds;
     let (mut items, mut given) = (items, 0);
     // Items given out, by chunk, for whoever listens to the progress.
     let ends = RefCell::new(Vec::new());
@@ -94,7 +100,7 @@ where
         let base = given as u64;
         given += chunk.len();
         ends.borrow_mut().push(given);
-        (!chunk.is_empty()).then_some((base, chunk))
+        (!chunk.is_empty()).then_some((base, seeds, chunk))
     });
     let mut tracker = plan.tracker;
     let inner = Plan {
@@ -119,8 +125,8 @@ where
         let inner = Plan {
             schedule: Schedule::Dynamic(1),
             limits: Limits {
-                retries: plan.limits.retries,
                 timeout: Some(Duration::MAX),
+                ..plan.limits
             },
             window: None,
             total: None,

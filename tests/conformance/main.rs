@@ -24,14 +24,20 @@ mod map;
 mod outcomes;
 #[macro_use]
 mod queued_tasks;
+#[macro_use]
+mod seeds;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Leftovers, eventually};
+use common::{DEADLINE, Leftovers, eventually};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
-use manyhands::{Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, wait};
+use manyhands::{
+    Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child, item_seed,
+    wait,
+};
+use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
 
 /// Does not come back from where it went: it encodes, and never decodes.
@@ -132,6 +138,7 @@ mod calls {
                 limits!($make);
                 futures!($make);
                 ends!($make);
+                seeds!($make);
             }
         };
     }

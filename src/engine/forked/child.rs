@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
-use crate::at_fork;
 use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
@@ -17,8 +16,10 @@ use crate::os::pidfd::{self, Child};
 use crate::os::timer::DeathTimer;
 use crate::os::{clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
+use crate::pool::Limits;
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::member;
+use crate::{at_fork, seed};
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]
@@ -123,6 +124,7 @@ impl Forked {
             };
             if is_bound && let Some(work) = work.take() {
                 crate::lane::last_words::set_own(&lane);
+                seed::set_lane(&lane);
                 let ringer = Box::new(PipeRinger(bell.writer.clone()));
                 work(&mut Emitter::new(lane.clone(), ringer, Pace::Breaths));
             }
@@ -263,10 +265,10 @@ pub(super) struct Answers {
 
 impl Answers {
     /// To be called in the child, before it touches what is the program's: runs the after-fork hooks.
-    pub(super) fn new(limit: Option<Duration>) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             broken: at_fork::run().err(),
-            limit,
+            limit: limits.timeout,
             timer: None,
             scratch: Vec::new(),
         }

@@ -19,6 +19,7 @@ use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{Cursor, Emitter, Expected, Fate};
 use crate::pool::{Limits, Plan, Tracker};
+use crate::seed;
 
 /// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
 /// gives up.
@@ -254,10 +255,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
-        let mut answers = Answers::new(self.limits.timeout);
+        let mut answers = Answers::new(self.limits);
         while let Some(&index) = self.list.get(self.cursor.claim()) {
             let chunk = &self.chunks[index];
             emitter.begin(number(index), chunk.answered);
+            seed::begin_task(self.limits.seeds.from(chunk.first));
             for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
                 if let Some(item) = item.take() {
                     answers.answer(emitter, || f(item));

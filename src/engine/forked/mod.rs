@@ -215,8 +215,7 @@ impl Forked {
         K: Send + 'static,
     {
         self.check_threads()?;
-        self.submitted
-            .submit(self.workers, limits.timeout, work, keep)
+        self.submitted.submit(self.workers, limits, work, keep)
     }
 }
 

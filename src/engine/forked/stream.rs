@@ -21,7 +21,13 @@ where
     let give = move |base: usize, items: Vec<A>| {
         let mut items = items.into_iter();
         match items.next() {
-            Some(item) => give(engine, limits, &f, base, item),
+            Some(item) => {
+                let limits = Limits {
+                    seeds: limits.seeds.from(base),
+                    ..limits
+                };
+                give(engine, limits, &f, base, item)
+            }
             None => TaskFuture::ready(Ok(Vec::new())),
         }
     };

@@ -20,6 +20,8 @@ use crate::future::later;
 use crate::lane::Emitter;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::pool::Limits;
+use crate::seed;
 
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
@@ -96,7 +98,7 @@ impl Submitted {
     pub(super) fn submit<F, A, R, K>(
         &self,
         workers: usize,
-        limit: Option<Duration>,
+        limits: Limits,
         (f, argument): (F, A),
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Task<R>, PoolError>
@@ -113,11 +115,12 @@ impl Submitted {
             let mut run = Some(|emitter: &mut Emitter| {
                 if let Some((f, argument)) = work.take() {
                     emitter.begin(TASK, 0);
-                    Answers::new(limit).answer(emitter, || f(argument));
+                    seed::begin_task(limits.seeds);
+                    Answers::new(limits).answer(emitter, || f(argument));
                     emitter.end();
                 }
             });
-            self.fork(workers, limit, &mut run, Discard::of::<R>())
+            self.fork(workers, limits.timeout, &mut run, Discard::of::<R>())
         };
         later::flush();
         // Without the lock, and when all is in order: dropping what the work holds may run code of the user's.

@@ -195,11 +195,21 @@ where
             };
             if let Err(error) = encode_item(&mut bytes, &item) {
                 unsent.push((taken, error.with_index(base + taken)));
+                // The workers count without it. If the rest can go in another chunk, they count right again.
+                if taken >= unsent.len() && most < usize::MAX {
+                    taken += 1;
+                    break;
+                }
             }
             taken += 1;
         }
     });
     let sent = taken - unsent.len();
+    let first_sent = unsent
+        .iter()
+        .zip(0..)
+        .take_while(|((at, _), nth)| at == nth)
+        .count();
     if sent == 0 {
         let outcomes = unsent.into_iter().map(|(_, error)| Err(error)).collect();
         return (Given::Outcomes(outcomes), taken, has_ended);
@@ -212,6 +222,7 @@ where
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
         limit: limits.timeout,
+        seeds: limits.seeds.from(base + first_sent),
         cargo,
         results: ChunkPromise {
             ticket: Ticket::new(shared),

@@ -326,6 +326,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             result_size: codec::fixed_size::<R>(),
             retries: self.limits.retries,
             limit: self.limits.timeout,
+            seeds: self.limits.seeds.from(base),
             cargo,
             results: ChunkResults {
                 call: self.call.clone(),

@@ -159,6 +159,7 @@ where
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
         limit: limits.timeout,
+        seeds: limits.seeds,
         cargo,
         results: Promise {
             ticket: Ticket::new(shared),

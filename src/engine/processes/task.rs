@@ -13,6 +13,7 @@ use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::fork;
+use crate::seed::Seeds;
 use crate::shm::cargo::Cargo;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
@@ -55,6 +56,8 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) retries: u32,
     /// How long each item may run.
     pub(super) limit: Option<Duration>,
+    /// Of the items, as the workers count them.
+    pub(super) seeds: Seeds,
     /// Handles of shared objects that are among the items.
     pub(super) cargo: Cargo,
     pub(super) results: S,

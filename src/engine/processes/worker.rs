@@ -22,7 +22,7 @@ use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
 use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::shm::family;
-use crate::{at_fork, code, codec, panic};
+use crate::{at_fork, code, codec, panic, seed};
 
 /// The variable that says "you may be a worker", with the secret of the greeting.
 pub(crate) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
@@ -217,6 +217,7 @@ impl Worker {
         let lane = Lane::open(lane)?;
         let bell = Bell::open(bell)?;
         last_words::set_own(&lane);
+        seed::set_lane(&lane);
         lane.header().set_up();
         bell.ring();
         if let Err(reason) = set_up(&greeting.setup, &lane) {
@@ -369,10 +370,12 @@ impl Worker {
                 context,
                 first,
                 count,
+                seeds,
                 is_timed,
                 is_recorded,
             } => {
                 emitter.begin(task, first);
+                seed::begin_task(seeds);
                 if is_recorded {
                     emitter.set_recorded();
                 }

@@ -29,6 +29,7 @@ use super::spin;
 use crate::error::TaskError;
 use crate::panic;
 use crate::pool::{Limits, Plan};
+use crate::seed;
 
 /// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
 pub(super) const NARROW_WINDOW: usize = 4;
@@ -146,7 +147,7 @@ where
             let _ = panic::catch(|| drop(item));
             return Err(TaskError::Cancelled);
         }
-        let outcome = limits.run(|| function(item));
+        let outcome = limits.run(index, || function(item));
         outcome.map_err(|failure| failure.into_error(Some(index)))
     };
     run(dispatch, plan, &manner, &function, items.enumerate())
@@ -251,6 +252,7 @@ where
             ref mut results,
         } = chunk;
         let limits = self.manner.limits;
+        let _at = seed::enter(limits.seeds, first);
         // One `catch` for the whole chunk: how many results there are says which item it was.
         let outcome = panic::catch(|| {
             let block = items.len().div_ceil(LOOKS_PER_CHUNK);
@@ -261,9 +263,14 @@ where
                     return Err(TaskError::Cancelled);
                 }
                 if limits.timeout.is_none() {
-                    results.extend(items.by_ref().take(block).map(self.function));
+                    let mut index = first + results.len();
+                    results.extend(items.by_ref().take(block).map(|item| {
+                        seed::move_to(index);
+                        index += 1;
+                        (self.function)(item)
+                    }));
                 } else if let Some(item) = items.next() {
-                    let outcome = limits.run(|| (self.function)(item));
+                    let outcome = limits.run(first + results.len(), || (self.function)(item));
                     results.extend(once(outcome.map_err(|failure| failure.into_error(None))?));
                 }
             }

@@ -274,7 +274,7 @@ where
             let f = Arc::clone(&f);
             let run = move |items: Vec<A>| {
                 let run = |(nth, item)| {
-                    let outcome = limits.run(|| f(item));
+                    let outcome = limits.run(base + nth, || f(item));
                     outcome.map_err(|failure| failure.into_error(Some(base + nth)))
                 };
                 items.into_iter().enumerate().map(run).collect()

@@ -125,7 +125,7 @@ where
     fn run(&self) {
         if let Some((function, argument)) = self.start(Stage::Running) {
             // The function is dropped in here too: when the result is seen, all that the task held is gone.
-            let outcome = self.limits.run(move || function(argument));
+            let outcome = self.limits.run(0, move || function(argument));
             *self.stage.lock() = Stage::Ended(outcome.map_err(|failure| failure.into_error(None)));
             self.announce();
         }

@@ -251,6 +251,7 @@ impl Worker {
             context: context.as_ref().map_or(0, |context| context.id),
             first,
             count,
+            seeds: piece.task.seeds,
             is_timed: piece.task.limit.is_some(),
             is_recorded: self.is_recorded,
         };

@@ -1,0 +1,314 @@
+//! Seeds for random number generators in tasks: [`item_seed`] and [`worker_seed`].
+//!
+//! The items of a call have the numbers of a `SplitMix64` generator as their seeds, in the order of the input; its state at
+//! the start is the seed of the call. Any number of that sequence can be computed by itself, so a chunk carries one word
+//! ([`Seeds`]), and a task that does not ask pays for no more than that.
+
+use std::cell::Cell;
+#[cfg(target_os = "linux")]
+use std::cell::RefCell;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+use crate::lane::Lane;
+#[cfg(target_os = "linux")]
+use crate::os::{fork::generation, random};
+
+/// By how much the state of `SplitMix64` grows with each number: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
+/// Generators" (OOPSLA 2014).
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The output of `SplitMix64` in this state, with the constants of Vigna's `splitmix64.c`
+/// (<https://prng.di.unimi.it/splitmix64.c>).
+fn mix(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The seeds of a run of items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seeds(pub(crate) u64);
+
+impl Seeds {
+    /// Those of a call: of this seed, or of one that no other call has.
+    pub(crate) fn of_call(seed: Option<u64>) -> Self {
+        Self(seed.unwrap_or_else(next_call))
+    }
+
+    /// The seeds of the items from `index` on.
+    pub(crate) fn from(self, index: usize) -> Self {
+        Self(self.0.wrapping_add((index as u64).wrapping_mul(GAMMA)))
+    }
+
+    fn of(self, index: u64) -> u64 {
+        mix(self
+            .0
+            .wrapping_add(index.wrapping_add(1).wrapping_mul(GAMMA)))
+    }
+}
+
+/// The seed of the item that this thread is at; `None` outside of tasks.
+///
+/// What makes it are the seed of the call and the item's index in the input, and nothing else: with
+/// [`Call::seed`](crate::Call::seed) it is the same on all engines, for any number of workers, chunk size or order of
+/// execution. Without, each call has a seed of its own, and so has each item. An item that is run again after a death has
+/// the seed that it had.
+///
+/// The index of a [submitted](crate::Pool::submit) task is 0, that of a chunk of an array is the index that the function
+/// gets. While [`map_reduce`](crate::Pool::map_reduce) reduces, there is no item. Ask on the thread that runs the task:
+/// others, those of rayon too, are at no item or at another.
+///
+/// On [`Processes`](crate::Processes) the items of [`imap`](crate::Pool::imap) and
+/// [`imap_unordered`](crate::Pool::imap_unordered) that come after one that could not be serialised, in the same chunk, have
+/// other seeds than elsewhere; no two are the same.
+///
+/// # Examples
+///
+/// The same random numbers whatever runs the items, with the crate [rand](https://docs.rs/rand):
+///
+/// ```
+/// use manyhands::item_seed;
+/// use manyhands::prelude::*;
+/// use rand::{RngExt, SeedableRng, rngs::StdRng};
+///
+/// fn throw(dice: u32) -> u32 {
+///     let mut rng = StdRng::seed_from_u64(item_seed().unwrap_or_default());
+///     (0..dice).map(|_| rng.random_range(1..=6)).sum()
+/// }
+///
+/// let serial = Pool::serial().call().seed(42).map(throw, [1, 2, 3])?;
+/// assert_eq!(Pool::threads(2)?.call().seed(42).map(throw, [1, 2, 3])?, serial);
+/// assert_eq!(Pool::processes(2)?.call().seed(42).map(throw, [1, 2, 3])?, serial);
+/// assert_eq!(item_seed(), None); // not here
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn item_seed() -> Option<u64> {
+    let seeds = Seeds(CURRENT.with(|current| current.seeds.get()));
+    match CURRENT.with(|current| current.at.get()) {
+        NOWHERE => None,
+        IN_LANE => lane_item().map(|item| seeds.of(item)),
+        index => Some(seeds.of(index)),
+    }
+}
+
+/// A seed that this worker alone has, for a generator that it keeps from task to task: the same whenever this thread asks.
+///
+/// It comes from the system. Each thread has one, also outside of tasks; each worker process has one of its own, and so has
+/// each forked child and each worker that takes the place of another.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{worker_seed, worker_state};
+/// use rand::{RngExt, SeedableRng, rngs::SmallRng};
+///
+/// let generator = || Ok::<_, String>(SmallRng::seed_from_u64(worker_seed()));
+/// let pool = Processes::builder().workers(2).initializer(generator).build()?;
+/// let noise = |x: f64| worker_state(|rng: &mut SmallRng| x + rng.random_range(-0.1..0.1));
+/// assert!(pool.map(noise, [1.0, 2.0])?.iter().all(Option::is_some));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn worker_seed() -> u64 {
+    own().seed
+}
+
+// Which item this thread is at -----------------------------------------------------------------------------------------
+
+/// Values of [`Current::at`]: at no item, and at the one that the lane's progress word names. No input is that long.
+const NOWHERE: u64 = u64::MAX;
+const IN_LANE: u64 = u64::MAX - 1;
+
+struct Current {
+    seeds: Cell<u64>,
+    at: Cell<u64>,
+}
+
+thread_local! {
+    static CURRENT: Current = const {
+        Current {
+            seeds: Cell::new(0),
+            at: Cell::new(NOWHERE),
+        }
+    };
+}
+
+/// As long as this lives, the thread is at an item; then at what it was at before.
+pub(crate) struct Scope {
+    seeds: u64,
+    at: u64,
+}
+
+/// This thread begins with an item of a call.
+#[inline]
+pub(crate) fn enter(seeds: Seeds, index: usize) -> Scope {
+    CURRENT.with(|current| Scope {
+        seeds: current.seeds.replace(seeds.0),
+        at: current.at.replace(index as u64),
+    })
+}
+
+/// This thread is at no item.
+pub(crate) fn leave() -> Scope {
+    CURRENT.with(|current| Scope {
+        seeds: current.seeds.get(),
+        at: current.at.replace(NOWHERE),
+    })
+}
+
+/// Within a [`Scope`]: this thread comes to another item of the same call.
+#[inline]
+pub(crate) fn move_to(index: usize) {
+    CURRENT.with(|current| current.at.set(index as u64));
+}
+
+impl Drop for Scope {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.with(|current| {
+            current.seeds.set(self.seeds);
+            current.at.set(self.at);
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+thread_local! {
+    static LANE: RefCell<Option<Lane>> = const { RefCell::new(None) };
+}
+
+/// This thread runs the tasks that come, or are answered for, over this lane.
+#[cfg(target_os = "linux")]
+pub(crate) fn set_lane(lane: &Lane) {
+    let before = LANE.replace(Some(lane.clone()));
+    // In a forked child both are copies of what the forking thread had: its lane, and the item that it was at.
+    std::mem::forget(before);
+    std::mem::forget(leave());
+}
+
+/// The thread of a lane begins with a task that has these seeds. Which item it is at, the lane's progress word says.
+#[cfg(target_os = "linux")]
+#[inline]
+pub(crate) fn begin_task(seeds: Seeds) {
+    CURRENT.with(|current| {
+        current.seeds.set(seeds.0);
+        current.at.set(IN_LANE);
+    });
+}
+
+fn lane_item() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        LANE.with_borrow(|lane| lane.as_ref()?.header().progress().running().map(u64::from))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+// What this thread has of its own --------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy)]
+struct Own {
+    /// In a forked child that of its parent is a copy, and not its own.
+    generation: u32,
+    /// State of the generator of seeds for calls.
+    calls: u64,
+    /// For [`worker_seed`].
+    seed: u64,
+}
+
+thread_local! {
+    static OWN: Cell<Option<Own>> = const { Cell::new(None) };
+}
+
+fn own() -> Own {
+    let generation = generation();
+    if let Some(own) = OWN.get()
+        && own.generation == generation
+    {
+        return own;
+    }
+    let own = Own {
+        generation,
+        calls: random::word(),
+        seed: random::word(),
+    };
+    OWN.set(Some(own));
+    own
+}
+
+/// A seed for a call that was given none.
+fn next_call() -> u64 {
+    let mut own = own();
+    own.calls = own.calls.wrapping_add(GAMMA);
+    OWN.set(Some(own));
+    mix(own.calls)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn generation() -> u32 {
+    0
+}
+
+#[cfg(not(target_os = "linux"))]
+mod random {
+    use std::hash::{BuildHasher, RandomState};
+
+    pub(super) fn word() -> u64 {
+        RandomState::new().hash_one(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_of_items_are_the_numbers_of_splitmix64() {
+        // The first numbers of Vigna's `splitmix64.c` from this state.
+        let known = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+            4_593_380_528_125_082_431,
+            16_408_922_859_458_223_821,
+        ];
+        let seeds = Seeds::of_call(Some(1_234_567));
+        for (index, known) in known.into_iter().enumerate() {
+            assert_eq!(seeds.of(index as u64), known);
+            assert_eq!(seeds.from(index).of(0), known);
+        }
+    }
+
+    #[test]
+    fn calls_without_a_seed_differ() {
+        assert_ne!(Seeds::of_call(None), Seeds::of_call(None));
+        assert_eq!(Seeds::of_call(Some(7)), Seeds::of_call(Some(7)));
+    }
+
+    #[test]
+    fn after_a_scope_the_thread_is_at_what_it_was_at_before() {
+        assert_eq!(item_seed(), None);
+        let outer = enter(Seeds(1), 5);
+        assert_eq!(item_seed(), Some(Seeds(1).of(5)));
+        {
+            let _inner = enter(Seeds(2), 0);
+            move_to(3);
+            assert_eq!(item_seed(), Some(Seeds(2).of(3)));
+            let _none = leave();
+            assert_eq!(item_seed(), None);
+        }
+        assert_eq!(item_seed(), Some(Seeds(1).of(5)));
+        drop(outer);
+        assert_eq!(item_seed(), None);
+    }
+
+    #[test]
+    fn the_seed_of_a_thread_stays_and_is_its_own() {
+        let own = worker_seed();
+        assert_eq!(worker_seed(), own);
+        assert_ne!(std::thread::spawn(worker_seed).join().ok(), Some(own));
+    }
+}
