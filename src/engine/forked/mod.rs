@@ -44,6 +44,36 @@ use crate::shm::array::forks::{self, Taken, Takes};
 /// once, so it can be killed but not cancelled, and it is not run again if its child dies, whatever
 /// [`Call::retries`](crate::Call::retries) says: that child would be forked later, out of the middle of something else.
 ///
+/// # What a child has twice
+///
+/// A child starts as a copy of the process. This is what makes it cheap to start, and a source of errors that no call
+/// reports, wherever state in memory stands for something outside of it:
+///
+/// | state | in the child |
+/// |---|---|
+/// | random number generators: those of the crate rand, C's `rand`, one of the program's own | the same numbers come in each child |
+/// | connections: TLS sessions, database handles, HTTP clients | two processes write to one socket, and both count its messages: the session breaks |
+/// | files that are open | one position for both: what one reads, the other does not; `flock` locks are held by both, `fcntl` locks by the parent alone |
+/// | output buffered by the program (`BufWriter`, C's `stdio`) | each process that flushes it writes what was buffered at the fork (std's standard output is flushed before) |
+/// | identifiers made of the pid, a counter or the time of the start | two processes make the same ones; a pid that was kept is the parent's |
+/// | threads, and what they keep going: async runtimes, pools, timers of the C library | they are not there; requests to them are never answered |
+/// | locks that another thread holds | held for ever |
+/// | thread-locals, caches, memory not yet freed | the forking thread's, as they were; what the child changes the parent does not see |
+///
+/// Open such things in the task, or in the child before its first task, which is what
+/// [`at_fork_child`](crate::at_fork_child) is for. For the crate [rand](https://docs.rs/rand) it is one line, once in the
+/// program:
+///
+/// ```
+/// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
+/// ```
+///
+/// A generator that a task makes for itself is better still: seeded with [`item_seed`](crate::item_seed) it gives the same
+/// numbers on all engines and for any number of workers, with [`worker_seed`](crate::worker_seed) each worker has its own.
+/// What holds of a child here holds of the workers of a pool with
+/// [`StartMethod::Fork`](crate::StartMethod::Fork) too, and with [`ForkServer`](crate::StartMethod::ForkServer) of all that
+/// [`preload`](crate::engine::ProcessesBuilder::preload) has made.
+///
 /// # Shared arrays
 ///
 /// Parent and child must not write to one memory at once, so nothing is forked while this process has elements of a

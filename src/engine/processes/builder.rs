@@ -186,6 +186,10 @@ impl ProcessesBuilder {
     /// that puts into statics, or loads in whatever way, all workers have. It must leave no thread running: the workers
     /// would not have it. If it fails, [`build`](Self::build) says so.
     ///
+    /// What it has used of random number generators, connections and files, the workers have [as
+    /// copies](crate::Forked#what-a-child-has-twice): a generator gives the same numbers in each. Hooks that it registers
+    /// with [`at_fork_child`](crate::at_fork_child) run in each worker.
+    ///
     /// # Examples
     ///
     /// ```

@@ -82,9 +82,15 @@ pub enum StartMethod {
     /// [`Pool::forked`](crate::Pool::forked), unless
     /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise, and as long as this process has a
     /// guard of a [`SharedArray`](crate::SharedArray). Shared objects that it has by then are kept as long as the pool.
+    ///
+    /// Each worker has the same random number generators, connections and open files:
+    /// [what is duplicated](crate::Forked#what-a-child-has-twice), and [`at_fork_child`](crate::at_fork_child) for it.
     Fork,
     /// They are forked from a small process, which is the executable started again and runs the function given to
     /// [`preload`](crate::engine::ProcessesBuilder::preload) first: what that loads they all have, in one copy.
+    ///
+    /// Random number generators, connections and files that this function has used they all have too:
+    /// [what is duplicated](crate::Forked#what-a-child-has-twice).
     ForkServer,
 }
 
