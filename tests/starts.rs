@@ -6,7 +6,8 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use common::{
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::{Output, StartMethod, process, worker_state};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 const METHODS: [StartMethod; 3] = [
     StartMethod::Spawn,
@@ -250,6 +252,56 @@ fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     kill(server);
     assert!(matches!(busy.result(), Err(TaskError::WorkerDied { .. })));
     assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap().len(), 100);
+}
+
+#[test]
+fn signals_that_a_program_ignores_from_its_start_are_ignored_by_all_that_it_starts() {
+    const IGNORED: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
+    /// The ignored signals of a program that this process starts, as a mask.
+    fn of_a_program() -> u64 {
+        let status = Command::new("cat").arg("/proc/self/status").output();
+        let status = String::from_utf8(status.unwrap().stdout).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        u64::from_str_radix(mask.unwrap().trim(), 16).unwrap()
+    }
+    let _none = Leftovers::none();
+    let name = "signals_that_a_program_ignores_from_its_start_are_ignored_by_all_that_it_starts";
+    let mask = IGNORED.map(|signal| 1 << (signal as i32 - 1));
+    let mask: u64 = mask.into_iter().sum();
+    if is_program() {
+        let expected = of_a_program() & mask;
+        for method in METHODS {
+            let pool = builder(method).build().unwrap();
+            let ignored = pool.submit(|()| of_a_program(), ()).result().unwrap();
+            assert_eq!(ignored & mask, expected, "{method:?}");
+        }
+        let child = |expected: u64| {
+            assert_eq!(of_a_program() & 7, expected);
+        };
+        let child = Process::spawn(child, expected).unwrap();
+        assert_eq!(child.join(), Ok(process::ExitStatus::Exited(0)));
+        println!("\nignored {expected}");
+        return;
+    }
+    for (ignores, expected) in [(false, 0), (true, mask)] {
+        let mut program = as_program(name);
+        if ignores {
+            let ignore = || {
+                for ignored in IGNORED {
+                    // SAFETY: no handler is involved.
+                    unsafe { signal(ignored, SigHandler::SigIgn) }?;
+                }
+                Ok(())
+            };
+            // SAFETY: between fork and exec the closure only calls sigaction, as a signal handler may.
+            unsafe { program.pre_exec(ignore) };
+        }
+        let output = finish(&mut program);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{errors}");
+        assert!(said.contains(&format!("\nignored {expected}\n")), "{said}");
+    }
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::ffi::{CStr, CString, OsString, c_int, c_uint};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::parent_id;
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -84,19 +86,33 @@ pub(crate) fn set_variable(name: &OsString, value: &OsString) {
 
 /// In a forked child: what the program does with signals is not what a worker does. Those that it handles do what they
 /// do by default; `set_signals`, to be called next, unblocks them. (A stack that overflows is left to std's handler.)
+///
+/// Those that it ignores stay ignored, as in a program that it starts: under `nohup` a closed terminal must end the workers
+/// no more than their parent. SIGCHLD is the exception: a worker waits for the programs that its tasks start.
 pub(crate) fn reset_signals() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
         if !matches!(
             signal,
             Signal::SIGKILL | Signal::SIGSTOP | Signal::SIGSEGV | Signal::SIGBUS
-        ) {
+        ) && (signal == Signal::SIGCHLD || !is_ignored(signal))
+        {
             // SAFETY: no handler is involved.
             if let Err(error) = unsafe { sigaction(signal, &default) } {
                 log::debug!("{signal} could not be reset: {error}");
             }
         }
     }
+}
+
+/// Whether this process ignores a signal.
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action, this only writes the present one to its place.
+    let asked = unsafe { libc::sigaction(signal as c_int, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroes are a valid `sigaction` too.
+    let action = unsafe { action.assume_init() };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Puts a descriptor in the place of standard input.
@@ -162,15 +178,18 @@ pub(crate) fn set_name(name: &str) {
 /// Signals as a worker wants them, before `main` has set up anything.
 ///
 /// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent that decides what
-/// to do. Caught, not ignored, because an ignored signal would stay so in programs that a task starts. SIGPIPE is
+/// to do. Caught, not ignored, because an ignored signal would stay so in programs that a task starts. If this process was
+/// started with SIGINT ignored, as a job in the background of a script is, it stays so, for those programs too. SIGPIPE is
 /// ignored, as std does before `main`. None is blocked: the thread that starts workers blocks all of them, which a worker
 /// and the programs that its tasks start would inherit.
 pub(crate) fn set_signals() -> io::Result<()> {
     extern "C" fn drop_signal(_: c_int) {}
     let flags = SaFlags::SA_RESTART;
     let caught = SigAction::new(SigHandler::Handler(drop_signal), flags, SigSet::empty());
-    // SAFETY: the handler does nothing, so it may run at any point.
-    unsafe { sigaction(Signal::SIGINT, &caught) }?;
+    if !is_ignored(Signal::SIGINT) {
+        // SAFETY: the handler does nothing, so it may run at any point.
+        unsafe { sigaction(Signal::SIGINT, &caught) }?;
+    }
     let ignored = SigAction::new(SigHandler::SigIgn, flags, SigSet::empty());
     // SAFETY: no handler is involved.
     unsafe { sigaction(Signal::SIGPIPE, &ignored) }?;

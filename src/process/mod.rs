@@ -20,7 +20,7 @@
 //! | start | before `main`, as pool workers start; of the parent's descriptors it has the standard streams alone |
 //! | standard input | `/dev/null`, unless the builder says otherwise |
 //! | standard output and error | the parent's |
-//! | SIGINT (Ctrl-C) | caught and dropped: the parent gets it too, and decides |
+//! | SIGINT (Ctrl-C) | caught and dropped: the parent gets it too, and decides; ignored if the parent ignores it |
 //! | the parent is killed | the child is killed at once, by the kernel, and so are the child's own children |
 //! | the parent ends normally | it waits for its children, and kills those that are [daemons](ProcessBuilder::daemon) |
 //! | its handle is dropped | nothing: it runs on |

@@ -7,9 +7,11 @@ pub mod random;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use parking_lot::{Mutex, MutexGuard};
 
 /// How long a condition may take to come true before a test fails. Far longer than it ever should.
@@ -184,7 +186,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     // It may have ended already.
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
 }
 
 /// One time in three, stops a process that is about to be killed, for a moment, and may let it go on before. `random` gives
@@ -212,13 +214,37 @@ pub fn is_program() -> bool {
     std::env::var_os(SCENARIO).is_some()
 }
 
-/// This test binary, as a program that runs the test `name` alone.
+/// The signals by which a terminal or another program ends a program.
+const ENDING: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGPIPE,
+    Signal::SIGTERM,
+];
+
+/// Gives each of these signals its default action in the program, whatever this process does with it. A job that a script
+/// runs in the background has SIGINT and SIGQUIT ignored, one under `nohup` SIGHUP, and all that they start inherits it.
+pub fn with_default_signals(program: &mut Command) -> &mut Command {
+    let reset = || {
+        for ending in ENDING {
+            // SAFETY: no handler is involved.
+            unsafe { signal(ending, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only calls sigaction, as a signal handler may.
+    unsafe { program.pre_exec(reset) }
+}
+
+/// This test binary, as a program that runs the test `name` alone, with the signals of a program in the foreground.
 pub fn as_program(name: &str) -> Command {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(SCENARIO, "1")
         .stdin(Stdio::null());
+    with_default_signals(&mut program);
     program
 }
 
