@@ -27,6 +27,7 @@ mod queued_tasks;
 #[macro_use]
 mod seeds;
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ use common::{DEADLINE, Leftovers, eventually};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::{
-    Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child, item_seed,
-    wait,
+    Output, Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child,
+    item_seed, wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -100,7 +101,22 @@ fn count_given() {
     GIVEN.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Tasks panic here by the thousand, on purpose. What is asserted comes back as an error; what workers print of it would
+/// hide what a failing test prints.
+fn processes() -> Pool<Processes> {
+    let pool = Processes::builder().workers(2).stderr(Output::Null);
+    pool.build().unwrap()
+}
+
+/// As [`processes`].
 fn forked() -> Pool<Forked> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        at_fork_child(|| {
+            let null = std::fs::File::options().write(true).open("/dev/null");
+            nix::unistd::dup2_stderr(null.unwrap()).unwrap();
+        });
+    });
     let pool = Forked::builder().workers(2).allow_threads();
     pool.build().unwrap()
 }
@@ -120,7 +136,7 @@ mod all {
 
     conformance!(serial, Pool::serial());
     conformance!(threads, Pool::threads(2).unwrap());
-    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(processes, processes());
     conformance!(forked, forked());
 }
 
@@ -145,9 +161,9 @@ mod calls {
 
     conformance!(serial, Pool::serial());
     conformance!(threads, Pool::threads(2).unwrap());
-    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(processes, processes());
     conformance!(forked, forked());
-    conformance!(any, "processes:2".parse::<Pool<AnyEngine>>().unwrap());
+    conformance!(any, Pool::<AnyEngine>::from(processes()));
 }
 
 /// The engines whose tasks wait in a queue when there are more than workers: on the others a task runs when it is
@@ -167,7 +183,7 @@ mod queued {
     }
 
     conformance!(threads, Pool::threads(2).unwrap());
-    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(processes, processes());
 }
 
 /// The engines whose tasks can be killed, and can kill themselves: a thread would take the program along.
@@ -186,7 +202,7 @@ mod mortal {
         };
     }
 
-    conformance!(processes, Pool::processes(2).unwrap());
+    conformance!(processes, processes());
     conformance!(forked, forked());
 }
 
@@ -195,7 +211,7 @@ mod crossing_values {
     use super::*;
     use manyhands::Part;
 
-    crossing!(processes, Pool::processes(2).unwrap());
+    crossing!(processes, processes());
     crossing!(forked, forked());
 }
 
