@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{Affinity, InnerThreads};
+use manyhands::{Affinity, InnerThreads, Output};
 
 use crate::common::{Leftovers, eventually};
 use crate::{Folder, outcome, touch, wait_for};
@@ -68,7 +68,9 @@ fn b18_imap_unordered_does_not_wait_for_a_slow_one() {
 #[test]
 fn b37_items_that_fail_in_lazy_calls_leave_the_others_alone() {
     let _none = Leftovers::none();
-    let pool = Pool::processes(2).unwrap();
+    // What the workers print of it would hide what a failing test prints.
+    let pool = Processes::builder().workers(2).stderr(Output::Null);
+    let pool = pool.build().unwrap();
     for chunk in [1, 5, 100] {
         let ordered = pool.call().chunk_size(chunk).imap(unless_13, 0..40);
         let ordered: Vec<_> = (0..).zip(ordered).collect();
