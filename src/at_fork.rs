@@ -15,40 +15,46 @@ struct Node {
     before: Option<&'static Node>,
 }
 
-/// The hook registered last. No lock guards the list: at the moment of a fork another thread may be registering a hook,
-/// and the child would find that lock held for ever.
+/// The hook registered last. No lock guards the list: at the moment of a fork another thread may be
+/// registering a hook, and the child would find that lock held for ever.
 static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
-/// Registers a function that runs in each child that this crate forks from now on, before any code of a task.
+/// Registers a function that runs in each child that this crate forks from now on, before any code
+/// of a task.
 ///
-/// A forked child starts as a copy of its parent: what the parent has read ahead, counted or remembered, all of its
-/// children have too. Random number generators are the worst of it, because nothing fails: each child draws the same
-/// numbers. The page of [`Forked`](crate::Forked#what-a-child-has-twice) lists what else is duplicated. A hook brings such
-/// state in order.
+/// A forked child starts as a copy of its parent: what the parent has read ahead, counted or
+/// remembered, all of its children have too. Random number generators are the worst of it, because
+/// nothing fails: each child draws the same numbers. The page of
+/// [`Forked`](crate::Forked#what-a-child-has-twice) lists what else is duplicated. A hook brings
+/// such state in order.
 ///
 /// Hooks run in the order of their registration:
 ///
 /// - in the children of [`Forked`](crate::Forked), before their first item;
 /// - in the workers of [`StartMethod::Fork`](crate::StartMethod::Fork) and
-///   [`ForkServer`](crate::StartMethod::ForkServer), those that take the place of dead ones too, before the initialiser.
-///   They do not run in the process that forks the workers.
+///   [`ForkServer`](crate::StartMethod::ForkServer), those that take the place of dead ones too,
+///   before the initialiser. They do not run in the process that forks the workers.
 ///
 /// They do not run in workers of [`StartMethod::Spawn`](crate::StartMethod::Spawn) or in a
-/// [`Process`](crate::Process), which begin anew and duplicate nothing, nor in children that the program or a library forks
-/// by itself: such a child may only call what a signal handler may, until it calls `exec`.
+/// [`Process`](crate::Process), which begin anew and duplicate nothing, nor in children that the
+/// program or a library forks by itself: such a child may only call what a signal handler may,
+/// until it calls `exec`.
 ///
 /// # Which hooks a child has
 ///
-/// A child has the hooks that were registered in the process it was forked from, by the time of the fork. The process that
-/// forks workers is made when the pool is. With [`StartMethod::Fork`](crate::StartMethod::Fork) it has all hooks registered
-/// by then. With [`StartMethod::ForkServer`](crate::StartMethod::ForkServer) it is the executable, started again: it has
-/// those hooks that capture nothing, and those that [`preload`](crate::engine::ProcessesBuilder::preload) registers. A hook
-/// that a hook registers runs in the children of that child.
+/// A child has the hooks that were registered in the process it was forked from, by the time of the
+/// fork. The process that forks workers is made when the pool is. With
+/// [`StartMethod::Fork`](crate::StartMethod::Fork) it has all hooks registered by then. With
+/// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer) it is the executable, started again:
+/// it has those hooks that capture nothing, and those that
+/// [`preload`](crate::engine::ProcessesBuilder::preload) registers. A hook that a hook registers
+/// runs in the children of that child.
 ///
 /// # Panics
 ///
-/// Never. A hook that panics ends its child's work before it has begun: the panic is the error of the items that the
-/// child of a [`Forked`](crate::Forked) pool was to run, and a worker fails to start with it.
+/// Never. A hook that panics ends its child's work before it has begun: the panic is the error of
+/// the items that the child of a [`Forked`](crate::Forked) pool was to run, and a worker fails to
+/// start with it.
 ///
 /// # Examples
 ///
@@ -61,7 +67,8 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
 ///
 /// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
-/// let mut drawn: Vec<u64> = pool.imap(|_: u32| rand::random(), 0..8).collect::<Result<_, _>>()?;
+/// let drawn = pool.imap(|_: u32| rand::random(), 0..8);
+/// let mut drawn: Vec<u64> = drawn.collect::<Result<_, _>>()?;
 /// drawn.sort();
 /// drawn.dedup();
 /// assert_eq!(drawn.len(), 8);
@@ -83,8 +90,9 @@ where
 /// A hook that captures nothing, by its type alone.
 #[allow(unsafe_code)]
 fn enter<F: Fn() + Clone + 'static>() {
-    // SAFETY: `at_fork_child` names this function only when it has a value of `F`, which is `Clone`, has no size, and
-    // runs nothing when it is dropped. A fork server is of the same build.
+    // SAFETY: `at_fork_child` names this function only when it has a value of `F`, which is
+    // `Clone`, has no size, and runs nothing when it is dropped. A fork server is of the same
+    // build.
     let hook = unsafe { code::conjure::<F>() };
     hook();
 }
@@ -111,7 +119,8 @@ fn add(hook: Box<dyn Fn() + Send + Sync>, code: Option<u64>) {
 
 #[allow(unsafe_code)]
 fn last() -> Option<&'static Node> {
-    // SAFETY: `LAST` is null or points to a node that `add` has leaked, and that does not change once it is there.
+    // SAFETY: `LAST` is null or points to a node that `add` has leaked, and that does not change
+    // once it is there.
     unsafe { LAST.load(Ordering::Acquire).as_ref() }
 }
 
@@ -146,7 +155,8 @@ pub(crate) fn codes() -> Vec<u64> {
 #[allow(unsafe_code)]
 pub(crate) fn adopt(codes: &[u64]) {
     for &code in codes {
-        // SAFETY: the number comes from `codes` in the parent, which runs the same build, and is that of an `enter`.
+        // SAFETY: the number comes from `codes` in the parent, which runs the same build, and is
+        // that of an `enter`.
         if let Some(hook) = unsafe { code::function::<fn()>(code) } {
             add(Box::new(hook), Some(code));
         }

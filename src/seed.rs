@@ -1,8 +1,9 @@
 //! Seeds for random number generators in tasks: [`item_seed`] and [`worker_seed`].
 //!
-//! The items of a call have the numbers of a `SplitMix64` generator as their seeds, in the order of the input; its state at
-//! the start is the seed of the call. Any number of that sequence can be computed by itself, so a chunk carries one word
-//! ([`Seeds`]), and a task that does not ask pays for no more than that.
+//! The items of a call have the numbers of a `SplitMix64` generator as their seeds, in the order of
+//! the input; its state at the start is the seed of the call. Any number of that sequence can be
+//! computed by itself, so a chunk carries one word ([`Seeds`]), and a task that does not ask pays
+//! for no more than that.
 
 use std::cell::Cell;
 #[cfg(target_os = "linux")]
@@ -15,8 +16,8 @@ use crate::lane::Lane;
 #[cfg(target_os = "linux")]
 use crate::os::{fork::generation, random};
 
-/// By how much the state of `SplitMix64` grows with each number: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
-/// Generators" (OOPSLA 2014).
+/// By how much the state of `SplitMix64` grows with each number: Steele, Lea, Flood, "Fast
+/// Splittable Pseudorandom Number Generators" (OOPSLA 2014).
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The output of `SplitMix64` in this state, with the constants of Vigna's `splitmix64.c`
@@ -52,17 +53,18 @@ impl Seeds {
 /// The seed of the item that this thread is at; `None` outside of tasks.
 ///
 /// What makes it are the seed of the call and the item's index in the input, and nothing else: with
-/// [`Call::seed`](crate::Call::seed) it is the same on all engines, for any number of workers, chunk size or order of
-/// execution. Without, each call has a seed of its own, and so has each item. An item that is run again after a death has
-/// the seed that it had.
+/// [`Call::seed`](crate::Call::seed) it is the same on all engines, for any number of workers,
+/// chunk size or order of execution. Without, each call has a seed of its own, and so has each
+/// item. An item that is run again after a death has the seed that it had.
 ///
-/// The index of a [submitted](crate::Pool::submit) task is 0, that of a chunk of an array is the index that the function
-/// gets. While [`map_reduce`](crate::Pool::map_reduce) reduces, there is no item. Ask on the thread that runs the task:
-/// others, those of rayon too, are at no item or at another.
+/// The index of a [submitted](crate::Pool::submit) task is 0, that of a chunk of an array is the
+/// index that the function gets. While [`map_reduce`](crate::Pool::map_reduce) reduces, there is no
+/// item. Ask on the thread that runs the task: others, those of rayon too, are at no item or at
+/// another.
 ///
 /// On [`Processes`](crate::Processes) the items of [`imap`](crate::Pool::imap) and
-/// [`imap_unordered`](crate::Pool::imap_unordered) that come after one that could not be serialised, in the same chunk, have
-/// other seeds than elsewhere; no two are the same.
+/// [`imap_unordered`](crate::Pool::imap_unordered) that come after one that could not be
+/// serialised, in the same chunk, have other seeds than elsewhere; no two are the same.
 ///
 /// # Examples
 ///
@@ -93,10 +95,11 @@ pub fn item_seed() -> Option<u64> {
     }
 }
 
-/// A seed that this worker alone has, for a generator that it keeps from task to task: the same whenever this thread asks.
+/// A seed that this worker alone has, for a generator that it keeps from task to task: the same
+/// whenever this thread asks.
 ///
-/// It comes from the system. Each thread has one, also outside of tasks; each worker process has one of its own, and so has
-/// each forked child and each worker that takes the place of another.
+/// It comes from the system. Each thread has one, also outside of tasks; each worker process has
+/// one of its own, and so has each forked child and each worker that takes the place of another.
 ///
 /// # Examples
 ///
@@ -115,9 +118,10 @@ pub fn worker_seed() -> u64 {
     own().seed
 }
 
-// Which item this thread is at -----------------------------------------------------------------------------------------
+// Which item this thread is at --------------------------------------------------------------------
 
-/// Values of [`Current::at`]: at no item, and at the one that the lane's progress word names. No input is that long.
+/// Values of [`Current::at`]: at no item, and at the one that the lane's progress word names. No
+/// input is that long.
 const NOWHERE: u64 = u64::MAX;
 const IN_LANE: u64 = u64::MAX - 1;
 
@@ -183,12 +187,14 @@ thread_local! {
 #[cfg(target_os = "linux")]
 pub(crate) fn set_lane(lane: &Lane) {
     let before = LANE.replace(Some(lane.clone()));
-    // In a forked child both are copies of what the forking thread had: its lane, and the item that it was at.
+    // In a forked child both are copies of what the forking thread had: its lane, and the item that
+    // it was at.
     std::mem::forget(before);
     std::mem::forget(leave());
 }
 
-/// The thread of a lane begins with a task that has these seeds. Which item it is at, the lane's progress word says.
+/// The thread of a lane begins with a task that has these seeds. Which item it is at, the lane's
+/// progress word says.
 #[cfg(target_os = "linux")]
 #[inline]
 pub(crate) fn begin_task(seeds: Seeds) {
@@ -207,7 +213,7 @@ fn lane_item() -> Option<u64> {
     None
 }
 
-// What this thread has of its own --------------------------------------------------------------------------------------
+// What this thread has of its own -----------------------------------------------------------------
 
 #[derive(Clone, Copy)]
 struct Own {

@@ -1,7 +1,8 @@
-//! What runs in forked children before their tasks (`at_fork_child`), and what forked children have that is their own.
+//! What runs in forked children before their tasks (`at_fork_child`), and what forked children have
+//! that is their own.
 //!
-//! Hooks stay for the life of a process, so tests that register some run as programs of their own (`as_program`). Test
-//! harnesses run other threads, so forking is allowed here by `allow_threads`.
+//! Hooks stay for the life of a process, so tests that register some run as programs of their own
+//! (`as_program`). Test harnesses run other threads, so forking is allowed here by `allow_threads`.
 
 mod common;
 

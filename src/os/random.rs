@@ -10,7 +10,8 @@ pub(crate) fn word() -> u64 {
     if got == bytes.len().cast_signed() {
         return u64::from_ne_bytes(bytes);
     }
-    // A sandbox forbids the call. Keys of std's hash maps come from elsewhere then; a forked child has copies of them.
+    // A sandbox forbids the call. Keys of std's hash maps come from elsewhere then; a forked child
+    // has copies of them.
     RandomState::new().hash_one((std::process::id(), super::clock::now()))
 }
 

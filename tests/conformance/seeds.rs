@@ -1,8 +1,10 @@
-//! Seeds that tasks ask for: the same on every engine, by the call's seed and the item's index alone.
+//! Seeds that tasks ask for: the same on every engine, by the call's seed and the item's index
+//! alone.
 
 use manyhands::item_seed;
 
-/// What the item with this index is given in a call with this seed: a number of `SplitMix64`, computed here once more.
+/// What the item with this index is given in a call with this seed: a number of `SplitMix64`,
+/// computed here once more.
 pub(super) fn seed_of(seed: u64, index: u64) -> u64 {
     let step = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(index + 1);
     let z = seed.wrapping_add(step);
