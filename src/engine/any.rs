@@ -9,7 +9,7 @@ use super::processes::Portable;
 use super::sealed::Sealed;
 use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
 use crate::pool::{Limits, Plan, Pool, Stream};
 
@@ -106,6 +106,10 @@ impl Executor for AnyEngine {
 
     fn name(&self) -> &'static str {
         each!(self, engine => engine.name())
+    }
+
+    fn id(&self) -> PoolId {
+        each!(self, engine => engine.id())
     }
 
     fn is_open(&self) -> bool {

@@ -54,7 +54,7 @@ pub use serial::Serial;
 pub use threads::Threads;
 
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{PoolId, TaskFuture};
 use crate::pool::{Limits, Plan, Stream};
 
 pub(crate) mod sealed {
@@ -103,6 +103,10 @@ pub trait Executor: sealed::Sealed {
     /// # Ok::<(), PoolError>(())
     /// ```
     fn name(&self) -> &'static str;
+
+    /// The id under which callbacks of its tasks are counted.
+    #[doc(hidden)]
+    fn id(&self) -> PoolId;
 
     #[doc(hidden)]
     fn close(&self) -> Result<(), PoolError>;

@@ -3,7 +3,7 @@
 
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{PoolId, TaskFuture};
 use crate::panic;
 use crate::pool::{Limits, Plan, Stream, reduce};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Default)]
 pub struct Serial {
     closed: AtomicBool,
+    id: PoolId,
 }
 
 impl Serial {
@@ -51,6 +52,10 @@ impl Executor for Serial {
 
     fn name(&self) -> &'static str {
         "serial"
+    }
+
+    fn id(&self) -> PoolId {
+        self.id
     }
 
     fn is_open(&self) -> bool {
@@ -113,10 +118,12 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        TaskFuture::ready(self.check_open().and_then(|()| {
-            let outcome = limits.run(0, || f(argument));
-            outcome.map_err(|failure| failure.into_error(None))
-        }))
+        if let Err(error) = self.check_open() {
+            return TaskFuture::ready(Err(error));
+        }
+        let outcome = limits.run(0, || f(argument));
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        TaskFuture::ended(Some(self.id), outcome)
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>

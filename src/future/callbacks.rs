@@ -1,26 +1,25 @@
 //! The callbacks of one task, and the outcome that they are shown.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
+use super::outstanding::{Outstanding, PoolId, Within, is_in_callback, is_in_callback_of};
 use super::signal::Hook;
-use super::{Pending, Signal, later};
-use crate::error::TaskError;
+use super::{Pending, Signal, callback_threads, later};
+use crate::error::{PoolError, TaskError};
 use crate::panic;
 
 pub(super) type Callback<R> = Box<dyn FnOnce(Result<&R, &TaskError>) + Send>;
 
-/// How often the thread for callbacks looks for one that it waits for.
-const BREATH: Duration = Duration::from_millis(1);
-
 /// Between a task with callbacks and its handle: takes the outcome when the task has ended, shows it to the callbacks,
 /// and keeps it for the handle.
 pub(super) struct Told<R> {
+    /// Not a lock of `parking_lot`: see [`copied`](Self::copied).
     stage: Mutex<Stage<R>>,
     changed: Condvar,
     over: Signal,
+    pool: Option<PoolId>,
+    generation: u32,
 }
 
 enum Stage<R> {
@@ -30,12 +29,28 @@ enum Stage<R> {
 }
 
 impl<R> Told<R> {
-    pub(super) fn new(first: Option<Callback<R>>) -> Arc<Self> {
+    pub(super) fn new(pool: Option<PoolId>, first: Option<Callback<R>>) -> Arc<Self> {
         Arc::new(Self {
             stage: Mutex::new(Stage::Waiting(first.into_iter().collect())),
             changed: Condvar::new(),
             over: Signal::default(),
+            pool,
+            generation: generation(),
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stage<R>> {
+        // No callback is called under it.
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process is a forked child, and the callbacks are its parent's.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.generation != generation()
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Has the callbacks called when the task ends, or now if it has.
@@ -43,35 +58,36 @@ impl<R> Told<R> {
     where
         R: Send + 'static,
     {
+        let outstanding = Outstanding::count(self.pool);
         if pending.is_done() {
-            self.tell(pending.take());
+            self.tell(pending.take(), outstanding);
             return;
         }
         let (told, task) = (Arc::clone(self), Arc::clone(pending));
         pending.on_end(Box::new(move || {
-            later::call(Box::new(move || told.tell(task.take())));
+            later::call(Box::new(move || told.tell(task.take(), outstanding)));
         }));
         later::flush();
     }
 
     /// One more callback.
     pub(super) fn add(&self, callback: Callback<R>) {
-        let mut stage = self.stage.lock();
+        let mut stage = self.lock();
         match &mut *stage {
             Stage::Waiting(callbacks) => callbacks.push(callback),
             Stage::Over(outcome) => {
                 let outcome = outcome.take().unwrap_or(Err(TaskError::Taken));
                 *stage = Stage::Waiting(vec![callback]);
                 drop(stage);
-                self.tell(outcome);
+                self.tell(outcome, Outstanding::count(self.pool));
             }
         }
     }
 
-    fn tell(&self, outcome: Result<R, TaskError>) {
+    fn tell(&self, outcome: Result<R, TaskError>, outstanding: Outstanding) {
         loop {
             let callbacks = {
-                let mut stage = self.stage.lock();
+                let mut stage = self.lock();
                 match &mut *stage {
                     Stage::Waiting(callbacks) if !callbacks.is_empty() => std::mem::take(callbacks),
                     _ => {
@@ -81,12 +97,46 @@ impl<R> Told<R> {
                 }
             };
             for callback in callbacks {
-                show(callback, &outcome);
+                self.show(callback, &outcome);
+                if self.is_foreign() {
+                    // The callback has forked, and this is the copy. The parent calls the others.
+                    return;
+                }
             }
         }
         self.changed.notify_all();
         self.over.raise();
+        // Those who wait for the callbacks of the pool find the handle done.
+        drop(outstanding);
         later::flush();
+    }
+
+    fn show(&self, callback: Callback<R>, outcome: &Result<R, TaskError>) {
+        let _within = Within::enter(self.pool, self.address());
+        if let Err(caught) = panic::catch(|| callback(outcome.as_ref())) {
+            log::error!("a callback of a task panicked: {}", caught.message);
+        }
+    }
+
+    /// In a forked child, the outcome if the parent had it here at the time of the fork. Another thread of the parent may
+    /// have had the lock, and a lock that is free may have had waiters.
+    pub(super) fn copied(&self) -> Option<Result<R, TaskError>> {
+        match &mut *self.stage.try_lock().ok()? {
+            Stage::Over(outcome) => outcome.take(),
+            Stage::Waiting(_) => None,
+        }
+    }
+
+    /// Shows one more callback, in a forked child, what is known there.
+    pub(super) fn show_copied(&self, callback: Callback<R>) {
+        let outcome = self.copied();
+        let outcome = outcome.unwrap_or(Err(PoolError::OtherProcess.into()));
+        self.show(callback, &outcome);
+        if let Ok(mut stage) = self.stage.try_lock()
+            && let Stage::Over(copied) = &mut *stage
+        {
+            *copied = Some(outcome);
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -97,32 +147,43 @@ impl<R> Told<R> {
         self.over.on_raise(0, hook);
     }
 
-    /// Waits until the callbacks have been called, or until the deadline; true if they have.
+    /// Waits until the callbacks have been called, or until the deadline; true if they have, or if a callback of this very
+    /// task asks.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
-        let mut stage = self.stage.lock();
+        let mut stage = self.lock();
         while matches!(*stage, Stage::Waiting(_)) {
-            if later::is_runner() {
-                // In a callback: those of this task wait behind it, on this very thread.
-                drop(stage);
-                let ran = later::run_next();
-                stage = self.stage.lock();
-                if !ran && matches!(*stage, Stage::Waiting(_)) {
-                    // It has ended, and its callbacks are about to be queued.
-                    self.changed.wait_for(&mut stage, BREATH);
-                }
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return matches!(*stage, Stage::Over(_));
+            if is_in_callback_of(self.address()) {
+                return true;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            if is_in_callback() {
+                // If the system refuses threads, there may be none but this for the callbacks that are waited for.
+                let slice = callback_threads::RETRY;
+                let waited = self
+                    .changed
+                    .wait_timeout(stage, left.unwrap_or(slice).min(slice));
+                let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
+                stage = held;
+                if time.timed_out() && matches!(*stage, Stage::Waiting(_)) {
+                    drop(stage);
+                    callback_threads::help();
+                    stage = self.lock();
                 }
                 continue;
             }
-            match deadline {
-                None => self.changed.wait(&mut stage),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut stage, deadline).timed_out() {
-                        return matches!(*stage, Stage::Over(_));
-                    }
+            stage = match left {
+                None => self
+                    .changed
+                    .wait(stage)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(stage, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-            }
+            };
         }
         true
     }
@@ -130,15 +191,27 @@ impl<R> Told<R> {
     /// The outcome, once the callbacks have seen it.
     pub(super) fn take(&self) -> Result<R, TaskError> {
         self.wait(None);
-        match &mut *self.stage.lock() {
+        match &mut *self.lock() {
             Stage::Over(outcome) => outcome.take().unwrap_or(Err(TaskError::Taken)),
+            Stage::Waiting(_) if is_in_callback_of(self.address()) => Err(PoolError::System {
+                what: "the result was not given".into(),
+                reason:
+                    "the callbacks of a task see its outcome first, and one of them asked for it"
+                        .into(),
+            }
+            .into()),
+            // Another callback came in between.
             Stage::Waiting(_) => Err(TaskError::Taken),
         }
     }
 }
 
-fn show<R>(callback: Callback<R>, outcome: &Result<R, TaskError>) {
-    if let Err(caught) = panic::catch(|| callback(outcome.as_ref())) {
-        log::error!("a callback of a task panicked: {}", caught.message);
-    }
+#[cfg(target_os = "linux")]
+fn generation() -> u32 {
+    crate::os::fork::generation()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn generation() -> u32 {
+    0
 }

@@ -1,12 +1,15 @@
 //! [`TaskFuture`]: the handle of one submitted task, and what can be done with many of them.
 
+mod callback_threads;
 mod callbacks;
 pub(crate) mod later;
 mod many;
+mod outstanding;
 mod signal;
 
 pub(crate) use self::many::Board;
 pub use self::many::{AsCompleted, AsCompletedTimeout, ReturnWhen, as_completed, wait};
+pub(crate) use self::outstanding::{PoolId, wait_for_callbacks};
 pub(crate) use self::signal::{Hook, Signal};
 
 use std::fmt;
@@ -51,6 +54,9 @@ pub struct TaskFuture<R> {
 
 /// What an engine gives behind a [`TaskFuture`].
 pub(crate) trait Pending<R>: Send + Sync {
+    /// The pool whose `close` waits for the callbacks of the task; `None` if no pool took the task.
+    fn pool(&self) -> Option<PoolId>;
+
     /// Whether the task has ended. Never blocks.
     fn is_done(&self) -> bool;
 
@@ -102,12 +108,21 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// A task that has ended already.
+    /// A task that no pool took.
     pub(crate) fn ready(outcome: Result<R, TaskError>) -> Self
     where
         R: Send + 'static,
     {
+        Self::ended(None, outcome)
+    }
+
+    /// A task of this pool that has ended already.
+    pub(crate) fn ended(pool: Option<PoolId>, outcome: Result<R, TaskError>) -> Self
+    where
+        R: Send + 'static,
+    {
         Self::new(Arc::new(Ready {
+            pool,
             has_failed: outcome.is_err(),
             outcome: Mutex::new(Some(outcome)),
         }))
@@ -137,14 +152,26 @@ impl<R> TaskFuture<R> {
 
     /// Waits until the outcome can be taken, or until the deadline.
     fn wait(&self, deadline: Option<Instant>) -> bool {
-        self.pending.wait(deadline) && self.told.get().is_none_or(|told| told.wait(deadline))
+        self.pending.wait(deadline) && self.told().is_none_or(|told| told.wait(deadline))
     }
 
     fn take(&self) -> Result<R, TaskError> {
         match self.told.get() {
+            Some(told) if told.is_foreign() => told.copied().unwrap_or_else(|| self.pending.take()),
             Some(told) => told.take(),
             None => self.pending.take(),
         }
+    }
+
+    /// Where the result is when there are callbacks; `None` in a forked child also if there are, for they are the
+    /// parent's to call.
+    fn told(&self) -> Option<&Arc<Told<R>>> {
+        self.told.get().filter(|told| !told.is_foreign())
+    }
+
+    /// Whether the task has ended, and its callbacks have been called.
+    fn is_over(&self) -> bool {
+        self.pending.is_done() && self.told().is_none_or(|told| told.is_over())
     }
 
     /// Waits at most `timeout` for the task to end, and gives its result if it has.
@@ -190,7 +217,7 @@ impl<R> TaskFuture<R> {
     /// assert!(task.done());
     /// ```
     pub fn done(&self) -> bool {
-        self.pending.is_done() && self.told.get().is_none_or(|told| told.is_over())
+        self.is_over()
     }
 
     /// Whether the task has started and has not ended. Never blocks.
@@ -279,9 +306,15 @@ impl<R> TaskFuture<R> {
         R: Send + 'static,
     {
         let mut callback: Option<callbacks::Callback<R>> = Some(Box::new(callback));
-        let told = self.told.get_or_init(|| Told::new(callback.take()));
+        let told = self
+            .told
+            .get_or_init(|| Told::new(self.pending.pool(), callback.take()));
         if let Some(callback) = callback {
-            told.add(callback);
+            if told.is_foreign() {
+                told.show_copied(callback);
+            } else {
+                told.add(callback);
+            }
             return;
         }
         if let Some(slot) = &self.waker {
@@ -310,24 +343,21 @@ impl<R> Future for TaskFuture<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.waker.is_none() {
             let slot = Arc::new(Mutex::new(None::<Waker>));
-            match self.told.get() {
+            match self.told() {
                 Some(told) => told.on_end(waking(&slot)),
                 None => self.pending.on_end(waking(&slot)),
             }
             self.waker = Some(slot);
             later::flush();
         }
-        let is_over = |future: &Self| {
-            future.pending.is_done() && future.told.get().is_none_or(|told| told.is_over())
-        };
-        if !is_over(&self) {
+        if !self.is_over() {
             if let Some(slot) = &self.waker {
                 let old = slot.lock().replace(context.waker().clone());
                 // Not under the lock: it may be the last that holds a task of the user's, which may hold other handles.
                 drop(old);
             }
             // Again: it may have ended before the waker was there.
-            if !is_over(&self) {
+            if !self.is_over() {
                 return Poll::Pending;
             }
         }
@@ -352,12 +382,17 @@ impl<R> fmt::Debug for TaskFuture<R> {
 }
 
 struct Ready<R> {
+    pool: Option<PoolId>,
     outcome: Mutex<Option<Result<R, TaskError>>>,
     /// Also when the outcome has been taken, which callbacks do before anybody else sees it.
     has_failed: bool,
 }
 
 impl<R: Send> Pending<R> for Ready<R> {
+    fn pool(&self) -> Option<PoolId> {
+        self.pool
+    }
+
     fn is_done(&self) -> bool {
         true
     }

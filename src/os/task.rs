@@ -5,6 +5,8 @@ use std::io;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::fork::PerProcess;
+
 /// Thread ids of all threads of this process, the caller's among them.
 pub(crate) fn ids() -> io::Result<Vec<i32>> {
     fs::read_dir("/proc/self/task")?
@@ -25,12 +27,12 @@ pub(crate) fn current() -> i32 {
 
 /// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own locks.
 ///
-/// Not a lock of `parking_lot`: see `later::CALLBACKS`.
-static OWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+/// Each process's own: a forked child has none of its parent's threads, and the lock of its copy may be held by one.
+static OWN: PerProcess<Mutex<Vec<i32>>> = PerProcess::new(Mutex::new(Vec::new()));
 
 fn own() -> MutexGuard<'static, Vec<i32>> {
     // Nothing that could panic happens under it.
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Marks the calling thread as the crate's own, as long as it lives.
@@ -53,10 +55,4 @@ impl Drop for OwnThread {
 /// Thread ids of the crate's own threads.
 pub(crate) fn own_ids() -> Vec<i32> {
     own().clone()
-}
-
-/// Keeps threads from registering for as long as the returned value lives: held around a fork, so that the child finds
-/// the lock free.
-pub(crate) fn hold() -> MutexGuard<'static, impl Sized> {
-    own()
 }

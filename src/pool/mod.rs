@@ -24,7 +24,7 @@ pub(crate) use schedule::Chunks;
 
 use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{TaskFuture, wait_for_callbacks};
 
 /// Workers of one kind, ready to run functions on many items at once.
 ///
@@ -383,7 +383,9 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
-        self.engine.close()
+        self.engine.close()?;
+        wait_for_callbacks(self.engine.id());
+        Ok(())
     }
 
     /// Takes no more tasks and ends without waiting for those that have not started: they fail with
@@ -408,6 +410,8 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
-        self.engine.shutdown(how)
+        self.engine.shutdown(how)?;
+        wait_for_callbacks(self.engine.id());
+        Ok(())
     }
 }

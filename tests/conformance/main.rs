@@ -9,6 +9,8 @@ mod gate;
 mod runtime;
 
 #[macro_use]
+mod callbacks;
+#[macro_use]
 mod crossing;
 #[macro_use]
 mod ends;
@@ -153,6 +155,7 @@ mod calls {
                 lazy!($make);
                 limits!($make);
                 futures!($make);
+                callbacks!($make);
                 ends!($make);
                 seeds!($make);
             }

@@ -30,7 +30,7 @@ use self::submit::Submitted;
 use super::sealed::Sealed;
 use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
 use crate::os::{self, exit, task};
 use crate::panic;
@@ -280,18 +280,15 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // Of the same family, whichever of the two needs it first.
     crate::shm::family::for_children();
     let fork = forks::Fork::new(takes);
-    let (out, err, held, departure) = loop {
+    let (out, err, departure) = loop {
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
         // A closed or full output is not this call's business.
         let _ = (out.flush(), err.flush());
-        // As with these, a nested pool in the child may want the crate's own locks that other threads take for a moment.
-        // In this order: the thread for callbacks registers while it holds its queue.
-        let held = (crate::future::later::hold(), task::hold());
         match fork.depart()? {
-            Ok(departure) => break (out, err, held, departure),
+            Ok(departure) => break (out, err, departure),
             Err(in_the_way) => {
                 // With nothing locked that those who are waited for may want.
-                drop((out, err, held));
+                drop((out, err));
                 fork.wait(in_the_way)?;
             }
         }
@@ -300,11 +297,11 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // child that waits for ever. What it cannot lead to is a data race: the child's memory is its own.
     match unsafe { os::fork::fork() }? {
         os::fork::Side::Parent { child } => {
-            drop((out, err, held));
+            drop((out, err));
             Ok((child, departure.end()))
         }
         os::fork::Side::Child => {
-            drop((out, err, held, departure));
+            drop((out, err, departure));
             // It is the parent that waited.
             std::mem::forget(fork);
             // No unwinding into the copy of the caller's frames.
@@ -330,6 +327,10 @@ impl Executor for Forked {
 
     fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
         self.submitted.shutdown(how)
+    }
+
+    fn id(&self) -> PoolId {
+        self.submitted.id
     }
 
     fn is_open(&self) -> bool {

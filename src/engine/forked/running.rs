@@ -18,7 +18,7 @@ use super::watch::Watcher;
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Part, PoolError, TaskError};
-use crate::future::{Hook, Pending, later};
+use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
 use crate::os::fork;
@@ -30,6 +30,7 @@ pub(super) const TASK: u32 = 1;
 
 /// A task whose child runs or has run.
 pub(super) struct Running {
+    pool: PoolId,
     pub(super) bell: PipeBell,
     /// The child's process, which may be polled and killed also while somebody holds the lock on the rest.
     pub(super) process: Arc<Process>,
@@ -72,6 +73,7 @@ impl Sink for Running {
 impl Running {
     /// Forks the child.
     pub(super) fn start(
+        pool: PoolId,
         work: &mut Option<impl FnOnce(&mut Emitter)>,
         limit: Option<Duration>,
         results: Discard,
@@ -86,6 +88,7 @@ impl Running {
             result_size: results.size(),
         };
         Ok(Self {
+            pool,
             bell,
             process: child.process(),
             generation: fork::generation(),
@@ -251,6 +254,10 @@ impl<R> Task<R> {
 }
 
 impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
+    fn pool(&self) -> Option<PoolId> {
+        Some(self.running.pool)
+    }
+
     fn is_done(&self) -> bool {
         self.running.is_foreign() || self.running.has_ended()
     }

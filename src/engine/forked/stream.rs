@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Forked;
 use super::running::Task;
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, TaskFuture};
+use crate::future::{Hook, Pending, PoolId, TaskFuture};
 use crate::pool::{Limits, Stream};
 
 pub(super) fn stream<'p, F, A, R>(engine: &'p Forked, limits: Limits, f: F) -> Stream<'p, A, R>
@@ -65,6 +65,10 @@ struct Only<R> {
 }
 
 impl<R: DeserializeOwned + 'static> Pending<Vec<Result<R, TaskError>>> for Only<R> {
+    fn pool(&self) -> Option<PoolId> {
+        self.task.pool()
+    }
+
     fn is_done(&self) -> bool {
         self.task.is_done()
     }

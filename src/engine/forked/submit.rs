@@ -16,7 +16,7 @@ use super::running::{Running, TASK, Task};
 use super::watch::Watcher;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
-use crate::future::later;
+use crate::future::{PoolId, later};
 use crate::lane::Emitter;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
@@ -25,6 +25,7 @@ use crate::seed;
 
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
+    pub(super) id: PoolId,
     /// Those whose children have not been seen to end.
     running: Mutex<Vec<Arc<Running>>>,
     /// The children of calls of `map`.
@@ -52,6 +53,7 @@ impl Drop for Enlisted<'_> {
 impl Submitted {
     pub(super) fn new() -> Self {
         Self {
+            id: PoolId::new(),
             running: Mutex::default(),
             enlisted: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -165,7 +167,8 @@ impl Submitted {
             workers,
             reason: error.to_string(),
         };
-        let task = Running::start(work, limit, results, self.watcher.clone()).map_err(failed)?;
+        let task =
+            Running::start(self.id, work, limit, results, self.watcher.clone()).map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)

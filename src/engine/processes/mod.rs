@@ -78,6 +78,7 @@ use super::sealed::Sealed;
 use super::{Executor, Shutdown};
 use crate::closure::{self, BOUND_ALIGN};
 use crate::error::{PoolError, TaskError};
+use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
@@ -111,6 +112,7 @@ pub struct Processes {
 
 /// What the pool, its threads and its futures share.
 struct Shared {
+    id: PoolId,
     settings: Settings,
     /// How many workers there shall be.
     workers: AtomicUsize,
@@ -245,6 +247,7 @@ impl Processes {
         })?;
         let alarm = Arc::new(alarm);
         let shared = Arc::new(Shared {
+            id: PoolId::new(),
             settings,
             workers: AtomicUsize::new(workers),
             cores: usable_cores().unwrap_or(1),
@@ -379,6 +382,10 @@ impl Executor for Processes {
 
     fn name(&self) -> &'static str {
         "processes"
+    }
+
+    fn id(&self) -> PoolId {
+        self.shared.id
     }
 
     fn is_open(&self) -> bool {

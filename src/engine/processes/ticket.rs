@@ -8,7 +8,7 @@ use super::Shared;
 use super::task::{Results, Task};
 use super::wait::Patience;
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, Signal};
+use crate::future::{Hook, Pending, PoolId, Signal};
 
 /// The part of a task's results that its handle works with.
 pub(super) struct Ticket {
@@ -92,6 +92,10 @@ pub(super) fn place<P: Promised<R> + 'static, R>(
 }
 
 impl<P: Promised<R>, R> Pending<R> for Task<P> {
+    fn pool(&self) -> Option<PoolId> {
+        Some(self.results.ticket().shared.id)
+    }
+
     fn is_done(&self) -> bool {
         let ticket = self.results.ticket();
         if ticket.is_foreign() {

@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::future::PoolId;
 
 /// The pool that a task belongs to, and the process that made the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Home {
-    pool: u64,
+    pool: PoolId,
     process: u32,
 }
 
@@ -21,11 +22,14 @@ thread_local! {
 impl Home {
     /// A new one, like no other.
     pub(super) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
-            pool: NEXT.fetch_add(1, Ordering::Relaxed),
+            pool: PoolId::new(),
             process: process::id(),
         }
+    }
+
+    pub(super) fn pool(self) -> PoolId {
+        self.pool
     }
 
     /// False in a forked child of the process that made the pool: no worker came along.

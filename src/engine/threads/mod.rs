@@ -52,7 +52,7 @@ use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::error::{PoolError, TaskError};
-use crate::future::TaskFuture;
+use crate::future::{PoolId, TaskFuture};
 use crate::panic;
 use crate::pool::{Limits, Plan, Stream, reduce};
 
@@ -206,6 +206,10 @@ impl Executor for Threads {
         self.dispatch.cancel_queued();
         self.end();
         Ok(())
+    }
+
+    fn id(&self) -> PoolId {
+        self.dispatch.home().pool()
     }
 
     fn is_open(&self) -> bool {

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::home::Home;
 use super::spin;
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, later};
+use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
 use crate::pool::Limits;
 
@@ -142,6 +142,10 @@ where
     A: Send,
     R: Send,
 {
+    fn pool(&self) -> Option<PoolId> {
+        Some(self.home.pool())
+    }
+
     fn is_done(&self) -> bool {
         self.has_ended() || !self.home.is_this_process()
     }

@@ -1,0 +1,288 @@
+//! The threads that run callbacks.
+//!
+//! One thread at a time has the *turn*: it runs the queued callbacks one after the other. A callback
+//! may wait for anything, also for what another callback does. So while callbacks are queued and the
+//! thread with the turn is in one, another thread is free and watches it. If the same callback still
+//! runs after [`PATIENCE`], the watching thread takes the turn and goes on with the queue, and
+//! another thread watches from then on. The thread that lost the turn becomes free when its callback
+//! returns. Quick callbacks need two threads however many they are, and callbacks that wait get as
+//! many as wait at once.
+//!
+//! A free thread ends after [`LINGER`], or at once if there are more than [`KEPT`] of them.
+//!
+//! If the system refuses a thread and none is free, no callback is lost. The thread that found the
+//! task ended runs what is queued as soon as it holds no lock ([`run_here`]). What is queued behind a
+//! callback that waits is run by the first thread that returns from one, or that waits in `close` or
+//! for callbacks ([`help`]). Each of these asks the system again first.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[cfg(target_os = "linux")]
+use crate::os::fork::{self, PerProcess};
+use crate::panic;
+
+/// How long one callback may hold up the others.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How long a free thread stays for another callback.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// How many free threads stay: the one that ran the last callback, and the one that watched it.
+const KEPT: usize = 2;
+
+/// How long it takes until a thread that the system has refused is asked for again.
+pub(super) const RETRY: Duration = Duration::from_millis(50);
+
+pub(super) type Callback = Box<dyn FnOnce() + Send>;
+
+struct Threads {
+    state: Mutex<State>,
+    /// Wakes a free thread.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Callback>,
+    /// Threads that are not in a callback, those that are being started among them. Each of them looks at
+    /// the queue before it sleeps.
+    free: usize,
+    /// Number of the turn. A thread that takes a callback begins a new one.
+    turn: u64,
+    /// When the thread that has the turn entered its callback; `None` if it is not in one.
+    since: Option<Instant>,
+    /// Whether a free thread sleeps until `since` is too long ago.
+    is_watched: bool,
+    /// When the system refused a thread; `None` after one was started.
+    refused: Option<Instant>,
+}
+
+/// Not a lock of `parking_lot`, and each process's own: a forked child gets a copy that a thread may
+/// have locked which the child does not have.
+#[cfg(target_os = "linux")]
+static THREADS: PerProcess<Threads> = PerProcess::new(Threads::new());
+#[cfg(not(target_os = "linux"))]
+static THREADS: Threads = Threads::new();
+
+fn own() -> &'static Threads {
+    #[cfg(target_os = "linux")]
+    return THREADS.own();
+    #[cfg(not(target_os = "linux"))]
+    return &THREADS;
+}
+
+thread_local! {
+    /// Whether this thread is to run callbacks itself, as soon as it holds no lock.
+    static MUST_RUN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a callback soon, after those that came before it, on a thread for callbacks. False if none is
+/// free and the system refuses one: then [`run_here`] is due when this thread holds no lock.
+pub(super) fn call(callback: Callback) -> bool {
+    let threads = own();
+    let mut state = threads.lock();
+    state.queue.push_back(callback);
+    let is_cared_for = threads.attend(state);
+    if !is_cared_for {
+        MUST_RUN.set(true);
+    }
+    is_cared_for
+}
+
+/// Runs the queued callbacks on this thread, if [`call`] has asked for that and the system still
+/// refuses a thread.
+pub(super) fn run_here() {
+    if !MUST_RUN.take() {
+        return;
+    }
+    let threads = own();
+    while !threads.attend(threads.lock()) {
+        let callback = threads.lock().queue.pop_front();
+        run(callback);
+    }
+}
+
+/// Called every [`RETRY`] by a thread that waits for callbacks: if none is free for those that are
+/// queued and the system refuses one, this thread runs them.
+pub(super) fn help() {
+    MUST_RUN.set(true);
+    run_here();
+}
+
+fn run(callback: Option<Callback>) {
+    let Some(callback) = callback else {
+        return;
+    };
+    if let Err(caught) = panic::catch(callback) {
+        log::error!("a callback of a task panicked: {}", caught.message);
+    }
+}
+
+impl Threads {
+    const fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                free: 0,
+                turn: 0,
+                since: None,
+                is_watched: false,
+                refused: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that could panic happens under it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that a free thread looks at the queue. False if there is none.
+    fn attend(&'static self, state: MutexGuard<'_, State>) -> bool {
+        if state.queue.is_empty() {
+            return true;
+        }
+        if state.free > 0 {
+            if state.since.is_none() || !state.is_watched {
+                self.changed.notify_one();
+            }
+            return true;
+        }
+        self.start(state)
+    }
+
+    /// Starts a free thread; false if the system refuses it.
+    fn start(&'static self, mut state: MutexGuard<'_, State>) -> bool {
+        // From now on others count on it.
+        state.free += 1;
+        drop(state);
+        let started = thread::Builder::new()
+            .name("manyhands-call".to_owned())
+            .spawn(move || self.serve());
+        let mut state = self.lock();
+        let Err(error) = started else {
+            state.refused = None;
+            return true;
+        };
+        state.free -= 1;
+        let is_first = state.refused.replace(Instant::now()).is_none();
+        drop(state);
+        if is_first {
+            log::error!("no further thread for callbacks, which may run later than usual: {error}");
+        }
+        false
+    }
+
+    /// What a thread does from its start, when it is counted as free, to its end.
+    fn serve(&'static self) {
+        #[cfg(target_os = "linux")]
+        crate::os::worker::block_signals();
+        #[cfg(target_os = "linux")]
+        let generation = fork::generation();
+        let mut state = self.lock();
+        loop {
+            if state.may_take() {
+                if state.queue.len() > 1 && state.free == 1 && state.may_start() {
+                    // The others must not be left without a free thread. It is started without the lock: look
+                    // again.
+                    self.start(state);
+                    state = self.lock();
+                    continue;
+                }
+                let (callback, turn) = state.take();
+                if !state.queue.is_empty() && !state.is_watched {
+                    self.changed.notify_one();
+                }
+                drop(state);
+                run(callback);
+                #[cfg(target_os = "linux")]
+                if generation != fork::generation() {
+                    // The callback has forked, and this is the copy: what is queued is not its own.
+                    fork::exit_now(0);
+                }
+                state = self.lock();
+                if state.give_back(turn) {
+                    state.free -= 1;
+                    return;
+                }
+                continue;
+            }
+            let (time, watches) = match state.since {
+                Some(since) if !state.queue.is_empty() && !state.is_watched => {
+                    (PATIENCE.saturating_sub(since.elapsed()), true)
+                }
+                _ => (LINGER, false),
+            };
+            let is_over;
+            (state, is_over) = self.sleep(state, time, watches);
+            if is_over && !watches && !state.may_take() && !state.needs_watch() {
+                state.free -= 1;
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until there is news, or until the time is over; true if it is.
+    fn sleep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        time: Duration,
+        watches: bool,
+    ) -> (MutexGuard<'a, State>, bool) {
+        // One of the crate's own threads only while it sleeps: in a callback it may hold locks of the
+        // user's.
+        #[cfg(target_os = "linux")]
+        let _own = crate::os::task::OwnThread::register();
+        state.is_watched |= watches;
+        let waited = self.changed.wait_timeout(state, time);
+        let (mut state, end) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_watched &= !watches;
+        (state, end.timed_out())
+    }
+}
+
+impl State {
+    /// Whether a free thread may take the next callback.
+    fn may_take(&self) -> bool {
+        let is_over = |since: Instant| since.elapsed() >= PATIENCE;
+        !self.queue.is_empty() && self.since.is_none_or(is_over)
+    }
+
+    /// Whether callbacks are queued, and no thread watches the one that runs.
+    fn needs_watch(&self) -> bool {
+        !self.queue.is_empty() && !self.is_watched
+    }
+
+    fn may_start(&self) -> bool {
+        self.refused
+            .is_none_or(|refused| refused.elapsed() >= RETRY)
+    }
+
+    /// Takes the turn and the next callback.
+    fn take(&mut self) -> (Option<Callback>, u64) {
+        self.free -= 1;
+        self.turn += 1;
+        self.since = Some(Instant::now());
+        (self.queue.pop_front(), self.turn)
+    }
+
+    /// A callback has returned, which was taken with this turn. True if its thread is one too many.
+    fn give_back(&mut self, turn: u64) -> bool {
+        self.free += 1;
+        if self.turn == turn {
+            self.since = None;
+        }
+        self.free > KEPT && (self.queue.is_empty() || self.since.is_some())
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,160 @@
+//! Callbacks that have not returned, counted for each pool: `close` waits for those of its own.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::callback_threads;
+#[cfg(target_os = "linux")]
+use crate::os::fork::PerProcess;
+
+/// Names a pool, and no other in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PoolId(NonZeroU64);
+
+impl PoolId {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(id.expect("no process makes 2^64 pools"))
+    }
+}
+
+impl Default for PoolId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct Counts {
+    /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks is not in it.
+    tasks: Mutex<BTreeMap<PoolId, usize>>,
+    /// Wakes those who wait for a pool's count to become 0.
+    none_left: Condvar,
+}
+
+impl Counts {
+    const fn new() -> Self {
+        Self {
+            tasks: Mutex::new(BTreeMap::new()),
+            none_left: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolId, usize>> {
+        // Nothing that could panic happens under it.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Not a lock of `parking_lot`, and each process's own: see `callback_threads::THREADS`.
+#[cfg(target_os = "linux")]
+static COUNTS: PerProcess<Counts> = PerProcess::new(Counts::new());
+#[cfg(not(target_os = "linux"))]
+static COUNTS: Counts = Counts::new();
+
+fn own() -> &'static Counts {
+    #[cfg(target_os = "linux")]
+    return COUNTS.own();
+    #[cfg(not(target_os = "linux"))]
+    return &COUNTS;
+}
+
+/// Counts a task with callbacks for as long as this lives.
+pub(super) struct Outstanding(Option<PoolId>);
+
+impl Outstanding {
+    /// For a task of this pool. `None` if it belongs to no pool that would wait for it.
+    pub(super) fn count(pool: Option<PoolId>) -> Self {
+        if let Some(pool) = pool {
+            *own().lock().entry(pool).or_default() += 1;
+        }
+        Self(pool)
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        let Some(pool) = self.0 else {
+            return;
+        };
+        let counts = own();
+        let mut tasks = counts.lock();
+        // A forked child drops copies of what its parent has counted.
+        if let Some(count) = tasks.get_mut(&pool) {
+            *count -= 1;
+            if *count == 0 {
+                tasks.remove(&pool);
+                counts.none_left.notify_all();
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The callbacks that this thread is in, the innermost last: pool and task.
+    static WITHIN: RefCell<Vec<(Option<PoolId>, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread is in a callback for as long as this lives.
+pub(super) struct Within(());
+
+impl Within {
+    /// In one of the task at this address.
+    pub(super) fn enter(pool: Option<PoolId>, task: usize) -> Self {
+        // At the end of a thread there is no list any more, and no thread to wait on.
+        let _ = WITHIN.try_with(|within| within.borrow_mut().push((pool, task)));
+        Self(())
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        let _ = WITHIN.try_with(|within| within.borrow_mut().pop());
+    }
+}
+
+fn is_within(which: impl Fn((Option<PoolId>, usize)) -> bool) -> bool {
+    let is_one = |within: &RefCell<Vec<_>>| within.borrow().iter().copied().any(which);
+    WITHIN.try_with(is_one).unwrap_or(false)
+}
+
+/// Whether this thread is in a callback of any task.
+pub(super) fn is_in_callback() -> bool {
+    is_within(|_| true)
+}
+
+/// Whether this thread is in a callback of the task at this address.
+pub(super) fn is_in_callback_of(task: usize) -> bool {
+    is_within(|(_, within)| within == task)
+}
+
+/// Waits until all callbacks of the pool's tasks have returned. In one of them it returns at once:
+/// callbacks that wait for each other's end would do so for ever.
+pub(crate) fn wait_for_callbacks(pool: PoolId) {
+    if is_within(|(within, _)| within == Some(pool)) {
+        return;
+    }
+    let counts = own();
+    let mut tasks = counts.lock();
+    while tasks.contains_key(&pool) {
+        let waited = counts
+            .none_left
+            .wait_timeout(tasks, callback_threads::RETRY);
+        let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
+        tasks = held;
+        if time.timed_out() {
+            drop(tasks);
+            callback_threads::help();
+            tasks = counts.lock();
+        }
+    }
+}
