@@ -1,0 +1,321 @@
+//! Callbacks in whole programs: at the end of one, in forked children, in single processes, and when the system
+//! refuses threads. Tests that need a process of their own start this binary again (`as_program`).
+
+mod common;
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
+use manyhands::prelude::*;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+fn forked() -> Pool<Forked> {
+    let builder = Forked::builder().workers(2).allow_threads();
+    builder.build().unwrap()
+}
+
+/// Runs the test `name` as a program, which must succeed; gives what it printed.
+#[track_caller]
+fn printed_by(name: &str) -> String {
+    let output = finish(&mut as_program(name));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{:?}\n{stdout}\n{stderr}",
+        output.status
+    );
+    stdout
+}
+
+/// Waits for messages of other callbacks in a chain of this depth, on a pool of its own, and closes that.
+fn chain(depth: u32) -> u32 {
+    fn step(pool: &Arc<Pool<Threads>>, depth: u32, tell: Sender<u32>) {
+        let task = pool.submit(|n: u32| n, depth);
+        let pool = Arc::clone(pool);
+        task.on_done(move |outcome| {
+            let (send, receive) = channel();
+            if depth > 0 {
+                step(&pool, depth - 1, send);
+            } else {
+                send.send(0).unwrap();
+            }
+            let rest = receive.recv_timeout(DEADLINE).unwrap();
+            tell.send(*outcome.unwrap() + rest).unwrap();
+        });
+    }
+    let pool = Arc::new(Pool::threads(2).unwrap());
+    let (send, receive) = channel();
+    step(&pool, depth, send);
+    let sum = receive.recv_timeout(DEADLINE).unwrap();
+    pool.close().unwrap();
+    sum
+}
+
+#[test]
+fn a_program_that_ends_after_close_has_run_its_callbacks() {
+    let name = "a_program_that_ends_after_close_has_run_its_callbacks";
+    if is_program() {
+        let pool = Pool::threads(2).unwrap();
+        for n in 0..10 {
+            pool.submit(|n: u32| n, n).on_done(|outcome| {
+                thread::sleep(Duration::from_millis(10));
+                println!("called with {outcome:?}");
+            });
+        }
+        pool.close().unwrap();
+        std::process::exit(0);
+    }
+    let printed = printed_by(name);
+    for n in 0..10 {
+        assert!(
+            printed.contains(&format!("called with Ok({n})")),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn callbacks_run_in_workers_children_and_single_processes() {
+    let _none = Leftovers::none();
+    let expected = Ok(20 * 21 / 2);
+    // While this process has threads for callbacks of its own, of which the children have nothing.
+    let (own, stop) = (Pool::threads(1).unwrap(), Arc::new(AtomicBool::new(false)));
+    let task = own.submit(|()| thread::sleep(Duration::from_millis(20)), ());
+    let until = Arc::clone(&stop);
+    task.on_done(move |_| {
+        eventually("the test is over", || until.load(Ordering::SeqCst));
+    });
+    eventually("the callback runs", || {
+        common::threads().contains(&"manyhands-call".to_owned())
+    });
+    assert_eq!(forked().submit(chain, 20).result(), expected);
+    assert_eq!(forked().map(chain, [20, 20]).map(|sums| sums[1]), expected);
+    assert_eq!(
+        Pool::processes(1).unwrap().submit(chain, 20).result(),
+        expected
+    );
+    let check = |depth: u32| assert_eq!(chain(depth), depth * (depth + 1) / 2);
+    let child = Process::spawn(check, 20).unwrap();
+    assert!(child.join().unwrap().success());
+    stop.store(true, Ordering::SeqCst);
+    own.close().unwrap();
+}
+
+#[test]
+fn a_forked_child_is_told_that_callbacks_are_its_parents() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let stay = |seconds: u64| thread::sleep(Duration::from_secs(seconds));
+    let task = pool.submit(stay, 600);
+    let called = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&called);
+    task.on_done(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    let task = RefCell::new(Some(task));
+    let answers = forked().call().timeout(DEADLINE).map(
+        |_: u32| {
+            // A copy, which the parent keeps.
+            let mut task = task.borrow_mut().take().unwrap();
+            let (tell, told) = channel();
+            let is_done = task.done();
+            task.on_done(move |outcome| tell.send(format!("{outcome:?}")).unwrap());
+            let first = format!("{:?}", task.result_timeout(DEADLINE));
+            (
+                is_done,
+                told.try_recv().unwrap(),
+                first,
+                called.load(Ordering::SeqCst),
+            )
+        },
+        0..1,
+    );
+    let other = "Err(Pool(OtherProcess))".to_owned();
+    let expected = (true, other.clone(), format!("Ok({other})"), 0);
+    assert_eq!(answers, Ok(vec![expected]));
+    let task = task.into_inner().unwrap();
+    assert!(task.kill());
+    assert_eq!(task.result(), Err(TaskError::Cancelled));
+    assert_eq!(called.load(Ordering::SeqCst), 1);
+}
+
+/// Waits for the end of a child, which is killed if it takes too long.
+fn end_of(child: Pid) -> WaitStatus {
+    let start = Instant::now();
+    loop {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap() {
+            WaitStatus::StillAlive if start.elapsed() > DEADLINE / 2 => {
+                common::kill(child.as_raw().unsigned_abs());
+                return waitpid(child, None).unwrap();
+            }
+            WaitStatus::StillAlive => thread::yield_now(),
+            status => return status,
+        }
+    }
+}
+
+#[test]
+fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
+    let name = "a_child_forked_while_callbacks_run_has_callbacks_of_its_own";
+    if !is_program() {
+        printed_by(name);
+        return;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let noise: Vec<_> = (0..2)
+        .map(|_| {
+            let (pool, stop) = (Pool::threads(1).unwrap(), Arc::clone(&stop));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let tasks: Vec<_> = (0..20).map(|n| pool.submit(|n: u32| n, n)).collect();
+                    for task in tasks {
+                        task.on_done(|_| {});
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        // SAFETY: the child takes no lock of the program's that another thread may have; that it finds none of the crate's
+        // is what this test is about.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => {
+                assert_eq!(end_of(child), WaitStatus::Exited(child, 7));
+            }
+            ForkResult::Child => {
+                let sum = chain(2);
+                // SAFETY: it ends the process, and nothing else is to run here.
+                unsafe { libc::_exit(if sum == 3 { 7 } else { 8 }) }
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in noise {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_copy_of_a_callback_that_forks_ends() {
+    let name = "a_copy_of_a_callback_that_forks_ends";
+    if !is_program() {
+        let printed = printed_by(name);
+        assert_eq!(printed.matches("second in").count(), 1, "{printed}");
+        return;
+    }
+    let pool = Pool::threads(1).unwrap();
+    let (open, gate) = channel::<()>();
+    let task = pool.submit(
+        |gate: Mutex<Receiver<()>>| gate.lock().unwrap().recv(),
+        Mutex::new(gate),
+    );
+    let child = Arc::new(Mutex::new(None));
+    let note = Arc::clone(&child);
+    task.on_done(move |_| {
+        // SAFETY: the child does nothing but return from here.
+        if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+            *note.lock().unwrap() = Some(child);
+        }
+    });
+    task.on_done(|_| println!("second in {}", std::process::id()));
+    open.send(()).unwrap();
+    pool.close().unwrap();
+    let child = child.lock().unwrap().unwrap();
+    assert_eq!(end_of(child), WaitStatus::Exited(child, 0));
+}
+
+/// Leaves so little address space that no thread can be started, until this goes.
+struct NoThreads {
+    limits: (u64, u64),
+    /// They have the stacks that the C library had kept.
+    _parked: Vec<Sender<()>>,
+}
+
+impl NoThreads {
+    fn begin() -> Self {
+        let limits = getrlimit(Resource::RLIMIT_AS).unwrap();
+        let sizes = fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+        // A stack takes 2 MiB.
+        setrlimit(Resource::RLIMIT_AS, pages * 4_096 + (1 << 20), limits.1).unwrap();
+        let mut parked = Vec::new();
+        loop {
+            let (stay, until) = channel::<()>();
+            let started = thread::Builder::new().spawn(move || until.recv());
+            if started.is_err() {
+                break;
+            }
+            parked.push(stay);
+        }
+        Self {
+            limits,
+            _parked: parked,
+        }
+    }
+}
+
+impl Drop for NoThreads {
+    fn drop(&mut self) {
+        setrlimit(Resource::RLIMIT_AS, self.limits.0, self.limits.1).unwrap();
+    }
+}
+
+#[test]
+fn callbacks_run_though_the_system_refuses_threads() {
+    let name = "callbacks_run_though_the_system_refuses_threads";
+    if !is_program() {
+        printed_by(name);
+        return;
+    }
+    let pool = Pool::threads(2).unwrap();
+    let (tell, told) = channel();
+    let gate = Arc::new(AtomicBool::new(false));
+    // A task with a callback, which ends when `gate` is open.
+    let submit = |n: u32| {
+        let gate = Arc::clone(&gate);
+        let wait = move |n: u32| {
+            while !gate.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            n
+        };
+        let task = pool.submit(wait, n);
+        let tell = tell.clone();
+        task.on_done(move |outcome| tell.send(*outcome.unwrap()).unwrap());
+        task
+    };
+    // None at all.
+    let tasks = [1, 2, 3].map(submit);
+    let refused = NoThreads::begin();
+    gate.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        told.recv_timeout(DEADLINE).unwrap();
+    }
+    assert_eq!(tasks.map(TaskFuture::result), [Ok(1), Ok(2), Ok(3)]);
+    assert!(!common::threads().contains(&"manyhands-call".to_owned()));
+    drop(refused);
+    // One, which waits for a message of a callback behind it.
+    gate.store(false, Ordering::SeqCst);
+    let (send, receive) = channel();
+    let first = pool.submit(|n: u32| n, 4);
+    first.on_done(move |_| receive.recv().unwrap());
+    gate.store(false, Ordering::SeqCst);
+    let second = submit(5);
+    second.on_done(move |_| send.send(()).unwrap());
+    let refused = NoThreads::begin();
+    gate.store(true, Ordering::SeqCst);
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(5));
+    assert_eq!((first.result(), second.result()), (Ok(4), Ok(5)));
+    drop(refused);
+    // As many as are wanted again.
+    assert_eq!(chain(10), 55);
+    pool.close().unwrap();
+}
