@@ -279,13 +279,26 @@ impl<R> TaskFuture<R> {
         self.pending.kill()
     }
 
-    /// Runs `callback` with the outcome once the task has ended: with its result, its error, or
-    /// [`TaskError::Cancelled`]. If it has ended already, at once and on this thread; else on a thread of the crate's
-    /// for callbacks, one after the other, where they may take their time and use pools as they like.
+    /// Calls `callback` with the outcome once the task has ended: with its result, its error, or
+    /// [`TaskError::Cancelled`]. If the task has ended already, the callback runs at once, on this thread. Else it runs on
+    /// a thread that the crate keeps for callbacks.
     ///
-    /// [`result`](Self::result) gives the outcome after the callbacks that were there at the end have seen it. A callback
-    /// that comes when the outcome has been taken, by `result_timeout` or `.await`, gets [`TaskError::Taken`]. One that
-    /// panics is logged, and stops neither the others nor the pool.
+    /// The callbacks of one task run one after the other, in the order in which they were registered. Those of different
+    /// tasks run in the order in which the tasks were found ended. But one that takes longer than some milliseconds holds
+    /// up no other task's: they go on beside it, on further threads, which end when they have nothing to do. So a callback
+    /// may use pools, and wait for any task, lock or message. It must not wait for what can only come after it: a later
+    /// callback of its own task, or another thread that waits for the result of that task.
+    ///
+    /// [`result`](Self::result) gives the outcome after the callbacks that were there at the end have seen it. In one of
+    /// these it gives [`PoolError::System`](crate::PoolError::System) instead of waiting for itself. A callback that comes
+    /// when the outcome has been taken, by `result_timeout` or `.await`, gets [`TaskError::Taken`]. One that panics is
+    /// logged, and stops neither the others nor the pool.
+    ///
+    /// [`Pool::close`](crate::Pool::close) waits for the callbacks of the pool's tasks. Dropping a pool does not. A forked
+    /// child does not call what its parent has registered; what it registers itself is called in the child.
+    ///
+    /// If the system refuses a thread, callbacks run on the thread that found the task ended, or that waits for them in
+    /// `result` or `close`.
     ///
     /// # Examples
     ///
