@@ -4,9 +4,11 @@
 mod common;
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -318,4 +320,41 @@ fn callbacks_run_though_the_system_refuses_threads() {
     // As many as are wanted again.
     assert_eq!(chain(10), 55);
     pool.close().unwrap();
+}
+
+/// A waker that drops a pool.
+struct Drops<E: Executor>(Mutex<Option<Pool<E>>>, Sender<()>);
+
+impl<E: Executor + Send> Wake for Drops<E> {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+        self.1.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_waker_drops_the_pool_whose_thread_wakes_it() {
+    fn check<E>(pool: Pool<E>, submit: impl Fn(&Pool<E>) -> TaskFuture<()>)
+    where
+        E: Executor + Send + 'static,
+    {
+        let (send, receive) = channel();
+        let mut task = submit(&pool);
+        let waker = Waker::from(Arc::new(Drops(Mutex::new(Some(pool)), send)));
+        let mut context = Context::from_waker(&waker);
+        if let Poll::Pending = Pin::new(&mut task).poll(&mut context) {
+            receive.recv_timeout(DEADLINE).unwrap();
+        }
+    }
+    let _none = Leftovers::none();
+    let nap = |()| thread::sleep(Duration::from_millis(20));
+    let die = |()| {
+        thread::sleep(Duration::from_millis(20));
+        common::kill(std::process::id());
+    };
+    check(Pool::threads(1).unwrap(), |pool| pool.submit(nap, ()));
+    check(forked(), |pool| pool.submit(nap, ()));
+    // The thread that pumps, and the one that sees a worker die.
+    check(Pool::processes(1).unwrap(), |pool| pool.submit(nap, ()));
+    check(Pool::processes(1).unwrap(), |pool| pool.submit(die, ()));
 }

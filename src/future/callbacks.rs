@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::outstanding::{Outstanding, PoolId, Within, is_in_callback, is_in_callback_of};
+use super::outstanding::{Outstanding, PoolId, Within, is_in_callback_of};
 use super::signal::Hook;
 use super::{Pending, Signal, callback_threads, later};
 use crate::error::{PoolError, TaskError};
@@ -159,31 +159,18 @@ impl<R> Told<R> {
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            if is_in_callback() {
+            let slice = callback_threads::RETRY;
+            let waited = self
+                .changed
+                .wait_timeout(stage, left.unwrap_or(slice).min(slice));
+            let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
+            stage = held;
+            if time.timed_out() && matches!(*stage, Stage::Waiting(_)) {
                 // If the system refuses threads, there may be none but this for the callbacks that are waited for.
-                let slice = callback_threads::RETRY;
-                let waited = self
-                    .changed
-                    .wait_timeout(stage, left.unwrap_or(slice).min(slice));
-                let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
-                stage = held;
-                if time.timed_out() && matches!(*stage, Stage::Waiting(_)) {
-                    drop(stage);
-                    callback_threads::help();
-                    stage = self.lock();
-                }
-                continue;
+                drop(stage);
+                callback_threads::help();
+                stage = self.lock();
             }
-            stage = match left {
-                None => self
-                    .changed
-                    .wait(stage)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    let waited = self.changed.wait_timeout(stage, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
         }
         true
     }

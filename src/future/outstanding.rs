@@ -127,11 +127,6 @@ fn is_within(which: impl Fn((Option<PoolId>, usize)) -> bool) -> bool {
     WITHIN.try_with(is_one).unwrap_or(false)
 }
 
-/// Whether this thread is in a callback of any task.
-pub(super) fn is_in_callback() -> bool {
-    is_within(|_| true)
-}
-
 /// Whether this thread is in a callback of the task at this address.
 pub(super) fn is_in_callback_of(task: usize) -> bool {
     is_within(|(_, within)| within == task)

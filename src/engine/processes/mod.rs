@@ -353,8 +353,10 @@ impl Drop for Processes {
         if self.shared.check_process().is_err() {
             // The thread did not come along into this process: its handle must not even be let go of.
             std::mem::forget(self.supervisor.get_mut().take());
-        } else if output::reads_for(self.shared.address()) {
-            // Its end cannot be waited for here: the supervisor waits for this thread.
+        } else if output::reads_for(self.shared.address())
+            || supervisor::supervises(self.shared.address())
+        {
+            // Its end cannot be waited for here: the supervisor waits for this thread, or is this thread.
             if let Some(supervisor) = self.supervisor.get_mut().take() {
                 supervisor.abandon(&self.shared);
             }
@@ -427,6 +429,14 @@ impl Processes {
                 what: "the pool was not closed".into(),
                 reason: "closing waits until all output has been told, and a function that is told of it asked for it"
                     .into(),
+            });
+        }
+        if supervisor::supervises(self.shared.address()) {
+            return Err(PoolError::System {
+                what: "the pool was not closed".into(),
+                reason:
+                    "closing waits for the pool's supervisor, and a waker that it ran asked for it"
+                        .into(),
             });
         }
         let mut dispatch = self.shared.lock();

@@ -3,6 +3,7 @@
 //! It is the thread that all workers are children of: the kernel's promise to kill a worker with its parent is about
 //! the thread that started it, so that must be one that stays.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -97,7 +98,21 @@ impl Handle {
     }
 }
 
+thread_local! {
+    /// Address of the pool that this thread supervises; 0 for none.
+    static SUPERVISES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own end in one.
+pub(super) fn supervises(pool: usize) -> bool {
+    SUPERVISES.get() == pool
+}
+
+/// Waits for the end of a thread, unless it is this one, which is in a waker and ends after it.
 pub(super) fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() == thread::current().id() {
+        return;
+    }
     if thread.join().is_err() {
         log::error!("a thread of a process pool panicked");
     }
@@ -158,6 +173,7 @@ impl Supervisor {
     }
 
     fn run(mut self, report: &SyncSender<Result<(), PoolError>>) {
+        SUPERVISES.set(self.shared.address());
         let _own = OwnThread::register();
         let _bereaved = Bereaved(self.shared.clone());
         os::worker::block_signals();
