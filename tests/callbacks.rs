@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -342,7 +342,7 @@ fn a_waker_drops_the_pool_whose_thread_wakes_it() {
         let mut task = submit(&pool);
         let waker = Waker::from(Arc::new(Drops(Mutex::new(Some(pool)), send)));
         let mut context = Context::from_waker(&waker);
-        if let Poll::Pending = Pin::new(&mut task).poll(&mut context) {
+        if Pin::new(&mut task).poll(&mut context).is_pending() {
             receive.recv_timeout(DEADLINE).unwrap();
         }
     }

@@ -75,17 +75,17 @@ pub(crate) fn lingers<E>(
 where
     E: Executor + Send + Sync + 'static,
 {
-    let ((begin, begun), (end, ended)) = (channel(), channel());
+    let ((tell_begin, begun), (tell_end, ended)) = (channel(), channel());
     let pool = Arc::clone(pool);
     let thread = thread::spawn(move || {
         let own = Arc::clone(&pool);
         submit(&pool, 1).on_done(move |_| {
-            begin.send(()).unwrap();
+            tell_begin.send(()).unwrap();
             let closed = Err(TaskError::Pool(PoolError::Closed));
             eventually("the pool is closed", || submit(&own, 1).result() == closed);
             // What it has to do takes its time.
             thread::sleep(Duration::from_millis(50));
-            end.send(()).unwrap();
+            tell_end.send(()).unwrap();
         });
     });
     (thread, begun, ended)
@@ -231,7 +231,9 @@ macro_rules! callbacks {
             let task = pool.submit(|n: u32| n, 1);
             let thread = std::thread::spawn(move || {
                 task.on_done(move |_| {
-                    drop(pools.recv().unwrap());
+                    {
+                        let _last: Pool<_> = pools.recv().unwrap();
+                    }
                     tell.send(()).unwrap();
                 });
             });
