@@ -13,7 +13,7 @@ pub(crate) type Submit<E> = fn(&Pool<E>, u32) -> TaskFuture<u32>;
 /// Something that comes from a callback, or fails the test.
 #[track_caller]
 pub(crate) fn heard<T>(from: &Receiver<T>) -> T {
-    match from.recv_timeout(common::DEADLINE) {
+    match from.recv_timeout(DEADLINE) {
         Ok(heard) => heard,
         Err(RecvTimeoutError::Timeout) => panic!("a callback hangs"),
         Err(RecvTimeoutError::Disconnected) => panic!("a callback has panicked"),
