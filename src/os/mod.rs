@@ -8,6 +8,7 @@
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`parcel`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
+//! | [`executable`] | `/proc/self/exe`: this program, to be started again |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
@@ -31,6 +32,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod clock;
+pub(crate) mod executable;
 pub(crate) mod exit;
 pub(crate) mod fault;
 pub(crate) mod fork;

@@ -19,7 +19,7 @@ use super::{Outcome, Process, ProcessBuilder, Stdio, registry};
 use crate::engine::processes::{VARIABLE, check_variable, is_marked, secret};
 use crate::error::PoolError;
 use crate::os::pidfd::{self, Child};
-use crate::os::{handoff, worker};
+use crate::os::{executable, handoff, worker};
 use crate::shm::cargo;
 use crate::shm::member::Expected;
 use crate::{closure, code, codec, panic};
@@ -167,8 +167,7 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
         stdin(builder.stdin)?.as_fd(),
     )?;
 
-    // Never by its path, as for pool workers: the file there may be another by now.
-    let child = Command::new("/proc/self/exe")
+    let child = Command::new(executable::own())
         .arg0(format!("manyhands:{name}"))
         .envs(builder.environment)
         .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))

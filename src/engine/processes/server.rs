@@ -28,7 +28,7 @@ use crate::engine::forked::fork_child;
 use crate::error::Death;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child, wait_readable};
-use crate::os::{fork, handoff, worker as own};
+use crate::os::{executable, fork, handoff, worker as own};
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
 
@@ -125,7 +125,7 @@ impl Server {
                 exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
                 let memory = family::for_children();
                 handoff::send(socket.as_fd(), &message, memory.as_slice())?;
-                let process = Command::new("/proc/self/exe")
+                let process = Command::new(executable::own())
                     .arg0(name)
                     .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
                     .stdin(Stdio::from(theirs))

@@ -14,7 +14,7 @@ use super::settings::{Output, Settings};
 use super::worker::{Greeting, VARIABLE};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
-use crate::os::{clock, handoff, image::Image, pidfd::Child};
+use crate::os::{clock, executable, handoff, image::Image, pidfd::Child};
 use crate::process::Origin;
 use crate::shm::family;
 
@@ -73,9 +73,9 @@ pub(super) fn start(
             let mut fds = vec![lane.fd(), bell.fd()];
             fds.extend(family::for_children());
             handoff::send(life_line.as_fd(), &message, &fds)?;
-            // Never by its path: the file there may be another by now. Without a closure to run between fork and exec,
-            // std uses posix_spawn, whose cost does not grow with the memory of this process.
-            let mut process = Command::new("/proc/self/exe")
+            // Without a closure to run between fork and exec, std uses posix_spawn, whose cost does not grow with the
+            // memory of this process.
+            let mut process = Command::new(executable::own())
                 .arg0(&name)
                 .envs(variables)
                 .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
