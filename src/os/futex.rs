@@ -14,22 +14,38 @@ use super::clock;
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     // tv_nsec has the width of c_long, into which a value below one billion always fits.
     #[allow(clippy::cast_possible_wrap)]
-    let timeout = timeout.map(|time| libc::timespec {
+    let timespec = timeout.map(|time| libc::timespec {
         tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(time.subsec_nanos() as i32),
     });
-    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `word` is valid for the length of the call, `timeout` is null or points to a live timespec, and
-    // FUTEX_WAIT writes to neither. Errors (EAGAIN, EINTR, ETIMEDOUT) all mean: look again.
-    unsafe {
+    let timespec = timespec.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `word` is valid for the length of the call, `timespec` is null or points to a live timespec, and
+    // FUTEX_WAIT writes to neither.
+    let answer = unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             libc::FUTEX_WAIT,
             expected,
-            timeout,
+            timespec,
         )
     };
+    match Errno::result(answer) {
+        // All mean: look again.
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ETIMEDOUT) => {}
+        Err(refused) => pause(refused, timeout),
+    }
+}
+
+/// Sleeps for a moment, at most for `timeout`, because the kernel refuses to sleep on a word. Its callers look again
+/// whenever they wake, so that they go on, late but neither at full speed nor never.
+fn pause(refused: Errno, timeout: Option<Duration>) {
+    const PAUSE: Duration = Duration::from_millis(1);
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if !IS_TOLD.swap(true, Ordering::Relaxed) {
+        log::warn!("shared memory is looked at every {PAUSE:?}, and not waited for: {refused}");
+    }
+    std::thread::sleep(timeout.map_or(PAUSE, |timeout| timeout.min(PAUSE)));
 }
 
 /// Why a sleep has ended.
@@ -64,9 +80,18 @@ pub(crate) fn wait_until(word: &AtomicU32, expected: u32, deadline: Instant) -> 
         match Errno::result(answer) {
             Ok(_) | Err(Errno::EAGAIN) => return Wake::Woken,
             Err(Errno::ETIMEDOUT) => return Wake::TimedOut,
-            // EINTR. Of others none can be; if one is, the deadline still holds.
             Err(_) if Instant::now() >= deadline => return Wake::TimedOut,
-            Err(_) => {}
+            Err(Errno::EINTR) => {}
+            Err(refused) => {
+                pause(
+                    refused,
+                    Some(deadline.saturating_duration_since(Instant::now())),
+                );
+                // No wake can come that the word does not show: the kernel has no sleeper here.
+                if word.load(Ordering::Relaxed) != expected {
+                    return Wake::Woken;
+                }
+            }
         }
     }
 }

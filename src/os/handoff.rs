@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
     recvmsg, sendmsg, socketpair,
@@ -28,6 +29,13 @@ pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     let reader = above_standard(reader.into())?;
     Ok((reader.into(), above_standard(writer.into())?.into()))
+}
+
+/// Has reads from the descriptor, and from its copies, give `WouldBlock` where there is nothing to read yet.
+pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// Sends one message, and copies of the descriptors with it.
@@ -80,6 +88,11 @@ pub(crate) fn receive_all(
         }
     }
     Ok((message.bytes, fds))
+}
+
+/// Whether a message waits, or the other side has closed its end.
+pub(crate) fn has_news(socket: &OwnedFd) -> bool {
+    peek(socket.as_fd(), &mut [0]).is_some()
 }
 
 /// Whether the other side has closed its end.

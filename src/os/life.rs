@@ -80,7 +80,7 @@ pub(crate) fn process_of(thread: u32) -> Option<u32> {
 }
 
 /// Whether there is no process of this number, by the kernel's own word.
-fn is_gone(pid: u32) -> bool {
+pub(super) fn is_gone(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
     pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }

@@ -7,7 +7,9 @@
 //! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`parcel`] | sealed memfds for what is sent once |
-//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`, `poll` |
+//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
+//! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
+//! | [`readable`] | `poll`, and `pselect` where that is refused |
 //! | [`executable`] | `/proc/self/exe`: this program, to be started again |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
@@ -32,6 +34,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod clock;
+mod ended;
 pub(crate) mod executable;
 pub(crate) mod exit;
 pub(crate) mod fault;
@@ -46,6 +49,7 @@ pub(crate) mod oom;
 pub(crate) mod parcel;
 pub(crate) mod pidfd;
 pub(crate) mod random;
+pub(crate) mod readable;
 pub(crate) mod robust;
 pub(crate) mod sparse;
 pub(crate) mod task;

@@ -1,75 +1,101 @@
 //! Child processes by descriptor: no pid can be mixed up with that of a later process.
+//!
+//! Where the kernel has no pidfds, a [thread](super::ended) makes another descriptor readable at the end of the child. The
+//! child is then named by its number. That cannot be another process's before the child has been reaped, which only this
+//! module does, and not while it sends a signal. A program that waits for any child breaks this: between its wait and the
+//! signal the number may be given to another process. Each signal is preceded by a look, so that this is a moment.
 
-use std::io;
+use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 
-use super::above_standard;
+use super::readable::{pause, wait_readable};
+use super::{above_standard, ended, life, worker};
 use crate::error::Death;
 
-/// Waits until one of these has ended, or the alarm has rung; whether it was one of these.
-pub(crate) fn poll_any(these: &[BorrowedFd<'_>], alarm: BorrowedFd<'_>) -> bool {
-    let all = these.iter().chain([&alarm]);
-    let mut all: Vec<_> = all.map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    loop {
-        match poll(&mut all, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(error) => {
-                log::error!("processes cannot be polled: {error}");
-                return false;
-            }
-        }
-        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-        if all[..these.len()].iter().any(is_ready) {
-            return true;
-        }
-        if all.iter().any(is_ready) {
-            return false;
-        }
-    }
-}
+/// Set once the kernel has said that it has no pidfds, so that it is not asked for each child. Valgrind prints several
+/// lines each time.
+static HAS_NO_PIDFDS: AtomicBool = AtomicBool::new(false);
 
 /// A child of this process, or one that it has adopted.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: u32,
+    /// Readable once the child has ended.
     fd: OwnedFd,
+    name: Name,
+    is_adopted: bool,
     /// The most memory it has had resident, in bytes; known when it has been waited for.
     peak: AtomicU64,
 }
 
+/// By what the kernel knows which process is meant.
+#[derive(Debug)]
+enum Name {
+    /// By the descriptor, which is a pidfd.
+    Descriptor,
+    /// By its number, which is its own until its parent has reaped it: there are no pidfds.
+    Number {
+        /// Whether it has been reaped. Locked while the number is used.
+        is_reaped: Mutex<bool>,
+        /// When it was started, of one whose parent is another process.
+        started: Option<u64>,
+        /// What the thread writes to that waits for it, of a child of this process.
+        writer: Option<Arc<PipeWriter>>,
+    },
+}
+
 impl Child {
     /// Takes charge of the child `pid`, which must not have been waited for: as long as it has not, its pid is its own.
+    ///
+    /// Where the kernel has no pidfds, a thread of its own waits for the child.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let raw = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: pidfd_open takes two integers and touches no memory.
-        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, raw, 0) })?;
-        let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (fd, name) = if let Some(fd) = open_pidfd(raw)? {
+            (fd, Name::Descriptor)
+        } else {
+            let (fd, writer) = ended::watch(raw)?;
+            (fd, Name::by_number(None, Some(writer)))
+        };
         Ok(Self {
             pid,
             fd: above_standard(fd)?,
+            name,
+            is_adopted: false,
             peak: AtomicU64::new(0),
         })
     }
 
     /// A process that is not a child of this one but of another, which waits for it and has sent its descriptor.
-    pub(crate) fn adopt(pid: u32, fd: OwnedFd) -> Self {
+    ///
+    /// If that is no pidfd, the other process must not reap it before this one is done with it.
+    pub(crate) fn adopt(pid: u32, fd: OwnedFd, is_pidfd: bool) -> Self {
+        let name = if is_pidfd {
+            Name::Descriptor
+        } else {
+            Name::by_number(life::start_time(pid).ok(), None)
+        };
         Self {
             pid,
             fd,
+            name,
+            is_adopted: true,
             peak: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the descriptor is a pidfd.
+    pub(crate) fn is_pidfd(&self) -> bool {
+        matches!(self.name, Name::Descriptor)
     }
 
     pub(crate) fn set_peak_memory(&self, bytes: u64) {
@@ -78,6 +104,19 @@ impl Child {
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// In a process forked from the child's parent: closes the copies of its descriptors.
+    pub(crate) fn close_copies(self) {
+        if let Name::Number {
+            writer: Some(writer),
+            ..
+        } = self.name
+        {
+            worker::close_copy(writer.as_fd());
+            // The thread that shares it is not in this process, and nothing closes it again.
+            std::mem::forget(writer);
+        }
     }
 
     /// Sends SIGKILL. A child that has ended already is no error.
@@ -89,6 +128,33 @@ impl Child {
 
     /// Sends a signal. A child that has ended already is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let sent = match &self.name {
+            Name::Descriptor => match self.signal_by_descriptor(signal) {
+                // Refused by a filter of system calls, or the program has closed the descriptor.
+                // One that runs has not been reaped, so that its number is its own.
+                Err(Errno::ENOSYS | Errno::EPERM | Errno::EBADF) if !self.has_ended() => {
+                    kill(Pid::from_raw(self.raw()), signal)
+                }
+                sent => sent,
+            },
+            Name::Number {
+                is_reaped, started, ..
+            } => {
+                // Held, so that the number does not become another process's meanwhile.
+                let is_reaped = is_reaped.lock();
+                if *is_reaped || !self.is_there(*started) {
+                    return Ok(());
+                }
+                kill(Pid::from_raw(self.raw()), signal)
+            }
+        };
+        match sent {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn signal_by_descriptor(&self, signal: Signal) -> Result<(), Errno> {
         // SAFETY: a null siginfo asks for the plain signal; the descriptor is ours.
         let sent = Errno::result(unsafe {
             libc::syscall(
@@ -99,47 +165,69 @@ impl Child {
                 0,
             )
         });
-        match sent {
-            Ok(_) | Err(Errno::ESRCH) => Ok(()),
-            Err(error) => Err(error.into()),
+        sent.map(drop)
+    }
+
+    /// Whether the number still is the child's, by the kernel's word. Another thread may reap it right after.
+    fn is_there(&self, started: Option<u64>) -> bool {
+        if self.is_adopted {
+            started.is_none_or(|started| life::is_running(self.pid, started))
+        } else {
+            self.look() != Err(Errno::ECHILD)
         }
     }
 
+    /// The number, as the kernel takes it. It came from the kernel.
+    fn raw(&self) -> libc::pid_t {
+        self.pid.cast_signed()
+    }
+
     /// Waits for the child to end and says how it did. It is a zombie no more after this.
-    ///
-    /// Not nix's `waitid`, which has no words for the real-time signals.
     pub(crate) fn reap(&self) -> Death {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // The system call itself: the C library's function leaves out what the child has used.
-        // SAFETY: both pointers are to memory that the call may write to; the descriptor is ours.
-        while let Err(error) = Errno::result(unsafe {
-            libc::syscall(
-                libc::SYS_waitid,
-                libc::P_PIDFD,
-                self.fd.as_raw_fd(),
-                info.as_mut_ptr(),
-                libc::WEXITED,
-                usage.as_mut_ptr(),
-            )
-        }) {
-            if error != Errno::EINTR {
+        let reaped = match &self.name {
+            Name::Descriptor => {
+                let fd = self.fd.as_raw_fd().unsigned_abs();
+                match reap(libc::P_PIDFD, fd) {
+                    // The descriptor has been closed by the program, or the kernel waits for numbers only.
+                    Err(Errno::EBADF | Errno::EINVAL) if !self.is_adopted => {
+                        reap(libc::P_PID, self.pid)
+                    }
+                    reaped => reaped,
+                }
+            }
+            Name::Number { is_reaped, .. } => {
+                // The end first, which may be long in coming, so that the child can be killed meanwhile.
+                while ended::wait(libc::P_PID, self.pid, 0) == Err(Errno::EINTR) {}
+                // No signal is sent while the number becomes free.
+                let mut is_reaped = is_reaped.lock();
+                if *is_reaped && !self.is_adopted {
+                    return Death::Unknown;
+                }
+                *is_reaped = true;
+                reap(libc::P_PID, self.pid)
+            }
+        };
+        match reaped {
+            Ok((death, peak)) => {
+                self.peak.store(peak, Ordering::Relaxed);
+                death
+            }
+            Err(error) => {
                 // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
-                return Death::Unknown;
+                if error != Errno::ECHILD {
+                    log::error!("the end of process {} cannot be told: {error}", self.pid);
+                    // What was promised is that it has ended.
+                    self.wait_end(None);
+                }
+                Death::Unknown
             }
         }
-        // SAFETY: zeros are valid, and so is what the call wrote.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: as above.
-        let usage = unsafe { usage.assume_init() };
-        let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
-        self.peak.store(kilobytes * 1_024, Ordering::Relaxed);
-        // SAFETY: the call has succeeded, so this is the record of a child.
-        let status = unsafe { info.si_status() };
-        match info.si_code {
-            libc::CLD_EXITED => Death::Exit(status),
-            libc::CLD_KILLED | libc::CLD_DUMPED => Death::Signal(status),
-            _ => Death::Unknown,
+    }
+
+    /// Notes that the parent of an adopted child is about to reap it: its number is not to be used any more.
+    pub(crate) fn will_be_reaped(&self) {
+        if let Name::Number { is_reaped, .. } = &self.name {
+            *is_reaped.lock() = true;
         }
     }
 
@@ -158,9 +246,72 @@ impl Child {
         }
     }
 
+    /// Whether the child has ended. Never waits.
+    pub(crate) fn has_ended(&self) -> bool {
+        match wait_readable(&[self.fd.as_fd()], Some(Duration::ZERO)) {
+            Ok(found) => found.is_some(),
+            Err(_) => self.has_ended_by_itself(),
+        }
+    }
+
     /// Whether the child has ended, waiting for that at most `timeout` (`None`: for ever).
+    ///
+    /// Where the kernel refuses to wait for its descriptor, the child is looked at in short pauses.
     pub(crate) fn wait_end(&self, timeout: Option<Duration>) -> bool {
-        wait_readable(&[self.fd.as_fd()], timeout).is_some()
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match wait_readable(&[self.fd.as_fd()], left) {
+                Ok(found) => return found.is_some(),
+                Err(_) if self.has_ended_by_itself() => return true,
+                Err(_) if left == Some(Duration::ZERO) => return false,
+                Err(refused) => pause(&refused, left),
+            }
+        }
+    }
+
+    /// Whether the child has ended, without a look at what its descriptor has to say.
+    fn has_ended_by_itself(&self) -> bool {
+        if !self.is_adopted {
+            match self.look() {
+                Ok(has_ended) => return has_ended,
+                // Something else in the program has reaped it.
+                Err(Errno::ECHILD) => return true,
+                Err(_) => {}
+            }
+        }
+        // Its parent has not reaped it, so that the number is its own.
+        let started = match self.name {
+            Name::Number { started, .. } => started,
+            Name::Descriptor => None,
+        };
+        match started.or_else(|| life::start_time(self.pid).ok()) {
+            Some(started) => !life::is_running(self.pid, started),
+            None => life::is_gone(self.pid),
+        }
+    }
+
+    /// Asks the kernel whether this process's own child has ended. It is not reaped.
+    fn look(&self) -> Result<bool, Errno> {
+        if self.is_pidfd() {
+            let fd = self.fd.as_raw_fd().unsigned_abs();
+            match ended::wait(libc::P_PIDFD, fd, libc::WNOHANG) {
+                // The descriptor has been closed by the program, or this kernel waits for numbers only.
+                Err(Errno::EBADF | Errno::EINVAL) => {}
+                answer => return answer,
+            }
+        }
+        ended::has_ended(self.raw())
+    }
+}
+
+impl Name {
+    fn by_number(started: Option<u64>, writer: Option<Arc<PipeWriter>>) -> Self {
+        Self::Number {
+            is_reaped: Mutex::new(false),
+            started,
+            writer,
+        }
     }
 }
 
@@ -174,6 +325,10 @@ impl AsFd for Child {
 /// its own.
 pub(crate) fn kill_unopened(pid: u32) {
     let Ok(raw) = i32::try_from(pid) else { return };
+    if ended::has_ended(raw) == Err(Errno::ECHILD) {
+        // Something else in the program has reaped it.
+        return;
+    }
     let pid = Pid::from_raw(raw);
     if let Err(error) = kill(pid, Signal::SIGKILL) {
         log::error!("SIGKILL to process {pid} failed: {error}");
@@ -181,21 +336,58 @@ pub(crate) fn kill_unopened(pid: u32) {
     while waitpid(pid, None) == Err(Errno::EINTR) {}
 }
 
-/// Waits until one of the descriptors is readable, at most `timeout`; gives the index of the first that is.
-pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
-    let mut polled: Vec<PollFd<'_>> = fds
-        .iter()
-        .map(|&fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    let timeout = timeout.map_or(PollTimeout::NONE, |time| {
-        // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
-        let milliseconds = time.as_nanos().div_ceil(1_000_000);
-        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
-    });
-    match poll(&mut polled, timeout) {
-        Ok(0) | Err(_) => None,
-        Ok(_) => polled
-            .iter()
-            .position(|fd| fd.revents().is_some_and(|events| !events.is_empty())),
+/// `None` where there are no pidfds.
+fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
+    if HAS_NO_PIDFDS.load(Ordering::Relaxed) {
+        return Ok(None);
     }
+    // SAFETY: pidfd_open takes two integers and touches no memory.
+    let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
+        Ok(fd) => i32::try_from(fd).map_err(io::Error::other)?,
+        // The second is from a filter of system calls.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            HAS_NO_PIDFDS.store(true, Ordering::Relaxed);
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call alone.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Waits for the end of a child and takes its exit status: how it ended, and the most memory it had, in bytes.
+///
+/// Not nix's `waitid`, which has no words for the real-time signals.
+fn reap(kind: libc::idtype_t, id: libc::id_t) -> Result<(Death, u64), Errno> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // The system call itself: the C library's function leaves out what the child has used.
+    // SAFETY: both pointers are to memory that the call may write to.
+    while let Err(error) = Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            kind,
+            id,
+            info.as_mut_ptr(),
+            libc::WEXITED,
+            usage.as_mut_ptr(),
+        )
+    }) {
+        if error != Errno::EINTR {
+            return Err(error);
+        }
+    }
+    // SAFETY: zeros are valid, and so is what the call wrote.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+    // SAFETY: the call has succeeded, so this is the record of a child.
+    let status = unsafe { info.si_status() };
+    let death = match info.si_code {
+        libc::CLD_EXITED => Death::Exit(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => Death::Signal(status),
+        _ => Death::Unknown,
+    };
+    Ok((death, kilobytes * 1_024))
 }

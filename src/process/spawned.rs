@@ -18,7 +18,8 @@ use crate::shm::member;
 /// The handle of a child process that runs one function; the [module](super) says how such a child lives and ends.
 ///
 /// Clones are handles of the same child. A handle is also a descriptor ([`AsFd`], [`AsRawFd`]) that is readable once the child
-/// has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that, `exit_status` has the answer.
+/// has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that, `exit_status` has the answer. It is a pidfd where the
+/// kernel has them, and otherwise the end of a pipe, from which nothing must be read.
 ///
 /// # Examples
 ///
@@ -77,7 +78,7 @@ impl Spawned {
     }
 
     fn has_ended(&self) -> bool {
-        self.child.wait_end(Some(Duration::ZERO))
+        self.child.has_ended()
     }
 
     /// How it ended, if it has: reaps it. Never waits.
@@ -113,7 +114,6 @@ impl Spawned {
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            // May also return early, on a signal.
             self.child.wait_end(left);
         }
     }

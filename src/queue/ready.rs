@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use super::port::Port;
 use super::{Connection, PriorityQueue, Queue, Receiver, Stack};
 use crate::os::alarm::Alarm;
-use crate::os::{futex, pidfd};
+use crate::os::futex;
+use crate::os::readable::wait_readable;
 use crate::process::Process;
 use crate::shm::member;
 use crate::shm::wait::{Ticket, Waiters};
@@ -243,10 +244,16 @@ fn with_poller<R>(descriptors: &[BorrowedFd<'_>], bell: &Bell, then: impl FnOnce
     };
     thread::scope(|scope| {
         let poll = || {
-            if pidfd::poll_any(descriptors, alarm.as_fd()) {
-                bell.rung.fetch_add(1, Ordering::Release);
-                futex::wake_all(&bell.rung);
+            let alarm = std::iter::once(alarm.as_fd());
+            let all: Vec<_> = descriptors.iter().copied().chain(alarm).collect();
+            match wait_readable(&all, None) {
+                // The wait is over.
+                Ok(Some(index)) if index == descriptors.len() => return,
+                Ok(_) => {}
+                Err(error) => deafen(bell, &error),
             }
+            bell.rung.fetch_add(1, Ordering::Release);
+            futex::wake_all(&bell.rung);
         };
         let name = "manyhands-wait".to_owned();
         let poller = thread::Builder::new().name(name).spawn_scoped(scope, poll);

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod random;
+pub mod refuse;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -207,7 +208,7 @@ pub fn may_stop(pid: u32, mut random: impl FnMut(u64) -> u64) {
 }
 
 /// Set in a test that runs as a program of its own.
-const SCENARIO: &str = "MANYHANDS_TEST_SCENARIO";
+pub const SCENARIO: &str = "MANYHANDS_TEST_SCENARIO";
 
 /// Whether this is a test run as a program of its own, by `as_program`.
 pub fn is_program() -> bool {
@@ -250,6 +251,11 @@ pub fn as_program(name: &str) -> Command {
 
 /// Runs a program to its end; one that takes too long is killed and fails the test.
 pub fn finish(program: &mut Command) -> Output {
+    finish_within(program, DEADLINE)
+}
+
+/// The same with a deadline of the caller's.
+pub fn finish_within(program: &mut Command, deadline: Duration) -> Output {
     let mut child = program
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -257,7 +263,7 @@ pub fn finish(program: &mut Command) -> Output {
         .unwrap();
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let errors = std::thread::spawn(move || read_all(&mut stderr));
-    let timer = watch(child.id());
+    let timer = watch(child.id(), deadline);
     let stdout = read_all(&mut stdout);
     let status = child.wait().unwrap();
     drop(timer);
@@ -274,11 +280,11 @@ fn read_all(from: &mut impl Read) -> Vec<u8> {
     bytes
 }
 
-/// Kills a process at the deadline, unless this is dropped before.
-fn watch(pid: u32) -> std::sync::mpsc::Sender<()> {
+/// Kills a process after this time, unless this is dropped before.
+fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        if wait.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if wait.recv_timeout(deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             kill(pid);
         }
     });

@@ -29,11 +29,14 @@ mod queued_tasks;
 #[macro_use]
 mod seeds;
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{DEADLINE, Leftovers, eventually};
+use common::refuse::Refused;
+use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::{
@@ -259,5 +262,33 @@ fn b36_arguments_and_results_are_dropped_with_the_call() {
     assert!(
         after < before + 25_000_000,
         "the worker kept its arguments: {before} bytes before, {after} after"
+    );
+}
+
+/// A good part of this suite once more, where the kernel has no pidfds.
+#[test]
+fn without_pidfds_the_suite_holds_too() {
+    let name = "without_pidfds_the_suite_holds_too";
+    if is_program() {
+        Refused::Pidfds.begin();
+        // The filter stays when this process becomes the suite.
+        let mut suite = Command::new(std::env::current_exe().unwrap());
+        suite.env_remove(common::SCENARIO);
+        let parts = [
+            "all::forked",
+            "all::processes",
+            "mortal",
+            "queued::processes",
+        ];
+        panic!("{}", suite.args(parts).exec());
+    }
+    let _none = Leftovers::none();
+    let output = finish_within(&mut as_program(name), 6 * common::DEADLINE);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("mortal::forked"),
+        "{:?}\n{stdout}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -13,6 +13,7 @@ use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
 use crate::os::pidfd::{self, Child};
+use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
 use crate::os::{clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
@@ -63,9 +64,15 @@ impl PipeBell {
             .map(|bell| bell.reader.as_fd())
             .chain(children)
             .collect();
-        if let Some(rung) = pidfd::wait_readable(&fds, timeout).and_then(|index| bells.get(index)) {
-            // What is read does not matter, nor that more may be left.
-            let _ = (&rung.reader).read(&mut [0; 64]);
+        match wait_readable(&fds, timeout) {
+            Ok(found) => {
+                if let Some(rung) = found.and_then(|index| bells.get(index)) {
+                    // What is read does not matter, nor that more may be left.
+                    let _ = (&rung.reader).read(&mut [0; 64]);
+                }
+            }
+            // The caller looks at all children after each wait.
+            Err(refused) => pause(&refused, timeout),
         }
     }
 }
@@ -170,7 +177,7 @@ impl Forked {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.child.wait_end(Some(Duration::ZERO))
+        self.child.has_ended()
     }
 
     /// The child has ended, and everything it published has been taken: hands on what it had not published, and says

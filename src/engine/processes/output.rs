@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::settings::{LineCallback, Output};
 use crate::os::alarm::Alarm;
-use crate::os::pidfd::wait_readable;
+use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::panic;
 
@@ -142,14 +142,28 @@ fn read(shared: &Shared, pool: usize) {
         } else {
             (0, None)
         };
-        let found = wait_readable(&fds[skipped..], patience).map(|index| index + skipped);
-        match found {
-            None if is_last => break,
-            None => {}
-            Some(0) => shared.alarm.silence(),
-            Some(index) => {
+        match wait_readable(&fds[skipped..], patience) {
+            Err(refused) => {
+                let mut has_more = false;
+                streams.retain_mut(|stream| {
+                    let taken = stream.take(&mut buffer);
+                    has_more |= taken == Taken::Some;
+                    taken != Taken::End
+                });
+                if !has_more {
+                    if is_last {
+                        break;
+                    }
+                    pause(&refused, patience);
+                }
+            }
+            Ok(None) if is_last => break,
+            Ok(None) => {}
+            Ok(Some(index)) if index + skipped == 0 => shared.alarm.silence(),
+            Ok(Some(index)) => {
+                let index = index + skipped;
                 let mut stream = streams.remove(index - 1);
-                if stream.take(&mut buffer) {
+                if stream.take(&mut buffer) != Taken::End {
                     // To the end of the list: one that always has something must not keep the others waiting.
                     streams.push(stream);
                 }
@@ -159,23 +173,34 @@ fn read(shared: &Shared, pool: usize) {
     streams.iter_mut().for_each(Stream::end);
 }
 
+/// What a read from a stream has brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Some,
+    /// Nothing now.
+    None,
+    /// Nothing, and nothing more will come.
+    End,
+}
+
 impl Stream {
-    /// Reads what there is; false if nothing more will come.
-    fn take(&mut self, buffer: &mut [u8]) -> bool {
+    /// Reads what there is, and does not wait for it.
+    fn take(&mut self, buffer: &mut [u8]) -> Taken {
         match self.pipe.read(buffer) {
             Ok(0) => {
                 self.end();
-                false
+                Taken::End
             }
             Ok(len) => {
                 self.add(&buffer[..len]);
-                true
+                Taken::Some
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Taken::Some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::None,
             Err(error) => {
                 log::warn!("what {} prints cannot be read: {error}", self.worker);
                 self.end();
-                false
+                Taken::End
             }
         }
     }

@@ -2,20 +2,24 @@
 //!
 //! ```text
 //!   supervisor ── hire: greeting, lane, bell, life line ──▶ server ── fork ──▶ worker
-//!              ◀── hired: pid, pidfd ──                       │                  │
-//!              ◀── ended: status ──                           ◀──── waits ───────┘
+//!              ◀── hired: pid, descriptor ──                  │
+//!              ── reap: pid ──▶                               │ waits
+//!              ◀── ended: status ──                           ▼
 //! ```
 //!
-//! The workers are the server's children: it waits for them, and tells how they ended. It is itself a child of the
-//! supervisor's thread, and dies with that; the workers die with it, and by their life lines with the parent.
+//! The workers are the server's children. The descriptor tells the supervisor of the end of one, and then it has the server
+//! reap it. Not before: until then the worker's number is its own, by which it is killed where there are no pidfds.
+//!
+//! The server is itself a child of the supervisor's thread, and dies with that; the workers die with it, and by their life
+//! lines with the parent.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -27,7 +31,8 @@ use crate::codec::exact;
 use crate::engine::forked::fork_child;
 use crate::error::Death;
 use crate::os::image::Image;
-use crate::os::pidfd::{self, Child, wait_readable};
+use crate::os::pidfd::{self, Child};
+use crate::os::readable::{pause, wait_readable};
 use crate::os::{executable, fork, handoff, worker as own};
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
@@ -59,23 +64,26 @@ pub(super) struct Hire {
     pub(super) has_stderr: bool,
 }
 
+/// What the supervisor asks for.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    Hire(Hire),
+    /// The worker has ended: it is to be reaped.
+    Reap {
+        pid: u32,
+    },
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// The server is ready to fork: the first thing that it says.
     Loaded,
-    /// With the worker's pidfd.
-    Hired {
-        pid: u32,
-    },
+    /// With a descriptor that is readable once the worker has ended.
+    Hired { pid: u32, is_pidfd: bool },
     /// The worker could not be forked, or the server cannot serve.
-    Refused {
-        reason: String,
-    },
-    Ended {
-        pid: u32,
-        status: Status,
-        peak: u64,
-    },
+    Refused { reason: String },
+    /// The worker has been reaped.
+    Ended { status: Status, peak: u64 },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -94,8 +102,8 @@ pub(super) struct Server {
     socket: OwnedFd,
     /// It has not answered as it should, and is not asked again.
     is_broken: bool,
-    /// Workers that it has forked, and that have not been reaped; with how they ended, once it has said so.
-    workers: HashMap<u32, Option<(Death, u64)>>,
+    /// Workers that it has forked, and that have not been reaped.
+    workers: HashSet<u32>,
 }
 
 /// How a server comes to be.
@@ -152,7 +160,7 @@ impl Server {
             _taken: taken,
             socket,
             is_broken: false,
-            workers: HashMap::new(),
+            workers: HashSet::new(),
         })
     }
 
@@ -165,7 +173,12 @@ impl Server {
     ) -> io::Result<()> {
         loop {
             let fds = [self.socket.as_fd(), self.process.as_fd(), alarm];
-            match wait_readable(&fds, None) {
+            let found = wait_readable(&fds, None).unwrap_or_else(|refused| {
+                pause(&refused, None);
+                let is_there = handoff::has_news(&self.socket) || self.process.has_ended();
+                Some(if is_there { 0 } else { 2 })
+            });
+            match found {
                 Some(0 | 1) => break,
                 Some(_) if gives_up() => {
                     return Err(io::Error::other(
@@ -199,37 +212,34 @@ impl Server {
     /// # Errors
     ///
     /// Why there is none. Then the server may be gone ([`is_alive`](Self::is_alive)).
-    pub(super) fn hire(&mut self, hire: &Hire, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
-        let message = encode(hire)?;
-        handoff::send(self.socket.as_fd(), &message, fds)?;
-        loop {
-            match self.answer()? {
-                (Answer::Hired { pid }, Some(fd)) => {
-                    self.workers.insert(pid, None);
-                    return Ok(Child::adopt(pid, fd));
-                }
-                (Answer::Hired { .. }, None) => {
-                    return Err(io::Error::other("a worker came without its descriptor"));
-                }
-                (Answer::Refused { reason }, _) => return Err(io::Error::other(reason)),
-                (Answer::Loaded | Answer::Ended { .. }, _) => {}
+    pub(super) fn hire(&mut self, hire: Hire, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
+        handoff::send(self.socket.as_fd(), &encode(&Ask::Hire(hire))?, fds)?;
+        match self.answer()? {
+            (Answer::Hired { pid, is_pidfd }, Some(fd)) => {
+                self.workers.insert(pid);
+                Ok(Child::adopt(pid, fd, is_pidfd))
+            }
+            (Answer::Refused { reason }, _) => Err(io::Error::other(reason)),
+            _ => {
+                self.is_broken = true;
+                Err(io::Error::other(
+                    "the process that forks workers has not sent a worker's descriptor",
+                ))
             }
         }
     }
 
     /// Says how a worker has ended, waiting for that.
     pub(super) fn reap(&mut self, child: &Child) -> Death {
-        // Once it has ended, which may be long in coming, the server is quick to say so.
+        // Which may be long in coming. What follows is not.
         child.wait_end(None);
-        while let Some(known) = self.workers.get_mut(&child.pid()) {
-            if let Some((death, peak)) = known.take() {
-                child.set_peak_memory(peak);
-                self.workers.remove(&child.pid());
-                return death;
-            }
-            if self.answer().is_err() {
-                break;
-            }
+        child.will_be_reaped();
+        if self.workers.remove(&child.pid())
+            && !self.is_broken
+            && let Some((death, peak)) = self.ask_to_reap(child.pid())
+        {
+            child.set_peak_memory(peak);
+            return death;
         }
         // The server has died, this one or the one before it; and then the kernel has killed its workers. They may have
         // become children of this process, if it takes in orphans.
@@ -239,13 +249,29 @@ impl Server {
         }
     }
 
-    /// Whether it can be asked for more.
-    pub(super) fn is_alive(&self) -> bool {
-        !self.is_broken && !self.process.wait_end(Some(Duration::ZERO))
+    /// How the worker has ended, and the most memory that it had; `None` if the server cannot say.
+    fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, u64)> {
+        let ask = encode(&Ask::Reap { pid }).ok()?;
+        let sent = handoff::send(self.socket.as_fd(), &ask, &[]);
+        if let Ok((Answer::Ended { status, peak }, _)) = sent.and_then(|()| self.answer()) {
+            let death = match status {
+                Status::Exit(code) => Death::Exit(code),
+                Status::Signal(signal) => Death::Signal(signal),
+                Status::Unknown => Death::Unknown,
+            };
+            return Some((death, peak));
+        }
+        self.is_broken = true;
+        None
     }
 
-    /// The next thing that the server says; who has ended is noted. After an error it is not asked again: an answer that
-    /// comes late would be taken for that to a later question.
+    /// Whether it can be asked for more.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.is_broken && !self.process.has_ended()
+    }
+
+    /// The next thing that the server says. After an error it is not asked again: an answer that comes late would be taken
+    /// for that to a later question.
     fn answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
         let answer = self.try_answer();
         self.is_broken |= answer.is_err();
@@ -253,21 +279,13 @@ impl Server {
     }
 
     fn try_answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
-        if wait_readable(&[self.socket.as_fd()], Some(ANSWER_TIME)).is_none() {
+        if !wait_for_news(&self.socket, Some(ANSWER_TIME)) {
             return Err(io::Error::other(
                 "the process that forks workers does not answer",
             ));
         }
         let (answer, mut fds) = receive(&self.socket)?
             .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
-        if let Answer::Ended { pid, status, peak } = answer {
-            let death = match status {
-                Status::Exit(code) => Death::Exit(code),
-                Status::Signal(signal) => Death::Signal(signal),
-                Status::Unknown => Death::Unknown,
-            };
-            self.workers.insert(pid, Some((death, peak)));
-        }
         Ok((answer, fds.pop()))
     }
 }
@@ -288,6 +306,20 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(bytes)
+}
+
+/// Waits until there is a message, or the other side has gone; false if neither has happened after `timeout`.
+fn wait_for_news(socket: &OwnedFd, timeout: Option<Duration>) -> bool {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match wait_readable(&[socket.as_fd()], left) {
+            Ok(found) => return found.is_some(),
+            Err(_) if handoff::has_news(socket) => return true,
+            Err(_) if left == Some(Duration::ZERO) => return false,
+            Err(refused) => pause(&refused, left),
+        }
+    }
 }
 
 /// Takes the next message; `None` if the other side has gone.
@@ -348,8 +380,8 @@ fn refuse(socket: &OwnedFd, reason: String) -> io::Result<()> {
     loop {
         handoff::send(socket.as_fd(), &refusal, &[])?;
         // Until the parent lets go.
-        wait_readable(&[socket.as_fd()], None);
-        if receive::<Hire>(socket)?.is_none() {
+        wait_for_news(socket, None);
+        if receive::<Ask>(socket)?.is_none() {
             return Ok(());
         }
     }
@@ -377,32 +409,37 @@ fn serve(socket: &OwnedFd) {
     }
     let mut children: Vec<(Child, Taken)> = Vec::new();
     loop {
-        let mut fds = vec![socket.as_fd()];
-        fds.extend(children.iter().map(|(child, _)| child.as_fd()));
-        let answered = match wait_readable(&fds, None) {
-            None => continue,
-            Some(0) => match receive::<Hire>(socket) {
-                Ok(Some((hire, fds))) => fork_worker(socket, hire, fds, &mut children),
-                Ok(None) | Err(_) => return,
-            },
-            Some(index) => {
-                let (child, _taken) = children.swap_remove(index - 1);
-                let status = match child.reap() {
-                    Death::Exit(code) => Status::Exit(code),
-                    Death::Signal(signal) => Status::Signal(signal),
-                    _ => Status::Unknown,
-                };
-                let ended = Answer::Ended {
-                    pid: child.pid(),
-                    status,
-                    peak: child.peak_memory().unwrap_or(0),
-                };
-                encode(&ended).and_then(|answer| handoff::send(socket.as_fd(), &answer, &[]))
+        wait_for_news(socket, None);
+        let answered = match receive::<Ask>(socket) {
+            Ok(Some((Ask::Hire(hire), fds))) => fork_worker(socket, hire, fds, &mut children),
+            Ok(Some((Ask::Reap { pid }, _))) => {
+                let place = children.iter().position(|(child, _)| child.pid() == pid);
+                encode(&match place {
+                    Some(place) => reap_worker(children.swap_remove(place)),
+                    None => Answer::Refused {
+                        reason: "this server has no such worker".to_owned(),
+                    },
+                })
+                .and_then(|answer| handoff::send(socket.as_fd(), &answer, &[]))
             }
+            Ok(None) | Err(_) => return,
         };
         if answered.is_err() {
             return;
         }
+    }
+}
+
+/// Waits for a worker that has ended.
+fn reap_worker((child, _taken): (Child, Taken)) -> Answer {
+    let status = match child.reap() {
+        Death::Exit(code) => Status::Exit(code),
+        Death::Signal(signal) => Status::Signal(signal),
+        _ => Status::Unknown,
+    };
+    Answer::Ended {
+        status,
+        peak: child.peak_memory().unwrap_or(0),
     }
 }
 
@@ -416,7 +453,9 @@ fn fork_worker(
     let mut work = Some((hire, fds));
     let forked = fork_child(Takes::All, || {
         // What is the server's: whoever starts a process from a worker would hold it open.
-        children.clear();
+        children
+            .drain(..)
+            .for_each(|(child, _taken)| child.close_copies());
         own::close_copy(socket.as_fd());
         if let Some((hire, fds)) = work.take() {
             let outcome = own::die_with_parent(server).and_then(|()| run_worker(hire, fds));
@@ -432,7 +471,10 @@ fn fork_worker(
     });
     match child {
         Ok((child, taken)) => {
-            let answer = encode(&Answer::Hired { pid: child.pid() })?;
+            let answer = encode(&Answer::Hired {
+                pid: child.pid(),
+                is_pidfd: child.is_pidfd(),
+            })?;
             handoff::send(socket.as_fd(), &answer, &[child.as_fd()])?;
             children.push((child, taken));
             Ok(())

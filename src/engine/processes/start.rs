@@ -106,7 +106,7 @@ pub(super) fn start(
             let outputs = [stdout.to_fd()?, stderr.to_fd()?];
             let mut fds = vec![lane.fd(), bell.fd(), theirs.as_fd()];
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
-            server.hire(&hire, &fds)?
+            server.hire(hire, &fds)?
         }
     };
     if let Some(listener) = place.listener {
@@ -136,6 +136,7 @@ impl Sink {
             Output::Null => (Self::Null, None),
             Output::Lines(_) => {
                 let (reader, writer) = handoff::pipe()?;
+                handoff::never_block(reader.as_fd())?;
                 (Self::Pipe(writer), Some(reader))
             }
         })

@@ -20,7 +20,8 @@ use super::settings::StartMethod;
 use super::start::{Place, start};
 use super::worker::CANNOT_BEGIN;
 use crate::error::{Death, PoolError, TaskError};
-use crate::os::pidfd::{Child, wait_readable};
+use crate::os::pidfd::Child;
+use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::shm::member;
 
@@ -213,7 +214,13 @@ impl Supervisor {
             .collect();
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.shared.alarm.as_fd()];
         fds.extend(children.iter().map(|(_, child)| child.as_fd()));
-        match wait_readable(&fds, next) {
+        let found = wait_readable(&fds, next).unwrap_or_else(|refused| {
+            pause(&refused, next);
+            // The alarm is not needed: each turn begins with a look at what it rings for.
+            let ended = children.iter().position(|(_, child)| child.has_ended());
+            ended.map(|index| index + 1)
+        });
+        match found {
             Some(0) => {
                 self.shared.alarm.silence();
                 true

@@ -352,7 +352,7 @@ impl Drop for Taken {
 /// Lets go of what was taken by children that have ended, and that nobody has looked at since.
 pub(crate) fn let_go_for_the_dead() {
     let all: Vec<_> = own().taken().iter().filter_map(Weak::upgrade).collect();
-    let has_ended = |child: &Arc<Child>| child.wait_end(Some(Duration::ZERO));
+    let has_ended = |child: &Arc<Child>| child.has_ended();
     for kept in all {
         if kept.child.get().is_some_and(has_ended) {
             kept.let_go();

@@ -1,0 +1,230 @@
+//! Waits that the kernel refuses: no wait may then spin, or wait for what has happened already.
+//!
+//! Each test starts this binary again with itself as the only test, once for each thing that a sandbox may refuse.
+
+mod common;
+
+use std::io::Write;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::refuse::Refused;
+use common::{Leftovers, as_program, eventually, finish, is_program};
+use manyhands::prelude::*;
+use manyhands::process::ExitStatus;
+use manyhands::queue::wait_ready;
+use manyhands::{Output, Queue, StartMethod};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
+const REFUSED: &str = "MANYHANDS_TEST_REFUSED";
+
+/// Runs the test `name` as a program for each thing that may be refused, or says which one this program is without.
+#[track_caller]
+fn without(name: &str) -> Option<Refused> {
+    if is_program() {
+        let refused = Refused::named(&std::env::var(REFUSED).unwrap());
+        refused.begin();
+        return Some(refused);
+    }
+    let _none = Leftovers::none();
+    for refused in Refused::ALL {
+        let output = finish(as_program(name).env(REFUSED, refused.name()));
+        assert!(
+            output.status.success(),
+            "without {refused:?}: {:?}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    None
+}
+
+/// How long this process has kept its cores busy.
+fn busy() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let time = usage.user_time() + usage.system_time();
+    Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap())
+}
+
+/// Watches this process for a while, in which it has nothing to do: it must not keep a core busy.
+#[track_caller]
+fn nothing_spins() {
+    let (before, start) = (busy(), Instant::now());
+    std::thread::sleep(Duration::from_millis(500));
+    let (busy, all) = (busy().saturating_sub(before), start.elapsed());
+    assert!(busy < all / 5, "{busy:?} of {all:?}");
+}
+
+fn stay(_: ()) {
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_child_is_waited_for() {
+    let Some(refused) = without("a_child_is_waited_for") else {
+        return;
+    };
+    let before = Process::spawn(stay, ()).unwrap();
+    let ending = Process::spawn(|()| std::thread::sleep(Duration::from_millis(300)), ()).unwrap();
+    refused.take_away();
+    assert_eq!(ending.join().unwrap(), ExitStatus::Exited(0));
+    assert!(before.is_alive());
+    let start = Instant::now();
+    assert_eq!(before.join_timeout(Duration::from_millis(200)), Ok(None));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    std::thread::scope(|scope| {
+        let join = scope.spawn(|| before.join());
+        nothing_spins();
+        assert!(before.is_alive());
+        before.kill().unwrap();
+        assert_eq!(join.join().unwrap(), Ok(ExitStatus::Signaled(9)));
+    });
+    if refused != Refused::Descriptors {
+        let after = Process::spawn(stay, ()).unwrap();
+        assert!(after.is_alive());
+        after.terminate().unwrap();
+        assert_eq!(after.join(), Ok(ExitStatus::Signaled(15)));
+    }
+}
+
+#[test]
+fn one_of_many_things_is_waited_for() {
+    let name = "one_of_many_things_is_waited_for";
+    let Some(refused) = without(name) else {
+        return;
+    };
+    let child = Process::spawn(stay, ()).unwrap();
+    let queue = Queue::<u32>::bounded(1).unwrap();
+    refused.take_away();
+    let soon = Some(Duration::from_millis(50));
+    assert_eq!(wait_ready(&[&child, &queue], soon), []);
+    std::thread::scope(|scope| {
+        let wait = scope.spawn(|| wait_ready(&[&queue, &child], None));
+        nothing_spins();
+        child.kill().unwrap();
+        assert_eq!(wait.join().unwrap(), [1]);
+    });
+    queue.push(7).unwrap();
+    assert_eq!(wait_ready(&[&child, &queue], None), [0, 1]);
+}
+
+/// A worker dies while the pool runs, and the pool goes on; or it says why it cannot.
+fn deaths(name: &str, method: StartMethod) {
+    let Some(refused) = without(name) else {
+        return;
+    };
+    let pool = Processes::builder()
+        .workers(2)
+        .start_method(method)
+        .allow_threads()
+        .build()
+        .unwrap();
+    refused.take_away();
+    assert_eq!(pool.map(|x: u64| x + 1, 0..3), Ok(vec![1, 2, 3]));
+    nothing_spins();
+    for _ in 0..2 {
+        let died = pool
+            .submit(|()| -> u32 { std::process::abort() }, ())
+            .result();
+        let Err(TaskError::WorkerDied { .. }) = died else {
+            assert_eq!(refused, Refused::Descriptors, "{died:?}");
+            continue;
+        };
+    }
+    let after = pool.map(|x: u64| x + 1, 0..3);
+    match refused {
+        // Nothing can be opened any more, and so no worker be started.
+        Refused::Descriptors => {
+            assert!(matches!(after, Err(TaskError::Pool(_))), "{after:?}");
+        }
+        _ => assert_eq!(after, Ok(vec![1, 2, 3])),
+    }
+    let task = pool.submit(stay, ());
+    drop(pool);
+    assert!(task.result().is_err());
+    if refused != Refused::Descriptors {
+        let builder = Processes::builder().workers(1).start_method(method);
+        let pool = builder.allow_threads().build().unwrap();
+        assert_eq!(pool.map(|x: u64| x + 1, 0..3), Ok(vec![1, 2, 3]));
+        pool.close().unwrap();
+    }
+}
+
+#[test]
+fn deaths_of_started_workers_are_noticed() {
+    deaths("deaths_of_started_workers_are_noticed", StartMethod::Spawn);
+}
+
+#[test]
+fn deaths_of_forked_workers_are_noticed() {
+    deaths("deaths_of_forked_workers_are_noticed", StartMethod::Fork);
+}
+
+#[test]
+fn deaths_of_a_servers_workers_are_noticed() {
+    let name = "deaths_of_a_servers_workers_are_noticed";
+    deaths(name, StartMethod::ForkServer);
+}
+
+#[test]
+fn children_forked_for_tasks_are_waited_for() {
+    let name = "children_forked_for_tasks_are_waited_for";
+    let Some(refused) = without(name) else {
+        return;
+    };
+    let builder = Forked::builder().workers(2).allow_threads();
+    let pool = builder.build().unwrap();
+    let late = |x: u64| {
+        std::thread::sleep(Duration::from_millis(300));
+        x + 1
+    };
+    let (told, tells) = channel();
+    let watched = pool.submit(late, 1);
+    watched.on_done(move |result| told.send(result.cloned().map_err(Clone::clone)).unwrap());
+    let waited = pool.submit(late, 2);
+    let endless = pool.submit(stay, ());
+    refused.take_away();
+    assert_eq!(waited.result(), Ok(3));
+    assert_eq!(tells.recv().unwrap(), Ok(2));
+    std::thread::scope(|scope| {
+        let wait = scope.spawn(|| endless.result());
+        nothing_spins();
+        pool.shutdown(Shutdown::Kill).unwrap();
+        assert_eq!(wait.join().unwrap(), Err(TaskError::Cancelled));
+    });
+    if refused != Refused::Descriptors {
+        let builder = Forked::builder().workers(2).allow_threads();
+        let pool = builder.build().unwrap();
+        assert_eq!(pool.map(late, 0..3), Ok(vec![1, 2, 3]));
+    }
+}
+
+#[test]
+fn what_workers_print_is_read() {
+    let Some(refused) = without("what_workers_print_is_read") else {
+        return;
+    };
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let there = lines.clone();
+    let tell = move |_: &str, line: &str| there.lock().unwrap().push(line.to_owned());
+    let builder = Processes::builder().workers(1);
+    let pool = builder.stdout(Output::lines(tell)).build().unwrap();
+    refused.take_away();
+    let say = |x: u32| {
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "{x}").unwrap();
+        stdout.flush().unwrap();
+    };
+    pool.submit(say, 1).result().unwrap();
+    eventually("a line is read", || lines.lock().unwrap().len() == 1);
+    nothing_spins();
+    pool.map(say, 2..2_000).unwrap();
+    pool.close().unwrap();
+    let expected: Vec<String> = (1..2_000).map(|x| x.to_string()).collect();
+    assert_eq!(*lines.lock().unwrap(), expected);
+}
