@@ -283,7 +283,7 @@ fn without_pidfds_the_suite_holds_too() {
         panic!("{}", suite.args(parts).exec());
     }
     let _none = Leftovers::none();
-    let output = finish_within(&mut as_program(name), 6 * common::DEADLINE);
+    let output = finish_within(&mut as_program(name), 6 * DEADLINE);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && stdout.contains("mortal::forked"),
