@@ -82,8 +82,12 @@ impl Chunk {
         let count = self.end - self.first;
         let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
         let wrong = |at: usize, reason| undecoded(self.first + at, reason);
-        let decoded = panic::catch(|| codec::take_all(&bytes, results))
-            .map_err(|caught| caught.into_error(Some(self.first)))?
+        let before = results.len();
+        let decoded = panic::catch(|| codec::take_all(&bytes, results));
+        // It panicked at the first result that was not appended.
+        let panicked_at = self.first + results.len() - before;
+        let decoded = decoded
+            .map_err(|caught| caught.into_error(Some(panicked_at)))?
             .map_err(|(at, reason)| wrong(at, reason))?;
         if let Some((_, failure)) = failures.into_iter().next() {
             return Err(failure);

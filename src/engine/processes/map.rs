@@ -225,6 +225,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 let mut outcome = outcome.lock();
                 (std::mem::take(&mut outcome.bytes), outcome.failure.take())
             };
+            let before = results.len();
             let decoded = panic::catch(|| codec::take_all(&bytes, results));
             let at = |index: usize| Some(base + index);
             match decoded {
@@ -244,7 +245,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                         reason,
                     });
                 }
-                Err(caught) => return Err(caught.into_error(Some(*base))),
+                // It panicked at the first result that was not appended.
+                Err(caught) => return Err(caught.into_error(at(results.len() - before))),
             }
             if let Some(failure) = failure {
                 return Err(failure);
