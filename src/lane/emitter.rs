@@ -58,8 +58,10 @@ pub(crate) struct Emitter {
     count: u32,
     /// Bytes in the open cell, its head included; 0 when no cell is open.
     used: usize,
-    /// Whether the parent wants to know when each item starts.
-    is_timed: bool,
+    /// How long each item may take. Then the parent wants to know when each starts.
+    limit: Option<Duration>,
+    /// When the last item started, if there is a limit, in nanoseconds of the system's clock.
+    started_at: u64,
     /// When the task began, if the parent wants to know that in the end.
     began_at: Option<u64>,
 }
@@ -77,7 +79,8 @@ impl Emitter {
             first: 0,
             count: 0,
             used: 0,
-            is_timed: false,
+            limit: None,
+            started_at: 0,
             began_at: None,
         }
     }
@@ -86,15 +89,15 @@ impl Emitter {
     pub(crate) fn begin(&mut self, task: u32, first: u32) {
         self.task = task;
         self.first = first;
-        self.is_timed = false;
+        self.limit = None;
         self.began_at = None;
         self.count = 0;
         self.used = 0;
     }
 
-    /// The start of each item of this task is to be noted.
-    pub(crate) fn set_timed(&mut self) {
-        self.is_timed = true;
+    /// Each item of this task may take this long, and the start of each is to be noted.
+    pub(crate) fn set_limit(&mut self, limit: Duration) {
+        self.limit = Some(limit);
     }
 
     /// When this task began and ended is to be told.
@@ -102,15 +105,25 @@ impl Emitter {
         self.began_at = Some(clock::now());
     }
 
-    pub(crate) fn is_timed(&self) -> bool {
-        self.is_timed
+    pub(crate) fn has_limit(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// The limit of the item that was started last, if it has run for longer by now.
+    pub(crate) fn exceeded(&self) -> Option<Duration> {
+        let took = |limit: &Duration| {
+            let took = Duration::from_nanos(clock::now().saturating_sub(self.started_at));
+            took > *limit
+        };
+        self.limit.filter(took)
     }
 
     /// The item after the last one is about to start.
     #[inline]
-    pub(crate) fn item_starts(&self) {
-        if self.is_timed {
-            self.lane.header().set_started_at(clock::now());
+    pub(crate) fn item_starts(&mut self) {
+        if self.limit.is_some() {
+            self.started_at = clock::now();
+            self.lane.header().set_started_at(self.started_at);
         }
         self.lane
             .header()

@@ -3,6 +3,9 @@
 //! A message begins with a head of fixed size, in the byte order of the machine: both sides are the same build on the
 //! same machine. What follows is its body.
 
+use std::ops::Deref;
+use std::time::Duration;
+
 use crate::error::{Part, TaskError};
 use crate::panic::Caught;
 use crate::seed::Seeds;
@@ -24,8 +27,8 @@ pub(crate) enum Request {
         count: u32,
         /// Of the task's items.
         seeds: Seeds,
-        /// Whether the worker is to say when each item starts.
-        is_timed: bool,
+        /// How long each item may take. Then the worker says when each starts, and gives no result that comes too late.
+        limit: Option<Duration>,
         /// Whether it is to say, at the end, when it began and ended.
         is_recorded: bool,
     },
@@ -35,7 +38,23 @@ pub(crate) enum Request {
     Forget { id: u64 },
 }
 
-pub(crate) const REQUEST_HEAD: usize = 40;
+const REQUEST_HEAD: usize = 40;
+/// Bytes of the limit, which follows the head of a request that has one: other requests stay as short as they are.
+const LIMIT_BYTES: usize = 8;
+
+/// The head of a request, with the limit if there is one.
+pub(crate) struct RequestHead {
+    bytes: [u8; REQUEST_HEAD + LIMIT_BYTES],
+    len: usize,
+}
+
+impl Deref for RequestHead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
 
 const RUN: u32 = 1;
 /// Bits beside [`RUN`].
@@ -43,7 +62,9 @@ const TIMED: u32 = 1 << 8;
 const RECORDED: u32 = 1 << 9;
 
 impl Request {
-    pub(crate) fn to_head(self) -> [u8; REQUEST_HEAD] {
+    pub(crate) fn to_head(self) -> RequestHead {
+        let mut len = REQUEST_HEAD;
+        let mut limit_bytes = [0; LIMIT_BYTES];
         let (kind, task, code, context, first, count, seeds) = match self {
             Self::Run {
                 task,
@@ -52,21 +73,31 @@ impl Request {
                 first,
                 count,
                 seeds,
-                is_timed,
+                limit,
                 is_recorded,
-            } => (
-                RUN | if is_timed { TIMED } else { 0 } | if is_recorded { RECORDED } else { 0 },
-                task,
-                code,
-                context,
-                first,
-                count,
-                seeds,
-            ),
+            } => {
+                if let Some(limit) = limit {
+                    len += LIMIT_BYTES;
+                    // One that does not fit is longer than the machine will run.
+                    let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+                    limit_bytes = limit.to_ne_bytes();
+                }
+                let timed = if limit.is_some() { TIMED } else { 0 };
+                let recorded = if is_recorded { RECORDED } else { 0 };
+                (
+                    RUN | timed | recorded,
+                    task,
+                    code,
+                    context,
+                    first,
+                    count,
+                    seeds,
+                )
+            }
             Self::Context { id } => (2, 0, 0, id, 0, 0, Seeds(0)),
             Self::Forget { id } => (3, 0, 0, id, 0, 0, Seeds(0)),
         };
-        let mut head = [0; REQUEST_HEAD];
+        let mut head = [0; REQUEST_HEAD + LIMIT_BYTES];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
         head[4..8].copy_from_slice(&task.to_ne_bytes());
         head[8..16].copy_from_slice(&code.to_ne_bytes());
@@ -74,16 +105,23 @@ impl Request {
         head[24..28].copy_from_slice(&first.to_ne_bytes());
         head[28..32].copy_from_slice(&count.to_ne_bytes());
         head[32..40].copy_from_slice(&seeds.0.to_ne_bytes());
-        head
+        head[REQUEST_HEAD..].copy_from_slice(&limit_bytes);
+        RequestHead { bytes: head, len }
     }
 
     /// The head and the body of a message; `None` if it is none.
     pub(crate) fn parse(message: &[u8]) -> Option<(Self, &[u8])> {
-        let (head, body) = message.split_first_chunk::<REQUEST_HEAD>()?;
+        let (head, mut body) = message.split_first_chunk::<REQUEST_HEAD>()?;
         let id = long(&head[16..24]);
         let request = match int(&head[0..4]) {
             kind if kind & !(TIMED | RECORDED) == RUN => Self::Run {
-                is_timed: kind & TIMED != 0,
+                limit: if kind & TIMED == 0 {
+                    None
+                } else {
+                    let (limit, rest) = body.split_first_chunk::<LIMIT_BYTES>()?;
+                    body = rest;
+                    Some(Duration::from_nanos(u64::from_ne_bytes(*limit)))
+                },
                 is_recorded: kind & RECORDED != 0,
                 task: int(&head[4..8]),
                 code: long(&head[8..16]),
@@ -178,6 +216,8 @@ pub(crate) enum Fault {
     ArgumentDecode(String),
     ContextDecode(String),
     ResultEncode(String),
+    /// It took longer than this, and came to its end before it was stopped.
+    TimedOut(Duration),
 }
 
 impl Fault {
@@ -199,6 +239,7 @@ impl Fault {
                 part: Part::Result,
                 reason,
             },
+            Self::TimedOut(limit) => TaskError::TimedOut { index, limit },
         }
     }
 }
@@ -209,17 +250,19 @@ mod tests {
 
     #[test]
     fn heads_come_back_as_they_went() {
+        let run = |limit| Request::Run {
+            task: 1,
+            code: 1 << 40,
+            context: 3,
+            first: 4,
+            count: 5,
+            seeds: Seeds(6),
+            limit,
+            is_recorded: true,
+        };
         for request in [
-            Request::Run {
-                task: 1,
-                code: 1 << 40,
-                context: 3,
-                first: 4,
-                count: 5,
-                seeds: Seeds(6),
-                is_timed: true,
-                is_recorded: true,
-            },
+            run(None),
+            run(Some(Duration::from_nanos(u64::MAX - 1))),
             Request::Context { id: u64::MAX },
             Request::Forget { id: 7 },
         ] {
@@ -248,6 +291,11 @@ mod tests {
     #[test]
     fn what_is_no_head_is_refused() {
         assert_eq!(Request::parse(&[0; REQUEST_HEAD - 1]), None);
+        let timed = (RUN | TIMED).to_ne_bytes();
+        assert_eq!(
+            Request::parse(&[&timed[..], &[0; REQUEST_HEAD + 3]].concat()),
+            None
+        );
         assert_eq!(Request::parse(&[0; 40]), None);
         assert_eq!(Response::from_head([0xff; RESPONSE_HEAD]), None);
     }

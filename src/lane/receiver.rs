@@ -83,6 +83,8 @@ pub(crate) struct Received {
     pub(crate) panicked: u64,
     /// Items with values that could not be encoded or decoded.
     pub(crate) not_serialised: u64,
+    /// Items that came to their end after their limit.
+    pub(crate) timed_out: u64,
 }
 
 /// When the worker began with a task and ended it, by the system's monotonic clock: its own word.
@@ -92,12 +94,18 @@ pub(crate) struct Times {
     pub(crate) ended: u64,
 }
 
+/// What kind of fault a message was about.
+enum FaultKind {
+    Panicked,
+    NotSerialised,
+    TimedOut,
+}
+
 /// What a message was about.
 #[derive(Default)]
 struct Accepted {
     ends: bool,
-    panicked: bool,
-    not_serialised: bool,
+    fault: Option<FaultKind>,
     times: Option<Times>,
 }
 
@@ -185,8 +193,12 @@ impl Receiver {
             }
         };
         self.reader.release();
-        self.received.panicked += u64::from(accepted.panicked);
-        self.received.not_serialised += u64::from(accepted.not_serialised);
+        match accepted.fault {
+            None => {}
+            Some(FaultKind::Panicked) => self.received.panicked += 1,
+            Some(FaultKind::NotSerialised) => self.received.not_serialised += 1,
+            Some(FaultKind::TimedOut) => self.received.timed_out += 1,
+        }
         if accepted.times.is_some() {
             self.times = accepted.times;
         }
@@ -263,8 +275,11 @@ impl Receiver {
                 body.append_to(&mut bytes);
                 let fault = crate::codec::exact::from_slice(&bytes)
                     .map_err(|error| format!("a fault unread: {error}"))?;
-                accepted.panicked = matches!(fault, Fault::Panicked(_));
-                accepted.not_serialised = !accepted.panicked;
+                accepted.fault = Some(match &fault {
+                    Fault::Panicked(_) => FaultKind::Panicked,
+                    Fault::TimedOut(_) => FaultKind::TimedOut,
+                    _ => FaultKind::NotSerialised,
+                });
                 sink.fault(response.first, fault);
             }
             ResponseKind::Times => {

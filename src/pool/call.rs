@@ -119,7 +119,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// How long each item may take, from its start. One that takes longer fails with [`TaskError::TimedOut`].
+    /// How long each item may take, from its start. One that takes longer fails with [`TaskError::TimedOut`]. With a limit of
+    /// zero all items fail so, and none is started.
     ///
     /// On processes and forked children it is stopped at that moment by killing its process, and nothing else is lost. A
     /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.

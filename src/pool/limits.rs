@@ -34,6 +34,12 @@ impl Failure {
 }
 
 impl Limits {
+    /// The error of an item that may take no time at all: it is over its limit before it starts, and is not started.
+    pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
+        let limit = self.timeout.filter(Duration::is_zero)?;
+        Some(TaskError::TimedOut { index, limit })
+    }
+
     /// Runs the item with this index on this thread. One that takes too long cannot be stopped here;
     /// what it gives in the end is thrown away, so that the outcome is the same on every engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
@@ -41,6 +47,11 @@ impl Limits {
         let Some(limit) = self.timeout else {
             return panic::catch(task).map_err(Failure::Panicked);
         };
+        if limit.is_zero() {
+            // The Drop of what it holds is the user's.
+            let _ = panic::catch(|| drop(task));
+            return Err(Failure::TimedOut(limit));
+        }
         let start = Instant::now();
         let outcome = panic::catch(task);
         if start.elapsed() <= limit {

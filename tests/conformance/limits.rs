@@ -47,6 +47,73 @@ macro_rules! limits {
             let call = pool.call().timeout(Duration::MAX).chunk_size(8);
             assert_eq!(call.map(spend, [0; 8]), Ok(vec![0; 8]));
         }
+
+        #[test]
+        fn b28_with_a_limit_of_zero_nothing_is_started_and_all_has_timed_out() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let run = |(gate, n): (Gate, u32)| {
+                gate.mark(&n.to_string());
+                n
+            };
+            let items = || (0..5u32).map(|n| (gate.clone(), n)).collect::<Vec<_>>();
+            let call = || pool.call().timeout(Duration::ZERO).chunk_size(2).retries(1);
+            let overdue = |index| TaskError::TimedOut {
+                index,
+                limit: Duration::ZERO,
+            };
+            let each: Vec<_> = (0..5).map(|index| Err(overdue(Some(index)))).collect();
+            assert_eq!(call().map(run, items()), Err(overdue(Some(0))));
+            assert_eq!(call().map(run, Vec::new()), Ok(Vec::new()));
+            assert_eq!(call().try_map(run, items()), each);
+            assert_eq!(call().imap(run, items()).collect::<Vec<_>>(), each);
+            let mut unordered: Vec<_> = call().imap_unordered(run, items()).collect();
+            unordered.sort_by_key(|(index, _)| *index);
+            let outcomes: Vec<_> = unordered.into_iter().map(|(_, outcome)| outcome).collect();
+            assert_eq!(outcomes, each);
+            let nothing = |(gate, n): (Gate, u32)| gate.mark(&n.to_string());
+            assert_eq!(call().for_each(nothing, items()), Err(overdue(Some(0))));
+            let with = |_: &u32, (gate, n): (Gate, u32)| {
+                gate.mark(&n.to_string());
+                n
+            };
+            assert_eq!(call().map_with(&1, with, items()), Err(overdue(Some(0))));
+            let task = call().submit(run, (gate.clone(), 7));
+            assert!(!task.cancel(), "it has ended");
+            assert_eq!(task.result(), Err(overdue(None)));
+            let task = call().submit(run, (gate.clone(), 7));
+            let (told, is_told) = std::sync::mpsc::channel();
+            task.on_done(move |outcome| told.send(outcome.is_err()).unwrap());
+            assert_eq!(is_told.recv(), Ok(true));
+            assert_eq!(gate.waiting(), 0, "an item was started");
+            // A call over chunks of its own has no limit, on any engine.
+            let sum = call().map_reduce(|n: u32| n, |a, b| a + b, 0..5);
+            assert!(matches!(sum, Err(TaskError::InvalidCall { .. })), "{sum:?}");
+            assert_eq!(pool.map(run, items()), Ok(vec![0, 1, 2, 3, 4]));
+            assert_eq!(gate.waiting(), 5);
+        }
+
+        #[test]
+        fn b28_no_result_is_given_that_comes_after_the_limit() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let limit = Duration::from_nanos(1);
+            let overdue = |index| TaskError::TimedOut { index, limit };
+            // Longer than the clock needs to tick, and far shorter than it takes to be stopped from outside.
+            let short = |n: u32| {
+                let start = std::time::Instant::now();
+                while start.elapsed() < Duration::from_micros(1) {}
+                n
+            };
+            let call = || pool.call().timeout(limit).chunk_size(3);
+            for _ in 0..10 {
+                let each: Vec<_> = (0..4).map(|index| Err(overdue(Some(index)))).collect();
+                assert_eq!(call().try_map(short, 0..4), each);
+                assert_eq!(call().submit(short, 1).result(), Err(overdue(None)));
+            }
+            assert_eq!(call().map(short, 0..4), Err(overdue(Some(0))));
+        }
     };
 }
 

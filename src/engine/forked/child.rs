@@ -287,8 +287,8 @@ impl Answers {
         emitter: &mut Emitter,
         run: impl FnOnce() -> R,
     ) {
-        if self.limit.is_some() {
-            emitter.set_timed();
+        if let Some(limit) = self.limit {
+            emitter.set_limit(limit);
         }
         emitter.item_starts();
         if let Some(caught) = &self.broken {
@@ -316,6 +316,10 @@ impl Answers {
         if let Some(timer) = &self.timer {
             // It fails only for a timer that is none.
             let _ = timer.unset();
+        }
+        if let Some(limit) = emitter.exceeded() {
+            emitter.fault(&Fault::TimedOut(limit));
+            return;
         }
         match encoded {
             Ok(Ok(sent)) => {

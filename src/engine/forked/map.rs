@@ -37,6 +37,11 @@ where
 {
     let mut items: Vec<Option<A>> = items.map(Some).collect();
     let (mut call, mut tracker) = Call::<R>::new(engine, plan, items.len(), false)?;
+    if !items.is_empty()
+        && let Some(error) = call.limits.refusal(Some(0))
+    {
+        return Err(error);
+    }
     call.run(f, &mut items, &mut tracker)?;
     call.results()
 }
@@ -55,6 +60,11 @@ where
 {
     let mut items: Vec<Option<A>> = items.map(Some).collect();
     match Call::<R>::new(engine, plan, items.len(), true) {
+        Ok((call, mut tracker)) if call.limits.refusal(None).is_some() => {
+            tracker.tell(items.len(), items.len());
+            let refused = (0..items.len()).filter_map(|index| call.limits.refusal(Some(index)));
+            refused.map(Err).collect()
+        }
         Ok((mut call, mut tracker)) => {
             let ran = call.run(f, &mut items, &mut tracker);
             call.outcomes(ran.err())

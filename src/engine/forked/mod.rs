@@ -378,6 +378,11 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
+        if self.submitted.check_open().is_ok()
+            && let Some(error) = limits.refusal(None)
+        {
+            return TaskFuture::ready(Err(error));
+        }
         match self.start(limits, (f, argument), |f, argument| (f, argument)) {
             Ok(task) => TaskFuture::new(Arc::new(task)),
             Err(error) => TaskFuture::ready(Err(error.into())),

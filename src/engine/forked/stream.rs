@@ -52,6 +52,11 @@ where
     A: Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
+    if engine.submitted.check_open().is_ok()
+        && let Some(error) = limits.refusal(Some(index))
+    {
+        return TaskFuture::ready(Ok(vec![Err(error)]));
+    }
     match engine.start(limits, (f, item), |_, item| item) {
         Ok(task) => TaskFuture::new(Arc::new(Only { task, index })),
         Err(error) => TaskFuture::ready(Err(error.into())),

@@ -108,7 +108,7 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         if let (Some(argument), Some(result)) = (codec::fixed_size::<A>(), codec::fixed_size::<R>())
-            && !self.emitter.is_timed()
+            && !self.emitter.has_limit()
         {
             return self.run_fixed(&f, argument, result);
         }
@@ -117,7 +117,10 @@ impl Chunk<'_> {
             match panic::catch(|| self.run_until_fault(&f)) {
                 Ok(None) => {}
                 Ok(Some(fault)) => self.emitter.fault(&fault),
-                Err(caught) => self.emitter.fault(&Fault::Panicked(caught)),
+                Err(caught) => {
+                    let late = self.emitter.exceeded().map(Fault::TimedOut);
+                    self.emitter.fault(&late.unwrap_or(Fault::Panicked(caught)));
+                }
             }
         }
         self.emitter.end();
@@ -171,6 +174,10 @@ impl Chunk<'_> {
                 Err(reason) => return Some(Fault::ArgumentDecode(reason)),
             };
             let result = f(argument);
+            if let Some(limit) = self.emitter.exceeded() {
+                // The parent has not stopped it in time, as no engine of threads can.
+                return Some(Fault::TimedOut(limit));
+            }
             self.scratch.clear();
             let sent = match codec::append_result(self.scratch, &result) {
                 Ok(sent) => sent,

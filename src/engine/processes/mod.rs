@@ -145,6 +145,12 @@ impl Shared {
         self.check_process()?;
         let mut dispatch = self.lock();
         self.check_takes(&dispatch.state)?;
+        if let Some(limit) = task.limit.filter(Duration::is_zero) {
+            // All its items are over their limit before they start.
+            drop(dispatch);
+            Piece::new(task).fail(&TaskError::TimedOut { index: None, limit });
+            return Ok(false);
+        }
         let woke = dispatch.place(self, Piece::new(task));
         if leaves {
             self.mind(&mut dispatch);

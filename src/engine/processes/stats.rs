@@ -243,6 +243,7 @@ impl WorkerStats {
         self.bytes_received += received.bytes;
         self.failures.panicked += received.panicked;
         self.failures.not_serialised += received.not_serialised;
+        self.failures.timed_out += received.timed_out;
         let memory = worker.started.child.peak_memory();
         self.peak_memory = self.peak_memory.max(memory.unwrap_or(0));
     }

@@ -371,7 +371,7 @@ impl Worker {
                 first,
                 count,
                 seeds,
-                is_timed,
+                limit,
                 is_recorded,
             } => {
                 emitter.begin(task, first);
@@ -379,8 +379,8 @@ impl Worker {
                 if is_recorded {
                     emitter.set_recorded();
                 }
-                if is_timed {
-                    emitter.set_timed();
+                if let Some(limit) = limit {
+                    emitter.set_limit(limit);
                 }
                 let entry = entry(code);
                 let context = contexts.get_mut(&context);

@@ -302,6 +302,9 @@ where
         if self.dispatch.is_closed() {
             return TaskFuture::ready(Err(PoolError::Closed.into()));
         }
+        if let Some(error) = limits.refusal(None) {
+            return TaskFuture::ready(Err(error));
+        }
         let task = Arc::new(Task::new(f, argument, limits, self.dispatch.home()));
         match self.dispatch.post(Arc::clone(&task) as _) {
             Posted::Left => {}

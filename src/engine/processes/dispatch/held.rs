@@ -51,7 +51,7 @@ impl Piece {
     }
 
     /// Fails all items.
-    pub(super) fn fail(self, error: &TaskError) {
+    pub(in crate::engine::processes) fn fail(self, error: &TaskError) {
         for index in self.first..self.task.count {
             self.task.results.failed(index, error.clone());
         }
@@ -252,7 +252,7 @@ impl Worker {
             first,
             count,
             seeds: piece.task.seeds,
-            is_timed: piece.task.limit.is_some(),
+            limit: piece.task.limit,
             is_recorded: self.is_recorded,
         };
         let body = Body::Items(piece.task.clone(), first..first + count);
