@@ -52,6 +52,7 @@ pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod robust;
 pub(crate) mod sparse;
+pub(crate) mod state;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod worker;

@@ -125,6 +125,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// On processes and forked children it is stopped at that moment by killing its process, and nothing else is lost. A
     /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.
     ///
+    /// The limit also ends an item that could start and does not, because its process is stopped (SIGSTOP, a debugger) and no
+    /// other one can take it. Some 50 ms more are allowed for that start.
+    ///
     /// # Examples
     ///
     /// ```

@@ -169,9 +169,36 @@ pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
-/// Whether a process is stopped.
+/// Whether a process is stopped, by a signal or a debugger.
 pub fn is_stopped(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state == 'T')
+    stat(pid).is_some_and(|(state, _)| state == 'T' || state == 't')
+}
+
+/// A process that is stopped until this goes.
+pub struct Stopped(u32);
+
+impl Stopped {
+    /// Stops the process, and waits until it is.
+    pub fn new(pid: u32) -> Self {
+        let stopped = Self(pid);
+        stopped.send(nix::sys::signal::Signal::SIGSTOP);
+        eventually("the process is stopped", || {
+            is_stopped(pid) || !is_running(pid)
+        });
+        stopped
+    }
+
+    fn send(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0).unwrap());
+        // It may have been killed meanwhile.
+        let _ = nix::sys::signal::kill(pid, signal);
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.send(nix::sys::signal::Signal::SIGCONT);
+    }
 }
 
 /// Waits for a condition.

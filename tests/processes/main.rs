@@ -10,6 +10,7 @@ mod futures;
 mod initializer;
 mod limits;
 mod output;
+mod stopped;
 mod surroundings;
 mod threads;
 mod turnover;

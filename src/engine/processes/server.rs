@@ -33,12 +33,20 @@ use crate::error::Death;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{executable, fork, handoff, worker as own};
+use crate::os::{self, executable, fork, handoff, worker as own};
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
 
 /// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// How long a server that is stopped (SIGSTOP, a debugger) is waited for when a worker is to be forked. Then another takes its
+/// place, and its workers end with it.
+const STOPPED_TIME: Duration = Duration::from_secs(1);
+/// The same when it is to say how a worker has ended: that can be done without.
+const STOPPED_TIME_OF_ENDED: Duration = Duration::from_millis(50);
+/// How often is looked whether it is stopped.
+const SLICE: Duration = Duration::from_millis(25);
 
 /// The longest message between the two.
 const MOST_BYTES: usize = 64 << 10;
@@ -104,6 +112,8 @@ pub(super) struct Server {
     is_broken: bool,
     /// Workers that it has forked, and that have not been reaped.
     workers: HashSet<u32>,
+    /// Answers that were not waited for, because the server was stopped. They come before all others.
+    given_up: usize,
 }
 
 /// How a server comes to be.
@@ -161,6 +171,7 @@ impl Server {
             socket,
             is_broken: false,
             workers: HashSet::new(),
+            given_up: 0,
         })
     }
 
@@ -190,7 +201,7 @@ impl Server {
                 None => {}
             }
         }
-        match self.answer() {
+        match self.answer(ANSWER_TIME) {
             Ok((Answer::Loaded, _)) => Ok(()),
             Ok((Answer::Refused { reason }, _)) => Err(io::Error::other(reason)),
             Ok(_) => Err(io::Error::other("the process that forks workers is mad")),
@@ -214,7 +225,7 @@ impl Server {
     /// Why there is none. Then the server may be gone ([`is_alive`](Self::is_alive)).
     pub(super) fn hire(&mut self, hire: Hire, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
         handoff::send(self.socket.as_fd(), &encode(&Ask::Hire(hire))?, fds)?;
-        match self.answer()? {
+        match self.answer(STOPPED_TIME)? {
             (Answer::Hired { pid, is_pidfd }, Some(fd)) => {
                 self.workers.insert(pid);
                 Ok(Child::adopt(pid, fd, is_pidfd))
@@ -238,7 +249,9 @@ impl Server {
             && !self.is_broken
             && let Some((death, peak)) = self.ask_to_reap(child.pid())
         {
-            child.set_peak_memory(peak);
+            if let Some(peak) = peak {
+                child.set_peak_memory(peak);
+            }
             return death;
         }
         // The server has died, this one or the one before it; and then the kernel has killed its workers. They may have
@@ -249,20 +262,29 @@ impl Server {
         }
     }
 
-    /// How the worker has ended, and the most memory that it had; `None` if the server cannot say.
-    fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, u64)> {
+    /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if the server has died.
+    fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, Option<u64>)> {
         let ask = encode(&Ask::Reap { pid }).ok()?;
         let sent = handoff::send(self.socket.as_fd(), &ask, &[]);
-        if let Ok((Answer::Ended { status, peak }, _)) = sent.and_then(|()| self.answer()) {
-            let death = match status {
-                Status::Exit(code) => Death::Exit(code),
-                Status::Signal(signal) => Death::Signal(signal),
-                Status::Unknown => Death::Unknown,
-            };
-            return Some((death, peak));
+        match sent.and_then(|()| self.try_answer(STOPPED_TIME_OF_ENDED)) {
+            Ok((Answer::Ended { status, peak }, _)) => {
+                let death = match status {
+                    Status::Exit(code) => Death::Exit(code),
+                    Status::Signal(signal) => Death::Signal(signal),
+                    Status::Unknown => Death::Unknown,
+                };
+                Some((death, Some(peak)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                // The caller that waits for the end of the task need not wait for its cause.
+                self.given_up += 1;
+                Some((Death::Unknown, None))
+            }
+            _ => {
+                self.is_broken = true;
+                None
+            }
         }
-        self.is_broken = true;
-        None
     }
 
     /// Whether it can be asked for more.
@@ -272,21 +294,47 @@ impl Server {
 
     /// The next thing that the server says. After an error it is not asked again: an answer that comes late would be taken
     /// for that to a later question.
-    fn answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
-        let answer = self.try_answer();
+    fn answer(&mut self, stopped: Duration) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let answer = self.try_answer(stopped);
         self.is_broken |= answer.is_err();
         answer
     }
 
-    fn try_answer(&mut self) -> io::Result<(Answer, Option<OwnedFd>)> {
-        if !wait_for_news(&self.socket, Some(ANSWER_TIME)) {
-            return Err(io::Error::other(
-                "the process that forks workers does not answer",
-            ));
+    /// The next thing that the server says. `stopped`: how long it is waited for while it is stopped, after which the error is
+    /// [`TimedOut`](io::ErrorKind::TimedOut).
+    fn try_answer(&mut self, stopped: Duration) -> io::Result<(Answer, Option<OwnedFd>)> {
+        loop {
+            self.wait_for_answer(stopped)?;
+            let (answer, mut fds) = receive(&self.socket)?
+                .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
+            if self.given_up > 0 && matches!(answer, Answer::Ended { .. }) {
+                // It answers in order: this is to a question from before it was stopped.
+                self.given_up -= 1;
+                continue;
+            }
+            return Ok((answer, fds.pop()));
         }
-        let (answer, mut fds) = receive(&self.socket)?
-            .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
-        Ok((answer, fds.pop()))
+    }
+
+    fn wait_for_answer(&self, stopped: Duration) -> io::Result<()> {
+        let start = Instant::now();
+        let mut runs_since = start;
+        while !wait_for_news(&self.socket, Some(SLICE)) {
+            if start.elapsed() >= ANSWER_TIME {
+                return Err(io::Error::other(
+                    "the process that forks workers does not answer",
+                ));
+            }
+            if !os::state::is_stopped(self.process.pid()) {
+                runs_since = Instant::now();
+            } else if runs_since.elapsed() >= stopped {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the process that forks workers is stopped",
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -365,7 +413,7 @@ pub(super) fn become_server() -> io::Result<()> {
             }
         }
     }
-    if crate::os::task::ids()?.len() > 1 {
+    if os::task::ids()?.len() > 1 {
         let reason =
             "what the workers share left a thread running, which they would not have".to_owned();
         return refuse(&socket, reason);

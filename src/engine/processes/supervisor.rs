@@ -35,7 +35,7 @@ const FAILURE: u32 = 5;
 /// The same for one that somebody else cut short with SIGKILL, which says less about the next one.
 const KILLED: u32 = 1;
 /// How long workers have to end by themselves when the pool is closed.
-const LAST_ORDERS: Duration = Duration::from_secs(10);
+pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
 
 /// How a pool is to end.
 #[derive(Clone, Copy, Debug)]
@@ -239,15 +239,21 @@ impl Supervisor {
     #[allow(clippy::option_option)]
     fn look(&mut self) -> Option<Option<Duration>> {
         let shared = self.shared.clone();
-        let (order, overdue, idle, places) = {
+        let (order, due, places) = {
             let mut dispatch = shared.lock();
             dispatch.forget_retired(&shared);
             let order = dispatch.order.take();
-            let (overdue, idle) = (dispatch.stop_overdue(), dispatch.let_idle_go(&shared));
+            // The lanes first: what the others find out should be what is so now.
+            let due = [
+                dispatch.watch_lanes(&shared),
+                dispatch.stop_overdue(),
+                dispatch.let_idle_go(&shared),
+                dispatch.end_lingering(&shared),
+            ];
             let places: Vec<bool> = (0..dispatch.target)
                 .map(|number| dispatch.is_wanted(number))
                 .collect();
-            (order, overdue, idle, places)
+            (order, due, places)
         };
         if let Some(order) = order {
             self.obey(order);
@@ -257,7 +263,7 @@ impl Supervisor {
             self.posts.resize_with(places.len(), Post::default);
         }
         let now = Instant::now();
-        let mut next: Option<Duration> = overdue.into_iter().chain(idle).min();
+        let mut next: Option<Duration> = due.into_iter().flatten().min();
         for (number, is_wanted) in places.into_iter().enumerate() {
             let Post { child, retry, .. } = &self.posts[number];
             if child.is_some() || !is_wanted {

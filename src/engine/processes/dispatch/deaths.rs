@@ -87,14 +87,16 @@ impl Dispatch {
         let verdict = match &worker.doomed {
             Some(Doom::Corrupted(reason)) => Verdict::Guilty(Death::Corrupted(reason.clone())),
             Some(Doom::Stopped { task, item, error }) => {
-                let is_it = *task == entry.expected.task
-                    && item.is_none_or(|item| item == fate.next && fate.started);
+                // An item may be condemned because its worker did not start it.
+                let is_it =
+                    *task == entry.expected.task && item.is_none_or(|item| item == fate.next);
                 if is_it {
                     Verdict::Condemned(error.clone())
                 } else {
                     Verdict::Innocent
                 }
             }
+            Some(Doom::Lingers) => Verdict::Innocent,
             None => Verdict::Guilty(death.clone()),
         };
         let Fate { next, started } = fate;

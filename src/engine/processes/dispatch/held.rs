@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::stall::{Sight, Stalled};
 use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
@@ -69,6 +70,8 @@ pub(super) struct InFlight {
     pub(super) is_sent: bool,
     /// For a task with a limit: the item that was last seen to run, and since when, in nanoseconds of the system's clock.
     pub(super) seen: Option<(u32, u64)>,
+    /// For a task with a limit: since when its worker has had nothing before it, by the same clock.
+    pub(super) at_head_since: Option<u64>,
 }
 
 impl InFlight {
@@ -106,6 +109,8 @@ pub(super) enum Doom {
         item: Option<u32>,
         error: TaskError,
     },
+    /// It does not start, or does not end. What it has been given goes to others.
+    Lingers,
 }
 
 /// A message on its way into a lane.
@@ -142,6 +147,12 @@ pub(in crate::engine::processes) struct Worker {
     memory_limit: Option<u64>,
     /// It is given nothing any more, and ends when it has done what it has.
     pub(super) is_leaving: bool,
+    /// What was last seen of the piece at the head of its lane.
+    pub(super) sight: Option<Sight>,
+    /// Set while it does not begin with what it has been given.
+    pub(super) stalled: Option<Stalled>,
+    /// Since when it could have ended, if it is to.
+    pub(super) lingers_since: Option<Instant>,
     /// Since when it has had nothing to do; only kept where somebody wants to know.
     pub(super) idle_since: Option<Instant>,
     /// Whether what it runs goes into the timeline.
@@ -165,6 +176,9 @@ impl Worker {
             budget: settings.max_tasks,
             memory_limit: settings.memory_limit,
             is_leaving: false,
+            sight: None,
+            stalled: None,
+            lingers_since: None,
             idle_since: None,
             is_recorded: settings.timeline,
             bytes_sent: 0,
@@ -269,6 +283,7 @@ impl Worker {
             begins: None,
             is_sent: false,
             seen: None,
+            at_head_since: None,
         });
         self.post(Message {
             request,

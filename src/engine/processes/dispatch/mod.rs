@@ -16,6 +16,7 @@
 
 mod deaths;
 mod held;
+mod stall;
 mod stop;
 
 pub(super) use held::{Piece, Worker};
@@ -27,6 +28,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use self::held::{Body, Doom, Message};
+use self::stall::LaneWatch;
 use super::Shared;
 use super::start::Started;
 use super::stats::Tally;
@@ -70,6 +72,8 @@ pub(super) struct Dispatch {
     next_look: Option<u64>,
     /// Whether it will look for workers that have had nothing to do for long.
     watches_idle: bool,
+    /// Its watch over lanes whose workers do not begin with what is in them.
+    lanes: LaneWatch,
     queue: VecDeque<Piece>,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be spinning.
     idle: Vec<usize>,
@@ -106,6 +110,7 @@ impl Dispatch {
             order: None,
             next_look: None,
             watches_idle: false,
+            lanes: LaneWatch::default(),
             queue: VecDeque::new(),
             idle: Vec::new(),
             outstanding: 0,
@@ -125,6 +130,7 @@ impl Dispatch {
         let has_unsent = |worker: &Worker| !worker.outbox.is_empty();
         self.outstanding > self.busy
             || self.told > 0
+            || self.has_stalled_piece()
             || self.workers.iter().flatten().any(has_unsent)
     }
 
@@ -188,6 +194,7 @@ impl Dispatch {
     fn becomes_idle(&mut self, shared: &Shared, number: usize) {
         if let Some(worker) = &mut self.workers[number]
             && worker.is_open()
+            && worker.stalled.is_none()
         {
             if shared.settings.idle_timeout.is_some() {
                 worker.idle_since = Some(Instant::now());
@@ -246,18 +253,23 @@ impl Dispatch {
         false
     }
 
-    /// The worker that the next piece goes to: an idle one, or else the least busy of those that can take more.
+    /// The worker that the next piece goes to: an idle one, or else the least busy of those that can take more. A stalled
+    /// one is the last choice.
     fn choose(&self) -> Option<usize> {
         if let Some(&number) = self.idle.last() {
             return Some(number);
         }
         let load = |worker: &Worker| worker.in_flight.len();
-        let open =
-            |worker: &&Worker| worker.outbox.is_empty() && worker.is_open() && load(worker) < DEPTH;
+        let open = |worker: &&Worker| {
+            // A stalled worker that has nothing may still have the end of a message to come.
+            (worker.outbox.is_empty() || worker.in_flight.is_empty())
+                && worker.is_open()
+                && load(worker) < DEPTH
+        };
         let workers = self.workers.iter().enumerate();
         workers
             .filter_map(|(number, worker)| Some((number, worker.as_ref().filter(open)?)))
-            .min_by_key(|(_, worker)| load(worker))
+            .min_by_key(|(_, worker)| (worker.stalled.is_some(), load(worker)))
             .map(|(number, _)| number)
     }
 
@@ -287,8 +299,11 @@ impl Dispatch {
         worker.give(piece);
         let woke = worker.started.lane.header().wake_worker();
         if let Some(limit) = limit {
-            self.look_in(shared, limit);
+            let now = clock::now();
+            worker.comes_to_head(now);
+            self.look_at(shared, now.saturating_add(stop::nanoseconds(limit)));
         }
+        self.lanes.given(shared);
         woke
     }
 
@@ -300,6 +315,7 @@ impl Dispatch {
         }
         moved |= self.refill(shared);
         moved |= self.rebalance(shared);
+        moved |= self.rescue(shared);
         self.forget_retired(shared);
         moved
     }
@@ -310,6 +326,7 @@ impl Dispatch {
             return false;
         };
         let had_work = !worker.in_flight.is_empty();
+        let goes_on = worker.goes_on();
         let (mut took, mut ended, mut told) = (false, 0, 0);
         let mut rest = Vec::new();
         while worker.is_sane() && worker.receiver.has_next() {
@@ -337,6 +354,9 @@ impl Dispatch {
                     }
                     if let Some(front) = worker.in_flight.front() {
                         tally.waited(&front.piece);
+                        if front.piece.task.limit.is_some() {
+                            worker.comes_to_head(clock::now());
+                        }
                     }
                     if entry.expected.end < entry.piece.task.count {
                         rest.push(entry.piece.from(entry.expected.end));
@@ -359,6 +379,8 @@ impl Dispatch {
         }
         if had_work && worker.in_flight.is_empty() {
             self.runs_dry(shared, number);
+        } else if goes_on && !had_work {
+            self.becomes_idle(shared, number);
         }
         self.told -= told;
         self.count_down(ended);
@@ -447,7 +469,9 @@ impl Dispatch {
             let at = awaited.map_or(low, |awaited| awaited.min(low));
             // A worker without a task may still be in the middle of a message.
             let task = worker.in_flight.get(at).map(|entry| entry.expected.task);
-            let unsent = (!worker.outbox.is_empty()).then_some(worker.number);
+            // A stalled one is to be heard when it goes on.
+            let is_silent = !worker.outbox.is_empty() || worker.stalled.is_some();
+            let unsent = is_silent.then_some(worker.number);
             if let Some(task) = task.or(unsent) {
                 worker.started.lane.header().ring_at(task.max(1));
             }

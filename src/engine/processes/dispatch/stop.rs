@@ -5,10 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::held::Doom;
+use super::stall::Sight;
 use super::{Dispatch, State};
 use crate::engine::processes::Shared;
 use crate::error::{PoolError, TaskError};
 use crate::os::clock;
+
+/// How much longer than its limit a task may lie at the head of a lane without being started: a busy machine may need this
+/// long to let its worker run.
+const BEGINNING: Duration = Duration::from_millis(50);
 
 impl Dispatch {
     /// Takes back what nobody wants any more, as far as no worker has begun with it.
@@ -116,16 +121,16 @@ impl Dispatch {
         true
     }
 
-    /// Has the supervisor look for tasks that have run too long at the latest when one that starts now would have.
-    pub(super) fn look_in(&mut self, shared: &Shared, limit: Duration) {
-        let at = clock::now().saturating_add(nanoseconds(limit));
+    /// Has the supervisor look for tasks that have run too long at `at`, in nanoseconds of the system's clock, at the latest.
+    pub(super) fn look_at(&mut self, shared: &Shared, at: u64) {
         if self.next_look.is_none_or(|next| next > at) {
             self.next_look = Some(at);
             shared.alarm.ring();
         }
     }
 
-    /// Kills the workers of items that have run for longer than their limit; says how long until the next look.
+    /// Kills the workers of items that have run for longer than their limit, or could have; says how long until the next
+    /// look.
     pub(in crate::engine::processes) fn stop_overdue(&mut self) -> Option<Duration> {
         self.next_look?;
         let now = clock::now();
@@ -135,8 +140,9 @@ impl Dispatch {
                 continue;
             }
             let progress = worker.receiver.header().progress();
+            let sight = worker.look_at_head(now);
             let mut overdue = None;
-            for entry in &mut worker.in_flight {
+            for (position, entry) in worker.in_flight.iter_mut().enumerate() {
                 let Some(limit) = entry.piece.task.limit else {
                     continue;
                 };
@@ -160,9 +166,27 @@ impl Dispatch {
                         break;
                     }
                     at
-                } else {
+                } else if position > 0 {
                     // It may start at any moment.
                     now.saturating_add(nanoseconds(limit))
+                } else if let Some(sight) = sight.filter(Sight::can_begin) {
+                    // Nothing is before it, and its worker does not start it: it is stopped, or between two items.
+                    let limit_and_more = nanoseconds(limit.saturating_add(BEGINNING));
+                    let at = sight.since.saturating_add(limit_and_more);
+                    if at <= now {
+                        let item = if progress.task == entry.expected.task {
+                            progress.step / 2
+                        } else {
+                            entry.expected.next
+                        };
+                        let error = TaskError::TimedOut { index: None, limit };
+                        overdue = Some((entry.expected.task, item, error));
+                        break;
+                    }
+                    at
+                } else {
+                    // It is starting.
+                    now.saturating_add(nanoseconds(limit.min(BEGINNING)))
                 };
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
@@ -251,6 +275,6 @@ impl Dispatch {
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,283 @@
+//! Workers that do not begin with what lies in their lanes: they are stopped (SIGSTOP, a debugger, a frozen container), or the
+//! machine is too busy to let them run.
+//!
+//! The supervisor looks at the head of every lane while there is anything in one. A piece that its worker has not begun with
+//! is still the parent's to take back, by the same compare-and-swap that moves waiting pieces: so either the worker has it or
+//! another one gets it, whenever the stopped one goes on. What a stopped worker *has* begun with stays with it; only a limit
+//! ends that ([`Dispatch::stop_overdue`]).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::held::Doom;
+use super::stop::nanoseconds;
+use super::{Dispatch, Worker};
+use crate::engine::processes::supervisor::LAST_ORDERS;
+use crate::engine::processes::{START_TIME, Shared};
+use crate::lane::Progress;
+use crate::os::{self, clock};
+
+/// A worker that has not begun within this time with what lies at the head of its lane is stalled. Longer than a scheduler
+/// lets a process wait that has been woken, unless the machine is overloaded; then another worker may as well have the piece.
+const STALLED_AFTER: Duration = Duration::from_millis(20);
+/// How long until the next look at the lanes while something is new.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// The same while nothing changes; it is doubled up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the caller a system call, so
+/// one that pauses between its tasks should not have to do that each time.
+const QUIET_LOOKS: u32 = 10;
+
+/// When the supervisor looks at the lanes.
+#[derive(Debug, Default)]
+pub(super) struct LaneWatch {
+    /// Whether it will look without being called.
+    is_on: bool,
+    /// Whether a piece has been given out since the last look.
+    has_given: bool,
+    /// Looks in a row at empty lanes.
+    quiet: u32,
+    pause: Duration,
+    /// Whether a worker is stalled, as far as is known.
+    has_stalled: bool,
+}
+
+impl LaneWatch {
+    /// A piece has been given to a worker.
+    #[inline]
+    pub(super) fn given(&mut self, shared: &Shared) {
+        self.has_given = true;
+        if !self.is_on {
+            self.is_on = true;
+            shared.alarm.ring();
+        }
+    }
+}
+
+/// What was seen of the piece at the head of a lane, and since when it has looked like that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    look: Look,
+    /// In nanoseconds of the system's clock.
+    pub(super) since: u64,
+}
+
+/// All that changes when the worker does anything for the piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    task: u32,
+    can_begin: bool,
+    has_begun: bool,
+    progress: Progress,
+    /// While its message is on its way: how many cells have been written. It grows as the worker reads.
+    written: Option<u64>,
+}
+
+/// Where a stalled worker has come to in its requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stalled {
+    position: u64,
+    trace: u32,
+}
+
+impl Sight {
+    /// Whether nothing but the worker itself keeps it from beginning. A worker that is starting has its initialiser to run,
+    /// which may take as long as it likes; but not if it is stopped.
+    pub(super) fn can_begin(&self) -> bool {
+        self.look.can_begin
+    }
+}
+
+impl Worker {
+    /// What lies at the head of its lane does so since `now`, unless it was there before.
+    pub(super) fn comes_to_head(&mut self, now: u64) {
+        if let Some(front) = self.in_flight.front_mut() {
+            front.at_head_since.get_or_insert(now);
+        }
+    }
+
+    /// Looks at the head of the lane; says what was seen and since when. `None` if the lane is empty.
+    pub(super) fn look_at_head(&mut self, now: u64) -> Option<Sight> {
+        let front = self.in_flight.front()?;
+        let look = Look {
+            task: front.expected.task,
+            can_begin: self.is_ready()
+                || (front.piece.task.limit.is_some()
+                    && os::state::is_stopped(self.started.child.pid())),
+            has_begun: self.has_begun(front),
+            progress: self.receiver.header().progress(),
+            written: (!front.is_sent).then(|| self.requests.position()),
+        };
+        let since = match &self.sight {
+            Some(sight) if sight.look == look => sight.since,
+            // The time from which on it could have begun is known only of a piece that has come to a worker at rest.
+            Some(sight) if sight.look.task == look.task => now,
+            _ if !self.is_ready() => now,
+            _ => front.at_head_since.unwrap_or(now),
+        };
+        self.sight = Some(Sight { look, since });
+        self.sight
+    }
+
+    /// Notes that it does not begin with what it has, if it has not for long; true if it has nothing that it could begin
+    /// with, or has begun.
+    fn check_head(&mut self, now: u64) -> bool {
+        let Some(sight) = self.look_at_head(now) else {
+            return true;
+        };
+        if sight.look.has_begun {
+            return true;
+        }
+        if self.stalled.is_none()
+            && now.saturating_sub(sight.since) >= nanoseconds(STALLED_AFTER)
+            && let Some(front) = self.in_flight.front()
+        {
+            let position = front.begins.unwrap_or_else(|| self.requests.position());
+            let trace = self.requests.trace(position);
+            self.stalled = Some(Stalled { position, trace });
+            log::debug!(
+                "worker process {} does not begin with its task: is it stopped?",
+                self.started.child.pid()
+            );
+        }
+        false
+    }
+
+    /// Whether it was stalled and has gone on.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let goes_on = self
+            .stalled
+            .is_some_and(|stalled| self.requests.trace(stalled.position) != stalled.trace);
+        if goes_on {
+            self.stalled = None;
+        }
+        goes_on
+    }
+}
+
+impl Dispatch {
+    /// Whether a stalled worker has a piece that another one could have.
+    pub(super) fn has_stalled_piece(&self) -> bool {
+        let has_piece = |worker: &Worker| worker.stalled.is_some() && !worker.in_flight.is_empty();
+        self.lanes.has_stalled && self.workers.iter().flatten().any(has_piece)
+    }
+
+    /// Looks for workers that do not begin with what they have, and gives it to others; says how long until the next look.
+    pub(in crate::engine::processes) fn watch_lanes(
+        &mut self,
+        shared: &Arc<Shared>,
+    ) -> Option<Duration> {
+        if !self.lanes.is_on {
+            return None;
+        }
+        let mut is_new = std::mem::take(&mut self.lanes.has_given);
+        // A worker that was stopped after its last answer has not rung for it.
+        let mut moved = self.pump(shared);
+        let now = clock::now();
+        let mut has_work = false;
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.doomed.is_none() {
+                is_new |= !worker.check_head(now);
+                has_work |= !worker.in_flight.is_empty();
+                self.lanes.has_stalled |= worker.stalled.is_some();
+            }
+        }
+        moved |= self.rescue(shared);
+        if moved {
+            // A leader that sleeps has asked those workers to ring that were busy then.
+            shared.bell.ring();
+            shared.mind(self);
+        }
+        self.lanes.pause = if is_new {
+            SHORTEST_PAUSE
+        } else {
+            (2 * self.lanes.pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+        };
+        self.lanes.quiet = if has_work || is_new {
+            0
+        } else {
+            self.lanes.quiet + 1
+        };
+        self.lanes.is_on = self.lanes.quiet < QUIET_LOOKS;
+        self.lanes.is_on.then_some(self.lanes.pause)
+    }
+
+    /// Gives idle workers what stalled ones have not begun with.
+    pub(super) fn rescue(&mut self, shared: &Shared) -> bool {
+        if !self.lanes.has_stalled {
+            return false;
+        }
+        let (mut moved, mut has_stalled) = (false, false);
+        for number in 0..self.workers.len() {
+            while let Some(worker) = &mut self.workers[number]
+                && worker.stalled.is_some()
+            {
+                has_stalled = true;
+                // One that is still starting would be the next to stall.
+                let is_ready = |&&idle: &&usize| {
+                    let worker: Option<&Worker> = self.workers[idle].as_ref();
+                    worker.is_some_and(Worker::is_ready)
+                };
+                let Some(&idle) = self.idle.iter().rev().find(is_ready) else {
+                    break;
+                };
+                let Some(worker) = &mut self.workers[number] else {
+                    break;
+                };
+                if worker.doomed.is_some() {
+                    break;
+                }
+                // It may have gone on in this very moment.
+                let Some(piece) = worker.take_back(0) else {
+                    break;
+                };
+                if worker.in_flight.is_empty() {
+                    self.runs_dry(shared, number);
+                }
+                self.give(shared, idle, piece);
+                moved = true;
+            }
+        }
+        self.lanes.has_stalled = has_stalled;
+        moved
+    }
+
+    /// Kills workers that were to leave, and have not ended long after they could have; and those that do not come up. Says
+    /// how long until the next may be due.
+    pub(in crate::engine::processes) fn end_lingering(
+        &mut self,
+        shared: &Shared,
+    ) -> Option<Duration> {
+        let is_built = shared.is_built.load(Ordering::Acquire);
+        let mut next = None::<Duration>;
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.doomed.is_some() {
+                continue;
+            }
+            let left = if worker.is_leaving && worker.in_flight.is_empty() {
+                let since = *worker.lingers_since.get_or_insert_with(Instant::now);
+                LAST_ORDERS.saturating_sub(since.elapsed())
+            } else if is_built && !worker.is_up() {
+                let since = clock::now().saturating_sub(worker.started.since);
+                START_TIME.saturating_sub(Duration::from_nanos(since))
+            } else {
+                continue;
+            };
+            if left.is_zero() {
+                log::warn!(
+                    "worker process {} does not {} and is killed",
+                    worker.started.child.pid(),
+                    if worker.is_leaving { "end" } else { "start" }
+                );
+                worker.doom(Doom::Lingers);
+                continue;
+            }
+            next = Some(next.map_or(left, |next| next.min(left)));
+        }
+        let workers = &self.workers;
+        let is_open = |number: &usize| workers[*number].as_ref().is_some_and(Worker::is_open);
+        self.idle.retain(is_open);
+        next
+    }
+}
