@@ -233,6 +233,11 @@ impl Emitter {
         }
     }
 
+    /// There will be no more tasks: this process is about to end.
+    pub(crate) fn done(&self) {
+        self.lane.header().set_done();
+    }
+
     /// Rings if the parent waits for anything at all: the worker has no more to do, or cannot go on.
     pub(crate) fn ring_if_asked(&self) {
         if self.lane.header().takes_any_bell() {

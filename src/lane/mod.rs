@@ -85,7 +85,8 @@ struct WorkerWords {
     /// 1 while the worker sleeps or is about to; a futex. Set by the worker before it looks at the cells for the last
     /// time, cleared by whoever wakes it. Pairs with the words of the cells it waits for.
     asleep: AtomicU32,
-    /// Set by the worker: 1 when it is up, 2 when its initialiser has run. Pairs with nothing; the bell follows it.
+    /// Set by the worker: 1 when it is up, 2 when its initialiser has run, 3 when there is no more for it to do (only a forked
+    /// child says that). Pairs with nothing; the bell follows it.
     ready: AtomicU32,
     /// Set once, by the worker, before it dies of it: an allocation failed.
     out_of_memory: AtomicU32,
@@ -103,6 +104,7 @@ struct WorkerWords {
 /// Values of [`WorkerWords::ready`].
 const UP: u32 = 1;
 const READY: u32 = 2;
+const DONE: u32 = 3;
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
 const _: () = assert!(offset_of!(Header, parent) == 0);
@@ -224,6 +226,11 @@ impl Header {
         self.worker.ready.load(Ordering::Acquire) >= READY
     }
 
+    /// Whether it has nothing more to do but to end.
+    pub(crate) fn is_done(&self) -> bool {
+        self.worker.ready.load(Ordering::Acquire) >= DONE
+    }
+
     /// Whether the worker has found that it has no memory left.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         self.worker.out_of_memory.load(Ordering::Relaxed) != 0
@@ -258,6 +265,10 @@ impl Header {
 
     pub(crate) fn set_ready(&self) {
         self.worker.ready.store(READY, Ordering::Release);
+    }
+
+    pub(crate) fn set_done(&self) {
+        self.worker.ready.store(DONE, Ordering::Release);
     }
 
     /// The word that a worker sets when an allocation has failed.

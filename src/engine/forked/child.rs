@@ -11,7 +11,7 @@ use super::fork_child;
 use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
-use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Receiver, Ring, Sink};
+use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
@@ -86,6 +86,24 @@ pub(super) enum Bond {
     Process,
 }
 
+/// How often the parent looks at children that it waits for, if it must be sure that they go on.
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// How much longer than its limit an item may take before the parent stops it. The child's own timer is exact, but a child
+/// that is stopped may not have set it.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How long a child has to end by itself when it has nothing more to do.
+const LAST_ORDERS: Duration = Duration::from_secs(10);
+
+/// How far a child was seen to be.
+#[derive(Clone, Copy, Debug)]
+struct Sight {
+    progress: Progress,
+    /// Since when, and when that was looked at last, in nanoseconds of the system's clock.
+    since: u64,
+    looked_at: u64,
+}
+
 /// A child as its parent has it.
 #[derive(Debug)]
 pub(super) struct Forked {
@@ -98,6 +116,10 @@ pub(super) struct Forked {
     generation: u32,
     /// Why it is being killed.
     doomed: Option<String>,
+    /// What was last seen of its progress.
+    sight: Option<Sight>,
+    /// It was killed because its item, started or not, was over its limit.
+    is_overdue: bool,
     /// With [`Bond::Process`]: the child dies when this is closed.
     _life_line: Option<OwnedFd>,
 }
@@ -133,7 +155,9 @@ impl Forked {
                 crate::lane::last_words::set_own(&lane);
                 seed::set_lane(&lane);
                 let ringer = Box::new(PipeRinger(bell.writer.clone()));
-                work(&mut Emitter::new(lane.clone(), ringer, Pace::Breaths));
+                let mut emitter = Emitter::new(lane.clone(), ringer, Pace::Breaths);
+                work(&mut emitter);
+                emitter.done();
             }
         })?;
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
@@ -147,6 +171,8 @@ impl Forked {
             is_reaped: false,
             generation: fork::generation(),
             doomed: None,
+            sight: None,
+            is_overdue: false,
             _life_line: ends.map(|(ours, _theirs)| ours),
         })
     }
@@ -163,6 +189,43 @@ impl Forked {
             self.doom(reason);
             false
         })
+    }
+
+    /// For how long it has not moved on without an item that runs: it starts, is between two items, or ends; or it is
+    /// stopped there. One that ends has time for that: it prints what it has buffered, and ends what it has made.
+    pub(super) fn rests(&mut self) -> Option<Duration> {
+        let now = clock::now();
+        let progress = self.receiver.header().progress();
+        // A parent that has not looked for long has not made room for answers either.
+        let is_recent =
+            |sight: &Sight| now.saturating_sub(sight.looked_at) < 4 * LOOK_PAUSE.as_nanos() as u64;
+        let since = match self.sight.filter(is_recent) {
+            Some(sight) if sight.progress == progress => sight.since,
+            _ => now,
+        };
+        self.sight = Some(Sight {
+            progress,
+            since,
+            looked_at: now,
+        });
+        let mut rested = Duration::from_nanos(now - since);
+        if self.receiver.header().is_done() {
+            rested = rested.saturating_sub(LAST_ORDERS);
+        }
+        progress.running().is_none().then_some(rested)
+    }
+
+    /// Kills it if it is far over the limit: it was stopped before it could set its timer.
+    pub(super) fn stop_if_overdue(&mut self, limit: Duration) {
+        let took = self.rests().unwrap_or_else(|| self.item_took());
+        if took >= limit.saturating_add(GRACE) && !self.is_overdue {
+            self.is_overdue = true;
+            self.child.kill();
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        self.child.kill();
     }
 
     pub(super) fn doom(&mut self, reason: String) {
@@ -210,8 +273,7 @@ impl Forked {
             caught.into_error(None)
         } else if let Some(limit) = limit
             && cause == Death::Signal(9)
-            && has_started
-            && self.item_took() >= limit
+            && (self.is_overdue || (has_started && self.item_took() >= limit))
         {
             TaskError::TimedOut { index: None, limit }
         } else {

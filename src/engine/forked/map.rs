@@ -7,11 +7,12 @@
 //! All items are read before the first fork, so a window means nothing here.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Answers, Bond, Forked as Child, PipeBell};
+use super::child::{Answers, Bond, Forked as Child, LOOK_PAUSE, PipeBell};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::codec;
@@ -24,6 +25,12 @@ use crate::seed;
 /// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
 /// gives up.
 const MOST_FRUITLESS: usize = 16;
+
+/// A child that is at no item for so long counts as stalled. It needs no such time to start or to claim its next chunk,
+/// unless the machine is overloaded; to be killed costs nothing that it has done.
+const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// It is doubled each time, up to this.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn map<F, A, R>(
     engine: &super::Forked,
@@ -93,6 +100,8 @@ struct Call<'a, R> {
     bell: PipeBell,
     /// Children in a row that ended, and no item had been started since the one before.
     fruitless: usize,
+    /// How long a child may be at no item before it counts as stalled.
+    patience: Duration,
     result: PhantomData<fn() -> R>,
 }
 
@@ -102,6 +111,8 @@ struct Hand<'a> {
     _enlisted: Enlisted<'a>,
     /// Which chunk, once the child has said.
     at: Option<(usize, Expected)>,
+    /// It was killed because it was at no item for long.
+    has_stalled: bool,
 }
 
 impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
@@ -138,6 +149,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             bell: PipeBell::new()
                 .map_err(|error| PoolError::system("a pipe could not be had", error))?,
             fruitless: 0,
+            patience: STALLED_AFTER,
             result: PhantomData,
         };
         Ok((call, plan.tracker))
@@ -219,6 +231,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if hands.is_empty() {
                 break;
             }
+            self.check(&mut hands);
             for hand in &hands {
                 hand.child.ask_for_bell();
             }
@@ -226,7 +239,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 PipeBell::wait_any(
                     &[&self.bell],
                     hands.iter().map(|hand| hand.child.fd()),
-                    None,
+                    Some(LOOK_PAUSE),
                 );
             }
         }
@@ -234,6 +247,29 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             .filter(|&index| !self.chunks[index].is_finished())
             .collect();
         Ok(())
+    }
+
+    /// Kills children that are stopped (SIGSTOP, a debugger) while no item of theirs runs: what they have claimed and not
+    /// begun goes to others. One that is in the middle of an item keeps it, up to its limit.
+    fn check(&mut self, hands: &mut [Hand<'_>]) {
+        for hand in hands {
+            if let Some(limit) = self.limits.timeout
+                && hand.child.rests().is_none()
+            {
+                hand.child.stop_if_overdue(limit);
+            }
+            if !hand.has_stalled
+                && hand
+                    .child
+                    .rests()
+                    .is_some_and(|rested| rested >= self.patience)
+            {
+                hand.has_stalled = true;
+                hand.child.kill();
+                // It may just be a machine on which nothing gets anywhere.
+                self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+            }
+        }
     }
 
     fn hire<F, A>(
@@ -257,6 +293,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             _enlisted: self.engine.submitted.enlist(child.process())?,
             child,
             at: None,
+            has_stalled: false,
         })
     }
 
@@ -341,7 +378,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
 
     /// A child has ended: makes its books.
     fn bury(&mut self, hand: &mut Hand<'_>) {
-        self.fruitless += 1;
+        self.fruitless += usize::from(!hand.has_stalled);
         if hand.at.is_none() {
             // It may have begun a chunk and published nothing of it.
             hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));

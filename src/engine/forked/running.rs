@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::child::{Bond, Forked as Child, PipeBell};
+use super::child::{Bond, Forked as Child, LOOK_PAUSE, PipeBell};
 use super::watch::Watcher;
 use crate::codec;
 use crate::engine::discard::Discard;
@@ -112,6 +112,9 @@ impl Running {
         let Some((hand, expected)) = child else {
             return;
         };
+        if let Some(limit) = self.limit {
+            hand.stop_if_overdue(limit);
+        }
         // Asked before the last look, so that nothing it published before its end is missed.
         let has_ended = hand.has_ended();
         while hand.has_next() {
@@ -132,6 +135,12 @@ impl Running {
             }
             self.finish(child);
         }
+    }
+
+    /// How long to wait for the child until the next look is due, if there is time for `left`.
+    pub(super) fn pause(&self, left: Option<Duration>) -> Option<Duration> {
+        let pause = self.limit.map(|_| LOOK_PAUSE);
+        left.into_iter().chain(pause).min()
     }
 
     fn finish(&self, child: &mut Option<(Child, Expected)>) {
@@ -205,7 +214,8 @@ impl Running {
             }
             hand.ask_for_bell();
             if !hand.has_next() {
-                PipeBell::wait_any(&[&self.bell], std::iter::once(hand.fd()), left);
+                let pause = self.pause(left);
+                PipeBell::wait_any(&[&self.bell], std::iter::once(hand.fd()), pause);
             }
         }
     }

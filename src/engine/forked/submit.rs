@@ -234,7 +234,7 @@ fn wait_for_any(running: &[Arc<Running>]) {
         PipeBell::wait_any(
             &bells,
             running.iter().map(|task| task.process.as_fd()),
-            None,
+            running.iter().filter_map(|task| task.pause(None)).min(),
         );
     }
     if locked.len() < running.len() {

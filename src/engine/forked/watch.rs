@@ -106,7 +106,9 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
     let bells: Vec<_> = std::iter::once(bell)
         .chain(locked.iter().map(|(task, _)| &task.bell))
         .collect();
-    let timeout = (locked.len() < tasks.len()).then_some(PATIENCE);
+    let patience = (locked.len() < tasks.len()).then_some(PATIENCE);
+    let pauses = tasks.iter().filter_map(|task| task.pause(None));
+    let timeout = pauses.chain(patience).min();
     // Those whose lock another thread has are that thread's to look at, also when they end.
     let processes = locked.iter().map(|(task, _)| task.process.as_fd());
     PipeBell::wait_any(&bells, processes, timeout);
