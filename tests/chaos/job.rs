@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{Signal, kill, raise};
+use nix::unistd::Pid;
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -24,6 +25,10 @@ pub(crate) enum Way {
     InDrop,
     /// At some moment after the start: while the result is sent, right after it, in the middle of another task, idle.
     Soon,
+    /// The worker is stopped at some moment after the start.
+    StopSoon,
+    /// It is stopped in the middle of the task.
+    Stop,
     /// Never ends.
     Endless,
 }
@@ -121,6 +126,18 @@ pub(crate) fn run(job: Job) -> Answer {
                 die(job.n)
             });
         }
+        Way::Stop => {
+            let _ = kill(Pid::this(), Signal::SIGSTOP);
+        }
+        Way::StopSoon => {
+            std::thread::spawn(move || {
+                for _ in 0..job.n % 500 {
+                    std::thread::yield_now();
+                }
+                // The whole process, whichever thread asks for it.
+                let _ = kill(Pid::this(), Signal::SIGSTOP);
+            });
+        }
         _ => {}
     }
     Answer {
@@ -174,7 +191,8 @@ impl Job {
     pub(crate) fn any(random: &mut Random, one_in: usize) -> Self {
         let way = match random.below(2 * one_in) {
             0 => DEADLY[random.below(DEADLY.len())],
-            1 if random.one_in(2) => Way::Soon,
+            1 if random.one_in(3) => Way::Soon,
+            1 if random.one_in(2) => [Way::StopSoon, Way::Stop][random.below(2)],
             1 => Way::Panic,
             _ => Way::Live,
         };
@@ -201,12 +219,16 @@ impl Job {
     ) {
         let counter = if outcome.is_ok() { &VALUES } else { &ERRORS };
         counter.fetch_add(1, Ordering::Relaxed);
+        if matches!(self.way, Way::StopSoon | Way::Stop) {
+            super::STOPS.fetch_add(1, Ordering::Relaxed);
+        }
         if self.way.is_deadly() {
             super::KILLS.fetch_add(1, Ordering::Relaxed);
         }
         match outcome {
             Ok(answer) => {
-                let is_survivor = matches!(self.way, Way::Live | Way::Soon);
+                let is_survivor =
+                    matches!(self.way, Way::Live | Way::Soon | Way::StopSoon | Way::Stop);
                 assert!(is_survivor, "{:?} has an answer", self.way);
                 assert!(self.is_answered_by(&answer), "another answer came back");
             }

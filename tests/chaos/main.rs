@@ -1,9 +1,10 @@
-//! Pools under fire: workers are killed at random moments and at chosen points, while several threads call, cancel, resize
-//! and end the pool. After each round every task has ended once, with the right value or an error that names the cause,
-//! and nothing is left.
+//! Pools under fire: workers are killed and stopped at random moments and at chosen points, while several threads call,
+//! cancel, resize and end the pool. After each round every task has ended once, with the right value or an error that names
+//! the cause, and nothing is left.
 //!
-//! `MANYHANDS_KILLS=10000 cargo test --release --test chaos` goes on until so many workers were killed. The seed is
-//! printed; `MANYHANDS_SEED` takes it back: the decisions are the same then, the moments are the machine's.
+//! `MANYHANDS_KILLS=10000 MANYHANDS_STOPS=10000 cargo test --release --test chaos` goes on until so many workers were killed
+//! and so many stopped. The seed is printed; `MANYHANDS_SEED` takes it back: the decisions are the same then, the moments are
+//! the machine's.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,7 +20,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use common::random::{Random, number, seed};
-use common::{Leftovers, children_of, is_running};
+use common::{Leftovers, children_of, is_running, is_stopped};
 use manyhands::prelude::*;
 use manyhands::{Output, Shutdown, WaitPolicy};
 use nix::sys::signal::Signal;
@@ -33,6 +34,9 @@ const CALLERS: u64 = 3;
 /// Workers killed from outside, and jobs that took theirs along.
 static KILLS: AtomicUsize = AtomicUsize::new(0);
 
+/// Workers stopped from outside, and jobs that stopped theirs.
+static STOPS: AtomicUsize = AtomicUsize::new(0);
+
 /// What the threads of a round share.
 struct Round {
     pool: Pool<Processes>,
@@ -40,6 +44,8 @@ struct Round {
     is_ending: AtomicBool,
     /// The callers have done what they wanted to.
     is_over: AtomicBool,
+    /// The pool has been ended, or is not to be: it is not waited for any more.
+    has_ended: AtomicBool,
     /// Calls made so far.
     calls: AtomicUsize,
     /// Tasks that nobody waits for before the pool is dropped.
@@ -136,6 +142,62 @@ fn kill_workers(round: &Round, mut random: Random) {
     }
 }
 
+/// So long a worker stays stopped at most: longer than any limit of a job, and than it takes to find out that it is stopped.
+const LONGEST_STOP: Duration = Duration::from_millis(300);
+
+/// Stops workers until the round is over: some go on after a moment, some are killed as they are, some stay stopped until a
+/// limit ends them or they are let go on. As long as the pool may be closing after that, no worker stays stopped for ever.
+fn stop_workers(round: &Round, mut random: Random) {
+    let mut stopped: Vec<(u32, Instant)> = Vec::new();
+    loop {
+        let is_over = round.is_over.load(Ordering::Relaxed);
+        if is_over && round.has_ended.load(Ordering::Relaxed) {
+            break;
+        }
+        // As a job may stop its own worker, and not let it go on, that is done for each that was ever seen.
+        let workers: Vec<u32> = children_of(std::process::id()).into_iter().collect();
+        for &worker in &workers {
+            let is_known = stopped.iter().any(|(pid, _)| *pid == worker);
+            if !is_known && is_stopped(worker) {
+                stopped.push((worker, Instant::now()));
+            }
+        }
+        stopped.retain(|&(pid, since)| {
+            let is_over = since.elapsed() >= LONGEST_STOP;
+            if is_over {
+                send(pid, Signal::SIGCONT);
+            }
+            !is_over
+        });
+        if let Some(&victim) = workers.get(random.below(workers.len()))
+            && !is_over
+        {
+            send(victim, Signal::SIGSTOP);
+            STOPS.fetch_add(1, Ordering::Relaxed);
+            match random.below(8) {
+                0..4 => {
+                    pause(random.below(200));
+                    send(victim, Signal::SIGCONT);
+                }
+                4 => {
+                    pause(random.below(2_000));
+                    send(victim, Signal::SIGCONT);
+                }
+                5 => {
+                    pause(random.below(200));
+                    send(victim, Signal::SIGKILL);
+                    KILLS.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => stopped.push((victim, Instant::now())),
+            }
+        }
+        pause(random.below(1_000));
+    }
+    for (pid, _) in stopped {
+        send(pid, Signal::SIGCONT);
+    }
+}
+
 fn send(pid: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     // It may have ended already. Its pid will not be another's for long: they are given out in turn.
@@ -193,16 +255,22 @@ fn fight(seed: u64) {
         pool: pool(&mut random),
         is_ending: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
+        has_ended: AtomicBool::new(false),
         calls: AtomicUsize::new(0),
         rest: Mutex::default(),
         watch: Watch::new(seed),
     };
-    let (killing, ending, resizing) = (random.split(), random.split(), random.split());
+    let (killing, stopping) = (random.split(), random.split());
+    let (ending, resizing) = (random.split(), random.split());
     let resizes = random.one_in(2);
     let callers: Vec<Random> = (0..CALLERS).map(|_| random.split()).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| kill_workers(&round, killing));
-        scope.spawn(|| end(&round, ending));
+        scope.spawn(|| stop_workers(&round, stopping));
+        scope.spawn(|| {
+            end(&round, ending);
+            round.has_ended.store(true, Ordering::Relaxed);
+        });
         if resizes {
             scope.spawn(|| resize(&round, resizing));
         }
@@ -240,19 +308,23 @@ fn fight(seed: u64) {
 #[test]
 fn chaos() {
     let seed = seed();
-    let most = number("MANYHANDS_KILLS").unwrap_or(300) as usize;
+    let most_kills = number("MANYHANDS_KILLS").unwrap_or(300) as usize;
+    let most_stops = number("MANYHANDS_STOPS").unwrap_or(100) as usize;
     let start = Instant::now();
     let mut rounds = 0;
-    while KILLS.load(Ordering::Relaxed) < most {
+    while KILLS.load(Ordering::Relaxed) < most_kills || STOPS.load(Ordering::Relaxed) < most_stops {
         fight(seed.wrapping_add(rounds));
         rounds += 1;
         if rounds % 100 == 0 {
-            println!("{rounds} rounds, {KILLS:?} kills, {:?}", start.elapsed());
+            println!(
+                "{rounds} rounds, {KILLS:?} kills, {STOPS:?} stops, {:?}",
+                start.elapsed()
+            );
         }
     }
     let [values, errors] = job::counts();
     println!(
-        "{rounds} rounds, {KILLS:?} kills, {values} values, {errors} errors, {:?}",
+        "{rounds} rounds, {KILLS:?} kills, {STOPS:?} stops, {values} values, {errors} errors, {:?}",
         start.elapsed()
     );
     assert!(values > 0 && errors > 0);
