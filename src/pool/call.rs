@@ -126,7 +126,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.
     ///
     /// The limit also ends an item that could start and does not, because its process is stopped (SIGSTOP, a debugger) and no
-    /// other one can take it. Some 50 ms more are allowed for that start.
+    /// other one can take it. That may take some 50 ms longer than the limit; in a frozen container, a second.
     ///
     /// # Examples
     ///

@@ -15,7 +15,7 @@ use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring,
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
-use crate::os::{clock, fork, handoff, worker};
+use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
 use crate::pool::Limits;
 use crate::shm::array::forks::{Taken, Takes};
@@ -91,6 +91,10 @@ pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How much longer than its limit an item may take before the parent stops it. The child's own timer is exact, but a child
 /// that is stopped may not have set it.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// How long a child that is not stopped may be at no item before it counts as if it were: a busy machine may need long to let it
+/// run.
+pub(super) const SLOW_START: Duration = Duration::from_secs(1);
 
 /// How long a child has to end by itself when it has nothing more to do.
 const LAST_ORDERS: Duration = Duration::from_secs(10);
@@ -217,11 +221,21 @@ impl Forked {
 
     /// Kills it if it is far over the limit: it was stopped before it could set its timer.
     pub(super) fn stop_if_overdue(&mut self, limit: Duration) {
-        let took = self.rests().unwrap_or_else(|| self.item_took());
-        if took >= limit.saturating_add(GRACE) && !self.is_overdue {
+        let rested = self.rests();
+        let took = rested.unwrap_or_else(|| self.item_took());
+        let is_over = |more: Duration| took >= limit.saturating_add(more);
+        // A busy machine may need long to let it start.
+        let is_overdue =
+            is_over(GRACE) && (rested.is_none() || is_over(SLOW_START) || self.is_stopped());
+        if is_overdue && !self.is_overdue {
             self.is_overdue = true;
             self.child.kill();
         }
+    }
+
+    /// Whether the kernel says that it is stopped. One in a frozen container looks as if it ran.
+    pub(super) fn is_stopped(&self) -> bool {
+        os::state::is_stopped(self.child.pid())
     }
 
     pub(super) fn kill(&self) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Answers, Bond, Forked as Child, LOOK_PAUSE, PipeBell};
+use super::child::{Answers, Bond, Forked as Child, LOOK_PAUSE, PipeBell, SLOW_START};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::codec;
@@ -26,10 +26,9 @@ use crate::seed;
 /// gives up.
 const MOST_FRUITLESS: usize = 16;
 
-/// A child that is at no item for so long counts as stalled. It needs no such time to start or to claim its next chunk,
-/// unless the machine is overloaded; to be killed costs nothing that it has done.
+/// A stopped child that has been at no item for so long counts as stalled. To be killed costs nothing that it has done.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
-/// It is doubled each time, up to this.
+/// One that is not seen to be stopped has [`SLOW_START`], which is doubled each time, up to this.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn map<F, A, R>(
@@ -100,7 +99,7 @@ struct Call<'a, R> {
     bell: PipeBell,
     /// Children in a row that ended, and no item had been started since the one before.
     fruitless: usize,
-    /// How long a child may be at no item before it counts as stalled.
+    /// How long a child may be at no item before it counts as stalled, though it is not seen to be stopped.
     patience: Duration,
     result: PhantomData<fn() -> R>,
 }
@@ -149,7 +148,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             bell: PipeBell::new()
                 .map_err(|error| PoolError::system("a pipe could not be had", error))?,
             fruitless: 0,
-            patience: STALLED_AFTER,
+            patience: SLOW_START,
             result: PhantomData,
         };
         Ok((call, plan.tracker))
@@ -258,17 +257,18 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             {
                 hand.child.stop_if_overdue(limit);
             }
-            if !hand.has_stalled
-                && hand
-                    .child
-                    .rests()
-                    .is_some_and(|rested| rested >= self.patience)
-            {
-                hand.has_stalled = true;
-                hand.child.kill();
+            let rested = hand.child.rests().unwrap_or_default();
+            if hand.has_stalled || rested < STALLED_AFTER {
+                continue;
+            }
+            if rested >= self.patience {
                 // It may just be a machine on which nothing gets anywhere.
                 self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+            } else if !hand.child.is_stopped() {
+                continue;
             }
+            hand.has_stalled = true;
+            hand.child.kill();
         }
     }
 

@@ -9,11 +9,13 @@ use super::stall::Sight;
 use super::{Dispatch, State};
 use crate::engine::processes::Shared;
 use crate::error::{PoolError, TaskError};
-use crate::os::clock;
+use crate::os::{self, clock};
 
-/// How much longer than its limit a task may lie at the head of a lane without being started: a busy machine may need this
-/// long to let its worker run.
+/// How much longer than its limit a task may lie at the head of a lane without being started, if its worker is stopped.
 const BEGINNING: Duration = Duration::from_millis(50);
+/// The same if the kernel does not say that it is: a busy machine may need long to let it run, and the clock is to be that of
+/// the item. A worker in a frozen container is ended by this.
+const SLOW_BEGINNING: Duration = Duration::from_secs(1);
 
 impl Dispatch {
     /// Takes back what nobody wants any more, as far as no worker has begun with it.
@@ -141,6 +143,7 @@ impl Dispatch {
             }
             let progress = worker.receiver.header().progress();
             let sight = worker.look_at_head(now);
+            let pid = worker.started.child.pid();
             let mut overdue = None;
             for (position, entry) in worker.in_flight.iter_mut().enumerate() {
                 let Some(limit) = entry.piece.task.limit else {
@@ -171,9 +174,14 @@ impl Dispatch {
                     now.saturating_add(nanoseconds(limit))
                 } else if let Some(sight) = sight.filter(Sight::can_begin) {
                     // Nothing is before it, and its worker does not start it: it is stopped, or between two items.
-                    let limit_and_more = nanoseconds(limit.saturating_add(BEGINNING));
-                    let at = sight.since.saturating_add(limit_and_more);
-                    if at <= now {
+                    let end = |more: Duration| {
+                        let limit_and_more = nanoseconds(limit.saturating_add(more));
+                        sight.since.saturating_add(limit_and_more)
+                    };
+                    let at = end(BEGINNING);
+                    let is_over =
+                        at <= now && (end(SLOW_BEGINNING) <= now || os::state::is_stopped(pid));
+                    if is_over {
                         let item = if progress.task == entry.expected.task {
                             progress.step / 2
                         } else {
@@ -183,7 +191,11 @@ impl Dispatch {
                         overdue = Some((entry.expected.task, item, error));
                         break;
                     }
-                    at
+                    if at <= now {
+                        now.saturating_add(nanoseconds(BEGINNING))
+                    } else {
+                        at
+                    }
                 } else {
                     // It is starting.
                     now.saturating_add(nanoseconds(limit.min(BEGINNING)))
