@@ -1,5 +1,5 @@
-//! Forked children that are stopped (SIGSTOP, a debugger): no item waits for one that has not begun with it, and a limit ends
-//! what is left.
+//! Forked children that are stopped (SIGSTOP, a debugger): no item waits for one that has not begun
+//! with it, and a limit ends what is left.
 
 mod common;
 
@@ -107,7 +107,8 @@ fn what_a_stopped_child_has_not_begun_with_is_done_by_others() {
 fn a_child_that_is_stopped_between_two_items_costs_none() {
     let _none = Leftovers::none();
     for chunk in [1, 3, 100] {
-        // It stops itself when the item is over: in the drop of the thread's state, after the answer is on its way.
+        // It stops itself when the item is over: in the drop of the thread's state, after the
+        // answer is on its way.
         let pool = forked(2);
         let stop_soon = |n: u32| {
             if n == 5 {

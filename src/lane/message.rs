@@ -27,7 +27,8 @@ pub(crate) enum Request {
         count: u32,
         /// Of the task's items.
         seeds: Seeds,
-        /// How long each item may take. Then the worker says when each starts, and gives no result that comes too late.
+        /// How long each item may take. Then the worker says when each starts, and gives no result
+        /// that comes too late.
         limit: Option<Duration>,
         /// Whether it is to say, at the end, when it began and ended.
         is_recorded: bool,
@@ -39,7 +40,8 @@ pub(crate) enum Request {
 }
 
 const REQUEST_HEAD: usize = 40;
-/// Bytes of the limit, which follows the head of a request that has one: other requests stay as short as they are.
+/// Bytes of the limit, which follows the head of a request that has one: other requests stay as
+/// short as they are.
 const LIMIT_BYTES: usize = 8;
 
 /// The head of a request, with the limit if there is one.

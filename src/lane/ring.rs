@@ -206,8 +206,9 @@ impl Writer {
         self.cells.at(position).word.look() != word(position, READY)
     }
 
-    /// What the reader has made of the cell at `position`, one of the last `CELLS` written or the next one. The value
-    /// changes when the reader touches the cell, and not when the writer takes a message back.
+    /// What the reader has made of the cell at `position`, one of the last `CELLS` written or the
+    /// next one. The value changes when the reader touches the cell, and not when the writer takes
+    /// a message back.
     pub(crate) fn trace(&self, position: u64) -> u32 {
         let found = self.cells.at(position).word.look();
         if found & PHASE == RECLAIMED {

@@ -119,14 +119,15 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// How long each item may take, from its start. One that takes longer fails with [`TaskError::TimedOut`]. With a limit of
-    /// zero all items fail so, and none is started.
+    /// How long each item may take, from its start. One that takes longer fails with
+    /// [`TaskError::TimedOut`]. With a limit of zero all items fail so, and none is started.
     ///
     /// On processes and forked children it is stopped at that moment by killing its process, and nothing else is lost. A
     /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.
     ///
-    /// The limit also ends an item that could start and does not, because its process is stopped (SIGSTOP, a debugger) and no
-    /// other one can take it. That may take some 50 ms longer than the limit; in a frozen container, a second.
+    /// The limit also ends an item that could start and does not, because its process is stopped
+    /// (SIGSTOP, a debugger) and no other one can take it. That may take some 50 ms longer than the
+    /// limit; in a frozen container, a second.
     ///
     /// # Examples
     ///

@@ -34,7 +34,8 @@ impl Failure {
 }
 
 impl Limits {
-    /// The error of an item that may take no time at all: it is over its limit before it starts, and is not started.
+    /// The error of an item that may take no time at all: it is over its limit before it starts,
+    /// and is not started.
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
         let limit = self.timeout.filter(Duration::is_zero)?;
         Some(TaskError::TimedOut { index, limit })

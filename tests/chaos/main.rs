@@ -1,10 +1,10 @@
-//! Pools under fire: workers are killed and stopped at random moments and at chosen points, while several threads call,
-//! cancel, resize and end the pool. After each round every task has ended once, with the right value or an error that names
-//! the cause, and nothing is left.
+//! Pools under fire: workers are killed and stopped at random moments and at chosen points, while
+//! several threads call, cancel, resize and end the pool. After each round every task has ended
+//! once, with the right value or an error that names the cause, and nothing is left.
 //!
-//! `MANYHANDS_KILLS=10000 MANYHANDS_STOPS=10000 cargo test --release --test chaos` goes on until so many workers were killed
-//! and so many stopped. The seed is printed; `MANYHANDS_SEED` takes it back: the decisions are the same then, the moments are
-//! the machine's.
+//! `MANYHANDS_KILLS=10000 MANYHANDS_STOPS=10000 cargo test --release --test chaos` goes on until so
+//! many workers were killed and so many stopped. The seed is printed; `MANYHANDS_SEED` takes it
+//! back: the decisions are the same then, the moments are the machine's.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -142,11 +142,13 @@ fn kill_workers(round: &Round, mut random: Random) {
     }
 }
 
-/// So long a worker stays stopped at most: longer than any limit of a job, and than it takes to find out that it is stopped.
+/// So long a worker stays stopped at most: longer than any limit of a job, and than it takes to
+/// find out that it is stopped.
 const LONGEST_STOP: Duration = Duration::from_millis(300);
 
-/// Stops workers until the round is over: some go on after a moment, some are killed as they are, some stay stopped until a
-/// limit ends them or they are let go on. As long as the pool may be closing after that, no worker stays stopped for ever.
+/// Stops workers until the round is over: some go on after a moment, some are killed as they are,
+/// some stay stopped until a limit ends them or they are let go on. As long as the pool may be
+/// closing after that, no worker stays stopped for ever.
 fn stop_workers(round: &Round, mut random: Random) {
     let mut stopped: Vec<(u32, Instant)> = Vec::new();
     loop {
@@ -154,7 +156,8 @@ fn stop_workers(round: &Round, mut random: Random) {
         if is_over && round.has_ended.load(Ordering::Relaxed) {
             break;
         }
-        // As a job may stop its own worker, and not let it go on, that is done for each that was ever seen.
+        // As a job may stop its own worker, and not let it go on, that is done for each that was
+        // ever seen.
         let workers: Vec<u32> = children_of(std::process::id()).into_iter().collect();
         for &worker in &workers {
             let is_known = stopped.iter().any(|(pid, _)| *pid == worker);

@@ -181,14 +181,14 @@ impl Stopped {
     /// Stops the process, and waits until it is.
     pub fn new(pid: u32) -> Self {
         let stopped = Self(pid);
-        stopped.send(nix::sys::signal::Signal::SIGSTOP);
+        stopped.send(Signal::SIGSTOP);
         eventually("the process is stopped", || {
             is_stopped(pid) || !is_running(pid)
         });
         stopped
     }
 
-    fn send(&self, signal: nix::sys::signal::Signal) {
+    fn send(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0).unwrap());
         // It may have been killed meanwhile.
         let _ = nix::sys::signal::kill(pid, signal);
@@ -197,7 +197,7 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        self.send(nix::sys::signal::Signal::SIGCONT);
+        self.send(Signal::SIGCONT);
     }
 }
 

@@ -197,7 +197,8 @@ fn b22_an_argument_that_does_not_cross_is_told_with_its_own_index() {
             assert_eq!(outcome.is_err(), index == 8, "{outcome:?}");
             assert!(outcome.err().is_none_or(|error| error.index() == Some(8)));
         }
-        // What does not decode is the context: every item that runs into it fails with it, the first item first.
+        // What does not decode is the context: every item that runs into it fails with it, the
+        // first item first.
         let error = call()
             .map_with(&Fragile(way), |_, n: u32| n, 0..20)
             .unwrap_err();

@@ -100,7 +100,8 @@ macro_rules! limits {
             let pool = $make;
             let limit = Duration::from_nanos(1);
             let overdue = |index| TaskError::TimedOut { index, limit };
-            // Longer than the clock needs to tick, and far shorter than it takes to be stopped from outside.
+            // Longer than the clock needs to tick, and far shorter than it takes to be stopped from
+            // outside.
             let short = |n: u32| {
                 let start = std::time::Instant::now();
                 while start.elapsed() < Duration::from_micros(1) {}

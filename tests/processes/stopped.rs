@@ -1,5 +1,5 @@
-//! Workers that are stopped (SIGSTOP, a debugger, a frozen container): no task waits for one that another could run, and a
-//! limit ends what is left.
+//! Workers that are stopped (SIGSTOP, a debugger, a frozen container): no task waits for one that
+//! another could run, and a limit ends what is left.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -88,12 +88,12 @@ pub(super) enum Bond {
 
 /// How often the parent looks at children that it waits for, if it must be sure that they go on.
 pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// How much longer than its limit an item may take before the parent stops it. The child's own timer is exact, but a child
-/// that is stopped may not have set it.
+/// How much longer than its limit an item may take before the parent stops it. The child's own
+/// timer is exact, but a child that is stopped may not have set it.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long a child that is not stopped may be at no item before it counts as if it were: a busy machine may need long to let it
-/// run.
+/// How long a child that is not stopped may be at no item before it counts as if it were: a busy
+/// machine may need long to let it run.
 pub(super) const SLOW_START: Duration = Duration::from_secs(1);
 
 /// How long a child has to end by itself when it has nothing more to do.
@@ -195,8 +195,9 @@ impl Forked {
         })
     }
 
-    /// For how long it has not moved on without an item that runs: it starts, is between two items, or ends; or it is
-    /// stopped there. One that ends has time for that: it prints what it has buffered, and ends what it has made.
+    /// For how long it has not moved on without an item that runs: it starts, is between two items,
+    /// or ends; or it is stopped there. One that ends has time for that: it prints what it has
+    /// buffered, and ends what it has made.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();

@@ -26,7 +26,8 @@ use crate::seed;
 /// gives up.
 const MOST_FRUITLESS: usize = 16;
 
-/// A stopped child that has been at no item for so long counts as stalled. To be killed costs nothing that it has done.
+/// A stopped child that has been at no item for so long counts as stalled. To be killed costs
+/// nothing that it has done.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 /// One that is not seen to be stopped has [`SLOW_START`], which is doubled each time, up to this.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +100,8 @@ struct Call<'a, R> {
     bell: PipeBell,
     /// Children in a row that ended, and no item had been started since the one before.
     fruitless: usize,
-    /// How long a child may be at no item before it counts as stalled, though it is not seen to be stopped.
+    /// How long a child may be at no item before it counts as stalled, though it is not seen to be
+    /// stopped.
     patience: Duration,
     result: PhantomData<fn() -> R>,
 }
@@ -248,8 +250,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(())
     }
 
-    /// Kills children that are stopped (SIGSTOP, a debugger) while no item of theirs runs: what they have claimed and not
-    /// begun goes to others. One that is in the middle of an item keeps it, up to its limit.
+    /// Kills children that are stopped (SIGSTOP, a debugger) while no item of theirs runs: what
+    /// they have claimed and not begun goes to others. One that is in the middle of an item keeps
+    /// it, up to its limit.
     fn check(&mut self, hands: &mut [Hand<'_>]) {
         for hand in hands {
             if let Some(limit) = self.limits.timeout

@@ -40,8 +40,8 @@ use crate::shm::family;
 /// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// How long a server that is stopped (SIGSTOP, a debugger) is waited for when a worker is to be forked. Then another takes its
-/// place, and its workers end with it.
+/// How long a server that is stopped (SIGSTOP, a debugger) is waited for when a worker is to be
+/// forked. Then another takes its place, and its workers end with it.
 const STOPPED_TIME: Duration = Duration::from_secs(1);
 /// The same when it is to say how a worker has ended: that can be done without.
 const STOPPED_TIME_OF_ENDED: Duration = Duration::from_millis(50);
@@ -300,8 +300,8 @@ impl Server {
         answer
     }
 
-    /// The next thing that the server says. `stopped`: how long it is waited for while it is stopped, after which the error is
-    /// [`TimedOut`](io::ErrorKind::TimedOut).
+    /// The next thing that the server says. `stopped`: how long it is waited for while it is
+    /// stopped, after which the error is [`TimedOut`](io::ErrorKind::TimedOut).
     fn try_answer(&mut self, stopped: Duration) -> io::Result<(Answer, Option<OwnedFd>)> {
         loop {
             self.wait_for_answer(stopped)?;

@@ -253,8 +253,8 @@ impl Dispatch {
         false
     }
 
-    /// The worker that the next piece goes to: an idle one, or else the least busy of those that can take more. A stalled
-    /// one is the last choice.
+    /// The worker that the next piece goes to: an idle one, or else the least busy of those that
+    /// can take more. A stalled one is the last choice.
     fn choose(&self) -> Option<usize> {
         if let Some(&number) = self.idle.last() {
             return Some(number);

@@ -1,10 +1,11 @@
-//! Workers that do not begin with what lies in their lanes: they are stopped (SIGSTOP, a debugger, a frozen container), or the
-//! machine is too busy to let them run.
+//! Workers that do not begin with what lies in their lanes: they are stopped (SIGSTOP, a debugger,
+//! a frozen container), or the machine is too busy to let them run.
 //!
-//! The supervisor looks at the head of every lane while there is anything in one. A piece that its worker has not begun with
-//! is still the parent's to take back, by the same compare-and-swap that moves waiting pieces: so either the worker has it or
-//! another one gets it, whenever the stopped one goes on. What a stopped worker *has* begun with stays with it; only a limit
-//! ends that ([`Dispatch::stop_overdue`]).
+//! The supervisor looks at the head of every lane while there is anything in one. A piece that its
+//! worker has not begun with is still the parent's to take back, by the same compare-and-swap that
+//! moves waiting pieces: so either the worker has it or another one gets it, whenever the stopped
+//! one goes on. What a stopped worker *has* begun with stays with it; only a limit ends that
+//! ([`Dispatch::stop_overdue`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,15 +19,16 @@ use crate::engine::processes::{START_TIME, Shared};
 use crate::lane::Progress;
 use crate::os::{self, clock};
 
-/// A worker that has not begun within this time with what lies at the head of its lane is stalled. Longer than a scheduler
-/// lets a process wait that has been woken, unless the machine is overloaded; then another worker may as well have the piece.
+/// A worker that has not begun within this time with what lies at the head of its lane is stalled.
+/// Longer than a scheduler lets a process wait that has been woken, unless the machine is
+/// overloaded; then another worker may as well have the piece.
 const STALLED_AFTER: Duration = Duration::from_millis(20);
 /// How long until the next look at the lanes while something is new.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// The same while nothing changes; it is doubled up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the caller a system call, so
-/// one that pauses between its tasks should not have to do that each time.
+/// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the
+/// caller a system call, so one that pauses between its tasks should not have to do that each time.
 const QUIET_LOOKS: u32 = 10;
 
 /// When the supervisor looks at the lanes.
@@ -70,7 +72,8 @@ struct Look {
     can_begin: bool,
     has_begun: bool,
     progress: Progress,
-    /// While its message is on its way: how many cells have been written. It grows as the worker reads.
+    /// While its message is on its way: how many cells have been written. It grows as the worker
+    /// reads.
     written: Option<u64>,
 }
 
@@ -82,8 +85,8 @@ pub(super) struct Stalled {
 }
 
 impl Sight {
-    /// Whether nothing but the worker itself keeps it from beginning. A worker that is starting has its initialiser to run,
-    /// which may take as long as it likes; but not if it is stopped.
+    /// Whether nothing but the worker itself keeps it from beginning. A worker that is starting has
+    /// its initialiser to run, which may take as long as it likes; but not if it is stopped.
     pub(super) fn can_begin(&self) -> bool {
         self.look.can_begin
     }
@@ -97,7 +100,8 @@ impl Worker {
         }
     }
 
-    /// Looks at the head of the lane; says what was seen and since when. `None` if the lane is empty.
+    /// Looks at the head of the lane; says what was seen and since when. `None` if the lane is
+    /// empty.
     pub(super) fn look_at_head(&mut self, now: u64) -> Option<Sight> {
         let front = self.in_flight.front()?;
         let look = Look {
@@ -111,7 +115,8 @@ impl Worker {
         };
         let since = match &self.sight {
             Some(sight) if sight.look == look => sight.since,
-            // The time from which on it could have begun is known only of a piece that has come to a worker at rest.
+            // The time from which on it could have begun is known only of a piece that has come to
+            // a worker at rest.
             Some(sight) if sight.look.task == look.task => now,
             _ if !self.is_ready() => now,
             _ => front.at_head_since.unwrap_or(now),
@@ -120,8 +125,8 @@ impl Worker {
         self.sight
     }
 
-    /// Notes that it does not begin with what it has, if it has not for long; true if it has nothing that it could begin
-    /// with, or has begun.
+    /// Notes that it does not begin with what it has, if it has not for long; true if it has
+    /// nothing that it could begin with, or has begun.
     fn check_head(&mut self, now: u64) -> bool {
         let Some(sight) = self.look_at_head(now) else {
             return true;
@@ -163,7 +168,8 @@ impl Dispatch {
         self.lanes.has_stalled && self.workers.iter().flatten().any(has_piece)
     }
 
-    /// Looks for workers that do not begin with what they have, and gives it to others; says how long until the next look.
+    /// Looks for workers that do not begin with what they have, and gives it to others; says how
+    /// long until the next look.
     pub(in crate::engine::processes) fn watch_lanes(
         &mut self,
         shared: &Arc<Shared>,
@@ -243,8 +249,8 @@ impl Dispatch {
         moved
     }
 
-    /// Kills workers that were to leave, and have not ended long after they could have; and those that do not come up. Says
-    /// how long until the next may be due.
+    /// Kills workers that were to leave, and have not ended long after they could have; and those
+    /// that do not come up. Says how long until the next may be due.
     pub(in crate::engine::processes) fn end_lingering(
         &mut self,
         shared: &Shared,

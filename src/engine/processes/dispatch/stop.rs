@@ -11,10 +11,11 @@ use crate::engine::processes::Shared;
 use crate::error::{PoolError, TaskError};
 use crate::os::{self, clock};
 
-/// How much longer than its limit a task may lie at the head of a lane without being started, if its worker is stopped.
+/// How much longer than its limit a task may lie at the head of a lane without being started, if
+/// its worker is stopped.
 const BEGINNING: Duration = Duration::from_millis(50);
-/// The same if the kernel does not say that it is: a busy machine may need long to let it run, and the clock is to be that of
-/// the item. A worker in a frozen container is ended by this.
+/// The same if the kernel does not say that it is: a busy machine may need long to let it run, and
+/// the clock is to be that of the item. A worker in a frozen container is ended by this.
 const SLOW_BEGINNING: Duration = Duration::from_secs(1);
 
 impl Dispatch {
@@ -123,7 +124,8 @@ impl Dispatch {
         true
     }
 
-    /// Has the supervisor look for tasks that have run too long at `at`, in nanoseconds of the system's clock, at the latest.
+    /// Has the supervisor look for tasks that have run too long at `at`, in nanoseconds of the
+    /// system's clock, at the latest.
     pub(super) fn look_at(&mut self, shared: &Shared, at: u64) {
         if self.next_look.is_none_or(|next| next > at) {
             self.next_look = Some(at);
@@ -131,8 +133,8 @@ impl Dispatch {
         }
     }
 
-    /// Kills the workers of items that have run for longer than their limit, or could have; says how long until the next
-    /// look.
+    /// Kills the workers of items that have run for longer than their limit, or could have; says
+    /// how long until the next look.
     pub(in crate::engine::processes) fn stop_overdue(&mut self) -> Option<Duration> {
         self.next_look?;
         let now = clock::now();
@@ -173,7 +175,8 @@ impl Dispatch {
                     // It may start at any moment.
                     now.saturating_add(nanoseconds(limit))
                 } else if let Some(sight) = sight.filter(Sight::can_begin) {
-                    // Nothing is before it, and its worker does not start it: it is stopped, or between two items.
+                    // Nothing is before it, and its worker does not start it: it is stopped, or
+                    // between two items.
                     let end = |more: Duration| {
                         let limit_and_more = nanoseconds(limit.saturating_add(more));
                         sight.since.saturating_add(limit_and_more)
