@@ -315,7 +315,10 @@ impl Dispatch {
         }
         moved |= self.refill(shared);
         moved |= self.rebalance(shared);
-        moved |= self.rescue(shared);
+        // Here and not in there: this is the path of every task.
+        if self.lanes.has_stalled {
+            moved |= self.rescue(shared);
+        }
         self.forget_retired(shared);
         moved
     }
@@ -326,7 +329,7 @@ impl Dispatch {
             return false;
         };
         let had_work = !worker.in_flight.is_empty();
-        let goes_on = worker.goes_on();
+        let goes_on = worker.stalled.is_some() && worker.goes_on();
         let (mut took, mut ended, mut told) = (false, 0, 0);
         let mut rest = Vec::new();
         while worker.is_sane() && worker.receiver.has_next() {

@@ -42,7 +42,7 @@ pub(super) struct LaneWatch {
     quiet: u32,
     pause: Duration,
     /// Whether a worker is stalled, as far as is known.
-    has_stalled: bool,
+    pub(super) has_stalled: bool,
 }
 
 impl LaneWatch {
