@@ -17,40 +17,58 @@ const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 #[derive(Debug)]
 pub(crate) struct Bell {
     memory: SharedMemory,
+    /// For workers to come.
+    fd: OwnedFd,
 }
 
-impl Ring for Bell {
-    fn ring(&self) {
-        Self::ring(self);
-    }
+/// A worker's side of the bell of its pool.
+pub(crate) struct Ringer {
+    memory: SharedMemory,
 }
 
-impl Bell {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            memory: SharedMemory::new(BELL_BYTES)?,
-        })
-    }
-
-    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+impl Ringer {
+    pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
             memory: SharedMemory::open(fd, BELL_BYTES)?,
         })
     }
+}
 
+impl Ring for Ringer {
+    fn ring(&self) {
+        ring(word(&self.memory));
+    }
+}
+
+fn word(memory: &SharedMemory) -> &AtomicU32 {
+    // SAFETY: the mapping is page-aligned, large enough and lives as long as `memory`; any value is
+    // valid.
+    unsafe { memory.start().cast::<AtomicU32>().as_ref() }
+}
+
+fn ring(word: &AtomicU32) {
+    word.fetch_add(1, Ordering::Release);
+    futex::wake_all(word);
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (memory, fd) = SharedMemory::new(BELL_BYTES)?;
+        Ok(Self { memory, fd })
+    }
+
+    /// What a worker opens its [`Ringer`] by.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
+        self.fd.as_fd()
     }
 
     fn word(&self) -> &AtomicU32 {
-        // SAFETY: the mapping is page-aligned, large enough and lives as long as `self`; any value is valid.
-        unsafe { self.memory.start().cast::<AtomicU32>().as_ref() }
+        word(&self.memory)
     }
 
     /// Wakes all who sleep.
     pub(crate) fn ring(&self) {
-        self.word().fetch_add(1, Ordering::Release);
-        futex::wake_all(self.word());
+        ring(self.word());
     }
 
     /// What to give to `sleep`. To be taken before the last look.

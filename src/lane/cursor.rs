@@ -13,9 +13,10 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            memory: SharedMemory::new(NonZeroUsize::new(4_096).unwrap_or(NonZeroUsize::MIN))?,
-        })
+        let len = NonZeroUsize::new(4_096).unwrap_or(NonZeroUsize::MIN);
+        // Forked children have it mapped.
+        let (memory, _fd) = SharedMemory::new(len)?;
+        Ok(Self { memory })
     }
 
     fn word(&self) -> &AtomicUsize {

@@ -38,7 +38,7 @@ mod ring;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -142,21 +142,23 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// Makes a lane for this process and those that it forks.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            memory: Arc::new(SharedMemory::new(LANE_BYTES)?),
-        })
+        Self::new_to_send().map(|(lane, _fd)| lane)
+    }
+
+    /// Makes a lane, with what another process opens it by.
+    pub(crate) fn new_to_send() -> io::Result<(Self, OwnedFd)> {
+        let (memory, fd) = SharedMemory::new(LANE_BYTES)?;
+        let memory = Arc::new(memory);
+        Ok((Self { memory }, fd))
     }
 
     /// Maps a lane that another process made.
-    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
             memory: Arc::new(SharedMemory::open(fd, LANE_BYTES)?),
         })
-    }
-
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
     }
 
     pub(crate) fn header(&self) -> &Header {

@@ -11,9 +11,10 @@ use nix::sys::socket::{
     recvmsg, sendmsg, socketpair,
 };
 
-use super::above_standard;
+use super::{above_standard, out_of_reach};
 
-/// A connected pair of sockets that keep message boundaries; close-on-exec.
+/// A connected pair of sockets that keep message boundaries; close-on-exec, and out of the reach of
+/// numbers that are used after they were closed: what is sent over a life line kills.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = socketpair(
         AddressFamily::Unix,
@@ -21,7 +22,7 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         None,
         SockFlag::SOCK_CLOEXEC,
     )?;
-    Ok((above_standard(one)?, above_standard(other)?))
+    Ok((out_of_reach(one)?, out_of_reach(other)?))
 }
 
 /// A pipe; close-on-exec.
@@ -77,7 +78,7 @@ pub(crate) fn receive_all(
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let mut fds = Vec::new();
+    let mut fds: Vec<OwnedFd> = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
             // SAFETY: the kernel has just made these descriptors for this message, and nobody else has seen them.
@@ -87,7 +88,9 @@ pub(crate) fn receive_all(
             );
         }
     }
-    Ok((message.bytes, fds))
+    // Many of them stay open as long as the process.
+    let fds = fds.into_iter().map(out_of_reach);
+    Ok((message.bytes, fds.collect::<io::Result<_>>()?))
 }
 
 /// Whether a message waits, or the other side has closed its end.

@@ -7,21 +7,21 @@
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::above_standard;
+use super::out_of_reach;
 
-/// A shared mapping of a whole memfd, and the descriptor to hand to others.
+/// A shared mapping of a whole memfd. It keeps no descriptor: a library that writes to a number
+/// that is not its own any more must not write here.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     start: NonNull<c_void>,
     len: NonZeroUsize,
-    fd: OwnedFd,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but its address.
@@ -30,24 +30,24 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// `len` bytes of zeros, reserved and sealed.
-    pub(crate) fn new(len: NonZeroUsize) -> io::Result<Self> {
+    /// Makes `len` bytes of zeros, reserved and sealed; with the descriptor to hand to others.
+    pub(crate) fn new(len: NonZeroUsize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(
             c"manyhands",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
-        let fd = above_standard(fd)?;
+        let fd = out_of_reach(fd)?;
         let size =
             i64::try_from(len.get()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         fallocate(&fd, FallocateFlags::empty(), 0, size)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Self::map(fd, len)
+        Ok((Self::map(&fd, len)?, fd))
     }
 
     /// Maps what another process made. Its size is asked of the kernel, and must be exactly `len`.
-    pub(crate) fn open(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
-        let size = nix::sys::stat::fstat(&fd)?.st_size;
+    pub(crate) fn open(fd: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+        let size = nix::sys::stat::fstat(fd)?.st_size;
         if usize::try_from(size) != Ok(len.get()) {
             return Err(io::Error::other(format!(
                 "shared memory of {size} bytes where {len} were expected"
@@ -56,22 +56,16 @@ impl SharedMemory {
         Self::map(fd, len)
     }
 
-    fn map(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+    fn map(fd: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
-        Ok(Self { start, len, fd })
+        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self { start, len })
     }
 
     /// The first byte of the mapping, which is aligned to a page.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start.cast()
-    }
-}
-
-impl AsFd for SharedMemory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 
@@ -91,8 +85,7 @@ mod tests {
 
     #[test]
     fn size_is_sealed_and_checked() {
-        let memory = SharedMemory::new(NonZeroUsize::new(8192).unwrap()).unwrap();
-        let other = memory.as_fd().try_clone_to_owned().unwrap();
+        let (_memory, other) = SharedMemory::new(NonZeroUsize::new(8192).unwrap()).unwrap();
         assert!(
             nix::unistd::ftruncate(&other, 4096).is_err(),
             "shrinking must be refused"
@@ -101,15 +94,15 @@ mod tests {
             nix::unistd::ftruncate(&other, 16384).is_err(),
             "growing must be refused"
         );
-        let error = SharedMemory::open(other, NonZeroUsize::new(4096).unwrap()).unwrap_err();
+        let error = SharedMemory::open(&other, NonZeroUsize::new(4096).unwrap()).unwrap_err();
         assert!(error.to_string().contains("8192"), "{error}");
     }
 
     #[test]
     fn two_mappings_are_one_memory() {
         let len = NonZeroUsize::new(4096).unwrap();
-        let one = SharedMemory::new(len).unwrap();
-        let two = SharedMemory::open(one.as_fd().try_clone_to_owned().unwrap(), len).unwrap();
+        let (one, fd) = SharedMemory::new(len).unwrap();
+        let two = SharedMemory::open(&fd, len).unwrap();
         // SAFETY: both mappings are 4096 bytes of plain memory that only this test uses.
         unsafe { one.start().write(7) };
         // SAFETY: as above.

@@ -13,7 +13,8 @@
 //! | [`executable`] | `/proc/self/exe`: this program, to be started again |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
-//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup`, `close_range` |
+//! | [`start`] | `posix_spawn`, `close_range`: the executable, started again |
+//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup` |
 //! | [`exit`] | `atexit` |
 //! | [`fault`] | nothing; in tests, `raise` |
 //! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
@@ -52,13 +53,17 @@ pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod robust;
 pub(crate) mod sparse;
+pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod worker;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// The same descriptor, not in the place of a standard stream that is closed: there it would get what is printed. All
 /// that the crate keeps open or hands over goes through here.
@@ -68,5 +73,25 @@ fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
     } else {
         // The standard library gives copies higher numbers.
         fd.try_clone()
+    }
+}
+
+/// Where descriptors begin that are kept open, if the limit on them allows it.
+const HIGH: u64 = 512;
+
+/// Moves a descriptor to a high number, where it stays open for long. The kernel gives out the
+/// lowest number that is free, so code that goes on using a number of its own after it was closed
+/// means another low one and not this.
+fn out_of_reach(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(HIGH, |(soft, _)| soft);
+    let lowest = HIGH.min(limit / 2).max(3) as i32;
+    if fd.as_raw_fd() >= lowest {
+        return Ok(fd);
+    }
+    match fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest)) {
+        // SAFETY: the kernel has just made this descriptor for this call alone.
+        Ok(high) => Ok(unsafe { OwnedFd::from_raw_fd(high) }),
+        // All of those are taken. Where it is it works too.
+        Err(_) => above_standard(fd),
     }
 }

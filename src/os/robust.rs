@@ -335,7 +335,7 @@ mod tests {
 
     impl Page {
         fn new() -> Self {
-            let memory = SharedMemory::new(NonZeroUsize::new(4096).unwrap()).unwrap();
+            let (memory, _fd) = SharedMemory::new(NonZeroUsize::new(4096).unwrap()).unwrap();
             // SAFETY: a page is large enough, and aligned; nobody else has it.
             unsafe { RobustMutex::init(memory.start().cast()) }.unwrap();
             Self(memory)

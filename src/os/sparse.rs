@@ -17,7 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::above_standard;
+use super::out_of_reach;
 
 /// 64 TiB: what there is of addresses in it, not of memory.
 const LARGEST: u64 = 1 << 46;
@@ -42,7 +42,7 @@ impl Sparse {
             c"manyhands-family",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
-        let fd = above_standard(fd)?;
+        let fd = out_of_reach(fd)?;
         // A file larger than the limit on files would cost the process its life (SIGXFSZ).
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
         let len = LARGEST.min(limit) & !0xffff;
@@ -54,6 +54,7 @@ impl Sparse {
 
     /// What another process has made: its size must be sealed.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        let fd = out_of_reach(fd)?;
         let sealed = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
         if !sealed.contains(seals()) {
             return Err(io::Error::other(

@@ -1,10 +1,10 @@
 //! What a process does to itself, once, on becoming a worker.
 
-use std::ffi::{CStr, CString, OsString, c_int, c_uint};
+use std::ffi::{CStr, CString, OsString, c_int};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::ptr;
 
@@ -15,6 +15,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+
+use super::out_of_reach;
 
 /// The value of a variable of the environment, without the cost of std's, for the hook that every start of every
 /// program with this crate runs through.
@@ -49,11 +51,12 @@ pub(crate) fn stdin() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(0) }
 }
 
-/// Moves standard input elsewhere (close-on-exec) and puts `/dev/null` in its place.
+/// Moves standard input to where it can stay open (close-on-exec) and puts `/dev/null` in its
+/// place.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = stdin().try_clone_to_owned()?;
     close_stdin()?;
-    Ok(taken)
+    out_of_reach(taken)
 }
 
 /// Puts `/dev/null` in the place of standard input.
@@ -120,18 +123,12 @@ pub(crate) fn set_stdin(fd: OwnedFd) -> io::Result<()> {
     Ok(nix::unistd::dup2_stdin(fd)?)
 }
 
-/// Closes everything but the standard streams: descriptors that the program which started this one has left open for
-/// whoever comes are none of a worker's. Standard streams that are closed are opened on `/dev/null`, as std does before
-/// `main`, so that no other descriptor takes their number and gets what is printed.
+/// Opens standard streams that are closed on `/dev/null`, as std does before `main`, so that no
+/// other descriptor takes their number and gets what is printed.
 ///
-/// To be called before this process opens anything.
-pub(crate) fn keep_standard_streams() -> io::Result<()> {
-    // SAFETY: close_range takes integers; nothing of this process owns a descriptor yet.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, 0) };
-    // Kernels before 5.9, and sandboxes that have not heard of it.
-    if closed != 0 {
-        close_one_by_one()?;
-    }
+/// Closes nothing: what is open beside them, the constructors of this process's libraries have
+/// opened ([`start`](super::start)).
+pub(crate) fn open_standard_streams() -> io::Result<()> {
     loop {
         // Not close-on-exec: programs that this one starts shall have it too.
         let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
@@ -141,18 +138,6 @@ pub(crate) fn keep_standard_streams() -> io::Result<()> {
         // It is a standard stream now.
         std::mem::forget(null);
     }
-}
-
-fn close_one_by_one() -> io::Result<()> {
-    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&fd| fd > 2)
-        .collect();
-    for fd in open {
-        // SAFETY: as in `keep_standard_streams`. The folder's own, closed above, gives an error that means nothing.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
 }
 
 /// Has the kernel kill this process when the thread that started it ends; gives an error if that has happened.

@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{self, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -16,10 +14,11 @@ use super::identity::{self, Origin};
 use super::letter::{self, Head};
 use super::spawned::Spawned;
 use super::{Outcome, Process, ProcessBuilder, Stdio, registry};
-use crate::engine::processes::{VARIABLE, check_variable, is_marked, secret};
+use crate::engine::processes::{check_variable, is_marked, mark, secret};
 use crate::error::PoolError;
 use crate::os::pidfd::{self, Child};
-use crate::os::{executable, handoff, worker};
+use crate::os::start::{Stream, start_again};
+use crate::os::{handoff, worker};
 use crate::shm::cargo;
 use crate::shm::member::Expected;
 use crate::{closure, code, codec, panic};
@@ -167,20 +166,19 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
         stdin(builder.stdin)?.as_fd(),
     )?;
 
-    let child = Command::new(executable::own())
-        .arg0(format!("manyhands:{name}"))
-        .envs(builder.environment)
-        .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
-        .stdin(theirs)
-        .stdout(builder.stdout)
-        .stderr(builder.stderr)
-        .spawn()?;
-    let child = Child::open(child.id()).map_err(|error| {
+    let variables = builder.environment.into_iter().chain([mark(secret)]);
+    let streams = [
+        Stream::Fd(theirs),
+        builder.stdout.into(),
+        builder.stderr.into(),
+    ];
+    let pid = start_again(&format!("manyhands:{name}"), variables, streams)?;
+    let child = Child::open(pid).map_err(|error| {
         // Gone already, and its pid perhaps another's: SIGCHLD is ignored, or some thread waits for any child.
         if error.raw_os_error() == Some(libc::ESRCH) {
             return io::Error::other("another part of the program has taken its exit status");
         }
-        pidfd::kill_unopened(child.id());
+        pidfd::kill_unopened(pid);
         error
     })?;
     if let Some(member) = work.member {
@@ -203,12 +201,12 @@ fn stdin(stdin: Stdio) -> io::Result<OwnedFd> {
     }
 }
 
-impl From<Stdio> for process::Stdio {
+impl From<Stdio> for Stream {
     fn from(stdio: Stdio) -> Self {
         match stdio {
-            Stdio::Inherit => Self::inherit(),
-            Stdio::Null => Self::null(),
-            Stdio::Fd(fd) => fd.into(),
+            Stdio::Inherit => Self::Inherit,
+            Stdio::Null => Self::Null,
+            Stdio::Fd(fd) => Self::Fd(fd),
         }
     }
 }

@@ -54,10 +54,10 @@ pub use initializer::worker_state;
 pub use run::Portable;
 pub(crate) use settings::check_variable;
 pub use settings::{Affinity, InnerThreads, LineCallback, Output, StartMethod, WaitPolicy};
-pub(crate) use start::secret;
+pub(crate) use start::{mark, secret};
 pub use stats::{Failures, PoolStats, WorkerStats};
 pub use timeline::{Timeline, TimelineEvent};
-pub(crate) use worker::{VARIABLE, become_worker_if_asked, is_marked};
+pub(crate) use worker::{become_worker_if_asked, is_marked};
 
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};

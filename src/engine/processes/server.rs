@@ -17,15 +17,13 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::initializer;
-use super::start::secret;
-use super::worker::{self, Greeting, SERVER_MAGIC, VARIABLE};
+use super::start::{mark, secret};
+use super::worker::{self, Greeting, SERVER_MAGIC};
 use crate::at_fork;
 use crate::codec::exact;
 use crate::engine::forked::fork_child;
@@ -33,7 +31,8 @@ use crate::error::Death;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, executable, fork, handoff, worker as own};
+use crate::os::start::{Stream, start_again};
+use crate::os::{self, fork, handoff, worker as own};
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
 
@@ -143,12 +142,9 @@ impl Server {
                 exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
                 let memory = family::for_children();
                 handoff::send(socket.as_fd(), &message, memory.as_slice())?;
-                let process = Command::new(executable::own())
-                    .arg0(name)
-                    .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
-                    .stdin(Stdio::from(theirs))
-                    .spawn()?;
-                (process.id(), None)
+                let streams = [Stream::Fd(theirs), Stream::Inherit, Stream::Inherit];
+                let process = start_again(&name, [mark(secret)], streams)?;
+                (process, None)
             }
             Origin::Forked => {
                 // What is made later, the copy must have too.
@@ -439,6 +435,7 @@ fn refuse(socket: &OwnedFd, reason: String) -> io::Result<()> {
 fn begin_fork(name: &str) -> io::Result<()> {
     own::reset_signals();
     own::set_signals()?;
+    own::open_standard_streams()?;
     own::close_stdin()?;
     own::set_name(name);
     Ok(())

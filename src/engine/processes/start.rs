@@ -4,8 +4,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::output::Listener;
@@ -14,7 +12,9 @@ use super::settings::{Output, Settings};
 use super::worker::{Greeting, VARIABLE};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
-use crate::os::{clock, executable, handoff, image::Image, pidfd::Child};
+use crate::os::pidfd::{self, Child};
+use crate::os::start::{Stream, start_again};
+use crate::os::{clock, handoff, image::Image};
 use crate::process::Origin;
 use crate::shm::family;
 
@@ -51,7 +51,7 @@ pub(super) fn start(
     server: Option<&mut Server>,
 ) -> io::Result<Started> {
     let since = clock::now();
-    let lane = Lane::new()?;
+    let (lane, lane_fd) = Lane::new_to_send()?;
     // The first thing the worker does is to report; the bell shall ring for it.
     let (life_line, theirs) = handoff::pair()?;
     let secret = secret();
@@ -70,28 +70,14 @@ pub(super) fn start(
         None => {
             let message = greeting.to_message(secret)?;
             // Sent before there is anybody to read it: the worker finds it waiting.
-            let mut fds = vec![lane.fd(), bell.fd()];
+            let mut fds = vec![lane_fd.as_fd(), bell.fd()];
             fds.extend(family::for_children());
             handoff::send(life_line.as_fd(), &message, &fds)?;
-            // Without a closure to run between fork and exec, std uses posix_spawn, whose cost does not grow with the
-            // memory of this process.
-            let mut process = Command::new(executable::own())
-                .arg0(&name)
-                .envs(variables)
-                .env(VARIABLE.to_str().unwrap_or_default(), format!("{secret:x}"))
-                .stdin(Stdio::from(theirs))
-                .stdout(stdout)
-                .stderr(stderr)
-                .spawn()?;
-            match Child::open(process.id()) {
-                Ok(child) => child,
-                Err(error) => {
-                    // Out of descriptors, most likely. Nobody else knows of this process.
-                    process.kill()?;
-                    process.wait()?;
-                    return Err(error);
-                }
-            }
+            let variables = variables.chain([mark(secret)]);
+            let streams = [Stream::Fd(theirs), stdout.into(), stderr.into()];
+            let pid = start_again(&name, variables, streams)?;
+            // An error here: out of descriptors, most likely. Nothing else knows of this process.
+            Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?
         }
         Some(server) => {
             let bytes = |text: OsString| text.into_encoded_bytes();
@@ -104,7 +90,7 @@ pub(super) fn start(
                 has_stderr: !matches!(stderr, Sink::Inherit),
             };
             let outputs = [stdout.to_fd()?, stderr.to_fd()?];
-            let mut fds = vec![lane.fd(), bell.fd(), theirs.as_fd()];
+            let mut fds = vec![lane_fd.as_fd(), bell.fd(), theirs.as_fd()];
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
             server.hire(hire, &fds)?
         }
@@ -151,14 +137,20 @@ impl Sink {
     }
 }
 
-impl From<Sink> for Stdio {
+impl From<Sink> for Stream {
     fn from(sink: Sink) -> Self {
         match sink {
-            Sink::Inherit => Self::inherit(),
-            Sink::Null => Self::null(),
-            Sink::Pipe(writer) => writer.into(),
+            Sink::Inherit => Self::Inherit,
+            Sink::Null => Self::Null,
+            Sink::Pipe(writer) => Self::Fd(writer.into()),
         }
     }
+}
+
+/// The variable that has a process look for its greeting.
+pub(crate) fn mark(secret: u64) -> (OsString, OsString) {
+    let name = VARIABLE.to_str().unwrap_or_default();
+    (name.into(), format!("{secret:x}").into())
 }
 
 /// A name of at most 15 bytes, which is what the kernel keeps: the end of it tells workers apart.

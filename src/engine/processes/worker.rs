@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Chunk, Context, Entry};
 use super::settings::Setup;
 use super::{initializer, server};
-use crate::lane::bell::Bell;
+use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
-use crate::lane::{Claim, Emitter, Lane, Pace, Reader, die_spoilt, last_words};
+use crate::lane::{Claim, Emitter, Lane, Pace, Reader, Ring, die_spoilt, last_words};
 use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::shm::family;
@@ -103,8 +103,8 @@ pub(crate) fn become_worker_if_asked() {
         Some(process::MAGIC) => || process::become_process(),
         _ => return,
     };
-    if let Err(error) = own::keep_standard_streams() {
-        log::error!("the descriptors of the parent could not be closed: {error}");
+    if let Err(error) = own::open_standard_streams() {
+        log::error!("closed standard streams could not be opened on /dev/null: {error}");
     }
     let code = match panic::catch(role) {
         Ok(Ok(())) => 0,
@@ -214,8 +214,11 @@ impl Worker {
         greeting.origin.arrive();
         panic::install_hook();
 
-        let lane = Lane::open(lane)?;
-        let bell = Bell::open(bell)?;
+        let (lane, bell) = {
+            // Closed again: what is mapped needs no descriptor.
+            let (lane_fd, bell_fd) = (lane, bell);
+            (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
+        };
         last_words::set_own(&lane);
         seed::set_lane(&lane);
         lane.header().set_up();

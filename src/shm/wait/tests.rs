@@ -22,7 +22,11 @@ struct Page(SharedMemory);
 
 impl Page {
     fn new() -> Self {
-        Self(SharedMemory::new(NonZeroUsize::new(4096).unwrap()).unwrap())
+        Self(
+            SharedMemory::new(NonZeroUsize::new(4096).unwrap())
+                .unwrap()
+                .0,
+        )
     }
 
     fn object(&self) -> &Object {
