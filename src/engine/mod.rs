@@ -25,6 +25,7 @@
 
 #[cfg(target_os = "linux")]
 mod any;
+pub(crate) mod copies;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]

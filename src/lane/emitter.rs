@@ -11,6 +11,7 @@ use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
 use super::ring::{CELL_PAYLOAD, Writer};
 use crate::codec;
 use crate::os::clock;
+use crate::os::fork::{COPY_PANICKED, COPY_RETURNED, Original};
 
 /// How a worker tells its parent that there is something to look at.
 pub(crate) trait Ring {
@@ -44,8 +45,11 @@ pub(crate) fn die_spoilt() -> ! {
     std::process::abort()
 }
 
+/// Writes the answers of one process. A copy of that process, in which a task's function that
+/// forked returns or panics, ends when it comes to answer.
 pub(crate) struct Emitter {
     lane: Lane,
+    original: Original,
     pace: Pace,
     last_ring: Instant,
     writer: Writer,
@@ -71,6 +75,7 @@ impl Emitter {
         let writer = lane.response_writer();
         Self {
             lane,
+            original: Original::here(),
             pace,
             last_ring: Instant::now(),
             writer,
@@ -83,6 +88,12 @@ impl Emitter {
             started_at: 0,
             began_at: None,
         }
+    }
+
+    /// The process whose answers these are.
+    #[inline]
+    pub(crate) fn original(&self) -> Original {
+        self.original
     }
 
     /// Task `task` begins, with item `first`.
@@ -121,6 +132,7 @@ impl Emitter {
     /// The item after the last one is about to start.
     #[inline]
     pub(crate) fn item_starts(&mut self) {
+        self.original.end_copy(COPY_RETURNED);
         if self.limit.is_some() {
             self.started_at = clock::now();
             self.lane.header().set_started_at(self.started_at);
@@ -133,6 +145,7 @@ impl Emitter {
     /// The next item has this result, as the codec wrote it.
     #[inline]
     pub(crate) fn result(&mut self, bytes: &[u8]) {
+        self.original.end_copy(COPY_RETURNED);
         if self.used == 0 || bytes.len() > CELL_PAYLOAD - self.used {
             if bytes.len() > CELL_PAYLOAD - RESPONSE_HEAD {
                 self.large(ResponseKind::Results, bytes);
@@ -162,7 +175,8 @@ impl Emitter {
     }
 
     /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open cell, which has room
-    /// for them. It is given the number of the item, from 0, and the place for its result.
+    /// for them. It is given the number of the item, from 0, and the place for its result. It must
+    /// end copies before it writes there.
     ///
     /// The short loop around short functions: what is noted for each item is its progress, and nothing else. If `run`
     /// panics, [`recount`](Self::recount) must follow.
@@ -195,6 +209,12 @@ impl Emitter {
 
     /// The next item has no result.
     pub(crate) fn fault(&mut self, fault: &Fault) {
+        self.original
+            .end_copy(if matches!(fault, Fault::Panicked(_)) {
+                COPY_PANICKED
+            } else {
+                COPY_RETURNED
+            });
         let mut bytes = Vec::new();
         // Strings and numbers always encode; half a fault is one that the parent cannot read.
         if codec::exact::to_vec_append(&mut bytes, fault).is_err() {
@@ -205,6 +225,7 @@ impl Emitter {
 
     /// All items have been answered for.
     pub(crate) fn end(&mut self) {
+        self.original.end_copy(COPY_RETURNED);
         if let Some(began) = self.began_at.take() {
             self.flush(false);
             self.wait_for_room();

@@ -7,11 +7,12 @@
 
 use std::cell::UnsafeCell;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Lane;
 use super::raw::RawBytes;
 use crate::codec::exact;
+use crate::os::fork::OwnPointer;
 use crate::panic::Caught;
 
 pub(super) const TEXT_BYTES: usize = 2_048;
@@ -24,19 +25,20 @@ pub(crate) struct LastWords {
     text: UnsafeCell<[u8; TEXT_BYTES]>,
 }
 
-/// Where this process writes its last words; null in all that are not workers.
-static OWN: AtomicPtr<LastWords> = AtomicPtr::new(ptr::null_mut());
+/// Where this process writes its last words; null in all that are not workers, and in copies of
+/// workers.
+static OWN: OwnPointer<LastWords> = OwnPointer::null();
 
 /// Has this process write its last words into the lane, which it keeps mapped from now on.
 pub(crate) fn set_own(lane: &Lane) {
     let words = ptr::from_ref(lane.header().last_words());
     std::mem::forget(lane.clone());
-    OWN.store(words.cast_mut(), Ordering::Release);
+    OWN.set(words.cast_mut());
 }
 
 /// Whether a panic on any thread of this process is to be written down.
 pub(crate) fn wanted() -> bool {
-    cfg!(panic = "abort") && !OWN.load(Ordering::Acquire).is_null()
+    cfg!(panic = "abort") && !OWN.get().is_null()
 }
 
 /// Writes a panic down, if this process is a worker that will die of it; only the first one.
@@ -48,17 +50,17 @@ pub(crate) fn write(caught: &Caught) {
 
 /// Writes down why this worker cannot begin.
 pub(crate) fn write_reason(reason: String) {
-    if !OWN.load(Ordering::Acquire).is_null() {
-        leave(&Caught {
-            message: reason,
-            ..Caught::default()
-        });
-    }
+    leave(&Caught {
+        message: reason,
+        ..Caught::default()
+    });
 }
 
 fn leave(caught: &Caught) {
-    // SAFETY: not null, so set by `set_own`, which has seen to it that the mapping stays.
-    let words = unsafe { &*OWN.load(Ordering::Acquire) };
+    // SAFETY: null, or set by `set_own`, which has seen to it that the mapping stays.
+    let Some(words) = (unsafe { OWN.get().as_ref() }) else {
+        return;
+    };
     // A message too long is cut, at a character's end, rather than lost. The rest of the record is the file's path.
     let mut caught = caught.clone();
     let mut end = caught.message.len().min(TEXT_BYTES / 2);

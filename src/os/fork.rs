@@ -2,38 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, getpid};
 
-/// How many forks lie between the first process of this image and this one.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-
-/// Pid of the process that this one was forked from, if it was.
-static FORKED_FROM: AtomicU32 = AtomicU32::new(0);
-
-/// A number that is the same as long as the process is the same. Cheaper than `getpid`, which is a system call.
-///
-/// Children made by a raw `clone` that skips the C library's fork handlers are not noticed.
-pub(crate) fn generation() -> u32 {
-    static ONCE: Once = Once::new();
-    extern "C" fn forked() {
-        FORKED_FROM.store(std::os::unix::process::parent_id(), Ordering::Relaxed);
-        GENERATION.fetch_add(1, Ordering::Relaxed);
-    }
-    ONCE.call_once(|| {
-        // SAFETY: the handler does nothing but getppid and atomics, which is allowed in a forked child.
-        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
-    });
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// Pid of the process that this one was forked from; 0 in the first process of this image.
-pub(crate) fn forked_from() -> u32 {
-    FORKED_FROM.load(Ordering::Relaxed)
-}
+pub(crate) use super::generation::{
+    COPY_PANICKED, COPY_RETURNED, Original, OwnPointer, forked_from, generation,
+};
 
 /// Something that each process in a line of forks has for itself.
 ///

@@ -17,7 +17,8 @@
 //! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup` |
 //! | [`exit`] | `atexit` |
 //! | [`fault`] | nothing; in tests, `raise` |
-//! | [`fork`] | `fork`, `pthread_atfork`, `_exit`, `O_ASYNC` life lines |
+//! | [`fork`] | `fork`, `_exit`, `O_ASYNC` life lines |
+//! | [`generation`] | `pthread_atfork`, `MADV_WIPEONFORK`: whether this process was forked |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
@@ -41,6 +42,7 @@ pub(crate) mod exit;
 pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod futex;
+mod generation;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod life;

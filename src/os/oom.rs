@@ -12,13 +12,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Where to note it; null in processes that do not.
-static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+use super::fork::OwnPointer;
+use super::out_of_reach;
+
+/// Where to note it; null in processes that do not, and in copies of those that do.
+static WORD: OwnPointer<AtomicU32> = OwnPointer::null();
 /// The memory of this process as a file: reading from it fails where reading from the memory itself would kill.
 static MEMORY: AtomicI32 = AtomicI32::new(-1);
 /// Address of `handle_alloc_error`.
@@ -33,12 +36,12 @@ const STACK_BYTES: usize = 32 << 10;
 /// the process lives.
 pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
     MEMORY.store(
-        File::open("/proc/self/mem")?.into_raw_fd(),
+        out_of_reach(File::open("/proc/self/mem")?.into())?.into_raw_fd(),
         Ordering::Relaxed,
     );
     let failure: fn(Layout) -> ! = handle_alloc_error;
     FAILURE.store(failure as usize, Ordering::Relaxed);
-    WORD.store(ptr::from_ref(word).cast_mut(), Ordering::Release);
+    WORD.set(ptr::from_ref(word).cast_mut());
     // The handler raises the signal again, and then finds the default in place, which kills.
     let action = SigAction::new(
         SigHandler::Handler(note),
@@ -52,7 +55,7 @@ pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
 
 extern "C" fn note(_: c_int) {
     let is_last_error = Errno::last() == Errno::ENOMEM;
-    let word = WORD.load(Ordering::Acquire);
+    let word = WORD.get();
     // SAFETY: it was made of a reference by the function above, whose caller has promised that it stays.
     let word = unsafe { word.as_ref() };
     if let Some(word) = word

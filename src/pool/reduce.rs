@@ -14,6 +14,7 @@ use super::limits::Limits;
 use super::progress::Tracker;
 use super::schedule::Schedule;
 use crate::engine::Run;
+use crate::engine::copies::{self, Original};
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
 use crate::seed::{self, Seeds};
@@ -68,6 +69,31 @@ pub(crate) fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partia
         index: None,
         caught,
     })
+}
+
+/// [`fold`], for engines whose workers go on to other chunks: a copy of the worker that `f` or
+/// `reduce` forks ends here.
+pub(crate) fn fold_in_worker<A, R>(
+    chunk: Chunk<A>,
+    f: impl Fn(A) -> R,
+    reduce: impl Fn(R, R) -> R,
+) -> Partial<R> {
+    let original = Original::here();
+    let f = |item| copies::run(original, || f(item));
+    let reduce = |one, other| copies::run(original, || reduce(one, other));
+    let partial = fold(chunk, f, reduce);
+    copies::end_panicked(original);
+    partial
+}
+
+/// [`combine`], as [`fold_in_worker`].
+pub(crate) fn combine_in_worker<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
+    let original = Original::here();
+    let partial = combine(partials, |one, other| {
+        copies::run(original, || reduce(one, other))
+    });
+    copies::end_panicked(original);
+    partial
 }
 
 /// The call, given the two functions that an engine runs.

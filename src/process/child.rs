@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 
 use super::letter::Letter;
 use super::{entry, outcome};
-use crate::os::{fork, handoff, worker as own};
+use crate::os::fork::{self, Original};
+use crate::os::{handoff, worker as own};
 use crate::panic;
 use crate::shm::member;
 
@@ -52,10 +53,12 @@ fn begin() -> io::Result<Letter> {
 }
 
 fn run(letter: Letter) -> i32 {
+    let original = Original::here();
     let ran = panic::catch(|| match entry::find(letter.head.entry) {
         Some(entry) => entry(letter),
         None => Err("the executable does not have its function".to_owned()),
     });
+    original.end_copy_after(&ran);
     match ran {
         Ok(Ok(code)) => code,
         Ok(Err(reason)) => {

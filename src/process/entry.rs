@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::Outcome;
 use super::letter::Letter;
 use crate::closure::{self, Revive};
+use crate::os::fork::{COPY_RETURNED, Original};
 use crate::{code, codec};
 
 /// Runs the function that the letter names, and gives the exit code. An error: it could not be run, for this reason.
@@ -67,7 +68,11 @@ where
     let argument = codec::take::<A>(&mut bytes)
         .map_err(|reason| format!("its argument cannot be deserialised: {reason}"))?;
     drop(letter);
-    Ok(f(argument).exit_code())
+    let original = Original::here();
+    let outcome = f(argument);
+    // It is the child that tells what came of it.
+    original.end_copy(COPY_RETURNED);
+    Ok(outcome.exit_code())
 }
 
 /// The function itself, which has nothing in it but its type.

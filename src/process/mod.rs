@@ -36,6 +36,9 @@
 //! | is killed by a signal | `Signaled`, with its number |
 //! | never runs, because the argument cannot be deserialised, say | `Exited(97)`, and the reason on standard error |
 //!
+//! If the function forks, the copy of the child has no part in that: it ends when the function
+//! returns in it, with exit code 0, or with 101 if the function panics there.
+//!
 //! A child that has ended stays in the system's table until somebody asks for its status. [`Process::join`] does, and
 //! so do [`active_children`], every later start of a child, the drop of the handle of one that has ended, and the end
 //! of the program.

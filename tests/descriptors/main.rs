@@ -157,7 +157,7 @@ fn a_library_does_not_get_the_number_of_a_closed_standard_stream() {
             assert_eq!(
                 fs::read_link("/proc/self/fd/1").unwrap(),
                 Path::new("/dev/null")
-            )
+            );
         };
         let status = Process::spawn(child, ()).unwrap().join().unwrap();
         // There is no other way to tell.

@@ -382,8 +382,11 @@ impl Answers {
             return;
         }
         let scratch = &mut self.scratch;
+        let original = emitter.original();
         let encoded = panic::catch(|| {
             let result = run();
+            // Before its handles are counted as sent.
+            original.end_copy(fork::COPY_RETURNED);
             scratch.clear();
             let encoded = codec::append_result(scratch, &result);
             // Before the item is answered for: a panic in `drop` is still this item's.

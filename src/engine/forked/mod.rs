@@ -32,6 +32,7 @@ use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
+use crate::os::fork::Original;
 use crate::os::{self, exit, task};
 use crate::panic;
 use crate::pool::{Limits, Plan, Pool, Stream, reduce};
@@ -43,6 +44,9 @@ use crate::shm::array::forks::{self, Taken, Takes};
 /// whatever [`Call::window`](crate::Call::window) says; a lazy call forks a child for each item. A submitted task runs at
 /// once, so it can be killed but not cancelled, and it is not run again if its child dies, whatever
 /// [`Call::retries`](crate::Call::retries) says: that child would be forked later, out of the middle of something else.
+///
+/// If the function forks in turn, the copy of the child answers for nothing and ends when the
+/// function returns in it, with exit code 0, or with 101 if the function panics there.
 ///
 /// # What a child has twice
 ///
@@ -304,8 +308,11 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
             drop((out, err, departure));
             // It is the parent that waited.
             std::mem::forget(fork);
+            let original = Original::here();
             // No unwinding into the copy of the caller's frames.
-            let code = if panic::catch(run).is_ok() { 0 } else { 101 };
+            let ended = panic::catch(run);
+            original.end_copy_after(&ended);
+            let code = if ended.is_ok() { 0 } else { 101 };
             // No exit handler runs here, and there is one that sees to what the child itself has started and made.
             exit::end();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
@@ -400,8 +407,8 @@ where
     where
         I: Iterator<Item = A>,
     {
-        let fold = |chunk| reduce::fold(chunk, &f, &g);
-        let combine = |partials| reduce::combine(partials, &g);
+        let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
+        let combine = |partials| reduce::combine_in_worker(partials, &g);
         reduce::map_reduce(self, plan, fold, combine, items)
     }
 }

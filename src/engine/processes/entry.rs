@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::lane::Emitter;
 use crate::lane::message::Fault;
+use crate::os::fork::COPY_RETURNED;
 use crate::{code, codec, panic};
 use std::any::Any;
 
@@ -134,6 +135,7 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         let mut items = self.items;
+        let original = self.emitter.original();
         while self.count > 0 {
             let batch = self.emitter.room_for(result).min(self.count);
             let (now, later) = items.split_at(batch as usize * argument);
@@ -141,7 +143,9 @@ impl Chunk<'_> {
                 self.emitter.results(batch, result, |item, slot| {
                     let mut bytes = &now[item * argument..(item + 1) * argument];
                     if let Ok(argument) = codec::take::<A>(&mut bytes) {
-                        codec::put_fixed(slot, &f(argument));
+                        let result = f(argument);
+                        original.end_copy(COPY_RETURNED);
+                        codec::put_fixed(slot, &result);
                     }
                 });
             });
@@ -174,6 +178,8 @@ impl Chunk<'_> {
                 Err(reason) => return Some(Fault::ArgumentDecode(reason)),
             };
             let result = f(argument);
+            // Before its handles are counted as sent.
+            self.emitter.original().end_copy(COPY_RETURNED);
             if let Some(limit) = self.emitter.exceeded() {
                 // The parent has not stopped it in time, as no engine of threads can.
                 return Some(Fault::TimedOut(limit));

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::fmt::Display;
 
 use crate::error::PoolError;
+use crate::os::fork::Original;
 use crate::panic::Caught;
 use crate::{code, panic};
 
@@ -33,7 +34,10 @@ where
     E: Display,
 {
     let f = super::entry::conjure::<F>();
-    match panic::catch(|| f().map_err(|error| error.to_string())) {
+    let original = Original::here();
+    let ran = panic::catch(|| f().map_err(|error| error.to_string()));
+    original.end_copy_after(&ran);
+    match ran {
         Ok(Ok(state)) => Ok(Box::new(state)),
         Ok(Err(reason)) => Err(reason),
         Err(Caught {

@@ -92,6 +92,10 @@ const START_TIME: Duration = Duration::from_secs(30);
 
 /// The engine of [`Pool::processes`](crate::Pool::processes): persistent worker processes.
 ///
+/// A task may fork, by a C library that it calls, say. The copy of the worker in which its function
+/// returns too answers for nothing and ends there, with exit code 0, or with 101 if the function
+/// panics in it. The worker does not wait for it.
+///
 /// # Examples
 ///
 /// ```

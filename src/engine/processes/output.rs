@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::settings::{LineCallback, Output};
 use crate::os::alarm::Alarm;
+use crate::os::fork::Original;
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::panic;
@@ -226,7 +227,11 @@ impl Stream {
     fn tell(&mut self) {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
-        if let Err(caught) = panic::catch(|| (self.tell)(&self.worker, &line)) {
+        let original = Original::here();
+        let told = panic::catch(|| (self.tell)(&self.worker, &line));
+        // A copy that goes on would read lines away from this process.
+        original.end_copy_after(&told);
+        if let Err(caught) = told {
             log::error!(
                 "what was to be told of a worker's output panicked: {}",
                 caught.message

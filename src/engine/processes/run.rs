@@ -134,8 +134,8 @@ where
         // One call from the first chunk to the last, though it takes several.
         let _admission = self.shared.admit()?;
         let (add, combine) = (g.clone(), g);
-        let fold = move |chunk| reduce::fold(chunk, &f, &add);
-        let combine = move |partials| reduce::combine(partials, &combine);
+        let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &add);
+        let combine = move |partials| reduce::combine_in_worker(partials, &combine);
         reduce::map_reduce(self, plan, fold, combine, items)
     }
 }

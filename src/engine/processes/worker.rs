@@ -19,7 +19,8 @@ use super::{initializer, server};
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, Ring, die_spoilt, last_words};
-use crate::os::{exit, fork, handoff, image::Image, oom, worker as own};
+use crate::os::fork::{self, Original};
+use crate::os::{exit, handoff, image::Image, oom, worker as own};
 use crate::process::{self, Origin};
 use crate::shm::family;
 use crate::{at_fork, code, codec, panic, seed};
@@ -106,7 +107,11 @@ pub(crate) fn become_worker_if_asked() {
     if let Err(error) = own::open_standard_streams() {
         log::error!("closed standard streams could not be opened on /dev/null: {error}");
     }
-    let code = match panic::catch(role) {
+    let original = Original::here();
+    let ended = panic::catch(role);
+    // Code of the user's may fork in places that are not looked at one by one, such as a `Drop`.
+    original.end_copy_after(&ended);
+    let code = match ended {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             eprintln!("manyhands: a worker process could not begin: {error}");
@@ -399,7 +404,9 @@ impl Worker {
                 contexts.insert(id, Context::Encoded(body.to_vec()));
             }
             Request::Forget { id } => {
+                // Its Drop is the user's.
                 contexts.remove(&id);
+                emitter.original().end_copy(fork::COPY_RETURNED);
             }
         }
     }

@@ -14,6 +14,7 @@ use super::idle::{Idle, Woken};
 use super::roster::Roster;
 use super::spin::{self, Awake};
 use super::task::Job;
+use crate::engine::copies::{COPY_RETURNED, Original};
 use crate::error::{PoolError, TaskError};
 use crate::panic;
 
@@ -197,7 +198,9 @@ impl Dispatch {
 
     /// Runs a job of rayon, if there is one. They come from tasks that use rayon, on any worker.
     fn help_rayon(&self) -> bool {
+        let original = Original::here();
         let has_helped = rayon::yield_now() == Some(Yield::Executed);
+        original.end_copy(COPY_RETURNED);
         if has_helped {
             // There may be more.
             self.idle.wake_oldest();
@@ -286,9 +289,12 @@ impl Drop for Mapping<'_> {
 }
 
 fn run(job: Arc<dyn Job>) {
+    let original = Original::here();
     job.run();
     // If the handle is gone, this drops a result of the user's, which may panic.
     let _ = panic::catch(move || drop(job));
     // Jobs that the task has given to rayon and not waited for.
     rayon::yield_local();
+    // A job of rayon has forked, or a `Drop`.
+    original.end_copy(COPY_RETURNED);
 }

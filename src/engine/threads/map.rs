@@ -26,6 +26,7 @@ use super::dispatch::Dispatch;
 use super::lease::{Lease, Work, lend};
 use super::results::{Room, Stretch, collect};
 use super::spin;
+use crate::engine::copies::{self, Original};
 use crate::error::TaskError;
 use crate::panic;
 use crate::pool::{Limits, Plan};
@@ -134,6 +135,7 @@ where
     I: Iterator<Item = A>,
 {
     let limits = plan.limits;
+    let original = Original::here();
     let manner = Manner {
         limits: Limits::default(),
         ends_with_pool: false,
@@ -147,7 +149,8 @@ where
             let _ = panic::catch(|| drop(item));
             return Err(TaskError::Cancelled);
         }
-        let outcome = limits.run(index, || function(item));
+        let outcome = limits.run(index, || copies::run(original, || function(item)));
+        copies::end_panicked(original);
         outcome.map_err(|failure| failure.into_error(Some(index)))
     };
     run(dispatch, plan, &manner, &function, items.enumerate())
@@ -252,6 +255,8 @@ where
             ref mut results,
         } = chunk;
         let limits = self.manner.limits;
+        let original = Original::here();
+        let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
         // One `catch` for the whole chunk: how many results there are says which item it was.
         let outcome = panic::catch(|| {
@@ -267,15 +272,18 @@ where
                     results.extend(items.by_ref().take(block).map(|item| {
                         seed::move_to(index);
                         index += 1;
-                        (self.function)(item)
+                        function(item)
                     }));
                 } else if let Some(item) = items.next() {
-                    let outcome = limits.run(first + results.len(), || (self.function)(item));
+                    let outcome = limits.run(first + results.len(), || function(item));
+                    // A limit catches the panic.
+                    copies::end_panicked(original);
                     results.extend(once(outcome.map_err(|failure| failure.into_error(None))?));
                 }
             }
             Ok(())
         });
+        copies::end_panicked(original);
         let index = first + results.len();
         let error = match outcome {
             Ok(Ok(())) => None,

@@ -50,6 +50,7 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
+use super::copies::{self, Original};
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -64,6 +65,10 @@ pub(crate) use self::roster::idle_thread_ids;
 /// no worker has started it yet; so a pool of one worker is enough for tasks that submit tasks and wait for them. As
 /// with rayon itself, what runs inside of a parallel iterator should not wait for a task that may be waiting for that
 /// iterator.
+///
+/// If a task forks the process, the copy ends when the task's function returns in it, with exit
+/// code 0, or with 101 if the function panics there: going on, it would run the other tasks of the
+/// pool a second time.
 ///
 /// # Examples
 ///
@@ -277,8 +282,10 @@ where
         let give = move |base: usize, items: Vec<A>| {
             let f = Arc::clone(&f);
             let run = move |items: Vec<A>| {
+                let original = Original::here();
                 let run = |(nth, item)| {
-                    let outcome = limits.run(base + nth, || f(item));
+                    let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
+                    copies::end_panicked(original);
                     outcome.map_err(|failure| failure.into_error(Some(base + nth)))
                 };
                 items.into_iter().enumerate().map(run).collect()
@@ -328,8 +335,8 @@ where
     where
         I: Iterator<Item = A>,
     {
-        let fold = |chunk| reduce::fold(chunk, &f, &g);
-        let combine = |partials| reduce::combine(partials, &g);
+        let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
+        let combine = |partials| reduce::combine_in_worker(partials, &g);
         // Over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
         reduce::map_reduce(self, plan, fold, combine, items)

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::home::Home;
 use super::spin;
+use crate::engine::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
@@ -125,7 +126,10 @@ where
     fn run(&self) {
         if let Some((function, argument)) = self.start(Stage::Running) {
             // The function is dropped in here too: when the result is seen, all that the task held is gone.
-            let outcome = self.limits.run(0, move || function(argument));
+            let original = Original::here();
+            let run = move || copies::run(original, || function(argument));
+            let outcome = self.limits.run(0, run);
+            copies::end_panicked(original);
             *self.stage.lock() = Stage::Ended(outcome.map_err(|failure| failure.into_error(None)));
             self.announce();
         }

@@ -17,7 +17,11 @@ struct Page(SharedMemory);
 
 impl Page {
     fn new() -> Self {
-        Self(SharedMemory::new(NonZeroUsize::new(8192).unwrap()).unwrap().0)
+        Self(
+            SharedMemory::new(NonZeroUsize::new(8192).unwrap())
+                .unwrap()
+                .0,
+        )
     }
 
     fn list(&self) -> &WaitList {
