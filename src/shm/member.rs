@@ -223,8 +223,8 @@ impl Slot {
 }
 
 /// How long a process waits for another one that reclaims, which may be stopped. What is not done then, a later patrol
-/// will do.
-const MOST_FOR_OTHERS: Duration = Duration::from_millis(200);
+/// will do. Timed calls of a parent reclaim a child that has ended, so it is less than a call may be late.
+const MOST_FOR_OTHERS: Duration = Duration::from_millis(100);
 
 impl Family {
     fn slots(&self) -> &[Slot] {
