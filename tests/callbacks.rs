@@ -172,11 +172,15 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
         return;
     }
     let stop = Arc::new(AtomicBool::new(false));
+    // What libraries do once, at their first use, is under locks of theirs.
+    let warm = Arc::new(AtomicU32::new(0));
     let noise: Vec<_> = (0..2)
         .map(|_| {
             let (pool, stop) = (Pool::threads(1).unwrap(), Arc::clone(&stop));
+            let warm = Arc::clone(&warm);
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    warm.fetch_add(1, Ordering::Relaxed);
                     let tasks: Vec<_> = (0..20).map(|n| pool.submit(|n: u32| n, n)).collect();
                     for task in tasks {
                         task.on_done(|_| {});
@@ -185,6 +189,7 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
             })
         })
         .collect();
+    common::eventually("both make noise", || warm.load(Ordering::Relaxed) > 10);
     for _ in 0..100 {
         // SAFETY: the child takes no lock of the program's that another thread may have; that it finds none of the crate's
         // is what this test is about.

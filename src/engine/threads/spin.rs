@@ -9,7 +9,6 @@
 //! awake than the process has cores.
 
 use std::hint::spin_loop;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -96,9 +95,19 @@ pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// The cores this process may use.
+/// The cores this process may use. The system is asked once: it takes long. Two threads may both ask, which is better than
+/// a lock that a forked child could find held.
 fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    // Without an answer nobody spins.
-    *CORES.get_or_init(|| crate::machine::usable_cores().unwrap_or(1))
+    /// 0: not asked yet.
+    static CORES: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: nothing but the answer is handed over.
+    match CORES.load(Ordering::Relaxed) {
+        0 => {
+            // Without an answer no thread spins.
+            let cores = crate::machine::usable_cores().unwrap_or(1).max(1);
+            CORES.store(cores, Ordering::Relaxed);
+            cores
+        }
+        cores => cores,
+    }
 }
