@@ -189,7 +189,7 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
             })
         })
         .collect();
-    common::eventually("both make noise", || warm.load(Ordering::Relaxed) > 10);
+    eventually("both make noise", || warm.load(Ordering::Relaxed) > 10);
     for _ in 0..100 {
         // SAFETY: the child takes no lock of the program's that another thread may have; that it finds none of the crate's
         // is what this test is about.

@@ -15,6 +15,6 @@ pub(crate) fn append_result<R: Serialize + 'static>(
     if fixed_size::<R>().is_some() {
         return append(out, result).map(|()| Sent::default());
     }
-    let (appended, sent) = cargo::send(|| append(out, result));
+    let (appended, sent) = cargo::send(None, || append(out, result));
     appended.map(|()| sent)
 }

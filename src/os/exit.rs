@@ -11,18 +11,20 @@ pub(crate) enum Turn {
     Children,
     /// Its named shared memory. The children, who are waited for, may still look for it.
     SharedMemory,
+    /// What it was to give back of shared objects, and could not yet.
+    Releases,
     /// Its place among those that share objects.
     Family,
 }
 
 /// What each turn calls.
-static LAST: [OnceLock<fn()>; 3] = [const { OnceLock::new() }; 3];
+static LAST: [OnceLock<fn()>; 4] = [const { OnceLock::new() }; 4];
 
 /// Has `last` called when this process, or one forked from it, returns from `main` or calls `exit`. Later calls for the
 /// same turn do nothing.
 pub(crate) fn call_at_exit(turn: Turn, last: fn()) {
     /// Flags, not a `Once`: a forked child might find that half-way for ever.
-    static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+    static TOLD: [AtomicBool; 4] = [const { AtomicBool::new(false) }; 4];
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn handler() {
         end();

@@ -72,7 +72,11 @@ pub(super) fn push<T: Serialize + 'static>(
     }
     with_buffer(|buffer| {
         // Dropped, it calls back the handles: what is not pushed does not arrive.
-        let (encoded, sent) = cargo::send(|| codec::append(buffer, &item));
+        let deadline = mode.lock_deadline();
+        let (encoded, sent) = cargo::send(deadline, || codec::append(buffer, &item));
+        if encoded.is_err() && sent.is_busy() {
+            return Err(PushError::Full(item));
+        }
         if let Err(reason) = encoded {
             return Err(PushError::Unencodable { item, reason });
         }
@@ -84,7 +88,6 @@ pub(super) fn push<T: Serialize + 'static>(
         let load = if sent.handles().is_empty() && buffer.len() <= port.room() {
             Load::Inline(buffer)
         } else {
-            let deadline = mode.lock_deadline();
             match Payload::new(buffer, sent.handles(), deadline) {
                 Ok(payload) => Load::Payload(payload, bytes),
                 // A process is stopped with the ledger. Without a deadline it is waited for.

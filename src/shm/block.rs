@@ -84,6 +84,15 @@ pub(super) enum Phase {
     Ending = 3,
 }
 
+/// How far a release has come that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has not begun. A block that is ending is being released otherwise.
+    First,
+    /// The block is ending by this release, or by one of a process that has died.
+    Ending,
+}
+
 /// A block, and which of those that lay in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub(crate) struct BlockId {
@@ -220,9 +229,7 @@ impl Family {
             return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
         };
         fault::point();
-        fault::point();
         block.holders.insert(member);
-        fault::point();
         fault::point();
         block.len.store(len, Ordering::Relaxed);
         block.shape.store(shape, Ordering::Relaxed);
@@ -258,13 +265,14 @@ impl Family {
 
     /// Frees a block for which the kernel has no memory, as soon as the ledger can be had.
     fn give_up(&self, id: BlockId, member: u16) {
-        if self.release_empty(id, member, soon()) {
+        let mut reached = Stage::First;
+        if self.release_empty(id, member, &mut reached, soon()) {
             return;
         }
         let own = self.id();
         deferred::put_off(move |deadline| {
             let family = family::if_any().filter(|family| family.id() == own);
-            family.is_none_or(|family| family.release_empty(id, member, deadline))
+            family.is_none_or(|family| family.release_empty(id, member, &mut reached, deadline))
         });
     }
 
@@ -306,25 +314,34 @@ impl Family {
 
     /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, and is free.
     ///
-    /// False if the ledger could not be locked until the deadline. Then it is to be called again: each step can be done
-    /// twice, and `take_apart` must be able to start again after a process that was killed in the middle of it.
+    /// False if the ledger could not be locked until the deadline. Then it is to be called again, with the same `reached`: each
+    /// step can be done twice, and `take_apart` must be able to start again after a process that was killed in the middle
+    /// of it.
     pub(super) fn release(
         &self,
         id: BlockId,
         member: u16,
+        reached: &mut Stage,
         deadline: Instant,
         take_apart: impl FnOnce(&Block),
     ) -> bool {
         match self.lock(|| Some(deadline)) {
-            Ok(lock) => self.release_locked(lock, id, member, deadline, Some(take_apart)),
+            Ok(lock) => self.release_locked(lock, id, member, reached, deadline, Some(take_apart)),
             Err(_) => false,
         }
     }
 
     /// The same, if nothing is in the block that has to be taken apart.
-    pub(super) fn release_empty(&self, id: BlockId, member: u16, deadline: Instant) -> bool {
+    pub(super) fn release_empty(
+        &self,
+        id: BlockId,
+        member: u16,
+        reached: &mut Stage,
+        deadline: Instant,
+    ) -> bool {
+        let nothing = None::<fn(&Block)>;
         match self.lock(|| Some(deadline)) {
-            Ok(lock) => self.release_locked(lock, id, member, deadline, None::<fn(&Block)>),
+            Ok(lock) => self.release_locked(lock, id, member, reached, deadline, nothing),
             Err(_) => false,
         }
     }
@@ -336,6 +353,7 @@ impl Family {
         lock: impl Sized,
         id: BlockId,
         member: u16,
+        reached: &mut Stage,
         deadline: Instant,
         take_apart: Option<impl FnOnce(&Block)>,
     ) -> bool {
@@ -346,7 +364,12 @@ impl Family {
         if state.generation != id.generation || state.is(Phase::Free) || !block.is_held_by(member) {
             return true;
         }
-        if !state.is(Phase::Ending) && block.holders.is_needed_besides(member) {
+        if state.is(Phase::Ending) {
+            if *reached == Stage::First {
+                // Another thread of the process is at it.
+                return true;
+            }
+        } else if block.holders.is_needed_besides(member) {
             block.holders.remove(member);
             return true;
         }
@@ -369,6 +392,7 @@ impl Family {
             phase: Phase::Ending as u8,
             ..state
         });
+        *reached = Stage::Ending;
         fault::point();
         drop(lock);
         if let Some(take_apart) = take_apart {
@@ -383,7 +407,10 @@ impl Family {
         let Ok(_lock) = self.lock(|| Some(deadline)) else {
             return false;
         };
-        self.put_free(id, block);
+        let state = block.state();
+        if state.generation == id.generation && state.is(Phase::Ending) {
+            self.put_free(id, block);
+        }
         true
     }
 

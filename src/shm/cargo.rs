@@ -13,6 +13,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::block::BlockId;
 use super::error::ShareError;
@@ -37,8 +38,18 @@ pub(crate) type Kept = Box<dyn Any + Send + Sync>;
 
 enum Scope {
     Keep(Vec<Kept>),
-    Send(Vec<BlockId>),
+    Send(Sending),
     Grant(Option<Expected>),
+}
+
+/// A message whose handles count as under way.
+#[derive(Default)]
+struct Sending {
+    handles: Vec<BlockId>,
+    /// Until when a handle may wait for the ledger; `None`: for ever.
+    deadline: Option<Instant>,
+    /// A handle has waited in vain.
+    is_busy: bool,
 }
 
 thread_local! {
@@ -99,8 +110,8 @@ impl Outer {
 impl Drop for Outer {
     fn drop(&mut self) {
         // A message that was not finished is not sent.
-        if let Some(Scope::Send(sent)) = SCOPE.replace(self.0.take()) {
-            recall(&sent);
+        if let Some(Scope::Send(sending)) = SCOPE.replace(self.0.take()) {
+            recall(&sending.handles);
         }
     }
 }
@@ -120,6 +131,7 @@ pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, Cargo) {
 #[must_use = "dropped, it calls the handles back"]
 pub(crate) struct Sent {
     handles: Vec<BlockId>,
+    is_busy: bool,
 }
 
 impl Sent {
@@ -136,6 +148,11 @@ impl Sent {
     pub(crate) fn handles(&self) -> &[BlockId] {
         &self.handles
     }
+
+    /// Whether a handle could not be serialised, because a process has the ledger locked that does not go on.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
 }
 
 impl Drop for Sent {
@@ -144,14 +161,37 @@ impl Drop for Sent {
     }
 }
 
-/// Serialises something whose handles are counted as under way.
-pub(crate) fn send<R>(serialise: impl FnOnce() -> R) -> (R, Sent) {
-    let outer = Outer::enter(Scope::Send(Vec::new()));
+/// Serialises something whose handles are counted as under way. Those that a forked child has not used yet take the ledger,
+/// and wait for it until the deadline.
+pub(crate) fn send<R>(deadline: Option<Instant>, serialise: impl FnOnce() -> R) -> (R, Sent) {
+    let outer = Outer::enter(Scope::Send(Sending {
+        deadline,
+        ..Sending::default()
+    }));
     let result = serialise();
     match outer.leave() {
-        Some(Scope::Send(handles)) => (result, Sent { handles }),
+        Some(Scope::Send(Sending {
+            handles, is_busy, ..
+        })) => (result, Sent { handles, is_busy }),
         _ => (result, Sent::default()),
     }
+}
+
+/// Until when a handle that is serialised right now may wait for the ledger; `None`: for ever.
+pub(super) fn deadline() -> Option<Instant> {
+    SCOPE.with_borrow(|scope| match scope {
+        Some(Scope::Send(sending)) => sending.deadline,
+        _ => None,
+    })
+}
+
+/// A handle has waited for the ledger in vain.
+pub(super) fn set_busy() {
+    SCOPE.with_borrow_mut(|scope| {
+        if let Some(Scope::Send(sending)) = scope {
+            sending.is_busy = true;
+        }
+    });
 }
 
 /// Whether any process of the family has ever sent a handle that counts.
@@ -191,10 +231,10 @@ pub(super) fn load(
                 kept.push(keep());
                 Transit::Held
             }
-            Some(Scope::Send(sent)) => {
+            Some(Scope::Send(sending)) => {
                 family::get()?.launch(id);
-                sent.push(id);
-                Transit::InFlight(sent.len() as u32)
+                sending.handles.push(id);
+                Transit::InFlight(sending.handles.len() as u32)
             }
             Some(Scope::Grant(expected)) => {
                 let expected = match expected {

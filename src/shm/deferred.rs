@@ -1,86 +1,176 @@
 //! Releases that could not be done at once.
 //!
-//! To give something back (a permit, a claim, a block) takes an inner lock, and whoever drops a guard has no time to wait
-//! for it. If the lock is held by a process that is stopped, the release is put off: a thread of this process tries again
-//! until it is done. Until then the object counts the thing as held, which is also what it is if the process is killed
-//! meanwhile: it comes back with all that the dead process has held.
+//! To give something back (a permit, a claim, a block) takes an inner lock, and a process that drops a guard has no time to
+//! wait for it. If the lock is held by a process that is stopped, the release is put off: a thread of this process tries
+//! again until it is done. Until then the object counts the thing as held, which is also what it is if this process is
+//! killed meanwhile: it comes back with all that the dead process has held. What a process was to change beyond that
+//! (permits that it adds, a barrier that it breaks) is lost if it is killed before.
 //!
-//! The thread is there only while something is put off.
+//! The thread is there only while something is put off. A process that ends by itself waits for it, [`AT_EXIT`] at most.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::wait_mode::soon;
-use crate::os::fork::PerProcess;
+use crate::os::exit::{self, Turn};
+use crate::os::fork::{self, PerProcess};
 use crate::os::task::OwnThread;
+use crate::os::worker;
+
+/// How long a process that ends waits for what it has put off.
+const AT_EXIT: Duration = Duration::from_secs(2);
 
 /// Tries once, waiting for locks until the time given at most. Whether it is done.
 type Release = Box<dyn FnMut(Instant) -> bool + Send>;
 
 #[derive(Default)]
-struct Deferred {
+struct Own {
+    state: Mutex<State>,
+    /// Told when the thread ends.
+    is_over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
     releases: Vec<Release>,
+    /// Whether a thread tries them. It has those that it is at, and looks for more before it ends.
     has_thread: bool,
 }
 
+/// [`fork::generation`] of the process that has put something off, from 1 on; 0: none has.
+static PENDING: AtomicU32 = AtomicU32::new(0);
+
 /// A forked child does not have its parent's: what they give back is the parent's.
-fn deferred() -> MutexGuard<'static, Deferred> {
-    static OWN: PerProcess<Mutex<Deferred>> = PerProcess::new(Mutex::new(Deferred {
-        releases: Vec::new(),
-        has_thread: false,
-    }));
-    // Nothing that can panic is done with it half-way.
-    OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
+fn own() -> &'static Own {
+    static OWN: PerProcess<Own> = PerProcess::new(Own {
+        state: Mutex::new(State {
+            releases: Vec::new(),
+            has_thread: false,
+        }),
+        is_over: Condvar::new(),
+    });
+    OWN.own()
+}
+
+impl Own {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic is done with it half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_pending() -> bool {
+    // Relaxed: nothing is handed over by it.
+    PENDING.load(Ordering::Relaxed) == fork::generation() + 1
+}
+
+/// Until when the first attempt at a release may wait for locks. One after the other they would add up, so if something is
+/// put off already, it does not wait.
+pub(crate) fn first_deadline() -> Instant {
+    if is_pending() { Instant::now() } else { soon() }
 }
 
 /// Does the release now, or later if a lock that it needs cannot be had within [`BRIEF`](super::wait_mode::BRIEF).
 ///
 /// `release` tries once, and says whether it is done. It waits for locks until the time given at most.
 pub(crate) fn release(mut release: impl FnMut(Instant) -> bool + Send + 'static) {
-    if !release(soon()) {
+    if !release(first_deadline()) {
         put_off(release);
     }
 }
 
 /// Has the release done by the thread that is there for that.
 pub(crate) fn put_off(release: impl FnMut(Instant) -> bool + Send + 'static) {
-    let mut deferred = deferred();
-    deferred.releases.push(Box::new(release));
-    if deferred.has_thread {
+    exit::call_at_exit(Turn::Releases, finish);
+    let mut state = own().lock();
+    state.releases.push(Box::new(release));
+    // Under the lock, as the opposite.
+    PENDING.store(fork::generation() + 1, Ordering::Relaxed);
+    drop(state);
+    attend();
+}
+
+/// Sees to it that there is a thread for what is put off. Called again by those who wait, in case the system has refused
+/// one.
+pub(crate) fn attend() {
+    if !is_pending() {
         return;
     }
-    deferred.has_thread = true;
-    drop(deferred);
+    let own = own();
+    {
+        let mut state = own.lock();
+        if state.has_thread || state.releases.is_empty() {
+            return;
+        }
+        state.has_thread = true;
+    }
     let thread = thread::Builder::new().name("manyhands-release".to_owned());
     let started = thread.spawn(|| {
+        worker::block_signals();
         let _own = OwnThread::register();
         run();
     });
     if let Err(error) = started {
-        // Then the caller waits after all.
-        log::warn!(
-            "a release that is put off is waited for, because no thread can be started: {error}"
-        );
-        run();
+        own.lock().has_thread = false;
+        log::warn!("what is put off waits for a thread: {error}");
     }
 }
 
 /// Tries all that is put off until nothing is left.
 fn run() {
+    let own = own();
     loop {
         let mut releases = {
-            let mut deferred = deferred();
-            if deferred.releases.is_empty() {
-                deferred.has_thread = false;
+            let mut state = own.lock();
+            if state.releases.is_empty() {
+                state.has_thread = false;
+                PENDING.store(0, Ordering::Relaxed);
+                own.is_over.notify_all();
                 return;
             }
-            std::mem::take(&mut deferred.releases)
+            std::mem::take(&mut state.releases)
         };
-        // The first one that has to wait uses up the time of those behind it, which only try then. So one round is short
-        // however many there are, and a lock that is free is never waited for behind one that is not.
-        let end = soon();
-        releases.retain_mut(|release| !release(end));
-        deferred().releases.append(&mut releases);
+        attempt(&mut releases);
+        own.lock().releases.append(&mut releases);
     }
+}
+
+/// Tries each once, and keeps those that are not done.
+fn attempt(releases: &mut Vec<Release>) {
+    // The first one that has to wait uses up the time of those behind it, which only try then. So one round is short
+    // however many there are, and a lock that is free is never waited for behind one that is not.
+    let end = soon();
+    releases.retain_mut(|release| {
+        let attempt = catch_unwind(AssertUnwindSafe(|| release(end)));
+        // The panic hook has told why. It would be the same again, and the others are not to suffer.
+        !attempt.unwrap_or(true)
+    });
+}
+
+/// This process is ending by itself.
+fn finish() {
+    let (own, end) = (own(), Instant::now() + AT_EXIT);
+    let mut state = own.lock();
+    while Instant::now() < end {
+        if state.has_thread {
+            let left = end.saturating_duration_since(Instant::now());
+            let waited = own.is_over.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        } else if state.releases.is_empty() {
+            return;
+        } else {
+            // The system has refused a thread.
+            let mut releases = std::mem::take(&mut state.releases);
+            drop(state);
+            attempt(&mut releases);
+            state = own.lock();
+            state.releases.append(&mut releases);
+        }
+    }
+    log::warn!(
+        "this process ends, and could not give back all that it had of shared objects: another process does not go on"
+    );
 }

@@ -3,12 +3,18 @@
 //!
 //! Calls that are made while the process is stopped are over in the time that they say. Afterwards the books balance.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::os::exit;
 use crate::os::fault::{Child, Fate};
-use crate::shm::member;
-use crate::sync::{Barrier, RwLock, Semaphore};
-use crate::{SharedArray, SharedValue};
+use crate::os::fork;
+use crate::queue::PushError;
+use crate::shm::{deferred, family, member};
+use crate::sync::{Barrier, Event, RwLock, Semaphore};
+use crate::{ClaimError, Queue, SharedArray, SharedValue};
 
 /// What a call may take that waits a millisecond at most, on a machine that has other things to do.
 const IN_TIME: Duration = Duration::from_secs(10);
@@ -126,7 +132,7 @@ fn barriers_break_at_each_step_and_can_be_reset() {
             body,
             |barrier| {
                 // Two come; which two, and whether it breaks, depends on where the child is.
-                std::thread::scope(|scope| {
+                thread::scope(|scope| {
                     scope.spawn(|| _ = barrier.wait_timeout(MOMENT));
                     let _ = barrier.wait_timeout(MOMENT);
                 });
@@ -135,7 +141,7 @@ fn barriers_break_at_each_step_and_can_be_reset() {
             |barrier| {
                 barrier.reset();
                 let pass = || barrier.wait_timeout(IN_TIME).is_ok();
-                std::thread::scope(|scope| {
+                thread::scope(|scope| {
                     let other = scope.spawn(pass);
                     pass() & other.join().unwrap()
                 })
@@ -223,4 +229,121 @@ fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
         }
     }
     assert!(has_met, "it was never stopped with the ledger");
+}
+
+/// Runs `meanwhile` while another thread has the ledger, as a process that is stopped may have it.
+fn with_ledger_held<R>(meanwhile: impl FnOnce() -> R) -> R {
+    // This process is a member already, and so is the thread that holds the ledger.
+    member::own_number();
+    thread::scope(|scope| {
+        let ((held, is_held), (go, may_go)) = (channel(), channel::<()>());
+        scope.spawn(move || {
+            let _lock = family::get().unwrap().lock(|| None).unwrap();
+            held.send(()).unwrap();
+            let _ = may_go.recv();
+        });
+        is_held.recv().unwrap();
+        let result = meanwhile();
+        drop(go);
+        result
+    })
+}
+
+/// A forked child takes the ledger at its first use of what it was born with.
+#[test]
+fn a_forked_child_keeps_the_time_of_its_first_calls() {
+    let array = SharedArray::<u64>::zeros(4).unwrap();
+    let (semaphore, lock) = (Semaphore::new(1).unwrap(), RwLock::new(1_u64).unwrap());
+    let queue = Queue::<Semaphore>::bounded(4).unwrap();
+    let values = Queue::<u64>::bounded(4).unwrap();
+    let (barrier, event) = (Barrier::new(2).unwrap(), Event::new().unwrap());
+    let calls: [(&str, &dyn Fn() -> bool); 9] = [
+        ("read_timeout", &|| {
+            matches!(array.read_timeout(MOMENT), Err(ClaimError::Busy { .. }))
+        }),
+        ("get", &|| {
+            matches!(array.get(1), Err(ClaimError::Busy { .. }))
+        }),
+        ("to_vec", &|| array.to_vec().is_err()),
+        ("acquire_timeout", &|| {
+            semaphore.acquire_timeout(MOMENT).is_none()
+        }),
+        ("try_read", &|| lock.try_read().is_err()),
+        ("try_push of a handle", &|| {
+            let pushed = queue.try_push(semaphore.clone());
+            matches!(pushed, Err(PushError::Full(_)))
+        }),
+        ("pop_timeout", &|| values.pop_timeout(MOMENT).is_err()),
+        ("Barrier::wait_timeout", &|| {
+            barrier.wait_timeout(MOMENT).is_err()
+        }),
+        ("Event::wait_timeout", &|| !event.wait_timeout(MOMENT)),
+    ];
+    for (name, call) in calls {
+        let said = with_ledger_held(|| {
+            let start = Instant::now();
+            let child = Child::run(Fate::Killed, i64::MAX - 1, || {
+                fork::exit_now(if call() { 0 } else { 101 });
+            });
+            assert!(start.elapsed() < IN_TIME, "{name} has waited");
+            child.end()
+        });
+        assert!(said, "{name}");
+    }
+}
+
+/// A hundred drops do not wait a hundred times.
+#[test]
+fn drops_do_not_wait_one_after_the_other() {
+    let many: Vec<_> = (0..200).map(|_| SharedValue::new(1_u8).unwrap()).collect();
+    let took = with_ledger_held(|| {
+        let start = Instant::now();
+        drop(many);
+        start.elapsed()
+    });
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+}
+
+#[test]
+fn a_release_that_panics_costs_no_other_one() {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    deferred::put_off(|_| panic!("in a release"));
+    deferred::put_off(|_| {
+        IS_DONE.store(true, Ordering::SeqCst);
+        true
+    });
+    let start = Instant::now();
+    while !IS_DONE.load(Ordering::SeqCst) {
+        assert!(start.elapsed() < IN_TIME, "it was dropped with the other");
+    }
+}
+
+/// What a process has put off is done before it ends by itself.
+#[test]
+fn a_process_that_ends_gives_back_what_it_has_put_off() {
+    let (go, done) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
+    let (its_go, its_done) = (go.clone(), done.clone());
+    let start = Instant::now();
+    let said = thread::scope(|scope| {
+        scope.spawn(|| {
+            // Some time after the child has begun to end; if it has not, the test is still right.
+            thread::sleep(Duration::from_millis(50));
+            go.set();
+        });
+        Child::run(Fate::Killed, i64::MAX - 1, move || {
+            let kept = its_done.clone();
+            deferred::put_off(move |_| {
+                let may_go = its_go.is_set();
+                if may_go {
+                    kept.release(1);
+                }
+                may_go
+            });
+            exit::end();
+            fork::exit_now(0);
+        })
+        .end()
+    });
+    assert!(said && start.elapsed() < IN_TIME);
+    assert_eq!(done.available(), 1);
 }

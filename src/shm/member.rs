@@ -16,7 +16,7 @@ use super::deferred;
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::registry;
-use super::wait_mode::soon;
+use super::wait_mode::BRIEF;
 use crate::os::exit::{self, Turn};
 use crate::os::robust::{Held, LockError};
 use crate::os::{clock, fork, life};
@@ -251,14 +251,21 @@ impl Family {
     /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
     /// somebody who starts again: each step can be done twice. So is a process that finds an object, or the ledger, locked
     /// at the deadline by one that is stopped.
-    fn bury(&self, number: u16, slot: &Slot, deadline: Instant) {
+    ///
+    /// `left`: how much time there is to wait for locks in vain.
+    fn bury(&self, number: u16, slot: &Slot, left: &mut Duration) {
         let end = slot.end();
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let mut is_done = true;
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
             if let Some(block) = held {
-                is_done &= registry::bury(self, index, block, number, end, deadline);
+                let start = Instant::now();
+                if !registry::bury(self, index, block, number, end, start + *left) {
+                    // Only what has come to nothing uses up the time.
+                    *left = left.saturating_sub(start.elapsed());
+                    is_done = false;
+                }
             }
         }
         if is_done {
@@ -293,7 +300,7 @@ impl Family {
         let Some(_burial) = self.burial(others) else {
             return;
         };
-        let deadline = soon();
+        let mut left = BRIEF;
         for (number, slot) in self.slots().iter().enumerate() {
             if !is_meant(slot) || !slot.is_over() {
                 continue;
@@ -301,7 +308,7 @@ impl Family {
             let is_over = {
                 // A process that takes a place does so under the lock. Half of what it writes could be taken for a dead
                 // member, so the look that counts is under the lock too.
-                let Ok(_lock) = self.lock(|| Some(deadline)) else {
+                let Ok(_lock) = self.lock(|| Some(Instant::now() + left)) else {
                     return;
                 };
                 let is_over = slot.is_over();
@@ -311,7 +318,7 @@ impl Family {
                 is_over
             };
             if is_over {
-                self.bury(number as u16, slot, deadline);
+                self.bury(number as u16, slot, &mut left);
             }
         }
     }
@@ -361,6 +368,7 @@ pub(crate) fn patrol() {
     let Some(family) = family::if_any() else {
         return;
     };
+    deferred::attend();
     let header = family.header();
     let (now, last) = (clock::now(), header.patrol.load(Ordering::Relaxed));
     let is_due = now.saturating_sub(last) >= PATROL.as_nanos() as u64 || last > now;

@@ -16,7 +16,6 @@ use super::error::ShareError;
 use super::family;
 use super::kind::{self, Head};
 use super::registry::{Attachment, Place};
-use super::wait_mode::soon;
 
 /// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
 pub(crate) struct Object<H> {
@@ -105,7 +104,7 @@ impl<H: Head> Object<H> {
         &self,
         mut change: impl FnMut(&H, Instant) -> bool + Send + 'static,
     ) {
-        let end = soon();
+        let end = deferred::first_deadline();
         // Nearly always the locks are free, and no other handle is needed.
         if self.reach(|| Some(end)) && change(self.head(), end) {
             return;
@@ -120,6 +119,11 @@ impl<H: Head> Object<H> {
     pub(crate) fn tail(&self) -> (NonNull<u8>, usize) {
         let place = self.attachment.place();
         (Self::behind(place), place.len() - tail_offset::<H>())
+    }
+
+    /// How many bytes there are behind the head. Does not wait.
+    pub(crate) fn tail_len(&self) -> usize {
+        self.attachment.len() - tail_offset::<H>()
     }
 
     /// The bytes behind the head of a block that was made as such an object; for [`Kind`](super::kind::Kind).
@@ -149,7 +153,10 @@ impl<H: Head> Object<H> {
         granted: impl FnOnce(u16),
     ) -> Result<S::Ok, S::Error> {
         // A forked child that passes on what it was born with holds it first.
-        self.attachment.place();
+        if !self.reach(cargo::deadline) {
+            cargo::set_busy();
+            return Err(serde::ser::Error::custom(ShareError::Busy { by: None }));
+        }
         let id = self.id();
         let transit = cargo::load(id, keep, granted).map_err(serde::ser::Error::custom)?;
         let family = family::get().map_err(serde::ser::Error::custom)?;

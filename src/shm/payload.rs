@@ -17,7 +17,7 @@
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use super::block::{Block, BlockId, Phase};
+use super::block::{Block, BlockId, Phase, Stage};
 use super::cargo;
 use super::deferred;
 use super::error::ShareError;
@@ -187,12 +187,20 @@ impl Payload {
 
 impl Drop for Payload {
     fn drop(&mut self) {
-        if let Ok(family) = family_of(self) {
-            fault::point();
-            let (id, member) = (self.id, self.member);
-            // The handles in it are the business of the process that has read them, or not sent them.
-            deferred::release(move |deadline| family.release_empty(id, member, deadline));
+        let Ok(family) = family_of(self) else { return };
+        fault::point();
+        let (id, member) = (self.id, self.member);
+        let mut reached = Stage::First;
+        let mut release = move |deadline| family.release_empty(id, member, &mut reached, deadline);
+        if release(deferred::first_deadline()) {
+            return;
         }
+        // The handles in it are the business of the process that has read them, or not sent them. If it is killed before
+        // the payload is free, they are not to be called back once more.
+        if let Ok(place) = self.place(family) {
+            put(place.start(), 0, 0);
+        }
+        deferred::put_off(release);
     }
 }
 
@@ -200,29 +208,24 @@ impl Drop for Payload {
 /// nobody has read it. May be called again, also after a process that was killed at it.
 pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
-    deferred::release(move |deadline| try_discard(id, deadline));
-}
-
-fn try_discard(id: BlockId, deadline: Instant) -> bool {
-    let Some(family) = family::if_any() else {
-        return true;
-    };
-    let member = match member::own_by(Some(deadline)) {
-        Ok(member) => member,
-        Err(error) => return !matches!(error, ShareError::Busy { .. }),
-    };
-    let Ok(lock) = family.lock(|| Some(deadline)) else {
-        return false;
-    };
-    // After a first attempt it has landed, and is this process's until the release is done.
-    let _ = family.join(&lock, id, member, true);
-    family.release_locked(
-        lock,
-        id,
-        member,
-        deadline,
-        Some(|block: &Block| registry::take_apart(family, id.index, block)),
-    )
+    let mut reached = Stage::First;
+    deferred::release(move |deadline| {
+        let Some(family) = family::if_any() else {
+            return true;
+        };
+        let member = match member::own_by(Some(deadline)) {
+            Ok(member) => member,
+            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        };
+        let Ok(lock) = family.lock(|| Some(deadline)) else {
+            return false;
+        };
+        if reached == Stage::First && family.join(&lock, id, member, true).is_err() {
+            return true;
+        }
+        let take_apart = |block: &Block| registry::take_apart(family, id.index, block);
+        family.release_locked(lock, id, member, &mut reached, deadline, Some(take_apart))
+    });
 }
 
 /// Nobody has read it.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::block::{Block, BlockId, ORDERS, Phase};
+use super::block::{Block, BlockId, ORDERS, Phase, Stage};
 use super::deferred;
 use super::error::ShareError;
 use super::family::{self, Family};
@@ -98,7 +98,11 @@ fn entries_and_ledger(
 ) -> Result<(Held<'_>, MutexGuard<'static, Entries>), ShareError> {
     loop {
         let entries = entries();
-        if let Ok(lock) = family.lock(|| Some(Instant::now() + TRY)) {
+        let tries_until = || {
+            let end = Instant::now() + TRY;
+            Some(deadline.map_or(end, |deadline| deadline.min(end)))
+        };
+        if let Ok(lock) = family.lock(tries_until) {
             return Ok((lock, entries));
         }
         // The holder may be stopped. Nothing of this process is locked while this thread waits for it.
@@ -149,6 +153,26 @@ impl Entries {
             self.mappings.insert(index, mapping.clone());
         }
         Ok(mapping)
+    }
+
+    /// Whether the process has an attachment to the block. If not, it has an entry from now on, for [`release`].
+    fn is_attached(&mut self, id: BlockId) -> bool {
+        let entry = self.attached.entry(id.index).or_insert(Entry {
+            generation: id.generation,
+            count: 0,
+            latest: Weak::new(),
+        });
+        entry.count > 0
+    }
+
+    /// Takes away the block's entry, if there is one that says that nothing is attached to it.
+    fn take_unattached(&mut self, id: BlockId) -> bool {
+        let is_it = |entry: &Entry| entry.generation == id.generation && entry.count == 0;
+        let is_there = self.attached.get(&id.index).is_some_and(is_it);
+        if is_there {
+            self.attached.remove(&id.index);
+        }
+        is_there
     }
 
     fn note(&mut self, attachment: &Arc<Attachment>) {
@@ -207,7 +231,10 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
-                deferred::release(move |deadline| family.release_empty(id, member, deadline));
+                let mut reached = Stage::First;
+                deferred::release(move |deadline| {
+                    family.release_empty(id, member, &mut reached, deadline)
+                });
                 Err(error)
             }
         }
@@ -246,8 +273,11 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
+                let is_needed = entries.is_attached(id);
                 drop(entries);
-                deferred::release(move |deadline| try_let_go(id, deadline));
+                if !is_needed {
+                    release(id);
+                }
                 Err(error)
             }
         }
@@ -263,6 +293,11 @@ impl Attachment {
 
     pub(super) fn id(&self) -> BlockId {
         self.id
+    }
+
+    /// Bytes that were asked for. What is mapped is as long whether this process holds the block or not.
+    pub(super) fn len(&self) -> usize {
+        self.place.len
     }
 
     /// Where it lies. In a forked child, the first call makes the child hold the block, however long the ledger is locked.
@@ -342,34 +377,33 @@ fn let_go(id: BlockId) {
     let is_last = entry.count == 0;
     drop(entries);
     if is_last {
-        deferred::release(move |deadline| try_let_go(id, deadline));
+        release(id);
     }
 }
 
-/// Lets go of a block that this process has no attachment to. Whether that is done, or is not to be done any more.
-fn try_let_go(id: BlockId, deadline: Instant) -> bool {
-    let Some(family) = family::if_any() else {
-        return true;
-    };
-    let member = match member::own_by(Some(deadline)) {
-        Ok(member) => member,
-        Err(error) => return !matches!(error, ShareError::Busy { .. }),
-    };
-    let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
-        return false;
-    };
-    if let Some(entry) = entries.attached.get(&id.index)
-        && entry.generation == id.generation
-    {
-        if entry.count > 0 {
-            // Another handle has come since. The block goes with that one.
+/// Lets go of a block whose entry says that nothing is attached to it any more. Of all that are called for one entry, the
+/// first that gets both locks takes the entry away and does it; the others find no entry.
+fn release(id: BlockId) {
+    let mut reached = Stage::First;
+    deferred::release(move |deadline| {
+        let Some(family) = family::if_any() else {
+            return true;
+        };
+        let member = match member::own_by(Some(deadline)) {
+            Ok(member) => member,
+            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        };
+        let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
+            return false;
+        };
+        if reached == Stage::First && !entries.take_unattached(id) {
             return true;
         }
-        entries.attached.remove(&id.index);
-    }
-    // With nothing locked: what is in it may be other objects, whose handles are looked up here.
-    let take_apart = |block: &Block| take_apart(family, id.index, block);
-    family.release_locked((lock, entries), id, member, deadline, Some(take_apart))
+        // With nothing locked: what is in it may be other objects, whose handles are looked up here.
+        let take_apart = |block: &Block| take_apart(family, id.index, block);
+        let locks = (lock, entries);
+        family.release_locked(locks, id, member, &mut reached, deadline, Some(take_apart))
+    });
 }
 
 /// A block that this process holds without a handle, for a forked child that has one of its copies.
@@ -479,15 +513,15 @@ pub(super) fn bury(
         index,
         generation: state.generation,
     };
-    family.release(id, member, deadline, |block| {
+    // A process that was killed at this is followed by one that starts again.
+    let mut reached = Stage::Ending;
+    family.release(id, member, &mut reached, deadline, |block| {
         take_apart(family, index, block);
     })
 }
 
 /// A handle that was sent does not arrive.
 pub(super) fn call_back(id: BlockId) {
-    // Whether the message has ceased to count.
-    let mut has_landed = false;
     deferred::release(move |deadline| {
         let Some(family) = family::if_any() else {
             return true;
@@ -496,17 +530,17 @@ pub(super) fn call_back(id: BlockId) {
             Ok(member) => member,
             Err(error) => return !matches!(error, ShareError::Busy { .. }),
         };
-        if !has_landed {
-            let Ok(lock) = family.lock(|| Some(deadline)) else {
-                return false;
-            };
-            // As a process that comes to it and leaves at once, unless it has it anyhow.
-            if family.join(&lock, id, member, true).is_err() {
-                return true;
-            }
-            has_landed = true;
+        let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
+            return false;
+        };
+        // As a process that comes to it and leaves at once, unless it has it anyhow.
+        let has_landed = family.join(&lock, id, member, true).is_ok();
+        let leaves = has_landed && !entries.is_attached(id);
+        drop((lock, entries));
+        if leaves {
+            release(id);
         }
-        try_let_go(id, deadline)
+        true
     });
 }
 

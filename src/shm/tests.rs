@@ -76,7 +76,8 @@ fn release(
     member: u16,
     take_apart: impl FnOnce(&super::block::Block),
 ) {
-    assert!(family.release(id, member, soon(), take_apart));
+    let mut reached = super::block::Stage::First;
+    assert!(family.release(id, member, &mut reached, soon(), take_apart));
 }
 
 fn made(family: &Family, len: u64, member: u16) -> BlockId {

@@ -66,6 +66,8 @@ pub(super) struct BarrierHead {
     /// How often it broke, and which generations those were, in turn: so that a party that wakes up late finds out how its
     /// own has ended. A party that sleeps through 32 breaks takes it for a pass.
     breaks: AtomicU32,
+    /// How often it was reset.
+    resets: AtomicU32,
     broken_generations: [AtomicU64; REMEMBERED],
     /// The generation in which a party of each member last arrived; its lower bits.
     books: [AtomicU32; MEMBERS],
@@ -201,7 +203,8 @@ impl Barrier {
 
     fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BrokenBarrier> {
         if !self.object.reach(|| mode.lock_deadline()) {
-            // A forked child that has not yet been able to make its copy of the handle its own is no party.
+            // A forked child that has not yet been able to make its copy of the handle its own.
+            self.break_later();
             return Err(BrokenBarrier);
         }
         let (head, member) = (self.head(), member::own_number());
@@ -243,6 +246,16 @@ impl Barrier {
         } else {
             Ok(pass)
         }
+    }
+
+    /// Breaks it, now or as soon as the lock can be had, unless it has been reset by then.
+    fn break_later(&self) {
+        let mut resets = None;
+        self.object.now_or_later(move |head, deadline| {
+            let now = || head.resets.load(Ordering::Relaxed);
+            let then = *resets.get_or_insert_with(now);
+            head.break_if(deadline, || now() == then)
+        });
     }
 
     /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a process is stopped with
@@ -313,13 +326,13 @@ impl Barrier {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn abort(&self) {
-        self.object
-            .now_or_later(|head, deadline| head.break_if(deadline, || true));
+        self.break_later();
     }
 
     /// Makes the barrier usable again. Those who wait get [`BrokenBarrier`].
     ///
-    /// Processes that were killed before this do not break it again.
+    /// Processes that were killed before this do not break it again, unless another process is stopped in the middle of a
+    /// change to a shared object. Waits for one that is stopped in the middle of a change to this barrier.
     ///
     /// # Examples
     ///
@@ -337,7 +350,11 @@ impl Barrier {
         let lock = head.hold(|| None);
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
+        } else {
+            // A party that was late before this, and has not been able to say so, is not to break it now.
+            head.next();
         }
+        head.resets.fetch_add(1, Ordering::Relaxed);
         head.broken.store(0, Ordering::Relaxed);
         drop(lock);
         head.waiters.notify_all();
@@ -389,5 +406,41 @@ impl fmt::Debug for Barrier {
             .field("waiting", &self.waiting())
             .field("is_broken", &self.is_broken())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    /// An `abort` that was put off, because a process was stopped with the lock, is from before the reset.
+    #[test]
+    fn a_reset_is_not_undone_by_what_came_before_it() {
+        for _ in 0..20 {
+            let barrier = Barrier::new(2).unwrap();
+            let ((tell, told), (go, may_go)) = (channel(), channel::<()>());
+            thread::scope(|scope| {
+                let head = barrier.head();
+                scope.spawn(move || {
+                    let _lock = head.hold(|| None);
+                    tell.send(()).unwrap();
+                    let _ = may_go.recv();
+                });
+                told.recv().unwrap();
+                barrier.abort();
+                let resets = scope.spawn(|| barrier.reset());
+                drop(go);
+                resets.join().unwrap();
+            });
+            // What was put off comes now, at the latest.
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(60) {
+                assert!(!barrier.is_broken());
+                thread::yield_now();
+            }
+        }
     }
 }

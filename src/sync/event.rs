@@ -148,7 +148,7 @@ impl Event {
     ///
     /// ```
     /// # use manyhands::sync::Event;
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// let event = Event::new()?;
     /// assert!(!event.wait_timeout(Duration::from_millis(1)));
     /// event.set();

@@ -20,11 +20,11 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
+use crate::shm::deferred;
 use crate::shm::kind::Head;
 use crate::shm::member::{self, MEMBERS};
 use crate::shm::object::Object;
@@ -142,20 +142,20 @@ pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
 
 /// Adds permits, unless there would be more than there can be: then it gives how many there are.
 pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
-    let refused = Arc::new(OnceLock::new());
-    let refusal = refused.clone();
-    object.now_or_later(
-        move |head, deadline| match head.line().add(count, deadline) {
-            Some(added) => {
-                if let Err(total) = added {
-                    let _ = refusal.set(total);
-                }
-                true
-            }
-            None => false,
-        },
-    );
-    refused.get().map_or(Ok(()), |total| Err(*total))
+    let end = deferred::first_deadline();
+    if object.reach(|| Some(end))
+        && let Some(added) = object.head().line().add(count, end)
+    {
+        return added;
+    }
+    object.now_or_later(move |head, deadline| {
+        let added = head.line().add(count, deadline);
+        if let Some(Err(total)) = added {
+            log::error!("{count} permits more than {total} are more than a semaphore can have");
+        }
+        added.is_some()
+    });
+    Ok(())
 }
 
 impl Line {

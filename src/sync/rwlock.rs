@@ -216,7 +216,7 @@ impl<T: Pod> RwLock<T> {
     ///
     /// ```
     /// # use manyhands::sync::RwLock;
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// let lock = RwLock::new(5u64)?;
     /// assert_eq!(*lock.read_timeout(Duration::MAX).unwrap(), 5);
     /// # Ok::<(), manyhands::ShareError>(())
@@ -275,7 +275,7 @@ impl<T: Pod> RwLock<T> {
     ///
     /// ```
     /// # use manyhands::sync::RwLock;
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// let lock = RwLock::new(5u64)?;
     /// let _reader = lock.read().unwrap();
     /// assert!(lock.write_timeout(Duration::from_millis(1)).is_err());

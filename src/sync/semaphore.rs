@@ -201,7 +201,7 @@ impl Semaphore {
     ///
     /// ```
     /// # use manyhands::sync::Semaphore;
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// let semaphore = Semaphore::new(0)?;
     /// assert!(semaphore.acquire_timeout(Duration::from_millis(1)).is_none());
     /// # Ok::<(), manyhands::ShareError>(())
@@ -216,7 +216,7 @@ impl Semaphore {
     ///
     /// ```
     /// # use manyhands::sync::Semaphore;
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// let semaphore = Semaphore::new(1)?;
     /// assert!(semaphore.acquire_many_timeout(2, Duration::from_millis(1)).is_none());
     /// assert_eq!(semaphore.available(), 1);

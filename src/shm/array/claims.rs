@@ -28,7 +28,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::os::{fault, fork};
@@ -44,6 +44,9 @@ use super::terms::{COUNT, Mode, ONE, Terms};
 
 /// How many claims there can be at a time.
 pub(super) const ENTRIES: usize = 120;
+
+/// How long a waiter leaves a table alone that it has found locked.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// At the start of an array: one page, so that the elements of a large one begin with a page.
 #[repr(C)]
@@ -397,16 +400,16 @@ impl ArrayHead {
         may_wait: impl Fn(&Refusal) -> bool,
     ) -> Result<T, Refusal> {
         let mut last = None;
-        // Each look at a table that is locked takes long, and the holder of the lock does not notify. So the next look is
-        // after a slice of sleep.
-        let is_locked = Cell::new(false);
+        // Each look at a table that is locked takes long, so the next one is some time later. Slices of sleep and
+        // notifications see to it that there is one.
+        let not_before = Cell::new(None);
         let look = || {
-            if is_locked.get() {
+            if not_before.get().is_some_and(|time| Instant::now() < time) {
                 return None;
             }
             match attempt() {
                 Err(refusal) if may_wait(&refusal) => {
-                    is_locked.set(refusal.is_locked());
+                    not_before.set(refusal.is_locked().then(|| Instant::now() + BETWEEN_LOOKS));
                     last = Some(refusal);
                     None
                 }
@@ -415,7 +418,7 @@ impl ArrayHead {
         };
         let patrol = || {
             member::patrol();
-            is_locked.set(false);
+            not_before.set(None);
         };
         let done = self.top.waiters.wait(deadline, look, patrol);
         match (done, last) {

@@ -247,7 +247,7 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn len(&self) -> usize {
         // Of the memory that this process has mapped, and not from what anybody could have written somewhere.
-        match self.object.tail().1.checked_div(size_of::<T>()) {
+        match self.object.tail_len().checked_div(size_of::<T>()) {
             Some(len) => len,
             // As many as anybody says: they take up nothing.
             None => self.object.head().top.len.load(Ordering::Acquire) as usize,

@@ -5,6 +5,7 @@ use bytemuck::Pod;
 use super::claim::despite_the_dead;
 use super::terms::Mode;
 use super::{ClaimError, FrozenArray, SharedArray};
+use crate::shm::wait_mode::soon;
 
 impl<T: Pod> SharedArray<T> {
     /// A copy of all elements.
@@ -96,6 +97,9 @@ impl<T: Pod> SharedArray<T> {
             let range = index..index.saturating_add(1);
             return Err(ClaimError::OutOfBounds { range, len });
         }
+        if !self.object.reach(|| Some(soon())) {
+            return Err(ClaimError::Busy { by: None });
+        }
         Ok(self.part(&(index..index + 1)).cast())
     }
 
@@ -165,6 +169,9 @@ impl<T: Pod> SharedArray<T> {
     /// ```
     pub fn freeze(self) -> Result<FrozenArray<T>, ClaimError> {
         // What could be read whole is written to by nobody.
+        if !self.object.reach(|| Some(soon())) {
+            return Err(ClaimError::Busy { by: None });
+        }
         let terms = Self::terms(Mode::Read, &(0..self.len()))?;
         despite_the_dead(|| self.object.head().freeze(&terms))?;
         Ok(FrozenArray::new(self))

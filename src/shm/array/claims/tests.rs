@@ -347,3 +347,34 @@ fn ranges_are_checked() {
     }
     assert!(within(..=usize::MAX, usize::MAX).is_err());
 }
+
+/// A waiter that has found the table locked looks again, also if others give back claims all the time.
+#[test]
+fn notifications_do_not_keep_a_waiter_from_looking_again() {
+    let head = head();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                head.top.waiters.notify_all();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let looks = Cell::new(0);
+        let start = Instant::now();
+        let looked = head.wait(
+            Some(start + Duration::from_secs(20)),
+            || {
+                looks.set(looks.get() + 1);
+                match looks.get() {
+                    1 => Err(Refusal::Locked(None)),
+                    _ => Ok(()),
+                }
+            },
+            Refusal::is_locked,
+        );
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(looked, Ok(()));
+        assert!(start.elapsed() < Duration::from_secs(10), "{looked:?}");
+    });
+}
