@@ -269,3 +269,30 @@ fn small_objects_leave_room_for_large_ones_and_say_when_there_are_too_many() {
     assert_eq!(family.in_use(), (0, 0));
     assert!(small().is_ok());
 }
+
+/// Two threads of a process let go of a block at the same time: the second one finds it ending, and leaves it alone.
+#[test]
+fn a_block_is_given_back_once() {
+    let family = Family::new().unwrap();
+    let made = || {
+        let (id, _) = family.allocate(1_000, Kind::Queue, 0, 0, None).unwrap();
+        family.publish(id);
+        id
+    };
+    let id = made();
+    let mut takes = 0;
+    release(&family, id, 0, |_| {
+        takes += 1;
+        release(&family, id, 0, |_| {
+            unreachable!("it is taken apart already")
+        });
+    });
+    assert_eq!(takes, 1);
+    // On the list twice, it would be given out twice.
+    let (one, other) = (made(), made());
+    assert_eq!(one.index, id.index);
+    assert_ne!(one.index, other.index);
+    // A handle from before means nothing to the block that lies there now.
+    release(&family, id, 0, |_| unreachable!("it is another block"));
+    assert_eq!(family.in_use().0, 2);
+}
