@@ -45,9 +45,12 @@ static FORKED_FROM: AtomicU32 = AtomicU32::new(0);
 /// Forks before the first question are not counted.
 #[inline]
 pub(crate) fn generation() -> u32 {
-    match word().load(Ordering::Acquire) {
-        0 | COUNTING => count(),
-        word => word - 1,
+    // 0 becomes the largest number, and `COUNTING` the one below it: one comparison for both.
+    let generation = word().load(Ordering::Acquire).wrapping_sub(1);
+    if generation < COUNTING - 1 {
+        generation
+    } else {
+        count()
     }
 }
 

@@ -15,13 +15,12 @@ use std::mem::size_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::deferred;
+use super::deferred::{self, Limit};
 use super::error::ShareError;
 use super::family::{self, Family, PAGE, SEGMENT, SMALL_END};
 use super::holders::Holders;
 use super::kind::Kind;
 use super::member;
-use super::wait_mode::soon;
 use crate::os::fault;
 use crate::os::robust::Held;
 use crate::os::sparse;
@@ -266,13 +265,13 @@ impl Family {
     /// Frees a block for which the kernel has no memory, as soon as the ledger can be had.
     fn give_up(&self, id: BlockId, member: u16) {
         let mut reached = Stage::First;
-        if self.release_empty(id, member, &mut reached, soon()) {
+        if self.release_empty(id, member, &mut reached, Limit::Brief) {
             return;
         }
         let own = self.id();
-        deferred::put_off(move |deadline| {
+        deferred::put_off(move |limit| {
             let family = family::if_any().filter(|family| family.id() == own);
-            family.is_none_or(|family| family.release_empty(id, member, &mut reached, deadline))
+            family.is_none_or(|family| family.release_empty(id, member, &mut reached, limit))
         });
     }
 
@@ -314,7 +313,7 @@ impl Family {
 
     /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, and is free.
     ///
-    /// False if the ledger could not be locked until the deadline. Then it is to be called again, with the same `reached`: each
+    /// False if the ledger could not be locked as long as the limit allows. Then it is to be called again, with the same `reached`: each
     /// step can be done twice, and `take_apart` must be able to start again after a process that was killed in the middle
     /// of it.
     pub(super) fn release(
@@ -322,11 +321,11 @@ impl Family {
         id: BlockId,
         member: u16,
         reached: &mut Stage,
-        deadline: Instant,
+        limit: Limit,
         take_apart: impl FnOnce(&Block),
     ) -> bool {
-        match self.lock(|| Some(deadline)) {
-            Ok(lock) => self.release_locked(lock, id, member, reached, deadline, Some(take_apart)),
+        match self.lock(|| limit.at()) {
+            Ok(lock) => self.release_locked(lock, id, member, reached, limit, Some(take_apart)),
             Err(_) => false,
         }
     }
@@ -337,11 +336,11 @@ impl Family {
         id: BlockId,
         member: u16,
         reached: &mut Stage,
-        deadline: Instant,
+        limit: Limit,
     ) -> bool {
         let nothing = None::<fn(&Block)>;
-        match self.lock(|| Some(deadline)) {
-            Ok(lock) => self.release_locked(lock, id, member, reached, deadline, nothing),
+        match self.lock(|| limit.at()) {
+            Ok(lock) => self.release_locked(lock, id, member, reached, limit, nothing),
             Err(_) => false,
         }
     }
@@ -354,7 +353,7 @@ impl Family {
         id: BlockId,
         member: u16,
         reached: &mut Stage,
-        deadline: Instant,
+        limit: Limit,
         take_apart: Option<impl FnOnce(&Block)>,
     ) -> bool {
         let Some(block) = self.block(id.index) else {
@@ -404,7 +403,7 @@ impl Family {
         }
         fault::point();
         // Without the ledger the block stays as it is: ending, and held by the member.
-        let Ok(_lock) = self.lock(|| Some(deadline)) else {
+        let Ok(_lock) = self.lock(|| limit.at()) else {
             return false;
         };
         let state = block.state();

@@ -23,8 +23,29 @@ use crate::os::worker;
 /// How long a process that ends waits for what it has put off.
 const AT_EXIT: Duration = Duration::from_secs(2);
 
-/// Tries once, waiting for locks until the time given at most. Whether it is done.
-type Release = Box<dyn FnMut(Instant) -> bool + Send>;
+/// Until when an attempt at a release may wait for a lock that is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// For [`BRIEF`](super::wait_mode::BRIEF), in a first attempt. Such waits one after the other would add up, so it does not
+    /// wait if something is put off already. The clock is read only if a lock is held.
+    Brief,
+    Until(Instant),
+}
+
+impl Limit {
+    /// The time, as locks want it.
+    #[expect(clippy::unnecessary_wraps, reason = "as locks want it")]
+    pub(crate) fn at(self) -> Option<Instant> {
+        Some(match self {
+            Self::Brief if is_pending() => Instant::now(),
+            Self::Brief => soon(),
+            Self::Until(time) => time,
+        })
+    }
+}
+
+/// Tries once, waiting for locks as long as the limit allows. Whether it is done.
+type Release = Box<dyn FnMut(Limit) -> bool + Send>;
 
 #[derive(Default)]
 struct Own {
@@ -67,23 +88,17 @@ fn is_pending() -> bool {
     PENDING.load(Ordering::Relaxed) == fork::generation() + 1
 }
 
-/// Until when the first attempt at a release may wait for locks. One after the other they would add up, so if something is
-/// put off already, it does not wait.
-pub(crate) fn first_deadline() -> Instant {
-    if is_pending() { Instant::now() } else { soon() }
-}
-
 /// Does the release now, or later if a lock that it needs cannot be had within [`BRIEF`](super::wait_mode::BRIEF).
 ///
-/// `release` tries once, and says whether it is done. It waits for locks until the time given at most.
-pub(crate) fn release(mut release: impl FnMut(Instant) -> bool + Send + 'static) {
-    if !release(first_deadline()) {
+/// `release` tries once, and says whether it is done. It waits for locks as long as the limit allows.
+pub(crate) fn release(mut release: impl FnMut(Limit) -> bool + Send + 'static) {
+    if !release(Limit::Brief) {
         put_off(release);
     }
 }
 
 /// Has the release done by the thread that is there for that.
-pub(crate) fn put_off(release: impl FnMut(Instant) -> bool + Send + 'static) {
+pub(crate) fn put_off(release: impl FnMut(Limit) -> bool + Send + 'static) {
     exit::call_at_exit(Turn::Releases, finish);
     let mut state = own().lock();
     state.releases.push(Box::new(release));
@@ -142,7 +157,7 @@ fn run() {
 fn attempt(releases: &mut Vec<Release>) {
     // The first one that has to wait uses up the time of those behind it, which only try then. So one round is short
     // however many there are, and a lock that is free is never waited for behind one that is not.
-    let end = soon();
+    let end = Limit::Until(soon());
     releases.retain_mut(|release| {
         let attempt = catch_unwind(AssertUnwindSafe(|| release(end)));
         // The panic hook has told why. It would be the same again, and the others are not to suffer.

@@ -77,18 +77,18 @@ pub(crate) fn own() -> Result<u16, ShareError> {
     }
 }
 
-/// The same, but waits for the ledger until the deadline, and for ever without one.
-pub(crate) fn own_by(deadline: Option<Instant>) -> Result<u16, ShareError> {
+/// The same, but waits for the ledger until the deadline that `limit` gives, and for ever without one.
+pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, ShareError> {
     match known() {
         Some(number) => Ok(number),
-        None => enlist(deadline),
+        None => enlist(limit()),
     }
 }
 
 /// This process's number. To be called by a process that has an object in hand: it is a member therefore, unless it has
 /// just been forked. Then it becomes one, however long that takes.
 pub(crate) fn own_number() -> u16 {
-    own_by(None).unwrap_or_else(|error| panic!("{error}"))
+    own_by(|| None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// This process's number, if it has one.
@@ -462,8 +462,8 @@ impl Expected {
         };
         self.is_settled = true;
         let place = self.place;
-        deferred::release(move |deadline| {
-            let Ok(_lock) = family.lock(|| Some(deadline)) else {
+        deferred::release(move |limit| {
+            let Ok(_lock) = family.lock(|| limit.at()) else {
                 return false;
             };
             let slot = &family.header().slots[usize::from(place.number)];
@@ -486,9 +486,9 @@ impl Drop for Expected {
             return;
         };
         let place = self.place;
-        deferred::release(move |deadline| {
+        deferred::release(move |limit| {
             let slot = &family.header().slots[usize::from(place.number)];
-            let Ok(lock) = family.lock(|| Some(deadline)) else {
+            let Ok(lock) = family.lock(|| limit.at()) else {
                 return false;
             };
             let is_own = slot.is_expected(place.uses);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::block::BlockId;
 use super::cargo::{self, Kept, Transit};
-use super::deferred;
+use super::deferred::{self, Limit};
 use super::error::ShareError;
 use super::family;
 use super::kind::{self, Head};
@@ -99,20 +99,14 @@ impl<H: Head> Object<H> {
     /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must not be left undone. The
     /// object lives until it is done.
     ///
-    /// `change` tries once, waiting for locks until the time given at most, and says whether it is done.
-    pub(crate) fn now_or_later(
-        &self,
-        mut change: impl FnMut(&H, Instant) -> bool + Send + 'static,
-    ) {
-        let end = deferred::first_deadline();
+    /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is done.
+    pub(crate) fn now_or_later(&self, mut change: impl FnMut(&H, Limit) -> bool + Send + 'static) {
         // Nearly always the locks are free, and no other handle is needed.
-        if self.reach(|| Some(end)) && change(self.head(), end) {
+        if self.reach(|| Limit::Brief.at()) && change(self.head(), Limit::Brief) {
             return;
         }
         let this = self.clone();
-        deferred::put_off(move |deadline| {
-            this.reach(|| Some(deadline)) && change(this.head(), deadline)
-        });
+        deferred::put_off(move |limit| this.reach(|| limit.at()) && change(this.head(), limit));
     }
 
     /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::block::{Block, BlockId, Phase, Stage};
 use super::cargo;
-use super::deferred;
+use super::deferred::{self, Limit};
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
@@ -63,7 +63,7 @@ impl Payload {
         handles: &[BlockId],
         deadline: Option<Instant>,
     ) -> Result<Self, ShareError> {
-        let member = member::own_by(deadline)?;
+        let member = member::own_by(|| deadline)?;
         let family = family::get()?;
         let front = WORD + handles.len() * WORD;
         let len = (front + bytes.len()) as u64;
@@ -191,8 +191,8 @@ impl Drop for Payload {
         fault::point();
         let (id, member) = (self.id, self.member);
         let mut reached = Stage::First;
-        let mut release = move |deadline| family.release_empty(id, member, &mut reached, deadline);
-        if release(deferred::first_deadline()) {
+        let mut release = move |limit| family.release_empty(id, member, &mut reached, limit);
+        if release(Limit::Brief) {
             return;
         }
         // The handles in it are the business of the process that has read them, or not sent them. If it is killed before
@@ -209,22 +209,22 @@ impl Drop for Payload {
 pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
     let mut reached = Stage::First;
-    deferred::release(move |deadline| {
+    deferred::release(move |limit| {
         let Some(family) = family::if_any() else {
             return true;
         };
-        let member = match member::own_by(Some(deadline)) {
+        let member = match member::own_by(|| limit.at()) {
             Ok(member) => member,
             Err(error) => return !matches!(error, ShareError::Busy { .. }),
         };
-        let Ok(lock) = family.lock(|| Some(deadline)) else {
+        let Ok(lock) = family.lock(|| limit.at()) else {
             return false;
         };
         if reached == Stage::First && family.join(&lock, id, member, true).is_err() {
             return true;
         }
         let take_apart = |block: &Block| registry::take_apart(family, id.index, block);
-        family.release_locked(lock, id, member, &mut reached, deadline, Some(take_apart))
+        family.release_locked(lock, id, member, &mut reached, limit, Some(take_apart))
     });
 }
 

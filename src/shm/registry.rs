@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::block::{Block, BlockId, ORDERS, Phase, Stage};
-use super::deferred;
+use super::deferred::{self, Limit};
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
@@ -94,20 +94,20 @@ const TRY: Duration = Duration::from_millis(1);
 /// [`ShareError::Busy`] after the deadline.
 fn entries_and_ledger(
     family: &Family,
-    deadline: Option<Instant>,
+    deadline: impl Fn() -> Option<Instant>,
 ) -> Result<(Held<'_>, MutexGuard<'static, Entries>), ShareError> {
     loop {
         let entries = entries();
         let tries_until = || {
             let end = Instant::now() + TRY;
-            Some(deadline.map_or(end, |deadline| deadline.min(end)))
+            Some(deadline().map_or(end, |deadline| deadline.min(end)))
         };
         if let Ok(lock) = family.lock(tries_until) {
             return Ok((lock, entries));
         }
         // The holder may be stopped. Nothing of this process is locked while this thread waits for it.
         drop(entries);
-        drop(family.lock(|| deadline)?);
+        drop(family.lock(&deadline)?);
     }
 }
 
@@ -232,8 +232,8 @@ impl Attachment {
             }
             Err(error) => {
                 let mut reached = Stage::First;
-                deferred::release(move |deadline| {
-                    family.release_empty(id, member, &mut reached, deadline)
+                deferred::release(move |limit| {
+                    family.release_empty(id, member, &mut reached, limit)
                 });
                 Err(error)
             }
@@ -251,7 +251,7 @@ impl Attachment {
         let family = family::get()?;
         // Dropped after the lock is.
         let known;
-        let (lock, mut entries) = entries_and_ledger(family, ledger_deadline())?;
+        let (lock, mut entries) = entries_and_ledger(family, ledger_deadline)?;
         let block = family.join(&lock, id, member, was_in_flight)?;
         drop(lock);
         let entry = entries.attached.get(&id.index);
@@ -329,9 +329,9 @@ impl Attachment {
 
     #[cold]
     fn join_after_fork(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
-        let joined = member::own_by(deadline).and_then(|member| {
+        let joined = member::own_by(|| deadline).and_then(|member| {
             let family = family::get()?;
-            let (lock, mut entries) = entries_and_ledger(family, deadline)?;
+            let (lock, mut entries) = entries_and_ledger(family, || deadline)?;
             // Another thread may have been faster.
             if !self.is_joined() {
                 family.join(&lock, self.id, member, false)?;
@@ -385,15 +385,15 @@ fn let_go(id: BlockId) {
 /// first that gets both locks takes the entry away and does it; the others find no entry.
 fn release(id: BlockId) {
     let mut reached = Stage::First;
-    deferred::release(move |deadline| {
+    deferred::release(move |limit| {
         let Some(family) = family::if_any() else {
             return true;
         };
-        let member = match member::own_by(Some(deadline)) {
+        let member = match member::own_by(|| limit.at()) {
             Ok(member) => member,
             Err(error) => return !matches!(error, ShareError::Busy { .. }),
         };
-        let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
+        let Ok((lock, mut entries)) = entries_and_ledger(family, || limit.at()) else {
             return false;
         };
         if reached == Stage::First && !entries.take_unattached(id) {
@@ -402,7 +402,7 @@ fn release(id: BlockId) {
         // With nothing locked: what is in it may be other objects, whose handles are looked up here.
         let take_apart = |block: &Block| take_apart(family, id.index, block);
         let locks = (lock, entries);
-        family.release_locked(locks, id, member, &mut reached, deadline, Some(take_apart))
+        family.release_locked(locks, id, member, &mut reached, limit, Some(take_apart))
     });
 }
 
@@ -515,22 +515,22 @@ pub(super) fn bury(
     };
     // A process that was killed at this is followed by one that starts again.
     let mut reached = Stage::Ending;
-    family.release(id, member, &mut reached, deadline, |block| {
+    family.release(id, member, &mut reached, Limit::Until(deadline), |block| {
         take_apart(family, index, block);
     })
 }
 
 /// A handle that was sent does not arrive.
 pub(super) fn call_back(id: BlockId) {
-    deferred::release(move |deadline| {
+    deferred::release(move |limit| {
         let Some(family) = family::if_any() else {
             return true;
         };
-        let member = match member::own_by(Some(deadline)) {
+        let member = match member::own_by(|| limit.at()) {
             Ok(member) => member,
             Err(error) => return !matches!(error, ShareError::Busy { .. }),
         };
-        let Ok((lock, mut entries)) = entries_and_ledger(family, Some(deadline)) else {
+        let Ok((lock, mut entries)) = entries_and_ledger(family, || limit.at()) else {
             return false;
         };
         // As a process that comes to it and leaves at once, unless it has it anyhow.

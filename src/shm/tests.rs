@@ -8,7 +8,6 @@ use super::block::BlockId;
 use super::error::ShareError;
 use super::family::Family;
 use super::kind::Kind;
-use super::wait_mode::soon;
 use crate::os::fork::Victim;
 
 #[derive(Clone, Debug)]
@@ -77,7 +76,13 @@ fn release(
     take_apart: impl FnOnce(&super::block::Block),
 ) {
     let mut reached = super::block::Stage::First;
-    assert!(family.release(id, member, &mut reached, soon(), take_apart));
+    assert!(family.release(
+        id,
+        member,
+        &mut reached,
+        super::deferred::Limit::Brief,
+        take_apart
+    ));
 }
 
 fn made(family: &Family, len: u64, member: u16) -> BlockId {

@@ -9,6 +9,7 @@ pub use crate::barrier::{BarrierPass, BrokenBarrier};
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 use crate::shm::ShareError;
+use crate::shm::deferred::Limit;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member::{self, End, MEMBERS};
 use crate::shm::object::Object;
@@ -124,8 +125,8 @@ impl BarrierHead {
 
     /// Breaks it if `condition` says so under the lock and it is not broken already. False if the lock was not to be had
     /// until the deadline.
-    fn break_if(&self, deadline: Instant, condition: impl FnOnce() -> bool) -> bool {
-        let Some(held) = self.hold(|| Some(deadline)) else {
+    fn break_if(&self, limit: Limit, condition: impl FnOnce() -> bool) -> bool {
+        let Some(held) = self.hold(|| limit.at()) else {
             return false;
         };
         if !self.is_broken() && condition() {
@@ -149,7 +150,7 @@ impl BarrierHead {
     /// False if it has to be tried again later, because the lock was not to be had until the deadline.
     pub(super) fn bury(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
-        self.break_if(deadline, is_meant)
+        self.break_if(Limit::Until(deadline), is_meant)
     }
 }
 
@@ -251,18 +252,18 @@ impl Barrier {
     /// Breaks it, now or as soon as the lock can be had, unless it has been reset by then.
     fn break_later(&self) {
         let mut resets = None;
-        self.object.now_or_later(move |head, deadline| {
+        self.object.now_or_later(move |head, limit| {
             let now = || head.resets.load(Ordering::Relaxed);
             let then = *resets.get_or_insert_with(now);
-            head.break_if(deadline, || now() == then)
+            head.break_if(limit, || now() == then)
         });
     }
 
     /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a process is stopped with
     /// the lock, it is broken as soon as that is possible.
     fn give_up(&self, generation: u64) -> Result<(), BrokenBarrier> {
-        self.object.now_or_later(move |head, deadline| {
-            head.break_if(deadline, || head.generation() == generation)
+        self.object.now_or_later(move |head, limit| {
+            head.break_if(limit, || head.generation() == generation)
         });
         let head = self.head();
         if head.generation() == generation || head.has_broken(generation) {

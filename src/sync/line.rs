@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
-use crate::shm::deferred;
+use crate::shm::deferred::Limit;
 use crate::shm::kind::Head;
 use crate::shm::member::{self, MEMBERS};
 use crate::shm::object::Object;
@@ -132,24 +132,23 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
 
 /// Gives permits of this process back.
 pub(super) fn give_back<H: HasLine>(object: &Object<H>, count: u32) {
-    object.now_or_later(move |head, deadline| head.line().give_back(count, deadline));
+    object.now_or_later(move |head, limit| head.line().give_back(count, limit));
 }
 
 /// Takes permits of this process out of the world.
 pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
-    object.now_or_later(move |head, deadline| head.line().forget(count, deadline));
+    object.now_or_later(move |head, limit| head.line().forget(count, limit));
 }
 
 /// Adds permits, unless there would be more than there can be: then it gives how many there are.
 pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
-    let end = deferred::first_deadline();
-    if object.reach(|| Some(end))
-        && let Some(added) = object.head().line().add(count, end)
+    if object.reach(|| Limit::Brief.at())
+        && let Some(added) = object.head().line().add(count, Limit::Brief)
     {
         return added;
     }
-    object.now_or_later(move |head, deadline| {
-        let added = head.line().add(count, deadline);
+    object.now_or_later(move |head, limit| {
+        let added = head.line().add(count, limit);
         if let Some(Err(total)) = added {
             log::error!("{count} permits more than {total} are more than a semaphore can have");
         }
@@ -180,8 +179,8 @@ impl Line {
     }
 
     /// The same for what is tried once.
-    fn hold_until(&self, deadline: Instant) -> Option<Held<'_>> {
-        self.hold(|| Some(deadline))
+    fn hold_as(&self, limit: Limit) -> Option<Held<'_>> {
+        self.hold(|| limit.at())
     }
 
     /// Makes the sums anew. Somebody may have been about to call others, so all are. To be called under the lock.
@@ -335,9 +334,9 @@ impl Line {
     }
 
     /// Gives permits of this process back. False if the lock was not to be had until the deadline.
-    fn give_back(&self, count: u32, deadline: Instant) -> bool {
+    fn give_back(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
-        let Some(held) = self.hold_until(deadline) else {
+        let Some(held) = self.hold_as(limit) else {
             return false;
         };
         let book = self.book(member);
@@ -359,9 +358,9 @@ impl Line {
     }
 
     /// Takes permits of this process out of the world. False if the lock was not to be had until the deadline.
-    fn forget(&self, count: u32, deadline: Instant) -> bool {
+    fn forget(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
-        let Some(_held) = self.hold_until(deadline) else {
+        let Some(_held) = self.hold_as(limit) else {
             return false;
         };
         let book = self.book(member);
@@ -379,8 +378,8 @@ impl Line {
 
     /// Adds permits, unless there would be more than there can be: then it gives how many there are. `None` if the lock was
     /// not to be had until the deadline.
-    fn add(&self, count: u32, deadline: Instant) -> Option<Result<(), u32>> {
-        let held = self.hold_until(deadline)?;
+    fn add(&self, count: u32, limit: Limit) -> Option<Result<(), u32>> {
+        let held = self.hold_as(limit)?;
         // From here on there are more; the sum can be made anew.
         let total = self.total.load(Ordering::Relaxed);
         let Some(more) = total.checked_add(count) else {
@@ -401,8 +400,8 @@ impl Line {
     }
 
     /// Leaves the line, if the place is still the caller's. False if the lock was not to be had until the deadline.
-    fn leave(&self, index: usize, ticket: u64, deadline: Instant) -> bool {
-        let Some(held) = self.hold_until(deadline) else {
+    fn leave(&self, index: usize, ticket: u64, limit: Limit) -> bool {
+        let Some(held) = self.hold_as(limit) else {
             return false;
         };
         if self.places[index].ticket.load(Ordering::Relaxed) == ticket {
@@ -422,7 +421,7 @@ impl Line {
     /// had. Can be done twice. False if it has to be tried again later, because the lock was not to be had until the
     /// deadline.
     pub(super) fn bury(&self, member: u16, deadline: Instant, inspect: impl FnOnce(u32)) -> bool {
-        let Some(held) = self.hold_until(deadline) else {
+        let Some(held) = self.hold(|| Some(deadline)) else {
             return false;
         };
         let book = self.book(member);
@@ -495,7 +494,7 @@ impl<H: HasLine> Drop for InLine<'_, H> {
     fn drop(&mut self) {
         let (index, ticket) = (self.index, self.ticket);
         self.object
-            .now_or_later(move |head, deadline| head.line().leave(index, ticket, deadline));
+            .now_or_later(move |head, limit| head.line().leave(index, ticket, limit));
     }
 }
 
@@ -548,7 +547,7 @@ mod tests {
         });
         assert!(!acquires(line, 3));
         assert!(acquires(line, 2));
-        assert!(line.give_back(3, soon()));
+        assert!(line.give_back(3, Limit::Brief));
         // With a place that is taken and not counted.
         die_at(line, || {
             line.line_up(3, MEMBERS as u16 - 1);
@@ -557,7 +556,7 @@ mod tests {
         assert!(!acquires(line, 1), "not before its turn");
         line.bury(MEMBERS as u16 - 1, soon(), |_| {});
         assert!(acquires(line, 3));
-        assert!(line.give_back(3, soon()));
+        assert!(line.give_back(3, Limit::Brief));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Drop for Claim<'_> {
 
 /// Gives back a claim of this process.
 fn give_back(object: &Object<ArrayHead>, number: usize, terms: Terms) {
-    object.now_or_later(move |head, deadline| head.release(number, &terms, deadline));
+    object.now_or_later(move |head, limit| head.release(number, &terms, limit));
 }
 
 /// A whole array lent to the workers of a call.
@@ -220,7 +220,7 @@ impl Drop for Lend<'_> {
 }
 
 pub(super) fn own_number() -> Result<u16, Refusal> {
-    Ok(member::own_by(Some(soon()))?)
+    Ok(member::own_by(|| Some(soon()))?)
 }
 
 /// Tries again after those who are in the way have been buried, if they are dead.

@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::os::{fault, fork};
 use crate::shm::ShareError;
+use crate::shm::deferred::Limit;
 use crate::shm::kind::{Head, Kind};
 use crate::shm::member;
 use crate::shm::registry::Place;
@@ -331,8 +332,8 @@ impl ArrayHead {
     }
 
     /// Gives back a claim that this process has made on these terms. False if the lock was not to be had until the deadline.
-    pub(super) fn release(&self, number: Number, terms: &Terms, deadline: Instant) -> bool {
-        let held = match self.hold(|| Some(deadline)) {
+    pub(super) fn release(&self, number: Number, terms: &Terms, limit: Limit) -> bool {
+        let held = match self.hold(|| limit.at()) {
             Ok(held) => held,
             // Of a table that is out of order, nobody can claim anything any more.
             Err(refusal) => return !matches!(refusal, Refusal::Locked(_)),
@@ -487,8 +488,8 @@ pub(super) struct Duplicate {
 
 impl Duplicate {
     /// Gives it back. False if the array's lock was not to be had until the deadline.
-    pub(super) fn release(&self, deadline: Instant) -> bool {
-        head_of(&self.place).release(self.number, &self.terms, deadline)
+    pub(super) fn release(&self, limit: Limit) -> bool {
+        head_of(&self.place).release(self.number, &self.terms, limit)
     }
 }
 

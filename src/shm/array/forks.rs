@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use super::claims::{self, Duplicate, Refusal};
 use crate::os::fork::{self, PerProcess};
 use crate::os::pidfd::Child;
-use crate::shm::deferred;
+use crate::shm::deferred::{self, Limit};
 use crate::shm::kind::Kind;
 use crate::shm::member;
 use crate::shm::registry::{self, Hold, Standstill};
@@ -287,11 +287,11 @@ struct What {
 
 impl What {
     /// Gives all of it back. False if there are claims left that could not be given back until the deadline.
-    fn let_go(&mut self, deadline: Instant) -> bool {
+    fn let_go(&mut self, limit: Limit) -> bool {
         let generation = fork::generation();
         // The copies of a forked child are its parent's.
         self.claims
-            .retain(|claim| claim.generation == generation && !claim.release(deadline));
+            .retain(|claim| claim.generation == generation && !claim.release(limit));
         // As long as there are claims on an array, it is held.
         if self.claims.is_empty() {
             self.holds.clear();
@@ -302,12 +302,12 @@ impl What {
 
 impl Drop for What {
     fn drop(&mut self) {
-        if !self.let_go(soon()) {
+        if !self.let_go(Limit::Brief) {
             let mut rest = Self {
                 claims: std::mem::take(&mut self.claims),
                 holds: std::mem::take(&mut self.holds),
             };
-            deferred::put_off(move |deadline| rest.let_go(deadline));
+            deferred::put_off(move |limit| rest.let_go(limit));
         }
     }
 }

@@ -141,7 +141,7 @@ proptest! {
                         }
                         head.end_lend(numbers[which], terms.lend);
                     } else {
-                        assert!(head.release(numbers[which], &terms, soon()));
+                        assert!(head.release(numbers[which], &terms, Limit::Brief));
                     }
                     model.claims.remove(which);
                     numbers.remove(which);
@@ -215,7 +215,7 @@ fn a_table_full_of_siblings_is_told_from_one_that_others_fill() {
         head.claim(&terms(2, Mode::Read, 999, 999)),
         Err(full(false))
     );
-    assert!(head.release(first, &work(0), soon()));
+    assert!(head.release(first, &work(0), Limit::Brief));
     head.claim(&terms(2, Mode::Read, 999, 999)).unwrap();
     assert_eq!(head.claim(&work(1)), Err(full(false)));
 }
@@ -260,7 +260,7 @@ fn a_full_table_is_an_error_and_has_room_again() {
     assert_eq!(head.claim(&one_more), Err(full(false)));
     // One that is there already is counted, and takes no room.
     head.claim(&terms(1, Mode::Read, 3, 4)).unwrap();
-    assert!(head.release(7, &terms(1, Mode::Read, 7, 8), soon()));
+    assert!(head.release(7, &terms(1, Mode::Read, 7, 8), Limit::Brief));
     assert_eq!(head.claim(&one_more), Ok(7));
     let error = ClaimError::from(full(false));
     assert_eq!(error, ClaimError::TooMany { limit: ENTRIES });
@@ -279,12 +279,12 @@ fn a_lend_ends_when_the_last_of_its_workers_has_gone_and_takes_no_new_ones() {
         let ending = scope.spawn(|| head.end_lend(number, lend));
         // As soon as it is closing, nothing new is claimed.
         while let Ok(second) = head.claim(&work(1)) {
-            assert!(head.release(second, &work(1), soon()));
+            assert!(head.release(second, &work(1), Limit::Brief));
         }
         assert_eq!(head.claim(&work(1)), Err(Refusal::Closed));
         assert!(!ending.is_finished());
         assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
-        assert!(head.release(first, &work(0), soon()));
+        assert!(head.release(first, &work(0), Limit::Brief));
         ending.join().unwrap();
     });
     assert_eq!(head.live().count(), 0);
@@ -311,7 +311,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
         }),
         Err(Refusal::Closed)
     );
-    assert!(head.release(number, &work, soon()));
+    assert!(head.release(number, &work, Limit::Brief));
     head.claim(&terms(3, Mode::Read, 7, 8)).unwrap();
     assert_eq!(head.abandoned(), 0);
 }
@@ -331,7 +331,7 @@ fn noise_in_the_table_does_no_more_than_keep_others_out() {
     head.top.used.store(u32::MAX, Ordering::Relaxed);
     let _ = head.claim(&terms(1, Mode::Read, 0, 8));
     let _ = head.lend(&terms(1, Mode::LendRead, 0, 8));
-    assert!(head.release(usize::MAX, &terms(1, Mode::Read, 0, 8), soon()));
+    assert!(head.release(usize::MAX, &terms(1, Mode::Read, 0, 8), Limit::Brief));
     for member in 0..u16::MAX {
         assert!(head.bury(member, soon()));
     }
