@@ -5,11 +5,10 @@
 //! call. Handlers of `pthread_atfork` see only the forks that the C library makes. They do the
 //! counting where the kernel does not wipe (before 4.14, some sandboxes).
 
-use std::num::NonZeroUsize;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MmapAdvise, madvise};
 
 use super::fork::exit_now;
 
@@ -20,20 +19,31 @@ pub(crate) const COPY_RETURNED: i32 = 0;
 /// then.
 pub(crate) const COPY_PANICKED: i32 = 101;
 
-/// Where [`generation`] is, plus 1. In a forked process it is 0 until the fork has been counted.
-/// Null before the first question.
-static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+/// Bytes that have a page of their own. Where pages are larger the kernel refuses to wipe them.
+const PAGE: usize = 4_096;
 
-/// The word itself where there is no page that the kernel wipes.
-static UNWIPED: AtomicU32 = AtomicU32::new(0);
+/// A page with nothing in it but the count.
+#[repr(C, align(4096))]
+struct Page {
+    /// What [`generation`] is, plus 1. In a forked process it is 0 until the fork has been counted, and
+    /// so it is before the first question.
+    word: AtomicU32,
+    rest: [u8; PAGE - size_of::<AtomicU32>()],
+}
 
-/// In [`WORD`] while one thread counts a fork.
+/// Not a mapping of its own: then each question would have to look up where that is.
+static COUNT: Page = Page {
+    word: AtomicU32::new(0),
+    rest: [0; PAGE - size_of::<AtomicU32>()],
+};
+
+/// In the word while one thread counts.
 const COUNTING: u32 = u32::MAX;
 
 /// How many forks lie between the first process of this image and the last one that counted.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
 
-/// Pid of the process that counted last.
+/// Pid of the process that counted last; 0: none has.
 static COUNTED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// Pid of the process that this one was forked from, if it was.
@@ -46,7 +56,7 @@ static FORKED_FROM: AtomicU32 = AtomicU32::new(0);
 #[inline]
 pub(crate) fn generation() -> u32 {
     // 0 becomes the largest number, and `COUNTING` the one below it: one comparison for both.
-    let generation = word().load(Ordering::Acquire).wrapping_sub(1);
+    let generation = COUNT.word.load(Ordering::Acquire).wrapping_sub(1);
     if generation < COUNTING - 1 {
         generation
     } else {
@@ -61,69 +71,49 @@ pub(crate) fn forked_from() -> u32 {
     FORKED_FROM.load(Ordering::Relaxed)
 }
 
-#[inline]
-fn word() -> &'static AtomicU32 {
-    let word = WORD.load(Ordering::Acquire);
-    // SAFETY: null, or what `start` has stored, which stays as long as the process.
-    unsafe { word.as_ref() }.unwrap_or_else(start)
-}
-
-/// Begins to count.
-#[cold]
-fn start() -> &'static AtomicU32 {
-    // Not a `Once`: a forked child might find that half-way for ever.
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
+/// Sees to it that forks are noticed. Called before the first count; by two threads at once, perhaps.
+fn begin() {
+    // Flags, not a `Once`: a forked child might find that half-way for ever.
+    static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+    static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn forked() {
         // The child has one thread, so no other reads the zero in between.
-        word().store(0, Ordering::Relaxed);
+        COUNT.word.store(0, Ordering::Relaxed);
         count();
     }
-    COUNTED_BY.store(std::process::id(), Ordering::Relaxed);
-    let new = wiped_word().unwrap_or(&UNWIPED);
-    new.store(COUNTED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    let new = ptr::from_ref(new).cast_mut();
-    // Pairs with the load in `word`.
-    let before = WORD.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire);
-    // The page of a thread that came second stays, unused.
-    let word = before.err().unwrap_or(new);
-    if !REGISTERED.swap(true, Ordering::Relaxed) {
+    if HAS_BEGUN.load(Ordering::Acquire) {
+        return;
+    }
+    debug_assert!(COUNT.rest.iter().all(|&byte| byte == 0), "it is not used");
+    let page = NonNull::from(&COUNT).cast();
+    // SAFETY: the page holds the count alone, which may become zero in a child: that is what it is
+    // for. Where the kernel does not do it, the handler does.
+    let _ = unsafe { madvise(page, PAGE, MmapAdvise::MADV_WIPEONFORK) };
+    if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: the handler makes one system call that is allowed in a forked child, and uses
         // atomics.
         unsafe { libc::pthread_atfork(None, None, Some(forked)) };
     }
-    // SAFETY: as in `word`; it is not null any more.
-    unsafe { &*word }
+    HAS_BEGUN.store(true, Ordering::Release);
 }
 
-/// Returns a word in a page that the kernel wipes in forked children.
-fn wiped_word() -> Option<&'static AtomicU32> {
-    let len = NonZeroUsize::new(4_096)?;
-    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
-    let page = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) }.ok()?;
-    // SAFETY: the range is the mapping made above.
-    let wiped = unsafe { madvise(page, len.get(), MmapAdvise::MADV_WIPEONFORK) };
-    if wiped.is_err() {
-        // SAFETY: the mapping made above, whose address was given to no other code.
-        let _ = unsafe { munmap(page, len.get()) };
-        return None;
-    }
-    // SAFETY: the page is aligned, readable and writable, is never unmapped from here on, and zeros
-    // are a valid value.
-    Some(unsafe { page.cast::<AtomicU32>().as_ref() })
-}
-
-/// Counts the fork that this process is the child of.
+/// Counts the fork that this process is the child of, or that this is the first process.
 #[cold]
 fn count() -> u32 {
-    let word = word();
+    // Before anything is in the word: a child that is forked meanwhile must not find `COUNTING`.
+    begin();
+    let word = &COUNT.word;
     // Pairs with the store below. A fork while this thread counts leaves the child a zero, and the
     // child counts.
     let begun = word.compare_exchange(0, COUNTING, Ordering::AcqRel, Ordering::Acquire);
     if begun.is_ok() {
-        let forked_from = COUNTED_BY.swap(std::process::id(), Ordering::Relaxed);
-        FORKED_FROM.store(forked_from, Ordering::Relaxed);
-        let count = COUNTED.load(Ordering::Relaxed) + 1;
+        let count = match COUNTED_BY.swap(std::process::id(), Ordering::Relaxed) {
+            0 => 0,
+            forked_from => {
+                FORKED_FROM.store(forked_from, Ordering::Relaxed);
+                COUNTED.load(Ordering::Relaxed) + 1
+            }
+        };
         COUNTED.store(count, Ordering::Relaxed);
         word.store(count + 1, Ordering::Release);
         return count;
@@ -145,7 +135,6 @@ fn count() -> u32 {
 /// the name of the original.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Original {
-    word: &'static AtomicU32,
     /// What is in the word as long as this process is the original.
     own: u32,
 }
@@ -155,14 +144,13 @@ impl Original {
     pub(crate) fn here() -> Self {
         Self {
             own: generation() + 1,
-            word: word(),
         }
     }
 
     /// Whether the caller runs in the original.
     #[inline]
     pub(crate) fn is_here(self) -> bool {
-        self.word.load(Ordering::Relaxed) == self.own
+        COUNT.word.load(Ordering::Relaxed) == self.own
     }
 
     /// Ends the calling process at once with this exit code, if it is a copy: without destructors,
@@ -212,7 +200,7 @@ impl<T> OwnPointer<T> {
         let pointer = self.pointer.load(Ordering::Acquire);
         let own = self.generation.load(Ordering::Relaxed) + 1;
         // Not `generation`, which may have to wait for the code that the handler has interrupted.
-        if pointer.is_null() || word().load(Ordering::Relaxed) != own {
+        if pointer.is_null() || COUNT.word.load(Ordering::Relaxed) != own {
             return ptr::null_mut();
         }
         pointer

@@ -93,7 +93,16 @@ impl<H: Head> Object<H> {
     /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of the object takes the
     /// ledger. Whether that was possible before the deadline, which is asked for only then.
     pub(crate) fn reach(&self, deadline: impl FnOnce() -> Option<Instant>) -> bool {
-        self.attachment.reach(deadline)
+        self.attachment.place_by(deadline).is_some()
+    }
+
+    /// [`head`](Self::head), if it can be had before the deadline: see [`reach`](Self::reach).
+    #[allow(unsafe_code)]
+    #[inline]
+    pub(crate) fn head_by(&self, deadline: impl FnOnce() -> Option<Instant>) -> Option<&H> {
+        let place = self.attachment.place_by(deadline)?;
+        // SAFETY: as in `head`.
+        Some(unsafe { kind::head(place.start()) })
     }
 
     /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must not be left undone. The
@@ -102,11 +111,16 @@ impl<H: Head> Object<H> {
     /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is done.
     pub(crate) fn now_or_later(&self, mut change: impl FnMut(&H, Limit) -> bool + Send + 'static) {
         // Nearly always the locks are free, and no other handle is needed.
-        if self.reach(|| Limit::Brief.at()) && change(self.head(), Limit::Brief) {
+        if let Some(head) = self.head_by(|| Limit::Brief.at())
+            && change(head, Limit::Brief)
+        {
             return;
         }
         let this = self.clone();
-        deferred::put_off(move |limit| this.reach(|| limit.at()) && change(this.head(), limit));
+        deferred::put_off(move |limit| {
+            this.head_by(|| limit.at())
+                .is_some_and(|head| change(head, limit))
+        });
     }
 
     /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.

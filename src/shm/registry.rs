@@ -313,16 +313,20 @@ impl Attachment {
         &self.place
     }
 
-    /// Sees to it that this process holds the block, which it does unless it was forked since. Whether it does before the
-    /// deadline.
+    /// [`place`](Self::place), if this process can have the block before the deadline.
     ///
     /// # Panics
     ///
     /// As [`place`](Self::place).
-    pub(super) fn reach(self: &Arc<Self>, deadline: impl FnOnce() -> Option<Instant>) -> bool {
-        self.is_joined() || self.join_after_fork(deadline())
+    #[inline]
+    pub(super) fn place_by(
+        self: &Arc<Self>,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Option<&Place> {
+        (self.is_joined() || self.join_after_fork(deadline())).then_some(&self.place)
     }
 
+    #[inline]
     fn is_joined(&self) -> bool {
         self.joined_in.load(Ordering::Acquire) == fork::generation() + 1
     }

@@ -160,10 +160,9 @@ impl Event {
     }
 
     fn wait_as(&self, mode: WaitMode) -> bool {
-        if !self.reach(|| mode.lock_deadline()) {
+        let Some(head) = self.object.head_by(|| mode.lock_deadline()) else {
             return false;
-        }
-        let head = self.object.head();
+        };
         let before = head.state.load(Ordering::Acquire);
         let was_set = |state: u64| state & SET != 0 || state >> 1 != before >> 1;
         let ready = || was_set(head.state.load(Ordering::Acquire)).then_some(());

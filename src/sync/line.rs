@@ -93,10 +93,10 @@ enum Attempt {
 
 /// Takes permits for this process, and waits for them as `mode` says. Whether they were got.
 pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode) -> bool {
-    if !object.reach(|| mode.lock_deadline()) {
+    let Some(head) = object.head_by(|| mode.lock_deadline()) else {
         return false;
-    }
-    let line = object.head().line();
+    };
+    let line = head.line();
     let member = member::own_number();
     loop {
         match line.attempt(count, member, mode) {
@@ -142,8 +142,8 @@ pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
 
 /// Adds permits, unless there would be more than there can be: then it gives how many there are.
 pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
-    if object.reach(|| Limit::Brief.at())
-        && let Some(added) = object.head().line().add(count, Limit::Brief)
+    if let Some(head) = object.head_by(|| Limit::Brief.at())
+        && let Some(added) = head.line().add(count, Limit::Brief)
     {
         return added;
     }

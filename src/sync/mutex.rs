@@ -218,19 +218,15 @@ impl Raw {
     }
 
     fn try_lock(&self) -> Result<RawGuard<'_>, LockError> {
-        if !self.object.reach(|| Some(soon())) {
-            return Err(LockError::Timeout);
-        }
-        let head = self.object.head();
+        let head = self.object.head_by(|| Some(soon()));
+        let head = head.ok_or(LockError::Timeout)?;
         Ok(self.guard(head, head.lock.try_hold()?))
     }
 
     fn lock_timeout(&self, timeout: Duration) -> Result<RawGuard<'_>, LockError> {
         let deadline = super::deadline(timeout);
-        if !self.object.reach(|| deadline) {
-            return Err(LockError::Timeout);
-        }
-        let head = self.object.head();
+        let head = self.object.head_by(|| deadline);
+        let head = head.ok_or(LockError::Timeout)?;
         let lock = head.lock.hold_with(|| deadline)?;
         Ok(self.guard(head, lock))
     }
