@@ -14,6 +14,7 @@ use std::{fs, thread};
 
 use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
+use manyhands::sync::Event;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -325,6 +326,83 @@ fn callbacks_run_though_the_system_refuses_threads() {
     // As many as are wanted again.
     assert_eq!(chain(10), 55);
     pool.close().unwrap();
+}
+
+#[test]
+fn a_copy_of_a_callback_that_forks_on_a_thread_of_the_pool_ends() {
+    let name = "a_copy_of_a_callback_that_forks_on_a_thread_of_the_pool_ends";
+    if !is_program() {
+        let printed = printed_by(name);
+        assert_eq!(printed.matches("second in").count(), 1, "{printed}");
+        return;
+    }
+    let pool = Pool::processes(1).unwrap();
+    let gate = Event::new().unwrap();
+    let wait = |gate: Event| gate.wait();
+    let task = pool.submit(wait, gate.clone());
+    let (tell, told) = channel();
+    task.on_done(move |_| {
+        // SAFETY: the child does nothing but return from here.
+        if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+            tell.send(child).unwrap();
+        }
+    });
+    let other = pool.submit(|()| (), ());
+    other.on_done(|_| println!("second in {}", std::process::id()));
+    let refused = NoThreads::begin();
+    gate.set();
+    let child = told.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(end_of(child), WaitStatus::Exited(child, 0));
+    drop(refused);
+    pool.close().unwrap();
+}
+
+/// A waker that forks, and panics in the copy if it is told to.
+struct Forks {
+    panics: bool,
+    tell: Sender<Pid>,
+}
+
+impl Wake for Forks {
+    fn wake(self: Arc<Self>) {
+        // SAFETY: the child does nothing but return from here, or panic.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => self.tell.send(child).unwrap(),
+            ForkResult::Child => assert!(!self.panics, "in the copy"),
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_a_waker_that_forks_ends() {
+    fn check<E: Executor>(pool: &Pool<E>, submit: impl Fn() -> TaskFuture<()>) {
+        for panics in [false, true] {
+            let (tell, told) = channel();
+            let waker = Waker::from(Arc::new(Forks { panics, tell }));
+            let mut context = Context::from_waker(&waker);
+            let mut task = submit();
+            while Pin::new(&mut task).poll(&mut context).is_ready() {
+                task = submit();
+            }
+            let child = told.recv_timeout(DEADLINE).unwrap();
+            let code = if panics { 101 } else { 0 };
+            let name = pool.engine().name();
+            assert_eq!(end_of(child), WaitStatus::Exited(child, code), "{name}");
+            task.result().unwrap();
+        }
+    }
+    let name = "a_copy_of_a_waker_that_forks_ends";
+    if !is_program() {
+        printed_by(name);
+        return;
+    }
+    let nap = |()| thread::sleep(Duration::from_millis(20));
+    let pool = Pool::processes(1).unwrap();
+    check(&pool, || pool.submit(nap, ()));
+    let pool = Pool::threads(1).unwrap();
+    check(&pool, || pool.submit(nap, ()));
+    let pool = forked();
+    check(&pool, || pool.submit(nap, ()));
 }
 
 /// A waker that drops a pool.

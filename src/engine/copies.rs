@@ -31,6 +31,12 @@ impl Original {
         reason = "as where copies can be told from the original"
     )]
     pub(crate) fn end_copy(self, _code: i32) {}
+
+    #[expect(
+        clippy::unused_self,
+        reason = "as where copies can be told from the original"
+    )]
+    pub(crate) fn end_copy_after<T, E>(self, _outcome: &Result<T, E>) {}
 }
 
 /// Runs a function of the user's. A copy of this process that it forks ends when the function

@@ -21,8 +21,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::engine::copies::Original;
 #[cfg(target_os = "linux")]
-use crate::os::fork::{self, PerProcess};
+use crate::os::fork::PerProcess;
 use crate::panic;
 
 /// How long one callback may hold up the others.
@@ -117,7 +118,12 @@ fn run(callback: Option<Callback>) {
     let Some(callback) = callback else {
         return;
     };
-    if let Err(caught) = panic::catch(callback) {
+    let original = Original::here();
+    let outcome = panic::catch(callback);
+    // In a copy that the callback has forked, neither what is queued nor what this thread does next
+    // is the copy's own.
+    original.end_copy_after(&outcome);
+    if let Err(caught) = outcome {
         log::error!("a callback of a task panicked: {}", caught.message);
     }
 }
@@ -182,8 +188,6 @@ impl Threads {
     fn serve(&'static self) {
         #[cfg(target_os = "linux")]
         crate::os::worker::block_signals();
-        #[cfg(target_os = "linux")]
-        let generation = fork::generation();
         let mut state = self.lock();
         loop {
             if state.may_take() {
@@ -200,11 +204,6 @@ impl Threads {
                 }
                 drop(state);
                 run(callback);
-                #[cfg(target_os = "linux")]
-                if generation != fork::generation() {
-                    // The callback has forked, and this is the copy: what is queued is not its own.
-                    fork::exit_now(0);
-                }
                 state = self.lock();
                 if state.give_back(turn) {
                     state.free -= 1;

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
 use super::callback_threads::{self, Callback};
+use crate::engine::copies::Original;
 use crate::panic;
 
 thread_local! {
@@ -44,7 +45,12 @@ fn flush_now() {
     IS_ANYTHING.set(false);
     let wakers = WAKERS.try_with(|wakers| std::mem::take(&mut *wakers.borrow_mut()));
     for waker in wakers.unwrap_or_default() {
-        if let Err(caught) = panic::catch(|| waker.wake()) {
+        let original = Original::here();
+        let woken = panic::catch(|| waker.wake());
+        // A copy that the waker has forked would go on with what this thread does, and with the
+        // memory that the original shares with its workers.
+        original.end_copy_after(&woken);
+        if let Err(caught) = woken {
             log::error!("a waker panicked: {}", caught.message);
         }
     }
