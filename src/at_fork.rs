@@ -5,6 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::code;
+use crate::os::fork::Original;
 use crate::panic::{self, Caught};
 
 struct Node {
@@ -137,8 +138,12 @@ fn all() -> Vec<&'static Node> {
 ///
 /// The panic of the first hook that panics; those after it do not run.
 pub(crate) fn run() -> Result<(), Caught> {
+    let original = Original::here();
     for node in all() {
-        panic::catch(&node.hook).map_err(|caught| Caught {
+        let outcome = panic::catch(&node.hook);
+        // A copy that the hook has forked would do this child's work a second time, on its lane.
+        original.end_copy_after(&outcome);
+        outcome.map_err(|caught| Caught {
             message: format!("an after-fork hook panicked: {}", caught.message),
             ..caught
         })?;

@@ -16,6 +16,8 @@ use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::{Output, at_fork_child, closure, item_seed, worker_seed, worker_state};
 use manyhands::{SharedArray, process};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// Which hooks have run in this process, in order.
 static RAN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
@@ -208,6 +210,42 @@ fn a_hook_that_panics_fails_what_the_child_was_to_do() {
         }
         assert!(start.elapsed() < DEADLINE);
     });
+}
+
+#[test]
+fn a_copy_that_a_hook_has_forked_does_no_work_of_the_child() {
+    alone(
+        "a_copy_that_a_hook_has_forked_does_no_work_of_the_child",
+        || {
+            static COPY: AtomicU32 = AtomicU32::new(0);
+            at_fork_child(|| {
+                // SAFETY: the child returns from here, and is to end then.
+                let copy = unsafe { libc::fork() };
+                COPY.store(copy.unsigned_abs(), Ordering::Relaxed);
+            });
+            // The copy's end, as its parent hears of it.
+            let end = |_: u32| {
+                let copy = Pid::from_raw(COPY.load(Ordering::Relaxed).cast_signed());
+                let start = Instant::now();
+                loop {
+                    match waitpid(copy, Some(WaitPidFlag::WNOHANG)) {
+                        Ok(WaitStatus::StillAlive) if start.elapsed() < DEADLINE / 4 => {
+                            std::thread::yield_now();
+                        }
+                        end => return end == Ok(WaitStatus::Exited(copy, 0)),
+                    }
+                }
+            };
+            assert_eq!(forked(1).submit(end, 0).result(), Ok(true));
+            assert_eq!(forked(1).map(end, [0]), Ok(vec![true]));
+            for method in [StartMethod::Fork, StartMethod::ForkServer] {
+                let pool = builder(method).workers(1).build().unwrap();
+                assert_eq!(pool.submit(end, 0).result(), Ok(true), "{method:?}");
+                let doubled = pool.map(|n: u32| 2 * n, 0..100);
+                assert!(doubled.unwrap().into_iter().eq((0..100).map(|n| 2 * n)));
+            }
+        },
+    );
 }
 
 #[test]
