@@ -142,6 +142,8 @@ fn by_select(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::sys::socket::{Shutdown, shutdown};
+
     use super::*;
     use crate::os::handoff;
 
@@ -156,8 +158,9 @@ mod tests {
             assert_eq!(way(&fds, Some(Duration::from_nanos(1))), Ok(None));
             handoff::send(second.1.as_fd(), b"news", &[]).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(1)));
-            // The end is something to read.
-            drop(first.1);
+            // The end is something to read. To close the descriptor would not do: a child that another
+            // test forks may have a copy of it.
+            shutdown(first.1.as_raw_fd(), Shutdown::Both).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(0)));
             assert_eq!(way(&fds[1..], Some(Duration::MAX)), Ok(Some(0)));
         }
@@ -173,7 +176,7 @@ mod tests {
         // SAFETY: the call above has made it.
         let high = unsafe { BorrowedFd::borrow_raw(high) };
         assert_eq!(by_select(&[high], Some(Duration::ZERO)), Ok(None));
-        drop(other);
+        shutdown(other.as_raw_fd(), Shutdown::Both).unwrap();
         assert_eq!(by_select(&[one.as_fd(), high], None), Ok(Some(0)));
         assert_eq!(by_select(&[high], None), Ok(Some(0)));
         nix::unistd::close(high.as_raw_fd()).unwrap();
