@@ -16,6 +16,7 @@ use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::{Output, at_fork_child, closure, item_seed, worker_seed, worker_state};
 use manyhands::{SharedArray, process};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -40,6 +41,25 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
         .workers(2)
         .start_method(method)
         .allow_threads()
+}
+
+/// A number that this process shares with the children that are forked from it. Nothing is left behind
+/// when a hook keeps it for ever.
+fn shared_number() -> &'static AtomicU32 {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4_096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(page, libc::MAP_FAILED);
+    // SAFETY: the page is aligned, holds zeros, is never unmapped, and all its users take it for this.
+    unsafe { &*page.cast::<AtomicU32>() }
 }
 
 /// Runs `test` in a program of its own, and here what started it.
@@ -244,6 +264,69 @@ fn a_copy_that_a_hook_has_forked_does_no_work_of_the_child() {
                 let doubled = pool.map(|n: u32| 2 * n, 0..100);
                 assert!(doubled.unwrap().into_iter().eq((0..100).map(|n| 2 * n)));
             }
+        },
+    );
+}
+
+#[test]
+fn hooks_may_take_as_long_as_they_like() {
+    alone("hooks_may_take_as_long_as_they_like", || {
+        let runs = shared_number();
+        // Longer than a child may be at no item otherwise.
+        at_fork_child(move || {
+            runs.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(1_600));
+        });
+        // The limit is that of the item.
+        let pool = forked(1);
+        let limited = pool.call().timeout(Duration::from_millis(300));
+        let task = limited.submit(|n: u32| n, 1);
+        let limited = forked(1)
+            .call()
+            .timeout(Duration::from_millis(300))
+            .map(|n: u32| n, [2, 3]);
+        assert_eq!((task.result(), limited), (Ok(1), Ok(vec![2, 3])));
+        assert_eq!(runs.load(Ordering::Relaxed), 2, "a child was replaced");
+    });
+}
+
+#[test]
+fn a_child_that_is_stopped_in_a_hook_is_replaced() {
+    alone("a_child_that_is_stopped_in_a_hook_is_replaced", || {
+        let runs = shared_number();
+        at_fork_child(move || {
+            if runs.fetch_add(1, Ordering::Relaxed) == 0 {
+                raise(Signal::SIGSTOP).unwrap();
+            }
+        });
+        assert_eq!(forked(1).map(|n: u32| n, [2, 3]), Ok(vec![2, 3]));
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+    });
+}
+
+#[test]
+fn a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it() {
+    alone(
+        "a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it",
+        || {
+            let runs = shared_number();
+            at_fork_child(move || {
+                assert!(
+                    runs.fetch_add(1, Ordering::Relaxed) > 0,
+                    "no dice, this once"
+                );
+            });
+            // The other children have something to do meanwhile.
+            let slow = |n: u32| {
+                std::thread::sleep(Duration::from_millis(2));
+                n
+            };
+            let pool = forked(2);
+            let outcomes = pool.call().chunk_size(3).try_map(slow, 0..99);
+            assert_eq!(
+                outcomes.iter().filter(|outcome| outcome.is_err()).count(),
+                3
+            );
         },
     );
 }

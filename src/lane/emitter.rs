@@ -254,6 +254,11 @@ impl Emitter {
         }
     }
 
+    /// Says that the worker takes tasks from now on.
+    pub(crate) fn ready(&self) {
+        self.lane.header().set_ready();
+    }
+
     /// There will be no more tasks: this process is about to end.
     pub(crate) fn done(&self) {
         self.lane.header().set_done();

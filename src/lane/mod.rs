@@ -85,8 +85,9 @@ struct WorkerWords {
     /// 1 while the worker sleeps or is about to; a futex. Set by the worker before it looks at the cells for the last
     /// time, cleared by whoever wakes it. Pairs with the words of the cells it waits for.
     asleep: AtomicU32,
-    /// Set by the worker: 1 when it is up, 2 when its initialiser has run, 3 when there is no more
-    /// for it to do (only a forked child says that). Pairs with nothing; the bell follows it.
+    /// Set by the worker: 1 when it is up, 2 when its initialiser has run (of a forked child: its
+    /// after-fork hooks), 3 when there is no more for it to do (only a forked child says that).
+    /// Pairs with nothing; the bell of a worker follows it.
     ready: AtomicU32,
     /// Set once, by the worker, before it dies of it: an allocation failed.
     out_of_memory: AtomicU32,

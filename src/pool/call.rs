@@ -242,7 +242,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
-    pub(super) fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
+    pub(crate) fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
         let limits = self.limits();
         let tracker = Tracker::new(self.progress, total);
         (

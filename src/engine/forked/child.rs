@@ -195,17 +195,20 @@ impl Forked {
         })
     }
 
-    /// For how long it has not moved on without an item that runs: it starts, is between two items,
-    /// or ends; or it is stopped there. One that ends has time for that: it prints what it has
-    /// buffered, and ends what it has made.
+    /// For how long it has not moved on without an item that runs: it is between two items, or ends;
+    /// or it is stopped there. One that ends has time for that: it prints what it has buffered, and
+    /// ends what it has made. One that still runs its after-fork hooks does not rest, unless it is
+    /// stopped.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();
         // A parent that has not looked for long has not made room for answers either.
         let is_recent =
             |sight: &Sight| now.saturating_sub(sight.looked_at) < 4 * LOOK_PAUSE.as_nanos() as u64;
+        // Hooks may take as long as they like. A child that is stopped in one does not go on with it.
+        let may_rest = || self.receiver.header().is_ready() || self.is_stopped();
         let since = match self.sight.filter(is_recent) {
-            Some(sight) if sight.progress == progress => sight.since,
+            Some(sight) if sight.progress == progress && may_rest() => sight.since,
             _ => now,
         };
         self.sight = Some(Sight {
@@ -349,13 +352,20 @@ pub(super) struct Answers {
 
 impl Answers {
     /// To be called in the child, before it touches what is the program's: runs the after-fork hooks.
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, emitter: &Emitter) -> Self {
+        let broken = at_fork::run().err();
+        emitter.ready();
         Self {
-            broken: at_fork::run().err(),
+            broken,
             limit: limits.timeout,
             timer: None,
             scratch: Vec::new(),
         }
+    }
+
+    /// Whether no item is run, because an after-fork hook panicked.
+    pub(super) fn are_broken(&self) -> bool {
+        self.broken.is_some()
     }
 
     /// Runs the next item.

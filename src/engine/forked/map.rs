@@ -17,7 +17,7 @@ use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{PoolError, TaskError};
+use crate::error::{Death, PoolError, TaskError};
 use crate::lane::{Cursor, Emitter, Expected, Fate};
 use crate::pool::{Limits, Plan, Tracker};
 use crate::seed;
@@ -305,7 +305,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
-        let mut answers = Answers::new(self.limits);
+        let mut answers = Answers::new(self.limits, emitter);
         while let Some(&index) = self.list.get(self.cursor.claim()) {
             let chunk = &self.chunks[index];
             emitter.begin(number(index), chunk.answered);
@@ -316,6 +316,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 }
             }
             emitter.end();
+            if answers.are_broken() {
+                // The hooks of another child may do better.
+                break;
+            }
         }
     }
 
@@ -401,6 +405,18 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }) = fate
         {
             self.fruitless = 0;
+            // It seemed to be at no item, and went on in the moment before the signal.
+            let is_innocent = hand.has_stalled
+                && matches!(
+                    error,
+                    TaskError::WorkerDied {
+                        cause: Death::Signal(9),
+                        ..
+                    }
+                );
+            if is_innocent {
+                return;
+            }
             let chunk = &mut self.chunks[index];
             chunk.attempts += 1;
             let attempts = chunk.attempts;
@@ -447,4 +463,42 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
 /// The number by which a lane knows a chunk; 0 is none.
 fn number(index: usize) -> u32 {
     index as u32 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Forked, Pool};
+
+    #[test]
+    fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again() {
+        let pool: Pool<Forked> = Forked::builder()
+            .workers(1)
+            .allow_threads()
+            .build()
+            .unwrap();
+        let (engine, plan) = pool.call().plan(Some(1));
+        let (mut call, mut tracker) = Call::<u32>::new(engine, plan, 1, true).unwrap();
+        let f = |stays: bool| {
+            while stays {
+                std::thread::park();
+            }
+            7
+        };
+        let mut hand = call.hire(&f, &mut [Some(true)], 0).unwrap();
+        // It goes on after the look by which it is stalled.
+        while hand.child.receiver.header().progress().running().is_none() {
+            std::thread::yield_now();
+        }
+        hand.has_stalled = true;
+        hand.child.kill();
+        while !hand.child.has_ended() {
+            std::thread::yield_now();
+        }
+        call.drain(&mut hand);
+        call.bury(&mut hand);
+        assert_eq!((call.done, call.failed, call.fruitless), (0, 0, 0));
+        call.run(&f, &mut [Some(false)], &mut tracker).unwrap();
+        assert_eq!(call.outcomes(None), [Ok(7)]);
+    }
 }

@@ -118,7 +118,7 @@ impl Submitted {
                 if let Some((f, argument)) = work.take() {
                     emitter.begin(TASK, 0);
                     seed::begin_task(limits.seeds);
-                    Answers::new(limits).answer(emitter, || f(argument));
+                    Answers::new(limits, emitter).answer(emitter, || f(argument));
                     emitter.end();
                 }
             });
