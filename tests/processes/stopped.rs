@@ -11,7 +11,8 @@ use manyhands::{Shutdown, StartMethod, WaitPolicy};
 
 use crate::common::random::{Random, seed};
 use crate::common::{
-    DEADLINE, Leftovers, Stopped, children_of, eventually, is_running, is_stopped,
+    DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, is_program,
+    is_running, is_stopped,
 };
 use crate::{Folder, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
 
@@ -187,6 +188,40 @@ fn b28_a_limit_counts_from_when_a_task_could_have_begun() {
         let failures = pool.stats().total().failures;
         assert_eq!((failures.timed_out, failures.all()), (1, 1));
     }
+}
+
+#[test]
+fn b28_a_limit_does_not_count_while_the_whole_program_is_stopped() {
+    let name = "stopped::b28_a_limit_does_not_count_while_the_whole_program_is_stopped";
+    let limit = Duration::from_secs(1);
+    let _none = Leftovers::none();
+    if !is_program() {
+        let mut program = as_program(name);
+        let program = Killed(program.stdout(std::process::Stdio::null()).spawn().unwrap());
+        eventually("it has stopped itself", || is_stopped(program.0.id()));
+        // Long enough for a limit of a worker of which the kernel does not say that it is stopped.
+        std::thread::sleep(limit + Duration::from_millis(1_300));
+        drop(Stopped::new(program.0.id()));
+        let mut program = program;
+        let mut status = None;
+        eventually("it has ended", || {
+            status = program.0.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(status.unwrap().success());
+        return;
+    }
+    let pool = Pool::processes(1).unwrap();
+    let worker = outcome(pool.submit(pid, 0)).unwrap();
+    let stopped = Stopped::new(worker);
+    let task = pool.call().timeout(limit).submit(pid, 0);
+    // So that the supervisor has seen it.
+    std::thread::sleep(Duration::from_millis(100));
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // And sees it again before its worker goes on.
+    std::thread::sleep(Duration::from_millis(200));
+    drop(stopped);
+    assert_eq!(outcome(task), Ok(worker));
 }
 
 #[test]

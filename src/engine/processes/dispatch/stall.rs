@@ -27,6 +27,8 @@ const STALLED_AFTER: Duration = Duration::from_millis(20);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// The same while nothing changes; it is doubled up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// What was seen so long ago, and not since, says nothing of the time between.
+const LONGEST_UNSEEN: Duration = Duration::from_millis(200);
 /// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the
 /// caller a system call, so one that pauses between its tasks should not have to do that each time.
 const QUIET_LOOKS: u32 = 10;
@@ -63,6 +65,8 @@ pub(super) struct Sight {
     look: Look,
     /// In nanoseconds of the system's clock.
     pub(super) since: u64,
+    /// When it was last looked at, by the same clock.
+    looked_at: u64,
 }
 
 /// All that changes when the worker does anything for the piece.
@@ -113,15 +117,24 @@ impl Worker {
             progress: self.receiver.header().progress(),
             written: (!front.is_sent).then(|| self.requests.position()),
         };
+        // If this process has not looked for long, it may have been stopped, and the worker with it.
+        let is_recent = |at: u64| now.saturating_sub(at) < nanoseconds(LONGEST_UNSEEN);
         let since = match &self.sight {
-            Some(sight) if sight.look == look => sight.since,
+            Some(sight) if sight.look == look && is_recent(sight.looked_at) => sight.since,
             // The time from which on it could have begun is known only of a piece that has come to
             // a worker at rest.
             Some(sight) if sight.look.task == look.task => now,
             _ if !self.is_ready() => now,
-            _ => front.at_head_since.unwrap_or(now),
+            _ => front
+                .at_head_since
+                .filter(|&since| is_recent(since))
+                .unwrap_or(now),
         };
-        self.sight = Some(Sight { look, since });
+        self.sight = Some(Sight {
+            look,
+            since,
+            looked_at: now,
+        });
         self.sight
     }
 
