@@ -12,13 +12,13 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::dispatch::Worker;
 use super::output::Listener;
 use super::server::{Origin, Server};
 use super::settings::StartMethod;
 use super::start::{Place, start};
 use super::worker::CANNOT_BEGIN;
+use super::{START_TIME, Shared};
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::Child;
 use crate::os::readable::{pause, wait_readable};
@@ -344,15 +344,16 @@ impl Supervisor {
     /// A worker has ended. False if the pool has ended with it.
     fn replace(&mut self, number: usize, death: &Death) -> bool {
         self.posts[number].child = None;
-        let (was_ready, was_leaving, last_words) = {
+        let (was_ready, was_leaving, was_late, last_words) = {
             let mut dispatch = self.shared.lock();
             let worker = dispatch.workers[number].as_ref();
             let was_ready = worker.is_some_and(Worker::is_ready);
-            let was_leaving = worker.is_some_and(|worker| !worker.is_open());
+            let was_late = worker.is_some_and(Worker::has_not_come_up);
+            let was_leaving = worker.is_some_and(|worker| !worker.is_open()) && !was_late;
             let last_words = worker.and_then(Worker::last_words);
             dispatch.bury(&self.shared, number, death);
             dispatch.pump(&self.shared);
-            (was_ready, was_leaving, last_words)
+            (was_ready, was_leaving, was_late, last_words)
         };
         self.shared.bell.ring();
         if was_ready || was_leaving {
@@ -361,12 +362,17 @@ impl Supervisor {
             // If it is to be replaced, the next look will.
             return true;
         }
-        let why = self.why_not_ready(number, death, last_words);
+        let why = if was_late {
+            self.start_failed(number, format!("it was not up within {START_TIME:?}"))
+        } else {
+            self.why_not_ready(number, death, last_words)
+        };
         if !self.shared.is_built.load(Ordering::Acquire) {
             self.give_up(why);
             return false;
         }
-        let weight = if *death == Death::Signal(9) {
+        // If it was late, the pool itself has killed it, and the next one will be late too.
+        let weight = if *death == Death::Signal(9) && !was_late {
             KILLED
         } else {
             FAILURE

@@ -199,6 +199,11 @@ impl Worker {
         self.doomed.is_none() && !self.is_leaving
     }
 
+    /// Whether it is being killed because it did not come up in time.
+    pub(in crate::engine::processes) fn has_not_come_up(&self) -> bool {
+        matches!(self.doomed, Some(Doom::Lingers)) && !self.is_leaving
+    }
+
     /// Whether what it writes is to be believed.
     pub(super) fn is_sane(&self) -> bool {
         !matches!(self.doomed, Some(Doom::Corrupted(_)))
