@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -440,4 +440,74 @@ fn a_waker_drops_the_pool_whose_thread_wakes_it() {
     // The thread that pumps, and the one that sees a worker die.
     check(Pool::processes(1).unwrap(), |pool| pool.submit(nap, ()));
     check(Pool::processes(1).unwrap(), |pool| pool.submit(die, ()));
+}
+
+#[test]
+fn callbacks_of_two_pools_close_each_others_pool() {
+    let _none = Leftovers::none();
+    let pools = [Pool::threads(1).unwrap(), Pool::threads(1).unwrap()].map(Arc::new);
+    let both = Arc::new(Barrier::new(2));
+    let (tell, told) = channel();
+    let gate = Event::new().unwrap();
+    for (own, other) in [(0, 1), (1, 0)] {
+        let (other, both, tell) = (pools[other].clone(), both.clone(), tell.clone());
+        let task = pools[own].submit(|gate: Event| gate.wait(), gate.clone());
+        task.on_done(move |_| {
+            both.wait();
+            tell.send(other.close()).unwrap();
+        });
+    }
+    gate.set();
+    for _ in 0..2 {
+        assert_eq!(told.recv_timeout(DEADLINE), Ok(Ok(())));
+    }
+}
+
+#[test]
+fn wakers_of_two_pools_drop_each_others_pool() {
+    /// Wakes when the other one is awake too.
+    struct Meets(Drops<Processes>, Arc<Barrier>);
+    impl Wake for Meets {
+        fn wake(self: Arc<Self>) {
+            self.1.wait();
+            drop(self.0.0.lock().unwrap().take());
+            self.0.1.send(()).unwrap();
+        }
+    }
+    let name = "wakers_of_two_pools_drop_each_others_pool";
+    let _none = Leftovers::none();
+    if !is_program() {
+        printed_by(name);
+        return;
+    }
+    let wait = |gate: Event| gate.wait();
+    let die = |gate: Event| {
+        gate.wait();
+        common::kill(std::process::id());
+    };
+    // The threads that pump, and those that see a worker die.
+    for dies in [false, true] {
+        let (one, other) = (Pool::processes(1).unwrap(), Pool::processes(1).unwrap());
+        let both = Arc::new(Barrier::new(2));
+        let (send, receive) = channel();
+        let gate = Event::new().unwrap();
+        let submit = |pool: &Pool<Processes>| {
+            if dies {
+                pool.submit(die, gate.clone())
+            } else {
+                pool.submit(wait, gate.clone())
+            }
+        };
+        let mut tasks = [submit(&one), submit(&other)];
+        for (task, pool) in tasks.iter_mut().zip([other, one]) {
+            let drops = Drops(Mutex::new(Some(pool)), send.clone());
+            let waker = Waker::from(Arc::new(Meets(drops, both.clone())));
+            let mut context = Context::from_waker(&waker);
+            assert!(Pin::new(task).poll(&mut context).is_pending());
+        }
+        gate.set();
+        for _ in 0..2 {
+            receive.recv_timeout(DEADLINE / 3).unwrap();
+        }
+    }
 }

@@ -132,10 +132,10 @@ pub(super) fn is_in_callback_of(task: usize) -> bool {
     is_within(|(_, within)| within == task)
 }
 
-/// Waits until all callbacks of the pool's tasks have returned. In one of them it returns at once:
-/// callbacks that wait for each other's end would do so for ever.
+/// Waits until all callbacks of the pool's tasks have returned. In a callback, of whatever pool, it
+/// returns at once: callbacks that wait for each other's end would do so for ever.
 pub(crate) fn wait_for_callbacks(pool: PoolId) {
-    if is_within(|(within, _)| within == Some(pool)) {
+    if is_within(|_| true) {
         return;
     }
     let counts = own();

@@ -369,8 +369,8 @@ impl<E: Executor> Pool<E> {
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken stay in their handles.
     ///
     /// Then waits until the callbacks of its tasks ([`TaskFuture::on_done`]) have returned: a program may end right after
-    /// this and has run all of them. The caller must not have a lock that one of them takes. A call in a callback of this
-    /// pool does not wait for callbacks: they would wait for each other.
+    /// this and has run all of them. The caller must not have a lock that one of them takes. A call in a callback,
+    /// of whatever pool, waits for the tasks and not for callbacks: they would wait for each other.
     ///
     /// Closing twice is the same as once.
     ///
@@ -399,7 +399,8 @@ impl<E: Executor> Pool<E> {
     /// Takes no more tasks and ends without waiting for those that have not started: they fail with
     /// [`TaskError::Cancelled`]. Those that run come to their end with [`Shutdown::CancelQueued`], and are stopped with
     /// [`Shutdown::Kill`], where that can be done: a thread cannot be stopped. Returns when the workers have ended
-    /// and, as [`close`](Self::close) does, when the callbacks have returned.
+    /// and, as [`close`](Self::close) does, when the callbacks have returned; in a callback, of whatever pool, it does not
+    /// wait for those.
     ///
     /// # Errors
     ///

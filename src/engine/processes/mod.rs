@@ -363,10 +363,9 @@ impl Drop for Processes {
         if self.shared.check_process().is_err() {
             // The thread did not come along into this process: its handle must not even be let go of.
             std::mem::forget(self.supervisor.get_mut().take());
-        } else if output::reads_for(self.shared.address())
-            || supervisor::supervises(self.shared.address())
-        {
-            // Its end cannot be waited for here: the supervisor waits for this thread, or is this thread.
+        } else if supervisor::serves_a_pool() {
+            // Its end cannot be waited for here: the supervisor waits for this thread, or is this thread, or waits for the
+            // end of this thread's pool.
             if let Some(supervisor) = self.supervisor.get_mut().take() {
                 supervisor.abandon(&self.shared);
             }

@@ -117,6 +117,7 @@ pub(super) fn reads_for(pool: usize) -> bool {
 
 fn read(shared: &Shared, pool: usize) {
     READS_FOR.set(pool);
+    super::supervisor::note_service();
     let _own = OwnThread::register();
     os::worker::block_signals();
     let mut streams: Vec<Stream> = Vec::new();

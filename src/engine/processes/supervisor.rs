@@ -102,11 +102,24 @@ impl Handle {
 thread_local! {
     /// Address of the pool that this thread supervises; 0 for none.
     static SUPERVISES: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread is one of a pool's own, whichever pool's and for whatever.
+    static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own end in one.
 pub(super) fn supervises(pool: usize) -> bool {
     SUPERVISES.get() == pool
+}
+
+/// Says that this thread is a pool's own.
+pub(super) fn note_service() {
+    SERVES.set(true);
+}
+
+/// Whether this thread is a pool's own, which waits for it at its end. It must not wait for the end of any pool: that
+/// one's threads may be waiting for the end of this thread's pool.
+pub(super) fn serves_a_pool() -> bool {
+    SERVES.get()
 }
 
 /// Waits for the end of a thread, unless it is this one, which is in a waker and ends after it.
@@ -175,6 +188,7 @@ impl Supervisor {
 
     fn run(mut self, report: &SyncSender<Result<(), PoolError>>) {
         SUPERVISES.set(self.shared.address());
+        note_service();
         let _own = OwnThread::register();
         let _bereaved = Bereaved(self.shared.clone());
         os::worker::block_signals();

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use super::Shared;
 use super::dispatch::{Dispatch, State};
+use super::{Shared, supervisor};
 use crate::future::{Signal, later};
 use crate::os;
 
@@ -231,6 +231,7 @@ impl Shared {
     }
 
     fn pump_in_background(&self) {
+        supervisor::note_service();
         let _own = os::task::OwnThread::register();
         os::worker::block_signals();
         let mut dispatch = self.lock();
