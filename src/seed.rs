@@ -207,7 +207,12 @@ pub(crate) fn begin_task(seeds: Seeds) {
 fn lane_item() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
-        LANE.with_borrow(|lane| lane.as_ref()?.header().progress().running().map(u64::from))
+        // At the end of a thread there is no lane any more.
+        let item = LANE.try_with(|lane| {
+            let lane = lane.borrow();
+            lane.as_ref()?.header().progress().running().map(u64::from)
+        });
+        item.ok().flatten()
     }
     #[cfg(not(target_os = "linux"))]
     None
