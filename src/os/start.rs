@@ -150,7 +150,8 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    /// SIGPIPE is as programs expect it: std has this one ignore it.
+    /// SIGPIPE is as programs expect it: std has this one ignore it. No signal is blocked, though
+    /// the thread that starts the process may block them all.
     fn new() -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: it is there to be written to.
@@ -162,7 +163,10 @@ impl Attributes {
         let attribute = &raw mut attributes.0;
         // SAFETY: both are initialised.
         check(unsafe { libc::posix_spawnattr_setsigdefault(attribute, signals.as_ref()) })?;
-        let flags = libc::POSIX_SPAWN_SETSIGDEF as libc::c_short;
+        let none = nix::sys::signal::SigSet::empty();
+        // SAFETY: both are initialised.
+        check(unsafe { libc::posix_spawnattr_setsigmask(attribute, none.as_ref()) })?;
+        let flags = (libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK) as libc::c_short;
         // SAFETY: it is initialised.
         check(unsafe { libc::posix_spawnattr_setflags(attribute, flags) })?;
         Ok(attributes)
@@ -220,8 +224,12 @@ impl Start<'_> {
                 _ => command.stderr(stream),
             };
         }
+        let prepare = || {
+            nix::sys::signal::SigSet::empty().thread_set_mask()?;
+            keep_from_next_program(FIRST)
+        };
         // SAFETY: between fork and exec it makes only system calls, and allocates nothing.
-        unsafe { command.pre_exec(|| keep_from_next_program(FIRST)) };
+        unsafe { command.pre_exec(prepare) };
         Ok(command.spawn()?.id())
     }
 }
@@ -388,6 +396,33 @@ mod tests {
             let pid = nix::unistd::Pid::from_raw(pid.unwrap().cast_signed());
             nix::sys::wait::waitpid(pid, None).unwrap();
             assert_eq!((output.trim(), errors.trim()), ("4", "a name a value"));
+        }
+    }
+
+    #[test]
+    fn a_new_process_blocks_no_signals() {
+        // As threads do that start workers.
+        super::super::worker::block_signals();
+        for is_forked in [false, true] {
+            let (input, to_input) = io::pipe().unwrap();
+            let streams = [Stream::Fd(input.into()), Stream::Null, Stream::Null];
+            let start = Start {
+                executable: c"/bin/cat",
+                name: "cat",
+                variables: Vec::new(),
+                sources: sources(streams).unwrap(),
+            };
+            let pid = match close_from().filter(|_| !is_forked) {
+                Some(close_from) => start.spawn(close_from),
+                None => start.fork_and_exec(),
+            };
+            let pid = pid.unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            drop(to_input);
+            let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+            nix::sys::wait::waitpid(pid, None).unwrap();
+            let blocked = status.lines().find(|line| line.starts_with("SigBlk:"));
+            assert_eq!(blocked, Some("SigBlk:\t0000000000000000"));
         }
     }
 
