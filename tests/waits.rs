@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::refuse::Refused;
-use common::{Leftovers, as_program, eventually, finish, is_program};
+use common::{DEADLINE, Leftovers, Stopped, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
 use manyhands::process::ExitStatus;
 use manyhands::queue::wait_ready;
@@ -227,4 +227,39 @@ fn what_workers_print_is_read() {
     pool.close().unwrap();
     let expected: Vec<String> = (1..2_000).map(|x| x.to_string()).collect();
     assert_eq!(*lines.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_death_is_noticed_though_there_are_no_pidfds_and_the_fork_server_is_stopped() {
+    let name = "a_death_is_noticed_though_there_are_no_pidfds_and_the_fork_server_is_stopped";
+    if !is_program() {
+        let _none = Leftovers::none();
+        let output = finish(&mut as_program(name));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}\n{stderr}", output.status);
+        return;
+    }
+    Refused::Pidfds.begin();
+    let pool = Processes::builder()
+        .workers(2)
+        .start_method(StartMethod::ForkServer)
+        .build()
+        .unwrap();
+    let server = pool.submit(|()| std::os::unix::process::parent_id(), ());
+    let stopped = Stopped::new(server.result().unwrap());
+    let mut dies = pool.submit(|()| -> () { std::process::abort() }, ());
+    let ended = dies.result_timeout(DEADLINE / 3);
+    assert!(
+        matches!(
+            ended,
+            Ok(Err(TaskError::WorkerDied {
+                cause: Death::Unknown,
+                ..
+            }))
+        ),
+        "{ended:?}"
+    );
+    // The pool kills the server, and waits for workers that nothing but a look tells the end of.
+    drop(pool);
+    drop(stopped);
 }

@@ -26,6 +26,9 @@ use crate::error::Death;
 /// lines each time.
 static HAS_NO_PIDFDS: AtomicBool = AtomicBool::new(false);
 
+/// How often a child is looked at whose descriptor may be silent.
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
+
 /// A child of this process, or one that it has adopted.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -184,15 +187,27 @@ impl Child {
 
     /// Waits for the child to end and says how it did. It is a zombie no more after this.
     pub(crate) fn reap(&self) -> Death {
+        if self.is_adopted {
+            self.wait_end(None);
+        }
         let reaped = match &self.name {
             Name::Descriptor => {
                 let fd = self.fd.as_raw_fd().unsigned_abs();
-                match reap(libc::P_PIDFD, fd) {
+                match reap(libc::P_PIDFD, fd, 0) {
                     // The descriptor has been closed by the program, or the kernel waits for numbers only.
                     Err(Errno::EBADF | Errno::EINVAL) if !self.is_adopted => {
-                        reap(libc::P_PID, self.pid)
+                        reap(libc::P_PID, self.pid, 0)
                     }
                     reaped => reaped,
+                }
+            }
+            // Its parent may have reaped it, and this process have another child of that number.
+            Name::Number { started, .. } if self.is_adopted => {
+                let now = life::start_time(self.pid).ok();
+                if started.is_none_or(|started| now == Some(started)) {
+                    reap(libc::P_PID, self.pid, libc::WNOHANG)
+                } else {
+                    Err(Errno::ECHILD)
                 }
             }
             Name::Number { is_reaped, .. } => {
@@ -200,11 +215,11 @@ impl Child {
                 while ended::wait(libc::P_PID, self.pid, 0) == Err(Errno::EINTR) {}
                 // No signal is sent while the number becomes free.
                 let mut is_reaped = is_reaped.lock();
-                if *is_reaped && !self.is_adopted {
+                if *is_reaped {
                     return Death::Unknown;
                 }
                 *is_reaped = true;
-                reap(libc::P_PID, self.pid)
+                reap(libc::P_PID, self.pid, 0)
             }
         };
         match reaped {
@@ -246,9 +261,16 @@ impl Child {
         }
     }
 
+    /// Whether the descriptor may say nothing of the child's end for long: there are no pidfds, and the thread that writes
+    /// to it is in another process, which may be stopped. Then the child is to be looked at every [`SLICE`].
+    pub(crate) fn is_to_be_looked_at(&self) -> bool {
+        self.is_adopted && !self.is_pidfd()
+    }
+
     /// Whether the child has ended. Never waits.
     pub(crate) fn has_ended(&self) -> bool {
         match wait_readable(&[self.fd.as_fd()], Some(Duration::ZERO)) {
+            Ok(None) if self.is_to_be_looked_at() => self.has_ended_by_itself(),
             Ok(found) => found.is_some(),
             Err(_) => self.has_ended_by_itself(),
         }
@@ -261,7 +283,17 @@ impl Child {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match wait_readable(&[self.fd.as_fd()], left) {
+            let slice = self.is_to_be_looked_at().then_some(SLICE);
+            let wait = left.into_iter().chain(slice).min();
+            match wait_readable(&[self.fd.as_fd()], wait) {
+                Ok(None) if slice.is_some() => {
+                    if self.has_ended_by_itself() {
+                        return true;
+                    }
+                    if left == Some(Duration::ZERO) {
+                        return false;
+                    }
+                }
                 Ok(found) => return found.is_some(),
                 Err(_) if self.has_ended_by_itself() => return true,
                 Err(_) if left == Some(Duration::ZERO) => return false,
@@ -357,8 +389,10 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
 
 /// Waits for the end of a child and takes its exit status: how it ended, and the most memory it had, in bytes.
 ///
+/// With `WNOHANG` among the flags: [`Death::Unknown`] of one that has not ended.
+///
 /// Not nix's `waitid`, which has no words for the real-time signals.
-fn reap(kind: libc::idtype_t, id: libc::id_t) -> Result<(Death, u64), Errno> {
+fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(Death, u64), Errno> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // The system call itself: the C library's function leaves out what the child has used.
@@ -369,7 +403,7 @@ fn reap(kind: libc::idtype_t, id: libc::id_t) -> Result<(Death, u64), Errno> {
             kind,
             id,
             info.as_mut_ptr(),
-            libc::WEXITED,
+            libc::WEXITED | flags,
             usage.as_mut_ptr(),
         )
     }) {
@@ -382,7 +416,7 @@ fn reap(kind: libc::idtype_t, id: libc::id_t) -> Result<(Death, u64), Errno> {
     // SAFETY: as above.
     let usage = unsafe { usage.assume_init() };
     let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
-    // SAFETY: the call has succeeded, so this is the record of a child.
+    // SAFETY: the call has succeeded, so this is the record of a child, or zeros.
     let status = unsafe { info.si_status() };
     let death = match info.si_code {
         libc::CLD_EXITED => Death::Exit(status),

@@ -20,7 +20,7 @@ use super::start::{Place, start};
 use super::worker::CANNOT_BEGIN;
 use super::{START_TIME, Shared};
 use crate::error::{Death, PoolError, TaskError};
-use crate::os::pidfd::Child;
+use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::shm::member;
@@ -228,12 +228,21 @@ impl Supervisor {
             .collect();
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.shared.alarm.as_fd()];
         fds.extend(children.iter().map(|(_, child)| child.as_fd()));
-        let found = wait_readable(&fds, next).unwrap_or_else(|refused| {
-            pause(&refused, next);
-            // The alarm is not needed: each turn begins with a look at what it rings for.
+        let must_look = children.iter().any(|(_, child)| child.is_to_be_looked_at());
+        let next = next.into_iter().chain(must_look.then_some(SLICE)).min();
+        // The alarm is not needed: each turn begins with a look at what it rings for.
+        let ended = || {
             let ended = children.iter().position(|(_, child)| child.has_ended());
             ended.map(|index| index + 1)
-        });
+        };
+        let found = match wait_readable(&fds, next) {
+            Ok(None) if must_look => ended(),
+            Ok(found) => found,
+            Err(refused) => {
+                pause(&refused, next);
+                ended()
+            }
+        };
         match found {
             Some(0) => {
                 self.shared.alarm.silence();
