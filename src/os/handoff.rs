@@ -39,8 +39,27 @@ pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends one message, and copies of the descriptors with it.
+/// Sends one message, and copies of the descriptors with it. Waits while the other side has too many that it has not
+/// taken.
 pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_with(MsgFlags::empty(), socket, message, fds)
+}
+
+/// The same, but fails with [`WouldBlock`](io::ErrorKind::WouldBlock) instead of waiting.
+pub(crate) fn send_at_once(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_with(MsgFlags::MSG_DONTWAIT, socket, message, fds)
+}
+
+fn send_with(
+    flags: MsgFlags,
     socket: BorrowedFd<'_>,
     message: &[u8],
     fds: &[BorrowedFd<'_>],
@@ -51,7 +70,7 @@ pub(crate) fn send(
         socket.as_raw_fd(),
         &[IoSlice::new(message)],
         if fds.is_empty() { &[] } else { &rights },
-        MsgFlags::MSG_NOSIGNAL,
+        MsgFlags::MSG_NOSIGNAL | flags,
         None,
     )?;
     Ok(())

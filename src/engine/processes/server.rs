@@ -197,7 +197,7 @@ impl Server {
                 None => {}
             }
         }
-        match self.answer(ANSWER_TIME) {
+        match self.answer(ANSWER_TIME, &|| ()) {
             Ok((Answer::Loaded, _)) => Ok(()),
             Ok((Answer::Refused { reason }, _)) => Err(io::Error::other(reason)),
             Ok(_) => Err(io::Error::other("the process that forks workers is mad")),
@@ -214,14 +214,23 @@ impl Server {
         }
     }
 
-    /// Has a worker forked.
+    /// Has a worker forked. Calls `meanwhile` every [`SLICE`] while it waits for the answer.
     ///
     /// # Errors
     ///
     /// Why there is none. Then the server may be gone ([`is_alive`](Self::is_alive)).
-    pub(super) fn hire(&mut self, hire: Hire, fds: &[BorrowedFd<'_>]) -> io::Result<Child> {
-        handoff::send(self.socket.as_fd(), &encode(&Ask::Hire(hire))?, fds)?;
-        match self.answer(STOPPED_TIME)? {
+    pub(super) fn hire(
+        &mut self,
+        hire: Hire,
+        fds: &[BorrowedFd<'_>],
+        meanwhile: &dyn Fn(),
+    ) -> io::Result<Child> {
+        let ask = encode(&Ask::Hire(hire))?;
+        let sent = handoff::send_at_once(self.socket.as_fd(), &ask, fds);
+        // It was stopped over all that it has been asked before.
+        self.is_broken |= sent.is_err();
+        sent?;
+        match self.answer(STOPPED_TIME, meanwhile)? {
             (Answer::Hired { pid, is_pidfd }, Some(fd)) => {
                 self.workers.insert(pid);
                 Ok(Child::adopt(pid, fd, is_pidfd))
@@ -260,9 +269,21 @@ impl Server {
 
     /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if the server has died.
     fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, Option<u64>)> {
+        const UNKNOWN: (Death, Option<u64>) = (Death::Unknown, None);
         let ask = encode(&Ask::Reap { pid }).ok()?;
-        let sent = handoff::send(self.socket.as_fd(), &ask, &[]);
-        match sent.and_then(|()| self.try_answer(STOPPED_TIME_OF_ENDED)) {
+        let sent = handoff::send_at_once(self.socket.as_fd(), &ask, &[]);
+        if let Err(error) = &sent
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            // It was stopped over all that it has been asked before. The worker stays a zombie until the server ends.
+            return Some(UNKNOWN);
+        }
+        if sent.is_ok() && self.given_up > 0 && os::state::is_stopped(self.process.pid()) {
+            // It was waited for before.
+            self.given_up += 1;
+            return Some(UNKNOWN);
+        }
+        match sent.and_then(|()| self.try_answer(STOPPED_TIME_OF_ENDED, &|| ())) {
             Ok((Answer::Ended { status, peak }, _)) => {
                 let death = match status {
                     Status::Exit(code) => Death::Exit(code),
@@ -274,7 +295,7 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 // The caller that waits for the end of the task need not wait for its cause.
                 self.given_up += 1;
-                Some((Death::Unknown, None))
+                Some(UNKNOWN)
             }
             _ => {
                 self.is_broken = true;
@@ -290,17 +311,25 @@ impl Server {
 
     /// The next thing that the server says. After an error it is not asked again: an answer that comes late would be taken
     /// for that to a later question.
-    fn answer(&mut self, stopped: Duration) -> io::Result<(Answer, Option<OwnedFd>)> {
-        let answer = self.try_answer(stopped);
+    fn answer(
+        &mut self,
+        stopped: Duration,
+        meanwhile: &dyn Fn(),
+    ) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let answer = self.try_answer(stopped, meanwhile);
         self.is_broken |= answer.is_err();
         answer
     }
 
     /// The next thing that the server says. `stopped`: how long it is waited for while it is
     /// stopped, after which the error is [`TimedOut`](io::ErrorKind::TimedOut).
-    fn try_answer(&mut self, stopped: Duration) -> io::Result<(Answer, Option<OwnedFd>)> {
+    fn try_answer(
+        &mut self,
+        stopped: Duration,
+        meanwhile: &dyn Fn(),
+    ) -> io::Result<(Answer, Option<OwnedFd>)> {
         loop {
-            self.wait_for_answer(stopped)?;
+            self.wait_for_answer(stopped, meanwhile)?;
             let (answer, mut fds) = receive(&self.socket)?
                 .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
             if self.given_up > 0 && matches!(answer, Answer::Ended { .. }) {
@@ -312,10 +341,11 @@ impl Server {
         }
     }
 
-    fn wait_for_answer(&self, stopped: Duration) -> io::Result<()> {
+    fn wait_for_answer(&self, stopped: Duration, meanwhile: &dyn Fn()) -> io::Result<()> {
         let start = Instant::now();
         let mut runs_since = start;
         while !wait_for_news(&self.socket, Some(SLICE)) {
+            meanwhile();
             if start.elapsed() >= ANSWER_TIME {
                 return Err(io::Error::other(
                     "the process that forks workers does not answer",

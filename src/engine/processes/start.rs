@@ -49,6 +49,7 @@ pub(super) fn start(
     place: &Place<'_>,
     bell: &Bell,
     server: Option<&mut Server>,
+    meanwhile: &dyn Fn(),
 ) -> io::Result<Started> {
     let since = clock::now();
     let (lane, lane_fd) = Lane::new_to_send()?;
@@ -92,7 +93,7 @@ pub(super) fn start(
             let outputs = [stdout.to_fd()?, stderr.to_fd()?];
             let mut fds = vec![lane_fd.as_fd(), bell.fd(), theirs.as_fd()];
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
-            server.hire(hire, &fds)?
+            server.hire(hire, &fds, meanwhile)?
         }
     };
     if let Some(listener) = place.listener {

@@ -354,7 +354,12 @@ impl Supervisor {
             server.wait_loaded(shared.alarm.as_fd(), || shared.lock().order.is_some())?;
             self.server = Some(server);
         }
-        let started = start(settings, &place, &self.shared.bell, self.server.as_mut())?;
+        // A server that is stopped is waited for. What is overdue is stopped meanwhile.
+        let meanwhile = || {
+            let _ = self.shared.lock().stop_overdue();
+        };
+        let bell = &self.shared.bell;
+        let started = start(settings, &place, bell, self.server.as_mut(), &meanwhile)?;
         let post = &mut self.posts[number];
         post.child = Some(started.child.clone());
         post.retry = None;
