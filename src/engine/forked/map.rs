@@ -480,8 +480,10 @@ mod tests {
         let (engine, plan) = pool.call().plan(Some(1));
         let (mut call, mut tracker) = Call::<u32>::new(engine, plan, 1, true).unwrap();
         let f = |stays: bool| {
-            while stays {
-                std::thread::park();
+            if stays {
+                loop {
+                    std::thread::park();
+                }
             }
             7
         };
