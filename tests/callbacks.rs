@@ -172,26 +172,20 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
         printed_by(name);
         return;
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    // What libraries do once, at their first use, is under locks of theirs.
-    let warm = Arc::new(AtomicU32::new(0));
-    let noise: Vec<_> = (0..2)
-        .map(|_| {
-            let (pool, stop) = (Pool::threads(1).unwrap(), Arc::clone(&stop));
-            let warm = Arc::clone(&warm);
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    warm.fetch_add(1, Ordering::Relaxed);
-                    let tasks: Vec<_> = (0..20).map(|n| pool.submit(|n: u32| n, n)).collect();
-                    for task in tasks {
-                        task.on_done(|_| {});
-                    }
+    let pool = Pool::threads(2).unwrap();
+    for _ in 0..40 {
+        // Callbacks that take some 20 ms, all together.
+        let tasks: Vec<_> = (0..1_000).map(|n| pool.submit(|n: u32| n, n)).collect();
+        for task in &tasks {
+            task.on_done(|_| {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(20) {
+                    std::hint::spin_loop();
                 }
-            })
-        })
-        .collect();
-    eventually("both make noise", || warm.load(Ordering::Relaxed) > 10);
-    for _ in 0..100 {
+            });
+        }
+        // Nothing else is to be in the middle of something: the locks of libraries are not what this is about.
+        eventually("the pool's threads sleep", workers_sleep);
         // SAFETY: the child takes no lock of the program's that another thread may have; that it finds none of the crate's
         // is what this test is about.
         match unsafe { fork() }.unwrap() {
@@ -205,10 +199,16 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
             }
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    for thread in noise {
-        thread.join().unwrap();
-    }
+}
+
+/// Whether all threads of pools of threads are asleep.
+fn workers_sleep() -> bool {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let is_worker = stat.contains("(manyhands-0)") || stat.contains("(manyhands-1)");
+        !is_worker || stat.contains(") S ")
+    })
 }
 
 #[test]
