@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::deferred;
+use super::deferred::{self, Limit};
 use super::error::ShareError;
 use super::family::{self, Family};
 use super::registry;
@@ -82,6 +82,20 @@ pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, Sha
     match known() {
         Some(number) => Ok(number),
         None => enlist(limit()),
+    }
+}
+
+/// What a release needs: the family, and this process's number in it.
+///
+/// # Errors
+///
+/// Whether there is nothing to release: for a process that can be no member there is not, and for one that cannot have
+/// the ledger now there may be.
+pub(super) fn for_release(limit: Limit) -> Result<(&'static Family, u16), bool> {
+    let family = family::if_any().ok_or(true)?;
+    match own_by(|| limit.at()) {
+        Ok(member) => Ok((family, member)),
+        Err(error) => Err(!matches!(error, ShareError::Busy { .. })),
     }
 }
 

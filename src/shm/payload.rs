@@ -210,12 +210,9 @@ pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
     let mut reached = Stage::First;
     deferred::release(move |limit| {
-        let Some(family) = family::if_any() else {
-            return true;
-        };
-        let member = match member::own_by(|| limit.at()) {
-            Ok(member) => member,
-            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        let (family, member) = match member::for_release(limit) {
+            Ok(both) => both,
+            Err(is_done) => return is_done,
         };
         let Ok(lock) = family.lock(|| limit.at()) else {
             return false;

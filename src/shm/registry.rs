@@ -390,12 +390,9 @@ fn let_go(id: BlockId) {
 fn release(id: BlockId) {
     let mut reached = Stage::First;
     deferred::release(move |limit| {
-        let Some(family) = family::if_any() else {
-            return true;
-        };
-        let member = match member::own_by(|| limit.at()) {
-            Ok(member) => member,
-            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        let (family, member) = match member::for_release(limit) {
+            Ok(both) => both,
+            Err(is_done) => return is_done,
         };
         let Ok((lock, mut entries)) = entries_and_ledger(family, || limit.at()) else {
             return false;
@@ -527,12 +524,9 @@ pub(super) fn bury(
 /// A handle that was sent does not arrive.
 pub(super) fn call_back(id: BlockId) {
     deferred::release(move |limit| {
-        let Some(family) = family::if_any() else {
-            return true;
-        };
-        let member = match member::own_by(|| limit.at()) {
-            Ok(member) => member,
-            Err(error) => return !matches!(error, ShareError::Busy { .. }),
+        let (family, member) = match member::for_release(limit) {
+            Ok(both) => both,
+            Err(is_done) => return is_done,
         };
         let Ok((lock, mut entries)) = entries_and_ledger(family, || limit.at()) else {
             return false;
