@@ -46,8 +46,11 @@ use super::terms::{COUNT, Mode, ONE, Terms};
 /// How many claims there can be at a time.
 pub(super) const ENTRIES: usize = 120;
 
-/// How long a waiter leaves a table alone that it has found locked.
+/// How long a waiter leaves a table alone after a look that took long.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// A look that takes longer is not repeated at once.
+const LONG_LOOK: Duration = Duration::from_millis(1);
 
 /// At the start of an array: one page, so that the elements of a large one begin with a page.
 #[repr(C)]
@@ -401,16 +404,19 @@ impl ArrayHead {
         may_wait: impl Fn(&Refusal) -> bool,
     ) -> Result<T, Refusal> {
         let mut last = None;
-        // Each look at a table that is locked takes long, so the next one is some time later. Slices of sleep and
-        // notifications see to it that there is one.
+        // A look takes long if the table is locked, or the dead are to be reclaimed and another process does not go on. Then
+        // the next one is some time later. Slices of sleep and notifications see to it that there is one.
         let not_before = Cell::new(None);
         let look = || {
             if not_before.get().is_some_and(|time| Instant::now() < time) {
                 return None;
             }
+            let start = Instant::now();
             match attempt() {
                 Err(refusal) if may_wait(&refusal) => {
-                    not_before.set(refusal.is_locked().then(|| Instant::now() + BETWEEN_LOOKS));
+                    let end = Instant::now();
+                    let took_long = refusal.is_locked() || end.duration_since(start) > LONG_LOOK;
+                    not_before.set(took_long.then(|| end + BETWEEN_LOOKS));
                     last = Some(refusal);
                     None
                 }
