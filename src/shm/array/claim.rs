@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
@@ -47,17 +47,18 @@ fn packed(generation: u32, member: u16, number: usize) -> u64 {
 }
 
 impl<'a> Claim<'a> {
-    /// Makes a claim. If others are in the way, members that are dead are buried, and it is tried again.
+    /// Makes a claim. If others are in the way and it `reclaims`, members that are dead are buried, and it is tried again.
     pub(super) fn new(
         object: &'a Object<ArrayHead>,
         mode: Mode,
         ends: (u64, u64),
+        reclaims: bool,
     ) -> Result<Self, Refusal> {
         let usage = match mode {
             Mode::Read | Mode::Atomic => Use::Shared,
             _ => Use::Writing,
         };
-        Self::make(object, mode, ends, 0, usage)
+        Self::make(object, mode, ends, 0, usage, reclaims)
     }
 
     /// One that the calling thread gives back before it returns.
@@ -67,7 +68,7 @@ impl<'a> Claim<'a> {
         ends: (u64, u64),
         lend: u64,
     ) -> Result<Self, Refusal> {
-        Self::make(object, mode, ends, lend, Use::Momentary)
+        Self::make(object, mode, ends, lend, Use::Momentary, true)
     }
 
     fn make(
@@ -76,6 +77,7 @@ impl<'a> Claim<'a> {
         (start, end): (u64, u64),
         lend: u64,
         usage: Use,
+        reclaims: bool,
     ) -> Result<Self, Refusal> {
         if !object.reach(|| Some(soon())) {
             return Err(Refusal::Locked(None));
@@ -88,7 +90,12 @@ impl<'a> Claim<'a> {
             lend,
         };
         let head = object.head();
-        let number = despite_the_dead(|| forks::claim(usage, || head.claim(&terms)))?;
+        let attempt = || forks::claim(usage, || head.claim(&terms));
+        let number = if reclaims {
+            despite_the_dead(attempt)?
+        } else {
+            attempt()?
+        };
         Ok(Self {
             object: object.clone(),
             terms,
@@ -250,7 +257,7 @@ impl<T: Pod> SharedArray<T> {
 
     pub(super) fn claim(&self, mode: Mode, range: &Range<usize>) -> Result<Claim<'_>, Refusal> {
         let ends = (range.start as u64, range.end as u64);
-        Claim::new(&self.object, mode, ends)
+        Claim::new(&self.object, mode, ends, true)
     }
 
     /// All elements, for the time of a call.
@@ -282,7 +289,13 @@ impl<T: Pod> SharedArray<T> {
         }
         self.object.head().wait(
             mode_of_wait.deadline(),
-            || self.claim(mode, range),
+            || {
+                // The last look is late already, and the wait has looked for the dead before it.
+                let deadline = mode_of_wait.deadline();
+                let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                let ends = (range.start as u64, range.end as u64);
+                Claim::new(&self.object, mode, ends, !is_late)
+            },
             |refusal| {
                 refusal.is_locked() || matches!(refusal, Refusal::Clash(_) | Refusal::Full { .. })
             },
