@@ -1,5 +1,6 @@
-//! Callbacks in whole programs: at the end of one, in forked children, in single processes, and when the system
-//! refuses threads. Tests that need a process of their own start this binary again (`as_program`).
+//! Callbacks in whole programs: at the end of one, in forked children, in single processes, and
+//! when the system refuses threads. Tests that need a process of their own start this binary again
+//! (`as_program`).
 
 mod common;
 
@@ -38,7 +39,8 @@ fn printed_by(name: &str) -> String {
     stdout
 }
 
-/// Waits for messages of other callbacks in a chain of this depth, on a pool of its own, and closes that.
+/// Waits for messages of other callbacks in a chain of this depth, on a pool of its own, and closes
+/// that.
 fn chain(depth: u32) -> u32 {
     fn step(pool: &Arc<Pool<Threads>>, depth: u32, tell: Sender<u32>) {
         let task = pool.submit(|n: u32| n, depth);
@@ -184,10 +186,11 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
                 }
             });
         }
-        // Nothing else is to be in the middle of something: the locks of libraries are not what this is about.
+        // Nothing else is to be in the middle of something: the locks of libraries are not what
+        // this is about.
         eventually("the pool's threads sleep", workers_sleep);
-        // SAFETY: the child takes no lock of the program's that another thread may have; that it finds none of the crate's
-        // is what this test is about.
+        // SAFETY: the child takes no lock of the program's that another thread may have; that it
+        // finds none of the crate's is what this test is about.
         match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => {
                 assert_eq!(end_of(child), WaitStatus::Exited(child, 7));

@@ -187,8 +187,8 @@ fn in_the_middle_of_a_call_no_item_runs_or_answers_twice() {
     fn text(notes: &PathBuf, x: u32) -> String {
         item(notes, x).to_string()
     }
-    /// As `item`, for a process with other threads: one of them may have locked the allocator, and the
-    /// system call does not see to that.
+    /// As `item`, for a process with other threads: one of them may have locked the allocator, and
+    /// the system call does not see to that.
     fn threads_item(notes: &PathBuf, x: u32) -> u32 {
         run(notes, x, false)
     }

@@ -43,8 +43,8 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
         .allow_threads()
 }
 
-/// A number that this process shares with the children that are forked from it. Nothing is left behind
-/// when a hook keeps it for ever.
+/// A number that this process shares with the children that are forked from it. Nothing is left
+/// behind when a hook keeps it for ever.
 fn shared_number() -> &'static AtomicU32 {
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
     let page = unsafe {
@@ -58,7 +58,8 @@ fn shared_number() -> &'static AtomicU32 {
         )
     };
     assert_ne!(page, libc::MAP_FAILED);
-    // SAFETY: the page is aligned, holds zeros, is never unmapped, and all its users take it for this.
+    // SAFETY: the page is aligned, holds zeros, is never unmapped, and all its users take it for
+    // this.
     unsafe { &*page.cast::<AtomicU32>() }
 }
 

@@ -293,7 +293,8 @@ fn signals_that_a_program_ignores_from_its_start_are_ignored_by_all_that_it_star
                 }
                 Ok(())
             };
-            // SAFETY: between fork and exec the closure only calls sigaction, as a signal handler may.
+            // SAFETY: between fork and exec the closure only calls sigaction, as a signal handler
+            // may.
             unsafe { program.pre_exec(ignore) };
         }
         let output = finish(&mut program);

@@ -1,11 +1,12 @@
-//! Whole programs under valgrind, their workers included: none of them uses memory that is not its own, or that was never
-//! written to.
+//! Whole programs under valgrind, their workers included: none of them uses memory that is not its
+//! own, or that was never written to.
 //!
-//! Needs `valgrind`. Each test starts this binary again under it, with itself as the only test. What valgrind finds in any
-//! process of the program goes to a file for each process, and fails the test.
+//! Needs `valgrind`. Each test starts this binary again under it, with itself as the only test.
+//! What valgrind finds in any process of the program goes to a file for each process, and fails the
+//! test.
 //!
-//! Valgrind knows no pidfds, no `futex_waitv`, and not where the executable lies: this is also the test of what the crate
-//! does then.
+//! Valgrind knows no pidfds, no `futex_waitv`, and not where the executable lies: this is also the
+//! test of what the crate does then.
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Waits that the kernel refuses: no wait may then spin, or wait for what has happened already.
 //!
-//! Each test starts this binary again with itself as the only test, once for each thing that a sandbox may refuse.
+//! Each test starts this binary again with itself as the only test, once for each thing that a
+//! sandbox may refuse.
 
 mod common;
 
@@ -20,7 +21,8 @@ use nix::sys::time::TimeValLike;
 
 const REFUSED: &str = "MANYHANDS_TEST_REFUSED";
 
-/// Runs the test `name` as a program for each thing that may be refused, or says which one this program is without.
+/// Runs the test `name` as a program for each thing that may be refused, or says which one this
+/// program is without.
 #[track_caller]
 fn without(name: &str) -> Option<Refused> {
     if is_program() {

@@ -1,19 +1,19 @@
 //! The threads that run callbacks.
 //!
-//! One thread at a time has the *turn*: it runs the queued callbacks one after the other. A callback
-//! may wait for anything, also for what another callback does. So while callbacks are queued and the
-//! thread with the turn is in one, another thread is free and watches it. If the same callback still
-//! runs after [`PATIENCE`], the watching thread takes the turn and goes on with the queue, and
-//! another thread watches from then on. The thread that lost the turn becomes free when its callback
-//! returns. Quick callbacks need two threads however many they are, and callbacks that wait get as
-//! many as wait at once.
+//! One thread at a time has the *turn*: it runs the queued callbacks one after the other. A
+//! callback may wait for anything, also for what another callback does. So while callbacks are
+//! queued and the thread with the turn is in one, another thread is free and watches it. If the
+//! same callback still runs after [`PATIENCE`], the watching thread takes the turn and goes on with
+//! the queue, and another thread watches from then on. The thread that lost the turn becomes free
+//! when its callback returns. Quick callbacks need two threads however many they are, and callbacks
+//! that wait get as many as wait at once.
 //!
 //! A free thread ends after [`LINGER`], or at once if there are more than [`KEPT`] of them.
 //!
 //! If the system refuses a thread and none is free, no callback is lost. The thread that found the
-//! task ended runs what is queued as soon as it holds no lock ([`run_here`]). What is queued behind a
-//! callback that waits is run by the first thread that returns from one, or that waits in `close` or
-//! for callbacks ([`help`]). Each of these asks the system again first.
+//! task ended runs what is queued as soon as it holds no lock ([`run_here`]). What is queued behind
+//! a callback that waits is run by the first thread that returns from one, or that waits in `close`
+//! or for callbacks ([`help`]). Each of these asks the system again first.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -49,8 +49,8 @@ struct Threads {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Callback>,
-    /// Threads that are not in a callback, those that are being started among them. Each of them looks at
-    /// the queue before it sleeps.
+    /// Threads that are not in a callback, those that are being started among them. Each of them
+    /// looks at the queue before it sleeps.
     free: usize,
     /// Number of the turn. A thread that takes a callback begins a new one.
     turn: u64,
@@ -62,8 +62,8 @@ struct State {
     refused: Option<Instant>,
 }
 
-/// Not a lock of `parking_lot`, and each process's own: a forked child gets a copy that a thread may
-/// have locked which the child does not have.
+/// Not a lock of `parking_lot`, and each process's own: a forked child gets a copy that a thread
+/// may have locked which the child does not have.
 #[cfg(target_os = "linux")]
 static THREADS: PerProcess<Threads> = PerProcess::new(Threads::new());
 #[cfg(not(target_os = "linux"))]
@@ -81,8 +81,8 @@ thread_local! {
     static MUST_RUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a callback soon, after those that came before it, on a thread for callbacks. False if none is
-/// free and the system refuses one: then [`run_here`] is due when this thread holds no lock.
+/// Runs a callback soon, after those that came before it, on a thread for callbacks. False if none
+/// is free and the system refuses one: then [`run_here`] is due when this thread holds no lock.
 pub(super) fn call(callback: Callback) -> bool {
     let threads = own();
     let mut state = threads.lock();
@@ -192,8 +192,8 @@ impl Threads {
         loop {
             if state.may_take() {
                 if state.queue.len() > 1 && state.free == 1 && state.may_start() {
-                    // The others must not be left without a free thread. It is started without the lock: look
-                    // again.
+                    // The others must not be left without a free thread. It is started without the
+                    // lock: look again.
                     self.start(state);
                     state = self.lock();
                     continue;
@@ -233,8 +233,8 @@ impl Threads {
         time: Duration,
         watches: bool,
     ) -> (MutexGuard<'a, State>, bool) {
-        // One of the crate's own threads only while it sleeps: in a callback it may hold locks of the
-        // user's.
+        // One of the crate's own threads only while it sleeps: in a callback it may hold locks of
+        // the user's.
         #[cfg(target_os = "linux")]
         let _own = crate::os::task::OwnThread::register();
         state.is_watched |= watches;

@@ -118,8 +118,8 @@ impl<R> Told<R> {
         }
     }
 
-    /// In a forked child, the outcome if the parent had it here at the time of the fork. Another thread of the parent may
-    /// have had the lock, and a lock that is free may have had waiters.
+    /// In a forked child, the outcome if the parent had it here at the time of the fork. Another
+    /// thread of the parent may have had the lock, and a lock that is free may have had waiters.
     pub(super) fn copied(&self) -> Option<Result<R, TaskError>> {
         match &mut *self.stage.try_lock().ok()? {
             Stage::Over(outcome) => outcome.take(),
@@ -147,8 +147,8 @@ impl<R> Told<R> {
         self.over.on_raise(0, hook);
     }
 
-    /// Waits until the callbacks have been called, or until the deadline; true if they have, or if a callback of this very
-    /// task asks.
+    /// Waits until the callbacks have been called, or until the deadline; true if they have, or if
+    /// a callback of this very task asks.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut stage = self.lock();
         while matches!(*stage, Stage::Waiting(_)) {
@@ -166,7 +166,8 @@ impl<R> Told<R> {
             let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
             stage = held;
             if time.timed_out() && matches!(*stage, Stage::Waiting(_)) {
-                // If the system refuses threads, there may be none but this for the callbacks that are waited for.
+                // If the system refuses threads, there may be none but this for the callbacks that
+                // are waited for.
                 drop(stage);
                 callback_threads::help();
                 stage = self.lock();

@@ -24,8 +24,8 @@ pub(crate) fn wake(waker: Waker) {
     debug_assert!(waker.is_ok(), "a task ended while its thread did");
 }
 
-/// Runs a callback soon, on a thread for callbacks, after those that came before it. If none is free and the
-/// system refuses one, the next [`flush`] of this thread runs it.
+/// Runs a callback soon, on a thread for callbacks, after those that came before it. If none is
+/// free and the system refuses one, the next [`flush`] of this thread runs it.
 pub(crate) fn call(callback: Callback) {
     if !callback_threads::call(callback) {
         IS_ANYTHING.set(true);

@@ -163,8 +163,8 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// Where the result is when there are callbacks; `None` in a forked child also if there are, for they are the
-    /// parent's to call.
+    /// Where the result is when there are callbacks; `None` in a forked child also if there are,
+    /// for they are the parent's to call.
     fn told(&self) -> Option<&Arc<Told<R>>> {
         self.told.get().filter(|told| !told.is_foreign())
     }
@@ -283,22 +283,25 @@ impl<R> TaskFuture<R> {
     /// [`TaskError::Cancelled`]. If the task has ended already, the callback runs at once, on this thread. Else it runs on
     /// a thread that the crate keeps for callbacks.
     ///
-    /// The callbacks of one task run one after the other, in the order in which they were registered. Those of different
-    /// tasks run in the order in which the tasks were found ended. But one that takes longer than some milliseconds holds
-    /// up no other task's: they go on beside it, on further threads, which end when they have nothing to do. So a callback
-    /// may use pools, and wait for any task, lock or message. It must not wait for what can only come after it: a later
-    /// callback of its own task, or another thread that waits for the result of that task.
+    /// The callbacks of one task run one after the other, in the order in which they were
+    /// registered. Those of different tasks run in the order in which the tasks were found ended.
+    /// But one that takes longer than some milliseconds holds up no other task's: they go on beside
+    /// it, on further threads, which end when they have nothing to do. So a callback may use pools,
+    /// and wait for any task, lock or message. It must not wait for what can only come after it: a
+    /// later callback of its own task, or another thread that waits for the result of that task.
     ///
     /// [`result`](Self::result) gives the outcome after the callbacks that were there at the end have seen it. In one of
-    /// these it gives [`PoolError::System`](crate::PoolError::System) instead of waiting for itself. A callback that comes
-    /// when the outcome has been taken, by `result_timeout` or `.await`, gets [`TaskError::Taken`]. One that panics is
-    /// logged, and stops neither the others nor the pool.
+    /// these it gives [`PoolError::System`](crate::PoolError::System) instead of waiting for
+    /// itself. A callback that comes when the outcome has been taken, by `result_timeout` or
+    /// `.await`, gets [`TaskError::Taken`]. One that panics is logged, and stops neither the others
+    /// nor the pool.
     ///
     /// [`Pool::close`](crate::Pool::close) waits for the callbacks of the pool's tasks. Dropping a pool does not. A forked
-    /// child does not call what its parent has registered; what it registers itself is called in the child.
+    /// child does not call what its parent has registered; what it registers itself is called in
+    /// the child.
     ///
-    /// If the system refuses a thread, callbacks run on the thread that found the task ended, or that waits for them in
-    /// `result` or `close`.
+    /// If the system refuses a thread, callbacks run on the thread that found the task ended, or
+    /// that waits for them in `result` or `close`.
     ///
     /// # Examples
     ///

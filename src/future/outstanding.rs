@@ -29,7 +29,8 @@ impl Default for PoolId {
 }
 
 struct Counts {
-    /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks is not in it.
+    /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks is not
+    /// in it.
     tasks: Mutex<BTreeMap<PoolId, usize>>,
     /// Wakes those who wait for a pool's count to become 0.
     none_left: Condvar,

@@ -1,8 +1,9 @@
 //! A descriptor that tells of the end of a child, where the kernel has no pidfds.
 //!
-//! Kernels before Linux 5.3, valgrind and some sandboxes do not have them. A thread stands in: it waits for the child,
-//! without reaping it, and writes to a pipe. So what polls a child sees the same in both cases, and hears of the end as
-//! soon as it is there, whatever copies of the child's descriptors other processes hold.
+//! Kernels before Linux 5.3, valgrind and some sandboxes do not have them. A thread stands in: it
+//! waits for the child, without reaping it, and writes to a pipe. So what polls a child sees the
+//! same in both cases, and hears of the end as soon as it is there, whatever copies of the child's
+//! descriptors other processes hold.
 
 use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
@@ -24,11 +25,13 @@ const STACK: usize = 128 << 10;
 /// How long the thread sleeps between two looks if the kernel lets it wait no longer.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether the child `pid` of this process, which has not been reaped, has ended. It stays as it is.
+/// Whether the child `pid` of this process, which has not been reaped, has ended. It stays as it
+/// is.
 ///
 /// # Errors
 ///
-/// `ECHILD` if it is no child any more: something else in the program has reaped it. Others are refusals of the kernel.
+/// `ECHILD` if it is no child any more: something else in the program has reaped it. Others are
+/// refusals of the kernel.
 pub(super) fn has_ended(pid: libc::pid_t) -> Result<bool, Errno> {
     wait(libc::P_PID, pid.unsigned_abs(), libc::WNOHANG)
 }
@@ -45,11 +48,13 @@ pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<b
     Ok(info.si_signo != 0)
 }
 
-/// Starts a thread that waits for the end of the child `pid` of this process. Gives a descriptor that is readable once it
-/// has ended, and what the thread writes to. The descriptor is at its end, and so readable, once nothing holds the other
-/// one any more: this process has ended, and all that were forked from it and have kept their copy.
+/// Starts a thread that waits for the end of the child `pid` of this process. Gives a descriptor
+/// that is readable once it has ended, and what the thread writes to. The descriptor is at its end,
+/// and so readable, once nothing holds the other one any more: this process has ended, and all that
+/// were forked from it and have kept their copy.
 pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> {
-    // Known to this process for certain now, as it has not been reaped. Refused now, it would be refused later.
+    // Known to this process for certain now, as it has not been reaped. Refused now, it would be
+    // refused later.
     match has_ended(pid) {
         // ECHILD: it has ended, and something else has reaped it. The thread will say so.
         Ok(_) | Err(Errno::ECHILD) => {}

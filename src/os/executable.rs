@@ -6,10 +6,12 @@ use std::sync::OnceLock;
 
 /// What to execute to start this program again.
 ///
-/// Never its path, because the file there may be another by now, but the kernel's link to the file that runs. With one
-/// exception: valgrind executes a program without the kernel knowing. The link is then to valgrind itself, which does not
-/// run below itself. Valgrind answers for `/proc/self/exe` as if the kernel knew, and for `/proc/thread-self/exe` it does
-/// not; so it is there where the two differ. A file that has been replaced meanwhile is noticed by its fingerprint.
+/// Never its path, because the file there may be another by now, but the kernel's link to the file
+/// that runs. With one exception: valgrind executes a program without the kernel knowing. The link
+/// is then to valgrind itself, which does not run below itself. Valgrind answers for
+/// `/proc/self/exe` as if the kernel knew, and for `/proc/thread-self/exe` it does not; so it is
+/// there where the two differ. A file that has been replaced meanwhile is noticed by its
+/// fingerprint.
 pub(crate) fn own() -> &'static PathBuf {
     static OWN: OnceLock<PathBuf> = OnceLock::new();
     OWN.get_or_init(|| {

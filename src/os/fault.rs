@@ -1,5 +1,5 @@
-//! Fault points: places between two steps of a change in shared memory, at which tests kill or stop a process. In other
-//! builds there is nothing here.
+//! Fault points: places between two steps of a change in shared memory, at which tests kill or stop
+//! a process. In other builds there is nothing here.
 
 #[cfg(not(all(test, not(loom))))]
 #[inline]
@@ -53,10 +53,11 @@ mod armed {
     }
 
     impl Child {
-        /// Runs `body` in a forked child that meets its fate at the fault point given, counted from 0.
+        /// Runs `body` in a forked child that meets its fate at the fault point given, counted from
+        /// 0.
         pub(crate) fn run(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
-            // SAFETY: other threads hold none of the locks that the child takes: the allocator's, which the C library sees
-            // to, and those of objects that only the test has.
+            // SAFETY: other threads hold none of the locks that the child takes: the allocator's,
+            // which the C library sees to, and those of objects that only the test has.
             #[allow(unsafe_code)]
             match unsafe { fork::fork() }.unwrap() {
                 Side::Child => {
@@ -96,7 +97,8 @@ mod armed {
             self.is_stopped
         }
 
-        /// Lets a stopped child meet the rest of its fate. Whether it has come to its end before it met any.
+        /// Lets a stopped child meet the rest of its fate. Whether it has come to its end before it
+        /// met any.
         pub(crate) fn end(mut self) -> bool {
             if std::mem::take(&mut self.is_stopped) {
                 let signal = match self.fate {

@@ -19,8 +19,8 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         tv_nsec: libc::c_long::from(time.subsec_nanos() as i32),
     });
     let timespec = timespec.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `word` is valid for the length of the call, `timespec` is null or points to a live timespec, and
-    // FUTEX_WAIT writes to neither.
+    // SAFETY: `word` is valid for the length of the call, `timespec` is null or points to a live
+    // timespec, and FUTEX_WAIT writes to neither.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_futex,
@@ -37,8 +37,9 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     }
 }
 
-/// Sleeps for a moment, at most for `timeout`, because the kernel refuses to sleep on a word. Its callers look again
-/// whenever they wake, so that they go on, late but neither at full speed nor never.
+/// Sleeps for a moment, at most for `timeout`, because the kernel refuses to sleep on a word. Its
+/// callers look again whenever they wake, so that they go on, late but neither at full speed nor
+/// never.
 fn pause(refused: Errno, timeout: Option<Duration>) {
     const PAUSE: Duration = Duration::from_millis(1);
     static IS_TOLD: AtomicBool = AtomicBool::new(false);

@@ -25,8 +25,8 @@ const PAGE: usize = 4_096;
 /// A page with nothing in it but the count.
 #[repr(C, align(4096))]
 struct Page {
-    /// What [`generation`] is, plus 1. In a forked process it is 0 until the fork has been counted, and
-    /// so it is before the first question.
+    /// What [`generation`] is, plus 1. In a forked process it is 0 until the fork has been counted,
+    /// and so it is before the first question.
     word: AtomicU32,
     rest: [u8; PAGE - size_of::<AtomicU32>()],
 }
@@ -71,7 +71,8 @@ pub(crate) fn forked_from() -> u32 {
     FORKED_FROM.load(Ordering::Relaxed)
 }
 
-/// Sees to it that forks are noticed. Called before the first count; by two threads at once, perhaps.
+/// Sees to it that forks are noticed. Called before the first count; by two threads at once,
+/// perhaps.
 fn begin() {
     // Flags, not a `Once`: a forked child might find that half-way for ever.
     static HAS_BEGUN: AtomicBool = AtomicBool::new(false);

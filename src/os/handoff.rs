@@ -32,15 +32,16 @@ pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
     Ok((reader.into(), above_standard(writer.into())?.into()))
 }
 
-/// Has reads from the descriptor, and from its copies, give `WouldBlock` where there is nothing to read yet.
+/// Has reads from the descriptor, and from its copies, give `WouldBlock` where there is nothing to
+/// read yet.
 pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Sends one message, and copies of the descriptors with it. Waits while the other side has too many that it has not
-/// taken.
+/// Sends one message, and copies of the descriptors with it. Waits while the other side has too
+/// many that it has not taken.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     message: &[u8],

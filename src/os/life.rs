@@ -71,8 +71,8 @@ pub(crate) fn is_running(pid: u32, started: u64) -> bool {
     }
 }
 
-/// The process that a thread belongs to, by the thread's id. `None` if there is no such thread, or `/proc` does not show
-/// it.
+/// The process that a thread belongs to, by the thread's id. `None` if there is no such thread, or
+/// `/proc` does not show it.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;

@@ -1,9 +1,10 @@
 //! Child processes by descriptor: no pid can be mixed up with that of a later process.
 //!
-//! Where the kernel has no pidfds, a [thread](super::ended) makes another descriptor readable at the end of the child. The
-//! child is then named by its number. That cannot be another process's before the child has been reaped, which only this
-//! module does, and not while it sends a signal. A program that waits for any child breaks this: between its wait and the
-//! signal the number may be given to another process. Each signal is preceded by a look, so that this is a moment.
+//! Where the kernel has no pidfds, a [thread](super::ended) makes another descriptor readable at
+//! the end of the child. The child is then named by its number. That cannot be another process's
+//! before the child has been reaped, which only this module does, and not while it sends a signal.
+//! A program that waits for any child breaks this: between its wait and the signal the number may
+//! be given to another process. Each signal is preceded by a look, so that this is a moment.
 
 use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
@@ -22,8 +23,8 @@ use super::readable::{pause, wait_readable};
 use super::{above_standard, ended, life, worker};
 use crate::error::Death;
 
-/// Set once the kernel has said that it has no pidfds, so that it is not asked for each child. Valgrind prints several
-/// lines each time.
+/// Set once the kernel has said that it has no pidfds, so that it is not asked for each child.
+/// Valgrind prints several lines each time.
 static HAS_NO_PIDFDS: AtomicBool = AtomicBool::new(false);
 
 /// How often a child is looked at whose descriptor may be silent.
@@ -171,7 +172,8 @@ impl Child {
         sent.map(drop)
     }
 
-    /// Whether the number still is the child's, by the kernel's word. Another thread may reap it right after.
+    /// Whether the number still is the child's, by the kernel's word. Another thread may reap it
+    /// right after.
     fn is_there(&self, started: Option<u64>) -> bool {
         if self.is_adopted {
             started.is_none_or(|started| life::is_running(self.pid, started))
@@ -194,7 +196,8 @@ impl Child {
             Name::Descriptor => {
                 let fd = self.fd.as_raw_fd().unsigned_abs();
                 match reap(libc::P_PIDFD, fd, 0) {
-                    // The descriptor has been closed by the program, or the kernel waits for numbers only.
+                    // The descriptor has been closed by the program, or the kernel waits for
+                    // numbers only.
                     Err(Errno::EBADF | Errno::EINVAL) if !self.is_adopted => {
                         reap(libc::P_PID, self.pid, 0)
                     }
@@ -211,7 +214,8 @@ impl Child {
                 }
             }
             Name::Number { is_reaped, .. } => {
-                // The end first, which may be long in coming, so that the child can be killed meanwhile.
+                // The end first, which may be long in coming, so that the child can be killed
+                // meanwhile.
                 while ended::wait(libc::P_PID, self.pid, 0) == Err(Errno::EINTR) {}
                 // No signal is sent while the number becomes free.
                 let mut is_reaped = is_reaped.lock();
@@ -239,7 +243,8 @@ impl Child {
         }
     }
 
-    /// Notes that the parent of an adopted child is about to reap it: its number is not to be used any more.
+    /// Notes that the parent of an adopted child is about to reap it: its number is not to be used
+    /// any more.
     pub(crate) fn will_be_reaped(&self) {
         if let Name::Number { is_reaped, .. } = &self.name {
             *is_reaped.lock() = true;
@@ -261,8 +266,9 @@ impl Child {
         }
     }
 
-    /// Whether the descriptor may say nothing of the child's end for long: there are no pidfds, and the thread that writes
-    /// to it is in another process, which may be stopped. Then the child is to be looked at every [`SLICE`].
+    /// Whether the descriptor may say nothing of the child's end for long: there are no pidfds, and
+    /// the thread that writes to it is in another process, which may be stopped. Then the child is
+    /// to be looked at every [`SLICE`].
     pub(crate) fn is_to_be_looked_at(&self) -> bool {
         self.is_adopted && !self.is_pidfd()
     }
@@ -328,7 +334,8 @@ impl Child {
         if self.is_pidfd() {
             let fd = self.fd.as_raw_fd().unsigned_abs();
             match ended::wait(libc::P_PIDFD, fd, libc::WNOHANG) {
-                // The descriptor has been closed by the program, or this kernel waits for numbers only.
+                // The descriptor has been closed by the program, or this kernel waits for numbers
+                // only.
                 Err(Errno::EBADF | Errno::EINVAL) => {}
                 answer => return answer,
             }
@@ -383,11 +390,13 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
         }
         Err(error) => return Err(error.into()),
     };
-    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call alone.
+    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call
+    // alone.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Waits for the end of a child and takes its exit status: how it ended, and the most memory it had, in bytes.
+/// Waits for the end of a child and takes its exit status: how it ended, and the most memory it
+/// had, in bytes.
 ///
 /// With `WNOHANG` among the flags: [`Death::Unknown`] of one that has not ended.
 ///

@@ -1,10 +1,12 @@
 //! Waiting until a descriptor is readable, also where the kernel refuses `poll`.
 //!
-//! `poll` refuses every call once `RLIMIT_NOFILE` is lower than the number of descriptors it is given; a sandbox sets the
-//! limit to 0 after a program has opened what it needs. Filters of system calls refuse it with an error of their own.
-//! `pselect` does not look at the limit, so it is asked next.
+//! `poll` refuses every call once `RLIMIT_NOFILE` is lower than the number of descriptors it is
+//! given; a sandbox sets the limit to 0 after a program has opened what it needs. Filters of system
+//! calls refuse it with an error of their own. `pselect` does not look at the limit, so it is asked
+//! next.
 //!
-//! A caller that both of them refuse gets the error. It can still [`pause`] and look for itself at what it waits for.
+//! A caller that both of them refuse gets the error. It can still [`pause`] and look for itself at
+//! what it waits for.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,17 +21,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// How long a caller that cannot wait for descriptors sleeps between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Waits until one of the descriptors is readable or at its end, at most for `timeout` (`None`: without a limit). Returns
-/// the index of the first one that is; `None` if the time is over. Signals that are handled meanwhile do not end the wait.
+/// Waits until one of the descriptors is readable or at its end, at most for `timeout` (`None`:
+/// without a limit). Returns the index of the first one that is; `None` if the time is over.
+/// Signals that are handled meanwhile do not end the wait.
 ///
 /// # Errors
 ///
-/// `EBADF` if a descriptor is closed. Otherwise the kernel refuses both `poll` and `pselect`, and the error says why.
+/// `EBADF` if a descriptor is closed. Otherwise the kernel refuses both `poll` and `pselect`, and
+/// the error says why.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,
 ) -> io::Result<Option<usize>> {
-    // A caller that only asks does not pay for the clock. A time that the clock cannot count has no end.
+    // A caller that only asks does not pay for the clock. A time that the clock cannot count has no
+    // end.
     let deadline = match timeout {
         None | Some(Duration::ZERO) => None,
         Some(timeout) => Instant::now().checked_add(timeout),
@@ -64,8 +69,9 @@ pub(crate) fn wait_readable(
     }
 }
 
-/// Sleeps for a moment, at most for `timeout`. For a caller that [`wait_readable`] has refused: it looks for itself
-/// afterwards, so that its wait goes on, late but not for ever, and not at full speed.
+/// Sleeps for a moment, at most for `timeout`. For a caller that [`wait_readable`] has refused: it
+/// looks for itself afterwards, so that its wait goes on, late but not for ever, and not at full
+/// speed.
 pub(crate) fn pause(refused: &io::Error, timeout: Option<Duration>) {
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
     if !IS_TOLD.swap(true, Ordering::Relaxed) {
@@ -104,7 +110,8 @@ fn by_select(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option
         let number = fd.as_raw_fd().unsigned_abs() as usize;
         (number / BITS, 1 << (number % BITS))
     };
-    // The C library's type has room for 1024 descriptors. The kernel takes as many as it is told of.
+    // The C library's type has room for 1024 descriptors. The kernel takes as many as it is told
+    // of.
     let words = size_of::<libc::fd_set>() / size_of::<libc::c_ulong>();
     let most = fds.iter().map(|fd| place(fd).0 + 1).max().unwrap_or(0);
     let mut set: Vec<libc::c_ulong> = vec![0; words.max(most)];
@@ -119,8 +126,8 @@ fn by_select(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option
         tv_nsec: libc::c_long::from(time.subsec_nanos() as i32),
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: the set has at least `count` bits and at least the size of the C library's type; it is written to. The time
-    // is null or points to a live timespec. The other pointers may be null.
+    // SAFETY: the set has at least `count` bits and at least the size of the C library's type; it
+    // is written to. The time is null or points to a live timespec. The other pointers may be null.
     let answer = unsafe {
         libc::pselect(
             count,
@@ -158,8 +165,8 @@ mod tests {
             assert_eq!(way(&fds, Some(Duration::from_nanos(1))), Ok(None));
             handoff::send(second.1.as_fd(), b"news", &[]).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(1)));
-            // The end is something to read. To close the descriptor would not do: a child that another
-            // test forks may have a copy of it.
+            // The end is something to read. To close the descriptor would not do: a child that
+            // another test forks may have a copy of it.
             shutdown(first.1.as_raw_fd(), Shutdown::Both).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(0)));
             assert_eq!(way(&fds[1..], Some(Duration::MAX)), Ok(Some(0)));
@@ -169,7 +176,8 @@ mod tests {
     #[test]
     fn select_takes_descriptors_of_high_numbers() {
         let (one, other) = handoff::pair().unwrap();
-        // What the process may open decides how high a number can be; without room beyond 1024 there is nothing to show.
+        // What the process may open decides how high a number can be; without room beyond 1024
+        // there is nothing to show.
         let Ok(high) = nix::fcntl::fcntl(&one, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(2_000)) else {
             return;
         };

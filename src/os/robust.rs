@@ -27,8 +27,9 @@ use super::{clock, life};
 
 /// The longest sleep in one go of a thread that waits for a mutex.
 ///
-/// The C library wakes one sleeper when it unlocks, and leaves the mutex free for that one to take. A sleeper whose
-/// process is stopped does not take it, and no other is woken. So each sleeper looks by itself after this time.
+/// The C library wakes one sleeper when it unlocks, and leaves the mutex free for that one to take.
+/// A sleeper whose process is stopped does not take it, and no other is woken. So each sleeper
+/// looks by itself after this time.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// A robust mutex, shared between processes. It lies in shared memory, and never moves.
@@ -111,7 +112,8 @@ impl RobustMutex {
         self.lock_within(None)
     }
 
-    /// Waits for the mutex, at most until `deadline`. A free mutex is acquired also after the deadline.
+    /// Waits for the mutex, at most until `deadline`. A free mutex is acquired also after the
+    /// deadline.
     pub(crate) fn lock_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
         self.lock_within(Some(deadline))
     }
@@ -176,7 +178,8 @@ impl RobustMutex {
         }
     }
 
-    /// The process that holds the mutex right now. `None` if none does, or if it cannot be found out.
+    /// The process that holds the mutex right now. `None` if none does, or if it cannot be found
+    /// out.
     ///
     /// For error messages: the answer may be outdated when it is given.
     pub(crate) fn holder(&self) -> Option<u32> {
@@ -186,8 +189,8 @@ impl RobustMutex {
         const THREAD: u32 = 0x3fff_ffff;
         // SAFETY: a mutex of the C library has two words and more.
         let word = unsafe { self.0.get().cast::<u32>().add(WORD) };
-        // SAFETY: the word is aligned, lives as long as `self`, and is changed by atomic operations only, since other
-        // processes and the kernel change it too.
+        // SAFETY: the word is aligned, lives as long as `self`, and is changed by atomic operations
+        // only, since other processes and the kernel change it too.
         let word = unsafe { AtomicU32::from_ptr(word) };
         match word.load(Ordering::Relaxed) & THREAD {
             0 => None,
@@ -209,8 +212,8 @@ impl RobustMutex {
         }
     }
 
-    /// Waits for the mutex until the deadline that `limit` gives, for ever if it gives none; with a guard that unlocks.
-    /// `limit` is asked only if another thread holds the mutex.
+    /// Waits for the mutex until the deadline that `limit` gives, for ever if it gives none; with a
+    /// guard that unlocks. `limit` is asked only if another thread holds the mutex.
     pub(crate) fn hold_with(
         &self,
         limit: impl FnOnce() -> Option<Instant>,

@@ -27,7 +27,8 @@ pub(crate) fn current() -> i32 {
 
 /// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own locks.
 ///
-/// Each process's own: a forked child has none of its parent's threads, and the lock of its copy may be held by one.
+/// Each process's own: a forked child has none of its parent's threads, and the lock of its copy
+/// may be held by one.
 static OWN: PerProcess<Mutex<Vec<i32>>> = PerProcess::new(Mutex::new(Vec::new()));
 
 fn own() -> MutexGuard<'static, Vec<i32>> {

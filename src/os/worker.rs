@@ -90,8 +90,9 @@ pub(crate) fn set_variable(name: &OsString, value: &OsString) {
 /// In a forked child: what the program does with signals is not what a worker does. Those that it handles do what they
 /// do by default; `set_signals`, to be called next, unblocks them. (A stack that overflows is left to std's handler.)
 ///
-/// Those that it ignores stay ignored, as in a program that it starts: under `nohup` a closed terminal must end the workers
-/// no more than their parent. SIGCHLD is the exception: a worker waits for the programs that its tasks start.
+/// Those that it ignores stay ignored, as in a program that it starts: under `nohup` a closed
+/// terminal must end the workers no more than their parent. SIGCHLD is the exception: a worker
+/// waits for the programs that its tasks start.
 pub(crate) fn reset_signals() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
@@ -162,11 +163,12 @@ pub(crate) fn set_name(name: &str) {
 
 /// Signals as a worker wants them, before `main` has set up anything.
 ///
-/// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent that decides what
-/// to do. Caught, not ignored, because an ignored signal would stay so in programs that a task starts. If this process was
-/// started with SIGINT ignored, as a job in the background of a script is, it stays so, for those programs too. SIGPIPE is
-/// ignored, as std does before `main`. None is blocked: the thread that starts workers blocks all of them, which a worker
-/// and the programs that its tasks start would inherit.
+/// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent
+/// that decides what to do. Caught, not ignored, because an ignored signal would stay so in
+/// programs that a task starts. If this process was started with SIGINT ignored, as a job in the
+/// background of a script is, it stays so, for those programs too. SIGPIPE is ignored, as std does
+/// before `main`. None is blocked: the thread that starts workers blocks all of them, which a
+/// worker and the programs that its tasks start would inherit.
 pub(crate) fn set_signals() -> io::Result<()> {
     extern "C" fn drop_signal(_: c_int) {}
     let flags = SaFlags::SA_RESTART;

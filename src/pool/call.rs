@@ -210,10 +210,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Makes the seeds of the items ([`item_seed`](crate::item_seed)) those of this number: the same in every call with it,
-    /// on every engine. Unless said, each call has other seeds.
+    /// Makes the seeds of the items ([`item_seed`](crate::item_seed)) those of this number: the
+    /// same in every call with it, on every engine. Unless said, each call has other seeds.
     ///
-    /// A [submitted](Self::submit) task is item 0 of a call of its own: those submitted with one number have one seed.
+    /// A [submitted](Self::submit) task is item 0 of a call of its own: those submitted with one
+    /// number have one seed.
     ///
     /// # Examples
     ///

@@ -41,8 +41,9 @@ impl Limits {
         Some(TaskError::TimedOut { index, limit })
     }
 
-    /// Runs the item with this index on this thread. One that takes too long cannot be stopped here;
-    /// what it gives in the end is thrown away, so that the outcome is the same on every engine.
+    /// Runs the item with this index on this thread. One that takes too long cannot be stopped
+    /// here; what it gives in the end is thrown away, so that the outcome is the same on every
+    /// engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let _at = seed::enter(self.seeds, index);
         let Some(limit) = self.timeout else {

@@ -35,9 +35,9 @@ use crate::future::{TaskFuture, wait_for_callbacks};
 /// started come to their end, and their handles give the result. [`close`](Self::close) first, or take every result, to
 /// lose nothing.
 ///
-/// Dropping does not wait for callbacks ([`TaskFuture::on_done`]), and may be done in one. They are called soon after,
-/// each with the outcome of its task, [`TaskError::Cancelled`] for one that was cancelled. If the program ends before
-/// that, they are not called.
+/// Dropping does not wait for callbacks ([`TaskFuture::on_done`]), and may be done in one. They are
+/// called soon after, each with the outcome of its task, [`TaskError::Cancelled`] for one that was
+/// cancelled. If the program ends before that, they are not called.
 ///
 /// # Examples
 ///
@@ -368,9 +368,10 @@ impl<E: Executor> Pool<E> {
 
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken stay in their handles.
     ///
-    /// Then waits until the callbacks of its tasks ([`TaskFuture::on_done`]) have returned: a program may end right after
-    /// this and has run all of them. The caller must not have a lock that one of them takes. A call in a callback,
-    /// of whatever pool, waits for the tasks and not for callbacks: they would wait for each other.
+    /// Then waits until the callbacks of its tasks ([`TaskFuture::on_done`]) have returned: a
+    /// program may end right after this and has run all of them. The caller must not have a lock
+    /// that one of them takes. A call in a callback, of whatever pool, waits for the tasks and not
+    /// for callbacks: they would wait for each other.
     ///
     /// Closing twice is the same as once.
     ///
@@ -399,8 +400,8 @@ impl<E: Executor> Pool<E> {
     /// Takes no more tasks and ends without waiting for those that have not started: they fail with
     /// [`TaskError::Cancelled`]. Those that run come to their end with [`Shutdown::CancelQueued`], and are stopped with
     /// [`Shutdown::Kill`], where that can be done: a thread cannot be stopped. Returns when the workers have ended
-    /// and, as [`close`](Self::close) does, when the callbacks have returned; in a callback, of whatever pool, it does not
-    /// wait for those.
+    /// and, as [`close`](Self::close) does, when the callbacks have returned; in a callback, of
+    /// whatever pool, it does not wait for those.
     ///
     /// # Errors
     ///

@@ -17,9 +17,10 @@ use crate::shm::member;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child lives and ends.
 ///
-/// Clones are handles of the same child. A handle is also a descriptor ([`AsFd`], [`AsRawFd`]) that is readable once the child
-/// has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that, `exit_status` has the answer. It is a pidfd where the
-/// kernel has them, and otherwise the end of a pipe, from which nothing must be read.
+/// Clones are handles of the same child. A handle is also a descriptor ([`AsFd`], [`AsRawFd`]) that
+/// is readable once the child has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that,
+/// `exit_status` has the answer. It is a pidfd where the kernel has them, and otherwise the end of
+/// a pipe, from which nothing must be read.
 ///
 /// # Examples
 ///

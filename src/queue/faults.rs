@@ -23,8 +23,8 @@ fn in_time<R>(what: &str, number: i64, call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A push or a pop by a child that meets `fate` at each fault point in turn. Meanwhile and afterwards both sides go on, and
-/// at most the item that it was popping is missing.
+/// A push or a pop by a child that meets `fate` at each fault point in turn. Meanwhile and
+/// afterwards both sides go on, and at most the item that it was popping is missing.
 macro_rules! at_each_point {
     ($new:expr, $push:expr, $try_push:expr, $len:expr, $buries_first:expr, $fate:expr) => {{
         let (push, try_push, len, fate) = ($push, $try_push, $len, $fate);

@@ -431,8 +431,8 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
     }
 }
 
-/// A process that had a handle has ended. False if it has to be tried again later, because the locks were not to be had
-/// until the deadline.
+/// A process that had a handle has ended. False if it has to be tried again later, because the
+/// locks were not to be had until the deadline.
 pub(crate) fn bury(place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let mut is_done = true;
     with(place, |view| {

@@ -82,9 +82,10 @@
 //! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family
 //! of processes.
 //!
-//! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others from the same until it goes
-//! on or is killed. `try_` calls give up after 20 ms then, and calls with a timeout in time: both answer `Full` or `Empty`,
-//! whatever is in the queue. `close` waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
+//! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others
+//! from the same until it goes on or is killed. `try_` calls give up after 20 ms then, and calls
+//! with a timeout in time: both answer `Full` or `Empty`, whatever is in the queue. `close` waits.
+//! A `pop` whose item has handles in it may take 2 seconds more to open them.
 
 mod error;
 mod face;

@@ -162,8 +162,9 @@ impl Port {
         other
     }
 
-    /// Sees to it that [`view`](Self::view) does not wait: in a forked child, whose first use of the handle takes the ledger.
-    /// Whether that was possible before the deadline, which is asked for only then.
+    /// Sees to it that [`view`](Self::view) does not wait: in a forked child, whose first use of
+    /// the handle takes the ledger. Whether that was possible before the deadline, which is asked
+    /// for only then.
     pub(super) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
         self.object.reach(limit)
     }

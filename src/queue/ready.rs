@@ -60,8 +60,8 @@ pub(crate) mod sealed {
     pub struct Source<'a>(pub(super) Waker<'a>);
 
     pub trait Sealed {
-        /// Sees to it that the other two do not wait: in a forked child, whose first use of an object takes the ledger. Whether
-        /// that was possible.
+        /// Sees to it that the other two do not wait: in a forked child, whose first use of an
+        /// object takes the ledger. Whether that was possible.
         fn reach(&self, deadline: Option<Instant>) -> bool;
         fn is_ready(&self) -> bool;
         fn source(&self) -> Source<'_>;

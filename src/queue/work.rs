@@ -43,7 +43,8 @@ impl Port {
 
     pub(super) fn join(&self, mode: WaitMode) -> Result<(), JoinError> {
         if !self.reach(|| mode.lock_deadline()) {
-            // How many there are cannot be looked up. A forked child that has just been started has finished none.
+            // How many there are cannot be looked up. A forked child that has just been started has
+            // finished none.
             return Err(JoinError::TimedOut { unfinished: 0 });
         }
         let view = self.view();

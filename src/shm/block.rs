@@ -4,11 +4,12 @@
 //! list for the next one who wants that size. What large ones hold is given back to the system, except for the last few
 //! that were used: memory that was used before takes a tenth of the time of fresh memory to write to.
 //!
-//! A block belongs to the processes that hold it: one bit for each member. When the last of them lets go, and no message
-//! with a handle of it is under way, it is free ([`holders`](super::holders)). A process that was killed
-//! lets go when it is buried ([`member`](super::member)). Every other change is made under one lock, whose owner's
-//! death is noticed: then [`Family::repair`] finds what is free from the entries alone. So each entry says at every
-//! moment either what was or what will be.
+//! A block belongs to the processes that hold it: one bit for each member. When the last of them
+//! lets go, and no message with a handle of it is under way, it is free
+//! ([`holders`](super::holders)). A process that was killed lets go when it is buried
+//! ([`member`](super::member)). Every other change is made under one lock, whose owner's death is
+//! noticed: then [`Family::repair`] finds what is free from the entries alone. So each entry says
+//! at every moment either what was or what will be.
 
 use std::io;
 use std::mem::size_of;
@@ -173,7 +174,8 @@ impl Family {
     /// A block of `len` bytes, held by `member`, in the phase [`Phase::Making`]. Its memory holds whatever was left
     /// there by the last one; whether that are zeros, the second says.
     ///
-    /// To be called with nothing locked: the dead may have what is wanted. Waits for the ledger until the deadline.
+    /// To be called with nothing locked: the dead may have what is wanted. Waits for the ledger
+    /// until the deadline.
     pub(super) fn allocate(
         &self,
         len: u64,
@@ -282,8 +284,8 @@ impl Family {
         }
     }
 
-    /// Has `member` hold the block too, which another process holds, or which is under way to it (`was_in_flight`). Under
-    /// the lock of the ledger.
+    /// Has `member` hold the block too, which another process holds, or which is under way to it
+    /// (`was_in_flight`). Under the lock of the ledger.
     pub(super) fn join(
         &self,
         _lock: &Held<'_>,
@@ -311,11 +313,12 @@ impl Family {
         }
     }
 
-    /// Has `member` let go of the block. If it was the last, the block is taken apart by the function given, and is free.
+    /// Has `member` let go of the block. If it was the last, the block is taken apart by the
+    /// function given, and is free.
     ///
-    /// False if the ledger could not be locked as long as the limit allows. Then it is to be called again, with the same `reached`: each
-    /// step can be done twice, and `take_apart` must be able to start again after a process that was killed in the middle
-    /// of it.
+    /// False if the ledger could not be locked as long as the limit allows. Then it is to be called
+    /// again, with the same `reached`: each step can be done twice, and `take_apart` must be able
+    /// to start again after a process that was killed in the middle of it.
     pub(super) fn release(
         &self,
         id: BlockId,
@@ -556,8 +559,8 @@ impl Family {
         header.kept.store(kept, Ordering::Relaxed);
     }
 
-    /// Blocks that are not free, and the bytes asked for in them. Counted without the lock: what is made or given back
-    /// meanwhile is in it, or is not.
+    /// Blocks that are not free, and the bytes asked for in them. Counted without the lock: what is
+    /// made or given back meanwhile is in it, or is not.
     pub(super) fn in_use(&self) -> (usize, u64) {
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let used = (0..blocks).filter_map(|index| {

@@ -149,7 +149,8 @@ impl Sent {
         &self.handles
     }
 
-    /// Whether a handle could not be serialised, because a process has the ledger locked that does not go on.
+    /// Whether a handle could not be serialised, because a process has the ledger locked that does
+    /// not go on.
     pub(crate) fn is_busy(&self) -> bool {
         self.is_busy
     }
@@ -161,8 +162,8 @@ impl Drop for Sent {
     }
 }
 
-/// Serialises something whose handles are counted as under way. Those that a forked child has not used yet take the ledger,
-/// and wait for it until the deadline.
+/// Serialises something whose handles are counted as under way. Those that a forked child has not
+/// used yet take the ledger, and wait for it until the deadline.
 pub(crate) fn send<R>(deadline: Option<Instant>, serialise: impl FnOnce() -> R) -> (R, Sent) {
     let outer = Outer::enter(Scope::Send(Sending {
         deadline,

@@ -1,12 +1,14 @@
 //! Releases that could not be done at once.
 //!
-//! To give something back (a permit, a claim, a block) takes an inner lock, and a process that drops a guard has no time to
-//! wait for it. If the lock is held by a process that is stopped, the release is put off: a thread of this process tries
-//! again until it is done. Until then the object counts the thing as held, which is also what it is if this process is
-//! killed meanwhile: it comes back with all that the dead process has held. What a process was to change beyond that
-//! (permits that it adds, a barrier that it breaks) is lost if it is killed before.
+//! To give something back (a permit, a claim, a block) takes an inner lock, and a process that
+//! drops a guard has no time to wait for it. If the lock is held by a process that is stopped, the
+//! release is put off: a thread of this process tries again until it is done. Until then the object
+//! counts the thing as held, which is also what it is if this process is killed meanwhile: it comes
+//! back with all that the dead process has held. What a process was to change beyond that (permits
+//! that it adds, a barrier that it breaks) is lost if it is killed before.
 //!
-//! The thread is there only while something is put off. A process that ends by itself waits for it, [`AT_EXIT`] at most.
+//! The thread is there only while something is put off. A process that ends by itself waits for it,
+//! [`AT_EXIT`] at most.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,8 +28,9 @@ const AT_EXIT: Duration = Duration::from_secs(2);
 /// Until when an attempt at a release may wait for a lock that is held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// For [`BRIEF`](super::wait_mode::BRIEF), in a first attempt. Such waits one after the other would add up, so it does not
-    /// wait if something is put off already. The clock is read only if a lock is held.
+    /// For [`BRIEF`](super::wait_mode::BRIEF), in a first attempt. Such waits one after the other
+    /// would add up, so it does not wait if something is put off already. The clock is read only if
+    /// a lock is held.
     Brief,
     Until(Instant),
 }
@@ -88,9 +91,11 @@ fn is_pending() -> bool {
     PENDING.load(Ordering::Relaxed) == fork::generation() + 1
 }
 
-/// Does the release now, or later if a lock that it needs cannot be had within [`BRIEF`](super::wait_mode::BRIEF).
+/// Does the release now, or later if a lock that it needs cannot be had within
+/// [`BRIEF`](super::wait_mode::BRIEF).
 ///
-/// `release` tries once, and says whether it is done. It waits for locks as long as the limit allows.
+/// `release` tries once, and says whether it is done. It waits for locks as long as the limit
+/// allows.
 pub(crate) fn release(mut release: impl FnMut(Limit) -> bool + Send + 'static) {
     if !release(Limit::Brief) {
         put_off(release);
@@ -108,8 +113,8 @@ pub(crate) fn put_off(release: impl FnMut(Limit) -> bool + Send + 'static) {
     attend();
 }
 
-/// Sees to it that there is a thread for what is put off. Called again by those who wait, in case the system has refused
-/// one.
+/// Sees to it that there is a thread for what is put off. Called again by those who wait, in case
+/// the system has refused one.
 pub(crate) fn attend() {
     if !is_pending() {
         return;
@@ -155,12 +160,14 @@ fn run() {
 
 /// Tries each once, and keeps those that are not done.
 fn attempt(releases: &mut Vec<Release>) {
-    // The first one that has to wait uses up the time of those behind it, which only try then. So one round is short
-    // however many there are, and a lock that is free is never waited for behind one that is not.
+    // The first one that has to wait uses up the time of those behind it, which only try then. So
+    // one round is short however many there are, and a lock that is free is never waited for behind
+    // one that is not.
     let end = Limit::Until(soon());
     releases.retain_mut(|release| {
         let attempt = catch_unwind(AssertUnwindSafe(|| release(end)));
-        // The panic hook has told why. It would be the same again, and the others are not to suffer.
+        // The panic hook has told why. It would be the same again, and the others are not to
+        // suffer.
         !attempt.unwrap_or(true)
     });
 }

@@ -76,8 +76,9 @@ pub enum ShareError {
         /// Why it cannot be.
         reason: Cow<'static, str>,
     },
-    /// Another process holds the lock on what the family shares, and does not go on: it is stopped (`SIGSTOP`, a debugger,
-    /// a frozen container), or was not given a core for seconds. Nothing was made or changed.
+    /// Another process holds the lock on what the family shares, and does not go on: it is stopped
+    /// (`SIGSTOP`, a debugger, a frozen container), or was not given a core for seconds. Nothing
+    /// was made or changed.
     #[error(
         "the ledger of shared memory is locked by {}, which does not go on; let it continue if it was stopped, or end it, and \
          try again",

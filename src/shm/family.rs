@@ -245,8 +245,8 @@ impl Family {
         unsafe { entry.cast::<Block>().as_ref() }
     }
 
-    /// Takes the lock of the ledger, at most until the deadline that `limit` gives, which is asked only if another thread
-    /// holds the lock.
+    /// Takes the lock of the ledger, at most until the deadline that `limit` gives, which is asked
+    /// only if another thread holds the lock.
     ///
     /// # Errors
     ///

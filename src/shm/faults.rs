@@ -1,7 +1,8 @@
-//! Processes that are killed or stopped between any two steps of a change in shared memory, but for queues, which have
-//! tests of their own.
+//! Processes that are killed or stopped between any two steps of a change in shared memory, but for
+//! queues, which have tests of their own.
 //!
-//! Calls that are made while the process is stopped are over in the time that they say. Afterwards the books balance.
+//! Calls that are made while the process is stopped are over in the time that they say. Afterwards
+//! the books balance.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -21,8 +22,8 @@ const IN_TIME: Duration = Duration::from_secs(10);
 
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Runs `body` in a child that meets each fate at each fault point in turn, `meanwhile` while it is stopped, and `after` when
-/// it has ended.
+/// Runs `body` in a child that meets each fate at each fault point in turn, `meanwhile` while it is
+/// stopped, and `after` when it has ended.
 fn at_each_point<T>(
     new: impl Fn() -> T,
     body: impl Fn(&T),
@@ -189,7 +190,8 @@ fn blocks_come_back_from_each_step() {
             |_| drop(SharedArray::<u8>::zeros(len)),
             |(value, array)| {
                 assert_eq!(value.get(), 3);
-                // Opening and dropping handles takes the ledger. This process has them, so only the drop is put off.
+                // Opening and dropping handles takes the ledger. This process has them, so only the
+                // drop is put off.
                 drop((value.clone(), array.clone()));
                 assert!(array.read_timeout(MOMENT).is_ok());
             },

@@ -52,7 +52,8 @@ impl Kind {
     /// A member that held the object has ended. Called while the block is still held in the member's name, with nothing
     /// locked; perhaps more than once for the same member, if somebody is killed at it.
     ///
-    /// Waits for the object's locks until the deadline at most. False if it has to be tried again later.
+    /// Waits for the object's locks until the deadline at most. False if it has to be tried again
+    /// later.
     pub(super) fn bury(self, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
         match self {
             Self::Array => array::bury(place, member, deadline),

@@ -69,7 +69,8 @@ pub(crate) enum End {
 /// This process's number, and the [`fork::generation`] that it is good for, from 1 on; 0: none yet.
 static OWN: AtomicU64 = AtomicU64::new(0);
 
-/// This process's number. It becomes a member if it is none, and waits for the ledger for [`LEDGER_TIME`] then.
+/// This process's number. It becomes a member if it is none, and waits for the ledger for
+/// [`LEDGER_TIME`] then.
 pub(crate) fn own() -> Result<u16, ShareError> {
     match known() {
         Some(number) => Ok(number),
@@ -77,7 +78,8 @@ pub(crate) fn own() -> Result<u16, ShareError> {
     }
 }
 
-/// The same, but waits for the ledger until the deadline that `limit` gives, and for ever without one.
+/// The same, but waits for the ledger until the deadline that `limit` gives, and for ever without
+/// one.
 pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, ShareError> {
     match known() {
         Some(number) => Ok(number),
@@ -89,8 +91,8 @@ pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, Sha
 ///
 /// # Errors
 ///
-/// Whether there is nothing to release: for a process that can be no member there is not, and for one that cannot have
-/// the ledger now there may be.
+/// Whether there is nothing to release: for a process that can be no member there is not, and for
+/// one that cannot have the ledger now there may be.
 pub(super) fn for_release(limit: Limit) -> Result<(&'static Family, u16), bool> {
     let family = family::if_any().ok_or(true)?;
     match own_by(|| limit.at()) {
@@ -99,8 +101,8 @@ pub(super) fn for_release(limit: Limit) -> Result<(&'static Family, u16), bool> 
     }
 }
 
-/// This process's number. To be called by a process that has an object in hand: it is a member therefore, unless it has
-/// just been forked. Then it becomes one, however long that takes.
+/// This process's number. To be called by a process that has an object in hand: it is a member
+/// therefore, unless it has just been forked. Then it becomes one, however long that takes.
 pub(crate) fn own_number() -> u16 {
     own_by(|| None).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -112,8 +114,8 @@ fn known() -> Option<u16> {
     ((own >> 32) as u32 == fork::generation() + 1).then_some(own as u16)
 }
 
-/// How long to wait for the ledger where the caller has set no time: when objects are made, and when handles arrive.
-/// Its lock is held for microseconds, unless its holder is stopped.
+/// How long to wait for the ledger where the caller has set no time: when objects are made, and
+/// when handles arrive. Its lock is held for microseconds, unless its holder is stopped.
 const LEDGER_TIME: Duration = Duration::from_secs(2);
 
 /// When [`LEDGER_TIME`] will be over.
@@ -198,8 +200,8 @@ impl Slot {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Says that the process which has the place is ending of its own will. Done by that process, and without the lock: no
-    /// other one changes the place of a process that runs.
+    /// Says that the process which has the place is ending of its own will. Done by that process,
+    /// and without the lock: no other one changes the place of a process that runs.
     fn leave(&self) {
         let (alive, leaving) = (Life::Alive as u32, Life::Leaving as u32);
         // An error: it has left already.
@@ -236,8 +238,9 @@ impl Slot {
     }
 }
 
-/// How long a process waits for another one that reclaims, which may be stopped. What is not done then, a later patrol
-/// will do. Timed calls of a parent reclaim a child that has ended, so it is less than a call may be late.
+/// How long a process waits for another one that reclaims, which may be stopped. What is not done
+/// then, a later patrol will do. Timed calls of a parent reclaim a child that has ended, so it is
+/// less than a call may be late.
 const MOST_FOR_OTHERS: Duration = Duration::from_millis(100);
 
 impl Family {
@@ -262,9 +265,9 @@ impl Family {
         Some((number as u16, &self.header().slots[number]))
     }
 
-    /// Has everything that a member held let go of, and frees its number. Whoever is killed at this is followed by
-    /// somebody who starts again: each step can be done twice. So is a process that finds an object, or the ledger, locked
-    /// at the deadline by one that is stopped.
+    /// Has everything that a member held let go of, and frees its number. Whoever is killed at this
+    /// is followed by a process that starts again: each step can be done twice. So is a process that
+    /// finds an object, or the ledger, locked at the deadline by one that is stopped.
     ///
     /// `left`: how much time there is to wait for locks in vain.
     fn bury(&self, number: u16, slot: &Slot, left: &mut Duration) {
@@ -291,8 +294,8 @@ impl Family {
         }
     }
 
-    /// Takes the lock of those who bury, at most until the deadline. Its holder waits for nothing that the caller could
-    /// hold.
+    /// Takes the lock of those who bury, at most until the deadline. Its holder waits for nothing
+    /// that the caller could hold.
     fn burial(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
         let lock = &self.header().burial;
         let held = match deadline {
@@ -309,11 +312,12 @@ impl Family {
         }
     }
 
-    /// Buries those that `is_meant`, if they are dead. Waits until `others` at most for another process that buries, without
-    /// it not at all.
+    /// Buries those that `is_meant`, if they are dead. Waits until `others` at most for another
+    /// process that buries, without it not at all.
     ///
-    /// Locks that are held by a process which does not go on cost [`BRIEF`](super::wait_mode::BRIEF), all of them together.
-    /// What is behind them is left for a later burial.
+    /// Locks that are held by a process which does not go on cost
+    /// [`BRIEF`](super::wait_mode::BRIEF), all of them together. What is behind them is left for a
+    /// later burial.
     fn bury_if(&self, others: Option<Instant>, is_meant: impl Fn(&Slot) -> bool) {
         let Some(_burial) = self.burial(others) else {
             return;
@@ -324,8 +328,8 @@ impl Family {
                 continue;
             }
             let is_over = {
-                // A process that takes a place does so under the lock. Half of what it writes could be taken for a dead
-                // member, so the look that counts is under the lock too.
+                // A process that takes a place does so under the lock. Half of what it writes could
+                // be taken for a dead member, so the look that counts is under the lock too.
                 let Ok(_lock) = self.lock(|| Some(Instant::now() + left)) else {
                     return;
                 };
@@ -485,7 +489,8 @@ impl Expected {
                 return false;
             };
             let slot = &family.header().slots[usize::from(place.number)];
-            // If it is already there, or was and has been buried, the place is not this process's any more.
+            // If it is already there, or was and has been buried, the place is not this process's
+            // any more.
             if slot.is_expected(place.uses) {
                 slot.take(pid, started, Life::Expected);
             }
@@ -533,7 +538,8 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     let started = start_of(pid)?;
     let lock = match family.lock(ledger_deadline) {
         Err(error @ ShareError::Busy { .. }) => {
-            // What the process was started for is worth more than an error. Its parent can end it meanwhile.
+            // What the process was started for is worth more than an error. Its parent can end it
+            // meanwhile.
             log::warn!("a child waits before it begins: {error}");
             family.lock(|| None)
         }

@@ -67,11 +67,13 @@
 //!   time; entries that were once used for objects of one size stay with that size.
 //! - A process that is killed while it reads or writes a message keeps what the handles in it stand for as long as the
 //!   family lives. So does a result that lies unread in the lane of an idle pool, until that pool is used again or closed.
-//! - A process that is stopped (`SIGSTOP`, a debugger, a frozen container) keeps what it holds. If it was stopped in the middle
+//! - A process that is stopped (`SIGSTOP`, a debugger, a frozen container) keeps what it holds. If
+//!   it was stopped in the middle
 //!   of a change to an object, no other process can change that object until it goes on or is killed. Calls with a timeout are
 //!   over in time all the same, and calls that do not wait give up after 20 ms. What is dropped meanwhile is given back by a
 //!   thread of its process, as soon as that is possible.
-//! - Making an object, and reading a message with a handle, take the ledger of the family for a moment. If a process was stopped
+//! - Making an object, and reading a message with a handle, take the ledger of the family for a
+//!   moment. If a process was stopped
 //!   with the ledger, they give up after 2 seconds with [`ShareError::Busy`], which names the process.
 
 pub(crate) mod array;

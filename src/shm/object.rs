@@ -90,8 +90,9 @@ impl<H: Head> Object<H> {
         unsafe { kind::head(self.attachment.place().start()) }
     }
 
-    /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of the object takes the
-    /// ledger. Whether that was possible before the deadline, which is asked for only then.
+    /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of
+    /// the object takes the ledger. Whether that was possible before the deadline, which is asked
+    /// for only then.
     pub(crate) fn reach(&self, deadline: impl FnOnce() -> Option<Instant>) -> bool {
         self.attachment.place_by(deadline).is_some()
     }
@@ -105,10 +106,11 @@ impl<H: Head> Object<H> {
         Some(unsafe { kind::head(place.start()) })
     }
 
-    /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must not be left undone. The
-    /// object lives until it is done.
+    /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must
+    /// not be left undone. The object lives until it is done.
     ///
-    /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is done.
+    /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is
+    /// done.
     pub(crate) fn now_or_later(&self, mut change: impl FnMut(&H, Limit) -> bool + Send + 'static) {
         // Nearly always the locks are free, and no other handle is needed.
         if let Some(head) = self.head_by(|| Limit::Brief.at())

@@ -195,8 +195,8 @@ impl Drop for Payload {
         if release(Limit::Brief) {
             return;
         }
-        // The handles in it are the business of the process that has read them, or not sent them. If it is killed before
-        // the payload is free, they are not to be called back once more.
+        // The handles in it are the business of the process that has read them, or not sent them.
+        // If it is killed before the payload is free, they are not to be called back once more.
         if let Ok(place) = self.place(family) {
             put(place.start(), 0, 0);
         }
@@ -205,7 +205,7 @@ impl Drop for Payload {
 }
 
 /// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if
-/// nobody has read it. May be called again, also after a process that was killed at it.
+/// no process has read it. May be called again, also after a process that was killed at it.
 pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
     let mut reached = Stage::First;

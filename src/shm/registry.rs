@@ -65,8 +65,9 @@ pub(crate) struct Attachment {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
-    /// How many attachments there are. More than one only in a forked child, where an old handle and a new one meet. 0: the
-    /// block is about to be let go of, unless another handle of it comes before.
+    /// How many attachments there are. More than one only in a forked child, where an old handle
+    /// and a new one meet. 0: the block is about to be let go of, unless another handle of it comes
+    /// before.
     count: usize,
     latest: Weak<Attachment>,
 }
@@ -84,10 +85,12 @@ fn entries() -> MutexGuard<'static, Entries> {
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The longest wait for the ledger with the entries locked, which keeps all other threads of this process from them.
+/// The longest wait for the ledger with the entries locked, which keeps all other threads of this
+/// process from them.
 const TRY: Duration = Duration::from_millis(1);
 
-/// Locks the entries, and then the ledger, at most until the deadline. Both may be dropped in any order.
+/// Locks the entries, and then the ledger, at most until the deadline. Both may be dropped in any
+/// order.
 ///
 /// # Errors
 ///
@@ -105,7 +108,8 @@ fn entries_and_ledger(
         if let Ok(lock) = family.lock(tries_until) {
             return Ok((lock, entries));
         }
-        // The holder may be stopped. Nothing of this process is locked while this thread waits for it.
+        // The holder may be stopped. Nothing of this process is locked while this thread waits for
+        // it.
         drop(entries);
         drop(family.lock(&deadline)?);
     }
@@ -155,7 +159,8 @@ impl Entries {
         Ok(mapping)
     }
 
-    /// Whether the process has an attachment to the block. If not, it has an entry from now on, for [`release`].
+    /// Whether the process has an attachment to the block. If not, it has an entry from now on, for
+    /// [`release`].
     fn is_attached(&mut self, id: BlockId) -> bool {
         let entry = self.attached.entry(id.index).or_insert(Entry {
             generation: id.generation,
@@ -295,12 +300,14 @@ impl Attachment {
         self.id
     }
 
-    /// Bytes that were asked for. What is mapped is as long whether this process holds the block or not.
+    /// Bytes that were asked for. What is mapped is as long whether this process holds the block or
+    /// not.
     pub(super) fn len(&self) -> usize {
         self.place.len
     }
 
-    /// Where it lies. In a forked child, the first call makes the child hold the block, however long the ledger is locked.
+    /// Where it lies. In a forked child, the first call makes the child hold the block, however
+    /// long the ledger is locked.
     ///
     /// # Panics
     ///
@@ -385,8 +392,9 @@ fn let_go(id: BlockId) {
     }
 }
 
-/// Lets go of a block whose entry says that nothing is attached to it any more. Of all that are called for one entry, the
-/// first that gets both locks takes the entry away and does it; the others find no entry.
+/// Lets go of a block whose entry says that nothing is attached to it any more. Of all that are
+/// called for one entry, the first that gets both locks takes the entry away and does it; the
+/// others find no entry.
 fn release(id: BlockId) {
     let mut reached = Stage::First;
     deferred::release(move |limit| {
@@ -400,7 +408,8 @@ fn release(id: BlockId) {
         if reached == Stage::First && !entries.take_unattached(id) {
             return true;
         }
-        // With nothing locked: what is in it may be other objects, whose handles are looked up here.
+        // With nothing locked: what is in it may be other objects, whose handles are looked up
+        // here.
         let take_apart = |block: &Block| take_apart(family, id.index, block);
         let locks = (lock, entries);
         family.release_locked(locks, id, member, &mut reached, limit, Some(take_apart))
@@ -487,8 +496,8 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
     }
 }
 
-/// Lets go, for a member that has ended, of a block that it held. Waits for locks until the deadline at most; false if it
-/// is to be tried again later.
+/// Lets go, for a member that has ended, of a block that it held. Waits for locks until the
+/// deadline at most; false if it is to be tried again later.
 pub(super) fn bury(
     family: &Family,
     index: u32,

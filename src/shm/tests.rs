@@ -275,7 +275,8 @@ fn small_objects_leave_room_for_large_ones_and_say_when_there_are_too_many() {
     assert!(small().is_ok());
 }
 
-/// Two threads of a process let go of a block at the same time: the second one finds it ending, and leaves it alone.
+/// Two threads of a process let go of a block at the same time: the second one finds it ending, and
+/// leaves it alone.
 #[test]
 fn a_block_is_given_back_once() {
     let family = Family::new().unwrap();

@@ -157,8 +157,8 @@ impl Waiters {
         }
     }
 
-    /// A ticket for a sleep. To be taken before the look at the state: a notification that comes after this ends the sleep
-    /// at once, or makes it none.
+    /// A ticket for a sleep. To be taken before the look at the state: a notification that comes
+    /// after this ends the sleep at once, or makes it none.
     pub(crate) fn ticket(&self) -> Ticket<'_> {
         // Before we count: a notifier that counts us as told adds to `signal` after that, and then it must no longer be
         // what we have seen. Acquire pairs with the Release in `notify`: what was notified before this will not wake us,
@@ -173,7 +173,8 @@ impl Waiters {
         }
     }
 
-    /// Whether any has a ticket. No fence orders this: a notifier has locked a mutex that a waiter had with its ticket.
+    /// Whether any has a ticket. No fence orders this: a notifier has locked a mutex that a waiter
+    /// had with its ticket.
     fn has_sleepers(&self) -> bool {
         counts(self.sleepers.load(Ordering::Relaxed)).0 > 0
     }

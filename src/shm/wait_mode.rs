@@ -1,14 +1,16 @@
 //! How long a call may wait, and what that means for the locks inside of an object.
 //!
-//! Such an inner lock is held for less than a microsecond at a time. Its holder may still take longer: the kernel may have
-//! taken the core from it, or the process may be stopped (SIGSTOP, a debugger, a frozen container), perhaps for ever. From
-//! outside the two look the same. So no call waits for an inner lock for longer than its caller is willing to wait, and a
-//! call that does not wait at all gives the holder [`BRIEF`].
+//! Such an inner lock is held for less than a microsecond at a time. Its holder may still take
+//! longer: the kernel may have taken the core from it, or the process may be stopped (SIGSTOP, a
+//! debugger, a frozen container), perhaps for ever. From outside the two look the same. So no call
+//! waits for an inner lock for longer than its caller is willing to wait, and a call that does not
+//! wait at all gives the holder [`BRIEF`].
 
 use std::time::{Duration, Instant};
 
-/// How long a call that does not wait gives the holder of an inner lock, which may have lost its core in the middle of
-/// it. Calls with a deadline give it as much, even if the deadline has passed.
+/// How long a call that does not wait gives the holder of an inner lock, which may have lost its
+/// core in the middle of it. Calls with a deadline give it as much, even if the deadline has
+/// passed.
 pub(crate) const BRIEF: Duration = Duration::from_millis(20);
 
 /// How long a call may wait.
@@ -45,7 +47,8 @@ impl WaitMode {
     }
 }
 
-/// Until when to wait for an inner lock in a call that does not wait, if the lock is held right now.
+/// Until when to wait for an inner lock in a call that does not wait, if the lock is held right
+/// now.
 pub(crate) fn soon() -> Instant {
     Instant::now() + BRIEF
 }

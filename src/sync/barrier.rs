@@ -123,8 +123,8 @@ impl BarrierHead {
         self.next();
     }
 
-    /// Breaks it if `condition` says so under the lock and it is not broken already. False if the lock was not to be had
-    /// until the deadline.
+    /// Breaks it if `condition` says so under the lock and it is not broken already. False if the
+    /// lock was not to be had until the deadline.
     fn break_if(&self, limit: Limit, condition: impl FnOnce() -> bool) -> bool {
         let Some(held) = self.hold(|| limit.at()) else {
             return false;
@@ -147,7 +147,8 @@ impl BarrierHead {
         book == self.generation.load(Ordering::Relaxed) as u32
     }
 
-    /// False if it has to be tried again later, because the lock was not to be had until the deadline.
+    /// False if it has to be tried again later, because the lock was not to be had until the
+    /// deadline.
     pub(super) fn bury(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
         self.break_if(Limit::Until(deadline), is_meant)
@@ -259,8 +260,8 @@ impl Barrier {
         });
     }
 
-    /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a process is stopped with
-    /// the lock, it is broken as soon as that is possible.
+    /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a
+    /// process is stopped with the lock, it is broken as soon as that is possible.
     fn give_up(&self, generation: u64) -> Result<(), BrokenBarrier> {
         self.object.now_or_later(move |head, limit| {
             head.break_if(limit, || head.generation() == generation)
@@ -332,8 +333,9 @@ impl Barrier {
 
     /// Makes the barrier usable again. Those who wait get [`BrokenBarrier`].
     ///
-    /// Processes that were killed before this do not break it again, unless another process is stopped in the middle of a
-    /// change to a shared object. Waits for one that is stopped in the middle of a change to this barrier.
+    /// Processes that were killed before this do not break it again, unless another process is
+    /// stopped in the middle of a change to a shared object. Waits for one that is stopped in the
+    /// middle of a change to this barrier.
     ///
     /// # Examples
     ///
@@ -352,7 +354,8 @@ impl Barrier {
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
         } else {
-            // A party that was late before this, and has not been able to say so, is not to break it now.
+            // A party that was late before this, and has not been able to say so, is not to break
+            // it now.
             head.next();
         }
         head.resets.fetch_add(1, Ordering::Relaxed);
@@ -417,7 +420,8 @@ mod tests {
 
     use super::*;
 
-    /// An `abort` that was put off, because a process was stopped with the lock, is from before the reset.
+    /// An `abort` that was put off, because a process was stopped with the lock, is from before the
+    /// reset.
     #[test]
     fn a_reset_is_not_undone_by_what_came_before_it() {
         for _ in 0..20 {

@@ -20,8 +20,9 @@ use crate::shm::wait::list::{WaitList, Woken};
 /// dies: it may have been picked by a [`notify_one`](Self::notify_one) that is for one of the others. So look in a loop, or use
 /// [`wait_while`](Self::wait_while), which does.
 ///
-/// A [`notify_one`](Self::notify_one) wakes one thread, however long the threads have waited. That holds for the first 448
-/// threads that wait at the same time. A wait of those beyond ends ten times a second.
+/// A [`notify_one`](Self::notify_one) wakes one thread, however long the threads have waited. That
+/// holds for the first 448 threads that wait at the same time. A wait of those beyond ends ten
+/// times a second.
 ///
 /// # Examples
 ///

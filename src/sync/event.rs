@@ -172,8 +172,8 @@ impl Event {
             .is_some()
     }
 
-    /// Sees to it that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Whether that was possible before
-    /// the deadline, which is asked for only then.
+    /// Sees to it that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Whether
+    /// that was possible before the deadline, which is asked for only then.
     pub(crate) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
         self.object.reach(limit)
     }

@@ -15,8 +15,9 @@
 //! Those who wait are served in the order in which they came, so nobody starves: who wants many permits holds up all behind
 //! until there are as many. There are 96 places. Who finds them taken waits for a place, in no certain order.
 //!
-//! A process may be stopped with the lock, for as long as it likes. So the lock is taken with the caller's deadline, and
-//! what gives back does not wait for it: giving back and leaving the line are put off then ([`deferred`]).
+//! A process may be stopped with the lock, for as long as it likes. So the lock is taken with the
+//! caller's deadline, and what gives back does not wait for it: giving back and leaving the line
+//! are put off then ([`deferred`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -357,7 +358,8 @@ impl Line {
         true
     }
 
-    /// Takes permits of this process out of the world. False if the lock was not to be had until the deadline.
+    /// Takes permits of this process out of the world. False if the lock was not to be had until
+    /// the deadline.
     fn forget(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
         let Some(_held) = self.hold_as(limit) else {
@@ -376,8 +378,8 @@ impl Line {
         true
     }
 
-    /// Adds permits, unless there would be more than there can be: then it gives how many there are. `None` if the lock was
-    /// not to be had until the deadline.
+    /// Adds permits, unless there would be more than there can be: then it gives how many there
+    /// are. `None` if the lock was not to be had until the deadline.
     fn add(&self, count: u32, limit: Limit) -> Option<Result<(), u32>> {
         let held = self.hold_as(limit)?;
         // From here on there are more; the sum can be made anew.
@@ -399,7 +401,8 @@ impl Line {
         Some(Ok(()))
     }
 
-    /// Leaves the line, if the place is still the caller's. False if the lock was not to be had until the deadline.
+    /// Leaves the line, if the place is still the caller's. False if the lock was not to be had
+    /// until the deadline.
     fn leave(&self, index: usize, ticket: u64, limit: Limit) -> bool {
         let Some(held) = self.hold_as(limit) else {
             return false;
@@ -417,9 +420,9 @@ impl Line {
         true
     }
 
-    /// A member has ended: what it has is given back, and its places in the line. `inspect` is told first how many permits it
-    /// had. Can be done twice. False if it has to be tried again later, because the lock was not to be had until the
-    /// deadline.
+    /// A member has ended: what it has is given back, and its places in the line. `inspect` is told
+    /// first how many permits it had. Can be done twice. False if it has to be tried again later,
+    /// because the lock was not to be had until the deadline.
     pub(super) fn bury(&self, member: u16, deadline: Instant, inspect: impl FnOnce(u32)) -> bool {
         let Some(held) = self.hold(|| Some(deadline)) else {
             return false;
@@ -468,7 +471,8 @@ impl<H: HasLine> InLine<'_, H> {
             has_got.then_some(())
         };
         let ready = || {
-            // Acquire pairs with the store in `call`: cleared first, so that a call during the look is another one.
+            // Acquire pairs with the store in `call`: cleared first, so that a call during the look
+            // is another one.
             let is_called = place.called.swap(0, Ordering::Acquire) != 0;
             if !looks_anyway.replace(false) && !is_called {
                 return None;

@@ -37,7 +37,8 @@
 //! - A time to wait is any [`Duration`], `Duration::MAX` too, by the monotonic clock. It is never cut short.
 //! - Guards and permits belong to the process that got them. The copies that a forked child has of its parent's do nothing
 //!   when they are dropped; the child must not use what they guard.
-//! - A process that is stopped (`SIGSTOP`, a debugger, a frozen container) is not dead: what it holds, it holds. If it was
+//! - A process that is stopped (`SIGSTOP`, a debugger, a frozen container) is not dead: what it
+//!   holds, it holds. If it was
 //!   stopped in the middle of a change to an object, calls with a timeout are over in time all the same, `try_` calls give up
 //!   after 20 ms, and what is dropped is given back as soon as that is possible. Calls without a time wait.
 //!
@@ -92,8 +93,8 @@ unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
     unsafe { RobustMutex::init(place) }
 }
 
-/// Takes an inner lock of an object, under which nothing of the users' runs; `None` if it was not to be had until the
-/// deadline that `limit` gives, because its holder does not go on.
+/// Takes an inner lock of an object, under which nothing of the users' runs; `None` if it was not
+/// to be had until the deadline that `limit` gives, because its holder does not go on.
 fn hold(lock: &RobustMutex, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
     match lock.hold_with(limit) {
         Ok(held) => Some(held),

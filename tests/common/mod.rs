@@ -217,8 +217,8 @@ pub fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
 }
 
-/// One time in three, stops a process that is about to be killed, for a moment, and may let it go on before. `random` gives
-/// a number below the one it is given.
+/// One time in three, stops a process that is about to be killed, for a moment, and may let it go
+/// on before. `random` gives a number below the one it is given.
 pub fn may_stop(pid: u32, mut random: impl FnMut(u64) -> u64) {
     use nix::sys::signal::{Signal, kill};
     if random(3) > 0 {
@@ -251,8 +251,9 @@ const ENDING: [Signal; 5] = [
     Signal::SIGTERM,
 ];
 
-/// Gives each of these signals its default action in the program, whatever this process does with it. A job that a script
-/// runs in the background has SIGINT and SIGQUIT ignored, one under `nohup` SIGHUP, and all that they start inherits it.
+/// Gives each of these signals its default action in the program, whatever this process does with
+/// it. A job that a script runs in the background has SIGINT and SIGQUIT ignored, one under `nohup`
+/// SIGHUP, and all that they start inherits it.
 pub fn with_default_signals(program: &mut Command) -> &mut Command {
     let reset = || {
         for ending in ENDING {
@@ -265,7 +266,8 @@ pub fn with_default_signals(program: &mut Command) -> &mut Command {
     unsafe { program.pre_exec(reset) }
 }
 
-/// This test binary, as a program that runs the test `name` alone, with the signals of a program in the foreground.
+/// This test binary, as a program that runs the test `name` alone, with the signals of a program in
+/// the foreground.
 pub fn as_program(name: &str) -> Command {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program

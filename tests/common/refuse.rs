@@ -1,4 +1,5 @@
-//! What a sandbox does: system calls that are refused, in this process and in all that it starts from then on.
+//! What a sandbox does: system calls that are refused, in this process and in all that it starts
+//! from then on.
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

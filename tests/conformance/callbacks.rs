@@ -38,7 +38,8 @@ where
     });
 }
 
-/// Each callback waits for a task that waits for the result of the next task, whose callback does the same.
+/// Each callback waits for a task that waits for the result of the next task, whose callback does
+/// the same.
 pub(crate) fn descend<E>(
     pool: &Arc<Pool<E>>,
     waiters: &Arc<Pool<Threads>>,
@@ -66,8 +67,9 @@ where
     task
 }
 
-/// Has a thread register a callback that waits until the pool takes no tasks, and then some; gives a receiver that has
-/// a message once the callback runs, and one that has a message once it has returned.
+/// Has a thread register a callback that waits until the pool takes no tasks, and then some; gives
+/// a receiver that has a message once the callback runs, and one that has a message once it has
+/// returned.
 pub(crate) fn lingers<E>(
     pool: &Arc<Pool<E>>,
     submit: Submit<E>,

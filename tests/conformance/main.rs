@@ -106,8 +106,8 @@ fn count_given() {
     GIVEN.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Tasks panic here by the thousand, on purpose. What is asserted comes back as an error; what workers print of it would
-/// hide what a failing test prints.
+/// Tasks panic here by the thousand, on purpose. What is asserted comes back as an error; what
+/// workers print of it would hide what a failing test prints.
 fn processes() -> Pool<Processes> {
     let pool = Processes::builder().workers(2).stderr(Output::Null);
     pool.build().unwrap()

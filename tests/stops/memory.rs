@@ -52,8 +52,8 @@ fn array() {
     eventually("nothing is claimed", || array.write().is_ok());
 }
 
-/// Objects are made and dropped. No child sends a handle: one in a message that is being written when its writer is killed
-/// keeps its object.
+/// Objects are made and dropped. No child sends a handle: one in a message that is being written
+/// when its writer is killed keeps its object.
 #[test]
 fn ledger() {
     let _none = Leftovers::none();

@@ -73,7 +73,8 @@ macro_rules! queue {
                     }),
                 ],
             );
-            // All that is there comes out, and after it there is room for as many as there ever was.
+            // All that is there comes out, and after it there is room for as many as there ever
+            // was.
             eventually("it is empty", || match queue.try_pop() {
                 Ok(item) => {
                     check(&item);

@@ -97,8 +97,8 @@ fn join_killed(dead: &mut VecDeque<Process>) {
     }
 }
 
-/// Stops and kills children, as often as the variables say, and makes calls while some are stopped. In the end all of them
-/// have been killed.
+/// Stops and kills children, as often as the variables say, and makes calls while some are stopped.
+/// In the end all of them have been killed.
 pub(crate) fn run(what: &str, mut spawn: impl FnMut(u64) -> Process, calls: &[Call]) {
     let mut random = Random::new(random::seed());
     let stops = random::number("MANYHANDS_STOPS").unwrap_or(60);

@@ -222,7 +222,8 @@ fn one_notification_wakes_one_process_after_slices_of_sleep() {
     join_all(children);
 }
 
-/// Each of the two wakes the other. With the mutex unlocked before the waiter is on the list, both sleep.
+/// Each of the two wakes the other. With the mutex unlocked before the waiter is on the list, both
+/// sleep.
 #[test]
 fn no_notification_of_a_condvar_is_lost() {
     let _none = Leftovers::none();
@@ -247,7 +248,8 @@ fn no_notification_of_a_condvar_is_lost() {
     });
 }
 
-/// Takes tokens for ever. One store takes a token, so that a process that is killed has taken it or has not.
+/// Takes tokens for ever. One store takes a token, so that a process that is killed has taken it or
+/// has not.
 fn take_for_ever((tokens, condvar): (Mutex<u32>, Condvar)) {
     let repaired = |error: sync::PoisonError<_>| {
         tokens.clear_poison();

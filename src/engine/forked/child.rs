@@ -195,17 +195,18 @@ impl Forked {
         })
     }
 
-    /// For how long it has not moved on without an item that runs: it is between two items, or ends;
-    /// or it is stopped there. One that ends has time for that: it prints what it has buffered, and
-    /// ends what it has made. One that still runs its after-fork hooks does not rest, unless it is
-    /// stopped.
+    /// For how long it has not moved on without an item that runs: it is between two items, or
+    /// ends; or it is stopped there. One that ends has time for that: it prints what it has
+    /// buffered, and ends what it has made. One that still runs its after-fork hooks does not rest,
+    /// unless it is stopped.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();
         // A parent that has not looked for long has not made room for answers either.
         let is_recent =
             |sight: &Sight| now.saturating_sub(sight.looked_at) < 4 * LOOK_PAUSE.as_nanos() as u64;
-        // Hooks may take as long as they like. A child that is stopped in one does not go on with it.
+        // Hooks may take as long as they like. A child that is stopped in one does not go on with
+        // it.
         let may_rest = || self.receiver.header().is_ready() || self.is_stopped();
         let since = match self.sight.filter(is_recent) {
             Some(sight) if sight.progress == progress && may_rest() => sight.since,
@@ -351,7 +352,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// To be called in the child, before it touches what is the program's: runs the after-fork hooks.
+    /// To be called in the child, before it touches what is the program's: runs the after-fork
+    /// hooks.
     pub(super) fn new(limits: Limits, emitter: &Emitter) -> Self {
         let broken = at_fork::run().err();
         emitter.ready();

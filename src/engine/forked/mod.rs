@@ -50,8 +50,8 @@ use crate::shm::array::forks::{self, Taken, Takes};
 ///
 /// # What a child has twice
 ///
-/// A child starts as a copy of the process. This is what makes it cheap to start, and a source of errors that no call
-/// reports, wherever state in memory stands for something outside of it:
+/// A child starts as a copy of the process. This is what makes it cheap to start, and a source of
+/// errors that no call reports, wherever state in memory stands for something outside of it:
 ///
 /// | state | in the child |
 /// |---|---|
@@ -72,9 +72,10 @@ use crate::shm::array::forks::{self, Taken, Takes};
 /// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
 /// ```
 ///
-/// A generator that a task makes for itself is better still: seeded with [`item_seed`](crate::item_seed) it gives the same
-/// numbers on all engines and for any number of workers, with [`worker_seed`](crate::worker_seed) each worker has its own.
-/// What holds of a child here holds of the workers of a pool with
+/// A generator that a task makes for itself is better still: seeded with
+/// [`item_seed`](crate::item_seed) it gives the same numbers on all engines and for any number of
+/// workers, with [`worker_seed`](crate::worker_seed) each worker has its own. What holds of a child
+/// here holds of the workers of a pool with
 /// [`StartMethod::Fork`](crate::StartMethod::Fork) too, and with [`ForkServer`](crate::StartMethod::ForkServer) of all that
 /// [`preload`](crate::engine::ProcessesBuilder::preload) has made.
 ///

@@ -187,8 +187,8 @@ impl ProcessesBuilder {
     /// would not have it. If it fails, [`build`](Self::build) says so.
     ///
     /// What it has used of random number generators, connections and files, the workers have [as
-    /// copies](crate::Forked#what-a-child-has-twice): a generator gives the same numbers in each. Hooks that it registers
-    /// with [`at_fork_child`](crate::at_fork_child) run in each worker.
+    /// copies](crate::Forked#what-a-child-has-twice): a generator gives the same numbers in each.
+    /// Hooks that it registers with [`at_fork_child`](crate::at_fork_child) run in each worker.
     ///
     /// # Examples
     ///

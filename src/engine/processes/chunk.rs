@@ -195,7 +195,8 @@ where
             };
             if let Err(error) = encode_item(&mut bytes, &item) {
                 unsent.push((taken, error.with_index(base + taken)));
-                // The workers count without it. If the rest can go in another chunk, they count right again.
+                // The workers count without it. If the rest can go in another chunk, they count
+                // right again.
                 if taken >= unsent.len() && most < usize::MAX {
                     taken += 1;
                     break;

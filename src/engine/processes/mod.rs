@@ -364,8 +364,8 @@ impl Drop for Processes {
             // The thread did not come along into this process: its handle must not even be let go of.
             std::mem::forget(self.supervisor.get_mut().take());
         } else if supervisor::serves_a_pool() {
-            // Its end cannot be waited for here: the supervisor waits for this thread, or is this thread, or waits for the
-            // end of this thread's pool.
+            // Its end cannot be waited for here: the supervisor waits for this thread, or is this
+            // thread, or waits for the end of this thread's pool.
             if let Some(supervisor) = self.supervisor.get_mut().take() {
                 supervisor.abandon(&self.shared);
             }

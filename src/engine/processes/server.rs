@@ -7,11 +7,12 @@
 //!              ◀── ended: status ──                           ▼
 //! ```
 //!
-//! The workers are the server's children. The descriptor tells the supervisor of the end of one, and then it has the server
-//! reap it. Not before: until then the worker's number is its own, by which it is killed where there are no pidfds.
+//! The workers are the server's children. The descriptor tells the supervisor of the end of one,
+//! and then it has the server reap it. Not before: until then the worker's number is its own, by
+//! which it is killed where there are no pidfds.
 //!
-//! The server is itself a child of the supervisor's thread, and dies with that; the workers die with it, and by their life
-//! lines with the parent.
+//! The server is itself a child of the supervisor's thread, and dies with that; the workers die
+//! with it, and by their life lines with the parent.
 
 use std::collections::HashSet;
 use std::io;
@@ -111,7 +112,8 @@ pub(super) struct Server {
     is_broken: bool,
     /// Workers that it has forked, and that have not been reaped.
     workers: HashSet<u32>,
-    /// Answers that were not waited for, because the server was stopped. They come before all others.
+    /// Answers that were not waited for, because the server was stopped. They come before all
+    /// others.
     given_up: usize,
 }
 
@@ -267,7 +269,8 @@ impl Server {
         }
     }
 
-    /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if the server has died.
+    /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if
+    /// the server has died.
     fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, Option<u64>)> {
         const UNKNOWN: (Death, Option<u64>) = (Death::Unknown, None);
         let ask = encode(&Ask::Reap { pid }).ok()?;
@@ -275,7 +278,8 @@ impl Server {
         if let Err(error) = &sent
             && error.kind() == io::ErrorKind::WouldBlock
         {
-            // It was stopped over all that it has been asked before. The worker stays a zombie until the server ends.
+            // It was stopped over all that it has been asked before. The worker stays a zombie
+            // until the server ends.
             return Some(UNKNOWN);
         }
         if sent.is_ok() && self.given_up > 0 && os::state::is_stopped(self.process.pid()) {
@@ -309,8 +313,8 @@ impl Server {
         !self.is_broken && !self.process.has_ended()
     }
 
-    /// The next thing that the server says. After an error it is not asked again: an answer that comes late would be taken
-    /// for that to a later question.
+    /// The next thing that the server says. After an error it is not asked again: an answer that
+    /// comes late would be taken for that to a later question.
     fn answer(
         &mut self,
         stopped: Duration,
@@ -382,7 +386,8 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Waits until there is a message, or the other side has gone; false if neither has happened after `timeout`.
+/// Waits until there is a message, or the other side has gone; false if neither has happened after
+/// `timeout`.
 fn wait_for_news(socket: &OwnedFd, timeout: Option<Duration>) -> bool {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {

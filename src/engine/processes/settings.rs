@@ -89,7 +89,8 @@ pub enum StartMethod {
     /// They are forked from a small process, which is the executable started again and runs the function given to
     /// [`preload`](crate::engine::ProcessesBuilder::preload) first: what that loads they all have, in one copy.
     ///
-    /// Random number generators, connections and files that this function has used they all have too:
+    /// Random number generators, connections and files that this function has used they all have
+    /// too:
     /// [what is duplicated](crate::Forked#what-a-child-has-twice).
     ForkServer,
 }

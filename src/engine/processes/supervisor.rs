@@ -106,7 +106,8 @@ thread_local! {
     static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own end in one.
+/// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own
+/// end in one.
 pub(super) fn supervises(pool: usize) -> bool {
     SUPERVISES.get() == pool
 }
@@ -116,8 +117,8 @@ pub(super) fn note_service() {
     SERVES.set(true);
 }
 
-/// Whether this thread is a pool's own, which waits for it at its end. It must not wait for the end of any pool: that
-/// one's threads may be waiting for the end of this thread's pool.
+/// Whether this thread is a pool's own, which waits for it at its end. It must not wait for the end
+/// of any pool: that one's threads may be waiting for the end of this thread's pool.
 pub(super) fn serves_a_pool() -> bool {
     SERVES.get()
 }

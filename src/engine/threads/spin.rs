@@ -95,8 +95,8 @@ pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// The cores this process may use. The system is asked once: it takes long. Two threads may both ask, which is better than
-/// a lock that a forked child could find held.
+/// The cores this process may use. The system is asked once: it takes long. Two threads may both
+/// ask, which is better than a lock that a forked child could find held.
 fn cores() -> usize {
     /// 0: not asked yet.
     static CORES: AtomicUsize = AtomicUsize::new(0);

@@ -47,7 +47,8 @@ fn packed(generation: u32, member: u16, number: usize) -> u64 {
 }
 
 impl<'a> Claim<'a> {
-    /// Makes a claim. If others are in the way and it `reclaims`, members that are dead are buried, and it is tried again.
+    /// Makes a claim. If others are in the way and it `reclaims`, members that are dead are buried,
+    /// and it is tried again.
     pub(super) fn new(
         object: &'a Object<ArrayHead>,
         mode: Mode,

@@ -15,8 +15,9 @@
 //! | before the notification | those who wait look by themselves, within 100 ms |
 //! | at its burial | whoever buries next does the rest; an entry cleared twice is clear |
 //!
-//! A process may also be stopped with the mutex, for as long as it likes. So the mutex is waited for until a deadline, and
-//! a claim that cannot be looked at is refused ([`Refusal::Locked`]). Only the end of a lend waits however long it takes.
+//! A process may also be stopped with the mutex, for as long as it likes. So the mutex is waited
+//! for until a deadline, and a claim that cannot be looked at is refused ([`Refusal::Locked`]).
+//! Only the end of a lend waits however long it takes.
 //!
 //! # Lends
 //!
@@ -334,11 +335,12 @@ impl ArrayHead {
         Ok((number, lend))
     }
 
-    /// Gives back a claim that this process has made on these terms. False if the lock was not to be had until the deadline.
+    /// Gives back a claim that this process has made on these terms. False if the lock was not to
+    /// be had until the deadline.
     pub(super) fn release(&self, number: Number, terms: &Terms, limit: Limit) -> bool {
         let held = match self.hold(|| limit.at()) {
             Ok(held) => held,
-            // Of a table that is out of order, nobody can claim anything any more.
+            // Of a table that is out of order, no process can claim anything any more.
             Err(refusal) => return !matches!(refusal, Refusal::Locked(_)),
         };
         self.release_held(number, terms);
@@ -375,7 +377,8 @@ impl ArrayHead {
     /// Ends a lend: returns when no claim under it is left, and none can be made.
     pub(super) fn end_lend(&self, number: Number, lend: u64) {
         let is_over = || {
-            // However long it takes: a worker that has a claim may write until it has given it back.
+            // However long it takes: a worker that has a claim may write until it has given it
+            // back.
             let Ok(_held) = self.hold(|| None) else {
                 // Nobody can claim anything any more.
                 return Some(());
@@ -404,8 +407,9 @@ impl ArrayHead {
         may_wait: impl Fn(&Refusal) -> bool,
     ) -> Result<T, Refusal> {
         let mut last = None;
-        // A look takes long if the table is locked, or the dead are to be reclaimed and another process does not go on. Then
-        // the next one is some time later. Slices of sleep and notifications see to it that there is one.
+        // A look takes long if the table is locked, or the dead are to be reclaimed and another
+        // process does not go on. Then the next one is some time later. Slices of sleep and
+        // notifications see to it that there is one.
         let not_before = Cell::new(None);
         let look = || {
             if not_before.get().is_some_and(|time| Instant::now() < time) {
@@ -452,12 +456,14 @@ impl ArrayHead {
     }
 
     pub(super) fn abandoned(&self) -> u32 {
-        // A process that was killed with the lock may not have been found yet. One that is stopped with it is not dead.
+        // A process that was killed with the lock may not have been found yet. One that is stopped
+        // with it is not dead.
         drop(self.hold_soon());
         self.top.abandoned.load(Ordering::Acquire)
     }
 
-    /// Drops the claims of a member that has ended. False if the lock was not to be had until the deadline.
+    /// Drops the claims of a member that has ended. False if the lock was not to be had until the
+    /// deadline.
     fn bury(&self, member: u16, deadline: Instant) -> bool {
         let held = match self.hold(|| Some(deadline)) {
             Ok(held) => held,

@@ -68,8 +68,9 @@ pub enum ClaimError {
         /// The limit.
         limit: usize,
     },
-    /// The table of claims is locked by a process that does not go on: it is stopped (`SIGSTOP`, a debugger, a frozen
-    /// container), or was not given a core for longer than the caller wants to wait.
+    /// The table of claims is locked by a process that does not go on: it is stopped (`SIGSTOP`, a
+    /// debugger, a frozen container), or was not given a core for longer than the caller wants to
+    /// wait.
     #[error(
         "the claims on the array are locked by {}, which does not go on; let it continue if it was stopped, or end it, and try \
          again",

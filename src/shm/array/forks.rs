@@ -172,7 +172,8 @@ impl Fork {
     ///
     /// # Errors
     ///
-    /// That a mapping could not be had, or that an array is locked by a process that does not go on.
+    /// That a mapping could not be had, or that an array is locked by a process that does not go
+    /// on.
     pub(crate) fn depart(&self) -> io::Result<Result<Departure, InTheWay>> {
         let own = own();
         let gate = own.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +191,8 @@ impl Fork {
         what.holds = standstill.hold_all();
         if own.has(Use::Shared) {
             let member = member::own().map_err(io::Error::other)?;
-            // All threads of this process wait meanwhile, so it does not wait for a process that is stopped.
+            // All threads of this process wait meanwhile, so it does not wait for a process that is
+            // stopped.
             let deadline = soon();
             for place in standstill.places(Kind::Array)? {
                 let duplicated = claims::duplicate(&place, member, deadline, &mut what.claims);
@@ -286,7 +288,8 @@ struct What {
 }
 
 impl What {
-    /// Gives all of it back. False if there are claims left that could not be given back until the deadline.
+    /// Gives all of it back. False if there are claims left that could not be given back until the
+    /// deadline.
     fn let_go(&mut self, limit: Limit) -> bool {
         let generation = fork::generation();
         // The copies of a forked child are its parent's.

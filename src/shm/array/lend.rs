@@ -285,8 +285,8 @@ impl<T: Pod> SharedArray<T> {
         let claim = self.object.head().wait(
             None,
             || Claim::momentary(&self.object, mode, ends, lend),
-            // Others of this call have what is wanted, and will give it back. A worker has no time of its own, so it also
-            // waits for a process that is stopped with the table.
+            // Others of this call have what is wanted, and will give it back. A worker has no time
+            // of its own, so it also waits for a process that is stopped with the table.
             |refusal| {
                 matches!(
                     refusal,

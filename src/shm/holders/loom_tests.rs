@@ -85,7 +85,8 @@ fn a_reclaim_frees_no_payload_that_is_being_popped() {
     });
 }
 
-/// No protocol of today has a dead process hold what a live one pushes. The rule holds for it all the same.
+/// No protocol of today has a dead process hold what a live one pushes. The rule holds for it all
+/// the same.
 #[test]
 fn a_reclaim_frees_no_payload_that_is_being_pushed() {
     model(|payload| {

@@ -1,13 +1,14 @@
 //! The wait list of a condition variable: one notification, one wake-up.
 //!
 //! [`Waiters`] tells all who wait by one number, which is right for waiters that look at a state of their own. The waiters
-//! of a condition variable have no such state here: their caller looks, and each wake-up for nothing costs it two turns at
-//! the mutex. So each waiter has a *slot*, with a futex of its own, and a notification is *granted* to one slot by one
-//! compare-and-swap. Whether a waiter was notified is written in its slot alone. A wake-up of the kernel, a slice of sleep
-//! that is over and a deadline only have it look there.
+//! of a condition variable have no such state here: their caller looks, and each wake-up for
+//! nothing costs it two turns at the mutex. So each waiter has a *slot*, with a futex of its own,
+//! and a notification is *granted* to one slot by one compare-and-swap. Whether a waiter was
+//! notified is written in its slot alone. A wake-up of the kernel, a slice of sleep that is over
+//! and a deadline only have it look there.
 //!
-//! No function takes a lock or waits for another process, so a process may be stopped anywhere without holding up others.
-//! The state of a slot, all in one word:
+//! No function takes a lock or waits for another process, so a process may be stopped anywhere
+//! without holding up others. The state of a slot, all in one word:
 //!
 //! ```text
 //!            enqueue               enqueue              notify
@@ -25,15 +26,18 @@
 //! | a notifier between two grants of `notify_all` | waiters that were not notified | `reclaim` notifies all |
 //! | the process that reclaims | slots of the dead | the next one reclaims them: all of it can be done twice |
 //!
-//! A waiter that leaves because of its deadline frees its slot by a swap, which tells whether the slot was granted up to then.
-//! So a grant is either reported by the waiter that got it, or it never happened and the notifier picks another.
+//! A waiter that leaves because of its deadline frees its slot by a swap, which tells whether the
+//! slot was granted up to then. So a grant is either reported by the waiter that got it, or it
+//! never happened and the notifier picks another.
 //!
-//! A notification goes to the waiter that has waited longest, so that a waiter that comes later takes it from none. There are
-//! 448 slots. Waiters that find no free one are the *crowd*: a notification that finds no waiter in a slot wakes all of
-//! them, and each of them wakes up after 100 ms for no reason. Then its caller looks, and waits again, perhaps in a slot.
+//! A notification goes to the waiter that has waited longest, so that a waiter that comes later
+//! takes it from none. There are 448 slots. Waiters that find no free one are the *crowd*: a
+//! notification that finds no waiter in a slot wakes all of them, and each of them wakes up after
+//! 100 ms for no reason. Then its caller looks, and waits again, perhaps in a slot.
 //!
-//! No fence stands between a look at the slots and the state that the mutex guards. A notifier has locked that mutex before
-//! it notifies. If a waiter had it before, the notifier sees its slot; if after, the waiter has seen the change.
+//! No fence stands between a look at the slots and the state that the mutex guards. A notifier has
+//! locked that mutex before it notifies. If a waiter had it before, the notifier sees its slot; if
+//! after, the waiter has seen the change.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -66,12 +70,13 @@ fn state_of(state: u32, member: u16) -> u32 {
     u32::from(member) << 2 | state
 }
 
-/// Those who wait for a condition variable. It lies in shared memory, and all zeros is one that no thread waits for.
+/// Those who wait for a condition variable. It lies in shared memory, and all zeros is one that no
+/// thread waits for.
 #[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 pub(crate) struct WaitList {
-    /// One bit for each slot: whether a waiter is in it. Written by the owner of the slot, after it begins to wait and before
-    /// it frees the slot; and by the process that reclaims it.
+    /// One bit for each slot: whether a waiter is in it. Written by the owner of the slot, after it
+    /// begins to wait and before it frees the slot; and by the process that reclaims it.
     enqueued: [AtomicU64; WORDS],
     /// The last ticket.
     last_ticket: AtomicU32,
@@ -115,7 +120,8 @@ enum Place<'a> {
 }
 
 impl WaitList {
-    /// Puts a thread of this member on the list. To be called before the mutex is unlocked: from then on notifications count.
+    /// Puts a thread of this member on the list. To be called before the mutex is unlocked: from
+    /// then on notifications count.
     pub(crate) fn enqueue(&self, member: u16) -> Enqueued<'_> {
         let place = match self.claim(member) {
             Some(index) => {
@@ -133,7 +139,8 @@ impl WaitList {
         Enqueued { list: self, place }
     }
 
-    /// Takes a free slot, the first one there is: notifiers look at those with a bit only, and few lines are better than many.
+    /// Takes a free slot, the first one there is: notifiers look at those with a bit only, and few
+    /// lines are better than many.
     fn claim(&self, member: u16) -> Option<usize> {
         let claimed = state_of(CLAIMED, member);
         for (word, bits) in self.enqueued.iter().enumerate() {
@@ -144,7 +151,8 @@ impl WaitList {
                 let Some(slot) = self.slots.get(index) else {
                     break;
                 };
-                // Acquire pairs with the swap in `leave`: the bit is cleared before it is set again.
+                // Acquire pairs with the swap in `leave`: the bit is cleared before it is set
+                // again.
                 if slot.state.compare_exchange(FREE, claimed).is_ok() {
                     return Some(index);
                 }
@@ -190,7 +198,8 @@ impl WaitList {
     /// Notifies the waiter that was seen in this slot. False if it has left or was notified.
     fn grant(&self, index: usize, state: u32) -> bool {
         let granted = state & !STATE | GRANTED;
-        // If another waiter of the same member has come to the slot since, it is that one: it waits as well.
+        // If another waiter of the same member has come to the slot since, it is that one: it waits
+        // as well.
         let is_granted = self.slots[index].state.compare_exchange(state, granted);
         is_granted.is_ok()
     }
@@ -211,7 +220,8 @@ impl WaitList {
     pub(crate) fn notify_all(&self) {
         for index in self.occupied() {
             let state = self.slots[index].state.load(Ordering::Acquire);
-            // If the grant fails, the waiter has left or was notified by another; who came to its slot then came after us.
+            // If the grant fails, the waiter has left or was notified by another; who came to its
+            // slot then came after us.
             if state & STATE == WAITING && self.grant(index, state) {
                 self.slots[index].state.wake(1);
             }
@@ -225,15 +235,16 @@ impl WaitList {
         }
     }
 
-    /// Has a waiter that is on the list, or is about to be, leave its slot. Whether it was notified.
+    /// Has a waiter that is on the list, or is about to be, leave its slot. Whether it was
+    /// notified.
     fn leave(&self, index: usize) -> bool {
         // First: once the slot is free, the bit is for its next owner to set.
         self.enqueued[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
         self.slots[index].state.swap(FREE) & STATE == GRANTED
     }
 
-    /// A member has ended. Frees its slots, and notifies all: the dead process may have been notified in place of another, or
-    /// been about to notify. Can be done twice.
+    /// A member has ended. Frees its slots, and notifies all: the dead process may have been
+    /// notified in place of another, or been about to notify. Can be done twice.
     pub(crate) fn reclaim(&self, member: u16) {
         for (index, slot) in self.slots.iter().enumerate() {
             let state = slot.state.load(Ordering::Acquire);
@@ -247,8 +258,8 @@ impl WaitList {
 }
 
 impl Enqueued<'_> {
-    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `patrol` is called after each slice of
-    /// sleep.
+    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `patrol` is
+    /// called after each slice of sleep.
     pub(crate) fn sleep(self, deadline: Option<Instant>, patrol: impl FnMut()) -> Woken {
         match self.place {
             Place::Slot { index, waiting } => {
@@ -296,7 +307,8 @@ impl Slot {
             // In models the first slice is over at any time, and the others never.
             let may_end = slice.is_last || mem::take(&mut is_first);
             let wake = self.state.sleep(waiting, slice.end, may_end);
-            // Woken for nothing: a notifier of the one who had the slot before was late with its wake-up.
+            // Woken for nothing: a notifier of the one who had the slot before was late with its
+            // wake-up.
             if is_granted().is_some() {
                 return;
             }

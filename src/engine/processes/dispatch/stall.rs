@@ -117,7 +117,8 @@ impl Worker {
             progress: self.receiver.header().progress(),
             written: (!front.is_sent).then(|| self.requests.position()),
         };
-        // If this process has not looked for long, it may have been stopped, and the worker with it.
+        // If this process has not looked for long, it may have been stopped, and the worker with
+        // it.
         let is_recent = |at: u64| now.saturating_sub(at) < nanoseconds(LONGEST_UNSEEN);
         let since = match &self.sight {
             Some(sight) if sight.look == look && is_recent(sight.looked_at) => sight.since,

@@ -348,7 +348,8 @@ fn ranges_are_checked() {
     assert!(within(..=usize::MAX, usize::MAX).is_err());
 }
 
-/// A waiter that has found the table locked looks again, also if others give back claims all the time.
+/// A waiter that has found the table locked looks again, also if others give back claims all the
+/// time.
 #[test]
 fn notifications_do_not_keep_a_waiter_from_looking_again() {
     let head = head();

@@ -1,5 +1,5 @@
-//! Models of the wait list. There are two slots; the first slice of each sleep is over at any time, and the others never. So
-//! a lost wake-up is a deadlock, which loom reports.
+//! Models of the wait list. There are two slots; the first slice of each sleep is over at any time,
+//! and the others never. So a lost wake-up is a deadlock, which loom reports.
 
 use std::time::Instant;
 
@@ -102,7 +102,8 @@ fn two_notifiers_at_once_wake_two() {
     });
 }
 
-/// One of the two waits with a deadline, and both may have slept for a slice before the notification or after it.
+/// One of the two waits with a deadline, and both may have slept for a slice before the
+/// notification or after it.
 #[test]
 fn one_notification_is_one_wake_up() {
     model(|| {
@@ -158,7 +159,8 @@ fn a_waiter_that_times_out_uses_up_no_notification() {
             if *permits == 0 {
                 let enqueued = it.list.enqueue(LIVE);
                 drop(permits);
-                // It leaves without another look if its time is up, so nothing may have been granted to it.
+                // It leaves without another look if its time is up, so nothing may have been
+                // granted to it.
                 if enqueued.sleep(deadline(), || ()) == Woken::Notified {
                     it.list.notify_one();
                 }

@@ -25,8 +25,8 @@ impl Page {
     }
 
     fn list(&self) -> &WaitList {
-        // SAFETY: two pages are large enough, and aligned, and live as long as `self`. A list is made of atomics, and may be
-        // all zeros.
+        // SAFETY: two pages are large enough, and aligned, and live as long as `self`. A list is
+        // made of atomics, and may be all zeros.
         unsafe { self.0.start().cast::<WaitList>().as_ref() }
     }
 
