@@ -104,11 +104,22 @@ impl Leftovers {
             before: Traces::now(),
         }
     }
+
+    /// Kills what a test that has failed leaves running. The program would wait for it at its end,
+    /// and the next tests would find it.
+    fn kill_children(&self) {
+        for &child in Traces::now().children.difference(&self.before.children) {
+            let pid = nix::unistd::Pid::from_raw(child.cast_signed());
+            // It may have come to its end meanwhile.
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            self.kill_children();
             return;
         }
         let start = Instant::now();
@@ -117,12 +128,13 @@ impl Drop for Leftovers {
             if !now.adds_to(&self.before) {
                 return;
             }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "something was left behind:\n{:#?}\nbefore:\n{:#?}",
-                now,
-                self.before
-            );
+            if start.elapsed() > DEADLINE {
+                self.kill_children();
+                panic!(
+                    "something was left behind:\n{now:#?}\nbefore:\n{:#?}",
+                    self.before
+                );
+            }
             std::thread::yield_now();
         }
     }
