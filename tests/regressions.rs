@@ -344,3 +344,71 @@ fn huge_chunk_sizes_are_chunk_sizes() {
         );
     }
 }
+
+/// A child that waits for room for its results has ended the item: its limit is over.
+#[test]
+fn a_slow_callback_of_progress_uses_up_no_limit_of_a_forked_child() {
+    let _none = Leftovers::none();
+    let limit = Duration::from_millis(100);
+    let pool = forked();
+    let mut told = 0;
+    let call = pool.call().chunk_size(1).timeout(limit);
+    let call = call.on_progress(|_| {
+        told += 1;
+        // Long enough for the children to fill their lanes, and to wait for longer than the limit.
+        if told < 4 {
+            std::thread::sleep(4 * limit);
+        }
+    });
+    let results = call.map(|item: usize| vec![item; 2_000], 0..400).unwrap();
+    for (index, result) in results.into_iter().enumerate() {
+        assert!(result == vec![index; 2_000], "item {index}");
+    }
+    // Nor does a caller that looks late, when the result has no room in the lane.
+    let call = pool.call().timeout(limit);
+    let task = call.submit(|len: usize| vec![7_u8; len], 10_000_000);
+    std::thread::sleep(4 * limit);
+    assert_eq!(task.result().map(|result| result.len()), Ok(10_000_000));
+}
+
+/// An item that cannot be written.
+#[derive(Deserialize)]
+struct Unwritable(u64);
+
+impl Serialize for Unwritable {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 % 5 == 2 {
+            return Err(serde::ser::Error::custom("not this one"));
+        }
+        serializer.serialize_u64(self.0)
+    }
+}
+
+/// Items behind one that cannot be sent have their own seeds, though the worker does not know of it.
+#[test]
+fn seeds_of_lazy_calls_stay_right_behind_an_item_that_cannot_be_sent() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let ask = |item: Unwritable| (item.0, manyhands::item_seed());
+    let plain: Vec<_> = pool
+        .call()
+        .seed(3)
+        .map(|_: u64| manyhands::item_seed(), 0..40)
+        .unwrap();
+    for size in [1, 7, 40] {
+        let call = pool.call().seed(3).chunk_size(size);
+        let outcomes: Vec<_> = call.imap(ask, (0..40).map(Unwritable)).collect();
+        assert_eq!(outcomes.len(), 40);
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok((item, seed)) => {
+                    assert_eq!((item, seed), (index as u64, plain[index]), "size {size}");
+                }
+                Err(error) => {
+                    assert_eq!(index % 5, 2, "{error}");
+                    assert_eq!(error.index(), Some(index));
+                }
+            }
+        }
+    }
+}

@@ -132,7 +132,8 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        let give = move |base: usize, items: Vec<A>| {
+        let give = move |base: usize, items: &mut Vec<A>| {
+            let items = std::mem::take(items);
             let run = |(nth, item)| {
                 let outcome = limits.run(base + nth, || f(item));
                 outcome.map_err(|failure| failure.into_error(Some(base + nth)))

@@ -129,6 +129,14 @@ impl Emitter {
         self.limit.filter(took)
     }
 
+    /// The function of the item that was started last has ended. Until the item is answered for,
+    /// the worker may have to wait for room.
+    pub(crate) fn item_has_run(&self) {
+        if self.limit.is_some() {
+            self.lane.header().set_has_run();
+        }
+    }
+
     /// The item after the last one is about to start.
     #[inline]
     pub(crate) fn item_starts(&mut self) {

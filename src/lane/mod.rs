@@ -92,7 +92,7 @@ struct WorkerWords {
     /// Set once, by the worker, before it dies of it: an allocation failed.
     out_of_memory: AtomicU32,
     /// When the item that `progress` speaks of was started, in nanoseconds of the system's monotonic clock; only written
-    /// for tasks with a limit, before `progress`.
+    /// for tasks with a limit, before `progress`. [`HAS_RUN`] once a forked child's function has ended.
     started_at: AtomicU64,
     /// For how many nanoseconds the worker has had nothing to do, until it last found something.
     idle: AtomicU64,
@@ -106,6 +106,9 @@ struct WorkerWords {
 const UP: u32 = 1;
 const READY: u32 = 2;
 const DONE: u32 = 3;
+
+/// In [`WorkerWords::started_at`]: the function of the item has ended.
+const HAS_RUN: u64 = u64::MAX;
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
 const _: () = assert!(offset_of!(Header, parent) == 0);
@@ -246,6 +249,12 @@ impl Header {
         (self.progress() == progress).then_some(started)
     }
 
+    /// Whether the item that runs was noted to have ended its function, if it is the one that
+    /// `progress` told of. Only for workers all of whose items have limits.
+    pub(crate) fn has_run(&self, progress: Progress) -> bool {
+        self.started_at(progress) == Some(HAS_RUN)
+    }
+
     /// Tells the worker to end when it has no more requests.
     pub(crate) fn stop(&self) {
         self.parent.stop.store(1, Ordering::Release);
@@ -280,6 +289,12 @@ impl Header {
     }
 
     /// The next item starts now.
+    /// Notes that the function of the item that runs has ended: what is left to do for the item
+    /// does not count towards its limit.
+    pub(crate) fn set_has_run(&self) {
+        self.set_started_at(HAS_RUN);
+    }
+
     pub(crate) fn set_started_at(&self, nanoseconds: u64) {
         self.worker.started_at.store(nanoseconds, Ordering::Release);
     }

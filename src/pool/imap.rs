@@ -20,8 +20,9 @@ pub(crate) type ChunkFuture<R> = TaskFuture<Vec<Result<R, TaskError>>>;
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct Stream<'p, A, R> {
-    /// Gives a chunk to the workers, of which the first item has this index.
-    pub(crate) give: Box<dyn FnMut(usize, Vec<A>) -> ChunkFuture<R> + 'p>,
+    /// Gives a chunk to the workers, of which the first item has this index. It takes items from
+    /// the front of those given, one at least, and leaves the rest for the next chunk.
+    pub(crate) give: Box<dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + 'p>,
     /// How many chunks can run at once.
     pub(crate) workers: usize,
     /// How many chunks for each worker are worth having under way: one that runs and some to go on with. 1 where a chunk
@@ -170,10 +171,11 @@ impl<'p, A, R> Feeder<'p, A, R> {
         if self.chunk.is_empty() {
             return None;
         }
-        let chunk = std::mem::take(&mut self.chunk);
-        let (base, count) = (self.given, chunk.len());
+        let (base, read) = (self.given, self.chunk.len());
+        let chunk = (self.stream.give)(base, &mut self.chunk);
+        let count = read - self.chunk.len();
         self.given += count;
-        Some((base, count, (self.stream.give)(base, chunk)))
+        Some((base, count, chunk))
     }
 
     /// The outcomes of a chunk that has ended.

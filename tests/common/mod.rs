@@ -111,7 +111,7 @@ impl Leftovers {
         for &child in Traces::now().children.difference(&self.before.children) {
             let pid = nix::unistd::Pid::from_raw(child.cast_signed());
             // It may have come to its end meanwhile.
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
         }
     }
 }

@@ -195,10 +195,10 @@ impl Forked {
         })
     }
 
-    /// For how long it has not moved on without an item that runs: it is between two items, or
-    /// ends; or it is stopped there. One that ends has time for that: it prints what it has
-    /// buffered, and ends what it has made. One that still runs its after-fork hooks does not rest,
-    /// unless it is stopped.
+    /// For how long it has not moved on without an item that runs: it is between two items, waits
+    /// for room for a result, or ends; or it is stopped there. One that ends has time for that: it
+    /// prints what it has buffered, and ends what it has made. One that still runs its after-fork
+    /// hooks does not rest, unless it is stopped.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();
@@ -221,7 +221,8 @@ impl Forked {
         if self.receiver.header().is_done() {
             rested = rested.saturating_sub(LAST_ORDERS);
         }
-        progress.running().is_none().then_some(rested)
+        let runs = progress.running().is_some() && !self.receiver.header().has_run(progress);
+        (!runs).then_some(rested)
     }
 
     /// Kills it if it is far over the limit: it was stopped before it could set its timer.
@@ -409,7 +410,9 @@ impl Answers {
             // It fails only for a timer that is none.
             let _ = timer.unset();
         }
-        if let Some(limit) = emitter.exceeded() {
+        let exceeded = emitter.exceeded();
+        emitter.item_has_run();
+        if let Some(limit) = exceeded {
             emitter.fault(&Fault::TimedOut(limit));
             return;
         }

@@ -18,9 +18,9 @@ where
     A: Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
-    let give = move |base: usize, items: Vec<A>| {
-        let mut items = items.into_iter();
-        match items.next() {
+    let give = move |base: usize, items: &mut Vec<A>| {
+        // One item is the most that a chunk has here.
+        match items.pop() {
             Some(item) => {
                 let limits = Limits {
                     seeds: limits.seeds.from(base),

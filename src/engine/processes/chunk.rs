@@ -195,9 +195,9 @@ where
             };
             if let Err(error) = encode_item(&mut bytes, &item) {
                 unsent.push((taken, error.with_index(base + taken)));
-                // The workers count without it. If the rest can go in another chunk, they count
+                // The worker counts without it: the rest goes in another chunk, where it counts
                 // right again.
-                if taken >= unsent.len() && most < usize::MAX {
+                if taken >= unsent.len() {
                     taken += 1;
                     break;
                 }

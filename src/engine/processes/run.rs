@@ -89,14 +89,17 @@ where
     {
         let function = self.function(&f);
         let limits = self.shared.limits(limits);
-        let give = move |base: usize, items: Vec<A>| -> ChunkFuture<R> {
+        let give = move |base: usize, items: &mut Vec<A>| -> ChunkFuture<R> {
+            let mut given = std::mem::take(items).into_iter();
             let function = match &function {
                 Ok(function) => function,
                 Err(error) => return TaskFuture::ready(Err(error.clone())),
             };
-            let size = (items.len(), usize::MAX);
-            let (shared, items) = (&self.shared, &mut items.into_iter());
-            match chunk::give(shared, limits, function, base, items, size).0 {
+            let size = (given.len(), usize::MAX);
+            let chunk = chunk::give(&self.shared, limits, function, base, &mut given, size).0;
+            // Behind an item that could not be sent: they go in another chunk.
+            *items = given.collect();
+            match chunk {
                 Given::UnderWay(chunk) => chunk,
                 Given::Outcomes(outcomes) => TaskFuture::ready(Ok(outcomes)),
             }

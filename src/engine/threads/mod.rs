@@ -279,7 +279,7 @@ where
         R: Send + 'static,
     {
         let f = Arc::new(f);
-        let give = move |base: usize, items: Vec<A>| {
+        let give = move |base: usize, items: &mut Vec<A>| {
             let f = Arc::clone(&f);
             let run = move |items: Vec<A>| {
                 let original = Original::here();
@@ -290,7 +290,7 @@ where
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::default(), run, items)
+            self.submit(Limits::default(), run, mem::take(items))
         };
         Stream {
             give: Box::new(give),
