@@ -129,8 +129,21 @@ impl Waiters {
     pub(crate) fn wait<T>(
         &self,
         deadline: Option<Instant>,
+        ready: impl FnMut() -> Option<T>,
+        patrol: impl FnMut(),
+    ) -> Option<T> {
+        self.wait_paced(deadline, ready, patrol, || None)
+    }
+
+    /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called for
+    /// one. `put_off` returns until when it has: no sleep is longer than that, and `patrol` comes
+    /// before the next look.
+    pub(crate) fn wait_paced<T>(
+        &self,
+        deadline: Option<Instant>,
         mut ready: impl FnMut() -> Option<T>,
         mut patrol: impl FnMut(),
+        put_off: impl Fn() -> Option<Instant>,
     ) -> Option<T> {
         if let Some(it) = ready().or_else(|| spin(deadline, &mut ready)) {
             return Some(it);
@@ -141,7 +154,7 @@ impl Waiters {
             if let Some(it) = ready() {
                 return Some(it);
             }
-            match ticket.sleep_for(slices.next()) {
+            match ticket.sleep_for(slices.next().cut(put_off())) {
                 Slept::Notified => {}
                 // If this one counts as told, its notifier was killed at it; the ticket, which is given back now, sees to
                 // it that the next one wakes it.
@@ -243,6 +256,19 @@ struct Slice {
     end: Instant,
     /// Whether it ends with the deadline of the whole wait.
     is_last: bool,
+}
+
+impl Slice {
+    /// The part of it up to `end`, or all of it.
+    fn cut(self, end: Option<Instant>) -> Self {
+        match end {
+            Some(end) if end < self.end => Self {
+                end,
+                is_last: false,
+            },
+            _ => self,
+        }
+    }
 }
 
 /// A sleep in slices, short ones first, up to a deadline.
