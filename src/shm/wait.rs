@@ -24,15 +24,16 @@ use crate::facade::AtomicU32;
 use crate::facade::{AtomicU64, Futex, fence};
 use crate::machine;
 use crate::os::futex::Wake;
+use crate::os::slice::slice;
 
 /// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
 const SPIN: Duration = Duration::from_micros(5);
 
 /// The first slice of a sleep; each one is twice as long as the one before.
-const FIRST_SLICE: Duration = Duration::from_millis(10);
+const FIRST_SLICE: Duration = slice(Duration::from_millis(10));
 
 /// The longest slice: what a lost wake-up costs.
-const LONGEST_SLICE: Duration = Duration::from_millis(100);
+const LONGEST_SLICE: Duration = slice(Duration::from_millis(100));
 
 /// Those who wait at one object. It lies in shared memory, and all zeros is one at which nobody waits.
 #[derive(Debug, Default)]

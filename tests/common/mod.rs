@@ -24,6 +24,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// one of these run one at a time; the check is made when it goes.
 pub struct Leftovers {
     _alone: MutexGuard<'static, ()>,
+    #[cfg(long_slices)]
+    _overdue: std::sync::mpsc::Sender<()>,
     before: Traces,
 }
 
@@ -101,6 +103,8 @@ impl Leftovers {
         let _ = std::thread::available_parallelism();
         Self {
             _alone: alone,
+            #[cfg(long_slices)]
+            _overdue: abort_overdue_test(),
             before: Traces::now(),
         }
     }
@@ -315,6 +319,23 @@ fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
     std::thread::spawn(move || {
         if wait.recv_timeout(deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             kill(pid);
+        }
+    });
+    done
+}
+
+/// Ends the test binary when this test, which is one of those that run one at a time, has not ended
+/// after twice [`DEADLINE`]: with slices of an hour, a lost wake-up is a test that does not end.
+#[cfg(long_slices)]
+fn abort_overdue_test() -> std::sync::mpsc::Sender<()> {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test").to_owned();
+    let (done, wait) = channel();
+    std::thread::spawn(move || {
+        if wait.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{test}: it waits for a wake-up that does not come");
+            std::process::abort();
         }
     });
     done

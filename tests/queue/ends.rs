@@ -52,6 +52,7 @@ fn push_and_stay((sender, count): (Sender<u32>, u32)) {
     }
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Result {
     let _none = Leftovers::none();
@@ -78,6 +79,7 @@ fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Re
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b65_when_all_consumers_are_killed_producers_hear_of_it() -> Result {
     let _none = Leftovers::none();
@@ -278,6 +280,7 @@ fn join_by_reference_waits_for_another_thread_after_the_last_clone_is_dropped() 
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
     let _none = Leftovers::none();
