@@ -1,7 +1,7 @@
 //! The futex of the kernel.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::os::futex::{self, Wake};
 
@@ -23,6 +23,12 @@ impl Futex {
     /// a deadline or just the end of a slice is for the model.
     pub(crate) fn sleep(&self, expected: u32, end: Instant, _is_deadline: bool) -> Wake {
         futex::wait_until(&self.0, expected, end)
+    }
+
+    /// Sleeps while the word holds `expected`, until a wake-up comes or `timeout` is over. May
+    /// also return for no reason.
+    pub(crate) fn sleep_for(&self, expected: u32, timeout: Option<Duration>) {
+        futex::wait(&self.0, expected, timeout);
     }
 
     pub(crate) fn wake(&self, count: u32) {

@@ -7,7 +7,7 @@ mod sequential;
 pub(crate) mod thread;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loom::sync;
 use loom::sync::atomic::Ordering;
@@ -91,6 +91,11 @@ impl Futex {
             queue = self.woken.wait(queue).unwrap();
         }
         Wake::Woken
+    }
+
+    pub(crate) fn sleep_for(&self, expected: u32, timeout: Option<Duration>) {
+        // A timeout is over at any time, and without one only a wake-up ends the sleep.
+        self.sleep(expected, Instant::now(), timeout.is_some());
     }
 
     pub(crate) fn wake(&self, count: u32) {
