@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -215,6 +216,31 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A thread that waits for something.
+pub struct Sleeper(AtomicI32);
+
+impl Sleeper {
+    pub fn new() -> Self {
+        Self(AtomicI32::new(0))
+    }
+
+    /// Does it on this thread, which is the one that waits.
+    pub fn run<R>(&self, then: impl FnOnce() -> R) -> R {
+        self.0
+            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+        then()
+    }
+
+    /// Waits until it is asleep.
+    pub fn is_asleep(&self) {
+        eventually("the thread is asleep", || {
+            let thread = self.0.load(Ordering::Relaxed);
+            let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") S "))
+        });
+    }
+}
+
 pub fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     // It may have ended already.
@@ -328,13 +354,16 @@ fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
 /// after twice [`DEADLINE`]: with slices of an hour, a lost wake-up is a test that does not end.
 #[cfg(long_slices)]
 fn abort_overdue_test() -> std::sync::mpsc::Sender<()> {
+    use std::io::Write;
     use std::sync::mpsc::{RecvTimeoutError, channel};
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
     let (done, wait) = channel();
     std::thread::spawn(move || {
         if wait.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test}: it waits for a wake-up that does not come");
+            // Not by `eprintln`, which the test harness keeps for itself.
+            let message = format!("{test}: it waits for a wake-up that does not come\n");
+            let _ = std::io::stderr().write_all(message.as_bytes());
             std::process::abort();
         }
     });

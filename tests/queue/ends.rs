@@ -1,6 +1,5 @@
 //! Closing, and who hears that the others are gone.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
@@ -8,7 +7,7 @@ use manyhands::queue::{JoinError, PopError, PushError, wait_ready};
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;
-use crate::common::{Leftovers, eventually, kill};
+use crate::common::{Leftovers, Sleeper, eventually, kill};
 
 #[test]
 fn closing_lets_the_rest_out_and_nothing_in() -> Result {
@@ -180,30 +179,6 @@ fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
         Err(PopError::Empty)
     );
     Ok(())
-}
-
-/// A thread that waits for something.
-struct Sleeper(AtomicI32);
-
-impl Sleeper {
-    fn new() -> Self {
-        Self(AtomicI32::new(0))
-    }
-
-    fn run<R>(&self, then: impl FnOnce() -> R) -> R {
-        self.0
-            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-        then()
-    }
-
-    /// Waits until it is asleep.
-    fn is_asleep(&self) {
-        eventually("it is asleep", || {
-            let thread = self.0.load(Ordering::Relaxed);
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-            stat.is_ok_and(|stat| stat.contains(") S "))
-        });
-    }
 }
 
 /// Pops and pushes by one handle from two threads, the push when the pop has found nothing.
