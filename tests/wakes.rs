@@ -18,7 +18,7 @@ use manyhands::{ClaimError, Queue, SharedArray};
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 /// Runs `wait` on another thread, and `wake` when that sleeps.
 fn wakes<R: Send>(what: &str, wait: impl FnOnce() -> R + Send, wake: impl FnOnce()) -> R {
