@@ -60,7 +60,6 @@ mod code;
 mod codec;
 pub mod engine;
 mod error;
-#[cfg(target_os = "linux")]
 mod facade;
 mod future;
 #[cfg(target_os = "linux")]

@@ -17,11 +17,12 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use crate::engine::copies::Original;
+use crate::facade::plain::{Condvar, Mutex, MutexGuard};
+use crate::facade::{Stopwatch, thread};
 #[cfg(target_os = "linux")]
 use crate::os::fork::PerProcess;
 use crate::panic;
@@ -55,11 +56,11 @@ struct State {
     /// Number of the turn. A thread that takes a callback begins a new one.
     turn: u64,
     /// When the thread that has the turn entered its callback; `None` if it is not in one.
-    since: Option<Instant>,
+    since: Option<Stopwatch>,
     /// Whether a free thread sleeps until `since` is too long ago.
     is_watched: bool,
     /// When the system refused a thread; `None` after one was started.
-    refused: Option<Instant>,
+    refused: Option<Stopwatch>,
 }
 
 /// Not a lock of `parking_lot`, and each process's own: a forked child gets a copy that a thread
@@ -176,7 +177,7 @@ impl Threads {
             return true;
         };
         state.free -= 1;
-        let is_first = state.refused.replace(Instant::now()).is_none();
+        let is_first = state.refused.replace(Stopwatch::start()).is_none();
         drop(state);
         if is_first {
             log::error!("no further thread for callbacks, which may run later than usual: {error}");
@@ -211,7 +212,7 @@ impl Threads {
                 }
                 continue;
             }
-            let (time, watches) = match state.since {
+            let (time, watches) = match &state.since {
                 Some(since) if !state.queue.is_empty() && !state.is_watched => {
                     (PATIENCE.saturating_sub(since.elapsed()), true)
                 }
@@ -248,8 +249,8 @@ impl Threads {
 impl State {
     /// Whether a free thread may take the next callback.
     fn may_take(&self) -> bool {
-        let is_over = |since: Instant| since.elapsed() >= PATIENCE;
-        !self.queue.is_empty() && self.since.is_none_or(is_over)
+        let is_over = |since: &Stopwatch| since.elapsed() >= PATIENCE;
+        !self.queue.is_empty() && self.since.as_ref().is_none_or(is_over)
     }
 
     /// Whether callbacks are queued, and no thread watches the one that runs.
@@ -259,6 +260,7 @@ impl State {
 
     fn may_start(&self) -> bool {
         self.refused
+            .as_ref()
             .is_none_or(|refused| refused.elapsed() >= RETRY)
     }
 
@@ -266,7 +268,7 @@ impl State {
     fn take(&mut self) -> (Option<Callback>, u64) {
         self.free -= 1;
         self.turn += 1;
-        self.since = Some(Instant::now());
+        self.since = Some(Stopwatch::start());
         (self.queue.pop_front(), self.turn)
     }
 
@@ -285,3 +287,6 @@ impl Default for Threads {
         Self::new()
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -6,10 +6,9 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::{Signal, TaskFuture, later};
 use crate::error::Unfinished;
+use crate::facade::Mutex;
 
 /// What [`wait`] waits for.
 ///

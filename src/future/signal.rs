@@ -1,10 +1,10 @@
 //! [`Signal`]: a count that goes up, and whoever is to hear of it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::thread::{self, Thread};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::facade::thread::{self, Thread};
+use crate::facade::{AtomicBool, AtomicUsize, Mutex, fence};
 
 /// Something to run when a task has ended. It may run under an engine's locks: it is short, the crate's own, and takes none
 /// of those. What is the user's is put off by [`super::later`].
@@ -99,3 +99,6 @@ impl Signal {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

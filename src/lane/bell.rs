@@ -6,11 +6,12 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Ring;
-use crate::os::{futex, memory::SharedMemory};
+use crate::facade::Futex;
+use crate::os::memory::SharedMemory;
 
 const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
@@ -36,19 +37,41 @@ impl Ringer {
 
 impl Ring for Ringer {
     fn ring(&self) {
-        ring(word(&self.memory));
+        word(&self.memory).ring();
     }
 }
 
-fn word(memory: &SharedMemory) -> &AtomicU32 {
-    // SAFETY: the mapping is page-aligned, large enough and lives as long as `memory`; any value is
-    // valid.
-    unsafe { memory.start().cast::<AtomicU32>().as_ref() }
+/// The word itself.
+#[derive(Default)]
+#[repr(transparent)]
+pub(crate) struct Doorbell(Futex);
+
+impl Doorbell {
+    /// Wakes all that sleep.
+    pub(crate) fn ring(&self) {
+        // Release pairs with the load in `listen`: who hears of this ring sees what came before it.
+        self.0.fetch_add(1, Ordering::Release);
+        self.0.wake(u32::MAX);
+    }
+
+    /// What to give to `sleep`. To be taken before the last look.
+    pub(crate) fn listen(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sleeps until the bell has rung since `heard`, at most for `timeout`.
+    pub(crate) fn sleep(&self, heard: u32, timeout: Option<Duration>) {
+        self.0.sleep_for(heard, timeout);
+    }
 }
 
-fn ring(word: &AtomicU32) {
-    word.fetch_add(1, Ordering::Release);
-    futex::wake_all(word);
+fn word(memory: &SharedMemory) -> &Doorbell {
+    if cfg!(loom) {
+        unreachable!("under loom a bell is not what lies in memory");
+    }
+    // SAFETY: the mapping is page-aligned, large enough and lives as long as `memory`; a bell is
+    // one word, of which any value is valid.
+    unsafe { memory.start().cast::<Doorbell>().as_ref() }
 }
 
 impl Bell {
@@ -62,22 +85,23 @@ impl Bell {
         self.fd.as_fd()
     }
 
-    fn word(&self) -> &AtomicU32 {
+    /// The word, for those who wait.
+    pub(crate) fn doorbell(&self) -> &Doorbell {
         word(&self.memory)
     }
 
     /// Wakes all who sleep.
     pub(crate) fn ring(&self) {
-        ring(self.word());
+        self.doorbell().ring();
     }
 
     /// What to give to `sleep`. To be taken before the last look.
     pub(crate) fn listen(&self) -> u32 {
-        self.word().load(Ordering::Acquire)
+        self.doorbell().listen()
     }
 
     /// Sleeps until the bell has rung since `heard`, at most for `timeout`.
     pub(crate) fn sleep(&self, heard: u32, timeout: Option<Duration>) {
-        futex::wait(self.word(), heard, timeout);
+        self.doorbell().sleep(heard, timeout);
     }
 }

@@ -34,25 +34,28 @@ pub(crate) mod message;
 mod raw;
 mod receiver;
 mod ring;
+mod wake;
 
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::os::{clock, futex, memory::SharedMemory};
+use crate::os::{clock, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
 pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
 pub(crate) use ring::{Claim, Reader, Writer};
+pub(crate) use wake::bell_is_asked_for;
 
 use last_words::LastWords;
 use ring::RING_BYTES;
+pub(crate) use wake::{Asleep, RingAt};
 
 /// Size of the header, and with it where the first ring begins.
 const HEADER_BYTES: usize = 4_096;
@@ -69,10 +72,8 @@ pub(crate) struct Header {
 
 #[repr(C, align(128))]
 struct ParentWords {
-    /// 0, or the number of a task: the worker rings the bell when it has ended that task or a later one, when it runs
-    /// out of tasks, and when the response ring is full. Set by the parent before it sleeps, cleared by the worker
-    /// as it rings. Pairs with the words of the response cells (store, fence, load on both sides).
-    bell_at: AtomicU32,
+    /// When the worker is to ring the bell. Pairs with the words of the response cells.
+    bell_at: RingAt,
     /// How long an idle worker spins before it sleeps, in nanoseconds. Set by the parent, which knows who else wants
     /// the cores.
     spin: AtomicU32,
@@ -82,9 +83,8 @@ struct ParentWords {
 
 #[repr(C, align(128))]
 struct WorkerWords {
-    /// 1 while the worker sleeps or is about to; a futex. Set by the worker before it looks at the cells for the last
-    /// time, cleared by whoever wakes it. Pairs with the words of the cells it waits for.
-    asleep: AtomicU32,
+    /// Whether the worker sleeps. Pairs with the words of the cells it waits for.
+    asleep: Asleep,
     /// Set by the worker: 1 when it is up, 2 when its initialiser has run (of a forked child: its
     /// after-fork hooks), 3 when there is no more for it to do (only a forked child says that).
     /// Pairs with nothing; the bell of a worker follows it.
@@ -166,6 +166,9 @@ impl Lane {
     }
 
     pub(crate) fn header(&self) -> &Header {
+        if cfg!(loom) {
+            unreachable!("under loom a header is not what lies in memory");
+        }
         let header = self.memory.start().cast::<Header>();
         // SAFETY: the mapping is page-aligned, larger than a Header and lives as long as `self`; a Header is made of
         // atomics only, for which zeros and whatever another process writes are valid.
@@ -196,23 +199,14 @@ impl Header {
 
     /// Wakes the worker if it sleeps. Called after cells have been published or freed.
     pub(crate) fn wake_worker(&self) -> bool {
-        // Pairs with the fence in `sleep_unless`: either the worker sees the cells, or we see that it sleeps.
-        fence(Ordering::SeqCst);
-        if self.worker.asleep.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        self.worker.asleep.store(0, Ordering::Relaxed);
-        futex::wake_all(&self.worker.asleep);
-        true
+        self.worker.asleep.wake()
     }
 
-    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do so earlier. A fence
-    /// and another look at the responses must follow before the parent sleeps.
+    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do so
+    /// earlier. [`bell_is_asked_for`] and another look at the responses must follow before the parent
+    /// sleeps.
     pub(crate) fn ring_at(&self, number: u32) {
-        let asked = self.parent.bell_at.load(Ordering::Relaxed);
-        if asked == 0 || is_past(asked, number) {
-            self.parent.bell_at.store(number, Ordering::Relaxed);
-        }
+        self.parent.bell_at.ask(number);
     }
 
     pub(crate) fn set_spin(&self, spin: Duration) {
@@ -332,22 +326,12 @@ impl Header {
 
     /// Whether the parent wants to hear of the end of task `number`; if so, it is about to be told.
     pub(crate) fn takes_bell(&self, number: u32) -> bool {
-        // Pairs with the fence between `ring_at` and the parent's last look: either the parent sees what was
-        // published before this, or we see that it asked.
-        fence(Ordering::SeqCst);
-        let asked = self.parent.bell_at.load(Ordering::Relaxed);
-        if asked == 0 || (asked != number && !is_past(number, asked)) {
-            return false;
-        }
-        self.parent.bell_at.store(0, Ordering::Relaxed);
-        true
+        self.parent.bell_at.take(number)
     }
 
     /// Whether the parent wants to hear anything at all.
     pub(crate) fn takes_any_bell(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.parent.bell_at.load(Ordering::Relaxed) != 0
-            && self.parent.bell_at.swap(0, Ordering::Relaxed) != 0
+        self.parent.bell_at.take_any()
     }
 
     /// Waits until `ready` holds: spinning first, as long as the parent has said, then asleep.
@@ -364,7 +348,7 @@ impl Header {
             now = clock::now();
             if now - start >= spin {
                 while !ready() {
-                    self.sleep_unless(&mut ready);
+                    self.worker.asleep.sleep_unless(&mut ready);
                 }
                 now = clock::now();
                 break;
@@ -393,16 +377,6 @@ impl Header {
             0 => idle,
             since => idle.saturating_add(clock::now().saturating_sub(since)),
         }
-    }
-
-    fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
-        self.worker.asleep.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `wake_worker`.
-        fence(Ordering::SeqCst);
-        if !ready() {
-            futex::wait(&self.worker.asleep, 1, None);
-        }
-        self.worker.asleep.store(0, Ordering::Relaxed);
     }
 }
 

@@ -27,6 +27,7 @@
 //! | [`random`] | `getrandom` |
 //! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
+//! | [`slice`] | nothing: how long its sleepers sleep in one go |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
 //!
@@ -54,6 +55,7 @@ pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod robust;
+pub(crate) mod slice;
 pub(crate) mod sparse;
 pub(crate) mod start;
 pub(crate) mod state;

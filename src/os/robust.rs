@@ -23,6 +23,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::slice::slice;
 use super::{clock, life};
 
 /// The longest sleep in one go of a thread that waits for a mutex.
@@ -30,7 +31,7 @@ use super::{clock, life};
 /// The C library wakes one sleeper when it unlocks, and leaves the mutex free for that one to take.
 /// A sleeper whose process is stopped does not take it, and no other is woken. So each sleeper
 /// looks by itself after this time.
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = slice(Duration::from_millis(100));
 
 /// A robust mutex, shared between processes. It lies in shared memory, and never moves.
 #[repr(C)]
@@ -498,6 +499,7 @@ mod tests {
         assert!(page.mutex().try_hold().unwrap().owner_died());
     }
 
+    #[cfg(not(long_slices))]
     #[test]
     fn a_limit_is_asked_for_only_if_another_thread_holds_it() {
         let page = Page::new();

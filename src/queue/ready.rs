@@ -15,6 +15,7 @@ use super::{Connection, PriorityQueue, Queue, Receiver, Stack};
 use crate::os::alarm::Alarm;
 use crate::os::futex;
 use crate::os::readable::wait_readable;
+use crate::os::slice::slice;
 use crate::process::Process;
 use crate::shm::member;
 use crate::shm::wait::{Ticket, Waiters};
@@ -22,7 +23,7 @@ use crate::shm::wait_mode::WaitMode;
 use crate::sync::Event;
 
 /// The longest sleep without a look around.
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = slice(Duration::from_millis(100));
 
 /// The same where the kernel cannot sleep on many words.
 const SHORT_SLICE: Duration = Duration::from_millis(1);

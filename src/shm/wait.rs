@@ -24,15 +24,16 @@ use crate::facade::AtomicU32;
 use crate::facade::{AtomicU64, Futex, fence};
 use crate::machine;
 use crate::os::futex::Wake;
+use crate::os::slice::slice;
 
 /// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
 const SPIN: Duration = Duration::from_micros(5);
 
 /// The first slice of a sleep; each one is twice as long as the one before.
-const FIRST_SLICE: Duration = Duration::from_millis(10);
+const FIRST_SLICE: Duration = slice(Duration::from_millis(10));
 
 /// The longest slice: what a lost wake-up costs.
-const LONGEST_SLICE: Duration = Duration::from_millis(100);
+const LONGEST_SLICE: Duration = slice(Duration::from_millis(100));
 
 /// Those who wait at one object. It lies in shared memory, and all zeros is one at which nobody waits.
 #[derive(Debug, Default)]
@@ -129,8 +130,21 @@ impl Waiters {
     pub(crate) fn wait<T>(
         &self,
         deadline: Option<Instant>,
+        ready: impl FnMut() -> Option<T>,
+        patrol: impl FnMut(),
+    ) -> Option<T> {
+        self.wait_paced(deadline, ready, patrol, || None)
+    }
+
+    /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called for
+    /// one. `put_off` returns until when it has: no sleep is longer than that, and `patrol` comes
+    /// before the next look.
+    pub(crate) fn wait_paced<T>(
+        &self,
+        deadline: Option<Instant>,
         mut ready: impl FnMut() -> Option<T>,
         mut patrol: impl FnMut(),
+        put_off: impl Fn() -> Option<Instant>,
     ) -> Option<T> {
         if let Some(it) = ready().or_else(|| spin(deadline, &mut ready)) {
             return Some(it);
@@ -141,7 +155,7 @@ impl Waiters {
             if let Some(it) = ready() {
                 return Some(it);
             }
-            match ticket.sleep_for(slices.next()) {
+            match ticket.sleep_for(slices.next().cut(put_off())) {
                 Slept::Notified => {}
                 // If this one counts as told, its notifier was killed at it; the ticket, which is given back now, sees to
                 // it that the next one wakes it.
@@ -243,6 +257,19 @@ struct Slice {
     end: Instant,
     /// Whether it ends with the deadline of the whole wait.
     is_last: bool,
+}
+
+impl Slice {
+    /// The part of it up to `end`, or all of it.
+    fn cut(self, end: Option<Instant>) -> Self {
+        match end {
+            Some(end) if end < self.end => Self {
+                end,
+                is_last: false,
+            },
+            _ => self,
+        }
+    }
 }
 
 /// A sleep in slices, short ones first, up to a deadline.

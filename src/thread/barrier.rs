@@ -4,10 +4,9 @@ use std::panic::RefUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{deadline, sleep};
 use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::facade::{Condvar, Mutex};
 
 /// A place where threads wait until a fixed number of them has come, and then go on together, again and again.
 ///

@@ -1,12 +1,11 @@
 //! [`Event`]: a flag to wait for.
 
 use std::panic::RefUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{deadline, sleep};
+use crate::facade::{Condvar, Mutex, StaticBool};
 
 /// A flag that threads can wait for until somebody sets it.
 ///
@@ -32,7 +31,7 @@ use super::{deadline, sleep};
 #[derive(Debug, Default)]
 pub struct Event {
     /// Written under the lock, read without: a flag that loops look at must cost them nothing.
-    is_set: AtomicBool,
+    is_set: StaticBool,
     state: Mutex<State>,
     woken: Condvar,
 }
@@ -62,7 +61,7 @@ impl Event {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            is_set: AtomicBool::new(false),
+            is_set: StaticBool::new(false),
             state: Mutex::new(State {
                 sets: 0,
                 waiting: 0,
@@ -159,6 +158,11 @@ impl Event {
         self.wait_until(deadline(timeout))
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().waiting
+    }
+
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         if self.is_set() {
             return true;
@@ -187,33 +191,29 @@ mod tests {
     use super::super::testing::{eventually, in_thread, leak, soon};
     use super::*;
 
-    fn waiting(event: &Event) -> usize {
-        event.state.lock().waiting
-    }
-
     #[test]
     fn set_wakes_all_sixteen_that_wait() {
         let event = leak(Event::new());
         let threads = [(); 16].map(|()| in_thread(|| event.wait()));
-        eventually(|| waiting(event) == 16);
+        eventually(|| event.waiting() == 16);
         event.set();
         for thread in threads {
             soon(&thread);
         }
-        assert_eq!(waiting(event), 0);
+        assert_eq!(event.waiting(), 0);
     }
 
     #[test]
     fn who_waits_goes_on_even_if_the_event_is_cleared_before_it_has_woken() {
         let event = leak(Event::new());
         let threads = [(); 16].map(|()| in_thread(|| event.wait_timeout(Duration::MAX)));
-        eventually(|| waiting(event) == 16);
+        eventually(|| event.waiting() == 16);
         event.set();
         event.clear();
         for thread in threads {
             assert!(soon(&thread));
         }
         assert!(!event.wait_timeout(Duration::ZERO));
-        assert_eq!(waiting(event), 0);
+        assert_eq!(event.waiting(), 0);
     }
 }

@@ -58,12 +58,11 @@ mod semaphore;
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, MutexGuard};
-
 pub use self::barrier::Barrier;
 pub use self::event::Event;
 pub use self::semaphore::{Permit, Semaphore};
 pub use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::facade::{Condvar, MutexGuard};
 
 /// When a wait that begins now is over; `None`, never, if the clock does not reach that far.
 fn deadline(timeout: Duration) -> Option<Instant> {
@@ -116,3 +115,6 @@ mod testing {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

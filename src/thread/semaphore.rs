@@ -10,9 +10,8 @@ use std::panic::RefUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{deadline, sleep};
+use crate::facade::{Condvar, Mutex};
 
 /// A number of permits: who wants to do something takes one first and waits if there is none.
 ///

@@ -69,6 +69,7 @@ fn b73_a_guard_copied_by_a_fork_writes_nothing_and_releases_nothing() -> Result 
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b73_what_a_killed_process_had_claimed_is_free() -> Result {
     let _none = Leftovers::none();

@@ -1,4 +1,8 @@
 //! Arrays that processes share: what claims allow and refuse, calls that change them in place, and what the dead leave.
+#![cfg_attr(
+    long_slices,
+    allow(unused_imports, reason = "tests that wait for a slice are left out")
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

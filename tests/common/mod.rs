@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -24,6 +25,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// one of these run one at a time; the check is made when it goes.
 pub struct Leftovers {
     _alone: MutexGuard<'static, ()>,
+    #[cfg(long_slices)]
+    _overdue: std::sync::mpsc::Sender<()>,
     before: Traces,
 }
 
@@ -101,6 +104,8 @@ impl Leftovers {
         let _ = std::thread::available_parallelism();
         Self {
             _alone: alone,
+            #[cfg(long_slices)]
+            _overdue: abort_overdue_test(),
             before: Traces::now(),
         }
     }
@@ -223,6 +228,31 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A thread that waits for something.
+pub struct Sleeper(AtomicI32);
+
+impl Sleeper {
+    pub fn new() -> Self {
+        Self(AtomicI32::new(0))
+    }
+
+    /// Does it on this thread, which is the one that waits.
+    pub fn run<R>(&self, then: impl FnOnce() -> R) -> R {
+        self.0
+            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+        then()
+    }
+
+    /// Waits until it is asleep.
+    pub fn is_asleep(&self) {
+        eventually("the thread is asleep", || {
+            let thread = self.0.load(Ordering::Relaxed);
+            let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") S "))
+        });
+    }
+}
+
 pub fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     // It may have ended already.
@@ -327,6 +357,26 @@ fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
     std::thread::spawn(move || {
         if wait.recv_timeout(deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             kill(pid);
+        }
+    });
+    done
+}
+
+/// Ends the test binary when this test, which is one of those that run one at a time, has not ended
+/// after twice [`DEADLINE`]: with slices of an hour, a lost wake-up is a test that does not end.
+#[cfg(long_slices)]
+fn abort_overdue_test() -> std::sync::mpsc::Sender<()> {
+    use std::io::Write;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test").to_owned();
+    let (done, wait) = channel();
+    std::thread::spawn(move || {
+        if wait.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            // Not by `eprintln`, which the test harness keeps for itself.
+            let message = format!("{test}: it waits for a wake-up that does not come\n");
+            let _ = std::io::stderr().write_all(message.as_bytes());
+            std::process::abort();
         }
     });
     done

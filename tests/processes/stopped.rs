@@ -68,6 +68,7 @@ fn pids(pool: &Pool<Processes>) -> BTreeSet<u32> {
         .collect()
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn what_a_stopped_idle_worker_has_been_given_goes_to_another() {
     let _none = Leftovers::none();
@@ -105,6 +106,7 @@ fn what_a_stopped_idle_worker_has_been_given_goes_to_another() {
     }
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_task_that_is_taken_back_runs_without_a_waiting_caller() {
     let _none = Leftovers::none();
@@ -121,6 +123,7 @@ fn a_task_that_is_taken_back_runs_without_a_waiting_caller() {
     assert_eq!(outcome(task), Ok(()));
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_task_that_was_taken_back_runs_once() {
     fn once(path: PathBuf) -> u32 {
@@ -167,6 +170,7 @@ fn a_task_that_no_other_worker_can_run_waits_for_the_stopped_one() {
     }
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b28_a_limit_counts_from_when_a_task_could_have_begun() {
     let _none = Leftovers::none();
@@ -224,6 +228,7 @@ fn b28_a_limit_does_not_count_while_the_whole_program_is_stopped() {
     assert_eq!(outcome(task), Ok(worker));
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b28_a_limit_ends_what_all_workers_are_stopped_over() {
     let _none = Leftovers::none();
@@ -352,6 +357,7 @@ fn tasks_of_a_stopped_worker_can_be_cancelled_and_the_pool_be_ended() {
 }
 
 /// Each waits for ten seconds, so they do it together.
+#[cfg(not(long_slices))]
 #[test]
 fn a_stopped_worker_that_is_to_end_is_killed_after_a_while() {
     let _none = Leftovers::none();
@@ -392,6 +398,7 @@ fn a_stopped_worker_that_is_to_end_is_killed_after_a_while() {
     });
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn endless_tasks_and_stopped_workers_leave_the_rest_to_the_others() {
     let _none = Leftovers::none();

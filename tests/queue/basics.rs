@@ -187,6 +187,7 @@ fn b66_join_returns_after_the_last_and_one_too_many_is_an_error() -> Result {
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b66_items_lost_with_a_dead_consumer_do_not_hang_join() -> Result {
     let _none = Leftovers::none();

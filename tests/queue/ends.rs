@@ -1,6 +1,5 @@
 //! Closing, and who hears that the others are gone.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
@@ -8,7 +7,7 @@ use manyhands::queue::{JoinError, PopError, PushError, wait_ready};
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;
-use crate::common::{Leftovers, eventually, kill};
+use crate::common::{Leftovers, Sleeper, eventually, kill};
 
 #[test]
 fn closing_lets_the_rest_out_and_nothing_in() -> Result {
@@ -52,6 +51,7 @@ fn push_and_stay((sender, count): (Sender<u32>, u32)) {
     }
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Result {
     let _none = Leftovers::none();
@@ -78,6 +78,7 @@ fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Re
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b65_when_all_consumers_are_killed_producers_hear_of_it() -> Result {
     let _none = Leftovers::none();
@@ -180,30 +181,6 @@ fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
     Ok(())
 }
 
-/// A thread that waits for something.
-struct Sleeper(AtomicI32);
-
-impl Sleeper {
-    fn new() -> Self {
-        Self(AtomicI32::new(0))
-    }
-
-    fn run<R>(&self, then: impl FnOnce() -> R) -> R {
-        self.0
-            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-        then()
-    }
-
-    /// Waits until it is asleep.
-    fn is_asleep(&self) {
-        eventually("it is asleep", || {
-            let thread = self.0.load(Ordering::Relaxed);
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-            stat.is_ok_and(|stat| stat.contains(") S "))
-        });
-    }
-}
-
 /// Pops and pushes by one handle from two threads, the push when the pop has found nothing.
 fn pops_before_it_pushes(queue: &Queue<u32>) {
     let sleeper = Sleeper::new();
@@ -278,6 +255,7 @@ fn join_by_reference_waits_for_another_thread_after_the_last_clone_is_dropped() 
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
     let _none = Leftovers::none();

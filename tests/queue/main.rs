@@ -1,4 +1,8 @@
 //! Queues, stacks and pipes, in one process and between many, with participants that are killed.
+#![cfg_attr(
+    long_slices,
+    allow(unused_imports, reason = "tests that wait for a slice are left out")
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -35,6 +35,7 @@ fn b69_a_duplex_pipe_with_both_ends_in_children() -> Result {
     Ok(())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b69_when_the_peer_is_killed_the_stream_ends() -> Result {
     let _none = Leftovers::none();

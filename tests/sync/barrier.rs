@@ -136,6 +136,7 @@ fn with_grandchild(barrier: &Barrier, seen: &Event) -> (Process, u32) {
     (parent.unwrap(), pid.get())
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b59_nobody_has_to_look_after_the_killed_party() {
     let _none = Leftovers::none();

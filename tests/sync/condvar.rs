@@ -266,6 +266,7 @@ fn take_for_ever((tokens, condvar): (Mutex<u32>, Condvar)) {
     }
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_waiter_that_is_killed_at_random_takes_no_notification_with_it() {
     let _none = Leftovers::none();

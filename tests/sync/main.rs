@@ -1,4 +1,8 @@
 //! Locks and signals between processes, and what becomes of them when one is killed.
+#![cfg_attr(
+    long_slices,
+    allow(unused_imports, reason = "tests that wait for a slice are left out")
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -91,6 +91,7 @@ fn b56_permits_of_the_killed_come_back_and_forgotten_ones_do_not() {
     assert_eq!(semaphore.acquire_many(6).count(), 6);
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn b56_who_waits_for_permits_of_the_killed_gets_them_whoever_their_parent_is() {
     let _none = Leftovers::none();

@@ -11,7 +11,7 @@ use super::fork_child;
 use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
-use crate::lane::{Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};
+use crate::lane::{self, Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
@@ -156,7 +156,7 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
-                crate::lane::last_words::set_own(&lane);
+                lane::last_words::set_own(&lane);
                 seed::set_lane(&lane);
                 let ringer = Box::new(PipeRinger(bell.writer.clone()));
                 let mut emitter = Emitter::new(lane.clone(), ringer, Pace::Breaths);
@@ -184,7 +184,7 @@ impl Forked {
     /// Asks to be rung for when there is something to look at. A look must follow.
     pub(super) fn ask_for_bell(&self) {
         self.receiver.header().ring_at(1);
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        lane::bell_is_asked_for();
     }
 
     /// Takes one message; true if it ended the task. What cannot be right kills the child.

@@ -22,7 +22,7 @@
 //!
 //! Where to read on: [`run`] is how a call begins, [`map`], [`chunk`] and [`submit`] are the kinds of tasks it makes, [`ticket`] is
 //! what a handle can do with one; [`dispatch`] gives tasks to workers, takes their answers, and closes the books of the dead; [`wait`]
-//! is about those who wait; [`start`] and [`worker`] are the two ends of a worker's start; [`settings`] is what a builder can say.
+//! and [`leader`] are about those who wait; [`start`] and [`worker`] are the two ends of a worker's start; [`settings`] is what a builder can say.
 //!
 //! What happens when any of them is killed at any point: `docs/design/0005-failure-model.md`.
 
@@ -33,6 +33,7 @@ mod dispatch;
 pub(crate) mod entry;
 mod face;
 mod initializer;
+mod leader;
 pub(crate) mod lend;
 mod map;
 mod output;
@@ -62,7 +63,7 @@ pub(crate) use worker::{become_worker_if_asked, is_marked};
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -78,6 +79,7 @@ use super::sealed::Sealed;
 use super::{Executor, Shutdown};
 use crate::closure::{self, BOUND_ALIGN};
 use crate::error::{PoolError, TaskError};
+use crate::facade::AtomicUsize;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
@@ -214,7 +216,7 @@ impl Shared {
 
 /// What a pool is called: unless said, they are counted.
 fn name(given: Option<String>) -> String {
-    static POOLS: AtomicUsize = AtomicUsize::new(0);
+    static POOLS: AtomicU32 = AtomicU32::new(0);
     let given = given.filter(|name| !name.is_empty());
     let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
     // It is printed in tables and by `ps`, and ends at a NUL there.

@@ -4,7 +4,7 @@
 //! `WaitPolicy` says, if there is a core to spare for that; then it sleeps. Of several callers that wait, one, the
 //! leader, sleeps on the bell and pumps when it rings; the others sleep until their own task has ended or the leader
 //! has left. When nobody waits but work would stand still, or somebody is to be told of the end of a task, a background
-//! thread, started when first needed, takes the leader's place.
+//! thread, started when first needed, takes the leader's place. How that goes is in [`leader`].
 //!
 //! Whatever ends a wait other than by a worker's answer (a cancellation, a death, the end of a call elsewhere) rings the
 //! bell itself: a leader sleeps on nothing else.
@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::dispatch::{Dispatch, State};
+use super::leader::{self, Host, Leadership};
 use super::{Shared, supervisor};
+use crate::facade::AtomicUsize;
 use crate::future::{Signal, later};
+use crate::lane::bell::Doorbell;
 use crate::os;
 
 /// How somebody waits.
@@ -34,12 +37,12 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    fn left(&self) -> Option<Duration> {
+    pub(super) fn left(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
 }
@@ -100,7 +103,7 @@ impl Shared {
             return true;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.spin(&is_over, patience) || self.sleep(signal, &is_over, patience)
+        self.spin(&is_over, patience) || leader::sleep(self, signal, &is_over, patience)
     }
 
     /// Pumps until what is waited for has come, or the time to spin is over; true if it has come.
@@ -129,91 +132,62 @@ impl Shared {
         }
     }
 
-    fn sleep(
-        self: &Arc<Self>,
-        signal: &Signal,
-        is_over: &impl Fn() -> bool,
-        patience: Patience,
-    ) -> bool {
-        let mut dispatch = self.lock();
-        loop {
-            let leads = !dispatch.has_leader;
-            if leads {
-                dispatch.has_leader = true;
-            } else {
-                signal.register();
-                dispatch.followers.push(thread::current());
-            }
-            // Before the last look: a ring after it must not be missed.
-            let heard = self.bell.listen();
-            dispatch.ask_for_bell();
-            dispatch.pump(self);
-            let stays = !is_over() && !patience.is_over();
-            drop(dispatch);
-            if stays && leads {
-                self.bell.sleep(heard, patience.left());
-            } else if stays {
-                match patience.left() {
-                    Some(left) => thread::park_timeout(left),
-                    None => thread::park(),
-                }
-            }
-            dispatch = self.lock();
-            if leads {
-                dispatch.has_leader = false;
-            } else {
-                let own = thread::current().id();
-                dispatch.followers.retain(|follower| follower.id() != own);
-            }
-            dispatch.pump(self);
-            if is_over() || patience.is_over() {
-                self.stop_waiting(&mut dispatch, patience.comes_back);
-                return is_over();
-            }
-        }
-    }
-
-    /// A caller waits no longer. In the same breath as its last look, or a task placed in between could count on it.
     fn stop_waiting(self: &Arc<Self>, dispatch: &mut Dispatch, comes_back: bool) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        // Also if this thread comes back: what it does meanwhile, in the user's iterator say, may take long, or wait for the
-        // very task that somebody else is waiting for here.
-        if !comes_back || !dispatch.followers.is_empty() || dispatch.told > 0 {
-            self.hand_over(dispatch);
-        }
+        leader::stop_waiting(self, dispatch, comes_back);
     }
 
     /// Whoever stops waiting sees to it that somebody else goes on.
     pub(super) fn hand_over(self: &Arc<Self>, dispatch: &mut Dispatch) {
-        if dispatch.has_leader {
-            return;
-        }
-        if let Some(follower) = dispatch.followers.last() {
-            follower.unpark();
-        } else {
-            self.rouse_background(dispatch);
-        }
+        leader::hand_over(self, dispatch);
     }
 
     /// A task has been placed by somebody who may not come back to wait for it: sees to it that it moves on.
     pub(super) fn mind(self: &Arc<Self>, dispatch: &mut Dispatch) {
-        if !dispatch.has_backlog() {
-            return;
-        }
-        if dispatch.has_leader || dispatch.background_sleeps {
-            // Who sleeps on the bell has asked the workers that were busy then. Now others are.
-            dispatch.ask_for_bell();
-            dispatch.pump(self);
-        } else {
-            self.hand_over(dispatch);
-        }
+        leader::mind(self, dispatch);
+    }
+}
+
+impl Host for Shared {
+    type Work = Dispatch;
+    type Locked<'a> = Locked<'a>;
+
+    fn lock(&self) -> Locked<'_> {
+        Self::lock(self)
     }
 
-    /// Has the background thread go on, if there is work that would stand still and nobody waits.
+    fn bell(&self) -> &Doorbell {
+        self.bell.doorbell()
+    }
+
+    fn waiting(&self) -> &AtomicUsize {
+        &self.waiting
+    }
+
+    fn leadership(dispatch: &mut Dispatch) -> &mut Leadership {
+        &mut dispatch.leadership
+    }
+
+    fn pump(&self, dispatch: &mut Dispatch) -> bool {
+        dispatch.pump(self)
+    }
+
+    fn ask_for_bell(&self, dispatch: &Dispatch) {
+        dispatch.ask_for_bell();
+    }
+
+    fn has_backlog(dispatch: &Dispatch) -> bool {
+        dispatch.has_backlog()
+    }
+
+    fn is_to_tell(dispatch: &Dispatch) -> bool {
+        dispatch.told > 0
+    }
+
+    fn has_ended(dispatch: &Dispatch) -> bool {
+        matches!(dispatch.state, State::Ended(_))
+    }
+
     fn rouse_background(self: &Arc<Self>, dispatch: &mut Dispatch) {
-        if !dispatch.has_backlog() || self.waiting.load(Ordering::Relaxed) > 0 {
-            return;
-        }
         if dispatch.background.is_some() {
             self.wake_background.notify_one();
             return;
@@ -222,37 +196,20 @@ impl Shared {
         let started = thread::Builder::new()
             .name("manyhands-pump".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || shared.pump_in_background());
+            .spawn(move || {
+                supervisor::note_service();
+                let _own = os::task::OwnThread::register();
+                os::worker::block_signals();
+                leader::pump_in_background(&*shared);
+            });
         match started {
             Ok(thread) => dispatch.background = Some(thread),
-            // The work goes on whenever somebody waits for it.
+            // The work goes on whenever a caller waits for it.
             Err(error) => log::warn!("pool {}: no background thread: {error}", self.settings.name),
         }
     }
 
-    fn pump_in_background(&self) {
-        supervisor::note_service();
-        let _own = os::task::OwnThread::register();
-        os::worker::block_signals();
-        let mut dispatch = self.lock();
-        while !matches!(dispatch.state, State::Ended(_)) {
-            if self.waiting.load(Ordering::Relaxed) > 0 || !dispatch.has_backlog() {
-                self.wake_background.wait(dispatch.guard());
-                continue;
-            }
-            let heard = self.bell.listen();
-            dispatch.ask_for_bell();
-            if dispatch.pump(self) {
-                // With a moment for others, and for what is to be told.
-                drop(dispatch);
-                dispatch = self.lock();
-            } else {
-                dispatch.background_sleeps = true;
-                drop(dispatch);
-                self.bell.sleep(heard, None);
-                dispatch = self.lock();
-                dispatch.background_sleeps = false;
-            }
-        }
+    fn await_rouse(&self, locked: &mut Locked<'_>) {
+        self.wake_background.wait(locked.guard());
     }
 }

@@ -2,11 +2,9 @@
 
 use std::hint::spin_loop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_queue::SegQueue;
-use parking_lot::{Condvar, Mutex};
 use rayon::Yield;
 
 use super::home::{Home, Inside};
@@ -16,11 +14,12 @@ use super::spin::{self, Awake};
 use super::task::Job;
 use crate::engine::copies::{COPY_RETURNED, Original};
 use crate::error::{PoolError, TaskError};
+use crate::facade::{AtomicBool, Condvar, Mutex, SegQueue, fence};
 use crate::panic;
 
 /// How often who posts looks whether a worker takes the task by itself, before it wakes one: 0.4 µs in all, where a
 /// wake-up costs 5. A worker that has just told the result of the last task is about to search for the next.
-const GRACE: u32 = 16;
+const GRACE: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// After how many looks a searching worker also looks for jobs of rayon: every 6 µs.
 const LOOKS_PER_HELP: u32 = 256;
@@ -298,3 +297,6 @@ fn run(job: Arc<dyn Job>) {
     // A job of rayon has forked, or a `Drop`.
     original.end_copy(COPY_RETURNED);
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

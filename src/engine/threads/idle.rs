@@ -30,12 +30,13 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use parking_lot::{Mutex, MutexGuard};
+
+use crate::facade::thread::{self, Thread};
+use crate::facade::{AtomicU32, AtomicU64, Mutex, MutexGuard, Stopwatch, fence};
 
 /// How many workers nap, at most: enough to look often, and few enough to cost next to nothing however many there are.
 const NAPPERS: usize = 2;
@@ -296,7 +297,7 @@ impl Worker {
                 ROUSED => return Woken::Called,
                 FOR_GOOD => thread::park(),
                 nap => {
-                    let asleep = since.get_or_insert_with(Instant::now).elapsed();
+                    let asleep = since.get_or_insert_with(Stopwatch::start).elapsed();
                     let Some(left) = Duration::from_micros(nap.into()).checked_sub(asleep) else {
                         return Woken::ByAlarm;
                     };

@@ -10,10 +10,9 @@
 use std::mem;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::task::Job;
 use crate::error::TaskError;
+use crate::facade::{Condvar, Mutex};
 
 /// Work that is done in parts, by any thread.
 pub(super) trait Work: Sync {

@@ -16,11 +16,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::iter::once;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, Thread};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::dispatch::Dispatch;
 use super::lease::{Lease, Work, lend};
@@ -28,6 +25,8 @@ use super::results::{Room, Stretch, collect};
 use super::spin;
 use crate::engine::copies::{self, Original};
 use crate::error::TaskError;
+use crate::facade::thread::{self, Thread};
+use crate::facade::{AtomicUsize, Mutex};
 use crate::panic;
 use crate::pool::{Limits, Plan};
 use crate::seed;

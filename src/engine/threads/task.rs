@@ -3,15 +3,14 @@
 //! One allocation serves both sides: the pool holds it as a [`Job`], the handle as a [`Pending`].
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::home::Home;
 use super::spin;
 use crate::engine::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
+use crate::facade::{AtomicBool, Condvar, Mutex};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
 use crate::pool::Limits;
@@ -241,3 +240,6 @@ where
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -408,13 +408,17 @@ impl ArrayHead {
     ) -> Result<T, Refusal> {
         let mut last = None;
         // A look takes long if the table is locked, or the dead are to be reclaimed and another
-        // process does not go on. Then the next one is some time later. Slices of sleep and
-        // notifications see to it that there is one.
+        // process does not go on. Then the next one is some time later.
         let not_before = Cell::new(None);
+        // Set when a look was due before that time. It may be due to a notification, which comes
+        // once, so the sleep ends when the look may be made.
+        let put_off = Cell::new(None);
         let look = || {
             if not_before.get().is_some_and(|time| Instant::now() < time) {
+                put_off.set(not_before.get());
                 return None;
             }
+            put_off.set(None);
             let start = Instant::now();
             match attempt() {
                 Err(refusal) if may_wait(&refusal) => {
@@ -431,7 +435,8 @@ impl ArrayHead {
             member::patrol();
             not_before.set(None);
         };
-        let done = self.top.waiters.wait(deadline, look, patrol);
+        let waiters = &self.top.waiters;
+        let done = waiters.wait_paced(deadline, look, patrol, || put_off.get());
         match (done, last) {
             (Some(outcome), _) => outcome,
             (None, Some(refusal)) => Err(refusal),

@@ -171,6 +171,7 @@ fn another_process_is_woken_and_wakes() {
     child.kill();
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn a_change_whose_notifier_was_killed_is_found_without_it() {
     let patrols = &AtomicU32::new(0);

@@ -23,20 +23,20 @@ pub(super) use held::{Piece, Worker};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::held::{Body, Doom, Message};
 use self::stall::LaneWatch;
 use super::Shared;
+use super::leader::Leadership;
 use super::start::Started;
 use super::stats::Tally;
 use super::supervisor::Order;
 use super::timeline::Recorder;
 use crate::error::{PoolError, TaskError};
 use crate::future::Signal;
-use crate::lane::message::Request;
+use crate::lane::{self, message::Request};
 use crate::os::clock;
 
 /// Tasks in a lane, the running one included. More would not keep a worker busier, and would have to be taken back
@@ -87,14 +87,10 @@ pub(super) struct Dispatch {
     pub(super) all_ended: Arc<Signal>,
     /// Workers with something to do.
     pub(super) busy: usize,
-    /// Whether one of the callers that wait sleeps on the bell, for all of them.
-    pub(super) has_leader: bool,
-    /// The other callers that wait.
-    pub(super) followers: Vec<Thread>,
+    /// Who waits.
+    pub(super) leadership: Leadership,
     /// The thread that pumps when nobody waits, once it has been needed.
     pub(super) background: Option<JoinHandle<()>>,
-    /// Whether that thread sleeps on the bell.
-    pub(super) background_sleeps: bool,
 }
 
 impl Dispatch {
@@ -118,10 +114,8 @@ impl Dispatch {
             calls: 0,
             all_ended: Arc::default(),
             busy: 0,
-            has_leader: false,
-            followers: Vec::new(),
+            leadership: Leadership::default(),
             background: None,
-            background_sleeps: false,
         }
     }
 
@@ -479,7 +473,6 @@ impl Dispatch {
                 worker.started.lane.header().ring_at(task.max(1));
             }
         }
-        // Pairs with the fence in `Header::takes_bell`.
-        std::sync::atomic::fence(Ordering::SeqCst);
+        lane::bell_is_asked_for();
     }
 }

@@ -17,6 +17,7 @@ use super::{Dispatch, Worker};
 use crate::engine::processes::supervisor::LAST_ORDERS;
 use crate::engine::processes::{START_TIME, Shared};
 use crate::lane::Progress;
+use crate::os::slice::slice;
 use crate::os::{self, clock};
 
 /// A worker that has not begun within this time with what lies at the head of its lane is stalled.
@@ -24,9 +25,9 @@ use crate::os::{self, clock};
 /// overloaded; then another worker may as well have the piece.
 const STALLED_AFTER: Duration = Duration::from_millis(20);
 /// How long until the next look at the lanes while something is new.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const SHORTEST_PAUSE: Duration = slice(Duration::from_millis(10));
 /// The same while nothing changes; it is doubled up to this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = slice(Duration::from_millis(50));
 /// What was seen so long ago, and not since, says nothing of the time between.
 const LONGEST_UNSEEN: Duration = Duration::from_millis(200);
 /// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the

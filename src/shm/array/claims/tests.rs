@@ -379,3 +379,28 @@ fn notifications_do_not_keep_a_waiter_from_looking_again() {
         assert!(start.elapsed() < Duration::from_secs(10), "{looked:?}");
     });
 }
+
+/// A claim is given back while a waiter looks and finds the table locked. It is told once, and then
+/// its next look is put off.
+#[test]
+fn a_look_that_was_put_off_is_made_without_another_notification() {
+    let head = head();
+    let looks = Cell::new(0);
+    let start = Instant::now();
+    let looked = head.wait(
+        Some(start + Duration::from_secs(20)),
+        || {
+            looks.set(looks.get() + 1);
+            match looks.get() {
+                1 => {
+                    head.top.waiters.notify_all();
+                    Err(Refusal::Locked(None))
+                }
+                _ => Ok(()),
+            }
+        },
+        Refusal::is_locked,
+    );
+    assert_eq!(looked, Ok(()));
+    assert!(start.elapsed() < Duration::from_secs(10), "{looked:?}");
+}

@@ -145,6 +145,7 @@ fn who_gives_up_passes_its_notification_on() {
 }
 
 /// As if the notifier had been killed before its wake-up.
+#[cfg(not(long_slices))]
 #[test]
 fn a_grant_without_a_wake_up_is_seen_after_a_slice() {
     let page = Page::new();
@@ -225,6 +226,7 @@ fn the_crowd_is_notified_when_no_slot_is() {
     list.assert_empty();
 }
 
+#[cfg(not(long_slices))]
 #[test]
 fn who_is_in_the_crowd_keeps_its_deadline_and_wakes_up_now_and_then() {
     let page = Page::new();
