@@ -151,8 +151,8 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) sight: Option<Sight>,
     /// Set while it does not begin with what it has been given.
     pub(super) stalled: Option<Stalled>,
-    /// Since when it could have ended, if it is to.
-    pub(super) lingers_since: Option<Instant>,
+    /// Since when it could have ended, if it is to, in nanoseconds of the system's clock.
+    pub(super) lingers_since: Option<u64>,
     /// Since when it has had nothing to do; only kept where somebody wants to know.
     pub(super) idle_since: Option<Instant>,
     /// Whether what it runs goes into the timeline.
