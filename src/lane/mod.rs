@@ -51,6 +51,9 @@ pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
 pub(crate) use ring::{Claim, Reader, Writer};
 
+#[cfg(test)]
+pub(crate) use ring::CELL_PAYLOAD;
+
 use last_words::LastWords;
 use ring::RING_BYTES;
 
