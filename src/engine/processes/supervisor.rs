@@ -526,3 +526,6 @@ impl Supervisor {
         drop(self.listener.take());
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -255,7 +255,7 @@ impl Dispatch {
     }
 
     /// Lets a worker end when it has done what it has.
-    pub(super) fn let_go(&mut self, number: usize) {
+    pub(in crate::engine::processes) fn let_go(&mut self, number: usize) {
         self.idle.retain(|&idle| idle != number);
         if let Some(worker) = &mut self.workers[number] {
             worker.leave();

@@ -387,3 +387,27 @@ fn the_end_of_a_pool_fails_what_is_open_once_and_tells_those_who_wait() {
     }
     house.assert_at_rest();
 }
+
+#[test]
+fn an_idle_worker_that_dies_is_given_nothing() {
+    let house = MadeUp::new(2);
+    let (_dead, mut other) = (house.hire(0), house.hire(1));
+    // The one that was idle last is the first choice.
+    house.lock().idle = vec![1, 0];
+    house.bury(0, &killed());
+    assert_eq!(house.lock().idle, [1]);
+    let tasks = [house.place(1), house.place(1)];
+    house.finish(&mut [&mut other]);
+    assert!(tasks.iter().all(|task| task.failures().is_empty()));
+}
+
+#[test]
+fn the_end_of_a_pool_is_told_also_while_a_call_goes_on() {
+    let house = MadeUp::new(1);
+    house.hire(0);
+    house.lock().calls = 1;
+    let signal = house.lock().all_ended.clone();
+    let error = PoolError::Closed;
+    house.lock().end(error.clone(), &TaskError::from(error));
+    assert_eq!(signal.count(), 1);
+}

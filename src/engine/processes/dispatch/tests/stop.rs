@@ -1,15 +1,19 @@
 //! Stopping what is overdue or not wanted any more, and letting workers go.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Instant;
 
 use super::*;
 use crate::engine::processes::dispatch::State;
-use crate::engine::processes::dispatch::made_up::{Begun, Log};
+use crate::engine::processes::dispatch::made_up::{Begun, IN_TIME, Log};
 use crate::engine::processes::task::{Results, Task};
 use crate::error::PoolError;
 use crate::os::clock;
+use crate::os::readable::wait_readable;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(1);
@@ -92,7 +96,8 @@ fn each_item_has_its_limit_from_its_own_start() {
     // It is over in time, and the next one has not run for as long, whatever the parent has seen.
     peer.answer(&begun);
     peer.start(&mut begun);
-    let start = started_at(&peer);
+    let start = start + nanoseconds(900 * MOMENT);
+    peer.lane.header().set_started_at(start);
     stop_overdue(&house, start + nanoseconds(SECOND - MOMENT));
     assert_eq!(house.doom(0), None);
     stop_overdue(&house, start + nanoseconds(SECOND));
@@ -530,4 +535,137 @@ fn the_task_at_an_address_is_the_one_that_is_meant() {
     assert!(house.lock().kill(its.address()));
     assert_eq!(house.doom(0), None);
     assert!(house.doom(1).is_some());
+}
+
+#[test]
+fn what_was_found_out_first_stays_the_reason_of_a_kill() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let task = timed(&house, 2, SECOND);
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
+    assert!(
+        !house.lock().kill(task.address()),
+        "it is being killed already"
+    );
+    // In its last moment it writes nonsense, which is not read again and again.
+    peer.emitter.begin(9, 9);
+    peer.emitter.end();
+    let (shared, (done, is_done)) = (house.shared.clone(), channel());
+    thread::spawn(move || {
+        shared.lock().pump(&shared);
+        // The test may have failed.
+        let _ = done.send(());
+    });
+    assert_eq!(is_done.recv_timeout(IN_TIME), Ok(()), "a look without end");
+    house.bury(0, &killed());
+    let mut other = house.hire(0);
+    house.finish(&mut [&mut other]);
+    assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
+}
+
+#[test]
+fn what_a_corrupted_worker_had_begun_is_not_run_again_whatever_else_it_is_killed_for() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let (task, begun_too) = (timed(&house, 1, SECOND), house.place(1));
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
+    peer.must_begin();
+    peer.emitter.begin(9, 9);
+    peer.emitter.end();
+    house.pump();
+    house.bury(0, &killed());
+    let mut other = house.hire(0);
+    house.finish(&mut [&mut other]);
+    assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
+    let [(0, TaskError::WorkerDied { cause, .. })] = &begun_too.failures()[..] else {
+        panic!("{:?}", begun_too.failures());
+    };
+    assert!(matches!(cause, Death::Corrupted(_)), "{cause:?}");
+}
+
+#[test]
+fn a_worker_whose_lane_is_emptied_is_idle() {
+    let house = MadeUp::new(1);
+    house.hire(0);
+    let task = house.place(1);
+    task.results.is_unwanted.store(true, Ordering::SeqCst);
+    house.lock().drop_unwanted(&house.shared);
+    house.assert_at_rest();
+}
+
+fn has_rung(house: &MadeUp) -> bool {
+    let fds = [house.shared.alarm.as_fd()];
+    let rung = wait_readable(&fds, Some(Duration::ZERO)).unwrap();
+    house.shared.alarm.silence();
+    rung.is_some()
+}
+
+#[test]
+fn the_supervisor_is_called_for_each_limit_that_ends_before_its_next_look() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    timed(&house, 1, 60 * SECOND);
+    assert!(has_rung(&house), "the first limit");
+    stop_overdue(&house, clock::now());
+    timed(&house, 1, SECOND);
+    assert!(has_rung(&house), "one that is shorter");
+    timed(&house, 1, 60 * SECOND);
+    assert!(!has_rung(&house), "one that is longer");
+    peer.serve();
+    house.pump();
+    assert_eq!(stop_overdue(&house, clock::now()), None);
+    timed(&house, 1, 60 * SECOND);
+    assert!(has_rung(&house), "it looks no more");
+    house.finish(&mut [&mut peer]);
+}
+
+#[test]
+fn the_time_at_the_head_of_a_lane_counts_from_when_a_task_came_there() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let first = house.place(1);
+    let before = clock::now();
+    timed(&house, 1, SECOND);
+    let begun = peer.must_begin();
+    peer.finish(begun);
+    house.pump();
+    assert!(first.has_ended());
+    let after = clock::now();
+    // The first look comes later.
+    let look = after + nanoseconds(100 * MOMENT);
+    let left = nanoseconds(stop_overdue(&house, look).unwrap());
+    let due = look + left - nanoseconds(SECOND + 50 * MOMENT);
+    assert!((before..=after).contains(&due), "{before} {due} {after}");
+}
+
+#[test]
+fn a_worker_that_comes_after_the_pool_was_made_smaller_leaves() {
+    let house = MadeUp::new(2);
+    let mut stays = house.hire(0);
+    house.lock().resize(&house.shared, 1).unwrap();
+    let late = house.hire(1);
+    assert!(late.lane.header().must_stop());
+    let tasks = [house.place(1), house.place(1)];
+    house.finish(&mut [&mut stays]);
+    assert!(tasks.iter().all(|task| task.failures().is_empty()));
+}
+
+#[test]
+fn a_worker_leaves_only_when_all_of_a_message_has_come() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let task = house.place(200_000);
+    house.lock().let_go(0);
+    assert_eq!(peer.begin(), None, "a ring of it has come");
+    assert!(
+        !peer.lane.header().must_stop(),
+        "it would not wait for the rest"
+    );
+    house.pump();
+    assert!(peer.lane.header().must_stop());
+    assert_eq!(peer.must_begin().count, task.count);
 }
