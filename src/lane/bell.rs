@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::Ring;
-use crate::os::{futex, memory::SharedMemory};
+use crate::os::{fault, futex, memory::SharedMemory};
 
 const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
@@ -48,6 +48,7 @@ fn word(memory: &SharedMemory) -> &AtomicU32 {
 
 fn ring(word: &AtomicU32) {
     word.fetch_add(1, Ordering::Release);
+    fault::point();
     futex::wake_all(word);
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Lane;
 use super::raw::RawBytes;
 use crate::codec::exact;
+use crate::os::fault;
 use crate::os::fork::OwnPointer;
 use crate::panic::Caught;
 
@@ -78,7 +79,9 @@ fn leave(caught: &Caught) {
         unsafe {
             ptr::copy_nonoverlapping(text.as_ptr(), words.text.get().cast::<u8>(), text.len());
         }
+        fault::point();
         words.len.store(text.len() as u32, Ordering::Release);
+        fault::point();
     }
 }
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use crate::os::{clock, futex, memory::SharedMemory};
+use crate::os::{clock, fault, futex, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
@@ -202,6 +202,7 @@ impl Header {
             return false;
         }
         self.worker.asleep.store(0, Ordering::Relaxed);
+        fault::point();
         futex::wake_all(&self.worker.asleep);
         true
     }
@@ -284,6 +285,7 @@ impl Header {
 
     /// The next item starts now.
     pub(crate) fn set_started_at(&self, nanoseconds: u64) {
+        fault::point();
         self.worker.started_at.store(nanoseconds, Ordering::Release);
     }
 
@@ -294,6 +296,7 @@ impl Header {
     /// Item `item` of task `task` is about to start.
     #[inline]
     pub(crate) fn item_starts(&self, task: u32, item: u32) {
+        fault::point();
         // Release: nothing of the item may become visible before this, and nothing of the last one after it.
         self.worker.progress.store(
             Progress {
@@ -303,11 +306,13 @@ impl Header {
             .to_word(),
             Ordering::Release,
         );
+        fault::point();
     }
 
     /// The result of item `item` is in the response ring.
     #[inline]
     pub(crate) fn item_ended(&self, task: u32, item: u32) {
+        fault::point();
         self.worker.progress.store(
             Progress {
                 task,
@@ -316,6 +321,7 @@ impl Header {
             .to_word(),
             Ordering::Release,
         );
+        fault::point();
     }
 
     /// Whether the parent wants to hear of the end of task `number`; if so, it is about to be told.
@@ -328,6 +334,7 @@ impl Header {
             return false;
         }
         self.parent.bell_at.store(0, Ordering::Relaxed);
+        fault::point();
         true
     }
 
@@ -345,6 +352,7 @@ impl Header {
         }
         let start = clock::now();
         self.worker.idle_since.store(start, Ordering::Relaxed);
+        fault::point();
         let spin = u64::from(self.parent.spin.load(Ordering::Relaxed));
         let mut now = start;
         // The time that the last look at the clock has shown is near enough for the books of idle time.
@@ -361,6 +369,7 @@ impl Header {
         let idle = self.worker.idle.load(Ordering::Relaxed);
         let idle = idle.wrapping_add(now - start);
         self.worker.idle.store(idle, Ordering::Relaxed);
+        fault::point();
         self.worker.idle_since.store(0, Ordering::Relaxed);
     }
 
@@ -385,6 +394,7 @@ impl Header {
 
     fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
         self.worker.asleep.store(1, Ordering::Relaxed);
+        fault::point();
         // Pairs with the fence in `wake_worker`.
         fence(Ordering::SeqCst);
         if !ready() {

@@ -159,6 +159,11 @@ impl MadeUp {
         }
     }
 
+    /// What a worker of this pool rings.
+    pub(in crate::engine::processes) fn ringer(&self) -> Ringer {
+        Ringer(self.shared.clone())
+    }
+
     /// Gives a task of so many items to the dispatch.
     pub(in crate::engine::processes) fn place(&self, count: u32) -> Arc<Task<Log>> {
         self.place_with(count, |_| {})
@@ -267,7 +272,7 @@ impl MadeUp {
     }
 }
 
-struct Ringer(Arc<Shared>);
+pub(in crate::engine::processes) struct Ringer(Arc<Shared>);
 
 impl Ring for Ringer {
     fn ring(&self) {
@@ -414,6 +419,8 @@ pub(in crate::engine::processes) struct Log {
     answers: Mutex<Vec<(u32, Result<Vec<u8>, TaskError>)>>,
     ends: AtomicUsize,
     pub(in crate::engine::processes) is_variable: bool,
+    /// The results of its items, if its function is a real one.
+    pub(in crate::engine::processes) expected: Vec<Vec<u8>>,
     pub(in crate::engine::processes) is_told: bool,
     pub(in crate::engine::processes) is_awaited: bool,
     pub(in crate::engine::processes) is_unwanted: AtomicBool,
@@ -495,7 +502,10 @@ impl Task<Log> {
         let mut failures = Vec::new();
         for (item, answer) in answers.iter() {
             match answer {
-                Ok(bytes) if self.results.is_variable => assert!(!bytes.is_empty()),
+                Ok(bytes) if !self.results.expected.is_empty() => {
+                    let own = &self.results.expected[*item as usize];
+                    assert!(bytes == own, "the result of item {item}");
+                }
                 Ok(bytes) => {
                     let own = result(self.function.code, *item).to_ne_bytes();
                     assert_eq!(bytes.as_slice(), own, "the result of item {item}");
