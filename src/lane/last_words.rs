@@ -110,3 +110,31 @@ impl LastWords {
         exact::from_slice(&text).ok()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::os::fault::{Child, Fate};
+
+    #[test]
+    fn last_words_are_whole_or_none_wherever_a_worker_dies() {
+        let mut read = Vec::new();
+        for number in 0.. {
+            let lane = Lane::new().unwrap();
+            let child = Child::run(Fate::Killed, number, || {
+                set_own(&lane);
+                write_reason("no such core".to_owned());
+                // The first ones stay.
+                write_reason("another".to_owned());
+            });
+            let is_through = child.end();
+            let words = lane.header().last_words().read();
+            read.push(words.map(|caught| caught.message));
+            if is_through {
+                break;
+            }
+        }
+        let whole = Some("no such core".to_owned());
+        assert_eq!(read, [None, whole.clone(), whole]);
+    }
+}

@@ -51,7 +51,7 @@ pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
 pub(crate) use ring::{Claim, Reader, Writer};
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use ring::CELL_PAYLOAD;
 
 use last_words::LastWords;

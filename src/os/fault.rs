@@ -5,7 +5,7 @@
 pub(crate) use unarmed::{for_next_child, point};
 
 #[cfg(all(test, not(loom)))]
-pub(crate) use armed::{Child, Fate, Met, arm_next_child, for_next_child, point};
+pub(crate) use armed::{Child, Fate, Met, arm_children, for_next_child, point};
 
 #[cfg(not(all(test, not(loom))))]
 mod unarmed {
@@ -105,19 +105,20 @@ mod armed {
     }
 
     thread_local! {
-        static NEXT_CHILD: RefCell<Option<(Fate, i64, Met)>> = const { RefCell::new(None) };
+        static NEXT_CHILDREN: RefCell<Vec<(Fate, i64, Met)>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// The child that an engine forks next on this thread meets `fate` at the fault point given.
-    pub(crate) fn arm_next_child(fate: Fate, number: i64, met: &Met) {
-        NEXT_CHILD.replace(Some((fate, number, met.clone())));
+    /// Each of the next `count` children that an engine forks on this thread meets `fate` at the
+    /// fault point given. Those that were armed before and not forked are forgotten.
+    pub(crate) fn arm_children(count: usize, fate: Fate, number: i64, met: &Met) {
+        NEXT_CHILDREN.set(vec![(fate, number, met.clone()); count]);
     }
 
     pub(crate) struct Arming(Option<(Fate, i64, Met)>);
 
     /// What the child that is forked next is to meet.
     pub(crate) fn for_next_child() -> Arming {
-        Arming(NEXT_CHILD.take())
+        Arming(NEXT_CHILDREN.with_borrow_mut(Vec::pop))
     }
 
     impl Arming {
@@ -192,10 +193,14 @@ mod armed {
         }
 
         fn start(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
+            // The test harness has them now and then, and the child may print or flush.
+            let outputs = (std::io::stdout().lock(), std::io::stderr().lock());
             // SAFETY: other threads hold none of the locks that the child takes: the allocator's,
             // which the C library sees to, and those of objects that only the test has.
             #[allow(unsafe_code)]
-            match unsafe { fork::fork() }.unwrap() {
+            let side = unsafe { fork::fork() }.unwrap();
+            drop(outputs);
+            match side {
                 Side::Child => {
                     arm(fate, number);
                     body();

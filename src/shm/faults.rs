@@ -158,7 +158,7 @@ fn claims_are_free_after_each_step() {
         |array| drop(array.write_range(1..3)),
         |array| drop(array.set(1, 2)),
         |array| drop(array.atomics()),
-        |array| drop(array.write_timeout(MOMENT)),
+        |array| drop(array.write_timeout(IN_TIME)),
     ];
     for body in bodies {
         at_each_point(

@@ -12,6 +12,8 @@
 
 mod child;
 mod chunk;
+#[cfg(all(test, not(loom)))]
+mod faults;
 mod map;
 mod running;
 mod stream;

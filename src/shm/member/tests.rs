@@ -201,7 +201,7 @@ fn a_place_that_was_half_taken_is_free_again() {
 
 /// What the objects themselves have to do for a member that has died.
 #[test]
-fn what_a_dead_process_held_comes_back_once_whoever_reclaims_it_dies_too() {
+fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
     /// Other tests of this process may reclaim the dead before the child does.
     const MOST_TRIES: usize = 50;
     for fate in FATES {

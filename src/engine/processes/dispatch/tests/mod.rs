@@ -3,6 +3,7 @@
 
 mod deaths;
 mod lanes;
+mod leave;
 mod stall;
 mod stop;
 
