@@ -5,7 +5,7 @@
 pub(crate) use unarmed::{for_next_child, point};
 
 #[cfg(all(test, not(loom)))]
-pub(crate) use armed::{Child, Fate, Met, arm_children, for_next_child, point};
+pub(crate) use armed::{Child, Fate, Met, alone, arm_children, for_next_child, point};
 
 #[cfg(not(all(test, not(loom))))]
 mod unarmed {
@@ -31,6 +31,7 @@ mod unarmed {
 mod armed {
     use std::cell::RefCell;
     use std::num::NonZeroUsize;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
     use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ mod armed {
     use nix::sys::signal::{Signal, kill, raise};
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
+    use parking_lot::{Mutex, MutexGuard};
 
     use crate::os::fork::{self, Side};
     use crate::os::memory::SharedMemory;
@@ -132,6 +134,13 @@ mod armed {
         }
     }
 
+    /// Holds off the other tests that stop processes which may have the lock of the family's
+    /// ledger: their calls would not come as far as their fault points.
+    pub(crate) fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock()
+    }
+
     /// What becomes of a child at its fault point.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Fate {
@@ -203,8 +212,10 @@ mod armed {
             match side {
                 Side::Child => {
                     arm(fate, number);
-                    body();
-                    fork::exit_now(0);
+                    // Beyond this are the frames of the parent's test, whose thread would end
+                    // without a word.
+                    let ended = catch_unwind(AssertUnwindSafe(body));
+                    fork::exit_now(if ended.is_ok() { 0 } else { 101 });
                 }
                 Side::Parent { child } => Self {
                     pid: Pid::from_raw(child.cast_signed()),

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 
 use super::*;
-use crate::os::fault::{Child, Fate};
+use crate::os::fault::{self, Child, Fate};
 use crate::shm::block::{BlockId, Phase};
 use crate::shm::kind::Kind;
 use crate::sync::{RwLock, Semaphore};
@@ -204,6 +204,7 @@ fn a_place_that_was_half_taken_is_free_again() {
 fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
     /// Other tests of this process may reclaim the dead before the child does.
     const MOST_TRIES: usize = 50;
+    let _alone = fault::alone();
     for fate in FATES {
         let mut number = 0;
         let mut tries = 0;
