@@ -226,7 +226,7 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
 
 /// The first fault point at which the child of a call over one item has started it.
 fn point_in_item() -> i64 {
-    (0..)
+    (0..100)
         .find(|&number| {
             let met = Met::new();
             fault::arm_children(1, Fate::Killed, number, &met);
@@ -330,7 +330,11 @@ fn a_submitted_task_fails_or_has_its_result_wherever_its_child_dies() {
                         kept += 1;
                     }
                     Err(TaskError::WorkerDied { index, cause, .. }) => {
-                        assert_eq!((index, cause), (None, Death::Signal(9)));
+                        assert_eq!(
+                            (index, cause),
+                            (None, Death::Signal(9)),
+                            "{fate:?} at fault point {number}"
+                        );
                         lost += 1;
                     }
                     Err(error) => panic!("{error} at fault point {number}"),

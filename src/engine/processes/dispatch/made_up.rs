@@ -413,10 +413,13 @@ fn result(code: u64, item: u32) -> u64 {
     code << 32 | u64::from(item)
 }
 
+/// An item, and what it was answered with.
+type Answer = (u32, Result<Vec<u8>, TaskError>);
+
 /// What a task was answered with.
 #[derive(Default)]
 pub(in crate::engine::processes) struct Log {
-    answers: Mutex<Vec<(u32, Result<Vec<u8>, TaskError>)>>,
+    answers: Mutex<Vec<Answer>>,
     ends: AtomicUsize,
     pub(in crate::engine::processes) is_variable: bool,
     /// The results of its items, if its function is a real one.

@@ -1,5 +1,7 @@
 //! When a pool gives up on workers that do not start; with made-up ones.
 
+use nix::sys::eventfd::EventFd;
+
 use super::*;
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::MadeUp;
@@ -108,13 +110,10 @@ fn a_pool_does_not_give_up_while_a_worker_is_left() {
     let mut supervisor = supervisor(&house);
     house.lock().resize(&house.shared, 2).unwrap();
     supervisor.posts.resize_with(2, Post::default);
-    house.hire(1);
-    let child = {
-        let dispatch = house.lock();
-        let worker = dispatch.workers[1].as_ref().unwrap();
-        worker.started.child.clone()
-    };
-    supervisor.posts[1].child = Some(child);
+    // Its descriptor is readable, so that a pool that gives up does not wait for it.
+    let readable = EventFd::from_value(1).unwrap();
+    let child = Child::adopt(1 << 30, readable.into(), true);
+    supervisor.posts[1].child = Some(Arc::new(child));
     // Its own place has failed often before.
     supervisor.posts[1].weight = MOST_FAILURES;
     for _ in 0..9 {
@@ -135,8 +134,8 @@ fn the_pause_before_the_next_start_doubles_up_to_a_second() {
         let retry = supervisor.posts[0].retry.unwrap();
         assert!(retry >= before + expected && retry <= Instant::now() + expected);
     }
-    // A worker that leaves of its own will is replaced without one.
-    house.hire(0);
+    // A worker that leaves of its own will is replaced without one, also if it never was ready.
+    house.hire_unready(0);
     house.lock().let_go(0);
     assert!(supervisor.replace(0, &Death::Exit(0)));
     assert_eq!(supervisor.posts[0].failures, 0);

@@ -170,6 +170,29 @@ fn a_leader_hears_of_a_task_that_was_given_to_a_worker_after_it_slept() {
     end_background(&house);
 }
 
+/// The leader has asked the workers that were busy then, and no caller waits for this one.
+#[test]
+fn a_leader_hears_of_an_end_that_is_to_be_told_of_a_task_that_came_after_it_slept() {
+    let house = MadeUp::new(2);
+    let mut first = house.hire(0);
+    let one = house.place_with(1, |task| task.results.is_awaited = true);
+    let begun = first.must_begin();
+    let leader = Caller::wait(&house, &one, false);
+    leads(&house);
+    let mut second = house.hire(1);
+    let told = house.place_with(1, |task| {
+        task.results.is_told = true;
+        task.results.is_awaited = true;
+    });
+    house.shared.mind(&mut house.lock());
+    second.serve();
+    until("the end is told", || told.has_ended());
+    first.finish(begun);
+    assert!(leader.returns());
+    house.assert_at_rest();
+    end_background(&house);
+}
+
 /// No caller waits, and more tasks are there than the lanes hold.
 #[test]
 fn a_backlog_moves_on_in_the_background() {

@@ -8,6 +8,7 @@ use crate::lane::message::Fault;
 
 /// How far a worker has come when it dies.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "all combinations are tried")]
 struct Reached {
     /// Tasks that it has ended, of three with four items each.
     ended: usize,

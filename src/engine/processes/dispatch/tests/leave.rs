@@ -63,7 +63,7 @@ fn an_initialiser_is_no_idle_time() {
     let_idle_go(start + 9 * SECOND);
     assert!(house.lock().is_wanted(0));
     peer.lane.header().set_ready();
-    let_idle_go(start + 10 * SECOND - MOMENT);
+    let_idle_go(start + 9_999 * MOMENT);
     assert!(
         house.lock().is_wanted(0),
         "its time begins when it is ready"
