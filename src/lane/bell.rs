@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Ring;
 use crate::facade::Futex;
-use crate::os::memory::SharedMemory;
+use crate::os::{fault, memory::SharedMemory};
 
 const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
@@ -51,6 +51,7 @@ impl Doorbell {
     pub(crate) fn ring(&self) {
         // Release pairs with the load in `listen`: who hears of this ring sees what came before it.
         self.0.fetch_add(1, Ordering::Release);
+        fault::point();
         self.0.wake(u32::MAX);
     }
 

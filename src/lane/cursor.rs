@@ -4,6 +4,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::os::fault;
 use crate::os::memory::SharedMemory;
 
 #[derive(Debug)]
@@ -27,7 +28,10 @@ impl Cursor {
     /// Index of the next element. Past the end of the list, which the caller knows, there is none.
     pub(crate) fn claim(&self) -> usize {
         // Relaxed: only the number itself is shared. It cannot wrap: each process claims past the end once.
-        self.word().fetch_add(1, Ordering::Relaxed)
+        fault::point();
+        let claimed = self.word().fetch_add(1, Ordering::Relaxed);
+        fault::point();
+        claimed
     }
 
     /// How many have been claimed, those past the end included.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Lane;
 use super::raw::RawBytes;
 use crate::codec::exact;
+use crate::os::fault;
 use crate::os::fork::OwnPointer;
 use crate::panic::Caught;
 
@@ -78,7 +79,9 @@ fn leave(caught: &Caught) {
         unsafe {
             ptr::copy_nonoverlapping(text.as_ptr(), words.text.get().cast::<u8>(), text.len());
         }
+        fault::point();
         words.len.store(text.len() as u32, Ordering::Release);
+        fault::point();
     }
 }
 
@@ -105,5 +108,33 @@ impl LastWords {
         let mut text = Vec::new();
         RawBytes::from(all).append_to(&mut text);
         exact::from_slice(&text).ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::os::fault::{Child, Fate};
+
+    #[test]
+    fn last_words_are_whole_or_none_wherever_a_worker_dies() {
+        let mut read = Vec::new();
+        for number in 0.. {
+            let lane = Lane::new().unwrap();
+            let child = Child::run(Fate::Killed, number, || {
+                set_own(&lane);
+                write_reason("no such core".to_owned());
+                // The first ones stay.
+                write_reason("another".to_owned());
+            });
+            let is_through = child.end();
+            let words = lane.header().last_words().read();
+            read.push(words.map(|caught| caught.message));
+            if is_through {
+                break;
+            }
+        }
+        let whole = Some("no such core".to_owned());
+        assert_eq!(read, [None, whole.clone(), whole]);
     }
 }

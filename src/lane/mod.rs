@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::os::{clock, memory::SharedMemory};
+use crate::os::{clock, fault, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
@@ -52,6 +52,9 @@ pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
 pub(crate) use ring::{Claim, Reader, Writer};
 pub(crate) use wake::bell_is_asked_for;
+
+#[cfg(all(test, not(loom)))]
+pub(crate) use ring::CELL_PAYLOAD;
 
 use last_words::LastWords;
 use ring::RING_BYTES;
@@ -282,14 +285,15 @@ impl Header {
         &self.worker.out_of_memory
     }
 
-    /// The next item starts now.
     /// Notes that the function of the item that runs has ended: what is left to do for the item
     /// does not count towards its limit.
     pub(crate) fn set_has_run(&self) {
         self.set_started_at(HAS_RUN);
     }
 
+    /// The next item starts now.
     pub(crate) fn set_started_at(&self, nanoseconds: u64) {
+        fault::point();
         self.worker.started_at.store(nanoseconds, Ordering::Release);
     }
 
@@ -300,6 +304,7 @@ impl Header {
     /// Item `item` of task `task` is about to start.
     #[inline]
     pub(crate) fn item_starts(&self, task: u32, item: u32) {
+        fault::point();
         // Release: nothing of the item may become visible before this, and nothing of the last one after it.
         self.worker.progress.store(
             Progress {
@@ -309,11 +314,13 @@ impl Header {
             .to_word(),
             Ordering::Release,
         );
+        fault::point();
     }
 
     /// The result of item `item` is in the response ring.
     #[inline]
     pub(crate) fn item_ended(&self, task: u32, item: u32) {
+        fault::point();
         self.worker.progress.store(
             Progress {
                 task,
@@ -322,6 +329,7 @@ impl Header {
             .to_word(),
             Ordering::Release,
         );
+        fault::point();
     }
 
     /// Whether the parent wants to hear of the end of task `number`; if so, it is about to be told.
@@ -341,6 +349,7 @@ impl Header {
         }
         let start = clock::now();
         self.worker.idle_since.store(start, Ordering::Relaxed);
+        fault::point();
         let spin = u64::from(self.parent.spin.load(Ordering::Relaxed));
         let mut now = start;
         // The time that the last look at the clock has shown is near enough for the books of idle time.
@@ -357,6 +366,7 @@ impl Header {
         let idle = self.worker.idle.load(Ordering::Relaxed);
         let idle = idle.wrapping_add(now - start);
         self.worker.idle.store(idle, Ordering::Relaxed);
+        fault::point();
         self.worker.idle_since.store(0, Ordering::Relaxed);
     }
 

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use self::word::{FREE, PHASE, READY, RECLAIMED, TAKEN, Word, state};
 use super::raw::RawBytes;
+use crate::os::fault;
 use crate::os::memory::SharedMemory;
 
 const CELLS: usize = 32;
@@ -172,7 +173,9 @@ impl Writer {
         cell.len.store(len as u32, Ordering::Relaxed);
         cell.flags
             .store(if last { LAST } else { 0 }, Ordering::Relaxed);
+        fault::point();
         cell.word.publish(lap(self.position));
+        fault::point();
         self.position += 1;
     }
 
@@ -319,16 +322,21 @@ impl Reader {
     /// Begins with the message that starts at the next cell, which has been written.
     pub(crate) fn claim(&self) -> Claim {
         let cell = self.cells.at(self.position);
-        cell.word.claim(lap(self.position))
+        fault::point();
+        let claim = cell.word.claim(lap(self.position));
+        fault::point();
+        claim
     }
 
     /// Gives the next cell back to the writer and goes on to the one after it.
     #[inline]
     pub(crate) fn release(&mut self) {
+        fault::point();
         self.cells
             .at(self.position)
             .word
             .release(lap(self.position));
+        fault::point();
         self.position += 1;
     }
 }

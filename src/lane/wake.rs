@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::is_past;
 use crate::facade::{AtomicU32, Futex, fence};
+use crate::os::fault;
 
 /// 1 while the worker sleeps or is about to. Set by the worker before its last look at the cells,
 /// cleared by the side that ends the sleep.
@@ -31,6 +32,7 @@ impl Asleep {
             return false;
         }
         self.0.store(0, Ordering::Relaxed);
+        fault::point();
         self.0.wake(u32::MAX);
         true
     }
@@ -38,6 +40,7 @@ impl Asleep {
     /// Sleeps once, unless `ready`. May return for no reason.
     pub(crate) fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
         self.0.store(1, Ordering::Relaxed);
+        fault::point();
         // Pairs with the fence in `wake`.
         fence(Ordering::SeqCst);
         if !ready() {
@@ -74,6 +77,7 @@ impl RingAt {
             return false;
         }
         self.0.store(0, Ordering::Relaxed);
+        fault::point();
         true
     }
 

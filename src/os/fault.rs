@@ -2,35 +2,143 @@
 //! a process. In other builds there is nothing here.
 
 #[cfg(not(all(test, not(loom))))]
-#[inline]
-pub(crate) fn point() {}
+pub(crate) use unarmed::{for_next_child, point};
 
 #[cfg(all(test, not(loom)))]
-pub(crate) use armed::{Child, Fate, point};
+pub(crate) use armed::{Child, Fate, Met, alone, arm_children, for_next_child, point};
+
+#[cfg(not(all(test, not(loom))))]
+mod unarmed {
+    #[inline]
+    pub(crate) fn point() {}
+
+    pub(crate) struct Arming;
+
+    /// What the child that is forked next is to meet.
+    #[inline]
+    pub(crate) fn for_next_child() -> Arming {
+        Arming
+    }
+
+    impl Arming {
+        #[inline]
+        #[allow(clippy::unused_self, reason = "as the armed one")]
+        pub(crate) fn arm(self) {}
+    }
+}
 
 #[cfg(all(test, not(loom)))]
 mod armed {
-    use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+    use std::cell::RefCell;
+    use std::num::NonZeroUsize;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
 
     use nix::sys::signal::{Signal, kill, raise};
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
+    use parking_lot::{Mutex, MutexGuard};
 
     use crate::os::fork::{self, Side};
+    use crate::os::memory::SharedMemory;
 
     /// How many fault points this process passes before it is killed or stopped.
     static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
+
+    /// [`fork::generation`] of the process that this is about. Its own children are spared.
+    static ARMED_IN: AtomicU32 = AtomicU32::new(0);
+
+    /// Where it leaves its number, if the test wants to know.
+    static MET: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
     /// The signal that it gets there.
     static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
     pub(crate) fn point() {
         if LEFT.load(Ordering::Relaxed) != i64::MAX
+            && ARMED_IN.load(Ordering::Relaxed) == fork::generation()
             && LEFT.fetch_sub(1, Ordering::Relaxed) == 0
             && let Ok(signal) = Signal::try_from(SIGNAL.load(Ordering::Relaxed))
         {
+            // SAFETY: null, or the word of a mapping that this process keeps.
+            #[allow(unsafe_code)]
+            if let Some(met) = unsafe { MET.load(Ordering::Relaxed).as_ref() } {
+                met.store(std::process::id(), Ordering::SeqCst);
+            }
             let _ = raise(signal);
         }
+    }
+
+    fn arm(fate: Fate, number: i64) {
+        let signal = match fate {
+            Fate::Killed => Signal::SIGKILL,
+            Fate::Paused | Fate::KilledLater => Signal::SIGSTOP,
+        };
+        SIGNAL.store(signal as i32, Ordering::Relaxed);
+        ARMED_IN.store(fork::generation(), Ordering::Relaxed);
+        LEFT.store(number, Ordering::Relaxed);
+    }
+
+    /// Tells which process has met its fate, and whether one has.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Met(Arc<SharedMemory>);
+
+    impl Met {
+        pub(crate) fn new() -> Self {
+            let len = NonZeroUsize::new(4_096).unwrap();
+            Self(Arc::new(SharedMemory::new(len).unwrap().0))
+        }
+
+        fn word(&self) -> &AtomicU32 {
+            // SAFETY: the mapping is large enough, zeros at first, and lives as long as `self`.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.0.start().cast::<AtomicU32>().as_ref()
+            }
+        }
+
+        /// The process that has met its fate.
+        pub(crate) fn pid(&self) -> Option<u32> {
+            let pid = self.word().load(Ordering::SeqCst);
+            (pid != 0).then_some(pid)
+        }
+    }
+
+    thread_local! {
+        static NEXT_CHILDREN: RefCell<Vec<(Fate, i64, Met)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Each of the next `count` children that an engine forks on this thread meets `fate` at the
+    /// fault point given. Those that were armed before and not forked are forgotten.
+    pub(crate) fn arm_children(count: usize, fate: Fate, number: i64, met: &Met) {
+        NEXT_CHILDREN.set(vec![(fate, number, met.clone()); count]);
+    }
+
+    pub(crate) struct Arming(Option<(Fate, i64, Met)>);
+
+    /// What the child that is forked next is to meet.
+    pub(crate) fn for_next_child() -> Arming {
+        Arming(NEXT_CHILDREN.with_borrow_mut(Vec::pop))
+    }
+
+    impl Arming {
+        /// To be called in that child.
+        pub(crate) fn arm(self) {
+            if let Some((fate, number, met)) = self.0 {
+                MET.store(std::ptr::from_ref(met.word()).cast_mut(), Ordering::Relaxed);
+                std::mem::forget(met);
+                arm(fate, number);
+            }
+        }
+    }
+
+    /// Holds off the other tests that stop processes which may have the lock of the family's
+    /// ledger: their calls would not come as far as their fault points.
+    pub(crate) fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock()
     }
 
     /// What becomes of a child at its fault point.
@@ -41,6 +149,26 @@ mod armed {
         Paused,
         /// Stopped, and killed later.
         KilledLater,
+    }
+
+    /// How long a child may take to meet its fate, or to end.
+    const IN_TIME: Duration = Duration::from_secs(20);
+
+    fn wait_beside(pid: Pid, flags: WaitPidFlag, mut meanwhile: impl FnMut()) -> WaitStatus {
+        let end = Instant::now() + IN_TIME;
+        loop {
+            meanwhile();
+            match waitpid(pid, Some(flags | WaitPidFlag::WNOHANG)).unwrap() {
+                WaitStatus::StillAlive => {}
+                status => return status,
+            }
+            if Instant::now() >= end {
+                let _ = kill(pid, Signal::SIGKILL);
+                let _ = waitpid(pid, None);
+                panic!("child {pid} does not go on");
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// A forked child that was at its fault point, or has come to its end without one.
@@ -56,37 +184,59 @@ mod armed {
         /// Runs `body` in a forked child that meets its fate at the fault point given, counted from
         /// 0.
         pub(crate) fn run(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
+            let child = Self::start(fate, number, body);
+            let status = waitpid(child.pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+            child.met(number, status)
+        }
+
+        /// The same. This process does `meanwhile` again and again until the child is there.
+        pub(crate) fn run_beside(
+            fate: Fate,
+            number: i64,
+            body: impl FnOnce(),
+            meanwhile: impl FnMut(),
+        ) -> Self {
+            let child = Self::start(fate, number, body);
+            let status = wait_beside(child.pid, WaitPidFlag::WUNTRACED, meanwhile);
+            child.met(number, status)
+        }
+
+        fn start(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
+            // The test harness has them now and then, and the child may print or flush.
+            let outputs = (std::io::stdout().lock(), std::io::stderr().lock());
             // SAFETY: other threads hold none of the locks that the child takes: the allocator's,
             // which the C library sees to, and those of objects that only the test has.
             #[allow(unsafe_code)]
-            match unsafe { fork::fork() }.unwrap() {
+            let side = unsafe { fork::fork() }.unwrap();
+            drop(outputs);
+            match side {
                 Side::Child => {
-                    let signal = match fate {
-                        Fate::Killed => Signal::SIGKILL,
-                        Fate::Paused | Fate::KilledLater => Signal::SIGSTOP,
-                    };
-                    SIGNAL.store(signal as i32, Ordering::Relaxed);
-                    LEFT.store(number, Ordering::Relaxed);
-                    body();
-                    fork::exit_now(0);
+                    arm(fate, number);
+                    // Beyond this are the frames of the parent's test, whose thread would end
+                    // without a word.
+                    let ended = catch_unwind(AssertUnwindSafe(body));
+                    fork::exit_now(if ended.is_ok() { 0 } else { 101 });
                 }
-                Side::Parent { child } => {
-                    let pid = Pid::from_raw(child.cast_signed());
-                    let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
-                    let (is_stopped, is_through) = match status {
-                        WaitStatus::Exited(_, 0) => (false, true),
-                        WaitStatus::Signaled(_, Signal::SIGKILL, _) => (false, false),
-                        WaitStatus::Stopped(..) => (true, false),
-                        status => panic!("{status:?} at fault point {number}"),
-                    };
-                    Self {
-                        pid,
-                        fate,
-                        is_stopped,
-                        is_through,
-                    }
-                }
+                Side::Parent { child } => Self {
+                    pid: Pid::from_raw(child.cast_signed()),
+                    fate,
+                    is_stopped: true,
+                    is_through: false,
+                },
             }
+        }
+
+        fn met(mut self, number: i64, status: WaitStatus) -> Self {
+            (self.is_stopped, self.is_through) = match status {
+                WaitStatus::Exited(_, 0) => (false, true),
+                WaitStatus::Signaled(_, Signal::SIGKILL, _) => (false, false),
+                WaitStatus::Stopped(..) => (true, false),
+                status => {
+                    self.is_stopped = false;
+                    panic!("{status:?} at fault point {number}");
+                }
+            };
+            self
         }
 
         pub(crate) fn pid(&self) -> u32 {
@@ -99,14 +249,19 @@ mod armed {
 
         /// Lets a stopped child meet the rest of its fate. Whether it has come to its end before it
         /// met any.
-        pub(crate) fn end(mut self) -> bool {
+        pub(crate) fn end(self) -> bool {
+            self.end_beside(|| {})
+        }
+
+        /// The same. This process does `meanwhile` again and again until the child has ended.
+        pub(crate) fn end_beside(mut self, meanwhile: impl FnMut()) -> bool {
             if std::mem::take(&mut self.is_stopped) {
                 let signal = match self.fate {
                     Fate::Paused => Signal::SIGCONT,
                     Fate::Killed | Fate::KilledLater => Signal::SIGKILL,
                 };
                 kill(self.pid, signal).unwrap();
-                match waitpid(self.pid, None).unwrap() {
+                match wait_beside(self.pid, WaitPidFlag::empty(), meanwhile) {
                     WaitStatus::Exited(_, 0) => assert_eq!(self.fate, Fate::Paused),
                     WaitStatus::Signaled(_, Signal::SIGKILL, _) => {
                         assert_eq!(self.fate, Fate::KilledLater);

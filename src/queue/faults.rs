@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use crate::os::fault::{Child, Fate};
+use crate::os::fault::{self, Child, Fate};
 use crate::queue::{JoinError, PopError, PriorityQueue, Queue, Stack};
 use crate::shm::{member, payload};
 
@@ -109,11 +107,9 @@ macro_rules! at_each_point {
     }};
 }
 
-/// All payloads of this process are counted, so one test at a time makes some.
-static ALONE: Mutex<()> = Mutex::new(());
-
 fn at_each_point(fate: Fate) {
-    let _alone = ALONE.lock();
+    // All payloads of this process are counted, so one test at a time makes some.
+    let _alone = fault::alone();
     for len in [10, 1_000, 100_000] {
         // A child that was stopped is reclaimed at the latest moment.
         for buries_first in [false, true] {

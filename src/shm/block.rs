@@ -300,7 +300,9 @@ impl Family {
         }
         block.holders.insert(member);
         if was_in_flight {
+            fault::point();
             block.holders.land();
+            fault::point();
         }
         Ok(block)
     }
@@ -372,7 +374,9 @@ impl Family {
                 return true;
             }
         } else if block.holders.is_needed_besides(member) {
+            fault::point();
             block.holders.remove(member);
+            fault::point();
             return true;
         }
         // Nothing is to be taken apart that was not put together; and of one that was not finished it is not known how
@@ -420,6 +424,7 @@ impl Family {
     /// at this is followed by the burial, which finds nothing reserved, and gives it all back again.
     fn bare(&self, block: &Block, backed: u64) {
         block.backed.store(0, Ordering::Release);
+        fault::point();
         if let Err(error) = self.memory.give_back(block.offset(), 1 << block.order()) {
             // It is not zeros then, and must not be taken for that.
             block.backed.store(backed, Ordering::Release);
@@ -438,6 +443,7 @@ impl Family {
         });
         fault::point();
         block.holders.clear();
+        fault::point();
         if block.is_large() {
             self.header().kept.fetch_add(backed, Ordering::Relaxed);
         }
@@ -460,6 +466,7 @@ impl Family {
             block
                 .next
                 .store(first.load(Ordering::Relaxed), Ordering::Relaxed);
+            fault::point();
             first.store(index + 1, Ordering::Release);
         }
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::os::exit;
-use crate::os::fault::{Child, Fate};
+use crate::os::fault::{self, Child, Fate};
 use crate::os::fork;
 use crate::queue::PushError;
 use crate::shm::{deferred, family, member};
@@ -30,6 +30,7 @@ fn at_each_point<T>(
     meanwhile: impl Fn(&T),
     after: impl Fn(&T) -> bool,
 ) {
+    let _alone = fault::alone();
     for fate in [Fate::Killed, Fate::Paused, Fate::KilledLater] {
         for number in 0.. {
             let object = new();
@@ -158,7 +159,7 @@ fn claims_are_free_after_each_step() {
         |array| drop(array.write_range(1..3)),
         |array| drop(array.set(1, 2)),
         |array| drop(array.atomics()),
-        |array| drop(array.write_timeout(MOMENT)),
+        |array| drop(array.write_timeout(IN_TIME)),
     ];
     for body in bodies {
         at_each_point(
@@ -206,6 +207,7 @@ fn blocks_come_back_from_each_step() {
 /// A process that cannot have the ledger is told so, and by which process.
 #[test]
 fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
+    let _alone = fault::alone();
     let mut has_met = false;
     for number in 0.. {
         let child = Child::run(Fate::Paused, number, || {
@@ -235,6 +237,7 @@ fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
 
 /// Runs `meanwhile` while another thread has the ledger, as a process that is stopped may have it.
 fn with_ledger_held<R>(meanwhile: impl FnOnce() -> R) -> R {
+    let _alone = fault::alone();
     // This process is a member already, and so is the thread that holds the ledger.
     member::own_number();
     thread::scope(|scope| {

@@ -19,7 +19,7 @@ use super::registry;
 use super::wait_mode::BRIEF;
 use crate::os::exit::{self, Turn};
 use crate::os::robust::{Held, LockError};
-use crate::os::{clock, fork, life};
+use crate::os::{clock, fault, fork, life};
 
 /// How many processes can share objects at a time.
 pub(crate) const MEMBERS: usize = 1_024;
@@ -178,8 +178,11 @@ impl Slot {
     }
 
     fn take(&self, pid: u32, started: u64, life: Life) {
+        fault::point();
         self.pid.store(pid, Ordering::Relaxed);
+        fault::point();
         self.started.store(started, Ordering::Relaxed);
+        fault::point();
         // Killed before this, nothing has happened.
         self.set(life);
     }
@@ -223,10 +226,12 @@ impl Slot {
 
     /// From here on nobody can come to the place any more. To be called under the lock.
     fn begin_burial(&self, end: End) {
+        fault::point();
         self.set(match end {
             End::Killed => Life::DyingKilled,
             End::Left => Life::DyingLeft,
         });
+        fault::point();
     }
 
     fn end(&self) -> End {
@@ -287,10 +292,12 @@ impl Family {
                     *left = deadline.saturating_duration_since(Instant::now());
                     is_done = false;
                 }
+                fault::point();
             }
         }
         if is_done {
             slot.set(Life::Free);
+            fault::point();
         }
     }
 
@@ -557,3 +564,6 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     remember(fork::generation() + 1, place.number);
     Ok(())
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -17,6 +17,7 @@ use super::error::ShareError;
 use super::family::{self, Family};
 use super::kind::Kind;
 use super::member::{self, End, ledger_deadline};
+use crate::os::fault;
 use crate::os::fork::{self, PerProcess};
 use crate::os::robust::Held;
 use crate::os::sparse::Mapping;
@@ -515,6 +516,7 @@ pub(super) fn bury(
         visit(family, index, block, |place| {
             is_done = kind.bury(place, member, end, deadline);
         });
+        fault::point();
     }
     if !is_done {
         return false;

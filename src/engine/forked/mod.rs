@@ -12,6 +12,8 @@
 
 mod child;
 mod chunk;
+#[cfg(all(test, not(loom)))]
+mod faults;
 mod map;
 mod running;
 mod stream;
@@ -33,7 +35,7 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
 use crate::os::fork::Original;
-use crate::os::{self, exit, task};
+use crate::os::{self, exit, fault, task};
 use crate::panic;
 use crate::pool::{Limits, Plan, Pool, Stream, reduce};
 use crate::shm::array::forks::{self, Taken, Takes};
@@ -298,6 +300,7 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
             }
         }
     };
+    let fate = fault::for_next_child();
     // SAFETY: either no other thread runs (`check_threads`), or whoever allowed that was told what it may lead to: a
     // child that waits for ever. What it cannot lead to is a data race: the child's memory is its own.
     match unsafe { os::fork::fork() }? {
@@ -306,6 +309,7 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
             Ok((child, departure.end()))
         }
         os::fork::Side::Child => {
+            fate.arm();
             drop((out, err, departure));
             // It is the parent that waited.
             std::mem::forget(fork);

@@ -35,6 +35,21 @@ pub(super) struct Leadership {
     background_sleeps: bool,
 }
 
+#[cfg(all(test, not(loom)))]
+impl Leadership {
+    pub(super) fn has_leader(&self) -> bool {
+        self.has_leader
+    }
+
+    pub(super) fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    pub(super) fn background_sleeps(&self) -> bool {
+        self.background_sleeps
+    }
+}
+
 /// What waiting needs of a pool.
 pub(super) trait Host: Sized {
     /// What the lock guards.

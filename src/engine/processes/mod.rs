@@ -32,6 +32,8 @@ mod chunk;
 mod dispatch;
 pub(crate) mod entry;
 mod face;
+#[cfg(all(test, not(loom)))]
+mod faults;
 mod initializer;
 mod leader;
 pub(crate) mod lend;

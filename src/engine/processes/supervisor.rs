@@ -22,7 +22,7 @@ use super::{START_TIME, Shared};
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, task::OwnThread};
+use crate::os::{self, clock, task::OwnThread};
 use crate::shm::member;
 
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
@@ -269,10 +269,10 @@ impl Supervisor {
             let order = dispatch.order.take();
             // The lanes first: what the others find out should be what is so now.
             let due = [
-                dispatch.watch_lanes(&shared),
-                dispatch.stop_overdue(),
-                dispatch.let_idle_go(&shared),
-                dispatch.end_lingering(&shared),
+                dispatch.watch_lanes(&shared, clock::now()),
+                dispatch.stop_overdue(clock::now()),
+                dispatch.let_idle_go(&shared, Instant::now()),
+                dispatch.end_lingering(&shared, clock::now()),
             ];
             let places: Vec<bool> = (0..dispatch.target)
                 .map(|number| dispatch.is_wanted(number))
@@ -357,7 +357,7 @@ impl Supervisor {
         }
         // A server that is stopped is waited for. What is overdue is stopped meanwhile.
         let meanwhile = || {
-            let _ = self.shared.lock().stop_overdue();
+            let _ = self.shared.lock().stop_overdue(clock::now());
         };
         let bell = &self.shared.bell;
         let started = start(settings, &place, bell, self.server.as_mut(), &meanwhile)?;
@@ -526,3 +526,6 @@ impl Supervisor {
         drop(self.listener.take());
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

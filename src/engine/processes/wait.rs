@@ -213,3 +213,6 @@ impl Host for Shared {
         self.wake_background.wait(locked.guard());
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

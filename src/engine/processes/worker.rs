@@ -191,6 +191,15 @@ fn begin() -> io::Result<()> {
     run(greeting, lane, bell, life_line)
 }
 
+/// Does a worker's work over this lane, which is a test's, until the parent says that there will be
+/// no more.
+#[cfg(all(test, not(loom)))]
+pub(super) fn serve_here(lane: Lane, bell: impl Ring + 'static, life_line: OwnedFd) {
+    lane.header().set_up();
+    lane.header().set_ready();
+    Worker::new(lane, Box::new(bell), life_line).run();
+}
+
 /// Does a worker's work, from its first sign of life to its end.
 pub(super) fn run(
     greeting: Greeting,
@@ -251,16 +260,19 @@ impl Worker {
         }
         lane.header().set_ready();
         bell.ring();
-        let emitter = Emitter::new(lane.clone(), Box::new(bell), Pace::Tasks);
-        Ok(Self {
+        Ok(Self::new(lane, Box::new(bell), life_line))
+    }
+
+    fn new(lane: Lane, bell: Box<dyn Ring>, life_line: OwnedFd) -> Self {
+        Self {
             requests: lane.request_reader(),
-            emitter,
+            emitter: Emitter::new(lane.clone(), bell, Pace::Tasks),
             lane,
             contexts: HashMap::new(),
             message: Vec::new(),
             scratch: Vec::new(),
             _life_line: life_line,
-        })
+        }
     }
 
     /// Runs tasks until the parent says that there will be no more.

@@ -92,6 +92,9 @@ impl Dispatch {
                     *task == entry.expected.task && item.is_none_or(|item| item == fate.next);
                 if is_it {
                     Verdict::Condemned(error.clone())
+                } else if let Some(reason) = &worker.corrupted {
+                    // What it had begun may have run.
+                    Verdict::Guilty(Death::Corrupted(reason.clone()))
                 } else {
                     Verdict::Innocent
                 }

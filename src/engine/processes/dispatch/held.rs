@@ -141,6 +141,9 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) contexts: Vec<u64>,
     /// Why it is being killed.
     pub(super) doomed: Option<Doom>,
+    /// What it wrote that cannot be right. It may have done so after it was doomed for something
+    /// else.
+    pub(super) corrupted: Option<String>,
     /// How many more items it may be given, if there is a limit.
     pub(super) budget: Option<u32>,
     /// How many bytes of memory it may have, if there is a limit.
@@ -151,8 +154,8 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) sight: Option<Sight>,
     /// Set while it does not begin with what it has been given.
     pub(super) stalled: Option<Stalled>,
-    /// Since when it could have ended, if it is to.
-    pub(super) lingers_since: Option<Instant>,
+    /// Since when it could have ended, if it is to, in nanoseconds of the system's clock.
+    pub(super) lingers_since: Option<u64>,
     /// Since when it has had nothing to do; only kept where somebody wants to know.
     pub(super) idle_since: Option<Instant>,
     /// Whether what it runs goes into the timeline.
@@ -173,6 +176,7 @@ impl Worker {
             number: 0,
             contexts: Vec::new(),
             doomed: None,
+            corrupted: None,
             budget: settings.max_tasks,
             memory_limit: settings.memory_limit,
             is_leaving: false,
@@ -206,7 +210,7 @@ impl Worker {
 
     /// Whether what it writes is to be believed.
     pub(super) fn is_sane(&self) -> bool {
-        !matches!(self.doomed, Some(Doom::Corrupted(_)))
+        self.corrupted.is_none()
     }
 
     /// Lets it end when it has done what it has.
@@ -403,6 +407,7 @@ impl Worker {
                 "worker process {} is killed: {reason}",
                 self.started.child.pid()
             );
+            self.corrupted.get_or_insert_with(|| reason.clone());
         }
         // What was found out first stays the reason.
         self.doomed.get_or_insert(doom);

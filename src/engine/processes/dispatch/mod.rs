@@ -16,8 +16,12 @@
 
 mod deaths;
 mod held;
+#[cfg(all(test, not(loom)))]
+pub(super) mod made_up;
 mod stall;
 mod stop;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub(super) use held::{Piece, Worker};
 

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::held::Doom;
 use super::stop::nanoseconds;
@@ -17,8 +17,8 @@ use super::{Dispatch, Worker};
 use crate::engine::processes::supervisor::LAST_ORDERS;
 use crate::engine::processes::{START_TIME, Shared};
 use crate::lane::Progress;
+use crate::os;
 use crate::os::slice::slice;
-use crate::os::{self, clock};
 
 /// A worker that has not begun within this time with what lies at the head of its lane is stalled.
 /// Longer than a scheduler lets a process wait that has been woken, unless the machine is
@@ -184,10 +184,11 @@ impl Dispatch {
     }
 
     /// Looks for workers that do not begin with what they have, and gives it to others; says how
-    /// long until the next look.
+    /// long until the next look. `now` is the time by the system's clock.
     pub(in crate::engine::processes) fn watch_lanes(
         &mut self,
         shared: &Arc<Shared>,
+        now: u64,
     ) -> Option<Duration> {
         if !self.lanes.is_on {
             return None;
@@ -195,7 +196,6 @@ impl Dispatch {
         let mut is_new = std::mem::take(&mut self.lanes.has_given);
         // A worker that was stopped after its last answer has not rung for it.
         let mut moved = self.pump(shared);
-        let now = clock::now();
         let mut has_work = false;
         for worker in self.workers.iter_mut().flatten() {
             if worker.doomed.is_none() {
@@ -265,10 +265,12 @@ impl Dispatch {
     }
 
     /// Kills workers that were to leave, and have not ended long after they could have; and those
-    /// that do not come up. Says how long until the next may be due.
+    /// that do not come up. Says how long until the next may be due. `now` is the time by the
+    /// system's clock.
     pub(in crate::engine::processes) fn end_lingering(
         &mut self,
         shared: &Shared,
+        now: u64,
     ) -> Option<Duration> {
         let is_built = shared.is_built.load(Ordering::Acquire);
         let mut next = None::<Duration>;
@@ -277,10 +279,10 @@ impl Dispatch {
                 continue;
             }
             let left = if worker.is_leaving && worker.in_flight.is_empty() {
-                let since = *worker.lingers_since.get_or_insert_with(Instant::now);
-                LAST_ORDERS.saturating_sub(since.elapsed())
+                let since = *worker.lingers_since.get_or_insert(now);
+                LAST_ORDERS.saturating_sub(Duration::from_nanos(now.saturating_sub(since)))
             } else if is_built && !worker.is_up() {
-                let since = clock::now().saturating_sub(worker.started.since);
+                let since = now.saturating_sub(worker.started.since);
                 START_TIME.saturating_sub(Duration::from_nanos(since))
             } else {
                 continue;

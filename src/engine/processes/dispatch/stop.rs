@@ -9,7 +9,7 @@ use super::stall::Sight;
 use super::{Dispatch, State};
 use crate::engine::processes::Shared;
 use crate::error::{PoolError, TaskError};
-use crate::os::{self, clock};
+use crate::os;
 
 /// How much longer than its limit a task may lie at the head of a lane without being started, if
 /// its worker is stopped.
@@ -134,10 +134,9 @@ impl Dispatch {
     }
 
     /// Kills the workers of items that have run for longer than their limit, or could have; says
-    /// how long until the next look.
-    pub(in crate::engine::processes) fn stop_overdue(&mut self) -> Option<Duration> {
+    /// how long until the next look. `now` is the time by the system's clock.
+    pub(in crate::engine::processes) fn stop_overdue(&mut self, now: u64) -> Option<Duration> {
         self.next_look?;
-        let now = clock::now();
         let mut next = None::<u64>;
         for worker in self.workers.iter_mut().flatten() {
             if worker.doomed.is_some() {
@@ -221,11 +220,11 @@ impl Dispatch {
     pub(in crate::engine::processes) fn let_idle_go(
         &mut self,
         shared: &Shared,
+        now: Instant,
     ) -> Option<Duration> {
         let time = shared.settings.idle_timeout?;
-        // Of those that have ended their tasks nobody may know yet.
+        // Workers may have ended their tasks since the last look at their lanes.
         self.pump(shared);
-        let now = Instant::now();
         let is_built = shared.is_built.load(Ordering::Acquire);
         let soon = time.max(Duration::from_millis(1));
         let mut next = (self.busy > 0).then_some(soon);
@@ -241,7 +240,7 @@ impl Dispatch {
             let Some(since) = worker.idle_since else {
                 continue;
             };
-            let left = time.saturating_sub(now - since);
+            let left = time.saturating_sub(now.saturating_duration_since(since));
             if may_leave && left.is_zero() && self.queue.is_empty() {
                 self.resting[number] = true;
                 self.let_go(number);
@@ -256,7 +255,7 @@ impl Dispatch {
     }
 
     /// Lets a worker end when it has done what it has.
-    pub(super) fn let_go(&mut self, number: usize) {
+    pub(in crate::engine::processes) fn let_go(&mut self, number: usize) {
         self.idle.retain(|&idle| idle != number);
         if let Some(worker) = &mut self.workers[number] {
             worker.leave();

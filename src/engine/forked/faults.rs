@@ -1,0 +1,396 @@
+//! Forked children that are killed or stopped between any two steps: claiming a chunk, running an
+//! item, giving its result; and parents that are killed between two of theirs.
+
+use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::error::{Death, PoolError, TaskError};
+use crate::os::fault::{self, Child, Fate, Met};
+use crate::os::memory::SharedMemory;
+use crate::os::pidfd;
+use crate::os::{life, state};
+use crate::{Forked, Pool};
+
+const IN_TIME: Duration = Duration::from_secs(20);
+
+/// Runs a test on a thread, and fails if it does not come to its end.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (say, said) = channel();
+    let thread = thread::spawn(move || {
+        test();
+        // The test may have failed.
+        let _ = say.send(());
+    });
+    let waited = said.recv_timeout(6 * IN_TIME);
+    assert_ne!(waited, Err(RecvTimeoutError::Timeout), "a call hangs");
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
+}
+
+fn pool(workers: usize) -> Pool<Forked> {
+    let builder = Forked::builder().workers(workers).allow_threads();
+    builder.build().unwrap()
+}
+
+/// Words that parent and children share.
+struct Words(SharedMemory);
+
+impl Words {
+    fn new() -> Self {
+        let len = NonZeroUsize::new(4_096).unwrap();
+        Self(SharedMemory::new(len).unwrap().0)
+    }
+
+    fn at(&self, index: usize) -> &AtomicU32 {
+        assert!(index < 1_024);
+        // SAFETY: within the mapping.
+        #[allow(unsafe_code)]
+        let word = unsafe { self.0.start().cast::<AtomicU32>().add(index) };
+        // SAFETY: aligned, as the mapping is, which lives as long as `self`.
+        #[allow(unsafe_code)]
+        unsafe {
+            word.as_ref()
+        }
+    }
+
+    fn get(&self, index: usize) -> u32 {
+        self.at(index).load(Ordering::SeqCst)
+    }
+}
+
+fn result(item: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at + item) as u8).collect()
+}
+
+/// Lets a child that is stopped at its fault point meet the rest of its fate, until the call is
+/// over.
+fn let_go_on(met: &Met, fate: Fate, is_over: &AtomicBool) {
+    let end = Instant::now() + IN_TIME;
+    while !is_over.load(Ordering::SeqCst) && Instant::now() < end {
+        if let Some(pid) = met.pid() {
+            // An error: its parent has buried it.
+            let Ok(child) = pidfd::Child::open(pid) else {
+                return;
+            };
+            while !state::is_stopped(pid) && !child.has_ended() {
+                thread::yield_now();
+            }
+            let signal = match fate {
+                Fate::Paused => Signal::SIGCONT,
+                Fate::Killed | Fate::KilledLater => Signal::SIGKILL,
+            };
+            child.signal(signal).unwrap();
+            return;
+        }
+        thread::yield_now();
+    }
+}
+
+/// Maps the items, whose results have these lengths, with one child that meets its fate. Gives the
+/// item that failed, and whether a child has met it.
+fn run(fate: Fate, number: i64, lens: &[usize]) -> (Option<usize>, bool) {
+    let (met, runs, is_over) = (Met::new(), Words::new(), AtomicBool::new(false));
+    let outcomes = thread::scope(|scope| {
+        if fate != Fate::Killed {
+            scope.spawn(|| let_go_on(&met, fate, &is_over));
+        }
+        fault::arm_children(1, fate, number, &met);
+        // One at a time, so that this one comes to all its steps.
+        let pool = pool(1);
+        let call = pool.call().chunk_size(2);
+        let outcomes = call.try_map(
+            |item: usize| {
+                runs.at(item).fetch_add(1, Ordering::SeqCst);
+                result(item, lens[item])
+            },
+            0..lens.len(),
+        );
+        is_over.store(true, Ordering::SeqCst);
+        outcomes
+    });
+    let what = format!("{fate:?} at fault point {number}");
+    let (mut failed, mut again) = (None, 0);
+    assert_eq!(outcomes.len(), lens.len());
+    for (item, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Ok(bytes) => {
+                assert!(bytes == result(item, lens[item]), "item {item}: {what}");
+                assert!(runs.get(item) > 0, "item {item}: {what}");
+                again += runs.get(item) - 1;
+            }
+            Err(error) => {
+                let TaskError::WorkerDied {
+                    index,
+                    cause,
+                    attempts,
+                    ..
+                } = &error
+                else {
+                    panic!("{error}: {what}");
+                };
+                assert_eq!(
+                    (*index, cause, *attempts),
+                    (Some(item), &Death::Signal(9), 1)
+                );
+                assert!(runs.get(item) <= 1, "item {item}: {what}");
+                assert_eq!(failed, None, "a second failure: {what}");
+                failed = Some(item);
+            }
+        }
+    }
+    // The pool itself may have killed a child that stood between two items for long.
+    let most = u32::from(fate != Fate::Killed);
+    assert!(again <= most, "{again} items have run again: {what}");
+    (failed, met.pid().is_some())
+}
+
+const FEW: [usize; 5] = [20, 5_000, 0, 8, 20];
+
+fn at_each_point(fate: Fate) {
+    let (mut lost, mut kept) = (0, 0);
+    for number in 0.. {
+        let (failed, has_met) = run(fate, number, &FEW);
+        if !has_met {
+            assert_eq!(failed, None, "no child has met its fate");
+            assert!(number > 10, "there are only {number} fault points");
+            break;
+        }
+        lost += u32::from(failed.is_some());
+        kept += u32::from(failed.is_none());
+    }
+    assert!(kept > 0 && (fate == Fate::Paused) == (lost == 0), "{lost}");
+}
+
+#[test]
+fn a_child_that_is_killed_between_any_two_steps_costs_the_item_that_it_was_at() {
+    in_time(|| at_each_point(Fate::Killed));
+}
+
+#[test]
+fn a_child_that_is_stopped_between_any_two_steps_costs_nothing() {
+    in_time(|| at_each_point(Fate::Paused));
+}
+
+#[test]
+fn a_child_that_is_stopped_and_killed_costs_the_item_that_it_was_at() {
+    in_time(|| at_each_point(Fate::KilledLater));
+}
+
+#[test]
+fn nothing_of_a_large_result_is_torn_wherever_its_child_dies() {
+    in_time(|| {
+        let (mut has_lost, mut has_kept) = (false, false);
+        for number in (0..).step_by(7) {
+            let (failed, has_met) = run(Fate::Killed, number, &[20, 150_000, 20]);
+            has_lost |= failed == Some(1);
+            has_kept |= failed.is_none();
+            if !has_met {
+                break;
+            }
+        }
+        assert!(has_lost && has_kept);
+    });
+}
+
+/// A child that stays stopped is found out, and what it is at is ended by its limit.
+#[test]
+fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
+    in_time(|| {
+        let limit = Duration::from_millis(50);
+        for number in (1..).step_by(9) {
+            let met = Met::new();
+            fault::arm_children(1, Fate::Paused, number, &met);
+            let pool = pool(2);
+            let call = pool.call().chunk_size(2).timeout(limit);
+            let outcomes = call.try_map(|item: usize| result(item, 20), 0..5);
+            let failed = outcomes.iter().enumerate().filter_map(|(item, outcome)| {
+                let error = outcome.as_ref().err()?;
+                let index = Some(item);
+                assert_eq!(error, &TaskError::TimedOut { index, limit });
+                Some(item)
+            });
+            assert!(failed.count() <= 1, "at fault point {number}");
+            if met.pid().is_none() {
+                break;
+            }
+        }
+    });
+}
+
+/// The first fault point at which the child of a call over one item has started it.
+fn point_in_item() -> i64 {
+    (0..100)
+        .find(|&number| {
+            let met = Met::new();
+            fault::arm_children(1, Fate::Killed, number, &met);
+            let outcome = pool(1).call().try_map(|item: u8| vec![item], [1]);
+            outcome[0].is_err()
+        })
+        .unwrap()
+}
+
+#[test]
+fn retries_are_counted_and_the_error_says_how_often_it_was_tried() {
+    in_time(|| {
+        let point = point_in_item();
+        let met = Met::new();
+        for (deaths, retries) in [(1, 1), (2, 2), (2, 1), (3, 2), (1, 0)] {
+            fault::arm_children(deaths, Fate::Killed, point, &met);
+            let pool = pool(1);
+            let call = pool.call().retries(retries);
+            let outcome = call.try_map(|item: u8| vec![item], [1]).remove(0);
+            if deaths <= retries as usize {
+                assert_eq!(outcome, Ok(vec![1]));
+                continue;
+            }
+            let Err(TaskError::WorkerDied {
+                index, attempts, ..
+            }) = outcome
+            else {
+                panic!("{outcome:?}");
+            };
+            assert_eq!((index, attempts), (Some(0), retries + 1));
+        }
+    });
+}
+
+/// Before the first item, at a child's first step.
+#[test]
+fn a_call_gives_up_after_seventeen_children_that_started_nothing_and_not_before() {
+    in_time(|| {
+        let met = Met::new();
+        for (deaths, gives_up) in [(17, false), (18, true)] {
+            fault::arm_children(deaths, Fate::Killed, 0, &met);
+            let outcome = pool(1).map(|item: u8| item, [7]);
+            if gives_up {
+                let Err(TaskError::Pool(PoolError::Broken { .. })) = outcome else {
+                    panic!("{outcome:?}");
+                };
+            } else {
+                assert_eq!(outcome, Ok(vec![7]));
+            }
+        }
+        fault::arm_children(0, Fate::Killed, 0, &met);
+    });
+}
+
+#[test]
+fn an_item_that_was_run_resets_the_count_of_children_that_started_nothing() {
+    in_time(|| {
+        let met = Met::new();
+        let runs = Words::new();
+        // Each child comes as far as the result of its first item.
+        let point = point_in_item() + 4;
+        fault::arm_children(40, Fate::Killed, point, &met);
+        let pool = pool(1);
+        let call = pool.call().chunk_size(100).retries(1);
+        let outcomes = call.try_map(
+            |item: usize| {
+                runs.at(item).fetch_add(1, Ordering::SeqCst);
+                vec![item]
+            },
+            0..40,
+        );
+        fault::arm_children(0, Fate::Killed, 0, &met);
+        let broken = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Err(TaskError::Pool(_))));
+        assert_eq!(broken.count(), 0, "the call has given up");
+        assert_eq!(outcomes.len(), 40);
+    });
+}
+
+#[test]
+fn a_submitted_task_fails_or_has_its_result_wherever_its_child_dies() {
+    in_time(|| {
+        for fate in [Fate::Killed, Fate::Paused, Fate::KilledLater] {
+            let (mut lost, mut kept) = (0, 0);
+            for number in 0.. {
+                let (met, is_over) = (Met::new(), AtomicBool::new(false));
+                let outcome = thread::scope(|scope| {
+                    if fate != Fate::Killed {
+                        scope.spawn(|| let_go_on(&met, fate, &is_over));
+                    }
+                    fault::arm_children(1, fate, number, &met);
+                    let pool = pool(1);
+                    let outcome = pool.submit(|len: usize| result(3, len), 9_000).result();
+                    is_over.store(true, Ordering::SeqCst);
+                    outcome
+                });
+                match outcome {
+                    Ok(bytes) => {
+                        assert!(bytes == result(3, 9_000), "at fault point {number}");
+                        kept += 1;
+                    }
+                    Err(TaskError::WorkerDied { index, cause, .. }) => {
+                        assert_eq!(
+                            (index, cause),
+                            (None, Death::Signal(9)),
+                            "{fate:?} at fault point {number}"
+                        );
+                        lost += 1;
+                    }
+                    Err(error) => panic!("{error} at fault point {number}"),
+                }
+                if met.pid().is_none() {
+                    break;
+                }
+            }
+            assert!(
+                kept > 1 && (fate == Fate::Paused) == (lost == 0),
+                "{fate:?}"
+            );
+        }
+    });
+}
+
+/// A parent that dies takes its children with it, whatever they and it are at. They are blocked
+/// then: the parent takes no more of their results.
+#[test]
+fn children_end_with_a_parent_that_is_killed_at_any_step() {
+    in_time(|| {
+        let mut have_lived = 0;
+        for fate in [Fate::Killed, Fate::KilledLater] {
+            for number in (0..).step_by(11) {
+                let words = Words::new();
+                let parent = Child::run(fate, number, || {
+                    let outcome = pool(2).call().chunk_size(1).map(
+                        |item: usize| {
+                            words.at(item).store(std::process::id(), Ordering::SeqCst);
+                            result(item, 150_000)
+                        },
+                        0..4,
+                    );
+                    assert!(outcome.is_ok());
+                });
+                let pids = || (0..4).map(|item| words.get(item)).filter(|pid| *pid != 0);
+                // Those that live now. Others have ended.
+                let start_of = |pid| Some((pid, life::start_time(pid).ok()?));
+                let children: Vec<_> = pids().filter_map(start_of).collect();
+                let is_through = parent.end();
+                let end = Instant::now() + IN_TIME;
+                for (pid, started) in children {
+                    have_lived += 1;
+                    while life::is_running(pid, started) {
+                        assert!(
+                            Instant::now() < end,
+                            "child {pid} outlives its parent, killed at fault point {number}"
+                        );
+                        thread::yield_now();
+                    }
+                }
+                if is_through {
+                    break;
+                }
+            }
+        }
+        assert!(have_lived > 0, "no parent had a child when it was killed");
+    });
+}

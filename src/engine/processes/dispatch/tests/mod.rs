@@ -1,0 +1,35 @@
+//! The books, with made-up lanes ([`made_up`](super::made_up)). No process is started, and no test
+//! sleeps: the moment of a look is passed in.
+
+mod deaths;
+mod lanes;
+mod leave;
+mod stall;
+mod stop;
+
+use std::time::Duration;
+
+use super::made_up::{MadeUp, Peer, until};
+use crate::error::{Death, TaskError};
+
+fn segfault() -> Death {
+    Death::Signal(11)
+}
+
+fn killed() -> Death {
+    Death::Signal(9)
+}
+
+/// The error of an item at which `peer` died.
+fn died(peer: &Peer, cause: &Death, attempts: u32) -> TaskError {
+    TaskError::WorkerDied {
+        index: None,
+        pid: peer.pid,
+        cause: cause.clone(),
+        attempts,
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    super::stop::nanoseconds(time)
+}

@@ -1,0 +1,179 @@
+//! When a pool gives up on workers that do not start; with made-up ones.
+
+use nix::sys::eventfd::EventFd;
+
+use super::*;
+use crate::engine::processes::dispatch::State;
+use crate::engine::processes::dispatch::made_up::MadeUp;
+use crate::os::clock;
+
+fn supervisor(house: &MadeUp) -> Supervisor {
+    let mut supervisor = Supervisor::new(house.shared.clone());
+    let workers = house.shared.workers();
+    supervisor.posts.resize_with(workers, Post::default);
+    supervisor
+}
+
+const CRASH: Death = Death::Exit(1);
+const KILL: Death = Death::Signal(9);
+
+/// A worker that ends before it is ready. Whether the pool goes on.
+fn fails(house: &MadeUp, supervisor: &mut Supervisor, number: usize, death: &Death) -> bool {
+    house.hire_unready(number);
+    supervisor.replace(number, death)
+}
+
+fn has_ended(house: &MadeUp) -> bool {
+    matches!(house.lock().state, State::Ended(_))
+}
+
+#[test]
+fn a_pool_gives_up_after_five_starts_in_a_row_that_come_to_nothing() {
+    let house = MadeUp::new(1);
+    let task = house.place(2);
+    let mut supervisor = supervisor(&house);
+    for _ in 0..4 {
+        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+    }
+    assert!(!has_ended(&house));
+    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+    assert!(has_ended(&house));
+    let failures = task.failures();
+    assert_eq!(failures.len(), 2);
+    for (_, error) in failures {
+        let TaskError::Pool(PoolError::Broken { reason }) = error else {
+            panic!("{error}");
+        };
+        assert!(reason.contains("exited with code 1"), "{reason}");
+    }
+}
+
+#[test]
+fn a_worker_that_was_ready_once_makes_good_for_all_failures_before() {
+    let house = MadeUp::new(1);
+    let mut supervisor = supervisor(&house);
+    for _ in 0..3 {
+        for _ in 0..4 {
+            assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        }
+        house.hire(0);
+        assert!(supervisor.replace(0, &CRASH), "it was ready");
+        assert_eq!(supervisor.posts[0].failures, 0);
+    }
+    for _ in 0..4 {
+        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+    }
+    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+}
+
+#[test]
+fn a_start_that_was_cut_short_by_a_kill_weighs_a_fifth() {
+    let house = MadeUp::new(1);
+    let mut supervisor = supervisor(&house);
+    for _ in 0..24 {
+        assert!(fails(&house, &mut supervisor, 0, &KILL));
+    }
+    assert!(!fails(&house, &mut supervisor, 0, &KILL));
+}
+
+#[test]
+fn a_worker_that_the_pool_killed_because_it_did_not_come_up_weighs_in_full() {
+    let house = MadeUp::new(1);
+    let mut supervisor = supervisor(&house);
+    for nth in 1..=5 {
+        house.hire_unready(0);
+        let late = clock::now() + 40_000_000_000;
+        house.lock().end_lingering(&house.shared, late);
+        assert!(house.doom(0).is_some());
+        assert_eq!(supervisor.replace(0, &KILL), nth < 5, "start {nth}");
+    }
+}
+
+#[test]
+fn all_places_that_are_wanted_must_have_failed() {
+    let house = MadeUp::new(3);
+    let mut supervisor = supervisor(&house);
+    // The third is not to have a worker.
+    house.lock().resting[2] = true;
+    for _ in 0..9 {
+        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+    }
+    for _ in 0..4 {
+        assert!(fails(&house, &mut supervisor, 1, &CRASH));
+    }
+    assert!(!fails(&house, &mut supervisor, 1, &CRASH));
+}
+
+#[test]
+fn a_pool_does_not_give_up_while_a_worker_is_left() {
+    let house = MadeUp::new(1);
+    let mut supervisor = supervisor(&house);
+    house.lock().resize(&house.shared, 2).unwrap();
+    supervisor.posts.resize_with(2, Post::default);
+    // Its descriptor is readable, so that a pool that gives up does not wait for it.
+    let readable = EventFd::from_value(1).unwrap();
+    let child = Child::adopt(1 << 30, readable.into(), true);
+    supervisor.posts[1].child = Some(Arc::new(child));
+    // Its own place has failed often before.
+    supervisor.posts[1].weight = MOST_FAILURES;
+    for _ in 0..9 {
+        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+    }
+    supervisor.posts[1].child = None;
+    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+}
+
+#[test]
+fn the_pause_before_the_next_start_doubles_up_to_a_second() {
+    let house = MadeUp::new(2);
+    let mut supervisor = supervisor(&house);
+    let millis = [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000];
+    for expected in millis.map(Duration::from_millis) {
+        let before = Instant::now();
+        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        let retry = supervisor.posts[0].retry.unwrap();
+        assert!(retry >= before + expected && retry <= Instant::now() + expected);
+    }
+    // A worker that leaves of its own will is replaced without one, also if it never was ready.
+    house.hire_unready(0);
+    house.lock().let_go(0);
+    assert!(supervisor.replace(0, &Death::Exit(0)));
+    assert_eq!(supervisor.posts[0].failures, 0);
+}
+
+#[test]
+fn a_pool_that_is_being_made_gives_up_at_the_first_failure() {
+    let house = MadeUp::new(2);
+    house.shared.is_built.store(false, Ordering::SeqCst);
+    let mut supervisor = supervisor(&house);
+    assert!(!fails(&house, &mut supervisor, 1, &KILL));
+    let dispatch = house.lock();
+    let State::Ended(PoolError::StartFailed { worker, .. }) = &dispatch.state else {
+        panic!("the pool has not ended for that reason");
+    };
+    assert_eq!(*worker, 1);
+}
+
+#[test]
+fn what_a_dead_worker_had_goes_on_before_the_next_is_there() {
+    let house = MadeUp::new(2);
+    let mut supervisor = supervisor(&house);
+    let mut first = house.hire(0);
+    let tasks = [house.place(1), house.place(1)];
+    let begun = first.must_begin();
+    let mut second = house.hire(1);
+    // The one that is left is idle and gets it at once.
+    second.serve();
+    house.pump();
+    assert_eq!(begun.count, 1);
+    let heard = house.shared.bell.listen();
+    assert!(supervisor.replace(0, &CRASH));
+    assert_ne!(
+        house.shared.bell.listen(),
+        heard,
+        "those who wait are rung for"
+    );
+    assert_eq!(house.in_flight(1), 1);
+    house.finish(&mut [&mut second]);
+    assert!(tasks.iter().all(|task| task.failures().is_empty()));
+}
