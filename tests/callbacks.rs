@@ -93,11 +93,14 @@ fn callbacks_run_in_workers_children_and_single_processes() {
     let expected = Ok(20 * 21 / 2);
     // While this process has threads for callbacks of its own, of which the children have nothing.
     let (own, stop) = (Pool::threads(1).unwrap(), Arc::new(AtomicBool::new(false)));
-    let task = own.submit(|()| thread::sleep(Duration::from_millis(20)), ());
+    // It ends when its callback is there.
+    let (go, may_end) = channel();
+    let task = own.submit(|may_end: Receiver<()>| may_end.recv().unwrap(), may_end);
     let until = Arc::clone(&stop);
     task.on_done(move |_| {
         eventually("the test is over", || until.load(Ordering::SeqCst));
     });
+    go.send(()).unwrap();
     eventually("the callback runs", || {
         common::threads().contains(&"manyhands-call".to_owned())
     });
@@ -378,15 +381,15 @@ impl Wake for Forks {
 
 #[test]
 fn a_copy_of_a_waker_that_forks_ends() {
-    fn check<E: Executor>(pool: &Pool<E>, submit: impl Fn() -> TaskFuture<()>) {
+    fn check<E: Executor>(pool: &Pool<E>, submit: impl Fn(Event) -> TaskFuture<()>) {
         for panics in [false, true] {
             let (tell, told) = channel();
             let waker = Waker::from(Arc::new(Forks { panics, tell }));
             let mut context = Context::from_waker(&waker);
-            let mut task = submit();
-            while Pin::new(&mut task).poll(&mut context).is_ready() {
-                task = submit();
-            }
+            let gate = Event::new().unwrap();
+            let mut task = submit(gate.clone());
+            assert!(Pin::new(&mut task).poll(&mut context).is_pending());
+            gate.set();
             let child = told.recv_timeout(DEADLINE).unwrap();
             let code = if panics { 101 } else { 0 };
             let name = pool.engine().name();
@@ -399,13 +402,13 @@ fn a_copy_of_a_waker_that_forks_ends() {
         printed_by(name);
         return;
     }
-    let nap = |()| thread::sleep(Duration::from_millis(20));
+    let wait = |gate: Event| gate.wait();
     let pool = Pool::processes(1).unwrap();
-    check(&pool, || pool.submit(nap, ()));
+    check(&pool, |gate| pool.submit(wait, gate));
     let pool = Pool::threads(1).unwrap();
-    check(&pool, || pool.submit(nap, ()));
+    check(&pool, |gate| pool.submit(wait, gate));
     let pool = forked();
-    check(&pool, || pool.submit(nap, ()));
+    check(&pool, |gate| pool.submit(wait, gate));
 }
 
 /// A waker that drops a pool.
@@ -420,29 +423,36 @@ impl<E: Executor + Send> Wake for Drops<E> {
 
 #[test]
 fn a_waker_drops_the_pool_whose_thread_wakes_it() {
-    fn check<E>(pool: Pool<E>, submit: impl Fn(&Pool<E>) -> TaskFuture<()>)
+    fn check<E>(pool: Pool<E>, submit: impl Fn(&Pool<E>, Event) -> TaskFuture<()>)
     where
         E: Executor + Send + 'static,
     {
         let (send, receive) = channel();
-        let mut task = submit(&pool);
+        let gate = Event::new().unwrap();
+        let mut task = submit(&pool, gate.clone());
         let waker = Waker::from(Arc::new(Drops(Mutex::new(Some(pool)), send)));
         let mut context = Context::from_waker(&waker);
-        if Pin::new(&mut task).poll(&mut context).is_pending() {
-            receive.recv_timeout(DEADLINE).unwrap();
-        }
+        assert!(Pin::new(&mut task).poll(&mut context).is_pending());
+        gate.set();
+        receive.recv_timeout(DEADLINE).unwrap();
     }
     let _none = Leftovers::none();
-    let nap = |()| thread::sleep(Duration::from_millis(20));
-    let die = |()| {
-        thread::sleep(Duration::from_millis(20));
+    let wait = |gate: Event| gate.wait();
+    let die = |gate: Event| {
+        gate.wait();
         common::kill(std::process::id());
     };
-    check(Pool::threads(1).unwrap(), |pool| pool.submit(nap, ()));
-    check(forked(), |pool| pool.submit(nap, ()));
+    check(Pool::threads(1).unwrap(), |pool, gate| {
+        pool.submit(wait, gate)
+    });
+    check(forked(), |pool, gate| pool.submit(wait, gate));
     // The thread that pumps, and the one that sees a worker die.
-    check(Pool::processes(1).unwrap(), |pool| pool.submit(nap, ()));
-    check(Pool::processes(1).unwrap(), |pool| pool.submit(die, ()));
+    check(Pool::processes(1).unwrap(), |pool, gate| {
+        pool.submit(wait, gate)
+    });
+    check(Pool::processes(1).unwrap(), |pool, gate| {
+        pool.submit(die, gate)
+    });
 }
 
 #[test]

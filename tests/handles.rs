@@ -4,9 +4,10 @@ mod common;
 
 use std::process::Command;
 
-use common::{Leftovers, as_program, eventually, finish, is_program};
+use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
-use manyhands::{SharedValue, closure, shm};
+use manyhands::sync::Event;
+use manyhands::{Queue, SharedValue, closure, shm};
 use serde::{Deserialize, Serialize};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -57,6 +58,44 @@ fn a_forked_task_has_what_was_moved_into_it_until_it_ends() -> Result {
         assert_eq!(value?, x as u64);
     }
     drop((others, open));
+    Ok(())
+}
+
+/// A forked child has a copy of a handle that it has never used, and gets another handle of the
+/// same object. The copy counts for nothing there, so that its drop takes nothing away.
+#[test]
+fn a_copy_that_a_forked_child_never_used_goes_without_the_handle_that_came_later() -> Result {
+    let _none = Leftovers::none();
+    let (dropped, go) = (Event::new()?, Event::new()?);
+    let (sender, receiver) = Queue::bounded(1)?.split();
+    let value = SharedValue::new(7u64)?;
+    sender.push(value.clone())?;
+    // SAFETY: the child uses shared objects only, and ends without a return to the harness.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            let reads = std::panic::AssertUnwindSafe(|| {
+                let own: SharedValue<u64> = receiver.pop().unwrap();
+                drop(value);
+                dropped.set();
+                assert!(go.wait_timeout(DEADLINE), "not told to go on");
+                own.get() as i32
+            });
+            let code = std::panic::catch_unwind(reads).unwrap_or(1);
+            // SAFETY: ends the process at once, and touches nothing of it.
+            unsafe { libc::_exit(code) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let has_come = dropped.wait_timeout(DEADLINE);
+            // From here on the child alone has the value.
+            drop(value);
+            let others: Vec<_> = (0..8).map(|_| SharedValue::new(100u64).unwrap()).collect();
+            go.set();
+            let ended = nix::sys::wait::waitpid(child, None)?;
+            assert!(has_come, "the child has not come so far");
+            assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 7));
+            drop(others);
+        }
+    }
     Ok(())
 }
 

@@ -317,12 +317,24 @@ mod tests {
     use std::mem;
     use std::num::NonZeroUsize;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
     use std::thread;
     use std::time::Duration;
+
+    use nix::unistd::{Pid, gettid};
 
     use super::*;
     use crate::os::fork::Victim;
     use crate::os::memory::SharedMemory;
+
+    /// Waits until a thread of this process sleeps in the kernel.
+    fn falls_asleep(thread: Pid) {
+        wait_for(|| {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            // The state follows the name, which is in brackets.
+            stat.is_ok_and(|stat| stat[stat.rfind(')').unwrap()..].starts_with(") S"))
+        });
+    }
 
     /// A page of shared memory with a mutex, and two words for the tests.
     struct Page(SharedMemory);
@@ -468,8 +480,10 @@ mod tests {
         let page = Page::new();
         for round in 0..3 {
             let child = child_that_holds(&page);
+            let (send, thread) = channel();
             thread::scope(|scope| {
                 let waiter = scope.spawn(|| {
+                    send.send(gettid()).unwrap();
                     let held = match round {
                         0 => page.mutex().lock().unwrap(),
                         1 => page.mutex().lock_until(soon()).unwrap(),
@@ -477,8 +491,7 @@ mod tests {
                     };
                     page.mutex().held(held).owner_died()
                 });
-                // Long enough for the other to fall asleep; if it has not, the test is still right.
-                thread::sleep(Duration::from_millis(20));
+                falls_asleep(thread.recv().unwrap());
                 child.kill();
                 assert!(waiter.join().unwrap());
             });
@@ -568,8 +581,10 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(seconds);
             for by_wall_clock in [false, true] {
                 let held = page.mutex().hold().unwrap();
+                let (send, thread) = channel();
                 thread::scope(|scope| {
                     let waiter = scope.spawn(|| {
+                        send.send(gettid()).unwrap();
                         let acquired = if by_wall_clock {
                             page.mutex().lock_by_wall_clock(deadline)
                         } else {
@@ -577,7 +592,7 @@ mod tests {
                         };
                         acquired.map(|acquired| page.mutex().held(acquired).owner_died())
                     });
-                    thread::sleep(Duration::from_millis(5));
+                    falls_asleep(thread.recv().unwrap());
                     drop(held);
                     assert!(!waiter.join().unwrap().unwrap());
                 });

@@ -14,7 +14,7 @@ use crate::os::fault::{self, Child, Fate};
 use crate::os::fork;
 use crate::queue::PushError;
 use crate::shm::{deferred, family, member};
-use crate::sync::{Barrier, Event, RwLock, Semaphore};
+use crate::sync::{Barrier, Condvar, Event, Mutex, RwLock, Semaphore, TryLockError};
 use crate::{ClaimError, Queue, SharedArray, SharedValue};
 
 /// What a call may take that waits a millisecond at most, on a machine that has other things to do.
@@ -323,27 +323,58 @@ fn a_release_that_panics_costs_no_other_one() {
     }
 }
 
+/// Before a waiter is on the list it has the mutex: a notification that comes as soon as the mutex
+/// is unlocked ends its wait.
+#[test]
+fn a_waiter_keeps_the_mutex_until_it_is_on_the_list() {
+    for number in 0..2 {
+        let (mutex, condvar) = (Mutex::new(0_u32).unwrap(), Condvar::new().unwrap());
+        let child = Child::run(Fate::Paused, number, || {
+            let guard = mutex.lock().unwrap();
+            let waited = condvar.wait_timeout_while(guard, IN_TIME, |value| *value == 0);
+            assert_eq!(*waited.unwrap().0, 1);
+        });
+        assert!(child.is_stopped(), "fault point {number} was not met");
+        let is_locked = matches!(mutex.try_lock(), Err(TryLockError::WouldBlock));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                *mutex.lock().unwrap() = 1;
+                condvar.notify_one();
+            });
+            child.end();
+        });
+        assert!(is_locked, "at fault point {number} the mutex was unlocked");
+    }
+}
+
 /// What a process has put off is done before it ends by itself.
 #[test]
 fn a_process_that_ends_gives_back_what_it_has_put_off() {
     let (go, done) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
     let (its_go, its_done) = (go.clone(), done.clone());
+    let (ending, tried) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
+    let (its_ending, its_tried) = (ending.clone(), tried.clone());
     let start = Instant::now();
     let said = thread::scope(|scope| {
         scope.spawn(|| {
-            // Some time after the child has begun to end; if it has not, the test is still right.
-            thread::sleep(Duration::from_millis(50));
+            // It is tried again and again while the child ends.
+            let permits = tried.acquire_many_timeout(2, IN_TIME);
+            permits.expect("it is not tried again").forget();
             go.set();
         });
         Child::run(Fate::Killed, i64::MAX - 1, move || {
             let kept = its_done.clone();
             deferred::put_off(move |_| {
                 let may_go = its_go.is_set();
+                if its_ending.is_set() {
+                    its_tried.release(1);
+                }
                 if may_go {
                     kept.release(1);
                 }
                 may_go
             });
+            ending.set();
             exit::end();
             fork::exit_now(0);
         })

@@ -4,11 +4,24 @@ use std::sync::Arc;
 
 use super::*;
 
-/// Whether a thread of this process waits for something.
+/// Whether a thread of this process waits for something. One that has ended does not.
 pub(crate) fn sleeps(thread: nix::unistd::Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
     // The state follows the name, which is in brackets.
-    stat[stat.rfind(')').unwrap()..].starts_with(") S")
+    stat.is_ok_and(|stat| stat[stat.rfind(')').unwrap()..].starts_with(") S"))
+}
+
+/// Waits until a thread has slept for some time without a break, so that it waits for an event and
+/// not for a lock on its way, or until `has_ended` says that it never will.
+#[track_caller]
+pub(crate) fn comes_to_rest(thread: nix::unistd::Pid, has_ended: impl Fn() -> bool) {
+    let mut since = std::time::Instant::now();
+    eventually("the thread comes to rest", || {
+        if !sleeps(thread) {
+            since = std::time::Instant::now();
+        }
+        has_ended() || since.elapsed() > Duration::from_millis(20)
+    });
 }
 
 /// Uses pools of its own in all ways, in the middle of a task.
@@ -119,9 +132,51 @@ macro_rules! ends {
     };
 }
 
-/// Work that is left when the pool is shut down.
+/// Work that is left when the pool is shut down or closed.
 macro_rules! queued_ends {
     ($make:expr) => {
+        #[test]
+        fn b32_close_waits_for_a_call_of_another_thread_that_reads_on() {
+            use $crate::ends::comes_to_rest;
+            let _none = Leftovers::none();
+            let pool = std::sync::Arc::new($make);
+            let (read_some, has_read_some) = std::sync::mpsc::channel();
+            let (go, may_go) = std::sync::mpsc::channel();
+            let (tell, told) = std::sync::mpsc::channel();
+            let own = pool.clone();
+            // Threads without a scope: a call that hangs must not hang the test.
+            let caller = std::thread::spawn(move || {
+                let input = (0..40_u64).inspect(|&x| {
+                    if x == 20 {
+                        read_some.send(()).unwrap();
+                        may_go.recv_timeout(2 * DEADLINE).unwrap();
+                    }
+                });
+                // Not all of the input is read before the first item runs.
+                let input: Box<dyn Iterator<Item = u64>> = Box::new(input.filter(|_| true));
+                let call = own.call().chunk_size(1);
+                let _ = tell.send(call.map(|x: u64| x, input));
+            });
+            has_read_some.recv_timeout(DEADLINE).unwrap();
+            let own = pool.clone();
+            let (send, thread) = std::sync::mpsc::channel();
+            let closer = std::thread::spawn(move || {
+                send.send(nix::unistd::gettid()).unwrap();
+                own.close()
+            });
+            let closed = Err(TaskError::Pool(PoolError::Closed));
+            eventually("the pool takes no tasks", || {
+                pool.submit(|x: u64| x, 1).result() == closed
+            });
+            comes_to_rest(thread.recv().unwrap(), || closer.is_finished());
+            assert!(!closer.is_finished(), "close has not waited for the call");
+            go.send(()).unwrap();
+            let results = told.recv_timeout(DEADLINE).expect("the call hangs");
+            assert_eq!(results, Ok((0..40).collect()));
+            assert_eq!(closer.join().unwrap(), Ok(()));
+            caller.join().unwrap();
+        }
+
         #[test]
         fn b33_ten_thousand_queued_tasks_are_cancelled_and_the_running_ones_end() {
             let _none = Leftovers::none();

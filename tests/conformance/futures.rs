@@ -1,7 +1,107 @@
 //! Handles: callbacks, waiting for many, awaiting, cancelling.
 
+use super::ends::comes_to_rest;
+use super::*;
+
+/// How a test waits for the first of two tasks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First {
+    Wait,
+    AsCompleted,
+}
+
+/// A task that waits at a gate.
+pub(crate) type AtGate<'g> = (&'g Gate, TaskFuture<usize>);
+
+/// The second of two tasks ends while a thread waits for both: the thread is told, although the
+/// first goes on, which may be another pool's. `tasks` makes the two, in the order in which they
+/// are waited for.
+pub(crate) fn the_second_ends_the_wait(how: First, tasks: [AtGate<'_>; 2]) {
+    let [(slow, first), (quick, second)] = tasks;
+    for gate in [slow, quick] {
+        eventually("the task is at its gate", || gate.waiting() == 1);
+    }
+    let (send, thread) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let opens = Opens(slow);
+        let waiter = scope.spawn(move || {
+            send.send(nix::unistd::gettid()).unwrap();
+            let tasks = [first, second];
+            match how {
+                First::Wait => wait(tasks, ReturnWhen::FirstCompleted, None),
+                First::AsCompleted => {
+                    let mut completed = as_completed(tasks);
+                    let done = completed.next().into_iter().collect();
+                    (done, completed.into_rest())
+                }
+            }
+        });
+        comes_to_rest(thread.recv().unwrap(), || waiter.is_finished());
+        quick.open();
+        eventually("the wait has ended with the second task", || {
+            waiter.is_finished()
+        });
+        let (done, pending) = waiter.join().unwrap();
+        assert_eq!((done.len(), pending.len()), (1, 1));
+        let done: Vec<_> = done.into_iter().map(TaskFuture::result).collect();
+        assert_eq!(done, [Ok(1)]);
+        assert!(!pending[0].done(), "the first goes on");
+        drop(opens);
+        assert!(pending.into_iter().all(|task| task.result() == Ok(1)));
+    });
+}
+
+/// Tasks of different engines are of the same type.
+#[test]
+fn b49_b50_tasks_of_two_engines_are_waited_for_together() {
+    let _none = Leftovers::none();
+    let pass = |gate: Gate| gate.pass_counted();
+    let (threads, processes) = (Pool::threads(1).unwrap(), processes());
+    for how in [First::Wait, First::AsCompleted] {
+        for threads_first in [false, true] {
+            let gates = [Gate::new(), Gate::new()];
+            let _fences = gates.clone().map(Fence);
+            let [slow, quick] = &gates;
+            let submit = |is_on_threads: bool, gate: &Gate| {
+                if is_on_threads {
+                    threads.submit(pass, gate.clone())
+                } else {
+                    processes.submit(pass, gate.clone())
+                }
+            };
+            let tasks = [
+                (slow, submit(threads_first, slow)),
+                (quick, submit(!threads_first, quick)),
+            ];
+            the_second_ends_the_wait(how, tasks);
+        }
+    }
+}
+
 macro_rules! futures {
     ($make:expr) => {
+        #[test]
+        fn b49_b50_tasks_of_two_pools_are_waited_for_together() {
+            use $crate::futures::{First, the_second_ends_the_wait};
+            let _none = Leftovers::none();
+            let (one, other) = ($make, $make);
+            if one.engine().name() == "serial" {
+                // The task has run when submit returns.
+                return;
+            }
+            let pass = |gate: Gate| gate.pass_counted();
+            for how in [First::Wait, First::AsCompleted] {
+                let gates = [Gate::new(), Gate::new()];
+                let _fences = gates.clone().map(Fence);
+                let [slow, quick] = &gates;
+                let tasks = [
+                    (slow, one.submit(pass, slow.clone())),
+                    (quick, other.submit(pass, quick.clone())),
+                ];
+                the_second_ends_the_wait(how, tasks);
+            }
+        }
+
         /// How many tasks at once are many. A forked child for each takes its time.
         fn many(pool: &Pool<impl Executor>) -> u32 {
             if pool.engine().name() == "forked" {
@@ -188,17 +288,24 @@ macro_rules! futures {
             use $crate::runtime::{Ear, block_on};
             let _none = Leftovers::none();
             let pool = $make;
-            for n in 0..50 {
+            if pool.engine().name() == "serial" {
+                // The task has run when submit returns.
+                return;
+            }
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            for _ in 0..50 {
                 let ear = Ear::new();
-                let mut task = pool.submit(not_700, n);
+                let mut task = pool.submit(|gate: Gate| gate.pass_counted(), gate.clone());
                 let polled = block_on(std::future::poll_fn(|context| {
                     std::task::Poll::Ready(std::pin::Pin::new(&mut task).poll(context))
                 }));
-                if polled.is_pending() {
-                    task.on_done(ear.listen("late"));
-                    assert_eq!(block_on(task), Ok(n));
-                    assert_eq!(ear.heard(), [("late", Ok(n))]);
-                }
+                assert!(polled.is_pending());
+                task.on_done(ear.listen("late"));
+                gate.open();
+                assert_eq!(block_on(task), Ok(1));
+                assert_eq!(ear.heard(), [("late", Ok(1))]);
+                gate.close();
             }
         }
 

@@ -2,8 +2,13 @@
 #![allow(unreachable_pub, reason = "a module of a test")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+/// The longest wait at a gate: longer than a test waits for any condition, so that the test fails
+/// first and says which.
+const LONGEST: Duration = crate::common::DEADLINE.saturating_mul(2);
 
 /// A gate in the file system, at which tasks wait, in whatever process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,9 +33,12 @@ impl Gate {
         std::fs::write(self.folder.join("open"), "").unwrap();
     }
 
-    /// Waits until the gate is open, or gone with its test.
+    /// Waits until the gate is open, or gone with its test. A gate that never opens is a panic,
+    /// so that a test whose condition never comes true fails and does not hang.
     pub fn pass(&self) -> String {
+        let start = Instant::now();
         while self.folder.exists() && !self.folder.join("open").exists() {
+            assert!(start.elapsed() < LONGEST, "this gate was never opened");
             std::thread::yield_now();
         }
         "passed".to_owned()

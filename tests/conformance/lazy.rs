@@ -171,6 +171,59 @@ macro_rules! lazy {
 macro_rules! queued_calls {
     ($make:expr) => {
         #[test]
+        fn b38_what_has_not_begun_when_the_input_panics_never_runs() {
+            use $crate::ends::comes_to_rest;
+            let _none = Leftovers::none();
+            for lists in [false, true] {
+                let pool = $make;
+                let workers = pool.workers();
+                let gate = Gate::new();
+                let _fence = Fence(gate.clone());
+                let (send, panics) = std::sync::mpsc::channel();
+                let call = std::thread::scope(|scope| {
+                    // Opens the way for those who wait, whatever happens here.
+                    let _opens = Opens(&gate);
+                    let (pool, gate) = (&pool, &gate);
+                    let call = scope.spawn(move || {
+                        let input = (0..3 * workers).map(|n| {
+                            if n == 3 * workers - 1 {
+                                let all_run = || gate.waiting() == workers;
+                                eventually("all workers are at the gate", all_run);
+                                send.send(nix::unistd::gettid()).unwrap();
+                                panic!("the input ends here");
+                            }
+                            (gate.clone(), n)
+                        });
+                        let run = |(gate, n): (Gate, usize)| {
+                            gate.mark(&format!("item-{n}"));
+                            gate.pass();
+                        };
+                        let call = pool.call().chunk_size(1);
+                        let call = std::panic::AssertUnwindSafe(|| {
+                            if lists {
+                                drop(call.try_map(run, input));
+                            } else {
+                                drop(call.map(run, input));
+                            }
+                        });
+                        std::panic::catch_unwind(call).is_err()
+                    });
+                    let thread = panics.recv_timeout(DEADLINE).unwrap();
+                    // Either it waits for the items that run, or it has left them to themselves.
+                    comes_to_rest(thread, || call.is_finished());
+                    gate.open();
+                    call.join().unwrap()
+                });
+                assert!(call, "the panic has reached the caller");
+                // What was left in a lane or in a queue would run before this.
+                let after = (0..2 * workers).map(|_| pool.submit(|x: u8| x, 1));
+                assert!(after.map(TaskFuture::result).all(|result| result == Ok(1)));
+                pool.close().unwrap();
+                assert_eq!(gate.waiting(), workers, "{lists}: more has run");
+            }
+        }
+
+        #[test]
         fn b19_map_reads_no_further_than_its_window() {
             let _none = Leftovers::none();
             let pool = $make;

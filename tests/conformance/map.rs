@@ -173,6 +173,53 @@ macro_rules! maps {
         }
 
         #[test]
+        fn b37_of_two_failures_the_first_in_input_order_counts_whichever_came_first() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            if pool.workers() < 2 {
+                // One item after the other runs.
+                return;
+            }
+            // Which fails first, and whether the other fails only when that is known.
+            for (first, one_by_one) in [(0, true), (1, true), (0, false)] {
+                let gates = [Gate::new(), Gate::new()];
+                let _fences = gates.clone().map(Fence);
+                let fail = |(own, n): (Gate, u32)| {
+                    own.mark("begun");
+                    own.pass();
+                    panic!("item {n} fails")
+                };
+                let error = std::thread::scope(|scope| {
+                    // Opens the way for those who wait, whatever happens here.
+                    let _opens = gates.each_ref().map(Opens);
+                    let gates = &gates;
+                    let pool = &pool;
+                    let call = scope.spawn(move || {
+                        let call = pool.call().chunk_size(1).on_progress(|p| {
+                            if p.failed > 0 {
+                                gates[1 - first].open();
+                            }
+                        });
+                        let items = gates.clone().into_iter().zip(0..);
+                        call.map(fail, items).map(|results: Vec<u32>| results.len())
+                    });
+                    eventually("both run", || gates.iter().all(|gate| gate.waiting() == 1));
+                    if !one_by_one {
+                        gates[1 - first].open();
+                    }
+                    gates[first].open();
+                    call.join().unwrap().unwrap_err()
+                });
+                let text = error.to_string();
+                assert!(
+                    text.contains("item 0 fails"),
+                    "{first} {one_by_one}: {text}"
+                );
+                assert_eq!(error.index(), Some(0));
+            }
+        }
+
+        #[test]
         fn b38_a_panic_of_the_input_reaches_the_caller_and_the_pool_goes_on() {
             let _none = Leftovers::none();
             let pool = $make;

@@ -117,17 +117,60 @@ macro_rules! outcomes {
             let failed = pool.map_reduce(not_700, u32::max, 0..1_000);
             let error = failed.unwrap_err();
             assert_eq!(error.index(), Some(700), "{error}");
-            let failed = pool.map_reduce(|x: u32| x, |_, _| panic!("in between"), 0..1_000);
-            assert!(
-                matches!(failed, Err(TaskError::Panicked { .. })),
-                "{failed:?}"
-            );
             let limited = pool.call().timeout(Duration::from_secs(1));
             let refused = limited.map_reduce(|x: u32| x, u32::max, 0..3);
             assert!(
                 matches!(refused, Err(TaskError::InvalidCall { .. })),
                 "{refused:?}"
             );
+        }
+
+        #[test]
+        fn map_reduce_blames_no_item_for_a_panic_of_the_reduction() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let add = |a: u32, b: u32| {
+                assert!(a + b < 45, "too much");
+                a + b
+            };
+            // In one chunk, between the results of chunks, and both.
+            for chunk in [10, 1, 3] {
+                let call = || pool.call().chunk_size(chunk);
+                let error = call().map_reduce(|x: u32| x, add, 0..10).unwrap_err();
+                assert!(matches!(error, TaskError::Panicked { .. }), "{error:?}");
+                assert_eq!(error.index(), None, "{chunk}: {error}");
+                // One of an item names it, also after the reduction has run in its chunk.
+                let error = call().map_reduce(not_700, u32::max, 694..704).unwrap_err();
+                assert_eq!(error.index(), Some(6), "{chunk}: {error}");
+            }
+        }
+
+        #[test]
+        fn progress_of_map_reduce_is_never_ahead() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let run = |(gate, n): (Gate, u32)| {
+                // The first chunk is over before any other, and the callback has been told.
+                if n >= 5 {
+                    gate.pass();
+                }
+                gate.mark(&format!("item-{n}"));
+                n
+            };
+            let mut told = Vec::new();
+            let call = pool.call().chunk_size(5).on_progress(|p| {
+                told.push((p.done, gate.waiting()));
+                if gate.waiting() >= 5 {
+                    gate.open();
+                }
+            });
+            let items = (0..50).map(|n| (gate.clone(), n));
+            assert_eq!(call.map_reduce(run, u32::max, items), Ok(Some(49)));
+            assert!(told.iter().all(|(done, ran)| done <= ran), "{told:?}");
+            assert!(told.iter().any(|&(done, _)| done == 5), "{told:?}");
+            assert_eq!(told.last(), Some(&(50, 50)));
         }
 
         #[test]

@@ -260,6 +260,69 @@ fn b30_starts_that_somebody_else_cut_short_do_not_make_the_next_failure_the_last
     assert_eq!(folder.count("start-"), 7);
 }
 
+/// Counts the starts, and fails in those for which there is no file that calls them good.
+fn if_good() -> Result<(), String> {
+    mark().unwrap();
+    let entries = std::fs::read_dir(folder()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let starts = names.filter(|name| name.starts_with("start-")).count();
+    if folder().join(format!("good-{starts}")).exists() {
+        Ok(())
+    } else {
+        Err("not this time".to_owned())
+    }
+}
+
+/// The pool gives up after five failed starts in a row, not after five in all.
+#[test]
+fn b30_failures_with_a_success_between_them_are_not_added_up() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    for start in [1, 6, 11] {
+        File::create(folder.file(&format!("good-{start}"))).unwrap();
+    }
+    let pool = builder(1, &folder).initializer(if_good).build().unwrap();
+    for starts in [6, 11] {
+        let before = outcome(pool.submit(pid, 0)).unwrap();
+        kill(before);
+        // Four starts fail, and the fifth is good.
+        let after = outcome(pool.submit(pid, 0)).expect("the pool was given up too early");
+        assert_ne!(after, before);
+        assert_eq!(folder.count("start-"), starts);
+    }
+    // Five in a row are too many.
+    kill(outcome(pool.submit(pid, 0)).unwrap());
+    let ended = outcome(pool.submit(pid, 0)).unwrap_err();
+    assert!(
+        matches!(&ended, TaskError::Pool(PoolError::InitializerFailed { reason, .. }) if reason == "not this time"),
+        "{ended:?}"
+    );
+    assert_eq!(folder.count("start-"), 16);
+}
+
+/// As long as one worker is ready, the pool goes on, however often the start of another fails.
+#[test]
+fn b30_a_place_that_fails_beside_a_ready_worker_does_not_end_the_pool() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    for start in [1, 2, 9] {
+        File::create(folder.file(&format!("good-{start}"))).unwrap();
+    }
+    let pool = builder(2, &folder).initializer(if_good).build().unwrap();
+    let lost = *workers().first().unwrap();
+    kill(lost);
+    // More than the failures after which a pool without any worker is given up.
+    for starts in 3..=8 {
+        eventually("it is tried again", || folder.count("start-") >= starts);
+        let answered = outcome(pool.submit(pid, 0)).expect("the pool was given up");
+        assert_ne!(answered, lost);
+    }
+    eventually("it is back", || {
+        workers().len() == 2 && folder.count("start-") == 9
+    });
+    assert!(outcome(pool.submit(pid, 0)).is_ok());
+}
+
 #[test]
 fn b30_a_slow_one_is_waited_for_though_idle_workers_may_leave() {
     let _none = Leftovers::none();

@@ -6,6 +6,7 @@ mod common;
 
 mod calls;
 mod ends;
+mod false_starts;
 mod futures;
 mod initializer;
 mod limits;

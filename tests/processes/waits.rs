@@ -1,9 +1,10 @@
 //! Waits that once never ended, because the one whose turn it was did something else: found by a review of the waiting.
 
-use std::sync::mpsc::channel;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::{Output, StartMethod};
@@ -16,49 +17,111 @@ fn short_nap(x: u32) -> u32 {
     x
 }
 
-/// A call whose input waits, in the middle, for what another thread's task has brought about. `ask` starts that.
-fn map_that_waits(pool: &Pool<Processes>, ask: impl FnOnce(std::sync::mpsc::Sender<u32>) + Send) {
-    let (answer, answered) = channel();
-    let (asked, ask_now) = channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            ask_now.recv_timeout(DEADLINE).unwrap();
-            ask(answer);
-        });
-        let items = (0..200_u32).map(|x| {
-            if x == 20 {
-                asked.send(()).unwrap();
-            }
-            // Far enough behind for the call to have slept in between, and be the one that leads.
-            if x == 150 {
-                answered.recv_timeout(DEADLINE).unwrap()
-            } else {
-                x
-            }
-        });
-        let items: Box<dyn ExactSizeIterator<Item = u32>> = Box::new(items);
-        let results = pool.call().chunk_size(1).map(short_nap, items).unwrap();
-        assert_eq!((results.len(), results[150]), (200, 7));
+/// Runs until a file is there that the item names, if it names one.
+fn wait_if_asked((files, x): (Option<(PathBuf, PathBuf)>, u32)) -> u32 {
+    if let Some(files) = files {
+        begin_and_wait(files);
+    }
+    x
+}
+
+/// Whether a thread of this process sleeps.
+fn sleeps(thread: nix::unistd::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    stat.is_ok_and(|stat| stat[stat.rfind(')').unwrap()..].starts_with(") S"))
+}
+
+/// Waits until a thread has slept for some time without a break, or until it has ended.
+#[track_caller]
+fn comes_to_rest(thread: nix::unistd::Pid, has_ended: impl Fn() -> bool) {
+    let mut since = Instant::now();
+    eventually("the thread comes to rest", || {
+        if !sleeps(thread) {
+            since = Instant::now();
+        }
+        has_ended() || since.elapsed() > Duration::from_millis(20)
     });
+}
+
+/// One task runs, and `ask` has its result sent as soon as there is one. Meanwhile a call sleeps on
+/// behalf of all callers of the pool. Then the call goes back to its input, and only now the task
+/// ends: the input waits for the result, so another thread must do what the call's did.
+fn map_that_waits(ask: impl FnOnce(TaskFuture<u32>, Sender<u32>) + Send) {
+    let folder = Folder::new();
+    let file = |name: &str| folder.file(name);
+    let pool = Pool::processes(3).unwrap();
+    let task = pool.submit(begin_and_wait, (file("task-begun"), file("task-may-end")));
+    eventually("the task runs", || file("task-begun").exists());
+    let (answer, answered) = channel();
+    let (send, thread) = channel();
+    thread::scope(|scope| {
+        // Lets the items end, and then the task, whatever happens here.
+        let _opens = [
+            Touches(file("task-may-end")),
+            Touches(file("items-may-end")),
+        ];
+        let (pool, folder, tell) = (&pool, &folder, send.clone());
+        let call = scope.spawn(move || {
+            tell.send(nix::unistd::gettid()).unwrap();
+            let may_end = folder.file("items-may-end");
+            let mut told = None;
+            // Two items keep the other workers busy. What is asked for after them is more than the
+            // lanes hold, so it is asked for when they have ended.
+            let input = (0..200_u32).map(|n| {
+                if n < 2 {
+                    let begun = folder.file(&format!("item-begun-{n}"));
+                    return (Some((begun, may_end.clone())), n);
+                }
+                if told.is_none() && may_end.exists() {
+                    touch(folder.file("task-may-end"));
+                    told = answered.recv_timeout(DEADLINE).ok();
+                    assert!(
+                        told.is_some(),
+                        "no other thread took the place of the call's"
+                    );
+                }
+                (None, n)
+            });
+            let results = pool.call().chunk_size(1).map(wait_if_asked, input);
+            (results, told)
+        });
+        let caller = thread.recv().unwrap();
+        eventually("all workers are busy", || folder.count("item-begun") == 2);
+        comes_to_rest(caller, || call.is_finished());
+        let asking = scope.spawn(move || {
+            send.send(nix::unistd::gettid()).unwrap();
+            ask(task, answer);
+        });
+        comes_to_rest(thread.recv().unwrap(), || asking.is_finished());
+        touch(file("items-may-end"));
+        let (results, told) = call.join().unwrap();
+        assert_eq!(results, Ok((0..200).collect()));
+        assert!(told.is_some(), "all was asked for at once");
+        asking.join().unwrap();
+    });
+}
+
+/// Makes a file at the end of its scope.
+struct Touches(PathBuf);
+
+impl Drop for Touches {
+    fn drop(&mut self) {
+        touch(self.0.clone());
+    }
 }
 
 #[test]
 fn who_waits_beside_a_call_is_served_while_the_call_reads_its_input() {
     let _none = Leftovers::none();
-    let pool = Pool::processes(2).unwrap();
-    map_that_waits(&pool, |answer| {
-        answer
-            .send(pool.submit(|()| 7, ()).result().unwrap())
-            .unwrap();
+    map_that_waits(|task, answer| {
+        answer.send(task.result().unwrap()).unwrap();
     });
 }
 
 #[test]
 fn who_is_to_be_told_is_told_while_a_call_reads_its_input() {
     let _none = Leftovers::none();
-    let pool = Pool::processes(2).unwrap();
-    map_that_waits(&pool, |answer| {
-        let task = pool.submit(|()| 7, ());
+    map_that_waits(|task, answer| {
         task.on_done(move |result| answer.send(*result.unwrap()).unwrap());
     });
 }
@@ -244,32 +307,6 @@ fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
         .map_reduce(nap, |a, b| a + b, 0..50);
     assert_eq!(sum, Ok(Some(1_225)));
     assert!(pool.submit(endless, 0).result().is_err(), "a task has it");
-}
-
-#[test]
-fn a_panic_of_the_reduction_is_of_no_item() {
-    let _none = Leftovers::none();
-    let pool = Pool::processes(1).unwrap();
-    let add = |a: u32, b: u32| {
-        assert!(b != 7, "on purpose");
-        a + b
-    };
-    let failed = pool
-        .call()
-        .chunk_size(20)
-        .map_reduce(|x: u32| x, add, 0..20)
-        .unwrap_err();
-    assert_eq!(failed.index(), None);
-    let map = |x: u32| {
-        assert!(x != 7, "on purpose");
-        x
-    };
-    let failed = pool
-        .call()
-        .chunk_size(20)
-        .map_reduce(map, |a, b| a + b, 0..20)
-        .unwrap_err();
-    assert_eq!(failed.index(), Some(7));
 }
 
 #[test]

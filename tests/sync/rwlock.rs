@@ -177,3 +177,39 @@ fn b60_one_that_is_killed_while_it_waits_to_write_holds_up_nobody() {
     drop(guard);
     assert!(lock.try_write().is_ok());
 }
+
+/// The child reads, too: what its copy of the guard gave back would be its own permit, and the
+/// child would read beside a writer.
+#[test]
+fn b60_a_forked_childs_copy_of_a_guard_does_nothing() {
+    let _none = Leftovers::none();
+    let lock = RwLock::new(1u64).unwrap();
+    let (dropped, go) = (Event::new().unwrap(), Event::new().unwrap());
+    let copy = lock.read().unwrap();
+    // SAFETY: the child uses shared objects only, and ends without a return to the harness.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let reads = std::panic::AssertUnwindSafe(|| {
+                let own = lock.read().unwrap();
+                drop(copy);
+                dropped.set();
+                assert!(go.wait_timeout(LONG));
+                assert_eq!(*own, 1, "no writer was let in");
+            });
+            let has_failed = std::panic::catch_unwind(reads).is_err();
+            // SAFETY: ends the process at once, and touches nothing of it.
+            unsafe { libc::_exit(i32::from(has_failed)) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            assert!(dropped.wait_timeout(LONG), "the child has not come so far");
+            drop(copy);
+            let written = lock.try_write().map(|mut value| *value = 2);
+            let is_read = matches!(written, Err(TryLockError::WouldBlock));
+            go.set();
+            let ended = nix::sys::wait::waitpid(child, None).unwrap();
+            assert!(is_read, "a writer was let in beside the child that reads");
+            assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+            assert!(lock.try_write().is_ok());
+        }
+    }
+}

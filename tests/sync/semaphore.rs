@@ -215,22 +215,30 @@ fn b56_a_release_is_a_signal() {
     join_all([child]);
 }
 
+/// The child has permits of its own: what a copy gave back, or took out of the world, would be
+/// theirs.
 #[test]
-fn b56_a_forked_childs_copy_of_a_permit_does_nothing() {
+fn b56_a_forked_childs_copies_of_permits_do_nothing() {
     let _none = Leftovers::none();
-    let semaphore = Semaphore::new(2).unwrap();
-    let permit = std::cell::RefCell::new(Some(semaphore.acquire()));
+    let semaphore = Semaphore::new(7).unwrap();
+    let copies = std::cell::RefCell::new(vec![semaphore.acquire(), semaphore.acquire_many(2)]);
     let forked = Forked::builder().workers(1).allow_threads().build();
     let seen = forked.unwrap().map(
         |_: u8| {
-            drop(permit.borrow_mut().take());
-            semaphore.available()
+            let own = semaphore.acquire_many(2);
+            drop(copies.borrow_mut().pop());
+            let after_drop = semaphore.available();
+            copies.borrow_mut().pop().unwrap().forget();
+            let after_forget = semaphore.available();
+            drop(own);
+            [after_drop, after_forget, semaphore.available()]
         },
         [0],
     );
-    assert_eq!(seen.unwrap(), [1]);
-    drop(permit);
-    assert_eq!(semaphore.available(), 2);
+    assert_eq!(seen.unwrap(), [[2, 2, 4]]);
+    assert_eq!(semaphore.available(), 4);
+    drop(copies);
+    assert_eq!(semaphore.available(), 7, "none was forgotten");
 }
 
 fn takes_all((semaphore, lock): (Semaphore, RwLock<u64>)) {

@@ -307,3 +307,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

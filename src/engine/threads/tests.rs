@@ -59,29 +59,43 @@ fn panics_with(error: &TaskError, text: &str) -> bool {
 
 // Submitted tasks ---------------------------------------------------------------------------------------------------
 
-#[test]
-fn no_wakeup_is_lost_between_submitters_and_workers() {
+/// Submits task after task from several threads at once, each when the one before has ended.
+fn submit_in_turn(workers: usize, submitters: usize, rounds: usize) {
     // Pauses around the time that workers search before they sleep make both meet in every stage of falling asleep.
     let pauses = [0, 0, 0, 10, 40, 50, 60, 150];
-    for workers in [1, 2, 5] {
-        let pool = Pool::threads(workers).unwrap();
-        thread::scope(|scope| {
-            for submitter in 0..4_usize {
-                let pool = &pool;
-                scope.spawn(move || {
-                    for round in 0..1_500_usize {
-                        let answer = pool.submit(|x: usize| x + 1, round).result();
-                        assert_eq!(answer, Ok(round + 1));
-                        let pause =
-                            Duration::from_micros(pauses[(round * 7 + submitter) % pauses.len()]);
-                        let start = Instant::now();
-                        while start.elapsed() < pause {
-                            std::hint::spin_loop();
-                        }
+    let pool = Pool::threads(workers).unwrap();
+    thread::scope(|scope| {
+        for submitter in 0..submitters {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let mut task = pool.submit(|x: usize| x + 1, round);
+                    let answer = task.result_timeout(Duration::from_secs(10));
+                    assert_eq!(answer, Ok(Ok(round + 1)), "lost in round {round}");
+                    let pause = pauses[(round * 7 + submitter) % pauses.len()] * 1_000;
+                    let pause = Duration::from_nanos(pause + round as u64 * 37 % 4_000);
+                    let start = Instant::now();
+                    while start.elapsed() < pause {
+                        std::hint::spin_loop();
                     }
-                });
-            }
-        });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_wakeup_is_lost_between_submitters_and_workers() {
+    for workers in [1, 2, 5] {
+        submit_in_turn(workers, 4, 1_500);
+    }
+}
+
+/// With one submitter no later task brings a wake-up that was lost.
+#[test]
+fn no_wakeup_of_one_submitter_is_lost() {
+    for workers in [1, 2] {
+        submit_in_turn(workers, 1, 20_000);
     }
 }
 

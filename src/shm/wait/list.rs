@@ -45,6 +45,7 @@ use std::time::Instant;
 
 use super::{LONGEST_SLICE, Slept, Slice, Slices, Ticket, Waiters, spin};
 use crate::facade::{AtomicU32, AtomicU64, Futex};
+use crate::os::fault;
 use crate::os::futex::Wake;
 
 /// Words of bits. In a model, slots for two: a third waiter is the crowd.
@@ -123,6 +124,7 @@ impl WaitList {
     /// Puts a thread of this member on the list. To be called before the mutex is unlocked: from
     /// then on notifications count.
     pub(crate) fn enqueue(&self, member: u16) -> Enqueued<'_> {
+        fault::point();
         let place = match self.claim(member) {
             Some(index) => {
                 let (slot, waiting) = (&self.slots[index], state_of(WAITING, member));
@@ -130,6 +132,7 @@ impl WaitList {
                 slot.ticket.store(ticket.wrapping_add(1), Ordering::Relaxed);
                 // Release pairs with the load in `oldest`, which reads the ticket.
                 slot.state.store(waiting, Ordering::Release);
+                fault::point();
                 // Release pairs with the load in `occupied`: who sees the bit sees the state.
                 self.enqueued[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
                 Place::Slot { index, waiting }

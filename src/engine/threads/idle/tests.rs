@@ -1,0 +1,68 @@
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use super::*;
+
+/// Far longer than it takes; what takes as long sleeps for good.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Has a thread go to sleep as the only worker of `idle`, with `is_wanted` as its last look.
+#[track_caller]
+fn goes_to_sleep(idle: &Arc<Idle>, is_wanted: impl FnOnce() -> bool + Send + 'static) {
+    let (send, woken) = channel();
+    let own = Arc::clone(idle);
+    thread::spawn(move || {
+        own.start(0);
+        own.stop_searching();
+        let woken = own.sleep(0, false, is_wanted);
+        let _ = send.send(woken == Woken::Called);
+    });
+    let is_called = woken.recv_timeout(LONG).expect("the worker sleeps");
+    assert!(is_called, "it has no alarm");
+    let census = idle.census();
+    assert_eq!((census.searching(), census.asleep()), (1, 0));
+}
+
+#[test]
+fn a_worker_that_sees_a_task_in_its_last_look_does_not_sleep() {
+    let idle = Arc::new(Idle::new(1));
+    let seen = Arc::clone(&idle);
+    // The look comes after the worker is counted as asleep: a task that is posted between the two
+    // is seen by the worker, or its poster sees that the worker sleeps.
+    goes_to_sleep(&idle, move || seen.census().asleep() == 1);
+}
+
+#[test]
+fn a_worker_does_not_sleep_when_the_pool_is_to_end() {
+    let idle = Arc::new(Idle::new(1));
+    idle.quit();
+    goes_to_sleep(&idle, || false);
+}
+
+#[test]
+fn a_worker_is_woken_by_the_post_after_its_last_look() {
+    let idle = Arc::new(Idle::new(1));
+    let poster = Arc::clone(&idle);
+    let (look, has_looked) = channel();
+    thread::spawn(move || {
+        has_looked.recv_timeout(LONG).unwrap();
+        // Waits for the lock that the worker holds until it is on the list of those that sleep.
+        assert!(poster.wake_one(), "the worker is on no list");
+    });
+    goes_to_sleep(&idle, move || {
+        look.send(()).unwrap();
+        false
+    });
+}
+
+#[test]
+fn the_last_that_ends_its_search_looks_again_if_another_sleeps() {
+    let idle = Idle::new(3);
+    idle.start_searching();
+    idle.start_searching();
+    assert!(!idle.stop_searching(), "another one searches");
+    assert!(!idle.stop_searching(), "no worker sleeps");
+    idle.start_searching();
+    idle.census.fetch_add(ASLEEP, Ordering::Relaxed);
+    assert!(idle.stop_searching());
+}
