@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Leftovers, eventually};
-use manyhands::closure;
 use manyhands::prelude::*;
+use manyhands::{Reduce, Shutdown, closure};
 use serde::{Deserialize, Serialize};
 
 /// A folder of a test's own, gone with it.
@@ -42,9 +42,7 @@ fn touch(path: PathBuf) {
 
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn wait_for(path: PathBuf) {
-    while !path.exists() {
-        std::thread::yield_now();
-    }
+    eventually("the file is there", || path.exists());
 }
 
 fn forked() -> Pool<Forked> {
@@ -411,4 +409,157 @@ fn seeds_of_lazy_calls_stay_right_behind_an_item_that_cannot_be_sent() {
             }
         }
     }
+}
+
+/// A call of `map` on another thread, whose first item has started and goes on when the test wants it to.
+struct HeldMap<'s> {
+    folder: Folder,
+    call: std::thread::ScopedJoinHandle<'s, Result<Vec<bool>, TaskError>>,
+}
+
+impl<'s> HeldMap<'s> {
+    fn start<'e>(scope: &'s std::thread::Scope<'s, 'e>, pool: &'e Pool<Forked>) -> Self {
+        let folder = Folder::new();
+        let names = ["started", "go", "item-0", "item-99"].map(|name| folder.file(name));
+        let call = scope.spawn(move || {
+            let item = |n: u32| {
+                let [started, go, first, last] = &names;
+                if n == 0 {
+                    touch(started.clone());
+                    wait_for(go.clone());
+                    touch(first.clone());
+                }
+                // The caller hears of a shutdown within 50 ms: all items together take far longer.
+                std::thread::sleep(Duration::from_millis(10));
+                if n == 99 {
+                    touch(last.clone());
+                }
+                true
+            };
+            pool.call().chunk_size(1).map(item, 0..100)
+        });
+        eventually("the first item runs", || folder.file("started").exists());
+        Self { folder, call }
+    }
+
+    /// Lets the first item end, once the pool takes no more tasks.
+    fn go_on_when_closed(&self, pool: &Pool<Forked>) {
+        eventually("the pool is closed", || {
+            pool.map(|()| (), [()]) == Err(PoolError::Closed.into())
+        });
+        touch(self.folder.file("go"));
+    }
+}
+
+fn one_child() -> Pool<Forked> {
+    let builder = Forked::builder().workers(1).allow_threads();
+    builder.build().unwrap()
+}
+
+#[test]
+fn closing_a_forked_pool_waits_for_the_map_of_another_thread() {
+    let _none = Leftovers::none();
+    let pool = &one_child();
+    std::thread::scope(|scope| {
+        let held = HeldMap::start(scope, pool);
+        let last = held.folder.file("item-99");
+        let closer = scope.spawn(move || (pool.close(), last.exists()));
+        held.go_on_when_closed(pool);
+        assert_eq!(closer.join().unwrap(), (Ok(()), true));
+        assert_eq!(held.call.join().unwrap(), Ok(vec![true; 100]));
+    });
+}
+
+#[test]
+fn shutting_down_a_forked_pool_cancels_the_items_of_another_thread_that_have_not_started() {
+    let _none = Leftovers::none();
+    let pool = &one_child();
+    std::thread::scope(|scope| {
+        let held = HeldMap::start(scope, pool);
+        let first = held.folder.file("item-0");
+        let ender = scope.spawn(move || (pool.shutdown(Shutdown::CancelQueued), first.exists()));
+        held.go_on_when_closed(pool);
+        assert_eq!(ender.join().unwrap(), (Ok(()), true));
+        assert_eq!(held.call.join().unwrap(), Err(TaskError::Cancelled));
+        assert!(!held.folder.file("item-99").exists());
+    });
+}
+
+#[test]
+fn closing_a_forked_pool_in_the_middle_of_its_own_map_is_an_error() {
+    let _none = Leftovers::none();
+    let pool = forked();
+    let mut closed = Vec::new();
+    let call = pool.call().on_progress(|_| closed.push(pool.close()));
+    assert_eq!(call.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
+    let is_refused = |closed: &_| matches!(closed, Err(PoolError::System { .. }));
+    assert!(
+        !closed.is_empty() && closed.iter().all(is_refused),
+        "{closed:?}"
+    );
+    assert_eq!(pool.close(), Ok(()));
+}
+
+/// Of a chunk of four and one of a single item the second ends first.
+fn progress_of_a_reduction_is_true<E>(pool: &Pool<E>)
+where
+    E: Reduce<fn((PathBuf, u32)) -> u32, fn(u32, u32) -> u32, (PathBuf, u32), u32>,
+{
+    let folder = Folder::new();
+    let go = folder.file("go");
+    let mut told = Vec::new();
+    let call = pool.call().chunk_size(4).on_progress(|p| {
+        told.push(p.done);
+        if p.done > 0 {
+            touch(go.clone());
+        }
+    });
+    let item: fn((PathBuf, u32)) -> u32 = |(go, n)| {
+        if n < 4 {
+            wait_for(go);
+        }
+        n
+    };
+    let items = (0..5).map(|n| (go.clone(), n));
+    assert_eq!(call.map_reduce(item, |a, b| a + b, items), Ok(Some(10)));
+    told.retain(|&done| done > 0);
+    assert_eq!(told, [1, 5]);
+}
+
+#[test]
+fn progress_of_a_reduction_counts_no_item_before_it_has_ended() {
+    let _none = Leftovers::none();
+    progress_of_a_reduction_is_true(&Pool::threads(2).unwrap());
+    progress_of_a_reduction_is_true(&forked());
+}
+
+#[test]
+fn no_more_items_have_failed_than_have_ended() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let [go, seen] = ["go", "seen"].map(|name| folder.file(name));
+    let pool = Pool::processes(2).unwrap();
+    let mut told = Vec::new();
+    // Three die before the fourth lets the single item of the other chunk end.
+    let item = |(go, seen, n): (PathBuf, PathBuf, u32)| match n {
+        0..3 => std::process::exit(1),
+        3 => {
+            touch(seen);
+            wait_for(go);
+        }
+        _ => wait_for(seen),
+    };
+    let items = (0..5).map(|n| (go.clone(), seen.clone(), n));
+    let call = pool.call().chunk_size(4).on_progress(|p| {
+        told.push((p.done, p.failed));
+        if p.done > 0 {
+            touch(go.clone());
+        }
+    });
+    let failed = call.map(item, items);
+    assert!(
+        matches!(failed, Err(TaskError::WorkerDied { index: Some(0), .. })),
+        "{failed:?}"
+    );
+    assert!(told.iter().all(|(done, failed)| failed <= done), "{told:?}");
 }

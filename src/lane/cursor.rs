@@ -39,6 +39,11 @@ impl Cursor {
         self.word().load(Ordering::Relaxed)
     }
 
+    /// Leaves nothing to claim of a list of this length.
+    pub(crate) fn pass(&self, len: usize) {
+        self.word().fetch_max(len, Ordering::Relaxed);
+    }
+
     /// Back to the start. No other process may be claiming.
     pub(crate) fn reset(&self) {
         self.word().store(0, Ordering::Relaxed);

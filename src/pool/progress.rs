@@ -1,6 +1,7 @@
 //! How far a call has come, told to a callback on the caller's thread.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How far a call has come; see [`Call::on_progress`](crate::Call::on_progress).
@@ -50,6 +51,32 @@ impl Progress {
     }
 }
 
+/// How many items the chunks have that were given out.
+///
+/// Which of them have ended is not known, only how many. So many items have ended at least as the smallest chunks have.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    /// How many chunks there are of each size. Schedules give few sizes.
+    chunks: BTreeMap<usize, usize>,
+}
+
+impl Sizes {
+    pub(super) fn add(&mut self, size: usize) {
+        *self.chunks.entry(size).or_default() += 1;
+    }
+
+    /// Items in the smallest chunks, so many.
+    fn of_the_smallest(&self, count: usize) -> usize {
+        let (mut items, mut left) = (0, count);
+        for (size, chunks) in &self.chunks {
+            let taken = left.min(*chunks);
+            items += size * taken;
+            left -= taken;
+        }
+        items
+    }
+}
+
 /// What a call tells its progress to.
 pub(super) type Callback<'c> = Box<dyn FnMut(&Progress) + 'c>;
 
@@ -71,21 +98,20 @@ impl<'c> Tracker<'c> {
         }
     }
 
-    /// One that is told of chunks, and tells `outer` of the items in them. `ends` has for each chunk how many items there
-    /// were up to its end.
-    pub(super) fn by_chunks(outer: &'c mut Tracker<'_>, ends: &'c RefCell<Vec<usize>>) -> Self {
+    /// One that is told of chunks, and tells `outer` of the items in them.
+    pub(super) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c RefCell<Sizes>) -> Self {
         if !outer.is_on() {
             return Self::new(None, None);
         }
-        let tell = |chunks: &Progress| {
-            let done = chunks.done.checked_sub(1);
-            let items = done.and_then(|last| ends.borrow().get(last).copied());
-            outer.tell(items.unwrap_or(0), 0);
+        let mut done = 0;
+        let tell = move |chunks: &Progress| {
+            // It only grows: what has ended stays so, though a smaller chunk is given out later.
+            done = done.max(sizes.borrow().of_the_smallest(chunks.done));
+            outer.tell(done, 0);
         };
         Self::new(Some(Box::new(tell)), None)
     }
 
-    /// Whether anybody listens.
     pub(crate) fn is_on(&self) -> bool {
         self.tell.is_some()
     }

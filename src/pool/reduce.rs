@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Plan;
 use super::limits::Limits;
-use super::progress::Tracker;
+use super::progress::{Sizes, Tracker};
 use super::schedule::Schedule;
 use crate::engine::Run;
 use crate::engine::copies::{self, Original};
@@ -118,14 +118,16 @@ where
     }
     let seeds = plan.limits.seeds;
     let (mut items, mut given) = (items, 0);
-    // Items given out, by chunk, for whoever listens to the progress.
-    let ends = RefCell::new(Vec::new());
+    // For the progress.
+    let chunk_sizes = RefCell::new(Sizes::default());
     let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);
     let chunks = std::iter::from_fn(|| {
         let chunk: Vec<A> = items.by_ref().take(sizes.next_size().min(most)).collect();
         let base = given as u64;
         given += chunk.len();
-        ends.borrow_mut().push(given);
+        if !chunk.is_empty() {
+            chunk_sizes.borrow_mut().add(chunk.len());
+        }
         (!chunk.is_empty()).then_some((base, seeds, chunk))
     });
     let mut tracker = plan.tracker;
@@ -138,7 +140,7 @@ where
         },
         window: plan.window.map(|_| 2 * workers),
         total: None,
-        tracker: Tracker::by_chunks(&mut tracker, &ends),
+        tracker: Tracker::by_chunks(&mut tracker, &chunk_sizes),
     };
     let partials = engine.map(inner, fold, chunks).map_err(without_index)?;
     let mut partials = values(partials)?;

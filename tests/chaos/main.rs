@@ -11,7 +11,6 @@ mod common;
 
 mod calls;
 mod job;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -20,6 +19,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use common::random::{Random, number, seed};
+use common::watch::Watch;
 use common::{Leftovers, children_of, is_running, is_stopped};
 use manyhands::prelude::*;
 use manyhands::{Output, Shutdown, WaitPolicy};
@@ -27,9 +27,11 @@ use nix::sys::signal::Signal;
 
 use calls::Caller;
 use job::Job;
-use watch::Watch;
 
 const CALLERS: u64 = 3;
+
+/// Far longer than anything here should take, however busy the machine is.
+const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Workers killed from outside, and jobs that took theirs along.
 static KILLS: AtomicUsize = AtomicUsize::new(0);
@@ -261,7 +263,7 @@ fn fight(seed: u64) {
         has_ended: AtomicBool::new(false),
         calls: AtomicUsize::new(0),
         rest: Mutex::default(),
-        watch: Watch::new(seed),
+        watch: Watch::new(format!("MANYHANDS_SEED={seed}"), DEADLINE),
     };
     let (killing, stopping) = (random.split(), random.split());
     let (ending, resizing) = (random.split(), random.split());

@@ -4,6 +4,7 @@
 
 pub mod random;
 pub mod refuse;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -124,7 +124,6 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         items: usize,
         keeps_all: bool,
     ) -> Result<(Self, Tracker<'c>), TaskError> {
-        engine.submitted.check_open()?;
         let plan = Plan {
             total: Some(items),
             ..plan
@@ -197,6 +196,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
+        if self.engine.submitted.is_cancelled() {
+            return Err(TaskError::Cancelled);
+        }
         self.cursor.reset();
         let mut hands: Vec<Hand<'a>> = Vec::new();
         loop {
@@ -220,6 +222,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             }
             if self.engine.submitted.is_killed() {
                 return Err(TaskError::Cancelled);
+            }
+            if self.engine.submitted.is_cancelled() {
+                // The children end what they have claimed.
+                self.cursor.pass(self.list.len());
             }
             if self.fruitless > MOST_FRUITLESS + self.engine.workers {
                 let reason =

@@ -10,6 +10,7 @@
 //! itself keeps do not count: they sleep, and hold none but the crate's own locks, which a child never takes, because
 //! its copies of pools and handles refuse ([`PoolError::OtherProcess`]).
 
+mod calls;
 mod child;
 mod chunk;
 #[cfg(all(test, not(loom)))]
@@ -364,7 +365,7 @@ where
         I: Iterator<Item = A>,
     {
         // Before the input is read, which may be long.
-        self.submitted.check_open()?;
+        let _calling = self.submitted.start_call()?;
         map::map(self, plan, &f, items)
     }
 
@@ -372,7 +373,10 @@ where
     where
         I: Iterator<Item = A>,
     {
-        map::try_map(self, plan, &f, items)
+        match self.submitted.start_call() {
+            Ok(_calling) => map::try_map(self, plan, &f, items),
+            Err(error) => items.map(|_| Err(error.clone().into())).collect(),
+        }
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
@@ -412,6 +416,8 @@ where
     where
         I: Iterator<Item = A>,
     {
+        // One call, though it is made of several.
+        let _calling = self.submitted.start_call()?;
         let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
         let combine = |partials| reduce::combine_in_worker(partials, &g);
         reduce::map_reduce(self, plan, fold, combine, items)

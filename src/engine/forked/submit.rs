@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
+use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, PipeBell};
 use super::running::{Running, TASK, Task};
 use super::watch::Watcher;
@@ -31,6 +32,10 @@ pub(super) struct Submitted {
     /// The children of calls of `map`.
     enlisted: Mutex<Vec<Arc<Process>>>,
     is_closed: AtomicBool,
+    /// Its other calls.
+    calls: Calls,
+    /// Calls claim no more chunks.
+    is_cancelled: AtomicBool,
     /// Set under the lock of `enlisted`: no child is to live.
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
@@ -57,6 +62,8 @@ impl Submitted {
             running: Mutex::default(),
             enlisted: Mutex::default(),
             is_closed: AtomicBool::new(false),
+            calls: Calls::default(),
+            is_cancelled: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             watcher: Arc::default(),
             generation: fork::generation(),
@@ -66,6 +73,20 @@ impl Submitted {
     /// Whether the pool was shut down together with all that runs.
     pub(super) fn is_killed(&self) -> bool {
         self.is_killed.load(Ordering::Acquire)
+    }
+
+    /// Whether the pool was shut down: what has not started is not to.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Begins a call, for which the end of the pool waits.
+    ///
+    /// # Errors
+    ///
+    /// If the pool takes no calls any more.
+    pub(super) fn start_call(&self) -> Result<Calling<'_>, PoolError> {
+        self.calls.start(self.id)
     }
 
     /// Has a shutdown kill this child.
@@ -179,6 +200,7 @@ impl Submitted {
         if self.generation != fork::generation() {
             return Err(PoolError::OtherProcess);
         }
+        self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
         // Not under the lock, which somebody who wants to kill them needs.
         let running = self.running.lock().clone();
@@ -186,15 +208,18 @@ impl Submitted {
             task.wait(None);
         }
         self.running.lock().retain(|task| !task.is_done());
+        self.calls.wait();
         Ok(())
     }
 
     /// Takes no more tasks, and stops those there are. They run from the moment they are submitted, so there are none to
-    /// cancel.
+    /// cancel. Calls claim no more chunks.
     pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
         if self.generation != fork::generation() {
             return Err(PoolError::OtherProcess);
         }
+        self.calls.close(self.id)?;
+        self.is_cancelled.store(true, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
         if how == Shutdown::Kill {
             let running = self.running.lock().clone();

@@ -46,6 +46,8 @@ struct ChunkResults<R> {
     /// Items that this chunk's worker is to answer for.
     count: usize,
     outcome: Mutex<Outcome>,
+    /// Items of this chunk that have failed.
+    failed: AtomicUsize,
     is_ended: AtomicBool,
     results: Discard,
     result: PhantomData<fn() -> R>,
@@ -71,7 +73,7 @@ struct Outcome {
 impl<R> ChunkResults<R> {
     /// Item `index` of the chunk has failed; the first one is kept.
     fn fail(&self, error: TaskError) {
-        self.call.items_failed.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(1, Ordering::Relaxed);
         self.outcome.lock().failure.get_or_insert(error);
     }
 }
@@ -101,6 +103,11 @@ impl<R> Results for ChunkResults<R> {
         self.call
             .items_ended
             .fetch_add(self.count, Ordering::Relaxed);
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            // After the count of those that have ended, which is read after this one: never more have failed.
+            self.call.items_failed.fetch_add(failed, Ordering::Release);
+        }
         self.is_ended.store(true, Ordering::Release);
         self.call.chunk_ended.raise();
     }
@@ -167,10 +174,8 @@ where
             items_failed,
             ..
         } = &*run.call;
-        tracker.tell(
-            items_ended.load(Ordering::Relaxed),
-            items_failed.load(Ordering::Relaxed),
-        );
+        let failed = items_failed.load(Ordering::Acquire);
+        tracker.tell(items_ended.load(Ordering::Relaxed), failed);
     }
 }
 
@@ -335,6 +340,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 base,
                 count,
                 outcome: Mutex::default(),
+                failed: AtomicUsize::new(0),
                 is_ended: AtomicBool::new(false),
                 results: Discard::of::<R>(),
                 result: PhantomData,
