@@ -5,7 +5,9 @@
 pub(crate) use unarmed::{for_next_child, point};
 
 #[cfg(all(test, not(loom)))]
-pub(crate) use armed::{Child, Fate, Met, alone, arm_children, for_next_child, point};
+pub(crate) use armed::{
+    Child, Fate, Met, alone, arm_children, count_from_here, for_next_child, point,
+};
 
 #[cfg(not(all(test, not(loom))))]
 mod unarmed {
@@ -78,6 +80,11 @@ mod armed {
         };
         SIGNAL.store(signal as i32, Ordering::Relaxed);
         ARMED_IN.store(fork::generation(), Ordering::Relaxed);
+        LEFT.store(number, Ordering::Relaxed);
+    }
+
+    /// Counts the fault points of this armed child anew: its fate is at the one given, from here.
+    pub(crate) fn count_from_here(number: i64) {
         LEFT.store(number, Ordering::Relaxed);
     }
 

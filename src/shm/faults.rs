@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::os::exit;
-use crate::os::fault::{self, Child, Fate};
+use crate::os::fault::{self, Child, Fate, count_from_here};
 use crate::os::fork;
 use crate::queue::PushError;
 use crate::shm::{deferred, family, member};
@@ -329,8 +329,9 @@ fn a_release_that_panics_costs_no_other_one() {
 fn a_waiter_keeps_the_mutex_until_it_is_on_the_list() {
     for number in 0..2 {
         let (mutex, condvar) = (Mutex::new(0_u32).unwrap(), Condvar::new().unwrap());
-        let child = Child::run(Fate::Paused, number, || {
+        let child = Child::run(Fate::Paused, i64::MAX - 1, || {
             let guard = mutex.lock().unwrap();
+            count_from_here(number);
             let waited = condvar.wait_timeout_while(guard, IN_TIME, |value| *value == 0);
             assert_eq!(*waited.unwrap().0, 1);
         });
@@ -354,6 +355,8 @@ fn a_process_that_ends_gives_back_what_it_has_put_off() {
     let (its_go, its_done) = (go.clone(), done.clone());
     let (ending, tried) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
     let (its_ending, its_tried) = (ending.clone(), tried.clone());
+    // The child's handles are copies of those that this process keeps.
+    let ending = &ending;
     let start = Instant::now();
     let said = thread::scope(|scope| {
         scope.spawn(|| {
