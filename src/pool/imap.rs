@@ -22,7 +22,7 @@ pub(crate) type ChunkFuture<R> = TaskFuture<Vec<Result<R, TaskError>>>;
 pub struct Stream<'p, A, R> {
     /// Gives a chunk to the workers, of which the first item has this index. It takes items from
     /// the front of those given, one at least, and leaves the rest for the next chunk.
-    pub(crate) give: Box<dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + 'p>,
+    pub(crate) give: Box<Give<'p, A, R>>,
     /// How many chunks can run at once.
     pub(crate) workers: usize,
     /// How many chunks for each worker are worth having under way: one that runs and some to go on with. 1 where a chunk
@@ -31,6 +31,8 @@ pub struct Stream<'p, A, R> {
     /// No chunk should have more items than this.
     pub(crate) most: usize,
 }
+
+type Give<'p, A, R> = dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + 'p;
 
 /// Chunks are made longer as long as one takes less than this, and shorter if one takes ten times as long: a worker
 /// should spend its time on items, and an item that takes its time should not wait for others.
