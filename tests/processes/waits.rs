@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::{Output, StartMethod};
 
-use crate::common::{DEADLINE, Leftovers, children_of, eventually, kill};
+use crate::common::{DEADLINE, Leftovers, children_of, eventually, is_running, kill};
 use crate::{Folder, begin_and_wait, endless, touch};
 
 fn short_nap(x: u32) -> u32 {
@@ -235,8 +235,15 @@ fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() 
         .allow_threads()
         .build()
         .unwrap();
-    let template = *children_of(std::process::id()).first().unwrap();
-    kill(template);
+    let worker = pool
+        .submit(|_: u32| std::process::id(), 0)
+        .result()
+        .unwrap();
+    let children = children_of(std::process::id());
+    let template = children.into_iter().find(|&child| child != worker);
+    kill(template.unwrap());
+    // A task that it has begun would be lost with it.
+    eventually("the worker dies with its template", || !is_running(worker));
     // With the permission it is forked again.
     assert_eq!(pool.submit(|x: u32| x + 1, 1).result(), Ok(2));
     println!("\nall is well");
