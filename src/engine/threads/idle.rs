@@ -308,5 +308,5 @@ impl Worker {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
