@@ -48,8 +48,8 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// [`StartMethod::Fork`](crate::StartMethod::Fork) it has all hooks registered by then. With
 /// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer) it is the executable, started again:
 /// it has those hooks that capture nothing, and those that
-/// [`preload`](crate::engine::ProcessesBuilder::preload) registers. One that captures nothing and is
-/// registered by both, the program and `preload`, runs twice in the workers. A hook that a hook
+/// [`preload`](crate::engine::ProcessesBuilder::preload) registers. One that captures nothing and
+/// is registered by both, the program and `preload`, runs twice in the workers. A hook that a hook
 /// registers runs in the children of that child.
 ///
 /// # Panics

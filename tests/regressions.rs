@@ -382,7 +382,8 @@ impl Serialize for Unwritable {
     }
 }
 
-/// Items behind one that cannot be sent have their own seeds, though the worker does not know of it.
+/// Items behind one that cannot be sent have their own seeds, though the worker does not know of
+/// it.
 #[test]
 fn seeds_of_lazy_calls_stay_right_behind_an_item_that_cannot_be_sent() {
     let _none = Leftovers::none();
@@ -411,7 +412,8 @@ fn seeds_of_lazy_calls_stay_right_behind_an_item_that_cannot_be_sent() {
     }
 }
 
-/// A call of `map` on another thread, whose first item has started and goes on when the test wants it to.
+/// A call of `map` on another thread, whose first item has started and goes on when the test wants
+/// it to.
 struct HeldMap<'s> {
     folder: Folder,
     call: std::thread::ScopedJoinHandle<'s, Result<Vec<bool>, TaskError>>,

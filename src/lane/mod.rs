@@ -95,7 +95,8 @@ struct WorkerWords {
     /// Set once, by the worker, before it dies of it: an allocation failed.
     out_of_memory: AtomicU32,
     /// When the item that `progress` speaks of was started, in nanoseconds of the system's monotonic clock; only written
-    /// for tasks with a limit, before `progress`. [`HAS_RUN`] once a forked child's function has ended.
+    /// for tasks with a limit, before `progress`. [`HAS_RUN`] once a forked child's function has
+    /// ended.
     started_at: AtomicU64,
     /// For how many nanoseconds the worker has had nothing to do, until it last found something.
     idle: AtomicU64,
@@ -205,9 +206,9 @@ impl Header {
         self.worker.asleep.wake()
     }
 
-    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do so
-    /// earlier. [`bell_is_asked_for`] and another look at the responses must follow before the parent
-    /// sleeps.
+    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do
+    /// so earlier. [`bell_is_asked_for`] and another look at the responses must follow before the
+    /// parent sleeps.
     pub(crate) fn ring_at(&self, number: u32) {
         self.parent.bell_at.ask(number);
     }

@@ -373,16 +373,16 @@ impl<E: Executor> Pool<E> {
     /// that one of them takes. A call in a callback, of whatever pool, waits for the tasks and not
     /// for callbacks: they would wait for each other.
     ///
-    /// It waits for calls of other threads, too. On the serial engine each call runs in its caller, and
-    /// closing waits for none.
+    /// It waits for calls of other threads, too. On the serial engine each call runs in its caller,
+    /// and closing waits for none.
     ///
     /// Closing twice is the same as once.
     ///
     /// # Errors
     ///
     /// - [`PoolError::OtherProcess`] in a forked child of the process that made the pool.
-    /// - [`PoolError::System`] inside of a call of this pool, such as in its input or in `on_progress`: the
-    ///   call would wait for itself. Not on the serial engine.
+    /// - [`PoolError::System`] inside of a call of this pool, such as in its input or in
+    ///   `on_progress`: the call would wait for itself. Not on the serial engine.
     ///
     /// # Examples
     ///

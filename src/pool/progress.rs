@@ -53,7 +53,8 @@ impl Progress {
 
 /// How many items the chunks have that were given out.
 ///
-/// Which of them have ended is not known, only how many. So many items have ended at least as the smallest chunks have.
+/// Which of them have ended is not known, only how many. So many items have ended at least as the
+/// smallest chunks have.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     /// How many chunks there are of each size. Schedules give few sizes.

@@ -136,9 +136,9 @@ impl Waiters {
         self.wait_paced(deadline, ready, patrol, || None)
     }
 
-    /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called for
-    /// one. `put_off` returns until when it has: no sleep is longer than that, and `patrol` comes
-    /// before the next look.
+    /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called
+    /// for one. `put_off` returns until when it has: no sleep is longer than that, and `patrol`
+    /// comes before the next look.
     pub(crate) fn wait_paced<T>(
         &self,
         deadline: Option<Instant>,

@@ -16,8 +16,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Aborts the process when a thread has been at one thing for longer than `deadline`. `round` tells how to have the
-    /// same again.
+    /// Aborts the process when a thread has been at one thing for longer than `deadline`. `round`
+    /// tells how to have the same again.
     pub fn new(round: impl Into<String>, deadline: Duration) -> Self {
         let (sender, over) = channel::<()>();
         let (places, round) = (Places::default(), round.into());

@@ -302,7 +302,8 @@ impl Items<'_> {
         &self.world.deeds[self.world.number(self.spec.pool)]
     }
 
-    /// Whether the pool had ended before the call. A call without items is not refused on every engine.
+    /// Whether the pool had ended before the call. A call without items is not refused on every
+    /// engine.
     fn is_refused(&self) -> bool {
         self.is_late && !self.given.is_empty()
     }
@@ -332,7 +333,8 @@ impl Items<'_> {
         let own = self.own();
         let is_exact = !self.world.program.from_outside
             && !own.are_ending()
-            // A limit that is nearly over when the function is entered ends the item before it notes its start.
+            // A limit that is nearly over when the function is entered ends the item before it
+            // notes its start.
             && !self.spec.options.is_tight()
             && self.given.iter().all(|given| given.kind.starts())
             // The rest of a chunk of `map_reduce` ends with the item that fails.

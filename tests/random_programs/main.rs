@@ -1,10 +1,14 @@
-//! Random programs: several pools of all engines, and several threads that make steps on them, with deaths, limits and stops
-//! among the steps. Each program runs in a process of its own, so that a hang or a crash is a finding like any other. A model
-//! tells which outcomes are allowed; a ledger in which the tasks note what they do tells whether each ran as it should.
+//! Random programs: several pools of all engines, and several threads that make steps on them, with
+//! deaths, limits and stops among the steps. Each program runs in a process of its own, so that a
+//! hang or a crash is a finding like any other. A model tells which outcomes are allowed; a ledger
+//! in which the tasks note what they do tells whether each ran as it should.
 //!
-//! A program that breaks a rule is shrunk to a few steps, and printed as JSON with the rule. It is run again by
-//! `MANYHANDS_PROGRAM='…' cargo test --test random_programs -- --nocapture`, as often as `MANYHANDS_PROGRAMS` says.
-//! `MANYHANDS_SEED` repeats a run; `MANYHANDS_PROGRAMS=n` or `MANYHANDS_MINUTES=m` let it go on for longer.
+//! A program that breaks a rule is shrunk to a few steps, and printed as JSON with the rule. It is
+//! run again by
+//! `MANYHANDS_PROGRAM='…' cargo test --test random_programs -- --nocapture`, as often as
+//! `MANYHANDS_PROGRAMS` says.
+//! `MANYHANDS_SEED` repeats a run; `MANYHANDS_PROGRAMS=n` or `MANYHANDS_MINUTES=m` let it go on for
+//! longer.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,5 @@
-//! What may come of a task, by what it does, what was asked of it, and what has been done to its pool.
+//! What may come of a task, by what it does, what was asked of it, and what has been done to its
+//! pool.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,7 +12,8 @@ use crate::task::{Answer, NESTED, nested};
 /// The rule that an outcome breaks, and how.
 pub(crate) type Broken = (&'static str, String);
 
-/// What has been done to a pool so far. Each is set before it is done, and read after an outcome is there.
+/// What has been done to a pool so far. Each is set before it is done, and read after an outcome is
+/// there.
 #[derive(Debug, Default)]
 pub(crate) struct Deeds {
     /// A close, a shutdown or a drop has begun: the pool may refuse tasks.
@@ -140,8 +142,8 @@ impl Given {
     fn explains(&self, error: &TaskError, own: &Deeds) -> bool {
         let limit = self.options.limit();
         let is_refused = *error == TaskError::Pool(PoolError::Closed);
-        // Which of two errors is told is left open: a value is encoded, and a limit of zero is seen, before the pool
-        // looks whether it has ended.
+        // Which of two errors is told is left open: a value is encoded, and a limit of zero is
+        // seen, before the pool looks whether it has ended.
         let is_first = self.options.limit == Some(0) || self.kind == Kind::StuckArgument;
         if is_refused || (self.is_late && !is_first) {
             return is_refused && own.are_ending();
@@ -189,7 +191,8 @@ impl Given {
         }
     }
 
-    /// Counts an outcome that only a kill from outside explains: there are no more of these than kills.
+    /// Counts an outcome that only a kill from outside explains: there are no more of these than
+    /// kills.
     pub(crate) fn count(
         &self,
         outcome: &Result<Answer, TaskError>,
@@ -210,7 +213,8 @@ impl Given {
         self.broken("a death costs one task", outcome)
     }
 
-    /// The same for `map_reduce`, whose errors name an item only if it panicked, and whose unit is a chunk.
+    /// The same for `map_reduce`, whose errors name an item only if it panicked, and whose unit is
+    /// a chunk.
     pub(crate) fn explains_chunk(&self, error: &TaskError, deeds: &[Deeds]) -> bool {
         let index = match error {
             TaskError::Panicked { .. } => self.index,

@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 /// Handles are kept in so many slots, which all threads share.
 pub(crate) const SLOTS: usize = 6;
 
-/// A limit up to this may end a task that is short, because the machine is busy. A longer one does not.
+/// A limit up to this may end a task that is short, because the machine is busy. A longer one does
+/// not.
 const SMALL: u64 = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub(crate) pools: Vec<PoolSpec>,
     pub(crate) threads: Vec<Vec<Step>>,
-    /// Whether the steps are made that kill and stop workers from outside. Without them the model is exact.
+    /// Whether the steps are made that kill and stop workers from outside. Without them the model
+    /// is exact.
     pub(crate) from_outside: bool,
 }
 
@@ -92,7 +94,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What is left of it on this engine, with this limit. `returns` tells whether the call encodes the task's answer.
+    /// What is left of it on this engine, with this limit. `returns` tells whether the call encodes
+    /// the task's answer.
     pub(crate) fn on(self, engine: Engine, limit: Option<u64>, returns: bool) -> Self {
         let limit = limit.filter(|limit| (1..=SMALL).contains(limit));
         match self {
@@ -212,8 +215,8 @@ pub(crate) enum When {
     AsCompleted,
 }
 
-/// Pools are named by a number modulo how many there are. A step on an empty slot, or on a pool that was dropped, does
-/// nothing: so every part of a program is one.
+/// Pools are named by a number modulo how many there are. A step on an empty slot, or on a pool
+/// that was dropped, does nothing: so every part of a program is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Step {
     Submit {

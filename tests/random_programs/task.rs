@@ -205,7 +205,8 @@ fn die(way: Way) -> ! {
     match way {
         Way::Kill => drop(raise(Signal::SIGKILL)),
         Way::Segv => {
-            // The first may come to the handler of std, which only gives up its place: no stack has overflowed.
+            // The first may come to the handler of std, which only gives up its place: no stack has
+            // overflowed.
             let _ = raise(Signal::SIGSEGV);
             let _ = raise(Signal::SIGSEGV);
         }

@@ -212,7 +212,8 @@ impl World {
         self.settle(given, outcome);
     }
 
-    /// A call of a task of `pool`: on this pool or on one after it, so that no two pools wait for each other.
+    /// A call of a task of `pool`: on this pool or on one after it, so that no two pools wait for
+    /// each other.
     fn call(&self, pool: usize, n: u8) -> Nested {
         let number = pool + usize::from(n) % (self.pools.len() - pool);
         let target = self.pool(number)?;
@@ -272,8 +273,8 @@ impl World {
         own.map(|(_, told)| Arc::clone(told)).collect()
     }
 
-    /// No task of this pool may start from now on. Those of `Serial` run on their callers' threads, for which the end of the
-    /// pool does not wait.
+    /// No task of this pool may start from now on. Those of `Serial` run on their callers' threads,
+    /// for which the end of the pool does not wait.
     fn note_end(&self, number: usize) {
         if self.program.pools[number].engine != Engine::Serial {
             note(Event::PoolEnded, number, 0);

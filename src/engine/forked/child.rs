@@ -221,8 +221,14 @@ impl Forked {
         if self.receiver.header().is_done() {
             rested = rested.saturating_sub(LAST_ORDERS);
         }
-        let runs = progress.running().is_some() && !self.receiver.header().has_run(progress);
+        let runs = progress.running().is_some() && !self.has_run();
         (!runs).then_some(rested)
+    }
+
+    /// Whether it waits for room for the result of an item with a limit, or is about to give it.
+    pub(super) fn has_run(&self) -> bool {
+        let header = self.receiver.header();
+        header.has_run(header.progress())
     }
 
     /// Kills it if it is far over the limit: it was stopped before it could set its timer.

@@ -411,8 +411,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }) = fate
         {
             self.fruitless = 0;
-            // It seemed to be at no item, and went on in the moment before the signal.
+            // It seemed to be at no item, and went on in the moment before the signal. An item
+            // whose function has ended is not run twice.
             let is_innocent = hand.has_stalled
+                && !hand.child.has_run()
                 && matches!(
                     error,
                     TaskError::WorkerDied {
@@ -508,5 +510,31 @@ mod tests {
         assert_eq!((call.done, call.failed, call.fruitless), (0, 0, 0));
         call.run(&f, &mut [Some(false)], &mut tracker).unwrap();
         assert_eq!(call.outcomes(None), [Ok(7)]);
+    }
+
+    #[test]
+    fn an_item_whose_function_has_ended_is_not_run_again() {
+        let pool: Pool<Forked> = Forked::builder()
+            .workers(1)
+            .allow_threads()
+            .build()
+            .unwrap();
+        let limited = pool.call().timeout(Duration::from_mins(1));
+        let (engine, plan) = limited.plan(Some(1));
+        let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, true).unwrap();
+        // The lane has no room for it: the child waits.
+        let f = |len: usize| vec![7; len];
+        let mut hand = call.hire(&f, &mut [Some(10_000_000)], 0).unwrap();
+        while !hand.child.has_run() {
+            std::thread::yield_now();
+        }
+        hand.has_stalled = true;
+        hand.child.kill();
+        while !hand.child.has_ended() {
+            std::thread::yield_now();
+        }
+        call.drain(&mut hand);
+        call.bury(&mut hand);
+        assert_eq!((call.done, call.failed), (1, 1));
     }
 }

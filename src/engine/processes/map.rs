@@ -105,7 +105,8 @@ impl<R> Results for ChunkResults<R> {
             .fetch_add(self.count, Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         if failed > 0 {
-            // After the count of those that have ended, which is read after this one: never more have failed.
+            // After the count of those that have ended, which is read after this one: never more
+            // have failed.
             self.call.items_failed.fetch_add(failed, Ordering::Release);
         }
         self.is_ended.store(true, Ordering::Release);

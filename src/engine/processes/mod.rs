@@ -22,7 +22,8 @@
 //!
 //! Where to read on: [`run`] is how a call begins, [`map`], [`chunk`] and [`submit`] are the kinds of tasks it makes, [`ticket`] is
 //! what a handle can do with one; [`dispatch`] gives tasks to workers, takes their answers, and closes the books of the dead; [`wait`]
-//! and [`leader`] are about those who wait; [`start`] and [`worker`] are the two ends of a worker's start; [`settings`] is what a builder can say.
+//! and [`leader`] are about those who wait; [`start`] and [`worker`] are the two ends of a worker's
+//! start; [`settings`] is what a builder can say.
 //!
 //! What happens when any of them is killed at any point: `docs/design/0005-failure-model.md`.
 

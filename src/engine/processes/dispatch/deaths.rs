@@ -6,7 +6,7 @@ use crate::engine::processes::Shared;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
 
-/// After so many, whatever comes before the start of an item (a context, a large argument) is what kills workers.
+/// After so many, what comes before the start of an item (such as a large argument) is what kills workers.
 const MOST_FALSE_STARTS: u32 = 16;
 
 /// What the item at which a worker died has to do with it.

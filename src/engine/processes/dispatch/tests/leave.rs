@@ -1,5 +1,5 @@
-//! Workers that are let go: after their idle time, when the pool is made smaller, or because they do
-//! not start.
+//! Workers that are let go: after their idle time, when the pool is made smaller, or because they
+//! do not start.
 
 use std::time::Instant;
 
