@@ -256,18 +256,20 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(())
     }
 
-    /// Kills children that are stopped (SIGSTOP, a debugger) while no item of theirs runs: what
-    /// they have claimed and not begun goes to others. One that is in the middle of an item keeps
-    /// it, up to its limit.
+    /// Kills children that are stopped (SIGSTOP, a debugger) while they are at no item: what they
+    /// have claimed and not begun goes to others. A child that runs an item, or has run it and not
+    /// yet given its result, keeps it up to its limit.
     fn check(&mut self, hands: &mut [Hand<'_>]) {
         for hand in hands {
+            let rested = hand.child.rests();
+            let is_at_item = rested.is_none() || hand.child.has_run();
             if let Some(limit) = self.limits.timeout
-                && hand.child.rests().is_none()
+                && is_at_item
             {
                 hand.child.stop_if_overdue(limit);
             }
-            let rested = hand.child.rests().unwrap_or_default();
-            if hand.has_stalled || rested < STALLED_AFTER {
+            let rested = rested.unwrap_or_default();
+            if hand.has_stalled || is_at_item || rested < STALLED_AFTER {
                 continue;
             }
             if rested >= self.patience {
