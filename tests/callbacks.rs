@@ -13,7 +13,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
+use common::{DEADLINE, Leftovers, Sleeper, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
 use manyhands::sync::Event;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -69,13 +69,15 @@ fn a_program_that_ends_after_close_has_run_its_callbacks() {
     let name = "a_program_that_ends_after_close_has_run_its_callbacks";
     if is_program() {
         let pool = Pool::threads(2).unwrap();
+        let closer = Arc::new(Sleeper::new());
         for n in 0..10 {
-            pool.submit(|n: u32| n, n).on_done(|outcome| {
-                thread::sleep(Duration::from_millis(10));
+            let closer = Arc::clone(&closer);
+            pool.submit(|n: u32| n, n).on_done(move |outcome| {
+                closer.is_asleep();
                 println!("called with {outcome:?}");
             });
         }
-        pool.close().unwrap();
+        closer.run(|| pool.close()).unwrap();
         std::process::exit(0);
     }
     let printed = printed_by(name);

@@ -6,12 +6,14 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Leftovers, as_program, finish, is_program};
+use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::{Output, at_fork_child, closure, item_seed, worker_seed, worker_state};
@@ -317,13 +319,9 @@ fn a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it() {
                     "no dice, this once"
                 );
             });
-            // The other children have something to do meanwhile.
-            let slow = |n: u32| {
-                std::thread::sleep(Duration::from_millis(2));
-                n
-            };
-            let pool = forked(2);
-            let outcomes = pool.call().chunk_size(3).try_map(slow, 0..99);
+            // One child at a time: the first one claims a chunk, and has the others left to claim.
+            let pool = forked(1);
+            let outcomes = pool.call().chunk_size(3).try_map(|n: u32| n, 0..99);
             assert_eq!(
                 outcomes.iter().filter(|outcome| outcome.is_err()).count(),
                 3
@@ -354,6 +352,49 @@ fn hooks_may_be_registered_while_other_threads_fork() {
     });
 }
 
+/// A folder in which the two processes of a call wait for each other.
+struct Meeting {
+    folder: PathBuf,
+    calls: Cell<u32>,
+}
+
+impl Meeting {
+    fn new() -> Self {
+        let folder = format!("manyhands-fork-hooks-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        std::fs::create_dir(&folder).unwrap();
+        let calls = Cell::new(0);
+        Self { folder, calls }
+    }
+
+    /// The items of one call.
+    fn items(&self, count: usize) -> Vec<PathBuf> {
+        self.calls.set(self.calls.get() + 1);
+        let folder = self.folder.join(self.calls.get().to_string());
+        std::fs::create_dir(&folder).unwrap();
+        vec![folder; count]
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A random number, once both processes have an item of this call.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature of an item's function"
+)]
+fn roll_together(folder: PathBuf) -> u64 {
+    std::fs::write(folder.join(std::process::id().to_string()), "").unwrap();
+    eventually("the other process has an item too", || {
+        std::fs::read_dir(&folder).unwrap().count() >= 2
+    });
+    rand::random()
+}
+
 #[test]
 fn random_numbers_of_forked_children_differ_with_a_hook_that_reseeds() {
     let load = || {
@@ -366,16 +407,15 @@ fn random_numbers_of_forked_children_differ_with_a_hook_that_reseeds() {
             // So that this thread has a generator, which the children copy.
             let own: u64 = rand::random();
             at_fork_child(|| rand::rng().reseed().unwrap());
-            let roll = |_: u32| {
-                // The other children get items too.
-                std::thread::sleep(Duration::from_millis(1));
-                rand::random::<u64>()
-            };
             let mut all = vec![own];
-            let pool = forked(4);
-            all.extend(pool.call().chunk_size(1).map(roll, 0..16).unwrap());
-            all.extend(pool.imap(roll, 0..16).map(Result::unwrap));
-            all.extend((0..8).map(|n| pool.submit(roll, n).result().unwrap()));
+            let meeting = Meeting::new();
+            let pool = forked(2);
+            let call = pool.call().chunk_size(1);
+            all.extend(call.map(roll_together, meeting.items(16)).unwrap());
+            let rolled = pool.imap(roll_together, meeting.items(16));
+            all.extend(rolled.map(Result::unwrap));
+            let roll = |()| rand::random::<u64>();
+            all.extend((0..8).map(|_| pool.submit(roll, ()).result().unwrap()));
             for pool in [
                 builder(StartMethod::Fork).build().unwrap(),
                 builder(StartMethod::ForkServer)
@@ -383,7 +423,8 @@ fn random_numbers_of_forked_children_differ_with_a_hook_that_reseeds() {
                     .build()
                     .unwrap(),
             ] {
-                all.extend(pool.call().chunk_size(1).map(roll, 0..16).unwrap());
+                let call = pool.call().chunk_size(1);
+                all.extend(call.map(roll_together, meeting.items(16)).unwrap());
             }
             let distinct: BTreeSet<_> = all.iter().collect();
             assert_eq!(distinct.len(), all.len());

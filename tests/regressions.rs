@@ -4,10 +4,11 @@ mod common;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Leftovers, eventually};
+use common::{Leftovers, Sleeper, eventually};
 use manyhands::prelude::*;
 use manyhands::{Reduce, Shutdown, closure};
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ fn a_forked_child_takes_no_answers_from_its_parents_pools() {
 #[test]
 fn a_submitted_child_may_use_its_own_pool_and_is_refused() {
     let _none = Leftovers::none();
-    let pool = std::sync::Arc::new(forked());
+    let pool = Arc::new(forked());
     let copy = pool.clone();
     let inner = pool.submit(
         move |x: u32| copy.submit(|x: u32| x, x).result().is_err(),
@@ -416,6 +417,7 @@ fn seeds_of_lazy_calls_stay_right_behind_an_item_that_cannot_be_sent() {
 /// it to.
 struct HeldMap<'s> {
     folder: Folder,
+    caller: Arc<Sleeper>,
     call: std::thread::ScopedJoinHandle<'s, Result<Vec<bool>, TaskError>>,
 }
 
@@ -423,6 +425,8 @@ impl<'s> HeldMap<'s> {
     fn start<'e>(scope: &'s std::thread::Scope<'s, 'e>, pool: &'e Pool<Forked>) -> Self {
         let folder = Folder::new();
         let names = ["started", "go", "item-0", "item-99"].map(|name| folder.file(name));
+        let caller = Arc::new(Sleeper::new());
+        let calling = Arc::clone(&caller);
         let call = scope.spawn(move || {
             let item = |n: u32| {
                 let [started, go, first, last] = &names;
@@ -431,24 +435,29 @@ impl<'s> HeldMap<'s> {
                     wait_for(go.clone());
                     touch(first.clone());
                 }
-                // The caller hears of a shutdown within 50 ms: all items together take far longer.
-                std::thread::sleep(Duration::from_millis(10));
                 if n == 99 {
                     touch(last.clone());
                 }
                 true
             };
-            pool.call().chunk_size(1).map(item, 0..100)
+            calling.run(|| pool.call().chunk_size(1).map(item, 0..100))
         });
         eventually("the first item runs", || folder.file("started").exists());
-        Self { folder, call }
+        Self {
+            folder,
+            caller,
+            call,
+        }
     }
 
-    /// Lets the first item end, once the pool takes no more tasks.
-    fn go_on_when_closed(&self, pool: &Pool<Forked>) {
+    /// Lets the first item end, once the pool takes no more tasks, `ender` waits for the call, and
+    /// its caller has heard of both.
+    fn go_on_when_closed(&self, pool: &Pool<Forked>, ender: &Sleeper) {
         eventually("the pool is closed", || {
             pool.map(|()| (), [()]) == Err(PoolError::Closed.into())
         });
+        ender.is_asleep();
+        self.caller.falls_asleep_again(2);
         touch(self.folder.file("go"));
     }
 }
@@ -461,12 +470,13 @@ fn one_child() -> Pool<Forked> {
 #[test]
 fn closing_a_forked_pool_waits_for_the_map_of_another_thread() {
     let _none = Leftovers::none();
-    let pool = &one_child();
+    let (pool, sleeper) = (&one_child(), Sleeper::new());
     std::thread::scope(|scope| {
         let held = HeldMap::start(scope, pool);
         let last = held.folder.file("item-99");
-        let closer = scope.spawn(move || (pool.close(), last.exists()));
-        held.go_on_when_closed(pool);
+        let sleeper = &sleeper;
+        let closer = scope.spawn(move || (sleeper.run(|| pool.close()), last.exists()));
+        held.go_on_when_closed(pool, sleeper);
         assert_eq!(closer.join().unwrap(), (Ok(()), true));
         assert_eq!(held.call.join().unwrap(), Ok(vec![true; 100]));
     });
@@ -475,12 +485,16 @@ fn closing_a_forked_pool_waits_for_the_map_of_another_thread() {
 #[test]
 fn shutting_down_a_forked_pool_cancels_the_items_of_another_thread_that_have_not_started() {
     let _none = Leftovers::none();
-    let pool = &one_child();
+    let (pool, sleeper) = (&one_child(), Sleeper::new());
     std::thread::scope(|scope| {
         let held = HeldMap::start(scope, pool);
         let first = held.folder.file("item-0");
-        let ender = scope.spawn(move || (pool.shutdown(Shutdown::CancelQueued), first.exists()));
-        held.go_on_when_closed(pool);
+        let sleeper = &sleeper;
+        let ender = scope.spawn(move || {
+            let ended = sleeper.run(|| pool.shutdown(Shutdown::CancelQueued));
+            (ended, first.exists())
+        });
+        held.go_on_when_closed(pool, sleeper);
         assert_eq!(ender.join().unwrap(), (Ok(()), true));
         assert_eq!(held.call.join().unwrap(), Err(TaskError::Cancelled));
         assert!(!held.folder.file("item-99").exists());

@@ -5,13 +5,16 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::refuse::Refused;
-use common::{DEADLINE, Leftovers, Stopped, as_program, eventually, finish, is_program};
+use common::{
+    DEADLINE, Leftovers, Sleeper, Stopped, as_program, eventually, finish, is_program, is_stopped,
+};
 use manyhands::prelude::*;
 use manyhands::process::ExitStatus;
 use manyhands::queue::wait_ready;
@@ -44,6 +47,33 @@ fn without(name: &str) -> Option<Refused> {
     None
 }
 
+/// Begins a wait once what is refused is taken away, and ends it once its thread sleeps.
+fn wait_without<R: Send>(
+    refused: Refused,
+    wait: impl FnOnce() -> R + Send,
+    end: impl FnOnce(),
+) -> R {
+    let (sleeper, may_wait) = (Sleeper::new(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            sleeper.run(|| {
+                // Awake: what sleeps is in the wait.
+                while !may_wait.load(Ordering::Acquire) {
+                    std::hint::spin_loop();
+                }
+                wait()
+            })
+        });
+        // No file can be opened later.
+        let state = sleeper.state();
+        refused.take_away();
+        may_wait.store(true, Ordering::Release);
+        state.is_asleep();
+        end();
+        waiter.join().unwrap()
+    })
+}
+
 /// How long this process has kept its cores busy.
 fn busy() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
@@ -72,9 +102,13 @@ fn a_child_is_waited_for() {
         return;
     };
     let before = Process::spawn(stay, ()).unwrap();
-    let ending = Process::spawn(|()| std::thread::sleep(Duration::from_millis(300)), ()).unwrap();
-    refused.take_away();
-    assert_eq!(ending.join().unwrap(), ExitStatus::Exited(0));
+    let stop = |()| nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let ending = Process::spawn(stop, ()).unwrap();
+    let pid = ending.pid();
+    eventually("it has stopped itself", || is_stopped(pid));
+    // It ends while it is waited for.
+    let ended = wait_without(refused, || ending.join(), || drop(Stopped::new(pid)));
+    assert_eq!(ended.unwrap(), ExitStatus::Exited(0));
     assert!(before.is_alive());
     let start = Instant::now();
     assert_eq!(before.join_timeout(Duration::from_millis(200)), Ok(None));
@@ -179,19 +213,23 @@ fn children_forked_for_tasks_are_waited_for() {
     let Some(refused) = without(name) else {
         return;
     };
-    let builder = Forked::builder().workers(2).allow_threads();
+    let builder = Forked::builder().workers(3).allow_threads();
     let pool = builder.build().unwrap();
-    let late = |x: u64| {
-        std::thread::sleep(Duration::from_millis(300));
+    // Each child ends when there is a byte for it.
+    let (gate, mut opens) = std::io::pipe().unwrap();
+    let gate = Arc::new(gate);
+    let late = move |x: u64| {
+        (&*gate).read_exact(&mut [0]).unwrap();
         x + 1
     };
     let (told, tells) = channel();
-    let watched = pool.submit(late, 1);
+    let watched = pool.submit(late.clone(), 1);
     watched.on_done(move |result| told.send(result.cloned().map_err(Clone::clone)).unwrap());
     let waited = pool.submit(late, 2);
     let endless = pool.submit(stay, ());
-    refused.take_away();
-    assert_eq!(waited.result(), Ok(3));
+    let open = || opens.write_all(&[0, 0]).unwrap();
+    let result = wait_without(refused, || waited.result(), open);
+    assert_eq!(result, Ok(3));
     assert_eq!(tells.recv().unwrap(), Ok(2));
     std::thread::scope(|scope| {
         let wait = scope.spawn(|| endless.result());
@@ -202,7 +240,7 @@ fn children_forked_for_tasks_are_waited_for() {
     if refused != Refused::Descriptors {
         let builder = Forked::builder().workers(2).allow_threads();
         let pool = builder.build().unwrap();
-        assert_eq!(pool.map(late, 0..3), Ok(vec![1, 2, 3]));
+        assert_eq!(pool.map(|x: u64| x + 1, 0..3), Ok(vec![1, 2, 3]));
     }
 }
 

@@ -9,6 +9,7 @@ pub mod watch;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -155,14 +156,27 @@ fn list(folder: &str) -> Vec<String> {
 
 /// Names of the crate's threads in this process.
 pub fn threads() -> Vec<String> {
-    let names = list("/proc/self/task").into_iter();
-    let mut names: Vec<String> = names
-        .filter_map(|id| fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| name.starts_with("manyhands"))
-        .collect();
+    let mut names: Vec<String> = own_threads().map(|(name, _)| name).collect();
     names.sort();
     names
+}
+
+/// The only thread of this process that has this name.
+pub fn thread_named(name: &str) -> i32 {
+    let found: Vec<_> = own_threads().filter(|(known, _)| known == name).collect();
+    let [(_, thread)] = found.as_slice() else {
+        panic!("{name}: {found:?}");
+    };
+    *thread
+}
+
+/// Names and identifiers of the crate's threads in this process.
+fn own_threads() -> impl Iterator<Item = (String, i32)> {
+    list("/proc/self/task").into_iter().filter_map(|id| {
+        let name = fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok()?;
+        let is_own = name.starts_with("manyhands");
+        is_own.then(|| (name.trim().to_owned(), id.parse().unwrap()))
+    })
 }
 
 /// Processes whose parent is `pid`, zombies included.
@@ -252,6 +266,50 @@ impl Sleeper {
             stat.is_ok_and(|stat| stat.contains(") S "))
         });
     }
+
+    /// Waits until the thread is there, and gives what tells that it is asleep also when no file
+    /// can be opened any more.
+    pub fn state(&self) -> SleeperState {
+        eventually("the thread is there", || {
+            self.0.load(Ordering::Relaxed) != 0
+        });
+        let thread = self.0.load(Ordering::Relaxed);
+        SleeperState(fs::File::open(format!("/proc/self/task/{thread}/stat")).unwrap())
+    }
+
+    /// Waits until it has fallen asleep so many times more: it has looked once less at what it waits
+    /// for.
+    pub fn falls_asleep_again(&self, times: u64) {
+        falls_asleep_again(self.0.load(Ordering::Relaxed), times);
+    }
+}
+
+/// The state of a thread that waits for something.
+pub struct SleeperState(fs::File);
+
+impl SleeperState {
+    /// Waits until it is asleep.
+    pub fn is_asleep(&self) {
+        eventually("the thread is asleep", || {
+            let mut stat = [0; 64];
+            let len = self.0.read_at(&mut stat, 0).unwrap();
+            stat[..len].windows(4).any(|window| window == b") S ")
+        });
+    }
+}
+
+/// Waits until a thread of this process has fallen asleep so many times more.
+pub fn falls_asleep_again(thread: i32, times: u64) {
+    let sleeps = || {
+        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let mut lines = status.lines();
+        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = sleeps();
+    eventually("the thread falls asleep again", || {
+        sleeps() >= before + times
+    });
 }
 
 pub fn kill(pid: u32) {

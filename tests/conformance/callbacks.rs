@@ -274,26 +274,23 @@ macro_rules! callbacks {
             use $crate::callbacks::heard;
             let _none = Leftovers::none();
             let pool = $make;
-            let (tell, told) = std::sync::mpsc::channel();
-            let (give, given) = std::sync::mpsc::channel::<TaskFuture<u32>>();
-            let task = pool.submit(|n: u32| n, 1);
-            let thread = std::thread::spawn(move || {
-                task.on_done(move |_| {
-                    // Without a handle if this runs inside of `on_done`.
-                    let task = given.recv_timeout(Duration::from_secs(1));
-                    tell.send(task.map(TaskFuture::result)).unwrap();
-                });
-                let _ = give.send(task);
-            });
-            match heard(&told) {
-                Ok(outcome) => assert!(
-                    matches!(outcome, Err(TaskError::Pool(PoolError::System { .. }))),
-                    "{outcome:?}"
-                ),
-                // It ran at once, and there was no handle to ask.
-                Err(_) => {}
+            if pool.engine().name() == "serial" {
+                // The callback runs inside of `on_done`, where there is no handle to ask.
+                return;
             }
-            thread.join().unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            let (give, given) = std::sync::mpsc::channel::<TaskFuture<usize>>();
+            let fence = Fence(Gate::new());
+            let pass = |gate: Gate| gate.pass().len();
+            let task = pool.submit(pass, fence.0.clone());
+            task.on_done(move |_| tell.send(given.recv().unwrap().result()).unwrap());
+            give.send(task).unwrap();
+            fence.0.open();
+            let outcome = heard(&told);
+            assert!(
+                matches!(outcome, Err(TaskError::Pool(PoolError::System { .. }))),
+                "{outcome:?}"
+            );
         }
     };
 }

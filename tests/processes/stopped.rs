@@ -11,8 +11,8 @@ use manyhands::{Shutdown, StartMethod, WaitPolicy};
 
 use crate::common::random::{Random, seed};
 use crate::common::{
-    DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, is_program,
-    is_running, is_stopped,
+    DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, falls_asleep_again,
+    finish, is_program, is_running, is_stopped, thread_named,
 };
 use crate::{Folder, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
 
@@ -220,10 +220,11 @@ fn b28_a_limit_does_not_count_while_the_whole_program_is_stopped() {
     let stopped = Stopped::new(worker);
     let task = pool.call().timeout(limit).submit(pid, 0);
     // So that the supervisor has seen it.
-    std::thread::sleep(Duration::from_millis(100));
+    let supervisor = thread_named("manyhands-watch");
+    falls_asleep_again(supervisor, 3);
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).unwrap();
     // And sees it again before its worker goes on.
-    std::thread::sleep(Duration::from_millis(200));
+    falls_asleep_again(supervisor, 3);
     drop(stopped);
     assert_eq!(outcome(task), Ok(worker));
 }
@@ -334,14 +335,22 @@ fn a_stopped_worker_keeps_only_what_it_has_begun() {
 
 #[test]
 fn tasks_of_a_stopped_worker_can_be_cancelled_and_the_pool_be_ended() {
+    let name = "stopped::tasks_of_a_stopped_worker_can_be_cancelled_and_the_pool_be_ended";
     let _none = Leftovers::none();
+    if !is_program() {
+        let output = finish(&mut as_program(name));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}: {said}", output.status);
+        return;
+    }
     for kills in [true, false] {
         let pool = Pool::processes(1).unwrap();
         let only = outcome(pool.submit(pid, 0)).unwrap();
         let _stopped = Stopped::new(only);
         let [first, second, third] = [0, 1, 2].map(|_| pool.submit(pid, 0));
-        // They have lain there for long enough to be found.
-        std::thread::sleep(Duration::from_millis(100));
+        // The supervisor has found them: a worker that begins nothing for 20 ms is stalled, and the
+        // pauses between its looks are 10 ms and longer.
+        falls_asleep_again(thread_named("manyhands-watch"), 5);
         assert!(first.cancel());
         assert!(second.kill());
         assert_eq!(outcome(first), Err(TaskError::Cancelled));
