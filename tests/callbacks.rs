@@ -157,6 +157,38 @@ fn a_forked_child_is_told_that_callbacks_are_its_parents() {
     assert_eq!(called.load(Ordering::SeqCst), 1);
 }
 
+#[test]
+fn a_forked_child_shows_every_callback_an_outcome_that_it_knows() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let task = pool.submit(|n: u32| n + 1, 6);
+    let (tell, told) = channel();
+    task.on_done(move |_| tell.send(()).unwrap());
+    told.recv().unwrap();
+    eventually("the handle has the outcome", || task.done());
+    let task = RefCell::new(Some(task));
+    let answers = forked().map(
+        |_: u32| {
+            // A copy, which the parent keeps.
+            let task = task.borrow_mut().take().unwrap();
+            let (tell, told) = channel();
+            for callback in 0..2 {
+                let tell = tell.clone();
+                let cloned = move |outcome: Result<&u32, &TaskError>| {
+                    tell.send((callback, outcome.cloned().ok())).unwrap();
+                };
+                task.on_done(cloned);
+            }
+            let result = task.result().ok();
+            (told.try_iter().collect::<Vec<_>>(), result)
+        },
+        0..1,
+    );
+    let told = vec![(0, Some(7)), (1, Some(7))];
+    assert_eq!(answers, Ok(vec![(told, Some(7))]));
+    assert_eq!(task.into_inner().unwrap().result(), Ok(7));
+}
+
 /// Waits for the end of a child, which is killed if it takes too long.
 fn end_of(child: Pid) -> WaitStatus {
     let start = Instant::now();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::random::{Random, number, seed};
-use common::{Leftovers, eventually, kill, may_stop};
+use common::{Leftovers, Sleeper, eventually, kill, may_stop};
 use manyhands::prelude::*;
 use manyhands::{SharedValue, closure, shm};
 
@@ -38,6 +38,23 @@ fn handles_reach_workers_children_and_grandchildren() -> Result {
     let forked = Forked::builder().workers(2).allow_threads().build()?;
     forked.map(|x: u64| value.update(|old| old + x), 1..=2)?;
     assert_eq!(value.get(), 6);
+    Ok(())
+}
+
+#[test]
+fn an_update_sees_what_the_update_before_it_has_made() -> Result {
+    let _none = Leftovers::none();
+    let value = SharedValue::new(1u64)?;
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        value.update(|old| {
+            scope.spawn(|| sleeper.run(|| value.update(|old| old * 10)));
+            // It waits for this one.
+            sleeper.is_asleep();
+            old + 1
+        });
+    });
+    assert_eq!(value.get(), 20);
     Ok(())
 }
 

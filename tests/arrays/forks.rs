@@ -110,6 +110,37 @@ fn b73_nobody_writes_to_what_a_child_reads_though_its_parent_let_go_of_it() -> R
     Ok(())
 }
 
+fn read_and_stay((array, step): (SharedArray<u64>, SharedValue<u32>)) {
+    let guard = array.read().unwrap();
+    meet(&step);
+    drop(guard);
+    step.set(3);
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn b73_a_child_has_no_claim_of_another_process_than_its_parent() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_slice(&[1u64; 8])?;
+    let step = SharedValue::new(0)?;
+    let reader = Process::spawn(read_and_stay, (array.clone(), step.clone()))?;
+    eventually("the other process reads", || step.get() == 1);
+    let pool = forked();
+    let stay = |step: &SharedValue<u32>| eventually("the test is over", || step.get() == 4);
+    let own = step.clone();
+    let child = pool.submit(move |()| stay(&own), ());
+    step.set(2);
+    eventually("the other process has let go", || step.get() == 3);
+    assert!(array.write().is_ok());
+    step.set(4);
+    child.result()?;
+    reader.kill()?;
+    reader.join()?;
+    Ok(())
+}
+
 #[test]
 fn b73_a_submitted_task_keeps_what_it_was_given_as_a_copy() -> Result {
     let _none = Leftovers::none();

@@ -178,6 +178,57 @@ macro_rules! queued_ends {
         }
 
         #[test]
+        fn b32_all_threads_that_close_a_pool_hear_of_the_end_of_its_call() {
+            let _none = Leftovers::none();
+            let pool = std::sync::Arc::new($make);
+            let fence = Fence(Gate::new());
+            let (own, gate) = (pool.clone(), fence.0.clone());
+            // Threads without a scope: one that hangs must not hang the test.
+            let call = std::thread::spawn(move || {
+                let pass = |gate: Gate| gate.pass_counted();
+                own.map(pass, [gate]).map(|counts| counts.len())
+            });
+            eventually("the item runs", || fence.0.waiting() == 1);
+            let closers = [(); 3].map(|()| {
+                let sleeper = std::sync::Arc::new(common::Sleeper::new());
+                let (own, asleep) = (pool.clone(), sleeper.clone());
+                let closer = std::thread::spawn(move || asleep.run(|| own.close()));
+                sleeper.is_asleep();
+                closer
+            });
+            fence.0.open();
+            assert_eq!(call.join().unwrap(), Ok(1));
+            for closer in closers {
+                eventually("close returns", || closer.is_finished());
+                assert_eq!(closer.join().unwrap(), Ok(()));
+            }
+        }
+
+        #[test]
+        fn b32_close_waits_for_a_reduction_up_to_its_last_step() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let (closer, may_close) = (common::Sleeper::new(), AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                let close = scope.spawn(|| {
+                    eventually("items have ended", || may_close.load(Ordering::SeqCst) > 0);
+                    closer.run(|| pool.close())
+                });
+                // The results of the chunks are not reduced yet.
+                let call = pool.call().chunk_size(1).on_progress(|progress| {
+                    if progress.done > 0 && may_close.swap(1, Ordering::SeqCst) == 0 {
+                        closer.is_asleep();
+                    }
+                });
+                let sum = call.map_reduce(|n: u32| n, |a, b| a + b, 1..=9);
+                // Also when it was never told.
+                may_close.store(1, Ordering::SeqCst);
+                assert_eq!(sum, Ok(Some(45)));
+                assert_eq!(close.join().unwrap(), Ok(()));
+            });
+        }
+
+        #[test]
         fn b33_ten_thousand_queued_tasks_are_cancelled_and_the_running_ones_end() {
             let _none = Leftovers::none();
             let pool = $make;

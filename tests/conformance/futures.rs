@@ -229,6 +229,26 @@ macro_rules! futures {
         }
 
         #[test]
+        fn b49_an_error_counts_that_was_seen_together_with_a_success() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            if pool.engine().name() == "serial" {
+                // No task of it is pending while another one has ended.
+                return;
+            }
+            let fence = Fence(Gate::new());
+            let tasks = [700, 1].map(|n| pool.submit(not_700, n));
+            for task in &tasks {
+                eventually("the task has ended", || task.done());
+            }
+            let pass = |gate: Gate| gate.pass().len() as u32;
+            let held = pool.submit(pass, fence.0.clone());
+            let tasks = tasks.into_iter().chain([held]);
+            let (done, pending) = wait(tasks, ReturnWhen::FirstError, None);
+            assert_eq!((done.len(), pending.len()), (2, 1));
+        }
+
+        #[test]
         fn b50_as_completed_gives_each_task_once() {
             let _none = Leftovers::none();
             let pool = $make;

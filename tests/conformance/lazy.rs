@@ -29,6 +29,31 @@ macro_rules! lazy {
         }
 
         #[test]
+        fn an_input_that_has_ended_is_not_read_again() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            // It goes on after its end, as an iterator may that is not fused.
+            let input = || {
+                let mut next = 0..;
+                std::iter::from_fn(move || next.next().filter(|n: &u32| n % 4 < 3))
+            };
+            let call = || pool.call().chunk_size(2);
+            let expected = || (0..3).map(Ok).collect::<Vec<_>>();
+            assert_eq!(
+                call().imap(|n: u32| n, input()).collect::<Vec<_>>(),
+                expected()
+            );
+            let mut unordered: Vec<_> = call().imap_unordered(|n: u32| n, input()).collect();
+            unordered.sort_by_key(|(index, _)| *index);
+            let unordered: Vec<_> = unordered.into_iter().map(|(_, outcome)| outcome).collect();
+            assert_eq!(unordered, expected());
+            assert_eq!(call().map(|n: u32| n, input()), Ok(vec![0, 1, 2]));
+            assert_eq!(call().try_map(|n: u32| n, input()), expected());
+            let sum = call().map_reduce(|n: u32| n, |a, b| a + b, input());
+            assert_eq!(sum, Ok(Some(3)));
+        }
+
+        #[test]
         fn b18_imap_unordered_gives_each_result_once_with_its_index() {
             let _none = Leftovers::none();
             let pool = $make;

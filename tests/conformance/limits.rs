@@ -37,6 +37,24 @@ macro_rules! limits {
         }
 
         #[test]
+        fn b28_an_item_that_panics_after_its_limit_has_timed_out() {
+            use $crate::limits::{LIMIT, spend};
+            let _none = Leftovers::none();
+            let pool = $make;
+            let late = |fifths: u32| {
+                spend(fifths);
+                assert!(fifths == 0, "after its limit");
+            };
+            let overdue = |index| TaskError::TimedOut {
+                index,
+                limit: LIMIT,
+            };
+            let call = || pool.call().timeout(LIMIT);
+            assert_eq!(call().map(late, [0, 8, 0]), Err(overdue(Some(1))));
+            assert_eq!(call().submit(late, 8).result(), Err(overdue(None)));
+        }
+
+        #[test]
         fn b28_the_limit_is_for_each_item_and_not_for_the_chunk() {
             use $crate::limits::{LIMIT, spend};
             let _none = Leftovers::none();

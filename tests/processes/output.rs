@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use manyhands::Output;
 use manyhands::prelude::*;
 
-use crate::common::{Leftovers, eventually};
+use crate::common::{Leftovers, eventually, kill};
 use crate::{Folder, endless, outcome, touch, wait_for};
 
 type Lines = Arc<Mutex<Vec<(String, String)>>>;
@@ -92,6 +92,27 @@ fn nothing_is_lost_at_the_close_and_the_last_line_needs_no_end() {
         expected.extend(["\r", "ß\u{1F980}", "", "and no end"].map(str::to_owned));
         assert_eq!(of_all(&lines), expected);
     }
+}
+
+#[test]
+fn the_last_line_needs_no_end_though_another_process_could_still_write() {
+    let _none = Leftovers::none();
+    let (lines, output) = collect();
+    let pool = Processes::builder().workers(1).stdout(output);
+    let pool = pool.build().unwrap();
+    let heir = pool.submit(
+        |()| {
+            let mut sleep = std::process::Command::new("sleep");
+            let heir = sleep.arg("600").spawn().unwrap().id();
+            say("and no end");
+            heir
+        },
+        (),
+    );
+    let heir = outcome(heir).unwrap();
+    pool.close().unwrap();
+    kill(heir);
+    assert_eq!(of_all(&lines), ["and no end"]);
 }
 
 #[test]

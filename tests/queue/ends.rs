@@ -7,7 +7,7 @@ use manyhands::queue::{JoinError, PopError, PushError, wait_ready};
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;
-use crate::common::{Leftovers, Sleeper, eventually, kill};
+use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, kill};
 
 #[test]
 fn closing_lets_the_rest_out_and_nothing_in() -> Result {
@@ -49,6 +49,35 @@ fn push_and_stay((sender, count): (Sender<u32>, u32)) {
     loop {
         std::thread::park();
     }
+}
+
+fn start_and_stay((sender, pid): (Sender<u32>, Sender<u32>)) {
+    let own = Process::spawn(push_and_stay, (sender, 0)).unwrap();
+    pid.push(own.pid()).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[cfg(not(long_slices))]
+#[test]
+fn b65_a_process_that_waits_for_many_queues_hears_of_the_end_of_a_producer_not_its_own() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::<u32>::bounded(1)?.split();
+    let (tell, told) = Queue::bounded(1)?.split();
+    let starter = Process::spawn(start_and_stay, (sender, tell))?;
+    let producer = told.pop()?;
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let ready = scope.spawn(|| sleeper.run(|| wait_ready(&[&receiver, &told], Some(DEADLINE))));
+        sleeper.is_asleep();
+        kill(producer);
+        assert_eq!(ready.join().unwrap(), [0]);
+    });
+    assert_eq!(receiver.try_pop(), Err(PopError::Disconnected));
+    starter.kill()?;
+    starter.join()?;
+    Ok(())
 }
 
 #[cfg(not(long_slices))]

@@ -184,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_results_without_room_is_behind_them_though_it_would_have_room() {
+        let results = collect(3, |mut room| {
+            let pairs = [[1_u64, 2], [3, 4]].map(|pair| filled(&mut room, pair));
+            let mut all = Vec::from(pairs);
+            all.push(filled(&mut room, [5]));
+            Ok::<_, ()>(all)
+        });
+        assert_eq!(results, Ok(vec![1, 2, 3, 4, 5]));
+    }
+
+    #[test]
     fn results_of_no_size_are_counted() {
         let results = collect(usize::MAX, |mut room| {
             Ok::<_, ()>(vec![filled(&mut room, [(); 3])])

@@ -387,6 +387,34 @@ fn drop_cancels_what_has_not_started_and_lets_the_rest_run_on() {
 }
 
 #[test]
+fn a_shutdown_cancels_the_tasks_behind_one_whose_argument_panics_when_it_is_dropped() {
+    struct Grumpy;
+    impl Drop for Grumpy {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let pool = Pool::threads(1).unwrap();
+    let gate = Arc::new(Gate::default());
+    let own = Arc::clone(&gate);
+    let running = pool.submit(move |()| own.pass(), ());
+    gate.until_waiting(1);
+    let queued: Vec<_> = (0..3).map(|_| pool.submit(drop, Grumpy)).collect();
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
+        let time = Duration::from_secs(20);
+        let outcomes: Vec<_> = queued
+            .into_iter()
+            .map(|mut task| task.result_timeout(time))
+            .collect();
+        gate.open();
+        assert_eq!(shutdown.join().unwrap(), Ok(()));
+        assert_eq!(outcomes, [(); 3].map(|()| Ok(Err(TaskError::Cancelled))));
+    });
+    assert_eq!(running.result(), Ok(()));
+}
+
+#[test]
 fn the_last_owner_of_a_pool_may_be_one_of_its_tasks() {
     let pool = Arc::new(Pool::threads(2).unwrap());
     let gate = Arc::new(Gate::default());
