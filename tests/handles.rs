@@ -8,7 +8,7 @@ use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
 use manyhands::sync::Event;
 use manyhands::{Queue, SharedValue, closure, shm};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -207,6 +207,71 @@ fn a_message_that_is_read_in_several_tries_keeps_its_objects() -> Result {
     let child = Process::spawn(|it: Either| assert_eq!(it.get(), 10), Either::text(6))?;
     assert!(child.join()?.success());
     eventually("all have gone", || shm::usage().objects == before);
+    Ok(())
+}
+
+/// What is read is not what was written.
+struct Mistaken(SharedValue<u32>);
+
+impl Serialize for Mistaken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mistaken {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        let value = SharedValue::<[u64; 7]>::deserialize(input)?;
+        panic!("{value:?} was taken for another type");
+    }
+}
+
+#[test]
+fn a_handle_that_is_taken_for_another_type_is_an_error_and_keeps_nothing() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let pool = Pool::processes(1)?;
+    for has_it in [false, true] {
+        let value = SharedValue::new(5u32)?;
+        if has_it {
+            // The worker has the object while it reads the other handle.
+            let both = pool.submit(
+                |(own, mistaken): (SharedValue<u32>, Mistaken)| own.get() + mistaken.0.get(),
+                (value.clone(), Mistaken(value)),
+            );
+            assert!(matches!(both.result(), Err(TaskError::Decode { .. })));
+        } else {
+            let task = pool.submit(|it: Mistaken| it.0.get(), Mistaken(value));
+            assert!(matches!(task.result(), Err(TaskError::Decode { .. })));
+        }
+        eventually("it has gone", || shm::usage().objects == before);
+    }
+    Ok(())
+}
+
+#[test]
+fn handles_that_are_twice_in_a_message_keep_nothing() -> Result {
+    type Pair = (SharedValue<u64>, SharedValue<u64>);
+    let twice = |x: u64| -> Pair {
+        let value = SharedValue::new(x).unwrap();
+        (value.clone(), value)
+    };
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let pool = Pool::processes(1)?;
+    let (one, other) = pool.submit(twice, 4).result()?;
+    one.set(5);
+    assert_eq!(other.get(), 5);
+    drop((one, other));
+    eventually("it has gone", || shm::usage().objects == before);
+    let queue = Queue::bounded(1)?;
+    let with_queue = shm::usage().objects;
+    queue.push(twice(6))?;
+    let (one, other) = queue.pop()?;
+    one.set(7);
+    assert_eq!(other.get(), 7);
+    drop((one, other));
+    eventually("it has gone", || shm::usage().objects == with_queue);
     Ok(())
 }
 

@@ -8,6 +8,21 @@ use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
 use crate::common::Leftovers;
 use crate::{Result, engines, forked, is_claimed};
 
+/// Memory of this size is kept when its array has gone, and given to one that is somewhat larger.
+#[test]
+fn a_new_array_is_all_zeros_whatever_was_in_its_memory_before() -> Result {
+    let _none = Leftovers::none();
+    for (before, after) in [(5, 5), (5, 7), (7, 5)].map(|(a, b)| (a << 20, b << 20)) {
+        let array = SharedArray::<u8>::zeros(before)?;
+        array.fill(7)?;
+        drop(array);
+        let array = SharedArray::<u8>::zeros(after)?;
+        let stale = array.read()?.iter().position(|&byte| byte != 0);
+        assert_eq!(stale, None, "{after} bytes after {before}");
+    }
+    Ok(())
+}
+
 #[test]
 fn b73_several_workers_write_disjoint_chunks() -> Result {
     let _none = Leftovers::none();

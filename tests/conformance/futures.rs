@@ -330,6 +330,36 @@ macro_rules! futures {
         }
 
         #[test]
+        fn b52_the_last_to_poll_a_task_is_woken() {
+            use std::pin::Pin;
+            use std::task::{Context, Wake, Waker};
+            struct Woken(AtomicUsize);
+            impl Wake for Woken {
+                fn wake(self: std::sync::Arc<Self>) {
+                    self.0.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            let _none = Leftovers::none();
+            let pool = $make;
+            if pool.engine().name() == "serial" {
+                // The task has run when submit returns.
+                return;
+            }
+            let fence = Fence(Gate::new());
+            let mut task = pool.submit(|gate: Gate| gate.pass_counted(), fence.0.clone());
+            let last = std::sync::Arc::new(Woken(AtomicUsize::new(0)));
+            let mut poll =
+                |waker: &Waker| Pin::new(&mut task).poll(&mut Context::from_waker(waker));
+            assert!(poll(Waker::noop()).is_pending());
+            assert!(poll(&last.clone().into()).is_pending());
+            fence.0.open();
+            eventually("the last one is woken", || {
+                last.0.load(Ordering::SeqCst) > 0
+            });
+            assert_eq!(poll(Waker::noop()), std::task::Poll::Ready(Ok(1)));
+        }
+
+        #[test]
         fn b52_tasks_are_awaited_on_any_runtime() {
             use $crate::runtime::{all, block_on, tokio};
             let _none = Leftovers::none();

@@ -312,6 +312,40 @@ fn b28_a_task_without_a_limit_is_not_stopped_for_one_behind_it_that_has_one() {
     assert_eq!(outcome(short), Ok(worker));
 }
 
+/// Its late answer, about a worker that ended meanwhile, is not taken for one to a later question.
+#[test]
+fn a_fork_server_that_was_stopped_goes_on_and_says_how_later_workers_end() {
+    let _none = Leftovers::none();
+    let builder = Processes::builder().workers(2);
+    let pool = builder
+        .start_method(StartMethod::ForkServer)
+        .build()
+        .unwrap();
+    let own = std::process::id();
+    let servers = children_of(own);
+    let [server] = servers.iter().copied().collect::<Vec<_>>()[..] else {
+        panic!("{servers:?}");
+    };
+    let die = |()| {
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
+    };
+    let stopped = Stopped::new(server);
+    let first = outcome(pool.submit(die, ()));
+    let cause = |outcome: &_| match outcome {
+        Err(TaskError::WorkerDied { cause, .. }) => Some(cause.clone()),
+        _ => None,
+    };
+    assert_eq!(cause(&first), Some(Death::Unknown));
+    let left = pids(&pool);
+    drop(stopped);
+    eventually("both workers are there", || pids(&pool).len() == 2);
+    assert!(left.is_subset(&pids(&pool)), "the other worker has ended");
+    let second = outcome(pool.submit(|()| std::process::exit(7), ()));
+    assert_eq!(cause(&second), Some(Death::Exit(7)));
+    eventually("both workers are there", || pids(&pool).len() == 2);
+    assert_eq!(children_of(own), servers, "there is another server");
+}
+
 #[test]
 fn a_stopped_worker_keeps_only_what_it_has_begun() {
     let _none = Leftovers::none();

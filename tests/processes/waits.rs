@@ -313,6 +313,16 @@ fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
         .chunk_size(50)
         .map_reduce(nap, |a, b| a + b, 0..50);
     assert_eq!(sum, Ok(Some(1_225)));
+    // Nor for a reduction of the chunks' results.
+    let add_slowly = |a: u32, b: u32| {
+        thread::sleep(Duration::from_millis(10));
+        a + b
+    };
+    let call = pool.call().chunk_size(1);
+    assert_eq!(
+        call.map_reduce(|x: u32| x, add_slowly, 0..50),
+        Ok(Some(1_225))
+    );
     assert!(pool.submit(endless, 0).result().is_err(), "a task has it");
 }
 

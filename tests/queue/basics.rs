@@ -222,6 +222,28 @@ fn b66_items_lost_with_a_dead_consumer_do_not_hang_join() -> Result {
 }
 
 #[test]
+fn b66_an_item_that_its_last_receiver_has_not_finished_is_lost_with_that() -> Result {
+    let _none = Leftovers::none();
+    let (sender, receiver) = Queue::<u64>::bounded(8)?.split();
+    (0..3).try_for_each(|job| sender.push(job))?;
+    let other = receiver.clone();
+    assert_eq!((receiver.pop(), receiver.task_done()), (Ok(0), Ok(())));
+    assert_eq!((receiver.pop(), other.pop()), (Ok(1), Ok(2)));
+    drop(receiver);
+    // The other one could still say that both are done.
+    assert_eq!(
+        sender.join_timeout(SHORT),
+        Err(JoinError::TimedOut { unfinished: 2 })
+    );
+    drop(other);
+    assert_eq!(
+        sender.join_timeout(DEADLINE),
+        Err(JoinError::Lost { items: 2 })
+    );
+    Ok(())
+}
+
+#[test]
 fn b67_items_from_nothing_to_256_mib() -> Result {
     let _none = Leftovers::none();
     let queue = Queue::<Vec<u8>>::bounded(4)?;

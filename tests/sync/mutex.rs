@@ -206,6 +206,17 @@ fn b55_a_holder_that_panics_poisons() {
     assert!(mutex.is_poisoned());
 }
 
+#[test]
+fn b54_a_thread_that_tries_to_lock_twice_is_told_that_it_would_wait() {
+    let _none = Leftovers::none();
+    let mutex = Mutex::new(1u64).unwrap();
+    let guard = mutex.lock().unwrap();
+    assert!(matches!(mutex.try_lock(), Err(TryLockError::WouldBlock)));
+    assert!(format!("{mutex:?}").contains("locked"));
+    drop(guard);
+    assert!(mutex.try_lock().is_ok());
+}
+
 struct LocksInDrop(Mutex<u64>);
 
 impl Drop for LocksInDrop {

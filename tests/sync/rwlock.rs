@@ -163,6 +163,25 @@ fn b60_a_writer_that_panics_poisons_and_a_reader_does_not() {
 }
 
 #[test]
+fn b60_a_panic_from_before_does_not_poison() {
+    struct WritesInDrop(RwLock<u64>);
+    impl Drop for WritesInDrop {
+        fn drop(&mut self) {
+            *self.0.write().unwrap() += 1;
+        }
+    }
+    let _none = Leftovers::none();
+    let lock = RwLock::new(0u64).unwrap();
+    let copy = lock.clone();
+    let thread = thread::spawn(move || {
+        let _writes = WritesInDrop(copy);
+        panic!("without the lock");
+    });
+    assert!(thread.join().is_err());
+    assert_eq!(*lock.read().unwrap(), 1);
+}
+
+#[test]
 fn b60_one_that_is_killed_while_it_waits_to_write_holds_up_nobody() {
     let _none = Leftovers::none();
     let (lock, ready) = (RwLock::new([0; 2]).unwrap(), Semaphore::new(0).unwrap());

@@ -190,11 +190,12 @@ mod tests {
         recorder.record(EVENT);
         let mut trace = Vec::new();
         recorder
-            .snapshot("a \"name\"")
+            .snapshot("a \"name\" with \\ and \n")
             .write_trace(&mut trace)
             .unwrap();
         let trace = String::from_utf8(trace).unwrap();
-        assert!(trace.contains(r#""name":"pool a \"name\"""#), "{trace}");
+        let name = r#""name":"pool a \"name\" with \\ and  ""#;
+        assert!(trace.contains(name), "{trace}");
         assert!(trace.contains(r#""name":"3 items","#), "{trace}");
         assert!(
             trace.contains(

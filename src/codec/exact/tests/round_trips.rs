@@ -50,6 +50,27 @@ fn options_come_back_as_deep_as_they_were() {
     assert_eq!(to_vec(&Some(Some(None::<()>))), [0xc6, 0xc6, 0xf6]);
 }
 
+/// How deep a value may be does not depend on what lies beside it.
+#[test]
+fn values_of_every_kind_may_be_many_times_side_by_side() {
+    fn many<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone>(value: T) {
+        let bytes = to_vec(&vec![value.clone(); 1_000]);
+        assert_eq!(from_slice(&bytes), Ok(vec![value; 1_000]));
+    }
+    many(Some(7u8));
+    many(Newtype(7u8));
+    many(vec![7u8]);
+    many((7u8, "text".to_owned()));
+    many(BTreeMap::from([(7u8, false)]));
+    many(Kinds::<u8>::Unit);
+    many(Kinds::Newtype(7u8));
+    many(Kinds::Tuple(Some(7u8), None));
+    many(Kinds::Struct {
+        a: Some(7u8),
+        b: None,
+    });
+}
+
 #[test]
 fn numbers_of_every_width() {
     macro_rules! edges {
