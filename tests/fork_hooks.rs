@@ -331,6 +331,22 @@ fn a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it() {
 }
 
 #[test]
+fn a_hook_that_panics_is_not_taken_for_the_initializer() {
+    alone(
+        "a_hook_that_panics_is_not_taken_for_the_initializer",
+        || {
+            at_fork_child(|| panic!("no dice"));
+            let builder = builder(StartMethod::Fork).initializer(|| Ok::<(), String>(()));
+            let built = builder.build();
+            let Err(PoolError::StartFailed { reason, .. }) = &built else {
+                panic!("{built:?}");
+            };
+            assert!(reason.contains("no dice"), "{reason}");
+        },
+    );
+}
+
+#[test]
 fn hooks_may_be_registered_while_other_threads_fork() {
     alone("hooks_may_be_registered_while_other_threads_fork", || {
         static HOOKS: AtomicU32 = AtomicU32::new(0);

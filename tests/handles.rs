@@ -4,10 +4,10 @@ mod common;
 
 use std::process::Command;
 
-use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
+use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::prelude::*;
 use manyhands::sync::Event;
-use manyhands::{Queue, SharedValue, closure, shm};
+use manyhands::{Queue, SharedValue, WaitPolicy, closure, shm};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -107,6 +107,26 @@ fn an_idle_pool_lets_go_of_what_a_function_took_along() -> Result {
     let value = SharedValue::new(5u64)?;
     let task = pool.submit(closure!([value] |x: u64| value.get() + x), 1);
     assert_eq!(task.result()?, 6);
+    drop(value);
+    eventually("the worker has been told", || {
+        shm::usage().objects == before
+    });
+    Ok(())
+}
+
+#[test]
+fn a_sleeping_worker_lets_go_of_what_a_function_took_along() -> Result {
+    let _none = Leftovers::none();
+    let builder = Processes::builder().workers(1);
+    let pool = builder.wait_policy(WaitPolicy::Park).build()?;
+    let before = shm::usage().objects;
+    let value = SharedValue::new(5u64)?;
+    let function = closure!([value] |x: u64| (value.get() + x, std::process::id()));
+    let mut call = pool.imap(function, 1..2);
+    let (sum, worker) = call.next().unwrap()?;
+    assert_eq!(sum, 6);
+    eventually("the worker sleeps", || is_asleep(worker));
+    drop(call);
     drop(value);
     eventually("the worker has been told", || {
         shm::usage().objects == before

@@ -201,6 +201,11 @@ pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// Whether the first thread of a process sleeps.
+pub fn is_asleep(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'S')
+}
+
 /// Whether a process is stopped, by a signal or a debugger.
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == 'T' || state == 't')

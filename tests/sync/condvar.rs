@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::sync::{self, Condvar, Mutex, Semaphore};
 
-use crate::common::{self, Leftovers, eventually};
-use crate::{LONG, Random, SHORT, is_asleep, join_all, kill, number};
+use crate::common::{self, Leftovers, eventually, is_asleep};
+use crate::{LONG, Random, SHORT, join_all, kill, number};
 
 /// Those who wait, tokens to be had, tokens that were taken.
 type Tokens = Mutex<[u32; 3]>;

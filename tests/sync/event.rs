@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::sync::{Event, Semaphore};
 
-use crate::common::{Leftovers, eventually};
-use crate::{LONG, SHORT, await_all, is_asleep, join_all, kill};
+use crate::common::{Leftovers, eventually, is_asleep};
+use crate::{LONG, SHORT, await_all, join_all, kill};
 
 #[test]
 fn b58_set_wakes_all_in_every_process() {

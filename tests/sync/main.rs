@@ -57,14 +57,6 @@ fn kill(child: &Process) {
     assert_eq!(child.join().unwrap(), ExitStatus::Signaled(9));
 }
 
-/// Whether the first thread of the process sleeps in the kernel.
-fn is_asleep(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('S'))
-}
-
 /// The number that a variable of the environment says.
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
