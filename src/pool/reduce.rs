@@ -117,7 +117,8 @@ where
         });
     }
     let seeds = plan.limits.seeds;
-    let (mut items, mut given) = (items, 0);
+    // An iterator may go on after its end.
+    let (mut items, mut given) = (items.fuse(), 0);
     // For the progress.
     let chunk_sizes = RefCell::new(Sizes::default());
     let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);

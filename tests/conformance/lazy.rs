@@ -37,20 +37,21 @@ macro_rules! lazy {
                 let mut next = 0..;
                 std::iter::from_fn(move || next.next().filter(|n: &u32| n % 4 < 3))
             };
-            let call = || pool.call().chunk_size(2);
             let expected = || (0..3).map(Ok).collect::<Vec<_>>();
-            assert_eq!(
-                call().imap(|n: u32| n, input()).collect::<Vec<_>>(),
-                expected()
-            );
-            let mut unordered: Vec<_> = call().imap_unordered(|n: u32| n, input()).collect();
-            unordered.sort_by_key(|(index, _)| *index);
-            let unordered: Vec<_> = unordered.into_iter().map(|(_, outcome)| outcome).collect();
-            assert_eq!(unordered, expected());
-            assert_eq!(call().map(|n: u32| n, input()), Ok(vec![0, 1, 2]));
-            assert_eq!(call().try_map(|n: u32| n, input()), expected());
-            let sum = call().map_reduce(|n: u32| n, |a, b| a + b, input());
-            assert_eq!(sum, Ok(Some(3)));
+            let id = |n: u32| n;
+            for size in [1, 2, 3, 5] {
+                let call = || pool.call().chunk_size(size);
+                let ordered: Vec<_> = call().imap(id, input()).collect();
+                assert_eq!(ordered, expected(), "chunks of {size}");
+                let mut unordered: Vec<_> = call().imap_unordered(id, input()).collect();
+                unordered.sort_by_key(|(index, _)| *index);
+                let unordered: Vec<_> = unordered.into_iter().map(|(_, it)| it).collect();
+                assert_eq!(unordered, expected(), "chunks of {size}");
+                assert_eq!(call().map(id, input()), Ok(vec![0, 1, 2]));
+                assert_eq!(call().try_map(id, input()), expected());
+                let sum = call().map_reduce(id, |a, b| a + b, input());
+                assert_eq!(sum, Ok(Some(3)));
+            }
         }
 
         #[test]
