@@ -4,10 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Leftovers, as_program, eventually, finish, is_program};
+use common::{Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::engine::TimelineEvent;
 use manyhands::prelude::*;
-use manyhands::{PoolStats, Timeline};
+use manyhands::{PoolStats, Timeline, WaitPolicy};
 
 #[test]
 fn tasks_and_failures_are_counted_by_cause() {
@@ -103,6 +103,27 @@ fn an_idle_worker_is_not_busy() {
         after.busy.saturating_sub(before.busy) < Duration::from_millis(100),
         "{before:?} {after:?}"
     );
+}
+
+#[test]
+fn a_worker_at_work_is_busy_though_it_has_waited_before() {
+    let _none = Leftovers::none();
+    let builder = Processes::builder().workers(1);
+    let pool = builder.wait_policy(WaitPolicy::Park).build().unwrap();
+    let worker = pool.submit(|()| std::process::id(), ()).result().unwrap();
+    eventually("the worker sleeps", || is_asleep(worker));
+    let busy = || pool.stats().total().busy;
+    let before = busy();
+    let endless = pool.submit(
+        |()| -> u32 {
+            loop {
+                std::hint::spin_loop();
+            }
+        },
+        (),
+    );
+    eventually("it is busy", || busy() > before + Duration::from_millis(50));
+    assert!(endless.kill());
 }
 
 #[test]

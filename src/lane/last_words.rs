@@ -137,4 +137,21 @@ mod tests {
         let whole = Some("no such core".to_owned());
         assert_eq!(read, [None, whole.clone(), whole]);
     }
+
+    #[test]
+    fn a_message_too_long_is_cut_between_two_characters() {
+        for prefix in ["", "a"] {
+            let message = format!("{prefix}{}", "ä".repeat(TEXT_BYTES));
+            let lane = Lane::new().unwrap();
+            let child = Child::run(Fate::Killed, i64::MAX, || {
+                set_own(&lane);
+                write_reason(message.clone());
+            });
+            assert!(child.end(), "it has died of it");
+            let read = lane.header().last_words().read().unwrap().message;
+            assert!(message.starts_with(&read));
+            let most = TEXT_BYTES / 2;
+            assert!((most - 1..=most).contains(&read.len()), "{}", read.len());
+        }
+    }
 }

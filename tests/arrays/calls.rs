@@ -5,8 +5,32 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
 
-use crate::common::Leftovers;
+use crate::common::{DEADLINE, Leftovers, Sleeper};
 use crate::{Result, engines, forked, is_claimed};
+
+#[test]
+fn a_claim_that_may_wait_waits_for_room_in_the_table() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::<u8>::zeros(1_000)?;
+    let mut held = Vec::new();
+    let refused = loop {
+        let at = 2 * held.len();
+        match array.read_range(at..=at) {
+            Ok(guard) => held.push(guard),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused, ClaimError::TooMany { limit: 120 });
+    let sleeper = Sleeper::new();
+    let claim = || array.write_range_timeout(900..901, DEADLINE).is_ok();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| sleeper.run(claim));
+        sleeper.is_asleep();
+        drop(held.pop());
+        assert!(waiting.join().unwrap());
+    });
+    Ok(())
+}
 
 /// Memory of this size is kept when its array has gone, and given to one that is somewhat larger.
 #[test]

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{Affinity, InnerThreads, Output};
+use manyhands::{Affinity, InnerThreads, Output, closure};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::common::{Leftovers, eventually};
 use crate::{Folder, outcome, touch, wait_for};
@@ -12,6 +13,45 @@ use crate::{Folder, outcome, touch, wait_for};
 fn unless_13(x: u64) -> u64 {
     assert!(x != 13, "unlucky");
     x * x
+}
+
+/// Panics when it is read for the first time in a process.
+#[derive(Clone, Serialize)]
+struct Moody(u8);
+
+impl<'de> Deserialize<'de> for Moody {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        static TRIES: AtomicUsize = AtomicUsize::new(0);
+        let number = u8::deserialize(input)?;
+        assert!(TRIES.fetch_add(1, Ordering::Relaxed) > 0, "not yet");
+        Ok(Self(number))
+    }
+}
+
+#[test]
+fn items_behind_one_whose_context_panics_have_their_own_arguments() {
+    fn check<A>(items: &[A])
+    where
+        A: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug + Clone + 'static,
+    {
+        let pool = Pool::processes(1).unwrap();
+        let moody = Moody(7);
+        let function = closure!([moody] |item: A| {
+            assert_eq!(moody.0, 7);
+            item
+        });
+        let outcomes = pool
+            .call()
+            .chunk_size(items.len())
+            .try_map(function, items.iter().cloned());
+        let panicked = |index| matches!(&outcomes[index], Err(TaskError::Panicked { message, .. }) if message == "not yet");
+        assert!(panicked(0), "{outcomes:?}");
+        let rest: Vec<A> = outcomes.into_iter().skip(1).map(Result::unwrap).collect();
+        assert_eq!(rest, items[1..]);
+    }
+    let _none = Leftovers::none();
+    check(&[3_u64, 4, 5, 6]);
+    check(&["ant", "bee", "", "caterpillar"].map(str::to_owned));
 }
 
 #[test]
