@@ -127,6 +127,9 @@ fn b73_a_child_has_no_claim_of_another_process_than_its_parent() -> Result {
     let step = SharedValue::new(0)?;
     let reader = Process::spawn(read_and_stay, (array.clone(), step.clone()))?;
     eventually("the other process reads", || step.get() == 1);
+    // Of its own claims the child gets copies.
+    let other = SharedArray::from_slice(&[1u64; 8])?;
+    let own_claim = other.read()?;
     let pool = forked();
     let stay = |step: &SharedValue<u32>| eventually("the test is over", || step.get() == 4);
     let own = step.clone();
@@ -134,8 +137,11 @@ fn b73_a_child_has_no_claim_of_another_process_than_its_parent() -> Result {
     step.set(2);
     eventually("the other process has let go", || step.get() == 3);
     assert!(array.write().is_ok());
+    drop(own_claim);
+    assert!(is_claimed(&other.write()));
     step.set(4);
     child.result()?;
+    assert!(other.write().is_ok());
     reader.kill()?;
     reader.join()?;
     Ok(())

@@ -34,7 +34,7 @@ macro_rules! lazy {
             let pool = $make;
             // It goes on after its end, as an iterator may that is not fused.
             let input = || {
-                let mut next = 0..;
+                let mut next = 0..40;
                 std::iter::from_fn(move || next.next().filter(|n: &u32| n % 4 < 3))
             };
             let expected = || (0..3).map(Ok).collect::<Vec<_>>();
