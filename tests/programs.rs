@@ -6,6 +6,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -267,7 +268,7 @@ fn b44_forked_is_refused_while_other_threads_run() {
     }
     let pool = Pool::forked(2).unwrap();
     let before = std::fs::read_dir("/proc/self/task").unwrap().count() - 1;
-    let (stop, wait) = std::sync::mpsc::channel::<()>();
+    let (stop, wait) = channel::<()>();
     let other = std::thread::spawn(move || wait.recv());
     let refused = PoolError::ThreadsRunning {
         threads: before + 1,
@@ -282,16 +283,34 @@ fn b44_forked_is_refused_while_other_threads_run() {
     );
     drop(stop);
     other.join().unwrap().unwrap_err();
-    if before == 0 {
-        // What this crate keeps parked does not count.
-        let (processes, threads) = (Pool::processes(2).unwrap(), Pool::threads(2).unwrap());
-        assert_eq!(processes.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
-        assert_eq!(threads.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
-        eventually("forked children are allowed", || {
-            pool.map(|x: u32| x, 0..3) == Ok(vec![0, 1, 2])
-        });
-    }
-    // The only place where that is certain is a program's own main: see examples/failures.rs.
+    // One test at a time runs on the main thread of its program.
+    assert_eq!(before, 0);
+    // What this crate keeps parked does not count.
+    let (processes, threads) = (Pool::processes(2).unwrap(), Pool::threads(2).unwrap());
+    let allowed = Ok(vec![0, 1, 2]);
+    assert_eq!(processes.map(|x: u32| x, 0..3), allowed);
+    assert_eq!(threads.map(|x: u32| x, 0..3), allowed);
+    eventually("forked children are allowed", || {
+        pool.map(|x: u32| x, 0..3) == allowed
+    });
+    // A pool with something to do does, though another one rests.
+    let busy = Pool::threads(1).unwrap();
+    let (stop, wait) = channel::<()>();
+    let (tell, told) = channel();
+    let stay = |(tell, wait): (Sender<()>, Receiver<()>)| {
+        tell.send(()).unwrap();
+        wait.recv().is_err()
+    };
+    let task = busy.submit(stay, (tell, wait));
+    told.recv().unwrap();
+    let refused = pool.map(|x: u32| x, 0..3).unwrap_err();
+    let is_refused = matches!(refused, TaskError::Pool(PoolError::ThreadsRunning { .. }));
+    assert!(is_refused, "{refused:?}");
+    drop(stop);
+    assert_eq!(task.result(), Ok(true));
+    eventually("forked children are allowed", || {
+        pool.map(|x: u32| x, 0..3) == allowed
+    });
 }
 
 #[test]
