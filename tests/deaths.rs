@@ -4,7 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Leftovers, children_of, eventually, is_running, kill};
+use common::{
+    Leftovers, as_program, children_of, eventually, finish, is_program, is_running, kill,
+};
 use manyhands::closure;
 use manyhands::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -228,6 +230,68 @@ fn b25_retries_run_an_item_again_and_then_give_up() {
 
 fn marker(name: &str) -> std::path::PathBuf {
     std::env::temp_dir().join(format!("{name}-{}", std::process::id()))
+}
+
+/// A logger that panics on the thread that watches over workers.
+struct Panics;
+
+impl log::Log for Panics {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, _: &log::Record<'_>) {
+        let thread = std::thread::current();
+        assert_ne!(thread.name(), Some("manyhands-watch"), "on purpose");
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn when_the_supervisor_panics_all_tasks_hear_of_it_and_no_worker_stays() {
+    let name = "when_the_supervisor_panics_all_tasks_hear_of_it_and_no_worker_stays";
+    let _none = Leftovers::none();
+    if !is_program() {
+        let output = finish(&mut as_program(name));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}: {said}", output.status);
+        return;
+    }
+    log::set_logger(&Panics).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let fails = marker("start-fails");
+    let start = || match std::env::var_os("FAILS") {
+        Some(path) if std::path::Path::new(&path).exists() => Err("not any more"),
+        _ => Ok(()),
+    };
+    let builder = Processes::builder().workers(2).env("FAILS", &fails);
+    let pool = builder.initializer(start).build().unwrap();
+    let endless = |()| -> u32 {
+        loop {
+            std::thread::park();
+        }
+    };
+    let running = pool.submit(endless, ());
+    eventually("it runs", || running.running());
+    let workers = children_of(std::process::id());
+    std::fs::File::create(&fails).unwrap();
+    let idle = pool.submit(|()| std::process::id(), ()).result().unwrap();
+    // That the next one does not start, the supervisor says to the logger.
+    kill(idle);
+    let broken = PoolError::Broken {
+        reason: "its supervisor panicked".to_owned(),
+    };
+    let broken = Err(TaskError::Pool(broken));
+    let mut running = running;
+    let outcome = running.result_timeout(common::DEADLINE);
+    std::fs::remove_file(&fails).unwrap();
+    assert_eq!(outcome, Ok(broken.clone()));
+    assert_eq!(pool.submit(endless, ()).result(), broken);
+    eventually("the kernel has killed the workers", || {
+        !workers.iter().any(|&worker| is_running(worker))
+    });
+    assert_eq!(pool.close(), Ok(()));
 }
 
 #[test]

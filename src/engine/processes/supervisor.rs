@@ -23,6 +23,7 @@ use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, clock, task::OwnThread};
+use crate::panic;
 use crate::shm::member;
 
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
@@ -524,6 +525,23 @@ impl Supervisor {
         self.server = None;
         // All that they have printed has been told when this returns.
         drop(self.listener.take());
+    }
+}
+
+impl Drop for Supervisor {
+    /// Waits for the workers after a panic of this thread. The kernel would kill them, but only
+    /// their parent can reap them, and what they held of shared objects would stay theirs.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let posts = std::mem::take(&mut self.posts);
+            for child in posts.iter().filter_map(|post| post.child.as_ref()) {
+                // Both may call the logger, of which a second panic would end the program.
+                let _ = panic::catch(|| {
+                    child.kill();
+                    self.reap(child)
+                });
+            }
+        }
     }
 }
 
