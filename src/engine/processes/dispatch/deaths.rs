@@ -152,18 +152,30 @@ impl Dispatch {
     /// Ends the pool: everything that has not ended fails with `error`, and what comes later with `reason`.
     pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
         self.state = State::Ended(reason);
-        let mut pieces = Vec::new();
+        let is_cancelled = *error == TaskError::Cancelled;
+        let (mut pieces, mut begun) = (Vec::new(), 0);
         for (number, worker) in self.workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };
-            self.tallies[number].bury(worker);
-            let entries = worker.in_flight.drain(..);
-            pieces.extend(entries.map(|entry| entry.piece.from(entry.expected.next)));
+            let tally = &mut self.tallies[number];
+            tally.bury(worker);
+            for entry in std::mem::take(&mut worker.in_flight) {
+                let next = entry.expected.next;
+                if is_cancelled && next < entry.expected.end && worker.has_begun(&entry) {
+                    // The worker has begun with this item, or is about to.
+                    tally.tasks += 1;
+                    tally.failures.count(error);
+                    begun += 1;
+                }
+                pieces.push(entry.piece.from(next));
+            }
             worker.outbox.clear();
         }
         pieces.extend(self.queue.drain(..));
         for piece in pieces {
             self.fail(piece, error);
         }
+        // These are told apart from those with which no worker had begun.
+        self.cancelled -= begun;
         self.workers.clear();
         self.idle.clear();
         self.busy = 0;

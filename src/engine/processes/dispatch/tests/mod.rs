@@ -1,6 +1,7 @@
 //! The books, with made-up lanes ([`made_up`](super::made_up)). No process is started, and no test
 //! sleeps: the moment of a look is passed in.
 
+mod accounts;
 mod deaths;
 mod lanes;
 mod leave;
