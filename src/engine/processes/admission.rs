@@ -85,3 +85,72 @@ impl Drop for Admission<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::engine::processes::dispatch::made_up::MadeUp;
+
+    fn broken() -> PoolError {
+        PoolError::Broken {
+            reason: "a test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_calls_that_go_on_get_something_from_a_pool_that_closes() {
+        let closed = || TaskError::Pool(PoolError::Closed);
+        for (state, within, outside) in [
+            (State::Open, Ok(()), Ok(())),
+            (State::Closing { cancels: false }, Ok(()), Err(closed())),
+            (
+                State::Closing { cancels: true },
+                Err(TaskError::Cancelled),
+                Err(closed()),
+            ),
+            (
+                State::Ended(PoolError::Closed),
+                Err(TaskError::Cancelled),
+                Err(closed()),
+            ),
+            (
+                State::Ended(broken()),
+                Err(broken().into()),
+                Err(broken().into()),
+            ),
+        ] {
+            let house = MadeUp::new(1);
+            let _admission = house.shared.admit().unwrap();
+            house.lock().state = state;
+            let admit = || house.shared.admit().map(drop);
+            assert_eq!(admit(), within);
+            thread::scope(|scope| {
+                let other = scope.spawn(admit);
+                assert_eq!(other.join().unwrap(), outside);
+            });
+        }
+    }
+
+    #[test]
+    fn a_call_goes_on_until_the_outermost_of_its_parts_is_over() {
+        let [house, other] = [MadeUp::new(1), MadeUp::new(1)];
+        let (shared, all_ended) = (&house.shared, house.lock().all_ended.clone());
+        let outer = shared.admit().unwrap();
+        let of_other = other.shared.admit().unwrap();
+        let inner = shared.admit().unwrap();
+        assert_eq!(house.lock().calls, 2);
+        drop(of_other);
+        assert!(shared.is_admitted() && !other.shared.is_admitted());
+        house.lock().state = State::Closing { cancels: false };
+        drop(inner);
+        assert!(shared.is_admitted() && !house.lock().has_all_ended());
+        let heard = shared.bell.listen();
+        assert_eq!(all_ended.count(), 0);
+        drop(outer);
+        assert!(!shared.is_admitted() && house.lock().has_all_ended());
+        assert_eq!(all_ended.count(), 1, "who waits for the end is told");
+        assert_ne!(shared.bell.listen(), heard, "who sleeps on the bell too");
+    }
+}

@@ -223,3 +223,6 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
         ticket.shared.wait(signal, seen, patience);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

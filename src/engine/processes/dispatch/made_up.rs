@@ -19,7 +19,7 @@ use crate::engine::processes::settings::{
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, Retired, Task};
 use crate::engine::processes::wait::Locked;
-use crate::error::{Death, TaskError};
+use crate::error::{Death, PoolError, TaskError};
 use crate::future::{PoolId, Signal};
 use crate::lane::bell::Bell;
 use crate::lane::message::{Fault, Request};
@@ -222,6 +222,20 @@ impl MadeUp {
             self.lock().has_all_ended()
         });
         self.assert_at_rest();
+    }
+
+    /// Ends the pool, and the background thread if there is one.
+    pub(in crate::engine::processes) fn end_background(&self) {
+        let mut dispatch = self.lock();
+        let background = dispatch.background.take();
+        let reason = PoolError::Closed;
+        dispatch.end(reason.clone(), &TaskError::from(reason));
+        drop(dispatch);
+        if let Some(background) = background {
+            self.shared.wake_background.notify_all();
+            self.shared.bell.ring();
+            background.join().unwrap();
+        }
     }
 
     /// Nothing is left in the books.

@@ -177,3 +177,72 @@ fn what_a_dead_worker_had_goes_on_before_the_next_is_there() {
     house.finish(&mut [&mut second]);
     assert!(tasks.iter().all(|task| task.failures().is_empty()));
 }
+
+#[test]
+fn the_error_of_a_start_names_its_place_and_how_the_worker_has_ended() {
+    for has_initializer in [false, true] {
+        let house = MadeUp::with(3, |settings| {
+            settings.initializer = has_initializer.then_some(1);
+        });
+        house.shared.is_built.store(false, Ordering::SeqCst);
+        let mut supervisor = supervisor(&house);
+        assert!(!fails(&house, &mut supervisor, 2, &CRASH));
+        let dispatch = house.lock();
+        let State::Ended(error) = &dispatch.state else {
+            panic!("the pool has not ended");
+        };
+        let reason = match error {
+            PoolError::InitializerFailed { worker: 2, reason } if has_initializer => reason,
+            PoolError::StartFailed {
+                worker: 2,
+                workers: 3,
+                reason,
+            } if !has_initializer => reason,
+            other => panic!("{other:?}"),
+        };
+        assert!(reason.contains("exited with code 1"), "{reason}");
+    }
+}
+
+#[test]
+fn the_next_look_is_at_what_is_due_first() {
+    const HOUR: Duration = Duration::from_hours(1);
+    let house = MadeUp::new(2);
+    let mut supervisor = supervisor(&house);
+    let now = Instant::now();
+    for (post, hours) in supervisor.posts.iter_mut().zip([1, 2]) {
+        post.retry = Some(now + hours * HOUR);
+    }
+    let next = supervisor.look().unwrap().unwrap();
+    let is_an_hour = |time| time <= HOUR && time > HOUR / 2;
+    assert!(is_an_hour(next), "{next:?}");
+    // A place that is to have no worker has nothing to be looked at.
+    house.lock().resting[0] = true;
+    let next = supervisor.look().unwrap().unwrap();
+    assert!(is_an_hour(next / 2), "{next:?}");
+    house.lock().resting[1] = true;
+    assert_eq!(supervisor.look(), Some(None));
+    // Those with a worker have what is due for that.
+    let _peer = house.hire(0);
+    let task = house.place_with(1, |task| task.limit = Some(HOUR));
+    let next = supervisor.look().unwrap().unwrap();
+    assert!(next < HOUR / 60, "its lane: {next:?}");
+    // There are as many places as there shall be workers.
+    house.lock().resize(&house.shared, 4).unwrap();
+    house.lock().resting = vec![true; 4];
+    assert!(supervisor.look().is_some());
+    assert_eq!(supervisor.posts.len(), 4);
+    house.lock().order = Some(Order::Kill);
+    assert_eq!(supervisor.look(), None);
+    assert!(has_ended(&house));
+    assert_eq!(task.failures(), [(0, TaskError::Cancelled)]);
+}
+
+#[test]
+fn who_waits_is_rung_for_when_the_pool_ends() {
+    let house = MadeUp::new(1);
+    let mut supervisor = supervisor(&house);
+    let heard = house.shared.bell.listen();
+    supervisor.give_up(PoolError::Closed);
+    assert_ne!(house.shared.bell.listen(), heard);
+}

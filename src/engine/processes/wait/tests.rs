@@ -5,7 +5,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use super::*;
 use crate::engine::processes::dispatch::made_up::{IN_TIME, Log, MadeUp, until};
 use crate::engine::processes::task::Task;
-use crate::error::{PoolError, TaskError};
 
 /// A caller on a thread of its own.
 struct Caller(Receiver<bool>);
@@ -57,20 +56,6 @@ fn follow(house: &MadeUp, count: usize) {
     });
 }
 
-/// Ends the background thread, if there is one.
-fn end_background(house: &MadeUp) {
-    let mut dispatch = house.lock();
-    let background = dispatch.background.take();
-    let reason = PoolError::Closed;
-    dispatch.end(reason.clone(), &TaskError::from(reason));
-    drop(dispatch);
-    if let Some(background) = background {
-        house.shared.wake_background.notify_all();
-        house.shared.bell.ring();
-        background.join().unwrap();
-    }
-}
-
 /// Of two callers, the one that sleeps on the bell goes first: the other one takes its place.
 #[test]
 fn a_leader_that_leaves_hands_over_to_a_follower() {
@@ -102,7 +87,7 @@ fn a_leader_that_leaves_hands_over_to_a_follower() {
         };
         assert_eq!((has_leader, followers), (false, 0));
         house.assert_at_rest();
-        end_background(&house);
+        house.end_background();
     }
 }
 
@@ -128,7 +113,7 @@ fn a_leader_wakes_the_follower_whose_task_has_ended() {
     peers[1 - its].finish(begun[1 - its]);
     assert!(leader.returns());
     house.assert_at_rest();
-    end_background(&house);
+    house.end_background();
 }
 
 #[test]
@@ -149,7 +134,35 @@ fn a_leader_whose_time_is_over_hands_over_too() {
     peer.finish(begun);
     assert!(follower.returns());
     house.assert_at_rest();
-    end_background(&house);
+    house.end_background();
+}
+
+#[test]
+fn a_follower_whose_time_is_over_leaves_the_others_to_wait() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let task = house.place_with(1, |task| task.results.is_awaited = true);
+    let begun = peer.must_begin();
+    let leader = Caller::wait(&house, &task, false);
+    leads(&house);
+    let follower = |time| {
+        let patience = Patience {
+            cold: true,
+            deadline: Some(Instant::now() + time),
+            comes_back: false,
+        };
+        Caller::wait_with(&house, &task, patience)
+    };
+    let (brief, patient) = (follower(Duration::from_millis(20)), follower(IN_TIME));
+    assert!(!brief.returns(), "its task has not ended");
+    follow(&house, 1);
+    assert!(house.lock().leadership.has_leader() && leader.waits());
+    peer.finish(begun);
+    assert!(leader.returns() && patient.returns());
+    follow(&house, 0);
+    assert_eq!(house.shared.waiting.load(Ordering::Relaxed), 0);
+    house.assert_at_rest();
+    house.end_background();
 }
 
 /// What a caller asked the workers for before it slept does not cover a task that comes later.
@@ -172,7 +185,7 @@ fn a_leader_hears_of_a_task_that_was_given_to_a_worker_after_it_slept() {
     first.finish(begun);
     assert!(leader.returns());
     house.assert_at_rest();
-    end_background(&house);
+    house.end_background();
 }
 
 /// The leader has asked the workers that were busy then, and no caller waits for this one.
@@ -195,7 +208,7 @@ fn a_leader_hears_of_an_end_that_is_to_be_told_of_a_task_that_came_after_it_slep
     first.finish(begun);
     assert!(leader.returns());
     house.assert_at_rest();
-    end_background(&house);
+    house.end_background();
 }
 
 /// No caller waits, and more tasks are there than the lanes hold.
@@ -211,7 +224,7 @@ fn a_backlog_moves_on_in_the_background() {
         let code = tasks[39].function.code;
         house.runs(&tasks[39], 0) == 1 && code > 0
     });
-    end_background(&house);
+    house.end_background();
     assert!(tasks.iter().all(|task| task.has_ended()));
 }
 
@@ -233,7 +246,7 @@ fn an_end_that_is_to_be_told_is_found_in_the_background() {
         until("the end is told", || task.has_ended());
         assert_eq!(task.failures(), []);
     }
-    end_background(&house);
+    house.end_background();
 }
 
 /// A caller that comes back soon leaves what is to be told to the background meanwhile.
@@ -255,5 +268,5 @@ fn what_is_to_be_told_does_not_wait_for_a_caller_to_come_back() {
     assert!(caller.returns());
     peers[1 - its].finish(begun[1 - its]);
     until("the end is told", || told.has_ended());
-    end_background(&house);
+    house.end_background();
 }

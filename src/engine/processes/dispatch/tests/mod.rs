@@ -2,6 +2,7 @@
 //! sleeps: the moment of a look is passed in.
 
 mod accounts;
+mod chunks;
 mod deaths;
 mod lanes;
 mod leave;

@@ -1,0 +1,157 @@
+//! What a task's handle tells and does, with made-up lanes.
+
+use std::sync::mpsc::channel;
+use std::thread;
+
+use super::*;
+use crate::engine::processes::dispatch::State;
+use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, until};
+use crate::engine::processes::entry::{self, Entry};
+use crate::engine::processes::submit;
+use crate::engine::processes::task::Function;
+use crate::error::Death;
+use crate::future::TaskFuture;
+use crate::pool::Limits;
+
+/// Submits a task; and what its worker will answer.
+fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
+    fn entry_of<F: Fn(u64) -> u64>(_: F) -> Entry {
+        entry::plain::<F, u64, u64>
+    }
+    let function = Function::new(entry_of(|x| x), None).unwrap();
+    let answer = function.code << 32;
+    let limits = Limits::default();
+    let task = submit::submit(&house.shared, limits, Ok(function), 5_u64);
+    (task, answer)
+}
+
+#[test]
+fn a_handle_follows_its_task_from_the_lane_to_its_end() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let (task, answer) = submit(&house);
+    let mut begun = None;
+    for step in 0..3 {
+        match step {
+            1 => begun = peer.begin(),
+            2 => peer.finish(begun.unwrap()),
+            _ => {}
+        }
+        // The test does not take the answer: the calls of the handle do.
+        assert_eq!(task.running(), step == 1, "step {step}");
+        assert_eq!(task.done(), step == 2, "step {step}");
+        if step > 0 {
+            assert!(!task.cancel());
+        }
+    }
+    assert!(!task.kill(), "it has ended");
+    assert_eq!(house.doom(0), None);
+    assert_eq!(task.result(), Ok(answer));
+    house.assert_at_rest();
+}
+
+#[test]
+fn a_task_that_has_not_begun_is_cancelled_by_kill_too_and_its_worker_goes_on() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    for kills in [false, true] {
+        let (task, _) = submit(&house);
+        assert!(if kills { task.kill() } else { task.cancel() });
+        assert!(task.done() && !task.running());
+        assert!(!task.cancel() && !task.kill(), "once");
+        assert_eq!(task.result(), Err(TaskError::Cancelled));
+        house.assert_at_rest();
+    }
+    assert_eq!(house.doom(0), None);
+    assert_eq!(peer.begin(), None);
+    assert_eq!(house.lock().cancelled, 2);
+}
+
+#[test]
+fn a_task_that_runs_is_killed_with_its_worker() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let (task, _) = submit(&house);
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    assert!(task.kill());
+    assert!(house.doom(0).is_some());
+    assert!(!task.kill(), "once");
+    assert!(!task.done(), "its worker has not died yet");
+    house.bury(0, &Death::Signal(9));
+    assert_eq!(task.result(), Err(TaskError::Cancelled));
+    assert_eq!(house.lock().cancelled, 0);
+}
+
+#[test]
+fn a_task_of_whose_end_a_callback_is_to_be_told_counts_as_one_until_then() {
+    for ends in ["cancelled", "answered", "died", "with the pool"] {
+        let house = MadeUp::new(1);
+        let mut peer = house.hire(0);
+        let (task, _) = submit(&house);
+        assert_eq!(house.lock().told, 0);
+        let (send, told) = channel();
+        for _ in 0..2 {
+            let send = send.clone();
+            task.on_done(move |outcome| send.send(outcome.is_ok()).unwrap());
+            assert_eq!(house.lock().told, 1, "{ends}");
+        }
+        match ends {
+            "cancelled" => assert!(task.cancel()),
+            "answered" => peer.serve(),
+            "died" => {
+                let mut begun = peer.must_begin();
+                peer.start(&mut begun);
+                house.bury(0, &Death::Signal(9));
+            }
+            _ => house.end_background(),
+        }
+        for _ in 0..2 {
+            assert_eq!(told.recv_timeout(IN_TIME), Ok(ends == "answered"));
+        }
+        assert_eq!(house.lock().told, 0, "{ends}");
+        house.assert_at_rest();
+        house.end_background();
+    }
+}
+
+#[test]
+fn who_waits_for_the_end_of_all_hears_that_the_last_task_is_cancelled() {
+    let house = MadeUp::new(1);
+    let _peer = house.hire(0);
+    let (task, _) = submit(&house);
+    let all_ended = {
+        let mut dispatch = house.lock();
+        dispatch.state = State::Closing { cancels: false };
+        dispatch.all_ended.clone()
+    };
+    let (shared, (send, woken)) = (house.shared.clone(), channel());
+    thread::spawn(move || {
+        let patience = Patience {
+            cold: true,
+            deadline: None,
+            comes_back: true,
+        };
+        // The test may have failed.
+        let _ = send.send(shared.wait(&all_ended, 0, patience));
+    });
+    until("it sleeps on the bell", || {
+        house.lock().leadership.has_leader()
+    });
+    assert!(task.cancel());
+    assert_eq!(woken.recv_timeout(IN_TIME), Ok(true));
+    house.end_background();
+}
+
+#[test]
+fn a_wait_with_a_deadline_ends_without_the_task_and_leaves_it_alone() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let (mut task, answer) = submit(&house);
+    let moment = std::time::Duration::from_millis(1);
+    assert!(task.result_timeout(moment).is_err());
+    peer.serve();
+    assert_eq!(task.result_timeout(IN_TIME), Ok(Ok(answer)));
+    assert_eq!(task.result(), Err(TaskError::Taken));
+    house.end_background();
+}
