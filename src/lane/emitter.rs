@@ -335,3 +335,6 @@ impl Emitter {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

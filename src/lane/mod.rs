@@ -430,6 +430,34 @@ mod tests {
     }
 
     #[test]
+    fn the_time_without_work_is_added_up_and_stands_still_meanwhile() {
+        let lane = Lane::new().unwrap();
+        let header = lane.header();
+        // No other thread could wake this one.
+        header.set_spin(Duration::from_hours(1));
+        let mut total = 0;
+        for _ in 0..2 {
+            let start = clock::now();
+            let mut seen = 0;
+            header.wait_until(|| {
+                seen = header.idle_time();
+                clock::now() >= start + 2_000_000
+            });
+            let most = clock::now() - start;
+            assert!(seen > total, "it grows while the worker waits");
+            let idle = header.idle_time() - total;
+            // By the last look at the clock, which comes after each few looks at the lane.
+            assert!((1_000_000..=most).contains(&idle), "{idle} of {most}");
+            total += idle;
+            let end = clock::now() + 1_000_000;
+            while clock::now() < end {}
+            assert_eq!(header.idle_time(), total);
+        }
+        header.wait_until(|| true);
+        assert_eq!(header.idle_time(), total, "there was something to do");
+    }
+
+    #[test]
     fn progress_keeps_task_and_step() {
         let lane = Lane::new().unwrap();
         lane.header().item_starts(u32::MAX, 3);
