@@ -240,3 +240,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

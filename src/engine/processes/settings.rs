@@ -336,3 +336,86 @@ impl Settings {
         caps.chain(self.env.iter().cloned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            name: "a test's".to_owned(),
+            env: Vec::new(),
+            inner_threads: InnerThreads::Share,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+            initializer: Some(7),
+            max_tasks: None,
+            memory_limit: Some(8),
+            timeout: None,
+            idle_timeout: None,
+            affinity: Affinity::Off,
+            nice: 9,
+            wait_policy: WaitPolicy::Balanced,
+            timeline: false,
+            start_method: StartMethod::Spawn,
+            preload: None,
+            allow_threads: false,
+        }
+    }
+
+    #[test]
+    fn each_worker_gets_its_core_of_the_list_and_what_all_get() {
+        let mut settings = settings();
+        let cores_of = |settings: &Settings| -> Vec<Option<usize>> {
+            let setup = |number| {
+                let setup = settings.setup(number, &[2, 5]);
+                let all = (setup.initializer, setup.memory_limit, setup.nice);
+                assert_eq!(all, (Some(7), Some(8), 9));
+                setup.core
+            };
+            (0..4).map(setup).collect()
+        };
+        assert_eq!(cores_of(&settings), [None; 4]);
+        settings.affinity = Affinity::Spread;
+        assert_eq!(cores_of(&settings), [2, 5, 2, 5].map(Some));
+        settings.affinity = Affinity::Cores(vec![9, 3, 4]);
+        assert_eq!(cores_of(&settings), [9, 3, 4, 9].map(Some));
+    }
+
+    #[test]
+    fn the_cores_are_shared_out_among_the_workers_with_one_thread_at_least() {
+        let mut settings = settings();
+        // As the environment of this process says nothing of it.
+        let own = "VECLIB_MAXIMUM_THREADS";
+        let most = |settings: &Settings, workers, cores| {
+            let variables: Vec<_> = settings.variables(workers, cores).collect();
+            let is_unset = |name: &&str| std::env::var_os(name).is_none();
+            let unset = INNER_THREADS.into_iter().filter(is_unset).count();
+            assert!(variables.is_empty() || variables.len() == unset);
+            let own = variables.into_iter().find(|(name, _)| name == own);
+            own.map(|(_, value)| value.into_string().unwrap())
+        };
+        if std::env::var_os(own).is_some() {
+            return;
+        }
+        for (workers, cores, share) in [(1, 8, "8"), (2, 8, "4"), (3, 8, "2"), (9, 8, "1")] {
+            let most = most(&settings, workers, cores);
+            assert_eq!(most.as_deref(), Some(share), "{workers} on {cores}");
+        }
+        settings.inner_threads = InnerThreads::Most(3);
+        assert_eq!(most(&settings, 1, 8).as_deref(), Some("3"));
+        settings.inner_threads = InnerThreads::Off;
+        assert_eq!(most(&settings, 1, 8), None);
+    }
+
+    #[test]
+    fn what_was_said_for_the_pool_comes_after_what_is_so_by_default() {
+        let mut settings = settings();
+        let name = INNER_THREADS[3];
+        settings.env = vec![(name.into(), "5".into()), ("A".into(), "x=y".into())];
+        let variables: Vec<_> = settings.variables(1, 1).collect();
+        assert!(variables.ends_with(&settings.env), "{variables:?}");
+        let all = || settings.env.iter();
+        assert!(all().all(|(name, value)| check_variable(name, value).is_ok()));
+    }
+}

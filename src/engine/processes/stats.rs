@@ -376,4 +376,147 @@ mod tests {
         );
         assert!(lines[5].contains("1 cancelled"), "{table}");
     }
+
+    /// Statistics of which no two numbers are the same.
+    fn stats(first: u64) -> WorkerStats {
+        let failures = Failures {
+            panicked: first,
+            died: first << 1,
+            out_of_memory: first << 2,
+            timed_out: first << 3,
+            cancelled: first << 4,
+            not_serialised: first << 5,
+        };
+        WorkerStats {
+            pid: Some(4_242),
+            tasks: 1_000 + first,
+            failures,
+            respawns: 2_000 + first,
+            up: Duration::from_secs(100 * first),
+            busy: Duration::from_secs(25 * first),
+            queue_wait: Duration::from_secs(3_000 + first),
+            bytes_sent: 4_000 + first,
+            bytes_received: 5_000 + first,
+            peak_memory: 6_000 + first,
+        }
+    }
+
+    #[test]
+    fn all_workers_together_have_the_sum_of_each_number_and_the_largest_memory() {
+        let pool = PoolStats {
+            workers: vec![stats(2), stats(1)],
+            ..PoolStats::default()
+        };
+        let failures = Failures {
+            panicked: 3,
+            died: 6,
+            out_of_memory: 12,
+            timed_out: 24,
+            cancelled: 48,
+            not_serialised: 96,
+        };
+        let expected = WorkerStats {
+            pid: None,
+            tasks: 2_003,
+            failures,
+            respawns: 4_003,
+            up: Duration::from_mins(5),
+            busy: Duration::from_secs(75),
+            queue_wait: Duration::from_secs(6_003),
+            bytes_sent: 8_003,
+            bytes_received: 10_003,
+            peak_memory: 6_002,
+        };
+        let total = pool.total();
+        assert_eq!(total, expected);
+        assert_eq!(total.failures.all(), 3 * 63);
+        let is_near = |share: f64, expected: f64| (share - expected).abs() < 1e-9;
+        assert!(is_near(total.busy_share(), 0.25));
+        assert!(is_near(WorkerStats::default().busy_share(), 0.0));
+    }
+
+    #[test]
+    fn each_failure_is_counted_under_its_cause() {
+        use crate::error::{Death, Part};
+        let limit = Duration::from_secs(1);
+        let (index, pid, attempts, part) = (None, 1, 1, Part::Argument);
+        let reason = String::new;
+        let errors = [
+            TaskError::Panicked {
+                index,
+                message: reason(),
+                location: None,
+            },
+            TaskError::WorkerDied {
+                index,
+                pid,
+                cause: Death::Signal(9),
+                attempts,
+            },
+            TaskError::OutOfMemory {
+                index,
+                pid,
+                limit: 1,
+                attempts,
+            },
+            TaskError::TimedOut { index, limit },
+            TaskError::Cancelled,
+            TaskError::Encode {
+                index,
+                part,
+                reason: reason(),
+            },
+            TaskError::Decode {
+                index,
+                part,
+                reason: reason(),
+            },
+        ];
+        let counted = errors.map(|error| {
+            let mut failures = Failures::default();
+            failures.count(&error);
+            [
+                failures.panicked,
+                failures.died,
+                failures.out_of_memory,
+                failures.timed_out,
+                failures.cancelled,
+                failures.not_serialised,
+            ]
+        });
+        for (nth, counts) in counted.into_iter().enumerate() {
+            let mut expected = [0; 6];
+            expected[nth.min(5)] = 1;
+            assert_eq!(counts, expected, "error {nth}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_each_number_under_its_name() {
+        let mut pool = PoolStats {
+            workers: vec![stats(1)],
+            cancelled: 77,
+            age: Duration::from_secs(12),
+            ..PoolStats::default()
+        };
+        pool.workers[0].bytes_received = 500;
+        pool.workers[0].bytes_sent = 400;
+        pool.workers[0].peak_memory = 600;
+        let table = pool.to_string();
+        let lines: Vec<Vec<&str>> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert!(
+            table.starts_with("pool , 12.0 s old, 77 cancelled\n"),
+            "{table}"
+        );
+        let own = "0 4242 1001 63 2001 25.0% 3001.000 s 400 B 500 B 600 B";
+        assert_eq!(lines[2].join(" "), own, "{table}");
+        let causes = "worker 0 failed: 1 panicked, 2 died, 4 out of memory, 8 timed out, \
+                      16 cancelled, 32 not serialised";
+        assert_eq!(lines[4].join(" "), causes, "{table}");
+        pool.workers[0].pid = None;
+        assert!(pool.to_string().contains("\n     0        - "), "{table}");
+    }
 }

@@ -239,3 +239,6 @@ impl From<RawBytes<'_>> for Items {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -206,6 +206,63 @@ mod tests {
     }
 
     #[test]
+    fn each_event_of_a_trace_says_what_it_is_and_each_worker_has_a_line() {
+        let timeline = Timeline {
+            name: "many".to_owned(),
+            events: vec![
+                TimelineEvent {
+                    items: 1,
+                    worker: 0,
+                    ..EVENT
+                },
+                // The first that was queued is not the first that ended.
+                TimelineEvent {
+                    queued: 500,
+                    completed: false,
+                    worker: 2,
+                    ..EVENT
+                },
+                // Times that cannot be are no negative ones.
+                TimelineEvent {
+                    queued: 4_000,
+                    ended: 2_000,
+                    ..EVENT
+                },
+            ],
+            dropped: 0,
+        };
+        let mut trace = Vec::new();
+        timeline.write_trace(&mut trace).unwrap();
+        let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let named = |event: &serde_json::Value| {
+            let (kind, name) = (&event["name"], &event["args"]["name"]);
+            format!("{} {}", kind.as_str().unwrap(), name.as_str().unwrap())
+        };
+        let lines: Vec<String> = events[..4].iter().map(named).collect();
+        let workers = [0, 1, 2].map(|number| format!("thread_name worker {number}"));
+        assert_eq!(lines[0], "process_name pool many");
+        assert_eq!(lines[1..], workers);
+        let own = |event: &serde_json::Value| {
+            let numbers = ["tid", "ts", "dur"].map(|name| event[name].as_f64().unwrap());
+            let queued = event["args"]["queued"].as_f64().unwrap();
+            let name = event["name"].as_str().unwrap().to_owned();
+            (name, numbers, queued)
+        };
+        let events: Vec<_> = events[4..].iter().map(own).collect();
+        let expected = [
+            ("task", [0.0, 2.5, 5.5], 2.0),
+            ("died", [2.0, 2.5, 5.5], 2.5),
+            ("3 items", [1.0, 2.5, 0.0], 0.0),
+        ];
+        let expected = expected.map(|(name, numbers, queued)| (name.to_owned(), numbers, queued));
+        assert_eq!(events, expected);
+        let mut trace = Vec::new();
+        Timeline::default().write_trace(&mut trace).unwrap();
+        assert!(serde_json::from_slice::<serde_json::Value>(&trace).is_ok());
+    }
+
+    #[test]
     fn the_oldest_events_go_when_there_are_too_many() {
         let mut recorder = Recorder::default();
         for nth in 0..MOST_EVENTS as u64 + 5 {
