@@ -228,6 +228,58 @@ fn b25_retries_run_an_item_again_and_then_give_up() {
     }
 }
 
+/// Kills the first process that comes to this file.
+#[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
+fn die_first(file: std::path::PathBuf) -> u32 {
+    if std::fs::File::create_new(&file).is_ok() {
+        die(Way::Kill);
+    }
+    7
+}
+
+#[test]
+fn b25_every_kind_of_call_has_its_retries() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let folder = marker("retries");
+    let with = |_: &u32, file: std::path::PathBuf| die_first(file);
+    let drops = |file: std::path::PathBuf| assert_eq!(die_first(file), 7);
+    for retries in [1, 0] {
+        std::fs::create_dir(&folder).unwrap();
+        let call = || pool.call().retries(retries).chunk_size(2);
+        let files = |name: &str| [0, 1].map(|n| folder.join(format!("{name}-{n}")));
+        let [one, _] = files("submit");
+        let lazy: Result<Vec<_>, _> = call().imap(die_first, files("imap")).collect();
+        let unordered = call().imap_unordered(die_first, files("unordered"));
+        let unordered: Result<Vec<_>, _> = unordered.map(|(_, outcome)| outcome).collect();
+        let each = call().try_map(die_first, files("try_map"));
+        let sum = call().map_reduce(die_first, |a, b| a + b, files("map_reduce"));
+        let outcomes = [
+            ("submit", call().submit(die_first, one).result().err()),
+            ("map", call().map(die_first, files("map")).err()),
+            ("map_with", call().map_with(&1, with, files("with")).err()),
+            ("for_each", call().for_each(drops, files("for_each")).err()),
+            ("imap", lazy.err()),
+            ("imap_unordered", unordered.err()),
+            ("try_map", each.into_iter().find_map(Result::err)),
+            // Of a chunk, the items that died before are over when it is tried again.
+            ("map_reduce", sum.err()),
+        ];
+        for (name, error) in outcomes {
+            match error {
+                None => assert!(retries == 1, "{name}"),
+                Some(TaskError::WorkerDied { attempts, .. }) => {
+                    let is_chunk = name == "map_reduce";
+                    assert!(retries == 0 || is_chunk, "{name}");
+                    assert_eq!(attempts, retries + 1, "{name}");
+                }
+                Some(other) => panic!("{name}: {other:?}"),
+            }
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
 fn marker(name: &str) -> std::path::PathBuf {
     std::env::temp_dir().join(format!("{name}-{}", std::process::id()))
 }

@@ -473,6 +473,50 @@ fn a_worker_can_have_a_pool_of_its_own() {
     assert_eq!(nested, Ok((0..6).map(|n| (n + 1..n + 11).sum()).collect()));
 }
 
+/// Whatever it asks, it hears that the pool is another process's, and the parent's task goes on.
+#[test]
+fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
+    let _none = Leftovers::none();
+    let builder = Processes::builder().workers(1).timeline(true);
+    let pool = builder.build().unwrap();
+    assert_eq!(pool.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
+    // One that is seen to run, and one behind it.
+    let tasks = [(); 2].map(|()| pool.submit(spin, 60));
+    eventually("it runs", || tasks[0].running());
+    let tasks = std::sync::Mutex::new(tasks.map(Some));
+    let forked = Forked::builder().workers(1).allow_threads();
+    let forked = forked.build().unwrap();
+    let ask = |_: u32| {
+        let other = PoolError::OtherProcess;
+        let error = TaskError::Pool(other.clone());
+        let mut tasks = tasks.lock().unwrap();
+        let refused = [
+            pool.map(|x: u32| x, 0..3) == Err(error.clone()),
+            pool.try_map(|x: u32| x, 0..2) == [Err(error.clone()), Err(error.clone())],
+            pool.imap(|x: u32| x, 0..3).next() == Some(Err(error.clone())),
+            pool.map_reduce(|x: u32| x, |a, b| a + b, 0..3) == Err(error.clone()),
+            pool.resize(2) == Err(other.clone()),
+            pool.close() == Err(other.clone()),
+            pool.shutdown(Shutdown::Kill) == Err(other.clone()),
+            !pool.engine().is_open() && pool.workers() == 1,
+            pool.stats() == manyhands::PoolStats::default(),
+            pool.timeline() == manyhands::Timeline::default(),
+        ];
+        let of_tasks = tasks.iter_mut().map(|task| {
+            let task = task.take().unwrap();
+            let is_foreign = task.done() && !task.running() && !task.cancel() && !task.kill();
+            is_foreign && task.result() == Err(error.clone())
+        });
+        (refused.to_vec(), of_tasks.collect::<Vec<_>>())
+    };
+    let refused = forked.map(ask, 0..1);
+    assert_eq!(refused, Ok(vec![(vec![true; 10], vec![true; 2])]));
+    let [first, second] = tasks.into_inner().unwrap().map(Option::unwrap);
+    assert!(first.running() && !second.done());
+    assert!(second.cancel() && first.kill());
+    assert_eq!(pool.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
+}
+
 #[test]
 fn a_forked_child_cannot_use_or_break_its_parents_pool() {
     let _none = Leftovers::none();

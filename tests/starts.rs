@@ -5,15 +5,19 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{
-    Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running, kill,
+    DEADLINE, Killed, Leftovers, as_program, children_of, eventually, finish, is_program,
+    is_running, kill,
 };
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
@@ -151,17 +155,60 @@ fn preload() -> Result<(), String> {
 #[test]
 fn what_the_server_preloads_all_workers_share() {
     let _none = Leftovers::none();
-    let pool = Processes::builder()
-        .workers(2)
-        .preload(preload)
-        .build()
-        .unwrap();
-    let loaded = |()| (PRELOADED.load(Ordering::Relaxed), std::process::id());
-    let all = pool.call().chunk_size(1).map(loaded, [(); 100]).unwrap();
-    let servers: BTreeSet<u32> = all.iter().map(|(server, _)| *server).collect();
-    assert_eq!(servers.len(), 1, "one load, in the server: {servers:?}");
-    assert!(children_of(std::process::id()).contains(servers.first().unwrap()));
-    assert_eq!(PRELOADED.load(Ordering::Relaxed), 0);
+    let builder = || Processes::builder().workers(2).preload(preload);
+    // Also where the server is asked for by name.
+    for builder in [builder(), builder().start_method(StartMethod::ForkServer)] {
+        let pool = builder.build().unwrap();
+        let loaded = |()| (PRELOADED.load(Ordering::Relaxed), std::process::id());
+        let all = pool.call().chunk_size(1).map(loaded, [(); 100]).unwrap();
+        let servers: BTreeSet<u32> = all.iter().map(|(server, _)| *server).collect();
+        assert_eq!(servers.len(), 1, "one load, in the server: {servers:?}");
+        assert!(children_of(std::process::id()).contains(servers.first().unwrap()));
+        assert_eq!(PRELOADED.load(Ordering::Relaxed), 0);
+    }
+}
+
+/// The folder of a test, by the process that runs it, if there is one.
+fn loading(parent: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("manyhands-loading-{parent}"))
+}
+
+/// Goes on for ever in a folder in which a file says so.
+fn load_slowly() -> Result<(), String> {
+    let folder = loading(std::os::unix::process::parent_id());
+    if folder.join("slow").exists() {
+        File::create(folder.join("begun")).map_err(|error| error.to_string())?;
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pool_ends_while_a_server_that_was_replaced_still_loads() {
+    let _none = Leftovers::none();
+    let folder = loading(std::process::id());
+    for closes in [true, false] {
+        std::fs::create_dir(&folder).unwrap();
+        let pool = Processes::builder().workers(1).preload(load_slowly);
+        let pool = pool.build().unwrap();
+        File::create(folder.join("slow")).unwrap();
+        children_of(std::process::id()).into_iter().for_each(kill);
+        eventually("the next server loads", || folder.join("begun").exists());
+        std::fs::remove_dir_all(&folder).unwrap();
+        let (send, ended) = channel();
+        std::thread::spawn(move || {
+            if closes {
+                pool.close().unwrap();
+            }
+            drop(pool);
+            // The test may have failed.
+            let _ = send.send(());
+        });
+        let ended = ended.recv_timeout(DEADLINE);
+        assert_eq!(ended, Ok(()), "it waits for what nothing needs any more");
+    }
 }
 
 #[test]
@@ -243,6 +290,111 @@ fn what_was_said_for_the_workers_holds_however_they_were_started() {
 }
 
 #[test]
+fn workers_know_their_numbers_however_they_were_started() {
+    let _none = Leftovers::none();
+    for method in METHODS {
+        let pool = builder(method).name("count").build().unwrap();
+        let ask = |()| {
+            let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+            let name = process::current().name().to_owned();
+            (std::process::id(), name, comm.trim().to_owned())
+        };
+        let pids: Vec<_> = pool
+            .stats()
+            .workers
+            .iter()
+            .map(|w| w.pid.unwrap())
+            .collect();
+        let mut seen = BTreeSet::new();
+        eventually("both have answered", || {
+            for (pid, name, comm) in pool.call().chunk_size(1).map(ask, [(); 20]).unwrap() {
+                let number = pids.iter().position(|&own| own == pid).unwrap();
+                let expected = format!("count:{number}");
+                assert_eq!((&name, &comm), (&expected, &expected), "{method:?}");
+                seen.insert(number);
+            }
+            seen.len() == 2
+        });
+    }
+}
+
+#[test]
+fn one_output_alone_is_told_and_to_the_last_byte_however_workers_were_started() {
+    let _none = Leftovers::none();
+    for method in METHODS {
+        for (of_stdout, beside) in [
+            (true, Output::Inherit),
+            (true, Output::Null),
+            (false, Output::Inherit),
+            (false, Output::Null),
+        ] {
+            let lines = Arc::new(Mutex::new(Vec::new()));
+            let told = Arc::clone(&lines);
+            let tell = Output::lines(move |_, line| told.lock().unwrap().push(line.to_owned()));
+            let (stdout, stderr) = if of_stdout {
+                (tell, beside)
+            } else {
+                (beside, tell)
+            };
+            let builder = builder(method).workers(1).stdout(stdout).stderr(stderr);
+            let pool = builder.build().unwrap();
+            let print = |of_stdout: bool| {
+                if of_stdout {
+                    // Without the end of a line it stays in the buffer of the worker.
+                    write!(std::io::stdout(), "to stdout").unwrap();
+                } else {
+                    writeln!(std::io::stderr(), "to stderr").unwrap();
+                }
+            };
+            pool.submit(print, of_stdout).result().unwrap();
+            pool.close().unwrap();
+            let own = if of_stdout { "to stdout" } else { "to stderr" };
+            assert_eq!(*lines.lock().unwrap(), [own], "{method:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_worker_printed_before_its_initialiser_failed_is_told() {
+    let _none = Leftovers::none();
+    for method in METHODS {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&lines);
+        let tell = move |_: &str, line: &str| told.lock().unwrap().push(line.to_owned());
+        let builder = builder(method).workers(1).stdout(Output::lines(tell));
+        let fail = || {
+            write!(std::io::stdout(), "no end of a line").unwrap();
+            Err::<(), _>("on purpose")
+        };
+        let error = builder.initializer(fail).build().unwrap_err();
+        let is_own =
+            matches!(&error, PoolError::InitializerFailed { reason, .. } if reason == "on purpose");
+        assert!(is_own, "{method:?}: {error:?}");
+        assert_eq!(*lines.lock().unwrap(), ["no end of a line"], "{method:?}");
+    }
+}
+
+#[test]
+fn how_much_memory_workers_had_is_known_when_they_have_ended() {
+    let _none = Leftovers::none();
+    for method in METHODS {
+        let pool = builder(method).build().unwrap();
+        let use_memory = |bytes: usize| std::hint::black_box(vec![1_u8; bytes]).len();
+        assert_eq!(pool.submit(use_memory, 32 << 20).result(), Ok(32 << 20));
+        pool.close().unwrap();
+        let stats = pool.stats();
+        let memory: Vec<u64> = stats.workers.iter().map(|w| w.peak_memory).collect();
+        assert_eq!(memory.len(), 2, "{method:?}");
+        assert!(
+            memory.iter().all(|&bytes| bytes > 0),
+            "{method:?} {memory:?}"
+        );
+        assert!(memory.iter().any(|&bytes| bytes > 32 << 20), "{memory:?}");
+        assert_eq!(stats.total().peak_memory, *memory.iter().max().unwrap());
+    }
+}
+
+#[test]
 fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     let _none = Leftovers::none();
     let pool = builder(StartMethod::ForkServer).build().unwrap();
@@ -250,7 +402,16 @@ fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     let busy = pool.submit(spin, 0);
     eventually("the task runs", || busy.running());
     kill(server);
-    assert!(matches!(busy.result(), Err(TaskError::WorkerDied { .. })));
+    let died = busy.result();
+    // The kernel has killed it with its server.
+    let is_killed = matches!(
+        died,
+        Err(TaskError::WorkerDied {
+            cause: Death::Signal(9),
+            ..
+        })
+    );
+    assert!(is_killed, "{died:?}");
     assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap().len(), 100);
 }
 

@@ -8,6 +8,7 @@ use common::{Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::engine::TimelineEvent;
 use manyhands::prelude::*;
 use manyhands::{PoolStats, Timeline, WaitPolicy};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[test]
 fn tasks_and_failures_are_counted_by_cause() {
@@ -43,6 +44,84 @@ fn tasks_and_failures_are_counted_by_cause() {
     eventually("all that died have been replaced", || {
         pool.stats().total().respawns == 6
     });
+}
+
+/// Cannot be sent back, or not be read, when it says so.
+#[derive(Clone, Copy, PartialEq)]
+enum Odd {
+    Fine,
+    Unsent,
+    Unread,
+}
+
+impl Serialize for Odd {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fine => output.serialize_u8(0),
+            Self::Unread => output.serialize_u8(1),
+            Self::Unsent => Err(serde::ser::Error::custom("it stays here")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Odd {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        match u8::deserialize(input)? {
+            0 => Ok(Self::Fine),
+            _ => Err(serde::de::Error::custom("it makes no sense")),
+        }
+    }
+}
+
+#[test]
+fn values_that_did_not_cross_are_counted_where_a_worker_found_out() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let not_serialised = || {
+        let total = pool.stats().total();
+        assert_eq!(total.failures.all(), total.failures.not_serialised);
+        (total.tasks, total.failures.not_serialised)
+    };
+    let take = |odd: Odd| odd == Odd::Fine;
+    let args = [Odd::Fine, Odd::Unread, Odd::Fine];
+    let call = || pool.call().chunk_size(3);
+    assert_eq!(call().try_map(take, args).iter().flatten().count(), 2);
+    assert_eq!(not_serialised(), (3, 1));
+    let make = |odd: bool| if odd { Odd::Unsent } else { Odd::Fine };
+    let results = call().try_map(make, [false, true]);
+    assert_eq!(results.iter().flatten().count(), 1);
+    assert_eq!(not_serialised(), (5, 2));
+    // Each item fails with its context.
+    let with = |_: &Odd, n: u32| n;
+    assert!(call().map_with(&Odd::Unread, with, 0..2).is_err());
+    assert_eq!(not_serialised(), (7, 4));
+    // What this process finds out, no worker has run, or none has failed over.
+    assert!(pool.submit(take, Odd::Unsent).result().is_err());
+    let unread = |()| Odd::Unread;
+    assert!(pool.submit(unread, ()).result().is_err());
+    assert_eq!(not_serialised(), (8, 4));
+}
+
+#[test]
+fn a_pool_knows_its_name_and_its_age() {
+    let _none = Leftovers::none();
+    let unnamed = [(); 2].map(|()| Pool::processes(1).unwrap().stats().name);
+    assert!(unnamed.iter().all(|name| name.starts_with("pool")));
+    assert_ne!(unnamed[0], unnamed[1]);
+    let before = std::time::Instant::now();
+    let pool = Processes::builder()
+        .workers(1)
+        .name("aged")
+        .build()
+        .unwrap();
+    let (first, least) = (pool.stats(), std::time::Instant::now());
+    assert_eq!((first.name.as_str(), first.workers.len()), ("aged", 1));
+    eventually("it grows older", || pool.stats().age > first.age);
+    let least = least.elapsed();
+    let age = pool.stats().age;
+    assert!(age >= least && age <= before.elapsed(), "{age:?}");
+    let up = pool.stats().total().up;
+    assert!(up <= before.elapsed(), "{up:?}");
 }
 
 #[test]

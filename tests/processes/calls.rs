@@ -1,14 +1,15 @@
 //! Lazy calls, windows, and options that cannot be.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
 use manyhands::{Affinity, InnerThreads, Output, closure};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::{Leftovers, eventually};
-use crate::{Folder, outcome, touch, wait_for};
+use crate::{Folder, begin_and_wait, outcome, touch, wait_for};
 
 fn unless_13(x: u64) -> u64 {
     assert!(x != 13, "unlucky");
@@ -54,6 +55,81 @@ fn items_behind_one_whose_context_panics_have_their_own_arguments() {
     check(&["ant", "bee", "", "caterpillar"].map(str::to_owned));
 }
 
+/// What to do in a worker, if it can be sent there at all.
+#[derive(Clone, Deserialize)]
+struct Errand(Option<PathBuf>);
+
+impl Serialize for Errand {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(path) => output.serialize_some(path),
+            None => Err(serde::ser::Error::custom("it stays here")),
+        }
+    }
+}
+
+#[test]
+fn what_a_lazy_call_has_in_the_queue_when_it_is_dropped_never_runs() {
+    let _none = Leftovers::none();
+    for in_order in [true, false] {
+        let folder = Folder::new();
+        let pool = Pool::processes(1).unwrap();
+        let open = folder.file("open");
+        let running = pool.submit(begin_and_wait, (folder.file("begun"), open.clone()));
+        eventually("it runs", || folder.count("begun") == 1);
+        // They fill the lane of the worker, and what comes then waits in the queue.
+        let others: Vec<_> = (0..20).map(|n| pool.submit(|n: u32| n, n)).collect();
+        let run = |errand: Errand| touch(errand.0.unwrap());
+        let files = (0..6).map(|n| Some(folder.file(&format!("ran-{n}"))));
+        // The outcome of the first comes at once.
+        let items = std::iter::once(None).chain(files).map(Errand);
+        let call = pool.call().chunk_size(1);
+        let first = if in_order {
+            call.imap(run, items).next()
+        } else {
+            let first = call.imap_unordered(run, items).next();
+            first.map(|(_, outcome)| outcome)
+        };
+        let is_unsent = matches!(first, Some(Err(TaskError::Encode { index: Some(0), .. })));
+        assert!(is_unsent, "{first:?}");
+        assert!(pool.stats().cancelled > 0);
+        touch(open);
+        assert!(outcome(running).is_ok());
+        for (n, task) in (0..).zip(others) {
+            assert_eq!(outcome(task), Ok(n));
+        }
+        pool.close().unwrap();
+        assert_eq!(folder.count("ran-"), 0, "in order: {in_order}");
+    }
+}
+
+#[test]
+fn of_an_item_that_fails_and_one_behind_it_that_cannot_be_sent_the_first_is_told() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    let folder = Folder::new();
+    for (size, fails) in [(1, true), (1, false), (4, true), (4, false), (20, true)] {
+        let read = AtomicUsize::new(0);
+        let items = (0..20).map(|n| {
+            read.fetch_add(1, Ordering::Relaxed);
+            // The file of one is in a folder that is not there.
+            let name = if n == 3 && fails { "none/3" } else { "file" };
+            Errand((n != 6).then(|| folder.file(name)))
+        });
+        let run = |errand: Errand| drop(std::fs::File::create(errand.0.unwrap()).unwrap());
+        let error = pool.call().chunk_size(size).map(run, items).unwrap_err();
+        let expected = if fails { 3 } else { 6 };
+        assert_eq!(error.index(), Some(expected), "{error}");
+        let is_unsent = matches!(error, TaskError::Encode { .. });
+        assert_eq!(is_unsent, !fails, "{error}");
+        let read = read.into_inner();
+        assert!(
+            read <= 7,
+            "{read} were read, though the seventh cannot be sent"
+        );
+    }
+}
+
 #[test]
 fn b18_imap_gives_all_in_order_whatever_the_chunks() {
     let _none = Leftovers::none();
@@ -95,7 +171,7 @@ fn b18_imap_unordered_does_not_wait_for_a_slow_one() {
     let pool = Pool::processes(2).unwrap();
     // Only the first waits, and it may end when all others have been taken.
     let items = (0..100).map(|n| (n == 0).then(|| folder.file("open")));
-    let gate = |path: Option<std::path::PathBuf>| path.map(wait_for).is_some();
+    let gate = |path: Option<PathBuf>| path.map(wait_for).is_some();
     let mut results = pool.call().chunk_size(1).imap_unordered(gate, items);
     let mut others: Vec<usize> = results.by_ref().take(99).map(|(index, _)| index).collect();
     others.sort_unstable();
@@ -179,7 +255,7 @@ fn b19_map_and_try_map_read_no_further_than_their_window() {
             given.fetch_add(1, Ordering::Relaxed);
             (n == 0).then(|| open.clone())
         });
-        let gate = |path: Option<std::path::PathBuf>| path.map(wait_for).is_some();
+        let gate = |path: Option<PathBuf>| path.map(wait_for).is_some();
         std::thread::scope(|scope| {
             let pool = &pool;
             let call = move || pool.call().window(8).chunk_size(1);
@@ -208,27 +284,38 @@ fn b20_builder_options_that_cannot_be_are_errors() {
         PoolError::ZeroWorkers
     );
     let impossible = [
-        (builder().max_tasks_per_worker(0), "max_tasks_per_worker"),
+        (
+            builder().max_tasks_per_worker(0),
+            "max_tasks_per_worker",
+            "0",
+        ),
         (
             builder().inner_threads(InnerThreads::Most(0)),
             "inner_threads",
+            "0",
         ),
-        (builder().affinity(Affinity::Cores(vec![])), "affinity"),
-        (builder().nice(20), "nice"),
-        (builder().nice(-21), "nice"),
-        (builder().env("", "x"), "env"),
-        (builder().env("A=B", "x"), "env"),
-        (builder().env("A\0B", "x"), "env"),
-        (builder().env("A", "x\0y"), "env"),
-        (builder().memory_limit(0), "memory_limit"),
-        (builder().workers(usize::MAX), "workers"),
+        (builder().affinity(Affinity::Cores(vec![])), "affinity", ""),
+        (builder().nice(20), "nice", "20"),
+        (builder().nice(-21), "nice", "-21"),
+        (builder().env("", "x"), "env", "=x"),
+        (builder().env("A=B", "x"), "env", "A=B=x"),
+        (builder().env("A\0B", "x"), "env", "A\0B=x"),
+        (builder().env("A", "x\0y"), "env", "A=x\0y"),
+        (builder().env("A", "x").env("B=", ""), "env", "B=="),
+        (builder().memory_limit(0), "memory_limit", "0"),
+        (builder().workers(usize::MAX), "workers", ""),
     ];
-    for (builder, name) in impossible {
+    for (builder, name, said) in impossible {
         match builder.build() {
-            Err(PoolError::InvalidOption { option, .. }) => assert_eq!(option, name),
+            Err(PoolError::InvalidOption { option, value, .. }) => {
+                assert_eq!(option, name);
+                assert!(said.is_empty() || value == said, "{name}: {value}");
+            }
             other => panic!("{name}: {other:?}"),
         }
     }
+    let default = Processes::builder().build().unwrap().workers();
+    assert_eq!(Ok(default), manyhands::available_workers());
     let pool = builder().build().unwrap();
     assert_eq!(pool.resize(0), Err(PoolError::ZeroWorkers));
     assert!(matches!(

@@ -1,12 +1,13 @@
 //! How tasks and pools end before their time: cancelled, killed, shut down, dropped.
 
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use manyhands::prelude::*;
 use manyhands::{Output, Shutdown};
 
-use crate::common::{Leftovers, eventually, is_running};
-use crate::{Folder, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
+use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, is_running};
+use crate::{Folder, Touches, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
 
 #[test]
 fn b33_ten_thousand_queued_tasks_are_cancelled_at_once() {
@@ -37,6 +38,102 @@ fn b33_ten_thousand_queued_tasks_are_cancelled_at_once() {
         assert_eq!(ending.join().unwrap(), Ok(()));
     });
     assert!(workers().is_empty());
+}
+
+#[test]
+fn b33_who_sleeps_over_a_queued_task_hears_that_a_shutdown_has_cancelled_it() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let pool = Pool::processes(1).unwrap();
+    let open = folder.file("open");
+    let running = pool.submit(begin_and_wait, (folder.file("begun"), open.clone()));
+    eventually("it runs", || folder.count("begun") == 1);
+    let queued = pool.submit(pid, 0);
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let _opens = Touches(open);
+        let waiting = scope.spawn(|| sleeper.run(|| queued.result()));
+        sleeper.is_asleep();
+        let ending = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
+        // While the other one runs, which no worker answers for.
+        eventually("the caller is woken", || waiting.is_finished());
+        assert_eq!(waiting.join().unwrap(), Err(TaskError::Cancelled));
+        assert!(!running.done() && !ending.is_finished());
+    });
+    assert!(outcome(running).is_ok());
+}
+
+#[test]
+fn b32_close_waits_for_a_call_for_all_outcomes_that_reads_on() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let (read_some, has_read_some) = channel();
+    let (go, may_go) = channel();
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let pool = &pool;
+        let call = scope.spawn(move || {
+            let items = (0..40_u32).inspect(|&n| {
+                if n == 20 {
+                    read_some.send(()).unwrap();
+                    may_go.recv_timeout(2 * DEADLINE).unwrap();
+                }
+            });
+            pool.call().chunk_size(1).try_map(|n: u32| n, items)
+        });
+        // If the test fails, the call ends with a panic of its input.
+        let go = go;
+        has_read_some.recv_timeout(DEADLINE).unwrap();
+        let closing = scope.spawn(|| sleeper.run(|| pool.close()));
+        eventually("the pool takes no more", || pool.submit(pid, 0).done());
+        sleeper.is_asleep();
+        assert!(!closing.is_finished(), "close has not waited for the call");
+        go.send(()).unwrap();
+        let outcomes = call.join().unwrap();
+        assert!(outcomes.into_iter().eq((0..40).map(Ok)));
+        assert_eq!(closing.join().unwrap(), Ok(()));
+    });
+}
+
+/// Whichever of the two comes first.
+#[test]
+fn b33_a_shutdown_cancels_a_call_that_another_thread_waits_for_with_close() {
+    let _none = Leftovers::none();
+    for close_first in [true, false] {
+        let pool = Pool::processes(1).unwrap();
+        let (go, may_go) = channel();
+        let sleeper = &Sleeper::new();
+        std::thread::scope(|scope| {
+            let pool = &pool;
+            let call = scope.spawn(move || {
+                let items = (0..3_u32).inspect(|&n| {
+                    if n == 1 {
+                        may_go.recv_timeout(2 * DEADLINE).unwrap();
+                    }
+                });
+                let items: Box<dyn ExactSizeIterator<Item = u32>> = Box::new(items);
+                pool.call().chunk_size(1).map(pid, items)
+            });
+            // If the test fails, the call ends with a panic of its input.
+            let go = go;
+            eventually("the call runs", || pool.stats().total().tasks == 1);
+            let end = |closes: bool| {
+                if closes {
+                    pool.close()
+                } else {
+                    pool.shutdown(Shutdown::CancelQueued)
+                }
+            };
+            let first = scope.spawn(move || end(close_first));
+            eventually("the pool takes no more", || pool.submit(pid, 0).done());
+            let second = scope.spawn(move || sleeper.run(|| end(!close_first)));
+            sleeper.is_asleep();
+            go.send(()).unwrap();
+            assert_eq!(call.join().unwrap(), Err(TaskError::Cancelled));
+            assert_eq!(first.join().unwrap(), Ok(()));
+            assert_eq!(second.join().unwrap(), Ok(()));
+        });
+    }
 }
 
 #[test]
@@ -161,7 +258,7 @@ fn b47_cancel_takes_what_has_not_begun_and_nothing_else() {
     }
     assert!(outcome(running).is_ok());
     let mut finished = pool.submit(pid, 0);
-    let result = finished.result_timeout(crate::DEADLINE).unwrap();
+    let result = finished.result_timeout(DEADLINE).unwrap();
     assert!(result.is_ok() && finished.done());
     assert!(!finished.cancel() && !finished.kill() && !finished.running());
 }

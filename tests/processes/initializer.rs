@@ -66,6 +66,41 @@ fn b30_it_runs_once_in_each_worker_before_the_first_task() {
 }
 
 #[test]
+fn b30_the_state_is_for_one_borrower_at_a_time_on_the_thread_of_tasks() {
+    let _none = Leftovers::none();
+    let builder = Processes::builder().workers(1).stderr(Output::Null);
+    let pool = builder.initializer(|| Ok::<_, String>(10_u32));
+    let pool = pool.build().unwrap();
+    let add = |n: u32| {
+        worker_state(|state: &mut u32| {
+            *state += n;
+            *state
+        })
+    };
+    assert_eq!(outcome(pool.submit(add, 1)), Ok(Some(11)));
+    let others = |()| {
+        let nested = worker_state(|_: &mut u32| worker_state(|state: &mut u32| *state));
+        let of_another_type = worker_state(|state: &mut u64| *state);
+        let elsewhere = std::thread::spawn(|| worker_state(|state: &mut u32| *state));
+        (nested, of_another_type, elsewhere.join().unwrap())
+    };
+    assert_eq!(
+        outcome(pool.submit(others, ())),
+        Ok((Some(None), None, None))
+    );
+    let panics = |()| -> Option<()> {
+        worker_state(|state: &mut u32| {
+            *state = 20;
+            panic!("on purpose")
+        })
+    };
+    let panicked = outcome(pool.submit(panics, ()));
+    assert!(matches!(panicked, Err(TaskError::Panicked { .. })));
+    // It is as the task has left it, and nothing holds it any more.
+    assert_eq!(outcome(pool.submit(add, 1)), Ok(Some(21)));
+}
+
+#[test]
 fn b30_a_failure_at_the_start_is_the_error_of_the_pool() {
     let _none = Leftovers::none();
     let folder = Folder::new();
@@ -95,6 +130,43 @@ fn b30_a_failure_at_the_start_is_the_error_of_the_pool() {
     );
     // Nobody was started twice.
     assert!(folder.count("start-") <= 6, "{}", folder.count("start-"));
+}
+
+/// Whether this is the worker with this number.
+fn is_number(number: &str) -> bool {
+    let name = std::env::args().next().unwrap();
+    name.rsplit(':').next() == Some(number)
+}
+
+#[test]
+fn b30_the_error_names_the_worker_in_which_it_failed() {
+    let _none = Leftovers::none();
+    let folder = Folder::new();
+    let builder = || builder(3, &folder);
+    let pools = [
+        builder().initializer(|| {
+            if is_number("2") {
+                Err("not here")
+            } else {
+                Ok(())
+            }
+        }),
+        builder().initializer(|| {
+            assert!(!is_number("2"), "not here");
+            Ok::<(), String>(())
+        }),
+        builder().initializer(|| {
+            if is_number("2") {
+                std::process::exit(5);
+            }
+            Ok::<(), String>(())
+        }),
+    ];
+    for builder in pools {
+        let error = builder.build().unwrap_err();
+        let is_second = matches!(error, PoolError::InitializerFailed { worker: 2, .. });
+        assert!(is_second, "{error:?}");
+    }
 }
 
 #[test]
@@ -192,6 +264,12 @@ fn assert_ends_worn_out(pool: &Pool<Processes>) {
     assert!(ended_by_pool > 0);
     assert!(worn_out(&outcome(pool.submit(pid, 0)).unwrap_err()));
     assert!(worn_out(&pool.map(pid, 0..3).unwrap_err()));
+    let resized = pool.resize(3).unwrap_err();
+    assert!(
+        worn_out(&TaskError::Pool(resized)),
+        "so is a pool to be larger"
+    );
+    assert_eq!(pool.close(), Ok(()));
     assert!(workers().is_empty());
 }
 

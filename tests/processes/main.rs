@@ -59,6 +59,15 @@ fn touch(path: PathBuf) {
     File::create(path).unwrap();
 }
 
+/// Makes a file at the end of its scope: lets those go on that wait for it, whatever happens there.
+struct Touches(PathBuf);
+
+impl Drop for Touches {
+    fn drop(&mut self) {
+        touch(self.0.clone());
+    }
+}
+
 /// Runs until the file is there, and gives the pid.
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn wait_for(path: PathBuf) -> u32 {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{Affinity, InnerThreads, WaitPolicy};
+use manyhands::{Affinity, InnerThreads, StartMethod, WaitPolicy};
 
-use crate::common::{Leftovers, eventually, is_running, kill};
+use crate::common::{Leftovers, as_program, eventually, finish, is_program, is_running, kill};
 use crate::{endless, outcome, pid, workers};
 
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
@@ -44,11 +44,13 @@ fn workers_have_the_variables_that_were_set_for_them() {
         .env("GREETING", "hello")
         .env("GREETING", "hello again")
         .env("EMPTY", "")
+        .env("EQUATION", "x=y")
         .build()
         .unwrap();
     let value = |name: &str| outcome(pool.submit(variable, name.to_owned())).unwrap();
     assert_eq!(value("GREETING").as_deref(), Some("hello again"));
     assert_eq!(value("EMPTY").as_deref(), Some(""));
+    assert_eq!(value("EQUATION").as_deref(), Some("x=y"));
     assert_eq!(value("PATH"), std::env::var("PATH").ok());
     assert_eq!(value("MANYHANDS_WORKER"), None);
     // So has one that takes the place of another.
@@ -91,6 +93,65 @@ fn libraries_in_workers_are_told_how_many_threads_they_may_start() {
 }
 
 #[test]
+fn a_limit_of_threads_that_this_process_has_is_that_of_its_workers() {
+    let _none = Leftovers::none();
+    let test = "surroundings::a_limit_of_threads_that_this_process_has_is_that_of_its_workers";
+    let names = ["OMP_NUM_THREADS", "RAYON_NUM_THREADS"];
+    if !is_program() {
+        let mut program = as_program(test);
+        let output = finish(program.env(names[0], "7").env_remove(names[1]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}: {said}", output.status);
+        return;
+    }
+    let start_methods = [
+        StartMethod::Spawn,
+        StartMethod::Fork,
+        StartMethod::ForkServer,
+    ];
+    for method in start_methods {
+        let builder = Processes::builder().workers(1).start_method(method);
+        let builder = builder.inner_threads(InnerThreads::Most(3));
+        let pool = builder.allow_threads().build().unwrap();
+        let values = names.map(|name| outcome(pool.submit(variable, name.to_owned())).unwrap());
+        let values = values.each_ref().map(|value| value.as_deref().unwrap());
+        assert_eq!(values, ["7", "3"], "{method:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_comes_later_shares_the_cores_with_those_that_are_there_then() {
+    let _none = Leftovers::none();
+    let name = "VECLIB_MAXIMUM_THREADS";
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let pool = Processes::builder().workers(1).build().unwrap();
+    let ask = |name: String| (std::env::args().next().unwrap(), variable(name));
+    let answers = |pool: &Pool<Processes>| {
+        let call = pool.call().chunk_size(1);
+        call.map(ask, std::iter::repeat_n(name.to_owned(), 20))
+            .unwrap()
+    };
+    let share = |workers: usize| Some((cores / workers).max(1).to_string());
+    assert!(answers(&pool).iter().all(|(_, most)| *most == share(1)));
+    pool.resize(2).unwrap();
+    eventually("the second worker has answered", || {
+        let answers = answers(&pool);
+        let (second, first): (Vec<_>, Vec<_>) = answers
+            .into_iter()
+            .partition(|(worker, _)| worker.ends_with(":1"));
+        assert!(first.iter().all(|(_, most)| *most == share(1)), "{first:?}");
+        assert!(
+            second.iter().all(|(_, most)| *most == share(2)),
+            "{second:?}"
+        );
+        !second.is_empty()
+    });
+}
+
+#[test]
 fn workers_run_on_the_cores_that_they_were_given() {
     let _none = Leftovers::none();
     let all = cores_here();
@@ -126,8 +187,17 @@ fn a_core_that_is_not_there_is_a_clear_error() {
     for core in [1_000, 1_023, 1_024, 100_000, usize::MAX] {
         let affinity = Affinity::Cores(vec![cores_here()[0], core]);
         let error = Processes::builder().workers(2).affinity(affinity).build();
-        let text = error.unwrap_err().to_string();
-        assert!(text.contains(&core.to_string()), "{text}");
+        let error = error.unwrap_err();
+        let PoolError::StartFailed {
+            worker,
+            workers,
+            reason,
+        } = &error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((*worker, *workers), (1, 2), "{error}");
+        assert!(reason.contains(&core.to_string()), "{reason}");
     }
 }
 
@@ -137,8 +207,10 @@ fn workers_are_as_nice_as_they_were_asked_to_be() {
     let own = niceness(0);
     let pool = Processes::builder().workers(1).build().unwrap();
     assert_eq!(outcome(pool.submit(niceness, 0)), Ok(own));
-    let pool = Processes::builder().workers(1).nice(15).build().unwrap();
-    assert_eq!(outcome(pool.submit(niceness, 0)), Ok(15));
+    for nice in [15, 19] {
+        let pool = Processes::builder().workers(1).nice(nice).build().unwrap();
+        assert_eq!(outcome(pool.submit(niceness, 0)), Ok(nice));
+    }
     assert_eq!(niceness(0), own);
 }
 

@@ -89,6 +89,15 @@ fn b31_items_of_calls_are_counted_singly() {
                 .all(|(n, value)| value == vec![n; n as usize])
         );
     }
+    // Arguments of all lengths, which are cut where a worker has had enough.
+    let texts = || (0..60_usize).map(|n| "x".repeat(n * n % 50));
+    for chunk in [5, 30] {
+        let with_pid = |text: String| (std::process::id(), text);
+        let all = pool.call().chunk_size(chunk).map(with_pid, texts());
+        let (pids, came): (Vec<u32>, Vec<String>) = all.unwrap().into_iter().unzip();
+        assert_at_most(7, &pids);
+        assert!(came.into_iter().eq(texts()));
+    }
     let sum = pool.map_reduce(|n: u64| n, |a, b| a + b, 0..1_000);
     assert_eq!(sum, Ok(Some(499_500)));
 }

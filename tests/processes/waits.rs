@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::{Output, StartMethod};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::ForkResult;
 
 use crate::common::{DEADLINE, Leftovers, children_of, eventually, is_running, kill};
-use crate::{Folder, begin_and_wait, endless, touch};
+use crate::{Folder, Touches, begin_and_wait, endless, outcome, touch, workers};
 
 fn short_nap(x: u32) -> u32 {
     thread::sleep(Duration::from_millis(5));
@@ -99,15 +101,6 @@ fn map_that_waits(ask: impl FnOnce(TaskFuture<u32>, Sender<u32>) + Send) {
         assert!(told.is_some(), "all was asked for at once");
         asking.join().unwrap();
     });
-}
-
-/// Makes a file at the end of its scope.
-struct Touches(PathBuf);
-
-impl Drop for Touches {
-    fn drop(&mut self) {
-        touch(self.0.clone());
-    }
 }
 
 #[test]
@@ -217,6 +210,29 @@ fn a_pool_is_not_ended_from_where_its_output_is_told() {
 }
 
 #[test]
+fn a_pool_may_be_dropped_where_its_output_is_told() {
+    let _none = Leftovers::none();
+    let slot: Arc<Mutex<Option<Pool<Processes>>>> = Arc::default();
+    let (send, receive) = channel();
+    let own = Arc::clone(&slot);
+    let tell = move |_: &str, _: &str| {
+        drop(own.lock().unwrap().take());
+        let _ = send.send(());
+    };
+    let pool = Processes::builder().workers(1).stdout(Output::lines(tell));
+    let pool = slot.lock().unwrap().insert(pool.build().unwrap()).submit(
+        |()| {
+            println!("a line");
+            endless(0)
+        },
+        (),
+    );
+    assert_eq!(receive.recv_timeout(DEADLINE), Ok(()));
+    assert_eq!(outcome(pool), Err(TaskError::Cancelled));
+    eventually("its worker has gone", || workers().is_empty());
+}
+
+#[test]
 fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() {
     let _none = Leftovers::none();
     let name = "waits::a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back";
@@ -227,6 +243,17 @@ fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() 
             "{output:?}"
         );
         return;
+    }
+    // SAFETY: the harness waits for this thread meanwhile and holds no lock.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        ForkResult::Child => {
+            let outcome = std::panic::catch_unwind(a_pool_whose_template_is_lost_ends);
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(i32::from(outcome.is_err())) };
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        }
     }
     // The harness has a thread of its own, which does nothing while this runs: allowed for the start.
     let pool = Processes::builder()
@@ -247,6 +274,26 @@ fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() 
     // With the permission it is forked again.
     assert_eq!(pool.submit(|x: u32| x + 1, 1).result(), Ok(2));
     println!("\nall is well");
+}
+
+/// Runs on the only thread of a process, which a test of this harness never is: without the
+/// permission to fork it while it has others.
+fn a_pool_whose_template_is_lost_ends() {
+    let pool = Processes::builder()
+        .workers(1)
+        .start_method(StartMethod::Fork)
+        .build()
+        .unwrap();
+    let own_pid = |_: u32| std::process::id();
+    let worker = outcome(pool.submit(own_pid, 0)).unwrap();
+    workers().into_iter().for_each(kill);
+    eventually("the worker dies with its template", || !is_running(worker));
+    let lost = outcome(pool.submit(own_pid, 0)).unwrap_err();
+    let TaskError::Pool(PoolError::Broken { reason }) = &lost else {
+        panic!("{lost:?}");
+    };
+    assert!(reason.contains("the copy of this process"), "{reason}");
+    assert!(workers().is_empty());
 }
 
 #[test]
