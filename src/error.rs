@@ -539,3 +539,6 @@ impl fmt::Display for Attempts {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

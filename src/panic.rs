@@ -116,9 +116,10 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
             };
         }
         let message = message(&*payload);
-        discard(payload);
         // A panic that was resumed by the task did not pass the hook again; the note may be of another one.
         let noted = LAST.take().filter(|last| last.message == message);
+        // Not before: a payload that panics as it is dropped leaves a note of its own.
+        discard(payload);
         noted.unwrap_or(Caught {
             message,
             ..Caught::default()
@@ -143,3 +144,6 @@ fn discard(payload: Box<dyn Any + Send>) {
         std::mem::forget(second);
     }
 }
+
+#[cfg(test)]
+mod tests;

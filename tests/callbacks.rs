@@ -369,6 +369,53 @@ fn callbacks_run_though_the_system_refuses_threads() {
 }
 
 #[test]
+fn b40_a_pool_of_threads_that_cannot_all_be_started_leaves_none() {
+    let name = "b40_a_pool_of_threads_that_cannot_all_be_started_leaves_none";
+    if !is_program() {
+        printed_by(name);
+        return;
+    }
+    let refused = NoThreads::begin();
+    // Room for one more stack.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+    setrlimit(Resource::RLIMIT_AS, soft + (5 << 19), hard).unwrap();
+    let failed = Pool::threads(3).map(drop);
+    let left = common::threads();
+    drop(refused);
+    let Err(PoolError::StartFailed {
+        worker: 1,
+        workers: 3,
+        ..
+    }) = failed
+    else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(left, [""; 0]);
+    let pool = Pool::threads(3).unwrap();
+    assert_eq!(pool.map(|n: u32| n, 0..3), Ok(vec![0, 1, 2]));
+}
+
+#[test]
+fn the_programs_signals_are_kept_away_from_callbacks() {
+    let _none = Leftovers::none();
+    let pool = Pool::threads(1).unwrap();
+    let (go, may_end) = channel();
+    let task = pool.submit(|may_end: Receiver<()>| may_end.recv().unwrap(), may_end);
+    let (tell, told) = channel();
+    task.on_done(move |_| {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        tell.send(blocked.unwrap().trim().to_owned()).unwrap();
+    });
+    go.send(()).unwrap();
+    let blocked = u64::from_str_radix(&told.recv_timeout(DEADLINE).unwrap(), 16).unwrap();
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGCHLD] {
+        assert!(blocked >> (signal - 1) & 1 == 1, "{signal}: {blocked:x}");
+    }
+    pool.close().unwrap();
+}
+
+#[test]
 fn a_copy_of_a_callback_that_forks_on_a_thread_of_the_pool_ends() {
     let name = "a_copy_of_a_callback_that_forks_on_a_thread_of_the_pool_ends";
     if !is_program() {

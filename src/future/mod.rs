@@ -437,3 +437,6 @@ impl<R: Send> Pending<R> for Ready<R> {
         hook();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

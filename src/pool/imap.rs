@@ -404,3 +404,6 @@ impl<R> fmt::Debug for ImapUnordered<'_, R> {
         f.debug_struct("ImapUnordered").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

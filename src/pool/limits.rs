@@ -64,3 +64,6 @@ impl Limits {
         Err(Failure::TimedOut(limit))
     }
 }
+
+#[cfg(test)]
+mod tests;

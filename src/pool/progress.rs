@@ -131,3 +131,73 @@ impl<'c> Tracker<'c> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_items_have_ended_as_the_smallest_chunks_have() {
+        let mut sizes = Sizes::default();
+        for size in [5, 1, 3, 1] {
+            sizes.add(size);
+        }
+        let items: Vec<_> = (0..6).map(|count| sizes.of_the_smallest(count)).collect();
+        assert_eq!(items, [0, 1, 2, 5, 10, 10]);
+    }
+
+    #[test]
+    fn a_callback_is_told_what_is_news_to_it_and_nothing_else() {
+        let mut told = Vec::new();
+        let note = |p: &Progress| told.push((p.done, p.failed, p.total));
+        let mut tracker = Tracker::new(Some(Box::new(note)), Some(9));
+        assert!(tracker.is_on());
+        for (done, failed) in [(0, 0), (1, 0), (1, 0), (1, 1), (2, 1), (2, 1)] {
+            tracker.tell(done, failed);
+        }
+        drop(tracker);
+        let expected = [(0, 0), (1, 0), (1, 1), (2, 1)].map(|(d, f)| (d, f, Some(9)));
+        assert_eq!(told, expected);
+        let mut off = Tracker::new(None, Some(9));
+        assert!(!off.is_on());
+        off.tell(1, 0);
+    }
+
+    #[test]
+    fn what_is_told_of_chunks_never_goes_back() {
+        let sizes = RefCell::new(Sizes::default());
+        let mut told = Vec::new();
+        let note = |p: &Progress| told.push((p.done, p.total));
+        let mut outer = Tracker::new(Some(Box::new(note)), Some(7));
+        let mut chunks = Tracker::by_chunks(&mut outer, &sizes);
+        assert!(chunks.is_on());
+        sizes.borrow_mut().add(4);
+        chunks.tell(1, 0);
+        // Smaller ones come later: the one that has ended may be one of them, as far as is known.
+        sizes.borrow_mut().add(2);
+        sizes.borrow_mut().add(1);
+        chunks.tell(2, 0);
+        chunks.tell(3, 0);
+        drop(chunks);
+        drop(outer);
+        assert_eq!(told, [4, 7].map(|done| (done, Some(7))));
+        let mut off = Tracker::new(None, None);
+        assert!(!Tracker::by_chunks(&mut off, &sizes).is_on());
+    }
+
+    #[test]
+    fn what_is_left_takes_as_long_as_what_was_done() {
+        let progress = |done, total| Progress {
+            done,
+            failed: 0,
+            total,
+            elapsed: Duration::from_secs(6),
+        };
+        let left = |done, total| progress(done, total).remaining();
+        assert_eq!(left(2, Some(8)), Some(Duration::from_secs(18)));
+        assert_eq!(left(8, Some(8)), Some(Duration::ZERO));
+        // The input was longer than it said.
+        assert_eq!(left(9, Some(8)), Some(Duration::ZERO));
+        assert_eq!((left(0, Some(8)), left(2, None)), (None, None));
+    }
+}

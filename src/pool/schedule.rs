@@ -156,6 +156,25 @@ mod tests {
     }
 
     #[test]
+    fn chunks_of_an_input_of_unknown_length_have_the_same_ceiling() {
+        for schedule in [Schedule::Guided, Schedule::Equal] {
+            let mut chunks = Chunks::new(schedule, 1, None).unwrap();
+            let sizes: Vec<_> = (0..100).map(|_| chunks.next_size()).collect();
+            assert!(sizes.is_sorted(), "{sizes:?}");
+            assert_eq!(sizes.last(), Some(&GUIDED_MOST));
+        }
+    }
+
+    #[test]
+    fn only_a_hint_without_doubt_is_a_length() {
+        assert_eq!(exact_len((3, Some(3))), Some(3));
+        assert_eq!(
+            (exact_len((2, Some(3))), exact_len((3, None))),
+            (None, None)
+        );
+    }
+
+    #[test]
     fn an_input_longer_than_it_said_still_gets_chunks() {
         let mut chunks = Chunks::new(Schedule::Equal, 2, Some(2)).unwrap();
         assert!((0..10).all(|_| chunks.next_size() >= 1));

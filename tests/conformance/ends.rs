@@ -63,6 +63,42 @@ pub(crate) fn nested(n: u64) -> u64 {
 macro_rules! ends {
     ($make:expr) => {
         #[test]
+        fn b32_in_a_call_of_another_pool_a_pool_is_closed_and_in_its_own_it_is_not() {
+            let _none = Leftovers::none();
+            let (pool, other, inner) = ($make, $make, $make);
+            let id = |n: u32| n;
+            let all = || Ok(vec![0, 1, 2]);
+            let mut closed = Vec::new();
+            let input = (0..3).inspect(|&n| {
+                if n == 1 {
+                    closed.push(other.close());
+                    // In a call of its own, with one of another pool inside.
+                    let nested = (0..3).inspect(|&n| {
+                        if n == 1 {
+                            closed.push(pool.close());
+                            closed.push(pool.shutdown(Shutdown::CancelQueued));
+                        }
+                    });
+                    assert_eq!(inner.map(id, nested), all());
+                    closed.push(pool.close());
+                }
+            });
+            if pool.engine().name() == "serial" {
+                // Each call runs in its caller, and closing waits for none.
+                assert_eq!(pool.map(id, input), all());
+                assert_eq!(closed, vec![Ok(()); 4]);
+                return;
+            }
+            assert_eq!(pool.map(id, input), all());
+            assert_eq!(closed.remove(0), Ok(()));
+            let is_refused = |closed| matches!(closed, &Err(PoolError::System { .. }));
+            assert!(closed.iter().all(is_refused), "{closed:?}");
+            assert_eq!(closed.len(), 3);
+            assert_eq!(pool.map(id, 0..3), all(), "it goes on");
+            assert_eq!(pool.close(), Ok(()), "the call is over");
+        }
+
+        #[test]
         fn b35_tasks_have_pools_of_their_own() {
             use $crate::ends::nested;
             let _none = Leftovers::none();
@@ -429,4 +465,31 @@ fn b33_a_shutdown_from_inside_is_an_error() {
     );
     assert_eq!(pool.submit(|x: u32| x, 1).result(), Ok(1));
     pool.close().unwrap();
+}
+
+/// As a program of its own: these pools stay until it ends.
+#[test]
+fn shared_pools_are_made_anew_when_they_are_closed_and_in_forked_children() {
+    let name = "ends::shared_pools_are_made_anew_when_they_are_closed_and_in_forked_children";
+    if !is_program() {
+        let output = common::finish(&mut as_program(name));
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let closed = Pool::threads_shared().unwrap();
+    closed.close().unwrap();
+    let threads = Pool::threads_shared().unwrap();
+    assert!(!std::ptr::eq(closed, threads));
+    assert!(std::ptr::eq(threads, Pool::threads_shared().unwrap()));
+    let add = |n: u32| n + 1;
+    assert_eq!(threads.map(add, 0..3), Ok(vec![1, 2, 3]));
+    Pool::processes_shared().unwrap().map(add, 0..3).unwrap();
+    let both = |n: u32| {
+        let by_threads = Pool::threads_shared().unwrap().map(add, [n]);
+        let by_processes = Pool::processes_shared().unwrap().map(add, [n]);
+        (by_threads, by_processes)
+    };
+    let in_children = forked().call().timeout(DEADLINE).map(both, 0..2);
+    let expected = |n| (Ok(vec![n]), Ok(vec![n]));
+    assert_eq!(in_children, Ok(vec![expected(1), expected(2)]));
 }

@@ -65,6 +65,18 @@ impl Gate {
         std::fs::write(self.folder.join(name), "").unwrap();
     }
 
+    /// Kills this process, unless one was killed here before.
+    pub fn dies_once(&self) {
+        if std::fs::File::create_new(self.folder.join("died")).is_ok() {
+            crate::common::kill(std::process::id());
+            unreachable!("SIGKILL cannot be survived");
+        }
+    }
+
+    pub fn has_died(&self) -> bool {
+        self.folder.join("died").exists()
+    }
+
     /// Passes, and says how many were at the gate then, itself included.
     pub fn pass_counted(&self) -> usize {
         static NAMES: AtomicUsize = AtomicUsize::new(0);

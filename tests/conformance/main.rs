@@ -17,11 +17,15 @@ mod ends;
 #[macro_use]
 mod futures;
 #[macro_use]
+mod handles;
+#[macro_use]
 mod lazy;
 #[macro_use]
 mod limits;
 #[macro_use]
 mod map;
+#[macro_use]
+mod options;
 #[macro_use]
 mod outcomes;
 #[macro_use]
@@ -157,7 +161,9 @@ mod calls {
                 outcomes!($make);
                 lazy!($make);
                 limits!($make);
+                options!($make);
                 futures!($make);
+                handles!($make);
                 callbacks!($make);
                 ends!($make);
                 seeds!($make);
@@ -182,7 +188,9 @@ mod queued {
             mod $engine {
                 use super::*;
                 queued_calls!($make);
+                queued_options!($make);
                 queued_futures!($make);
+                queued_handles!($make);
                 queued_ends!($make);
             }
         };
@@ -202,6 +210,7 @@ mod mortal {
                 use super::*;
                 mortal_outcomes!($make);
                 mortal_limits!($make);
+                mortal_options!($make);
                 mortal_futures!($make);
                 mortal_ends!($make);
             }
@@ -226,6 +235,24 @@ fn b20_a_pool_of_no_workers_is_an_error() {
     assert_eq!(Pool::threads(0).unwrap_err(), PoolError::ZeroWorkers);
     assert_eq!(Pool::processes(0).unwrap_err(), PoolError::ZeroWorkers);
     assert_eq!(Pool::forked(0).unwrap_err(), PoolError::ZeroWorkers);
+}
+
+#[test]
+fn b20_a_pool_of_more_processes_than_there_can_be_is_an_error() {
+    for workers in [(1 << 22) + 1, usize::MAX] {
+        let refused = [
+            Pool::processes(workers).map(drop),
+            Pool::forked(workers).map(drop),
+        ];
+        for refused in refused {
+            let Err(PoolError::InvalidOption { option, value, .. }) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!((&*option, value), ("workers", workers.to_string()));
+        }
+    }
+    let most = Pool::forked(1 << 22).unwrap();
+    assert_eq!(most.workers(), 1 << 22);
 }
 
 #[test]

@@ -1,5 +1,64 @@
 //! `try_map`, `for_each`, `map_reduce`, and what is told of their progress.
 
+use std::panic::{catch_unwind, panic_any, resume_unwind};
+
+use super::*;
+
+/// Panics in as many ways as there are; gives back what it does not know.
+pub(crate) fn panics_in_way(way: u32) -> u32 {
+    struct Grumpy;
+    impl Drop for Grumpy {
+        fn drop(&mut self) {
+            panic!("in a payload");
+        }
+    }
+    match way {
+        0 => panic!("a text"),
+        1 => panic!("text {way}"),
+        2 => panic_any(way),
+        3 => panic_any(Grumpy),
+        4 => {
+            assert!(catch_unwind(|| panic!("another")).is_err());
+            resume_unwind(Box::new("resumed"))
+        }
+        way => way,
+    }
+}
+
+/// As a program of its own: the hook is the program's.
+#[test]
+fn b21_a_programs_own_panic_hook_is_called_and_may_be_replaced() {
+    static HEARD: AtomicUsize = AtomicUsize::new(0);
+    let name = "outcomes::b21_a_programs_own_panic_hook_is_called_and_may_be_replaced";
+    if !is_program() {
+        let output = common::finish(&mut as_program(name));
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    std::panic::set_hook(Box::new(|_| {
+        HEARD.fetch_add(1, Ordering::SeqCst);
+    }));
+    let pool = Pool::threads(1).unwrap();
+    let place_of = |pool: &Pool<Threads>| match pool.submit(panics_in_way, 0).result() {
+        Err(TaskError::Panicked {
+            message, location, ..
+        }) => {
+            assert_eq!(message, "a text");
+            location
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(place_of(&pool).is_some_and(|place| place.file == file!()));
+    assert_eq!(HEARD.load(Ordering::SeqCst), 1);
+    // Further pools put no further hooks in front.
+    let other = Pool::threads(1).unwrap();
+    assert!(place_of(&other).is_some());
+    assert_eq!(HEARD.load(Ordering::SeqCst), 2);
+    std::panic::set_hook(Box::new(|_| {}));
+    assert_eq!(place_of(&pool), None, "places are lost, and nothing else");
+    assert_eq!(HEARD.load(Ordering::SeqCst), 2);
+}
+
 macro_rules! outcomes {
     ($make:expr) => {
         #[test]
@@ -25,6 +84,38 @@ macro_rules! outcomes {
                     let failed = usize::from(items > 10);
                     assert_eq!(told, (items as usize, failed), "{schedule:?}, {items}");
                 }
+            }
+        }
+
+        #[test]
+        fn b21_a_panic_is_told_in_whatever_way_it_came() {
+            use $crate::outcomes::panics_in_way;
+            let _none = Leftovers::none();
+            let pool = $make;
+            let value = "a value that is not text (std::panic::panic_any)";
+            let expected = [
+                ("a text", true),
+                ("text 1", true),
+                (value, true),
+                (value, true),
+                ("resumed", false),
+            ];
+            let outcomes = pool.call().chunk_size(3).try_map(panics_in_way, 0..7);
+            for (way, outcome) in outcomes.into_iter().enumerate() {
+                let Some(&(says, has_place)) = expected.get(way) else {
+                    assert_eq!(outcome, Ok(way as u32));
+                    continue;
+                };
+                let Err(TaskError::Panicked {
+                    index,
+                    message,
+                    location,
+                }) = outcome
+                else {
+                    panic!("{way}: {outcome:?}")
+                };
+                assert_eq!((index, message.as_str()), (Some(way), says));
+                assert_eq!(location.is_some(), has_place, "{way}: {location:?}");
             }
         }
 

@@ -84,8 +84,12 @@ impl Submitted {
     ///
     /// # Errors
     ///
-    /// If the pool takes no calls any more.
+    /// If the pool takes no calls any more, or is another process's: another thread of that may
+    /// have locked what is looked at here.
     pub(super) fn start_call(&self) -> Result<Calling<'_>, PoolError> {
+        if self.generation != fork::generation() {
+            return Err(PoolError::OtherProcess);
+        }
         self.calls.start(self.id)
     }
 

@@ -300,3 +300,6 @@ fn run(job: Arc<dyn Job>) {
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::pool::{Pool, Schedule};
 
+mod calls;
+
 /// Waits for a condition; a test that hangs must say where.
 #[track_caller]
 fn until(what: &str, condition: impl Fn() -> bool) {

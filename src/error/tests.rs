@@ -1,0 +1,197 @@
+//! What an error says: of which item it is, how often that was tried, and what else a caller can act on.
+
+use nix::sys::signal::Signal;
+
+use super::*;
+use crate::shm::ClaimError;
+
+fn died(index: Option<usize>) -> TaskError {
+    TaskError::WorkerDied {
+        index,
+        pid: 4_711,
+        cause: Death::Exit(3),
+        attempts: 1,
+    }
+}
+
+fn out_of_memory(index: Option<usize>) -> TaskError {
+    TaskError::OutOfMemory {
+        index,
+        pid: 4_711,
+        limit: 1_024,
+        attempts: 1,
+    }
+}
+
+/// One of each kind that belongs to an item.
+fn of_items() -> [TaskError; 6] {
+    let (index, reason) = (None, "no way".to_owned());
+    [
+        TaskError::Panicked {
+            index,
+            message: "on purpose".to_owned(),
+            location: None,
+        },
+        died(index),
+        TaskError::Encode {
+            index,
+            part: Part::Argument,
+            reason: reason.clone(),
+        },
+        TaskError::Decode {
+            index,
+            part: Part::Result,
+            reason,
+        },
+        TaskError::TimedOut {
+            index,
+            limit: Duration::from_secs(2),
+        },
+        out_of_memory(index),
+    ]
+}
+
+#[test]
+fn an_error_of_an_item_has_its_index_and_says_it() {
+    for error in of_items() {
+        assert_eq!(error.index(), None, "{error:?}");
+        assert!(error.to_string().starts_with("the task "), "{error}");
+        let of_item = error.clone().with_index(7);
+        assert_eq!(of_item.index(), Some(7), "{of_item:?}");
+        assert!(of_item.to_string().starts_with("item 7 "), "{of_item}");
+        assert_ne!(of_item, error);
+        assert_eq!(of_item.clone().indexed(Some(8)).index(), Some(8));
+        assert_eq!(of_item.indexed(None), error);
+    }
+}
+
+#[test]
+fn an_error_of_a_whole_call_has_no_index() {
+    let reason = Cow::Borrowed("of no use");
+    for error in [
+        TaskError::Cancelled,
+        TaskError::Taken,
+        TaskError::InvalidCall { reason },
+        TaskError::Claim(ClaimError::Frozen),
+        TaskError::Pool(PoolError::Closed),
+    ] {
+        let of_item = error.clone().with_index(7);
+        assert_eq!((of_item.index(), &of_item), (None, &error));
+    }
+}
+
+#[test]
+fn an_error_says_how_often_its_item_was_tried() {
+    for error in of_items() {
+        let again = error.clone().with_attempts(4);
+        let counts = matches!(
+            again,
+            TaskError::WorkerDied { attempts: 4, .. } | TaskError::OutOfMemory { attempts: 4, .. }
+        );
+        let dies = error == died(None) || error == out_of_memory(None);
+        assert_eq!(counts, dies, "{again:?}");
+        assert_eq!(again.to_string().contains("4 times"), dies, "{again}");
+        assert!(!error.to_string().contains("times"), "once: {error}");
+        assert_eq!(again == error, !dies);
+    }
+}
+
+#[test]
+fn an_error_says_what_it_knows() {
+    let place = Location {
+        file: "src/main.rs".to_owned(),
+        line: 12,
+        column: 5,
+    };
+    let panicked = |location| TaskError::Panicked {
+        index: None,
+        message: "on purpose".to_owned(),
+        location,
+    };
+    let says = |error: &TaskError, parts: &[&str]| {
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    };
+    says(&panicked(Some(place)), &["on purpose", "src/main.rs:12:5"]);
+    assert!(!panicked(None).to_string().contains(" at "));
+    says(&died(None), &["4711", "code 3"]);
+    says(&out_of_memory(None), &["4711", "1024"]);
+    let [_, _, encode, decode, timed_out, _] = of_items();
+    says(&encode, &["argument", "cannot be serialised", "no way"]);
+    says(&decode, &["result", "cannot be deserialised", "no way"]);
+    says(&timed_out, &["2s"]);
+    assert_eq!(Part::Context.to_string(), "context");
+    let start_failed = PoolError::StartFailed {
+        worker: 2,
+        workers: 5,
+        reason: "no way".to_owned(),
+    };
+    says(&start_failed.into(), &["worker 2 of 5", "no way"]);
+    let initializer = PoolError::InitializerFailed {
+        worker: 2,
+        reason: "no way".to_owned(),
+    };
+    says(&initializer.into(), &["worker 2", "no way"]);
+    let system = PoolError::system("a pipe was not made", "no way");
+    says(&system.into(), &["a pipe was not made: no way"]);
+    let unfinished = Unfinished {
+        unfinished: 2,
+        total: 5,
+    };
+    assert!(unfinished.to_string().starts_with("2 of 5 "));
+}
+
+#[test]
+fn a_death_says_its_cause() {
+    for (death, says) in [
+        (Death::Signal(9), "signal 9 (SIGKILL)"),
+        (Death::Signal(40), "signal 40"),
+        (Death::Exit(3), "code 3"),
+        (Death::Corrupted("a length".to_owned()), "a length"),
+        (Death::Unknown, "took its exit status"),
+    ] {
+        let text = death.to_string();
+        assert!(text.contains(says), "{text}");
+    }
+    assert!(!Death::Signal(40).to_string().contains('('));
+}
+
+#[test]
+fn signals_have_the_names_that_the_system_gives_them() {
+    for signal in Signal::iterator() {
+        let name = signal_name(signal as i32);
+        assert!(name.is_none_or(|name| name == signal.as_str()), "{signal}");
+    }
+    // Those by which processes end of themselves, by the system's hand, or by that of a user.
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGILL,
+        Signal::SIGTRAP,
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGKILL,
+        Signal::SIGSEGV,
+        Signal::SIGPIPE,
+        Signal::SIGALRM,
+        Signal::SIGTERM,
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
+        Signal::SIGSYS,
+    ] {
+        assert_eq!(signal_name(signal as i32), Some(signal.as_str()));
+    }
+}
+
+#[test]
+fn a_task_may_hand_on_what_it_was_told() {
+    let pool = TaskError::Pool(PoolError::TooDeep { limit: 9 });
+    let errors = of_items().into_iter().chain([TaskError::Cancelled, pool]);
+    for error in errors.map(|error| error.with_index(7)) {
+        let mut bytes = Vec::new();
+        crate::codec::append(&mut bytes, &error).unwrap();
+        assert_eq!(crate::codec::take(&mut &bytes[..]), Ok(error));
+    }
+}
