@@ -189,6 +189,39 @@ fn hooks_that_preload_registers_run_in_the_workers_after_those_of_the_parent() {
 }
 
 #[test]
+fn hooks_reach_the_workers_of_a_server_that_a_worker_has_started() {
+    alone(
+        "hooks_reach_the_workers_of_a_server_that_a_worker_has_started",
+        || {
+            at_fork_child(|| note(1));
+            at_fork_child(|| note(2));
+            let nested = |_: u32| {
+                let pool = builder(StartMethod::ForkServer).workers(1).build();
+                let inner = pool.unwrap().submit(|_: u32| ran(), 0).result();
+                (ran(), inner.unwrap())
+            };
+            let pool = builder(StartMethod::ForkServer).workers(1).build();
+            let told = pool.unwrap().submit(nested, 0).result();
+            assert_eq!(told, Ok((vec![1, 2], vec![1, 2])));
+        },
+    );
+}
+
+#[test]
+fn a_hook_is_at_no_item_though_its_parent_is_at_one() {
+    alone("a_hook_is_at_no_item_though_its_parent_is_at_one", || {
+        at_fork_child(|| note(u32::from(item_seed().is_some())));
+        let of_submit = |_: u32| forked(1).submit(|_: u32| ran(), 0).result().unwrap();
+        let of_map = |_: u32| forked(1).map(|_: u32| ran(), [0]).unwrap().remove(0);
+        let serial = Pool::serial();
+        assert_eq!(serial.map(of_submit, [0]), Ok(vec![vec![0]]));
+        assert_eq!(serial.map(of_map, [0]), Ok(vec![vec![0]]));
+        let nested = forked(1).map(of_map, [0]);
+        assert_eq!(nested, Ok(vec![vec![0, 0]]));
+    });
+}
+
+#[test]
 fn hooks_do_not_run_in_a_child_process_that_begins_anew() {
     alone(
         "hooks_do_not_run_in_a_child_process_that_begins_anew",
