@@ -151,7 +151,7 @@ fn an_endless_recursion_of_forked_children_is_refused() {
     fn descend(level: u32) -> (u32, bool) {
         let builder = Forked::builder().workers(1).allow_threads();
         let pool = builder.build().unwrap();
-        let deeper = if level % 2 == 0 {
+        let deeper = if level.is_multiple_of(2) {
             pool.submit(descend, level + 1).result()
         } else {
             pool.map(descend, [level + 1])

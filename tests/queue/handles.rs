@@ -126,16 +126,15 @@ fn join_waits_for_the_item_that_a_receiver_of_this_process_has_in_hand() -> Resu
     Ok(())
 }
 
-fn hold(receiver: Receiver<u32>) {
-    receiver.pop().unwrap();
-    loop {
-        std::thread::park();
-    }
-}
-
 /// A sender whose only receiver was killed, for whom no call waits. The queue is full.
 fn killed_consumer() -> std::result::Result<(Process, manyhands::Sender<u32>), Failure> {
     let (sender, receiver) = Queue::bounded(1)?.split();
+    let hold = |receiver: Receiver<u32>| {
+        receiver.pop().unwrap();
+        loop {
+            std::thread::park();
+        }
+    };
     let child = Process::spawn(hold, receiver)?;
     sender.push(0)?;
     sender.push(1)?;

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::error::Error;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use manyhands::queue::{JoinError, NothingInHand, PopError, PushError, wait_ready};
-use manyhands::{PriorityQueue, Queue, ShareError, SharedValue, Stack, shm};
+use manyhands::{PriorityQueue, Queue, Receiver, Sender, ShareError, SharedValue, Stack, shm};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
@@ -319,4 +321,44 @@ fn every_error_of_a_push_gives_the_item_back_and_says_what_is_behind_it() {
         assert_eq!(error.into_item(), item);
     }
     assert_eq!(no_memory.into_item(), item);
+}
+
+/// A queue that is read as something else.
+struct Mistaken<To>(Queue<u32>, PhantomData<To>);
+
+impl<To> Serialize for Mistaken<To> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, To: Deserialize<'de>> Deserialize<'de> for Mistaken<To> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        To::deserialize(input)?;
+        panic!("it was taken for another type");
+    }
+}
+
+fn is_no<To: DeserializeOwned + 'static>() -> Result {
+    let queue = Queue::bounded(2)?;
+    let post = Queue::<Mistaken<To>>::bounded(1)?;
+    let before = shm::usage().objects;
+    post.push(Mistaken(queue.clone(), PhantomData))?;
+    let popped = post.pop().map(drop);
+    assert!(matches!(popped, Err(PopError::Undecodable { .. })));
+    assert_eq!(shm::usage().objects, before);
+    queue.push(1)?;
+    assert_eq!(queue.pop(), Ok(1));
+    Ok(())
+}
+
+#[test]
+fn a_queue_is_not_taken_for_one_of_other_items_or_in_another_order() -> Result {
+    let _none = Leftovers::none();
+    is_no::<Queue<u64>>()?;
+    is_no::<Sender<i32>>()?;
+    is_no::<Receiver<u64>>()?;
+    is_no::<Stack<u32>>()?;
+    is_no::<PriorityQueue<u32>>()?;
+    is_no::<SharedValue<u32>>()
 }

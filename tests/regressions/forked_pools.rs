@@ -26,6 +26,22 @@ fn open_descriptors() -> usize {
 }
 
 #[test]
+fn a_forked_pool_has_as_many_children_as_make_sense_here_unless_told_otherwise() {
+    let _none = Leftovers::none();
+    let builder = Forked::builder();
+    let workers = manyhands::available_workers().unwrap();
+    assert_eq!(builder.clone().build().unwrap().workers(), workers);
+    let more = builder.workers(workers + 1).allow_threads();
+    let pool = more.clone().build().unwrap();
+    assert_eq!(
+        (pool.workers(), pool.map(|n: u8| n, [1])),
+        (workers + 1, Ok(vec![1]))
+    );
+    let pool = more.workers(1).build().unwrap();
+    assert_eq!(pool.workers(), 1);
+}
+
+#[test]
 fn a_forked_copy_of_a_pool_and_its_task_does_nothing_and_takes_nothing_away() {
     let _none = Leftovers::none();
     let folder = Folder::new();
@@ -94,14 +110,14 @@ fn a_task_that_waits_for_a_child_is_refused_when_its_forked_pool_is_closed() {
     std::thread::scope(|scope| {
         let second = scope.spawn(|| submits.run(|| pool.submit(|n: u8| n, 2).result()));
         submits.is_asleep();
-        let closer = scope.spawn(|| closes.run(|| pool.close()));
+        let ender = scope.spawn(|| closes.run(|| pool.close()));
         eventually("the pool is closed", || {
             pool.map(|()| (), [()]) == Err(PoolError::Closed.into())
         });
         closes.is_asleep();
         touch(go);
         assert_eq!(second.join().unwrap(), Err(PoolError::Closed.into()));
-        assert_eq!(closer.join().unwrap(), Ok(()));
+        assert_eq!(ender.join().unwrap(), Ok(()));
     });
     assert_eq!(first.result(), Ok(()));
 }
@@ -114,13 +130,13 @@ fn to_look_at_a_forked_task_takes_no_time_though_another_thread_waits_for_it() {
     let mut task = pool.submit(wait_for, go.clone());
     let closes = &Sleeper::new();
     std::thread::scope(|scope| {
-        let closer = scope.spawn(|| closes.run(|| pool.close()));
+        let ender = scope.spawn(|| closes.run(|| pool.close()));
         eventually("the pool is closed", || {
             pool.map(|()| (), [()]) == Err(PoolError::Closed.into())
         });
         closes.is_asleep();
         let (tell, told) = channel();
-        let looker = scope.spawn(move || {
+        let other = scope.spawn(move || {
             let looked = (task.done(), task.running());
             let waited = task.result_timeout(Duration::from_millis(20));
             tell.send((looked, waited.is_err())).unwrap();
@@ -129,8 +145,8 @@ fn to_look_at_a_forked_task_takes_no_time_though_another_thread_waits_for_it() {
         let looked = told.recv_timeout(SOON);
         touch(go);
         assert_eq!(looked, Ok(((false, true), true)));
-        assert_eq!(closer.join().unwrap(), Ok(()));
-        assert_eq!(looker.join().unwrap(), Ok(()));
+        assert_eq!(ender.join().unwrap(), Ok(()));
+        assert_eq!(other.join().unwrap(), Ok(()));
     });
 }
 
@@ -214,7 +230,7 @@ fn progress_of_forked_children_counts_items_that_fail() {
         .on_progress(|p| told.push((p.done, p.failed, p.total)));
     let outcomes = call
         .chunk_size(3)
-        .try_map(|n: u32| assert!(n % 3 != 0), 0..10);
+        .try_map(|n: u32| assert!(!n.is_multiple_of(3)), 0..10);
     assert_eq!(outcomes.iter().filter(|it| it.is_err()).count(), 4);
     assert!(told.iter().all(|(done, failed, _)| failed <= done));
     assert_eq!(told.last(), Some(&(10, 4, Some(10))), "{told:?}");
@@ -250,7 +266,7 @@ impl<'de> Deserialize<'de> for Even {
         let n = u32::deserialize(input)?;
         assert!(n != 5, "not five");
         let odd = || serde::de::Error::custom(format!("{n} is odd"));
-        (n % 2 == 0).then_some(Self(n)).ok_or_else(odd)
+        n.is_multiple_of(2).then_some(Self(n)).ok_or_else(odd)
     }
 }
 
@@ -354,6 +370,23 @@ fn what_a_forked_task_took_along_goes_with_its_end_though_its_handle_stays() {
     };
     let failed = forked().call().chunk_size(5).map(fails, 0..5);
     assert_eq!(failed.unwrap_err().index(), Some(2));
+    gone();
+    // The second item has its result when the first one fails.
+    let (pool, folder) = (forked(), Folder::new());
+    let go = folder.file("go");
+    let fails = |n: u64| {
+        if n == 0 {
+            wait_for(go.clone());
+            panic!("boom");
+        }
+        SharedValue::new(n).unwrap()
+    };
+    let call = pool.call().chunk_size(1).on_progress(|p| {
+        if p.done == 1 {
+            touch(go.clone());
+        }
+    });
+    assert_eq!(call.map(fails, 0..2).unwrap_err().index(), Some(0));
     gone();
 }
 
