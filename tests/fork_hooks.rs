@@ -341,6 +341,24 @@ fn a_child_that_is_stopped_in_a_hook_is_replaced() {
 }
 
 #[test]
+fn a_task_that_is_stopped_in_a_hook_has_a_limit_though_only_its_callback_waits() {
+    alone(
+        "a_task_that_is_stopped_in_a_hook_has_a_limit_though_only_its_callback_waits",
+        || {
+            at_fork_child(|| raise(Signal::SIGSTOP).unwrap());
+            let (pool, limit) = (forked(1), Duration::from_millis(100));
+            let task = pool.call().timeout(limit).submit(|n: u32| n, 1);
+            let (tell, told) = std::sync::mpsc::channel();
+            task.on_done(move |outcome| {
+                tell.send(outcome.copied().map_err(Clone::clone)).unwrap();
+            });
+            let overdue = Err(TaskError::TimedOut { index: None, limit });
+            assert_eq!(told.recv_timeout(DEADLINE / 3), Ok(overdue));
+        },
+    );
+}
+
+#[test]
 fn a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it() {
     alone(
         "a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it",

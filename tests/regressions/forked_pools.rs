@@ -9,6 +9,7 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::sync::Event;
 use manyhands::{SharedArray, SharedValue, Shutdown, shm};
+use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::common::refuse::Refused;
@@ -488,4 +489,81 @@ fn a_callback_of_a_forked_task_runs_though_no_thread_can_watch_it() {
     });
     // The check of what is left needs descriptors, too.
     std::process::exit(0);
+}
+
+/// As where the system has no room for one more timer.
+#[test]
+fn a_forked_item_whose_limit_cannot_be_kept_is_not_run() {
+    let name = "forked_pools::a_forked_item_whose_limit_cannot_be_kept_is_not_run";
+    let _none = Leftovers::none();
+    if !is_program() {
+        let output = finish(&mut as_program(name));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        return;
+    }
+    setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
+    let (pool, folder) = (forked(), Folder::new());
+    let ran = folder.file("ran");
+    let is_told = |error: &TaskError, at: Option<usize>| {
+        let expected = "it was not run, because its limit cannot be kept: ";
+        matches!(error, TaskError::Panicked { message, index, .. }
+            if message.starts_with(expected) && *index == at)
+    };
+    let call = || pool.call().timeout(SOON);
+    let failed = call().map(touch, [ran.clone()]).unwrap_err();
+    assert!(is_told(&failed, Some(0)), "{failed:?}");
+    let failed = call().submit(touch, ran.clone()).result().unwrap_err();
+    assert!(is_told(&failed, None), "{failed:?}");
+    assert!(!ran.exists());
+    assert_eq!(pool.map(touch, [ran.clone()]), Ok(vec![()]));
+    assert!(ran.exists());
+}
+
+#[test]
+fn the_thread_that_watches_forked_tasks_keeps_no_call_from_forking() {
+    let _none = Leftovers::none();
+    // On the only thread of a process.
+    let maps_while_a_task_is_watched = |go: Event| {
+        let pool = Pool::forked(2).unwrap();
+        let task = pool.submit(|go: Event| go.wait_timeout(SOON), go.clone());
+        task.on_done(|_| {});
+        eventually("there is a watcher", || threads() == ["manyhands-watch"]);
+        assert_eq!(pool.map(|n: u8| n, [1, 2]), Ok(vec![1, 2]));
+        go.set();
+        assert_eq!(task.result(), Ok(true));
+    };
+    let go = Event::new().unwrap();
+    let child = Process::spawn(maps_while_a_task_is_watched, go).unwrap();
+    assert!(child.join().unwrap().success());
+}
+
+#[test]
+fn closing_a_forked_pool_waits_for_each_step_of_a_reduction() {
+    let _none = Leftovers::none();
+    let (pool, folder) = (&forked(), Folder::new());
+    let (started, go) = (folder.file("started"), folder.file("go"));
+    let closes = &Sleeper::new();
+    let item = |n: u32| {
+        if n == 0 {
+            touch(started.clone());
+            wait_for(go.clone());
+        }
+        n
+    };
+    std::thread::scope(|scope| {
+        let reduction = scope.spawn(|| {
+            let call = pool.call().chunk_size(1);
+            call.map_reduce(item, |a, b| a + b, 0..64)
+        });
+        eventually("the first item runs", || started.exists());
+        let ender = scope.spawn(|| closes.run(|| pool.close()));
+        eventually("the pool is closed", || {
+            pool.map(|()| (), [()]) == Err(PoolError::Closed.into())
+        });
+        closes.is_asleep();
+        touch(go.clone());
+        assert_eq!(reduction.join().unwrap(), Ok(Some(63 * 32)));
+        assert_eq!(ender.join().unwrap(), Ok(()));
+    });
 }
