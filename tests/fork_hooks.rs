@@ -189,6 +189,39 @@ fn hooks_that_preload_registers_run_in_the_workers_after_those_of_the_parent() {
 }
 
 #[test]
+fn hooks_reach_the_workers_of_a_server_that_a_worker_has_started() {
+    alone(
+        "hooks_reach_the_workers_of_a_server_that_a_worker_has_started",
+        || {
+            at_fork_child(|| note(1));
+            at_fork_child(|| note(2));
+            let nested = |_: u32| {
+                let pool = builder(StartMethod::ForkServer).workers(1).build();
+                let inner = pool.unwrap().submit(|_: u32| ran(), 0).result();
+                (ran(), inner.unwrap())
+            };
+            let pool = builder(StartMethod::ForkServer).workers(1).build();
+            let told = pool.unwrap().submit(nested, 0).result();
+            assert_eq!(told, Ok((vec![1, 2], vec![1, 2])));
+        },
+    );
+}
+
+#[test]
+fn a_hook_is_at_no_item_though_its_parent_is_at_one() {
+    alone("a_hook_is_at_no_item_though_its_parent_is_at_one", || {
+        at_fork_child(|| note(u32::from(item_seed().is_some())));
+        let of_submit = |_: u32| forked(1).submit(|_: u32| ran(), 0).result().unwrap();
+        let of_map = |_: u32| forked(1).map(|_: u32| ran(), [0]).unwrap().remove(0);
+        let serial = Pool::serial();
+        assert_eq!(serial.map(of_submit, [0]), Ok(vec![vec![0]]));
+        assert_eq!(serial.map(of_map, [0]), Ok(vec![vec![0]]));
+        let nested = forked(1).map(of_map, [0]);
+        assert_eq!(nested, Ok(vec![vec![0, 0]]));
+    });
+}
+
+#[test]
 fn hooks_do_not_run_in_a_child_process_that_begins_anew() {
     alone(
         "hooks_do_not_run_in_a_child_process_that_begins_anew",
@@ -305,6 +338,24 @@ fn a_child_that_is_stopped_in_a_hook_is_replaced() {
         assert_eq!(forked(1).map(|n: u32| n, [2, 3]), Ok(vec![2, 3]));
         assert_eq!(runs.load(Ordering::Relaxed), 2);
     });
+}
+
+#[test]
+fn a_task_that_is_stopped_in_a_hook_has_a_limit_though_only_its_callback_waits() {
+    alone(
+        "a_task_that_is_stopped_in_a_hook_has_a_limit_though_only_its_callback_waits",
+        || {
+            at_fork_child(|| raise(Signal::SIGSTOP).unwrap());
+            let (pool, limit) = (forked(1), Duration::from_millis(100));
+            let task = pool.call().timeout(limit).submit(|n: u32| n, 1);
+            let (tell, told) = std::sync::mpsc::channel();
+            task.on_done(move |outcome| {
+                tell.send(outcome.copied().map_err(Clone::clone)).unwrap();
+            });
+            let overdue = Err(TaskError::TimedOut { index: None, limit });
+            assert_eq!(told.recv_timeout(DEADLINE / 3), Ok(overdue));
+        },
+    );
 }
 
 #[test]

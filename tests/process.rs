@@ -1,6 +1,8 @@
 //! Single child processes: `Process`, and who is whose child.
 
 mod common;
+#[path = "process/told.rs"]
+mod told;
 
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -621,6 +623,9 @@ fn b12_children_and_grandchildren_go_with_a_parent_that_is_killed() {
         let _idle = Process::builder().daemon(true).spawn(idle, ()).unwrap();
         let pool = Pool::processes(1).unwrap();
         let _task = pool.submit(spin, ());
+        let forked = Forked::builder().workers(1).allow_threads().build();
+        let forked = forked.unwrap();
+        let _of_forked = forked.submit(spin, ());
         if up {
             println!("\nup");
         }
@@ -639,7 +644,7 @@ fn b12_children_and_grandchildren_go_with_a_parent_that_is_killed() {
     let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "up"));
     let pid = program.0.id();
-    eventually("all are there", || descendants(pid).len() == 7);
+    eventually("all are there", || descendants(pid).len() == 9);
     let all = descendants(pid);
     program.0.kill().unwrap();
     program.0.wait().unwrap();

@@ -1,6 +1,8 @@
 //! What went wrong once: each test says what a user would have seen.
 
 mod common;
+#[path = "regressions/forked_pools.rs"]
+mod forked_pools;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -482,3 +482,6 @@ pub(crate) fn take_apart(place: &Place) {
         }
     });
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -455,3 +455,9 @@ impl Drop for Killed {
         let _ = self.0.wait();
     }
 }
+
+/// Whether a thread of this process sleeps.
+pub fn is_thread_asleep(thread: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    stat.is_ok_and(|stat| stat.contains(") S "))
+}

@@ -9,6 +9,8 @@ mod common;
 
 mod basics;
 mod ends;
+mod handles;
+mod items;
 mod kills;
 mod model;
 mod pipes;

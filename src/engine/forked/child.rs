@@ -97,7 +97,7 @@ const GRACE: Duration = Duration::from_millis(50);
 pub(super) const SLOW_START: Duration = Duration::from_secs(1);
 
 /// How long a child has to end by itself when it has nothing more to do.
-const LAST_ORDERS: Duration = Duration::from_secs(10);
+pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
 
 /// How far a child was seen to be.
 #[derive(Clone, Copy, Debug)]

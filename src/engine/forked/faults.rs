@@ -19,15 +19,19 @@ use crate::{Forked, Pool};
 
 const IN_TIME: Duration = Duration::from_secs(20);
 
-/// Runs a test on a thread, and fails if it does not come to its end.
 fn in_time(test: impl FnOnce() + Send + 'static) {
+    within(6 * IN_TIME, test);
+}
+
+/// Runs a test on a thread, and fails if it does not come to its end.
+pub(super) fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
     let (say, said) = channel();
     let thread = thread::spawn(move || {
         test();
         // The test may have failed.
         let _ = say.send(());
     });
-    let waited = said.recv_timeout(6 * IN_TIME);
+    let waited = said.recv_timeout(limit);
     assert_ne!(waited, Err(RecvTimeoutError::Timeout), "a call hangs");
     if let Err(panic) = thread.join() {
         resume_unwind(panic);
@@ -40,15 +44,15 @@ fn pool(workers: usize) -> Pool<Forked> {
 }
 
 /// Words that parent and children share.
-struct Words(SharedMemory);
+pub(super) struct Words(SharedMemory);
 
 impl Words {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let len = NonZeroUsize::new(4_096).unwrap();
         Self(SharedMemory::new(len).unwrap().0)
     }
 
-    fn at(&self, index: usize) -> &AtomicU32 {
+    pub(super) fn at(&self, index: usize) -> &AtomicU32 {
         assert!(index < 1_024);
         // SAFETY: within the mapping.
         #[allow(unsafe_code)]
@@ -60,7 +64,7 @@ impl Words {
         }
     }
 
-    fn get(&self, index: usize) -> u32 {
+    pub(super) fn get(&self, index: usize) -> u32 {
         self.at(index).load(Ordering::SeqCst)
     }
 }

@@ -7,12 +7,12 @@
 //! All items are read before the first fork, so a window means nothing here.
 
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Answers, Bond, Forked as Child, LOOK_PAUSE, PipeBell, SLOW_START};
+use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, PipeBell, SLOW_START};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::codec;
@@ -217,6 +217,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if moved || !ended.is_empty() {
                 tracker.tell(self.done, self.failed);
                 if self.is_decided() {
+                    // After a failure, what still runs is killed.
+                    if self.front == self.chunks.len() {
+                        self.see_off(hands);
+                    }
                     return Ok(());
                 }
             }
@@ -254,6 +258,30 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             .filter(|&index| !self.chunks[index].is_finished())
             .collect();
         Ok(())
+    }
+
+    /// Waits for the ends of children that have answered for all items: each prints what it has
+    /// buffered, and ends what it has made. Those that do not come to their end are killed.
+    fn see_off(&self, mut hands: Vec<Hand<'_>>) {
+        let start = Instant::now();
+        loop {
+            hands.retain(|hand| !hand.child.has_ended());
+            let waited = start.elapsed();
+            let is_over = waited >= LAST_ORDERS || self.engine.submitted.is_killed();
+            if hands.is_empty() || is_over {
+                // What is left is killed by its drop.
+                return;
+            }
+            if waited >= STALLED_AFTER {
+                let stopped = hands.iter().filter(|hand| hand.child.is_stopped());
+                stopped.for_each(|hand| hand.child.kill());
+            }
+            PipeBell::wait_any(
+                &[&self.bell],
+                hands.iter().map(|hand| hand.child.fd()),
+                Some(LOOK_PAUSE),
+            );
+        }
     }
 
     /// Kills children that are stopped (SIGSTOP, a debugger) while they are at no item: what they
@@ -475,68 +503,5 @@ fn number(index: usize) -> u32 {
     index as u32 + 1
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Forked, Pool};
-
-    #[test]
-    fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again() {
-        let pool: Pool<Forked> = Forked::builder()
-            .workers(1)
-            .allow_threads()
-            .build()
-            .unwrap();
-        let (engine, plan) = pool.call().plan(Some(1));
-        let (mut call, mut tracker) = Call::<u32>::new(engine, plan, 1, true).unwrap();
-        let f = |stays: bool| {
-            if stays {
-                loop {
-                    std::thread::park();
-                }
-            }
-            7
-        };
-        let mut hand = call.hire(&f, &mut [Some(true)], 0).unwrap();
-        // It goes on after the look by which it is stalled.
-        while hand.child.receiver.header().progress().running().is_none() {
-            std::thread::yield_now();
-        }
-        hand.has_stalled = true;
-        hand.child.kill();
-        while !hand.child.has_ended() {
-            std::thread::yield_now();
-        }
-        call.drain(&mut hand);
-        call.bury(&mut hand);
-        assert_eq!((call.done, call.failed, call.fruitless), (0, 0, 0));
-        call.run(&f, &mut [Some(false)], &mut tracker).unwrap();
-        assert_eq!(call.outcomes(None), [Ok(7)]);
-    }
-
-    #[test]
-    fn an_item_whose_function_has_ended_is_not_run_again() {
-        let pool: Pool<Forked> = Forked::builder()
-            .workers(1)
-            .allow_threads()
-            .build()
-            .unwrap();
-        let limited = pool.call().timeout(Duration::from_mins(1));
-        let (engine, plan) = limited.plan(Some(1));
-        let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, true).unwrap();
-        // The lane has no room for it: the child waits.
-        let f = |len: usize| vec![7; len];
-        let mut hand = call.hire(&f, &mut [Some(10_000_000)], 0).unwrap();
-        while !hand.child.has_run() {
-            std::thread::yield_now();
-        }
-        hand.has_stalled = true;
-        hand.child.kill();
-        while !hand.child.has_ended() {
-            std::thread::yield_now();
-        }
-        call.drain(&mut hand);
-        call.bury(&mut hand);
-        assert_eq!((call.done, call.failed), (1, 1));
-    }
-}
+#[cfg(all(test, not(loom)))]
+mod tests;

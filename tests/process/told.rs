@@ -1,0 +1,226 @@
+//! What a child and its parent are told of each other: names, streams, errors, and an end that
+//! the system keeps to itself.
+
+use std::io::{self, Write};
+use std::process::Stdio as Streams;
+
+use manyhands::closure;
+use manyhands::prelude::*;
+use manyhands::process::{self, ExitStatus, Outcome, ProcessBuilder, Standalone, Stdio};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::common::{Leftovers, as_program, finish, is_program};
+use crate::{output_of, patient, printed_by};
+
+/// How a child ends, and what it says on standard error.
+fn end_of<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (ExitStatus, String)
+where
+    F: Fn(A) -> T + Standalone,
+    A: Serialize + DeserializeOwned + 'static,
+    T: Outcome,
+{
+    let (reader, writer) = io::pipe().unwrap();
+    let child = builder.stderr(writer).spawn(f, argument).unwrap();
+    let errors = io::read_to_string(reader).unwrap();
+    (child.join().unwrap(), errors)
+}
+
+#[test]
+fn an_error_is_told_with_the_name_of_its_child_however_deep_it_lies() {
+    type Nested = Result<Result<(), String>, String>;
+    let _none = Leftovers::none();
+    let named = || Process::builder().name("render");
+    let nested = |outcome: Nested| outcome;
+    let failed = |reason: &str| {
+        let said = format!("manyhands: process render: {reason}\n");
+        (ExitStatus::Exited(1), said)
+    };
+    let ended = |outcome: Nested| end_of(named(), nested, outcome);
+    assert_eq!(ended(Ok(Ok(()))), (ExitStatus::Exited(0), String::new()));
+    assert_eq!(ended(Ok(Err("inner".to_owned()))), failed("inner"));
+    assert_eq!(ended(Err("outer".to_owned())), failed("outer"));
+}
+
+/// What goes wrong with it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+enum Fault {
+    WriteFails,
+    WritePanics,
+    ReadFails,
+}
+
+#[derive(Clone, Debug)]
+struct Faulty(Fault);
+
+impl Serialize for Faulty {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Fault::WriteFails => Err(serde::ser::Error::custom("is not told")),
+            Fault::WritePanics => panic!("does not like to be asked"),
+            fault @ Fault::ReadFails => fault.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Faulty {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Fault::deserialize(input)?;
+        Err(serde::de::Error::custom("cannot be read"))
+    }
+}
+
+#[test]
+fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
+    let _none = Leftovers::none();
+    let spy = || Process::builder().name("spy");
+    let reason = |spawned: Result<Process, PoolError>| match spawned {
+        Err(PoolError::ProcessFailed { name, reason }) => {
+            assert_eq!(name, "spy");
+            reason
+        }
+        other => panic!("{other:?}"),
+    };
+    let captures = |fault| {
+        let faulty = Faulty(fault);
+        closure!([faulty] | () | assert_eq!(faulty.0, Fault::ReadFails))
+    };
+    let refused = reason(spy().spawn(captures(Fault::WriteFails), ()));
+    assert!(refused.contains("is not told"), "{refused}");
+    let refused = reason(spy().spawn(captures(Fault::WritePanics), ()));
+    assert!(refused.contains("does not like to be asked"), "{refused}");
+    let (status, errors) = end_of(spy(), captures(Fault::ReadFails), ());
+    assert_eq!(status, ExitStatus::Exited(97));
+    assert_eq!(
+        errors,
+        "manyhands: process spy: what its function captures cannot be deserialised: cannot be read\n"
+    );
+    // The argument.
+    let refused = reason(spy().spawn(|_: Faulty| {}, Faulty(Fault::WritePanics)));
+    assert_eq!(
+        refused,
+        "its argument cannot be serialised: its Serialize panicked: does not like to be asked"
+    );
+}
+
+#[test]
+fn a_name_becomes_one_that_a_program_can_have() {
+    let _none = Leftovers::none();
+    let say = |()| print!("{}", process::current().name());
+    let (text, status) = printed_by(Process::builder().name("a\0b"), say, ());
+    assert_eq!((&*text, status.success()), ("a b", true));
+    let child = Process::builder().name("a\0b").spawn(|()| {}, ()).unwrap();
+    assert_eq!(child.name(), "a b");
+    assert!(child.join().unwrap().success());
+}
+
+#[test]
+fn a_process_that_was_forked_twice_knows_from_whom() {
+    let _none = Leftovers::none();
+    let family = || {
+        let (this, parent) = (process::current(), process::parent().unwrap());
+        assert_eq!(this.pid(), std::process::id());
+        assert!(parent.is_alive());
+        (
+            this.name().to_owned(),
+            parent.name().to_owned(),
+            parent.pid(),
+        )
+    };
+    let forked = || {
+        Forked::builder()
+            .workers(1)
+            .allow_threads()
+            .build()
+            .unwrap()
+    };
+    let nest = move |()| {
+        let inner = forked().submit(move |()| family(), ()).result().unwrap();
+        (family(), std::process::id(), inner)
+    };
+    let (outer, pid, inner) = forked().submit(nest, ()).result().unwrap();
+    let main = std::process::id();
+    assert_eq!(outer, ("main:forked".into(), "main".into(), main));
+    let inner_name = "main:forked:forked".to_owned();
+    assert_eq!(inner, (inner_name, "main:forked".into(), pid));
+}
+
+#[test]
+fn an_endless_recursion_of_forked_children_is_refused() {
+    fn descend(level: u32) -> (u32, bool) {
+        let builder = Forked::builder().workers(1).allow_threads();
+        let pool = builder.build().unwrap();
+        let deeper = if level.is_multiple_of(2) {
+            pool.submit(descend, level + 1).result()
+        } else {
+            pool.map(descend, [level + 1])
+                .map(|mut told| told.remove(0))
+        };
+        deeper.unwrap_or_else(|error| {
+            let is_too_deep = error == PoolError::TooDeep { limit: 16 }.into();
+            // Nor one of another kind.
+            let child = Process::spawn(|()| {}, ()).map(drop);
+            let is_refused = child == Err(PoolError::TooDeep { limit: 16 });
+            (level, is_too_deep && is_refused)
+        })
+    }
+    let _none = Leftovers::none();
+    assert_eq!(descend(0), (16, true));
+}
+
+#[test]
+fn each_stream_goes_where_its_builder_says() {
+    let name = "told::each_stream_goes_where_its_builder_says";
+    let _none = Leftovers::none();
+    let say = |word: String| {
+        print!("[out {word}]");
+        eprint!("[error {word}]");
+    };
+    if is_program() {
+        let run = |builder: ProcessBuilder, word: &str| {
+            let child = builder.spawn(say, word.to_owned()).unwrap();
+            assert!(child.join().unwrap().success());
+        };
+        run(Process::builder().stdout(Stdio::Null), "one");
+        run(Process::builder().stderr(Stdio::Null), "two");
+        let inherit = Process::builder().stdout(Stdio::Inherit);
+        run(inherit.stderr(Stdio::Inherit), "three");
+        return;
+    }
+    let (stdout, stderr) = output_of(as_program(name).stdin(Streams::null()));
+    let told = |text: &str, stream: &str| {
+        let words = ["one", "two", "three"];
+        words.map(|word| text.contains(&format!("[{stream} {word}]")))
+    };
+    assert_eq!(told(&stdout, "out"), [false, true, true], "{stdout}");
+    assert_eq!(told(&stderr, "error"), [true, false, true], "{stderr}");
+}
+
+#[test]
+fn an_end_that_the_system_keeps_to_itself_is_unknown() {
+    let name = "told::an_end_that_the_system_keeps_to_itself_is_unknown";
+    let _none = Leftovers::none();
+    if !is_program() {
+        let output = finish(&mut as_program(name));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        return;
+    }
+    // From now on nobody hears how a child has ended.
+    // SAFETY: no handler is involved.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+    let (child, writer) = patient();
+    assert_eq!((child.is_alive(), child.exit_status()), (true, None));
+    drop(writer);
+    let status = child.join().unwrap();
+    assert_eq!(status, ExitStatus::Unknown);
+    assert_eq!(
+        (status.success(), status.code(), status.signal()),
+        (false, None, None)
+    );
+    assert!(status.to_string().contains("took its exit status"));
+    assert!(!child.is_alive());
+    assert_eq!((child.terminate(), child.kill()), (Ok(()), Ok(())));
+    io::stdout().flush().unwrap();
+}
