@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use serde::ser::SerializeSeq;
+use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct};
 
 use super::*;
 
@@ -264,6 +264,43 @@ fn lengths_are_kept_or_refused() {
     for announced in [1, 3] {
         let value = Announced(Some(announced), elements.clone());
         assert!(to_vec_append(&mut Vec::new(), &value).is_err());
+    }
+}
+
+/// A struct and a map that write another number of fields than they announce.
+struct Fields {
+    is_map: bool,
+    announced: usize,
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.is_map {
+            let mut map = serializer.serialize_map(Some(self.announced))?;
+            map.serialize_entry("a", &1_u8)?;
+            map.serialize_entry("b", &2_u8)?;
+            map.end()
+        } else {
+            let mut fields = serializer.serialize_struct("Fields", self.announced)?;
+            fields.serialize_field("a", &1_u8)?;
+            fields.serialize_field("b", &2_u8)?;
+            fields.end()
+        }
+    }
+}
+
+#[test]
+fn a_wrong_number_of_fields_is_an_error_of_the_writer() {
+    for is_map in [false, true] {
+        for (announced, is_right) in [(1, false), (2, true), (3, false)] {
+            let fields = Fields { is_map, announced };
+            let mut bytes = Vec::new();
+            assert_eq!(to_vec_append(&mut bytes, &fields).is_ok(), is_right);
+            if is_right {
+                let read = from_slice::<BTreeMap<String, u8>>(&bytes).unwrap();
+                assert_eq!(read.into_iter().map(|(_, x)| x).collect::<Vec<_>>(), [1, 2]);
+            }
+        }
     }
 }
 
