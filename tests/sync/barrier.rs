@@ -279,3 +279,35 @@ fn b59_abort_and_reset_let_those_go_who_wait() {
         }
     }
 }
+
+#[test]
+fn b59_one_that_has_passed_and_ends_in_order_breaks_nothing() {
+    let _none = Leftovers::none();
+    let barrier = Barrier::new(2).unwrap();
+    let child = Process::spawn(
+        |barrier: Barrier| assert!(barrier.wait().is_ok()),
+        barrier.clone(),
+    );
+    assert!(barrier.wait_timeout(LONG).is_ok());
+    join_all([child.unwrap()]);
+    // All are reclaimed by now.
+    manyhands::shm::usage();
+    assert!(!barrier.is_broken());
+    thread::scope(|scope| {
+        scope.spawn(|| assert!(barrier.wait_timeout(LONG).is_ok()));
+        assert!(barrier.wait_timeout(LONG).is_ok());
+    });
+}
+
+#[test]
+fn b59_more_parties_than_can_be_counted_are_an_error() {
+    let _none = Leftovers::none();
+    for parties in [0, 1 << 32, usize::MAX] {
+        match Barrier::new(parties) {
+            Err(ShareError::Invalid { value, .. }) => assert_eq!(value, parties.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let most = Barrier::new(u32::MAX as usize).unwrap();
+    assert_eq!((most.parties(), most.waiting()), (u32::MAX as usize, 0));
+}
