@@ -93,6 +93,9 @@ fn permits_and_threads_that_leave_wake_those_whose_turn_it_is() {
         let tickets = [0, 1, 2].map(|index| line.places[index].waiters.ticket());
         let without_place = line.without_place.ticket();
         change(line);
+        // Threads that have left are not counted any more.
+        let waiting = if number < 2 { 3 } else { 2 };
+        assert_eq!(line.waiting.load(Ordering::Relaxed), waiting);
         let told = [0, 1, 2].map(|index| is_called(line, index) && is_told(&tickets[index]));
         match number {
             // Three permits are enough for the first two.
