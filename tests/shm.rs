@@ -301,5 +301,10 @@ fn usage_tells_what_there_is_and_what_it_takes() -> Result {
     assert_eq!((after.objects, after.bytes), (before.objects, before.bytes));
     let given_back = now.reserved - after.reserved;
     assert!(given_back >= 70 << 20, "{given_back} bytes are given back");
+    // Memory of this size is kept, though there is no object in it.
+    drop(SharedArray::<u8>::zeros(5 << 20)?);
+    let kept = shm::usage();
+    assert_eq!(kept.bytes, before.bytes);
+    assert!(kept.reserved >= 5 << 20, "{} bytes are kept", kept.reserved);
     Ok(())
 }

@@ -72,12 +72,16 @@ fn can_be_found(spoil: impl FnOnce(&Block)) -> bool {
 #[test]
 fn an_entry_that_another_process_has_spoilt_is_refused() {
     assert!(can_be_found(|_| {}));
-    let spoils: [fn(&Block); 5] = [
+    let spoils: [fn(&Block); 6] = [
         // Longer than its place.
         |block| block.len.store(129, Ordering::Relaxed),
         |block| block.len.store(u64::MAX, Ordering::Relaxed),
         // Of an order that does not exist.
         |block| block.order.store(ORDERS as u32, Ordering::Relaxed),
+        |block| {
+            block.offset.store(0, Ordering::Relaxed);
+            block.order.store(64, Ordering::Relaxed);
+        },
         // Across the end of its place.
         |block| block.offset.store(block.offset() + 8, Ordering::Relaxed),
         // Where there are no small blocks.
