@@ -171,6 +171,19 @@ fn b77_records_that_are_not_as_they_should_be_are_not_believed() {
     assert!(!is_there(&segment) && !is_there(&record));
 }
 
+/// Records that are given to another user, and cleaned up as this user's also if the test fails.
+struct TakenBack(Vec<String>);
+
+impl Drop for TakenBack {
+    fn drop(&mut self) {
+        for record in &self.0 {
+            // It is gone if the test has passed.
+            let _ = chown(path(record), Some(0), None);
+        }
+        let _ = SharedMemory::cleanup();
+    }
+}
+
 /// The folder lets only the owner of a segment remove it, and the record is another user's.
 #[test]
 fn b77_a_cleanup_that_fails_tells_what_it_could_not_remove_and_what_it_has_removed() {
@@ -200,6 +213,7 @@ fn b77_a_cleanup_that_fails_tells_what_it_could_not_remove_and_what_it_has_remov
     let (kept, gone) = (name_of("kept"), name_of("gone"));
     let give = |name: &str, user| chown(path(name), Some(user), None).unwrap();
     let [record, other] = [&kept, &gone].map(|segment| record_of(left(segment)).0);
+    let _back = TakenBack(vec![record.clone(), other.clone()]);
     give(&record, STRANGER);
     give(&other, STRANGER);
     give(&gone, STRANGER);

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 
@@ -44,7 +44,11 @@ fn given() -> String {
 /// Runs a test as a program, which must pass.
 #[track_caller]
 fn run(program: &mut Command) {
-    let output = finish(program);
+    has_passed(&finish(program));
+}
+
+#[track_caller]
+fn has_passed(output: &Output) {
     let (out, err) = (&output.stdout, &output.stderr);
     let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);
@@ -303,8 +307,9 @@ fn run_as_stranger(name: &str, given: &str) {
     let mut stranger = Command::new(&copy);
     stranger.args(program.get_args()).env(NAME, given);
     stranger.envs(program.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    run(stranger.uid(STRANGER).gid(STRANGER).current_dir("/"));
+    let output = finish(stranger.uid(STRANGER).gid(STRANGER).current_dir("/"));
     fs::remove_file(copy).unwrap();
+    has_passed(&output);
 }
 
 #[test]
