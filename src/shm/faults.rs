@@ -122,6 +122,29 @@ fn locks_are_free_after_each_step() {
     }
 }
 
+/// A process that is killed while it writes a value leaves the one from before, whole.
+#[test]
+fn a_value_is_the_old_one_or_the_new_one() {
+    let _alone = fault::alone();
+    let value = SharedValue::new([1_u64; 64]).unwrap();
+    let changes: [fn(&SharedValue<[u64; 64]>); 2] = [
+        |value| value.set([2; 64]),
+        |value| assert_eq!(value.update(|old| old.map(|x| x + 1)), [1; 64]),
+    ];
+    for change in changes {
+        for number in 0.. {
+            value.set([1; 64]);
+            let is_through = Child::run(Fate::Killed, number, || change(&value)).end();
+            let expected = if is_through { [2; 64] } else { [1; 64] };
+            assert_eq!(value.get(), expected, "killed at fault point {number}");
+            if is_through {
+                assert!(number > 0, "it has no fault point");
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn barriers_break_at_each_step_and_can_be_reset() {
     let bodies: [fn(&Barrier); 2] = [

@@ -1,8 +1,11 @@
 //! Lines in memory of their own, and the steps that change them.
 
 use std::mem;
+use std::ptr::NonNull;
 use std::thread;
+use std::time::Duration;
 
+use super::super::semaphore::SemaphoreHead;
 use super::*;
 use crate::shm::wait::Ticket;
 use crate::shm::wait_mode::soon;
@@ -117,4 +120,51 @@ fn burying_twice_is_burying_once() {
         assert!(line.bury(other, soon(), |permits| assert_eq!(permits, had)));
         assert_eq!(line.available(), 3);
     }
+}
+
+/// The place of one that has left is taken by a thread that came later than its neighbour.
+#[test]
+fn permits_are_for_the_thread_that_came_first_and_not_for_the_first_place() {
+    let line = line();
+    let own = member::own_number();
+    assert!(line.take(3, u64::MAX, own));
+    assert_eq!(line.line_up(1, own), Some((0, 1)));
+    assert_eq!(line.line_up(2, own), Some((1, 2)));
+    assert!(line.leave(0, 1, Limit::Brief));
+    assert_eq!(line.line_up(1, own), Some((0, 3)));
+    assert!(line.give_back(2, Limit::Brief));
+    assert_eq!([0, 1].map(|index| is_called(line, index)), [false, true]);
+    assert!(!line.take(1, 3, own), "before its turn");
+    assert!(line.take(2, 2, own));
+    line.step_out(1);
+    assert!(line.give_back(1, Limit::Brief));
+    assert!(is_called(line, 0) && line.take(1, 3, own));
+}
+
+#[test]
+fn a_thread_that_gets_its_permits_makes_room_for_one_without_a_place() {
+    let object = Object::new(0, 0, |head: NonNull<SemaphoreHead>, _| {
+        // SAFETY: a head begins with its line, and is a mapped block of the right size.
+        #[allow(unsafe_code)]
+        let lock = unsafe { &raw mut (*head.cast::<Line>().as_ptr()).lock };
+        // SAFETY: no other thread knows of it yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            crate::sync::init_lock(lock)
+        }
+    });
+    let object = object.unwrap();
+    let line = object.head().line();
+    line.fill(0);
+    thread::scope(|scope| {
+        let wait = || acquire(&object, 1, WaitMode::within(Duration::from_secs(30)));
+        let waiter = scope.spawn(wait);
+        while line.waiting.load(Ordering::Relaxed) == 0 && !waiter.is_finished() {
+            thread::yield_now();
+        }
+        let ticket = line.without_place.ticket();
+        add(&object, 1).unwrap();
+        assert!(waiter.join().unwrap());
+        assert!(is_told(&ticket), "its place is free");
+    });
 }

@@ -311,5 +311,10 @@ fn types_may_write_an_option_and_read_what_is_in_it_or_the_reverse() {
     assert_eq!(from_slice(&to_vec(&5u8)), Ok(Some(5u8)));
     assert_eq!(from_slice(&to_vec(&())), Ok(None::<u8>));
     assert_eq!(from_slice(&to_vec(&None::<u8>)), Ok(()));
-    assert_eq!(from_slice(&to_vec(&Bytes(vec![1, 2]))), Ok(vec![1u8, 2]));
+    let bytes = to_vec(&Bytes(vec![1, 2]));
+    assert_eq!(from_slice(&bytes), Ok(vec![1u8, 2]));
+    assert_eq!(from_slice(&bytes), Ok((1u8, 2u8)));
+    // As many as there are, and no fewer.
+    assert!(from_slice::<(u8,)>(&bytes).is_err());
+    assert!(from_slice::<[u8; 3]>(&bytes).is_err());
 }
