@@ -423,8 +423,9 @@ mod tests {
     /// Without these wake-ups a party looks by itself, some time later.
     #[test]
     fn what_ends_a_generation_wakes_all_parties() {
-        let passes: fn(&Barrier) = |barrier| assert!(barrier.wait().unwrap().is_leader());
-        let ends: [(&str, fn(&Barrier)); 6] = [
+        type Change = fn(&Barrier);
+        let passes: Change = |barrier| assert!(barrier.wait().unwrap().is_leader());
+        let ends: [(&str, Change); 6] = [
             ("a pass", passes),
             ("abort", Barrier::abort),
             ("reset", Barrier::reset),

@@ -298,7 +298,7 @@ fn a_wrong_number_of_fields_is_an_error_of_the_writer() {
             assert_eq!(to_vec_append(&mut bytes, &fields).is_ok(), is_right);
             if is_right {
                 let read = from_slice::<BTreeMap<String, u8>>(&bytes).unwrap();
-                assert_eq!(read.into_iter().map(|(_, x)| x).collect::<Vec<_>>(), [1, 2]);
+                assert_eq!(read.into_values().collect::<Vec<_>>(), [1, 2]);
             }
         }
     }

@@ -408,8 +408,9 @@ fn a_look_that_was_put_off_is_made_without_another_notification() {
 /// Without these wake-ups a waiter looks by itself, some time later.
 #[test]
 fn what_makes_room_for_a_claim_wakes_who_waits() {
+    type Change = fn(&ArrayHead, Number);
     let read = terms(1, Mode::Read, 0, 8);
-    let changes: [(&str, fn(&ArrayHead, Number)); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("a release", |head, number| {
             assert!(head.release(number, &terms(1, Mode::Read, 0, 8), Limit::Brief));
         }),
@@ -432,11 +433,11 @@ fn what_makes_room_for_a_claim_wakes_who_waits() {
 /// A thread that ends with the lock, as a process that is killed does.
 fn die_with_lock(head: &ArrayHead, is_writing: bool) {
     let dies = || {
-        let held = head.hold(|| None);
+        let lock = head.hold(|| None);
         if is_writing {
             head.top.writing.store(1, Ordering::Relaxed);
         }
-        std::mem::forget(held);
+        std::mem::forget(lock);
     };
     std::thread::scope(|scope| scope.spawn(dies).join().unwrap());
 }
@@ -460,16 +461,16 @@ fn an_element_that_was_half_set_is_counted_once() {
 #[test]
 fn a_table_that_is_locked_is_refused_with_the_process_that_has_it() {
     let head = head();
-    let (held, is_held) = std::sync::mpsc::channel();
+    let (tell, is_locked) = std::sync::mpsc::channel();
     let (go, may_go) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let table = &head;
         scope.spawn(move || {
             let _lock = table.hold(|| None).unwrap();
-            held.send(()).unwrap();
+            tell.send(()).unwrap();
             let _ = may_go.recv();
         });
-        is_held.recv().unwrap();
+        is_locked.recv().unwrap();
         let own = std::process::id();
         let refused = head.claim(&terms(1, Mode::Read, 0, 8)).unwrap_err();
         assert_eq!(refused, Refusal::Locked(Some(own)));
@@ -505,10 +506,10 @@ fn calls_with_a_time_wait_for_a_table_that_is_locked_and_others_say_who_has_it()
         },
     ];
     let array = SharedArray::<u64>::zeros(8).unwrap();
-    let head = array.object.head();
+    let table = array.object.head();
     for (number, call) in calls.into_iter().enumerate() {
         std::thread::scope(|scope| {
-            let held = head.hold(|| None).unwrap();
+            let held = table.hold(|| None).unwrap();
             let waiter = scope.spawn(|| call(&array));
             let refused = scope.spawn(|| array.read().map(drop)).join().unwrap();
             let by = Some(std::process::id());
