@@ -360,7 +360,7 @@ fn b57_each_wait_gives_the_poisoned_mutex_and_says_whether_the_time_was_up() {
     };
     let (value, is_late) = notified(&|| {
         let waited = condvar.wait_timeout_while(lock(), LONG, |value| *value == 7);
-        let (guard, result) = waited.map_or_else(PoisonError::into_inner, |both| both);
+        let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
         (*guard, result.timed_out())
     });
     assert_eq!((value, is_late), (8, false));
