@@ -333,6 +333,27 @@ fn drops_do_not_wait_one_after_the_other() {
     assert!(took < Duration::from_millis(1_500), "{took:?}");
 }
 
+/// As long as a release is put off, the next ones only try. In a child, since other tests put off
+/// some too.
+#[test]
+fn a_release_waits_a_little_for_a_lock_again_when_none_is_put_off() {
+    let _alone = fault::alone();
+    let child = Child::run(Fate::Killed, i64::MAX - 1, || {
+        let waits = || deferred::Limit::Brief.at().unwrap() > Instant::now() + MOMENT;
+        assert!(waits());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let may_end = is_over.clone();
+        deferred::put_off(move |_| may_end.load(Ordering::SeqCst));
+        assert!(!waits(), "a release is put off");
+        is_over.store(true, Ordering::SeqCst);
+        let start = Instant::now();
+        while !waits() {
+            assert!(start.elapsed() < IN_TIME, "it only tries");
+        }
+    });
+    assert!(child.end());
+}
+
 #[test]
 fn a_release_that_panics_costs_no_other_one_and_is_not_tried_again() {
     static TRIES: AtomicU32 = AtomicU32::new(0);
