@@ -27,10 +27,13 @@ fn a_larger_free_block_is_given_when_the_addresses_are_used_up() {
     assert_eq!(given.index, larger.index);
     assert_eq!(family.in_use(), (1, 1));
     let refused = family.allocate(1, Kind::Value, 0, 0, None).unwrap_err();
-    assert!(
-        matches!(&refused, ShareError::OutOfMemory { bytes: 64, reason } if reason.contains("used up")),
-        "{refused}"
-    );
+    match refused {
+        ShareError::OutOfMemory { bytes, reason } => {
+            assert_eq!(bytes, 64);
+            assert!(reason.contains("used up"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
     // Large ones have addresses of their own.
     made(&family, 1 << 20);
     release(&family, given);
