@@ -359,3 +359,126 @@ fn b78_a_limit_on_files_is_an_error_and_kills_nobody() {
         assert!(text.contains("error: "), "{kib}: {text}");
     }
 }
+
+/// Fails, or panics, when the handle in it has been written.
+struct Breaks {
+    value: SharedValue<u64>,
+    panics: bool,
+}
+
+impl Breaks {
+    fn new(panics: bool) -> Self {
+        let value = SharedValue::new(1).unwrap();
+        Self { value, panics }
+    }
+}
+
+impl Serialize for Breaks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)?;
+        assert!(!self.panics, "half-way");
+        Err(serde::ser::Error::custom("half-way"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Breaks {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Self, D::Error> {
+        Err(serde::de::Error::custom("it was never sent"))
+    }
+}
+
+#[test]
+fn a_message_that_is_given_up_half_way_keeps_nothing() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let gone = || eventually("all have gone", || shm::usage().objects == before);
+    for panics in [false, true] {
+        let queue = Queue::bounded(1)?;
+        let push = || queue.push(Breaks::new(panics)).is_err();
+        let pushed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(push));
+        assert!(pushed.unwrap_or(true));
+        drop(queue);
+        gone();
+        let pool = Pool::processes(1)?;
+        assert!(pool.submit(Breaks::new, panics).result().is_err());
+        let sent = || pool.submit(|_: Breaks| (), Breaks::new(panics)).result();
+        let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(sent));
+        assert!(sent.map_or(true, |result| result.is_err()));
+        pool.close()?;
+        gone();
+        let forked = forked();
+        assert!(forked.submit(Breaks::new, panics).result().is_err());
+        forked.close()?;
+        drop(forked);
+        gone();
+    }
+    Ok(())
+}
+
+/// Sends one value by a queue while a message with two others is written, and receives it while
+/// that is read.
+struct Around {
+    first: SharedValue<u64>,
+    queue: Queue<SharedValue<u64>>,
+    inner: SharedValue<u64>,
+    last: SharedValue<u64>,
+}
+
+struct Pushes<'a>(&'a Around);
+
+impl Serialize for Pushes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let pushed = self.0.queue.push(self.0.inner.clone());
+        pushed.map_err(serde::ser::Error::custom)?;
+        self.0.queue.serialize(serializer)
+    }
+}
+
+struct Pops(Queue<SharedValue<u64>>, SharedValue<u64>);
+
+impl<'de> Deserialize<'de> for Pops {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        let queue = Queue::deserialize(input)?;
+        let value = queue.pop().map_err(serde::de::Error::custom)?;
+        Ok(Self(queue, value))
+    }
+}
+
+impl Serialize for Around {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        (&self.first, Pushes(self), &self.last).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Around {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        let (first, Pops(queue, inner), last) = Deserialize::deserialize(input)?;
+        Ok(Self {
+            first,
+            queue,
+            inner,
+            last,
+        })
+    }
+}
+
+#[test]
+fn a_message_that_is_sent_while_another_one_is_written_leaves_that_whole() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage().objects;
+    let outer = Queue::bounded(1)?;
+    outer.push(Around {
+        first: SharedValue::new(1)?,
+        queue: Queue::bounded(1)?,
+        inner: SharedValue::new(2)?,
+        last: SharedValue::new(3)?,
+    })?;
+    // Would lie where the values were, if those had gone with the handles here.
+    let others: Vec<_> = (0..8).map(|_| SharedValue::new(100u64).unwrap()).collect();
+    let around = outer.pop()?;
+    let seen = [&around.first, &around.inner, &around.last].map(SharedValue::get);
+    assert_eq!(seen, [1, 2, 3]);
+    drop((around, outer, others));
+    eventually("all have gone", || shm::usage().objects == before);
+    Ok(())
+}

@@ -5,7 +5,7 @@ mod common;
 use common::random::{Random, number, seed};
 use common::{Leftovers, Sleeper, eventually, kill, may_stop};
 use manyhands::prelude::*;
-use manyhands::{SharedValue, closure, shm};
+use manyhands::{SharedArray, SharedValue, closure, shm};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -267,5 +267,44 @@ fn b79_blocks_never_overlap_and_all_come_back_though_processes_are_killed() -> R
     println!("{killed} kills, {} rounds", done.get());
     drop(done);
     assert_eq!(shm::usage().objects, before);
+    Ok(())
+}
+
+#[test]
+fn an_update_that_panics_changes_nothing_and_keeps_no_lock() -> Result {
+    let _none = Leftovers::none();
+    let value = SharedValue::new([1u64; 9])?;
+    let panics = || value.update(|_| panic!("half-way"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    assert_eq!(value.get(), [1; 9]);
+    value.set([2; 9]);
+    assert_eq!(value.update(|old| old.map(|x| x + 1)), [2; 9]);
+    assert_eq!(value.get(), [3; 9]);
+    Ok(())
+}
+
+#[test]
+fn usage_tells_what_there_is_and_what_it_takes() -> Result {
+    let _none = Leftovers::none();
+    let before = shm::usage();
+    let small = SharedArray::<u64>::zeros(1_000)?;
+    // More than what is kept for later.
+    let large = SharedArray::<u8>::zeros(70 << 20)?;
+    let now = shm::usage();
+    assert_eq!(now.objects, before.objects + 2);
+    let (asked, more) = (8_000 + (70 << 20), now.bytes - before.bytes);
+    assert!((asked..asked + 10_000).contains(&more), "{more} bytes");
+    let reserved = now.reserved - before.reserved;
+    assert!(reserved >= 70 << 20, "{reserved} bytes are reserved");
+    drop((small, large));
+    let after = shm::usage();
+    assert_eq!((after.objects, after.bytes), (before.objects, before.bytes));
+    let given_back = now.reserved - after.reserved;
+    assert!(given_back >= 70 << 20, "{given_back} bytes are given back");
+    // Memory of this size is kept, though there is no object in it.
+    drop(SharedArray::<u8>::zeros(5 << 20)?);
+    let kept = shm::usage();
+    assert_eq!(kept.bytes, before.bytes);
+    assert!(kept.reserved >= 5 << 20, "{} bytes are kept", kept.reserved);
     Ok(())
 }

@@ -165,9 +165,9 @@ pub(crate) fn take_all<T: DeserializeOwned + 'static>(
     macro_rules! numbers {
         ($($number:ty)*) => {$(
             if let Some(out) = (out as &mut dyn Any).downcast_mut::<Vec<$number>>() {
-                let (values, rest) = input.as_chunks();
+                let (values, mut rest) = input.as_chunks();
                 out.extend(values.iter().map(|&bytes| <$number>::from_ne_bytes(bytes)));
-                return if rest.is_empty() { Ok(values.len()) } else { Err((values.len(), ends_early(&mut input))) };
+                return if rest.is_empty() { Ok(values.len()) } else { Err((values.len(), ends_early(&mut rest))) };
             }
         )*};
     }
@@ -290,6 +290,69 @@ mod tests {
                 .contains("not today")
         );
         assert_eq!(bytes, [1, 2]);
+    }
+
+    #[test]
+    fn all_values_are_taken_up_to_the_first_that_is_spoilt() {
+        // Bytes of which none is taken, since the value does not come to its end.
+        fn check<T>(values: &[T], spoilt: &[u8])
+        where
+            T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + 'static,
+        {
+            let mut bytes = Vec::new();
+            for value in values {
+                append(&mut bytes, value).unwrap();
+            }
+            // Behind what is there already.
+            let mut out = vec![values[0].clone()];
+            assert_eq!(take_all(&bytes, &mut out), Ok(values.len()));
+            assert_eq!((&out[0], &out[1..]), (&values[0], values));
+            bytes.extend_from_slice(spoilt);
+            let mut out = Vec::<T>::new();
+            let (count, reason) = take_all(&bytes, &mut out).unwrap_err();
+            assert_eq!((count, out.as_slice()), (values.len(), values), "{reason}");
+            let left = format!("({} left)", spoilt.len());
+            assert!(reason.contains(&left), "{reason}");
+        }
+        check(&[1_u32, u32::MAX], &[0; 3]);
+        check(&[-1.5_f64], &[0; 7]);
+        check(&["a".to_owned(), String::new()], &[9, 0, 0]);
+        check(&[vec![1_u16], vec![]], &9_u64.to_ne_bytes());
+        assert_eq!(take_all::<String>(&[], &mut Vec::new()), Ok(0));
+        // The record is whole, and what is in it is of another type.
+        let mut bytes = Vec::new();
+        append(&mut bytes, &true).unwrap();
+        append(&mut bytes, &"text".to_owned()).unwrap();
+        let mut out = Vec::<bool>::new();
+        assert_eq!(take_all(&bytes, &mut out).unwrap_err().0, 1);
+        assert_eq!(out, [true]);
+    }
+
+    #[test]
+    fn numbers_have_one_form_and_records_are_counted() {
+        macro_rules! check {
+            ($($number:ty)*) => {$(
+                let number = <$number>::MAX;
+                let (mut bytes, mut slot) = (Vec::new(), [0; size_of::<$number>()]);
+                append(&mut bytes, &number).unwrap();
+                put_fixed(&mut slot, &number);
+                assert_eq!(bytes, slot);
+                assert_eq!(bytes, number.to_ne_bytes());
+                assert_eq!(fixed_size::<$number>(), Some(slot.len()));
+                round_trip(&[vec![number, 0 as $number], vec![]]);
+            )*};
+        }
+        for_each_number!(check);
+        let mut bytes = Vec::new();
+        for text in ["one", "", "three"] {
+            append(&mut bytes, &text.to_owned()).unwrap();
+        }
+        let ends = [0, 1, 2, 3, 4].map(|count| records_len(&bytes, count));
+        assert_eq!(ends[0], Some(0));
+        assert_eq!(ends[3..], [Some(bytes.len()), None]);
+        let mut rest = &bytes[ends[1].unwrap()..];
+        assert_eq!(take::<String>(&mut rest), Ok(String::new()));
+        assert_eq!(take::<String>(&mut rest), Ok("three".to_owned()));
     }
 
     #[test]

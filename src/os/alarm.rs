@@ -35,3 +35,28 @@ impl AsFd for Alarm {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::os::readable::wait_readable;
+
+    #[test]
+    fn an_alarm_is_heard_until_it_is_silenced() {
+        let alarm = Alarm::new().unwrap();
+        let is_heard = || {
+            let heard = wait_readable(&[alarm.as_fd()], Some(Duration::ZERO));
+            heard.unwrap().is_some()
+        };
+        // Silence where there is none does not wait.
+        alarm.silence();
+        assert!(!is_heard());
+        alarm.ring();
+        alarm.ring();
+        assert!(is_heard() && is_heard());
+        alarm.silence();
+        assert!(!is_heard());
+    }
+}

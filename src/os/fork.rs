@@ -130,3 +130,29 @@ impl Drop for Victim {
         nix::sys::wait::waitpid(self.0, None).unwrap();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::os::fault::{Child, Fate};
+
+    #[test]
+    fn each_process_has_a_value_of_its_own() {
+        static VALUE: PerProcess<AtomicU32> = PerProcess::new(AtomicU32::new(1));
+        fn swap(value: u32) -> u32 {
+            VALUE.own().swap(value, Ordering::Relaxed)
+        }
+        assert_eq!(swap(7), 1);
+        let child = Child::run(Fate::Killed, i64::MAX - 1, || {
+            // That of its parent is not to be seen.
+            assert_eq!(swap(8), 0);
+            let grandchild = Child::run(Fate::Killed, i64::MAX - 1, || assert_eq!(swap(9), 0));
+            assert!(grandchild.end());
+            assert_eq!(swap(8), 8);
+        });
+        assert!(child.end());
+        assert_eq!(swap(7), 7);
+    }
+}

@@ -122,3 +122,54 @@ pub(crate) fn has_news(socket: &OwnedFd) -> bool {
 pub(crate) fn is_closed(socket: &OwnedFd) -> bool {
     peek(socket.as_fd(), &mut [0]) == Some(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    use super::*;
+
+    #[test]
+    fn a_message_comes_with_its_descriptors_and_is_not_waited_for() {
+        let (one, other) = pair().unwrap();
+        let mut buffer = [0; 8];
+        let nothing = receive_all(one.as_fd(), &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(peek(one.as_fd(), &mut buffer), None);
+        assert!(!has_news(&one) && !is_closed(&one));
+        let pipes = [(); 2].map(|()| pipe().unwrap());
+        let writers = [pipes[0].1.as_fd(), pipes[1].1.as_fd()];
+        send(other.as_fd(), b"two", &writers).unwrap();
+        send_at_once(other.as_fd(), b"none", &[]).unwrap();
+        // A look takes nothing away.
+        for _ in 0..2 {
+            assert_eq!(peek(one.as_fd(), &mut buffer), Some(3));
+            assert!(has_news(&one) && !is_closed(&one));
+        }
+        let (len, fds) = receive_all(one.as_fd(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..len], fds.len()), (&b"two"[..], 2));
+        for (number, (fd, (mut reader, writer))) in (1..).zip(fds.into_iter().zip(pipes)) {
+            drop(writer);
+            PipeWriter::from(fd).write_all(&[number]).unwrap();
+            let mut byte = [0];
+            reader.read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [number]);
+        }
+        let (len, fds) = receive_all(one.as_fd(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..len], fds.len()), (&b"none"[..], 0));
+        // To close the descriptor would not do: a child that another test forks may have a copy.
+        shutdown(other.as_raw_fd(), Shutdown::Both).unwrap();
+        assert!(has_news(&one) && is_closed(&one));
+    }
+
+    #[test]
+    fn a_message_for_which_there_is_no_room_is_not_waited_for() {
+        let (one, _other) = pair().unwrap();
+        let message = [0; 1_024];
+        let sent = (0..1_000_000).find_map(|_| send_at_once(one.as_fd(), &message, &[]).err());
+        let refused = sent.expect("it has been sent a gigabyte");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    }
+}

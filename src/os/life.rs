@@ -180,6 +180,13 @@ mod tests {
         let rest = "Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         let stat = Stat::parse(&format!("12 (a) R 1 (b) {rest}")).unwrap();
         assert_eq!((stat.pid, stat.started, stat.is_dead), (12, 4711, true));
+        // The first thread has ended, and another one runs; and a process on its last way.
+        for (state, threads, is_dead) in [("Z", 2, false), ("X", 1, true), ("R", 1, false)] {
+            let rest = rest.replacen('Z', state, 1);
+            let rest = rest.replacen(" 20 0 1 ", &format!(" 20 0 {threads} "), 1);
+            let stat = Stat::parse(&format!("12 (a) {rest}")).unwrap();
+            assert_eq!(stat.is_dead, is_dead, "{state} with {threads} threads");
+        }
         for nonsense in ["", ")", "12 (a) R", "x (a) R 1 2 3"] {
             assert!(Stat::parse(nonsense).is_none());
         }

@@ -174,6 +174,21 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_for_nothing_takes_its_time_and_no_longer() {
+        let (one, other) = handoff::pair().unwrap();
+        let fds = [one.as_fd()];
+        for millis in [0, 1, 20] {
+            let (start, time) = (Instant::now(), Duration::from_millis(millis));
+            assert_eq!(wait_readable(&fds, Some(time)).unwrap(), None);
+            assert!(start.elapsed() >= time);
+        }
+        handoff::send(other.as_fd(), b"news", &[]).unwrap();
+        for time in [None, Some(Duration::ZERO), Some(Duration::MAX)] {
+            assert_eq!(wait_readable(&fds, time).unwrap(), Some(0));
+        }
+    }
+
+    #[test]
     fn select_takes_descriptors_of_high_numbers() {
         let (one, other) = handoff::pair().unwrap();
         // What the process may open decides how high a number can be; without room beyond 1024

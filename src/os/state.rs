@@ -8,7 +8,7 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
     state.starts_with(['T', 't'])
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -16,5 +16,13 @@ mod tests {
     fn a_process_that_runs_is_not_stopped() {
         assert!(!is_stopped(std::process::id()));
         assert!(!is_stopped(0));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_is_until_it_goes_on() {
+        use crate::os::fault::{self, Child, Fate};
+        let child = Child::run(Fate::Paused, 0, fault::point);
+        assert!(child.is_stopped() && is_stopped(child.pid()));
+        child.end();
     }
 }

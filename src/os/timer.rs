@@ -72,11 +72,38 @@ impl DeathTimer {
 mod tests {
     use super::*;
 
+    /// Seconds and nanoseconds that are left.
+    fn left(timer: &DeathTimer) -> (libc::time_t, libc::c_long) {
+        let mut time = MaybeUninit::<libc::itimerspec>::zeroed();
+        // SAFETY: the timer is one of this process, and the time is there to be written to.
+        Errno::result(unsafe { libc::timer_gettime(timer.0, time.as_mut_ptr()) }).unwrap();
+        // SAFETY: zeros are valid, and so is what the call wrote.
+        let left = unsafe { time.assume_init() }.it_value;
+        (left.tv_sec, left.tv_nsec)
+    }
+
     #[test]
     fn a_timer_that_was_unset_kills_nobody() {
         let timer = DeathTimer::new().unwrap();
+        assert_eq!(left(&timer), (0, 0));
         timer.set(Duration::from_hours(1)).unwrap();
+        assert!((3_000..=3_600).contains(&left(&timer).0));
         timer.set(Duration::MAX).unwrap();
+        assert!(left(&timer).0 > 3_600);
         timer.unset().unwrap();
+        assert_eq!(left(&timer), (0, 0));
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn a_timer_kills_its_process_also_after_no_time() {
+        use crate::os::fault::{Child, Fate};
+        for time in [Duration::ZERO, Duration::from_millis(1)] {
+            let child = Child::run(Fate::Killed, i64::MAX - 1, || {
+                DeathTimer::new().unwrap().set(time).unwrap();
+                std::thread::sleep(Duration::from_secs(10));
+            });
+            assert!(!child.end(), "{time:?}: it has come to its end");
+        }
     }
 }

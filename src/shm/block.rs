@@ -586,3 +586,6 @@ enum CarveError {
 }
 
 const _: () = assert!(SEGMENT >= 1 << LARGE);
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -4,7 +4,8 @@
 //! Calls that are made while the process is stopped are over in the time that they say. Afterwards
 //! the books balance.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -119,6 +120,29 @@ fn locks_are_free_after_each_step() {
                 lock.try_write().is_ok()
             },
         );
+    }
+}
+
+/// A process that is killed while it writes a value leaves the one from before, whole.
+#[test]
+fn a_value_is_the_old_one_or_the_new_one() {
+    let _alone = fault::alone();
+    let value = SharedValue::new([1_u64; 64]).unwrap();
+    let changes: [fn(&SharedValue<[u64; 64]>); 2] = [
+        |value| value.set([2; 64]),
+        |value| assert_eq!(value.update(|old| old.map(|x| x + 1)), [1; 64]),
+    ];
+    for change in changes {
+        for number in 0.. {
+            value.set([1; 64]);
+            let is_through = Child::run(Fate::Killed, number, || change(&value)).end();
+            let expected = if is_through { [2; 64] } else { [1; 64] };
+            assert_eq!(value.get(), expected, "killed at fault point {number}");
+            if is_through {
+                assert!(number > 0, "it has no fault point");
+                break;
+            }
+        }
     }
 }
 
@@ -309,18 +333,52 @@ fn drops_do_not_wait_one_after_the_other() {
     assert!(took < Duration::from_millis(1_500), "{took:?}");
 }
 
+/// As long as a release is put off, the next ones only try. In a child, since other tests put off
+/// some too.
 #[test]
-fn a_release_that_panics_costs_no_other_one() {
-    static IS_DONE: AtomicBool = AtomicBool::new(false);
-    deferred::put_off(|_| panic!("in a release"));
-    deferred::put_off(|_| {
-        IS_DONE.store(true, Ordering::SeqCst);
-        true
+fn a_release_waits_a_little_for_a_lock_again_when_none_is_put_off() {
+    let _alone = fault::alone();
+    let child = Child::run(Fate::Killed, i64::MAX - 1, || {
+        // In this order: the limit of a call that only tries is never later than the time after it.
+        let waits = || deferred::Limit::Brief.at().unwrap() > Instant::now();
+        let start = Instant::now();
+        let waits_soon = || {
+            while !waits() {
+                assert!(start.elapsed() < IN_TIME, "it only tries");
+            }
+        };
+        waits_soon();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let may_end = is_over.clone();
+        deferred::put_off(move |_| may_end.load(Ordering::SeqCst));
+        assert!(!waits(), "a release is put off");
+        is_over.store(true, Ordering::SeqCst);
+        waits_soon();
     });
-    let start = Instant::now();
-    while !IS_DONE.load(Ordering::SeqCst) {
-        assert!(start.elapsed() < IN_TIME, "it was dropped with the other");
+    assert!(child.end());
+}
+
+#[test]
+fn a_release_that_panics_costs_no_other_one_and_is_not_tried_again() {
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    deferred::put_off(|_| {
+        TRIES.fetch_add(1, Ordering::SeqCst);
+        panic!("in a release");
+    });
+    // The first is tried with it, and all are tried once more between the others.
+    for _ in 0..3 {
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = is_done.clone();
+        deferred::put_off(move |_| {
+            done.store(true, Ordering::SeqCst);
+            true
+        });
+        let start = Instant::now();
+        while !is_done.load(Ordering::SeqCst) {
+            assert!(start.elapsed() < IN_TIME, "it was dropped with the other");
+        }
     }
+    assert_eq!(TRIES.load(Ordering::SeqCst), 1);
 }
 
 /// Before a waiter is on the list it has the mutex: a notification that comes as soon as the mutex

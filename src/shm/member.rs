@@ -352,6 +352,15 @@ impl Family {
         }
     }
 
+    /// Looks at the next few members, and says whether one of them has ended. As many calls as it
+    /// takes look at all.
+    fn has_dead_on_this_beat(&self) -> bool {
+        let slots = self.slots();
+        let beat = self.header().beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
+        let some = slots.iter().cycle().skip(beat % slots.len().max(1));
+        some.take(BEAT.min(slots.len())).any(Slot::is_over)
+    }
+
     /// Processes that cannot see one another cannot tell who has died, and the C library's mutexes would mix them up.
     fn check_namespaces(&self) -> Result<(), ShareError> {
         let header = self.header();
@@ -410,10 +419,7 @@ pub(crate) fn patrol() {
     if !is_due || !is_first() {
         return;
     }
-    let slots = family.slots();
-    let beat = header.beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
-    let some = slots.iter().cycle().skip(beat % slots.len().max(1));
-    if some.take(BEAT.min(slots.len())).any(Slot::is_over) {
+    if family.has_dead_on_this_beat() {
         let own = std::process::id();
         family.bury_if(None, |slot| slot.pid() != own);
     }

@@ -268,3 +268,61 @@ pub(crate) fn count() -> usize {
         .filter(|state| !state.is(Phase::Free) && state.kind() == Some(Kind::Payload))
         .count()
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Whether the block is another object's, or none's.
+    fn is_given_back(id: BlockId) -> bool {
+        let state = family::get().unwrap().block(id.index).unwrap().state();
+        state.generation != id.generation
+    }
+
+    #[test]
+    fn a_payload_is_appended_to_what_is_there_and_goes_when_it_has_been_read() {
+        let sent = Payload::new(b"many hands", &[], None).unwrap();
+        let (id, word) = (sent.id, sent.word());
+        sent.go_over();
+        assert!(!is_given_back(id), "it is in flight");
+        let received = Payload::reach(word).unwrap();
+        received.has_come_over();
+        let mut out = b"one, ".to_vec();
+        received.read(&mut out).unwrap();
+        assert_eq!(out, b"one, many hands");
+        drop(received);
+        assert!(is_given_back(id));
+        // A word that another process has kept too long is of no use.
+        assert!(matches!(Payload::reach(word), Err(ShareError::Gone)));
+        let discarded = Payload::new(b"", &[], None).unwrap();
+        let (id, word) = (discarded.id, discarded.word());
+        discarded.go_over();
+        discard(word);
+        assert!(is_given_back(id));
+    }
+
+    /// What another process wrote to a queue may be anything.
+    #[test]
+    fn a_word_that_names_no_payload_is_refused() {
+        let member = member::own().unwrap();
+        let family = family::get().unwrap();
+        let made = |kind| family.allocate(8, kind, 0, member, None).unwrap().0;
+        let (value, unfinished) = (made(Kind::Value), made(Kind::Payload));
+        family.publish(value);
+        let payload = Payload::new(b"text", &[], None).unwrap();
+        let later = BlockId {
+            generation: payload.id.generation + 1,
+            ..payload.id
+        };
+        let words = [value, unfinished, later].map(word_of);
+        for word in words.into_iter().chain([0, 1 << 32, u64::MAX]) {
+            let reached = Payload::reach(word);
+            assert!(matches!(reached, Err(ShareError::Gone)), "{reached:?}");
+        }
+        for id in [value, unfinished] {
+            let mut reached = Stage::First;
+            assert!(family.release_empty(id, member, &mut reached, Limit::Brief));
+            assert!(is_given_back(id));
+        }
+    }
+}

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::ShareError;
 use super::kind::{Head, Kind};
 use super::object::{Object, shape_of};
+use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 
 /// One plain value that several processes read and write.
@@ -130,6 +131,7 @@ impl<T: Pod> SharedValue<T> {
         let next = self.object.head().current.load(Ordering::Relaxed) ^ 1;
         // SAFETY: room for a T; the lock is held by the caller.
         unsafe { self.place(next).cast::<T>().write_unaligned(value) };
+        fault::point();
         // Release, so that the value is there before it counts, also for those who are told of this process's death.
         self.object.head().current.store(next, Ordering::Release);
     }

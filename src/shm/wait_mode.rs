@@ -52,3 +52,23 @@ impl WaitMode {
 pub(crate) fn soon() -> Instant {
     Instant::now() + BRIEF
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_has_time_for_a_lock_that_is_held_briefly() {
+        let start = Instant::now();
+        for mode in [WaitMode::Try, WaitMode::within(Duration::ZERO)] {
+            assert!(mode.lock_deadline().unwrap() >= start + BRIEF);
+        }
+        let long = WaitMode::within(Duration::from_hours(1));
+        assert_eq!(long.lock_deadline(), long.deadline());
+        assert!(long.deadline().unwrap() >= start + Duration::from_hours(1));
+        assert_eq!(WaitMode::Try.deadline(), None);
+        // Further than the clock counts.
+        let far = WaitMode::within(Duration::MAX);
+        assert_eq!((far, far.lock_deadline()), (WaitMode::Forever, None));
+    }
+}

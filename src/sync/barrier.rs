@@ -420,6 +420,56 @@ mod tests {
 
     use super::*;
 
+    /// Without these wake-ups a party looks by itself, some time later.
+    #[test]
+    fn what_ends_a_generation_wakes_all_parties() {
+        type Change = fn(&Barrier);
+        let passes: Change = |barrier| assert!(barrier.wait().unwrap().is_leader());
+        let ends: [(&str, Change); 6] = [
+            ("a pass", passes),
+            ("abort", Barrier::abort),
+            ("reset", Barrier::reset),
+            ("a party that is late", |barrier| {
+                barrier.give_up(barrier.head().generation()).unwrap_err();
+            }),
+            ("a killed process", |barrier| {
+                assert!(barrier.head().bury(0, End::Killed, Instant::now()));
+            }),
+            ("a reset with a party that waits", |barrier| {
+                barrier.head().arrived.store(1, Ordering::Relaxed);
+                barrier.reset();
+            }),
+        ];
+        for (what, end) in ends {
+            let barrier = Barrier::new(1).unwrap();
+            let ticket = barrier.head().waiters.ticket();
+            let generation = barrier.head().generation();
+            end(&barrier);
+            let (word, seen) = ticket.word();
+            assert_ne!(word.load(Ordering::Relaxed), seen, "{what}");
+            assert_ne!(barrier.head().generation(), generation, "{what}");
+        }
+    }
+
+    /// A party may sleep through breaks and resets that follow the break of its own generation.
+    #[test]
+    fn the_last_32_breaks_are_remembered_and_no_pass_is_taken_for_one() {
+        let barrier = Barrier::new(1).unwrap();
+        let head = barrier.head();
+        let mut broken = Vec::new();
+        for round in 0..REMEMBERED + 8 {
+            let passed = head.generation();
+            barrier.wait().unwrap();
+            assert!(!head.has_broken(passed), "round {round}");
+            broken.push(head.generation());
+            barrier.abort();
+            barrier.reset();
+            let start = broken.len().saturating_sub(REMEMBERED);
+            let mut last = broken[start..].iter();
+            assert!(last.all(|&one| head.has_broken(one)), "round {round}");
+        }
+    }
+
     /// An `abort` that was put off, because a process was stopped with the lock, is from before the
     /// reset.
     #[test]

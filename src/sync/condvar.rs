@@ -212,10 +212,9 @@ impl Condvar {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok((guard, WaitTimeoutResult(true)));
             }
-            guard = match self.wait_until(guard, deadline).0 {
-                Ok(guard) => guard,
-                Err(error) => return Err(error.map(|guard| (guard, WaitTimeoutResult(false)))),
-            };
+            let (locked, woken) = self.wait_until(guard, deadline);
+            let result = WaitTimeoutResult(woken == Woken::TimedOut);
+            guard = locked.map_err(|error| error.map(|guard| (guard, result)))?;
         }
     }
 

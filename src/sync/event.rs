@@ -193,3 +193,23 @@ impl fmt::Debug for Event {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Without these wake-ups a thread looks by itself, some time later.
+    #[test]
+    fn each_set_and_each_death_wakes_all() {
+        let event = Event::new().unwrap();
+        // The second `set` finds it set: the process that did that may have been killed before it
+        // woke the others.
+        let changes: [fn(&Event); 3] = [Event::set, Event::set, |event| event.object.head().bury()];
+        for (number, change) in changes.into_iter().enumerate() {
+            let ticket = event.waiters().ticket();
+            change(&event);
+            let (word, seen) = ticket.word();
+            assert_ne!(word.load(Ordering::Relaxed), seen, "change {number}");
+        }
+    }
+}

@@ -82,7 +82,10 @@ impl Event {
     /// event.wait(); // does not wait
     /// ```
     pub fn set(&self) {
-        let mut state = self.state.lock();
+        self.set_under(&mut self.state.lock());
+    }
+
+    fn set_under(&self, state: &mut State) {
         state.sets += 1;
         // Release: pairs with the load in `is_set`.
         self.is_set.store(true, Ordering::Release);
@@ -201,6 +204,23 @@ mod tests {
             soon(&thread);
         }
         assert_eq!(event.waiting(), 0);
+    }
+
+    /// The two calls could let the waiting threads in between them.
+    #[test]
+    fn a_set_that_is_over_before_any_thread_has_woken_ends_all_waits() {
+        let event = leak(Event::new());
+        let threads = [(); 4].map(|()| in_thread(|| event.wait_timeout(Duration::MAX)));
+        eventually(|| event.waiting() == 4);
+        {
+            let mut state = event.state.lock();
+            event.set_under(&mut state);
+            event.is_set.store(false, Ordering::Relaxed);
+        }
+        for thread in threads {
+            assert!(soon(&thread));
+        }
+        assert!(!event.is_set() && !event.wait_timeout(Duration::ZERO));
     }
 
     #[test]

@@ -137,9 +137,11 @@ fn frozen_arrays_are_slices_everywhere_and_stay_as_they_are() -> Result {
     let text = serde_json::to_string(&array)?;
     let early = serde_json::from_str::<FrozenArray<u64>>(&text).unwrap_err();
     assert!(early.to_string().contains("not frozen"), "{early}");
-    let writing = array.write_range(..1)?;
-    assert!(is_claimed(&array.clone().freeze()));
-    drop(writing);
+    for one in [0..1, 999..1_000] {
+        let writing = array.write_range(one)?;
+        assert!(is_claimed(&array.clone().freeze()));
+        drop(writing);
+    }
     let frozen = array.clone().freeze()?;
     for refused in [
         array.write().map(drop),
@@ -167,5 +169,33 @@ fn frozen_arrays_are_slices_everywhere_and_stay_as_they_are() -> Result {
     // Its memory is there as long as a handle.
     drop(array);
     assert_eq!(frozen.clone()[999], 999);
+    Ok(())
+}
+
+#[test]
+fn b73_a_claim_with_a_time_is_of_its_range_and_of_nothing_else() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_fn(10, |i| i as u64)?;
+    let mut writing = array.write_range_timeout(2..5, LONG)?;
+    assert_eq!(*writing, [2, 3, 4]);
+    writing[0] = 20;
+    assert!(array.write_range(..2).is_ok() && array.write_range(5..).is_ok());
+    assert!(is_claimed(&array.read_range(4..5)) && is_claimed(&array.get(2)));
+    drop(writing);
+    let reading = array.read_range_timeout(2..=3, LONG)?;
+    assert_eq!(*reading, [20, 3]);
+    assert!(array.write_range(..2).is_ok() && array.write_range(4..).is_ok());
+    assert!(is_claimed(&array.set(3, 0)) && array.read_range(2..4).is_ok());
+    drop(reading);
+    let outside = ClaimError::OutOfBounds {
+        range: 3..11,
+        len: 10,
+    };
+    assert_eq!(array.read_range_timeout(3..11, LONG).unwrap_err(), outside);
+    assert_eq!(array.write_range_timeout(3..11, LONG).unwrap_err(), outside);
+    // A frozen array is waited for by none.
+    let frozen = array.clone().freeze()?;
+    assert_eq!(array.write_timeout(LONG).unwrap_err(), ClaimError::Frozen);
+    assert_eq!(array.read_timeout(Duration::ZERO)?[2], frozen[2]);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use manyhands::prelude::*;
-use manyhands::{SharedArray, SharedValue};
+use manyhands::{ClaimError, SharedArray, SharedValue};
 
 use crate::common::{Leftovers, eventually, kill, may_stop};
 use crate::{LONG, Result, forked, is_claimed};
@@ -48,9 +48,13 @@ fn b73_a_guard_copied_by_a_fork_writes_nothing_and_releases_nothing() -> Result 
             let write = std::panic::AssertUnwindSafe(|| writing[0] = 2);
             std::panic::set_hook(Box::new(|_| {}));
             let refused = std::panic::catch_unwind(write).is_err();
+            // What the parent may be writing cannot be read either.
+            let read = std::panic::AssertUnwindSafe(|| writing[0]);
+            let unread = std::panic::catch_unwind(read).is_err();
             drop(writing);
             let kept = is_claimed(&array.read());
-            let _ = std::io::Write::write_all(&mut &answer, &[u8::from(refused), u8::from(kept)]);
+            let answers = [refused, unread, kept].map(u8::from);
+            let _ = std::io::Write::write_all(&mut &answer, &answers);
             // SAFETY: ends the process and nothing else.
             unsafe { libc::_exit(0) };
         }
@@ -59,13 +63,73 @@ fn b73_a_guard_copied_by_a_fork_writes_nothing_and_releases_nothing() -> Result 
             let mut answers = Vec::new();
             std::io::Read::read_to_end(&mut &reader, &mut answers)?;
             nix::sys::wait::waitpid(child, None)?;
-            assert_eq!(answers, [1, 1]);
+            assert_eq!(answers, [1, 1, 1]);
         }
     }
     assert_eq!(writing[0], 1);
     assert!(is_claimed(&array.read()));
     drop(writing);
     assert!(array.read().is_ok());
+    Ok(())
+}
+
+/// Waits until the other process has come so far, in a forked child that must come to an end.
+fn comes_to(step: &SharedValue<u32>, number: u32) -> bool {
+    let start = std::time::Instant::now();
+    while step.get() < number {
+        if start.elapsed() > LONG {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// What the child reads it has claimed for itself, and its parent's guard means nothing for that.
+#[test]
+fn b73_a_guard_copied_by_a_fork_claims_for_the_child_what_it_looks_at() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_slice(&[7u64; 8])?;
+    for is_atomic in [false, true] {
+        let step = SharedValue::new(0u32)?;
+        let reading = (!is_atomic).then(|| array.read().unwrap());
+        let atomics = is_atomic.then(|| array.atomics().unwrap());
+        // SAFETY: the child uses shared objects only, and ends without a return to the harness.
+        match unsafe { nix::unistd::fork() }? {
+            nix::unistd::ForkResult::Child => {
+                let look = std::panic::AssertUnwindSafe(|| {
+                    let read = reading.as_ref().map(|elements| elements[3]);
+                    let loaded = atomics.as_ref().map(|it| it[3].load(Ordering::Relaxed));
+                    step.set(1);
+                    let is_told = comes_to(&step, 2);
+                    drop((reading, atomics));
+                    step.set(3);
+                    is_told && read.or(loaded) == Some(7) && comes_to(&step, 4)
+                });
+                let has_seen = std::panic::catch_unwind(look).unwrap_or(false);
+                // SAFETY: ends the process and nothing else.
+                unsafe { libc::_exit(i32::from(!has_seen)) };
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let has_looked = comes_to(&step, 1);
+                drop((reading, atomics));
+                let refused = array.write().map(drop);
+                step.set(2);
+                let has_dropped = comes_to(&step, 3);
+                let written = array.write().map(drop);
+                step.set(4);
+                let ended = nix::sys::wait::waitpid(child, None)?;
+                assert!(has_looked && has_dropped, "atomics: {is_atomic}");
+                let expected = ClaimError::Claimed {
+                    by: child.as_raw().cast_unsigned(),
+                    range: 0..8,
+                };
+                assert_eq!(refused, Err(expected), "atomics: {is_atomic}");
+                assert_eq!(written, Ok(()), "atomics: {is_atomic}");
+                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
     Ok(())
 }
 

@@ -168,6 +168,38 @@ fn b71_what_a_child_writes_is_seen_when_the_task_has_ended() -> Result {
 }
 
 #[test]
+fn the_rows_of_a_tile_are_the_same_by_row_by_index_and_one_after_the_other() -> Result {
+    let _none = Leftovers::none();
+    let mut matrix = SharedArray::from_fn(7 * 9, |at| at as u32)?;
+    let check = |mut tile: TileMut<'_, u32>| {
+        let ((top, left), columns) = (tile.origin(), tile.columns());
+        for row in 0..tile.rows() {
+            let start = (9 * (top + row) + left) as u32;
+            let expected: Vec<u32> = (start..start + columns as u32).collect();
+            let by_index: Vec<u32> = (0..columns).map(|column| tile[(row, column)]).collect();
+            assert_eq!(by_index, expected);
+            assert_eq!(tile.row(row), expected);
+            assert_eq!(tile.row_mut(row), expected);
+            assert_eq!(*tile.rows_mut().nth(row).unwrap(), expected);
+        }
+        let rows = tile.rows();
+        let outside: [fn(&mut TileMut<'_, u32>, usize, usize); 4] = [
+            |tile, rows, _| _ = tile.row(rows).len(),
+            |tile, rows, _| tile.row_mut(rows).fill(0),
+            |tile, _, columns| assert_eq!(tile[(0, columns)], 0),
+            |tile, _, columns| tile[(0, columns)] = 0,
+        ];
+        for (number, look) in outside.into_iter().enumerate() {
+            let look = std::panic::AssertUnwindSafe(|| look(&mut tile, rows, columns));
+            assert!(std::panic::catch_unwind(look).is_err(), "way {number}");
+        }
+    };
+    Pool::serial().for_each_tile(&mut matrix, (7, 9), (3, 4), check)?;
+    assert_eq!(matrix.to_vec()?, (0..63).collect::<Vec<u32>>());
+    Ok(())
+}
+
+#[test]
 fn b72_a_handle_is_small_whatever_the_length() -> Result {
     let _none = Leftovers::none();
     let small = SharedArray::<u8>::zeros(1 << 10)?;
@@ -220,9 +252,10 @@ fn b78_more_than_there_is_is_an_error_and_nothing_is_left_of_it() -> Result {
     let reserved = manyhands::shm::usage().reserved;
     for len in [1 << 45, 1 << 60, usize::MAX / 8, usize::MAX] {
         let refused = SharedArray::<u64>::zeros(len).unwrap_err();
+        let asked = u64::try_from(len as u128 * 8).unwrap_or(u64::MAX);
         assert!(
-            matches!(refused, ShareError::OutOfMemory { .. }),
-            "{refused}"
+            matches!(refused, ShareError::OutOfMemory { bytes, .. } if bytes >= asked),
+            "{refused:?}"
         );
     }
     assert!(manyhands::shm::usage().reserved <= reserved + (1 << 20));

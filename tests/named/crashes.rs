@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use manyhands::{SharedMemory, SharedMemoryError};
 
 use super::common::{Killed, Leftovers, as_program, is_program, kill};
-use super::{NAME, given, is_there, name_of, path, ready, start};
+use super::{NAME, STRANGER, given, is_there, name_of, path, ready, run_as_stranger, start};
 
 const OWNER: &str = "crashes::b77_what_a_killed_owner_left_is_found_and_removed";
 
@@ -160,15 +160,69 @@ fn b77_records_that_are_not_as_they_should_be_are_not_believed() {
     fs::remove_dir(&at).unwrap();
     if nix::unistd::geteuid().is_root() {
         fs::rename(&aside, &at).unwrap();
-        std::os::unix::fs::chown(&at, Some(65534), None).unwrap();
+        chown(&at, Some(65534), None).unwrap();
         ignored("another user's");
-        std::os::unix::fs::chown(&at, Some(0), None).unwrap();
+        chown(&at, Some(0), None).unwrap();
     } else {
         fs::rename(&aside, &at).unwrap();
     }
     // And as it was made, it is.
     assert_eq!(SharedMemory::cleanup().unwrap(), [&*segment]);
     assert!(!is_there(&segment) && !is_there(&record));
+}
+
+/// Records that are given to another user, and cleaned up as this user's also if the test fails.
+struct TakenBack(Vec<String>);
+
+impl Drop for TakenBack {
+    fn drop(&mut self) {
+        for record in &self.0 {
+            // It is gone if the test has passed.
+            let _ = chown(path(record), Some(0), None);
+        }
+        let _ = SharedMemory::cleanup();
+    }
+}
+
+/// The folder lets only the owner of a segment remove it, and the record is another user's.
+#[test]
+fn b77_a_cleanup_that_fails_tells_what_it_could_not_remove_and_what_it_has_removed() {
+    let name =
+        "crashes::b77_a_cleanup_that_fails_tells_what_it_could_not_remove_and_what_it_has_removed";
+    if is_program() {
+        let given = given();
+        let (kept, gone) = given.split_once(' ').unwrap();
+        match SharedMemory::cleanup().unwrap_err() {
+            SharedMemoryError::CleanupFailed {
+                name,
+                reason,
+                removed,
+            } => {
+                assert_eq!((&*name, removed), (kept, vec![gone.to_owned()]));
+                assert!(reason.contains("os error"), "{reason}");
+            }
+            other => panic!("{other}"),
+        }
+        return;
+    }
+    let _none = Leftovers::none();
+    if !nix::unistd::geteuid().is_root() {
+        println!("not tested here: only root can give files to another user");
+        return;
+    }
+    let (kept, gone) = (name_of("kept"), name_of("gone"));
+    let give = |name: &str, user| chown(path(name), Some(user), None).unwrap();
+    let [record, other] = [&kept, &gone].map(|segment| record_of(left(segment)).0);
+    let _back = TakenBack(vec![record.clone(), other.clone()]);
+    give(&record, STRANGER);
+    give(&other, STRANGER);
+    give(&gone, STRANGER);
+    run_as_stranger(name, &format!("{kept} {gone}"));
+    assert!(is_there(&kept) && is_there(&record));
+    assert!(!is_there(&gone) && !is_there(&other));
+    give(&record, 0);
+    assert_eq!(SharedMemory::cleanup().unwrap(), [&*kept]);
+    assert!(!is_there(&kept) && !is_there(&record));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 
@@ -44,7 +44,11 @@ fn given() -> String {
 /// Runs a test as a program, which must pass.
 #[track_caller]
 fn run(program: &mut Command) {
-    let output = finish(program);
+    has_passed(&finish(program));
+}
+
+#[track_caller]
+fn has_passed(output: &Output) {
     let (out, err) = (&output.stdout, &output.stderr);
     let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);
@@ -290,18 +294,37 @@ fn b77_only_its_user_may_open_it_whatever_the_umask() {
     run(as_program(name).env(NAME, name_of("umask")));
 }
 
+/// A user that is not this one.
+const STRANGER: u32 = 65534;
+
+/// Runs a test as a program of another user, which must pass. Only root can.
+#[track_caller]
+fn run_as_stranger(name: &str, given: &str) {
+    // The test program must be where that user can reach it.
+    let program = as_program(name);
+    let copy = std::env::temp_dir().join(name_of("program"));
+    fs::copy(program.get_program(), &copy).unwrap();
+    let mut stranger = Command::new(&copy);
+    stranger.args(program.get_args()).env(NAME, given);
+    stranger.envs(program.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let output = finish(stranger.uid(STRANGER).gid(STRANGER).current_dir("/"));
+    fs::remove_file(copy).unwrap();
+    has_passed(&output);
+}
+
 #[test]
 fn b77_another_user_is_refused() {
     let name = "b77_another_user_is_refused";
     if is_program() {
-        let denied = |error: SharedMemoryError| {
-            assert!(
-                matches!(error, SharedMemoryError::PermissionDenied { .. }),
-                "{error}"
-            );
+        let denied = |error: SharedMemoryError, what: &'static str| {
+            let expected = SharedMemoryError::PermissionDenied {
+                name: given(),
+                what: what.into(),
+            };
+            assert_eq!(error, expected);
         };
-        denied(SharedMemory::open(&given()).unwrap_err());
-        denied(SharedMemory::unlink(&given()).unwrap_err());
+        denied(SharedMemory::open(&given()).unwrap_err(), "open");
+        denied(SharedMemory::unlink(&given()).unwrap_err(), "remove");
         assert!(!SharedMemory::cleanup().unwrap().contains(&given()));
         return;
     }
@@ -309,15 +332,7 @@ fn b77_another_user_is_refused() {
     let segment = name_of("user");
     let _memory = SharedMemory::create(&segment, 10).unwrap();
     if nix::unistd::geteuid().is_root() {
-        // The test program must be where that user can reach it.
-        let program = as_program(name);
-        let copy = std::env::temp_dir().join(name_of("program"));
-        fs::copy(program.get_program(), &copy).unwrap();
-        let mut stranger = Command::new(&copy);
-        stranger.args(program.get_args()).env(NAME, &segment);
-        stranger.envs(program.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        run(stranger.uid(65534).gid(65534).current_dir("/"));
-        fs::remove_file(copy).unwrap();
+        run_as_stranger(name, &segment);
         assert!(is_there(&segment));
     } else {
         // Without root there is no other user to be.

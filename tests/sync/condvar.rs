@@ -2,7 +2,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::sync::{self, Condvar, Mutex, Semaphore};
+use manyhands::sync::{Condvar, Mutex, PoisonError, Semaphore};
 
 use crate::common::{self, Leftovers, eventually, is_asleep};
 use crate::{LONG, Random, SHORT, join_all, kill, number};
@@ -251,7 +251,7 @@ fn no_notification_of_a_condvar_is_lost() {
 /// Takes tokens for ever. One store takes a token, so that a process that is killed has taken it or
 /// has not.
 fn take_for_ever((tokens, condvar): (Mutex<u32>, Condvar)) {
-    let repaired = |error: sync::PoisonError<_>| {
+    let repaired = |error: PoisonError<_>| {
         tokens.clear_poison();
         error.into_inner()
     };
@@ -325,4 +325,46 @@ fn a_waiter_that_is_killed_at_random_takes_no_notification_with_it() {
     for child in &children {
         kill(child);
     }
+}
+
+#[test]
+fn b57_each_wait_gives_the_poisoned_mutex_and_says_whether_the_time_was_up() {
+    let _none = Leftovers::none();
+    let (mutex, condvar) = (Mutex::new(7u64).unwrap(), Condvar::new().unwrap());
+    let copy = mutex.clone();
+    let panics = thread::spawn(move || {
+        let _guard = copy.lock();
+        panic!("while it holds");
+    });
+    assert!(panics.join().is_err());
+    let lock = || mutex.lock().unwrap_err().into_inner();
+    let waited = condvar.wait_timeout(lock(), Duration::ZERO);
+    let (guard, result) = waited.unwrap_err().into_inner();
+    assert_eq!((*guard, result.timed_out()), (7, true));
+    drop(guard);
+    let waited = condvar.wait_timeout_while(lock(), SHORT, |value| *value == 7);
+    let (guard, result) = waited.unwrap_err().into_inner();
+    assert_eq!((*guard, result.timed_out()), (7, true));
+    drop(guard);
+    // Notified in time: by a thread that gets the mutex when the wait gives it up.
+    let notified = |wait: &dyn Fn() -> (u64, bool)| {
+        thread::scope(|scope| {
+            let guard = lock();
+            scope.spawn(|| {
+                *lock() += 1;
+                condvar.notify_all();
+            });
+            drop(guard);
+            wait()
+        })
+    };
+    let (value, is_late) = notified(&|| {
+        let waited = condvar.wait_timeout_while(lock(), LONG, |value| *value == 7);
+        let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        (*guard, result.timed_out())
+    });
+    assert_eq!((value, is_late), (8, false));
+    // The condition is looked at before anything is waited for.
+    let waited = condvar.wait_while(lock(), |value| *value != 8);
+    assert_eq!(*waited.unwrap(), 8);
 }

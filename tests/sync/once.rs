@@ -89,3 +89,27 @@ fn once_a_process_that_ends_in_the_function_poisons() {
     assert!(once.call_once(|| {}).is_err());
     join_all([child.unwrap()]);
 }
+
+#[test]
+fn once_a_function_that_forks_is_completed_by_the_parent_alone() {
+    let _none = Leftovers::none();
+    let once = Once::new().unwrap();
+    let mut is_child = false;
+    let ran = once.call_once(|| {
+        // SAFETY: the child uses the shared object only, and ends without a return to the harness.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => is_child = true,
+            nix::unistd::ForkResult::Parent { child } => {
+                let ended = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+                assert!(!once.is_completed(), "the child has completed it");
+            }
+        }
+    });
+    if is_child {
+        // SAFETY: ends the process at once, and touches nothing of it.
+        unsafe { libc::_exit(i32::from(ran.is_err())) }
+    }
+    ran.unwrap();
+    assert!(once.is_completed());
+}

@@ -232,3 +232,27 @@ fn b60_a_forked_childs_copy_of_a_guard_does_nothing() {
         }
     }
 }
+
+/// A panic of the child drops its copy of the guard. The lock is its parent's.
+#[test]
+fn b60_a_forked_childs_copy_of_a_write_guard_neither_unlocks_nor_poisons() {
+    let _none = Leftovers::none();
+    let lock = RwLock::new(1u64).unwrap();
+    let guard = std::cell::RefCell::new(Some(lock.write().unwrap()));
+    let forked = Forked::builder().workers(1).allow_threads().build();
+    let is_held = forked.unwrap().map(
+        |_: u8| {
+            let panics = std::panic::AssertUnwindSafe(|| {
+                let _guard = guard.borrow_mut().take();
+                panic!("with the copy");
+            });
+            assert!(std::panic::catch_unwind(panics).is_err());
+            matches!(lock.try_read(), Err(TryLockError::WouldBlock))
+        },
+        [0],
+    );
+    assert_eq!(is_held.unwrap(), [true]);
+    assert!(!lock.is_poisoned());
+    drop(guard);
+    assert!(lock.try_write().is_ok());
+}

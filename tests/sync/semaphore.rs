@@ -5,7 +5,7 @@ use manyhands::prelude::*;
 use manyhands::sync::{Event, RwLock, Semaphore, TryLockError};
 use manyhands::{ShareError, SharedValue};
 
-use crate::common::{Leftovers, eventually};
+use crate::common::{Leftovers, Sleeper, eventually};
 use crate::{LONG, SHORT, await_all, join_all, kill, stay};
 
 #[test]
@@ -262,4 +262,54 @@ fn b56_b60_who_only_tries_hears_of_the_dead() {
         !matches!(lock.try_read(), Err(TryLockError::WouldBlock))
     });
     child.join().unwrap();
+}
+
+#[test]
+fn b56_more_permits_than_can_be_are_refused_and_change_nothing() {
+    let _none = Leftovers::none();
+    let most = Semaphore::MAX_PERMITS;
+    match Semaphore::new(most + 1) {
+        Err(ShareError::Invalid { value, .. }) => assert_eq!(value, (most + 1).to_string()),
+        other => panic!("{other:?}"),
+    }
+    let semaphore = Semaphore::new(most).unwrap();
+    let held = semaphore.acquire_many(10);
+    let calls: [&dyn Fn(); 5] = [
+        // What is held comes back, and counts.
+        &|| semaphore.release(1),
+        &|| semaphore.release(most + 1),
+        &|| drop(semaphore.acquire_many(most + 1)),
+        &|| drop(semaphore.try_acquire_many(most + 1)),
+        &|| drop(semaphore.acquire_many_timeout(most + 1, LONG)),
+    ];
+    for (number, call) in calls.into_iter().enumerate() {
+        let panics = std::panic::AssertUnwindSafe(call);
+        assert!(std::panic::catch_unwind(panics).is_err(), "call {number}");
+    }
+    assert_eq!(semaphore.available(), most - 10);
+    // What is forgotten makes room.
+    held.forget();
+    semaphore.release(10);
+    assert_eq!(semaphore.available(), most);
+}
+
+#[test]
+fn b56_no_permits_are_to_be_had_also_beside_a_thread_that_waits() {
+    let _none = Leftovers::none();
+    let (semaphore, sleeper) = (Semaphore::new(1).unwrap(), Sleeper::new());
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| sleeper.run(|| semaphore.acquire_many(3).forget()));
+        sleeper.is_asleep();
+        let none = [
+            semaphore.try_acquire_many(0),
+            semaphore.acquire_many_timeout(0, Duration::ZERO),
+        ];
+        let counts = none.map(|permit| permit.map(|permit| permit.count()));
+        // The one permit is for the thread that waits.
+        let one = semaphore.try_acquire().is_some();
+        semaphore.release(2);
+        waiter.join().unwrap();
+        assert_eq!((counts, one), ([Some(0); 2], false));
+    });
+    assert_eq!(semaphore.available(), 0);
 }

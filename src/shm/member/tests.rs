@@ -273,3 +273,74 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
         }
     }
 }
+
+/// A family of so many members, of which that with number `dead` has ended.
+fn family_of(members: u16, dead: u16) -> Family {
+    let family = Family::new().unwrap();
+    let own = std::process::id();
+    let started = start_of(own).unwrap();
+    for number in 0..members {
+        let (at, slot) = family.free_slot().unwrap();
+        assert_eq!(at, number);
+        let (pid, started) = if number == dead {
+            (GONE, 1)
+        } else {
+            (own, started)
+        };
+        slot.begin(pid, started, Life::Alive);
+    }
+    family
+}
+
+#[test]
+fn a_few_beats_find_the_dead_member_whatever_its_number() {
+    for (members, dead) in [(1, 0), (33, 32), (100, 0), (100, 50), (100, 99)] {
+        let family = family_of(members, dead);
+        let beats = usize::from(members).div_ceil(BEAT);
+        let found = (0..beats).any(|_| family.has_dead_on_this_beat());
+        assert!(found, "number {dead} of {members}");
+        family.bury_if(Some(Instant::now() + IN_TIME), |_| true);
+        let found = (0..beats).any(|_| family.has_dead_on_this_beat());
+        assert!(!found, "number {dead} of {members} is found again");
+    }
+}
+
+#[test]
+fn a_full_family_has_a_place_again_when_a_member_has_gone() {
+    let family = family_of(MEMBERS as u16, 700);
+    assert!(family.free_slot().is_none());
+    family.bury_if(Some(Instant::now() + IN_TIME), |_| true);
+    assert_eq!(family.free_slot().unwrap().0, 700);
+}
+
+#[test]
+fn a_process_in_another_namespace_is_refused() {
+    let family = Family::new().unwrap();
+    let header = family.header();
+    family.check_namespaces().unwrap();
+    for word in [&header.pids, &header.times] {
+        let own = word.load(Ordering::Relaxed);
+        word.store(own + 1, Ordering::Relaxed);
+        // A kernel without such namespaces says 0.
+        assert_eq!(family.check_namespaces().is_err(), own != 0);
+        word.store(0, Ordering::Relaxed);
+        family.check_namespaces().unwrap();
+        word.store(own, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_place_that_was_given_up_is_not_taken_by_the_process_that_was_expected() {
+    let family = family_of(1, 0);
+    let (_, slot) = family.free_slot().unwrap();
+    let own = std::process::id();
+    let uses = slot.begin(own, start_of(own).unwrap(), Life::Expected);
+    assert!(slot.is_expected(uses));
+    slot.set(Life::Free);
+    assert!(!slot.is_expected(uses));
+    let later = slot.begin(own, start_of(own).unwrap(), Life::Expected);
+    assert!(slot.is_expected(later) && !slot.is_expected(uses));
+    // Its process has come.
+    slot.set(Life::Alive);
+    assert!(!slot.is_expected(later));
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use serde::ser::SerializeSeq;
+use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct};
 
 use super::*;
 
@@ -267,6 +267,43 @@ fn lengths_are_kept_or_refused() {
     }
 }
 
+/// A struct and a map that write another number of fields than they announce.
+struct Fields {
+    is_map: bool,
+    announced: usize,
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.is_map {
+            let mut map = serializer.serialize_map(Some(self.announced))?;
+            map.serialize_entry("a", &1_u8)?;
+            map.serialize_entry("b", &2_u8)?;
+            map.end()
+        } else {
+            let mut fields = serializer.serialize_struct("Fields", self.announced)?;
+            fields.serialize_field("a", &1_u8)?;
+            fields.serialize_field("b", &2_u8)?;
+            fields.end()
+        }
+    }
+}
+
+#[test]
+fn a_wrong_number_of_fields_is_an_error_of_the_writer() {
+    for is_map in [false, true] {
+        for (announced, is_right) in [(1, false), (2, true), (3, false)] {
+            let fields = Fields { is_map, announced };
+            let mut bytes = Vec::new();
+            assert_eq!(to_vec_append(&mut bytes, &fields).is_ok(), is_right);
+            if is_right {
+                let read = from_slice::<BTreeMap<String, u8>>(&bytes).unwrap();
+                assert_eq!(read.into_values().collect::<Vec<_>>(), [1, 2]);
+            }
+        }
+    }
+}
+
 #[test]
 fn types_may_write_an_option_and_read_what_is_in_it_or_the_reverse() {
     assert_eq!(from_slice(&to_vec(&Some(Some(5u8)))), Ok(5u8));
@@ -274,5 +311,10 @@ fn types_may_write_an_option_and_read_what_is_in_it_or_the_reverse() {
     assert_eq!(from_slice(&to_vec(&5u8)), Ok(Some(5u8)));
     assert_eq!(from_slice(&to_vec(&())), Ok(None::<u8>));
     assert_eq!(from_slice(&to_vec(&None::<u8>)), Ok(()));
-    assert_eq!(from_slice(&to_vec(&Bytes(vec![1, 2]))), Ok(vec![1u8, 2]));
+    let bytes = to_vec(&Bytes(vec![1, 2]));
+    assert_eq!(from_slice(&bytes), Ok(vec![1u8, 2]));
+    assert_eq!(from_slice(&bytes), Ok((1u8, 2u8)));
+    // As many as there are, and no fewer.
+    assert!(from_slice::<(u8,)>(&bytes).is_err());
+    assert!(from_slice::<[u8; 3]>(&bytes).is_err());
 }

@@ -404,3 +404,121 @@ fn a_look_that_was_put_off_is_made_without_another_notification() {
     assert_eq!(looked, Ok(()));
     assert!(start.elapsed() < Duration::from_secs(10), "{looked:?}");
 }
+
+/// Without these wake-ups a waiter looks by itself, some time later.
+#[test]
+fn what_makes_room_for_a_claim_wakes_who_waits() {
+    type Change = fn(&ArrayHead, Number);
+    let read = terms(1, Mode::Read, 0, 8);
+    let changes: [(&str, Change); 3] = [
+        ("a release", |head, number| {
+            assert!(head.release(number, &terms(1, Mode::Read, 0, 8), Limit::Brief));
+        }),
+        ("a death", |head, _| assert!(head.bury(1, soon()))),
+        ("the end of a lend", |head, _| {
+            let (number, lend) = head.lend(&terms(2, Mode::LendRead, 0, 8)).unwrap();
+            head.end_lend(number, lend);
+        }),
+    ];
+    for (what, change) in changes {
+        let head = head();
+        let number = head.claim(&read).unwrap();
+        let ticket = head.top.waiters.ticket();
+        change(&head, number);
+        let (word, seen) = ticket.word();
+        assert_ne!(word.load(Ordering::Relaxed), seen, "{what}");
+    }
+}
+
+/// A thread that ends with the lock, as a process that is killed does.
+fn die_with_lock(head: &ArrayHead, is_writing: bool) {
+    let dies = || {
+        let lock = head.hold(|| None);
+        if is_writing {
+            head.top.writing.store(1, Ordering::Relaxed);
+        }
+        std::mem::forget(lock);
+    };
+    std::thread::scope(|scope| scope.spawn(dies).join().unwrap());
+}
+
+#[test]
+fn an_element_that_was_half_set_is_counted_once() {
+    let head = head();
+    die_with_lock(&head, false);
+    assert_eq!(head.abandoned(), 0, "nothing was being written");
+    die_with_lock(&head, true);
+    assert_eq!(head.abandoned(), 1);
+    die_with_lock(&head, false);
+    assert_eq!(head.abandoned(), 1, "it is counted already");
+    // One that is written whole does not count.
+    let terms = terms(1, Mode::Write, 0, 1);
+    head.write_in_place_of(&terms, || {}).unwrap();
+    die_with_lock(&head, false);
+    assert_eq!(head.abandoned(), 1);
+}
+
+#[test]
+fn a_table_that_is_locked_is_refused_with_the_process_that_has_it() {
+    let head = head();
+    let (tell, is_locked) = std::sync::mpsc::channel();
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let table = &head;
+        scope.spawn(move || {
+            let _lock = table.hold(|| None).unwrap();
+            tell.send(()).unwrap();
+            let _ = may_go.recv();
+        });
+        is_locked.recv().unwrap();
+        let own = std::process::id();
+        let refused = head.claim(&terms(1, Mode::Read, 0, 8)).unwrap_err();
+        assert_eq!(refused, Refusal::Locked(Some(own)));
+        assert_eq!(
+            ClaimError::from(refused),
+            ClaimError::Busy { by: Some(own) }
+        );
+        // A dead process is reclaimed later.
+        assert!(!head.bury(1, Instant::now()));
+        assert!(!head.release(0, &terms(1, Mode::Read, 0, 8), Limit::Until(Instant::now())));
+        drop(go);
+    });
+    assert_eq!(
+        Refusal::from(ShareError::Busy { by: Some(7) }),
+        Refusal::Locked(Some(7))
+    );
+    head.claim(&terms(1, Mode::Read, 0, 8)).unwrap();
+}
+
+/// The table is locked for longer than a claim without a time waits.
+#[test]
+fn calls_with_a_time_wait_for_a_table_that_is_locked_and_others_say_who_has_it() {
+    use crate::{Pool, SharedArray};
+    const TIME: Duration = Duration::from_secs(30);
+    type Call = fn(&SharedArray<u64>) -> bool;
+    let calls: [Call; 3] = [
+        |array| array.read_timeout(TIME).is_ok(),
+        |array| array.write_range_timeout(1..3, TIME).is_ok(),
+        // A call that lends the array has no time of its own, and waits.
+        |array| {
+            let lent = Pool::serial().for_each_chunk(&mut array.clone(), 8, |_, _: &mut [u64]| {});
+            lent.is_ok()
+        },
+    ];
+    let array = SharedArray::<u64>::zeros(8).unwrap();
+    let table = array.object.head();
+    for (number, call) in calls.into_iter().enumerate() {
+        std::thread::scope(|scope| {
+            let held = table.hold(|| None).unwrap();
+            let waiter = scope.spawn(|| call(&array));
+            let refused = scope.spawn(|| array.read().map(drop)).join().unwrap();
+            let by = Some(std::process::id());
+            assert_eq!(refused, Err(ClaimError::Busy { by }));
+            let refused = scope.spawn(|| array.get(0)).join().unwrap();
+            assert_eq!(refused, Err(ClaimError::Busy { by }));
+            assert!(!waiter.is_finished(), "call {number} has not waited");
+            drop(held);
+            assert!(waiter.join().unwrap(), "call {number}");
+        });
+    }
+}

@@ -220,6 +220,10 @@ fn the_crowd_is_notified_when_no_slot_is() {
     list.notify_one();
     assert!(ticket.is_notified());
     assert_eq!(crowd.sleep(None, never), Woken::Notified);
+    let crowd = list.enqueue(OWN);
+    list.notify_all();
+    assert!(matches!(&crowd.place, Place::Crowd(ticket) if ticket.is_notified()));
+    assert_eq!(crowd.sleep(None, never), Woken::Notified);
     for enqueued in all {
         assert_eq!(enqueued.sleep(None, never), Woken::Notified);
     }
