@@ -1,7 +1,7 @@
 //! Counts another commit, where the kept counts are of other versions.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
 use crate::kept::{self, Counts};
@@ -36,6 +36,8 @@ pub(crate) fn count(commit: &str) -> io::Result<Counts> {
     cargo.current_dir(&clone.0);
     cargo.args(["bench", "--quiet", "--locked", "--bench", "counts", "--"]);
     cargo.arg(format!("--keep={}", counted.display()));
+    // It prints what it writes.
+    cargo.stdout(Stdio::null());
     // What both depend on is there already.
     if let Some(target) = target()? {
         cargo.env("CARGO_TARGET_DIR", target);
