@@ -28,8 +28,11 @@ pub(crate) fn count(program: &Program) -> io::Result<Vec<f64>> {
         .env("PATH", env::var_os("PATH").unwrap_or_default())
         .env(PROGRAM, program.name)
         // What an allocation costs depends on what was freed before, unless a cache takes all of
-        // it.
-        .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=65535")
+        // it, and on the thread that made it, unless all threads share one arena.
+        .env(
+            "GLIBC_TUNABLES",
+            "glibc.malloc.tcache_count=65535:glibc.malloc.arena_max=1",
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut child = command.spawn()?;
