@@ -218,7 +218,7 @@ impl Record {
 }
 
 /// Marks the end of what was counted up to here. Callgrind knows this function by its name.
-#[allow(unsafe_code, reason = "no other function has this name")]
+// SAFETY: no other function has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn count_mark() {
