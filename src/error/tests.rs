@@ -1,4 +1,5 @@
-//! What an error says: of which item it is, how often that was tried, and what else a caller can act on.
+//! What an error says: of which item it is, how often that was tried, and what else a caller can
+//! act on.
 
 use nix::sys::signal::Signal;
 

@@ -207,7 +207,7 @@ fn an_end_that_the_system_keeps_to_itself_is_unknown() {
         assert!(output.status.success(), "{said}");
         return;
     }
-    // From now on nobody hears how a child has ended.
+    // From now on no process hears how a child has ended.
     // SAFETY: no handler is involved.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
     let (child, writer) = patient();

@@ -88,7 +88,7 @@ fn a_forked_copy_of_a_pool_and_its_task_does_nothing_and_takes_nothing_away() {
 fn a_task_that_waits_for_room_for_its_result_holds_up_no_other_of_a_forked_pool() {
     let _none = Leftovers::none();
     let (tell, told) = channel();
-    // The pool may have one child, and nobody waits for the first task.
+    // The pool may have one child, and no thread waits for the first task.
     let submitting = std::thread::spawn(move || {
         let pool = one_child();
         let large = pool.submit(|len: usize| vec![7_u8; len], 10_000_000);
@@ -345,7 +345,7 @@ fn what_a_forked_task_took_along_goes_with_its_end_though_its_handle_stays() {
     eventually("it has ended", || task.done());
     assert_eq!(shm::usage().objects, before);
     assert_eq!(task.result(), Ok(7));
-    // Nor does a result stay that nobody takes.
+    // Nor does a result stay that is not taken.
     let task = pool.submit(|n: u64| SharedValue::new(n).unwrap(), 5);
     eventually("it has ended", || task.done());
     assert!(shm::usage().objects > before);

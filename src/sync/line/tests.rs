@@ -16,7 +16,7 @@ fn line() -> &'static Line {
     // SAFETY: zeros are a valid line but for its lock, which is made before it is used.
     #[allow(unsafe_code)]
     let line: &Line = unsafe { line.assume_init_mut() };
-    // SAFETY: room for a lock, which nobody else knows of yet.
+    // SAFETY: room for a lock, which no other thread knows of yet.
     #[allow(unsafe_code)]
     unsafe { crate::sync::init_lock((&raw const line.lock).cast_mut()) }.unwrap();
     line.fill(3);
@@ -41,7 +41,7 @@ fn die_at(line: &'static Line, point: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn sums_are_made_anew_when_somebody_died_with_the_lock() {
+fn sums_are_made_anew_when_a_process_died_with_the_lock() {
     let line = line();
     // Between the sum and the book, and the other way round.
     die_at(line, || line.available.store(1, Ordering::Relaxed));
