@@ -163,8 +163,11 @@ fn b49_wait_gives_exactly_those_that_have_ended() {
     let all = [blocked, value, failed, cancelled];
     let (done, pending) = wait(all, ReturnWhen::FirstError, None);
     assert!(!done.is_empty() && !pending.is_empty());
-    let all = done.into_iter().chain(pending);
-    let (done, pending) = wait(all, ReturnWhen::All, Some(Duration::from_millis(300)));
+    let all: Vec<_> = done.into_iter().chain(pending).collect();
+    eventually("three have ended", || {
+        all.iter().filter(|task| task.done()).count() == 3
+    });
+    let (done, pending) = wait(all, ReturnWhen::All, Some(Duration::from_millis(50)));
     assert_eq!(
         (done.len(), pending.len()),
         (3, 1),

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::calls;
-use crate::model::may_be_those_of;
-use crate::program::{Callback, End, How, Kind, Options, Step, When};
+use crate::common::children_of;
+use crate::model::{Deeds, may_be_those_of};
+use crate::program::{Callback, End, Engine, How, Kind, Options, Step, When};
 use crate::task::{Answer, Task, run};
 use crate::world::{AnyPool, Handle, Told, World, each, fail, hold, world};
 
@@ -92,11 +93,9 @@ pub(crate) fn step(world: &'static World, step: &Step, id: u32) {
         Step::Resize { pool, workers } => resize(world, world.number(*pool), *workers),
         Step::End { pool, how } => world.end(world.number(*pool), *how, false),
         Step::KillWorker { pool, which } => {
-            if let Some(pid) = worker(world, world.number(*pool), *which) {
-                let deeds = &world.deeds[world.number(*pool)];
-                deeds.kills.fetch_add(1, Ordering::SeqCst);
-                // It may have ended already.
-                let _ = kill(pid, Signal::SIGKILL);
+            if let Some(worker) = Worker::find(world, world.number(*pool), *which) {
+                worker.note(|deeds| &deeds.kills);
+                worker.signal(Signal::SIGKILL);
             }
         }
         Step::StopWorker {
@@ -104,12 +103,11 @@ pub(crate) fn step(world: &'static World, step: &Step, id: u32) {
             which,
             millis,
         } => {
-            if let Some(pid) = worker(world, world.number(*pool), *which) {
-                let deeds = &world.deeds[world.number(*pool)];
-                deeds.stops.fetch_add(1, Ordering::SeqCst);
-                let _ = kill(pid, Signal::SIGSTOP);
+            if let Some(worker) = Worker::find(world, world.number(*pool), *which) {
+                worker.note(|deeds| &deeds.stops);
+                worker.signal(Signal::SIGSTOP);
                 std::thread::sleep(Duration::from_millis(*millis));
-                let _ = kill(pid, Signal::SIGCONT);
+                worker.signal(Signal::SIGCONT);
             }
         }
     }
@@ -285,16 +283,47 @@ fn resize(world: &World, number: usize, workers: usize) {
     }
 }
 
-/// A worker process of a pool, if the program kills and stops them from outside.
-fn worker(world: &World, number: usize, which: usize) -> Option<Pid> {
-    if !world.program.from_outside {
-        return None;
+/// A process that runs tasks, and the pools of which it may be.
+struct Worker<'w> {
+    pid: Pid,
+    pools: Vec<&'w Deeds>,
+}
+
+impl<'w> Worker<'w> {
+    /// One of this pool, if the program kills and stops them from outside. A forked child does not
+    /// show of which pool it is; it is not told from a worker process either.
+    fn find(world: &'w World, number: usize, which: usize) -> Option<Self> {
+        if !world.program.from_outside {
+            return None;
+        }
+        let (pids, pools): (Vec<u32>, _) = match &*world.pool(number)? {
+            AnyPool::Processes(pool) => {
+                let workers = pool.stats().workers;
+                let pids = workers.iter().filter_map(|worker| worker.pid).collect();
+                (pids, vec![&world.deeds[number]])
+            }
+            AnyPool::Forked(_) if !world.has(Engine::Processes) => {
+                let children = children_of(std::process::id()).into_iter().collect();
+                (children, world.deeds.iter().collect())
+            }
+            _ => return None,
+        };
+        let pid = *pids.get(which % pids.len().max(1))?;
+        Some(Self {
+            pid: Pid::from_raw(i32::try_from(pid).ok()?),
+            pools,
+        })
     }
-    let pool = world.pool(number)?;
-    let AnyPool::Processes(pool) = &*pool else {
-        return None;
-    };
-    let workers = pool.stats().workers;
-    let pid = workers.get(which % workers.len().max(1))?.pid?;
-    Some(Pid::from_raw(i32::try_from(pid).ok()?))
+
+    /// Notes what is about to be done to it.
+    fn note(&self, count: impl Fn(&Deeds) -> &AtomicUsize) {
+        for deeds in &self.pools {
+            count(deeds).fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended already.
+        let _ = kill(self.pid, signal);
+    }
 }

@@ -147,6 +147,11 @@ impl World {
         world()
     }
 
+    /// Whether a pool of the program is of this engine.
+    pub(crate) fn has(&self, engine: Engine) -> bool {
+        self.program.pools.iter().any(|pool| pool.engine == engine)
+    }
+
     /// The number of the pool that a step names.
     pub(crate) fn number(&self, named: usize) -> usize {
         named % self.pools.len()
