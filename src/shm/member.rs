@@ -270,9 +270,9 @@ impl Family {
         Some((number as u16, &self.header().slots[number]))
     }
 
-    /// Has everything that a member held let go of, and frees its number. A process that is killed at this
-    /// is followed by a process that starts again: each step can be done twice. So is a process
-    /// that finds an object, or the ledger, locked at the deadline by one that is stopped.
+    /// Has everything that a member held let go of, and frees its number. A process that is killed
+    /// at this is followed by a process that starts again: each step can be done twice. So is a
+    /// process that finds an object, or the ledger, locked at the deadline by one that is stopped.
     ///
     /// `left`: how much time there is to wait for locks in vain.
     fn bury(&self, number: u16, slot: &Slot, left: &mut Duration) {

@@ -282,8 +282,8 @@ impl Sleeper {
         SleeperState(fs::File::open(format!("/proc/self/task/{thread}/stat")).unwrap())
     }
 
-    /// Waits until it has fallen asleep so many times more: it has looked once less at what it waits
-    /// for.
+    /// Waits until it has fallen asleep so many times more: it has looked once less at what it
+    /// waits for.
     pub fn falls_asleep_again(&self, times: u64) {
         falls_asleep_again(self.0.load(Ordering::Relaxed), times);
     }

@@ -103,7 +103,7 @@ impl Visitor<'_> {
         });
     }
 
-    /// Mentions a path that may have a type in `<…>` before it: then only the trait's names count.
+    /// Mentions a path that may have a type in `<…>` before it. Then only the trait's names count.
     fn mention_after(&mut self, qself: Option<&syn::QSelf>, path: &syn::Path, spaces: u8) {
         match qself {
             None => self.mention(path, path.segments.len(), spaces),

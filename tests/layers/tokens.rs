@@ -116,7 +116,8 @@ impl Walk {
         }
     }
 
-    /// Notes a name that is made at `at`, if it is one: not a path, as in `*const a::B` and `<a::B`.
+    /// Notes a name that is made at `at`, if it is one: not a path, as in `*const a::B` and
+    /// `<a::B`.
     fn make(&mut self, tokens: &[TokenTree], at: usize) {
         let name = word(tokens, at).filter(|_| !is_double_colon(tokens, at + 1));
         self.made.extend(name);

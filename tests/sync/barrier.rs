@@ -81,8 +81,8 @@ fn b59_threads_pass_too_and_no_parties_are_an_error() {
 
 type Wait = fn(&Barrier) -> Result<BarrierPass, BrokenBarrier>;
 
-/// Whether a party that comes hears that the barrier is broken. If not, this fails, and the party is
-/// left waiting.
+/// Whether a party that comes hears that the barrier is broken. If not, this fails, and the party
+/// is left waiting.
 fn is_told_at_once(barrier: &Barrier, wait: Wait) -> bool {
     let barrier = barrier.clone();
     let waiter = thread::spawn(move || wait(&barrier));

@@ -6,7 +6,8 @@ use crate::engine::processes::Shared;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
 
-/// After so many, what comes before the start of an item (such as a large argument) is what kills workers.
+/// After so many, what comes before the start of an item (such as a large argument) is what kills
+/// workers.
 const MOST_FALSE_STARTS: u32 = 16;
 
 /// What the item at which a worker died has to do with it.
@@ -160,7 +161,9 @@ impl Dispatch {
             tally.bury(worker);
             for entry in std::mem::take(&mut worker.in_flight) {
                 let next = entry.expected.next;
-                if is_cancelled && next < entry.expected.end && worker.has_begun(&entry) {
+                // What has ended as cancelled before is not counted again below.
+                let is_open = next < entry.expected.end && !entry.piece.task.results.is_cancelled();
+                if is_cancelled && is_open && worker.has_begun(&entry) {
                     // The worker has begun with this item, or is about to.
                     tally.tasks += 1;
                     tally.failures.count(error);
