@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Wake, Waker};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -284,7 +285,7 @@ fn a_copy_of_a_callback_that_forks_ends() {
 struct NoThreads {
     limits: (u64, u64),
     /// They have the stacks that the C library had kept.
-    _parked: Vec<Sender<()>>,
+    parked: Vec<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl NoThreads {
@@ -297,22 +298,25 @@ impl NoThreads {
         let mut parked = Vec::new();
         loop {
             let (stay, until) = channel::<()>();
-            let started = thread::Builder::new().spawn(move || until.recv());
-            if started.is_err() {
+            let wait = move || until.recv().unwrap_or(());
+            let Ok(thread) = thread::Builder::new().spawn(wait) else {
                 break;
-            }
-            parked.push(stay);
+            };
+            parked.push((stay, thread));
         }
-        Self {
-            limits,
-            _parked: parked,
-        }
+        Self { limits, parked }
     }
 }
 
 impl Drop for NoThreads {
     fn drop(&mut self) {
         setrlimit(Resource::RLIMIT_AS, self.limits.0, self.limits.1).unwrap();
+        // What threads in their end give back would be room for others, which could start in it but
+        // not set up their signal stacks.
+        for (stay, thread) in self.parked.drain(..) {
+            drop(stay);
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -324,6 +328,9 @@ fn callbacks_run_though_the_system_refuses_threads() {
         return;
     }
     let pool = Pool::threads(2).unwrap();
+    // Both workers run: a thread that begins without memory for its signal stack ends the program.
+    let meet = |barrier: Arc<Barrier>| drop(barrier.wait());
+    pool.map(meet, vec![Arc::new(Barrier::new(2)); 2]).unwrap();
     let (tell, told) = channel();
     let gate = Arc::new(AtomicBool::new(false));
     // A task with a callback, which ends when `gate` is open.
@@ -353,9 +360,17 @@ fn callbacks_run_though_the_system_refuses_threads() {
     // One, which waits for a message of a callback behind it.
     gate.store(false, Ordering::SeqCst);
     let (send, receive) = channel();
-    let first = pool.submit(|n: u32| n, 4);
-    first.on_done(move |_| receive.recv().unwrap());
-    gate.store(false, Ordering::SeqCst);
+    let (go, may_end) = channel();
+    let wait = |may_end: Receiver<u32>| may_end.recv().unwrap();
+    // It ends when its callback is there: otherwise this thread would call that in `on_done`.
+    let first = pool.submit(wait, may_end);
+    let (begin, begun) = channel();
+    first.on_done(move |_| {
+        begin.send(()).unwrap();
+        receive.recv().unwrap();
+    });
+    go.send(4).unwrap();
+    begun.recv_timeout(DEADLINE).unwrap();
     let second = submit(5);
     second.on_done(move |_| send.send(()).unwrap());
     let refused = NoThreads::begin();
