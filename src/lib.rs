@@ -63,6 +63,8 @@ mod error;
 mod facade;
 mod future;
 #[cfg(target_os = "linux")]
+mod hook;
+#[cfg(target_os = "linux")]
 mod lane;
 mod machine;
 #[cfg(target_os = "linux")]
@@ -146,7 +148,7 @@ pub mod prelude {
 /// ```
 pub fn init() {
     #[cfg(target_os = "linux")]
-    engine::become_worker_if_asked();
+    hook::take_role();
 }
 
 /// What the fuzz targets in `fuzz/` call.

@@ -45,12 +45,12 @@ pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
 pub use lend::Lend;
 #[cfg(target_os = "linux")]
-pub(crate) use processes::become_worker_if_asked;
-#[cfg(target_os = "linux")]
 pub use processes::{
     Affinity, Failures, InnerThreads, LineCallback, Output, PoolStats, Portable, Processes,
     ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use processes::{FORK_SERVER, WORKER};
 pub use serial::Serial;
 pub use threads::Threads;
 

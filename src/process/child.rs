@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use super::launch::{CANNOT_BEGIN, Role, receive_greeting};
 use super::letter::Letter;
 use super::{entry, outcome};
 use crate::os::fork::{self, Original};
@@ -10,14 +11,17 @@ use crate::os::{handoff, worker as own};
 use crate::panic;
 use crate::shm::member;
 
-/// Exit code of a child whose function never ran.
-const CANNOT_BEGIN: i32 = 97;
+/// The role of a single child.
+pub(crate) const CHILD: Role = Role {
+    magic: *b"manyproc",
+    begin: || become_process(),
+};
 
 /// Exit code of a child whose function panicked: what a Rust program ends with then.
 const PANICKED: i32 = 101;
 
 /// Runs what the greeting on standard input asks for, and ends.
-pub(crate) fn become_process() -> ! {
+fn become_process() -> ! {
     let code = match panic::catch(begin) {
         Ok(Ok(letter)) => run(letter),
         Ok(Err(error)) => {
@@ -33,7 +37,9 @@ pub(crate) fn become_process() -> ! {
 
 /// Makes this process what the parent wants it to be.
 fn begin() -> io::Result<Letter> {
-    let (letter, stdin) = Letter::receive()?;
+    // Not by its pid: by the life line, below.
+    let (length, [letter, stdin], _parent) = receive_greeting()?;
+    let letter = Letter::open(&letter, length)?;
     let life_line = own::take_stdin()?;
     // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and it may end before its parent does.
     fork::die_when_closed(life_line.as_fd())?;

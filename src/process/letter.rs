@@ -1,31 +1,22 @@
 //! What a child is told on its start, as both sides see it.
 //!
-//! The greeting waits on a socket on the child's standard input, like a pool worker's, and says which build it comes from
-//! and how long the letter is. With it come the letter, a sealed [`parcel`], the child's real standard input, and the
-//! memory of the family. The letter names the function, and holds what that captures and its argument, of whatever size:
+//! The greeting ([`launch`](super::launch)) says how long the letter is. With it come the letter, a
+//! sealed [`parcel`], and the child's real standard input. The letter names the function, and holds
+//! what that captures and its argument, of whatever size:
 //!
 //! ```text
-//! greeting:  magic, secret │ fingerprint, length of the letter       each 8 bytes
-//! letter:    length of the head │ head │ captures │ argument         the first 8 bytes
+//! length of the head │ head │ captures │ argument         the first 8 bytes
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
 use super::identity::Origin;
 use crate::codec;
-use crate::os::image::Image;
 use crate::os::parcel::{self, Parcel};
-use crate::os::{handoff, worker};
-use crate::shm::{family, member};
-
-/// What the greeting of a process begins with, other than a worker's.
-pub(crate) const MAGIC: [u8; 8] = *b"manyproc";
-
-/// Bytes of a greeting.
-const GREETING: usize = 32;
+use crate::shm::member;
 
 /// Bytes of a length.
 const LENGTH: usize = size_of::<u64>();
@@ -44,30 +35,14 @@ pub(super) struct Head {
     pub(super) captures: u64,
 }
 
-/// Sends a greeting, and the letter and the standard input with it.
-pub(super) fn send(
-    socket: BorrowedFd<'_>,
-    secret: u64,
-    head: &Head,
-    captures: &[u8],
-    argument: &[u8],
-    stdin: BorrowedFd<'_>,
-) -> io::Result<()> {
+/// Packs a letter. Gives it with its length.
+pub(super) fn pack(head: &Head, captures: &[u8], argument: &[u8]) -> io::Result<(OwnedFd, u64)> {
     let mut start = Vec::new();
     codec::exact::to_vec_append(&mut start, head).map_err(io::Error::other)?;
     let length = (start.len() as u64).to_ne_bytes();
     let letter = parcel::pack(&[&length, &start, captures, argument])?;
     let whole = LENGTH + start.len() + captures.len() + argument.len();
-    let greeting = [
-        MAGIC,
-        secret.to_ne_bytes(),
-        Image::main().fingerprint().to_ne_bytes(),
-        (whole as u64).to_ne_bytes(),
-    ]
-    .concat();
-    let mut fds = vec![letter.as_fd(), stdin];
-    fds.extend(family::for_children());
-    handoff::send(socket, &greeting, &fds)
+    Ok((letter, whole as u64))
 }
 
 /// A letter that has come.
@@ -79,34 +54,10 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    /// Takes the greeting from standard input, and the letter with it. Gives also what shall be standard input.
-    pub(super) fn receive() -> io::Result<(Self, OwnedFd)> {
-        let mut greeting = [0; GREETING];
-        let (len, fds) = handoff::receive_all(worker::stdin(), &mut greeting)?;
-        let mut fds = fds.into_iter();
-        let (Some(letter), Some(stdin)) = (fds.next(), fds.next()) else {
-            return Err(io::Error::other(
-                "the greeting came without its descriptors",
-            ));
-        };
-        if let Some(memory) = fds.next() {
-            family::inherit(memory);
-        }
-        let number = |at: usize| {
-            let bytes = greeting[at..at + LENGTH].try_into();
-            bytes.map_or(0, u64::from_ne_bytes)
-        };
-        if len != GREETING {
-            return Err(io::Error::other("the greeting has another length"));
-        }
-        if number(16) != Image::main().fingerprint() {
-            return Err(io::Error::other(
-                "the executable is not the build that the parent runs",
-            ));
-        }
-        let letter = Self::read(Parcel::open(&letter, number(24))?)
-            .ok_or_else(|| io::Error::other("the letter is cut short"))?;
-        Ok((letter, stdin))
+    /// Opens a letter of this length.
+    pub(super) fn open(letter: &OwnedFd, length: u64) -> io::Result<Self> {
+        Self::read(Parcel::open(letter, length)?)
+            .ok_or_else(|| io::Error::other("the letter is cut short"))
     }
 
     fn read(parcel: Parcel) -> Option<Self> {

@@ -47,6 +47,7 @@ mod builder;
 mod child;
 mod entry;
 mod identity;
+pub(crate) mod launch;
 mod letter;
 mod outcome;
 mod registry;
@@ -62,7 +63,5 @@ pub use registry::active_children;
 pub use spawned::Process;
 pub use status::ExitStatus;
 
-pub(crate) use child::become_process;
+pub(crate) use child::CHILD;
 pub(crate) use identity::{Origin, check_depth};
-pub(crate) use letter::MAGIC;
-pub(crate) use start::{has_hook_run, hook_has_run};

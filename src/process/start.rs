@@ -4,36 +4,22 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::entry::{self, Entry};
 use super::identity::{self, Origin};
+use super::launch::{self, Launch};
 use super::letter::{self, Head};
 use super::spawned::Spawned;
-use super::{Outcome, Process, ProcessBuilder, Stdio, registry};
-use crate::engine::processes::{check_variable, is_marked, mark, secret};
+use super::{Outcome, Process, ProcessBuilder, Stdio, child, registry};
 use crate::error::PoolError;
-use crate::os::pidfd::{self, Child};
-use crate::os::start::{Stream, start_again};
-use crate::os::{handoff, worker};
+use crate::os::start::Stream;
 use crate::shm::cargo;
 use crate::shm::member::Expected;
 use crate::{closure, code, codec, panic};
-
-/// Whether the hook has run in this process. A child is this program too: it would become a child there.
-static HOOK_HAS_RUN: AtomicBool = AtomicBool::new(false);
-
-/// The hook runs.
-pub(crate) fn hook_has_run() {
-    HOOK_HAS_RUN.store(true, Ordering::Relaxed);
-}
-
-pub(crate) fn has_hook_run() -> bool {
-    HOOK_HAS_RUN.load(Ordering::Relaxed)
-}
 
 /// So much of a name goes into an error.
 const LONGEST_NAME: usize = 256;
@@ -68,9 +54,9 @@ where
              by its name.)"
         );
     }
-    check()?;
+    launch::check()?;
     for (name, value) in &builder.environment {
-        check_variable(name, value)?;
+        launch::check_variable(name, value)?;
     }
     let name = name(builder.name.as_deref());
     let failed = |reason: String| PoolError::ProcessFailed {
@@ -90,22 +76,6 @@ where
     let spawned = Arc::new(spawned);
     registry::add(spawned.clone());
     Ok(Process::of(spawned))
-}
-
-/// Whether this process can have children at all.
-fn check() -> Result<(), PoolError> {
-    code::check_image()?;
-    if worker::is_privileged() {
-        return Err(PoolError::Privileged);
-    }
-    if is_marked() {
-        return Err(PoolError::HookMissing);
-    }
-    // Without the hook the child would run `main`, and start children in turn.
-    if !has_hook_run() {
-        return Err(PoolError::NoHook);
-    }
-    identity::check_depth()
 }
 
 fn name(given: Option<&str>) -> String {
@@ -147,8 +117,6 @@ fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {
 }
 
 fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned> {
-    let (life_line, theirs) = handoff::pair()?;
-    let secret = secret();
     let head = Head {
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
@@ -156,31 +124,16 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
         member: work.member.as_ref().map(Expected::place),
         captures: work.captures.len() as u64,
     };
-    // Sent before there is anybody to read it: the child finds it waiting.
-    letter::send(
-        life_line.as_fd(),
-        secret,
-        &head,
-        &work.captures,
-        &work.argument,
-        stdin(builder.stdin)?.as_fd(),
-    )?;
-
-    let variables = builder.environment.into_iter().chain([mark(secret)]);
-    let streams = [
-        Stream::Fd(theirs),
-        builder.stdout.into(),
-        builder.stderr.into(),
-    ];
-    let pid = start_again(&format!("manyhands:{name}"), variables, streams)?;
-    let child = Child::open(pid).map_err(|error| {
-        // Gone already, and its pid perhaps another's: SIGCHLD is ignored, or some thread waits for any child.
-        if error.raw_os_error() == Some(libc::ESRCH) {
-            return io::Error::other("another part of the program has taken its exit status");
-        }
-        pidfd::kill_unopened(pid);
-        error
-    })?;
+    let (letter, length) = letter::pack(&head, &work.captures, &work.argument)?;
+    let launch = Launch {
+        name: &format!("manyhands:{name}"),
+        variables: builder.environment,
+        stdout: builder.stdout.into(),
+        stderr: builder.stderr.into(),
+    };
+    let stdin = stdin(builder.stdin)?;
+    let (child, life_line) =
+        launch.launch(child::CHILD, &length, &[letter.as_fd(), stdin.as_fd()])?;
     if let Some(member) = work.member {
         member.settle(child.pid());
     }

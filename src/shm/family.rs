@@ -153,7 +153,7 @@ impl Family {
         memory.reserve(0, HEADER)?;
         let ledger = memory.map(0, LEDGER as usize)?;
         let header = ledger.start().cast::<Header>();
-        let id = crate::engine::processes::secret();
+        let id = crate::os::random::word();
         let family = Self {
             memory,
             ledger,

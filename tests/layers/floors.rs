@@ -49,5 +49,5 @@ pub(crate) const FLOORS: &[Floor] = &[
     // The traits and those who have them; the steps of `map_reduce` run on any of them.
     ("engine", &["engine", "pool/reduce"]),
     ("pool", &["engine/processes/face", "pool"]),
-    ("lib", &["lib"]),
+    ("lib", &["hook", "lib"]),
 ];

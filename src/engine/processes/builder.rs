@@ -5,14 +5,13 @@ use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
 use std::time::Duration;
 
-use super::settings::{
-    Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy, check_variable,
-};
+use super::settings::{Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
 use crate::engine::check_workers;
 use crate::error::PoolError;
 use crate::machine::available_workers;
 use crate::pool::Pool;
+use crate::process::launch;
 
 /// Makes a [`Pool<Processes>`]; see [`Processes::builder`].
 ///
@@ -547,7 +546,7 @@ impl ProcessesBuilder {
         }
         self.env
             .iter()
-            .try_for_each(|(name, value)| check_variable(name, value))
+            .try_for_each(|(name, value)| launch::check_variable(name, value))
     }
 }
 

@@ -56,12 +56,11 @@ mod worker;
 pub use builder::ProcessesBuilder;
 pub use initializer::worker_state;
 pub use run::Portable;
-pub(crate) use settings::check_variable;
+pub(crate) use server::FORK_SERVER;
 pub use settings::{Affinity, InnerThreads, LineCallback, Output, StartMethod, WaitPolicy};
-pub(crate) use start::{mark, secret};
 pub use stats::{Failures, PoolStats, WorkerStats};
 pub use timeline::{Timeline, TimelineEvent};
-pub(crate) use worker::{become_worker_if_asked, is_marked};
+pub(crate) use worker::WORKER;
 
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};
@@ -87,10 +86,11 @@ use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
-use crate::os::{self, fork};
+use crate::os::fork;
+use crate::panic;
 use crate::pool::{Limits, Plan};
+use crate::process::launch;
 use crate::shm::cargo;
-use crate::{code, panic};
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -243,17 +243,7 @@ impl Processes {
     }
 
     fn start(workers: usize, settings: Settings) -> Result<Self, PoolError> {
-        code::check_image()?;
-        if os::worker::is_privileged() {
-            return Err(PoolError::Privileged);
-        }
-        if is_marked() {
-            return Err(PoolError::HookMissing);
-        }
-        if !crate::process::has_hook_run() {
-            return Err(PoolError::NoHook);
-        }
-        crate::process::check_depth()?;
+        launch::check()?;
         panic::install_hook();
         let no_memory = |error| PoolError::system("shared memory could not be had", error);
         let bell = Bell::new().map_err(no_memory)?;

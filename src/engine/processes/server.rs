@@ -23,17 +23,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::initializer;
-use super::start::{mark, secret};
-use super::worker::{self, Greeting, SERVER_MAGIC};
+use super::worker::{self, Greeting};
 use crate::at_fork;
 use crate::codec::exact;
 use crate::engine::forked::fork_child;
 use crate::error::Death;
-use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::start::{Stream, start_again};
+use crate::os::start::Stream;
 use crate::os::{self, fork, handoff, worker as own};
+use crate::process::launch::{CANNOT_BEGIN, Launch, Role, receive_greeting};
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::family;
 
@@ -54,8 +53,6 @@ const MOST_BYTES: usize = 64 << 10;
 /// What the server is to do first.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opening {
-    fingerprint: u64,
-    parent: u32,
     /// Number of the function that it runs before it forks the first worker.
     preload: Option<u64>,
     /// Numbers of the after-fork hooks that it has from the start.
@@ -129,26 +126,24 @@ pub(super) enum Origin {
 impl Server {
     /// To be called on a thread that lives as long as the server shall.
     pub(super) fn start(pool: &str, origin: Origin) -> io::Result<Self> {
-        let (socket, theirs) = handoff::pair()?;
         let name = format!("manyhands:{pool}:fork");
-        let (process, taken) = match origin {
+        let (process, socket, taken) = match origin {
             Origin::Started { preload } => {
-                let secret = secret();
                 let opening = Opening {
-                    fingerprint: Image::main().fingerprint(),
-                    parent: std::process::id(),
                     preload,
                     hooks: at_fork::codes(),
                 };
-                let mut message = [SERVER_MAGIC, secret.to_ne_bytes()].concat();
-                exact::to_vec_append(&mut message, &opening).map_err(io::Error::other)?;
-                let memory = family::for_children();
-                handoff::send(socket.as_fd(), &message, memory.as_slice())?;
-                let streams = [Stream::Fd(theirs), Stream::Inherit, Stream::Inherit];
-                let process = start_again(&name, [mark(secret)], streams)?;
-                (process, None)
+                let launch = Launch {
+                    name: &name,
+                    variables: [],
+                    stdout: Stream::Inherit,
+                    stderr: Stream::Inherit,
+                };
+                let (process, socket) = launch.launch(FORK_SERVER, &opening, &[])?;
+                (process, socket, None)
             }
             Origin::Forked => {
+                let (socket, theirs) = handoff::pair()?;
                 // What is made later, the copy must have too.
                 family::for_children();
                 let parent = std::process::id();
@@ -159,10 +154,11 @@ impl Server {
                         serve(&theirs);
                     }
                 })?;
-                (process, Some(taken))
+                let process =
+                    Child::open(process).inspect_err(|_| pidfd::kill_unopened(process))?;
+                (process, socket, Some(taken))
             }
         };
-        let process = Child::open(process).inspect_err(|_| pidfd::kill_unopened(process))?;
         Ok(Self {
             process,
             _taken: taken,
@@ -414,22 +410,18 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<O
 
 // What the server does -------------------------------------------------------------------------------------------------
 
-/// In an executable started again: becomes the server that the greeting asks for, and does not return.
-pub(super) fn become_server() -> io::Result<()> {
-    let mut message = vec![0; MOST_BYTES];
-    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
-    if let Some(memory) = fds.into_iter().next() {
-        family::inherit(memory);
-    }
-    let body = message.get(16..len).unwrap_or_default();
-    let opening: Opening = exact::from_slice(body).map_err(io::Error::other)?;
-    if opening.fingerprint != Image::main().fingerprint() {
-        return Err(io::Error::other(
-            "the executable is not the build that the parent runs",
-        ));
-    }
+/// The role of a fork server.
+pub(crate) const FORK_SERVER: Role = Role {
+    magic: *b"manyfork",
+    begin: become_server,
+};
+
+/// In a launched process: becomes the server that the greeting asks for. Returns when the parent has
+/// let go of it.
+fn become_server() -> io::Result<()> {
+    let (opening, [], parent): (Opening, _, _) = receive_greeting()?;
     let socket = own::take_stdin()?;
-    own::die_with_parent(opening.parent)?;
+    own::die_with_parent(parent)?;
     own::set_name("manyhands:fork");
     own::set_signals()?;
     crate::panic::install_hook();
@@ -541,7 +533,7 @@ fn fork_worker(
             let outcome = own::die_with_parent(server).and_then(|()| run_worker(hire, fds));
             if let Err(error) = outcome {
                 eprintln!("manyhands: a worker process could not begin: {error}");
-                fork::exit_now(worker::CANNOT_BEGIN);
+                fork::exit_now(CANNOT_BEGIN);
             }
         }
     });

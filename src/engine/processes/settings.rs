@@ -1,13 +1,11 @@
 //! What can be said about a pool's workers, once, when it is made.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use crate::error::PoolError;
 
 /// How long workers and callers watch for what they wait for before they sleep.
 ///
@@ -249,21 +247,6 @@ impl fmt::Debug for Output {
     }
 }
 
-/// Whether this can be a variable of an environment.
-pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
-    let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
-    if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
-        return Err(PoolError::InvalidOption {
-            option: "env".into(),
-            value: format!("{}={}", name.display(), value.display()),
-            reason:
-                "a name is not empty and has no = in it, and neither name nor value has a NUL in it"
-                    .into(),
-        });
-    }
-    Ok(())
-}
-
 /// What a builder has been told, and checked.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -340,6 +323,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::launch;
 
     fn settings() -> Settings {
         Settings {
@@ -416,6 +400,6 @@ mod tests {
         let variables: Vec<_> = settings.variables(1, 1).collect();
         assert!(variables.ends_with(&settings.env), "{variables:?}");
         let all = || settings.env.iter();
-        assert!(all().all(|(name, value)| check_variable(name, value).is_ok()));
+        assert!(all().all(|(name, value)| launch::check_variable(name, value).is_ok()));
     }
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use super::output::Listener;
 use super::server::{Hire, Server};
 use super::settings::{Output, Settings};
-use super::worker::{Greeting, VARIABLE};
+use super::worker::{Greeting, WORKER};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
-use crate::os::pidfd::{self, Child};
-use crate::os::start::{Stream, start_again};
-use crate::os::{clock, handoff, image::Image};
+use crate::os::pidfd::Child;
+use crate::os::start::Stream;
+use crate::os::{clock, handoff};
 use crate::process::Origin;
-use crate::shm::family;
+use crate::process::launch::Launch;
 
 /// A worker process as its parent has it.
 #[derive(Debug)]
@@ -54,12 +54,8 @@ pub(super) fn start(
     let since = clock::now();
     let (lane, lane_fd) = Lane::new_to_send()?;
     // The first thing the worker does is to report; the bell shall ring for it.
-    let (life_line, theirs) = handoff::pair()?;
-    let secret = secret();
     let name = format!("manyhands:{}:{}", settings.name, place.number);
     let greeting = Greeting {
-        fingerprint: Image::main().fingerprint(),
-        parent: std::process::id(),
         name: short_name(&settings.name, place.number),
         setup: settings.setup(place.number, place.cores),
         origin: Origin::of_worker(&settings.name, place.number),
@@ -67,20 +63,18 @@ pub(super) fn start(
     let (stdout, from_stdout) = Sink::new(&settings.stdout)?;
     let (stderr, from_stderr) = Sink::new(&settings.stderr)?;
     let variables = settings.variables(place.workers, place.cores.len());
-    let child = match server {
+    let (child, life_line) = match server {
         None => {
-            let message = greeting.to_message(secret)?;
-            // Sent before there is anybody to read it: the worker finds it waiting.
-            let mut fds = vec![lane_fd.as_fd(), bell.fd()];
-            fds.extend(family::for_children());
-            handoff::send(life_line.as_fd(), &message, &fds)?;
-            let variables = variables.chain([mark(secret)]);
-            let streams = [Stream::Fd(theirs), stdout.into(), stderr.into()];
-            let pid = start_again(&name, variables, streams)?;
-            // An error here: out of descriptors, most likely. Nothing else knows of this process.
-            Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?
+            let launch = Launch {
+                name: &name,
+                variables,
+                stdout: stdout.into(),
+                stderr: stderr.into(),
+            };
+            launch.launch(WORKER, &greeting, &[lane_fd.as_fd(), bell.fd()])?
         }
         Some(server) => {
+            let (life_line, theirs) = handoff::pair()?;
             let bytes = |text: OsString| text.into_encoded_bytes();
             let hire = Hire {
                 greeting,
@@ -93,7 +87,7 @@ pub(super) fn start(
             let outputs = [stdout.to_fd()?, stderr.to_fd()?];
             let mut fds = vec![lane_fd.as_fd(), bell.fd(), theirs.as_fd()];
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
-            server.hire(hire, &fds, meanwhile)?
+            (server.hire(hire, &fds, meanwhile)?, life_line)
         }
     };
     if let Some(listener) = place.listener {
@@ -148,12 +142,6 @@ impl From<Sink> for Stream {
     }
 }
 
-/// The variable that has a process look for its greeting.
-pub(crate) fn mark(secret: u64) -> (OsString, OsString) {
-    let name = VARIABLE.to_str().unwrap_or_default();
-    (name.into(), format!("{secret:x}").into())
-}
-
 /// A name of at most 15 bytes, which is what the kernel keeps: the end of it tells workers apart.
 fn short_name(pool: &str, number: usize) -> String {
     let number = format!(":{number}");
@@ -162,11 +150,6 @@ fn short_name(pool: &str, number: usize) -> String {
         end -= 1;
     }
     format!("{}{number}", &pool[..end])
-}
-
-/// A number that no other process can know.
-pub(crate) fn secret() -> u64 {
-    crate::os::random::word()
 }
 
 #[cfg(test)]

@@ -17,13 +17,13 @@ use super::output::Listener;
 use super::server::{Origin, Server};
 use super::settings::StartMethod;
 use super::start::{Place, start};
-use super::worker::CANNOT_BEGIN;
 use super::{START_TIME, Shared};
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, clock, task::OwnThread};
 use crate::panic;
+use crate::process::launch::CANNOT_BEGIN;
 use crate::shm::member;
 
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].

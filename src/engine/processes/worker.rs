@@ -1,40 +1,26 @@
 //! The other side: what a worker process does from its start to its end.
 //!
-//! A worker is the main executable, started again. With the `worker-hook` feature a constructor ([`HOOK`]) that runs
-//! before `main` finds out and never returns; so no program needs a line of its own for it, and no worker runs `main`.
-//!
-//! Being a worker takes two proofs: a variable in the environment, and on standard input a socket on which a greeting
-//! waits that carries the same secret. The variable alone, inherited or set by somebody, does nothing.
+//! A worker is the main executable, [launched](crate::process::launch) again, or a fork of the fork
+//! server.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Chunk, Context, Entry};
+use super::initializer;
 use super::settings::Setup;
-use super::{initializer, server};
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, Ring, die_spoilt, last_words};
-use crate::os::fork::{self, Original};
-use crate::os::{exit, handoff, image::Image, oom, worker as own};
-use crate::process::{self, Origin};
-use crate::shm::family;
-use crate::{at_fork, code, codec, panic, seed};
+use crate::os::fork;
+use crate::os::{exit, handoff, oom, worker as own};
+use crate::process::Origin;
+use crate::process::launch::{Role, receive_greeting};
+use crate::{at_fork, code, panic, seed};
 
-/// The variable that says "you may be a worker", with the secret of the greeting.
-pub(crate) const VARIABLE: &CStr = c"MANYHANDS_WORKER";
-
-/// What every greeting begins with, before the secret in 8 bytes.
-const MAGIC: [u8; 8] = *b"manyhand";
-/// The same for a process that forks workers.
-pub(super) const SERVER_MAGIC: [u8; 8] = *b"manyfork";
-
-/// Exit code of a worker that cannot begin.
-pub(super) const CANNOT_BEGIN: i32 = 97;
 /// Exit code of a worker whose initialiser failed.
 const CANNOT_INITIALIZE: i32 = 96;
 
@@ -42,86 +28,10 @@ const CANNOT_INITIALIZE: i32 = 96;
 /// family; a worker that is forked has the last from its server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Greeting {
-    /// [`Image::fingerprint`] of the parent.
-    pub(super) fingerprint: u64,
-    pub(super) parent: u32,
     /// What `ps` shall show as the command's name.
     pub(super) name: String,
     pub(super) setup: Setup,
     pub(super) origin: Origin,
-}
-
-impl Greeting {
-    pub(super) fn to_message(&self, secret: u64) -> io::Result<Vec<u8>> {
-        let mut message = [MAGIC, secret.to_ne_bytes()].concat();
-        codec::exact::to_vec_append(&mut message, self).map_err(io::Error::other)?;
-        Ok(message)
-    }
-}
-
-/// Runs before `main`, in every process of every program that holds this crate.
-#[cfg(feature = "worker-hook")]
-#[allow(unsafe_code)]
-#[used]
-// SAFETY: `.init_array` holds pointers to functions of this type, which the C library calls once, after it has set
-// itself up and before `main`, on the main thread.
-#[unsafe(link_section = ".init_array")]
-static HOOK: extern "C" fn() = {
-    extern "C" fn hook() {
-        become_worker_if_asked();
-    }
-    hook
-};
-
-/// Whether this process carries the mark of a worker that was never looked at.
-pub(crate) fn is_marked() -> bool {
-    std::env::var_os(VARIABLE.to_str().unwrap_or_default()).is_some()
-}
-
-/// Runs the worker loop, and never returns, if a pool has started this process as a worker.
-pub(crate) fn become_worker_if_asked() {
-    process::hook_has_run();
-    let Some(secret) = own::variable(VARIABLE) else {
-        return;
-    };
-    // Not for the children of this process, whatever it is.
-    own::remove_variable(VARIABLE);
-    if own::is_privileged() {
-        return;
-    }
-    let Ok(secret) = u64::from_str_radix(&secret, 16) else {
-        return;
-    };
-    let mut start = [0; 16];
-    if handoff::peek(own::stdin(), &mut start) != Some(start.len())
-        || start[8..] != secret.to_ne_bytes()
-    {
-        return;
-    }
-    let role: fn() -> io::Result<()> = match start.first_chunk().copied() {
-        Some(MAGIC) => begin,
-        Some(SERVER_MAGIC) => server::become_server,
-        Some(process::MAGIC) => || process::become_process(),
-        _ => return,
-    };
-    if let Err(error) = own::open_standard_streams() {
-        log::error!("closed standard streams could not be opened on /dev/null: {error}");
-    }
-    let original = Original::here();
-    let ended = panic::catch(role);
-    // Code of the user's may fork in places that are not looked at one by one, such as a `Drop`.
-    original.end_copy_after(&ended);
-    let code = match ended {
-        Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            eprintln!("manyhands: a worker process could not begin: {error}");
-            CANNOT_BEGIN
-        }
-        // The panic hook has printed it.
-        Err(_) => CANNOT_BEGIN,
-    };
-    // Flushes standard output, which a task may have written to.
-    std::process::exit(code);
 }
 
 /// Ends this process. One that was forked leaves the exit handlers to the program that it was forked from.
@@ -166,28 +76,17 @@ struct Worker {
     _life_line: OwnedFd,
 }
 
+/// The role of a pool's worker.
+pub(crate) const WORKER: Role = Role {
+    magic: *b"manyhand",
+    begin,
+};
+
 /// Becomes the worker that the greeting asks for, and comes back when there is nothing more to do.
 fn begin() -> io::Result<()> {
-    let mut message = [0; 4_096];
-    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
-    let mut fds = fds.into_iter();
-    let (Some(lane), Some(bell)) = (fds.next(), fds.next()) else {
-        return Err(io::Error::other(
-            "the greeting came without its descriptors",
-        ));
-    };
-    if let Some(memory) = fds.next() {
-        family::inherit(memory);
-    }
-    let body = message.get(16..len).unwrap_or_default();
-    let greeting: Greeting = codec::exact::from_slice(body).map_err(io::Error::other)?;
-    if greeting.fingerprint != Image::main().fingerprint() {
-        return Err(io::Error::other(
-            "the executable is not the build that the parent runs",
-        ));
-    }
+    let (greeting, [lane, bell], parent) = receive_greeting()?;
     let life_line = own::take_stdin()?;
-    own::die_with_parent(greeting.parent)?;
+    own::die_with_parent(parent)?;
     run(greeting, lane, bell, life_line)
 }
 

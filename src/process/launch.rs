@@ -1,0 +1,216 @@
+//! Launches this program again, in a role: as a worker of a pool, as a fork server or as a single
+//! child.
+//!
+//! A launched process takes its role before `main`. It needs two proofs: the variable [`VARIABLE`]
+//! in its environment, and on standard input a socket on which a greeting waits that carries the
+//! same secret. The variable alone, which any program can set or inherit, does nothing.
+//!
+//! ```text
+//! greeting:  role, secret, fingerprint │ pid of the parent, what the role is told
+//!            8 bytes each                as the exact codec writes them
+//! ```
+//!
+//! With the greeting come the descriptors of the role and, behind them, the memory of the family.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::identity;
+use crate::code;
+use crate::codec::exact;
+use crate::error::PoolError;
+use crate::os::fork::Original;
+use crate::os::image::Image;
+use crate::os::pidfd::{self, Child};
+use crate::os::start::{Stream, start_again};
+use crate::os::{handoff, random, worker as own};
+use crate::panic;
+use crate::shm::family;
+
+/// The variable that has a process look for its greeting; its value is the greeting's secret.
+const VARIABLE: &CStr = c"MANYHANDS_WORKER";
+
+/// Exit code of a launched process that cannot begin.
+pub(crate) const CANNOT_BEGIN: i32 = 97;
+
+/// The longest greeting.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Bytes of role and secret.
+const PROOF: usize = 16;
+
+/// The same with the fingerprint, [`Image::fingerprint`] of the parent.
+const HEAD: usize = 24;
+
+/// Whether the hook has run in this process. In a launched one, which runs the same program, it
+/// would run too.
+static HOOK_HAS_RUN: AtomicBool = AtomicBool::new(false);
+
+/// What a launched process can be.
+#[derive(Clone, Copy)]
+pub(crate) struct Role {
+    /// What its greeting begins with.
+    pub(crate) magic: [u8; 8],
+    /// Runs in the launched process. Returns when the process is to end.
+    pub(crate) begin: fn() -> io::Result<()>,
+}
+
+/// Checks that this process can launch others.
+pub(crate) fn check() -> Result<(), PoolError> {
+    code::check_image()?;
+    if own::is_privileged() {
+        return Err(PoolError::Privileged);
+    }
+    // The variable is there although the hook takes it away: it did not run.
+    if std::env::var_os(variable()).is_some() {
+        return Err(PoolError::HookMissing);
+    }
+    // Without the hook a launched process would run `main`, and launch others in turn.
+    if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
+        return Err(PoolError::NoHook);
+    }
+    identity::check_depth()
+}
+
+/// Checks that this can be a variable of a launched process.
+pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
+    let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
+    if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
+        return Err(PoolError::InvalidOption {
+            option: "env".into(),
+            value: format!("{}={}", name.display(), value.display()),
+            reason:
+                "a name is not empty and has no = in it, and neither name nor value has a NUL in it"
+                    .into(),
+        });
+    }
+    Ok(())
+}
+
+fn variable() -> &'static str {
+    VARIABLE.to_str().unwrap_or_default()
+}
+
+// The launching process --------------------------------------------------------------------------
+
+/// What of a launched process its role does not determine.
+pub(crate) struct Launch<'a, V> {
+    /// What `ps` shows as the command.
+    pub(crate) name: &'a str,
+    /// Variables that it has besides those of this process.
+    pub(crate) variables: V,
+    pub(crate) stdout: Stream,
+    pub(crate) stderr: Stream,
+}
+
+impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
+    /// Launches a process and hands it its greeting. Gives also the life line: this end of the
+    /// socket, which says to the process that its parent lives.
+    pub(crate) fn launch<T: Serialize>(
+        self,
+        role: Role,
+        told: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<(Child, OwnedFd)> {
+        let (life_line, theirs) = handoff::pair()?;
+        let secret = random::word();
+        let fingerprint = Image::main().fingerprint();
+        let mut message = [role.magic, secret.to_ne_bytes(), fingerprint.to_ne_bytes()].concat();
+        let body = (std::process::id(), told);
+        exact::to_vec_append(&mut message, &body).map_err(io::Error::other)?;
+        let mut fds = fds.to_vec();
+        fds.extend(family::for_children());
+        // Sent before there is a process to read it: it waits on the socket.
+        handoff::send(life_line.as_fd(), &message, &fds)?;
+
+        let mark = (variable().into(), format!("{secret:x}").into());
+        let streams = [Stream::Fd(theirs), self.stdout, self.stderr];
+        let pid = start_again(self.name, self.variables.into_iter().chain([mark]), streams)?;
+        let child = Child::open(pid).map_err(|error| {
+            // Reaped already, and its pid perhaps another's: SIGCHLD is ignored, or a thread of the
+            // program waits for any child.
+            if error.raw_os_error() == Some(libc::ESRCH) {
+                return io::Error::other("another part of the program has taken its exit status");
+            }
+            pidfd::kill_unopened(pid);
+            error
+        })?;
+        Ok((child, life_line))
+    }
+}
+
+// The launched process ---------------------------------------------------------------------------
+
+/// Takes the role that this process was launched in, and does not return; returns if it was not
+/// launched.
+pub(crate) fn take_role(roles: &[Role]) {
+    HOOK_HAS_RUN.store(true, Ordering::Relaxed);
+    let Some(secret) = own::variable(VARIABLE) else {
+        return;
+    };
+    // The processes that this one starts have other secrets.
+    own::remove_variable(VARIABLE);
+    if own::is_privileged() {
+        return;
+    }
+    let Ok(secret) = u64::from_str_radix(&secret, 16) else {
+        return;
+    };
+    let mut proof = [0; PROOF];
+    if handoff::peek(own::stdin(), &mut proof) != Some(PROOF) || proof[8..] != secret.to_ne_bytes()
+    {
+        return;
+    }
+    let Some(role) = roles.iter().find(|role| proof.starts_with(&role.magic)) else {
+        return;
+    };
+    if let Err(error) = own::open_standard_streams() {
+        log::error!("closed standard streams could not be opened on /dev/null: {error}");
+    }
+    let original = Original::here();
+    let ended = panic::catch(role.begin);
+    // Code of the user's may fork in places that are not looked at one by one, such as a `Drop`.
+    original.end_copy_after(&ended);
+    let code = match ended {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            eprintln!("manyhands: a worker process could not begin: {error}");
+            CANNOT_BEGIN
+        }
+        // The panic hook has printed it.
+        Err(_) => CANNOT_BEGIN,
+    };
+    // Flushes standard output, which a task may have written to.
+    std::process::exit(code);
+}
+
+/// Takes the greeting from standard input. Gives what the role is told, the descriptors that belong
+/// to it, and the pid of the parent.
+pub(crate) fn receive_greeting<T: DeserializeOwned, const FDS: usize>()
+-> io::Result<(T, [OwnedFd; FDS], u32)> {
+    let mut message = vec![0; MOST_BYTES];
+    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
+    let mut fds = fds.into_iter();
+    let own_fds: Vec<_> = fds.by_ref().take(FDS).collect();
+    let own_fds = own_fds
+        .try_into()
+        .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
+    if let Some(memory) = fds.next() {
+        family::inherit(memory);
+    }
+    let (head, body) = message[..len]
+        .split_at_checked(HEAD)
+        .ok_or_else(|| io::Error::other("the greeting is cut short"))?;
+    if head[PROOF..] != Image::main().fingerprint().to_ne_bytes() {
+        return Err(io::Error::other(
+            "the executable is not the build that the parent runs",
+        ));
+    }
+    let (parent, told) = exact::from_slice(body).map_err(io::Error::other)?;
+    Ok((told, own_fds, parent))
+}
