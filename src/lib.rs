@@ -49,13 +49,8 @@
 
 #![deny(unsafe_code)]
 
-#[cfg(target_os = "linux")]
-mod at_fork;
 mod barrier;
-#[cfg(target_os = "linux")]
-mod closure;
-#[cfg(target_os = "linux")]
-mod code;
+mod call;
 #[cfg(target_os = "linux")]
 mod codec;
 pub mod engine;
@@ -75,7 +70,6 @@ mod pool;
 pub mod process;
 #[cfg(target_os = "linux")]
 pub mod queue;
-mod seed;
 #[cfg(target_os = "linux")]
 pub mod shm;
 #[cfg(target_os = "linux")]
@@ -83,7 +77,11 @@ pub mod sync;
 pub mod thread;
 
 #[cfg(target_os = "linux")]
-pub use at_fork::at_fork_child;
+pub use call::at_fork::at_fork_child;
+pub use call::progress::Progress;
+pub use call::schedule::Schedule;
+pub use call::seed::{item_seed, worker_seed};
+pub use call::stream::{Imap, ImapUnordered};
 #[cfg(target_os = "linux")]
 pub use engine::{
     Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, Output, PoolStats,
@@ -94,12 +92,11 @@ pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
 pub use error::{Death, Location, Part, PoolError, TaskError, Timeout, Unfinished};
 pub use future::{AsCompleted, AsCompletedTimeout, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
-pub use pool::{Call, Imap, ImapUnordered, Pool, Progress, Schedule};
+pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 #[cfg(target_os = "linux")]
 pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
-pub use seed::{item_seed, worker_seed};
 #[cfg(target_os = "linux")]
 pub use shm::{
     AtomicElement, Atomics, ClaimError, FrozenArray, NameProblem, Reading, ShareError, SharedArray,
@@ -125,12 +122,14 @@ pub use bytemuck;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub mod prelude {
+    pub use crate::call::progress::Progress;
+    pub use crate::call::schedule::Schedule;
     #[cfg(target_os = "linux")]
     pub use crate::engine::{AnyEngine, Forked, Processes, StartMethod, WaitPolicy};
     pub use crate::engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
     pub use crate::error::{Death, PoolError, TaskError, Timeout};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
-    pub use crate::pool::{Call, Pool, Progress, Schedule};
+    pub use crate::pool::{Call, Pool};
     #[cfg(target_os = "linux")]
     pub use crate::process::Process;
 }
@@ -161,7 +160,7 @@ pub mod fuzzing {
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::closure::{bind, bind_chunks, bind_zipped};
+    pub use crate::call::closure::{bind, bind_chunks, bind_zipped};
 }
 
 /// The README's code is tested with the rest.

@@ -8,10 +8,11 @@ use serde::de::DeserializeOwned;
 use super::processes::Portable;
 use super::sealed::Sealed;
 use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
-use crate::pool::{Limits, Plan, Pool, Stream};
+use crate::pool::Pool;
 
 /// Any of the engines: which one is chosen at run time, most often by a text such as `processes:4`.
 ///

@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::processes::Portable;
 use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
+use crate::call::Plan;
 use crate::error::TaskError;
-use crate::pool::Plan;
 use crate::shm::array::lend::Lent;
 
 /// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped), [`Tiles`](crate::shm::Tiles)) to the

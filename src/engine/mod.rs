@@ -30,6 +30,7 @@ pub(crate) mod copies;
 mod discard;
 #[cfg(target_os = "linux")]
 mod lend;
+pub(crate) mod reduce;
 mod serial;
 mod threads;
 
@@ -54,9 +55,9 @@ pub(crate) use processes::{FORK_SERVER, WORKER};
 pub use serial::Serial;
 pub use threads::Threads;
 
+use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
-use crate::pool::{Limits, Plan, Stream};
 
 pub(crate) mod sealed {
     /// Engines are this crate's own: what a pool asks of them may still change.

@@ -2,10 +2,11 @@
 //! one to debug on.
 
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use crate::call::{Limits, Plan, Stream};
+use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
-use crate::pool::{Limits, Plan, Stream, reduce};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the thread that asks for them.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::error::{Part, TaskError};
 use crate::panic::Caught;
-use crate::seed::Seeds;
 
 /// From parent to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub(crate) enum Request {
     Run {
         /// Number of the task in this lane.
         task: u32,
-        /// Where the function is: see [`crate::code`].
+        /// Where the function is: see [`crate::call::code`].
         code: u64,
         /// The context to run it with; 0 for none.
         context: u64,
@@ -25,8 +24,8 @@ pub(crate) enum Request {
         first: u32,
         /// How many items follow.
         count: u32,
-        /// Of the task's items.
-        seeds: Seeds,
+        /// The word that the seeds of the task's items are made of.
+        seeds: u64,
         /// How long each item may take. Then the worker says when each starts, and gives no result
         /// that comes too late.
         limit: Option<Duration>,
@@ -96,8 +95,8 @@ impl Request {
                     seeds,
                 )
             }
-            Self::Context { id } => (2, 0, 0, id, 0, 0, Seeds(0)),
-            Self::Forget { id } => (3, 0, 0, id, 0, 0, Seeds(0)),
+            Self::Context { id } => (2, 0, 0, id, 0, 0, 0),
+            Self::Forget { id } => (3, 0, 0, id, 0, 0, 0),
         };
         let mut head = [0; REQUEST_HEAD + LIMIT_BYTES];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
@@ -106,7 +105,7 @@ impl Request {
         head[16..24].copy_from_slice(&context.to_ne_bytes());
         head[24..28].copy_from_slice(&first.to_ne_bytes());
         head[28..32].copy_from_slice(&count.to_ne_bytes());
-        head[32..40].copy_from_slice(&seeds.0.to_ne_bytes());
+        head[32..40].copy_from_slice(&seeds.to_ne_bytes());
         head[REQUEST_HEAD..].copy_from_slice(&limit_bytes);
         RequestHead { bytes: head, len }
     }
@@ -130,7 +129,7 @@ impl Request {
                 context: id,
                 first: int(&head[24..28]),
                 count: int(&head[28..32]),
-                seeds: Seeds(long(&head[32..40])),
+                seeds: long(&head[32..40]),
             },
             2 => Self::Context { id },
             3 => Self::Forget { id },
@@ -258,7 +257,7 @@ mod tests {
             context: 3,
             first: 4,
             count: 5,
-            seeds: Seeds(6),
+            seeds: 6,
             limit,
             is_recorded: true,
         };

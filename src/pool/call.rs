@@ -1,18 +1,16 @@
-//! [`Call`]: the options of one call, and the plan they make for the engine.
+//! [`Call`]: the options of one call, and the plan that they make for the engine.
 
-use std::borrow::Cow;
 use std::fmt;
-
 use std::time::Duration;
 
-use super::imap::{Imap, ImapUnordered};
-use super::limits::Limits;
-use super::progress::{Callback, Progress, Tracker};
-use super::schedule::{Chunks, Schedule, exact_len};
+use crate::call::progress::{Callback, Progress, Tracker};
+use crate::call::schedule::{Schedule, exact_len};
+use crate::call::seed::Seeds;
+use crate::call::stream::{Imap, ImapUnordered};
+use crate::call::{Limits, Plan};
 use crate::engine::{Executor, Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
-use crate::seed::Seeds;
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
 ///
@@ -41,35 +39,6 @@ pub struct Call<'p, 'c, E: Executor> {
     seed: Option<u64>,
     window: Option<usize>,
     progress: Option<Callback<'c>>,
-}
-
-/// What an engine needs to know of a call besides function and items.
-#[doc(hidden)]
-#[allow(missing_debug_implementations)]
-pub struct Plan<'c> {
-    pub(crate) schedule: Schedule,
-    pub(crate) limits: Limits,
-    /// At most so many items are read ahead of the first one that has not ended.
-    pub(crate) window: Option<usize>,
-    /// Items in all, if the input says so. A hint, which a wrong iterator may get wrong.
-    pub(crate) total: Option<usize>,
-    pub(crate) tracker: Tracker<'c>,
-}
-
-pub(super) const NO_WINDOW: TaskError = TaskError::InvalidCall {
-    reason: Cow::Borrowed("a window of 0 items lets none in; give at least 1"),
-};
-
-impl Plan<'_> {
-    /// # Errors
-    ///
-    /// A chunk size of zero.
-    pub(crate) fn chunks(&self, workers: usize) -> Result<Chunks, TaskError> {
-        if self.window == Some(0) {
-            return Err(NO_WINDOW);
-        }
-        Chunks::new(self.schedule, workers, self.total)
-    }
 }
 
 impl<'p, 'c, E: Executor> Call<'p, 'c, E> {

@@ -1,27 +1,14 @@
 //! [`Pool`]: the data-parallel face of every engine.
 
 mod call;
-mod imap;
 #[cfg(target_os = "linux")]
 mod lend;
-mod limits;
 mod make;
-mod progress;
-pub(crate) mod reduce;
-mod schedule;
 mod shared;
 
 pub use call::Call;
-pub use imap::{Imap, ImapUnordered};
-pub use progress::Progress;
-pub use schedule::Schedule;
 
-pub(crate) use call::Plan;
-pub(crate) use imap::{ChunkFuture, Stream};
-pub(crate) use limits::Limits;
-pub(crate) use progress::Tracker;
-pub(crate) use schedule::Chunks;
-
+use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::{TaskFuture, wait_for_callbacks};

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 
 use super::Outcome;
 use super::letter::Letter;
-use crate::closure::{self, Revive};
+use crate::call::closure::{self, Revive};
+use crate::call::code;
+use crate::codec;
 use crate::os::fork::{COPY_RETURNED, Original};
-use crate::{code, codec};
 
 /// Runs the function that the letter names, and gives the exit code. An error: it could not be run, for this reason.
 ///

@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::identity;
-use crate::code;
+use crate::call::code;
 use crate::codec::exact;
 use crate::error::PoolError;
 use crate::os::fork::Original;

@@ -25,9 +25,9 @@ const LENGTH: usize = size_of::<u64>();
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) origin: Origin,
-    /// [`code::number`](crate::code::number) of the [`Entry`](super::entry::Entry).
+    /// [`code::number`](crate::call::code::number) of the [`Entry`](super::entry::Entry).
     pub(super) entry: u64,
-    /// The same of the [`Revive`](crate::closure::Revive) of a function that captures.
+    /// The same of the [`Revive`](crate::call::closure::Revive) of a function that captures.
     pub(super) revive: Option<u64>,
     /// The child's place in its family, if it is given handles of shared objects.
     pub(super) member: Option<member::Place>,

@@ -15,11 +15,12 @@ use super::launch::{self, Launch};
 use super::letter::{self, Head};
 use super::spawned::Spawned;
 use super::{Outcome, Process, ProcessBuilder, Stdio, child, registry};
+use crate::call::{closure, code};
 use crate::error::PoolError;
 use crate::os::start::Stream;
 use crate::shm::cargo;
 use crate::shm::member::Expected;
-use crate::{closure, code, codec, panic};
+use crate::{codec, panic};
 
 /// So much of a name goes into an error.
 const LONGEST_NAME: usize = 256;

@@ -4,11 +4,11 @@ use super::verdict::Floor;
 
 /// The floors. A file that is on its way to another folder has the floor that it will get there.
 pub(crate) const FLOORS: &[Floor] = &[
-    // The one door to the kernel, the cores that may be used, and the switch to loom.
-    ("os", &["facade", "machine", "os"]),
-    // What can go wrong. `barrier` has how a wait at a barrier ends, `copies` how a copy of a
+    // The one door to the kernel, and the switch to loom.
+    ("os", &["facade", "os"]),
+    // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier ends, `copies` how a copy of a
     // process ends that a task has forked.
-    ("error", &["barrier", "engine/copies", "error", "panic"]),
+    ("error", &["barrier", "engine/copies", "error", "machine", "panic"]),
     ("codec", &["codec"]),
     // What a family of processes shares. `kind` goes in two: the numbers of kinds stay here, the
     // table of what each does about a death goes to `objects`.
@@ -28,26 +28,12 @@ pub(crate) const FLOORS: &[Floor] = &[
     ("objects", &[]),
     ("lane", &["lane"]),
     ("future", &["future"]),
-    // What a call is, whichever engine runs it. `Plan` has yet to come here, out of `pool/call`.
-    (
-        "call",
-        &[
-            "at_fork",
-            "closure",
-            "code",
-            "engine/processes/entry",
-            "pool/imap",
-            "pool/limits",
-            "pool/progress",
-            "pool/schedule",
-            "seed",
-            "shm/array/lend",
-        ],
-    ),
+    // What a call is, whichever engine runs it.
+    ("call", &["call"]),
     ("process", &["process"]),
     ("select", &["queue/ready"]),
-    // The traits and those who have them; the steps of `map_reduce` run on any of them.
-    ("engine", &["engine", "pool/reduce"]),
+    // The traits and the engines that have them; the steps of `map_reduce` run on any of them.
+    ("engine", &["engine"]),
     ("pool", &["engine/processes/face", "pool"]),
     ("lib", &["hook", "lib"]),
 ];

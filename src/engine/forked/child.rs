@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
+use crate::call::Limits;
+use crate::call::{at_fork, seed};
 use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
@@ -17,10 +19,8 @@ use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
-use crate::pool::Limits;
 use crate::shm::array::forks::{Taken, Takes};
 use crate::shm::member;
-use crate::{at_fork, seed};
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]

@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, PipeBell, SLOW_START};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
+use crate::call::seed;
+use crate::call::{Limits, Plan, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::{Cursor, Emitter, Expected, Fate};
-use crate::pool::{Limits, Plan, Tracker};
-use crate::seed;
 
 /// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
 /// gives up.

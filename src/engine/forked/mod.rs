@@ -32,13 +32,15 @@ use self::running::Task;
 use self::submit::Submitted;
 use super::sealed::Sealed;
 use super::{Executor, Reduce, Run, RunWith, Shutdown};
+use crate::call::{Limits, Plan, Stream};
+use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::available_workers;
 use crate::os::fork::Original;
 use crate::os::{self, exit, fault, task};
 use crate::panic;
-use crate::pool::{Limits, Plan, Pool, Stream, reduce};
+use crate::pool::Pool;
 use crate::shm::array::forks::{self, Taken, Takes};
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::Forked;
 use super::running::Task;
+use crate::call::{Limits, Stream};
 use crate::error::TaskError;
 use crate::future::{Hook, Pending, PoolId, TaskFuture};
-use crate::pool::{Limits, Stream};
 
 pub(super) fn stream<'p, F, A, R>(engine: &'p Forked, limits: Limits, f: F) -> Stream<'p, A, R>
 where

@@ -15,14 +15,14 @@ use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, PipeBell};
 use super::running::{Running, TASK, Task};
 use super::watch::Watcher;
+use crate::call::Limits;
+use crate::call::seed;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::Emitter;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
-use crate::pool::Limits;
-use crate::seed;
 
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {

@@ -11,12 +11,12 @@ use super::Shared;
 use super::map::encode_item;
 use super::task::{Function, Results, Task};
 use super::ticket::{self, Promised, Ticket};
+use crate::call::{ChunkFuture, Limits};
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::pool::{ChunkFuture, Limits};
 use crate::shm::cargo;
 use crate::{codec, panic};
 

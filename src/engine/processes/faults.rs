@@ -17,15 +17,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatch::made_up::{Log, MadeUp, until};
-use super::entry::{self, Entry};
 use super::task::Task;
 use super::worker::serve_here;
+use crate::call::code;
+use crate::call::entry::{self, Entry};
+use crate::codec;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Lane;
 use crate::os::clock;
 use crate::os::fault::{Child, Fate};
 use crate::os::memory::SharedMemory;
-use crate::{code, codec};
 
 const COUNTERS: usize = 1 << 20;
 

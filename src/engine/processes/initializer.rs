@@ -4,10 +4,11 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::fmt::Display;
 
+use crate::call::code;
 use crate::error::PoolError;
 use crate::os::fork::Original;
+use crate::panic;
 use crate::panic::Caught;
-use crate::{code, panic};
 
 /// Runs an initialiser in a worker; the error says why it failed.
 type Entry = fn() -> Result<Box<dyn Any>, String>;
@@ -33,7 +34,7 @@ where
     S: 'static,
     E: Display,
 {
-    let f = super::entry::conjure::<F>();
+    let f = crate::call::entry::conjure::<F>();
     let original = Original::here();
     let ran = panic::catch(|| f().map_err(|error| error.to_string()));
     original.end_copy_after(&ran);

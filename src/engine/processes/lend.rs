@@ -1,55 +1,17 @@
 //! Arrays lent to workers: what crosses is the array's handle, and the function as with any other call.
 
-use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::entry::{self, Entry, conjure};
 use super::task::{Function, SentContext};
 use super::{Portable, Processes};
-use crate::closure::{self, is_portable};
-use crate::codec;
+use crate::call::Plan;
+use crate::call::closure::{self, is_portable};
+use crate::call::entry::{self, SentLoan};
 use crate::engine::Lend;
 use crate::error::TaskError;
-use crate::pool::Plan;
 use crate::shm::array::lend::Lent;
 use crate::shm::cargo;
-
-/// What is lent, and the context, as they are sent. The context is encoded by itself: of a `closure!` nothing else is known.
-#[derive(Serialize, Deserialize)]
-struct Sent<L> {
-    lent: L,
-    context: Vec<u8>,
-}
-
-/// The same in a worker.
-struct Loan<L, C> {
-    lent: L,
-    context: C,
-}
-
-impl<'de, L: DeserializeOwned, C: DeserializeOwned + 'static> Deserialize<'de> for Loan<L, C> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Sent { lent, context } = Sent::deserialize(deserializer)?;
-        let context = codec::take(&mut context.as_slice()).map_err(D::Error::custom)?;
-        Ok(Self { lent, context })
-    }
-}
-
-/// Where a worker enters a function that captures nothing and is lent something.
-pub(crate) fn entry<L, F, C>() -> Entry
-where
-    L: Lent<F, C>,
-    C: DeserializeOwned + 'static,
-{
-    fn of<X, G>(_: G) -> Entry
-    where
-        X: DeserializeOwned + 'static,
-        G: Fn(&X, usize),
-    {
-        entry::with_context::<X, G, usize, ()>
-    }
-    of::<Loan<L, C>, _>(|loan, index| loan.lent.run(conjure::<F>(), &loan.context, index))
-}
 
 impl<L, F, C> Lend<L, F, C> for Processes
 where
@@ -71,7 +33,7 @@ where
         let items = lent.items();
         let (encoded, cargo) = cargo::keep(|| {
             let (context, entry) = if size_of::<F>() == 0 {
-                (closure::encode_context(context)?, entry::<L, F, C>())
+                (closure::encode_context(context)?, entry::lent::<L, F, C>())
             } else {
                 let sendable = closure::sendable(&f).unwrap_or_else(|| {
                     Err(TaskError::InvalidCall {
@@ -82,7 +44,7 @@ where
                 })?;
                 (sendable.context, sendable.entry)
             };
-            let bytes = closure::encode_context(&Sent { lent, context })?;
+            let bytes = closure::encode_context(&SentLoan { lent, context })?;
             Ok::<_, TaskError>((bytes, entry))
         });
         let (bytes, entry) = encoded?;

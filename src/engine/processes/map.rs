@@ -13,12 +13,12 @@ use super::Shared;
 use super::chunk::{self, Given};
 use super::task::{Function, Results, Task};
 use super::wait::Patience;
+use crate::call::{Chunks, Limits, Plan};
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::pool::{Chunks, Limits, Plan};
 use crate::shm::cargo;
 use crate::{codec, panic};
 

@@ -31,7 +31,6 @@ mod admission;
 mod builder;
 mod chunk;
 mod dispatch;
-pub(crate) mod entry;
 mod face;
 #[cfg(all(test, not(loom)))]
 mod faults;
@@ -79,7 +78,9 @@ use self::task::{Function, Results, Retired, SentContext, Task};
 use self::wait::Patience;
 use super::sealed::Sealed;
 use super::{Executor, Shutdown};
-use crate::closure::{self, BOUND_ALIGN};
+use crate::call::closure::{self, BOUND_ALIGN};
+use crate::call::entry;
+use crate::call::{Limits, Plan};
 use crate::error::{PoolError, TaskError};
 use crate::facade::AtomicUsize;
 use crate::future::PoolId;
@@ -88,7 +89,6 @@ use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::panic;
-use crate::pool::{Limits, Plan};
 use crate::process::launch;
 use crate::shm::cargo;
 

@@ -7,12 +7,13 @@ use serde::de::DeserializeOwned;
 
 use super::chunk::{self, Given};
 use super::task::{Function, SentContext};
-use super::{Processes, entry, map, submit};
-use crate::closure;
+use super::{Processes, map, submit};
+use crate::call::{ChunkFuture, Limits, Plan, Stream};
+use crate::call::{closure, entry};
+use crate::engine::reduce;
 use crate::engine::{Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
-use crate::pool::{ChunkFuture, Limits, Plan, Stream, reduce};
 use crate::shm::cargo;
 
 /// What a function for a pool of processes has to be: free of captured variables, or made by

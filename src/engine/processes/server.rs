@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::initializer;
 use super::worker::{self, Greeting};
-use crate::at_fork;
+use crate::call::at_fork;
 use crate::codec::exact;
 use crate::engine::forked::fork_child;
 use crate::error::Death;

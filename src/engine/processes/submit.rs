@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::task::{Function, Items, Results, Task};
 use super::ticket::{self, Promised, Ticket};
+use crate::call::Limits;
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::pool::Limits;
 use crate::shm::cargo::{self, Cargo};
 use crate::{codec, panic};
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::entry::Entry;
+use crate::call::entry::Entry;
+use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::fork;
-use crate::seed::Seeds;
 use crate::shm::cargo::Cargo;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
@@ -108,7 +108,7 @@ pub(super) struct Function {
 impl Function {
     pub(super) fn new(entry: Entry, context: Option<Arc<SentContext>>) -> Result<Self, PoolError> {
         Ok(Self {
-            code: crate::code::number(entry as usize)?,
+            code: crate::call::code::number(entry as usize)?,
             context,
         })
     }

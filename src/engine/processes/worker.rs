@@ -9,17 +9,19 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Chunk, Context, Entry};
 use super::initializer;
 use super::settings::Setup;
+use crate::call::entry::{Chunk, Context, Entry};
+use crate::call::seed::{self, Seeds};
+use crate::call::{at_fork, code};
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Emitter, Lane, Pace, Reader, Ring, die_spoilt, last_words};
 use crate::os::fork;
 use crate::os::{exit, handoff, oom, worker as own};
+use crate::panic;
 use crate::process::Origin;
 use crate::process::launch::{Role, receive_greeting};
-use crate::{at_fork, code, panic, seed};
 
 /// Exit code of a worker whose initialiser failed.
 const CANNOT_INITIALIZE: i32 = 96;
@@ -294,7 +296,7 @@ impl Worker {
                 is_recorded,
             } => {
                 emitter.begin(task, first);
-                seed::begin_task(seeds);
+                seed::begin_task(Seeds(seeds));
                 if is_recorded {
                     emitter.set_recorded();
                 }

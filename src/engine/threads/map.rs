@@ -23,13 +23,13 @@ use super::dispatch::Dispatch;
 use super::lease::{Lease, Work, lend};
 use super::results::{Room, Stretch, collect};
 use super::spin;
+use crate::call::seed;
+use crate::call::{Limits, Plan};
 use crate::engine::copies::{self, Original};
 use crate::error::TaskError;
 use crate::facade::thread::{self, Thread};
 use crate::facade::{AtomicUsize, Mutex};
 use crate::panic;
-use crate::pool::{Limits, Plan};
-use crate::seed;
 
 /// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
 pub(super) const NARROW_WINDOW: usize = 4;

@@ -52,10 +52,11 @@ use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::copies::{self, Original};
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use crate::call::{Limits, Plan, Stream};
+use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
-use crate::pool::{Limits, Plan, Stream, reduce};
 
 pub(crate) use self::roster::idle_thread_ids;
 

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use super::home::Home;
 use super::spin;
+use crate::call::Limits;
 use crate::engine::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
 use crate::facade::{AtomicBool, Condvar, Mutex};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
-use crate::pool::Limits;
 
 /// Something a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {

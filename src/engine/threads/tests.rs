@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::pool::{Pool, Schedule};
+use crate::call::schedule::Schedule;
+use crate::pool::Pool;
 
 mod calls;
 

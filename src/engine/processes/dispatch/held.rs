@@ -274,7 +274,7 @@ impl Worker {
             context: context.as_ref().map_or(0, |context| context.id),
             first,
             count,
-            seeds: piece.task.seeds,
+            seeds: piece.task.seeds.0,
             limit: piece.task.limit,
             is_recorded: self.is_recorded,
         };

@@ -11,6 +11,7 @@ use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
 
 use super::{Dispatch, Piece, Worker};
+use crate::call::seed::Seeds;
 use crate::codec;
 use crate::engine::processes::Shared;
 use crate::engine::processes::settings::{
@@ -26,7 +27,6 @@ use crate::lane::message::{Fault, Request};
 use crate::lane::{CELL_PAYLOAD, Claim, Emitter, Lane, Pace, RawBytes, Reader, Ring, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::{clock, fork, pidfd};
-use crate::seed::Seeds;
 use crate::shm::cargo::Cargo;
 
 /// No process has a number as high as this: the kernel's are below 2^22.

@@ -4,14 +4,14 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use super::*;
+use crate::call::Limits;
+use crate::call::entry::{self, Entry};
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, until};
-use crate::engine::processes::entry::{self, Entry};
 use crate::engine::processes::submit;
 use crate::engine::processes::task::Function;
 use crate::error::Death;
 use crate::future::TaskFuture;
-use crate::pool::Limits;
 
 /// Submits a task; and what its worker will answer.
 fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {

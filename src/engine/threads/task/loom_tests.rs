@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use loom::thread;
 
 use super::{Job, Task};
+use crate::call::Limits;
 use crate::engine::threads::home::Home;
 use crate::engine::threads::lease::{Work, lend};
 use crate::error::TaskError;
 use crate::facade::AtomicUsize;
 use crate::future::Pending;
-use crate::pool::Limits;
 
 /// Tries the orders with at most three switches away from a thread that could go on.
 /// `LOOM_MAX_PREEMPTIONS` sets another number.

@@ -3,6 +3,8 @@
 use serde::{Serialize, Serializer};
 
 use super::*;
+use crate::call::seed::Seeds;
+use crate::call::{ChunkFuture, Limits};
 use crate::engine::processes::chunk::{self, Given};
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::Begun;
@@ -10,8 +12,6 @@ use crate::engine::processes::task::Function;
 use crate::error::{Part, PoolError};
 use crate::lane::message::Fault;
 use crate::panic::Caught;
-use crate::pool::{ChunkFuture, Limits};
-use crate::seed::Seeds;
 
 const CODE: u64 = 77;
 /// Index of the first item of each chunk.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::time::{Duration, Instant};
 
-use super::call::Plan;
+use super::plan::Plan;
 use super::progress::Tracker;
 use super::schedule::Schedule;
 use crate::error::TaskError;
@@ -312,7 +312,7 @@ pub struct Imap<'p, R> {
 }
 
 impl<'p, R: 'p> Imap<'p, R> {
-    pub(super) fn new<A: 'p>(
+    pub(crate) fn new<A: 'p>(
         stream: Stream<'p, A, R>,
         schedule: Option<Schedule>,
         plan: Plan<'p>,
@@ -368,7 +368,7 @@ pub struct ImapUnordered<'p, R> {
 }
 
 impl<'p, R: 'p> ImapUnordered<'p, R> {
-    pub(super) fn new<A: 'p>(
+    pub(crate) fn new<A: 'p>(
         stream: Stream<'p, A, R>,
         schedule: Option<Schedule>,
         plan: Plan<'p>,

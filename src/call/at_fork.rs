@@ -4,7 +4,7 @@ use std::mem::{needs_drop, size_of};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::code;
+use super::code;
 use crate::os::fork::Original;
 use crate::panic::{self, Caught};
 

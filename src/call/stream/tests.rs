@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::pool::{Limits, Progress};
+use crate::call::Limits;
+use crate::call::progress::Progress;
 
 const WORKERS: usize = 2;
 

@@ -56,13 +56,13 @@ impl Progress {
 /// Which of them have ended is not known, only how many. So many items have ended at least as the
 /// smallest chunks have.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     /// How many chunks there are of each size. Schedules give few sizes.
     chunks: BTreeMap<usize, usize>,
 }
 
 impl Sizes {
-    pub(super) fn add(&mut self, size: usize) {
+    pub(crate) fn add(&mut self, size: usize) {
         *self.chunks.entry(size).or_default() += 1;
     }
 
@@ -79,7 +79,7 @@ impl Sizes {
 }
 
 /// What a call tells its progress to.
-pub(super) type Callback<'c> = Box<dyn FnMut(&Progress) + 'c>;
+pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + 'c>;
 
 /// The callback of a call and what it was told last.
 pub(crate) struct Tracker<'c> {
@@ -90,7 +90,7 @@ pub(crate) struct Tracker<'c> {
 }
 
 impl<'c> Tracker<'c> {
-    pub(super) fn new(tell: Option<Callback<'c>>, total: Option<usize>) -> Self {
+    pub(crate) fn new(tell: Option<Callback<'c>>, total: Option<usize>) -> Self {
         Self {
             tell,
             total,
@@ -100,7 +100,7 @@ impl<'c> Tracker<'c> {
     }
 
     /// One that is told of chunks, and tells `outer` of the items in them.
-    pub(super) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c RefCell<Sizes>) -> Self {
+    pub(crate) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c RefCell<Sizes>) -> Self {
         if !outer.is_on() {
             return Self::new(None, None);
         }

@@ -26,7 +26,7 @@ use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::processes::{entry, lend};
+use super::entry;
 use crate::error::{Part, TaskError};
 use crate::shm::{Chunks, With, Zipped};
 use crate::{codec, panic};
@@ -214,7 +214,7 @@ where
         let bound: &Bound<C> = &bound;
         code(&bound.context, index, chunk);
     };
-    remember::<_, C>(&closure, lend::entry::<With<Chunks<T>>, G, C>());
+    remember::<_, C>(&closure, entry::lent::<With<Chunks<T>>, G, C>());
     closure
 }
 
@@ -244,7 +244,7 @@ where
         let bound: &Bound<C> = &bound;
         code(&bound.context, index, out, input);
     };
-    remember::<_, C>(&closure, lend::entry::<With<Zipped<T, U>>, G, C>());
+    remember::<_, C>(&closure, entry::lent::<With<Zipped<T, U>>, G, C>());
     closure
 }
 

@@ -1,27 +1,30 @@
 //! Where a worker enters the user's code: one function for each combination of function, argument and result, whose
 //! number travels with the task.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::any::Any;
 
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::code;
 use crate::lane::Emitter;
 use crate::lane::message::Fault;
 use crate::os::fork::COPY_RETURNED;
-use crate::{code, codec, panic};
-use std::any::Any;
+use crate::shm::array::lend::Lent;
+use crate::{codec, panic};
 
 /// Runs one chunk of a task. Its number is what [`crate::code`] makes of it.
 pub(crate) type Entry = fn(&mut Chunk<'_>);
 
 /// A number of items of one task, as the worker got them.
 pub(crate) struct Chunk<'a> {
-    pub(super) count: u32,
+    pub(crate) count: u32,
     /// The items, as the codec wrote them.
-    pub(super) items: &'a [u8],
-    pub(super) context: Option<&'a mut Context>,
-    pub(super) emitter: &'a mut Emitter,
+    pub(crate) items: &'a [u8],
+    pub(crate) context: Option<&'a mut Context>,
+    pub(crate) emitter: &'a mut Emitter,
     /// Room for one result, kept from chunk to chunk.
-    pub(super) scratch: &'a mut Vec<u8>,
+    pub(crate) scratch: &'a mut Vec<u8>,
 }
 
 /// What a function takes along: first as it came, then as the value that the first chunk made of it.
@@ -93,9 +96,46 @@ where
     chunk.emitter.end();
 }
 
+/// What is lent, and the context, as they are sent. The context is encoded by itself: of a `closure!` nothing else is known.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SentLoan<L> {
+    pub(crate) lent: L,
+    pub(crate) context: Vec<u8>,
+}
+
+/// The same in a worker.
+struct Loan<L, C> {
+    lent: L,
+    context: C,
+}
+
+impl<'de, L: DeserializeOwned, C: DeserializeOwned + 'static> Deserialize<'de> for Loan<L, C> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let SentLoan { lent, context } = SentLoan::deserialize(deserializer)?;
+        let context = codec::take(&mut context.as_slice()).map_err(D::Error::custom)?;
+        Ok(Self { lent, context })
+    }
+}
+
+/// Where a worker enters a function that captures nothing and is lent something.
+pub(crate) fn lent<L, F, C>() -> Entry
+where
+    L: Lent<F, C>,
+    C: DeserializeOwned + 'static,
+{
+    fn of<X, G>(_: G) -> Entry
+    where
+        X: DeserializeOwned + 'static,
+        G: Fn(&X, usize),
+    {
+        with_context::<X, G, usize, ()>
+    }
+    of::<Loan<L, C>, _>(|loan, index| loan.lent.run(conjure::<F>(), &loan.context, index))
+}
+
 /// The function itself, which has nothing in it but its type.
 #[allow(unsafe_code)]
-pub(super) fn conjure<'a, F: 'a>() -> &'a F {
+pub(crate) fn conjure<'a, F: 'a>() -> &'a F {
     // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized, `Clone`, nothing to drop),
     // and a worker enters one only because its parent, of the same build, had the function in its hands.
     unsafe { code::conjure() }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::seed::{self, Seeds};
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
-use crate::seed::{self, Seeds};
 
 /// What a call asks of each of its tasks.
 #[doc(hidden)]

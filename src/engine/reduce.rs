@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Plan;
-use super::limits::Limits;
-use super::progress::{Sizes, Tracker};
-use super::schedule::Schedule;
-use crate::engine::Run;
-use crate::engine::copies::{self, Original};
+use super::Run;
+use super::copies::{self, Original};
+use crate::call::progress::{Sizes, Tracker};
+use crate::call::schedule::Schedule;
+use crate::call::seed::{self, Seeds};
+use crate::call::{Limits, Plan};
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
-use crate::seed::{self, Seeds};
 
 /// A chunk of items, the index of the first, and the seeds of all items of the call.
 pub(crate) type Chunk<A> = (u64, Seeds, Vec<A>);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::seed::item_seed;
+use crate::call::seed::item_seed;
 
 /// Panics when it is dropped.
 struct Grumpy;

@@ -1,0 +1,33 @@
+//! What a call is, whichever engine runs it.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
+//! | [`stream`] | lazy calls: how the input is read and the results are handed out |
+//! | [`seed`] | the seeds of items |
+//! | [`code`] | functions as numbers that mean the same in another process |
+//! | [`closure`] | functions that take something along there |
+//! | [`entry`] | where a worker process enters a function |
+//! | [`at_fork`] | what forked children run first |
+
+#[cfg(target_os = "linux")]
+pub(crate) mod at_fork;
+#[cfg(target_os = "linux")]
+pub(crate) mod closure;
+#[cfg(target_os = "linux")]
+pub(crate) mod code;
+#[cfg(target_os = "linux")]
+pub(crate) mod entry;
+mod limits;
+mod plan;
+pub(crate) mod progress;
+pub(crate) mod schedule;
+pub(crate) mod seed;
+pub(crate) mod stream;
+
+pub(crate) use limits::Limits;
+pub(crate) use plan::Plan;
+pub(crate) use progress::Tracker;
+#[cfg(target_os = "linux")]
+pub(crate) use schedule::Chunks;
+pub(crate) use stream::{ChunkFuture, Stream};
