@@ -102,15 +102,15 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     // Single children, which nobody replaces: how they ended is all there is.
     let panics = if cfg!(panic = "abort") {
-        ExitStatus::Signaled(6)
+        ExitStatus::Signal(6)
     } else {
-        ExitStatus::Exited(101)
+        ExitStatus::Exit(101)
     };
     for (what, expected) in [
-        ("nothing", ExitStatus::Exited(0)),
+        ("nothing", ExitStatus::Exit(0)),
         ("panic", panics),
-        ("crash", ExitStatus::Signaled(11)),
-        ("exit", ExitStatus::Exited(3)),
+        ("crash", ExitStatus::Signal(11)),
+        ("exit", ExitStatus::Exit(3)),
     ] {
         let what = what.to_owned();
         let run = closure!([what] |(): ()| {

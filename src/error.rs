@@ -5,11 +5,22 @@
 //! cause may have to be told to many tasks, serde's, because a task may use a pool in turn and hand on what it was told,
 //! and `#[non_exhaustive]`, because later engines fail in ways of their own.
 
+#[cfg(target_os = "linux")]
+mod claim;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+use crate::os::ExitStatus;
+use crate::signals::signal_name;
+#[cfg(target_os = "linux")]
+pub use claim::ClaimError;
+#[cfg(target_os = "linux")]
+pub(crate) use claim::Holder;
 
 /// Why a task has no result.
 ///
@@ -109,7 +120,7 @@ pub enum TaskError {
     /// The array could not be lent to the workers; no item was run.
     #[cfg(target_os = "linux")]
     #[error("the call was not started: {0}")]
-    Claim(#[from] crate::shm::ClaimError),
+    Claim(#[from] ClaimError),
     /// The pool as a whole cannot run the task.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -250,27 +261,15 @@ impl fmt::Display for Death {
     }
 }
 
-/// The signals that end processes, by the numbers x86-64 and aarch64 share.
-pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        25 => "SIGXFSZ",
-        31 => "SIGSYS",
-        _ => return None,
-    })
+#[cfg(target_os = "linux")]
+impl From<ExitStatus> for Death {
+    fn from(status: ExitStatus) -> Self {
+        match status {
+            ExitStatus::Exit(code) => Self::Exit(code),
+            ExitStatus::Signal(signal) => Self::Signal(signal),
+            ExitStatus::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// Where in the source a panic was raised.

@@ -49,10 +49,13 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod array;
 mod barrier;
 mod call;
 #[cfg(target_os = "linux")]
 mod codec;
+mod copies;
 pub mod engine;
 mod error;
 mod facade;
@@ -63,6 +66,12 @@ mod hook;
 mod lane;
 mod machine;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod named;
+#[cfg(target_os = "linux")]
+mod objects;
+#[cfg(target_os = "linux")]
 mod os;
 mod panic;
 mod pool;
@@ -71,10 +80,15 @@ pub mod process;
 #[cfg(target_os = "linux")]
 pub mod queue;
 #[cfg(target_os = "linux")]
+pub mod select;
+#[cfg(target_os = "linux")]
 pub mod shm;
+mod signals;
 #[cfg(target_os = "linux")]
 pub mod sync;
 pub mod thread;
+#[cfg(target_os = "linux")]
+mod value;
 
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
@@ -96,7 +110,9 @@ pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 #[cfg(target_os = "linux")]
-pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack, wait_ready};
+pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack};
+#[cfg(target_os = "linux")]
+pub use select::wait_ready;
 #[cfg(target_os = "linux")]
 pub use shm::{
     AtomicElement, Atomics, ClaimError, FrozenArray, NameProblem, Reading, ShareError, SharedArray,

@@ -8,11 +8,11 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
-use crate::error::{Location, TaskError};
 #[cfg(target_os = "linux")]
-use crate::shm::ClaimError;
+use crate::error::ClaimError;
+use crate::error::{Location, TaskError};
 
 /// A panic that was caught.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,6 +61,22 @@ thread_local! {
     static LAST: RefCell<Option<Caught>> = const { RefCell::new(None) };
 }
 
+/// Where a panic is written down that the process does not survive.
+pub(crate) struct Report {
+    /// Whether a panic on any thread of this process is to be written down.
+    pub(crate) is_wanted: fn() -> bool,
+    pub(crate) write: fn(&Caught),
+}
+
+static REPORT: OnceLock<Report> = OnceLock::new();
+
+/// Has panics reported so, in this process and in copies of it.
+#[cfg(target_os = "linux")]
+pub(crate) fn report_by(report: Report) {
+    // Set before: by the same worker, or in the process that it is a copy of.
+    let _ = REPORT.set(report);
+}
+
 /// Puts the hook in place. Every engine calls it before its first task; later calls do nothing.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
@@ -75,8 +91,8 @@ pub(crate) fn install_hook() {
 
 fn note(info: &PanicHookInfo<'_>) {
     let inside = DEPTH.try_with(|depth| depth.get() > 0).unwrap_or(false);
-    #[cfg(target_os = "linux")]
-    let inside = inside || crate::lane::last_words::wanted();
+    let report = REPORT.get();
+    let inside = inside || report.is_some_and(|report| (report.is_wanted)());
     if !inside {
         return;
     }
@@ -89,8 +105,9 @@ fn note(info: &PanicHookInfo<'_>) {
         }),
         ..Caught::default()
     };
-    #[cfg(target_os = "linux")]
-    crate::lane::last_words::write(&caught);
+    if let Some(report) = report {
+        (report.write)(&caught);
+    }
     let _ = LAST.try_with(|last| {
         if let Ok(mut last) = last.try_borrow_mut() {
             *last = Some(caught);

@@ -350,12 +350,12 @@ fn a_copy_of_a_process_tells_no_outcome_and_leaves_its_children_alone() {
         let stderr = std::io::read_to_string(reader).unwrap();
         assert_eq!(
             (child.join().unwrap(), stderr.as_str()),
-            (ExitStatus::Exited(0), "")
+            (ExitStatus::Exit(0), "")
         );
         let child = Process::spawn(exits_in_the_copy, is_raw).unwrap();
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
         let child = Process::spawn(panics_in_the_copy, is_raw).unwrap();
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
     }
 }
 

@@ -228,7 +228,7 @@ fn hooks_do_not_run_in_a_child_process_that_begins_anew() {
         || {
             at_fork_child(|| note(1));
             let child = Process::spawn(|()| assert_eq!(ran(), [0; 0]), ()).unwrap();
-            assert_eq!(child.join(), Ok(process::ExitStatus::Exited(0)));
+            assert_eq!(child.join(), Ok(process::ExitStatus::Exit(0)));
         },
     );
 }

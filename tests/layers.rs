@@ -20,6 +20,8 @@
 //!
 //! A **circle of files** is a largest set of files in which arrows lead from each to every other,
 //! perhaps by way of others in the set (a strongly connected component with more than one member).
+//! Arrows that go up are not counted in it: each of them is in the list of exceptions by itself, so
+//! a circle lies on one floor.
 //! A **circle of folders** is the same for all that lies directly in `src`, files and folders
 //! alike, and for the folders inside one folder: one uses another if any of its files does.
 //!

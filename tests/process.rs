@@ -34,7 +34,7 @@ where
     T: Outcome,
 {
     let (text, status) = printed_by(Process::builder(), f, argument);
-    assert_eq!(status, ExitStatus::Exited(0), "{text}");
+    assert_eq!(status, ExitStatus::Exit(0), "{text}");
     text
 }
 
@@ -246,7 +246,7 @@ fn b02_an_argument_that_does_not_encode_or_decode_is_a_clear_error() {
     }
     let _none = Leftovers::none();
     let (status, errors) = end_of(|_: Lopsided| {}, Lopsided);
-    assert_eq!(status, ExitStatus::Exited(97), "{errors}");
+    assert_eq!(status, ExitStatus::Exit(97), "{errors}");
     assert!(
         errors.contains("its argument cannot be deserialised: cannot be read"),
         "{errors}"
@@ -270,10 +270,10 @@ fn b03_a_running_child_is_alive_and_listed_until_it_is_joined() {
     };
     assert_eq!(pids(), [child.pid()]);
     drop(writer);
-    assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+    assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
     assert!(!child.is_alive());
-    assert_eq!(child.exit_status(), Some(ExitStatus::Exited(0)));
-    assert_eq!(child.join(), Ok(ExitStatus::Exited(0)), "once more");
+    assert_eq!(child.exit_status(), Some(ExitStatus::Exit(0)));
+    assert_eq!(child.join(), Ok(ExitStatus::Exit(0)), "once more");
     assert_eq!(pids(), []);
 
     // What has ended is found out without a join, too.
@@ -291,7 +291,7 @@ fn b03_many_threads_join_one_child_and_all_hear_how_it_ended() {
         let joins: Vec<_> = (0..8).map(|_| scope.spawn(|| child.join())).collect();
         drop(writer);
         for join in joins {
-            assert_eq!(join.join().unwrap(), Ok(ExitStatus::Exited(0)));
+            assert_eq!(join.join().unwrap(), Ok(ExitStatus::Exit(0)));
         }
     });
 }
@@ -306,7 +306,7 @@ fn b04_a_join_with_no_time_returns_at_once_and_the_child_lives_on() {
     assert!(start.elapsed() >= Duration::from_millis(30));
     assert!(child.is_alive() && is_running(child.pid()));
     drop(writer);
-    let end = Ok(Some(ExitStatus::Exited(0)));
+    let end = Ok(Some(ExitStatus::Exit(0)));
     assert_eq!(child.join_timeout(Duration::MAX), end);
     assert_eq!(child.join_timeout(Duration::ZERO), end);
 }
@@ -317,15 +317,15 @@ fn b05_terminate_and_kill_show_in_the_exit_status() {
     let child = Process::spawn(idle, ()).unwrap();
     child.terminate().unwrap();
     let status = child.join().unwrap();
-    assert_eq!(status, ExitStatus::Signaled(15));
+    assert_eq!(status, ExitStatus::Signal(15));
     assert_eq!(status.to_string(), "was killed by signal 15 (SIGTERM)");
     let child = Process::spawn(idle, ()).unwrap();
     child.kill().unwrap();
-    assert_eq!(child.join(), Ok(ExitStatus::Signaled(9)));
+    assert_eq!(child.join(), Ok(ExitStatus::Signal(9)));
     // Too late to matter, and no error.
     child.terminate().unwrap();
     child.kill().unwrap();
-    assert_eq!(child.join(), Ok(ExitStatus::Signaled(9)));
+    assert_eq!(child.join(), Ok(ExitStatus::Signal(9)));
 }
 
 #[test]
@@ -338,27 +338,27 @@ fn b06_every_end_has_its_exit_status() {
         assert_eq!(errors, "");
         status
     };
-    assert_eq!(silent(end_of(|()| {}, ())), ExitStatus::Exited(0));
+    assert_eq!(silent(end_of(|()| {}, ())), ExitStatus::Exit(0));
     let (status, errors) = end_of(fail, "no such file: x".to_owned());
-    assert_eq!(status, ExitStatus::Exited(1));
+    assert_eq!(status, ExitStatus::Exit(1));
     assert!(errors.contains("no such file: x"), "{errors}");
 
     let (status, errors) = end_of(|x: u32| assert!(x > 3, "{x} is too small"), 2);
-    assert_eq!(status, ExitStatus::Exited(101));
+    assert_eq!(status, ExitStatus::Exit(101));
     assert!(errors.contains("2 is too small"), "{errors}");
     let place = format!("{}:", file!());
     assert!(errors.contains(&place), "{errors}");
 
     let exit = |code: i32| std::process::exit(code);
-    assert_eq!(silent(end_of(exit, 8)), ExitStatus::Exited(8));
-    assert_eq!(silent(end_of(exit, 0)), ExitStatus::Exited(0));
+    assert_eq!(silent(end_of(exit, 8)), ExitStatus::Exit(8));
+    assert_eq!(silent(end_of(exit, 0)), ExitStatus::Exit(0));
     let raise = |signal: i32| {
         // SAFETY: raise takes an integer.
         unsafe { libc::raise(signal) };
     };
     for signal in [libc::SIGKILL, libc::SIGSEGV, libc::SIGUSR1, 40] {
         let status = silent(end_of(raise, signal));
-        assert_eq!(status, ExitStatus::Signaled(signal));
+        assert_eq!(status, ExitStatus::Signal(signal));
     }
     let (status, _) = end_of(|()| -> () { std::process::abort() }, ());
     assert_eq!(status.signal(), Some(libc::SIGABRT));
@@ -410,7 +410,7 @@ fn b08_a_child_is_a_descriptor_that_is_readable_once_it_has_ended() {
     assert!(!ready(PollTimeout::ZERO));
     drop(writer);
     assert!(ready(PollTimeout::NONE));
-    assert_eq!(child.exit_status(), Some(ExitStatus::Exited(0)));
+    assert_eq!(child.exit_status(), Some(ExitStatus::Exit(0)));
     assert!(ready(PollTimeout::ZERO), "it stays so");
 }
 
@@ -432,7 +432,7 @@ fn b08_a_child_can_be_awaited_in_tokio() {
         drop(writer);
         fd.readable().await.unwrap().retain_ready();
     });
-    assert_eq!(child.exit_status(), Some(ExitStatus::Exited(0)));
+    assert_eq!(child.exit_status(), Some(ExitStatus::Exit(0)));
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn b09_a_hundred_short_children_all_end_well() {
         .map(|n: u32| Process::spawn(|n: u32| assert!(n < 100), n).unwrap())
         .collect();
     for child in &children {
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)), "{child:?}");
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)), "{child:?}");
     }
     assert!(process::active_children().is_empty());
     assert!(children_of(std::process::id()).is_empty());
@@ -458,7 +458,7 @@ fn b09_a_hundred_children_killed_at_once_all_report_it() {
         child.kill().unwrap();
     }
     for child in &children {
-        assert_eq!(child.join(), Ok(ExitStatus::Signaled(9)), "{child:?}");
+        assert_eq!(child.join(), Ok(ExitStatus::Signal(9)), "{child:?}");
     }
     assert!(children_of(std::process::id()).is_empty());
 }
@@ -575,7 +575,7 @@ fn b11_closed_output_breaks_nothing() {
         drop(reader);
         let child = Process::builder().stdout(writer);
         let child = child.spawn(talk_carefully, ()).unwrap();
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
 
         nix::unistd::close(1).unwrap();
         nix::unistd::close(2).unwrap();
@@ -590,7 +590,7 @@ fn b11_closed_output_breaks_nothing() {
         let task = pool.submit(talk, ());
         talk(());
         // There is no other way to tell.
-        let good = status == Ok(ExitStatus::Exited(0)) && task.result().is_ok();
+        let good = status == Ok(ExitStatus::Exit(0)) && task.result().is_ok();
         std::process::exit(if good { 0 } else { 3 });
     }
     output_of(&mut as_program(name));
@@ -683,7 +683,7 @@ fn b13_ctrl_c_ends_a_program_with_all_its_children_and_no_panics() {
     let all = descendants(pid);
     let start = Instant::now();
     killpg(group, Signal::SIGINT).unwrap();
-    let status = ExitStatus::Signaled(2);
+    let status = ExitStatus::Signal(2);
     let ended = program.0.wait().unwrap();
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&ended),
@@ -731,7 +731,7 @@ fn b13_a_parent_that_catches_ctrl_c_finds_its_children_at_work_and_closes_in_ord
         assert_eq!(pool.submit(|()| std::process::id(), ()).result(), worker);
         pool.close().unwrap();
         drop(writer);
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
         return;
     }
     let (mut program, group) = in_a_group(name);
@@ -829,10 +829,10 @@ fn a_forked_child_cannot_use_or_break_its_parents_children() {
         [()],
     );
     assert_eq!(refused, Ok(vec![true]));
-    assert_eq!(ended.join(), Ok(ExitStatus::Exited(0)));
+    assert_eq!(ended.join(), Ok(ExitStatus::Exit(0)));
     assert!(child.is_alive());
     drop(writer);
-    assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+    assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
 }
 
 #[test]

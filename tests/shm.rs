@@ -256,13 +256,13 @@ fn b79_blocks_never_overlap_and_all_come_back_though_processes_are_killed() -> R
         may_stop(victim.pid(), |end| random.below(end as usize) as u64);
         victim.kill()?;
         let status = victim.join()?;
-        assert_eq!(status, manyhands::process::ExitStatus::Signaled(9));
+        assert_eq!(status, manyhands::process::ExitStatus::Signal(9));
         children.push(start(&mut random)?);
         killed += 1;
     }
     for child in children {
         child.kill()?;
-        assert_eq!(child.join()?, manyhands::process::ExitStatus::Signaled(9));
+        assert_eq!(child.join()?, manyhands::process::ExitStatus::Signal(9));
     }
     println!("{killed} kills, {} rounds", done.get());
     drop(done);

@@ -18,7 +18,8 @@ use std::time::Duration;
 use common::{Leftovers, as_program, children_of, eventually, finish_within, is_program, kill};
 use manyhands::prelude::*;
 use manyhands::process::ExitStatus;
-use manyhands::queue::{PopError, wait_ready};
+use manyhands::queue::PopError;
+use manyhands::select::wait_ready;
 use manyhands::sync::Mutex;
 use manyhands::{Queue, SharedArray, StartMethod, closure};
 use serde::{Deserialize, Serialize};
@@ -232,7 +233,7 @@ fn shared_objects_and_children() {
                 Err(end) => break assert_eq!(end, PopError::Closed),
             }
         }
-        assert_eq!(child.join(), Ok(ExitStatus::Exited(0)));
+        assert_eq!(child.join(), Ok(ExitStatus::Exit(0)));
         assert_eq!((popped, *count.lock().unwrap()), (20, 20));
 
         // One dies with a lock that the next one wants.
@@ -244,13 +245,13 @@ fn shared_objects_and_children() {
             count.clone(),
         )
         .unwrap();
-        assert_eq!(holder.join(), Ok(ExitStatus::Signaled(6)));
+        assert_eq!(holder.join(), Ok(ExitStatus::Signal(6)));
         assert!(count.lock().is_err(), "it is poisoned");
 
         let stays = Process::spawn(|()| std::thread::park(), ()).unwrap();
         assert_eq!(stays.join_timeout(Duration::from_millis(1)), Ok(None));
         stays.terminate().unwrap();
-        assert_eq!(stays.join(), Ok(ExitStatus::Signaled(15)));
+        assert_eq!(stays.join(), Ok(ExitStatus::Signal(15)));
 
         let pool = Pool::processes(2).unwrap();
         let mut array = SharedArray::<u64>::zeros(1_000).unwrap();

@@ -17,7 +17,7 @@ use common::{
 };
 use manyhands::prelude::*;
 use manyhands::process::ExitStatus;
-use manyhands::queue::wait_ready;
+use manyhands::select::wait_ready;
 use manyhands::{Output, Queue, StartMethod};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -108,7 +108,7 @@ fn a_child_is_waited_for() {
     eventually("it has stopped itself", || is_stopped(pid));
     // It ends while it is waited for.
     let ended = wait_without(refused, || ending.join(), || drop(Stopped::new(pid)));
-    assert_eq!(ended.unwrap(), ExitStatus::Exited(0));
+    assert_eq!(ended.unwrap(), ExitStatus::Exit(0));
     assert!(before.is_alive());
     let start = Instant::now();
     assert_eq!(before.join_timeout(Duration::from_millis(200)), Ok(None));
@@ -118,13 +118,13 @@ fn a_child_is_waited_for() {
         nothing_spins();
         assert!(before.is_alive());
         before.kill().unwrap();
-        assert_eq!(join.join().unwrap(), Ok(ExitStatus::Signaled(9)));
+        assert_eq!(join.join().unwrap(), Ok(ExitStatus::Signal(9)));
     });
     if refused != Refused::Descriptors {
         let after = Process::spawn(stay, ()).unwrap();
         assert!(after.is_alive());
         after.terminate().unwrap();
-        assert_eq!(after.join(), Ok(ExitStatus::Signaled(15)));
+        assert_eq!(after.join(), Ok(ExitStatus::Signal(15)));
     }
 }
 

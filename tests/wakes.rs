@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use common::{Leftovers, Sleeper, eventually};
 use manyhands::prelude::*;
-use manyhands::queue::{JoinError, PopError, PushError, Waitable, wait_ready};
+use manyhands::queue::{JoinError, PopError, PushError};
+use manyhands::select::{Waitable, wait_ready};
 use manyhands::sync::{Barrier, BrokenBarrier, Condvar, Event, Mutex, Once, RwLock, Semaphore};
 use manyhands::{ClaimError, Queue, SharedArray};
 

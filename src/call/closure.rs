@@ -27,8 +27,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::entry;
+use crate::array::lend::{Chunks, With, Zipped};
 use crate::error::{Part, TaskError};
-use crate::shm::{Chunks, With, Zipped};
+use crate::memory::wire;
 use crate::{codec, panic};
 
 /// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
@@ -328,7 +329,7 @@ unsafe fn revive_bound<C: DeserializeOwned + 'static>(
     place: *mut (),
     mut context: &[u8],
 ) -> Result<(), String> {
-    let context = Arc::new(codec::take::<C>(&mut context)?);
+    let context = Arc::new(wire::take::<C>(&mut context)?);
     // SAFETY: the caller's promise.
     unsafe { place.cast::<Bound<C>>().write(Bound { context }) };
     Ok(())

@@ -7,10 +7,11 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::code;
+use crate::array::lend::Lent;
 use crate::lane::Emitter;
 use crate::lane::message::Fault;
+use crate::memory::wire;
 use crate::os::fork::COPY_RETURNED;
-use crate::shm::array::lend::Lent;
 use crate::{codec, panic};
 
 /// Runs one chunk of a task. Its number is what [`crate::code`] makes of it.
@@ -38,7 +39,7 @@ pub(crate) enum Context {
 impl Context {
     fn get<C: DeserializeOwned + 'static>(&mut self) -> Result<&C, String> {
         if let Self::Encoded(bytes) = self {
-            *self = match codec::take::<C>(&mut bytes.as_slice()) {
+            *self = match wire::take::<C>(&mut bytes.as_slice()) {
                 Ok(value) => Self::Value(Box::new(value)),
                 Err(reason) => Self::Broken(reason),
             };
@@ -112,7 +113,7 @@ struct Loan<L, C> {
 impl<'de, L: DeserializeOwned, C: DeserializeOwned + 'static> Deserialize<'de> for Loan<L, C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let SentLoan { lent, context } = SentLoan::deserialize(deserializer)?;
-        let context = codec::take(&mut context.as_slice()).map_err(D::Error::custom)?;
+        let context = wire::take(&mut context.as_slice()).map_err(D::Error::custom)?;
         Ok(Self { lent, context })
     }
 }
@@ -182,7 +183,7 @@ impl Chunk<'_> {
             let outcome = panic::catch(|| {
                 self.emitter.results(batch, result, |item, slot| {
                     let mut bytes = &now[item * argument..(item + 1) * argument];
-                    if let Ok(argument) = codec::take::<A>(&mut bytes) {
+                    if let Ok(argument) = wire::take::<A>(&mut bytes) {
                         let result = f(argument);
                         original.end_copy(COPY_RETURNED);
                         codec::put_fixed(slot, &result);
@@ -213,7 +214,7 @@ impl Chunk<'_> {
         while self.count > 0 {
             self.emitter.item_starts();
             self.count -= 1;
-            let argument = match codec::take::<A>(&mut self.items) {
+            let argument = match wire::take::<A>(&mut self.items) {
                 Ok(argument) => argument,
                 Err(reason) => return Some(Fault::ArgumentDecode(reason)),
             };
@@ -225,7 +226,7 @@ impl Chunk<'_> {
                 return Some(Fault::TimedOut(limit));
             }
             self.scratch.clear();
-            let sent = match codec::append_result(self.scratch, &result) {
+            let sent = match wire::append_result(self.scratch, &result) {
                 Ok(sent) => sent,
                 Err(reason) => return Some(Fault::ResultEncode(reason)),
             };

@@ -8,17 +8,12 @@
 //! length in 8 bytes, then that many bytes.
 
 pub(crate) mod exact;
-mod results;
-
-pub(crate) use results::append_result;
 
 use std::any::Any;
 use std::mem::size_of;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::shm::cargo;
 
 /// Bytes of the length before a record.
 pub(crate) const LENGTH_BYTES: usize = size_of::<u64>();
@@ -98,13 +93,22 @@ fn append_record<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result
     Ok(())
 }
 
+/// What surrounds the reading of each record, for values that have to know where they are read.
+pub(crate) trait Reading {
+    fn of_record<R>(read: impl FnOnce() -> R) -> R;
+}
+
 /// Takes the next value off the front of `input`. On an error of the value itself, the input stands at the next one.
 ///
 /// # Errors
 ///
 /// What the type's `Deserialize` said, or that the bytes end too early; then the input is empty.
 #[inline]
-pub(crate) fn take<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, String> {
+pub(crate) fn take<T, W>(input: &mut &[u8]) -> Result<T, String>
+where
+    T: DeserializeOwned + 'static,
+    W: Reading,
+{
     let mut value: Option<T> = None;
     macro_rules! number {
         ($($number:ty)*) => {$(
@@ -113,13 +117,17 @@ pub(crate) fn take<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T
                 *number = Some(<$number>::from_ne_bytes(*bytes));
                 *input = rest;
             } else
-        )* { return take_record(input) }};
+        )* { return take_record::<T, W>(input) }};
     }
     for_each_number!(number);
     value.ok_or_else(|| ends_early(input))
 }
 
-fn take_record<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, String> {
+fn take_record<T, W>(input: &mut &[u8]) -> Result<T, String>
+where
+    T: DeserializeOwned + 'static,
+    W: Reading,
+{
     let Some(record) = split_record(input) else {
         return Err(ends_early(input));
     };
@@ -132,7 +140,7 @@ fn take_record<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, St
                 }
                 *numbers = Some(bytemuck::allocation::pod_collect_to_vec(record));
             } else
-        )* { value = Some(cargo::unpack(|| exact::from_slice(record))?) }};
+        )* { value = Some(W::of_record(|| exact::from_slice(record))?) }};
     }
     for_each_number!(numbers);
     value.ok_or_else(|| "no value".to_owned())
@@ -158,10 +166,11 @@ fn ends_early(input: &mut &[u8]) -> String {
 /// # Errors
 ///
 /// Which value, from 0, could not be made, and why; those before it have been appended.
-pub(crate) fn take_all<T: DeserializeOwned + 'static>(
-    mut input: &[u8],
-    out: &mut Vec<T>,
-) -> Result<usize, (usize, String)> {
+pub(crate) fn take_all<T, W>(mut input: &[u8], out: &mut Vec<T>) -> Result<usize, (usize, String)>
+where
+    T: DeserializeOwned + 'static,
+    W: Reading,
+{
     macro_rules! numbers {
         ($($number:ty)*) => {$(
             if let Some(out) = (out as &mut dyn Any).downcast_mut::<Vec<$number>>() {
@@ -174,7 +183,7 @@ pub(crate) fn take_all<T: DeserializeOwned + 'static>(
     for_each_number!(numbers);
     let mut count = 0;
     while !input.is_empty() {
-        out.push(take(&mut input).map_err(|reason| (count, reason))?);
+        out.push(take::<T, W>(&mut input).map_err(|reason| (count, reason))?);
         count += 1;
     }
     Ok(count)
@@ -192,6 +201,27 @@ pub(crate) fn records_len(input: &[u8], count: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nothing surrounds it.
+    struct Plain;
+
+    impl Reading for Plain {
+        fn of_record<R>(read: impl FnOnce() -> R) -> R {
+            read()
+        }
+    }
+
+    fn take<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, String> {
+        super::take::<T, Plain>(input)
+    }
+
+    fn take_all<T: DeserializeOwned + 'static>(
+        input: &[u8],
+        out: &mut Vec<T>,
+    ) -> Result<usize, (usize, String)> {
+        super::take_all::<T, Plain>(input, out)
+    }
+
     use std::collections::BTreeMap;
     use std::fmt::Debug;
 

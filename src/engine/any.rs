@@ -1,7 +1,5 @@
 //! [`AnyEngine`]: the engine that is chosen when the program runs.
 
-use std::str::FromStr;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -11,14 +9,12 @@ use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown,
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
-use crate::machine::available_workers;
-use crate::pool::Pool;
 
 /// Any of the engines: which one is chosen at run time, most often by a text such as `processes:4`.
 ///
 /// What it can run is what all engines can run: functions that capture nothing or are made by
 /// [`closure!`](crate::closure!), on values that are `Send` and implement serde's traits. The functions of
-/// [`map_with`](Pool::map_with) and [`map_reduce`](Pool::map_reduce) must capture nothing, by `closure!` neither.
+/// [`map_with`](crate::Pool::map_with) and [`map_reduce`](crate::Pool::map_reduce) must capture nothing, by `closure!` neither.
 ///
 /// # Examples
 ///
@@ -57,46 +53,6 @@ macro_rules! each {
         }
     };
 }
-
-/// `serial`; or `threads`, `processes` or `forked`, with a number of workers after a colon, or without as many as
-/// [`available_workers`] says.
-impl FromStr for Pool<AnyEngine> {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Self, PoolError> {
-        let unknown = || PoolError::UnknownEngine {
-            text: text.to_owned(),
-        };
-        let (name, workers) = match text.split_once(':') {
-            Some((name, workers)) => {
-                let workers = workers.trim().parse::<usize>().map_err(|_| unknown())?;
-                (name, Some(workers))
-            }
-            None => (text, None),
-        };
-        let workers_or_cores = || workers.map_or_else(available_workers, Ok);
-        Ok(match name.trim() {
-            "serial" if workers.is_none_or(|workers| workers == 1) => Pool::serial().into(),
-            "threads" => Pool::threads(workers_or_cores()?)?.into(),
-            "processes" => Pool::processes(workers_or_cores()?)?.into(),
-            "forked" => Pool::forked(workers_or_cores()?)?.into(),
-            _ => return Err(unknown()),
-        })
-    }
-}
-
-/// A pool of a known engine becomes one of any.
-macro_rules! from {
-    ($($engine:ident),*) => {$(
-        impl From<Pool<$engine>> for Pool<AnyEngine> {
-            fn from(pool: Pool<$engine>) -> Self {
-                Self::over(AnyEngine::$engine(pool.into_engine()))
-            }
-        }
-    )*};
-}
-
-from!(Serial, Threads, Processes, Forked);
 
 impl Sealed for AnyEngine {}
 

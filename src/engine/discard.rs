@@ -3,11 +3,11 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::codec::{fixed_size, records_len, take};
+use crate::codec::{fixed_size, records_len};
 use crate::future::later;
+use crate::memory::{cargo, wire};
 use crate::os::fork;
 use crate::panic;
-use crate::shm::cargo;
 
 /// What to do with the results of a call that nobody takes.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ fn read_all<R: DeserializeOwned + 'static>(mut results: &[u8]) {
     while let Some(len) = records_len(results, 1).filter(|_| !results.is_empty()) {
         let (mut result, rest) = results.split_at(len);
         results = rest;
-        if let Err(caught) = panic::catch(|| drop(take::<R>(&mut result))) {
+        if let Err(caught) = panic::catch(|| drop(wire::take::<R>(&mut result))) {
             log::error!("a result that nobody took panicked: {}", caught.message);
         }
     }

@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 
 use super::processes::Portable;
 use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
+use crate::array::lend::Lent;
 use crate::call::Plan;
 use crate::error::TaskError;
-use crate::shm::array::lend::Lent;
 
 /// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped), [`Tiles`](crate::shm::Tiles)) to the
 /// function `F`: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for. With a context, `L` is

@@ -25,7 +25,6 @@
 
 #[cfg(target_os = "linux")]
 mod any;
-pub(crate) mod copies;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]

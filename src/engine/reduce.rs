@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
-use super::copies::{self, Original};
 use crate::call::progress::{Sizes, Tracker};
 use crate::call::schedule::Schedule;
 use crate::call::seed::{self, Seeds};
 use crate::call::{Limits, Plan};
+use crate::copies::{self, Original};
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
 

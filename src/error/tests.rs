@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::shm::ClaimError;
+use crate::error::ClaimError;
 
 fn died(index: Option<usize>) -> TaskError {
     TaskError::WorkerDied {
@@ -193,6 +193,6 @@ fn a_task_may_hand_on_what_it_was_told() {
     for error in errors.map(|error| error.with_index(7)) {
         let mut bytes = Vec::new();
         crate::codec::append(&mut bytes, &error).unwrap();
-        assert_eq!(crate::codec::take(&mut &bytes[..]), Ok(error));
+        assert_eq!(crate::memory::wire::take(&mut &bytes[..]), Ok(error));
     }
 }

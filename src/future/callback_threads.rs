@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::engine::copies::Original;
+use crate::copies::Original;
 use crate::facade::plain::{Condvar, Mutex, MutexGuard};
 use crate::facade::{Stopwatch, thread};
 #[cfg(target_os = "linux")]

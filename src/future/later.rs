@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
 use super::callback_threads::{self, Callback};
-use crate::engine::copies::Original;
+use crate::copies::Original;
 use crate::panic;
 
 thread_local! {

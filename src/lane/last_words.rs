@@ -14,7 +14,7 @@ use super::raw::RawBytes;
 use crate::codec::exact;
 use crate::os::fault;
 use crate::os::fork::OwnPointer;
-use crate::panic::Caught;
+use crate::panic::{Caught, Report, report_by};
 
 pub(super) const TEXT_BYTES: usize = 2_048;
 
@@ -35,15 +35,19 @@ pub(crate) fn set_own(lane: &Lane) {
     let words = ptr::from_ref(lane.header().last_words());
     std::mem::forget(lane.clone());
     OWN.set(words.cast_mut());
+    report_by(Report {
+        is_wanted: wanted,
+        write,
+    });
 }
 
 /// Whether a panic on any thread of this process is to be written down.
-pub(crate) fn wanted() -> bool {
+fn wanted() -> bool {
     cfg!(panic = "abort") && !OWN.get().is_null()
 }
 
 /// Writes a panic down, if this process is a worker that will die of it; only the first one.
-pub(crate) fn write(caught: &Caught) {
+fn write(caught: &Caught) {
     if wanted() {
         leave(caught);
     }

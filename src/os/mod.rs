@@ -35,11 +35,14 @@
 //! `unsafe` itself and says what its caller must see to.
 #![allow(unsafe_code)]
 
+pub use exit_status::ExitStatus;
+
 pub(crate) mod alarm;
 pub(crate) mod clock;
 mod ended;
 pub(crate) mod executable;
 pub(crate) mod exit;
+mod exit_status;
 pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod futex;

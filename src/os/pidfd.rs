@@ -20,8 +20,7 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::readable::{pause, wait_readable};
-use super::{above_standard, ended, life, worker};
-use crate::error::Death;
+use super::{ExitStatus, above_standard, ended, life, worker};
 
 /// Set once the kernel has said that it has no pidfds, so that it is not asked for each child.
 /// Valgrind prints several lines each time.
@@ -188,7 +187,7 @@ impl Child {
     }
 
     /// Waits for the child to end and says how it did. It is a zombie no more after this.
-    pub(crate) fn reap(&self) -> Death {
+    pub(crate) fn reap(&self) -> ExitStatus {
         if self.is_adopted {
             self.wait_end(None);
         }
@@ -220,16 +219,16 @@ impl Child {
                 // No signal is sent while the number becomes free.
                 let mut is_reaped = is_reaped.lock();
                 if *is_reaped {
-                    return Death::Unknown;
+                    return ExitStatus::Unknown;
                 }
                 *is_reaped = true;
                 reap(libc::P_PID, self.pid, 0)
             }
         };
         match reaped {
-            Ok((death, peak)) => {
+            Ok((status, peak)) => {
                 self.peak.store(peak, Ordering::Relaxed);
-                death
+                status
             }
             Err(error) => {
                 // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
@@ -238,7 +237,7 @@ impl Child {
                     // What was promised is that it has ended.
                     self.wait_end(None);
                 }
-                Death::Unknown
+                ExitStatus::Unknown
             }
         }
     }
@@ -398,10 +397,10 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
 /// Waits for the end of a child and takes its exit status: how it ended, and the most memory it
 /// had, in bytes.
 ///
-/// With `WNOHANG` among the flags: [`Death::Unknown`] of one that has not ended.
+/// With `WNOHANG` among the flags: [`ExitStatus::Unknown`] of one that has not ended.
 ///
 /// Not nix's `waitid`, which has no words for the real-time signals.
-fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(Death, u64), Errno> {
+fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(ExitStatus, u64), Errno> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // The system call itself: the C library's function leaves out what the child has used.
@@ -427,10 +426,10 @@ fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(Death, u64)
     let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
     // SAFETY: the call has succeeded, so this is the record of a child, or zeros.
     let status = unsafe { info.si_status() };
-    let death = match info.si_code {
-        libc::CLD_EXITED => Death::Exit(status),
-        libc::CLD_KILLED | libc::CLD_DUMPED => Death::Signal(status),
-        _ => Death::Unknown,
+    let ended = match info.si_code {
+        libc::CLD_EXITED => ExitStatus::Exit(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => ExitStatus::Signal(status),
+        _ => ExitStatus::Unknown,
     };
-    Ok((death, kilobytes * 1_024))
+    Ok((ended, kilobytes * 1_024))
 }

@@ -3,10 +3,11 @@
 use bytemuck::Pod;
 
 use super::{Call, Pool};
+use crate::array::lend::Loan;
+use crate::array::lend::{Chunks, Tiles, With, Zipped};
+use crate::array::{SharedArray, TileMut};
 use crate::engine::{Executor, Lend};
 use crate::error::TaskError;
-use crate::shm::array::lend::Loan;
-use crate::shm::{Chunks, SharedArray, TileMut, Tiles, With, Zipped};
 
 impl<E: Executor> Pool<E> {
     /// Runs `f` on every chunk of `chunk` elements of the array, in place: nothing is copied, whatever the engine.

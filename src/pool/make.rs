@@ -3,7 +3,7 @@
 use super::Pool;
 use super::shared::Shared;
 #[cfg(target_os = "linux")]
-use crate::engine::{Forked, Processes};
+use crate::engine::{Forked, ForkedBuilder, Processes, ProcessesBuilder};
 use crate::engine::{Serial, Threads};
 use crate::error::PoolError;
 use crate::machine::available_workers;
@@ -198,5 +198,57 @@ impl Pool<Forked> {
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
         Self::forked(available_workers()?)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl ProcessesBuilder {
+    /// Starts the workers, and returns when all are up and initialised.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for other options that ask for what cannot be; those
+    ///   of [`available_workers`](crate::available_workers), if it was asked;
+    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up,
+    ///   [`PoolError::InitializerFailed`] if its initialiser failed, and [`PoolError::System`] if the system refused
+    ///   memory, descriptors or a thread; those already started are stopped;
+    /// - [`PoolError::ThreadsRunning`] if the workers were to be forked while other threads run;
+    /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
+    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
+    /// - [`PoolError::Privileged`] in a set-user-id program;
+    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not called;
+    /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached `main`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).build()?;
+    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn build(self) -> Result<Pool<Processes>, PoolError> {
+        Ok(Pool::over(self.start()?))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl ForkedBuilder {
+    /// Makes the pool. Nothing is forked before the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert_eq!(Forked::builder().workers(0).build().unwrap_err(), PoolError::ZeroWorkers);
+    /// ```
+    pub fn build(self) -> Result<Pool<Forked>, PoolError> {
+        Ok(Pool::over(self.start()?))
     }
 }

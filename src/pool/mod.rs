@@ -1,9 +1,13 @@
 //! [`Pool`]: the data-parallel face of every engine.
 
+#[cfg(target_os = "linux")]
+mod any;
 mod call;
 #[cfg(target_os = "linux")]
 mod lend;
 mod make;
+#[cfg(target_os = "linux")]
+mod processes;
 mod shared;
 
 pub use call::Call;

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use super::launch::{CANNOT_BEGIN, Role, receive_greeting};
 use super::letter::Letter;
 use super::{entry, outcome};
+use crate::memory::member;
 use crate::os::fork::{self, Original};
 use crate::os::{handoff, worker as own};
 use crate::panic;
-use crate::shm::member;
 
 /// The role of a single child.
 pub(crate) const CHILD: Role = Role {

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::letter::Letter;
 use crate::call::closure::{self, Revive};
 use crate::call::code;
-use crate::codec;
+use crate::memory::wire;
 use crate::os::fork::{COPY_RETURNED, Original};
 
 /// Runs the function that the letter names, and gives the exit code. An error: it could not be run, for this reason.
@@ -66,7 +66,7 @@ where
         None => return Err("its function came without what it captures".to_owned()),
     };
     let mut bytes = letter.argument();
-    let argument = codec::take::<A>(&mut bytes)
+    let argument = wire::take::<A>(&mut bytes)
         .map_err(|reason| format!("its argument cannot be deserialised: {reason}"))?;
     drop(letter);
     let original = Original::here();

@@ -24,13 +24,13 @@ use super::identity;
 use crate::call::code;
 use crate::codec::exact;
 use crate::error::PoolError;
+use crate::memory::family;
 use crate::os::fork::Original;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
 use crate::os::start::{Stream, start_again};
 use crate::os::{handoff, random, worker as own};
 use crate::panic;
-use crate::shm::family;
 
 /// The variable that has a process look for its greeting; its value is the greeting's secret.
 const VARIABLE: &CStr = c"MANYHANDS_WORKER";

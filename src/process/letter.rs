@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::Origin;
 use crate::codec;
+use crate::memory::member;
 use crate::os::parcel::{self, Parcel};
-use crate::shm::member;
 
 /// Bytes of a length.
 const LENGTH: usize = size_of::<u64>();

@@ -9,7 +9,7 @@
 //! use manyhands::process::{ExitStatus, Process};
 //!
 //! let child = Process::spawn(|name: String| println!("Hello, {name}"), "you".to_owned())?;
-//! assert_eq!(child.join()?, ExitStatus::Exited(0));
+//! assert_eq!(child.join()?, ExitStatus::Exit(0));
 //! # Ok::<(), manyhands::PoolError>(())
 //! ```
 //!
@@ -29,12 +29,12 @@
 //!
 //! | the function | exit status |
 //! |---|---|
-//! | returns | `Exited(0)` |
-//! | returns `Err` | `Exited(1)`, and the error on standard error |
-//! | panics | `Exited(101)`, and the message on standard error (with `panic = "abort"`: `Signaled(6)`) |
-//! | calls `std::process::exit(8)` | `Exited(8)` |
-//! | is killed by a signal | `Signaled`, with its number |
-//! | never runs, because the argument cannot be deserialised, say | `Exited(97)`, and the reason on standard error |
+//! | returns | `Exit(0)` |
+//! | returns `Err` | `Exit(1)`, and the error on standard error |
+//! | panics | `Exit(101)`, and the message on standard error (with `panic = "abort"`: `Signal(6)`) |
+//! | calls `std::process::exit(8)` | `Exit(8)` |
+//! | is killed by a signal | `Signal`, with its number |
+//! | never runs, because the argument cannot be deserialised, say | `Exit(97)`, and the reason on standard error |
 //!
 //! If the function forks, the copy of the child has no part in that: it ends when the function
 //! returns in it, with exit code 0, or with 101 if the function panics there.
@@ -46,6 +46,7 @@
 mod builder;
 mod child;
 mod entry;
+mod handle;
 mod identity;
 pub(crate) mod launch;
 mod letter;
@@ -53,15 +54,14 @@ mod outcome;
 mod registry;
 mod spawned;
 mod start;
-mod status;
 
 pub use builder::{ProcessBuilder, Stdio};
 pub use entry::Standalone;
+pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Outcome;
-pub use registry::active_children;
-pub use spawned::Process;
-pub use status::ExitStatus;
+
+pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;
 pub(crate) use identity::{Origin, check_depth};

@@ -19,8 +19,8 @@ use super::identity;
 ///     if age < 18 { Err(format!("{age} is too young")) } else { Ok(()) }
 /// }
 ///
-/// assert_eq!(Process::spawn(check, 20)?.join()?, ExitStatus::Exited(0));
-/// assert_eq!(Process::spawn(check, 17)?.join()?, ExitStatus::Exited(1));
+/// assert_eq!(Process::spawn(check, 20)?.join()?, ExitStatus::Exit(0));
+/// assert_eq!(Process::spawn(check, 17)?.join()?, ExitStatus::Exit(1));
 /// # Ok::<(), manyhands::PoolError>(())
 /// ```
 #[diagnostic::on_unimplemented(

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Process;
 use super::spawned::Spawned;
 use crate::os::exit::{self, Turn};
 use crate::os::fork::PerProcess;
@@ -64,29 +63,11 @@ fn reap_ended() {
     }
 }
 
-/// The children of this process that have not ended: those started as a [`Process`], whether their handles are still
-/// held or not. Workers of pools are not among them.
-///
-/// As in Python, the call also clears away those that have ended.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::process::{self, Process};
-///
-/// let child = Process::builder().name("idle").spawn(|()| loop { std::thread::park() }, ())?;
-/// let active = process::active_children();
-/// assert_eq!((active.len(), active[0].name(), active[0].pid()), (1, "idle", child.pid()));
-///
-/// child.kill()?;
-/// child.join()?;
-/// assert!(process::active_children().is_empty());
-/// # Ok::<(), manyhands::PoolError>(())
-/// ```
-pub fn active_children() -> Vec<Process> {
+/// The children of this process that have not ended. Reaps those that have.
+pub(super) fn active() -> Vec<Arc<Spawned>> {
     let mut children = Registry::own().children();
     children.retain(|child| child.exit_status().is_none());
-    children.into_iter().map(Process::of).collect()
+    children
 }
 
 /// What a process owes its children when it ends normally: daemons are killed, the others waited for.

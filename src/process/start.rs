@@ -17,9 +17,9 @@ use super::spawned::Spawned;
 use super::{Outcome, Process, ProcessBuilder, Stdio, child, registry};
 use crate::call::{closure, code};
 use crate::error::PoolError;
+use crate::memory::cargo;
+use crate::memory::member::Expected;
 use crate::os::start::Stream;
-use crate::shm::cargo;
-use crate::shm::member::Expected;
 use crate::{codec, panic};
 
 /// So much of a name goes into an error.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::shm::ShareError;
+use crate::memory::ShareError;
 
 /// Why an item was not pushed. It is in here, whatever the reason.
 ///

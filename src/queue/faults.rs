@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::memory::{member, payload};
 use crate::os::fault::{self, Child, Fate};
 use crate::queue::{JoinError, PopError, PriorityQueue, Queue, Stack};
-use crate::shm::{member, payload};
 
 fn item(number: u8, len: usize) -> Vec<u8> {
     vec![number; len]

@@ -12,9 +12,9 @@ use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
 use super::port::{Port, Role};
-use crate::shm::ShareError;
-use crate::shm::object::shape_of;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::ShareError;
+use crate::memory::object::shape_of;
+use crate::memory::wait_mode::WaitMode;
 
 /// The bytes that may lie in a queue unless something else is said.
 pub(super) const BYTES: u64 = 1 << 30;
@@ -55,7 +55,7 @@ pub(super) const BYTES: u64 = 1 << 30;
 /// ```
 #[must_use = "what is pushed into a queue that is dropped is gone"]
 pub struct Queue<T> {
-    pub(super) port: Port,
+    pub(crate) port: Port,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -72,7 +72,7 @@ pub struct Queue<T> {
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub struct Sender<T> {
-    pub(super) port: Port,
+    pub(crate) port: Port,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -89,7 +89,7 @@ pub struct Sender<T> {
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub struct Receiver<T> {
-    pub(super) port: Port,
+    pub(crate) port: Port,
     items: PhantomData<fn(T) -> T>,
 }
 

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::order;
+use crate::memory::kind::{Head, Kind, head};
+use crate::memory::member::{self, End, MEMBERS};
+use crate::memory::object::Object;
+use crate::memory::payload;
+use crate::memory::registry::Place;
+use crate::memory::wait::Waiters;
 use crate::os::robust::{Held, LockError, RobustMutex};
-use crate::shm::kind::{Head, Kind, head};
-use crate::shm::member::{self, End, MEMBERS};
-use crate::shm::object::Object;
-use crate::shm::payload;
-use crate::shm::registry::Place;
-use crate::shm::wait::Waiters;
 
 /// Which item is next.
 #[repr(u32)]

@@ -9,9 +9,10 @@ use super::error::{PopError, PushError};
 use super::port::{Port, Refusal};
 use super::transfer::{Load, Taken};
 use crate::codec;
-use crate::shm::payload::Payload;
-use crate::shm::wait_mode::WaitMode;
-use crate::shm::{ShareError, cargo};
+use crate::memory::payload::Payload;
+use crate::memory::wait_mode::WaitMode;
+use crate::memory::wire;
+use crate::memory::{ShareError, cargo};
 
 /// Room in a slot for an item whose size is not known, at most and at least.
 const ROOM: std::ops::RangeInclusive<usize> = 48..=240;
@@ -126,7 +127,7 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
             let payload = payload.map_err(PopError::Unreachable)?;
             payload.read(buffer).map_err(PopError::Unreachable)?;
         }
-        let item = codec::take(&mut buffer.as_slice());
+        let item = wire::take(&mut buffer.as_slice());
         let item = item.map_err(|reason| PopError::Undecodable { reason })?;
         std::mem::forget(lost);
         Ok(item)

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::error::PopError;
 use super::item;
 use super::port::Port;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::wait_mode::WaitMode;
 
 /// Takes items out of a queue until it ends; from [`Queue::iter`](super::Queue::iter) and its like.
 ///

@@ -9,7 +9,7 @@
 //!
 //! All are bounded, in items and in bytes. Handles are given to other processes like any [shared object](crate::shm):
 //! as arguments, in contexts, through other queues, as results. Between threads of one process they work as well, and
-//! nobody makes a system call as long as nobody has to wait. [`wait_ready`] waits for any mix of them, and for
+//! nobody makes a system call as long as nobody has to wait. [`select`](crate::select) waits for any mix of them, and for
 //! processes.
 //!
 //! ```text
@@ -99,7 +99,6 @@ mod order;
 mod pipe;
 mod port;
 mod priority;
-mod ready;
 mod stack;
 mod transfer;
 mod work;
@@ -109,6 +108,6 @@ pub use fifo::{Queue, Receiver, Sender};
 pub(crate) use head::{bury, take_apart};
 pub use iter::{IntoIter, Iter};
 pub use pipe::{Connection, Pipe};
+pub(crate) use port::Port;
 pub use priority::PriorityQueue;
-pub use ready::{Waitable, wait_ready};
 pub use stack::Stack;

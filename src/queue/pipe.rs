@@ -7,9 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{PopError, PushError};
-use super::ready::wait_ready;
 use super::{Queue, Receiver, Sender};
-use crate::shm::ShareError;
+use crate::memory::ShareError;
 
 /// Items that may be under way in each direction.
 const ITEMS: usize = 64;
@@ -279,7 +278,7 @@ impl<A, B> Connection<A, B> {
     /// ```
     #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
-        !wait_ready(&[self], Some(timeout)).is_empty()
+        self.receiver().port.wait_ready(timeout)
     }
 
     /// Ends both directions for both ends: from now on `send` fails, and `recv` does once it has drained what was under
@@ -301,7 +300,7 @@ impl<A, B> Connection<A, B> {
         self.receiver.close();
     }
 
-    pub(super) fn receiver(&self) -> &Receiver<B> {
+    pub(crate) fn receiver(&self) -> &Receiver<B> {
         &self.receiver
     }
 }
@@ -442,6 +441,6 @@ impl<T> Receiver<T> {
     /// ```
     #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
-        !wait_ready(&[self], Some(timeout)).is_empty()
+        self.port.wait_ready(timeout)
     }
 }

@@ -3,17 +3,18 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserializer, Serializer};
 
 use super::head::{self, Book, Geometry, Order, QueueHead, SLOT_HEAD, View};
 use super::transfer::{Load, Put, Taken};
+use crate::memory::ShareError;
+use crate::memory::member;
+use crate::memory::object::Object;
+use crate::memory::wait::Waiters;
+use crate::memory::wait_mode::WaitMode;
 use crate::os::{fork, task};
-use crate::shm::ShareError;
-use crate::shm::member;
-use crate::shm::object::Object;
-use crate::shm::wait_mode::WaitMode;
 
 /// What may be done by a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ enum Deed {
 }
 
 /// A handle.
-pub(super) struct Port {
+pub(crate) struct Port {
     object: Object<QueueHead>,
     geometry: Geometry,
     role: Role,
@@ -165,7 +166,7 @@ impl Port {
     /// Sees to it that [`view`](Self::view) does not wait: in a forked child, whose first use of
     /// the handle takes the ledger. Whether that was possible before the deadline, which is asked
     /// for only then.
-    pub(super) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
+    pub(crate) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
         self.object.reach(limit)
     }
 
@@ -437,8 +438,20 @@ impl Port {
         }
     }
 
+    /// Waits until `try_pop` would say something else than that it is empty; false if the timeout
+    /// comes first.
+    pub(super) fn wait_ready(&self, timeout: Duration) -> bool {
+        let mode = WaitMode::within(timeout);
+        let ready = || self.is_ready().then_some(());
+        self.reach(|| mode.lock_deadline())
+            && self
+                .watchers()
+                .wait(mode.deadline(), ready, member::patrol)
+                .is_some()
+    }
+
     /// Whether `try_pop` would say something else than that it is empty.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let view = self.view();
         let is_over = || self.is_over(&view, true, &Rest::of(WaitMode::Try));
         view.has_items() || is_over().is_some()
@@ -483,7 +496,7 @@ impl Port {
     }
 
     /// For those who wait for many things.
-    pub(super) fn watchers(&self) -> &crate::shm::wait::Waiters {
+    pub(crate) fn watchers(&self) -> &Waiters {
         &self.view().head.watchers
     }
 }

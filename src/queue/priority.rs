@@ -13,9 +13,9 @@ use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
 use super::port::{Port, Role};
-use crate::shm::ShareError;
-use crate::shm::object::shape_of;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::ShareError;
+use crate::memory::object::shape_of;
+use crate::memory::wait_mode::WaitMode;
 
 /// A queue of which the item with the highest priority comes out first, and of several with the same the one that was
 /// pushed first; otherwise as [`Queue`](super::Queue).
@@ -41,7 +41,7 @@ use crate::shm::wait_mode::WaitMode;
 /// ```
 #[must_use = "what is pushed into a queue that is dropped is gone"]
 pub struct PriorityQueue<T> {
-    pub(super) port: Port,
+    pub(crate) port: Port,
     items: PhantomData<fn(T) -> T>,
 }
 

@@ -13,9 +13,9 @@ use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
 use super::port::{Port, Role};
-use crate::shm::ShareError;
-use crate::shm::object::shape_of;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::ShareError;
+use crate::memory::object::shape_of;
+use crate::memory::wait_mode::WaitMode;
 
 /// A queue of which the newest item comes out first; otherwise as [`Queue`](super::Queue).
 ///
@@ -35,7 +35,7 @@ use crate::shm::wait_mode::WaitMode;
 /// ```
 #[must_use = "what is pushed into a stack that is dropped is gone"]
 pub struct Stack<T> {
-    pub(super) port: Port,
+    pub(crate) port: Port,
     items: PhantomData<fn(T) -> T>,
 }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 
 use super::head::{SLOT_HEAD, View};
 use super::order;
+use crate::memory::ShareError;
+use crate::memory::payload::Payload;
+use crate::memory::wait::Waiters;
+use crate::memory::wait_mode::WaitMode;
 use crate::os::fault;
-use crate::shm::ShareError;
-use crate::shm::payload::Payload;
-use crate::shm::wait::Waiters;
-use crate::shm::wait_mode::WaitMode;
 
 /// An item on its way in.
 pub(super) enum Load<'a> {

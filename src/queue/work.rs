@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::error::{JoinError, NothingInHand};
 use super::port::{Others, Port, Rest};
-use crate::shm::member;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::member;
+use crate::memory::wait_mode::WaitMode;
 
 impl Port {
     /// An item that this process has taken will never be done.

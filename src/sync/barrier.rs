@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::memory::ShareError;
+use crate::memory::deferred::Limit;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::member::{self, End, MEMBERS};
+use crate::memory::object::Object;
+use crate::memory::wait::Waiters;
+use crate::memory::wait_mode::WaitMode;
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
-use crate::shm::ShareError;
-use crate::shm::deferred::Limit;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::member::{self, End, MEMBERS};
-use crate::shm::object::Object;
-use crate::shm::wait::Waiters;
-use crate::shm::wait_mode::WaitMode;
 
 /// A place where a number of threads, of any processes, wait until all of them have come.
 ///

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::shm::kind::{Head, Kind, head};
-use crate::shm::member::End;
-use crate::shm::registry::Place;
+use crate::memory::kind::{Head, Kind, head};
+use crate::memory::member::End;
+use crate::memory::registry::Place;
 
 use super::barrier::BarrierHead;
 use super::condvar::CondvarHead;

@@ -7,11 +7,11 @@ use bytemuck::Pod;
 
 use super::mutex::MutexGuard;
 use super::poison::{LockResult, PoisonError};
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::member;
-use crate::shm::object::Object;
-use crate::shm::wait::list::{WaitList, Woken};
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::member;
+use crate::memory::object::Object;
+use crate::memory::wait::list::{WaitList, Woken};
 
 /// Has threads of any process wait until another one has changed what a [`Mutex`](super::Mutex) guards; std's
 /// [`Condvar`](std::sync::Condvar) between processes.

@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::member;
-use crate::shm::object::Object;
-use crate::shm::wait::Waiters;
-use crate::shm::wait_mode::WaitMode;
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::member;
+use crate::memory::object::Object;
+use crate::memory::wait::Waiters;
+use crate::memory::wait_mode::WaitMode;
 
 /// A flag that processes set and wait for.
 ///

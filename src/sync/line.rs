@@ -23,14 +23,14 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::memory::deferred::Limit;
+use crate::memory::kind::Head;
+use crate::memory::member::{self, MEMBERS};
+use crate::memory::object::Object;
+use crate::memory::wait::Waiters;
+use crate::memory::wait_mode::WaitMode;
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
-use crate::shm::deferred::Limit;
-use crate::shm::kind::Head;
-use crate::shm::member::{self, MEMBERS};
-use crate::shm::object::Object;
-use crate::shm::wait::Waiters;
-use crate::shm::wait_mode::WaitMode;
 
 const PLACES: usize = 96;
 

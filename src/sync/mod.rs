@@ -128,7 +128,7 @@ macro_rules! handle {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 Ok(Self {
-                    object: crate::shm::object::Object::deserialize(deserializer, 0)?,
+                    object: crate::memory::object::Object::deserialize(deserializer, 0)?,
                 })
             }
         }

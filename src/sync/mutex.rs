@@ -12,12 +12,12 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::object::{Object, shape_of};
+use crate::memory::wait_mode::soon;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::object::{Object, shape_of};
-use crate::shm::wait_mode::soon;
 
 /// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between processes.
 ///

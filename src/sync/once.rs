@@ -6,11 +6,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::poison::PoisonError;
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::object::Object;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::object::Object;
 
 /// Has something done once, by one thread of one process, while all others wait for it; std's [`Once`](std::sync::Once) between
 /// processes.

@@ -12,11 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::line::{self, HasLine, Line, MOST};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::object::{Object, shape_of};
+use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::object::{Object, shape_of};
-use crate::shm::wait_mode::WaitMode;
 
 /// A value that many threads of any process read at a time, or one changes; std's [`RwLock`](std::sync::RwLock) between
 /// processes.

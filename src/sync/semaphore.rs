@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::line::{self, HasLine, Line, MOST};
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::object::Object;
+use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
-use crate::shm::ShareError;
-use crate::shm::kind::{Head, Kind};
-use crate::shm::object::Object;
-use crate::shm::wait_mode::WaitMode;
 
 /// A number of permits, for which threads of any process wait: a limit on how many do something at a time, or a count of
 /// things that there are.

@@ -5,35 +5,28 @@ use super::verdict::Floor;
 /// The floors. A file that is on its way to another folder has the floor that it will get there.
 pub(crate) const FLOORS: &[Floor] = &[
     // The one door to the kernel, and the switch to loom.
-    ("os", &["facade", "os"]),
+    ("os", &["facade", "os", "signals"]),
     // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier ends, `copies` how a copy of a
     // process ends that a task has forked.
-    ("error", &["barrier", "engine/copies", "error", "machine", "panic"]),
+    ("error", &["barrier", "copies", "error", "machine", "panic"]),
     ("codec", &["codec"]),
-    // What a family of processes shares. `kind` goes in two: the numbers of kinds stay here, the
-    // table of what each does about a death goes to `objects`.
-    ("memory", &["shm"]),
+    // What a family of processes shares.
+    ("memory", &["memory"]),
     // Side by side: what lies in this memory, and the same for threads alone.
     (
         "sync, array, queue, named",
-        &[
-            "queue",
-            "shm/array",
-            "shm/named",
-            "shm/value",
-            "sync",
-            "thread",
-        ],
+        &["array", "named", "queue", "sync", "thread", "value"],
     ),
-    ("objects", &[]),
+    // What each kind of shared object does about a death.
+    ("objects", &["objects"]),
     ("lane", &["lane"]),
     ("future", &["future"]),
     // What a call is, whichever engine runs it.
     ("call", &["call"]),
     ("process", &["process"]),
-    ("select", &["queue/ready"]),
+    ("select", &["select"]),
     // The traits and the engines that have them; the steps of `map_reduce` run on any of them.
     ("engine", &["engine"]),
-    ("pool", &["engine/processes/face", "pool"]),
-    ("lib", &["hook", "lib"]),
+    ("pool", &["pool"]),
+    ("lib", &["hook", "lib", "shm"]),
 ];

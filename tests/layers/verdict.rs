@@ -45,8 +45,8 @@ pub(crate) fn judge(graph: &Graph, floors: &[Floor], list: &List) -> Verdict {
         if arrow.uses.is_empty() && low == high {
             continue;
         }
-        counted.push((from.as_str(), to.as_str()));
         if high <= low {
+            counted.push((from.as_str(), to.as_str()));
             continue;
         }
         *verdict.up.entry((low, high)).or_default() += 1;

@@ -35,10 +35,10 @@ fn an_error_is_told_with_the_name_of_its_child_however_deep_it_lies() {
     let nested = |outcome: Nested| outcome;
     let failed = |reason: &str| {
         let said = format!("manyhands: process render: {reason}\n");
-        (ExitStatus::Exited(1), said)
+        (ExitStatus::Exit(1), said)
     };
     let ended = |outcome: Nested| end_of(named(), nested, outcome);
-    assert_eq!(ended(Ok(Ok(()))), (ExitStatus::Exited(0), String::new()));
+    assert_eq!(ended(Ok(Ok(()))), (ExitStatus::Exit(0), String::new()));
     assert_eq!(ended(Ok(Err("inner".to_owned()))), failed("inner"));
     assert_eq!(ended(Err("outer".to_owned())), failed("outer"));
 }
@@ -91,7 +91,7 @@ fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
     let refused = reason(spy().spawn(captures(Fault::WritePanics), ()));
     assert!(refused.contains("does not like to be asked"), "{refused}");
     let (status, errors) = end_of(spy(), captures(Fault::ReadFails), ());
-    assert_eq!(status, ExitStatus::Exited(97));
+    assert_eq!(status, ExitStatus::Exit(97));
     assert_eq!(
         errors,
         "manyhands: process spy: what its function captures cannot be deserialised: cannot be read\n"

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{JoinError, NothingInHand, PopError, PushError, wait_ready};
+use manyhands::queue::{JoinError, NothingInHand, PopError, PushError};
+use manyhands::select::wait_ready;
 use manyhands::{PriorityQueue, Queue, SharedValue, Stack, shm};
 
 use crate::common::{DEADLINE, Leftovers, eventually, kill};

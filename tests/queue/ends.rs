@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{JoinError, PopError, PushError, wait_ready};
+use manyhands::queue::{JoinError, PopError, PushError};
+use manyhands::select::wait_ready;
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;

@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use manyhands::queue::{JoinError, NothingInHand, PopError, PushError, wait_ready};
+use manyhands::queue::{JoinError, NothingInHand, PopError, PushError};
+use manyhands::select::wait_ready;
 use manyhands::{PriorityQueue, Queue, Receiver, Sender, ShareError, SharedValue, Stack, shm};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::queue::{PopError, PushError, Waitable, wait_ready};
+use manyhands::queue::{PopError, PushError};
+use manyhands::select::{Waitable, wait_ready};
 use manyhands::sync::Event;
 use manyhands::{Connection, Pipe, Queue, Receiver, Sender, Stack};
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use manyhands::queue::{Pipe, PopError, PriorityQueue, Stack, wait_ready};
+use manyhands::queue::{Pipe, PopError, PriorityQueue, Stack};
+use manyhands::select::wait_ready;
 use manyhands::{Process, Queue};
 
 use crate::common::random::Random;

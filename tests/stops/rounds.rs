@@ -93,7 +93,7 @@ fn go_on(child: &Process) {
 
 fn join_killed(dead: &mut VecDeque<Process>) {
     for child in dead.drain(..) {
-        assert_eq!(child.join().unwrap(), ExitStatus::Signaled(9));
+        assert_eq!(child.join().unwrap(), ExitStatus::Signal(9));
     }
 }
 

@@ -133,7 +133,7 @@ fn live((shared, seed): (Shared, u64)) {
 
 fn join_killed(dead: &mut VecDeque<Process>) {
     for child in dead.drain(..) {
-        assert_eq!(child.join().unwrap(), ExitStatus::Signaled(9));
+        assert_eq!(child.join().unwrap(), ExitStatus::Signal(9));
     }
 }
 

@@ -47,14 +47,14 @@ fn await_all(ready: &Semaphore, count: usize) {
 fn join_all(children: impl IntoIterator<Item = Process>) {
     for child in children {
         let status = child.join_timeout(LONG).unwrap();
-        assert_eq!(status, Some(ExitStatus::Exited(0)));
+        assert_eq!(status, Some(ExitStatus::Exit(0)));
     }
 }
 
 /// Kills a child and waits for its end.
 fn kill(child: &Process) {
     common::kill(child.pid());
-    assert_eq!(child.join().unwrap(), ExitStatus::Signaled(9));
+    assert_eq!(child.join().unwrap(), ExitStatus::Signal(9));
 }
 
 /// The number that a variable of the environment says.

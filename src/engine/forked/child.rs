@@ -8,19 +8,19 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::fork_child;
+use crate::array::forks::{Taken, Takes};
 use crate::call::Limits;
 use crate::call::{at_fork, seed};
-use crate::codec;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{self, Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};
+use crate::memory::member;
+use crate::memory::wire;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
-use crate::shm::array::forks::{Taken, Takes};
-use crate::shm::member;
 
 /// A pipe as a bell: its reader can be polled together with the children's pidfds.
 #[derive(Debug)]
@@ -322,10 +322,10 @@ impl Forked {
 
     pub(super) fn reap(&mut self) -> Death {
         self.is_reaped = true;
-        let death = self.child.reap();
+        let status = self.child.reap();
         member::has_ended(self.child.pid());
         self.taken.let_go();
-        death
+        status.into()
     }
 
     /// The process itself, to be polled or killed without a hold on the rest.
@@ -407,7 +407,7 @@ impl Answers {
             // Before its handles are counted as sent.
             original.end_copy(fork::COPY_RETURNED);
             scratch.clear();
-            let encoded = codec::append_result(scratch, &result);
+            let encoded = wire::append_result(scratch, &result);
             // Before the item is answered for: a panic in `drop` is still this item's.
             drop(result);
             encoded

@@ -7,7 +7,8 @@ use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::{codec, panic};
+use crate::memory::wire;
+use crate::panic;
 
 /// A run of items, and what has come of them.
 pub(super) struct Chunk {
@@ -83,7 +84,7 @@ impl Chunk {
         let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
         let wrong = |at: usize, reason| undecoded(self.first + at, reason);
         let before = results.len();
-        let decoded = panic::catch(|| codec::take_all(&bytes, results));
+        let decoded = panic::catch(|| wire::take_all(&bytes, results));
         // It panicked at the first result that was not appended.
         let panicked_at = self.first + results.len() - before;
         let decoded = decoded
@@ -117,7 +118,7 @@ impl Chunk {
                 return Err(failure.clone().with_index(index));
             }
             // One that cannot be made leaves the bytes at the next.
-            match panic::catch(|| codec::take(&mut bytes)) {
+            match panic::catch(|| wire::take(&mut bytes)) {
                 Ok(decoded) => decoded.map_err(|reason| undecoded(index, reason)),
                 Err(caught) => Err(caught.into_error(Some(index))),
             }

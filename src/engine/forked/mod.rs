@@ -32,6 +32,7 @@ use self::running::Task;
 use self::submit::Submitted;
 use super::sealed::Sealed;
 use super::{Executor, Reduce, Run, RunWith, Shutdown};
+use crate::array::forks::{self, Taken, Takes};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -40,8 +41,6 @@ use crate::machine::available_workers;
 use crate::os::fork::Original;
 use crate::os::{self, exit, fault, task};
 use crate::panic;
-use crate::pool::Pool;
-use crate::shm::array::forks::{self, Taken, Takes};
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///
@@ -169,32 +168,19 @@ impl ForkedBuilder {
         self
     }
 
-    /// Makes the pool. Nothing is forked before the first call.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// assert_eq!(Forked::builder().workers(0).build().unwrap_err(), PoolError::ZeroWorkers);
-    /// ```
-    pub fn build(self) -> Result<Pool<Forked>, PoolError> {
+    /// Makes the engine that was asked for.
+    pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = match self.workers {
             Some(workers) => workers,
             None => available_workers()?,
         };
         super::check_workers(workers)?;
         panic::install_hook();
-        let engine = Forked {
+        Ok(Forked {
             workers,
             allow_threads: self.allow_threads,
             submitted: Submitted::new(),
-        };
-        Ok(Pool::over(engine))
+        })
     }
 }
 
@@ -288,7 +274,7 @@ fn threads_beside() -> Result<usize, PoolError> {
 #[allow(unsafe_code)]
 pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u32, Taken)> {
     // Of the same family, whichever of the two needs it first.
-    crate::shm::family::for_children();
+    crate::memory::family::for_children();
     let fork = forks::Fork::new(takes);
     let (out, err, departure) = loop {
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());

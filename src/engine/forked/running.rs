@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, PipeBell};
 use super::watch::Watcher;
-use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Part, PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
+use crate::memory::wire;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 use crate::panic;
@@ -325,7 +325,7 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
             .lock()
             .take()
             .unwrap_or(Err(TaskError::Taken))?;
-        match panic::catch(|| codec::take(&mut bytes.as_slice())) {
+        match panic::catch(|| wire::take(&mut bytes.as_slice())) {
             Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
                 index: None,
                 part: Part::Result,

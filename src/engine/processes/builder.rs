@@ -10,7 +10,6 @@ use super::{Processes, initializer};
 use crate::engine::check_workers;
 use crate::error::PoolError;
 use crate::machine::available_workers;
-use crate::pool::Pool;
 use crate::process::launch;
 
 /// Makes a [`Pool<Processes>`]; see [`Processes::builder`].
@@ -429,32 +428,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Starts the workers, and returns when all are up and initialised.
-    ///
-    /// # Errors
-    ///
-    /// - [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for other options that ask for what cannot be; those
-    ///   of [`available_workers`](crate::available_workers), if it was asked;
-    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up,
-    ///   [`PoolError::InitializerFailed`] if its initialiser failed, and [`PoolError::System`] if the system refused
-    ///   memory, descriptors or a thread; those already started are stopped;
-    /// - [`PoolError::ThreadsRunning`] if the workers were to be forked while other threads run;
-    /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
-    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
-    /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not called;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached `main`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    ///
-    /// let pool = Processes::builder().workers(2).build()?;
-    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn build(self) -> Result<Pool<Processes>, PoolError> {
+    /// Starts the workers of the engine that was asked for.
+    pub(crate) fn start(self) -> Result<Processes, PoolError> {
         let workers = match self.workers {
             Some(workers) => workers,
             None => available_workers()?,
@@ -488,7 +463,7 @@ impl ProcessesBuilder {
             preload: self.preload.transpose()?,
             allow_threads: self.allow_threads,
         };
-        Ok(Pool::over(Processes::start(workers, settings)?))
+        Processes::start(workers, settings)
     }
 
     /// Refuses what cannot be, before anything is started.

@@ -17,7 +17,8 @@ use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::shm::cargo;
+use crate::memory::cargo;
+use crate::memory::wire;
 use crate::{codec, panic};
 
 /// Where the outcomes of the items go.
@@ -157,7 +158,7 @@ fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskErr
         return Err(wrong("there are fewer results than items".to_owned()));
     };
     *bytes = rest;
-    match panic::catch(|| codec::take(&mut result)) {
+    match panic::catch(|| wire::take(&mut result)) {
         Ok(decoded) => decoded.map_err(wrong),
         Err(caught) => Err(caught.into_error(None)),
     }

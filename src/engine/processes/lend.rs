@@ -5,13 +5,13 @@ use serde::de::DeserializeOwned;
 
 use super::task::{Function, SentContext};
 use super::{Portable, Processes};
+use crate::array::lend::Lent;
 use crate::call::Plan;
 use crate::call::closure::{self, is_portable};
 use crate::call::entry::{self, SentLoan};
 use crate::engine::Lend;
 use crate::error::TaskError;
-use crate::shm::array::lend::Lent;
-use crate::shm::cargo;
+use crate::memory::cargo;
 
 impl<L, F, C> Lend<L, F, C> for Processes
 where

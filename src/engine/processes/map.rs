@@ -19,7 +19,8 @@ use crate::error::{Part, TaskError};
 use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::shm::cargo;
+use crate::memory::cargo;
+use crate::memory::wire;
 use crate::{codec, panic};
 
 /// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
@@ -232,7 +233,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 (std::mem::take(&mut outcome.bytes), outcome.failure.take())
             };
             let before = results.len();
-            let decoded = panic::catch(|| codec::take_all(&bytes, results));
+            let decoded = panic::catch(|| wire::take_all(&bytes, results));
             let at = |index: usize| Some(base + index);
             match decoded {
                 Ok(Ok(decoded)) if failure.is_none() && decoded != *count => {

@@ -31,7 +31,6 @@ mod admission;
 mod builder;
 mod chunk;
 mod dispatch;
-mod face;
 #[cfg(all(test, not(loom)))]
 mod faults;
 mod initializer;
@@ -77,7 +76,7 @@ use self::supervisor::{Handle, Order};
 use self::task::{Function, Results, Retired, SentContext, Task};
 use self::wait::Patience;
 use super::sealed::Sealed;
-use super::{Executor, Shutdown};
+use super::{Executor, Shutdown, check_workers};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::call::{Limits, Plan};
@@ -86,11 +85,11 @@ use crate::facade::AtomicUsize;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
+use crate::memory::cargo;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::panic;
 use crate::process::launch;
-use crate::shm::cargo;
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -240,6 +239,47 @@ impl Processes {
     /// ```
     pub fn builder() -> ProcessesBuilder {
         ProcessesBuilder::default()
+    }
+
+    /// Has `workers` workers from now on: see [`Pool::resize`](crate::Pool::resize).
+    pub(crate) fn resize(&self, workers: usize) -> Result<(), PoolError> {
+        let shared = &self.shared;
+        shared.check_process()?;
+        check_workers(workers)?;
+        shared.lock().resize(shared, workers)
+    }
+
+    /// What the workers have done: see [`Pool::stats`](crate::Pool::stats).
+    pub(crate) fn stats(&self) -> PoolStats {
+        let shared = &self.shared;
+        if shared.check_process().is_err() {
+            // A forked child: the pool and its workers are the parent's.
+            return PoolStats::default();
+        }
+        let mut dispatch = shared.lock();
+        dispatch.pump(shared);
+        let tallies = dispatch.tallies.iter().enumerate();
+        let workers = tallies.map(|(number, tally)| {
+            let worker = dispatch.workers.get(number).and_then(Option::as_ref);
+            tally.stats(worker)
+        });
+        PoolStats {
+            name: shared.settings.name.clone(),
+            age: shared.start.elapsed(),
+            workers: workers.collect(),
+            cancelled: dispatch.cancelled,
+        }
+    }
+
+    /// What has run where and when: see [`Pool::timeline`](crate::Pool::timeline).
+    pub(crate) fn timeline(&self) -> Timeline {
+        let shared = &self.shared;
+        if shared.check_process().is_err() {
+            return Timeline::default();
+        }
+        let mut dispatch = shared.lock();
+        dispatch.pump(shared);
+        dispatch.recorder.snapshot(&shared.settings.name)
     }
 
     fn start(workers: usize, settings: Settings) -> Result<Self, PoolError> {

@@ -14,7 +14,7 @@ use crate::engine::reduce;
 use crate::engine::{Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
-use crate::shm::cargo;
+use crate::memory::cargo;
 
 /// What a function for a pool of processes has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).

@@ -24,17 +24,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::initializer;
 use super::worker::{self, Greeting};
+use crate::array::forks::{Taken, Takes};
 use crate::call::at_fork;
 use crate::codec::exact;
 use crate::engine::forked::fork_child;
-use crate::error::Death;
+use crate::memory::family;
+use crate::os::ExitStatus;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::start::Stream;
 use crate::os::{self, fork, handoff, worker as own};
 use crate::process::launch::{CANNOT_BEGIN, Launch, Role, receive_greeting};
-use crate::shm::array::forks::{Taken, Takes};
-use crate::shm::family;
 
 /// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -88,14 +88,7 @@ enum Answer {
     /// The worker could not be forked, or the server cannot serve.
     Refused { reason: String },
     /// The worker has been reaped.
-    Ended { status: Status, peak: u64 },
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Status {
-    Exit(i32),
-    Signal(i32),
-    Unknown,
+    Ended { status: ExitStatus, peak: u64 },
 }
 
 /// The server as the supervisor has it.
@@ -201,10 +194,7 @@ impl Server {
             Ok(_) => Err(io::Error::other("the process that forks workers is mad")),
             Err(_) => {
                 self.process.kill();
-                let end = match self.process.reap() {
-                    Death::Exit(code) => format!("exited with code {code}"),
-                    other => other.to_string(),
-                };
+                let end = self.process.reap();
                 Err(io::Error::other(format!(
                     "the process that forks workers {end} before it was ready"
                 )))
@@ -244,31 +234,31 @@ impl Server {
     }
 
     /// Says how a worker has ended, waiting for that.
-    pub(super) fn reap(&mut self, child: &Child) -> Death {
+    pub(super) fn reap(&mut self, child: &Child) -> ExitStatus {
         // Which may be long in coming. What follows is not.
         child.wait_end(None);
         child.will_be_reaped();
         if self.workers.remove(&child.pid())
             && !self.is_broken
-            && let Some((death, peak)) = self.ask_to_reap(child.pid())
+            && let Some((status, peak)) = self.ask_to_reap(child.pid())
         {
             if let Some(peak) = peak {
                 child.set_peak_memory(peak);
             }
-            return death;
+            return status;
         }
         // The server has died, this one or the one before it; and then the kernel has killed its workers. They may have
         // become children of this process, if it takes in orphans.
         match child.reap() {
-            Death::Unknown => Death::Signal(9),
-            death => death,
+            ExitStatus::Unknown => ExitStatus::Signal(9),
+            status => status,
         }
     }
 
     /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if
     /// the server has died.
-    fn ask_to_reap(&mut self, pid: u32) -> Option<(Death, Option<u64>)> {
-        const UNKNOWN: (Death, Option<u64>) = (Death::Unknown, None);
+    fn ask_to_reap(&mut self, pid: u32) -> Option<(ExitStatus, Option<u64>)> {
+        const UNKNOWN: (ExitStatus, Option<u64>) = (ExitStatus::Unknown, None);
         let ask = encode(&Ask::Reap { pid }).ok()?;
         let sent = handoff::send_at_once(self.socket.as_fd(), &ask, &[]);
         if let Err(error) = &sent
@@ -284,14 +274,7 @@ impl Server {
             return Some(UNKNOWN);
         }
         match sent.and_then(|()| self.try_answer(STOPPED_TIME_OF_ENDED, &|| ())) {
-            Ok((Answer::Ended { status, peak }, _)) => {
-                let death = match status {
-                    Status::Exit(code) => Death::Exit(code),
-                    Status::Signal(signal) => Death::Signal(signal),
-                    Status::Unknown => Death::Unknown,
-                };
-                Some((death, Some(peak)))
-            }
+            Ok((Answer::Ended { status, peak }, _)) => Some((status, Some(peak))),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 // The caller that waits for the end of the task need not wait for its cause.
                 self.given_up += 1;
@@ -504,13 +487,8 @@ fn serve(socket: &OwnedFd) {
 
 /// Waits for a worker that has ended.
 fn reap_worker((child, _taken): (Child, Taken)) -> Answer {
-    let status = match child.reap() {
-        Death::Exit(code) => Status::Exit(code),
-        Death::Signal(signal) => Status::Signal(signal),
-        _ => Status::Unknown,
-    };
     Answer::Ended {
-        status,
+        status: child.reap(),
         peak: child.peak_memory().unwrap_or(0),
     }
 }

@@ -17,7 +17,8 @@ use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::shm::cargo::{self, Cargo};
+use crate::memory::cargo::{self, Cargo};
+use crate::memory::wire;
 use crate::{codec, panic};
 
 /// Where the one result of a submitted task goes.
@@ -77,7 +78,7 @@ impl<R: DeserializeOwned + 'static> Promised<R> for Promise<R> {
     fn take(&self) -> Result<R, TaskError> {
         let outcome = self.outcome.lock().take();
         let bytes = outcome.unwrap_or(Err(TaskError::Taken))?;
-        match panic::catch(|| codec::take(&mut bytes.as_slice())) {
+        match panic::catch(|| wire::take(&mut bytes.as_slice())) {
             Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
                 index: None,
                 part: Part::Result,

@@ -19,12 +19,12 @@ use super::settings::StartMethod;
 use super::start::{Place, start};
 use super::{START_TIME, Shared};
 use crate::error::{Death, PoolError, TaskError};
+use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, clock, task::OwnThread};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
-use crate::shm::member;
 
 /// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -312,12 +312,12 @@ impl Supervisor {
     ///
     /// What it held of shared objects is let go of first, so that whoever hears of its death finds it gone.
     fn reap(&mut self, child: &Child) -> Death {
-        let death = match &mut self.server {
+        let status = match &mut self.server {
             Some(server) => server.reap(child),
             None => child.reap(),
         };
         member::has_ended(child.pid());
-        death
+        status.into()
     }
 
     /// Starts a worker and gives it to the dispatch.

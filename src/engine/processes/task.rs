@@ -12,9 +12,9 @@ use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
+use crate::memory::cargo::Cargo;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
-use crate::shm::cargo::Cargo;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
 pub(super) trait Results: Sink {

@@ -12,7 +12,7 @@ use super::idle::{Idle, Woken};
 use super::roster::Roster;
 use super::spin::{self, Awake};
 use super::task::Job;
-use crate::engine::copies::{COPY_RETURNED, Original};
+use crate::copies::{COPY_RETURNED, Original};
 use crate::error::{PoolError, TaskError};
 use crate::facade::{AtomicBool, Condvar, Mutex, SegQueue, fence};
 use crate::panic;

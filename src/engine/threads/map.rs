@@ -25,7 +25,7 @@ use super::results::{Room, Stretch, collect};
 use super::spin;
 use crate::call::seed;
 use crate::call::{Limits, Plan};
-use crate::engine::copies::{self, Original};
+use crate::copies::{self, Original};
 use crate::error::TaskError;
 use crate::facade::thread::{self, Thread};
 use crate::facade::{AtomicUsize, Mutex};

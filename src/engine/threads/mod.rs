@@ -50,9 +50,9 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::copies::{self, Original};
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::call::{Limits, Plan, Stream};
+use crate::copies::{self, Original};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};

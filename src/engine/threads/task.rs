@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::home::Home;
 use super::spin;
 use crate::call::Limits;
-use crate::engine::copies::{self, Original};
+use crate::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
 use crate::facade::{AtomicBool, Condvar, Mutex};
 use crate::future::{Hook, Pending, PoolId, later};

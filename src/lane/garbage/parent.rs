@@ -6,6 +6,7 @@ use crate::codec;
 use crate::lane::message::Fault;
 use crate::lane::ring::CELL_PAYLOAD;
 use crate::lane::{Expected, RawBytes, Receiver, Sink};
+use crate::memory::wire;
 
 /// What the parent does.
 pub(super) struct Parent {
@@ -73,9 +74,9 @@ impl Sink for Checks {
         }
         self.bytes.fetch_add(copy.len(), Ordering::Relaxed);
         // As the callers do with it: an error of some item at most.
-        let _ = codec::take_all::<String>(&copy, &mut Vec::new());
-        let _ = codec::take_all::<Vec<u32>>(&copy, &mut Vec::new());
-        let _ = codec::take_all::<Option<Fault>>(&copy, &mut Vec::new());
+        let _ = wire::take_all::<String>(&copy, &mut Vec::new());
+        let _ = wire::take_all::<Vec<u32>>(&copy, &mut Vec::new());
+        let _ = wire::take_all::<Option<Fault>>(&copy, &mut Vec::new());
     }
 
     fn fault(&self, index: u32, fault: Fault) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::super::semaphore::SemaphoreHead;
 use super::*;
-use crate::shm::wait::Ticket;
-use crate::shm::wait_mode::soon;
+use crate::memory::wait::Ticket;
+use crate::memory::wait_mode::soon;
 
 /// A line with three permits, at a place that it never leaves.
 fn line() -> &'static Line {

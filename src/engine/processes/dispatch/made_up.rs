@@ -25,9 +25,9 @@ use crate::future::{PoolId, Signal};
 use crate::lane::bell::Bell;
 use crate::lane::message::{Fault, Request};
 use crate::lane::{CELL_PAYLOAD, Claim, Emitter, Lane, Pace, RawBytes, Reader, Ring, Sink};
+use crate::memory::cargo::Cargo;
 use crate::os::alarm::Alarm;
 use crate::os::{clock, fork, pidfd};
-use crate::shm::cargo::Cargo;
 
 /// No process has a number as high as this: the kernel's are below 2^22.
 const FIRST_PID: u32 = 1 << 30;

@@ -7,11 +7,11 @@ use crate::engine::processes::stats::WorkerStats;
 use crate::engine::processes::task::SentContext;
 use crate::error::PoolError;
 use crate::lane::message::Fault;
+use crate::memory::cargo::Cargo;
 use crate::os::clock;
 use crate::os::fault::{self, Child, Fate};
 use crate::os::readable::wait_readable;
 use crate::panic::Caught;
-use crate::shm::cargo::Cargo;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,240 @@
+//! A claim as the process has it that made it, and what forks make of it.
+//!
+//! A forked child gets copies of everything, also of claims, which are not its own: what it drops stays claimed. What it
+//! may do with such a copy:
+//!
+//! - of a claim to read: read, after it has claimed the same elements itself, at the first look. That is refused only if
+//!   somebody writes, which can be if the parent has given its own claim back, and the fork was not this crate's.
+//! - of a claim to write: nothing. Parent and child would write to one memory at once.
+//!
+//! That is checked at each access through a guard. A slice that was taken from a guard *before* the fork is out of reach
+//! of any check. Its lifetime does not help: a value that owns guard and slice together (a future that was polled once)
+//! can go into the child, while the parent drops its copy, and the claim with it. So a fork takes the parent's claims to read
+//! with it, and there is none while there are claims to write: [`forks`].
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ClaimError;
+use super::claims::{ArrayHead, Refusal};
+use super::forks::{self, Use};
+use super::terms::{Mode, Terms};
+use crate::memory::member;
+use crate::memory::object::Object;
+use crate::memory::wait_mode::soon;
+use crate::os::fork;
+
+/// A claim, given back when this is dropped.
+pub(super) struct Claim<'a> {
+    /// A handle of its own: whoever leaks a guard and drops the array still holds the block, and so is heard of at its
+    /// burial.
+    object: Object<ArrayHead>,
+    terms: Terms,
+    /// What belongs to one process: the fork generation in the upper 32 bits, then the member, then the entry.
+    own: AtomicU64,
+    usage: Use,
+    array: PhantomData<&'a Object<ArrayHead>>,
+}
+
+fn packed(generation: u32, member: u16, number: usize) -> u64 {
+    u64::from(generation) << 32 | u64::from(member) << 16 | number as u64
+}
+
+impl<'a> Claim<'a> {
+    /// Makes a claim. If others are in the way and it `reclaims`, members that are dead are buried,
+    /// and it is tried again.
+    pub(super) fn new(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
+        ends: (u64, u64),
+        reclaims: bool,
+    ) -> Result<Self, Refusal> {
+        let usage = match mode {
+            Mode::Read | Mode::Atomic => Use::Shared,
+            _ => Use::Writing,
+        };
+        Self::make(object, mode, ends, 0, usage, reclaims)
+    }
+
+    /// One that the calling thread gives back before it returns.
+    pub(super) fn momentary(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
+        ends: (u64, u64),
+        lend: u64,
+    ) -> Result<Self, Refusal> {
+        Self::make(object, mode, ends, lend, Use::Momentary, true)
+    }
+
+    fn make(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
+        (start, end): (u64, u64),
+        lend: u64,
+        usage: Use,
+        reclaims: bool,
+    ) -> Result<Self, Refusal> {
+        if !object.reach(|| Some(soon())) {
+            return Err(Refusal::Locked(None));
+        }
+        let terms = Terms {
+            member: own_number()?,
+            mode,
+            start,
+            end,
+            lend,
+        };
+        let head = object.head();
+        let attempt = || forks::claim(usage, || head.claim(&terms));
+        let number = if reclaims {
+            despite_the_dead(attempt)?
+        } else {
+            attempt()?
+        };
+        Ok(Self {
+            object: object.clone(),
+            terms,
+            own: AtomicU64::new(packed(fork::generation(), terms.member, number)),
+            usage,
+            array: PhantomData,
+        })
+    }
+
+    /// Sees to it that this process has the claim.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child: if it is a claim to write, or if the elements cannot be claimed to read.
+    #[inline]
+    pub(super) fn check(&self) {
+        let own = self.own.load(Ordering::Acquire);
+        if (own >> 32) as u32 != fork::generation() {
+            self.claim_after_fork(own);
+        }
+    }
+
+    #[cold]
+    fn claim_after_fork(&self, before: u64) {
+        assert!(
+            !matches!(self.terms.mode, Mode::Write | Mode::SubWrite),
+            "this guard is a copy of that of the process that this one was forked from, which has claimed the elements to \
+             write to; claim them here"
+        );
+        let claimed = own_number().and_then(|member| {
+            let terms = Terms {
+                member,
+                ..self.terms
+            };
+            let head = self.object.head();
+            // An access cannot fail, so it waits as long as the table is locked.
+            let attempt = || despite_the_dead(|| forks::claim(self.usage, || head.claim(&terms)));
+            let number = head.wait(None, attempt, Refusal::is_locked)?;
+            Ok((terms, number))
+        });
+        match claimed {
+            Ok((terms, number)) => {
+                let own = packed(fork::generation(), terms.member, number);
+                let exchanged =
+                    self.own
+                        .compare_exchange(before, own, Ordering::AcqRel, Ordering::Acquire);
+                if exchanged.is_err() {
+                    // Another thread was faster.
+                    give_back(&self.object, number, terms);
+                    forks::gave_back(self.usage);
+                }
+            }
+            Err(refusal) => panic!(
+                "a guard that this process has from the one it was forked from: {}",
+                ClaimError::from(refusal)
+            ),
+        }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let own = *self.own.get_mut();
+        if (own >> 32) as u32 != fork::generation() {
+            // A copy of another process's.
+            return;
+        }
+        let terms = Terms {
+            member: (own >> 16) as u16,
+            ..self.terms
+        };
+        let number = usize::from(own as u16);
+        give_back(&self.object, number, terms);
+        forks::gave_back(self.usage);
+    }
+}
+
+/// Gives back a claim of this process.
+fn give_back(object: &Object<ArrayHead>, number: usize, terms: Terms) {
+    object.now_or_later(move |head, limit| head.release(number, &terms, limit));
+}
+
+/// A whole array lent to the workers of a call.
+pub(super) struct Lend<'a> {
+    object: &'a Object<ArrayHead>,
+    number: usize,
+    id: u64,
+    generation: u32,
+}
+
+impl<'a> Lend<'a> {
+    pub(super) fn new(
+        object: &'a Object<ArrayHead>,
+        mode: Mode,
+        len: u64,
+    ) -> Result<Self, Refusal> {
+        let terms = Terms {
+            member: own_number()?,
+            mode,
+            start: 0,
+            end: len,
+            lend: 0,
+        };
+        let head = object.head();
+        // The call that lends has no time of its own.
+        let attempt = || despite_the_dead(|| head.lend(&terms));
+        let (number, id) = head.wait(None, attempt, Refusal::is_locked)?;
+        Ok(Self {
+            object,
+            number,
+            id,
+            generation: fork::generation(),
+        })
+    }
+
+    /// Its number, under which workers make their claims.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Lend<'_> {
+    /// Waits until no worker has anything of it any more.
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            self.object.head().end_lend(self.number, self.id);
+        }
+    }
+}
+
+pub(super) fn own_number() -> Result<u16, Refusal> {
+    Ok(member::own_by(|| Some(soon()))?)
+}
+
+/// Tries again after those who are in the way have been buried, if they are dead.
+pub(super) fn despite_the_dead<T>(
+    mut attempt: impl FnMut() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    match attempt() {
+        Err(Refusal::Clash(_) | Refusal::Full { .. }) => {
+            forks::let_go_for_the_dead();
+            member::bury_dead_by(soon());
+            attempt()
+        }
+        outcome => outcome,
+    }
+}

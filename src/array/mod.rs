@@ -1,0 +1,403 @@
+//! Arrays that processes share: [`SharedArray`], and the guards through which their elements are reached.
+//!
+//! | file | what is there |
+//! |---|---|
+//! | [`claims`] | the table of claims at the head of an array: what rests on what |
+//! | [`terms`] | what goes together with what |
+//! | [`claim`], [`forks`] | a claim as its process has it, and what a fork takes with it |
+//! | [`guards`], [`atomics`], [`frozen`] | slices of the elements |
+//! | [`patient`] | claims that are waited for |
+//! | [`momentary`], [`handle`] | what takes no guard; a handle as a value |
+//! | [`lend`], [`tile`] | what a call lends its workers |
+
+mod atomics;
+mod claim;
+mod claiming;
+mod claims;
+pub(crate) mod forks;
+mod frozen;
+mod guards;
+mod handle;
+pub(crate) mod lend;
+mod momentary;
+mod patient;
+mod terms;
+mod tile;
+#[cfg(feature = "ndarray")]
+mod view;
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::RangeBounds;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use bytemuck::Pod;
+
+use self::claims::ArrayHead;
+pub(crate) use self::claims::bury;
+use self::terms::{Mode, within};
+use crate::error::ClaimError;
+use crate::memory::ShareError;
+use crate::memory::object::{Object, shape_of};
+use crate::os::robust::RobustMutex;
+
+pub use self::atomics::{AtomicElement, Atomics};
+pub use self::frozen::FrozenArray;
+pub use self::guards::{Reading, Writing};
+pub use self::tile::TileMut;
+
+/// An array that several processes read and write in place.
+///
+/// What a program has is a handle: small whatever the array's length, `Clone`, and serde's, so that it can be an argument
+/// of a task or part of a context. Every process that gets it comes to the same elements.
+///
+/// The elements are reached through *claims*, which are checked for all processes at once:
+/// [`read`](Self::read) gives a slice that nobody writes to meanwhile, [`write`](Self::write) a mutable one that is nobody
+/// else's, both also for parts of the array, and [`atomics`](Self::atomics) one of atomics for everybody. A claim that
+/// does not go together with those there are is refused with a [`ClaimError`], at once. So two processes cannot have the
+/// same element to write, nor one read what another writes. When a process is killed, its claims go.
+///
+/// The usual way to change an array in parallel is to lend it to a call: [`Pool::for_each_chunk`](crate::Pool::for_each_chunk)
+/// gives each worker disjoint chunks. An array that is complete can be [frozen](Self::freeze).
+///
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Elements begin at a multiple of
+/// 64 bytes, those of a large array at a page.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedArray;
+/// use manyhands::prelude::*;
+///
+/// let (width, height) = (64, 48);
+/// let mut image = SharedArray::<u8>::zeros(width * height)?;
+/// let pool = Pool::processes(2)?;
+/// pool.for_each_chunk(&mut image, width, |y, row: &mut [u8]| row.fill(y as u8))?;
+/// assert_eq!(image.get(5 * width)?, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SharedArray<T> {
+    object: Object<ArrayHead>,
+    elements: PhantomData<fn(T) -> T>,
+}
+
+impl<T: Pod> SharedArray<T> {
+    /// An array of `len` elements, all zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::OutOfMemory`] if there is not so much memory, and what else can keep a process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert_eq!(SharedArray::<u32>::zeros(3)?.to_vec()?, [0, 0, 0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn zeros(len: usize) -> Result<Self, ShareError> {
+        const {
+            assert!(
+                align_of::<T>() <= 64,
+                "elements are aligned to 64 bytes at most"
+            );
+        }
+        let bytes = len.checked_mul(size_of::<T>());
+        let bytes = bytes.ok_or_else(|| ShareError::OutOfMemory {
+            bytes: u64::MAX,
+            reason: "no machine has so much".to_owned(),
+        })?;
+        let init = |head: NonNull<ArrayHead>, _| {
+            // SAFETY: `head` is a mapped block of the right size that nobody else knows of yet.
+            #[allow(unsafe_code)]
+            let lock = unsafe { &raw mut (*head.as_ptr()).top.lock };
+            let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
+            // SAFETY: as above; blocks stay mapped as long as there is a handle, and whoever locks has one.
+            #[allow(unsafe_code)]
+            unsafe {
+                RobustMutex::init(lock)
+            }
+        };
+        let object = Object::new(bytes, shape_of::<T>(), init)?;
+        object.head().top.len.store(len as u64, Ordering::Release);
+        Ok(Self {
+            object,
+            elements: PhantomData,
+        })
+    }
+
+    /// An array with a copy of these elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeros`](Self::zeros).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert_eq!(SharedArray::from_slice(&[1.5, 2.5])?.get(1)?, 2.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_slice(elements: &[T]) -> Result<Self, ShareError> {
+        Self::made(elements.len(), |into| into.copy_from_slice(elements))
+    }
+
+    /// An array of what the iterator gives. If it does not say exactly how much that is, it is collected first.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// If the iterator panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let odd = SharedArray::from_iter((0..10).filter(|x| x % 2 == 1))?;
+    /// assert_eq!(odd.to_vec()?, [1, 3, 5, 7, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the trait has no way to say that there is no memory"
+    )]
+    pub fn from_iter(elements: impl IntoIterator<Item = T>) -> Result<Self, ShareError> {
+        let mut elements = elements.into_iter();
+        match elements.size_hint() {
+            (len, Some(most)) if len == most => {
+                let mut given = 0;
+                let array = Self::made(len, |into| {
+                    for (place, element) in into.iter_mut().zip(&mut elements) {
+                        *place = element;
+                        given += 1;
+                    }
+                })?;
+                let rest: Vec<T> = elements.collect();
+                if given == len && rest.is_empty() {
+                    return Ok(array);
+                }
+                // It was wrong about itself.
+                let mut all = array.elements_made()[..given].to_vec();
+                all.extend(rest);
+                Self::from_slice(&all)
+            }
+            _ => Self::from_slice(&elements.collect::<Vec<T>>()),
+        }
+    }
+
+    /// An array of `len` elements, each as `element` makes it of its index.
+    ///
+    /// # Errors
+    ///
+    /// As [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// If `element` panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert_eq!(SharedArray::from_fn(4, |i| i * i)?.to_vec()?, [0, 1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_fn(len: usize, mut element: impl FnMut(usize) -> T) -> Result<Self, ShareError> {
+        Self::made(len, |into| {
+            for (index, place) in into.iter_mut().enumerate() {
+                *place = element(index);
+            }
+        })
+    }
+
+    fn made(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Self, ShareError> {
+        let array = Self::zeros(len)?;
+        let unusable = |error: ClaimError| ShareError::System {
+            what: "a new array could not be filled".into(),
+            reason: error.to_string(),
+        };
+        fill(&mut array.write_briefly().map_err(unusable)?);
+        Ok(array)
+    }
+
+    fn elements_made(&self) -> Vec<T> {
+        self.to_vec().unwrap_or_default()
+    }
+
+    /// How many elements there are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert_eq!(SharedArray::<u64>::zeros(5)?.len(), 5);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn len(&self) -> usize {
+        // Of the memory that this process has mapped, and not from what anybody could have written somewhere.
+        match self.object.tail_len().checked_div(size_of::<T>()) {
+            Some(len) => len,
+            // As many as anybody says: they take up nothing.
+            None => self.object.head().top.len.load(Ordering::Acquire) as usize,
+        }
+    }
+
+    /// Whether there are no elements.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert!(SharedArray::<u64>::zeros(0)?.is_empty());
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the elements are. What may be done with them is a matter of claims.
+    fn elements(&self) -> NonNull<[T]> {
+        NonNull::slice_from_raw_parts(self.object.tail().0.cast(), self.len())
+    }
+
+    /// Where the elements of this range are.
+    fn part(&self, range: &std::ops::Range<usize>) -> NonNull<[T]> {
+        debug_assert!(range.start <= range.end && range.end <= self.len());
+        // SAFETY: the range is of this array's.
+        #[allow(unsafe_code)]
+        let start = unsafe { self.elements().cast::<T>().add(range.start) };
+        NonNull::slice_from_raw_parts(start, range.len())
+    }
+
+    /// All elements, to read. Others may read them too.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Claimed`] if somebody has claimed elements to write, or as atomics, or the array is lent to a call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(array.read()?.iter().sum::<i32>(), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(&self) -> Result<Reading<'_, T>, ClaimError> {
+        self.read_range(..)
+    }
+
+    /// All elements, to read and write. Nobody else can have any of them meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Claimed`] if somebody has claimed elements, [`ClaimError::Frozen`] if the array is frozen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// array.write()?[1] = 7;
+    /// assert_eq!(array.to_vec()?, [0, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write(&self) -> Result<Writing<'_, T>, ClaimError> {
+        self.write_range(..)
+    }
+
+    /// Some of the elements, to read.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), for these elements; [`ClaimError::OutOfBounds`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(*array.read_range(1..)?, [2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_range(&self, range: impl RangeBounds<usize>) -> Result<Reading<'_, T>, ClaimError> {
+        let range = within(range, self.len())?;
+        Ok(Reading::new(
+            self.claim(Mode::Read, &range)?,
+            self.part(&range),
+        ))
+    }
+
+    /// Some of the elements, to read and write. Others may have other elements meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), for these elements; [`ClaimError::OutOfBounds`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray};
+    ///
+    /// let array = SharedArray::<u8>::zeros(10)?;
+    /// let (mut front, mut back) = (array.write_range(..5)?, array.write_range(5..)?);
+    /// front.swap_with_slice(&mut back);
+    /// assert!(matches!(array.write_range(4..6), Err(ClaimError::Claimed { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_range(
+        &self,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Writing<'_, T>, ClaimError> {
+        let range = within(range, self.len())?;
+        Ok(Writing::new(
+            self.claim(Mode::Write, &range)?,
+            self.part(&range),
+        ))
+    }
+
+    /// All elements as atomics, for everybody at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Claimed`] if somebody has claimed elements in another way, [`ClaimError::Frozen`] if the array is
+    /// frozen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    /// use std::sync::atomic::Ordering::Relaxed;
+    ///
+    /// let counts = SharedArray::<u32>::zeros(2)?;
+    /// counts.atomics()?[1].fetch_add(1, Relaxed);
+    /// assert_eq!(counts.to_vec()?, [0, 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn atomics(&self) -> Result<Atomics<'_, T>, ClaimError>
+    where
+        T: AtomicElement,
+    {
+        let range = 0..self.len();
+        Ok(Atomics::new(
+            self.claim(Mode::Atomic, &range)?,
+            self.part(&range),
+        ))
+    }
+}

@@ -1,0 +1,222 @@
+//! What an array can be asked without a guard: claims for the time of one call.
+
+use bytemuck::Pod;
+
+use super::claim::despite_the_dead;
+use super::terms::Mode;
+use super::{ClaimError, FrozenArray, SharedArray};
+use crate::memory::wait_mode::soon;
+
+impl<T: Pod> SharedArray<T> {
+    /// A copy of all elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// assert_eq!(SharedArray::from_slice(&[1, 2])?.to_vec()?, vec![1, 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn to_vec(&self) -> Result<Vec<T>, ClaimError> {
+        Ok(self.read_briefly()?.to_vec())
+    }
+
+    /// The element at `index`. For many of them [`read`](Self::read) is faster.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if somebody has claimed this element to write, or as an atomic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray};
+    ///
+    /// let array = SharedArray::from_slice(&[1, 2])?;
+    /// assert_eq!(array.get(1)?, 2);
+    /// assert_eq!(array.get(2), Err(ClaimError::OutOfBounds { range: 2..3, len: 2 }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn get(&self, index: usize) -> Result<T, ClaimError> {
+        let place = self.place_of(index)?;
+        let terms = Self::terms(Mode::Read, &(index..index + 1))?;
+        let head = self.object.head();
+        Ok(despite_the_dead(|| {
+            head.in_place_of(&terms, || {
+                // SAFETY: an element of the array, which holds a `Pod`. It could be claimed to read, and nobody can claim
+                // it to write before this is over.
+                #[allow(unsafe_code)]
+                unsafe {
+                    place.read()
+                }
+            })
+        })?)
+    }
+
+    /// Changes the element at `index`. For many of them [`write`](Self::write) is faster.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if somebody has claimed this element;
+    /// [`ClaimError::Frozen`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// array.set(1, 7)?;
+    /// assert_eq!(array.to_vec()?, [0, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set(&self, index: usize, value: T) -> Result<(), ClaimError> {
+        let place = self.place_of(index)?;
+        let terms = Self::terms(Mode::Write, &(index..index + 1))?;
+        let head = self.object.head();
+        Ok(despite_the_dead(|| {
+            head.write_in_place_of(&terms, || {
+                // SAFETY: an element of the array. It could be claimed to write, and nobody can claim it before this is
+                // over.
+                #[allow(unsafe_code)]
+                unsafe {
+                    place.write(value);
+                }
+            })
+        })?)
+    }
+
+    fn place_of(&self, index: usize) -> Result<std::ptr::NonNull<T>, ClaimError> {
+        let len = self.len();
+        if index >= len {
+            let range = index..index.saturating_add(1);
+            return Err(ClaimError::OutOfBounds { range, len });
+        }
+        if !self.object.reach(|| Some(soon())) {
+            return Err(ClaimError::Busy { by: None });
+        }
+        Ok(self.part(&(index..index + 1)).cast())
+    }
+
+    /// Copies these elements into the array, which must have as many.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Length`]; as [`write`](Self::write).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray};
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// array.copy_from_slice(&[1, 2])?;
+    /// assert_eq!(array.copy_from_slice(&[1]), Err(ClaimError::Length { given: 1, len: 2 }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn copy_from_slice(&self, elements: &[T]) -> Result<(), ClaimError> {
+        let (given, len) = (elements.len(), self.len());
+        if given != len {
+            return Err(ClaimError::Length { given, len });
+        }
+        self.write_briefly()?.copy_from_slice(elements);
+        Ok(())
+    }
+
+    /// Sets all elements to `value`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// array.fill(7)?;
+    /// assert_eq!(array.to_vec()?, [7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fill(&self, value: T) -> Result<(), ClaimError> {
+        self.write_briefly()?.fill(value);
+        Ok(())
+    }
+
+    /// Makes the array one that nobody can write to any more, in whichever process and by whichever handle.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Claimed`] if somebody has claimed elements to write, or as atomics. The array is as it was then, and
+    /// so are other handles of it; this one is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray};
+    ///
+    /// let array = SharedArray::from_slice(&[1, 2])?;
+    /// let frozen = array.clone().freeze()?;
+    /// assert_eq!(frozen[1], 2);
+    /// assert_eq!(array.fill(0), Err(ClaimError::Frozen));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn freeze(self) -> Result<FrozenArray<T>, ClaimError> {
+        // What could be read whole is written to by nobody.
+        if !self.object.reach(|| Some(soon())) {
+            return Err(ClaimError::Busy { by: None });
+        }
+        let terms = Self::terms(Mode::Read, &(0..self.len()))?;
+        despite_the_dead(|| self.object.head().freeze(&terms))?;
+        Ok(FrozenArray::new(self))
+    }
+
+    /// Whether the array was [frozen](Self::freeze).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// assert!(!array.is_frozen());
+    /// array.clone().freeze()?;
+    /// assert!(array.is_frozen());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_frozen(&self) -> bool {
+        self.object.head().is_frozen()
+    }
+
+    /// Whether a process has ended, killed or otherwise, while it had elements to write to: what it had there may be half
+    /// of what it was going to write. It stays true from then on.
+    ///
+    /// Workers of [`for_each_chunk`](crate::Pool::for_each_chunk) and the like do not count: the call tells of their
+    /// deaths.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
+    ///
+    /// let array = SharedArray::<u8>::zeros(2)?;
+    /// let pool = Pool::processes(1)?;
+    /// let killed = pool.submit(|array: SharedArray<u8>| {
+    ///     let _half = array.write().unwrap();
+    ///     std::process::abort()
+    /// }, array.clone());
+    /// assert!(killed.result().map(|()| ()).is_err());
+    /// assert!(array.was_abandoned() && array.write().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn was_abandoned(&self) -> bool {
+        self.object.head().abandoned() > 0
+    }
+}

@@ -1,0 +1,141 @@
+//! Why a claim on an array was refused.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// Why elements of a shared array could not be had.
+///
+/// Nothing has been read or written then, and nothing is claimed.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{ClaimError, SharedArray};
+///
+/// let array = SharedArray::<u8>::zeros(10)?;
+/// let front = array.write_range(..5)?;
+/// let refused = array.read().unwrap_err();
+/// assert_eq!(refused, ClaimError::Claimed { by: std::process::id(), range: 0..5 });
+/// drop(front);
+/// assert!(array.read().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// Somebody has claimed some of the elements, in a way that does not go together with what was asked for.
+    ///
+    /// A process that had a guard to read, or atomics, when it forked a child keeps that claim until the child has ended.
+    #[error(
+        "elements {range:?} of the array are claimed by {}; drop the guard there, wait for the call that has been lent the \
+         array or for the child that was forked with it, or ask for other elements",
+        Claimant(*.by)
+    )]
+    Claimed {
+        /// The process, which may be this one; 0 if it has just ended.
+        by: u32,
+        /// The elements that it has claimed, the end not among them; for a worker, those that its call was lent.
+        range: Range<usize>,
+    },
+    /// The array was frozen: it can be read, and nothing else, for good.
+    #[error("the array is frozen: nobody can write to it any more")]
+    Frozen,
+    /// The array has no such elements.
+    #[error("the array has {len} elements; elements {range:?} are not all among them")]
+    OutOfBounds {
+        /// What was asked for; the end is not among them.
+        range: Range<usize>,
+        /// How many elements there are.
+        len: usize,
+    },
+    /// The lengths of array and slice differ.
+    #[error("a slice of {given} elements cannot be copied to an array of {len}")]
+    Length {
+        /// How many elements were given.
+        given: usize,
+        /// How many elements there are.
+        len: usize,
+    },
+    /// The array has as many claims at this time as it can have.
+    #[error(
+        "there are {limit} claims on the array already, which is the most that one can have at a time"
+    )]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The table of claims is locked by a process that does not go on: it is stopped (`SIGSTOP`, a
+    /// debugger, a frozen container), or was not given a core for longer than the caller wants to
+    /// wait.
+    #[error(
+        "the claims on the array are locked by {}, which does not go on; let it continue if it was stopped, or end it, and try \
+         again",
+        Holder(*.by)
+    )]
+    Busy {
+        /// The process, if it can be told.
+        by: Option<u32>,
+    },
+    /// The claims cannot be read or changed: somebody has written over them, or this process cannot share objects.
+    #[error("the array cannot be claimed: {reason}")]
+    Unusable {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// How a message names the process that holds a lock, by its pid.
+pub(crate) struct Holder(pub(crate) Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) if pid == std::process::id() => f.write_str("another thread of this process"),
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// How a message names the process that has made a claim, by its pid.
+struct Claimant(u32);
+
+impl fmt::Display for Claimant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("a process that has just ended"),
+            pid if pid == std::process::id() => f.write_str("this process"),
+            pid => write!(f, "process {pid}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_range_and_the_process() {
+        let claimed = |by| ClaimError::Claimed { by, range: 3..8 }.to_string();
+        let start = "elements 3..8 of the array are claimed by";
+        let this = claimed(std::process::id());
+        assert!(
+            this.starts_with(&format!("{start} this process;")),
+            "{this}"
+        );
+        let other = claimed(1);
+        assert!(other.starts_with(&format!("{start} process 1;")), "{other}");
+        let gone = claimed(0);
+        assert!(
+            gone.starts_with(&format!("{start} a process that has just ended;")),
+            "{gone}"
+        );
+        let range = 3..8;
+        assert_eq!(
+            ClaimError::OutOfBounds { range, len: 7 }.to_string(),
+            "the array has 7 elements; elements 3..8 are not all among them"
+        );
+    }
+}

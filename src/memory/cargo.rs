@@ -1,0 +1,308 @@
+//! Handles on their way: what keeps an object alive between the process that sends a handle and the one that gets it.
+//!
+//! The sender may drop its own handle as soon as it has sent it, so the message itself has to hold the object. How, depends
+//! on who knows of the message's end, and whoever serialises a message says so by a scope around it:
+//!
+//! | scope | who holds the object | used for |
+//! |---|---|---|
+//! | [`keep`] | the sender, by handles that lie beside the message until it is not needed any more | arguments and contexts of pools: they may be read by none, one or many workers |
+//! | [`send`] | a count at the object, which the receiver takes back | results, and items of queues: read once, by a process that is not known yet |
+//! | [`grant`] | the receiver, in whose name the object is held before it is there | arguments of single processes |
+//! | none | nobody | whatever users serialise themselves |
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::entry::BlockId;
+use super::error::ShareError;
+use super::family::{self, Family};
+use super::member::{Expected, ledger_deadline};
+use super::registry;
+
+/// How a handle travels, as it stands in the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Transit {
+    /// Somebody else holds the object.
+    Held,
+    /// The object counts this message. The number is that of the handle in it: what reads a message may try a handle more than
+    /// once (serde's untagged enums do).
+    InFlight(u32),
+    /// The receiver holds it already.
+    Granted,
+}
+
+/// What is kept for the time of a message.
+pub(crate) type Kept = Box<dyn Any + Send + Sync>;
+
+enum Scope {
+    Keep(Vec<Kept>),
+    Send(Sending),
+    Grant(Option<Expected>),
+}
+
+/// A message whose handles count as under way.
+#[derive(Default)]
+struct Sending {
+    handles: Vec<BlockId>,
+    /// Until when a handle may wait for the ledger; `None`: for ever.
+    deadline: Option<Instant>,
+    /// A handle has waited in vain.
+    is_busy: bool,
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+/// Handles that are held for the time that a message is needed. Nearly always there are none.
+#[derive(Default)]
+pub(crate) struct Cargo {
+    kept: Option<Box<Mutex<Vec<Kept>>>>,
+}
+
+impl Cargo {
+    fn new(kept: Vec<Kept>) -> Self {
+        Self {
+            kept: (!kept.is_empty()).then(|| Box::new(Mutex::new(kept))),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_none()
+    }
+
+    /// The message is not needed any more.
+    pub(crate) fn unload(&self) {
+        if let Some(kept) = &self.kept {
+            let kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(kept);
+        }
+    }
+}
+
+impl std::fmt::Debug for Cargo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Cargo({})",
+            if self.kept.is_some() { "some" } else { "none" }
+        )
+    }
+}
+
+/// Puts back the scope that was there before, also after a panic of the user's code.
+struct Outer(Option<Scope>);
+
+impl Outer {
+    fn enter(scope: Scope) -> Self {
+        Self(SCOPE.replace(Some(scope)))
+    }
+
+    fn leave(mut self) -> Option<Scope> {
+        let inner = SCOPE.replace(self.0.take());
+        std::mem::forget(self);
+        inner
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        // A message that was not finished is not sent.
+        if let Some(Scope::Send(sending)) = SCOPE.replace(self.0.take()) {
+            recall(&sending.handles);
+        }
+    }
+}
+
+/// Serialises something whose handles are kept by this process.
+pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, Cargo) {
+    let outer = Outer::enter(Scope::Keep(Vec::new()));
+    let result = serialise();
+    match outer.leave() {
+        Some(Scope::Keep(kept)) => (result, Cargo::new(kept)),
+        _ => (result, Cargo::default()),
+    }
+}
+
+/// Handles that count as under way. Dropped, they are called back: nobody will read the message.
+#[derive(Debug, Default)]
+#[must_use = "dropped, it calls the handles back"]
+pub(crate) struct Sent {
+    handles: Vec<BlockId>,
+    is_busy: bool,
+}
+
+impl Sent {
+    /// The message is on its way.
+    pub(crate) fn deliver(self) {
+        self.into_handles();
+    }
+
+    /// The message is on its way, with this list of what is in it for whoever may have to [`recall`] it.
+    pub(crate) fn into_handles(mut self) -> Vec<BlockId> {
+        std::mem::take(&mut self.handles)
+    }
+
+    pub(crate) fn handles(&self) -> &[BlockId] {
+        &self.handles
+    }
+
+    /// Whether a handle could not be serialised, because a process has the ledger locked that does
+    /// not go on.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        recall(&self.handles);
+    }
+}
+
+/// Serialises something whose handles are counted as under way. Those that a forked child has not
+/// used yet take the ledger, and wait for it until the deadline.
+pub(crate) fn send<R>(deadline: Option<Instant>, serialise: impl FnOnce() -> R) -> (R, Sent) {
+    let outer = Outer::enter(Scope::Send(Sending {
+        deadline,
+        ..Sending::default()
+    }));
+    let result = serialise();
+    match outer.leave() {
+        Some(Scope::Send(Sending {
+            handles, is_busy, ..
+        })) => (result, Sent { handles, is_busy }),
+        _ => (result, Sent::default()),
+    }
+}
+
+/// Until when a handle that is serialised right now may wait for the ledger; `None`: for ever.
+pub(super) fn deadline() -> Option<Instant> {
+    SCOPE.with_borrow(|scope| match scope {
+        Some(Scope::Send(sending)) => sending.deadline,
+        _ => None,
+    })
+}
+
+/// A handle has waited for the ledger in vain.
+pub(super) fn set_busy() {
+    SCOPE.with_borrow_mut(|scope| {
+        if let Some(Scope::Send(sending)) = scope {
+            sending.is_busy = true;
+        }
+    });
+}
+
+/// Whether any process of the family has ever sent a handle that counts.
+pub(crate) fn was_ever_sent() -> bool {
+    family::if_any().is_some_and(Family::has_launched)
+}
+
+/// Serialises something whose handles are held in the name of a process that is about to be started; gives its place in
+/// the family, if it was given any.
+pub(crate) fn grant<R>(serialise: impl FnOnce() -> R) -> (R, Option<Expected>) {
+    let outer = Outer::enter(Scope::Grant(None));
+    let result = serialise();
+    match outer.leave() {
+        Some(Scope::Grant(expected)) => (result, expected),
+        _ => (result, None),
+    }
+}
+
+/// Takes back what was [sent](send): no process will read it.
+pub(crate) fn recall(sent: &[BlockId]) {
+    for id in sent {
+        registry::call_back(*id);
+    }
+}
+
+/// Prepares an object for the way. `keep` makes a handle to keep; `granted` is called with the member in whose name the
+/// object is held.
+pub(super) fn load(
+    id: BlockId,
+    keep: impl FnOnce() -> Kept,
+    granted: impl FnOnce(u16),
+) -> Result<Transit, ShareError> {
+    SCOPE.with_borrow_mut(|scope| {
+        Ok(match scope {
+            None => Transit::Held,
+            Some(Scope::Keep(kept)) => {
+                kept.push(keep());
+                Transit::Held
+            }
+            Some(Scope::Send(sending)) => {
+                family::get()?.launch(id);
+                sending.handles.push(id);
+                Transit::InFlight(sending.handles.len() as u32)
+            }
+            Some(Scope::Grant(expected)) => {
+                let expected = match expected {
+                    Some(expected) => expected,
+                    None => expected.insert(Expected::new()?),
+                };
+                let family = family::get()?;
+                let lock = family.lock(ledger_deadline)?;
+                family.join(&lock, id, expected.number(), false)?;
+                drop(lock);
+                granted(expected.number());
+                Transit::Granted
+            }
+        })
+    })
+}
+
+/// What reads a message at present has come to.
+#[derive(Default)]
+struct Unpacking {
+    /// Kept until all is read: what was tried and dropped may be wanted at the next try.
+    opened: Vec<Kept>,
+    /// Handles that count as under way, each with its number in the message.
+    landed: Vec<(BlockId, u32)>,
+}
+
+thread_local! {
+    static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) };
+}
+
+/// Reads a message. Its handles cease to count as under way when all is read, each once.
+pub(crate) fn unpack<R>(read: impl FnOnce() -> R) -> R {
+    /// Puts back what was there before, also after a panic of the user's code.
+    struct Outer(Option<Unpacking>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            let Some(Unpacking { opened, landed }) = UNPACKING.replace(self.0.take()) else {
+                return;
+            };
+            for (id, _) in landed {
+                registry::call_back(id);
+            }
+            drop(opened);
+        }
+    }
+    let _outer = Outer(UNPACKING.replace(Some(Unpacking::default())));
+    read()
+}
+
+/// A handle has been read, or it could not be. `opened` is what came of it.
+pub(super) fn unload(id: BlockId, transit: Transit, opened: Option<Kept>) {
+    UNPACKING.with_borrow_mut(|unpacking| match (unpacking, transit) {
+        (
+            Some(Unpacking {
+                opened: all,
+                landed,
+            }),
+            transit,
+        ) => {
+            all.extend(opened);
+            if let Transit::InFlight(number) = transit
+                && !landed.contains(&(id, number))
+            {
+                landed.push((id, number));
+            }
+        }
+        (None, Transit::InFlight(_)) => registry::call_back(id),
+        (None, _) => {}
+    });
+}

@@ -1,0 +1,109 @@
+//! What can go wrong with objects that processes share.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Holder;
+
+/// Why a shared object could not be made, or could not be reached by its handle.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{ShareError, SharedArray};
+///
+/// let error = SharedArray::<u8>::zeros(1 << 45).unwrap_err();
+/// assert!(matches!(error, ShareError::OutOfMemory { .. }), "{error}");
+/// ```
+///
+/// A task can hand it on to whoever started it:
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::{ShareError, SharedArray};
+///
+/// let make = |len: usize| SharedArray::<u8>::zeros(len);
+/// let made: Result<SharedArray<u8>, ShareError> = Pool::processes(1)?.submit(make, 1 << 45).result()?;
+/// assert!(matches!(made, Err(ShareError::OutOfMemory { .. })), "{made:?}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// There is not so much memory left. Nothing was made.
+    #[error("{bytes} bytes of shared memory cannot be had: {reason}")]
+    OutOfMemory {
+        /// What was asked for, in bytes.
+        bytes: u64,
+        /// What the system said.
+        reason: String,
+    },
+    /// More objects than one family of processes can have at a time.
+    #[error(
+        "there are {limit} shared objects already, which is the most that one family of processes can have; drop some first"
+    )]
+    TooManyObjects {
+        /// The limit.
+        limit: usize,
+    },
+    /// More processes than can share objects at a time.
+    #[error("{limit} processes share objects already, which is the most that one family can have")]
+    TooManyProcesses {
+        /// The limit.
+        limit: usize,
+    },
+    /// The handle comes from a program that is no relative of this process: handles are good in the process that made
+    /// the object, in those that it starts through this crate or forks, in theirs, and in their parents.
+    #[error(
+        "the handle is from another family of processes; only a process and those started by it through manyhands share objects"
+    )]
+    Foreign,
+    /// The last process that had the object let go of it before this one got it.
+    #[error(
+        "the shared object is gone: the last process that had a handle dropped it, or died, before this one got its own"
+    )]
+    Gone,
+    /// The handle is for an object of another type.
+    #[error("the handle is of another type than the shared object")]
+    OtherType,
+    /// What was asked for makes no sense.
+    #[error("{what} cannot be {value}: {reason}")]
+    Invalid {
+        /// What it is about.
+        what: Cow<'static, str>,
+        /// What was asked for.
+        value: String,
+        /// Why it cannot be.
+        reason: Cow<'static, str>,
+    },
+    /// Another process holds the lock on what the family shares, and does not go on: it is stopped
+    /// (`SIGSTOP`, a debugger, a frozen container), or was not given a core for seconds. Nothing
+    /// was made or changed.
+    #[error(
+        "the ledger of shared memory is locked by {}, which does not go on; let it continue if it was stopped, or end it, and \
+         try again",
+        Holder(*.by)
+    )]
+    Busy {
+        /// The process, if it can be told.
+        by: Option<u32>,
+    },
+    /// The system refused something that should work.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was tried.
+        what: Cow<'static, str>,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl ShareError {
+    pub(crate) fn system(what: &'static str, error: &std::io::Error) -> Self {
+        Self::System {
+            what: what.into(),
+            reason: error.to_string(),
+        }
+    }
+}

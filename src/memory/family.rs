@@ -1,0 +1,314 @@
+//! The memory of a family: where what lies in it, and how a process comes to it.
+//!
+//! ```text
+//!   0          ledger: header, one slot for each process, one entry for each block
+//!   LEDGER     small blocks, in segments that a process maps as it meets them
+//!   SMALL_END  large blocks, each mapped by itself
+//! ```
+//!
+//! The first process that makes a shared object or starts another process makes the memory; each process that it starts
+//! gets the descriptor with its greeting, and hands it on. So whatever is made later can be mapped by all of them, and a
+//! handle need be no more than a number. The memory goes when the last of them has gone, whatever they died of.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::entry::{BLOCKS, Block, ORDERS};
+use super::error::ShareError;
+use super::slot::{MEMBERS, Slot};
+use crate::os::robust::{Held, LockError, RobustMutex};
+use crate::os::sparse::{Mapping, Sparse};
+
+const MAGIC: u64 = u64::from_ne_bytes(*b"family01");
+
+/// What the system maps and reserves at once.
+pub(super) const PAGE: u64 = 4_096;
+
+/// Bytes of a segment of small blocks.
+pub(super) const SEGMENT: u64 = 1 << 20;
+
+/// Where small blocks begin.
+pub(super) const LEDGER: u64 = 256 << 20;
+
+/// Where large blocks begin.
+pub(super) const SMALL_END: u64 = LEDGER + SEGMENTS as u64 * SEGMENT;
+
+const SEGMENTS: usize = 4_096;
+
+/// Bytes of the header, before the blocks' entries.
+pub(super) const HEADER: u64 = (size_of::<Header>() as u64).next_multiple_of(PAGE);
+
+const _: () = assert!(HEADER + (BLOCKS * size_of::<Block>()) as u64 <= LEDGER);
+
+/// What all processes of the family read and write. Of zeros, but for the locks.
+#[repr(C)]
+pub(super) struct Header {
+    /// Written last, by the process that makes it all.
+    magic: AtomicU64,
+    id: AtomicU64,
+    /// The namespaces of processes and of time in which pids and starts mean something; 0 if they are not known.
+    pub(super) pids: AtomicU64,
+    pub(super) times: AtomicU64,
+    /// Held for every change of who holds what, and of what is free.
+    pub(super) lock: RobustMutex,
+    /// Held by whoever clears away what a dead process has left.
+    pub(super) burial: RobustMutex,
+    /// Blocks there are, free or not. Entries from here on are not even reserved.
+    pub(super) blocks: AtomicU32,
+    /// Slots of members from here on have never been used.
+    pub(super) members: AtomicU32,
+    /// Where the next small block will begin, and up to where that is reserved.
+    pub(super) small_top: AtomicU64,
+    pub(super) small_reserved: AtomicU64,
+    /// Where the next large block will begin.
+    pub(super) large_top: AtomicU64,
+    /// Up to where the entries are reserved.
+    pub(super) ledger_reserved: AtomicU64,
+    /// Bytes that are reserved in large blocks that are free.
+    pub(super) kept: AtomicU64,
+    /// When somebody last looked for dead members, in nanoseconds of the monotonic clock, and which slot is looked at next.
+    pub(super) patrol: AtomicU64,
+    pub(super) beat: AtomicU32,
+    /// Whether a message that counts was ever sent.
+    pub(super) has_launched: AtomicU32,
+    /// For each order of size, the first free block that has memory, counted from 1; 0: none.
+    pub(super) free: [AtomicU32; ORDERS],
+    /// The same of blocks whose memory was given back.
+    pub(super) bare: [AtomicU32; ORDERS],
+    pub(super) slots: [Slot; MEMBERS],
+}
+
+/// A family as one of its processes has it.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) memory: Sparse,
+    ledger: Mapping,
+    id: u64,
+    /// Where the segments of small blocks are mapped in this process; null until they are. They stay.
+    segments: Box<[AtomicPtr<u8>]>,
+}
+
+/// This process's, once it has needed one. A forked child has its parent's, and is of the same family.
+static FAMILY: OnceLock<Family> = OnceLock::new();
+
+/// What this process was given at its start, until it needs it.
+static INHERITED: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// This process has been given its family's memory. To be called at its start, if at all.
+pub(crate) fn inherit(memory: OwnedFd) {
+    *INHERITED.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+}
+
+/// What a process that this one starts is to [`inherit`]; `None` if it cannot be made, which is an error for those who
+/// share something and for nobody else.
+pub(crate) fn for_children() -> Option<BorrowedFd<'static>> {
+    match get() {
+        Ok(family) => Some(family.memory.as_fd()),
+        Err(error) => {
+            log::warn!("processes that are started will share no memory: {error}");
+            None
+        }
+    }
+}
+
+/// The family of this process, if it has needed one so far.
+pub(super) fn if_any() -> Option<&'static Family> {
+    FAMILY.get()
+}
+
+/// The family of this process.
+pub(super) fn get() -> Result<&'static Family, ShareError> {
+    if let Some(family) = FAMILY.get() {
+        return Ok(family);
+    }
+    // The lock keeps others from making a second one meanwhile.
+    let mut inherited = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(family) = FAMILY.get() {
+        return Ok(family);
+    }
+    let family = match &*inherited {
+        // It stays until it has been opened: a family of its own is not what this process is to have.
+        Some(memory) => memory.try_clone().and_then(Family::open),
+        None => Family::new(),
+    };
+    let family = family.map_err(|error| {
+        ShareError::system(
+            "the memory that processes share could not be set up",
+            &error,
+        )
+    })?;
+    *inherited = None;
+    Ok(FAMILY.get_or_init(|| family))
+}
+
+impl Family {
+    /// A new family, of this process alone.
+    pub(super) fn new() -> io::Result<Self> {
+        let memory = Sparse::new()?;
+        memory.reserve(0, HEADER)?;
+        let ledger = memory.map(0, LEDGER as usize)?;
+        let header = ledger.start().cast::<Header>();
+        let id = crate::os::random::word();
+        let family = Self {
+            memory,
+            ledger,
+            id,
+            segments: segments(),
+        };
+        #[allow(unsafe_code)]
+        for lock in [
+            // SAFETY: within the header, which is mapped and reserved.
+            unsafe { &raw mut (*header.as_ptr()).lock },
+            // SAFETY: as above.
+            unsafe { &raw mut (*header.as_ptr()).burial },
+        ] {
+            let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
+            // SAFETY: room for a lock, which nobody else knows of yet.
+            unsafe { RobustMutex::init(lock) }?;
+        }
+        let header = family.header();
+        header.small_top.store(LEDGER, Ordering::Relaxed);
+        header.small_reserved.store(LEDGER, Ordering::Relaxed);
+        header.large_top.store(SMALL_END, Ordering::Relaxed);
+        header.ledger_reserved.store(HEADER, Ordering::Relaxed);
+        let (pids, times) = crate::os::life::namespaces();
+        header.pids.store(pids, Ordering::Relaxed);
+        header.times.store(times, Ordering::Relaxed);
+        header.id.store(id, Ordering::Relaxed);
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(family)
+    }
+
+    fn open(memory: OwnedFd) -> io::Result<Self> {
+        let memory = Sparse::open(memory)?;
+        let ledger = memory.map(0, LEDGER as usize)?;
+        let mut family = Self {
+            memory,
+            ledger,
+            id: 0,
+            segments: segments(),
+        };
+        let header = family.header();
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(io::Error::other("it is not what a family shares"));
+        }
+        family.id = header.id.load(Ordering::Relaxed);
+        Ok(family)
+    }
+
+    /// Whether a message that counts was ever sent.
+    pub(super) fn has_launched(&self) -> bool {
+        self.header().has_launched.load(Ordering::Relaxed) != 0
+    }
+
+    /// What no other family is called.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    #[allow(unsafe_code)]
+    pub(super) fn header(&self) -> &Header {
+        // SAFETY: the mapping begins with a header, reserved and aligned, and lives as long as `self`. All of it is
+        // atomic, or a lock made by `new`.
+        unsafe { self.ledger.start().cast::<Header>().as_ref() }
+    }
+
+    /// The entry of a block; `None` if there is no such block.
+    #[allow(unsafe_code)]
+    pub(super) fn block(&self, index: u32) -> Option<&Block> {
+        // Pairs with the store in `carve`. What another process wrote is checked: entries beyond have no memory.
+        let blocks = self.header().blocks.load(Ordering::Acquire);
+        if index >= blocks || index as usize >= BLOCKS {
+            return None;
+        }
+        Some(
+            // SAFETY: the entry is one of those that are reserved, by the check above.
+            unsafe { self.entry(index) },
+        )
+    }
+
+    /// # Safety
+    ///
+    /// The entry is below [`BLOCKS`], and reserved.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn entry(&self, index: u32) -> &Block {
+        let offset = HEADER as usize + index as usize * size_of::<Block>();
+        // SAFETY: within the ledger, which is mapped, by the assertion at the top.
+        let entry = unsafe { self.ledger.start().add(offset) };
+        // SAFETY: reserved by the caller's promise; the header's length is that of whole pages and an entry's a multiple of
+        // its alignment, so it is aligned. All of it is atomic, and zeros are valid.
+        unsafe { entry.cast::<Block>().as_ref() }
+    }
+
+    /// Takes the lock of the ledger, at most until the deadline that `limit` gives, which is asked
+    /// only if another thread holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Busy`] after the deadline.
+    ///
+    /// # Panics
+    ///
+    /// If another process has written over the lock.
+    pub(super) fn lock(
+        &self,
+        limit: impl FnOnce() -> Option<Instant>,
+    ) -> Result<Held<'_>, ShareError> {
+        let lock = &self.header().lock;
+        match lock.hold_with(limit) {
+            Ok(held) => {
+                if held.owner_died() {
+                    self.repair();
+                }
+                Ok(held)
+            }
+            Err(LockError::Timeout) => Err(ShareError::Busy { by: lock.holder() }),
+            Err(error) => panic!("the ledger of shared memory is out of order: {error:?}"),
+        }
+    }
+
+    /// Where a small block that begins at `offset` is in this process.
+    #[allow(unsafe_code)]
+    pub(super) fn small(&self, offset: u64) -> io::Result<NonNull<u8>> {
+        let within = offset.wrapping_sub(LEDGER);
+        let slot = usize::try_from(within / SEGMENT)
+            .ok()
+            .and_then(|segment| self.segments.get(segment))
+            .ok_or_else(|| io::Error::other("a small block lies where there are none"))?;
+        // Pairs with the exchange below.
+        let start = if let Some(start) = NonNull::new(slot.load(Ordering::Acquire)) {
+            start
+        } else {
+            let mapping = self
+                .memory
+                .map(offset - within % SEGMENT, SEGMENT as usize)?;
+            let mapped = mapping.start();
+            let exchanged = slot.compare_exchange(
+                std::ptr::null_mut(),
+                mapped.as_ptr(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match exchanged {
+                Ok(_) => {
+                    // It stays as long as the process.
+                    std::mem::forget(mapping);
+                    mapped
+                }
+                // Another thread was faster.
+                Err(other) => NonNull::new(other).unwrap_or(mapped),
+            }
+        };
+        // SAFETY: less than SEGMENT, which is what is mapped there.
+        Ok(unsafe { start.add((within % SEGMENT) as usize) })
+    }
+}
+
+fn segments() -> Box<[AtomicPtr<u8>]> {
+    (0..SEGMENTS).map(|_| AtomicPtr::default()).collect()
+}

@@ -1,0 +1,244 @@
+//! Handles: what the types that users see are made of.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::cargo::{self, Kept, Transit};
+use super::deferred::{self, Limit};
+use super::entry::BlockId;
+use super::error::ShareError;
+use super::family;
+use super::kind::{self, Head};
+use super::registry::{Attachment, Place};
+
+/// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
+pub(crate) struct Object<H> {
+    attachment: Arc<Attachment>,
+    head: PhantomData<fn() -> H>,
+}
+
+impl<H> Clone for Object<H> {
+    fn clone(&self) -> Self {
+        Self {
+            attachment: self.attachment.clone(),
+            head: PhantomData,
+        }
+    }
+}
+
+impl<H> std::fmt::Debug for Object<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.attachment.id())
+    }
+}
+
+/// What stands in a message for a handle.
+#[derive(Serialize, Deserialize)]
+struct Ticket {
+    family: u64,
+    block: BlockId,
+    transit: Transit,
+}
+
+/// Where the bytes behind the head begin: aligned for everything that can lie there.
+const fn tail_offset<H>() -> usize {
+    size_of::<H>().next_multiple_of(64)
+}
+
+impl<H: Head> Object<H> {
+    /// A new object: its head and `tail` bytes behind it, all of zeros, of which `init` makes what it shall be. `shape`
+    /// tells types with the same head apart.
+    pub(crate) fn new(
+        tail: usize,
+        shape: u64,
+        init: impl FnOnce(NonNull<H>, NonNull<u8>) -> io::Result<()>,
+    ) -> Result<Self, ShareError> {
+        let len = tail_offset::<H>().checked_add(tail);
+        let len = len.ok_or_else(|| ShareError::OutOfMemory {
+            bytes: tail as u64,
+            reason: "no machine has so much".to_owned(),
+        })?;
+        let attachment = Attachment::make(len, H::KIND, shape, |place| {
+            init(place.start().cast(), Self::behind(place))
+        })?;
+        Ok(Self {
+            attachment,
+            head: PhantomData,
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn behind(place: &Place) -> NonNull<u8> {
+        // SAFETY: the block has this many bytes and more; `new` sees to it, and `open` checks.
+        unsafe { place.start().add(tail_offset::<H>()) }
+    }
+
+    /// The head.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child, if the object has gone before its first use there. This goes for all that follow.
+    #[allow(unsafe_code)]
+    pub(crate) fn head(&self) -> &H {
+        // SAFETY: the block was made with this head: `new` has done it, or `open` has looked.
+        unsafe { kind::head(self.attachment.place().start()) }
+    }
+
+    /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of
+    /// the object takes the ledger. Whether that was possible before the deadline, which is asked
+    /// for only then.
+    pub(crate) fn reach(&self, deadline: impl FnOnce() -> Option<Instant>) -> bool {
+        self.attachment.place_by(deadline).is_some()
+    }
+
+    /// [`head`](Self::head), if it can be had before the deadline: see [`reach`](Self::reach).
+    #[allow(unsafe_code)]
+    #[inline]
+    pub(crate) fn head_by(&self, deadline: impl FnOnce() -> Option<Instant>) -> Option<&H> {
+        let place = self.attachment.place_by(deadline)?;
+        // SAFETY: as in `head`.
+        Some(unsafe { kind::head(place.start()) })
+    }
+
+    /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must
+    /// not be left undone. The object lives until it is done.
+    ///
+    /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is
+    /// done.
+    pub(crate) fn now_or_later(&self, mut change: impl FnMut(&H, Limit) -> bool + Send + 'static) {
+        // Nearly always the locks are free, and no other handle is needed.
+        if let Some(head) = self.head_by(|| Limit::Brief.at())
+            && change(head, Limit::Brief)
+        {
+            return;
+        }
+        let this = self.clone();
+        deferred::put_off(move |limit| {
+            this.head_by(|| limit.at())
+                .is_some_and(|head| change(head, limit))
+        });
+    }
+
+    /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.
+    pub(crate) fn tail(&self) -> (NonNull<u8>, usize) {
+        let place = self.attachment.place();
+        (Self::behind(place), place.len() - tail_offset::<H>())
+    }
+
+    /// How many bytes there are behind the head. Does not wait.
+    pub(crate) fn tail_len(&self) -> usize {
+        self.attachment.len() - tail_offset::<H>()
+    }
+
+    /// The bytes behind the head of a block that was made as such an object; for [`Kind`](super::kind::Kind).
+    pub(crate) fn tail_of(place: &Place) -> (NonNull<u8>, usize) {
+        (
+            Self::behind(place),
+            place.len().saturating_sub(tail_offset::<H>()),
+        )
+    }
+
+    /// Its number, the same in all processes as long as it lives.
+    pub(crate) fn id(&self) -> BlockId {
+        self.attachment.id()
+    }
+
+    /// Messages with a handle of it that are under way to nobody in particular. Those may be anywhere.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.attachment.in_flight()
+    }
+
+    /// Serialises a handle. `keep` makes what is kept for the time that somebody may read the message; `granted` is told in
+    /// which member's name the handle is held, if it is.
+    pub(crate) fn serialize_as<S: Serializer>(
+        &self,
+        serializer: S,
+        keep: impl FnOnce() -> Kept,
+        granted: impl FnOnce(u16),
+    ) -> Result<S::Ok, S::Error> {
+        // A forked child that passes on what it was born with holds it first.
+        if !self.reach(cargo::deadline) {
+            cargo::set_busy();
+            return Err(serde::ser::Error::custom(ShareError::Busy { by: None }));
+        }
+        let id = self.id();
+        let transit = cargo::load(id, keep, granted).map_err(serde::ser::Error::custom)?;
+        let family = family::get().map_err(serde::ser::Error::custom)?;
+        let ticket = Ticket {
+            family: family.id(),
+            block: id,
+            transit,
+        };
+        ticket.serialize(serializer)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize_as(serializer, || Box::new(self.clone()), |_| {})
+    }
+
+    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote. `arrived` is called before the message ceases to
+    /// count, with whether the handle was granted to this process.
+    pub(crate) fn deserialize_as<'de, D: Deserializer<'de>, R>(
+        deserializer: D,
+        shape: u64,
+        arrived: impl FnOnce(Self, bool) -> R,
+    ) -> Result<R, D::Error> {
+        let ticket = Ticket::deserialize(deserializer)?;
+        Self::open(&ticket, shape, arrived).map_err(serde::de::Error::custom)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        shape: u64,
+    ) -> Result<Self, D::Error> {
+        Self::deserialize_as(deserializer, shape, |object, _| object)
+    }
+
+    fn open<R>(
+        ticket: &Ticket,
+        shape: u64,
+        arrived: impl FnOnce(Self, bool) -> R,
+    ) -> Result<R, ShareError> {
+        let family = family::get()?;
+        if family.id() != ticket.family {
+            return Err(ShareError::Foreign);
+        }
+        let attachment = Attachment::open(ticket.block, H::KIND, shape, false);
+        let is_whole =
+            |attachment: &Arc<Attachment>| attachment.place().len() >= tail_offset::<H>();
+        let mut kept: Option<Kept> = None;
+        let opened = match attachment {
+            Ok(attachment) if is_whole(&attachment) => {
+                kept = Some(Box::new(attachment.clone()));
+                let object = Self {
+                    attachment,
+                    head: PhantomData,
+                };
+                Ok(arrived(object, ticket.transit == Transit::Granted))
+            }
+            Ok(_) => Err(ShareError::OtherType),
+            Err(error) => Err(error),
+        };
+        // Only now: the message has kept the object until here, also one that is not what was expected.
+        cargo::unload(ticket.block, ticket.transit, kept);
+        opened
+    }
+}
+
+/// A number for a type, by which a handle of another is found out: the same in all processes of a family, which run the
+/// same executable.
+pub(crate) fn shape_of<T>() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    // Made with fixed keys.
+    let mut hasher = DefaultHasher::new();
+    std::any::type_name::<T>().hash(&mut hasher);
+    size_of::<T>().hash(&mut hasher);
+    align_of::<T>().hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,40 @@
+//! What each kind of shared object does when a process that held it has ended: the one file that
+//! knows them all.
+//!
+//! A process that reclaims what a dead one held has only the blocks in hand, with the number of the
+//! kind of each, and not their types. It may never have used an object of that kind itself. So the
+//! table is complete at compile time: nothing registers at run time, or a process that has not come
+//! to that yet would pass over objects.
+
+use std::time::Instant;
+
+use crate::memory::kind::Kind;
+use crate::memory::member::End;
+use crate::memory::payload;
+use crate::memory::registry::Place;
+use crate::{array, queue, sync};
+
+/// Tells an object that a member which held it has ended. To be called while the block is still
+/// held in the member's name, with nothing locked; perhaps more than once for the same member, if
+/// the process that calls is killed at it.
+///
+/// Waits for the object's locks until the deadline at most. False if it has to be tried again
+/// later.
+pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
+    match kind {
+        Kind::Array => array::bury(place, member, deadline),
+        Kind::Queue => queue::bury(place, member, end, deadline),
+        _ => sync::bury(kind, place, member, end, deadline),
+    }
+}
+
+/// Gives back what an object has other than its block. No process holds the object any more, and
+/// none can come to it again. To be called perhaps more than once, if the process that calls is
+/// killed at it.
+pub(crate) fn take_apart(kind: Kind, place: &Place) {
+    match kind {
+        Kind::Payload => payload::take_apart(place),
+        Kind::Queue => queue::take_apart(place),
+        _ => {}
+    }
+}

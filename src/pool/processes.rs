@@ -1,0 +1,66 @@
+//! What only a pool of processes can do or tell.
+
+use super::Pool;
+use crate::engine::{PoolStats, Processes, Timeline};
+use crate::error::PoolError;
+
+impl Pool<Processes> {
+    /// Has `workers` workers from now on, while it runs. New ones are started at once; those that are too many end when
+    /// they have done what they have begun.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for more than there can be processes;
+    /// [`PoolError::Closed`], or why else the pool has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// pool.resize(3)?;
+    /// assert_eq!(pool.workers(), 3);
+    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resize(&self, workers: usize) -> Result<(), PoolError> {
+        self.engine().resize(workers)
+    }
+
+    /// What the workers have done since the pool was made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let _ = pool.try_map(|x: i32| if x == 7 { std::process::abort() }, 0..10);
+    /// let stats = pool.stats();
+    /// println!("{stats}");
+    /// assert_eq!((stats.total().tasks, stats.total().failures.died), (10, 1));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn stats(&self) -> PoolStats {
+        self.engine().stats()
+    }
+
+    /// What has run where and when, if [`ProcessesBuilder::timeline`](crate::engine::ProcessesBuilder::timeline) has asked
+    /// for a record; empty otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).timeline(true).build()?;
+    /// pool.map(|x: u64| x * x, 0..100)?;
+    /// let items: u32 = pool.timeline().events.iter().map(|event| event.items).sum();
+    /// assert_eq!(items, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(&self) -> Timeline {
+        self.engine().timeline()
+    }
+}

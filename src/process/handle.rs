@@ -1,0 +1,321 @@
+//! [`Process`]: the handle of a child.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::spawned::Spawned;
+use super::{ExitStatus, Outcome, ProcessBuilder, Standalone, registry};
+use crate::error::PoolError;
+
+/// The handle of a child process that runs one function; the [module](super) says how such a child lives and ends.
+///
+/// Clones are handles of the same child. A handle is also a descriptor ([`AsFd`], [`AsRawFd`]) that
+/// is readable once the child has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that,
+/// `exit_status` has the answer. It is a pidfd where the kernel has them, and otherwise the end of
+/// a pipe, from which nothing must be read.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::process::{ExitStatus, Process};
+/// use std::time::Duration;
+///
+/// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+/// assert!(child.is_alive());
+/// assert_eq!(child.join_timeout(Duration::from_millis(1))?, None);
+/// child.terminate()?;
+/// assert_eq!(child.join()?, ExitStatus::Signal(15));
+/// # Ok::<(), manyhands::PoolError>(())
+/// ```
+#[derive(Clone)]
+pub struct Process {
+    spawned: Arc<Spawned>,
+}
+
+impl Process {
+    pub(super) fn of(spawned: Arc<Spawned>) -> Self {
+        Self { spawned }
+    }
+
+    /// Starts a child that runs `f` on `argument`, and returns without waiting for it.
+    ///
+    /// `f` captures nothing, or is made by [`closure!`](crate::closure!); the compiler refuses others. Its argument is sent
+    /// to the child, by serde, and may be large. What it may return is an [`Outcome`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`ProcessBuilder::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{Process, closure};
+    ///
+    /// let child = Process::spawn(|(from, to): (u32, u32)| assert!(from < to), (1, 9))?;
+    /// assert!(child.join()?.success());
+    ///
+    /// let limit = 100;
+    /// let child = Process::spawn(closure!([limit] |x: i32| assert!(x < *limit)), 99)?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, PoolError>
+    where
+        F: Fn(A) -> T + Standalone,
+        A: Serialize + DeserializeOwned + 'static,
+        T: Outcome,
+    {
+        Self::builder().spawn(f, argument)
+    }
+
+    /// A child with everything said: its name, environment and standard streams.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder().name("indexer").spawn(|()| {}, ())?;
+    /// assert_eq!(child.name(), "indexer");
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn builder() -> ProcessBuilder {
+        ProcessBuilder::default()
+    }
+
+    fn check_own(&self) -> Result<(), PoolError> {
+        if self.spawned.is_own() {
+            Ok(())
+        } else {
+            Err(PoolError::OtherProcess)
+        }
+    }
+
+    /// Waits until the child has ended, and says how. Later calls give the same answer.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::OtherProcess`] in a process forked from the child's parent: only that may wait for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::spawn(|()| {}, ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn join(&self) -> Result<ExitStatus, PoolError> {
+        self.check_own()?;
+        loop {
+            if let Some(status) = self.spawned.wait(None) {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Waits at most `timeout` for the end of the child; `None` if it has not ended by then. It is left running. With a
+    /// timeout of zero the call returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Process::join`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    /// use std::time::Duration;
+    ///
+    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// assert_eq!(child.join_timeout(Duration::ZERO)?, None);
+    /// child.kill()?;
+    /// assert!(child.join_timeout(Duration::MAX)?.is_some());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, PoolError> {
+        self.check_own()?;
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => Ok(self.spawned.wait(Some(deadline))),
+            // Beyond what the clock can count.
+            None => self.join().map(Some),
+        }
+    }
+
+    /// How the child ended; `None` if it has not. Never waits.
+    ///
+    /// In a process forked from the child's parent it is what was known at the fork.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{ExitStatus, Process};
+    ///
+    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// assert_eq!(child.exit_status(), None);
+    /// child.kill()?;
+    /// child.join()?;
+    /// assert_eq!(child.exit_status(), Some(ExitStatus::Signal(9)));
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.spawned.exit_status()
+    }
+
+    /// Whether the child has not ended yet. Never waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// assert!(child.is_alive());
+    /// child.kill()?;
+    /// child.join()?;
+    /// assert!(!child.is_alive());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn is_alive(&self) -> bool {
+        self.exit_status().is_none() && !self.spawned.has_ended()
+    }
+
+    /// The child's process id. Once it has ended, the system may give the number to another process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::spawn(|parent: u32| assert_ne!(std::process::id(), parent), std::process::id())?;
+    /// assert_ne!(child.pid(), std::process::id());
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn pid(&self) -> u32 {
+        self.spawned.child.pid()
+    }
+
+    /// What the child is called: by [`ProcessBuilder::name`], or by counting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// assert!(Process::spawn(|()| {}, ())?.name().starts_with("process"));
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn name(&self) -> &str {
+        &self.spawned.name
+    }
+
+    /// Asks the child to end, with SIGTERM. Unless it has a handler for that, it dies of it; nothing in it is cleaned
+    /// up, and its own children die with it. One that has ended already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::OtherProcess`] in a process forked from the child's parent, and [`PoolError::System`] if the system
+    /// refuses, because the child runs as another user by now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{ExitStatus, Process};
+    ///
+    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// child.terminate()?;
+    /// assert_eq!(child.join()?, ExitStatus::Signal(15));
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn terminate(&self) -> Result<(), PoolError> {
+        self.send(Signal::SIGTERM)
+    }
+
+    /// Kills the child, with SIGKILL, which no process can escape.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Process::terminate`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{ExitStatus, Process};
+    ///
+    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// child.kill()?;
+    /// assert_eq!(child.join()?, ExitStatus::Signal(9));
+    /// # Ok::<(), manyhands::PoolError>(())
+    /// ```
+    pub fn kill(&self) -> Result<(), PoolError> {
+        self.send(Signal::SIGKILL)
+    }
+
+    fn send(&self, signal: Signal) -> Result<(), PoolError> {
+        self.check_own()?;
+        let sent = self.spawned.child.signal(signal);
+        sent.map_err(|error| {
+            PoolError::system("the signal could not be sent to the child process", error)
+        })
+    }
+}
+
+/// The children of this process that have not ended: those started as a [`Process`], whether their handles are still
+/// held or not. Workers of pools are not among them.
+///
+/// As in Python, the call also clears away those that have ended.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::process::{self, Process};
+///
+/// let child = Process::builder().name("idle").spawn(|()| loop { std::thread::park() }, ())?;
+/// let active = process::active_children();
+/// assert_eq!((active.len(), active[0].name(), active[0].pid()), (1, "idle", child.pid()));
+///
+/// child.kill()?;
+/// child.join()?;
+/// assert!(process::active_children().is_empty());
+/// # Ok::<(), manyhands::PoolError>(())
+/// ```
+pub fn active_children() -> Vec<Process> {
+    registry::active().into_iter().map(Process::of).collect()
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.spawned.child.as_fd()
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // If it has ended, it shall not stay a zombie. If not, it goes on.
+        self.spawned.exit_status();
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("exit_status", &self.spawned.status.get())
+            .finish()
+    }
+}

@@ -1,0 +1,221 @@
+//! A plain value that processes share.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytemuck::Pod;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::memory::ShareError;
+use crate::memory::kind::{Head, Kind};
+use crate::memory::object::{Object, shape_of};
+use crate::os::fault;
+use crate::os::robust::{Held, RobustMutex};
+
+/// One plain value that several processes read and write.
+///
+/// Each access takes the whole value at once, under a lock of its own: nobody sees half of a change, also not when
+/// whoever makes it is killed at it. For a value that stays locked over several steps there is
+/// [`sync::Mutex`](crate::sync::Mutex).
+///
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
+/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
+/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Clones are handles of the same
+/// value.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+/// use manyhands::SharedValue;
+///
+/// let total = SharedValue::new(0u64)?;
+/// let pool = Pool::processes(2)?;
+/// pool.map_with(&total, |total, x: u64| { total.update(|sum| sum + x); }, 0..100)?;
+/// assert_eq!(total.get(), 4_950);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SharedValue<T> {
+    object: Object<ValueHead>,
+    value: PhantomData<fn(T) -> T>,
+}
+
+/// Behind the head there is room for two values, of which one is valid: the other is written first.
+#[repr(C)]
+struct ValueHead {
+    lock: RobustMutex,
+    /// Which of the two is valid, by its lowest bit. Changed as the last step of a change, so that whoever is killed in the
+    /// middle of one has changed nothing.
+    current: AtomicU32,
+}
+
+// SAFETY: a lock that `new` makes, and an atomic.
+#[allow(unsafe_code)]
+unsafe impl Head for ValueHead {
+    const KIND: Kind = Kind::Value;
+}
+
+impl<T: Pod> SharedValue<T> {
+    /// A value to share.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedValue;
+    ///
+    /// let position = SharedValue::new([1.0_f64, 2.0])?;
+    /// assert_eq!(position.get(), [1.0, 2.0]);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new(value: T) -> Result<Self, ShareError> {
+        let object = Object::new(
+            2 * size_of::<T>(),
+            Self::shape(),
+            |head: NonNull<ValueHead>, _| {
+                // SAFETY: `head` is a mapped block of the right size that nobody else knows of yet.
+                #[allow(unsafe_code)]
+                let lock = unsafe { &raw mut (*head.as_ptr()).lock };
+                let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
+                // SAFETY: as above; blocks stay mapped as long as there is a handle, and whoever locks has one.
+                #[allow(unsafe_code)]
+                unsafe {
+                    RobustMutex::init(lock)
+                }
+            },
+        )?;
+        let this = Self {
+            object,
+            value: PhantomData,
+        };
+        this.set(value);
+        Ok(this)
+    }
+
+    fn shape() -> u64 {
+        shape_of::<T>()
+    }
+
+    fn lock(&self) -> Held<'_> {
+        // That its last owner died means nothing: the value is whole at every moment.
+        let lock = &self.object.head().lock;
+        lock.hold()
+            .unwrap_or_else(|error| panic!("the lock of a shared value: {error}"))
+    }
+
+    /// Where the valid value is, or the other one.
+    #[allow(unsafe_code)]
+    fn place(&self, which: u32) -> NonNull<u8> {
+        let (start, _) = self.object.tail();
+        // SAFETY: there is room for two values, and the number is 0 or 1.
+        unsafe { start.add((which & 1) as usize * size_of::<T>()) }
+    }
+
+    #[allow(unsafe_code)]
+    fn read(&self) -> T {
+        let place = self.place(self.object.head().current.load(Ordering::Relaxed));
+        // SAFETY: room for a T, of which any bytes are a valid value; nobody writes while the lock is held, which the
+        // caller does.
+        unsafe { place.cast::<T>().read_unaligned() }
+    }
+
+    #[allow(unsafe_code)]
+    fn write(&self, value: T) {
+        let next = self.object.head().current.load(Ordering::Relaxed) ^ 1;
+        // SAFETY: room for a T; the lock is held by the caller.
+        unsafe { self.place(next).cast::<T>().write_unaligned(value) };
+        fault::point();
+        // Release, so that the value is there before it counts, also for those who are told of this process's death.
+        self.object.head().current.store(next, Ordering::Release);
+    }
+
+    /// The value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::SharedValue;
+    /// assert_eq!(SharedValue::new(7u8)?.get(), 7);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn get(&self) -> T {
+        let _lock = self.lock();
+        self.read()
+    }
+
+    /// Changes the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::SharedValue;
+    /// let value = SharedValue::new(7u8)?;
+    /// value.set(8);
+    /// assert_eq!(value.get(), 8);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn set(&self, value: T) {
+        let _lock = self.lock();
+        self.write(value);
+    }
+
+    /// Changes the value to what `change` makes of it, and gives what it was. No other access comes between. If `change`
+    /// panics, or its process is killed, the value is as it was.
+    ///
+    /// # Panics
+    ///
+    /// If `change` uses this very value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::SharedValue;
+    /// let value = SharedValue::new(7u8)?;
+    /// assert_eq!(value.update(|old| old * 2), 7);
+    /// assert_eq!(value.get(), 14);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn update(&self, change: impl FnOnce(T) -> T) -> T {
+        let _lock = self.lock();
+        let old = self.read();
+        self.write(change(old));
+        old
+    }
+}
+
+impl<T> Clone for SharedValue<T> {
+    fn clone(&self) -> Self {
+        Self {
+            object: self.object.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for SharedValue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedValue").field(&self.get()).finish()
+    }
+}
+
+impl<T> Serialize for SharedValue<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.object.serialize(serializer)
+    }
+}
+
+impl<'de, T: Pod> Deserialize<'de> for SharedValue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self {
+            object: Object::deserialize(deserializer, Self::shape())?,
+            value: PhantomData,
+        })
+    }
+}
