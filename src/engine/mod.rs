@@ -34,6 +34,8 @@ mod serial;
 mod threads;
 
 #[cfg(target_os = "linux")]
+pub(crate) mod fork;
+#[cfg(target_os = "linux")]
 pub(crate) mod forked;
 #[cfg(target_os = "linux")]
 pub(crate) mod processes;

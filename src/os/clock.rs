@@ -55,6 +55,11 @@ fn timespec(clock: libc::clockid_t) -> libc::timespec {
     unsafe { time.assume_init() }
 }
 
+/// A time in nanoseconds; the longest there is for one that is longer.
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fork_child;
 use crate::array::forks::{Taken, Takes};
 use crate::call::Limits;
 use crate::call::{at_fork, seed};
+use crate::engine::fork::fork_child;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{self, Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};

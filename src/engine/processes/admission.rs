@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::Shared;
 use super::dispatch::State;
+use super::shared::Shared;
 use crate::error::{PoolError, TaskError};
 
 thread_local! {

@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
 use std::time::Duration;
 
-use super::settings::{Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
+use super::settings::{self, Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
 use crate::engine::check_workers;
 use crate::error::PoolError;
@@ -442,10 +442,10 @@ impl ProcessesBuilder {
             None => StartMethod::default(),
         };
         if start_method == StartMethod::Fork && !self.allow_threads {
-            crate::engine::forked::check_threads()?;
+            crate::engine::fork::check_threads()?;
         }
         let settings = Settings {
-            name: super::name(self.name),
+            name: settings::name(self.name),
             env: self.env,
             inner_threads: self.inner_threads,
             stdout: self.stdout,

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Shared;
 use super::map::encode_item;
+use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use super::ticket::{self, Promised, Ticket};
 use crate::call::{ChunkFuture, Limits};

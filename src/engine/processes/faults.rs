@@ -225,9 +225,8 @@ fn run(
         let mut looks = [0, 10, 21, 31, 41].into_iter();
         until("what has not begun goes to the other worker", || {
             if let Some(millis) = looks.next() {
-                house
-                    .lock()
-                    .watch_lanes(&house.shared, now + millis * 1_000_000);
+                let at = now + millis * 1_000_000;
+                house.shared.watch_lanes(&mut house.lock(), at);
             }
             pump(&house);
             looks.len() == 0 && house.in_flight(0) <= 1 && house.in_flight(1) == 0

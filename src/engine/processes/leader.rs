@@ -17,12 +17,34 @@
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::wait::Patience;
 use crate::facade::AtomicUsize;
 use crate::facade::thread::{self, Thread};
 use crate::future::Signal;
 use crate::lane::bell::Doorbell;
+
+/// How somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker may well want this
+    /// very core: sleep at once.
+    pub(super) cold: bool,
+    pub(super) deadline: Option<Instant>,
+    /// Whether the caller will soon be back to wait or to place tasks: nobody need take its place.
+    pub(super) comes_back: bool,
+}
+
+impl Patience {
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.left() == Some(Duration::ZERO)
+    }
+}
 
 /// Who waits. Part of what the lock guards.
 #[derive(Default)]

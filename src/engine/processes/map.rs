@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Shared;
 use super::chunk::{self, Given};
+use super::leader::Patience;
+use super::shared::Shared;
 use super::task::{Function, Results, Task};
-use super::wait::Patience;
 use crate::call::{Chunks, Limits, Plan};
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};

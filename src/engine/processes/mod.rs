@@ -30,6 +30,7 @@
 mod admission;
 mod builder;
 mod chunk;
+mod context;
 mod dispatch;
 #[cfg(all(test, not(loom)))]
 mod faults;
@@ -40,7 +41,9 @@ mod map;
 mod output;
 mod run;
 mod server;
+mod service;
 mod settings;
+mod shared;
 mod start;
 mod stats;
 mod submit;
@@ -63,36 +66,29 @@ pub(crate) use worker::WORKER;
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::dispatch::{Dispatch, Piece, State};
+use self::context::Context;
+use self::dispatch::Order;
+use self::dispatch::State;
+use self::leader::Patience;
 use self::settings::Settings;
-use self::supervisor::{Handle, Order};
-use self::task::{Function, Results, Retired, SentContext, Task};
-use self::wait::Patience;
+use self::shared::Shared;
+use self::supervisor::Handle;
+use self::task::{Function, SentContext};
 use super::sealed::Sealed;
 use super::{Executor, Shutdown, check_workers};
+use crate::call::Plan;
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
-use crate::call::{Limits, Plan};
 use crate::error::{PoolError, TaskError};
-use crate::facade::AtomicUsize;
 use crate::future::PoolId;
-use crate::lane::bell::Bell;
-use crate::machine::usable_cores;
 use crate::memory::cargo;
-use crate::os::alarm::Alarm;
-use crate::os::fork;
 use crate::panic;
 use crate::process::launch;
-
-/// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
-const START_TIME: Duration = Duration::from_secs(30);
 
 /// The engine of [`Pool::processes`](crate::Pool::processes): persistent worker processes.
 ///
@@ -116,113 +112,6 @@ const START_TIME: Duration = Duration::from_secs(30);
 pub struct Processes {
     shared: Arc<Shared>,
     supervisor: Mutex<Option<Handle>>,
-}
-
-/// What the pool, its threads and its futures share.
-struct Shared {
-    id: PoolId,
-    settings: Settings,
-    /// How many workers there shall be.
-    workers: AtomicUsize,
-    /// Cores this process may use.
-    cores: usize,
-    /// [`fork::generation`] of the process that made the pool.
-    generation: u32,
-    /// Whether all workers have been up once.
-    is_built: AtomicBool,
-    /// When the pool was made.
-    start: Instant,
-    bell: Bell,
-    /// Calls the supervisor.
-    alarm: Arc<Alarm>,
-    retired: Arc<Retired>,
-    dispatch: Mutex<Dispatch>,
-    wake_background: Condvar,
-    /// Callers that wait.
-    waiting: AtomicUsize,
-}
-
-impl Shared {
-    /// Takes a task; true if a sleeping worker had to be woken for it. `leaves`: the caller may not come back soon to
-    /// wait for it.
-    fn place(
-        self: &Arc<Self>,
-        task: Arc<Task<dyn Results>>,
-        leaves: bool,
-    ) -> Result<bool, TaskError> {
-        self.check_process()?;
-        let mut dispatch = self.lock();
-        self.check_takes(&dispatch.state)?;
-        if let Some(limit) = task.limit.filter(Duration::is_zero) {
-            // All its items are over their limit before they start.
-            drop(dispatch);
-            Piece::new(task).fail(&TaskError::TimedOut { index: None, limit });
-            return Ok(false);
-        }
-        let woke = dispatch.place(self, Piece::new(task));
-        if leaves {
-            self.mind(&mut dispatch);
-        }
-        Ok(woke)
-    }
-
-    fn check_process(&self) -> Result<(), PoolError> {
-        if self.generation == fork::generation() {
-            Ok(())
-        } else {
-            Err(PoolError::OtherProcess)
-        }
-    }
-
-    /// How many workers there shall be.
-    fn workers(&self) -> usize {
-        self.workers.load(Ordering::Relaxed)
-    }
-
-    /// The limits of a call, where it has said nothing as the pool's builder has.
-    fn limits(&self, limits: Limits) -> Limits {
-        Limits {
-            timeout: limits.timeout.or(self.settings.timeout),
-            ..limits
-        }
-    }
-
-    /// Waits until all workers take tasks.
-    fn wait_ready(&self) -> Result<(), PoolError> {
-        let deadline = Instant::now() + START_TIME;
-        loop {
-            let heard = self.bell.listen();
-            let is_up = {
-                let dispatch = self.lock();
-                if let State::Ended(reason) = &dispatch.state {
-                    return Err(reason.clone());
-                }
-                let Some((worker, is_up)) = dispatch.first_not_ready() else {
-                    break;
-                };
-                if !is_up && Instant::now() >= deadline {
-                    return Err(PoolError::StartTimedOut {
-                        worker,
-                        waited: START_TIME,
-                    });
-                }
-                is_up
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.bell.sleep(heard, (!is_up).then_some(left));
-        }
-        self.is_built.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-/// What a pool is called: unless said, they are counted.
-fn name(given: Option<String>) -> String {
-    static POOLS: AtomicU32 = AtomicU32::new(0);
-    let given = given.filter(|name| !name.is_empty());
-    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
-    // It is printed in tables and by `ps`, and ends at a NUL there.
-    name.replace(char::is_control, " ")
 }
 
 impl Processes {
@@ -285,27 +174,7 @@ impl Processes {
     fn start(workers: usize, settings: Settings) -> Result<Self, PoolError> {
         launch::check()?;
         panic::install_hook();
-        let no_memory = |error| PoolError::system("shared memory could not be had", error);
-        let bell = Bell::new().map_err(no_memory)?;
-        let alarm = Alarm::new().map_err(|error| {
-            PoolError::system("the supervisor's alarm could not be made", error)
-        })?;
-        let alarm = Arc::new(alarm);
-        let shared = Arc::new(Shared {
-            id: PoolId::new(),
-            settings,
-            workers: AtomicUsize::new(workers),
-            cores: usable_cores().unwrap_or(1),
-            generation: fork::generation(),
-            is_built: AtomicBool::new(false),
-            start: Instant::now(),
-            bell,
-            retired: Arc::new(Retired::new(alarm.clone())),
-            alarm,
-            dispatch: Mutex::new(Dispatch::new(workers)),
-            wake_background: Condvar::new(),
-            waiting: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared::new(Context::new(workers, settings)?));
         let supervisor = Handle::start(&shared)?;
         let pool = Self {
             shared,
@@ -328,7 +197,7 @@ impl Processes {
         if let Some(background) = background {
             self.shared.wake_background.notify_all();
             self.shared.bell.ring();
-            supervisor::join(background);
+            service::join(background);
         }
     }
 
@@ -398,7 +267,7 @@ impl Drop for Processes {
         if self.shared.check_process().is_err() {
             // The thread did not come along into this process: its handle must not even be let go of.
             std::mem::forget(self.supervisor.get_mut().take());
-        } else if supervisor::serves_a_pool() {
+        } else if service::serves_a_pool() {
             // Its end cannot be waited for here: the supervisor waits for this thread, or is this
             // thread, or waits for the end of this thread's pool.
             if let Some(supervisor) = self.supervisor.get_mut().take() {
@@ -475,7 +344,7 @@ impl Processes {
                     .into(),
             });
         }
-        if supervisor::supervises(self.shared.address()) {
+        if service::supervises(self.shared.address()) {
             return Err(PoolError::System {
                 what: "the pool was not closed".into(),
                 reason:

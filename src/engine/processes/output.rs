@@ -100,7 +100,7 @@ impl Drop for Listener {
         self.shared.news.lock().is_last = true;
         self.shared.alarm.ring();
         if let Some(thread) = self.thread.take() {
-            super::supervisor::join(thread);
+            super::service::join(thread);
         }
     }
 }
@@ -117,7 +117,7 @@ pub(super) fn reads_for(pool: usize) -> bool {
 
 fn read(shared: &Shared, pool: usize) {
     READS_FOR.set(pool);
-    super::supervisor::note_service();
+    super::service::note_service();
     let _own = OwnThread::register();
     os::worker::block_signals();
     let mut streams: Vec<Stream> = Vec::new();

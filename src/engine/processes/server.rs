@@ -27,7 +27,7 @@ use super::worker::{self, Greeting};
 use crate::array::forks::{Taken, Takes};
 use crate::call::at_fork;
 use crate::codec::exact;
-use crate::engine::forked::fork_child;
+use crate::engine::fork::fork_child;
 use crate::memory::family;
 use crate::os::ExitStatus;
 use crate::os::pidfd::{self, Child};

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -245,6 +246,15 @@ impl fmt::Debug for Output {
             Self::Lines(_) => "Lines(..)",
         })
     }
+}
+
+/// What a pool is called: unless said, they are counted.
+pub(super) fn name(given: Option<String>) -> String {
+    static POOLS: AtomicU32 = AtomicU32::new(0);
+    let given = given.filter(|name| !name.is_empty());
+    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
+    // It is printed in tables and by `ps`, and ends at a NUL there.
+    name.replace(char::is_control, " ")
 }
 
 /// What a builder has been told, and checked.

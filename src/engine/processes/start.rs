@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::output::Listener;
 use super::server::{Hire, Server};
@@ -17,6 +18,9 @@ use crate::os::start::Stream;
 use crate::os::{clock, handoff};
 use crate::process::Origin;
 use crate::process::launch::Launch;
+
+/// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
+pub(super) const START_TIME: Duration = Duration::from_secs(30);
 
 /// A worker process as its parent has it.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Shared;
+use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
 use super::ticket::{self, Promised, Ticket};
 use crate::call::Limits;

@@ -3,7 +3,6 @@
 //! It is the thread that all workers are children of: the kernel's promise to kill a worker with its parent is about
 //! the thread that started it, so that must be one that stays.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -12,12 +11,13 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::dispatch::Worker;
+use super::dispatch::{LAST_ORDERS, Order, Worker};
 use super::output::Listener;
 use super::server::{Origin, Server};
+use super::service::{self, join};
 use super::settings::StartMethod;
-use super::start::{Place, start};
-use super::{START_TIME, Shared};
+use super::shared::Shared;
+use super::start::{Place, START_TIME, start};
 use crate::error::{Death, PoolError, TaskError};
 use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
@@ -35,18 +35,6 @@ const MOST_FAILURES: u32 = 25;
 const FAILURE: u32 = 5;
 /// The same for one that somebody else cut short with SIGKILL, which says less about the next one.
 const KILLED: u32 = 1;
-/// How long workers have to end by themselves when the pool is closed.
-pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
-
-/// How a pool is to end.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Order {
-    /// All tasks have ended; let the workers end.
-    Finish,
-    /// Kill the workers, whatever they do.
-    Kill,
-}
-
 /// The pool's hold on its supervisor.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -97,40 +85,6 @@ impl Handle {
         shared.lock().order = Some(Order::Kill);
         shared.alarm.ring();
         drop(self.thread);
-    }
-}
-
-thread_local! {
-    /// Address of the pool that this thread supervises; 0 for none.
-    static SUPERVISES: Cell<usize> = const { Cell::new(0) };
-    /// Whether this thread is one of a pool's own, whichever pool's and for whatever.
-    static SERVES: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own
-/// end in one.
-pub(super) fn supervises(pool: usize) -> bool {
-    SUPERVISES.get() == pool
-}
-
-/// Says that this thread is a pool's own.
-pub(super) fn note_service() {
-    SERVES.set(true);
-}
-
-/// Whether this thread is a pool's own, which waits for it at its end. It must not wait for the end
-/// of any pool: that one's threads may be waiting for the end of this thread's pool.
-pub(super) fn serves_a_pool() -> bool {
-    SERVES.get()
-}
-
-/// Waits for the end of a thread, unless it is this one, which is in a waker and ends after it.
-pub(super) fn join(thread: JoinHandle<()>) {
-    if thread.thread().id() == thread::current().id() {
-        return;
-    }
-    if thread.join().is_err() {
-        log::error!("a thread of a process pool panicked");
     }
 }
 
@@ -189,8 +143,8 @@ impl Supervisor {
     }
 
     fn run(mut self, report: &SyncSender<Result<(), PoolError>>) {
-        SUPERVISES.set(self.shared.address());
-        note_service();
+        service::supervise(self.shared.address());
+        service::note_service();
         let _own = OwnThread::register();
         let _bereaved = Bereaved(self.shared.clone());
         os::worker::block_signals();
@@ -270,7 +224,7 @@ impl Supervisor {
             let order = dispatch.order.take();
             // The lanes first: what the others find out should be what is so now.
             let due = [
-                dispatch.watch_lanes(&shared, clock::now()),
+                shared.watch_lanes(&mut dispatch, clock::now()),
                 dispatch.stop_overdue(clock::now()),
                 dispatch.let_idle_go(&shared, Instant::now()),
                 dispatch.end_lingering(&shared, clock::now()),

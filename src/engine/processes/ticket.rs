@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::Shared;
+use super::leader::Patience;
+use super::shared::Shared;
 use super::task::{Results, Task};
-use super::wait::Patience;
 use crate::error::TaskError;
 use crate::future::{Hook, Pending, PoolId, Signal};
 

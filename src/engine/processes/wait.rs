@@ -13,39 +13,18 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
 use super::dispatch::{Dispatch, State};
-use super::leader::{self, Host, Leadership};
-use super::{Shared, supervisor};
+use super::leader::{self, Host, Leadership, Patience};
+use super::service;
+use super::shared::Shared;
 use crate::facade::AtomicUsize;
 use crate::future::{Signal, later};
 use crate::lane::bell::Doorbell;
 use crate::os;
-
-/// How somebody waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker may well want this
-    /// very core: sleep at once.
-    pub(super) cold: bool,
-    pub(super) deadline: Option<Instant>,
-    /// Whether the caller will soon be back to wait or to place tasks: nobody need take its place.
-    pub(super) comes_back: bool,
-}
-
-impl Patience {
-    pub(super) fn left(&self) -> Option<Duration> {
-        self.deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.left() == Some(Duration::ZERO)
-    }
-}
 
 /// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when the lock is free again.
 pub(super) struct Locked<'a> {
@@ -197,7 +176,7 @@ impl Host for Shared {
             .name("manyhands-pump".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
-                supervisor::note_service();
+                service::note_service();
                 let _own = os::task::OwnThread::register();
                 os::worker::block_signals();
                 leader::pump_in_background(&*shared);

@@ -2,7 +2,7 @@
 
 use super::held::{Doom, InFlight};
 use super::{Dispatch, Piece, State, Worker};
-use crate::engine::processes::Shared;
+use crate::engine::processes::context::Context;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
 
@@ -25,11 +25,11 @@ impl Dispatch {
     /// A worker has died: fails the one item that it had started, and gives the rest to others.
     pub(in crate::engine::processes) fn bury(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         number: usize,
         death: &Death,
     ) {
-        self.drain(shared, number);
+        self.drain(context, number);
         let Some(mut worker) = self.workers[number].take() else {
             return;
         };
@@ -39,7 +39,7 @@ impl Dispatch {
             return;
         }
         self.busy -= 1;
-        if shared.settings.timeline
+        if context.settings.timeline
             && let Some(front) = worker.in_flight.front()
             && worker.has_begun(front)
         {
@@ -53,7 +53,7 @@ impl Dispatch {
         }
         // This one may not be replaced, if it was to leave, and the others may all rest.
         if !self.queue.is_empty() && self.idle.is_empty() {
-            self.call_back(shared);
+            self.call_back(context);
         }
     }
 

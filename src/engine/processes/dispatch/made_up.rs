@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use super::{Dispatch, Piece, Worker};
+use super::{Piece, Worker};
 use crate::call::seed::Seeds;
 use crate::codec;
-use crate::engine::processes::Shared;
+use crate::engine::processes::context::Context;
 use crate::engine::processes::settings::{
     Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy,
 };
+use crate::engine::processes::shared::Shared;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, Retired, Task};
 use crate::engine::processes::wait::Locked;
@@ -88,7 +89,7 @@ impl MadeUp {
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());
-        let shared = Arc::new(Shared {
+        let context = Context {
             id: PoolId::new(),
             settings,
             workers: AtomicUsize::new(workers),
@@ -99,10 +100,8 @@ impl MadeUp {
             bell: Bell::new().unwrap(),
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
-            dispatch: Mutex::new(Dispatch::new(workers)),
-            wake_background: Condvar::new(),
-            waiting: AtomicUsize::new(0),
-        });
+        };
+        let shared = Arc::new(Shared::new(context));
         Self {
             shared,
             runs: Arc::default(),

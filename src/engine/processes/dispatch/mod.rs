@@ -18,6 +18,7 @@ mod deaths;
 mod held;
 #[cfg(all(test, not(loom)))]
 pub(super) mod made_up;
+mod sight;
 mod stall;
 mod stop;
 #[cfg(all(test, not(loom)))]
@@ -32,11 +33,10 @@ use std::time::{Duration, Instant};
 
 use self::held::{Body, Doom, Message};
 use self::stall::LaneWatch;
-use super::Shared;
+use super::context::Context;
 use super::leader::Leadership;
 use super::start::Started;
 use super::stats::Tally;
-use super::supervisor::Order;
 use super::timeline::Recorder;
 use crate::error::{PoolError, TaskError};
 use crate::future::Signal;
@@ -46,6 +46,18 @@ use crate::os::clock;
 /// Tasks in a lane, the running one included. More would not keep a worker busier, and would have to be taken back
 /// more often.
 const DEPTH: usize = 16;
+
+/// How long workers have to end by themselves when the pool is closed.
+pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
+
+/// How a pool is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// All tasks have ended; let the workers end.
+    Finish,
+    /// Kill the workers, whatever they do.
+    Kill,
+}
 
 pub(super) enum State {
     Open,
@@ -175,31 +187,31 @@ impl Dispatch {
     }
 
     /// Adds a worker that has just been started. It can be given tasks at once; it will find them.
-    pub(super) fn add(&mut self, shared: &Shared, number: usize, started: Started) {
-        let worker = Worker::new(started, &shared.settings);
+    pub(super) fn add(&mut self, context: &Context, number: usize, started: Started) {
+        let worker = Worker::new(started, &context.settings);
         self.workers[number] = Some(worker);
         if self.tallies.len() < self.workers.len() {
             self.tallies.resize_with(self.workers.len(), Tally::default);
         }
         self.tallies[number].hired += 1;
-        self.becomes_idle(shared, number);
+        self.becomes_idle(context, number);
         if number >= self.target {
             self.let_go(number);
         }
     }
 
     /// A worker has nothing to do.
-    fn becomes_idle(&mut self, shared: &Shared, number: usize) {
+    fn becomes_idle(&mut self, context: &Context, number: usize) {
         if let Some(worker) = &mut self.workers[number]
             && worker.is_open()
             && worker.stalled.is_none()
         {
-            if shared.settings.idle_timeout.is_some() {
+            if context.settings.idle_timeout.is_some() {
                 worker.idle_since = Some(Instant::now());
                 // The supervisor must come by when the time is over. If it comes earlier for another, it sees this one too.
                 if !self.watches_idle {
                     self.watches_idle = true;
-                    shared.alarm.ring();
+                    context.alarm.ring();
                 }
             }
             self.idle.push(number);
@@ -207,13 +219,13 @@ impl Dispatch {
     }
 
     /// A worker's lane has become empty.
-    fn runs_dry(&mut self, shared: &Shared, number: usize) {
+    fn runs_dry(&mut self, context: &Context, number: usize) {
         self.busy -= 1;
-        self.becomes_idle(shared, number);
+        self.becomes_idle(context, number);
     }
 
     /// Has a worker that rests come back, if there is one.
-    fn call_back(&mut self, shared: &Shared) {
+    fn call_back(&mut self, context: &Context) {
         let resting = self
             .resting
             .iter()
@@ -221,22 +233,22 @@ impl Dispatch {
             .position(|&rests| rests);
         if let Some(number) = resting {
             self.resting[number] = false;
-            shared.alarm.ring();
+            context.alarm.ring();
         }
     }
 
     /// Takes a new task. True if a sleeping worker had to be woken for it.
-    pub(super) fn place(&mut self, shared: &Shared, mut piece: Piece) -> bool {
+    pub(super) fn place(&mut self, context: &Context, mut piece: Piece) -> bool {
         self.outstanding += 1;
-        if shared.settings.timeline {
+        if context.settings.timeline {
             piece.queued = Some(clock::now());
         }
         if self.idle.is_empty() {
             // Somebody may have run dry without anybody looking.
-            self.pump(shared);
+            self.pump(context);
         }
         if self.idle.is_empty() {
-            self.call_back(shared);
+            self.call_back(context);
         }
         let waits = self.idle.is_empty() || !self.queue.is_empty();
         if waits && piece.queued.is_none() {
@@ -245,7 +257,7 @@ impl Dispatch {
         if self.queue.is_empty()
             && let Some(number) = self.choose()
         {
-            return self.give(shared, number, piece);
+            return self.give(context, number, piece);
         }
         self.queue.push_back(piece);
         false
@@ -272,7 +284,7 @@ impl Dispatch {
     }
 
     /// True if the worker slept and had to be woken.
-    fn give(&mut self, shared: &Shared, number: usize, piece: Piece) -> bool {
+    fn give(&mut self, context: &Context, number: usize, piece: Piece) -> bool {
         let Some(worker) = &mut self.workers[number] else {
             self.queue.push_front(piece);
             return false;
@@ -282,8 +294,8 @@ impl Dispatch {
             self.idle.retain(|&idle| idle != number);
         }
         // A worker that runs dry may spin as long as there is a core for it besides the other workers and the caller.
-        let spin = if self.busy < shared.cores {
-            shared.settings.wait_policy.spin()
+        let spin = if self.busy < context.cores {
+            context.settings.wait_policy.spin()
         } else {
             Duration::ZERO
         };
@@ -299,30 +311,30 @@ impl Dispatch {
         if let Some(limit) = limit {
             let now = clock::now();
             worker.comes_to_head(now);
-            self.look_at(shared, now.saturating_add(stop::nanoseconds(limit)));
+            self.look_at(context, now.saturating_add(clock::nanoseconds(limit)));
         }
-        self.lanes.given(shared);
+        self.lanes.given(context);
         woke
     }
 
     /// Moves everything on that can move: answers in, tasks out. True if anything did.
-    pub(super) fn pump(&mut self, shared: &Shared) -> bool {
+    pub(super) fn pump(&mut self, context: &Context) -> bool {
         let mut moved = false;
         for number in 0..self.workers.len() {
-            moved |= self.drain(shared, number);
+            moved |= self.drain(context, number);
         }
-        moved |= self.refill(shared);
-        moved |= self.rebalance(shared);
+        moved |= self.refill(context);
+        moved |= self.rebalance(context);
         // Here and not in there: this is the path of every task.
         if self.lanes.has_stalled {
-            moved |= self.rescue(shared);
+            moved |= self.rescue(context);
         }
-        self.forget_retired(shared);
+        self.forget_retired(context);
         moved
     }
 
     /// Takes the answers of one worker, and writes what now has room.
-    fn drain(&mut self, shared: &Shared, number: usize) -> bool {
+    fn drain(&mut self, context: &Context, number: usize) -> bool {
         let Some(worker) = &mut self.workers[number] else {
             return false;
         };
@@ -379,9 +391,9 @@ impl Dispatch {
             self.idle.retain(|&idle| idle != number);
         }
         if had_work && worker.in_flight.is_empty() {
-            self.runs_dry(shared, number);
+            self.runs_dry(context, number);
         } else if goes_on && !had_work {
-            self.becomes_idle(shared, number);
+            self.becomes_idle(context, number);
         }
         self.told -= told;
         self.count_down(ended);
@@ -391,7 +403,7 @@ impl Dispatch {
         took || wrote
     }
 
-    fn refill(&mut self, shared: &Shared) -> bool {
+    fn refill(&mut self, context: &Context) -> bool {
         let mut moved = false;
         while let Some(piece) = self.queue.front() {
             let results = &piece.task.results;
@@ -406,14 +418,14 @@ impl Dispatch {
             let Some(piece) = self.queue.pop_front() else {
                 break;
             };
-            self.give(shared, number, piece);
+            self.give(context, number, piece);
             moved = true;
         }
         moved
     }
 
     /// Gives idle workers what waits behind others.
-    fn rebalance(&mut self, shared: &Shared) -> bool {
+    fn rebalance(&mut self, context: &Context) -> bool {
         let mut moved = false;
         while self.has_backlog()
             && let Some(&idle) = self.idle.last()
@@ -421,7 +433,7 @@ impl Dispatch {
             let Some(piece) = self.take_waiting() else {
                 break;
             };
-            self.give(shared, idle, piece);
+            self.give(context, idle, piece);
             moved = true;
         }
         moved
@@ -444,8 +456,8 @@ impl Dispatch {
         })
     }
 
-    pub(super) fn forget_retired(&mut self, shared: &Shared) {
-        for id in shared.retired.take() {
+    pub(super) fn forget_retired(&mut self, context: &Context) {
+        for id in context.retired.take() {
             for worker in self.workers.iter_mut().flatten() {
                 if let Some(position) = worker.contexts.iter().position(|&known| known == id) {
                     worker.contexts.swap_remove(position);

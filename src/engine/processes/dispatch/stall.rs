@@ -7,17 +7,17 @@
 //! one goes on. What a stopped worker *has* begun with stays with it; only a limit ends that
 //! ([`Dispatch::stop_overdue`]).
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::LAST_ORDERS;
 use super::held::Doom;
-use super::stop::nanoseconds;
+use super::sight::{Look, Sight, Stalled};
 use super::{Dispatch, Worker};
-use crate::engine::processes::supervisor::LAST_ORDERS;
-use crate::engine::processes::{START_TIME, Shared};
-use crate::lane::Progress;
+use crate::engine::processes::context::Context;
+use crate::engine::processes::start::START_TIME;
 use crate::os;
+use crate::os::clock::nanoseconds;
 use crate::os::slice::slice;
 
 /// A worker that has not begun within this time with what lies at the head of its lane is stalled.
@@ -51,49 +51,12 @@ pub(super) struct LaneWatch {
 impl LaneWatch {
     /// A piece has been given to a worker.
     #[inline]
-    pub(super) fn given(&mut self, shared: &Shared) {
+    pub(super) fn given(&mut self, context: &Context) {
         self.has_given = true;
         if !self.is_on {
             self.is_on = true;
-            shared.alarm.ring();
+            context.alarm.ring();
         }
-    }
-}
-
-/// What was seen of the piece at the head of a lane, and since when it has looked like that.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
-    look: Look,
-    /// In nanoseconds of the system's clock.
-    pub(super) since: u64,
-    /// When it was last looked at, by the same clock.
-    looked_at: u64,
-}
-
-/// All that changes when the worker does anything for the piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
-    task: u32,
-    can_begin: bool,
-    has_begun: bool,
-    progress: Progress,
-    /// While its message is on its way: how many cells have been written. It grows as the worker
-    /// reads.
-    written: Option<u64>,
-}
-
-/// Where a stalled worker has come to in its requests.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stalled {
-    position: u64,
-    trace: u32,
-}
-
-impl Sight {
-    /// Whether nothing but the worker itself keeps it from beginning. A worker that is starting has
-    /// its initialiser to run, which may take as long as it likes; but not if it is stopped.
-    pub(super) fn can_begin(&self) -> bool {
-        self.look.can_begin
     }
 }
 
@@ -183,19 +146,20 @@ impl Dispatch {
         self.lanes.has_stalled && self.workers.iter().flatten().any(has_piece)
     }
 
-    /// Looks for workers that do not begin with what they have, and gives it to others; says how
-    /// long until the next look. `now` is the time by the system's clock.
+    /// Looks for workers that do not begin with what they have, and gives it to others. Says how long
+    /// until the next look, and whether anything moved: then the caller has to
+    /// [`mind`](super::super::shared::Shared::mind) it. `now` is the time by the system's clock.
     pub(in crate::engine::processes) fn watch_lanes(
         &mut self,
-        shared: &Arc<Shared>,
+        context: &Context,
         now: u64,
-    ) -> Option<Duration> {
+    ) -> (Option<Duration>, bool) {
         if !self.lanes.is_on {
-            return None;
+            return (None, false);
         }
         let mut is_new = std::mem::take(&mut self.lanes.has_given);
         // A worker that was stopped after its last answer has not rung for it.
-        let mut moved = self.pump(shared);
+        let mut moved = self.pump(context);
         let mut has_work = false;
         for worker in self.workers.iter_mut().flatten() {
             if worker.doomed.is_none() {
@@ -204,11 +168,10 @@ impl Dispatch {
                 self.lanes.has_stalled |= worker.stalled.is_some();
             }
         }
-        moved |= self.rescue(shared);
+        moved |= self.rescue(context);
         if moved {
             // A leader that sleeps has asked those workers to ring that were busy then.
-            shared.bell.ring();
-            shared.mind(self);
+            context.bell.ring();
         }
         self.lanes.pause = if is_new {
             SHORTEST_PAUSE
@@ -221,11 +184,11 @@ impl Dispatch {
             self.lanes.quiet + 1
         };
         self.lanes.is_on = self.lanes.quiet < QUIET_LOOKS;
-        self.lanes.is_on.then_some(self.lanes.pause)
+        (self.lanes.is_on.then_some(self.lanes.pause), moved)
     }
 
     /// Gives idle workers what stalled ones have not begun with.
-    pub(super) fn rescue(&mut self, shared: &Shared) -> bool {
+    pub(super) fn rescue(&mut self, context: &Context) -> bool {
         if !self.lanes.has_stalled {
             return false;
         }
@@ -254,9 +217,9 @@ impl Dispatch {
                     break;
                 };
                 if worker.in_flight.is_empty() {
-                    self.runs_dry(shared, number);
+                    self.runs_dry(context, number);
                 }
-                self.give(shared, idle, piece);
+                self.give(context, idle, piece);
                 moved = true;
             }
         }
@@ -269,10 +232,10 @@ impl Dispatch {
     /// system's clock.
     pub(in crate::engine::processes) fn end_lingering(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         now: u64,
     ) -> Option<Duration> {
-        let is_built = shared.is_built.load(Ordering::Acquire);
+        let is_built = context.is_built.load(Ordering::Acquire);
         let mut next = None::<Duration>;
         for worker in self.workers.iter_mut().flatten() {
             if worker.doomed.is_some() {

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::held::Doom;
-use super::stall::Sight;
+use super::sight::Sight;
 use super::{Dispatch, State};
-use crate::engine::processes::Shared;
+use crate::engine::processes::context::Context;
 use crate::error::{PoolError, TaskError};
 use crate::os;
+use crate::os::clock::nanoseconds;
 
 /// How much longer than its limit a task may lie at the head of a lane without being started, if
 /// its worker is stopped.
@@ -20,21 +21,21 @@ const SLOW_BEGINNING: Duration = Duration::from_secs(1);
 
 impl Dispatch {
     /// Takes back what nobody wants any more, as far as no worker has begun with it.
-    pub(in crate::engine::processes) fn drop_unwanted(&mut self, shared: &Shared) {
-        self.take_back_if(shared, |results| !results.is_wanted());
+    pub(in crate::engine::processes) fn drop_unwanted(&mut self, context: &Context) {
+        self.take_back_if(context, |results| !results.is_wanted());
     }
 
     /// Cancels all that has not begun.
-    pub(in crate::engine::processes) fn cancel_queued(&mut self, shared: &Shared) {
+    pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
         for piece in std::mem::take(&mut self.queue) {
             self.fail(piece, &TaskError::Cancelled);
         }
-        self.take_back_if(shared, |_| true);
+        self.take_back_if(context, |_| true);
     }
 
     fn take_back_if(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         is_it: impl Fn(&dyn crate::engine::processes::task::Results) -> bool,
     ) {
         for number in 0..self.workers.len() {
@@ -48,7 +49,7 @@ impl Dispatch {
                 }
             }
             if !pieces.is_empty() && worker.in_flight.is_empty() {
-                self.runs_dry(shared, number);
+                self.runs_dry(context, number);
             }
             for piece in pieces {
                 self.fail(piece, &TaskError::Cancelled);
@@ -80,7 +81,7 @@ impl Dispatch {
     /// the caller ends it. False if a worker has begun with it.
     pub(in crate::engine::processes) fn withdraw(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         (address, items): (*const (), u32),
         is_told: bool,
     ) -> bool {
@@ -91,7 +92,7 @@ impl Dispatch {
                 return false;
             }
             if worker.in_flight.is_empty() {
-                self.runs_dry(shared, number);
+                self.runs_dry(context, number);
             }
         }
         // Otherwise it is in the queue, where it will be passed over.
@@ -126,10 +127,10 @@ impl Dispatch {
 
     /// Has the supervisor look for tasks that have run too long at `at`, in nanoseconds of the
     /// system's clock, at the latest.
-    pub(super) fn look_at(&mut self, shared: &Shared, at: u64) {
+    pub(super) fn look_at(&mut self, context: &Context, at: u64) {
         if self.next_look.is_none_or(|next| next > at) {
             self.next_look = Some(at);
-            shared.alarm.ring();
+            context.alarm.ring();
         }
     }
 
@@ -219,13 +220,13 @@ impl Dispatch {
     /// Lets workers go that have had nothing to do for long; says how long until the next may have.
     pub(in crate::engine::processes) fn let_idle_go(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         now: Instant,
     ) -> Option<Duration> {
-        let time = shared.settings.idle_timeout?;
+        let time = context.settings.idle_timeout?;
         // Workers may have ended their tasks since the last look at their lanes.
-        self.pump(shared);
-        let is_built = shared.is_built.load(Ordering::Acquire);
+        self.pump(context);
+        let is_built = context.is_built.load(Ordering::Acquire);
         let soon = time.max(Duration::from_millis(1));
         let mut next = (self.busy > 0).then_some(soon);
         for number in self.idle.clone() {
@@ -265,7 +266,7 @@ impl Dispatch {
     /// Has so many workers from now on.
     pub(in crate::engine::processes) fn resize(
         &mut self,
-        shared: &Shared,
+        context: &Context,
         workers: usize,
     ) -> Result<(), PoolError> {
         match &self.state {
@@ -275,7 +276,7 @@ impl Dispatch {
         }
         self.target = workers;
         // Under the lock, or two who resize at once could leave the pool with another number than it says.
-        shared.workers.store(workers, Ordering::Relaxed);
+        context.workers.store(workers, Ordering::Relaxed);
         for number in workers..self.workers.len() {
             self.let_go(number);
         }
@@ -284,11 +285,7 @@ impl Dispatch {
         }
         self.resting.clear();
         self.resting.resize(self.workers.len(), false);
-        shared.alarm.ring();
+        context.alarm.ring();
         Ok(())
     }
-}
-
-pub(super) fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

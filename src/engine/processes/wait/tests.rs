@@ -2,6 +2,8 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
+use std::time::Duration;
+
 use super::*;
 use crate::engine::processes::dispatch::made_up::{IN_TIME, Log, MadeUp, until};
 use crate::engine::processes::task::Task;

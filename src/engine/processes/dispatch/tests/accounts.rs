@@ -219,7 +219,7 @@ fn a_worker_without_a_task_is_asked_to_ring_if_more_is_to_come_or_it_is_stalled(
     let now = clock::now();
     for millis in [0, 10, 21] {
         let at = now + nanoseconds(Duration::from_millis(millis));
-        house.lock().watch_lanes(&house.shared, at);
+        house.shared.watch_lanes(&mut house.lock(), at);
     }
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 1));
     house.lock().ask_for_bell();

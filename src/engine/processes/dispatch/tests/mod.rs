@@ -33,5 +33,5 @@ fn died(peer: &Peer, cause: &Death, attempts: u32) -> TaskError {
 }
 
 fn nanoseconds(time: Duration) -> u64 {
-    super::stop::nanoseconds(time)
+    crate::os::clock::nanoseconds(time)
 }

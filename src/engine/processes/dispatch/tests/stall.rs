@@ -10,7 +10,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 fn watch(house: &MadeUp, now: u64, millis: impl IntoIterator<Item = u32>) {
     for after in millis {
         let at = now + nanoseconds(after * MOMENT);
-        house.lock().watch_lanes(&house.shared, at);
+        house.shared.watch_lanes(&mut house.lock(), at);
     }
 }
 
@@ -164,12 +164,15 @@ fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
 fn the_watch_ends_when_the_lanes_are_empty_and_begins_with_the_next_task() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
-    assert_eq!(house.lock().watch_lanes(&house.shared, clock::now()), None);
+    assert_eq!(
+        house.shared.watch_lanes(&mut house.lock(), clock::now()),
+        None
+    );
     house.place(1);
     let now = clock::now();
     let look = |millis: u32| {
         let at = now + nanoseconds(millis * MOMENT);
-        house.lock().watch_lanes(&house.shared, at)
+        house.shared.watch_lanes(&mut house.lock(), at)
     };
     assert_eq!(look(0), Some(10 * MOMENT));
     let begun = peer.must_begin();

@@ -38,7 +38,7 @@ fn started_at(peer: &Peer) -> u64 {
 fn look_until(house: &MadeUp, mut from: u64, to: u64) {
     loop {
         let mut dispatch = house.lock();
-        dispatch.watch_lanes(&house.shared, from);
+        house.shared.watch_lanes(&mut dispatch, from);
         dispatch.stop_overdue(from);
         drop(dispatch);
         if from == to {

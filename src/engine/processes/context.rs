@@ -1,0 +1,83 @@
+//! What the pool's dispatch may see of its pool besides itself: nothing here is behind the lock that
+//! the dispatch lies behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::settings::Settings;
+use super::task::Retired;
+use crate::call::Limits;
+use crate::error::PoolError;
+use crate::facade::AtomicUsize;
+use crate::future::PoolId;
+use crate::lane::bell::Bell;
+use crate::machine::usable_cores;
+use crate::os::alarm::Alarm;
+use crate::os::fork;
+
+/// What does not change as long as the pool lives, and what calls its threads.
+pub(super) struct Context {
+    pub(super) id: PoolId,
+    pub(super) settings: Settings,
+    /// How many workers there shall be.
+    pub(super) workers: AtomicUsize,
+    /// Cores this process may use.
+    pub(super) cores: usize,
+    /// [`fork::generation`] of the process that made the pool.
+    pub(super) generation: u32,
+    /// Whether all workers have been up once.
+    pub(super) is_built: AtomicBool,
+    /// When the pool was made.
+    pub(super) start: Instant,
+    pub(super) bell: Bell,
+    /// Calls the supervisor.
+    pub(super) alarm: Arc<Alarm>,
+    pub(super) retired: Arc<Retired>,
+}
+
+impl Context {
+    /// Of a pool that is to have so many workers.
+    pub(super) fn new(workers: usize, settings: Settings) -> Result<Self, PoolError> {
+        let no_memory = |error| PoolError::system("shared memory could not be had", error);
+        let bell = Bell::new().map_err(no_memory)?;
+        let alarm = Alarm::new().map_err(|error| {
+            PoolError::system("the supervisor's alarm could not be made", error)
+        })?;
+        let alarm = Arc::new(alarm);
+        Ok(Self {
+            id: PoolId::new(),
+            settings,
+            workers: AtomicUsize::new(workers),
+            cores: usable_cores().unwrap_or(1),
+            generation: fork::generation(),
+            is_built: AtomicBool::new(false),
+            start: Instant::now(),
+            bell,
+            retired: Arc::new(Retired::new(alarm.clone())),
+            alarm,
+        })
+    }
+
+    /// Checks that this process is the one that made the pool.
+    pub(super) fn check_process(&self) -> Result<(), PoolError> {
+        if self.generation == fork::generation() {
+            Ok(())
+        } else {
+            Err(PoolError::OtherProcess)
+        }
+    }
+
+    /// How many workers there shall be.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    /// The limits of a call, where it has said nothing as the pool's builder has.
+    pub(super) fn limits(&self, limits: Limits) -> Limits {
+        Limits {
+            timeout: limits.timeout.or(self.settings.timeout),
+            ..limits
+        }
+    }
+}

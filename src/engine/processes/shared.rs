@@ -1,0 +1,108 @@
+//! What the pool, its threads and its futures share.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::context::Context;
+use super::dispatch::{Dispatch, Piece, State};
+use super::start::START_TIME;
+use super::task::{Results, Task};
+use crate::error::{PoolError, TaskError};
+use crate::facade::AtomicUsize;
+
+/// What the pool, its threads and its futures share: the context, the dispatch behind its lock, and
+/// what callers wait by.
+pub(super) struct Shared {
+    pub(super) context: Context,
+    pub(super) dispatch: Mutex<Dispatch>,
+    pub(super) wake_background: Condvar,
+    /// Callers that wait.
+    pub(super) waiting: AtomicUsize,
+}
+
+impl Deref for Shared {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Shared {
+    pub(super) fn new(context: Context) -> Self {
+        Self {
+            dispatch: Mutex::new(Dispatch::new(context.workers())),
+            context,
+            wake_background: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a task; true if a sleeping worker had to be woken for it. `leaves`: the caller may not come back soon to
+    /// wait for it.
+    pub(super) fn place(
+        self: &Arc<Self>,
+        task: Arc<Task<dyn Results>>,
+        leaves: bool,
+    ) -> Result<bool, TaskError> {
+        self.check_process()?;
+        let mut dispatch = self.lock();
+        self.check_takes(&dispatch.state)?;
+        if let Some(limit) = task.limit.filter(Duration::is_zero) {
+            // All its items are over their limit before they start.
+            drop(dispatch);
+            Piece::new(task).fail(&TaskError::TimedOut { index: None, limit });
+            return Ok(false);
+        }
+        let woke = dispatch.place(self, Piece::new(task));
+        if leaves {
+            self.mind(&mut dispatch);
+        }
+        Ok(woke)
+    }
+
+    /// Looks at the lanes ([`Dispatch::watch_lanes`]), and sees to it that what moved goes on.
+    pub(super) fn watch_lanes(
+        self: &Arc<Self>,
+        dispatch: &mut Dispatch,
+        now: u64,
+    ) -> Option<Duration> {
+        let (next, has_moved) = dispatch.watch_lanes(self, now);
+        if has_moved {
+            self.mind(dispatch);
+        }
+        next
+    }
+
+    /// Waits until all workers take tasks.
+    pub(super) fn wait_ready(&self) -> Result<(), PoolError> {
+        let deadline = Instant::now() + START_TIME;
+        loop {
+            let heard = self.bell.listen();
+            let is_up = {
+                let dispatch = self.lock();
+                if let State::Ended(reason) = &dispatch.state {
+                    return Err(reason.clone());
+                }
+                let Some((worker, is_up)) = dispatch.first_not_ready() else {
+                    break;
+                };
+                if !is_up && Instant::now() >= deadline {
+                    return Err(PoolError::StartTimedOut {
+                        worker,
+                        waited: START_TIME,
+                    });
+                }
+                is_up
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.bell.sleep(heard, (!is_up).then_some(left));
+        }
+        self.is_built.store(true, Ordering::Release);
+        Ok(())
+    }
+}
