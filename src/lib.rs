@@ -58,7 +58,6 @@ mod codec;
 mod copies;
 pub mod engine;
 mod error;
-mod facade;
 mod future;
 #[cfg(target_os = "linux")]
 mod hook;
@@ -81,6 +80,7 @@ pub mod process;
 pub mod queue;
 #[cfg(target_os = "linux")]
 pub mod select;
+mod shim;
 #[cfg(target_os = "linux")]
 pub mod shm;
 mod signals;

@@ -20,11 +20,11 @@ use crate::{array, queue, sync};
 ///
 /// Waits for the object's locks until the deadline at most. False if it has to be tried again
 /// later.
-pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
+pub(crate) fn reclaim(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     match kind {
-        Kind::Array => array::bury(place, member, deadline),
-        Kind::Queue => queue::bury(place, member, end, deadline),
-        _ => sync::bury(kind, place, member, end, deadline),
+        Kind::Array => array::reclaim(place, member, deadline),
+        Kind::Queue => queue::reclaim(place, member, end, deadline),
+        _ => sync::reclaim(kind, place, member, end, deadline),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::os::futex;
 use crate::os::readable::wait_readable;
 use crate::os::slice::slice;
 use crate::process::Process;
-use crate::queue::{Connection, Port, PriorityQueue, Queue, Receiver, Stack};
+use crate::queue::{Connection, Handle, PriorityQueue, Queue, Receiver, Stack};
 use crate::sync::Event;
 
 /// The longest sleep without a look around.
@@ -71,32 +71,32 @@ pub(crate) mod sealed {
 use sealed::{Sealed, Source, Waker};
 
 macro_rules! waitable {
-    ([$($generic:ident),*] $type:ty, $port:expr) => {
+    ([$($generic:ident),*] $type:ty, $handle:expr) => {
         impl<$($generic),*> Waitable for $type {}
         impl<$($generic),*> Sealed for $type {
             fn reach(&self, deadline: Option<Instant>) -> bool {
-                let port: fn(&Self) -> &Port = $port;
-                port(self).reach(|| deadline)
+                let handle: fn(&Self) -> &Handle = $handle;
+                handle(self).reach(|| deadline)
             }
 
             fn is_ready(&self) -> bool {
-                let port: fn(&Self) -> &Port = $port;
-                port(self).is_ready()
+                let handle: fn(&Self) -> &Handle = $handle;
+                handle(self).is_ready()
             }
 
             fn source(&self) -> Source<'_> {
-                let port: fn(&Self) -> &Port = $port;
-                Source(Waker::Waiters(port(self).watchers()))
+                let handle: fn(&Self) -> &Handle = $handle;
+                Source(Waker::Waiters(handle(self).watchers()))
             }
         }
     };
 }
 
-waitable!([T] Queue<T>, |it| &it.port);
-waitable!([T] Receiver<T>, |it| &it.port);
-waitable!([T] Stack<T>, |it| &it.port);
-waitable!([T] PriorityQueue<T>, |it| &it.port);
-waitable!([A, B] Connection<A, B>, |it| &it.receiver().port);
+waitable!([T] Queue<T>, |it| &it.handle);
+waitable!([T] Receiver<T>, |it| &it.handle);
+waitable!([T] Stack<T>, |it| &it.handle);
+waitable!([T] PriorityQueue<T>, |it| &it.handle);
+waitable!([A, B] Connection<A, B>, |it| &it.receiver().handle);
 
 impl Waitable for Event {}
 impl Sealed for Event {
@@ -216,7 +216,7 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
             let end = Instant::now() + slice;
             let end = deadline.map_or(end, |deadline| deadline.min(end));
             if futex::wait_many(&words, end) == futex::Wake::TimedOut {
-                member::patrol();
+                member::poll_for_dead();
             }
         }
     })

@@ -27,7 +27,7 @@
 //! - `String`, `Vec`, `Box` and references are not, because they point to memory of one process: use an array, or send such
 //!   values through a [`queue`](crate::queue).
 //!
-//! For structs of your own, switch on the feature `derive` of bytemuck in your `Cargo.toml`:
+//! For structs of your own, switch on the feature `derive` of bytemuck in your `KeptHandles.toml`:
 //! `bytemuck = { version = "1.24", features = ["derive"] }`. It is the same crate as `manyhands::bytemuck`, and can be used under
 //! either name:
 //!
@@ -76,7 +76,7 @@
 //!   moment. If a process was stopped
 //!   with the ledger, they give up after 2 seconds with [`ShareError::Busy`], which names the process.
 
-use crate::array::forks;
+use crate::array::fork_guard;
 use crate::memory;
 
 pub use crate::array::lend::{Chunks, Tiles, With, Zipped};
@@ -116,7 +116,7 @@ pub struct Usage {
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub fn usage() -> Usage {
-    forks::let_go_for_the_dead();
+    fork_guard::let_go_for_the_dead();
     let (objects, bytes, reserved) = memory::in_use();
     Usage {
         objects,

@@ -16,9 +16,9 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ClaimError;
+use super::claim_mode::{Mode, Terms};
 use super::claims::{ArrayHead, Refusal};
-use super::forks::{self, Use};
-use super::terms::{Mode, Terms};
+use super::fork_guard::{self, Use};
 use crate::memory::member;
 use crate::memory::object::Object;
 use crate::memory::wait_mode::soon;
@@ -85,7 +85,7 @@ impl<'a> Claim<'a> {
             lend,
         };
         let head = object.head();
-        let attempt = || forks::claim(usage, || head.claim(&terms));
+        let attempt = || fork_guard::claim(usage, || head.claim(&terms));
         let number = if reclaims {
             despite_the_dead(attempt)?
         } else {
@@ -127,7 +127,8 @@ impl<'a> Claim<'a> {
             };
             let head = self.object.head();
             // An access cannot fail, so it waits as long as the table is locked.
-            let attempt = || despite_the_dead(|| forks::claim(self.usage, || head.claim(&terms)));
+            let attempt =
+                || despite_the_dead(|| fork_guard::claim(self.usage, || head.claim(&terms)));
             let number = head.wait(None, attempt, Refusal::is_locked)?;
             Ok((terms, number))
         });
@@ -140,7 +141,7 @@ impl<'a> Claim<'a> {
                 if exchanged.is_err() {
                     // Another thread was faster.
                     give_back(&self.object, number, terms);
-                    forks::gave_back(self.usage);
+                    fork_guard::gave_back(self.usage);
                 }
             }
             Err(refusal) => panic!(
@@ -164,7 +165,7 @@ impl Drop for Claim<'_> {
         };
         let number = usize::from(own as u16);
         give_back(&self.object, number, terms);
-        forks::gave_back(self.usage);
+        fork_guard::gave_back(self.usage);
     }
 }
 
@@ -231,8 +232,8 @@ pub(super) fn despite_the_dead<T>(
 ) -> Result<T, Refusal> {
     match attempt() {
         Err(Refusal::Clash(_) | Refusal::Full { .. }) => {
-            forks::let_go_for_the_dead();
-            member::bury_dead_by(soon());
+            fork_guard::let_go_for_the_dead();
+            member::reclaim_dead_by(soon());
             attempt()
         }
         outcome => outcome,

@@ -8,9 +8,9 @@ use bytemuck::Pod;
 
 use super::SharedArray;
 use super::claim::{Claim, own_number};
+use super::claim_mode::{Mode, Terms};
 use super::claims::Refusal;
 use super::guards::{Reading, Writing};
-use super::terms::{Mode, Terms};
 use crate::error::ClaimError;
 use crate::memory::wait_mode::WaitMode;
 

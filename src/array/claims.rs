@@ -41,7 +41,7 @@ use crate::memory::wait_mode::soon;
 use crate::os::robust::{Held, LockError, RobustMutex};
 use crate::os::{fault, fork};
 
-use super::terms::{COUNT, Mode, ONE, Terms};
+use super::claim_mode::{COUNT, Mode, ONE, Terms};
 use crate::error::ClaimError;
 
 /// How many claims there can be at a time.
@@ -395,7 +395,7 @@ impl ArrayHead {
             self.shrink();
             Some(())
         };
-        self.top.waiters.wait(None, is_over, member::patrol);
+        self.top.waiters.wait(None, is_over, member::poll_for_dead);
         self.top.waiters.notify_all();
     }
 
@@ -431,12 +431,12 @@ impl ArrayHead {
                 outcome => Some(outcome),
             }
         };
-        let patrol = || {
-            member::patrol();
+        let poll_for_dead = || {
+            member::poll_for_dead();
             not_before.set(None);
         };
         let waiters = &self.top.waiters;
-        let done = waiters.wait_paced(deadline, look, patrol, || put_off.get());
+        let done = waiters.wait_paced(deadline, look, poll_for_dead, || put_off.get());
         match (done, last) {
             (Some(outcome), _) => outcome,
             (None, Some(refusal)) => Err(refusal),
@@ -469,7 +469,7 @@ impl ArrayHead {
 
     /// Drops the claims of a member that has ended. False if the lock was not to be had until the
     /// deadline.
-    fn bury(&self, member: u16, deadline: Instant) -> bool {
+    fn reclaim(&self, member: u16, deadline: Instant) -> bool {
         let held = match self.hold(|| Some(deadline)) {
             Ok(held) => held,
             Err(Refusal::Locked(_)) => return false,
@@ -556,8 +556,8 @@ fn head_of(place: &Place) -> &ArrayHead {
 }
 
 /// For [`Kind`]: a member that had a handle has ended.
-pub(crate) fn bury(place: &Place, member: u16, deadline: Instant) -> bool {
-    place.len() < size_of::<ArrayHead>() || head_of(place).bury(member, deadline)
+pub(crate) fn reclaim(place: &Place, member: u16, deadline: Instant) -> bool {
+    place.len() < size_of::<ArrayHead>() || head_of(place).reclaim(member, deadline)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SharedArray;
 use super::claim::{Claim, Lend};
+use super::claim_mode::Mode;
 use super::claims::Refusal;
-use super::terms::Mode;
 use super::tile::TileMut;
 use crate::error::TaskError;
 use crate::panic::Refused;

@@ -12,17 +12,17 @@
 
 mod atomics;
 mod claim;
+mod claim_mode;
 mod claiming;
 mod claims;
-pub(crate) mod forks;
+mod copying;
+pub(crate) mod fork_guard;
 mod frozen;
 mod guards;
 mod handle;
 pub(crate) mod lend;
-mod momentary;
-mod patient;
-mod terms;
 mod tile;
+mod timeouts;
 #[cfg(feature = "ndarray")]
 mod view;
 
@@ -34,9 +34,9 @@ use std::sync::atomic::Ordering;
 
 use bytemuck::Pod;
 
+use self::claim_mode::{Mode, within};
 use self::claims::ArrayHead;
-pub(crate) use self::claims::bury;
-use self::terms::{Mode, within};
+pub(crate) use self::claims::reclaim;
 use crate::error::ClaimError;
 use crate::memory::ShareError;
 use crate::memory::object::{Object, shape_of};

@@ -95,7 +95,7 @@ fn enter<F: Fn() + Clone + 'static>() {
     // SAFETY: `at_fork_child` names this function only when it has a value of `F`, which is
     // `Clone`, has no size, and runs nothing when it is dropped. A fork server is of the same
     // build.
-    let hook = unsafe { code::conjure::<F>() };
+    let hook = unsafe { code::zero_sized::<F>() };
     hook();
 }
 

@@ -149,18 +149,18 @@ impl<C> Clone for Bound<C> {
 pub(crate) struct Sendable {
     pub(crate) context: Vec<u8>,
     pub(crate) entry: entry::Entry,
-    pub(crate) revive: Revive,
+    pub(crate) reconstruct: Reconstruct,
 }
 
-/// Makes a closure anew, at the address given, from the encoding of its context: see [`revive`].
-pub(crate) type Revive = unsafe fn(*mut (), &[u8]) -> Result<(), String>;
+/// Makes a closure anew, at the address given, from the encoding of its context: see [`reconstruct`].
+pub(crate) type Reconstruct = unsafe fn(*mut (), &[u8]) -> Result<(), String>;
 
 /// What the table holds for a closure type. `encode` takes the address of such a closure.
 #[derive(Clone, Copy)]
 struct Known {
     encode: unsafe fn(*const ()) -> Result<Vec<u8>, TaskError>,
     entry: entry::Entry,
-    revive: Revive,
+    reconstruct: Reconstruct,
 }
 
 static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
@@ -267,7 +267,7 @@ fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::E
     let known = Known {
         encode: encode::<C>,
         entry,
-        revive: revive_bound::<C>,
+        reconstruct: reconstruct_bound::<C>,
     };
     TABLE.write().get_or_insert_default().insert(id, known);
 }
@@ -304,7 +304,7 @@ pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
     Some(context.map(|context| Sendable {
         context,
         entry: known.entry,
-        revive: known.revive,
+        reconstruct: known.reconstruct,
     }))
 }
 
@@ -312,12 +312,12 @@ pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
 ///
 /// # Safety
 ///
-/// `revive` and `context` must come from [`sendable`] for a closure of type `F`, in a process of this build.
-pub(crate) unsafe fn revive<F>(revive: Revive, context: &[u8]) -> Result<F, String> {
+/// `reconstruct` and `context` must come from [`sendable`] for a closure of type `F`, in a process of this build.
+pub(crate) unsafe fn reconstruct<F>(reconstruct: Reconstruct, context: &[u8]) -> Result<F, String> {
     let mut place = MaybeUninit::<F>::uninit();
-    // SAFETY: by the caller's promise, `F` is made of a `Bound<C>` alone, for the `C` of this `revive`: it has its size
+    // SAFETY: by the caller's promise, `F` is made of a `Bound<C>` alone, for the `C` of this `reconstruct`: it has its size
     // (asserted in `remember`) and alignment.
-    unsafe { revive(place.as_mut_ptr().cast(), context) }?;
+    unsafe { reconstruct(place.as_mut_ptr().cast(), context) }?;
     // SAFETY: the line above has written it.
     Ok(unsafe { place.assume_init() })
 }
@@ -325,7 +325,7 @@ pub(crate) unsafe fn revive<F>(revive: Revive, context: &[u8]) -> Result<F, Stri
 /// # Safety
 ///
 /// `place` has room for a `Bound<C>`, and is aligned for it.
-unsafe fn revive_bound<C: DeserializeOwned + 'static>(
+unsafe fn reconstruct_bound<C: DeserializeOwned + 'static>(
     place: *mut (),
     mut context: &[u8],
 ) -> Result<(), String> {
@@ -410,19 +410,19 @@ mod tests {
 
     #[test]
     fn a_closure_is_revived_from_what_was_sent() {
-        fn like<F: Fn(usize) -> String>(f: &F, revived: Revive, context: &[u8]) -> F {
+        fn like<F: Fn(usize) -> String>(f: &F, revived: Reconstruct, context: &[u8]) -> F {
             let _ = f;
             // SAFETY: all of it is said of `f`, here below.
-            unsafe { revive(revived, context) }.unwrap()
+            unsafe { reconstruct(revived, context) }.unwrap()
         }
         let words = vec!["one".to_owned(), "two".to_owned()];
         let f = closure!([words] |i: usize| words[i].clone());
         let sent = sendable(&f).unwrap().unwrap();
-        let again = like(&f, sent.revive, &sent.context);
+        let again = like(&f, sent.reconstruct, &sent.context);
         drop(f);
         assert_eq!(again(1), "two");
         // SAFETY: as above; nothing is made of a context that does not decode.
-        assert!(unsafe { revive::<Bound<Vec<String>>>(sent.revive, &[1]) }.is_err());
+        assert!(unsafe { reconstruct::<Bound<Vec<String>>>(sent.reconstruct, &[1]) }.is_err());
     }
 
     #[test]

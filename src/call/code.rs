@@ -72,7 +72,7 @@ pub(crate) unsafe fn function<F: Copy>(number: u64) -> Option<F> {
 /// # Panics
 ///
 /// If the type is not zero-sized.
-pub(crate) unsafe fn conjure<'a, F: 'a>() -> &'a F {
+pub(crate) unsafe fn zero_sized<'a, F: 'a>() -> &'a F {
     // Not at compile time: code that is never reached for other types may still be generated for them.
     assert!(
         size_of::<F>() == 0,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::code;
 use crate::array::lend::Lent;
-use crate::lane::Emitter;
+use crate::lane::ResponseWriter;
 use crate::lane::message::Fault;
 use crate::memory::wire;
 use crate::os::fork::COPY_RETURNED;
@@ -23,7 +23,7 @@ pub(crate) struct Chunk<'a> {
     /// The items, as the codec wrote them.
     pub(crate) items: &'a [u8],
     pub(crate) context: Option<&'a mut Context>,
-    pub(crate) emitter: &'a mut Emitter,
+    pub(crate) responses: &'a mut ResponseWriter,
     /// Room for one result, kept from chunk to chunk.
     pub(crate) scratch: &'a mut Vec<u8>,
 }
@@ -61,7 +61,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    let f = conjure::<F>();
+    let f = zero_sized::<F>();
     chunk.run(f);
 }
 
@@ -73,19 +73,19 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
-    let f = conjure::<F>();
+    let f = zero_sized::<F>();
     let mut missing = Context::Broken("the worker was not sent it".to_owned());
     let cell = chunk.context.take().unwrap_or(&mut missing);
     // A panic in the context's Deserialize is the first item's; the next item tries again.
     while chunk.count > 0 {
-        chunk.emitter.item_starts();
+        chunk.responses.item_starts();
         match panic::catch(|| cell.get::<C>()) {
             Ok(Ok(context)) => {
                 chunk.run(|argument| f(context, argument));
                 return;
             }
-            Ok(Err(reason)) => chunk.emitter.fault(&Fault::ContextDecode(reason)),
-            Err(caught) => chunk.emitter.fault(&Fault::Panicked(caught)),
+            Ok(Err(reason)) => chunk.responses.fault(&Fault::ContextDecode(reason)),
+            Err(caught) => chunk.responses.fault(&Fault::Panicked(caught)),
         }
         chunk.count -= 1;
         let skipped = match codec::fixed_size::<A>() {
@@ -94,7 +94,7 @@ where
         };
         chunk.items = &chunk.items[skipped.min(chunk.items.len())..];
     }
-    chunk.emitter.end();
+    chunk.responses.end();
 }
 
 /// What is lent, and the context, as they are sent. The context is encoded by itself: of a `closure!` nothing else is known.
@@ -131,15 +131,15 @@ where
     {
         with_context::<X, G, usize, ()>
     }
-    of::<Loan<L, C>, _>(|loan, index| loan.lent.run(conjure::<F>(), &loan.context, index))
+    of::<Loan<L, C>, _>(|loan, index| loan.lent.run(zero_sized::<F>(), &loan.context, index))
 }
 
 /// The function itself, which has nothing in it but its type.
 #[allow(unsafe_code)]
-pub(crate) fn conjure<'a, F: 'a>() -> &'a F {
+pub(crate) fn zero_sized<'a, F: 'a>() -> &'a F {
     // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized, `Clone`, nothing to drop),
     // and a worker enters one only because its parent, of the same build, had the function in its hands.
-    unsafe { code::conjure() }
+    unsafe { code::zero_sized() }
 }
 
 impl Chunk<'_> {
@@ -150,7 +150,7 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         if let (Some(argument), Some(result)) = (codec::fixed_size::<A>(), codec::fixed_size::<R>())
-            && !self.emitter.has_limit()
+            && !self.responses.has_limit()
         {
             return self.run_fixed(&f, argument, result);
         }
@@ -158,14 +158,15 @@ impl Chunk<'_> {
         while self.count > 0 {
             match panic::catch(|| self.run_until_fault(&f)) {
                 Ok(None) => {}
-                Ok(Some(fault)) => self.emitter.fault(&fault),
+                Ok(Some(fault)) => self.responses.fault(&fault),
                 Err(caught) => {
-                    let late = self.emitter.exceeded().map(Fault::TimedOut);
-                    self.emitter.fault(&late.unwrap_or(Fault::Panicked(caught)));
+                    let late = self.responses.exceeded().map(Fault::TimedOut);
+                    self.responses
+                        .fault(&late.unwrap_or(Fault::Panicked(caught)));
                 }
             }
         }
-        self.emitter.end();
+        self.responses.end();
     }
 
     /// `run` for arguments and results of fixed sizes, where the loop itself counts: items are read from the request and
@@ -176,12 +177,12 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         let mut items = self.items;
-        let original = self.emitter.original();
+        let original = self.responses.original();
         while self.count > 0 {
-            let batch = self.emitter.room_for(result).min(self.count);
+            let batch = self.responses.room_for(result).min(self.count);
             let (now, later) = items.split_at(batch as usize * argument);
             let outcome = panic::catch(|| {
-                self.emitter.results(batch, result, |item, slot| {
+                self.responses.results(batch, result, |item, slot| {
                     let mut bytes = &now[item * argument..(item + 1) * argument];
                     if let Ok(argument) = wire::take::<A>(&mut bytes) {
                         let result = f(argument);
@@ -196,14 +197,14 @@ impl Chunk<'_> {
                     self.count -= batch;
                 }
                 Err(caught) => {
-                    let tried = self.emitter.recount(result) + 1;
-                    self.emitter.fault(&Fault::Panicked(caught));
+                    let tried = self.responses.recount(result) + 1;
+                    self.responses.fault(&Fault::Panicked(caught));
                     items = &items[tried as usize * argument..];
                     self.count -= tried;
                 }
             }
         }
-        self.emitter.end();
+        self.responses.end();
     }
 
     fn run_until_fault<A, R>(&mut self, f: &impl Fn(A) -> R) -> Option<Fault>
@@ -212,7 +213,7 @@ impl Chunk<'_> {
         R: Serialize + 'static,
     {
         while self.count > 0 {
-            self.emitter.item_starts();
+            self.responses.item_starts();
             self.count -= 1;
             let argument = match wire::take::<A>(&mut self.items) {
                 Ok(argument) => argument,
@@ -220,8 +221,8 @@ impl Chunk<'_> {
             };
             let result = f(argument);
             // Before its handles are counted as sent.
-            self.emitter.original().end_copy(COPY_RETURNED);
-            if let Some(limit) = self.emitter.exceeded() {
+            self.responses.original().end_copy(COPY_RETURNED);
+            if let Some(limit) = self.responses.exceeded() {
                 // The parent has not stopped it in time, as no engine of threads can.
                 return Some(Fault::TimedOut(limit));
             }
@@ -232,7 +233,7 @@ impl Chunk<'_> {
             };
             // Before the item is answered for: a panic in `drop` is still this item's.
             drop(result);
-            self.emitter.result(self.scratch);
+            self.responses.result(self.scratch);
             sent.deliver();
         }
         None

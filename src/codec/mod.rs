@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn all_values_are_taken_up_to_the_first_that_is_spoilt() {
         // Bytes of which none is taken, since the value does not come to its end.
-        fn check<T>(values: &[T], spoilt: &[u8])
+        fn check<T>(values: &[T], corrupted: &[u8])
         where
             T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + 'static,
         {
@@ -337,11 +337,11 @@ mod tests {
             let mut out = vec![values[0].clone()];
             assert_eq!(take_all(&bytes, &mut out), Ok(values.len()));
             assert_eq!((&out[0], &out[1..]), (&values[0], values));
-            bytes.extend_from_slice(spoilt);
+            bytes.extend_from_slice(corrupted);
             let mut out = Vec::<T>::new();
             let (count, reason) = take_all(&bytes, &mut out).unwrap_err();
             assert_eq!((count, out.as_slice()), (values.len(), values), "{reason}");
-            let left = format!("({} left)", spoilt.len());
+            let left = format!("({} left)", corrupted.len());
             assert!(reason.contains(&left), "{reason}");
         }
         check(&[1_u32, u32::MAX], &[0; 3]);

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{fixed_size, records_len};
 use crate::future::later;
-use crate::memory::{cargo, wire};
+use crate::memory::{transit, wire};
 use crate::os::fork;
 use crate::panic;
 
@@ -40,7 +40,7 @@ impl Discard {
     pub(crate) fn discard(&self, results: Vec<u8>) {
         if let Some(by) = self.by
             && !results.is_empty()
-            && cargo::was_ever_sent()
+            && transit::was_ever_sent()
             && self.generation == fork::generation()
         {
             later::call(Box::new(move || by(&results)));

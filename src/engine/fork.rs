@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::threads;
-use crate::array::forks::{self, Taken, Takes};
+use crate::array::fork_guard::{self, Taken, Takes};
 use crate::error::PoolError;
 use crate::os::fork::Original;
 use crate::os::{self, exit, fault, task};
@@ -53,7 +53,7 @@ fn threads_beside() -> Result<usize, PoolError> {
 pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u32, Taken)> {
     // Of the same family, whichever of the two needs it first.
     crate::memory::family::for_children();
-    let fork = forks::Fork::new(takes);
+    let fork = fork_guard::Fork::new(takes);
     let (out, err, departure) = loop {
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
         // A closed or full output is not this call's business.

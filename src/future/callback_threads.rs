@@ -21,11 +21,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::copies::Original;
-use crate::facade::plain::{Condvar, Mutex, MutexGuard};
-use crate::facade::{Stopwatch, thread};
 #[cfg(target_os = "linux")]
 use crate::os::fork::PerProcess;
 use crate::panic;
+use crate::shim::plain::{Condvar, Mutex, MutexGuard};
+use crate::shim::{Stopwatch, thread};
 
 /// How long one callback may hold up the others.
 const PATIENCE: Duration = Duration::from_millis(5);

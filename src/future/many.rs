@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Signal, TaskFuture, later};
 use crate::error::Unfinished;
-use crate::facade::Mutex;
+use crate::shim::Mutex;
 
 /// What [`wait`] waits for.
 ///

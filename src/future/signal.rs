@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::facade::thread::{self, Thread};
-use crate::facade::{AtomicBool, AtomicUsize, Mutex, fence};
+use crate::shim::thread::{self, Thread};
+use crate::shim::{AtomicBool, AtomicUsize, Mutex, fence};
 
 /// Something to run when a task has ended. It may run under an engine's locks: it is short, the crate's own, and takes none
 /// of those. What is the user's is put off by [`super::later`].

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Ring;
-use crate::facade::Futex;
 use crate::os::{fault, memory::SharedMemory};
+use crate::shim::Futex;
 
 const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 

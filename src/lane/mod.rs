@@ -25,14 +25,14 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bell;
+pub(crate) mod crash_report;
 mod cursor;
-mod emitter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod garbage;
-pub(crate) mod last_words;
 pub(crate) mod message;
 mod raw;
 mod receiver;
+mod response_writer;
 mod ring;
 mod wake;
 
@@ -47,16 +47,16 @@ use std::time::Duration;
 use crate::os::{clock, fault, memory::SharedMemory};
 
 pub(crate) use cursor::Cursor;
-pub(crate) use emitter::{Emitter, Pace, Ring, die_spoilt};
 pub(crate) use raw::RawBytes;
 pub(crate) use receiver::{Expected, Fate, Received, Receiver, Sink, Times};
+pub(crate) use response_writer::{Pace, ResponseWriter, Ring, die_corrupted};
 pub(crate) use ring::{Claim, Reader, Writer};
 pub(crate) use wake::bell_is_asked_for;
 
 #[cfg(all(test, not(loom)))]
 pub(crate) use ring::CELL_PAYLOAD;
 
-use last_words::LastWords;
+use crash_report::CrashReport;
 use ring::RING_BYTES;
 pub(crate) use wake::{Asleep, RingAt};
 
@@ -70,7 +70,7 @@ const LANE_BYTES: NonZeroUsize = NonZeroUsize::new(HEADER_BYTES + 2 * RING_BYTES
 pub(crate) struct Header {
     parent: ParentWords,
     worker: WorkerWords,
-    last_words: LastWords,
+    crash_report: CrashReport,
 }
 
 #[repr(C, align(128))]
@@ -263,8 +263,8 @@ impl Header {
         Progress::from_word(self.worker.progress.load(Ordering::Acquire))
     }
 
-    pub(crate) fn last_words(&self) -> &LastWords {
-        &self.last_words
+    pub(crate) fn crash_report(&self) -> &CrashReport {
+        &self.crash_report
     }
 
     // What the worker does -----------------------------------------------------------------------------------------

@@ -222,8 +222,8 @@ impl Writer {
     }
 
     /// Takes back the message that starts at `position`; false if the reader has begun with it.
-    pub(crate) fn reclaim(&mut self, position: u64) -> bool {
-        self.cells.at(position).word.reclaim(lap(position))
+    pub(crate) fn take_back(&mut self, position: u64) -> bool {
+        self.cells.at(position).word.take_back(lap(position))
     }
 }
 
@@ -233,9 +233,9 @@ pub(crate) enum Claim {
     /// The message is the reader's.
     Taken,
     /// The writer took it back.
-    Reclaimed,
+    TakenBack,
     /// The cell is in a state that neither side has put it in.
-    Spoilt,
+    Corrupted,
 }
 
 /// The reading side. There is one for each ring.
@@ -409,10 +409,10 @@ mod tests {
             assert!(!writer.is_begun(position));
             if round % 2 == 0 {
                 assert_eq!(reader.claim(), Claim::Taken);
-                assert!(writer.is_begun(position) && !writer.reclaim(position));
+                assert!(writer.is_begun(position) && !writer.take_back(position));
             } else {
-                assert!(writer.reclaim(position));
-                assert_eq!(reader.claim(), Claim::Reclaimed);
+                assert!(writer.take_back(position));
+                assert_eq!(reader.claim(), Claim::TakenBack);
             }
             assert!(reader.has_next());
             reader.release();
@@ -461,7 +461,7 @@ mod tests {
                     .word
                     .0
                     .store(u32::MAX, Ordering::Relaxed);
-                assert_eq!(reader.claim(), Claim::Spoilt);
+                assert_eq!(reader.claim(), Claim::Corrupted);
                 let free = word(position, FREE);
                 reader
                     .cells

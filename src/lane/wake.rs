@@ -13,8 +13,8 @@
 use std::sync::atomic::Ordering;
 
 use super::is_past;
-use crate::facade::{AtomicU32, Futex, fence};
 use crate::os::fault;
+use crate::shim::{AtomicU32, Futex, fence};
 
 /// 1 while the worker sleeps or is about to. Set by the worker before its last look at the cells,
 /// cleared by the side that ends the sleep.

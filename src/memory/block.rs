@@ -55,10 +55,10 @@ impl Family {
         member: u16,
         deadline: Option<Instant>,
     ) -> Result<(BlockId, bool), ShareError> {
-        member::patrol();
+        member::poll_for_dead();
         let allocated = self.try_allocate(len, kind, shape, member, deadline);
         if let Err(ShareError::OutOfMemory { .. } | ShareError::TooManyObjects { .. }) = allocated {
-            member::bury_dead();
+            member::reclaim_dead();
             return self.try_allocate(len, kind, shape, member, deadline);
         }
         allocated
@@ -98,7 +98,7 @@ impl Family {
             },
         };
         let Some(block) = self.block(index) else {
-            return Err(out_of_memory(&io::Error::other("the ledger is spoilt")));
+            return Err(out_of_memory(&io::Error::other("the ledger is corrupted")));
         };
         fault::point();
         block.holders.insert(member);

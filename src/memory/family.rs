@@ -57,7 +57,7 @@ pub(super) struct Header {
     /// Held for every change of who holds what, and of what is free.
     pub(super) lock: RobustMutex,
     /// Held by whoever clears away what a dead process has left.
-    pub(super) burial: RobustMutex,
+    pub(super) reclaim: RobustMutex,
     /// Blocks there are, free or not. Entries from here on are not even reserved.
     pub(super) blocks: AtomicU32,
     /// Slots of members from here on have never been used.
@@ -72,7 +72,7 @@ pub(super) struct Header {
     /// Bytes that are reserved in large blocks that are free.
     pub(super) kept: AtomicU64,
     /// When somebody last looked for dead members, in nanoseconds of the monotonic clock, and which slot is looked at next.
-    pub(super) patrol: AtomicU64,
+    pub(super) poll_for_dead: AtomicU64,
     pub(super) beat: AtomicU32,
     /// Whether a message that counts was ever sent.
     pub(super) has_launched: AtomicU32,
@@ -165,7 +165,7 @@ impl Family {
             // SAFETY: within the header, which is mapped and reserved.
             unsafe { &raw mut (*header.as_ptr()).lock },
             // SAFETY: as above.
-            unsafe { &raw mut (*header.as_ptr()).burial },
+            unsafe { &raw mut (*header.as_ptr()).reclaim },
         ] {
             let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
             // SAFETY: room for a lock, which nobody else knows of yet.

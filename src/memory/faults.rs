@@ -45,7 +45,7 @@ fn at_each_point<T>(
                 );
             }
             let is_through = child.end();
-            member::bury_dead();
+            member::reclaim_dead();
             // What is put off while a lock is not to be had comes later.
             let start = Instant::now();
             while !after(&object) {

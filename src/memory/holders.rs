@@ -26,7 +26,7 @@
 use std::sync::atomic::Ordering;
 
 use super::slot::MEMBERS;
-use crate::facade::AtomicU64;
+use crate::shim::AtomicU64;
 
 /// How many words the bits of all members take up. In a model, enough for two members that do not
 /// share a word.

@@ -41,8 +41,8 @@ impl Kind {
     }
 
     /// Whether an object is to hear of the end of a process that held it
-    /// ([`objects::bury`](crate::objects::bury)), for which the block must be mapped.
-    pub(super) fn has_heirs(self) -> bool {
+    /// ([`objects::reclaim`](crate::objects::reclaim)), for which the block must be mapped.
+    pub(super) fn hears_of_deaths(self) -> bool {
         !matches!(self, Self::Payload | Self::Value | Self::Mutex | Self::Once)
     }
 

@@ -2,11 +2,11 @@
 //!
 //! A process becomes a member when it first has to do with a shared object, and holds blocks under its number. When it
 //! has ended, somebody buries it: each object that it held is told, which gives back its permits, breaks its barriers and so
-//! on ([`Kind::bury`](super::kind::Kind)), its blocks are let go of, and its number is free.
+//! on ([`Kind::reclaim`](super::kind::Kind)), its blocks are let go of, and its number is free.
 //!
 //! Who buries? Whoever waits for the process anyhow: a pool's supervisor, or the parent when it looks at a child. And so
 //! that it does not matter who dies with it: everybody who waits for a shared object looks around now and then
-//! ([`patrol`]), all of them together twenty times a second. A mutex needs none of that: the kernel itself tells the next
+//! ([`poll_for_dead`]), all of them together twenty times a second. A mutex needs none of that: the kernel itself tells the next
 //! owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::os::{clock, fault, fork, life};
 pub(crate) use super::slot::{End, MEMBERS};
 
 /// How often those who wait look around, in all.
-const PATROL: Duration = Duration::from_millis(50);
+const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many members are looked at each time. To look at one takes some 10 µs.
 const BEAT: usize = 32;
@@ -121,7 +121,7 @@ fn enlist(deadline: Option<Instant>) -> Result<u16, ShareError> {
         }
         drop(lock);
         if attempt == 0 {
-            bury_dead();
+            reclaim_dead();
         }
     }
     Err(ShareError::TooManyProcesses { limit: MEMBERS })
@@ -164,7 +164,7 @@ impl Family {
     /// process that finds an object, or the ledger, locked at the deadline by one that is stopped.
     ///
     /// `left`: how much time there is to wait for locks in vain.
-    fn bury(&self, number: u16, slot: &Slot, left: &mut Duration) {
+    fn reclaim(&self, number: u16, slot: &Slot, left: &mut Duration) {
         let end = slot.end();
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let (mut is_done, mut done, mut deadline) = (true, 0_u32, Instant::now());
@@ -176,7 +176,7 @@ impl Family {
                     deadline = Instant::now() + *left;
                 }
                 done += 1;
-                if !registry::bury(self, index, block, number, end, deadline) {
+                if !registry::reclaim(self, index, block, number, end, deadline) {
                     // Only what has come to nothing uses it up.
                     *left = deadline.saturating_duration_since(Instant::now());
                     is_done = false;
@@ -192,8 +192,8 @@ impl Family {
 
     /// Takes the lock of those who bury, at most until the deadline. Its holder waits for nothing
     /// that the caller could hold.
-    fn burial(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
-        let lock = &self.header().burial;
+    fn lock_reclaim(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
+        let lock = &self.header().reclaim;
         let held = match deadline {
             None => lock.try_hold(),
             Some(deadline) => lock.hold_until(deadline),
@@ -202,7 +202,7 @@ impl Family {
             Ok(held) => Some(held),
             Err(LockError::Timeout | LockError::Deadlock) => None,
             Err(error) => {
-                log::error!("the dead of the family cannot be buried: {error}");
+                log::error!("the dead of the family cannot be reclaimed: {error}");
                 None
             }
         }
@@ -214,8 +214,8 @@ impl Family {
     /// Locks that are held by a process which does not go on cost
     /// [`BRIEF`](super::wait_mode::BRIEF), all of them together. What is behind them is left for a
     /// later burial.
-    fn bury_if(&self, others: Option<Instant>, is_meant: impl Fn(&Slot) -> bool) {
-        let Some(_burial) = self.burial(others) else {
+    fn reclaim_if(&self, others: Option<Instant>, is_meant: impl Fn(&Slot) -> bool) {
+        let Some(_lock) = self.lock_reclaim(others) else {
             return;
         };
         let mut left = BRIEF;
@@ -231,12 +231,12 @@ impl Family {
                 };
                 let is_over = slot.is_over();
                 if is_over {
-                    slot.begin_burial(slot.end());
+                    slot.begin_reclaim(slot.end());
                 }
                 is_over
             };
             if is_over {
-                self.bury(number as u16, slot, &mut left);
+                self.reclaim(number as u16, slot, &mut left);
             }
         }
     }
@@ -267,15 +267,15 @@ impl Family {
 }
 
 /// Buries all members that have ended.
-pub(crate) fn bury_dead() {
-    bury_dead_by(Instant::now() + MOST_FOR_OTHERS);
+pub(crate) fn reclaim_dead() {
+    reclaim_dead_by(Instant::now() + MOST_FOR_OTHERS);
 }
 
 /// The same, but waits for another process that buries until the deadline at most.
-pub(crate) fn bury_dead_by(deadline: Instant) {
+pub(crate) fn reclaim_dead_by(deadline: Instant) {
     if let Some(family) = family::if_any() {
         let own = std::process::id();
-        family.bury_if(Some(deadline), |slot| slot.pid() != own);
+        family.reclaim_if(Some(deadline), |slot| slot.pid() != own);
     }
 }
 
@@ -285,23 +285,23 @@ pub(crate) fn has_ended(pid: u32) {
         && family.slots().iter().any(|slot| slot.pid() == pid)
     {
         let deadline = Instant::now() + MOST_FOR_OTHERS;
-        family.bury_if(Some(deadline), |slot| slot.pid() == pid);
+        family.reclaim_if(Some(deadline), |slot| slot.pid() == pid);
     }
 }
 
 /// To be called now and then by those who wait, with nothing locked: buries members whose parents cannot do it. Of all who
 /// call, one does so every 50 ms, and looks at a few members; nobody waits for another.
-pub(crate) fn patrol() {
+pub(crate) fn poll_for_dead() {
     let Some(family) = family::if_any() else {
         return;
     };
     deferred::attend();
     let header = family.header();
-    let (now, last) = (clock::now(), header.patrol.load(Ordering::Relaxed));
-    let is_due = now.saturating_sub(last) >= PATROL.as_nanos() as u64 || last > now;
+    let (now, last) = (clock::now(), header.poll_for_dead.load(Ordering::Relaxed));
+    let is_due = now.saturating_sub(last) >= POLL_PAUSE.as_nanos() as u64 || last > now;
     let is_first = || {
         header
-            .patrol
+            .poll_for_dead
             .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     };
@@ -310,7 +310,7 @@ pub(crate) fn patrol() {
     }
     if family.has_dead_on_this_beat() {
         let own = std::process::id();
-        family.bury_if(None, |slot| slot.pid() != own);
+        family.reclaim_if(None, |slot| slot.pid() != own);
     }
 }
 
@@ -361,7 +361,7 @@ impl Expected {
             }
             drop(lock);
             if attempt == 0 {
-                bury_dead();
+                reclaim_dead();
             }
         }
         Err(ShareError::TooManyProcesses { limit: MEMBERS })
@@ -418,13 +418,13 @@ impl Drop for Expected {
             };
             let is_own = slot.is_expected(place.uses);
             if is_own {
-                slot.begin_burial(End::Left);
+                slot.begin_reclaim(End::Left);
             }
             drop(lock);
             if is_own {
                 // If another process buries right now, it may do this as well.
                 let others = Instant::now() + MOST_FOR_OTHERS;
-                family.bury_if(Some(others), |other| std::ptr::eq(other, slot));
+                family.reclaim_if(Some(others), |other| std::ptr::eq(other, slot));
             }
             true
         });

@@ -7,13 +7,12 @@
 //! | [`slot`], [`member`] | the processes of the family: what the ledger has of each; what happens when one dies |
 //! | [`registry`] | the blocks that this process has mapped |
 //! | [`object`] | handles of shared objects; [`kind`] says what an object is |
-//! | [`cargo`], [`wire`] | handles in transit; values with handles in them as bytes |
+//! | [`handles`], [`wire`] | handles in transit; values with handles in them as bytes |
 //! | [`payload`] | what is too large for a queue's own block |
 //! | [`wait`], [`wait_mode`] | waiting on a word of an object, and how long |
 //! | [`deferred`] | releases that could not be made at once |
 
 pub(crate) mod block;
-pub(crate) mod cargo;
 pub(crate) mod deferred;
 pub(crate) mod entry;
 mod error;
@@ -29,6 +28,7 @@ pub(crate) mod registry;
 mod slot;
 #[cfg(all(test, not(loom)))]
 mod tests;
+pub(crate) mod transit;
 pub(crate) mod wait;
 pub(crate) mod wait_mode;
 pub(crate) mod wire;
@@ -41,7 +41,7 @@ pub(crate) fn in_use() -> (usize, u64, u64) {
     let Some(family) = family::if_any() else {
         return (0, 0, 0);
     };
-    member::bury_dead();
+    member::reclaim_dead();
     let (objects, bytes) = family.in_use();
     (objects, bytes, family.memory.reserved().unwrap_or(0))
 }

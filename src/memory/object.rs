@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::cargo::{self, Kept, Transit};
 use super::deferred::{self, Limit};
 use super::entry::BlockId;
 use super::error::ShareError;
 use super::family;
 use super::kind::{self, Head};
 use super::registry::{Attachment, Place};
+use super::transit::{self, Kept, Transit};
 
 /// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
 pub(crate) struct Object<H> {
@@ -163,12 +163,12 @@ impl<H: Head> Object<H> {
         granted: impl FnOnce(u16),
     ) -> Result<S::Ok, S::Error> {
         // A forked child that passes on what it was born with holds it first.
-        if !self.reach(cargo::deadline) {
-            cargo::set_busy();
+        if !self.reach(transit::deadline) {
+            transit::set_busy();
             return Err(serde::ser::Error::custom(ShareError::Busy { by: None }));
         }
         let id = self.id();
-        let transit = cargo::load(id, keep, granted).map_err(serde::ser::Error::custom)?;
+        let transit = transit::depart(id, keep, granted).map_err(serde::ser::Error::custom)?;
         let family = family::get().map_err(serde::ser::Error::custom)?;
         let ticket = Ticket {
             family: family.id(),
@@ -226,7 +226,7 @@ impl<H: Head> Object<H> {
             Err(error) => Err(error),
         };
         // Only now: the message has kept the object until here, also one that is not what was expected.
-        cargo::unload(ticket.block, ticket.transit, kept);
+        transit::arrive(ticket.block, ticket.transit, kept);
         opened
     }
 }

@@ -17,7 +17,6 @@
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use super::cargo;
 use super::deferred::{self, Limit};
 use super::entry::{Block, BlockId, Phase, Stage};
 use super::error::ShareError;
@@ -25,6 +24,7 @@ use super::family::{self, Family};
 use super::kind::Kind;
 use super::member;
 use super::registry::{self, Place};
+use super::transit;
 use crate::os::fault;
 
 const WORD: usize = size_of::<u64>();
@@ -236,7 +236,7 @@ pub(crate) fn take_apart(place: &Place) {
     let handles: Vec<BlockId> = handles.collect();
     // First: whoever is killed meanwhile keeps some alive, which is better than to let go of one twice.
     put(place.start(), 0, 0);
-    cargo::recall(&handles);
+    transit::call_back(&handles);
 }
 
 #[allow(unsafe_code)]

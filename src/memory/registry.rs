@@ -126,7 +126,7 @@ impl Entries {
             || len as u64 > size
             || !block.offset().is_multiple_of(size)
         {
-            return Err(io::Error::other("the ledger is spoilt"));
+            return Err(io::Error::other("the ledger is corrupted"));
         }
         if !block.is_large() {
             return Ok(Place {
@@ -502,7 +502,7 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
 
 /// Lets go, for a member that has ended, of a block that it held. Waits for locks until the
 /// deadline at most; false if it is to be tried again later.
-pub(super) fn bury(
+pub(super) fn reclaim(
     family: &Family,
     index: u32,
     block: &Block,
@@ -514,10 +514,10 @@ pub(super) fn bury(
     let mut is_done = true;
     if state.is(Phase::Live)
         && let Some(kind) = state.kind()
-        && kind.has_heirs()
+        && kind.hears_of_deaths()
     {
         visit(family, index, block, |place| {
-            is_done = objects::bury(kind, place, member, end, deadline);
+            is_done = objects::reclaim(kind, place, member, end, deadline);
         });
         fault::point();
     }

@@ -100,7 +100,7 @@ impl Slot {
     }
 
     /// From here on nobody can come to the place any more. To be called under the lock.
-    pub(super) fn begin_burial(&self, end: End) {
+    pub(super) fn begin_reclaim(&self, end: End) {
         fault::point();
         self.set(match end {
             End::Killed => Life::DyingKilled,

@@ -10,7 +10,7 @@
 //! | a sleeper | asleep, or anywhere with a [`Ticket`] | it counts as sleeping for ever: now and then a notification makes a system call too many |
 //! | a sleeper | after a `notify_one` has picked it | the others look by themselves: at most 100 ms |
 //!
-//! What the dead have left in the object's own state is the business of the object: `patrol` is called after each slice
+//! What the dead have left in the object's own state is the business of the object: `poll_for_dead` is called after each slice
 //! of sleep that nobody has ended, to look for participants that are gone.
 //!
 //! The words may be written over by a process gone mad. That costs system calls or the 100 ms, and nothing else.
@@ -19,12 +19,12 @@ use std::hint;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-#[cfg(not(loom))]
-use crate::facade::AtomicU32;
-use crate::facade::{AtomicU64, Futex, fence};
 use crate::machine;
 use crate::os::futex::Wake;
 use crate::os::slice::slice;
+#[cfg(not(loom))]
+use crate::shim::AtomicU32;
+use crate::shim::{AtomicU64, Futex, fence};
 
 /// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
 const SPIN: Duration = Duration::from_micros(5);
@@ -126,24 +126,24 @@ impl Waiters {
     /// Gives what `ready` gives as soon as it gives something, and `None` once the deadline has passed. The last look is
     /// always after it.
     ///
-    /// `ready` is called often and should be quick. `patrol` is called now and then, while nothing happens.
+    /// `ready` is called often and should be quick. `poll_for_dead` is called now and then, while nothing happens.
     pub(crate) fn wait<T>(
         &self,
         deadline: Option<Instant>,
         ready: impl FnMut() -> Option<T>,
-        patrol: impl FnMut(),
+        poll_for_dead: impl FnMut(),
     ) -> Option<T> {
-        self.wait_paced(deadline, ready, patrol, || None)
+        self.wait_paced(deadline, ready, poll_for_dead, || None)
     }
 
     /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called
-    /// for one. `put_off` returns until when it has: no sleep is longer than that, and `patrol`
+    /// for one. `put_off` returns until when it has: no sleep is longer than that, and `poll_for_dead`
     /// comes before the next look.
     pub(crate) fn wait_paced<T>(
         &self,
         deadline: Option<Instant>,
         mut ready: impl FnMut() -> Option<T>,
-        mut patrol: impl FnMut(),
+        mut poll_for_dead: impl FnMut(),
         put_off: impl Fn() -> Option<Instant>,
     ) -> Option<T> {
         if let Some(it) = ready().or_else(|| spin(deadline, &mut ready)) {
@@ -159,12 +159,12 @@ impl Waiters {
                 Slept::Notified => {}
                 // If this one counts as told, its notifier was killed at it; the ticket, which is given back now, sees to
                 // it that the next one wakes it.
-                Slept::SliceOver => patrol(),
+                Slept::SliceOver => poll_for_dead(),
                 // Whoever woke us may have picked us alone: this look is also in its name. And a wait that is shorter
                 // than a slice finds out about the dead as well.
                 Slept::TimedOut => {
                     drop(ticket);
-                    patrol();
+                    poll_for_dead();
                     return ready();
                 }
             }

@@ -2,12 +2,12 @@
 //! queues' items cross processes by.
 //!
 //! [`codec`] knows bytes only. A handle in a value has to be held while the value is under way, so
-//! each record is written and read in a scope of [`cargo`].
+//! each record is written and read in a scope of [`handles`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::cargo::{self, Sent};
+use super::transit::{self, Sent};
 use crate::codec::{self, Reading};
 
 /// Handles in the record cease to count as under way when it has been read.
@@ -16,7 +16,7 @@ struct Message;
 impl Reading for Message {
     #[inline]
     fn of_record<R>(read: impl FnOnce() -> R) -> R {
-        cargo::unpack(read)
+        transit::receive(read)
     }
 }
 
@@ -44,6 +44,6 @@ pub(crate) fn append_result<R: Serialize + 'static>(
     if codec::fixed_size::<R>().is_some() {
         return codec::append(out, result).map(|()| Sent::default());
     }
-    let (appended, sent) = cargo::send(None, || codec::append(out, result));
+    let (appended, sent) = transit::send(None, || codec::append(out, result));
     appended.map(|()| sent)
 }

@@ -6,7 +6,7 @@
 //! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap`; `sysinfo` |
 //! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
-//! | [`parcel`] | sealed memfds for what is sent once |
+//! | [`sealed`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
@@ -53,11 +53,11 @@ pub(crate) mod life;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod oom;
-pub(crate) mod parcel;
 pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod robust;
+pub(crate) mod sealed_bytes;
 pub(crate) mod slice;
 pub(crate) mod sparse;
 pub(crate) mod start;

@@ -63,8 +63,8 @@ pub(crate) enum LockError {
     #[error("the mutex cannot be recovered")]
     NotRecoverable,
     /// The C library finds no mutex there; somebody has written over it.
-    #[error("the mutex is spoilt: {0}")]
-    Spoilt(io::Error),
+    #[error("the mutex is corrupted: {0}")]
+    Corrupted(io::Error),
 }
 
 impl RobustMutex {
@@ -209,7 +209,7 @@ impl RobustMutex {
         let code = unsafe { libc::pthread_mutex_unlock(self.0.get()) };
         // EPERM: this is a forked child with a `Held` of its parent's.
         if code != 0 && code != libc::EPERM {
-            log::error!("a mutex in shared memory is spoilt: {}", system(code));
+            log::error!("a mutex in shared memory is corrupted: {}", system(code));
         }
     }
 
@@ -263,12 +263,12 @@ impl RobustMutex {
                 }
                 // SAFETY: the calling thread has just got it.
                 unsafe { self.unlock() };
-                Err(LockError::Spoilt(system(code)))
+                Err(LockError::Corrupted(system(code)))
             }
             libc::EBUSY | libc::ETIMEDOUT => Err(LockError::Timeout),
             libc::EDEADLK => Err(LockError::Deadlock),
             libc::ENOTRECOVERABLE => Err(LockError::NotRecoverable),
-            code => Err(LockError::Spoilt(system(code))),
+            code => Err(LockError::Corrupted(system(code))),
         }
     }
 }

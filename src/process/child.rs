@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::launch::{CANNOT_BEGIN, Role, receive_greeting};
-use super::letter::Letter;
+use super::start_request::StartRequest;
 use super::{entry, outcome};
 use crate::memory::member;
 use crate::os::fork::{self, Original};
@@ -23,7 +23,7 @@ const PANICKED: i32 = 101;
 /// Runs what the greeting on standard input asks for, and ends.
 fn become_process() -> ! {
     let code = match panic::catch(begin) {
-        Ok(Ok(letter)) => run(letter),
+        Ok(Ok(request)) => run(request),
         Ok(Err(error)) => {
             outcome::complain(&format_args!("it could not begin: {error}"));
             CANNOT_BEGIN
@@ -36,10 +36,10 @@ fn become_process() -> ! {
 }
 
 /// Makes this process what the parent wants it to be.
-fn begin() -> io::Result<Letter> {
+fn begin() -> io::Result<StartRequest> {
     // Not by its pid: by the life line, below.
-    let (length, [letter, stdin], _parent) = receive_greeting()?;
-    let letter = Letter::open(&letter, length)?;
+    let (length, [request, stdin], _parent) = receive_greeting()?;
+    let request = StartRequest::open(&request, length)?;
     let life_line = own::take_stdin()?;
     // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and it may end before its parent does.
     fork::die_when_closed(life_line.as_fd())?;
@@ -50,18 +50,18 @@ fn begin() -> io::Result<Letter> {
     std::mem::forget(life_line);
     own::set_stdin(stdin)?;
     own::set_signals()?;
-    letter.head.origin.clone().arrive();
-    if let Some(place) = letter.head.member {
+    request.head.origin.clone().arrive();
+    if let Some(place) = request.head.member {
         member::arrive(place).map_err(io::Error::other)?;
     }
     own::set_name(super::identity::current().name());
-    Ok(letter)
+    Ok(request)
 }
 
-fn run(letter: Letter) -> i32 {
+fn run(request: StartRequest) -> i32 {
     let original = Original::here();
-    let ran = panic::catch(|| match entry::find(letter.head.entry) {
-        Some(entry) => entry(letter),
+    let ran = panic::catch(|| match entry::find(request.head.entry) {
+        Some(entry) => entry(request),
         None => Err("the executable does not have its function".to_owned()),
     });
     original.end_copy_after(&ran);

@@ -6,8 +6,8 @@ use std::mem::size_of;
 use serde::de::DeserializeOwned;
 
 use super::Outcome;
-use super::letter::Letter;
-use crate::call::closure::{self, Revive};
+use super::start_request::StartRequest;
+use crate::call::closure::{self, Reconstruct};
 use crate::call::code;
 use crate::memory::wire;
 use crate::os::fork::{COPY_RETURNED, Original};
@@ -15,12 +15,12 @@ use crate::os::fork::{COPY_RETURNED, Original};
 /// Runs the function that the letter names, and gives the exit code. An error: it could not be run, for this reason.
 ///
 /// The letter is gone before the function begins: with a large argument that is a lot of memory.
-pub(super) type Entry = fn(Letter) -> Result<i32, String>;
+pub(super) type Entry = fn(StartRequest) -> Result<i32, String>;
 
 /// What a function for a child process has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+/// The compiler sees to the first when it generates code, so `handles check` alone does not find a closure that captures.
 ///
 /// # Examples
 ///
@@ -49,26 +49,26 @@ pub trait Standalone: Clone + Send {}
 impl<F: Clone + Send> Standalone for F {}
 
 /// The entry of functions of type `F`.
-pub(super) fn enter<F, A, T>(letter: Letter) -> Result<i32, String>
+pub(super) fn enter<F, A, T>(request: StartRequest) -> Result<i32, String>
 where
     F: Fn(A) -> T,
     A: DeserializeOwned + 'static,
     T: Outcome,
 {
     // The captures first: in the argument's Deserialize the user's code begins.
-    let captured = match letter.head.revive {
-        Some(number) => Some(revive::<F>(number, letter.captures())?),
+    let captured = match request.head.reconstruct {
+        Some(number) => Some(reconstruct::<F>(number, request.captures())?),
         None => None,
     };
     let f = match &captured {
         Some(f) => f,
-        None if size_of::<F>() == 0 => conjure::<F>(),
+        None if size_of::<F>() == 0 => zero_sized::<F>(),
         None => return Err("its function came without what it captures".to_owned()),
     };
-    let mut bytes = letter.argument();
+    let mut bytes = request.argument();
     let argument = wire::take::<A>(&mut bytes)
         .map_err(|reason| format!("its argument cannot be deserialised: {reason}"))?;
-    drop(letter);
+    drop(request);
     let original = Original::here();
     let outcome = f(argument);
     // It is the child that tells what came of it.
@@ -78,27 +78,27 @@ where
 
 /// The function itself, which has nothing in it but its type.
 #[allow(unsafe_code)]
-fn conjure<'a, F: 'a>() -> &'a F {
+fn zero_sized<'a, F: 'a>() -> &'a F {
     // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Standalone`, and nothing to drop
     // when zero-sized), and a child enters one only because its parent, of the same build, had the function in its hands.
-    unsafe { code::conjure() }
+    unsafe { code::zero_sized() }
 }
 
 /// The function with what it captures.
 #[allow(unsafe_code)]
-fn revive<F>(number: u64, captures: &[u8]) -> Result<F, String> {
+fn reconstruct<F>(number: u64, captures: &[u8]) -> Result<F, String> {
     // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in its greeting, and which
-    // makes it of a `Revive`.
-    let revive = unsafe { code::function::<Revive>(number) }
+    // makes it of a `Reconstruct`.
+    let reconstruct = unsafe { code::function::<Reconstruct>(number) }
         .ok_or_else(|| "the executable does not have its function".to_owned())?;
     // SAFETY: the parent has number and captures from `sendable`, for the function that this entry is made for.
-    unsafe { closure::revive(revive, captures) }
+    unsafe { closure::reconstruct(reconstruct, captures) }
         .map_err(|reason| format!("what its function captures cannot be deserialised: {reason}"))
 }
 
 /// The entry with this number.
 #[allow(unsafe_code)]
 pub(super) fn find(number: u64) -> Option<Entry> {
-    // SAFETY: as in `revive`; the parent makes this number of an `Entry`.
+    // SAFETY: as in `reconstruct`; the parent makes this number of an `Entry`.
     unsafe { code::function::<Entry>(number) }
 }

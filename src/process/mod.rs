@@ -49,11 +49,11 @@ mod entry;
 mod handle;
 mod identity;
 pub(crate) mod launch;
-mod letter;
 mod outcome;
 mod registry;
 mod spawned;
 mod start;
+mod start_request;
 
 pub use builder::{ProcessBuilder, Stdio};
 pub use entry::Standalone;

@@ -12,13 +12,13 @@ use serde::de::DeserializeOwned;
 use super::entry::{self, Entry};
 use super::identity::{self, Origin};
 use super::launch::{self, Launch};
-use super::letter::{self, Head};
 use super::spawned::Spawned;
+use super::start_request::{self, Head};
 use super::{Outcome, Process, ProcessBuilder, Stdio, child, registry};
 use crate::call::{closure, code};
 use crate::error::PoolError;
-use crate::memory::cargo;
 use crate::memory::member::Expected;
+use crate::memory::transit;
 use crate::os::start::Stream;
 use crate::{codec, panic};
 
@@ -28,7 +28,7 @@ const LONGEST_NAME: usize = 256;
 /// What of a child its function and argument determine.
 struct Work {
     entry: u64,
-    revive: Option<u64>,
+    reconstruct: Option<u64>,
     captures: Vec<u8>,
     argument: Vec<u8>,
     /// In whose name the shared objects are held of which there are handles in these.
@@ -64,11 +64,11 @@ where
         name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
         reason,
     };
-    let (encoded, member) = cargo::grant(|| Ok((captures(f)?, encode(argument)?)));
-    let ((revive, captures), argument) = encoded.map_err(failed)?;
+    let (encoded, member) = transit::grant(|| Ok((captures(f)?, encode(argument)?)));
+    let ((reconstruct, captures), argument) = encoded.map_err(failed)?;
     let work = Work {
         entry: code::number(entry::enter::<F, A, T> as Entry as usize)?,
-        revive: revive.map(code::number).transpose()?,
+        reconstruct: reconstruct.map(code::number).transpose()?,
         captures,
         argument,
         member,
@@ -99,7 +99,7 @@ fn captures<F>(f: &F) -> Result<(Option<usize>, Vec<u8>), String> {
         return Ok((None, Vec::new()));
     }
     match closure::sendable(f) {
-        Some(Ok(sendable)) => Ok((Some(sendable.revive as usize), sendable.context)),
+        Some(Ok(sendable)) => Ok((Some(sendable.reconstruct as usize), sendable.context)),
         Some(Err(error)) => Err(error.to_string()),
         None => {
             Err("its function captures variables, in some other way than closure! does it".into())
@@ -121,11 +121,11 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
     let head = Head {
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
-        revive: work.revive,
+        reconstruct: work.reconstruct,
         member: work.member.as_ref().map(Expected::place),
         captures: work.captures.len() as u64,
     };
-    let (letter, length) = letter::pack(&head, &work.captures, &work.argument)?;
+    let (request, length) = start_request::pack(&head, &work.captures, &work.argument)?;
     let launch = Launch {
         name: &format!("manyhands:{name}"),
         variables: builder.environment,
@@ -134,7 +134,7 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
     };
     let stdin = stdin(builder.stdin)?;
     let (child, life_line) =
-        launch.launch(child::CHILD, &length, &[letter.as_fd(), stdin.as_fd()])?;
+        launch.launch(child::CHILD, &length, &[request.as_fd(), stdin.as_fd()])?;
     if let Some(member) = work.member {
         member.settle(child.pid());
     }

@@ -61,14 +61,14 @@ macro_rules! at_each_point {
                 }
                 let is_through = child.end();
                 if $buries_first {
-                    member::bury_dead();
+                    member::reclaim_dead();
                 }
                 // Both sides go on.
                 push(&queue, item(4, len));
                 while take(queue.try_pop()) {}
                 // At the latest now.
-                member::bury_dead();
-                let (bytes_in, bytes_out) = queue.port.bytes();
+                member::reclaim_dead();
+                let (bytes_in, bytes_out) = queue.handle.bytes();
                 assert_eq!(bytes_in, bytes_out, "fault point {number}");
                 let joined = queue.join();
                 let missing: Vec<u8> = pushed

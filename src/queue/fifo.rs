@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{JoinError, NothingInHand, PopError, PushError};
-use super::face::{handle, popping, pushing, state};
+use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Port, Role};
+use super::macros::{handle, popping, pushing, state};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -55,7 +55,7 @@ pub(super) const BYTES: u64 = 1 << 30;
 /// ```
 #[must_use = "what is pushed into a queue that is dropped is gone"]
 pub struct Queue<T> {
-    pub(crate) port: Port,
+    pub(crate) handle: Handle,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -72,7 +72,7 @@ pub struct Queue<T> {
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub struct Sender<T> {
-    pub(crate) port: Port,
+    pub(crate) handle: Handle,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -89,7 +89,7 @@ pub struct Sender<T> {
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub struct Receiver<T> {
-    pub(crate) port: Port,
+    pub(crate) handle: Handle,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -144,7 +144,7 @@ impl<T: 'static> Queue<T> {
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
         let room = item::room::<T>(items);
         let shape = shape_of::<Self>();
-        Port::new(Order::Fifo, items, bytes, room, shape).map(Self::of)
+        Handle::new(Order::Fifo, items, bytes, room, shape).map(Self::of)
     }
 }
 
@@ -180,7 +180,7 @@ impl<T> Queue<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sender(&self) -> Sender<T> {
-        Sender::of(self.port.another(Role::Sender))
+        Sender::of(self.handle.another(Role::Sender))
     }
 
     /// A handle that only pops.
@@ -195,7 +195,7 @@ impl<T> Queue<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn receiver(&self) -> Receiver<T> {
-        Receiver::of(self.port.another(Role::Receiver))
+        Receiver::of(self.handle.another(Role::Receiver))
     }
 }
 

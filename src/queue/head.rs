@@ -54,7 +54,7 @@ pub(super) struct QueueHead {
     pub(super) finished: Waiters,
     /// Those who wait for this queue among others.
     pub(super) watchers: Waiters,
-    pub(super) books: [Book; MEMBERS],
+    pub(super) counts: [ProcessCounts; MEMBERS],
 }
 
 // SAFETY: locks that `init` makes, and atomics.
@@ -113,7 +113,7 @@ pub(super) struct Journal {
 /// What the queue knows of one process. The first three only grow, also from one process to the next one that has the
 /// same number.
 #[repr(C)]
-pub(super) struct Book {
+pub(super) struct ProcessCounts {
     /// Items that it has popped. Written under the lock of the pops.
     pub(super) taken: AtomicU64,
     /// Those of them that it has said to be done.
@@ -125,8 +125,8 @@ pub(super) struct Book {
     pub(super) receivers: AtomicU32,
 }
 
-impl Book {
-    pub(super) fn in_hand(&self) -> u64 {
+impl ProcessCounts {
+    pub(super) fn unacknowledged(&self) -> u64 {
         let over = self.done.load(Ordering::Acquire) + self.lost.load(Ordering::Acquire);
         self.taken.load(Ordering::Acquire).saturating_sub(over)
     }
@@ -263,11 +263,11 @@ impl View<'_> {
     /// The items that were pushed, and those that are finished: done or lost. The second is counted first, so that
     /// they are only the same if there was a moment at which they were.
     pub(super) fn balance(&self) -> (u64, u64) {
-        let books = &self.head.books[..member::numbers()];
-        let finished = books.iter().fold(0_u64, |sum, book| {
-            let done = book.done.load(Ordering::Acquire);
+        let counts = &self.head.counts[..member::numbers()];
+        let finished = counts.iter().fold(0_u64, |sum, counts| {
+            let done = counts.done.load(Ordering::Acquire);
             sum.wrapping_add(done)
-                .wrapping_add(book.lost.load(Ordering::Acquire))
+                .wrapping_add(counts.lost.load(Ordering::Acquire))
         });
         (
             self.head.pushes.done.items.load(Ordering::Acquire),
@@ -276,10 +276,10 @@ impl View<'_> {
     }
 
     pub(super) fn lost(&self) -> u64 {
-        let books = &self.head.books[..member::numbers()];
-        books
+        let counts = &self.head.counts[..member::numbers()];
+        counts
             .iter()
-            .map(|book| book.lost.load(Ordering::Acquire))
+            .map(|counts| counts.lost.load(Ordering::Acquire))
             .fold(0, u64::wrapping_add)
     }
 
@@ -366,10 +366,10 @@ impl View<'_> {
         let has_happened = journal.has_happened(side);
         journal.count(side, has_happened);
         let member = journal.member.load(Ordering::Relaxed) as usize;
-        if let Some(book) = self.head.books.get(member) {
+        if let Some(counts) = self.head.counts.get(member) {
             let taken = journal.taken.load(Ordering::Relaxed);
             let taken = taken + u64::from(has_happened);
-            book.taken.store(taken, Ordering::Release);
+            counts.taken.store(taken, Ordering::Release);
         }
         if has_happened {
             if let Some(key) = self.key(journal.slot.load(Ordering::Relaxed) as usize) {
@@ -414,7 +414,7 @@ impl Journal {
 
 fn with(place: &Place, then: impl FnOnce(View<'_>)) {
     if place.len() < size_of::<QueueHead>() {
-        log::error!("a queue in shared memory is spoilt");
+        log::error!("a queue in shared memory is corrupted");
         return;
     }
     #[allow(unsafe_code)]
@@ -427,13 +427,13 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
             geometry,
             tail,
         }),
-        None => log::error!("a queue in shared memory is spoilt"),
+        None => log::error!("a queue in shared memory is corrupted"),
     }
 }
 
 /// A process that had a handle has ended. False if it has to be tried again later, because the
 /// locks were not to be had until the deadline.
-pub(crate) fn bury(place: &Place, member: u16, end: End, deadline: Instant) -> bool {
+pub(crate) fn reclaim(place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let mut is_done = true;
     with(place, |view| {
         // So that what it was at is done or undone, and its book is right.
@@ -445,11 +445,11 @@ pub(crate) fn bury(place: &Place, member: u16, end: End, deadline: Instant) -> b
         }
         let epoch = &view.head.epoch;
         epoch.fetch_add(1, Ordering::SeqCst);
-        if let Some(book) = view.head.books.get(usize::from(member)) {
+        if let Some(counts) = view.head.counts.get(usize::from(member)) {
             let head = view.head;
             for (handles, killed) in [
-                (&book.senders, &head.senders_killed),
-                (&book.receivers, &head.receivers_killed),
+                (&counts.senders, &head.senders_killed),
+                (&counts.receivers, &head.receivers_killed),
             ] {
                 // Before the handles are gone: whoever finds none knows of the death.
                 if end == End::Killed && handles.load(Ordering::SeqCst) > 0 {
@@ -457,7 +457,7 @@ pub(crate) fn bury(place: &Place, member: u16, end: End, deadline: Instant) -> b
                 }
                 handles.store(0, Ordering::SeqCst);
             }
-            book.give_up();
+            counts.give_up();
         }
         epoch.fetch_add(1, Ordering::SeqCst);
         view.notify_all();

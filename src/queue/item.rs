@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{PopError, PushError};
-use super::port::{Port, Refusal};
+use super::handle::{Handle, Refusal};
 use super::transfer::{Load, Taken};
 use crate::codec;
 use crate::memory::payload::Payload;
 use crate::memory::wait_mode::WaitMode;
 use crate::memory::wire;
-use crate::memory::{ShareError, cargo};
+use crate::memory::{ShareError, transit};
 
 /// Room in a slot for an item whose size is not known, at most and at least.
 const ROOM: std::ops::RangeInclusive<usize> = 48..=240;
@@ -50,7 +50,7 @@ fn with_buffer<R>(then: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 }
 
 pub(super) fn push<T: Serialize + 'static>(
-    port: &Port,
+    handle: &Handle,
     item: T,
     priority: i64,
     mode: WaitMode,
@@ -62,19 +62,19 @@ pub(super) fn push<T: Serialize + 'static>(
     };
     if let Some(size) = codec::fixed_size::<T>()
         && size <= FIXED
-        && size <= port.room()
-        && size as u64 <= port.byte_limit()
+        && size <= handle.room()
+        && size as u64 <= handle.byte_limit()
     {
         let mut bytes = [0; FIXED];
         codec::put_fixed(&mut bytes[..size], &item);
         let mut load = Some(Load::Inline(&bytes[..size]));
-        let pushed = port.put(&mut load, priority, mode);
+        let pushed = handle.put(&mut load, priority, mode);
         return pushed.map_err(|refusal| refused(item, refusal));
     }
     with_buffer(|buffer| {
         // Dropped, it calls back the handles: what is not pushed does not arrive.
         let deadline = mode.lock_deadline();
-        let (encoded, sent) = cargo::send(deadline, || codec::append(buffer, &item));
+        let (encoded, sent) = transit::send(deadline, || codec::append(buffer, &item));
         if encoded.is_err() && sent.is_busy() {
             return Err(PushError::Full(item));
         }
@@ -82,11 +82,11 @@ pub(super) fn push<T: Serialize + 'static>(
             return Err(PushError::Unencodable { item, reason });
         }
         let bytes = buffer.len() as u64;
-        if bytes > port.byte_limit() {
-            let limit = port.byte_limit();
+        if bytes > handle.byte_limit() {
+            let limit = handle.byte_limit();
             return Err(PushError::TooLarge { item, bytes, limit });
         }
-        let load = if sent.handles().is_empty() && buffer.len() <= port.room() {
+        let load = if sent.handles().is_empty() && buffer.len() <= handle.room() {
             Load::Inline(buffer)
         } else {
             match Payload::new(buffer, sent.handles(), deadline) {
@@ -97,7 +97,7 @@ pub(super) fn push<T: Serialize + 'static>(
             }
         };
         let mut load = Some(load);
-        let pushed = port.put(&mut load, priority, mode);
+        let pushed = handle.put(&mut load, priority, mode);
         // Before the handles are called back, if they are: it lists them.
         drop(load);
         match pushed {
@@ -111,18 +111,18 @@ pub(super) fn push<T: Serialize + 'static>(
 }
 
 pub(super) fn pop<T: DeserializeOwned + 'static>(
-    port: &Port,
+    handle: &Handle,
     mode: WaitMode,
 ) -> Result<T, PopError> {
     with_buffer(|buffer| {
-        let taken = port.take(buffer, mode);
+        let taken = handle.take(buffer, mode);
         let taken = taken.map_err(|refusal| match refusal {
             Refusal::NotNow => PopError::Empty,
             Refusal::Closed => PopError::Closed,
             Refusal::Disconnected => PopError::Disconnected,
         })?;
         // Also if the item's Deserialize panics.
-        let lost = Lost(port);
+        let lost = Lost(handle);
         if let Taken::Payload(payload) = taken {
             let payload = payload.map_err(PopError::Unreachable)?;
             payload.read(buffer).map_err(PopError::Unreachable)?;
@@ -135,7 +135,7 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
 }
 
 /// An item that was taken is lost, unless this is forgotten.
-struct Lost<'a>(&'a Port);
+struct Lost<'a>(&'a Handle);
 
 impl Drop for Lost<'_> {
     fn drop(&mut self) {

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 
 use super::error::PopError;
+use super::handle::Handle;
 use super::item;
-use super::port::Port;
 use crate::memory::wait_mode::WaitMode;
 
 /// Takes items out of a queue until it ends; from [`Queue::iter`](super::Queue::iter) and its like.
@@ -28,14 +28,14 @@ use crate::memory::wait_mode::WaitMode;
 /// ```
 #[derive(Debug)]
 pub struct Iter<'a, T> {
-    port: &'a Port,
+    handle: &'a Handle,
     items: PhantomData<fn() -> T>,
 }
 
 impl<'a, T> Iter<'a, T> {
-    pub(super) fn of(port: &'a Port) -> Self {
+    pub(super) fn of(handle: &'a Handle) -> Self {
         Self {
-            port,
+            handle,
             items: PhantomData,
         }
     }
@@ -45,7 +45,7 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        next(self.port)
+        next(self.handle)
     }
 }
 
@@ -67,14 +67,14 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 /// ```
 #[derive(Debug)]
 pub struct IntoIter<T> {
-    port: Port,
+    handle: Handle,
     items: PhantomData<fn() -> T>,
 }
 
 impl<T> IntoIter<T> {
-    pub(super) fn of(port: Port) -> Self {
+    pub(super) fn of(handle: Handle) -> Self {
         Self {
-            port,
+            handle,
             items: PhantomData,
         }
     }
@@ -84,14 +84,14 @@ impl<T: DeserializeOwned + 'static> Iterator for IntoIter<T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        next(&self.port)
+        next(&self.handle)
     }
 }
 
 /// The next item that can be read.
-fn next<T: DeserializeOwned + 'static>(port: &Port) -> Option<T> {
+fn next<T: DeserializeOwned + 'static>(handle: &Handle) -> Option<T> {
     loop {
-        match item::pop(port, WaitMode::Forever) {
+        match item::pop(handle, WaitMode::Forever) {
             Ok(item) => return Some(item),
             Err(error @ (PopError::Undecodable { .. } | PopError::Unreachable(_))) => {
                 log::error!("{error}");

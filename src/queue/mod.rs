@@ -87,27 +87,27 @@
 //! with a timeout in time: both answer `Full` or `Empty`, whatever is in the queue. `close` waits.
 //! A `pop` whose item has handles in it may take 2 seconds more to open them.
 
+mod accounting;
 mod error;
-mod face;
 #[cfg(all(test, not(loom)))]
 mod faults;
 mod fifo;
+mod handle;
 mod head;
 mod item;
 mod iter;
+mod macros;
 mod order;
 mod pipe;
-mod port;
 mod priority;
 mod stack;
 mod transfer;
-mod work;
 
 pub use error::{JoinError, NothingInHand, PopError, PushError};
 pub use fifo::{Queue, Receiver, Sender};
-pub(crate) use head::{bury, take_apart};
+pub(crate) use handle::Handle;
+pub(crate) use head::{reclaim, take_apart};
 pub use iter::{IntoIter, Iter};
 pub use pipe::{Connection, Pipe};
-pub(crate) use port::Port;
 pub use priority::PriorityQueue;
 pub use stack::Stack;

@@ -278,7 +278,7 @@ impl<A, B> Connection<A, B> {
     /// ```
     #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
-        self.receiver().port.wait_ready(timeout)
+        self.receiver().handle.wait_ready(timeout)
     }
 
     /// Ends both directions for both ends: from now on `send` fails, and `recv` does once it has drained what was under
@@ -441,6 +441,6 @@ impl<T> Receiver<T> {
     /// ```
     #[must_use]
     pub fn poll(&self, timeout: Duration) -> bool {
-        self.port.wait_ready(timeout)
+        self.handle.wait_ready(timeout)
     }
 }

@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{JoinError, NothingInHand, PopError, PushError};
-use super::face::{handle, popping, state};
 use super::fifo::BYTES;
+use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Port, Role};
+use super::macros::{handle, popping, state};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -41,7 +41,7 @@ use crate::memory::wait_mode::WaitMode;
 /// ```
 #[must_use = "what is pushed into a queue that is dropped is gone"]
 pub struct PriorityQueue<T> {
-    pub(crate) port: Port,
+    pub(crate) handle: Handle,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -84,7 +84,7 @@ impl<T: 'static> PriorityQueue<T> {
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
         let room = item::room::<T>(items);
         let shape = shape_of::<Self>();
-        Port::new(Order::Priority, items, bytes, room, shape).map(Self::of)
+        Handle::new(Order::Priority, items, bytes, room, shape).map(Self::of)
     }
 }
 
@@ -105,7 +105,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, WaitMode::Forever)
+        item::push(&self.handle, item, priority, WaitMode::Forever)
     }
 
     /// Pushes an item if there is room now.
@@ -124,7 +124,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn try_push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, WaitMode::Try)
+        item::push(&self.handle, item, priority, WaitMode::Try)
     }
 
     /// Pushes an item, and waits for room for at most this long.
@@ -149,7 +149,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
         item: T,
         timeout: Duration,
     ) -> Result<(), PushError<T>> {
-        item::push(&self.port, item, priority, WaitMode::within(timeout))
+        item::push(&self.handle, item, priority, WaitMode::within(timeout))
     }
 }
 

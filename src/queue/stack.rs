@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{JoinError, NothingInHand, PopError, PushError};
-use super::face::{handle, popping, pushing, state};
 use super::fifo::BYTES;
+use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::port::{Port, Role};
+use super::macros::{handle, popping, pushing, state};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -35,7 +35,7 @@ use crate::memory::wait_mode::WaitMode;
 /// ```
 #[must_use = "what is pushed into a stack that is dropped is gone"]
 pub struct Stack<T> {
-    pub(crate) port: Port,
+    pub(crate) handle: Handle,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -78,7 +78,7 @@ impl<T: 'static> Stack<T> {
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
         let room = item::room::<T>(items);
         let shape = shape_of::<Self>();
-        Port::new(Order::Lifo, items, bytes, room, shape).map(Self::of)
+        Handle::new(Order::Lifo, items, bytes, room, shape).map(Self::of)
     }
 }
 

@@ -190,8 +190,8 @@ impl View<'_> {
         let len = in_slot.len.load(Ordering::Relaxed);
         let word = in_slot.payload.load(Ordering::Relaxed);
         let bytes = side.done.bytes.load(Ordering::Relaxed);
-        let book = head.books.get(usize::from(member))?;
-        let taken = book.taken.load(Ordering::Relaxed);
+        let counts = head.counts.get(usize::from(member))?;
+        let taken = counts.taken.load(Ordering::Relaxed);
         journal.member.store(member.into(), Ordering::Relaxed);
         fault::point();
         journal.items.store(popped, Ordering::Relaxed);
@@ -218,7 +218,7 @@ impl View<'_> {
         fault::point();
         side.done.bytes.store(bytes, Ordering::Release);
         fault::point();
-        book.taken.store(taken + 1, Ordering::Release);
+        counts.taken.store(taken + 1, Ordering::Release);
         fault::point();
         order::vacate(self, slot);
         fault::point();

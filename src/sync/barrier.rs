@@ -149,7 +149,7 @@ impl BarrierHead {
 
     /// False if it has to be tried again later, because the lock was not to be had until the
     /// deadline.
-    pub(super) fn bury(&self, member: u16, end: End, deadline: Instant) -> bool {
+    pub(super) fn reclaim(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
         self.break_if(Limit::Until(deadline), is_meant)
     }
@@ -237,7 +237,7 @@ impl Barrier {
         let ready = || (head.generation() != generation).then_some(());
         let waiters = &head.waiters;
         if waiters
-            .wait(mode.deadline(), ready, member::patrol)
+            .wait(mode.deadline(), ready, member::poll_for_dead)
             .is_none()
             && let Err(broken) = self.give_up(generation)
         {
@@ -349,7 +349,7 @@ impl Barrier {
     /// ```
     pub fn reset(&self) {
         let head = self.head();
-        member::bury_dead();
+        member::reclaim_dead();
         let lock = head.hold(|| None);
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
@@ -433,7 +433,7 @@ mod tests {
                 barrier.give_up(barrier.head().generation()).unwrap_err();
             }),
             ("a killed process", |barrier| {
-                assert!(barrier.head().bury(0, End::Killed, Instant::now()));
+                assert!(barrier.head().reclaim(0, End::Killed, Instant::now()));
             }),
             ("a reset with a party that waits", |barrier| {
                 barrier.head().arrived.store(1, Ordering::Relaxed);

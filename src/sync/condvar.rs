@@ -62,7 +62,7 @@ unsafe impl Head for CondvarHead {
 
 impl CondvarHead {
     /// A member has ended.
-    pub(super) fn bury(&self, member: u16) {
+    pub(super) fn reclaim(&self, member: u16) {
         self.list.reclaim(member);
     }
 }
@@ -235,7 +235,7 @@ impl Condvar {
         // Before the mutex is unlocked, so that a notification from then on ends the sleep.
         let enqueued = list.enqueue(member::own_number());
         drop(guard);
-        let woken = enqueued.sleep(deadline, member::patrol);
+        let woken = enqueued.sleep(deadline, member::poll_for_dead);
         (mutex.lock(), woken)
     }
 

@@ -49,7 +49,7 @@ const SET: u64 = 1;
 
 impl EventHead {
     /// Whoever was killed may have set it and told nobody.
-    pub(super) fn bury(&self) {
+    pub(super) fn reclaim(&self) {
         self.waiters.notify_all();
     }
 }
@@ -168,7 +168,7 @@ impl Event {
         let ready = || was_set(head.state.load(Ordering::Acquire)).then_some(());
         let waiters = &head.waiters;
         waiters
-            .wait(mode.deadline(), ready, member::patrol)
+            .wait(mode.deadline(), ready, member::poll_for_dead)
             .is_some()
     }
 
@@ -204,7 +204,9 @@ mod tests {
         let event = Event::new().unwrap();
         // The second `set` finds it set: the process that did that may have been killed before it
         // woke the others.
-        let changes: [fn(&Event); 3] = [Event::set, Event::set, |event| event.object.head().bury()];
+        let changes: [fn(&Event); 3] = [Event::set, Event::set, |event| {
+            event.object.head().reclaim()
+        }];
         for (number, change) in changes.into_iter().enumerate() {
             let ticket = event.waiters().ticket();
             change(&event);

@@ -7,10 +7,10 @@
 //!
 //! | killed | what it leaves | what becomes of it |
 //! |---|---|---|
-//! | with permits | its number in the books | `bury` clears it |
+//! | with permits | its number in the books | `reclaim` clears it |
 //! | with the lock, between the books and `available` | a wrong sum | the next owner makes it anew |
-//! | while it waits | its place in the line | `bury` clears it |
-//! | between giving back and waking who is next | a sleeper with `called` set, or not | it looks after 100 ms at the latest, and `bury` wakes all |
+//! | while it waits | its place in the line | `reclaim` clears it |
+//! | between giving back and waking who is next | a sleeper with `called` set, or not | it looks after 100 ms at the latest, and `reclaim` wakes all |
 //!
 //! Those who wait are served in the order in which they came, so nobody starves: who wants many permits holds up all behind
 //! until there are as many. There are 96 places. Who finds them taken waits for a place, in no certain order.
@@ -104,7 +104,7 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
             Attempt::Got => return true,
             // A caller that only tries, again and again perhaps, is to hear of the dead too.
             Attempt::NotNow => {
-                member::patrol();
+                member::poll_for_dead();
                 return line.take_now(count, member, mode);
             }
             Attempt::InLine(index, ticket) => {
@@ -120,7 +120,7 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
                     || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
                 let waiters = &line.without_place;
                 if waiters
-                    .wait(mode.deadline(), has_place, member::patrol)
+                    .wait(mode.deadline(), has_place, member::poll_for_dead)
                     .is_none()
                 {
                     return line.take_now(count, member, mode);
@@ -423,7 +423,12 @@ impl Line {
     /// A member has ended: what it has is given back, and its places in the line. `inspect` is told
     /// first how many permits it had. Can be done twice. False if it has to be tried again later,
     /// because the lock was not to be had until the deadline.
-    pub(super) fn bury(&self, member: u16, deadline: Instant, inspect: impl FnOnce(u32)) -> bool {
+    pub(super) fn reclaim(
+        &self,
+        member: u16,
+        deadline: Instant,
+        inspect: impl FnOnce(u32),
+    ) -> bool {
         let Some(held) = self.hold(|| Some(deadline)) else {
             return false;
         };
@@ -479,11 +484,14 @@ impl<H: HasLine> InLine<'_, H> {
             }
             look()
         };
-        let patrol = || {
-            member::patrol();
+        let poll_for_dead = || {
+            member::poll_for_dead();
             looks_anyway.set(true);
         };
-        let has_got = place.waiters.wait(mode.deadline(), ready, patrol).is_some();
+        let has_got = place
+            .waiters
+            .wait(mode.deadline(), ready, poll_for_dead)
+            .is_some();
         if has_got || look().is_some() {
             // It has left the line.
             line.without_place.notify_all();

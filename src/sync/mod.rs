@@ -70,7 +70,7 @@ pub use poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Permit, Semaphore};
 
-pub(crate) use self::bury::bury;
+pub(crate) use self::reclaim::reclaim;
 
 use std::io;
 use std::ptr::NonNull;
@@ -78,7 +78,7 @@ use std::time::{Duration, Instant};
 
 use crate::os::robust::{Held, LockError, RobustMutex};
 
-mod bury;
+mod reclaim;
 
 /// Makes a lock in the head of an object that is being made.
 ///

@@ -74,8 +74,8 @@ impl HasLine for RwLockHead {
 }
 
 impl RwLockHead {
-    pub(super) fn bury(&self, member: u16, deadline: Instant) -> bool {
-        self.line.bury(member, deadline, |permits| {
+    pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
+        self.line.reclaim(member, deadline, |permits| {
             if permits == WRITE {
                 // Before anybody can have the lock. Killed after this, the next one finds the permits still there.
                 self.poisoned.store(1, Ordering::Relaxed);

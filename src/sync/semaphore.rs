@@ -62,8 +62,8 @@ impl HasLine for SemaphoreHead {
 }
 
 impl SemaphoreHead {
-    pub(super) fn bury(&self, member: u16, deadline: Instant) -> bool {
-        self.line.bury(member, deadline, |_| {})
+    pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
+        self.line.reclaim(member, deadline, |_| {})
     }
 }
 

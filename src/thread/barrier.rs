@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{deadline, sleep};
 use crate::barrier::{BarrierPass, BrokenBarrier};
-use crate::facade::{Condvar, Mutex};
+use crate::shim::{Condvar, Mutex};
 
 /// A place where threads wait until a fixed number of them has come, and then go on together, again and again.
 ///

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{deadline, sleep};
-use crate::facade::{Condvar, Mutex, StaticBool};
+use crate::shim::{Condvar, Mutex, StaticBool};
 
 /// A flag that threads can wait for until somebody sets it.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 use loom::thread::{self, JoinHandle};
 
 use super::{Barrier, Event, Semaphore};
-use crate::facade::AtomicBool;
+use crate::shim::AtomicBool;
 
 /// Tries the orders with at most three switches away from a thread that could go on.
 /// `LOOM_MAX_PREEMPTIONS` sets another number.

@@ -62,7 +62,7 @@ pub use self::barrier::Barrier;
 pub use self::event::Event;
 pub use self::semaphore::{Permit, Semaphore};
 pub use crate::barrier::{BarrierPass, BrokenBarrier};
-use crate::facade::{Condvar, MutexGuard};
+use crate::shim::{Condvar, MutexGuard};
 
 /// When a wait that begins now is over; `None`, never, if the clock does not reach that far.
 fn deadline(timeout: Duration) -> Option<Instant> {

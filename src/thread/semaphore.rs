@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{deadline, sleep};
-use crate::facade::{Condvar, Mutex};
+use crate::shim::{Condvar, Mutex};
 
 /// A number of permits: who wants to do something takes one first and waits if there is none.
 ///

@@ -5,7 +5,7 @@ use super::verdict::Floor;
 /// The floors. A file that is on its way to another folder has the floor that it will get there.
 pub(crate) const FLOORS: &[Floor] = &[
     // The one door to the kernel, and the switch to loom.
-    ("os", &["facade", "os", "signals"]),
+    ("os", &["shim", "os", "signals"]),
     // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier ends, `copies` how a copy of a
     // process ends that a task has forked.
     ("error", &["barrier", "copies", "error", "machine", "panic"]),

@@ -2,7 +2,7 @@ use std::ptr::NonNull;
 
 use proptest::prelude::*;
 
-use super::super::terms::within;
+use super::super::claim_mode::within;
 use super::*;
 
 /// A head in this process's own memory.
@@ -156,8 +156,8 @@ proptest! {
                         .filter(|(terms, _)| terms.member == member && terms.mode == Mode::Write && terms.start < terms.end)
                         .count();
                     let before = head.abandoned();
-                    assert!(head.bury(member, soon()));
-                    assert!(head.bury(member, soon()));
+                    assert!(head.reclaim(member, soon()));
+                    assert!(head.reclaim(member, soon()));
                     prop_assert_eq!((head.abandoned() - before) as usize, had);
                     let mut keep = model.claims.iter().map(|(terms, _)| terms.member != member);
                     numbers.retain(|_| keep.next().unwrap());
@@ -237,7 +237,7 @@ fn a_clash_with_a_worker_tells_the_elements_that_its_call_was_lent() {
         ..work
     }));
     assert_eq!(head.claim(&work), reported);
-    assert!(head.bury(1, soon()));
+    assert!(head.reclaim(1, soon()));
     assert_eq!(head.claim(&terms(3, Mode::Read, 7, 8)), reported);
 }
 
@@ -300,7 +300,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
         ..terms(2, Mode::SubWrite, 0, 1)
     };
     let number = head.claim(&work).unwrap();
-    assert!(head.bury(1, soon()));
+    assert!(head.reclaim(1, soon()));
     // In units that only the lender knew.
     assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
     assert_eq!(
@@ -333,7 +333,7 @@ fn noise_in_the_table_does_no_more_than_keep_others_out() {
     let _ = head.lend(&terms(1, Mode::LendRead, 0, 8));
     assert!(head.release(usize::MAX, &terms(1, Mode::Read, 0, 8), Limit::Brief));
     for member in 0..u16::MAX {
-        assert!(head.bury(member, soon()));
+        assert!(head.reclaim(member, soon()));
     }
 }
 
@@ -414,7 +414,7 @@ fn what_makes_room_for_a_claim_wakes_who_waits() {
         ("a release", |head, number| {
             assert!(head.release(number, &terms(1, Mode::Read, 0, 8), Limit::Brief));
         }),
-        ("a death", |head, _| assert!(head.bury(1, soon()))),
+        ("a death", |head, _| assert!(head.reclaim(1, soon()))),
         ("the end of a lend", |head, _| {
             let (number, lend) = head.lend(&terms(2, Mode::LendRead, 0, 8)).unwrap();
             head.end_lend(number, lend);
@@ -479,7 +479,7 @@ fn a_table_that_is_locked_is_refused_with_the_process_that_has_it() {
             ClaimError::Busy { by: Some(own) }
         );
         // A dead process is reclaimed later.
-        assert!(!head.bury(1, Instant::now()));
+        assert!(!head.reclaim(1, Instant::now()));
         assert!(!head.release(0, &terms(1, Mode::Read, 0, 8), Limit::Until(Instant::now())));
         drop(go);
     });

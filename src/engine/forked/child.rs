@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::array::forks::{Taken, Takes};
+use crate::array::fork_guard::{Taken, Takes};
 use crate::call::Limits;
 use crate::call::{at_fork, seed};
 use crate::engine::fork::fork_child;
 use crate::error::{Death, TaskError};
 use crate::lane::message::Fault;
-use crate::lane::{self, Emitter, Expected, Fate, Lane, Pace, Progress, Receiver, Ring, Sink};
+use crate::lane::{
+    self, Expected, Fate, Lane, Pace, Progress, Receiver, ResponseWriter, Ring, Sink,
+};
 use crate::memory::member;
 use crate::memory::wire;
 use crate::os::pidfd::{self, Child};
@@ -119,7 +121,7 @@ pub(super) struct Forked {
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// Why it is being killed.
-    doomed: Option<String>,
+    kill_reason: Option<String>,
     /// What was last seen of its progress.
     sight: Option<Sight>,
     /// It was killed because its item, started or not, was over its limit.
@@ -131,7 +133,7 @@ pub(super) struct Forked {
 impl Forked {
     /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what it holds may run
     /// code of the user's when it is dropped.
-    pub(super) fn start<W: FnOnce(&mut Emitter)>(
+    pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &PipeBell,
         bond: Bond,
         work: &mut Option<W>,
@@ -156,12 +158,12 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
-                lane::last_words::set_own(&lane);
+                lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 let ringer = Box::new(PipeRinger(bell.writer.clone()));
-                let mut emitter = Emitter::new(lane.clone(), ringer, Pace::Breaths);
-                work(&mut emitter);
-                emitter.done();
+                let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
+                work(&mut responses);
+                responses.done();
             }
         })?;
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
@@ -174,7 +176,7 @@ impl Forked {
             receiver,
             is_reaped: false,
             generation: fork::generation(),
-            doomed: None,
+            kill_reason: None,
             sight: None,
             is_overdue: false,
             _life_line: ends.map(|(ours, _theirs)| ours),
@@ -190,7 +192,7 @@ impl Forked {
     /// Takes one message; true if it ended the task. What cannot be right kills the child.
     pub(super) fn take(&mut self, expected: &mut Expected, sink: &dyn Sink) -> bool {
         self.receiver.take(expected, sink).unwrap_or_else(|reason| {
-            self.doom(reason);
+            self.kill_for(reason);
             false
         })
     }
@@ -254,15 +256,15 @@ impl Forked {
         self.child.kill();
     }
 
-    pub(super) fn doom(&mut self, reason: String) {
+    pub(super) fn kill_for(&mut self, reason: String) {
         log::warn!("forked child {} is killed: {reason}", self.child.pid());
-        self.doomed = Some(reason);
+        self.kill_reason = Some(reason);
         self.child.kill();
     }
 
     /// Whether there is something to take.
     pub(super) fn has_next(&self) -> bool {
-        self.doomed.is_none() && self.receiver.has_next()
+        self.kill_reason.is_none() && self.receiver.has_next()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -271,14 +273,14 @@ impl Forked {
 
     /// The child has ended, and everything it published has been taken: hands on what it had not published, and says
     /// what of its task was not answered for, and the error for that. `limit` is how long each of its items may take.
-    pub(super) fn bury(
+    pub(super) fn reclaim(
         &mut self,
         expected: &mut Expected,
         sink: &dyn Sink,
         limit: Option<Duration>,
     ) -> (Option<Fate>, TaskError) {
         let death = self.reap();
-        let (fate, cause) = match self.doomed.take() {
+        let (fate, cause) = match self.kill_reason.take() {
             // Nothing more is read from it. What it went on to do cannot be known: it counts as having started.
             Some(reason) => {
                 let left = expected.next < expected.end;
@@ -291,8 +293,8 @@ impl Forked {
             None => (self.receiver.last_books(expected, sink), death),
         };
         let has_started = fate.is_some_and(|fate| fate.started);
-        let last_words = self.receiver.header().last_words().read();
-        let error = if let Some(caught) = last_words
+        let crash_report = self.receiver.header().crash_report().read();
+        let error = if let Some(caught) = crash_report
             && cfg!(panic = "abort")
             && cause == Death::Signal(6)
         {
@@ -361,9 +363,9 @@ pub(super) struct Answers {
 impl Answers {
     /// To be called in the child, before it touches what is the program's: runs the after-fork
     /// hooks.
-    pub(super) fn new(limits: Limits, emitter: &Emitter) -> Self {
+    pub(super) fn new(limits: Limits, responses: &ResponseWriter) -> Self {
         let broken = at_fork::run().err();
-        emitter.ready();
+        responses.ready();
         Self {
             broken,
             limit: limits.timeout,
@@ -380,28 +382,28 @@ impl Answers {
     /// Runs the next item.
     pub(super) fn answer<R: Serialize + 'static>(
         &mut self,
-        emitter: &mut Emitter,
+        responses: &mut ResponseWriter,
         run: impl FnOnce() -> R,
     ) {
         if let Some(limit) = self.limit {
-            emitter.set_limit(limit);
+            responses.set_limit(limit);
         }
-        emitter.item_starts();
+        responses.item_starts();
         if let Some(caught) = &self.broken {
-            emitter.fault(&Fault::Panicked(caught.clone()));
+            responses.fault(&Fault::Panicked(caught.clone()));
             return;
         }
         // After the start was noted, so that by the parent's clock too the limit has passed when the timer goes off.
         if let Err(error) = self.set_timer() {
             let message = format!("it was not run, because its limit cannot be kept: {error}");
-            emitter.fault(&Fault::Panicked(Caught {
+            responses.fault(&Fault::Panicked(Caught {
                 message,
                 ..Caught::default()
             }));
             return;
         }
         let scratch = &mut self.scratch;
-        let original = emitter.original();
+        let original = responses.original();
         let encoded = panic::catch(|| {
             let result = run();
             // Before its handles are counted as sent.
@@ -416,19 +418,19 @@ impl Answers {
             // It fails only for a timer that is none.
             let _ = timer.unset();
         }
-        let exceeded = emitter.exceeded();
-        emitter.item_has_run();
+        let exceeded = responses.exceeded();
+        responses.item_has_run();
         if let Some(limit) = exceeded {
-            emitter.fault(&Fault::TimedOut(limit));
+            responses.fault(&Fault::TimedOut(limit));
             return;
         }
         match encoded {
             Ok(Ok(sent)) => {
-                emitter.result(&self.scratch);
+                responses.result(&self.scratch);
                 sent.deliver();
             }
-            Ok(Err(reason)) => emitter.fault(&Fault::ResultEncode(reason)),
-            Err(caught) => emitter.fault(&Fault::Panicked(caught)),
+            Ok(Err(reason)) => responses.fault(&Fault::ResultEncode(reason)),
+            Err(caught) => responses.fault(&Fault::Panicked(caught)),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::call::{Limits, Plan, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Death, PoolError, TaskError};
-use crate::lane::{Cursor, Emitter, Expected, Fate};
+use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
 
 /// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
 /// gives up.
@@ -212,7 +212,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             hands = living;
             for hand in &mut ended {
                 self.drain(hand);
-                self.bury(hand);
+                self.reclaim(hand);
             }
             if moved || !ended.is_empty() {
                 tracker.tell(self.done, self.failed);
@@ -321,7 +321,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         self.engine.check_threads()?;
-        let mut work = Some(|emitter: &mut Emitter| self.work(f, items, emitter));
+        let mut work = Some(|responses: &mut ResponseWriter| self.work(f, items, responses));
         let child = Child::start(&self.bell, Bond::Thread, &mut work);
         let child = child.map_err(|error| PoolError::StartFailed {
             worker: living,
@@ -337,21 +337,21 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     }
 
     /// What a child does: claims chunks until there are none left. The items it takes are its own copies.
-    fn work<F, A>(&self, f: &F, items: &mut [Option<A>], emitter: &mut Emitter)
+    fn work<F, A>(&self, f: &F, items: &mut [Option<A>], responses: &mut ResponseWriter)
     where
         F: Fn(A) -> R,
     {
-        let mut answers = Answers::new(self.limits, emitter);
+        let mut answers = Answers::new(self.limits, responses);
         while let Some(&index) = self.list.get(self.cursor.claim()) {
             let chunk = &self.chunks[index];
-            emitter.begin(number(index), chunk.answered);
+            responses.begin(number(index), chunk.answered);
             seed::begin_task(self.limits.seeds.from(chunk.first));
             for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
                 if let Some(item) = item.take() {
-                    answers.answer(emitter, || f(item));
+                    answers.answer(responses, || f(item));
                 }
             }
-            emitter.end();
+            responses.end();
             if answers.are_broken() {
                 // The hooks of another child may do better.
                 break;
@@ -372,7 +372,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             }
             let Some((index, expected)) = &mut hand.at else {
                 hand.child
-                    .doom("an answer for no chunk of this call".to_owned());
+                    .kill_for("an answer for no chunk of this call".to_owned());
                 break;
             };
             let index = *index;
@@ -420,7 +420,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     }
 
     /// A child has ended: makes its books.
-    fn bury(&mut self, hand: &mut Hand<'_>) {
+    fn reclaim(&mut self, hand: &mut Hand<'_>) {
         self.fruitless += usize::from(!hand.has_stalled);
         if hand.at.is_none() {
             // It may have begun a chunk and published nothing of it.
@@ -433,7 +433,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.chunks[index].is_taken = false;
         let failed = self.chunks[index].failed();
         let limit = self.limits.timeout;
-        let (fate, error) = hand.child.bury(&mut expected, &self.chunks[index], limit);
+        let (fate, error) = hand
+            .child
+            .reclaim(&mut expected, &self.chunks[index], limit);
         self.note(index, expected.next, failed);
         if let Some(Fate {
             next,

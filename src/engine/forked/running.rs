@@ -19,7 +19,7 @@ use crate::engine::discard::Discard;
 use crate::error::{Part, PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
-use crate::lane::{Emitter, Expected, Fate, RawBytes, Sink};
+use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::memory::wire;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
@@ -74,7 +74,7 @@ impl Running {
     /// Forks the child.
     pub(super) fn start(
         pool: PoolId,
-        work: &mut Option<impl FnOnce(&mut Emitter)>,
+        work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         limit: Option<Duration>,
         results: Discard,
         watcher: Arc<Watcher>,
@@ -122,7 +122,7 @@ impl Running {
             hand.receiver.header().wake_worker();
         }
         if has_ended {
-            let (fate, error) = hand.bury(expected, self, self.limit);
+            let (fate, error) = hand.reclaim(expected, self, self.limit);
             if let Some(Fate { .. }) = fate {
                 let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
                 self.was_cancelled.store(is_cancelled, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use crate::call::seed;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, later};
-use crate::lane::Emitter;
+use crate::lane::ResponseWriter;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -139,12 +139,12 @@ impl Submitted {
         }
         let mut work = Some((f, argument));
         let task = {
-            let mut run = Some(|emitter: &mut Emitter| {
+            let mut run = Some(|responses: &mut ResponseWriter| {
                 if let Some((f, argument)) = work.take() {
-                    emitter.begin(TASK, 0);
+                    responses.begin(TASK, 0);
                     seed::begin_task(limits.seeds);
-                    Answers::new(limits, emitter).answer(emitter, || f(argument));
-                    emitter.end();
+                    Answers::new(limits, responses).answer(responses, || f(argument));
+                    responses.end();
                 }
             });
             self.fork(workers, limits.timeout, &mut run, Discard::of::<R>())
@@ -162,7 +162,7 @@ impl Submitted {
         &self,
         workers: usize,
         limit: Option<Duration>,
-        work: &mut Option<impl FnOnce(&mut Emitter)>,
+        work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         results: Discard,
     ) -> Result<Arc<Running>, PoolError> {
         // Held until the child is on the list: what is one too many must not be forked by two at once.

@@ -17,7 +17,7 @@ use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::memory::cargo;
+use crate::memory::transit;
 use crate::memory::wire;
 use crate::{codec, panic};
 
@@ -188,7 +188,7 @@ where
     let mut bytes = Vec::new();
     let mut unsent = Vec::new();
     let (mut taken, mut has_ended) = (0, false);
-    let ((), cargo) = cargo::keep(|| {
+    let ((), handles) = transit::keep(|| {
         while taken < size && bytes.len() < most {
             let Some(item) = items.next() else {
                 has_ended = true;
@@ -225,7 +225,7 @@ where
         retries: limits.retries,
         limit: limits.timeout,
         seeds: limits.seeds.from(base + first_sent),
-        cargo,
+        handles,
         results: ChunkPromise {
             ticket: Ticket::new(shared),
             base,

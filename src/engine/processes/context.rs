@@ -9,12 +9,12 @@ use super::settings::Settings;
 use super::task::Retired;
 use crate::call::Limits;
 use crate::error::PoolError;
-use crate::facade::AtomicUsize;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
+use crate::shim::AtomicUsize;
 
 /// What does not change as long as the pool lives, and what calls its threads.
 pub(super) struct Context {

@@ -245,7 +245,7 @@ fn run(
     } else {
         Death::Exit(0)
     };
-    house.bury(0, &death);
+    house.reclaim(0, &death);
     let second = second.unwrap_or_else(|| Second::hire(&house));
     until("all tasks end", || {
         pump(&house);

@@ -34,7 +34,7 @@ where
     S: 'static,
     E: Display,
 {
-    let f = crate::call::entry::conjure::<F>();
+    let f = crate::call::entry::zero_sized::<F>();
     let original = Original::here();
     let ran = panic::catch(|| f().map_err(|error| error.to_string()));
     original.end_copy_after(&ran);

@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::facade::AtomicUsize;
-use crate::facade::thread::{self, Thread};
 use crate::future::Signal;
 use crate::lane::bell::Doorbell;
+use crate::shim::AtomicUsize;
+use crate::shim::thread::{self, Thread};
 
 /// How somebody waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct WaitOptions {
     /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker may well want this
     /// very core: sleep at once.
     pub(super) cold: bool,
@@ -35,7 +35,7 @@ pub(super) struct Patience {
     pub(super) comes_back: bool,
 }
 
-impl Patience {
+impl WaitOptions {
     pub(super) fn left(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -95,9 +95,9 @@ pub(super) trait Host: Sized {
     fn is_to_tell(work: &Self::Work) -> bool;
     fn has_ended(work: &Self::Work) -> bool;
     /// Has the background thread go on if it waits, or starts it if there is none.
-    fn rouse_background(self: &Arc<Self>, work: &mut Self::Work);
+    fn wake_background_thread(self: &Arc<Self>, work: &mut Self::Work);
     /// What the background thread sleeps in until it is roused.
-    fn await_rouse(&self, locked: &mut Self::Locked<'_>);
+    fn await_wake(&self, locked: &mut Self::Locked<'_>);
 }
 
 /// Sleeps until `is_over` or the deadline, for a caller that counts as waiting. True if it is over.
@@ -105,7 +105,7 @@ pub(super) fn sleep<H: Host>(
     host: &Arc<H>,
     signal: &Signal,
     is_over: &impl Fn() -> bool,
-    patience: Patience,
+    options: WaitOptions,
 ) -> bool {
     let mut work = host.lock();
     loop {
@@ -121,12 +121,12 @@ pub(super) fn sleep<H: Host>(
         let heard = host.bell().listen();
         host.ask_for_bell(&work);
         host.pump(&mut work);
-        let stays = !is_over() && !patience.is_over();
+        let stays = !is_over() && !options.is_over();
         drop(work);
         if stays && leads {
-            host.bell().sleep(heard, patience.left());
+            host.bell().sleep(heard, options.left());
         } else if stays {
-            match patience.left() {
+            match options.left() {
                 Some(left) => thread::park_timeout(left),
                 None => thread::park(),
             }
@@ -140,8 +140,8 @@ pub(super) fn sleep<H: Host>(
             leadership.followers.retain(|other| other.id() != own);
         }
         host.pump(&mut work);
-        if is_over() || patience.is_over() {
-            stop_waiting(host, &mut work, patience.comes_back);
+        if is_over() || options.is_over() {
+            stop_waiting(host, &mut work, options.comes_back);
             return is_over();
         }
     }
@@ -168,13 +168,13 @@ pub(super) fn hand_over<H: Host>(host: &Arc<H>, work: &mut H::Work) {
     if let Some(follower) = leadership.followers.last() {
         follower.unpark();
     } else if H::has_backlog(work) && host.waiting().load(Ordering::Relaxed) == 0 {
-        host.rouse_background(work);
+        host.wake_background_thread(work);
     }
 }
 
 /// Sees to it that a task moves on which was placed by a thread that may not come back to wait for
 /// it.
-pub(super) fn mind<H: Host>(host: &Arc<H>, work: &mut H::Work) {
+pub(super) fn ensure_progress<H: Host>(host: &Arc<H>, work: &mut H::Work) {
     if !H::has_backlog(work) {
         return;
     }
@@ -193,7 +193,7 @@ pub(super) fn pump_in_background<H: Host>(host: &H) {
     let mut work = host.lock();
     while !H::has_ended(&work) {
         if host.waiting().load(Ordering::Relaxed) > 0 || !H::has_backlog(&work) {
-            host.await_rouse(&mut work);
+            host.await_wake(&mut work);
             continue;
         }
         let heard = host.bell().listen();

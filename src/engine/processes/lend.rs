@@ -11,7 +11,7 @@ use crate::call::closure::{self, is_portable};
 use crate::call::entry::{self, SentLoan};
 use crate::engine::Lend;
 use crate::error::TaskError;
-use crate::memory::cargo;
+use crate::memory::transit;
 
 impl<L, F, C> Lend<L, F, C> for Processes
 where
@@ -31,7 +31,7 @@ where
             );
         }
         let items = lent.items();
-        let (encoded, cargo) = cargo::keep(|| {
+        let (encoded, handles) = transit::keep(|| {
             let (context, entry) = if size_of::<F>() == 0 {
                 (closure::encode_context(context)?, entry::lent::<L, F, C>())
             } else {
@@ -48,7 +48,7 @@ where
             Ok::<_, TaskError>((bytes, entry))
         });
         let (bytes, entry) = encoded?;
-        let context = SentContext::new(bytes, cargo, &self.shared.retired);
+        let context = SentContext::new(bytes, handles, &self.shared.retired);
         let function = Function::new(entry, Some(context))?;
         self.call::<usize, ()>(plan, function, 0..items).map(drop)
     }

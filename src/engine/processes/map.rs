@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chunk::{self, Given};
-use super::leader::Patience;
+use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use crate::call::{Chunks, Limits, Plan};
@@ -19,7 +19,7 @@ use crate::error::{Part, TaskError};
 use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::memory::cargo;
+use crate::memory::transit;
 use crate::memory::wire;
 use crate::{codec, panic};
 
@@ -84,7 +84,7 @@ impl<R> Sink for ChunkResults<R> {
         let mut outcome = self.outcome.lock();
         if outcome.failure.is_none() {
             bytes.append_to(&mut outcome.bytes);
-        } else if cargo::was_ever_sent() {
+        } else if transit::was_ever_sent() {
             // Nobody wants them, but what they hold must be let go of.
             bytes.append_to(&mut outcome.unwanted);
         }
@@ -154,7 +154,7 @@ where
         .store(tracker.is_on(), Ordering::Relaxed);
     let mut items = items;
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
-    let patience = Patience {
+    let options = WaitOptions {
         cold: false,
         deadline: None,
         comes_back: !run.is_lazy,
@@ -170,7 +170,7 @@ where
             tracker.tell(run.call.items_ended.load(Ordering::Relaxed), 0);
             return run.input_failed.take().map_or(Ok(results), Err);
         }
-        shared.wait(&run.call.chunk_ended, seen, patience);
+        shared.wait(&run.call.chunk_ended, seen, options);
         let Call {
             items_ended,
             items_failed,
@@ -308,7 +308,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             bytes.reserve(item.saturating_mul(size).min(CHUNK_BYTES + item));
         }
         let mut count = 0;
-        let ((), cargo) = cargo::keep(|| {
+        let ((), handles) = transit::keep(|| {
             while count < size && bytes.len() < CHUNK_BYTES {
                 // The user's iterator: if it panics, dropping `self` abandons the call.
                 let Some(item) = items.next() else {
@@ -336,7 +336,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             retries: self.limits.retries,
             limit: self.limits.timeout,
             seeds: self.limits.seeds.from(base),
-            cargo,
+            handles,
             results: ChunkResults {
                 call: self.call.clone(),
                 base,

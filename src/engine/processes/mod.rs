@@ -74,7 +74,7 @@ use serde::de::DeserializeOwned;
 use self::context::Context;
 use self::dispatch::Order;
 use self::dispatch::State;
-use self::leader::Patience;
+use self::leader::WaitOptions;
 use self::settings::Settings;
 use self::shared::Shared;
 use self::supervisor::Handle;
@@ -86,7 +86,7 @@ use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::error::{PoolError, TaskError};
 use crate::future::PoolId;
-use crate::memory::cargo;
+use crate::memory::transit;
 use crate::panic;
 use crate::process::launch;
 
@@ -224,10 +224,10 @@ impl Processes {
         if size_of::<F>() == 0 {
             return Ok(Function::new(entry::plain::<F, A, R>, None)?);
         }
-        let (sendable, cargo) = cargo::keep(|| closure::sendable(f));
+        let (sendable, handles) = transit::keep(|| closure::sendable(f));
         match sendable {
             Some(Ok(sendable)) => {
-                let context = SentContext::new(sendable.context, cargo, &self.shared.retired);
+                let context = SentContext::new(sendable.context, handles, &self.shared.retired);
                 Ok(Function::new(sendable.entry, Some(context))?)
             }
             Some(Err(error)) => Err(error),
@@ -372,12 +372,12 @@ impl Processes {
                 }
                 (dispatch.all_ended.clone(), dispatch.all_ended.count())
             };
-            let patience = Patience {
+            let options = WaitOptions {
                 cold: false,
                 deadline: None,
                 comes_back: true,
             };
-            self.shared.wait(&all_ended, seen, patience);
+            self.shared.wait(&all_ended, seen, options);
         }
         self.end(Order::Finish);
     }

@@ -139,12 +139,12 @@ fn read(shared: &Shared, pool: usize) {
             .chain(streams.iter().map(|stream| stream.pipe.as_fd()))
             .collect();
         // At the end only what is there already.
-        let (skipped, patience) = if is_last {
+        let (skipped, options) = if is_last {
             (1, Some(Duration::ZERO))
         } else {
             (0, None)
         };
-        match wait_readable(&fds[skipped..], patience) {
+        match wait_readable(&fds[skipped..], options) {
             Err(refused) => {
                 let mut has_more = false;
                 streams.retain_mut(|stream| {
@@ -156,7 +156,7 @@ fn read(shared: &Shared, pool: usize) {
                     if is_last {
                         break;
                     }
-                    pause(&refused, patience);
+                    pause(&refused, options);
                 }
             }
             Ok(None) if is_last => break,

@@ -14,12 +14,12 @@ use crate::engine::reduce;
 use crate::engine::{Reduce, Run, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
-use crate::memory::cargo;
+use crate::memory::transit;
 
 /// What a function for a pool of processes has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+/// The compiler sees to the first when it generates code, so `handles check` alone does not find a closure that captures.
 ///
 /// # Examples
 ///
@@ -162,8 +162,8 @@ where
                  context, which may be a tuple"
             );
         }
-        let (bytes, cargo) = cargo::keep(|| closure::encode_context(context));
-        let context = SentContext::new(bytes?, cargo, &self.shared.retired);
+        let (bytes, handles) = transit::keep(|| closure::encode_context(context));
+        let context = SentContext::new(bytes?, handles, &self.shared.retired);
         let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
         self.call(plan, function, items)
     }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::initializer;
 use super::worker::{self, Greeting};
-use crate::array::forks::{Taken, Takes};
+use crate::array::fork_guard::{Taken, Takes};
 use crate::call::at_fork;
 use crate::codec::exact;
 use crate::engine::fork::fork_child;

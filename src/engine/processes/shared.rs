@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::context::Context;
-use super::dispatch::{Dispatch, Piece, State};
+use super::dispatch::{Batch, Dispatch, State};
 use super::start::START_TIME;
 use super::task::{Results, Task};
 use crate::error::{PoolError, TaskError};
-use crate::facade::AtomicUsize;
+use crate::shim::AtomicUsize;
 
 /// What the pool, its threads and its futures share: the context, the dispatch behind its lock, and
 /// what callers wait by.
@@ -55,12 +55,12 @@ impl Shared {
         if let Some(limit) = task.limit.filter(Duration::is_zero) {
             // All its items are over their limit before they start.
             drop(dispatch);
-            Piece::new(task).fail(&TaskError::TimedOut { index: None, limit });
+            Batch::new(task).fail(&TaskError::TimedOut { index: None, limit });
             return Ok(false);
         }
-        let woke = dispatch.place(self, Piece::new(task));
+        let woke = dispatch.place(self, Batch::new(task));
         if leaves {
-            self.mind(&mut dispatch);
+            self.ensure_progress(&mut dispatch);
         }
         Ok(woke)
     }
@@ -73,7 +73,7 @@ impl Shared {
     ) -> Option<Duration> {
         let (next, has_moved) = dispatch.watch_lanes(self, now);
         if has_moved {
-            self.mind(dispatch);
+            self.ensure_progress(dispatch);
         }
         next
     }

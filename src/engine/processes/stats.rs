@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::dispatch::{Piece, Worker};
+use super::dispatch::{Batch, Worker};
 use crate::error::TaskError;
 use crate::os::clock;
 
@@ -204,14 +204,14 @@ pub(super) struct Tally {
 
 impl Tally {
     /// A piece is the next that the worker here runs.
-    pub(super) fn waited(&mut self, piece: &Piece) {
-        if let Some(queued) = piece.queued {
+    pub(super) fn waited(&mut self, batch: &Batch) {
+        if let Some(queued) = batch.queued {
             self.queue_wait += clock::last_tick().saturating_sub(queued);
         }
     }
 
     /// The worker here has ended.
-    pub(super) fn bury(&mut self, worker: &Worker) {
+    pub(super) fn reclaim(&mut self, worker: &Worker) {
         self.past.add_worker(worker);
     }
 

@@ -17,7 +17,7 @@ use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
-use crate::memory::cargo::{self, Cargo};
+use crate::memory::transit::{self, KeptHandles};
 use crate::memory::wire;
 use crate::{codec, panic};
 
@@ -102,12 +102,14 @@ thread_local! {
 const KEPT_BYTES: usize = 4_096;
 
 /// An argument as bytes, and the handles of shared objects that are in it.
-pub(super) fn encode<A: Serialize + 'static>(argument: &A) -> Result<(Items, Cargo), TaskError> {
+pub(super) fn encode<A: Serialize + 'static>(
+    argument: &A,
+) -> Result<(Items, KeptHandles), TaskError> {
     if codec::fixed_size::<A>().is_some() {
-        return Ok((encode_alone(argument)?, Cargo::default()));
+        return Ok((encode_alone(argument)?, KeptHandles::default()));
     }
-    let (items, cargo) = cargo::keep(|| encode_alone(argument));
-    Ok((items?, cargo))
+    let (items, handles) = transit::keep(|| encode_alone(argument));
+    Ok((items?, handles))
 }
 
 fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError> {
@@ -145,7 +147,7 @@ where
         Ok(function) => function,
         Err(error) => return ready(error),
     };
-    let (items, cargo) = match encode(&argument) {
+    let (items, handles) = match encode(&argument) {
         Ok(encoded) => encoded,
         Err(error) => return ready(error),
     };
@@ -161,7 +163,7 @@ where
         retries: limits.retries,
         limit: limits.timeout,
         seeds: limits.seeds,
-        cargo,
+        handles,
         results: Promise {
             ticket: Ticket::new(shared),
             outcome: Mutex::new(None),

@@ -328,16 +328,16 @@ impl Supervisor {
     /// A worker has ended. False if the pool has ended with it.
     fn replace(&mut self, number: usize, death: &Death) -> bool {
         self.posts[number].child = None;
-        let (was_ready, was_leaving, was_late, last_words) = {
+        let (was_ready, was_leaving, was_late, crash_report) = {
             let mut dispatch = self.shared.lock();
             let worker = dispatch.workers[number].as_ref();
             let was_ready = worker.is_some_and(Worker::is_ready);
             let was_late = worker.is_some_and(Worker::has_not_come_up);
             let was_leaving = worker.is_some_and(|worker| !worker.is_open()) && !was_late;
-            let last_words = worker.and_then(Worker::last_words);
-            dispatch.bury(&self.shared, number, death);
+            let crash_report = worker.and_then(Worker::crash_report);
+            dispatch.reclaim(&self.shared, number, death);
             dispatch.pump(&self.shared);
-            (was_ready, was_leaving, was_late, last_words)
+            (was_ready, was_leaving, was_late, crash_report)
         };
         self.shared.bell.ring();
         if was_ready || was_leaving {
@@ -349,7 +349,7 @@ impl Supervisor {
         let why = if was_late {
             self.start_failed(number, format!("it was not up within {START_TIME:?}"))
         } else {
-            self.why_not_ready(number, death, last_words)
+            self.why_not_ready(number, death, crash_report)
         };
         if !self.shared.is_built.load(Ordering::Acquire) {
             self.give_up(why);
@@ -365,14 +365,19 @@ impl Supervisor {
     }
 
     /// Why a worker has ended before it took tasks.
-    fn why_not_ready(&self, worker: usize, death: &Death, last_words: Option<String>) -> PoolError {
+    fn why_not_ready(
+        &self,
+        worker: usize,
+        death: &Death,
+        crash_report: Option<String>,
+    ) -> PoolError {
         let has_initializer = self.shared.settings.initializer.is_some();
         // There was no task yet, of which the text of a death would speak.
         let how = match death {
             Death::Exit(code) => format!("exited with code {code}"),
             other => other.to_string(),
         };
-        match last_words {
+        match crash_report {
             Some(reason) if has_initializer && *death != Death::Exit(CANNOT_BEGIN) => {
                 PoolError::InitializerFailed { worker, reason }
             }

@@ -12,7 +12,7 @@ use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
 use crate::lane::{RawBytes, Sink};
-use crate::memory::cargo::Cargo;
+use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
 
@@ -59,7 +59,7 @@ pub(super) struct Task<S: ?Sized> {
     /// Of the items, as the workers count them.
     pub(super) seeds: Seeds,
     /// Handles of shared objects that are among the items.
-    pub(super) cargo: Cargo,
+    pub(super) handles: KeptHandles,
     pub(super) results: S,
 }
 
@@ -88,7 +88,7 @@ impl<S: ?Sized> Task<S> {
         S: Results,
     {
         // First, so that whoever waits for the end can rely on it.
-        self.cargo.unload();
+        self.handles.let_go();
         self.results.ended();
     }
 
@@ -119,19 +119,19 @@ pub(super) struct SentContext {
     pub(super) id: u64,
     pub(super) bytes: Vec<u8>,
     /// Handles of shared objects that are in it.
-    cargo: Cargo,
+    handles: KeptHandles,
     retired: Arc<Retired>,
     generation: u32,
 }
 
 impl SentContext {
-    pub(super) fn new(bytes: Vec<u8>, cargo: Cargo, retired: &Arc<Retired>) -> Arc<Self> {
+    pub(super) fn new(bytes: Vec<u8>, handles: KeptHandles, retired: &Arc<Retired>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             id,
             bytes,
-            cargo,
+            handles,
             retired: retired.clone(),
             generation: fork::generation(),
         })
@@ -146,7 +146,7 @@ impl Drop for SentContext {
         }
         self.retired.ids.lock().push(self.id);
         self.retired.any.store(true, Ordering::Release);
-        if !self.cargo.is_empty() {
+        if !self.handles.is_empty() {
             // The workers have handles of shared objects in it, which nobody needs any more.
             self.retired.alarm.ring();
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::leader::Patience;
+use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Results, Task};
 use crate::error::TaskError;
@@ -118,12 +118,12 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
         }
         // Read under the dispatch's lock, which whoever goes to sleep takes after this.
         ticket.is_awaited.store(true, Ordering::Relaxed);
-        let patience = Patience {
+        let options = WaitOptions {
             cold: ticket.is_cold.load(Ordering::Relaxed),
             deadline,
             comes_back: false,
         };
-        ticket.shared.wait(&ticket.ended, 0, patience)
+        ticket.shared.wait(&ticket.ended, 0, options)
     }
 
     fn take(&self) -> Result<R, TaskError> {
@@ -203,7 +203,7 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
             dispatch.told += 1;
         }
         ticket.ended.on_raise(0, hook);
-        ticket.shared.mind(&mut dispatch);
+        ticket.shared.ensure_progress(&mut dispatch);
     }
 
     fn family(&self) -> usize {
@@ -215,12 +215,12 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
         if ticket.is_foreign() {
             return;
         }
-        let patience = Patience {
+        let options = WaitOptions {
             cold: false,
             deadline,
             comes_back: false,
         };
-        ticket.shared.wait(signal, seen, patience);
+        ticket.shared.wait(signal, seen, options);
     }
 }
 

@@ -18,13 +18,13 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 
 use super::dispatch::{Dispatch, State};
-use super::leader::{self, Host, Leadership, Patience};
+use super::leader::{self, Host, Leadership, WaitOptions};
 use super::service;
 use super::shared::Shared;
-use crate::facade::AtomicUsize;
 use crate::future::{Signal, later};
 use crate::lane::bell::Doorbell;
 use crate::os;
+use crate::shim::AtomicUsize;
 
 /// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when the lock is free again.
 pub(super) struct Locked<'a> {
@@ -76,35 +76,39 @@ impl Shared {
     }
 
     /// Waits until the signal's count has passed `seen`, or until the deadline; true if it has.
-    pub(super) fn wait(self: &Arc<Self>, signal: &Signal, seen: usize, patience: Patience) -> bool {
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        signal: &Signal,
+        seen: usize,
+        options: WaitOptions,
+    ) -> bool {
         let is_over = || signal.count() > seen;
         if is_over() {
             return true;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.spin(&is_over, patience) || leader::sleep(self, signal, &is_over, patience)
+        self.spin(&is_over, options) || leader::sleep(self, signal, &is_over, options)
     }
 
     /// Pumps until what is waited for has come, or the time to spin is over; true if it has come.
-    fn spin(self: &Arc<Self>, is_over: &impl Fn() -> bool, patience: Patience) -> bool {
+    fn spin(self: &Arc<Self>, is_over: &impl Fn() -> bool, options: WaitOptions) -> bool {
         let mut end = None;
         loop {
             let mut dispatch = self.lock();
             dispatch.pump(self);
             if is_over() {
-                self.stop_waiting(&mut dispatch, patience.comes_back);
+                self.stop_waiting(&mut dispatch, options.comes_back);
                 return true;
             }
             let wanted = dispatch.busy + self.waiting.load(Ordering::Relaxed);
             drop(dispatch);
-            if patience.cold || wanted > self.cores {
+            if options.cold || wanted > self.cores {
                 return false;
             }
             let now = Instant::now();
             // A time too long for the clock has no end.
             let end = end.get_or_insert_with(|| now.checked_add(self.settings.wait_policy.spin()));
-            if end.is_some_and(|end| now >= end) || patience.deadline.is_some_and(|end| now >= end)
-            {
+            if end.is_some_and(|end| now >= end) || options.deadline.is_some_and(|end| now >= end) {
                 return false;
             }
             std::hint::spin_loop();
@@ -121,8 +125,8 @@ impl Shared {
     }
 
     /// A task has been placed by somebody who may not come back to wait for it: sees to it that it moves on.
-    pub(super) fn mind(self: &Arc<Self>, dispatch: &mut Dispatch) {
-        leader::mind(self, dispatch);
+    pub(super) fn ensure_progress(self: &Arc<Self>, dispatch: &mut Dispatch) {
+        leader::ensure_progress(self, dispatch);
     }
 }
 
@@ -166,7 +170,7 @@ impl Host for Shared {
         matches!(dispatch.state, State::Ended(_))
     }
 
-    fn rouse_background(self: &Arc<Self>, dispatch: &mut Dispatch) {
+    fn wake_background_thread(self: &Arc<Self>, dispatch: &mut Dispatch) {
         if dispatch.background.is_some() {
             self.wake_background.notify_one();
             return;
@@ -188,7 +192,7 @@ impl Host for Shared {
         }
     }
 
-    fn await_rouse(&self, locked: &mut Locked<'_>) {
+    fn await_wake(&self, locked: &mut Locked<'_>) {
         self.wake_background.wait(locked.guard());
     }
 }

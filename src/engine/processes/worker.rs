@@ -16,7 +16,7 @@ use crate::call::seed::{self, Seeds};
 use crate::call::{at_fork, code};
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
-use crate::lane::{Claim, Emitter, Lane, Pace, Reader, Ring, die_spoilt, last_words};
+use crate::lane::{Claim, Lane, Pace, Reader, ResponseWriter, Ring, crash_report, die_corrupted};
 use crate::os::fork;
 use crate::os::{exit, handoff, oom, worker as own};
 use crate::panic;
@@ -69,7 +69,7 @@ fn set_up(setup: &Setup, lane: &Lane) -> io::Result<()> {
 struct Worker {
     lane: Lane,
     requests: Reader,
-    emitter: Emitter,
+    responses: ResponseWriter,
     contexts: HashMap<u64, Context>,
     /// A message that is longer than a cell is put together here.
     message: Vec<u8>,
@@ -134,12 +134,12 @@ impl Worker {
             let (lane_fd, bell_fd) = (lane, bell);
             (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
         };
-        last_words::set_own(&lane);
+        crash_report::set_own(&lane);
         seed::set_lane(&lane);
         lane.header().set_up();
         bell.ring();
         if let Err(reason) = set_up(&greeting.setup, &lane) {
-            last_words::write_reason(reason.to_string());
+            crash_report::write_reason(reason.to_string());
             return Err(reason);
         }
         // A worker that was started again duplicates nothing.
@@ -150,13 +150,13 @@ impl Worker {
                 Some(place) => format!("{} at {place}", caught.message),
                 None => caught.message,
             };
-            last_words::write_reason(reason.clone());
+            crash_report::write_reason(reason.clone());
             return Err(io::Error::other(reason));
         }
         if let Some(initializer) = greeting.setup.initializer
             && let Err(reason) = initializer::initialize(initializer)
         {
-            last_words::write_reason(reason);
+            crash_report::write_reason(reason);
             end_worker(CANNOT_INITIALIZE);
         }
         lane.header().set_ready();
@@ -167,7 +167,7 @@ impl Worker {
     fn new(lane: Lane, bell: Box<dyn Ring>, life_line: OwnedFd) -> Self {
         Self {
             requests: lane.request_reader(),
-            emitter: Emitter::new(lane.clone(), bell, Pace::Tasks),
+            responses: ResponseWriter::new(lane.clone(), bell, Pace::Tasks),
             lane,
             contexts: HashMap::new(),
             message: Vec::new(),
@@ -181,7 +181,7 @@ impl Worker {
         loop {
             let header = self.lane.header();
             if !self.requests.has_next() {
-                self.emitter.ring_if_asked();
+                self.responses.ring_if_asked();
                 header.wait_until(|| self.requests.has_next() || header.must_stop());
                 if !self.requests.has_next() {
                     return;
@@ -193,12 +193,12 @@ impl Worker {
                         return;
                     }
                 }
-                Claim::Reclaimed => {
+                Claim::TakenBack => {
                     if !self.skip() {
                         return;
                     }
                 }
-                Claim::Spoilt => die_spoilt(),
+                Claim::Corrupted => die_corrupted(),
             }
         }
     }
@@ -213,7 +213,7 @@ impl Worker {
             Self::obey(
                 message,
                 &mut self.contexts,
-                &mut self.emitter,
+                &mut self.responses,
                 &mut self.scratch,
             );
             self.requests.release();
@@ -231,13 +231,13 @@ impl Worker {
                     return false;
                 }
                 if !self.requests.is_ready() {
-                    die_spoilt();
+                    die_corrupted();
                 }
             }
             Self::obey(
                 &self.message,
                 &mut self.contexts,
-                &mut self.emitter,
+                &mut self.responses,
                 &mut self.scratch,
             );
             if self.message.capacity() > KEPT_BYTES {
@@ -268,7 +268,7 @@ impl Worker {
     fn await_cell(&self) -> bool {
         if !self.requests.has_next() {
             // The parent may be waiting for room.
-            self.emitter.ring_if_asked();
+            self.responses.ring_if_asked();
             let header = self.lane.header();
             header.wait_until(|| self.requests.has_next() || header.must_stop());
         }
@@ -278,7 +278,7 @@ impl Worker {
     fn obey(
         message: &[u8],
         contexts: &mut HashMap<u64, Context>,
-        emitter: &mut Emitter,
+        responses: &mut ResponseWriter,
         scratch: &mut Vec<u8>,
     ) {
         let Some((request, body)) = Request::parse(message) else {
@@ -295,13 +295,13 @@ impl Worker {
                 limit,
                 is_recorded,
             } => {
-                emitter.begin(task, first);
+                responses.begin(task, first);
                 seed::begin_task(Seeds(seeds));
                 if is_recorded {
-                    emitter.set_recorded();
+                    responses.set_recorded();
                 }
                 if let Some(limit) = limit {
-                    emitter.set_limit(limit);
+                    responses.set_limit(limit);
                 }
                 let entry = entry(code);
                 let context = contexts.get_mut(&context);
@@ -309,7 +309,7 @@ impl Worker {
                     count,
                     items: body,
                     context,
-                    emitter,
+                    responses,
                     scratch,
                 });
             }
@@ -319,7 +319,7 @@ impl Worker {
             Request::Forget { id } => {
                 // Its Drop is the user's.
                 contexts.remove(&id);
-                emitter.original().end_copy(fork::COPY_RETURNED);
+                responses.original().end_copy(fork::COPY_RETURNED);
             }
         }
     }

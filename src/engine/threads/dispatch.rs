@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use rayon::Yield;
 
-use super::home::{Home, Inside};
 use super::idle::{Idle, Woken};
-use super::roster::Roster;
+use super::pool_id::{Inside, OwnPool};
 use super::spin::{self, Awake};
 use super::task::Job;
+use super::thread_ids::ThreadIds;
 use crate::copies::{COPY_RETURNED, Original};
 use crate::error::{PoolError, TaskError};
-use crate::facade::{AtomicBool, Condvar, Mutex, SegQueue, fence};
 use crate::panic;
+use crate::shim::{AtomicBool, Condvar, Mutex, SegQueue, fence};
 
 /// How often who posts looks whether a worker takes the task by itself, before it wakes one: 0.4 µs in all, where a
 /// wake-up costs 5. A worker that has just told the result of the last task is about to search for the next.
@@ -28,8 +28,8 @@ const LOOKS_PER_HELP: u32 = 256;
 pub(super) struct Dispatch {
     queue: SegQueue<Arc<dyn Job>>,
     idle: Idle,
-    home: Home,
-    roster: Roster,
+    own_pool: OwnPool,
+    thread_ids: ThreadIds,
     /// Calls of `map` that are going on.
     maps: Mutex<usize>,
     /// Wakes [`close`](Self::close) when `maps` has become 0.
@@ -56,20 +56,20 @@ impl Dispatch {
         Self {
             queue: SegQueue::new(),
             idle: Idle::new(workers),
-            home: Home::new(),
-            roster: Roster::default(),
+            own_pool: OwnPool::new(),
+            thread_ids: ThreadIds::default(),
             maps: Mutex::new(0),
             no_maps: Condvar::new(),
             cancelled: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn home(&self) -> Home {
-        self.home
+    pub(super) fn own_pool(&self) -> OwnPool {
+        self.own_pool
     }
 
-    pub(super) fn roster(&self) -> &Roster {
-        &self.roster
+    pub(super) fn thread_ids(&self) -> &ThreadIds {
+        &self.thread_ids
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -77,7 +77,7 @@ impl Dispatch {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.idle.census().is_closed()
+        self.idle.counters().is_closed()
     }
 
     /// Whether what has not started is not to start any more. Calls of `map` look at this for themselves.
@@ -95,15 +95,15 @@ impl Dispatch {
         self.queue.push(job);
         // Pairs with the fences in `Idle::sleep`, `Idle::stop_searching` and `Dispatch::may_end`.
         fence(Ordering::SeqCst);
-        let census = self.idle.census();
-        let is_left = match census.asleep() {
+        let counters = self.idle.counters();
+        let is_left = match counters.asleep() {
             0 => true,
             asleep if asleep == self.workers() => false,
-            _ => census.searching() > 0 || self.is_taken_soon(),
+            _ => counters.searching() > 0 || self.is_taken_soon(),
         };
         let posted = if is_left {
             Posted::Left
-        } else if !self.home.is_this_process() {
+        } else if !self.own_pool.is_this_process() {
             Posted::OtherProcess
         } else if self.idle.wake_one() {
             Posted::Woke
@@ -111,7 +111,7 @@ impl Dispatch {
             Posted::Left
         };
         // A closed pool still runs the jobs of the calls of `map` that are going on.
-        if census.is_closed() {
+        if counters.is_closed() {
             Posted::Closed
         } else {
             posted
@@ -122,7 +122,7 @@ impl Dispatch {
     fn is_taken_soon(&self) -> bool {
         (0..GRACE).any(|_| {
             spin_loop();
-            self.queue.is_empty() || self.idle.census().searching() > 0
+            self.queue.is_empty() || self.idle.counters().searching() > 0
         })
     }
 
@@ -174,7 +174,7 @@ impl Dispatch {
                 self.queue.pop()
             }
         };
-        let found = if spin::may_search() && !self.idle.census().is_quit() {
+        let found = if spin::may_search() && !self.idle.counters().is_quit() {
             spin::watch(Instant::now() + spin::SPIN, look)
         } else {
             look()
@@ -185,10 +185,10 @@ impl Dispatch {
 
     /// In the middle of a search.
     fn help_rayon_meanwhile(&self) {
-        let census = self.idle.census();
+        let counters = self.idle.counters();
         // Somebody who is at work may have something to share out. Its job may take long, and then nobody must count on
         // this worker.
-        if census.searching() + census.asleep() < self.workers() {
+        if counters.searching() + counters.asleep() < self.workers() {
             self.stop_searching();
             self.help_rayon();
             self.idle.start_searching();
@@ -214,7 +214,7 @@ impl Dispatch {
     }
 
     fn may_end(&self) -> bool {
-        if !self.idle.census().is_quit() {
+        if !self.idle.counters().is_quit() {
             return false;
         }
         // Pairs with the fence in `post`, as those in `Idle` do: who posts either sees that the pool is closed, or its job
@@ -229,18 +229,18 @@ impl Dispatch {
     ///
     /// If the pool takes no calls any more.
     pub(super) fn start_map(&self) -> Result<Mapping<'_>, PoolError> {
-        if !self.home.is_this_process() {
+        if !self.own_pool.is_this_process() {
             return Err(PoolError::OtherProcess);
         }
         let mut maps = self.maps.lock();
         // A call that is made of several goes on to its end: the pool waits for it.
-        if self.is_closed() && !self.home.is_mapping_here() {
+        if self.is_closed() && !self.own_pool.is_mapping_here() {
             return Err(PoolError::Closed);
         }
         *maps += 1;
         Ok(Mapping {
             dispatch: self,
-            _inside: self.home.start_mapping(),
+            _inside: self.own_pool.start_mapping(),
         })
     }
 

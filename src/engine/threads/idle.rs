@@ -35,8 +35,8 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::facade::thread::{self, Thread};
-use crate::facade::{AtomicU32, AtomicU64, Mutex, MutexGuard, Stopwatch, fence};
+use crate::shim::thread::{self, Thread};
+use crate::shim::{AtomicU32, AtomicU64, Mutex, MutexGuard, Stopwatch, fence};
 
 /// How many workers nap, at most: enough to look often, and few enough to cost next to nothing however many there are.
 const NAPPERS: usize = 2;
@@ -47,10 +47,10 @@ const LONGEST_NAP: u32 = 4_000;
 
 /// Who of a pool's workers searches, sleeps or is at work.
 pub(super) struct Idle {
-    /// What [`Census`] reads. The fences described above order it where order matters; the rest is counting.
-    census: CachePadded<AtomicU64>,
+    /// What [`Counters`] reads. The fences described above order it where order matters; the rest is counting.
+    counters: CachePadded<AtomicU64>,
     /// The sleepers by name. The census counts them under this lock, so that both agree.
-    beds: Mutex<Beds>,
+    sleepers: Mutex<Sleepers>,
     workers: Box<[Worker]>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Idle {
 ///
 /// Workers that are in neither count are at work, or have not started, or have ended.
 #[derive(Clone, Copy)]
-pub(super) struct Census(u64);
+pub(super) struct Counters(u64);
 
 const SEARCHING: u64 = 1;
 const ASLEEP: u64 = 1 << 24;
@@ -73,7 +73,7 @@ const COUNT: u64 = (1 << 24) - 1;
 const CLOSED: u64 = 1 << 62;
 const QUIT: u64 = 1 << 63;
 
-impl Census {
+impl Counters {
     pub(super) fn searching(self) -> usize {
         (self.0 & COUNT) as usize
     }
@@ -91,7 +91,7 @@ impl Census {
     }
 }
 
-struct Beds {
+struct Sleepers {
     /// Who sleeps until woken, longest sleep first.
     for_good: VecDeque<usize>,
     /// Who sleeps with an alarm.
@@ -125,8 +125,8 @@ impl Idle {
     pub(super) fn new(workers: usize) -> Self {
         debug_assert!((workers as u64) < COUNT);
         Self {
-            census: CachePadded::new(AtomicU64::new(0)),
-            beds: Mutex::new(Beds {
+            counters: CachePadded::new(AtomicU64::new(0)),
+            sleepers: Mutex::new(Sleepers {
                 for_good: VecDeque::new(),
                 napping: Vec::new(),
                 nap: SHORTEST_NAP,
@@ -141,11 +141,11 @@ impl Idle {
 
     /// Whether all workers sleep, and none has an alarm.
     pub(super) fn all_sleep_for_good(&self) -> bool {
-        self.beds.lock().for_good.len() == self.workers()
+        self.sleepers.lock().for_good.len() == self.workers()
     }
 
-    pub(super) fn census(&self) -> Census {
-        Census(self.census.load(Ordering::Relaxed))
+    pub(super) fn counters(&self) -> Counters {
+        Counters(self.counters.load(Ordering::Relaxed))
     }
 
     /// Makes this thread the worker `me`, which searches.
@@ -156,13 +156,13 @@ impl Idle {
     }
 
     pub(super) fn start_searching(&self) {
-        self.census.fetch_add(SEARCHING, Ordering::Relaxed);
+        self.counters.fetch_add(SEARCHING, Ordering::Relaxed);
     }
 
     /// True if nobody is left who searches, and somebody sleeps. Then the caller must look into the queue, and wake a
     /// worker if there is something that it does not take itself.
     pub(super) fn stop_searching(&self) -> bool {
-        let before = Census(self.census.fetch_sub(SEARCHING, Ordering::Relaxed));
+        let before = Counters(self.counters.fetch_sub(SEARCHING, Ordering::Relaxed));
         // Pairs with the fence in `Dispatch::post`.
         fence(Ordering::SeqCst);
         before.searching() == 1 && before.asleep() > 0
@@ -179,24 +179,25 @@ impl Idle {
     ) -> Woken {
         let worker = &self.workers[me];
         {
-            let mut beds = self.beds.lock();
-            let before = Census(self.census.fetch_add(ASLEEP, Ordering::Relaxed));
+            let mut sleepers = self.sleepers.lock();
+            let before = Counters(self.counters.fetch_add(ASLEEP, Ordering::Relaxed));
             // Pairs with the fence in `Dispatch::post`.
             fence(Ordering::SeqCst);
             if before.is_quit() || is_wanted() {
-                self.census.fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
+                self.counters
+                    .fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
                 return Woken::Called;
             }
             if in_vain {
-                beds.nap = (beds.nap * 2).min(LONGEST_NAP);
+                sleepers.nap = (sleepers.nap * 2).min(LONGEST_NAP);
             }
             let all_sleep = before.asleep() + 1 == self.workers();
-            if all_sleep || beds.napping.len() == NAPPERS {
-                beds.for_good.push_back(me);
+            if all_sleep || sleepers.napping.len() == NAPPERS {
+                sleepers.for_good.push_back(me);
                 worker.sleep.store(FOR_GOOD, Ordering::Relaxed);
             } else {
-                beds.napping.push(me);
-                worker.sleep.store(beds.nap, Ordering::Relaxed);
+                sleepers.napping.push(me);
+                worker.sleep.store(sleepers.nap, Ordering::Relaxed);
             }
         }
         match worker.sleep() {
@@ -207,64 +208,72 @@ impl Idle {
 
     /// What a worker does whose alarm has gone off.
     fn get_up(&self, me: usize) -> Woken {
-        let mut beds = self.beds.lock();
-        let Some(place) = beds.napping.iter().position(|&napper| napper == me) else {
+        let mut sleepers = self.sleepers.lock();
+        let Some(place) = sleepers.napping.iter().position(|&napper| napper == me) else {
             // Somebody was faster than the alarm.
             return Woken::Called;
         };
-        beds.napping.swap_remove(place);
-        let before = Census(self.census.fetch_sub(ASLEEP, Ordering::Relaxed));
+        sleepers.napping.swap_remove(place);
+        let before = Counters(self.counters.fetch_sub(ASLEEP, Ordering::Relaxed));
         // With everybody asleep but for this alarm, it is the last.
         let others_are_awake = before.asleep() < self.workers();
         let next = if others_are_awake {
-            self.set_alarm(&mut beds)
+            self.set_alarm(&mut sleepers)
         } else {
             None
         };
-        drop(beds);
+        drop(sleepers);
         self.unpark(next);
         Woken::ByAlarm
     }
 
     /// Wakes a worker for a task: the one that fell asleep last, whose caches are the warmest. False if none sleeps.
     pub(super) fn wake_one(&self) -> bool {
-        let mut beds = self.beds.lock();
-        let next = beds.for_good.pop_back().or_else(|| beds.napping.pop());
-        self.rouse(beds, next)
+        let mut sleepers = self.sleepers.lock();
+        let next = sleepers
+            .for_good
+            .pop_back()
+            .or_else(|| sleepers.napping.pop());
+        self.unpark_one(sleepers, next)
     }
 
     /// Wakes a worker because there are jobs of rayon: the one that has not looked for the longest time.
     pub(super) fn wake_oldest(&self) {
-        let mut beds = self.beds.lock();
-        beds.nap = SHORTEST_NAP;
-        let next = beds.for_good.pop_front();
-        self.rouse(beds, next);
+        let mut sleepers = self.sleepers.lock();
+        sleepers.nap = SHORTEST_NAP;
+        let next = sleepers.for_good.pop_front();
+        self.unpark_one(sleepers, next);
     }
 
-    fn rouse(&self, mut beds: MutexGuard<'_, Beds>, worker: Option<usize>) -> bool {
+    fn unpark_one(&self, mut sleepers: MutexGuard<'_, Sleepers>, worker: Option<usize>) -> bool {
         let Some(worker) = worker else { return false };
-        let before = Census(self.census.fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed));
+        let before = Counters(
+            self.counters
+                .fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed),
+        );
         if before.asleep() == self.workers() {
-            beds.nap = SHORTEST_NAP;
+            sleepers.nap = SHORTEST_NAP;
         }
         self.workers[worker].sleep.store(ROUSED, Ordering::Relaxed);
         // Somebody is awake now, so somebody must nap.
-        let napper = if beds.napping.is_empty() {
-            self.set_alarm(&mut beds)
+        let napper = if sleepers.napping.is_empty() {
+            self.set_alarm(&mut sleepers)
         } else {
             None
         };
-        drop(beds);
+        drop(sleepers);
         self.unpark(Some(worker));
         self.unpark(napper);
         true
     }
 
     /// Gives an alarm to the worker that has slept longest. It is to be unparked, to learn of it.
-    fn set_alarm(&self, beds: &mut Beds) -> Option<usize> {
-        let next = beds.for_good.pop_front()?;
-        beds.napping.push(next);
-        self.workers[next].sleep.store(beds.nap, Ordering::Relaxed);
+    fn set_alarm(&self, sleepers: &mut Sleepers) -> Option<usize> {
+        let next = sleepers.for_good.pop_front()?;
+        sleepers.napping.push(next);
+        self.workers[next]
+            .sleep
+            .store(sleepers.nap, Ordering::Relaxed);
         Some(next)
     }
 
@@ -276,12 +285,12 @@ impl Idle {
 
     /// Marks the pool as closed.
     pub(super) fn close(&self) {
-        self.census.fetch_or(CLOSED, Ordering::Relaxed);
+        self.counters.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
     /// Tells the workers to end when the queue is empty.
     pub(super) fn quit(&self) {
-        self.census.fetch_or(CLOSED | QUIT, Ordering::Relaxed);
+        self.counters.fetch_or(CLOSED | QUIT, Ordering::Relaxed);
         // Who takes the lock of the beds after the last of these sees the mark, and does not go to bed.
         while self.wake_one() {}
     }

@@ -20,16 +20,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::dispatch::Dispatch;
-use super::lease::{Lease, Work, lend};
 use super::results::{Room, Stretch, collect};
+use super::scoped_work::{ScopedWork, Work, lend};
 use super::spin;
 use crate::call::seed;
 use crate::call::{Limits, Plan};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
-use crate::facade::thread::{self, Thread};
-use crate::facade::{AtomicUsize, Mutex};
 use crate::panic;
+use crate::shim::thread::{self, Thread};
+use crate::shim::{AtomicUsize, Mutex};
 
 /// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
 pub(super) const NARROW_WINDOW: usize = 4;
@@ -181,7 +181,7 @@ where
             open: BTreeSet::new(),
             last: 0,
         };
-        lend(&exchange, |lease| caller.call(lease, plan, items))
+        lend(&exchange, |scoped| caller.call(scoped, plan, items))
     })
 }
 
@@ -330,7 +330,7 @@ where
 {
     fn call(
         mut self,
-        lease: &Arc<Lease>,
+        scoped: &Arc<ScopedWork>,
         plan: Plan<'_>,
         mut items: impl Iterator<Item = A>,
     ) -> Result<Vec<Stretch<'r, R>>, TaskError> {
@@ -361,7 +361,7 @@ where
             };
             let goes_on = has_more && !self.exchange.has_failed() && !self.exchange.is_cancelled();
             if goes_on && self.open.len() < window && !is_far_ahead {
-                has_more = self.give_out(lease, &mut items, size);
+                has_more = self.give_out(scoped, &mut items, size);
                 size = next_size();
                 // The iterator may take its time, and who listens wants to hear what has ended meanwhile.
                 if !tracker.is_on() || self.exchange.count_ended() == 0 {
@@ -419,7 +419,7 @@ where
     /// Gives out a chunk; false if the input has come to its end.
     fn give_out(
         &mut self,
-        lease: &Arc<Lease>,
+        scoped: &Arc<ScopedWork>,
         items: &mut impl Iterator<Item = A>,
         size: usize,
     ) -> bool {
@@ -436,14 +436,14 @@ where
             self.given += len;
             self.last = len;
             self.exchange.inbox.lock().push_back(chunk);
-            self.dispatch.post(Arc::clone(lease) as _);
+            self.dispatch.post(Arc::clone(scoped) as _);
         }
         len == size
     }
 
     /// Waits until `wanted` chunks are in the outbox.
     fn await_ended(&self, wanted: usize) {
-        if self.dispatch.home().is_this_worker() {
+        if self.dispatch.own_pool().is_this_worker() {
             while self.exchange.count_ended() < wanted
                 && let Some(chunk) = self.exchange.next()
             {

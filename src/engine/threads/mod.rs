@@ -4,7 +4,7 @@
 //!
 //! Rayon's threads fall asleep as soon as they have nothing to do, and going through its queue wakes them one by one.
 //! A task that is submitted and waited for takes 15 µs that way, and 40 after a pause of 1 ms; through a queue whose
-//! workers watch it for 50 µs before they sleep it takes 0.3 and 7 (`cargo bench --bench latency`).
+//! workers watch it for 50 µs before they sleep it takes 0.3 and 7 (`handles bench --bench latency`).
 //!
 //! So each thread of the rayon pool runs one job that lasts as long as the pool: the loop of a worker, in [`dispatch`],
 //! which takes tasks from a queue of ours. To rayon these threads are its workers still. A task that calls `join` or
@@ -24,20 +24,20 @@
 //! | [`spin`] | who may spin for how long |
 //! | [`task`] | one submitted task and its handle's side |
 //! | [`map`] | many items: chunks, order, the lowest failure |
-//! | [`lease`], [`results`] | what `map` needs `unsafe` for: borrowing across threads, writing results in place |
-//! | [`home`], [`roster`] | which pool a thread belongs to; which threads are ours, for the engine that forks |
+//! | [`scoped`], [`results`] | what `map` needs `unsafe` for: borrowing across threads, writing results in place |
+//! | [`own_pool`], [`thread_ids`] | which pool a thread belongs to; which threads are ours, for the engine that forks |
 
 mod dispatch;
-mod home;
 mod idle;
-mod lease;
 mod map;
+mod pool_id;
 mod results;
-mod roster;
+mod scoped_work;
 mod spin;
 mod task;
 #[cfg(test)]
 mod tests;
+mod thread_ids;
 
 use std::fmt;
 use std::io;
@@ -58,7 +58,7 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
 
-pub(crate) use self::roster::idle_thread_ids;
+pub(crate) use self::thread_ids::idle_thread_ids;
 
 /// The engine of [`Pool::threads`](crate::Pool::threads): tasks run on the threads of a rayon pool of its own.
 ///
@@ -108,7 +108,7 @@ impl Threads {
         panic::install_hook();
         let dispatch = Arc::new(Dispatch::new(workers));
         let crew = Crew::start(&dispatch)?;
-        roster::register(&dispatch);
+        thread_ids::register(&dispatch);
         Ok(Self {
             dispatch,
             crew: Mutex::new(Some(crew)),
@@ -121,11 +121,11 @@ impl Threads {
     ///
     /// If this thread is one that closing would wait for, or belongs to another process.
     fn check_closable(&self) -> Result<(), PoolError> {
-        let home = self.dispatch.home();
-        if !home.is_this_process() {
+        let own_pool = self.dispatch.own_pool();
+        if !own_pool.is_this_process() {
             return Err(PoolError::OtherProcess);
         }
-        if home.waits_for_this_thread() {
+        if own_pool.waits_for_this_thread() {
             return Err(PoolError::System {
                 what: "the pool was not closed".into(),
                 reason: "closing waits for the pool's tasks, and one of them asked for it"
@@ -143,7 +143,7 @@ impl Threads {
         if let Some(Crew { pool, threads }) = crew.take() {
             drop(pool);
             join(threads);
-            roster::retire(&self.dispatch);
+            thread_ids::retire(&self.dispatch);
         }
     }
 }
@@ -182,8 +182,8 @@ impl Crew {
 fn start_thread(dispatch: Arc<Dispatch>, thread: ThreadBuilder) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
     thread::Builder::new().name(name).spawn(move || {
-        dispatch.home().adopt_this_thread();
-        dispatch.roster().sign_in();
+        dispatch.own_pool().adopt_this_thread();
+        dispatch.thread_ids().sign_in();
         thread.run();
     })
 }
@@ -215,11 +215,11 @@ impl Executor for Threads {
     }
 
     fn id(&self) -> PoolId {
-        self.dispatch.home().pool()
+        self.dispatch.own_pool().pool()
     }
 
     fn is_open(&self) -> bool {
-        self.dispatch.home().is_this_process() && !self.dispatch.is_closed()
+        self.dispatch.own_pool().is_this_process() && !self.dispatch.is_closed()
     }
 
     fn close(&self) -> Result<(), PoolError> {
@@ -232,7 +232,7 @@ impl Executor for Threads {
 impl Drop for Threads {
     /// Cancels what has not started. What has goes on, and the threads end after it, but nobody waits for them.
     fn drop(&mut self) {
-        if self.dispatch.home().is_this_process() {
+        if self.dispatch.own_pool().is_this_process() {
             self.dispatch.cancel();
         } else {
             // The threads did not come along into this process, and may have left the pool's locks locked.
@@ -313,7 +313,7 @@ where
         if let Some(error) = limits.refusal(None) {
             return TaskFuture::ready(Err(error));
         }
-        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.home()));
+        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.own_pool()));
         match self.dispatch.post(Arc::clone(&task) as _) {
             Posted::Left => {}
             Posted::Woke => task.set_cold(),

@@ -6,14 +6,14 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::home::Home;
+use super::pool_id::OwnPool;
 use super::spin;
 use crate::call::Limits;
 use crate::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
-use crate::facade::{AtomicBool, Condvar, Mutex};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
+use crate::shim::{AtomicBool, Condvar, Mutex};
 
 /// Something a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
@@ -37,7 +37,7 @@ pub(super) struct Task<F, A, R> {
     /// Whether there are any: a task without is told of nothing more than this by looking.
     is_hooked: AtomicBool,
     limits: Limits,
-    home: Home,
+    own_pool: OwnPool,
 }
 
 enum Stage<F, A, R> {
@@ -48,7 +48,7 @@ enum Stage<F, A, R> {
 }
 
 impl<F, A, R> Task<F, A, R> {
-    pub(super) fn new(function: F, argument: A, limits: Limits, home: Home) -> Self {
+    pub(super) fn new(function: F, argument: A, limits: Limits, own_pool: OwnPool) -> Self {
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -57,7 +57,7 @@ impl<F, A, R> Task<F, A, R> {
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
             limits,
-            home,
+            own_pool,
         }
     }
 
@@ -146,23 +146,23 @@ where
     R: Send,
 {
     fn pool(&self) -> Option<PoolId> {
-        Some(self.home.pool())
+        Some(self.own_pool.pool())
     }
 
     fn is_done(&self) -> bool {
-        self.has_ended() || !self.home.is_this_process()
+        self.has_ended() || !self.own_pool.is_this_process()
     }
 
     fn wait(&self, deadline: Option<Instant>) -> bool {
         if self.has_ended() {
             return true;
         }
-        let is_worker = self.home.is_this_worker();
+        let is_worker = self.own_pool.is_this_worker();
         let spins = !is_worker && !self.cold.load(Ordering::Relaxed);
         if spins && spin::wait(1, deadline, || self.has_ended()) {
             return true;
         }
-        if !self.home.is_this_process() {
+        if !self.own_pool.is_this_process() {
             return true;
         }
         if is_worker {
@@ -185,7 +185,7 @@ where
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        if !self.has_ended() && !self.home.is_this_process() {
+        if !self.has_ended() && !self.own_pool.is_this_process() {
             // The workers live in the process that this one was forked from.
             return Err(PoolError::OtherProcess.into());
         }
@@ -207,7 +207,7 @@ where
             )
         } else {
             // Done without an end: the task is another process's.
-            !self.home.is_this_process()
+            !self.own_pool.is_this_process()
         }
     }
 
@@ -235,7 +235,7 @@ where
     }
 
     fn help(&self) {
-        if self.home.is_this_worker() && !self.is_done() {
+        if self.own_pool.is_this_worker() && !self.is_done() {
             self.run();
         }
     }

@@ -475,9 +475,9 @@ fn close_leaves_no_thread() {
     for workers in [1, 3] {
         let pool = Pool::threads(workers).unwrap();
         until("all threads to sign in", || {
-            pool.engine().dispatch.roster().ids().len() == workers
+            pool.engine().dispatch.thread_ids().ids().len() == workers
         });
-        let ids = pool.engine().dispatch.roster().ids();
+        let ids = pool.engine().dispatch.thread_ids().ids();
         assert_eq!(listed(&ids), workers);
         pool.close().unwrap();
         assert_eq!(listed(&ids), 0);
@@ -551,7 +551,7 @@ fn a_pool_with_nothing_to_do_comes_to_rest() {
         let pool = Pool::threads(workers).unwrap();
         let dispatch = &pool.engine().dispatch;
         until("a new pool to rest", || dispatch.is_at_rest());
-        assert_eq!(dispatch.roster().ids().len(), workers);
+        assert_eq!(dispatch.thread_ids().ids().len(), workers);
         let gate = Arc::new(Gate::default());
         let task = pool.submit(
             {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Callback, Threads};
-use crate::facade::{Condvar, Mutex};
+use crate::shim::{Condvar, Mutex};
 
 /// Tries the orders with at most two switches away from a thread that could go on.
 /// `LOOM_MAX_PREEMPTIONS` sets another number.

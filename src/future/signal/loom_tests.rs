@@ -9,8 +9,8 @@ use loom::thread;
 
 use super::Signal;
 use crate::error::TaskError;
-use crate::facade::AtomicUsize;
 use crate::future::{Board, Hook, Pending, PoolId, TaskFuture};
+use crate::shim::AtomicUsize;
 
 /// Tries the orders with at most three switches away from a thread that could go on.
 /// `LOOM_MAX_PREEMPTIONS` sets another number.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 use self::parent::{Checks, Parent};
 use self::worker::Worker;
-use super::last_words::TEXT_BYTES;
+use super::crash_report::TEXT_BYTES;
 use super::ring::{CELL_PAYLOAD, RING_BYTES};
 use super::{Expected, Lane, Receiver};
 
@@ -139,7 +139,7 @@ pub(crate) fn run(script: &[u8]) -> Report {
         parent.agree();
     }
     assert!(parent.expected.next <= end);
-    let words = lane.header().last_words().read();
+    let words = lane.header().crash_report().read();
     assert!(words.is_none_or(|caught| caught.message.len() <= TEXT_BYTES));
     Report {
         answered: parent.expected.next - first,

@@ -131,7 +131,7 @@ proptest! {
     #[test]
     fn any_last_words_are_text_or_none(len: u32, noise in vec(any::<u8>(), 0..200)) {
         let lane = Lane::new().unwrap();
-        let words = lane.header().last_words();
+        let words = lane.header().crash_report();
         for len in [len, noise.len() as u32, len % (TEXT_BYTES as u32 + 2)] {
             words.spoil(len, &noise);
             let read = words.read();

@@ -52,7 +52,7 @@ impl<const CELLS: usize> Model<CELLS> {
             let content = slot.content.with(|place| unsafe { *place });
             assert_eq!(content, [position as u32 + 1; 2]);
         }
-        assert_ne!(claim, Claim::Spoilt);
+        assert_ne!(claim, Claim::Corrupted);
         slot.word.release(lap);
         claim == Claim::Taken
     }
@@ -79,7 +79,7 @@ fn a_message_is_the_readers_or_the_writers_again() {
         let writer = thread::spawn(move || {
             writer.send(0);
             let (slot, lap) = writer.at(0);
-            let is_back = slot.word.reclaim(lap);
+            let is_back = slot.word.take_back(lap);
             writer.send(1);
             is_back
         });

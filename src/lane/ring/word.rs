@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Claim;
-use crate::facade::AtomicU32;
+use crate::shim::AtomicU32;
 
 pub(super) const FREE: u32 = 0;
 pub(super) const READY: u32 = 1;
@@ -38,7 +38,7 @@ impl Word {
     }
 
     /// The writer's: takes back what was published; false if the reader has begun with it.
-    pub(super) fn reclaim(&self, lap: u32) -> bool {
+    pub(super) fn take_back(&self, lap: u32) -> bool {
         // Relaxed: nothing but the word itself is handed over.
         let (from, to) = (state(lap, READY), state(lap, RECLAIMED));
         self.0
@@ -54,8 +54,8 @@ impl Word {
             .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => Claim::Taken,
-            Err(found) if found == state(lap, RECLAIMED) => Claim::Reclaimed,
-            Err(_) => Claim::Spoilt,
+            Err(found) if found == state(lap, RECLAIMED) => Claim::TakenBack,
+            Err(_) => Claim::Corrupted,
         }
     }
 

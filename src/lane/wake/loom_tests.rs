@@ -6,8 +6,8 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::{Asleep, RingAt, bell_is_asked_for};
-use crate::facade::AtomicU32;
 use crate::lane::bell::Doorbell;
+use crate::shim::AtomicU32;
 use std::sync::atomic::Ordering;
 
 /// A lane whose rings are counts, with no more order than it takes to hand something over.

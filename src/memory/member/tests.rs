@@ -74,9 +74,9 @@ impl Estate {
         }
     }
 
-    fn bury(&self, patience: Duration) {
+    fn reclaim(&self, patience: Duration) {
         self.family
-            .bury_if(Some(Instant::now() + patience), |_| true);
+            .reclaim_if(Some(Instant::now() + patience), |_| true);
     }
 
     fn check(&self, is_full: bool, what: &str) {
@@ -125,16 +125,16 @@ fn a_reclaim_that_is_cut_short_at_any_step_is_finished_by_another_process() {
             for number in 0.. {
                 let what = format!("{fate:?} at fault point {number}");
                 let estate = Estate::new(is_full);
-                let child = Child::run(fate, number, || estate.bury(IN_TIME));
+                let child = Child::run(fate, number, || estate.reclaim(IN_TIME));
                 if child.is_stopped() {
                     let start = Instant::now();
-                    estate.bury(Duration::from_millis(1));
+                    estate.reclaim(Duration::from_millis(1));
                     let soon = || Some(Instant::now() + Duration::from_millis(1));
                     drop(estate.family.lock(soon));
                     assert!(start.elapsed() < IN_TIME, "{what}");
                 }
                 let is_through = child.end();
-                estate.bury(IN_TIME);
+                estate.reclaim(IN_TIME);
                 estate.check(is_full, &what);
                 if is_through {
                     assert!(number > 20, "there are only {number} fault points");
@@ -153,10 +153,10 @@ fn a_reclaim_is_finished_after_two_that_were_cut_short() {
         for second in (0..).step_by(3) {
             let what = format!("killed at fault points {first} and {second}");
             let estate = Estate::new(second % 2 == 0);
-            let bury = || estate.bury(IN_TIME);
-            is_first_through = Child::run(Fate::Killed, first, bury).end();
-            let is_through = Child::run(Fate::Killed, second, bury).end();
-            estate.bury(IN_TIME);
+            let reclaim = || estate.reclaim(IN_TIME);
+            is_first_through = Child::run(Fate::Killed, first, reclaim).end();
+            let is_through = Child::run(Fate::Killed, second, reclaim).end();
+            estate.reclaim(IN_TIME);
             estate.check(second % 2 == 0, &what);
             if is_through {
                 break;
@@ -184,10 +184,10 @@ fn a_place_that_was_half_taken_is_free_again() {
             });
             if child.is_stopped() {
                 // It has the lock: the dead member is left for later.
-                estate.bury(Duration::from_millis(1));
+                estate.reclaim(Duration::from_millis(1));
             }
             let is_through = child.end();
-            estate.bury(IN_TIME);
+            estate.reclaim(IN_TIME);
             estate.check(false, &format!("{fate:?} at fault point {number}"));
             let is_free = |slot: &Slot| slot.is(Life::Free);
             assert!(family.slots().iter().skip(2).all(is_free));
@@ -232,7 +232,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
                 while life::is_running(pid, started) {
                     std::thread::yield_now();
                 }
-                bury_dead_by(Instant::now() + IN_TIME);
+                reclaim_dead_by(Instant::now() + IN_TIME);
             });
             if child.is_stopped() {
                 let start = Instant::now();
@@ -247,7 +247,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
             assert!(!holder.end());
             let end = Instant::now() + IN_TIME;
             let is_there = || {
-                bury_dead();
+                reclaim_dead();
                 lock.clear_poison();
                 semaphore.available() >= 5 && lock.try_write().is_ok() && array.write().is_ok()
             };
@@ -259,7 +259,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
             let is_left = |slot: &Slot| slot.pid() == pid && !slot.is(Life::Free);
             while numbers.iter().any(is_left) {
                 assert!(Instant::now() < end, "the place is not free: {what}");
-                bury_dead();
+                reclaim_dead();
             }
             if !is_through {
                 number += 1;
@@ -299,7 +299,7 @@ fn a_few_beats_find_the_dead_member_whatever_its_number() {
         let beats = usize::from(members).div_ceil(BEAT);
         let found = (0..beats).any(|_| family.has_dead_on_this_beat());
         assert!(found, "number {dead} of {members}");
-        family.bury_if(Some(Instant::now() + IN_TIME), |_| true);
+        family.reclaim_if(Some(Instant::now() + IN_TIME), |_| true);
         let found = (0..beats).any(|_| family.has_dead_on_this_beat());
         assert!(!found, "number {dead} of {members} is found again");
     }
@@ -309,7 +309,7 @@ fn a_few_beats_find_the_dead_member_whatever_its_number() {
 fn a_full_family_has_a_place_again_when_a_member_has_gone() {
     let family = family_of(MEMBERS as u16, 700);
     assert!(family.free_slot().is_none());
-    family.bury_if(Some(Instant::now() + IN_TIME), |_| true);
+    family.reclaim_if(Some(Instant::now() + IN_TIME), |_| true);
     assert_eq!(family.free_slot().unwrap().0, 700);
 }
 

@@ -44,9 +44,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{LONGEST_SLICE, Slept, Slice, Slices, Ticket, Waiters, spin};
-use crate::facade::{AtomicU32, AtomicU64, Futex};
 use crate::os::fault;
 use crate::os::futex::Wake;
+use crate::shim::{AtomicU32, AtomicU64, Futex};
 
 /// Words of bits. In a model, slots for two: a third waiter is the crowd.
 const WORDS: usize = if cfg!(loom) { 1 } else { 7 };
@@ -261,12 +261,12 @@ impl WaitList {
 }
 
 impl Enqueued<'_> {
-    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `patrol` is
+    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `poll_for_dead` is
     /// called after each slice of sleep.
-    pub(crate) fn sleep(self, deadline: Option<Instant>, patrol: impl FnMut()) -> Woken {
+    pub(crate) fn sleep(self, deadline: Option<Instant>, poll_for_dead: impl FnMut()) -> Woken {
         match self.place {
             Place::Slot { index, waiting } => {
-                self.list.slots[index].sleep(waiting, deadline, patrol);
+                self.list.slots[index].sleep(waiting, deadline, poll_for_dead);
                 // Also if the deadline has passed: a notification up to here is this waiter's.
                 let is_notified = self.list.leave(index);
                 mem::forget(self);
@@ -276,7 +276,7 @@ impl Enqueued<'_> {
                     Woken::TimedOut
                 }
             }
-            Place::Crowd(ref ticket) => sleep_in_crowd(ticket, deadline, patrol),
+            Place::Crowd(ref ticket) => sleep_in_crowd(ticket, deadline, poll_for_dead),
         }
     }
 }
@@ -294,7 +294,7 @@ impl Drop for Enqueued<'_> {
 
 impl Slot {
     /// Returns when the slot has been granted or the deadline has passed.
-    fn sleep(&self, waiting: u32, deadline: Option<Instant>, mut patrol: impl FnMut()) {
+    fn sleep(&self, waiting: u32, deadline: Option<Instant>, mut poll_for_dead: impl FnMut()) {
         // Acquire pairs with the exchange in `grant`.
         let is_granted = || (self.state.load(Ordering::Acquire) != waiting).then_some(());
         if is_granted()
@@ -317,7 +317,7 @@ impl Slot {
             }
             match wake {
                 Wake::TimedOut if slice.is_last => return,
-                Wake::TimedOut => patrol(),
+                Wake::TimedOut => poll_for_dead(),
                 Wake::Woken => {}
             }
         }
@@ -328,7 +328,7 @@ impl Slot {
 fn sleep_in_crowd(
     ticket: &Ticket<'_>,
     deadline: Option<Instant>,
-    mut patrol: impl FnMut(),
+    mut poll_for_dead: impl FnMut(),
 ) -> Woken {
     let end = Instant::now() + LONGEST_SLICE;
     let is_last = deadline.is_some_and(|deadline| deadline <= end);
@@ -339,7 +339,7 @@ fn sleep_in_crowd(
     match ticket.sleep_for(slice) {
         Slept::Notified => Woken::Notified,
         Slept::SliceOver => {
-            patrol();
+            poll_for_dead();
             Woken::Notified
         }
         // The notifier may have taken it for told already.

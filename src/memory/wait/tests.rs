@@ -108,9 +108,9 @@ fn a_wait_that_is_shorter_than_a_slice_looks_for_the_dead_as_well() {
     let waiters = Waiters::default();
     let patrols = Cell::new(0);
     let ready = || (patrols.get() > 0).then_some(());
-    let patrol = || patrols.set(patrols.get() + 1);
+    let poll_for_dead = || patrols.set(patrols.get() + 1);
     let deadline = Instant::now() + Duration::from_millis(1);
-    assert_eq!(waiters.wait(Some(deadline), ready, patrol), Some(()));
+    assert_eq!(waiters.wait(Some(deadline), ready, poll_for_dead), Some(()));
 }
 
 #[test]
@@ -179,8 +179,10 @@ fn a_change_whose_notifier_was_killed_is_found_without_it() {
     let object = page.object();
     thread::scope(|scope| {
         let sleeper = scope.spawn(move || {
-            let patrol = || _ = patrols.fetch_add(1, Ordering::Relaxed);
-            object.waiters.wait(Some(soon()), || object.take(), patrol)
+            let poll_for_dead = || _ = patrols.fetch_add(1, Ordering::Relaxed);
+            object
+                .waiters
+                .wait(Some(soon()), || object.take(), poll_for_dead)
         });
         wait_for(|| patrols.load(Ordering::Relaxed) > 0);
         // As if the notifier had been killed right after this.
@@ -227,9 +229,9 @@ fn signals_do_not_end_a_wait() {
         let deadline = Instant::now() + Duration::from_millis(100);
         let sleeper = scope.spawn(move || {
             thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-            let patrol = || _ = patrols.fetch_add(1, Ordering::Relaxed);
+            let poll_for_dead = || _ = patrols.fetch_add(1, Ordering::Relaxed);
             let never = || None::<()>;
-            let got = object.waiters.wait(Some(deadline), never, patrol);
+            let got = object.waiters.wait(Some(deadline), never, poll_for_dead);
             (got, Instant::now())
         });
         wait_for(|| thread.load(Ordering::Relaxed) != 0);

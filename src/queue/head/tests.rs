@@ -17,7 +17,7 @@ macro_rules! is_believed {
 #[test]
 fn a_head_is_believed_only_if_all_it_speaks_of_lies_in_the_block() {
     let queue = Queue::<u64>::bounded(5).unwrap();
-    let view = queue.port.view();
+    let view = queue.handle.view();
     let (stride, len) = (SLOT_HEAD + 8, 5 * (SLOT_HEAD + 8));
     let own = Geometry::of(view.head, len).unwrap();
     assert_eq!((own.order, own.capacity), (Order::Fifo, 5));
@@ -35,7 +35,7 @@ fn a_head_is_believed_only_if_all_it_speaks_of_lies_in_the_block() {
     }
     // Keys and positions lie behind the slots.
     let queue = PriorityQueue::<u64>::bounded(5).unwrap();
-    let view = queue.port.view();
+    let view = queue.handle.view();
     let len = 5 * (stride + size_of::<Key>() + size_of::<AtomicU32>());
     assert_eq!(
         Geometry::of(view.head, len).map(|it| it.order),

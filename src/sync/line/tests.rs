@@ -58,7 +58,7 @@ fn sums_are_made_anew_when_a_process_died_with_the_lock() {
         line.waiting.store(0, Ordering::Relaxed);
     });
     assert!(!acquires(line, 1), "not before its turn");
-    line.bury(MEMBERS as u16 - 1, soon(), |_| {});
+    line.reclaim(MEMBERS as u16 - 1, soon(), |_| {});
     assert!(acquires(line, 3));
     assert!(line.give_back(3, Limit::Brief));
 }
@@ -81,7 +81,7 @@ fn permits_and_threads_that_leave_wake_those_whose_turn_it_is() {
         |line| assert_eq!(line.add(3, Limit::Brief), Some(Ok(()))),
         // The first one leaves, and there are enough permits for the others.
         |line| assert!(line.leave(0, 1, Limit::Brief)),
-        |line| assert!(line.bury(MEMBERS as u16 - 1, soon(), |_| {})),
+        |line| assert!(line.reclaim(MEMBERS as u16 - 1, soon(), |_| {})),
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let line = line();
@@ -117,7 +117,7 @@ fn burying_twice_is_burying_once() {
     let other = MEMBERS as u16 - 1;
     assert!(line.take(2, u64::MAX, other));
     for had in [2, 0] {
-        assert!(line.bury(other, soon(), |permits| assert_eq!(permits, had)));
+        assert!(line.reclaim(other, soon(), |permits| assert_eq!(permits, had)));
         assert_eq!(line.available(), 3);
     }
 }

@@ -49,7 +49,7 @@ fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again(
         thread::yield_now();
     }
     call.drain(&mut hand);
-    call.bury(&mut hand);
+    call.reclaim(&mut hand);
     assert_eq!((call.done, call.failed, call.fruitless), (0, 0, 0));
     call.run(&f, &mut [Some(false)], &mut tracker).unwrap();
     assert_eq!(call.outcomes(None), [Ok(7)]);
@@ -73,7 +73,7 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
         thread::yield_now();
     }
     call.drain(&mut hand);
-    call.bury(&mut hand);
+    call.reclaim(&mut hand);
     assert_eq!((call.done, call.failed), (1, 1));
 }
 
@@ -157,7 +157,7 @@ fn an_item_whose_child_a_shutdown_kills_is_cancelled() {
     pool.shutdown(Shutdown::Kill).unwrap();
     assert!(hand.child.has_ended(), "a shutdown waits for their ends");
     call.drain(&mut hand);
-    call.bury(&mut hand);
+    call.reclaim(&mut hand);
     assert_eq!(call.outcomes(None), [Err(TaskError::Cancelled)]);
 }
 
@@ -208,10 +208,10 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
         eventually("the item runs", || {
             hand.child.receiver.header().progress().running().is_some()
         });
-        hand.child.doom("noise".to_owned());
+        hand.child.kill_for("noise".to_owned());
         eventually("it was killed", || hand.child.has_ended());
         assert!(!call.drain(&mut hand));
-        call.bury(&mut hand);
+        call.reclaim(&mut hand);
         let chunks = &call.chunks;
         call.list.retain(|&index| !chunks[index].is_finished());
         call.run(&f, &mut [Some(false); 2], &mut tracker).unwrap();

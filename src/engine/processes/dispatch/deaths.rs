@@ -1,7 +1,7 @@
 //! The books of a worker that has died, and the end of the pool.
 
-use super::held::{Doom, InFlight};
-use super::{Dispatch, Piece, State, Worker};
+use super::worker_slot::{InFlight, KillReason};
+use super::{Batch, Dispatch, State, Worker};
 use crate::engine::processes::context::Context;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
@@ -23,7 +23,7 @@ enum Verdict {
 
 impl Dispatch {
     /// A worker has died: fails the one item that it had started, and gives the rest to others.
-    pub(in crate::engine::processes) fn bury(
+    pub(in crate::engine::processes) fn reclaim(
         &mut self,
         context: &Context,
         number: usize,
@@ -34,7 +34,7 @@ impl Dispatch {
             return;
         };
         self.idle.retain(|&idle| idle != number);
-        self.tallies[number].bury(&worker);
+        self.tallies[number].reclaim(&worker);
         if worker.in_flight.is_empty() {
             return;
         }
@@ -70,7 +70,7 @@ impl Dispatch {
         let fate = if has_begun && worker.is_sane() {
             worker
                 .receiver
-                .last_books(&mut entry.expected, &entry.piece.task.results)
+                .last_books(&mut entry.expected, &entry.batch.task.results)
         } else {
             // What it went on to do after it was found out cannot be known: all that it has begun counts as started.
             Some(Fate {
@@ -82,12 +82,14 @@ impl Dispatch {
         let Some(fate) = fate else {
             // It had answered for everything; only the word that says so was missing.
             let end = entry.expected.end;
-            self.requeue(entry.piece.from(end));
+            self.requeue(entry.batch.from(end));
             return;
         };
-        let verdict = match &worker.doomed {
-            Some(Doom::Corrupted(reason)) => Verdict::Guilty(Death::Corrupted(reason.clone())),
-            Some(Doom::Stopped { task, item, error }) => {
+        let verdict = match &worker.kill_reason {
+            Some(KillReason::Corrupted(reason)) => {
+                Verdict::Guilty(Death::Corrupted(reason.clone()))
+            }
+            Some(KillReason::Stopped { task, item, error }) => {
                 // An item may be condemned because its worker did not start it.
                 let is_it =
                     *task == entry.expected.task && item.is_none_or(|item| item == fate.next);
@@ -100,53 +102,53 @@ impl Dispatch {
                     Verdict::Innocent
                 }
             }
-            Some(Doom::Lingers) => Verdict::Innocent,
+            Some(KillReason::Lingers) => Verdict::Innocent,
             None => Verdict::Guilty(death.clone()),
         };
         let Fate { next, started } = fate;
-        let mut piece = entry.piece.from(next);
+        let mut batch = entry.batch.from(next);
         let error = match verdict {
             Verdict::Innocent => None,
             Verdict::Condemned(error) => Some(error),
             Verdict::Guilty(death) => {
-                piece.attempts += u32::from(started);
-                piece.false_starts += u32::from(is_front && !started && worker.is_ready());
-                let is_lost = piece.false_starts >= MOST_FALSE_STARTS;
+                batch.attempts += u32::from(started);
+                batch.false_starts += u32::from(is_front && !started && worker.is_ready());
+                let is_lost = batch.false_starts >= MOST_FALSE_STARTS;
                 (started || is_lost)
-                    .then(|| worker.blame(&piece, death, is_lost))
+                    .then(|| worker.attribute(&batch, death, is_lost))
                     .flatten()
             }
         };
         if let Some(error) = error {
             self.tallies[number].tasks += 1;
             self.tallies[number].failures.count(&error);
-            piece.task.results.failed(next, error);
-            piece = piece.from(next + 1);
+            batch.task.results.failed(next, error);
+            batch = batch.from(next + 1);
         }
-        self.requeue(piece);
+        self.requeue(batch);
     }
 
     /// What is left of a piece goes to the front of the queue; if nothing is, its task has ended.
-    fn requeue(&mut self, piece: Piece) {
-        if piece.first < piece.task.count {
-            self.queue.push_front(piece);
+    fn requeue(&mut self, batch: Batch) {
+        if batch.first < batch.task.count {
+            self.queue.push_front(batch);
         } else {
-            self.told -= usize::from(piece.task.results.is_told());
-            piece.task.end();
+            self.told -= usize::from(batch.task.results.is_told());
+            batch.task.end();
             self.count_down(1);
         }
     }
 
     /// Ends a piece that is in nobody's hands any more with an error for all its items; unless that has been done.
-    pub(super) fn fail(&mut self, piece: Piece, error: &TaskError) {
-        if piece.task.results.is_cancelled() {
+    pub(super) fn fail(&mut self, batch: Batch, error: &TaskError) {
+        if batch.task.results.is_cancelled() {
             return;
         }
         if *error == TaskError::Cancelled {
-            self.cancelled += u64::from(piece.task.count - piece.first);
+            self.cancelled += u64::from(batch.task.count - batch.first);
         }
-        self.told -= usize::from(piece.task.results.is_told());
-        piece.fail(error);
+        self.told -= usize::from(batch.task.results.is_told());
+        batch.fail(error);
         self.count_down(1);
     }
 
@@ -154,28 +156,28 @@ impl Dispatch {
     pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
         self.state = State::Ended(reason);
         let is_cancelled = *error == TaskError::Cancelled;
-        let (mut pieces, mut begun) = (Vec::new(), 0);
+        let (mut batches, mut begun) = (Vec::new(), 0);
         for (number, worker) in self.workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };
             let tally = &mut self.tallies[number];
-            tally.bury(worker);
+            tally.reclaim(worker);
             for entry in std::mem::take(&mut worker.in_flight) {
                 let next = entry.expected.next;
                 // What has ended as cancelled before is not counted again below.
-                let is_open = next < entry.expected.end && !entry.piece.task.results.is_cancelled();
+                let is_open = next < entry.expected.end && !entry.batch.task.results.is_cancelled();
                 if is_cancelled && is_open && worker.has_begun(&entry) {
                     // The worker has begun with this item, or is about to.
                     tally.tasks += 1;
                     tally.failures.count(error);
                     begun += 1;
                 }
-                pieces.push(entry.piece.from(next));
+                batches.push(entry.batch.from(next));
             }
             worker.outbox.clear();
         }
-        pieces.extend(self.queue.drain(..));
-        for piece in pieces {
-            self.fail(piece, error);
+        batches.extend(self.queue.drain(..));
+        for batch in batches {
+            self.fail(batch, error);
         }
         // These are told apart from those with which no worker had begun.
         self.cancelled -= begun;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use parking_lot::Mutex;
 
-use super::{Piece, Worker};
+use super::{Batch, Worker};
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::engine::processes::context::Context;
@@ -25,8 +25,8 @@ use crate::error::{Death, PoolError, TaskError};
 use crate::future::{PoolId, Signal};
 use crate::lane::bell::Bell;
 use crate::lane::message::{Fault, Request};
-use crate::lane::{CELL_PAYLOAD, Claim, Emitter, Lane, Pace, RawBytes, Reader, Ring, Sink};
-use crate::memory::cargo::Cargo;
+use crate::lane::{CELL_PAYLOAD, Claim, Lane, Pace, RawBytes, Reader, ResponseWriter, Ring, Sink};
+use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
 use crate::os::{clock, fork, pidfd};
 
@@ -150,7 +150,7 @@ impl MadeUp {
         Peer {
             pid,
             requests: lane.request_reader(),
-            emitter: Emitter::new(lane.clone(), ringer, Pace::Tasks),
+            responses: ResponseWriter::new(lane.clone(), ringer, Pace::Tasks),
             message: Vec::new(),
             claimed: None,
             runs: self.runs.clone(),
@@ -186,14 +186,14 @@ impl MadeUp {
             retries: 0,
             limit: None,
             seeds: Seeds(0),
-            cargo: Cargo::default(),
+            handles: KeptHandles::default(),
             results: Log::default(),
         };
         change(&mut task);
         let task = Arc::new(task);
         let mut dispatch = self.lock();
         dispatch.told += usize::from(task.results.is_told());
-        dispatch.place(&self.shared, Piece::new(task.clone()));
+        dispatch.place(&self.shared, Batch::new(task.clone()));
         drop(dispatch);
         task
     }
@@ -203,9 +203,9 @@ impl MadeUp {
     }
 
     /// The worker has died.
-    pub(in crate::engine::processes) fn bury(&self, number: usize, death: &Death) {
+    pub(in crate::engine::processes) fn reclaim(&self, number: usize, death: &Death) {
         let mut dispatch = self.lock();
-        dispatch.bury(&self.shared, number, death);
+        dispatch.reclaim(&self.shared, number, death);
         dispatch.pump(&self.shared);
     }
 
@@ -243,11 +243,11 @@ impl MadeUp {
         let dispatch = self.lock();
         let counts = (dispatch.outstanding, dispatch.busy, dispatch.told);
         assert_eq!(counts, (0, 0, 0), "outstanding, busy, told");
-        assert!(dispatch.queue.is_empty(), "a piece is in the queue");
+        assert!(dispatch.queue.is_empty(), "a batch is in the queue");
         let workers = dispatch.workers.iter().enumerate();
         let free = workers.filter_map(|(number, worker)| {
             let worker = worker.as_ref()?;
-            assert!(worker.in_flight.is_empty(), "a piece is in flight");
+            assert!(worker.in_flight.is_empty(), "a batch is in flight");
             worker.is_open().then_some(number)
         });
         let free: Vec<usize> = free.collect();
@@ -271,9 +271,9 @@ impl MadeUp {
     }
 
     /// Why the worker is being killed, as text.
-    pub(in crate::engine::processes) fn doom(&self, number: usize) -> Option<String> {
+    pub(in crate::engine::processes) fn kill_reason(&self, number: usize) -> Option<String> {
         let dispatch = self.lock();
-        let doom = dispatch.workers[number].as_ref()?.doomed.as_ref()?;
+        let doom = dispatch.workers[number].as_ref()?.kill_reason.as_ref()?;
         Some(format!("{doom:?}"))
     }
 
@@ -298,7 +298,7 @@ pub(in crate::engine::processes) struct Peer {
     pub(in crate::engine::processes) pid: u32,
     pub(in crate::engine::processes) lane: Lane,
     requests: Reader,
-    pub(in crate::engine::processes) emitter: Emitter,
+    pub(in crate::engine::processes) responses: ResponseWriter,
     /// What has come of the message that it is at.
     message: Vec<u8>,
     claimed: Option<Claim>,
@@ -333,7 +333,7 @@ impl Peer {
             let message = std::mem::take(&mut self.message);
             match self.claimed.take() {
                 Some(Claim::Taken) => {}
-                Some(Claim::Reclaimed) => continue,
+                Some(Claim::TakenBack) => continue,
                 other => panic!("{other:?}"),
             }
             let Some((
@@ -351,12 +351,12 @@ impl Peer {
             else {
                 continue;
             };
-            self.emitter.begin(task, first);
+            self.responses.begin(task, first);
             if is_recorded {
-                self.emitter.set_recorded();
+                self.responses.set_recorded();
             }
             if let Some(limit) = limit {
-                self.emitter.set_limit(limit);
+                self.responses.set_limit(limit);
             }
             return Some(Begun {
                 code,
@@ -370,7 +370,7 @@ impl Peer {
 
     /// Starts the next item.
     pub(in crate::engine::processes) fn start(&mut self, begun: &mut Begun) {
-        self.emitter.item_starts();
+        self.responses.item_starts();
         let item = begun.first + begun.started;
         *self.runs.lock().entry((begun.code, item)).or_default() += 1;
         begun.started += 1;
@@ -379,11 +379,12 @@ impl Peer {
     /// Answers for the item that was started last.
     pub(in crate::engine::processes) fn answer(&mut self, begun: &Begun) {
         let item = begun.first + begun.started - 1;
-        self.emitter.result(&result(begun.code, item).to_ne_bytes());
+        self.responses
+            .result(&result(begun.code, item).to_ne_bytes());
     }
 
     pub(in crate::engine::processes) fn fault(&mut self, fault: &Fault) {
-        self.emitter.fault(fault);
+        self.responses.fault(fault);
     }
 
     /// Runs so many items.
@@ -398,7 +399,7 @@ impl Peer {
     pub(in crate::engine::processes) fn finish(&mut self, mut begun: Begun) {
         let left = begun.count - begun.started;
         self.run(&mut begun, left);
-        self.emitter.end();
+        self.responses.end();
     }
 
     /// Runs all that is in the lane.
@@ -411,7 +412,7 @@ impl Peer {
     /// Publishes the answers so far, in the middle of a task.
     pub(in crate::engine::processes) fn publish(&mut self) {
         // More than an open cell has room for.
-        self.emitter.room_for(CELL_PAYLOAD);
+        self.responses.room_for(CELL_PAYLOAD);
     }
 
     /// Begins with the next task, which must be there.

@@ -15,7 +15,6 @@
 //! another worker runs dry, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
 
 mod deaths;
-mod held;
 #[cfg(all(test, not(loom)))]
 pub(super) mod made_up;
 mod sight;
@@ -23,16 +22,17 @@ mod stall;
 mod stop;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod worker_slot;
 
-pub(super) use held::{Piece, Worker};
+pub(super) use worker_slot::{Batch, Worker};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::held::{Body, Doom, Message};
 use self::stall::LaneWatch;
+use self::worker_slot::{Body, KillReason, Message};
 use super::context::Context;
 use super::leader::Leadership;
 use super::start::Started;
@@ -90,7 +90,7 @@ pub(super) struct Dispatch {
     watches_idle: bool,
     /// Its watch over lanes whose workers do not begin with what is in them.
     lanes: LaneWatch,
-    queue: VecDeque<Piece>,
+    queue: VecDeque<Batch>,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be spinning.
     idle: Vec<usize>,
     /// Tasks that have not ended.
@@ -238,10 +238,10 @@ impl Dispatch {
     }
 
     /// Takes a new task. True if a sleeping worker had to be woken for it.
-    pub(super) fn place(&mut self, context: &Context, mut piece: Piece) -> bool {
+    pub(super) fn place(&mut self, context: &Context, mut batch: Batch) -> bool {
         self.outstanding += 1;
         if context.settings.timeline {
-            piece.queued = Some(clock::now());
+            batch.queued = Some(clock::now());
         }
         if self.idle.is_empty() {
             // Somebody may have run dry without anybody looking.
@@ -251,15 +251,15 @@ impl Dispatch {
             self.call_back(context);
         }
         let waits = self.idle.is_empty() || !self.queue.is_empty();
-        if waits && piece.queued.is_none() {
-            piece.queued = Some(clock::last_tick());
+        if waits && batch.queued.is_none() {
+            batch.queued = Some(clock::last_tick());
         }
         if self.queue.is_empty()
             && let Some(number) = self.choose()
         {
-            return self.give(context, number, piece);
+            return self.give(context, number, batch);
         }
-        self.queue.push_back(piece);
+        self.queue.push_back(batch);
         false
     }
 
@@ -284,9 +284,9 @@ impl Dispatch {
     }
 
     /// True if the worker slept and had to be woken.
-    fn give(&mut self, context: &Context, number: usize, piece: Piece) -> bool {
+    fn give(&mut self, context: &Context, number: usize, batch: Batch) -> bool {
         let Some(worker) = &mut self.workers[number] else {
-            self.queue.push_front(piece);
+            self.queue.push_front(batch);
             return false;
         };
         if worker.in_flight.is_empty() {
@@ -303,10 +303,10 @@ impl Dispatch {
         header.set_spin(spin);
         worker.idle_since = None;
         if worker.in_flight.is_empty() {
-            self.tallies[number].waited(&piece);
+            self.tallies[number].waited(&batch);
         }
-        let limit = piece.task.limit;
-        worker.give(piece);
+        let limit = batch.task.limit;
+        worker.give(batch);
         let woke = worker.started.lane.header().wake_worker();
         if let Some(limit) = limit {
             let now = clock::now();
@@ -345,13 +345,15 @@ impl Dispatch {
         while worker.is_sane() && worker.receiver.has_next() {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
-                worker.doom(Doom::Corrupted("an answer where none was due".to_owned()));
+                worker.kill_for(KillReason::Corrupted(
+                    "an answer where none was due".to_owned(),
+                ));
                 break;
             };
             let next = front.expected.next;
             let taken = worker
                 .receiver
-                .take(&mut front.expected, &front.piece.task.results);
+                .take(&mut front.expected, &front.batch.task.results);
             let tally = &mut self.tallies[number];
             tally.tasks += u64::from(front.expected.next - next);
             match taken {
@@ -366,20 +368,20 @@ impl Dispatch {
                         self.recorder.record(entry.event(number, pid, Some(times)));
                     }
                     if let Some(front) = worker.in_flight.front() {
-                        tally.waited(&front.piece);
-                        if front.piece.task.limit.is_some() {
+                        tally.waited(&front.batch);
+                        if front.batch.task.limit.is_some() {
                             worker.comes_to_head(clock::now());
                         }
                     }
-                    if entry.expected.end < entry.piece.task.count {
-                        rest.push(entry.piece.from(entry.expected.end));
+                    if entry.expected.end < entry.batch.task.count {
+                        rest.push(entry.batch.from(entry.expected.end));
                     } else {
                         ended += 1;
-                        told += usize::from(entry.piece.task.results.is_told());
-                        entry.piece.task.end();
+                        told += usize::from(entry.batch.task.results.is_told());
+                        entry.batch.task.end();
                     }
                 }
-                Err(reason) => worker.doom(Doom::Corrupted(reason)),
+                Err(reason) => worker.kill_for(KillReason::Corrupted(reason)),
             }
         }
         let wrote = !worker.outbox.is_empty() && worker.flush();
@@ -397,28 +399,28 @@ impl Dispatch {
         }
         self.told -= told;
         self.count_down(ended);
-        for piece in rest.into_iter().rev() {
-            self.queue.push_front(piece);
+        for batch in rest.into_iter().rev() {
+            self.queue.push_front(batch);
         }
         took || wrote
     }
 
     fn refill(&mut self, context: &Context) -> bool {
         let mut moved = false;
-        while let Some(piece) = self.queue.front() {
-            let results = &piece.task.results;
+        while let Some(batch) = self.queue.front() {
+            let results = &batch.task.results;
             if results.is_cancelled() || !results.is_wanted() {
-                if let Some(piece) = self.queue.pop_front() {
-                    self.fail(piece, &TaskError::Cancelled);
+                if let Some(batch) = self.queue.pop_front() {
+                    self.fail(batch, &TaskError::Cancelled);
                 }
                 moved = true;
                 continue;
             }
             let Some(number) = self.choose() else { break };
-            let Some(piece) = self.queue.pop_front() else {
+            let Some(batch) = self.queue.pop_front() else {
                 break;
             };
-            self.give(context, number, piece);
+            self.give(context, number, batch);
             moved = true;
         }
         moved
@@ -430,10 +432,10 @@ impl Dispatch {
         while self.has_backlog()
             && let Some(&idle) = self.idle.last()
         {
-            let Some(piece) = self.take_waiting() else {
+            let Some(batch) = self.take_waiting() else {
                 break;
             };
-            self.give(context, idle, piece);
+            self.give(context, idle, batch);
             moved = true;
         }
         moved
@@ -441,13 +443,13 @@ impl Dispatch {
 
     /// Takes back a piece that waits behind others: the last one of the fullest lane, if it can be had. One that is half-way
     /// out cannot; those before it shall not wait for that.
-    fn take_waiting(&mut self) -> Option<Piece> {
+    fn take_waiting(&mut self) -> Option<Batch> {
         let has_waiting = |worker: &&mut Worker| worker.in_flight.len() > 1;
         let loads = self.workers.iter_mut().flatten().filter(has_waiting);
         let busiest = loads.max_by_key(|worker| worker.in_flight.len())?;
         let last = busiest.in_flight.len() - 1;
-        if let Some(piece) = busiest.take_back(last) {
-            return Some(piece);
+        if let Some(batch) = busiest.take_back(last) {
+            return Some(batch);
         }
         let mut loads = self.workers.iter_mut().flatten().filter(has_waiting);
         loads.find_map(|worker| {
@@ -477,7 +479,7 @@ impl Dispatch {
     pub(super) fn ask_for_bell(&self) {
         for worker in self.workers.iter().flatten() {
             let mut in_flight = worker.in_flight.iter();
-            let awaited = in_flight.position(|entry| entry.piece.task.results.is_awaited());
+            let awaited = in_flight.position(|entry| entry.batch.task.results.is_awaited());
             let low = worker.in_flight.len().saturating_sub(2);
             let at = awaited.map_or(low, |awaited| awaited.min(low));
             // A worker without a task may still be in the middle of a message.

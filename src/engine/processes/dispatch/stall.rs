@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::LAST_ORDERS;
-use super::held::Doom;
 use super::sight::{Look, Sight, Stalled};
+use super::worker_slot::KillReason;
 use super::{Dispatch, Worker};
 use crate::engine::processes::context::Context;
 use crate::engine::processes::start::START_TIME;
@@ -75,7 +75,7 @@ impl Worker {
         let look = Look {
             task: front.expected.task,
             can_begin: self.is_ready()
-                || (front.piece.task.limit.is_some()
+                || (front.batch.task.limit.is_some()
                     && os::state::is_stopped(self.started.child.pid())),
             has_begun: self.has_begun(front),
             progress: self.receiver.header().progress(),
@@ -148,7 +148,7 @@ impl Dispatch {
 
     /// Looks for workers that do not begin with what they have, and gives it to others. Says how long
     /// until the next look, and whether anything moved: then the caller has to
-    /// [`mind`](super::super::shared::Shared::mind) it. `now` is the time by the system's clock.
+    /// [`ensure_progress`](super::super::shared::Shared::ensure_progress) it. `now` is the time by the system's clock.
     pub(in crate::engine::processes) fn watch_lanes(
         &mut self,
         context: &Context,
@@ -162,7 +162,7 @@ impl Dispatch {
         let mut moved = self.pump(context);
         let mut has_work = false;
         for worker in self.workers.iter_mut().flatten() {
-            if worker.doomed.is_none() {
+            if worker.kill_reason.is_none() {
                 is_new |= !worker.check_head(now);
                 has_work |= !worker.in_flight.is_empty();
                 self.lanes.has_stalled |= worker.stalled.is_some();
@@ -209,17 +209,17 @@ impl Dispatch {
                 let Some(worker) = &mut self.workers[number] else {
                     break;
                 };
-                if worker.doomed.is_some() {
+                if worker.kill_reason.is_some() {
                     break;
                 }
                 // It may have gone on in this very moment.
-                let Some(piece) = worker.take_back(0) else {
+                let Some(batch) = worker.take_back(0) else {
                     break;
                 };
                 if worker.in_flight.is_empty() {
                     self.runs_dry(context, number);
                 }
-                self.give(context, idle, piece);
+                self.give(context, idle, batch);
                 moved = true;
             }
         }
@@ -238,7 +238,7 @@ impl Dispatch {
         let is_built = context.is_built.load(Ordering::Acquire);
         let mut next = None::<Duration>;
         for worker in self.workers.iter_mut().flatten() {
-            if worker.doomed.is_some() {
+            if worker.kill_reason.is_some() {
                 continue;
             }
             let left = if worker.is_leaving && worker.in_flight.is_empty() {
@@ -256,7 +256,7 @@ impl Dispatch {
                     worker.started.child.pid(),
                     if worker.is_leaving { "end" } else { "start" }
                 );
-                worker.doom(Doom::Lingers);
+                worker.kill_for(KillReason::Lingers);
                 continue;
             }
             next = Some(next.map_or(left, |next| next.min(left)));

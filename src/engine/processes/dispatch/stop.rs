@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::held::Doom;
 use super::sight::Sight;
+use super::worker_slot::KillReason;
 use super::{Dispatch, State};
 use crate::engine::processes::context::Context;
 use crate::error::{PoolError, TaskError};
@@ -27,8 +27,8 @@ impl Dispatch {
 
     /// Cancels all that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
-        for piece in std::mem::take(&mut self.queue) {
-            self.fail(piece, &TaskError::Cancelled);
+        for batch in std::mem::take(&mut self.queue) {
+            self.fail(batch, &TaskError::Cancelled);
         }
         self.take_back_if(context, |_| true);
     }
@@ -42,17 +42,17 @@ impl Dispatch {
             let Some(worker) = &mut self.workers[number] else {
                 continue;
             };
-            let mut pieces = Vec::new();
+            let mut batches = Vec::new();
             for position in (0..worker.in_flight.len()).rev() {
-                if is_it(&worker.in_flight[position].piece.task.results) {
-                    pieces.extend(worker.take_back(position));
+                if is_it(&worker.in_flight[position].batch.task.results) {
+                    batches.extend(worker.take_back(position));
                 }
             }
-            if !pieces.is_empty() && worker.in_flight.is_empty() {
+            if !batches.is_empty() && worker.in_flight.is_empty() {
                 self.runs_dry(context, number);
             }
-            for piece in pieces {
-                self.fail(piece, &TaskError::Cancelled);
+            for batch in batches {
+                self.fail(batch, &TaskError::Cancelled);
             }
         }
     }
@@ -64,7 +64,7 @@ impl Dispatch {
             .enumerate()
             .find_map(|(number, worker)| {
                 let mut entries = worker.as_ref()?.in_flight.iter();
-                let position = entries.position(|entry| entry.piece.task.address() == address)?;
+                let position = entries.position(|entry| entry.batch.task.address() == address)?;
                 Some((number, position))
             })
     }
@@ -112,11 +112,11 @@ impl Dispatch {
             return false;
         };
         // What runs in front of a task that has not begun is innocent.
-        if worker.doomed.is_some() || !worker.has_begun(&worker.in_flight[position]) {
+        if worker.kill_reason.is_some() || !worker.has_begun(&worker.in_flight[position]) {
             return false;
         }
         let task = worker.in_flight[position].expected.task;
-        worker.doom(Doom::Stopped {
+        worker.kill_for(KillReason::Stopped {
             task,
             item: None,
             error: TaskError::Cancelled,
@@ -140,7 +140,7 @@ impl Dispatch {
         self.next_look?;
         let mut next = None::<u64>;
         for worker in self.workers.iter_mut().flatten() {
-            if worker.doomed.is_some() {
+            if worker.kill_reason.is_some() {
                 continue;
             }
             let progress = worker.receiver.header().progress();
@@ -148,7 +148,7 @@ impl Dispatch {
             let pid = worker.started.child.pid();
             let mut overdue = None;
             for (position, entry) in worker.in_flight.iter_mut().enumerate() {
-                let Some(limit) = entry.piece.task.limit else {
+                let Some(limit) = entry.batch.task.limit else {
                     continue;
                 };
                 let running = progress
@@ -206,7 +206,7 @@ impl Dispatch {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
             if let Some((task, item, error)) = overdue {
-                worker.doom(Doom::Stopped {
+                worker.kill_for(KillReason::Stopped {
                     task,
                     item: Some(item),
                     error,

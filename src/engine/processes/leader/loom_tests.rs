@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 
 use loom::thread::{self, JoinHandle};
 
-use super::{Host, Leadership, Patience, hand_over, mind, pump_in_background, sleep};
-use crate::facade::{AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard};
+use super::{Host, Leadership, WaitOptions, ensure_progress, hand_over, pump_in_background, sleep};
 use crate::future::Signal;
 use crate::lane::bell::Doorbell;
 use crate::lane::{Asleep, RingAt, bell_is_asked_for};
+use crate::shim::{AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// A pool of one worker, whose lane has room for one task.
 #[derive(Default)]
@@ -111,7 +111,7 @@ impl Host for Pool {
         work.has_ended
     }
 
-    fn rouse_background(self: &Arc<Self>, work: &mut Work) {
+    fn wake_background_thread(self: &Arc<Self>, work: &mut Work) {
         if work.background.is_some() {
             self.rouse.notify_one();
             return;
@@ -120,7 +120,7 @@ impl Host for Pool {
         work.background = Some(thread::spawn(move || pump_in_background(&*pool)));
     }
 
-    fn await_rouse(&self, locked: &mut MutexGuard<'_, Work>) {
+    fn await_wake(&self, locked: &mut MutexGuard<'_, Work>) {
         self.rouse.wait(locked);
     }
 }
@@ -157,20 +157,20 @@ impl Pool {
         });
         self.pump(&mut work);
         if leaves {
-            mind(self, &mut work);
+            ensure_progress(self, &mut work);
         }
         signal
     }
 
     fn wait(self: &Arc<Self>, signal: &Signal, comes_back: bool) {
-        let patience = Patience {
+        let options = WaitOptions {
             cold: true,
             deadline: None,
             comes_back,
         };
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let is_over = || signal.count() > 0;
-        assert!(sleep(self, signal, &is_over, patience));
+        assert!(sleep(self, signal, &is_over, options));
     }
 
     /// Ends the worker and the background thread, as the end of the pool does.
@@ -311,7 +311,7 @@ fn a_leader_hears_of_an_answer_that_the_supervisor_has_taken() {
             // As in `Dispatch::watch_lanes`.
             if pool.pump(&mut work) {
                 pool.lane.bell.ring();
-                mind(pool, &mut work);
+                ensure_progress(pool, &mut work);
             }
         });
         pool.wait(&first, true);

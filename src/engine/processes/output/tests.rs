@@ -56,9 +56,9 @@ fn a_line_that_is_too_long_is_told_in_pieces_and_the_next_one_is_whole() {
     drop(listener);
     let mut told = lines(&told, "one");
     assert_eq!(told.pop().as_deref(), Some("next"));
-    assert!(told.len() >= 3, "{} pieces", told.len());
-    let is_short = |piece: &String| piece.len() <= LONGEST + (64 << 10);
-    assert!(told.iter().all(is_short), "a piece is too long");
+    assert!(told.len() >= 3, "{} batches", told.len());
+    let is_short = |batch: &String| batch.len() <= LONGEST + (64 << 10);
+    assert!(told.iter().all(is_short), "a batch is too long");
     let whole = told.concat();
     assert!(whole.len() == text.len() + 3 && whole.ends_with("xend"));
 }

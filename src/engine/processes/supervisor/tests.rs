@@ -84,7 +84,7 @@ fn a_worker_that_the_pool_killed_because_it_did_not_come_up_weighs_in_full() {
         house.hire_unready(0);
         let late = clock::now() + 40_000_000_000;
         house.lock().end_lingering(&house.shared, late);
-        assert!(house.doom(0).is_some());
+        assert!(house.kill_reason(0).is_some());
         assert_eq!(supervisor.replace(0, &KILL), nth < 5, "start {nth}");
     }
 }

@@ -33,7 +33,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         retries: 0,
         limit: None,
         seeds: Seeds(0),
-        cargo: Cargo::default(),
+        handles: KeptHandles::default(),
         results: Nothing,
     }
 }
@@ -82,7 +82,7 @@ fn few_bytes_and_many_come_back_as_they_went() {
 fn a_context_that_no_task_needs_is_to_be_forgotten_once() {
     let alarm = Arc::new(Alarm::new().unwrap());
     let retired = Arc::new(Retired::new(Arc::clone(&alarm)));
-    let contexts = [(); 3].map(|()| SentContext::new(Vec::new(), Cargo::default(), &retired));
+    let contexts = [(); 3].map(|()| SentContext::new(Vec::new(), KeptHandles::default(), &retired));
     let ids = contexts.each_ref().map(|context| context.id);
     assert!(ids.is_sorted_by(|one, other| one < other), "each its own");
     assert_eq!(retired.take(), [0; 0]);

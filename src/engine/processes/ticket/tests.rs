@@ -45,7 +45,7 @@ fn a_handle_follows_its_task_from_the_lane_to_its_end() {
         }
     }
     assert!(!task.kill(), "it has ended");
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     assert_eq!(task.result(), Ok(answer));
     house.assert_at_rest();
 }
@@ -62,7 +62,7 @@ fn a_task_that_has_not_begun_is_cancelled_by_kill_too_and_its_worker_goes_on() {
         assert_eq!(task.result(), Err(TaskError::Cancelled));
         house.assert_at_rest();
     }
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     assert_eq!(peer.begin(), None);
     assert_eq!(house.lock().cancelled, 2);
 }
@@ -75,10 +75,10 @@ fn a_task_that_runs_is_killed_with_its_worker() {
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
     assert!(task.kill());
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     assert!(!task.kill(), "once");
     assert!(!task.done(), "its worker has not died yet");
-    house.bury(0, &Death::Signal(9));
+    house.reclaim(0, &Death::Signal(9));
     assert_eq!(task.result(), Err(TaskError::Cancelled));
     assert_eq!(house.lock().cancelled, 0);
 }
@@ -102,7 +102,7 @@ fn a_task_of_whose_end_a_callback_is_to_be_told_counts_as_one_until_then() {
             "died" => {
                 let mut begun = peer.must_begin();
                 peer.start(&mut begun);
-                house.bury(0, &Death::Signal(9));
+                house.reclaim(0, &Death::Signal(9));
             }
             _ => house.end_background(),
         }
@@ -127,13 +127,13 @@ fn who_waits_for_the_end_of_all_hears_that_the_last_task_is_cancelled() {
     };
     let (shared, (send, woken)) = (house.shared.clone(), channel());
     thread::spawn(move || {
-        let patience = Patience {
+        let options = WaitOptions {
             cold: true,
             deadline: None,
             comes_back: true,
         };
         // The test may have failed.
-        let _ = send.send(shared.wait(&all_ended, 0, patience));
+        let _ = send.send(shared.wait(&all_ended, 0, options));
     });
     until("it sleeps on the bell", || {
         house.lock().leadership.has_leader()

@@ -14,19 +14,19 @@ struct Caller(Receiver<bool>);
 impl Caller {
     /// Waits for the end of the task.
     fn wait(house: &MadeUp, task: &Arc<Task<Log>>, comes_back: bool) -> Self {
-        let patience = Patience {
+        let options = WaitOptions {
             cold: false,
             deadline: None,
             comes_back,
         };
-        Self::wait_with(house, task, patience)
+        Self::wait_with(house, task, options)
     }
 
-    fn wait_with(house: &MadeUp, task: &Arc<Task<Log>>, patience: Patience) -> Self {
+    fn wait_with(house: &MadeUp, task: &Arc<Task<Log>>, options: WaitOptions) -> Self {
         let (shared, task) = (house.shared.clone(), task.clone());
         let (say, said) = channel();
         thread::spawn(move || {
-            let has_come = shared.wait(&task.results.ended, 0, patience);
+            let has_come = shared.wait(&task.results.ended, 0, options);
             // The test may have failed.
             let _ = say.send(has_come);
         });
@@ -124,12 +124,12 @@ fn a_leader_whose_time_is_over_hands_over_too() {
     let mut peer = house.hire(0);
     let task = house.place_with(1, |task| task.results.is_awaited = true);
     let begun = peer.must_begin();
-    let patience = Patience {
+    let options = WaitOptions {
         cold: true,
         deadline: Some(Instant::now() + Duration::from_millis(100)),
         comes_back: false,
     };
-    let leader = Caller::wait_with(&house, &task, patience);
+    let leader = Caller::wait_with(&house, &task, options);
     let follower = Caller::wait(&house, &task, false);
     assert!(!leader.returns(), "its task has not ended");
     leads(&house);
@@ -148,12 +148,12 @@ fn a_follower_whose_time_is_over_leaves_the_others_to_wait() {
     let leader = Caller::wait(&house, &task, false);
     leads(&house);
     let follower = |time| {
-        let patience = Patience {
+        let options = WaitOptions {
             cold: true,
             deadline: Some(Instant::now() + time),
             comes_back: false,
         };
-        Caller::wait_with(&house, &task, patience)
+        Caller::wait_with(&house, &task, options)
     };
     let (brief, patient) = (follower(Duration::from_millis(20)), follower(IN_TIME));
     assert!(!brief.returns(), "its task has not ended");
@@ -179,7 +179,7 @@ fn a_leader_hears_of_a_task_that_was_given_to_a_worker_after_it_slept() {
     leads(&house);
     let mut second = house.hire(1);
     let other = house.place_with(1, awaited);
-    house.shared.mind(&mut house.lock());
+    house.shared.ensure_progress(&mut house.lock());
     let follower = Caller::wait(&house, &other, false);
     follow(&house, 1);
     second.serve();
@@ -204,7 +204,7 @@ fn a_leader_hears_of_an_end_that_is_to_be_told_of_a_task_that_came_after_it_slep
         task.results.is_told = true;
         task.results.is_awaited = true;
     });
-    house.shared.mind(&mut house.lock());
+    house.shared.ensure_progress(&mut house.lock());
     second.serve();
     until("the end is told", || told.has_ended());
     first.finish(begun);
@@ -219,7 +219,7 @@ fn a_backlog_moves_on_in_the_background() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
     let tasks: Vec<_> = (0..40).map(|_| house.place(1)).collect();
-    house.shared.mind(&mut house.lock());
+    house.shared.ensure_progress(&mut house.lock());
     // The test itself does not pump.
     until("all tasks are run", || {
         peer.serve();
@@ -240,7 +240,7 @@ fn an_end_that_is_to_be_told_is_found_in_the_background() {
     };
     for _ in 0..3 {
         let task = house.place_with(1, told);
-        house.shared.mind(&mut house.lock());
+        house.shared.ensure_progress(&mut house.lock());
         until("the thread sleeps on the bell", || {
             house.lock().leadership.background_sleeps()
         });

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::{Dispatch, Posted};
-use crate::engine::threads::idle::Census;
+use crate::engine::threads::idle::Counters;
 use crate::engine::threads::task::Job;
 use crate::error::{PoolError, TaskError};
-use crate::facade::{Condvar, Mutex};
+use crate::shim::{Condvar, Mutex};
 
 /// Tries the orders with at most so many switches away from a thread that could go on. Each more
 /// takes some twenty times as long. `LOOM_MAX_PREEMPTIONS` sets another number.
@@ -160,13 +160,13 @@ fn two_tasks_run_on_two_workers() {
 fn a_worker_that_finds_a_task_wakes_another_for_the_next() {
     model(1, || {
         let mut pool = Pool::with(2, 1);
-        while pool.dispatch.idle.census().asleep() == 0 {
+        while pool.dispatch.idle.counters().asleep() == 0 {
             thread::yield_now();
         }
         pool.start(1);
         // It may search or have fallen asleep.
-        let has_begun = |census: Census| census.searching() > 0 || census.asleep() == 2;
-        while !has_begun(pool.dispatch.idle.census()) {
+        let has_begun = |counters: Counters| counters.searching() > 0 || counters.asleep() == 2;
+        while !has_begun(pool.dispatch.idle.counters()) {
             thread::yield_now();
         }
         pool.dispatch.post(pool.job(2));

@@ -19,8 +19,8 @@ fn goes_to_sleep(idle: &Arc<Idle>, is_wanted: impl FnOnce() -> bool + Send + 'st
     });
     let is_called = woken.recv_timeout(LONG).expect("the worker sleeps");
     assert!(is_called, "it has no alarm");
-    let census = idle.census();
-    assert_eq!((census.searching(), census.asleep()), (1, 0));
+    let counters = idle.counters();
+    assert_eq!((counters.searching(), counters.asleep()), (1, 0));
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_worker_that_sees_a_task_in_its_last_look_does_not_sleep() {
     let seen = Arc::clone(&idle);
     // The look comes after the worker is counted as asleep: a task that is posted between the two
     // is seen by the worker, or its poster sees that the worker sleeps.
-    goes_to_sleep(&idle, move || seen.census().asleep() == 1);
+    goes_to_sleep(&idle, move || seen.counters().asleep() == 1);
 }
 
 #[test]
@@ -63,6 +63,6 @@ fn the_last_that_ends_its_search_looks_again_if_another_sleeps() {
     assert!(!idle.stop_searching(), "another one searches");
     assert!(!idle.stop_searching(), "no worker sleeps");
     idle.start_searching();
-    idle.census.fetch_add(ASLEEP, Ordering::Relaxed);
+    idle.counters.fetch_add(ASLEEP, Ordering::Relaxed);
     assert!(idle.stop_searching());
 }

@@ -7,11 +7,11 @@ use loom::thread;
 
 use super::{Job, Task};
 use crate::call::Limits;
-use crate::engine::threads::home::Home;
-use crate::engine::threads::lease::{Work, lend};
+use crate::engine::threads::pool_id::OwnPool;
+use crate::engine::threads::scoped_work::{Work, lend};
 use crate::error::TaskError;
-use crate::facade::AtomicUsize;
 use crate::future::Pending;
+use crate::shim::AtomicUsize;
 
 /// Tries the orders with at most three switches away from a thread that could go on.
 /// `LOOM_MAX_PREEMPTIONS` sets another number.
@@ -23,7 +23,7 @@ fn model(run: impl Fn() + Send + Sync + 'static) {
 
 fn task() -> Arc<Task<fn(u32) -> u32, u32, u32>> {
     let double: fn(u32) -> u32 = |x| 2 * x;
-    Arc::new(Task::new(double, 21, Limits::default(), Home::new()))
+    Arc::new(Task::new(double, 21, Limits::default(), OwnPool::new()))
 }
 
 #[test]
@@ -93,10 +93,10 @@ impl Work for Parts {
 fn no_worker_is_at_what_was_taken_back() {
     model(|| {
         let parts = Parts(loom::cell::UnsafeCell::new(0));
-        let workers = lend(&parts, |lease| {
+        let workers = lend(&parts, |scoped| {
             [(); 2].map(|()| {
-                let lease = Arc::clone(lease);
-                thread::spawn(move || lease.run())
+                let scoped = Arc::clone(scoped);
+                thread::spawn(move || scoped.run())
             })
         });
         parts.0.with_mut(|_| ());

@@ -7,7 +7,7 @@ use crate::engine::processes::stats::WorkerStats;
 use crate::engine::processes::task::SentContext;
 use crate::error::PoolError;
 use crate::lane::message::Fault;
-use crate::memory::cargo::Cargo;
+use crate::memory::transit::KeptHandles;
 use crate::os::clock;
 use crate::os::fault::{self, Child, Fate};
 use crate::os::readable::wait_readable;
@@ -40,7 +40,7 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         peer.fault(&Fault::ArgumentDecode("no".to_owned()));
         peer.start(&mut begun);
         peer.fault(&Fault::TimedOut(SECOND));
-        peer.emitter.end();
+        peer.responses.end();
         house.pump();
         let now = stats(&house, 0);
         assert_eq!(now.tasks, 4 * hired);
@@ -56,7 +56,7 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         assert_eq!(now.bytes_sent, hired * (40 + 4));
         assert!(now.bytes_received > before.bytes_received);
         assert!(now.up > before.up && now.busy <= now.up);
-        house.bury(0, &Death::Exit(0));
+        house.reclaim(0, &Death::Exit(0));
         let after = stats(&house, 0);
         assert_eq!((after.pid, after.tasks), (None, now.tasks));
         assert_eq!(after.failures, failures);
@@ -140,7 +140,7 @@ fn the_timeline_has_the_items_and_the_times_of_each_part_of_a_task() {
         begins.push(clock::now());
         peer.serve();
         house.pump();
-        house.bury(0, &Death::Exit(0));
+        house.reclaim(0, &Death::Exit(0));
         task.has_ended()
     });
     let now = clock::now();
@@ -166,7 +166,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
     const LEN: usize = 1_000;
     let house = MadeUp::new(1);
     let retired = &house.shared.retired;
-    let context = SentContext::new(vec![1; LEN], Cargo::default(), retired);
+    let context = SentContext::new(vec![1; LEN], KeptHandles::default(), retired);
     let place = |context: &std::sync::Arc<SentContext>| {
         house.place_with(1, |task| {
             task.function.context = Some(context.clone());
@@ -184,7 +184,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
         assert_eq!(sent(), (40 + LEN as u64) + 3 * 41);
         house.finish(&mut [&mut peer]);
         assert!(tasks.iter().all(|task| task.failures().is_empty()));
-        house.bury(0, &Death::Exit(0));
+        house.reclaim(0, &Death::Exit(0));
     }
     let mut peer = house.hire(0);
     let (task, other) = (place(&context), house.place(1));
@@ -244,14 +244,14 @@ fn a_limit_ends_a_worker_that_is_stopped_while_it_starts() {
         let mut dispatch = house.lock();
         dispatch.stop_overdue(now + nanoseconds(Duration::from_millis(millis)));
     }
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     for millis in [1_049, 1_051] {
         let mut dispatch = house.lock();
         dispatch.stop_overdue(now + nanoseconds(Duration::from_millis(millis)));
     }
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     child.end();
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     let limit = SECOND;

@@ -103,7 +103,7 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
     {
         let dispatch = house.lock();
         let task = &dispatch.workers[0].as_ref().unwrap().in_flight[0]
-            .piece
+            .batch
             .task;
         assert_eq!((task.retries, task.limit), (3, Some(MINUTE)));
         // Two items come before the first that was sent.
@@ -161,13 +161,13 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     peer.fault(&Fault::Panicked(caught));
     peer.run(&mut begun, 1);
     peer.start(&mut begun);
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     let mut other = house.hire(0);
     let mut begun = other.must_begin();
     other.run(&mut begun, 1);
     other.start(&mut begun);
     other.fault(&Fault::ResultEncode("no".to_owned()));
-    other.emitter.end();
+    other.responses.end();
     let panicked = Err(TaskError::Panicked {
         index: Some(BASE + 1),
         message: "on purpose".to_owned(),
@@ -194,7 +194,7 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
         let mut begun = peer.must_begin();
         peer.run(&mut begun, answered);
         assert!(chunk.running() && !chunk.cancel());
-        house.bury(0, &segfault());
+        house.reclaim(0, &segfault());
         assert!(!chunk.running() && chunk.cancel());
         let mut other = house.hire(0);
         house.finish(&mut [&mut other]);

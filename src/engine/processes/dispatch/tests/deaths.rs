@@ -79,7 +79,7 @@ fn a_dead_worker_fails_the_item_that_it_had_started_and_no_other() {
         if reached.is_taken {
             house.pump();
         }
-        house.bury(0, &segfault());
+        house.reclaim(0, &segfault());
         let mut second = house.hire(1);
         house.finish(&mut [&mut second]);
         for (nth, task) in tasks.iter().enumerate() {
@@ -118,11 +118,11 @@ fn retries_are_counted_for_each_item_anew() {
             peer.answer(&begun);
         }
         // One that dies before it starts an item uses up no try.
-        house.bury(0, &segfault());
+        house.reclaim(0, &segfault());
         if !task.has_ended() {
             let mut idler = house.hire(0);
             idler.must_begin();
-            house.bury(0, &segfault());
+            house.reclaim(0, &segfault());
         }
         last = Some(peer);
     }
@@ -150,7 +150,7 @@ fn sixteen_false_starts_in_a_row_fail_an_item_and_a_success_resets_the_count() {
     let false_start = || {
         let mut peer = house.hire(0);
         peer.must_begin();
-        house.bury(0, &segfault());
+        house.reclaim(0, &segfault());
         peer
     };
     for _ in 0..15 {
@@ -160,7 +160,7 @@ fn sixteen_false_starts_in_a_row_fail_an_item_and_a_success_resets_the_count() {
     let mut peer = house.hire(0);
     let mut begun = peer.must_begin();
     peer.run(&mut begun, 1);
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     assert_eq!(task.answered(), 1);
     for _ in 0..14 {
         false_start();
@@ -185,7 +185,7 @@ fn a_worker_that_was_not_ready_makes_no_false_start() {
     let task = house.place(1);
     for _ in 0..40 {
         house.hire_unready(0);
-        house.bury(0, &segfault());
+        house.reclaim(0, &segfault());
     }
     let mut peer = house.hire(0);
     house.finish(&mut [&mut peer]);
@@ -200,7 +200,7 @@ fn what_a_dead_worker_had_not_begun_comes_first_and_in_order() {
     let tasks: Vec<_> = (0..20).map(|_| house.place(2)).collect();
     let mut begun = first.must_begin();
     first.run(&mut begun, 1);
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     let mut second = house.hire(0);
     let mut order = Vec::new();
     until("all tasks end", || {
@@ -228,16 +228,20 @@ fn nothing_is_read_from_a_worker_whose_lane_is_spoilt() {
     house.pump();
     assert_eq!(task.answered(), 1);
     // An answer for a task that it does not have, then answers that look right.
-    mad.emitter.begin(77, 0);
+    mad.responses.begin(77, 0);
     mad.fault(&Fault::ArgumentDecode("of no task".to_owned()));
-    mad.emitter.begin(1, 1);
+    mad.responses.begin(1, 1);
     mad.run(&mut begun, 2);
-    mad.emitter.end();
+    mad.responses.end();
     let begun = mad.must_begin();
     mad.finish(begun);
     house.pump();
-    assert!(house.doom(0).is_some_and(|doom| doom.contains("task 77")));
-    house.bury(0, &killed());
+    assert!(
+        house
+            .kill_reason(0)
+            .is_some_and(|doom| doom.contains("task 77"))
+    );
+    house.reclaim(0, &killed());
     let mut other = house.hire(1);
     house.finish(&mut [&mut other]);
     let corrupted = |task: &[(u32, TaskError)], at: u32| {
@@ -273,7 +277,7 @@ fn out_of_memory_is_told_only_if_limit_word_and_signal_agree() {
                 .header()
                 .out_of_memory()
                 .store(said, Ordering::SeqCst);
-            house.bury(0, &Death::Signal(signal));
+            house.reclaim(0, &Death::Signal(signal));
             if !task.has_ended() {
                 peer = house.hire(0);
             }
@@ -304,7 +308,7 @@ fn who_is_to_be_told_of_an_end_is_counted_until_then_whatever_it_is() {
             Some(item) => {
                 peer.run(&mut begun, item);
                 peer.start(&mut begun);
-                house.bury(0, &segfault());
+                house.reclaim(0, &segfault());
                 peer = house.hire(0);
                 let has_ended = item == 1;
                 assert_eq!(house.lock().told, usize::from(!has_ended));
@@ -324,10 +328,10 @@ fn the_timeline_says_that_a_task_did_not_come_to_its_end() {
     peer.finish(begun);
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     // A worker that has begun with nothing leaves no event.
     house.hire(0);
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     let mut last = house.hire(0);
     house.finish(&mut [&mut last]);
     let timeline = house.lock().recorder.snapshot("made-up");
@@ -352,7 +356,7 @@ fn a_place_that_rests_is_filled_when_the_last_worker_dies_with_work() {
     peer.start(&mut begun);
     let task = house.place(1);
     house.lock().resting[1] = true;
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     assert!(house.lock().is_wanted(1), "no worker comes for the task");
     let mut other = house.hire(1);
     house.finish(&mut [&mut other]);
@@ -395,7 +399,7 @@ fn an_idle_worker_that_dies_is_given_nothing() {
     let (_dead, mut other) = (house.hire(0), house.hire(1));
     // The one that was idle last is the first choice.
     house.lock().idle = vec![1, 0];
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     assert_eq!(house.lock().idle, [1]);
     let tasks = [house.place(1), house.place(1)];
     house.finish(&mut [&mut other]);

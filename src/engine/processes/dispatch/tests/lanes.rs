@@ -41,7 +41,7 @@ fn a_worker_that_runs_dry_gets_what_waits_behind_others() {
     house.pump();
     assert_eq!(house.in_flight(0), 1, "only what it has begun with");
     busy.answer(&begun);
-    busy.emitter.end();
+    busy.responses.end();
     house.finish(&mut [&mut busy, &mut other]);
     for task in &tasks {
         assert_eq!(task.failures(), []);
@@ -77,7 +77,7 @@ fn a_message_that_was_taken_back_half_way_out_is_passed_over() {
     });
     assert_eq!(house.in_flight(0), 1);
     busy.answer(&begun);
-    busy.emitter.end();
+    busy.responses.end();
     // What comes now lies behind the end of that message.
     house.pump();
     let after: Vec<_> = (0..10).map(|_| house.place(1)).collect();
@@ -107,7 +107,7 @@ fn a_large_argument_goes_on_as_the_worker_reads() {
         peer.run(&mut begun, 1_000);
         house.pump();
     }
-    peer.emitter.end();
+    peer.responses.end();
     house.finish(&mut [&mut peer]);
     assert_eq!(task.failures(), []);
 }
@@ -118,7 +118,7 @@ fn a_worker_dies_before_a_large_argument_has_come() {
     let mut peer = house.hire(0);
     let task = house.place(LARGE);
     assert_eq!(peer.begin(), None, "not all of it has come");
-    house.bury(0, &segfault());
+    house.reclaim(0, &segfault());
     assert_eq!(task.answered(), 0);
     let mut other = house.hire(0);
     let mut begun = None;
@@ -141,7 +141,7 @@ fn a_worker_takes_no_more_items_than_its_limit_of_tasks() {
     house.pump();
     assert_eq!((one.answered(), two.answered()), (2, 3));
     assert!(first.lane.header().must_stop());
-    house.bury(0, &Death::Exit(0));
+    house.reclaim(0, &Death::Exit(0));
     let mut second = house.hire(0);
     // The rest of the second task before the third.
     let begun = second.must_begin();
@@ -194,7 +194,7 @@ fn faults_of_items_are_told_and_counted() {
     peer.start(&mut begun);
     peer.fault(&Fault::TimedOut(Duration::from_secs(1)));
     peer.run(&mut begun, 1);
-    peer.emitter.end();
+    peer.responses.end();
     house.finish(&mut [&mut peer]);
     let items: Vec<u32> = task.failures().iter().map(|(item, _)| *item).collect();
     assert_eq!(items, [1, 2]);
@@ -211,13 +211,13 @@ fn faults_of_items_are_told_and_counted() {
 fn an_answer_where_none_is_due_ends_the_worker() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
-    peer.emitter.begin(1, 0);
-    peer.emitter.end();
+    peer.responses.begin(1, 0);
+    peer.responses.end();
     house.pump();
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     let task = house.place(1);
     assert_eq!(house.in_flight(0), 0);
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), []);

@@ -41,7 +41,7 @@ fn a_worker_rests_after_its_idle_time_and_comes_back_for_work() {
     assert_eq!(first.failures(), []);
     // Both have gone.
     for number in 0..2 {
-        house.bury(number, &Death::Exit(0));
+        house.reclaim(number, &Death::Exit(0));
     }
     first = house.place(1);
     assert_eq!(
@@ -83,15 +83,15 @@ fn a_worker_that_does_not_leave_is_killed_after_ten_seconds_and_not_before_its_w
     let now = clock::now();
     assert_eq!(end_lingering(now), None);
     assert_eq!(end_lingering(now + nanoseconds(60 * SECOND)), None);
-    assert_eq!(house.doom(0), None, "it has work");
+    assert_eq!(house.kill_reason(0), None, "it has work");
     peer.finish(begun);
     house.pump();
     let now = now + nanoseconds(60 * SECOND);
     assert_eq!(end_lingering(now), Some(10 * SECOND));
     assert_eq!(end_lingering(now + nanoseconds(9 * SECOND)), Some(SECOND));
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     end_lingering(now + nanoseconds(10 * SECOND));
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     assert_eq!(task.failures(), []);
 }
 
@@ -106,18 +106,18 @@ fn a_worker_that_does_not_come_up_is_killed_and_its_tasks_go_elsewhere() {
         end_lingering(since + nanoseconds(29 * SECOND)),
         Some(SECOND)
     );
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     // One that is up may take as long as it likes.
     slow.lane.header().set_up();
     assert_eq!(end_lingering(since + nanoseconds(99 * SECOND)), None);
-    assert_eq!(house.doom(0), None);
-    house.bury(0, &segfault());
+    assert_eq!(house.kill_reason(0), None);
+    house.reclaim(0, &segfault());
     house.hire_unready(0);
     let since = house.lock().workers[0].as_ref().unwrap().started.since;
     end_lingering(since + nanoseconds(30 * SECOND));
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     assert!(house.lock().workers[0].as_ref().unwrap().has_not_come_up());
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), []);
@@ -148,8 +148,8 @@ fn a_smaller_pool_lets_workers_go_after_their_work() {
             .all(|task| task.failures().is_empty())
     );
     // Larger again, with those that left gone.
-    house.bury(1, &Death::Exit(0));
-    house.bury(2, &Death::Exit(0));
+    house.reclaim(1, &Death::Exit(0));
+    house.reclaim(2, &Death::Exit(0));
     house.lock().resize(&house.shared, 4).unwrap();
     let wanted = [0, 1, 2, 3].map(|number| house.lock().is_wanted(number));
     assert_eq!(wanted, [true; 4]);

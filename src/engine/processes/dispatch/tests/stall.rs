@@ -147,7 +147,7 @@ fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
     assert!(is_stalled(&house, 0));
     assert_eq!(house.in_flight(0), 1, "no other worker is idle");
     busy.answer(&begun);
-    busy.emitter.end();
+    busy.responses.end();
     // No look of the supervisor's: this is any caller that waits.
     house.pump();
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 1));
@@ -155,7 +155,7 @@ fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
     house.pump();
     assert_eq!(long.failures().len() + waiting.failures().len(), 0);
     // It dies before it has gone on.
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     assert_eq!(stalled.begin(), None);
     house.assert_at_rest();
 }

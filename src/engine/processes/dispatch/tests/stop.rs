@@ -62,20 +62,20 @@ fn an_unlimited_task_is_not_stopped_for_a_limit_behind_it() {
     peer.start(&mut begun);
     let now = clock::now();
     look_until(&house, now, now + nanoseconds(3 * SECOND));
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     assert!(stop_overdue(&house, now + nanoseconds(3_600 * SECOND)).is_some());
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     // The limit begins when the task does.
     peer.answer(&begun);
-    peer.emitter.end();
+    peer.responses.end();
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
     let start = started_at(&peer);
     stop_overdue(&house, start + nanoseconds(19 * MOMENT));
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     stop_overdue(&house, start + nanoseconds(20 * MOMENT));
-    assert!(house.doom(0).is_some(), "over its limit");
-    house.bury(0, &killed());
+    assert!(house.kill_reason(0).is_some(), "over its limit");
+    house.reclaim(0, &killed());
     house.assert_at_rest();
     assert_eq!(unlimited.failures(), []);
     assert_eq!(limited.failures(), [(0, timed_out(20 * MOMENT))]);
@@ -97,10 +97,10 @@ fn each_item_has_its_limit_from_its_own_start() {
     let start = start + nanoseconds(900 * MOMENT);
     peer.lane.header().set_started_at(start);
     stop_overdue(&house, start + nanoseconds(999 * MOMENT));
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     stop_overdue(&house, start + nanoseconds(SECOND));
-    assert!(house.doom(0).is_some());
-    house.bury(0, &killed());
+    assert!(house.kill_reason(0).is_some());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(1, timed_out(SECOND))]);
@@ -123,9 +123,12 @@ fn a_worker_that_lies_about_the_start_gains_no_time() {
     peer.lane.header().set_started_at(u64::MAX);
     stop_overdue(&house, seen);
     stop_overdue(&house, seen + nanoseconds(999 * MOMENT));
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     stop_overdue(&house, seen + nanoseconds(SECOND));
-    assert!(house.doom(0).is_some(), "it has been seen for its limit");
+    assert!(
+        house.kill_reason(0).is_some(),
+        "it has been seen for its limit"
+    );
 }
 
 /// A worker that is being killed for item 1 of its task, and what it does before it dies.
@@ -137,9 +140,9 @@ fn stopped_at_item_1(before_it_dies: impl FnOnce(&mut Peer, &mut Begun)) -> [Mad
     peer.run(&mut begun, 1);
     peer.start(&mut begun);
     stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
-    assert!(house.doom(0).is_some());
+    assert!(house.kill_reason(0).is_some());
     before_it_dies(&mut peer, &mut begun);
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     [task, behind].map(|task| {
@@ -172,7 +175,7 @@ fn what_a_stopped_item_still_does_before_its_worker_dies_counts() {
     let [task, behind] = stopped_at_item_1(|peer, begun| {
         peer.answer(begun);
         peer.run(begun, 2);
-        peer.emitter.end();
+        peer.responses.end();
         let mut begun = peer.must_begin();
         peer.start(&mut begun);
     });
@@ -187,10 +190,10 @@ fn a_task_that_its_worker_does_not_start_has_a_second_more_than_its_limit() {
     let task = timed(&house, 2, SECOND);
     let now = clock::now();
     look_until(&house, now, now + nanoseconds(1_950 * MOMENT));
-    assert_eq!(house.doom(0), None, "a busy machine may be slow");
+    assert_eq!(house.kill_reason(0), None, "a busy machine may be slow");
     look_until(&house, now, now + nanoseconds(2 * SECOND + 50 * MOMENT));
-    assert!(house.doom(0).is_some(), "it seems to be frozen");
-    house.bury(0, &killed());
+    assert!(house.kill_reason(0).is_some(), "it seems to be frozen");
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
@@ -206,8 +209,8 @@ fn a_limit_is_kept_between_two_items_and_names_the_next() {
     let now = clock::now();
     // The parent has taken none of its answers.
     look_until(&house, now, now + nanoseconds(3 * SECOND));
-    assert!(house.doom(0).is_some());
-    house.bury(0, &killed());
+    assert!(house.kill_reason(0).is_some());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(1, timed_out(SECOND))]);
@@ -221,7 +224,7 @@ fn a_worker_that_is_still_starting_has_all_its_time() {
     timed(&house, 1, MOMENT);
     let now = clock::now();
     look_until(&house, now, now + nanoseconds(5 * SECOND));
-    assert_eq!(house.doom(0), None, "its initialiser runs");
+    assert_eq!(house.kill_reason(0), None, "its initialiser runs");
 }
 
 #[test]
@@ -236,10 +239,10 @@ fn a_killed_task_is_cancelled_and_what_is_behind_it_is_not() {
         !house.lock().kill(second.address()),
         "that would kill the first"
     );
-    assert_eq!(house.doom(0), None);
+    assert_eq!(house.kill_reason(0), None);
     assert!(house.lock().kill(first.address()));
     assert!(!house.lock().kill(first.address()), "once");
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(first.failures(), [(0, TaskError::Cancelled)]);
@@ -262,7 +265,7 @@ fn a_worker_that_is_being_killed_gets_nothing_more() {
     assert_eq!(house.in_flight(0), 1);
     // Also when it has ended its task in the last moment.
     peer.answer(&begun);
-    peer.emitter.end();
+    peer.responses.end();
     house.pump();
     assert_eq!(house.in_flight(0), 0);
     assert!(first.has_ended());
@@ -384,8 +387,8 @@ fn the_task_at_an_address_is_the_one_that_is_meant() {
         .find(|task| task.function.code == code)
         .unwrap();
     assert!(house.lock().kill(its.address()));
-    assert_eq!(house.doom(0), None);
-    assert!(house.doom(1).is_some());
+    assert_eq!(house.kill_reason(0), None);
+    assert!(house.kill_reason(1).is_some());
 }
 
 /// Takes what is in the lanes; fails if that does not end.
@@ -412,10 +415,10 @@ fn what_was_found_out_first_stays_the_reason_of_a_kill() {
         "it is being killed already"
     );
     // In its last moment it writes nonsense, which is not read again and again.
-    peer.emitter.begin(9, 9);
-    peer.emitter.end();
+    peer.responses.begin(9, 9);
+    peer.responses.end();
     pump_in_time(&house);
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
@@ -430,10 +433,10 @@ fn what_a_corrupted_worker_had_begun_is_not_run_again_whatever_else_it_is_killed
     peer.start(&mut begun);
     stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
     peer.must_begin();
-    peer.emitter.begin(9, 9);
-    peer.emitter.end();
+    peer.responses.begin(9, 9);
+    peer.responses.end();
     pump_in_time(&house);
-    house.bury(0, &killed());
+    house.reclaim(0, &killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);

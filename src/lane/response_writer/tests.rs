@@ -50,7 +50,7 @@ impl Sink for Log {
 
 /// A lane with both its ends.
 struct Ends {
-    emitter: Emitter,
+    responses: ResponseWriter,
     receiver: Receiver,
     rings: Arc<AtomicU32>,
 }
@@ -60,10 +60,10 @@ impl Ends {
         let lane = Lane::new().unwrap();
         let rings = Arc::default();
         let bell = Box::new(Bell(Arc::clone(&rings)));
-        let mut emitter = Emitter::new(lane.clone(), bell, Pace::Tasks);
-        emitter.begin(TASK, FIRST);
+        let mut responses = ResponseWriter::new(lane.clone(), bell, Pace::Tasks);
+        responses.begin(TASK, FIRST);
         Self {
-            emitter,
+            responses,
             receiver: Receiver::new(lane),
             rings,
         }
@@ -125,13 +125,13 @@ fn results_of_any_size_and_faults_come_whole_and_in_order() {
             ]);
             let mut ends = Ends::new();
             for answer in &sent {
-                ends.emitter.item_starts();
+                ends.responses.item_starts();
                 match answer {
-                    Ok(bytes) => ends.emitter.result(bytes),
-                    Err(fault) => ends.emitter.fault(fault),
+                    Ok(bytes) => ends.responses.result(bytes),
+                    Err(fault) => ends.responses.fault(fault),
                 }
             }
-            ends.emitter.end();
+            ends.responses.end();
             assert!(ends.take(sent.len(), None) == sent, "{small_before} {len}");
             let received = ends.receiver.received();
             let counts = (
@@ -157,10 +157,10 @@ fn results_of_one_size_fill_cells_and_a_panic_among_them_costs_one() {
             let mut ends = Ends::new();
             let mut done = 0;
             while done < count {
-                let batch = ends.emitter.room_for(size).min(count - done);
+                let batch = ends.responses.room_for(size).min(count - done);
                 assert!(batch > 0);
                 let ran = panic::catch(|| {
-                    ends.emitter.results(batch, size, |item, slot| {
+                    ends.responses.results(batch, size, |item, slot| {
                         assert_eq!(slot.len(), size);
                         let item = done + item as u32;
                         assert!(item != fails, "on purpose");
@@ -170,13 +170,13 @@ fn results_of_one_size_fill_cells_and_a_panic_among_them_costs_one() {
                 if ran.is_ok() {
                     done += batch;
                 } else {
-                    let ended = ends.emitter.recount(size);
+                    let ended = ends.responses.recount(size);
                     assert_eq!(done + ended, fails);
-                    ends.emitter.fault(&panicked(1));
+                    ends.responses.fault(&panicked(1));
                     done = fails + 1;
                 }
             }
-            ends.emitter.end();
+            ends.responses.end();
             let answers = ends.take(count as usize, Some(size));
             for (item, answer) in (0..count).zip(answers) {
                 let own = if item == fails {
@@ -202,58 +202,58 @@ fn the_bell_rings_at_the_end_of_what_was_asked_for() {
         (Some(TASK + 2), TASK + 3, 2),
     ] {
         if let Some(asked) = asked {
-            ends.emitter.lane.header().ring_at(asked);
+            ends.responses.lane.header().ring_at(asked);
         }
-        ends.emitter.begin(begun, 0);
-        ends.emitter.item_starts();
-        ends.emitter.result(&[0; 8]);
-        ends.emitter.end();
+        ends.responses.begin(begun, 0);
+        ends.responses.item_starts();
+        ends.responses.result(&[0; 8]);
+        ends.responses.end();
         assert_eq!(rings(&ends), rung, "task {begun}");
     }
     // A worker with nothing to do rings for whatever it was asked for.
-    ends.emitter.ring_if_asked();
+    ends.responses.ring_if_asked();
     assert_eq!(rings(&ends), 2);
-    ends.emitter.lane.header().ring_at(TASK + 99);
-    ends.emitter.ring_if_asked();
-    ends.emitter.ring_if_asked();
+    ends.responses.lane.header().ring_at(TASK + 99);
+    ends.responses.ring_if_asked();
+    ends.responses.ring_if_asked();
     assert_eq!(rings(&ends), 3);
 }
 
 #[test]
 fn limit_and_times_are_those_of_the_task_at_work() {
     let mut ends = Ends::new();
-    ends.emitter.set_limit(Duration::from_nanos(1));
-    ends.emitter.set_recorded();
+    ends.responses.set_limit(Duration::from_nanos(1));
+    ends.responses.set_recorded();
     let before = clock::now();
-    ends.emitter.item_starts();
+    ends.responses.item_starts();
     let header = ends.receiver.header();
     let started = header.started_at(header.progress()).unwrap();
     assert!((before..=clock::now()).contains(&started));
     while clock::now() <= started + 1 {}
-    assert_eq!(ends.emitter.exceeded(), Some(Duration::from_nanos(1)));
-    ends.emitter.result(&[0; 8]);
-    ends.emitter.end();
+    assert_eq!(ends.responses.exceeded(), Some(Duration::from_nanos(1)));
+    ends.responses.result(&[0; 8]);
+    ends.responses.end();
     assert_eq!(ends.take(1, Some(8)), [Ok(vec![0; 8])]);
     let times = ends.receiver.take_times().unwrap();
     assert!(times.started <= started && started < times.ended);
     assert!(times.ended <= clock::now());
     assert_eq!(ends.receiver.take_times(), None);
     // The next one has neither.
-    ends.emitter.begin(TASK, FIRST);
-    assert!(!ends.emitter.has_limit());
-    ends.emitter.item_starts();
-    assert_eq!(ends.emitter.exceeded(), None);
-    ends.emitter.result(&[0; 8]);
-    ends.emitter.end();
+    ends.responses.begin(TASK, FIRST);
+    assert!(!ends.responses.has_limit());
+    ends.responses.item_starts();
+    assert_eq!(ends.responses.exceeded(), None);
+    ends.responses.result(&[0; 8]);
+    ends.responses.end();
     ends.take(1, Some(8));
     assert_eq!(ends.receiver.take_times(), None);
     // An item that has time left has not exceeded it.
-    ends.emitter.begin(TASK, FIRST);
-    ends.emitter.set_limit(Duration::from_hours(1));
-    ends.emitter.item_starts();
-    assert_eq!(ends.emitter.exceeded(), None);
+    ends.responses.begin(TASK, FIRST);
+    ends.responses.set_limit(Duration::from_hours(1));
+    ends.responses.item_starts();
+    assert_eq!(ends.responses.exceeded(), None);
     assert!(!header_has_run(&ends));
-    ends.emitter.item_has_run();
+    ends.responses.item_has_run();
     assert!(header_has_run(&ends));
 }
 

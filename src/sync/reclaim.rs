@@ -23,16 +23,22 @@ fn head_at<H: Head>(place: &Place) -> Option<&H> {
 /// none of this: the kernel tells the next owner.
 ///
 /// Waits for the object's lock until the deadline at most; false if it was not to be had.
-pub(crate) fn bury(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
+pub(crate) fn reclaim(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let told = |()| true;
     let is_done = match kind {
-        Kind::Semaphore => head_at::<SemaphoreHead>(place).map(|head| head.bury(member, deadline)),
-        Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.bury(member, deadline)),
+        Kind::Semaphore => {
+            head_at::<SemaphoreHead>(place).map(|head| head.reclaim(member, deadline))
+        }
+        Kind::RwLock => head_at::<RwLockHead>(place).map(|head| head.reclaim(member, deadline)),
         Kind::Condvar => head_at::<CondvarHead>(place)
-            .map(|head| head.bury(member))
+            .map(|head| head.reclaim(member))
             .map(told),
-        Kind::Barrier => head_at::<BarrierHead>(place).map(|head| head.bury(member, end, deadline)),
-        Kind::Event => head_at::<EventHead>(place).map(EventHead::bury).map(told),
+        Kind::Barrier => {
+            head_at::<BarrierHead>(place).map(|head| head.reclaim(member, end, deadline))
+        }
+        Kind::Event => head_at::<EventHead>(place)
+            .map(EventHead::reclaim)
+            .map(told),
         _ => None,
     };
     is_done.unwrap_or(true)

@@ -1,12 +1,12 @@
 //! What the public types have in common, said once.
 
-/// Clone, serde's traits and `Debug` of a handle that is made of a [`Port`](super::port::Port).
+/// Clone, serde's traits and `Debug` of a handle that is made of a [`Handle`](super::handle::Handle).
 macro_rules! handle {
     ($name:ident, $role:ident, $shape:ident) => {
         impl<T> $name<T> {
-            fn of(port: Port) -> Self {
+            fn of(handle: Handle) -> Self {
                 Self {
-                    port,
+                    handle,
                     items: PhantomData,
                 }
             }
@@ -15,30 +15,31 @@ macro_rules! handle {
         /// Another handle of the same.
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
-                Self::of(self.port.another(Role::$role))
+                Self::of(self.handle.another(Role::$role))
             }
         }
 
         impl<T> std::fmt::Debug for $name<T> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($name))
-                    .field("len", &self.port.len())
-                    .field("capacity", &self.port.capacity())
-                    .field("is_closed", &self.port.is_closed())
+                    .field("len", &self.handle.len())
+                    .field("capacity", &self.handle.capacity())
+                    .field("is_closed", &self.handle.is_closed())
                     .finish()
             }
         }
 
         impl<T> serde::Serialize for $name<T> {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                self.port.serialize(serializer)
+                self.handle.serialize(serializer)
             }
         }
 
         impl<'de, T> serde::Deserialize<'de> for $name<T> {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let port = Port::deserialize(deserializer, shape_of::<$shape<T>>(), Role::$role)?;
-                Ok(Self::of(port))
+                let handle =
+                    Handle::deserialize(deserializer, shape_of::<$shape<T>>(), Role::$role)?;
+                Ok(Self::of(handle))
             }
         }
     };
@@ -58,7 +59,7 @@ macro_rules! state {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn len(&self) -> usize {
-                self.port.len()
+                self.handle.len()
             }
 
             /// Whether nothing lies in it at this moment.
@@ -84,7 +85,7 @@ macro_rules! state {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn capacity(&self) -> usize {
-                self.port.capacity()
+                self.handle.capacity()
             }
 
             /// Ends it for all: from now on pushes fail, and pops do once they have drained what is left. Closing
@@ -99,7 +100,7 @@ macro_rules! state {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn close(&self) {
-                self.port.close();
+                self.handle.close();
             }
 
             /// Whether somebody has closed it.
@@ -112,7 +113,7 @@ macro_rules! state {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn is_closed(&self) -> bool {
-                self.port.is_closed()
+                self.handle.is_closed()
             }
 
             /// Waits until everything that was pushed has been taken and said to be done
@@ -137,7 +138,7 @@ macro_rules! state {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn join(&self) -> Result<(), JoinError> {
-                self.port.join(WaitMode::Forever)
+                self.handle.join(WaitMode::Forever)
             }
 
             /// [`join`](Self::join), for at most this long.
@@ -154,7 +155,7 @@ macro_rules! state {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
-                self.port.join(WaitMode::within(timeout))
+                self.handle.join(WaitMode::within(timeout))
             }
         }
     };
@@ -180,7 +181,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, WaitMode::Forever)
+                item::push(&self.handle, item, 0, WaitMode::Forever)
             }
 
             /// Pushes an item if there is room now.
@@ -198,7 +199,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, WaitMode::Try)
+                item::push(&self.handle, item, 0, WaitMode::Try)
             }
 
             /// Pushes an item, and waits for room for at most this long.
@@ -215,7 +216,7 @@ macro_rules! pushing {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn push_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
-                item::push(&self.port, item, 0, WaitMode::within(timeout))
+                item::push(&self.handle, item, 0, WaitMode::within(timeout))
             }
         }
     };
@@ -248,7 +249,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn pop(&self) -> Result<T, PopError> {
-                item::pop(&self.port, WaitMode::Forever)
+                item::pop(&self.handle, WaitMode::Forever)
             }
 
             /// Takes the next item if there is one now.
@@ -265,7 +266,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn try_pop(&self) -> Result<T, PopError> {
-                item::pop(&self.port, WaitMode::Try)
+                item::pop(&self.handle, WaitMode::Try)
             }
 
             /// Takes the next item, and waits for one for at most this long.
@@ -282,7 +283,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
-                item::pop(&self.port, WaitMode::within(timeout))
+                item::pop(&self.handle, WaitMode::within(timeout))
             }
 
             /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left
@@ -298,7 +299,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn iter(&self) -> Iter<'_, T> {
-                Iter::of(&self.port)
+                Iter::of(&self.handle)
             }
 
             /// Says that an item that this process has taken is done; [`join`](Self::join) waits for that. By any
@@ -319,7 +320,7 @@ macro_rules! popping {
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
             pub fn task_done(&self) -> Result<(), NothingInHand> {
-                self.port.task_done()
+                self.handle.task_done()
             }
         }
 
@@ -328,7 +329,7 @@ macro_rules! popping {
             type IntoIter = IntoIter<T>;
 
             fn into_iter(self) -> IntoIter<T> {
-                IntoIter::of(self.port)
+                IntoIter::of(self.handle)
             }
         }
 

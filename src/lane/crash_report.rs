@@ -20,7 +20,7 @@ pub(super) const TEXT_BYTES: usize = 2_048;
 
 /// Part of the lane's header.
 #[repr(C, align(128))]
-pub(crate) struct LastWords {
+pub(crate) struct CrashReport {
     /// How many bytes of `text` are written; 0 for none. Set once, after the text.
     len: AtomicU32,
     text: UnsafeCell<[u8; TEXT_BYTES]>,
@@ -28,11 +28,11 @@ pub(crate) struct LastWords {
 
 /// Where this process writes its last words; null in all that are not workers, and in copies of
 /// workers.
-static OWN: OwnPointer<LastWords> = OwnPointer::null();
+static OWN: OwnPointer<CrashReport> = OwnPointer::null();
 
 /// Has this process write its last words into the lane, which it keeps mapped from now on.
 pub(crate) fn set_own(lane: &Lane) {
-    let words = ptr::from_ref(lane.header().last_words());
+    let words = ptr::from_ref(lane.header().crash_report());
     std::mem::forget(lane.clone());
     OWN.set(words.cast_mut());
     report_by(Report {
@@ -89,7 +89,7 @@ fn leave(caught: &Caught) {
     }
 }
 
-impl LastWords {
+impl CrashReport {
     /// Words that nobody meant.
     #[cfg(test)]
     pub(super) fn spoil(&self, len: u32, noise: &[u8]) {
@@ -132,7 +132,7 @@ mod tests {
                 write_reason("another".to_owned());
             });
             let is_through = child.end();
-            let words = lane.header().last_words().read();
+            let words = lane.header().crash_report().read();
             read.push(words.map(|caught| caught.message));
             if is_through {
                 break;
@@ -152,7 +152,7 @@ mod tests {
                 write_reason(message.clone());
             });
             assert!(child.end(), "it has died of it");
-            let read = lane.header().last_words().read().unwrap().message;
+            let read = lane.header().crash_report().read().unwrap().message;
             assert!(message.starts_with(&read));
             let most = TEXT_BYTES / 2;
             assert!((most - 1..=most).contains(&read.len()), "{}", read.len());

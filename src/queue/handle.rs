@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserializer, Serializer};
 
-use super::head::{self, Book, Geometry, Order, QueueHead, SLOT_HEAD, View};
+use super::head::{self, Geometry, Order, ProcessCounts, QueueHead, SLOT_HEAD, View};
 use super::transfer::{Load, Put, Taken};
 use crate::memory::ShareError;
 use crate::memory::member;
@@ -60,7 +60,7 @@ enum Deed {
 }
 
 /// A handle.
-pub(crate) struct Port {
+pub(crate) struct Handle {
     object: Object<QueueHead>,
     geometry: Geometry,
     role: Role,
@@ -76,7 +76,7 @@ pub(crate) struct Port {
     pub(super) heard: AtomicU64,
 }
 
-impl Port {
+impl Handle {
     /// A new queue, with room for `room` bytes of an item in its slot.
     pub(super) fn new(
         order: Order,
@@ -129,25 +129,25 @@ impl Port {
 
     /// Enters it in the book of this process.
     fn count(&self) {
-        if let Some(book) = self.own_book() {
-            self.add_to(book);
+        if let Some(counts) = self.own_counts() {
+            self.add_to(counts);
         }
         self.counted_in
             .store(fork::generation() + 1, Ordering::Release);
     }
 
-    fn add_to(&self, book: &Book) {
+    fn add_to(&self, counts: &ProcessCounts) {
         if self.role.sends() {
-            book.senders.fetch_add(1, Ordering::SeqCst);
+            counts.senders.fetch_add(1, Ordering::SeqCst);
         }
         if self.role.receives() {
-            book.receivers.fetch_add(1, Ordering::SeqCst);
+            counts.receivers.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    pub(super) fn own_book(&self) -> Option<&Book> {
-        let books = &self.object.head().books;
-        books.get(usize::from(member::own_number()))
+    pub(super) fn own_counts(&self) -> Option<&ProcessCounts> {
+        let counts = &self.object.head().counts;
+        counts.get(usize::from(member::own_number()))
     }
 
     /// Another handle of the same queue.
@@ -187,11 +187,11 @@ impl Port {
     fn count_after_fork(&self) {
         let generation = fork::generation() + 1;
         let before = self.counted_in.load(Ordering::Acquire);
-        let Some(book) = self.own_book().filter(|_| before != generation) else {
+        let Some(counts) = self.own_counts().filter(|_| before != generation) else {
             return;
         };
         // Of several threads, one counts it; and none goes on before it counts.
-        self.add_to(book);
+        self.add_to(counts);
         let first = self.counted_in.compare_exchange(
             before,
             generation,
@@ -200,10 +200,10 @@ impl Port {
         );
         if first.is_err() {
             if self.role.sends() {
-                book.senders.fetch_sub(1, Ordering::SeqCst);
+                counts.senders.fetch_sub(1, Ordering::SeqCst);
             }
             if self.role.receives() {
-                book.receivers.fetch_sub(1, Ordering::SeqCst);
+                counts.receivers.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
@@ -214,8 +214,8 @@ impl Port {
             serializer,
             || Box::new(self.another(self.role)),
             |member| {
-                if let Some(book) = view.head.books.get(usize::from(member)) {
-                    self.add_to(book);
+                if let Some(counts) = view.head.counts.get(usize::from(member)) {
+                    self.add_to(counts);
                 }
             },
         )
@@ -226,20 +226,21 @@ impl Port {
         shape: u64,
         role: Role,
     ) -> Result<Self, D::Error> {
-        let port = Object::deserialize_as(deserializer, shape, |object, is_granted| {
+        let handle = Object::deserialize_as(deserializer, shape, |object, is_granted| {
             let geometry = Geometry::of(object.head(), object.tail().1)?;
-            let port = Self::uncounted(object, geometry, role);
+            let handle = Self::uncounted(object, geometry, role);
             if is_granted {
                 // It was counted in the name of this process before there was this process.
-                port.counted_in
+                handle
+                    .counted_in
                     .store(fork::generation() + 1, Ordering::Release);
             } else {
-                port.count();
+                handle.count();
             }
-            port.heard.store(port.view().lost(), Ordering::Relaxed);
-            Some(port)
+            handle.heard.store(handle.view().lost(), Ordering::Relaxed);
+            Some(handle)
         })?;
-        port.ok_or_else(|| serde::de::Error::custom(ShareError::OtherType))
+        handle.ok_or_else(|| serde::de::Error::custom(ShareError::OtherType))
     }
 
     /// Whether others may do this, besides this handle.
@@ -261,11 +262,11 @@ impl Port {
                 &self.receivers_killed,
             ),
         };
-        let books = view.head.books[..member::numbers()].iter();
-        let sum = books.fold(0_u64, |sum, book| {
+        let counts = view.head.counts[..member::numbers()].iter();
+        let sum = counts.fold(0_u64, |sum, counts| {
             let handles = match deed {
-                Deed::Push => &book.senders,
-                Deed::Pop => &book.receivers,
+                Deed::Push => &counts.senders,
+                Deed::Pop => &counts.receivers,
             };
             sum + u64::from(handles.load(Ordering::SeqCst))
         });
@@ -331,7 +332,7 @@ impl Port {
             WaitMode::Try => attempt().or_else(|| self.looks_around().then(attempt)?),
             WaitMode::Until(_) | WaitMode::Forever => {
                 let waiters = &view.head.pushes.waiting.0;
-                waiters.wait(deadline, attempt, || rest.patrol())
+                waiters.wait(deadline, attempt, || rest.poll_for_dead())
             }
         };
         let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
@@ -351,7 +352,7 @@ impl Port {
     fn looks_around(&self) -> bool {
         let is_half = self.role != Role::Both;
         if is_half {
-            member::patrol();
+            member::poll_for_dead();
         }
         is_half
     }
@@ -400,7 +401,7 @@ impl Port {
             WaitMode::Try => attempt().or_else(|| self.looks_around().then(attempt)?),
             WaitMode::Until(_) | WaitMode::Forever => {
                 let waiters = &view.head.pops.waiting.0;
-                waiters.wait(deadline, attempt, || rest.patrol())
+                waiters.wait(deadline, attempt, || rest.poll_for_dead())
             }
         };
         let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
@@ -446,7 +447,7 @@ impl Port {
         self.reach(|| mode.lock_deadline())
             && self
                 .watchers()
-                .wait(mode.deadline(), ready, member::patrol)
+                .wait(mode.deadline(), ready, member::poll_for_dead)
                 .is_some()
     }
 
@@ -523,8 +524,8 @@ impl Rest {
         }
     }
 
-    pub(super) fn patrol(&self) {
-        member::patrol();
+    pub(super) fn poll_for_dead(&self) {
+        member::poll_for_dead();
         if self.is_for_ever {
             self.is_alone
                 .set(task::ids().is_ok_and(|threads| threads.len() == 1));
@@ -532,7 +533,7 @@ impl Rest {
     }
 }
 
-impl Drop for Port {
+impl Drop for Handle {
     fn drop(&mut self) {
         if *self.counted_in.get_mut() != fork::generation() + 1 {
             // A forked child's copy, never used there.
@@ -543,16 +544,16 @@ impl Drop for Port {
         // Before, so that whoever finds one less knows that somebody went; after, so that whoever has not found it
         // looks again.
         epoch.fetch_add(1, Ordering::SeqCst);
-        if let Some(book) = self.own_book() {
+        if let Some(counts) = self.own_counts() {
             if self.role.sends() {
-                book.senders.fetch_sub(1, Ordering::SeqCst);
+                counts.senders.fetch_sub(1, Ordering::SeqCst);
             }
             if self.role.receives()
-                && book.receivers.fetch_sub(1, Ordering::SeqCst) == 1
-                && book.in_hand() > 0
+                && counts.receivers.fetch_sub(1, Ordering::SeqCst) == 1
+                && counts.unacknowledged() > 0
             {
                 // Nobody here can say any more that they are done.
-                book.give_up();
+                counts.give_up();
             }
         }
         epoch.fetch_add(1, Ordering::SeqCst);
@@ -560,9 +561,9 @@ impl Drop for Port {
     }
 }
 
-impl fmt::Debug for Port {
+impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Port")
+        f.debug_struct("Handle")
             .field("order", &self.geometry.order)
             .field("len", &self.len())
             .field("capacity", &self.capacity())

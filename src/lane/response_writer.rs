@@ -35,11 +35,11 @@ const BREATH: Duration = Duration::from_millis(1);
 /// Ends this worker, which finds its lane spoilt. By way of the lane it can tell the parent nothing more, and to wait for
 /// a cell that will never be free would be to hang; of its death the parent hears from the kernel.
 #[cold]
-pub(crate) fn die_spoilt() -> ! {
+pub(crate) fn die_corrupted() -> ! {
     // A closed standard error is no reason for a panic.
     let _ = writeln!(
         io::stderr(),
-        "manyhands: something in this worker process wrote where nothing was its own, and has spoilt the memory that \
+        "manyhands: something in this worker process wrote where nothing was its own, and has corrupted the memory that \
          it shares with its parent"
     );
     std::process::abort()
@@ -47,7 +47,7 @@ pub(crate) fn die_spoilt() -> ! {
 
 /// Writes the answers of one process. A copy of that process, in which a task's function that
 /// forked returns or panics, ends when it comes to answer.
-pub(crate) struct Emitter {
+pub(crate) struct ResponseWriter {
     lane: Lane,
     original: Original,
     pace: Pace,
@@ -70,7 +70,7 @@ pub(crate) struct Emitter {
     began_at: Option<u64>,
 }
 
-impl Emitter {
+impl ResponseWriter {
     pub(crate) fn new(lane: Lane, bell: Box<dyn Ring>, pace: Pace) -> Self {
         let writer = lane.response_writer();
         Self {
@@ -330,7 +330,7 @@ impl Emitter {
                 .header()
                 .wait_until(|| self.writer.has_room() || self.writer.is_spoilt());
             if !self.writer.has_room() {
-                die_spoilt();
+                die_corrupted();
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 
-use super::terms::{Mode, within};
+use super::claim_mode::{Mode, within};
 use super::{ClaimError, Reading, SharedArray, Writing};
 
 impl<T: Pod> SharedArray<T> {

@@ -1,4 +1,4 @@
-//! [`Roster`]: the kernel's ids of a pool's threads, and of all that are ours and asleep.
+//! [`ThreadIds`]: the kernel's ids of a pool's threads, and of all that are ours and asleep.
 //!
 //! The engine that forks wants to know. A forked child has only the thread that forked, so a lock that another thread
 //! held at that moment stays locked in the child for ever. Workers of a pool that is at rest hold none, and need not
@@ -24,9 +24,9 @@ const LEAVING: Duration = Duration::from_millis(100);
 /// The threads of a pool: those that run, and those that have ended since the pool was dropped. Threads of which the
 /// system does not tell the id are left out.
 #[derive(Default)]
-pub(super) struct Roster(Mutex<Vec<i32>>);
+pub(super) struct ThreadIds(Mutex<Vec<i32>>);
 
-impl Roster {
+impl ThreadIds {
     /// Lists this thread.
     pub(super) fn sign_in(&self) {
         self.0.lock().extend(this_thread());
@@ -48,7 +48,7 @@ pub(super) fn register(pool: &Arc<Dispatch>) {
 /// its memory, and the kernel lists it for some microseconds more.
 pub(super) fn retire(pool: &Arc<Dispatch>) {
     let deadline = Instant::now() + LEAVING;
-    for id in pool.roster().ids() {
+    for id in pool.thread_ids().ids() {
         let listed = PathBuf::from(format!("/proc/self/task/{id}"));
         while listed.exists() && Instant::now() < deadline {
             thread::yield_now();
@@ -67,7 +67,12 @@ pub(super) fn retire(pool: &Arc<Dispatch>) {
 pub(crate) fn idle_thread_ids() -> Option<Vec<i32>> {
     let pools: Vec<Arc<Dispatch>> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
     let at_rest = pools.iter().all(|pool| pool.is_at_rest());
-    at_rest.then(|| pools.iter().flat_map(|pool| pool.roster().ids()).collect())
+    at_rest.then(|| {
+        pools
+            .iter()
+            .flat_map(|pool| pool.thread_ids().ids())
+            .collect()
+    })
 }
 
 /// The kernel's id of this thread, if there is such a thing here.

@@ -1,4 +1,4 @@
-//! [`Home`]: which pool a task belongs to, and whether this thread or process belongs there too.
+//! [`OwnPool`]: which pool a task belongs to, and whether this thread or process belongs there too.
 
 use std::cell::{Cell, RefCell};
 use std::process;
@@ -7,19 +7,19 @@ use crate::future::PoolId;
 
 /// The pool that a task belongs to, and the process that made the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Home {
+pub(super) struct OwnPool {
     pool: PoolId,
     process: u32,
 }
 
 thread_local! {
     /// The pool that this thread is a worker of.
-    static WORKER_OF: Cell<Option<Home>> = const { Cell::new(None) };
+    static WORKER_OF: Cell<Option<OwnPool>> = const { Cell::new(None) };
     /// The pools whose `map` this thread is in the middle of.
-    static MAPPING_ON: RefCell<Vec<Home>> = const { RefCell::new(Vec::new()) };
+    static MAPPING_ON: RefCell<Vec<OwnPool>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Home {
+impl OwnPool {
     /// A new one, like no other.
     pub(super) fn new() -> Self {
         Self {

@@ -16,7 +16,7 @@ use crate::lane::{Expected, Received, Receiver, Times, Writer, next_number};
 use crate::os::clock;
 
 /// Items of a task that a worker is to run: all from `first` on.
-pub(in crate::engine::processes) struct Piece {
+pub(in crate::engine::processes) struct Batch {
     pub(in crate::engine::processes) task: Arc<Task<dyn Results>>,
     pub(super) first: u32,
     /// How often item `first` has been started.
@@ -27,7 +27,7 @@ pub(in crate::engine::processes) struct Piece {
     pub(in crate::engine::processes) queued: Option<u64>,
 }
 
-impl Piece {
+impl Batch {
     pub(in crate::engine::processes) fn new(task: Arc<Task<dyn Results>>) -> Self {
         Self {
             task,
@@ -62,7 +62,7 @@ impl Piece {
 
 /// A piece that has been given to a worker.
 pub(super) struct InFlight {
-    pub(super) piece: Piece,
+    pub(super) batch: Batch,
     pub(super) expected: Expected,
     /// Where its message begins, once that has been written.
     pub(super) begins: Option<u64>,
@@ -78,7 +78,7 @@ impl InFlight {
     /// What the timeline says of it. Without the worker's word, because it has died, the times are what is known here.
     pub(super) fn event(&self, worker: usize, pid: u32, times: Option<Times>) -> TimelineEvent {
         let now = clock::now();
-        let queued = self.piece.queued.unwrap_or(now);
+        let queued = self.batch.queued.unwrap_or(now);
         let since = self.seen.map_or(queued, |(_, since)| since);
         let Times { started, ended } = times.unwrap_or(Times {
             started: since,
@@ -89,7 +89,7 @@ impl InFlight {
         TimelineEvent {
             worker,
             pid,
-            items: self.expected.end - self.piece.first,
+            items: self.expected.end - self.batch.first,
             queued,
             started,
             ended: ended.clamp(started, now),
@@ -100,7 +100,7 @@ impl InFlight {
 
 /// Why a worker is being killed.
 #[derive(Clone, Debug)]
-pub(super) enum Doom {
+pub(super) enum KillReason {
     /// What it wrote cannot be right; nothing more is read from it.
     Corrupted(String),
     /// The task that it runs is to end: all of it, or this one item.
@@ -140,7 +140,7 @@ pub(in crate::engine::processes) struct Worker {
     /// Contexts that it has.
     pub(super) contexts: Vec<u64>,
     /// Why it is being killed.
-    pub(super) doomed: Option<Doom>,
+    pub(super) kill_reason: Option<KillReason>,
     /// What it wrote that cannot be right. It may have done so after it was doomed for something
     /// else.
     pub(super) corrupted: Option<String>,
@@ -175,7 +175,7 @@ impl Worker {
             outbox: VecDeque::new(),
             number: 0,
             contexts: Vec::new(),
-            doomed: None,
+            kill_reason: None,
             corrupted: None,
             budget: settings.max_tasks,
             memory_limit: settings.memory_limit,
@@ -200,12 +200,12 @@ impl Worker {
 
     /// Whether it may be given more to do.
     pub(in crate::engine::processes) fn is_open(&self) -> bool {
-        self.doomed.is_none() && !self.is_leaving
+        self.kill_reason.is_none() && !self.is_leaving
     }
 
     /// Whether it is being killed because it did not come up in time.
     pub(in crate::engine::processes) fn has_not_come_up(&self) -> bool {
-        matches!(self.doomed, Some(Doom::Lingers)) && !self.is_leaving
+        matches!(self.kill_reason, Some(KillReason::Lingers)) && !self.is_leaving
     }
 
     /// Whether what it writes is to be believed.
@@ -232,8 +232,8 @@ impl Worker {
     }
 
     /// Why it has ended before it took tasks, if it has said so.
-    pub(in crate::engine::processes) fn last_words(&self) -> Option<String> {
-        let caught = self.receiver.header().last_words().read()?;
+    pub(in crate::engine::processes) fn crash_report(&self) -> Option<String> {
+        let caught = self.receiver.header().crash_report().read()?;
         Some(match caught.location {
             Some(place) => format!("it panicked: {} at {place}", caught.message),
             None => caught.message,
@@ -245,8 +245,8 @@ impl Worker {
     }
 
     /// Gives the worker a piece to run, after the context it needs.
-    pub(super) fn give(&mut self, piece: Piece) {
-        let Function { code, context } = &piece.task.function;
+    pub(super) fn give(&mut self, batch: Batch) {
+        let Function { code, context } = &batch.task.function;
         if let Some(context) = context
             && !self.contexts.contains(&context.id)
         {
@@ -259,14 +259,14 @@ impl Worker {
             });
         }
         self.number = next_number(self.number);
-        let first = piece.first;
+        let first = batch.first;
         let count = match &mut self.budget {
             Some(budget) => {
-                let count = (piece.task.count - first).min(*budget);
+                let count = (batch.task.count - first).min(*budget);
                 *budget -= count;
                 count
             }
-            None => piece.task.count - first,
+            None => batch.task.count - first,
         };
         let request = Request::Run {
             task: self.number,
@@ -274,12 +274,12 @@ impl Worker {
             context: context.as_ref().map_or(0, |context| context.id),
             first,
             count,
-            seeds: piece.task.seeds.0,
-            limit: piece.task.limit,
+            seeds: batch.task.seeds.0,
+            limit: batch.task.limit,
             is_recorded: self.is_recorded,
         };
-        let body = Body::Items(piece.task.clone(), first..first + count);
-        let result_size = piece.task.result_size;
+        let body = Body::Items(batch.task.clone(), first..first + count);
+        let result_size = batch.task.result_size;
         let expected = Expected {
             task: self.number,
             next: first,
@@ -287,7 +287,7 @@ impl Worker {
             result_size,
         };
         self.in_flight.push_back(InFlight {
-            piece,
+            batch,
             expected,
             begins: None,
             is_sent: false,
@@ -314,9 +314,9 @@ impl Worker {
         let mut wrote = false;
         while let Some(message) = self.outbox.front_mut() {
             if !self.requests.has_room() {
-                if self.requests.is_spoilt() && self.doomed.is_none() {
+                if self.requests.is_spoilt() && self.kill_reason.is_none() {
                     let reason = "a cell of the requests is in a state that cannot be";
-                    self.doom(Doom::Corrupted(reason.to_owned()));
+                    self.kill_for(KillReason::Corrupted(reason.to_owned()));
                 }
                 break;
             }
@@ -362,11 +362,11 @@ impl Worker {
     }
 
     /// Takes back the piece at `position`, if the worker has not begun with it.
-    pub(super) fn take_back(&mut self, position: usize) -> Option<Piece> {
+    pub(super) fn take_back(&mut self, position: usize) -> Option<Batch> {
         let entry = self.in_flight.get(position)?;
         let task = entry.expected.task;
         match entry.begins {
-            Some(begins) if self.requests.reclaim(begins) => {
+            Some(begins) if self.requests.take_back(begins) => {
                 // The worker will pass over what is out. Of one that is half-way out it must be told where it ends.
                 if !entry.is_sent
                     && let Some(message) = self.outbox.front_mut()
@@ -387,10 +387,10 @@ impl Worker {
         if let Some(budget) = &mut self.budget
             && !self.is_leaving
         {
-            *budget += entry.expected.end - entry.piece.first;
+            *budget += entry.expected.end - entry.batch.first;
         }
         self.flush();
-        Some(entry.piece)
+        Some(entry.batch)
     }
 
     /// Whether the worker has begun with this piece.
@@ -401,38 +401,43 @@ impl Worker {
     }
 
     /// Kills it.
-    pub(super) fn doom(&mut self, doom: Doom) {
-        if let Doom::Corrupted(reason) = &doom {
+    pub(super) fn kill_for(&mut self, reason: KillReason) {
+        if let KillReason::Corrupted(what) = &reason {
             log::warn!(
-                "worker process {} is killed: {reason}",
+                "worker process {} is killed: {what}",
                 self.started.child.pid()
             );
-            self.corrupted.get_or_insert_with(|| reason.clone());
+            self.corrupted.get_or_insert_with(|| what.clone());
         }
         // What was found out first stays the reason.
-        self.doomed.get_or_insert(doom);
+        self.kill_reason.get_or_insert(reason);
         self.started.child.kill();
     }
 }
 
 impl Worker {
     /// The error for the item at which this worker died; `None` if the item is to be tried again.
-    pub(super) fn blame(&self, piece: &Piece, cause: Death, is_lost: bool) -> Option<TaskError> {
+    pub(super) fn attribute(
+        &self,
+        batch: &Batch,
+        cause: Death,
+        is_lost: bool,
+    ) -> Option<TaskError> {
         // SIGABRT, after a panic that could not be caught.
         if cfg!(panic = "abort")
             && cause == Death::Signal(6)
-            && let Some(caught) = self.receiver.header().last_words().read()
+            && let Some(caught) = self.receiver.header().crash_report().read()
         {
             return Some(caught.into_error(None));
         }
-        if !is_lost && piece.attempts <= piece.task.retries {
+        if !is_lost && batch.attempts <= batch.task.retries {
             return None;
         }
         let pid = self.started.child.pid();
         let attempts = if is_lost {
-            piece.false_starts
+            batch.false_starts
         } else {
-            piece.attempts
+            batch.attempts
         };
         // The word is the worker's to write, so it says nothing unless there is a limit and the death agrees.
         if let Some(limit) = self.memory_limit

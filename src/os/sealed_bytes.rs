@@ -18,7 +18,7 @@ use super::above_standard;
 
 /// A parcel on the receiver's side.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct SealedBytes {
     start: NonNull<c_void>,
     len: NonZeroUsize,
 }
@@ -46,7 +46,7 @@ fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
 
-impl Parcel {
+impl SealedBytes {
     /// Maps what another process packed: sealed, and of exactly `len` bytes.
     pub(crate) fn open(fd: &OwnedFd, len: u64) -> io::Result<Self> {
         let sealed = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
@@ -59,7 +59,7 @@ impl Parcel {
         let len = usize::try_from(len)
             .ok()
             .and_then(NonZeroUsize::new)
-            .ok_or_else(|| io::Error::other("a parcel of no bytes"))?;
+            .ok_or_else(|| io::Error::other("a sealed of no bytes"))?;
         let flags = MapFlags::MAP_PRIVATE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
         let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, flags, fd, 0) }?;
@@ -74,11 +74,11 @@ impl Parcel {
     }
 }
 
-impl Drop for Parcel {
+impl Drop for SealedBytes {
     fn drop(&mut self) {
         // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from `self`.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of a parcel failed: {error}");
+            log::error!("munmap of a sealed failed: {error}");
         }
     }
 }
@@ -92,20 +92,20 @@ mod tests {
         let fd = pack(&[b"one ", b"", b"two"]).unwrap();
         assert!(nix::unistd::write(&fd, b"more").is_err());
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
-        assert_eq!(Parcel::open(&fd, 7).unwrap().bytes(), b"one two");
+        assert_eq!(SealedBytes::open(&fd, 7).unwrap().bytes(), b"one two");
     }
 
     #[test]
     fn a_parcel_of_another_length_or_unsealed_is_refused() {
         let fd = pack(&[b"four"]).unwrap();
-        let error = Parcel::open(&fd, 5).unwrap_err();
+        let error = SealedBytes::open(&fd, 5).unwrap_err();
         assert!(
             error.to_string().contains("4 bytes came where 5"),
             "{error}"
         );
         let open = memfd_create(c"manyhands", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         nix::unistd::write(&open, b"four").unwrap();
-        Parcel::open(&open, 4).unwrap_err();
-        Parcel::open(&pack(&[]).unwrap(), 0).unwrap_err();
+        SealedBytes::open(&open, 4).unwrap_err();
+        SealedBytes::open(&pack(&[]).unwrap(), 0).unwrap_err();
     }
 }

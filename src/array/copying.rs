@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use super::claim::despite_the_dead;
-use super::terms::Mode;
+use super::claim_mode::Mode;
 use super::{ClaimError, FrozenArray, SharedArray};
 use crate::memory::wait_mode::soon;
 

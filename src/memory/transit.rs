@@ -58,11 +58,11 @@ thread_local! {
 
 /// Handles that are held for the time that a message is needed. Nearly always there are none.
 #[derive(Default)]
-pub(crate) struct Cargo {
+pub(crate) struct KeptHandles {
     kept: Option<Box<Mutex<Vec<Kept>>>>,
 }
 
-impl Cargo {
+impl KeptHandles {
     fn new(kept: Vec<Kept>) -> Self {
         Self {
             kept: (!kept.is_empty()).then(|| Box::new(Mutex::new(kept))),
@@ -74,7 +74,7 @@ impl Cargo {
     }
 
     /// The message is not needed any more.
-    pub(crate) fn unload(&self) {
+    pub(crate) fn let_go(&self) {
         if let Some(kept) = &self.kept {
             let kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
             drop(kept);
@@ -82,11 +82,11 @@ impl Cargo {
     }
 }
 
-impl std::fmt::Debug for Cargo {
+impl std::fmt::Debug for KeptHandles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "Cargo({})",
+            "KeptHandles({})",
             if self.kept.is_some() { "some" } else { "none" }
         )
     }
@@ -111,18 +111,18 @@ impl Drop for Outer {
     fn drop(&mut self) {
         // A message that was not finished is not sent.
         if let Some(Scope::Send(sending)) = SCOPE.replace(self.0.take()) {
-            recall(&sending.handles);
+            call_back(&sending.handles);
         }
     }
 }
 
 /// Serialises something whose handles are kept by this process.
-pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, Cargo) {
+pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, KeptHandles) {
     let outer = Outer::enter(Scope::Keep(Vec::new()));
     let result = serialise();
     match outer.leave() {
-        Some(Scope::Keep(kept)) => (result, Cargo::new(kept)),
-        _ => (result, Cargo::default()),
+        Some(Scope::Keep(kept)) => (result, KeptHandles::new(kept)),
+        _ => (result, KeptHandles::default()),
     }
 }
 
@@ -140,7 +140,7 @@ impl Sent {
         self.into_handles();
     }
 
-    /// The message is on its way, with this list of what is in it for whoever may have to [`recall`] it.
+    /// The message is on its way, with this list of what is in it for whoever may have to [`call_back`] it.
     pub(crate) fn into_handles(mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.handles)
     }
@@ -158,7 +158,7 @@ impl Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        recall(&self.handles);
+        call_back(&self.handles);
     }
 }
 
@@ -212,7 +212,7 @@ pub(crate) fn grant<R>(serialise: impl FnOnce() -> R) -> (R, Option<Expected>) {
 }
 
 /// Takes back what was [sent](send): no process will read it.
-pub(crate) fn recall(sent: &[BlockId]) {
+pub(crate) fn call_back(sent: &[BlockId]) {
     for id in sent {
         registry::call_back(*id);
     }
@@ -220,7 +220,7 @@ pub(crate) fn recall(sent: &[BlockId]) {
 
 /// Prepares an object for the way. `keep` makes a handle to keep; `granted` is called with the member in whose name the
 /// object is held.
-pub(super) fn load(
+pub(super) fn depart(
     id: BlockId,
     keep: impl FnOnce() -> Kept,
     granted: impl FnOnce(u16),
@@ -255,7 +255,7 @@ pub(super) fn load(
 
 /// What reads a message at present has come to.
 #[derive(Default)]
-struct Unpacking {
+struct Receiving {
     /// Kept until all is read: what was tried and dropped may be wanted at the next try.
     opened: Vec<Kept>,
     /// Handles that count as under way, each with its number in the message.
@@ -263,16 +263,16 @@ struct Unpacking {
 }
 
 thread_local! {
-    static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) };
+    static RECEIVING: RefCell<Option<Receiving>> = const { RefCell::new(None) };
 }
 
 /// Reads a message. Its handles cease to count as under way when all is read, each once.
-pub(crate) fn unpack<R>(read: impl FnOnce() -> R) -> R {
+pub(crate) fn receive<R>(read: impl FnOnce() -> R) -> R {
     /// Puts back what was there before, also after a panic of the user's code.
-    struct Outer(Option<Unpacking>);
+    struct Outer(Option<Receiving>);
     impl Drop for Outer {
         fn drop(&mut self) {
-            let Some(Unpacking { opened, landed }) = UNPACKING.replace(self.0.take()) else {
+            let Some(Receiving { opened, landed }) = RECEIVING.replace(self.0.take()) else {
                 return;
             };
             for (id, _) in landed {
@@ -281,15 +281,15 @@ pub(crate) fn unpack<R>(read: impl FnOnce() -> R) -> R {
             drop(opened);
         }
     }
-    let _outer = Outer(UNPACKING.replace(Some(Unpacking::default())));
+    let _outer = Outer(RECEIVING.replace(Some(Receiving::default())));
     read()
 }
 
 /// A handle has been read, or it could not be. `opened` is what came of it.
-pub(super) fn unload(id: BlockId, transit: Transit, opened: Option<Kept>) {
-    UNPACKING.with_borrow_mut(|unpacking| match (unpacking, transit) {
+pub(super) fn arrive(id: BlockId, transit: Transit, opened: Option<Kept>) {
+    RECEIVING.with_borrow_mut(|unpacking| match (unpacking, transit) {
         (
-            Some(Unpacking {
+            Some(Receiving {
                 opened: all,
                 landed,
             }),

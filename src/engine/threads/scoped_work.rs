@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::task::Job;
 use crate::error::TaskError;
-use crate::facade::{Condvar, Mutex};
+use crate::shim::{Condvar, Mutex};
 
 /// Work that is done in parts, by any thread.
 pub(super) trait Work: Sync {
@@ -21,7 +21,7 @@ pub(super) trait Work: Sync {
 }
 
 /// A borrow of some [`Work`] that ends when its owner says so.
-pub(super) struct Lease {
+pub(super) struct ScopedWork {
     terms: Mutex<Terms>,
     /// Wakes the owner when there are no users any more.
     unused: Condvar,
@@ -35,27 +35,30 @@ struct Terms {
 }
 
 /// Lends `work` for as long as `body` runs. It is taken back before this returns or unwinds.
-pub(super) fn lend<'w, T>(work: &'w (dyn Work + 'w), body: impl FnOnce(&Arc<Lease>) -> T) -> T {
+pub(super) fn lend<'w, T>(
+    work: &'w (dyn Work + 'w),
+    body: impl FnOnce(&Arc<ScopedWork>) -> T,
+) -> T {
     // SAFETY: source and target differ in lifetimes only, so their layouts are the same. The target claims to live for
     // ever, where `work` is good for the length of this call at least. That claim is never relied on: the reference is
-    // stored in `terms`, which nothing outside this module reads, and copied from there only by `Lease::run`, which
+    // stored in `terms`, which nothing outside this module reads, and copied from there only by `ScopedWork::run`, which
     // counts itself as a user under the lock before it copies, and stops to be one after its last use. The guard
     // `TakeBack` removes it under the same lock and then waits until there are no users. The guard is a local of this
     // function which nobody else can see, so it is dropped when this function returns or unwinds, and not left out.
     let work =
         unsafe { mem::transmute::<&'w (dyn Work + 'w), &'static (dyn Work + 'static)>(work) };
-    let lease = Arc::new(Lease {
+    let scoped = Arc::new(ScopedWork {
         terms: Mutex::new(Terms {
             work: Some(work),
             users: 0,
         }),
         unused: Condvar::new(),
     });
-    let _guard = TakeBack(&lease);
-    body(&lease)
+    let _guard = TakeBack(&scoped);
+    body(&scoped)
 }
 
-struct TakeBack<'l>(&'l Lease);
+struct TakeBack<'l>(&'l ScopedWork);
 
 impl Drop for TakeBack<'_> {
     fn drop(&mut self) {
@@ -67,7 +70,7 @@ impl Drop for TakeBack<'_> {
     }
 }
 
-impl Job for Lease {
+impl Job for ScopedWork {
     fn run(&self) {
         let work = {
             let mut terms = self.terms.lock();
@@ -86,7 +89,7 @@ impl Job for Lease {
 }
 
 /// One that is counted in [`Terms::users`].
-struct User<'l>(&'l Lease);
+struct User<'l>(&'l ScopedWork);
 
 impl Drop for User<'_> {
     fn drop(&mut self) {
@@ -138,19 +141,19 @@ mod tests {
             ended: &ended,
         };
         let left_over = thread::scope(|scope| {
-            let lease = lend(&slow, |lease| {
-                let used = Arc::clone(lease);
+            let scoped = lend(&slow, |scoped| {
+                let used = Arc::clone(scoped);
                 scope.spawn(move || used.run());
                 until(&started, 1);
                 scope.spawn(|| go_on.store(1, Ordering::SeqCst));
-                Arc::clone(lease)
+                Arc::clone(scoped)
             });
             assert_eq!(
                 ended.load(Ordering::SeqCst),
                 1,
                 "taken back in the middle of a part"
             );
-            lease
+            scoped
         });
         left_over.run();
         assert_eq!(
@@ -170,8 +173,8 @@ mod tests {
         };
         thread::scope(|scope| {
             let unwound = catch_unwind(AssertUnwindSafe(|| {
-                lend(&slow, |lease| {
-                    let used = Arc::clone(lease);
+                lend(&slow, |scoped| {
+                    let used = Arc::clone(scoped);
                     scope.spawn(move || used.run());
                     until(&started, 1);
                     scope.spawn(|| go_on.store(1, Ordering::SeqCst));

@@ -3,21 +3,21 @@
 use std::sync::atomic::Ordering;
 
 use super::error::{JoinError, NothingInHand};
-use super::port::{Others, Port, Rest};
+use super::handle::{Handle, Others, Rest};
 use crate::memory::member;
 use crate::memory::wait_mode::WaitMode;
 
-impl Port {
+impl Handle {
     /// An item that this process has taken will never be done.
     pub(super) fn lose(&self) {
         let view = self.view();
-        if let Some(book) = self.own_book() {
+        if let Some(counts) = self.own_counts() {
             // Another thread may have said that it is done.
             let one_more = |lost: u64| {
-                let over = lost + book.done.load(Ordering::Acquire);
-                (over < book.taken.load(Ordering::Acquire)).then_some(lost + 1)
+                let over = lost + counts.done.load(Ordering::Acquire);
+                (over < counts.taken.load(Ordering::Acquire)).then_some(lost + 1)
             };
-            let _ = book
+            let _ = counts
                 .lost
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         }
@@ -26,12 +26,13 @@ impl Port {
 
     pub(super) fn task_done(&self) -> Result<(), NothingInHand> {
         let view = self.view();
-        let book = self.own_book().ok_or(NothingInHand)?;
+        let counts = self.own_counts().ok_or(NothingInHand)?;
         let one_more = |done: u64| {
-            let over = done + book.lost.load(Ordering::Acquire);
-            (over < book.taken.load(Ordering::Acquire)).then_some(done + 1)
+            let over = done + counts.lost.load(Ordering::Acquire);
+            (over < counts.taken.load(Ordering::Acquire)).then_some(done + 1)
         };
-        book.done
+        counts
+            .done
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
             .map_err(|_| NothingInHand)?;
         // As long as there are items, this was not the last.
@@ -58,12 +59,12 @@ impl Port {
             if pushed <= finished {
                 return Some(Ok(()));
             }
-            let in_hand = || {
-                let books = &view.head.books[..member::numbers()];
-                books.iter().any(|book| book.in_hand() > 0)
+            let unacknowledged = || {
+                let counts = &view.head.counts[..member::numbers()];
+                counts.iter().any(|counts| counts.unacknowledged() > 0)
             };
             let is_left = self.other_receivers(&view, &rest) == Others::None
-                && !in_hand()
+                && !unacknowledged()
                 && unfinished() > 0;
             is_left.then(|| {
                 Err(JoinError::Disconnected {
@@ -72,7 +73,7 @@ impl Port {
             })
         };
         let waiters = &view.head.finished;
-        let ended = waiters.wait(mode.deadline(), ready, || rest.patrol());
+        let ended = waiters.wait(mode.deadline(), ready, || rest.poll_for_dead());
         ended.unwrap_or_else(|| {
             Err(JoinError::TimedOut {
                 unfinished: unfinished(),

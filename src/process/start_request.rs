@@ -1,7 +1,7 @@
 //! What a child is told on its start, as both sides see it.
 //!
 //! The greeting ([`launch`](super::launch)) says how long the letter is. With it come the letter, a
-//! sealed [`parcel`], and the child's real standard input. The letter names the function, and holds
+//! sealed [`sealed`], and the child's real standard input. The letter names the function, and holds
 //! what that captures and its argument, of whatever size:
 //!
 //! ```text
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Origin;
 use crate::codec;
 use crate::memory::member;
-use crate::os::parcel::{self, Parcel};
+use crate::os::sealed_bytes::{self, SealedBytes};
 
 /// Bytes of a length.
 const LENGTH: usize = size_of::<u64>();
@@ -27,8 +27,8 @@ pub(super) struct Head {
     pub(super) origin: Origin,
     /// [`code::number`](crate::call::code::number) of the [`Entry`](super::entry::Entry).
     pub(super) entry: u64,
-    /// The same of the [`Revive`](crate::call::closure::Revive) of a function that captures.
-    pub(super) revive: Option<u64>,
+    /// The same of the [`Reconstruct`](crate::call::closure::Reconstruct) of a function that captures.
+    pub(super) reconstruct: Option<u64>,
     /// The child's place in its family, if it is given handles of shared objects.
     pub(super) member: Option<member::Place>,
     /// Bytes of the captures. The rest is the argument.
@@ -40,48 +40,48 @@ pub(super) fn pack(head: &Head, captures: &[u8], argument: &[u8]) -> io::Result<
     let mut start = Vec::new();
     codec::exact::to_vec_append(&mut start, head).map_err(io::Error::other)?;
     let length = (start.len() as u64).to_ne_bytes();
-    let letter = parcel::pack(&[&length, &start, captures, argument])?;
+    let request = sealed_bytes::pack(&[&length, &start, captures, argument])?;
     let whole = LENGTH + start.len() + captures.len() + argument.len();
-    Ok((letter, whole as u64))
+    Ok((request, whole as u64))
 }
 
 /// A letter that has come.
-pub(super) struct Letter {
+pub(super) struct StartRequest {
     pub(super) head: Head,
-    parcel: Parcel,
+    sealed: SealedBytes,
     /// Where the captures start, and the argument.
     parts: [usize; 2],
 }
 
-impl Letter {
+impl StartRequest {
     /// Opens a letter of this length.
-    pub(super) fn open(letter: &OwnedFd, length: u64) -> io::Result<Self> {
-        Self::read(Parcel::open(letter, length)?)
-            .ok_or_else(|| io::Error::other("the letter is cut short"))
+    pub(super) fn open(request: &OwnedFd, length: u64) -> io::Result<Self> {
+        Self::read(SealedBytes::open(request, length)?)
+            .ok_or_else(|| io::Error::other("the request is cut short"))
     }
 
-    fn read(parcel: Parcel) -> Option<Self> {
-        let (length, rest) = parcel.bytes().split_first_chunk::<LENGTH>()?;
+    fn read(sealed: SealedBytes) -> Option<Self> {
+        let (length, rest) = sealed.bytes().split_first_chunk::<LENGTH>()?;
         let length = usize::try_from(u64::from_ne_bytes(*length)).ok()?;
         let head: Head = codec::exact::from_slice(rest.get(..length)?).ok()?;
         let captures = LENGTH + length;
         let argument = captures.checked_add(usize::try_from(head.captures).ok()?)?;
-        if argument > parcel.bytes().len() {
+        if argument > sealed.bytes().len() {
             return None;
         }
         Some(Self {
             head,
-            parcel,
+            sealed,
             parts: [captures, argument],
         })
     }
 
     pub(super) fn captures(&self) -> &[u8] {
-        &self.parcel.bytes()[self.parts[0]..self.parts[1]]
+        &self.sealed.bytes()[self.parts[0]..self.parts[1]]
     }
 
     pub(super) fn argument(&self) -> &[u8] {
-        &self.parcel.bytes()[self.parts[1]..]
+        &self.sealed.bytes()[self.parts[1]..]
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
             let head = Head {
                 origin: Origin::of_worker("pool", 0),
                 entry: 0,
-                revive: None,
+                reconstruct: None,
                 member: None,
                 captures,
             };
@@ -104,15 +104,15 @@ mod tests {
             bytes
         };
         let read = |length: u64, head: &[u8], rest: &[u8]| {
-            let fd = parcel::pack(&[&length.to_ne_bytes(), head, rest]).unwrap();
+            let fd = sealed_bytes::pack(&[&length.to_ne_bytes(), head, rest]).unwrap();
             let whole = (LENGTH + head.len() + rest.len()) as u64;
-            Letter::read(Parcel::open(&fd, whole).unwrap())
+            StartRequest::read(SealedBytes::open(&fd, whole).unwrap())
         };
         let three = head(3);
         let len = three.len() as u64;
-        let letter = read(len, &three, b"abcde").unwrap();
+        let request = read(len, &three, b"abcde").unwrap();
         assert_eq!(
-            (letter.captures(), letter.argument()),
+            (request.captures(), request.argument()),
             (&b"abc"[..], &b"de"[..])
         );
         assert!(read(len, &three, b"ab").is_none());
