@@ -528,6 +528,37 @@ fn b44_forking_workers_is_refused_while_other_threads_run() {
     );
 }
 
+/// In a process of one thread: kills the copy of it that workers are forked from, and says what
+/// becomes of tasks when its worker has died with it.
+fn lose_the_copy(_: ()) -> String {
+    let builder = Processes::builder().workers(1);
+    let pool = builder.start_method(StartMethod::Fork).build().unwrap();
+    let worker = pool.submit(|_: ()| std::process::id(), ()).result();
+    let worker = worker.unwrap();
+    let copies = children_of(std::process::id());
+    assert_eq!(copies.len(), 1);
+    kill(*copies.first().unwrap());
+    eventually("the worker has died with it", || !is_running(worker));
+    loop {
+        match pool.submit(|_: ()| (), ()).result() {
+            // Given to it before the pool had heard of its death.
+            Err(TaskError::WorkerDied { .. }) => {}
+            Err(error) => return error.to_string(),
+            Ok(()) => return "they run".to_owned(),
+        }
+    }
+}
+
+/// It may have other threads by then.
+#[test]
+fn b44_a_process_is_not_forked_once_more_when_the_copy_that_was_allowed_has_died() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let error = pool.submit(lose_the_copy, ()).result().unwrap();
+    let reason = "the copy of this process that workers were forked from has died";
+    assert!(error.contains(reason), "{error}");
+}
+
 /// Makes a pool in a worker of a pool, and so on; says how deep it came and why it went no further.
 fn descend(level: u32) -> (u32, bool) {
     match Pool::processes(1) {

@@ -179,3 +179,27 @@ pub(super) fn rebuild(view: &View<'_>) {
             .store(slot as u32, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::iter;
+
+    use super::*;
+    use crate::queue::PriorityQueue;
+
+    #[test]
+    fn items_come_in_order_out_of_a_heap_that_was_made_anew() {
+        let queue = PriorityQueue::bounded(16).unwrap();
+        let pushed = [3, 1, 4, 1, 5, 9, 2, 6];
+        for (number, priority) in pushed.into_iter().enumerate() {
+            queue.push(priority, (priority, number)).unwrap();
+        }
+        rebuild(&queue.handle.view());
+        let mut expected: Vec<_> = pushed.into_iter().zip(0..).collect();
+        // The first one that was pushed first, among equals.
+        expected.sort_by_key(|&(priority, _)| Reverse(priority));
+        let popped: Vec<(i64, usize)> = iter::from_fn(|| queue.try_pop().ok()).collect();
+        assert_eq!(popped, expected);
+        assert_eq!(queue.len(), 0);
+    }
+}

@@ -137,6 +137,27 @@ fn b57_the_wake_up_of_a_killed_waiter_is_not_lost() {
 }
 
 #[test]
+fn b57_a_process_that_ends_while_its_thread_waits_takes_no_notification_with_it() {
+    let _none = Leftovers::none();
+    let (mutex, condvar) = (Mutex::new([0; 3]).unwrap(), Condvar::new().unwrap());
+    let leave = |(mutex, condvar): (Tokens, Condvar)| {
+        let shared = (mutex.clone(), condvar);
+        thread::spawn(move || take_token(shared));
+        eventually("the thread waits", || waiting(&mutex) == 1);
+    };
+    let shared = (mutex.clone(), condvar.clone());
+    join_all([Process::spawn(leave, shared).unwrap()]);
+    // Behind a thread that is no more.
+    let shared = (mutex.clone(), condvar.clone());
+    let waiter = thread::spawn(move || take_token(shared));
+    eventually("the next one waits", || waiting(&mutex) == 2);
+    mutex.lock().unwrap()[1] += 1;
+    condvar.notify_one();
+    eventually("it has taken the token", || mutex.lock().unwrap()[2] == 1);
+    waiter.join().unwrap();
+}
+
+#[test]
 fn b57_a_mutex_that_is_poisoned_meanwhile_says_so() {
     let _none = Leftovers::none();
     let (mutex, condvar) = (Mutex::new([0; 3]).unwrap(), Condvar::new().unwrap());

@@ -122,6 +122,18 @@ fn burying_twice_is_burying_once() {
     }
 }
 
+/// The sum that is made anew then counts what each process has and what there is in all.
+#[test]
+fn forgotten_permits_take_no_free_ones_along_when_a_process_has_ended() {
+    let line = line();
+    assert!(acquires(line, 2));
+    assert!(line.forget(2, Limit::Brief));
+    assert_eq!(line.available(), 1);
+    assert!(line.reclaim(MEMBERS as u16 - 1, soon(), |_| {}));
+    assert_eq!(line.available(), 1);
+    assert!(acquires(line, 1));
+}
+
 /// The place of one that has left is taken by a thread that came later than its neighbour.
 #[test]
 fn permits_are_for_the_thread_that_came_first_and_not_for_the_first_place() {
