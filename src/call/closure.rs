@@ -30,7 +30,6 @@ use super::entry;
 use crate::array::lend::{Chunks, With, Zipped};
 use crate::error::{Part, TaskError};
 use crate::memory::wire;
-use crate::{codec, panic};
 
 /// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
 ///
@@ -285,15 +284,8 @@ unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, 
 /// A context as bytes. A panic of its `Serialize` is the caller's error, like any other failure of it.
 pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
-    match panic::catch(|| codec::append(&mut bytes, context)) {
-        Ok(Ok(())) => Ok(bytes),
-        Ok(Err(reason)) => Err(TaskError::Encode {
-            index: None,
-            part: Part::Context,
-            reason,
-        }),
-        Err(caught) => Err(caught.into_error(None)),
-    }
+    wire::encode(&mut bytes, context, Part::Context)?;
+    Ok(bytes)
 }
 
 /// How to send `f`, if `closure!` made it; the inner error is what the context's `Serialize` said.

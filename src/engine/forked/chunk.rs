@@ -4,11 +4,10 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use crate::engine::discard::Discard;
-use crate::error::{Part, TaskError};
+use crate::error::TaskError;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::wire;
-use crate::panic;
 
 /// A run of items, and what has come of them.
 pub(super) struct Chunk {
@@ -82,22 +81,10 @@ impl Chunk {
     {
         let count = self.end - self.first;
         let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
-        let wrong = |at: usize, reason| undecoded(self.first + at, reason);
-        let before = results.len();
-        let decoded = panic::catch(|| wire::take_all(&bytes, results));
-        // It panicked at the first result that was not appended.
-        let panicked_at = self.first + results.len() - before;
-        let decoded = decoded
-            .map_err(|caught| caught.into_error(Some(panicked_at)))?
-            .map_err(|(at, reason)| wrong(at, reason))?;
-        if let Some((_, failure)) = failures.into_iter().next() {
-            return Err(failure);
-        }
-        if decoded != count {
-            let reason = format!("{decoded} results for {count} items");
-            return Err(wrong(decoded, reason));
-        }
-        Ok(())
+        let failure = failures.into_iter().next();
+        let expected = failure.is_none().then_some(count);
+        wire::decode_all(&bytes, results, self.first, expected)?;
+        failure.map_or(Ok(()), |(_, failure)| Err(failure))
     }
 
     /// Appends the outcome of each item. `failure` is why some have not been run.
@@ -118,10 +105,7 @@ impl Chunk {
                 return Err(failure.clone().with_index(index));
             }
             // One that cannot be made leaves the bytes at the next.
-            match panic::catch(|| wire::take(&mut bytes)) {
-                Ok(decoded) => decoded.map_err(|reason| undecoded(index, reason)),
-                Err(caught) => Err(caught.into_error(Some(index))),
-            }
+            wire::decode(&mut bytes, Some(index))
         }));
     }
 }
@@ -148,13 +132,5 @@ impl Sink for Chunk {
 
     fn fault(&self, index: u32, fault: Fault) {
         self.fail(index, fault.into_error(None));
-    }
-}
-
-fn undecoded(index: usize, reason: String) -> TaskError {
-    TaskError::Decode {
-        index: Some(index),
-        part: Part::Result,
-        reason,
     }
 }

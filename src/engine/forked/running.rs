@@ -16,14 +16,13 @@ use serde::de::DeserializeOwned;
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, PipeBell};
 use super::watch::Watcher;
 use crate::engine::discard::Discard;
-use crate::error::{Part, PoolError, TaskError};
+use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::memory::wire;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
-use crate::panic;
 
 /// The number of the only task of a child.
 pub(super) const TASK: u32 = 1;
@@ -325,13 +324,6 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
             .lock()
             .take()
             .unwrap_or(Err(TaskError::Taken))?;
-        match panic::catch(|| wire::take(&mut bytes.as_slice())) {
-            Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
-                index: None,
-                part: Part::Result,
-                reason,
-            }),
-            Err(caught) => Err(caught.into_error(None)),
-        }
+        wire::decode(&mut bytes.as_slice(), None)
     }
 }

@@ -12,14 +12,14 @@ use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use super::ticket::{self, Promised, Ticket};
 use crate::call::{ChunkFuture, Limits};
+use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{Part, TaskError};
+use crate::error::TaskError;
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
-use crate::{codec, panic};
 
 /// Where the outcomes of the items go.
 struct ChunkPromise<R> {
@@ -146,22 +146,15 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
 
 /// Takes one result from `bytes`.
 fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskError> {
-    let wrong = |reason| TaskError::Decode {
-        index: None,
-        part: Part::Result,
-        reason,
-    };
     // Taken apart first, so that a result that cannot be decoded is passed over whole.
     let len = codec::fixed_size::<R>().or_else(|| codec::records_len(bytes, 1));
     let Some((mut result, rest)) = len.and_then(|len| bytes.split_at_checked(len)) else {
         *bytes = &[];
-        return Err(wrong("there are fewer results than items".to_owned()));
+        let reason = "there are fewer results than items".to_owned();
+        return Err(wire::undecoded(None, reason));
     };
     *bytes = rest;
-    match panic::catch(|| wire::take(&mut result)) {
-        Ok(decoded) => decoded.map_err(wrong),
-        Err(caught) => Err(caught.into_error(None)),
-    }
+    wire::decode(&mut result, None)
 }
 
 /// What has become of a chunk that was to be given out.

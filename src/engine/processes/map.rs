@@ -14,6 +14,7 @@ use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use crate::call::{Chunks, Limits, Plan};
+use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::Signal;
@@ -21,7 +22,6 @@ use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
-use crate::{codec, panic};
 
 /// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -232,29 +232,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 let mut outcome = outcome.lock();
                 (std::mem::take(&mut outcome.bytes), outcome.failure.take())
             };
-            let before = results.len();
-            let decoded = panic::catch(|| wire::take_all(&bytes, results));
-            let at = |index: usize| Some(base + index);
-            match decoded {
-                Ok(Ok(decoded)) if failure.is_none() && decoded != *count => {
-                    let reason = format!("{decoded} results for {count} items");
-                    return Err(TaskError::Decode {
-                        index: at(decoded),
-                        part: Part::Result,
-                        reason,
-                    });
-                }
-                Ok(Ok(_)) => {}
-                Ok(Err((index, reason))) => {
-                    return Err(TaskError::Decode {
-                        index: at(index),
-                        part: Part::Result,
-                        reason,
-                    });
-                }
-                // It panicked at the first result that was not appended.
-                Err(caught) => return Err(caught.into_error(at(results.len() - before))),
-            }
+            let expected = failure.is_none().then_some(*count);
+            wire::decode_all(&bytes, results, *base, expected)?;
             if let Some(failure) = failure {
                 return Err(failure);
             }
@@ -374,18 +353,7 @@ fn encode_with_care<A: Serialize + 'static>(
     bytes: &mut Vec<u8>,
     item: &A,
 ) -> Result<(), TaskError> {
-    let before = bytes.len();
-    let error = match panic::catch(|| codec::append(bytes, item)) {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(reason)) => TaskError::Encode {
-            index: None,
-            part: Part::Argument,
-            reason,
-        },
-        Err(caught) => caught.into_error(None),
-    };
-    bytes.truncate(before);
-    Err(error)
+    wire::encode(bytes, item, Part::Argument)
 }
 
 /// The outcomes of a call that could not be made.

@@ -12,6 +12,7 @@ use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
 use super::ticket::{self, Promised, Ticket};
 use crate::call::Limits;
+use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Part, TaskError};
 use crate::future::TaskFuture;
@@ -19,7 +20,6 @@ use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
 use crate::memory::wire;
-use crate::{codec, panic};
 
 /// Where the one result of a submitted task goes.
 struct Promise<R> {
@@ -78,14 +78,7 @@ impl<R: DeserializeOwned + 'static> Promised<R> for Promise<R> {
     fn take(&self) -> Result<R, TaskError> {
         let outcome = self.outcome.lock().take();
         let bytes = outcome.unwrap_or(Err(TaskError::Taken))?;
-        match panic::catch(|| wire::take(&mut bytes.as_slice())) {
-            Ok(decoded) => decoded.map_err(|reason| TaskError::Decode {
-                index: None,
-                part: Part::Result,
-                reason,
-            }),
-            Err(caught) => Err(caught.into_error(None)),
-        }
+        wire::decode(&mut bytes.as_slice(), None)
     }
 
     fn set_cancelled(&self) {
@@ -116,19 +109,13 @@ fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError
     // Taken, not borrowed: an argument's Serialize may submit tasks in turn.
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let encoded = panic::catch(|| codec::append(&mut scratch, argument));
-    let encoded = match encoded {
-        Ok(Ok(())) if scratch.len() <= KEPT_BYTES => Ok(scratch.as_slice().into()),
-        Ok(Ok(())) => return Ok(scratch.into()),
-        Ok(Err(reason)) => Err(TaskError::Encode {
-            index: None,
-            part: Part::Argument,
-            reason,
-        }),
-        Err(caught) => Err(caught.into_error(None)),
-    };
+    let encoded = wire::encode(&mut scratch, argument, Part::Argument);
+    if encoded.is_ok() && scratch.len() > KEPT_BYTES {
+        return Ok(scratch.into());
+    }
+    let items = encoded.map(|()| scratch.as_slice().into());
     SCRATCH.set(scratch);
-    encoded
+    items
 }
 
 /// Gives one task to the workers.
