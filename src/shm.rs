@@ -27,7 +27,7 @@
 //! - `String`, `Vec`, `Box` and references are not, because they point to memory of one process: use an array, or send such
 //!   values through a [`queue`](crate::queue).
 //!
-//! For structs of your own, switch on the feature `derive` of bytemuck in your `KeptHandles.toml`:
+//! For structs of your own, switch on the feature `derive` of bytemuck in your `Cargo.toml`:
 //! `bytemuck = { version = "1.24", features = ["derive"] }`. It is the same crate as `manyhands::bytemuck`, and can be used under
 //! either name:
 //!

@@ -59,7 +59,7 @@ impl SealedBytes {
         let len = usize::try_from(len)
             .ok()
             .and_then(NonZeroUsize::new)
-            .ok_or_else(|| io::Error::other("a sealed of no bytes"))?;
+            .ok_or_else(|| io::Error::other("sealed memory of no bytes"))?;
         let flags = MapFlags::MAP_PRIVATE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
         let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, flags, fd, 0) }?;
@@ -78,7 +78,7 @@ impl Drop for SealedBytes {
     fn drop(&mut self) {
         // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from `self`.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of a sealed failed: {error}");
+            log::error!("munmap of sealed memory failed: {error}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) type Entry = fn(StartRequest) -> Result<i32, String>;
 /// What a function for a child process has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `handles check` alone does not find a closure that captures.
+/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
 ///
 /// # Examples
 ///

@@ -19,7 +19,7 @@ use crate::memory::transit;
 /// What a function for a pool of processes has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `handles check` alone does not find a closure that captures.
+/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
 ///
 /// # Examples
 ///

@@ -4,7 +4,7 @@
 //!
 //! Rayon's threads fall asleep as soon as they have nothing to do, and going through its queue wakes them one by one.
 //! A task that is submitted and waited for takes 15 µs that way, and 40 after a pause of 1 ms; through a queue whose
-//! workers watch it for 50 µs before they sleep it takes 0.3 and 7 (`handles bench --bench latency`).
+//! workers watch it for 50 µs before they sleep it takes 0.3 and 7 (`cargo bench --bench latency`).
 //!
 //! So each thread of the rayon pool runs one job that lasts as long as the pool: the loop of a worker, in [`dispatch`],
 //! which takes tasks from a queue of ours. To rayon these threads are its workers still. A task that calls `join` or
