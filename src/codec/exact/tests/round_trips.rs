@@ -8,7 +8,7 @@ use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct};
 
 use super::*;
 
-/// A sequence that does not know its length, or lies about it.
+/// A sequence that does not know its length, or announces a false one.
 struct Announced(Option<usize>, Vec<Option<u8>>);
 
 impl Serialize for Announced {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Anything, with options inside options.
+/// A value of any kind, with options inside options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Value {
     Unit,
