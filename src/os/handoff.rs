@@ -51,7 +51,7 @@ pub(crate) fn send(
     send_with(MsgFlags::empty(), socket, message, fds)
 }
 
-/// Sends like [`send`], but fails with [`WouldBlock`](io::ErrorKind::WouldBlock) instead of
+/// Sends like `send`, but fails with [`WouldBlock`](io::ErrorKind::WouldBlock) instead of
 /// waiting.
 pub(crate) fn send_at_once(
     socket: BorrowedFd<'_>,

@@ -138,6 +138,7 @@ impl RobustMutex {
             let is_last = deadline.is_some_and(|deadline| deadline <= slice);
             let end = deadline.map_or(slice, |deadline| deadline.min(slice));
             outcome = self.sleep_until(end);
+            // The slice has ended at the deadline. Otherwise another owner may have it still.
             if is_last {
                 break;
             }
@@ -270,12 +271,13 @@ impl RobustMutex {
             libc::EOWNERDEAD => {
                 // If this process is killed before the next line or after it, the next owner is
                 // told of the death too.
-                // SAFETY: `self` is a mutex made by `init`, and the calling thread has just got it.
+                // SAFETY: `self` is a mutex made by `init`, and the calling thread has just
+                // acquired it.
                 let code = unsafe { libc::pthread_mutex_consistent(self.0.get()) };
                 if code == 0 {
                     return Ok(Acquired::OwnerDied);
                 }
-                // SAFETY: the calling thread has just got it.
+                // SAFETY: the calling thread has just acquired it.
                 unsafe { self.unlock() };
                 Err(LockError::Corrupted(system(code)))
             }
