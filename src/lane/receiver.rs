@@ -248,6 +248,7 @@ impl Receiver {
             .split::<RESPONSE_HEAD>()
             .ok_or("a message without a head")?;
         let response = Response::from_head(head).ok_or("a message of no known kind")?;
+        // A worker answers in order, so this item of this task is the only one that can come.
         if response.task != expected.task || response.first != expected.next {
             return Err(format!(
                 "an answer for item {} of task {}, where item {} of task {} comes next",
@@ -255,6 +256,7 @@ impl Receiver {
             ));
         }
         let left = expected.end - expected.next;
+        // More answers than open items, or the end of the task with items still open.
         if response.count > left || (response.ends && response.count != left) {
             return Err(format!(
                 "{} answers, where {left} items are open",
@@ -273,9 +275,11 @@ impl Receiver {
                     body.len()
                 ));
             }
+            // A message must answer for an item or end the task.
             ResponseKind::Results if response.count == 0 && !response.ends => {
                 return Err("an answer that says nothing".to_owned());
             }
+            // The end of a task whose items have all been answered for.
             ResponseKind::Results if response.count == 0 => {}
             ResponseKind::Results => sink.results(response.first, response.count, body),
             ResponseKind::Fault if response.count != 1 => {
@@ -295,6 +299,7 @@ impl Receiver {
             }
             ResponseKind::Times => {
                 let (times, rest) = body.split::<16>().ok_or("times of no length")?;
+                // Times end a task and are about no item.
                 if !response.ends || response.count != 0 || rest.len() != 0 {
                     return Err("times in the middle of a task".to_owned());
                 }

@@ -222,6 +222,7 @@ impl Writer {
     /// the writer takes a message back.
     pub(crate) fn trace(&self, position: u64) -> u32 {
         let found = self.cells.at(position).word.look();
+        // The writer itself took the message back: the reader has not touched the cell.
         if found & PHASE == RECLAIMED {
             found & !PHASE | READY
         } else {
@@ -287,9 +288,12 @@ impl Reader {
     #[inline]
     pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
         let found = self.cells.at(self.position).word.look();
+        // The writer has not published this cell yet.
         if found == word(self.position, FREE) {
             return None;
         }
+        // Only the first cell of a request may have another word, and the reader begins with that
+        // cell by `claim`.
         if found != word(self.position, READY) {
             return Some(Err(format!(
                 "a cell in state {found:#x}, where {:#x} comes next",
