@@ -3,8 +3,8 @@
 //! The bytes are CBOR (RFC 8949): a head of three bits of kind and a number, then what the number
 //! announces. In other formats some kinds of serde's data model look alike. In JSON, in
 //! `MessagePack` and in the CBOR of other crates, `Some(x)` is written as `x`, `None` and `()` as
-//! null. There, `Some(())` and `Some(None)` come back as `None`, without an error. Here no two kinds
-//! look alike:
+//! null. There, `Some(())` and `Some(None)` come back as `None`, without an error. Here no two
+//! kinds look alike:
 //!
 //! | serde               | bytes                                                                      |
 //! |---------------------|----------------------------------------------------------------------------|
