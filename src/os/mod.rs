@@ -27,7 +27,8 @@
 //! | [`random`] | `getrandom` |
 //! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
-//! | [`slice`] | nothing: how long its sleepers sleep in one go |
+//! | [`slice`] | nothing: how long the sleepers sleep before they look again |
+//! | `state` | `/proc/<pid>/stat`: whether a process is stopped |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
 //!

@@ -86,8 +86,8 @@ fn comes_from_allocator() -> bool {
         let Ok(offset) = libc::off_t::try_from(at) else {
             return false;
         };
-        // SAFETY: the buffer is ours to write to, and as long as said. An address that is not
-        // mapped is an error of the call, or ends what it reads.
+        // SAFETY: the buffer is ours to write to, and the call is given its length. An address that
+        // is not mapped is an error of the call, or ends what it reads.
         let read = unsafe {
             libc::pread(
                 MEMORY.load(Ordering::Relaxed),

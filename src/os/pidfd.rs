@@ -200,8 +200,7 @@ impl Child {
             Name::Descriptor => {
                 let fd = self.fd.as_raw_fd().unsigned_abs();
                 match reap(libc::P_PIDFD, fd, 0) {
-                    // The descriptor has been closed by the program, or the kernel waits for
-                    // numbers only.
+                    // The program has closed the descriptor, or this kernel waits for numbers only.
                     Err(Errno::EBADF | Errno::EINVAL) if !self.is_adopted => {
                         reap(libc::P_PID, self.pid, 0)
                     }

@@ -44,7 +44,7 @@ impl Sparse {
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
         let fd = out_of_reach(fd)?;
-        // A file larger than the limit on files would cost the process its life (SIGXFSZ).
+        // The kernel kills a process that makes a file larger than the limit on files (SIGXFSZ).
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
         let len = LARGEST.min(limit) & !0xffff;
         let size = i64::try_from(len).map_err(io::Error::other)?;

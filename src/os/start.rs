@@ -293,7 +293,7 @@ fn mark_one_by_one(first: RawFd) -> io::Result<()> {
     let folder = Errno::result(unsafe { libc::open(c"/proc/thread-self/fd".as_ptr(), flags) })?;
     let mut buffer = [0_u8; 4_096];
     let outcome = loop {
-        // SAFETY: the buffer is there to be written to, and as long as said.
+        // SAFETY: the call may write to the buffer, whose length it is given.
         let read = Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_getdents64,
