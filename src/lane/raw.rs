@@ -15,6 +15,8 @@ pub(crate) struct RawBytes<'a> {
 }
 
 impl<'a> RawBytes<'a> {
+    /// Makes raw bytes from an address and a length.
+    ///
     /// # Safety
     ///
     /// The bytes can be read as long as `'a`, whatever is written to them meanwhile.

@@ -158,7 +158,7 @@ impl Worker {
                 let len = if shift < 64 { len << shift } else { !len };
                 self.poke_cell(at, 32, &len.to_ne_bytes());
             }
-            // Anywhere in the cells, and anywhere in the header.
+            // Any place in the cells, and any place in the header.
             7 => {
                 let offset = script.int() as usize % (2 * RING_BYTES);
                 self.poke(HEADER_BYTES + offset, &[script.byte()]);
