@@ -8,7 +8,7 @@ use serde::ser::{
 
 use super::{Error, MAX_DEPTH, UNKNOWN_LENGTH, head, kind};
 
-/// Appends values to a vector.
+/// A writer that appends values to a vector.
 pub(super) struct Writer<'a> {
     out: &'a mut Vec<u8>,
     depth: u16,

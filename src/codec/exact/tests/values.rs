@@ -1,4 +1,4 @@
-//! Values come back: any that a type can hold which has everything in it.
+//! Values come back: all values of a type that has a part of every kind.
 
 use std::collections::BTreeMap;
 
