@@ -461,7 +461,7 @@ pub enum PoolError {
     },
 }
 
-/// What to do when a worker process ran `main` instead of the worker loop.
+/// The advice for when a worker process ran `main` instead of the worker loop.
 const HOOK_ADVICE: &str =
     "if the `worker-hook` feature is off, call manyhands::init() at the top of main";
 
