@@ -1,8 +1,9 @@
-//! What waiting at a barrier ends with: the same for the barrier of threads and the one of processes.
+//! The results of a wait at a barrier: the same for the barrier of threads and the one of
+//! processes.
 
 use serde::{Deserialize, Serialize};
 
-/// All parties have arrived at a barrier, and this one goes on with them.
+/// The pass of a party through a barrier: all parties have arrived, and this one goes on with them.
 ///
 /// # Examples
 ///
@@ -28,16 +29,18 @@ pub struct BarrierPass {
 }
 
 impl BarrierPass {
-    /// The pass of the party that was number `index`, from 0, to arrive.
+    /// Makes the pass of the party that was number `index`, from 0, to arrive.
     pub(crate) const fn new(index: usize, parties: usize) -> Self {
         Self {
             index,
-            // The last to arrive: it is awake already, and need not wait to be woken before it can lead.
+            // The last to arrive: it is awake already, and need not wait to be woken before it can
+            // lead.
             is_leader: index + 1 == parties,
         }
     }
 
-    /// True for exactly one party of each pass, the last to arrive: for what one of them is to do for all.
+    /// Returns true for exactly one party of each pass, the last to arrive: for work that one party
+    /// must do for all.
     ///
     /// # Examples
     ///
@@ -52,7 +55,8 @@ impl BarrierPass {
         self.is_leader
     }
 
-    /// How many had arrived before this party: 0 to `parties - 1`, each of them once in a pass.
+    /// Returns how many had arrived before this party: 0 to `parties - 1`, each of them once in a
+    /// pass.
     ///
     /// # Examples
     ///
@@ -68,7 +72,8 @@ impl BarrierPass {
     }
 }
 
-/// The barrier will not be passed: a party was late, was killed (of a barrier between processes), or somebody has aborted or reset it.
+/// The error of a barrier that will not be passed: a party was late, a party was killed (of a
+/// barrier between processes), or a caller has aborted or reset the barrier.
 ///
 /// Every party gets it, those that wait and those that come later, until the barrier is reset.
 ///

@@ -1,9 +1,11 @@
-//! What can go wrong, once: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool as a whole.
+//! All that can go wrong: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool
+//! as a whole.
 //!
-//! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place of a panic), and
-//! every message says what happened, why, and what to do where that is not plain. Both types are `Clone`, because one
-//! cause may have to be told to many tasks, serde's, because a task may use a pool in turn and hand on what it was told,
-//! and `#[non_exhaustive]`, because later engines fail in ways of their own.
+//! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place
+//! of a panic). Every message says what happened, why, and what to do where that is not plain. Both
+//! types are `Clone`, because many tasks may fail from one cause. They are serde's, because a task
+//! may use a pool in turn and return its error. They are `#[non_exhaustive]`, because later engines
+//! fail in ways of their own.
 
 #[cfg(target_os = "linux")]
 mod claim;
@@ -24,7 +26,8 @@ pub(crate) use claim::Holder;
 
 /// Why a task has no result.
 ///
-/// In a `map`, `index` is the position of the item in the input, from 0; for a task given by `submit` it is `None`.
+/// In a `map`, `index` is the position of the item in the input, from 0; for a task given by
+/// `submit` it is `None`.
 ///
 /// # Examples
 ///
@@ -45,7 +48,8 @@ pub enum TaskError {
         index: Option<usize>,
         /// The panic's message.
         message: String,
-        /// Where the panic was raised; `None` if the program's own panic hook has replaced this crate's.
+        /// Where the panic was raised; `None` if the program's own panic hook has replaced this
+        /// crate's.
         location: Option<Location>,
     },
     /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
@@ -80,8 +84,9 @@ pub enum TaskError {
         /// What the deserialiser said.
         reason: String,
     },
-    /// The task ran for longer than its limit. On processes and forked children it was stopped at that moment, with its
-    /// worker; a thread cannot be stopped, so there the task came to its end and its result was thrown away.
+    /// The task ran for longer than its limit. On processes and forked children it was stopped at
+    /// that moment, with its worker. A thread cannot be stopped, so there the task ran to its end
+    /// and its result was dropped.
     #[error("{}took longer than its limit of {limit:?}", Subject(*.index))]
     TimedOut {
         /// Position of the item in the input of the call.
@@ -105,7 +110,8 @@ pub enum TaskError {
         /// How many times the task was started in all: 1 without `retries`.
         attempts: u32,
     },
-    /// The task was cancelled before it had a result: by its handle, or because its pool was shut down or dropped.
+    /// The task was cancelled before it had a result: by its handle, or because its pool was shut
+    /// down or dropped.
     #[error("the task was cancelled before it had a result")]
     Cancelled,
     /// The result was taken before, by an earlier `result_timeout` or `.await`.
@@ -127,8 +133,8 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Position of the failed item in the input of its call, from 0; `None` for a task given by `submit` and for an
-    /// error that no single item caused.
+    /// Returns the position of the failed item in the input of its call, from 0; `None` for a task
+    /// given by `submit` and for an error that no single item caused.
     ///
     /// # Examples
     ///
@@ -153,7 +159,7 @@ impl TaskError {
         }
     }
 
-    /// The same error, after so many attempts.
+    /// Returns the same error, after `tried` attempts.
     #[cfg(target_os = "linux")]
     pub(crate) fn with_attempts(mut self, tried: u32) -> Self {
         if let Self::WorkerDied { attempts, .. } | Self::OutOfMemory { attempts, .. } = &mut self {
@@ -162,12 +168,12 @@ impl TaskError {
         self
     }
 
-    /// The same error, of item `at` of its call.
+    /// Returns the same error, of item `at` of its call.
     pub(crate) fn with_index(self, at: usize) -> Self {
         self.indexed(Some(at))
     }
 
-    /// The same error, of the item `at` of its call, or of none.
+    /// Returns the same error, of the item `at` of its call, or of none.
     pub(crate) fn indexed(mut self, at: Option<usize>) -> Self {
         match &mut self {
             Self::Panicked { index, .. }
@@ -241,9 +247,10 @@ pub enum Death {
     Signal(i32),
     /// Ended by itself with this exit code, in the middle of a task.
     Exit(i32),
-    /// What the worker wrote could not be right, so it was killed. The text says what was wrong.
+    /// What the worker wrote could not be right, so the parent killed it. The text says what was
+    /// wrong.
     Corrupted(String),
-    /// Somebody else in the program waited for the process and took its exit status.
+    /// Another part of the program waited for the process and took its exit status.
     Unknown,
 }
 
@@ -315,7 +322,8 @@ pub enum PoolError {
     /// A pool of no workers was asked for: it could never run anything.
     #[error("a pool needs at least one worker, and 0 were asked for")]
     ZeroWorkers,
-    /// An environment variable that this crate reads has a value that makes no sense. Set it right, or not at all.
+    /// An environment variable that this crate reads has a value that makes no sense. Set it right,
+    /// or not at all.
     #[error(
         "the environment variable {variable} is set to {value:?}; it must be a whole number from 1 on, or not set"
     )]
@@ -343,8 +351,8 @@ pub enum PoolError {
         /// How long the pool waited.
         waited: Duration,
     },
-    /// This code is not part of the main executable, so a worker, which is that executable started again, would not
-    /// have it.
+    /// This code is not part of the main executable. A worker is that executable started again, so
+    /// it would not have the code.
     #[error(
         "a process pool works only in code that is linked into the main executable; this copy of manyhands is in a \
          shared library loaded by another program. Use Pool::threads or Pool::forked here"
@@ -353,26 +361,28 @@ pub enum PoolError {
     /// The process is a worker that was started, but whose start-up hook did not run.
     #[error("this process was started as a worker, but reached main; {HOOK_ADVICE}")]
     HookMissing,
-    /// This process never looked whether it was started as a worker. Workers are this program too, so they would not either,
-    /// and would run its `main`; none was started.
+    /// This process never checked whether it was started as a worker. Workers are this program too,
+    /// so they would not check either, and would run its `main`. No worker was started.
     #[error(
         "worker processes would run this program's main: it was built without the feature `worker-hook`, and has not \
          called manyhands::init(), which must be at the top of main"
     )]
     NoHook,
-    /// The program runs with more rights than the user who started it (set-user-id and the like). Its environment, by
-    /// which workers are started, is not to be trusted.
+    /// The program runs with more rights than the user who started it (set-user-id and the like).
+    /// Its environment, by which workers are started, must not be trusted.
     #[error(
         "a program that runs with more rights than its user starts no worker processes; use Pool::threads or \
          Pool::forked here"
     )]
     Privileged,
-    /// The function lies outside the main executable (in a shared library), so a worker would not find it.
+    /// The function lies outside the main executable (in a shared library), so a worker would not
+    /// find it.
     #[error(
         "the function is not part of the main executable, so a worker process cannot be told where it is"
     )]
     ForeignFunction,
-    /// A call would fork while other threads run, whose locks would stay locked in the child for ever.
+    /// A call would fork while other threads run, whose locks would stay locked in the child for
+    /// ever.
     #[error(
         "refused to fork while {threads} other thread(s) run: a lock one of them holds would stay locked in the \
          child. Join them first, use worker processes that are not forked from this one (StartMethod::Spawn or \
@@ -382,7 +392,8 @@ pub enum PoolError {
         /// How many threads other than the caller run, those that this crate keeps parked left out.
         threads: usize,
     },
-    /// The pool, or the handle of a child process, belongs to another process: this one was forked from it.
+    /// The pool, or the handle of a child process, belongs to another process: this one was forked
+    /// from it.
     #[error(
         "the pool or child process belongs to another process, of which this one is a forked child; make one here"
     )]
@@ -407,12 +418,12 @@ pub enum PoolError {
     /// The pool was closed or shut down.
     #[error("the pool is closed and takes no more tasks")]
     Closed,
-    /// An option of a builder asks for what cannot be.
+    /// An option of a builder asks for what is not possible.
     #[error("{option} cannot be {value}: {reason}")]
     InvalidOption {
         /// Which option.
         option: Cow<'static, str>,
-        /// What it was given.
+        /// The value that was given.
         value: String,
         /// Why that cannot be.
         reason: Cow<'static, str>,
@@ -450,13 +461,13 @@ pub enum PoolError {
     },
 }
 
-/// What to do when a worker process ran `main` instead of the worker loop.
+/// The advice for when a worker process ran `main` instead of the worker loop.
 const HOOK_ADVICE: &str =
     "if the `worker-hook` feature is off, call manyhands::init() at the top of main";
 
 #[cfg(target_os = "linux")]
 impl PoolError {
-    /// A failure of the system, with what was asked of it.
+    /// Makes a failure of the system, with what was asked of it.
     pub(crate) fn system(what: &'static str, error: impl fmt::Display) -> Self {
         Self::System {
             what: what.into(),
@@ -465,7 +476,8 @@ impl PoolError {
     }
 }
 
-/// `result_timeout` waited for the time it was given, and the task was not finished. The task goes on.
+/// The error of a `result_timeout` that has waited for the time it was given: the task is not
+/// finished. It goes on.
 ///
 /// # Examples
 ///
@@ -483,7 +495,8 @@ impl PoolError {
 #[error("the task was not finished in the time given; it goes on")]
 pub struct Timeout;
 
-/// [`as_completed`](crate::as_completed) waited for the time it was given, and some tasks were not finished. They go on.
+/// The error of an [`as_completed`](crate::as_completed) that has waited for the time it was given:
+/// some tasks are not finished. They go on.
 ///
 /// # Examples
 ///
@@ -502,11 +515,11 @@ pub struct Timeout;
 pub struct Unfinished {
     /// Tasks that were not finished.
     pub unfinished: usize,
-    /// Tasks there were in all.
+    /// Tasks that were waited for, finished or not.
     pub total: usize,
 }
 
-/// How a message names its task: by index within a call, or plainly.
+/// The task as a message names it: by its index within a call, or plainly.
 struct Subject(Option<usize>);
 
 impl fmt::Display for Subject {

@@ -1,9 +1,10 @@
 //! Turns a panic into a value: its message, and where it was raised.
 //!
-//! `catch_unwind` gives the payload but not the place; only the panic hook sees that. So a hook is put in front of the
-//! program's own, which notes message and place for threads that are inside [`catch`] and then calls the one that was
-//! there before: what the user sees on stderr, or does in a hook, stays as it was. If the program replaces the hook
-//! later, places are lost and nothing else.
+//! `catch_unwind` gives the payload but not the place; only the panic hook sees that. So this crate
+//! puts a hook in front of the program's own. It notes message and place for threads that are
+//! inside [`catch`], and then calls the hook that was there before. So what the user sees on
+//! stderr, or does in a hook, stays as it was. If the program replaces the hook later, places are
+//! lost and nothing else.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -19,12 +20,14 @@ use crate::error::{Location, TaskError};
 pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<Location>,
-    /// It was no panic of the user's but [`Refused`].
+    /// The claim that was refused, if the task unwound with [`Refused`] and not with a panic of the
+    /// user's.
     #[cfg(target_os = "linux")]
     pub(crate) claim: Option<ClaimError>,
 }
 
-/// What the crate itself unwinds with, past the hook, when a task cannot have what it was to work on.
+/// The payload with which the crate itself unwinds, past the hook, when a task cannot have what it
+/// must work on.
 #[cfg(target_os = "linux")]
 pub(crate) struct Refused(pub(crate) ClaimError);
 
@@ -34,7 +37,7 @@ impl Refused {
     pub(crate) fn end_task(self) -> ! {
         #[cfg(panic = "unwind")]
         std::panic::resume_unwind(Box::new(self));
-        // A task has no other last words then.
+        // Without unwinding, a task can report it only by a panic.
         #[cfg(not(panic = "unwind"))]
         panic!("{}", self.0);
     }
@@ -63,21 +66,21 @@ thread_local! {
 
 /// Where a panic is written down that the process does not survive.
 pub(crate) struct Report {
-    /// Whether a panic on any thread of this process is to be written down.
+    /// Whether a panic on any thread of this process must be written down.
     pub(crate) is_wanted: fn() -> bool,
     pub(crate) write: fn(&Caught),
 }
 
 static REPORT: OnceLock<Report> = OnceLock::new();
 
-/// Has panics reported so, in this process and in copies of it.
+/// Has panics reported by `report`, in this process and in copies of it.
 #[cfg(target_os = "linux")]
 pub(crate) fn report_by(report: Report) {
-    // Set before: by the same worker, or in the process that it is a copy of.
+    // It may be set already: by the same worker, or in the process that this is a copy of.
     let _ = REPORT.set(report);
 }
 
-/// Puts the hook in place. Every engine calls it before its first task; later calls do nothing.
+/// Puts the hook in place. Every engine calls it before its first task. Later calls do nothing.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -117,8 +120,8 @@ fn note(info: &PanicHookInfo<'_>) {
 
 /// Runs `f`; a panic in it becomes an error.
 ///
-/// Callers hand in closures whose captured state is thrown away or left consistent after a panic, so `UnwindSafe` is
-/// not asked for.
+/// `UnwindSafe` is not asked for: after a panic, callers drop what their closures have captured, or
+/// it is consistent.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     DEPTH.set(DEPTH.get() + 1);
     let outcome = catch_unwind(AssertUnwindSafe(f));
@@ -133,7 +136,8 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
             };
         }
         let message = message(&*payload);
-        // A panic that was resumed by the task did not pass the hook again; the note may be of another one.
+        // If the task resumed a panic, that one did not pass the hook again; the note may be of
+        // another one.
         let noted = LAST.take().filter(|last| last.message == message);
         // Not before: a payload that panics as it is dropped leaves a note of its own.
         discard(payload);
@@ -144,7 +148,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     })
 }
 
-/// The text of a panic's payload.
+/// Returns the text of a panic's payload.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()

@@ -1,10 +1,13 @@
-//! The atomics and the futex of the protocols that models check: the same source runs on the real ones and, in a build
-//! with `--cfg loom`, on those of loom, which runs a test through all orders that threads and memory may take.
+//! The atomics and the futex of the protocols that models check. The same source runs on the real
+//! ones and, in a build with `--cfg loom`, on those of loom, which runs a test through all orders
+//! that threads and memory may take.
 //!
-//! What the model leaves out: time. A slice of sleep never ends by itself there, so that a lost wake-up, which costs
-//! 100 ms otherwise, is a deadlock, which loom reports; and a deadline passes at any time it can, early or late.
+//! The model leaves out time. There a slice of sleep never ends by itself. So a lost wake-up, which
+//! costs 100 ms otherwise, is a deadlock, which loom reports. A deadline passes at any time it can,
+//! early or late.
 //!
-//! Under loom these types are larger and live in no shared memory: only the tests with `loom_` in their names run then.
+//! Under loom these types are larger and do not live in shared memory: only the tests with `loom_`
+//! in their names run then.
 //!
 //! Locks, parking and a queue are here as well, for the protocols inside one process. In a build
 //! without loom they are `parking_lot`'s, the standard library's and crossbeam's own types, under
@@ -46,7 +49,8 @@ mod real {
         pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     }
 
-    /// Tells how much time has passed. That of models, which have no time, says that all of it has.
+    /// A stopwatch that says how much time has passed. That of models, which have no time, says
+    /// that all of it has.
     pub(crate) struct Stopwatch(Instant);
 
     impl Stopwatch {

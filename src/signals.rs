@@ -1,6 +1,6 @@
 //! Names of signals.
 
-/// The signals that end processes, by the numbers x86-64 and aarch64 share.
+/// Returns the name of a signal that ends processes, by the number that x86-64 and aarch64 share.
 pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",

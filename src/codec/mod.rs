@@ -1,11 +1,11 @@
 //! A value → bytes, and back.
 //!
-//! Numbers travel as they are; vectors of numbers by one copy; everything else through serde in the format of [`exact`],
-//! which takes every kind of derive and mistakes no value for another. What that costs and what was weighed against it is
-//! in `docs/design/0004-codec.md`.
+//! Numbers are sent as they are, and vectors of numbers by one copy. Everything else goes through
+//! serde in the format of [`exact`], which takes every kind of derive and mistakes no value for
+//! another. What that costs, and what it was compared with, is in `docs/design/0004-codec.md`.
 //!
-//! Values of one type are written one after the other. A number is just its bytes; any other value is a record: its
-//! length in 8 bytes, then that many bytes.
+//! Values of one type are written one after the other. A number is just its bytes. Any other value
+//! is a record: its length in 8 bytes, then that many bytes.
 
 pub(crate) mod exact;
 
@@ -25,7 +25,7 @@ macro_rules! for_each_number {
     };
 }
 
-/// Bytes that each value of the type takes, if all take the same.
+/// Returns the bytes that each value of the type takes, if all take the same.
 pub(crate) fn fixed_size<T: 'static>() -> Option<usize> {
     fn is<T: 'static, N: 'static>() -> bool {
         std::any::TypeId::of::<T>() == std::any::TypeId::of::<N>()
@@ -41,7 +41,7 @@ pub(crate) fn fixed_size<T: 'static>() -> Option<usize> {
 ///
 /// # Errors
 ///
-/// What the value's `Serialize` said; `out` is as it was.
+/// What the value's `Serialize` said; then `out` is as it was.
 #[inline]
 pub(crate) fn append<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result<(), String> {
     macro_rules! number {
@@ -93,16 +93,18 @@ fn append_record<T: Serialize + 'static>(out: &mut Vec<u8>, value: &T) -> Result
     Ok(())
 }
 
-/// What surrounds the reading of each record, for values that have to know where they are read.
+/// What is set up around the reading of each record, for values that must know where they are read.
 pub(crate) trait Reading {
     fn of_record<R>(read: impl FnOnce() -> R) -> R;
 }
 
-/// Takes the next value off the front of `input`. On an error of the value itself, the input stands at the next one.
+/// Takes the next value off the front of `input`. After an error of the value itself, the input
+/// stands at the next one.
 ///
 /// # Errors
 ///
-/// What the type's `Deserialize` said, or that the bytes end too early; then the input is empty.
+/// What the type's `Deserialize` said, or that the bytes end too early; in the second case the
+/// input is empty.
 #[inline]
 pub(crate) fn take<T, W>(input: &mut &[u8]) -> Result<T, String>
 where
@@ -146,7 +148,7 @@ where
     value.ok_or_else(|| "no value".to_owned())
 }
 
-/// The next record, without its length.
+/// Takes the next record, without its length.
 fn split_record<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
     let len = usize::try_from(u64::from_ne_bytes(*len)).ok()?;
@@ -161,7 +163,7 @@ fn ends_early(input: &mut &[u8]) -> String {
     format!("the bytes end too early ({left} left)")
 }
 
-/// Takes all values of `input` and appends them to `out`; gives how many.
+/// Takes all values of `input` and appends them to `out`. Returns how many there were.
 ///
 /// # Errors
 ///
@@ -189,7 +191,8 @@ where
     Ok(count)
 }
 
-/// How many bytes the first `count` records of `input` take, if there are so many.
+/// Returns how many bytes the first `count` records of `input` take; `None` if there are fewer
+/// records.
 pub(crate) fn records_len(input: &[u8], count: usize) -> Option<usize> {
     let mut rest = input;
     for _ in 0..count {
@@ -202,7 +205,7 @@ pub(crate) fn records_len(input: &[u8], count: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Nothing surrounds it.
+    /// A reading with nothing set up around it.
     struct Plain;
 
     impl Reading for Plain {
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn all_values_are_taken_up_to_the_first_that_is_spoilt() {
-        // Bytes of which none is taken, since the value does not come to its end.
+        // The corrupted bytes, of which none is taken, since the value does not come to its end.
         fn check<T>(values: &[T], corrupted: &[u8])
         where
             T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + 'static,

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// Why elements of a shared array could not be had.
+/// Why elements of a shared array could not be claimed.
 ///
-/// Nothing has been read or written then, and nothing is claimed.
+/// The call has read and written nothing then, and has claimed nothing.
 ///
 /// # Examples
 ///
@@ -25,9 +25,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// Somebody has claimed some of the elements, in a way that does not go together with what was asked for.
+    /// Another guard, call or process has claimed some of the elements, in a way that excludes what
+    /// was asked for.
     ///
-    /// A process that had a guard to read, or atomics, when it forked a child keeps that claim until the child has ended.
+    /// A process that had a guard to read, or atomics, when it forked a child keeps that claim
+    /// until the child has ended.
     #[error(
         "elements {range:?} of the array are claimed by {}; drop the guard there, wait for the call that has been lent the \
          array or for the child that was forked with it, or ask for other elements",
@@ -36,16 +38,17 @@ pub enum ClaimError {
     Claimed {
         /// The process, which may be this one; 0 if it has just ended.
         by: u32,
-        /// The elements that it has claimed, the end not among them; for a worker, those that its call was lent.
+        /// The elements that it has claimed, the end not among them; for a worker, those that its
+        /// call was lent.
         range: Range<usize>,
     },
-    /// The array was frozen: it can be read, and nothing else, for good.
+    /// The array was frozen: it can only be read, for good.
     #[error("the array is frozen: nobody can write to it any more")]
     Frozen,
     /// The array has no such elements.
     #[error("the array has {len} elements; elements {range:?} are not all among them")]
     OutOfBounds {
-        /// What was asked for; the end is not among them.
+        /// The elements asked for; the end is not among them.
         range: Range<usize>,
         /// How many elements there are.
         len: usize,
@@ -66,7 +69,7 @@ pub enum ClaimError {
         /// The limit.
         limit: usize,
     },
-    /// The table of claims is locked by a process that does not go on: it is stopped (`SIGSTOP`, a
+    /// A process that does not go on has locked the table of claims: it is stopped (`SIGSTOP`, a
     /// debugger, a frozen container), or was not given a core for longer than the caller wants to
     /// wait.
     #[error(
@@ -75,10 +78,11 @@ pub enum ClaimError {
         Holder(*.by)
     )]
     Busy {
-        /// The process, if it can be told.
+        /// The process, if the system says which one it is.
         by: Option<u32>,
     },
-    /// The claims cannot be read or changed: somebody has written over them, or this process cannot share objects.
+    /// The claims cannot be read or changed: other code has written over them, or this process
+    /// cannot share objects.
     #[error("the array cannot be claimed: {reason}")]
     Unusable {
         /// What is wrong.
@@ -86,7 +90,7 @@ pub enum ClaimError {
     },
 }
 
-/// How a message names the process that holds a lock, by its pid.
+/// The process that holds a lock, by its pid, as a message names it.
 pub(crate) struct Holder(pub(crate) Option<u32>);
 
 impl fmt::Display for Holder {
@@ -99,7 +103,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// How a message names the process that has made a claim, by its pid.
+/// The process that has made a claim, by its pid, as a message names it.
 struct Claimant(u32);
 
 impl fmt::Display for Claimant {

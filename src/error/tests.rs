@@ -1,4 +1,4 @@
-//! What an error says: of which item it is, how often that was tried, and what else a caller can
+//! What an error says: which item it is about, how often that was tried, and what else a caller can
 //! act on.
 
 use nix::sys::signal::Signal;
@@ -24,7 +24,7 @@ fn out_of_memory(index: Option<usize>) -> TaskError {
     }
 }
 
-/// One of each kind that belongs to an item.
+/// Returns one of each kind that belongs to an item.
 fn of_items() -> [TaskError; 6] {
     let (index, reason) = (None, "no way".to_owned());
     [
@@ -163,7 +163,7 @@ fn signals_have_the_names_that_the_system_gives_them() {
         let name = signal_name(signal as i32);
         assert!(name.is_none_or(|name| name == signal.as_str()), "{signal}");
     }
-    // Those by which processes end of themselves, by the system's hand, or by that of a user.
+    // The signals by which processes end of themselves, or which the system or a user sends.
     for signal in [
         Signal::SIGHUP,
         Signal::SIGINT,

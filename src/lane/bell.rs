@@ -1,7 +1,9 @@
-//! The bell of a pool: a word in shared memory that a sleeping parent waits on and every worker can change.
+//! The bell of a pool: a word in shared memory that a sleeping parent waits on and every worker can
+//! change.
 //!
-//! Its value means nothing but "something has happened since you looked". So a worker that scribbles on it can cause a
-//! look too many, and never a lost wake-up: `FUTEX_WAKE` wakes whatever the value.
+//! A change of its value means only that something has happened since the last look. So a worker
+//! that overwrites it can cause one look too many, and never a lost wake-up: `FUTEX_WAKE` wakes
+//! whatever the value.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,7 +20,7 @@ const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 #[derive(Debug)]
 pub(crate) struct Bell {
     memory: SharedMemory,
-    /// For workers to come.
+    /// For workers that start later.
     fd: OwnedFd,
 }
 
@@ -41,21 +43,22 @@ impl Ring for Ringer {
     }
 }
 
-/// The word itself.
+/// The word of a bell.
 #[derive(Default)]
 #[repr(transparent)]
 pub(crate) struct Doorbell(Futex);
 
 impl Doorbell {
-    /// Wakes all that sleep.
+    /// Wakes all threads that sleep on the bell.
     pub(crate) fn ring(&self) {
-        // Release pairs with the load in `listen`: who hears of this ring sees what came before it.
+        // Release pairs with the load in `listen`: a thread that sees this ring sees what came
+        // before it.
         self.0.fetch_add(1, Ordering::Release);
         fault::point();
         self.0.wake(u32::MAX);
     }
 
-    /// What to give to `sleep`. To be taken before the last look.
+    /// Returns the value to give to `sleep`. The caller must take it before its last look.
     pub(crate) fn listen(&self) -> u32 {
         self.0.load(Ordering::Acquire)
     }
@@ -81,22 +84,22 @@ impl Bell {
         Ok(Self { memory, fd })
     }
 
-    /// What a worker opens its [`Ringer`] by.
+    /// Returns the descriptor by which a worker opens its [`Ringer`].
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// The word, for those who wait.
+    /// Returns the word, for threads that wait on it.
     pub(crate) fn doorbell(&self) -> &Doorbell {
         word(&self.memory)
     }
 
-    /// Wakes all who sleep.
+    /// Wakes all threads that sleep on the bell.
     pub(crate) fn ring(&self) {
         self.doorbell().ring();
     }
 
-    /// What to give to `sleep`. To be taken before the last look.
+    /// Returns the value to give to `sleep`. The caller must take it before its last look.
     pub(crate) fn listen(&self) -> u32 {
         self.doorbell().listen()
     }

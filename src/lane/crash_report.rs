@@ -1,9 +1,10 @@
 //! What a worker built with `panic = "abort"` leaves behind: the panic that ended it.
 //!
-//! Such a worker cannot catch a panic; all that runs before the abort is the panic hook, which writes message and place
-//! here. The parent reads them when it finds the worker dead of SIGABRT. With `panic = "unwind"` no panic is written,
-//! because it is then no death. In every build a worker that cannot begin, because its initialiser failed or the system
-//! refused something, writes down why.
+//! Such a worker cannot catch a panic. Only the panic hook runs before the abort, and it writes
+//! message and place here. The parent reads them when it finds the worker dead of SIGABRT. With
+//! `panic = "unwind"` no panic is written, because then it does not end the worker. In every build
+//! a worker that cannot begin, because its initialiser failed or the system refused something,
+//! writes down why.
 
 use std::cell::UnsafeCell;
 use std::ptr;
@@ -21,16 +22,16 @@ pub(super) const TEXT_BYTES: usize = 2_048;
 /// Part of the lane's header.
 #[repr(C, align(128))]
 pub(crate) struct CrashReport {
-    /// How many bytes of `text` are written; 0 for none. Set once, after the text.
+    /// The number of bytes of `text` that are written; 0 for none. Set once, after the text.
     len: AtomicU32,
     text: UnsafeCell<[u8; TEXT_BYTES]>,
 }
 
-/// Where this process writes its last words; null in all that are not workers, and in copies of
-/// workers.
+/// The place of this process's crash report; null in processes that are not workers, and in copies
+/// of workers.
 static OWN: OwnPointer<CrashReport> = OwnPointer::null();
 
-/// Has this process write its last words into the lane, which it keeps mapped from now on.
+/// Makes this process write its crash report into the lane, which it keeps mapped from now on.
 pub(crate) fn set_own(lane: &Lane) {
     let words = ptr::from_ref(lane.header().crash_report());
     std::mem::forget(lane.clone());
@@ -41,12 +42,13 @@ pub(crate) fn set_own(lane: &Lane) {
     });
 }
 
-/// Whether a panic on any thread of this process is to be written down.
+/// Returns whether a panic on any thread of this process must be written down.
 fn wanted() -> bool {
     cfg!(panic = "abort") && !OWN.get().is_null()
 }
 
-/// Writes a panic down, if this process is a worker that will die of it; only the first one.
+/// Writes a panic down, if this process is a worker that will die of it. Only the first panic is
+/// kept.
 fn write(caught: &Caught) {
     if wanted() {
         leave(caught);
@@ -62,11 +64,12 @@ pub(crate) fn write_reason(reason: String) {
 }
 
 fn leave(caught: &Caught) {
-    // SAFETY: null, or set by `set_own`, which has seen to it that the mapping stays.
+    // SAFETY: null, or set by `set_own`, which keeps the mapping for good.
     let Some(words) = (unsafe { OWN.get().as_ref() }) else {
         return;
     };
-    // A message too long is cut, at a character's end, rather than lost. The rest of the record is the file's path.
+    // A message that is too long is not lost, but cut at a character's end. The rest of the record
+    // is the file's path.
     let mut caught = caught.clone();
     let mut end = caught.message.len().min(TEXT_BYTES / 2);
     while !caught.message.is_char_boundary(end) {
@@ -78,8 +81,8 @@ fn leave(caught: &Caught) {
         return;
     }
     if text.len() <= TEXT_BYTES && words.len.load(Ordering::Relaxed) == 0 {
-        // SAFETY: within the array by the check. Two threads that panic at once could mix their words; the reader
-        // checks what it finds.
+        // SAFETY: within the array by the check. Two threads that panic at the same time could mix
+        // their texts; the reader checks what it finds.
         unsafe {
             ptr::copy_nonoverlapping(text.as_ptr(), words.text.get().cast::<u8>(), text.len());
         }
@@ -90,24 +93,25 @@ fn leave(caught: &Caught) {
 }
 
 impl CrashReport {
-    /// Words that nobody meant.
+    /// Writes a report that makes no sense.
     #[cfg(test)]
     pub(super) fn spoil(&self, len: u32, noise: &[u8]) {
         let len_of_noise = noise.len().min(TEXT_BYTES);
-        // SAFETY: within the array, and nobody else has this lane.
+        // SAFETY: within the array, and no other thread has this lane.
         unsafe {
             ptr::copy_nonoverlapping(noise.as_ptr(), self.text.get().cast::<u8>(), len_of_noise);
         }
         self.len.store(len, Ordering::Relaxed);
     }
 
-    /// What the worker left, if it makes sense.
+    /// Returns the report that the worker left, if it makes sense.
     pub(crate) fn read(&self) -> Option<Caught> {
         let len = self.len.load(Ordering::Acquire) as usize;
         if len == 0 || len > TEXT_BYTES {
             return None;
         }
-        // SAFETY: the array is initialised memory that lives as long as `self`; it is only copied from.
+        // SAFETY: the array is initialised memory that lives as long as `self`; it is only copied
+        // from.
         let all: &[u8] = unsafe { std::slice::from_raw_parts(self.text.get().cast::<u8>(), len) };
         let mut text = Vec::new();
         RawBytes::from(all).append_to(&mut text);
@@ -128,7 +132,7 @@ mod tests {
             let child = Child::run(Fate::Killed, number, || {
                 set_own(&lane);
                 write_reason("no such core".to_owned());
-                // The first ones stay.
+                // The first report stays.
                 write_reason("another".to_owned());
             });
             let is_through = child.end();

@@ -1,4 +1,5 @@
-//! A cursor in shared memory: processes claim the elements of a list that they all know, each element once.
+//! A cursor in shared memory: processes claim the elements of a list that they all know, each
+//! element once.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,20 +22,23 @@ impl Cursor {
     }
 
     fn word(&self) -> &AtomicUsize {
-        // SAFETY: the mapping is page-aligned, large enough and lives as long as `self`; any value is valid.
+        // SAFETY: the mapping is page-aligned, large enough and lives as long as `self`; any value
+        // is valid.
         unsafe { self.memory.start().cast::<AtomicUsize>().as_ref() }
     }
 
-    /// Index of the next element. Past the end of the list, which the caller knows, there is none.
+    /// Claims the next element and returns its index. An index past the end of the list, whose
+    /// length the caller knows, means that none is left.
     pub(crate) fn claim(&self) -> usize {
-        // Relaxed: only the number itself is shared. It cannot wrap: each process claims past the end once.
+        // Relaxed: only the number itself is shared. It cannot wrap: each process claims past the
+        // end once.
         fault::point();
         let claimed = self.word().fetch_add(1, Ordering::Relaxed);
         fault::point();
         claimed
     }
 
-    /// How many have been claimed, those past the end included.
+    /// Returns how many have been claimed, those past the end included.
     pub(crate) fn position(&self) -> usize {
         self.word().load(Ordering::Relaxed)
     }
@@ -44,7 +48,7 @@ impl Cursor {
         self.word().fetch_max(len, Ordering::Relaxed);
     }
 
-    /// Back to the start. No other process may be claiming.
+    /// Sets the cursor back to the start. No other process may claim meanwhile.
     pub(crate) fn reset(&self) {
         self.word().store(0, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! What the messages in a lane look like.
+//! The form of the messages in a lane.
 //!
-//! A message begins with a head of fixed size, in the byte order of the machine: both sides are the same build on the
-//! same machine. What follows is its body.
+//! A message begins with a head of fixed size, in the byte order of the machine: both sides are the
+//! same build on the same machine. The rest is its body.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -9,27 +9,28 @@ use std::time::Duration;
 use crate::error::{Part, TaskError};
 use crate::panic::Caught;
 
-/// From parent to worker.
+/// A message from parent to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Run a function on items. Body: the items, as [`crate::codec`] writes them one after the other.
+    /// Run a function on items. Body: the items, as [`crate::codec`] writes them one after the
+    /// other.
     Run {
         /// Number of the task in this lane.
         task: u32,
-        /// Where the function is: see [`crate::call::code`].
+        /// The number of the function: see [`crate::call::code`].
         code: u64,
-        /// The context to run it with; 0 for none.
+        /// The context to run the function with; 0 for none.
         context: u64,
         /// Index, within the task, of the first item.
         first: u32,
         /// How many items follow.
         count: u32,
-        /// The word that the seeds of the task's items are made of.
+        /// The word from which the seeds of the task's items are made.
         seeds: u64,
-        /// How long each item may take. Then the worker says when each starts, and gives no result
-        /// that comes too late.
+        /// How long each item may take. With a limit the worker says when each item starts, and
+        /// gives no result that comes too late.
         limit: Option<Duration>,
-        /// Whether it is to say, at the end, when it began and ended.
+        /// Whether the worker must say, at the end, when it began and ended.
         is_recorded: bool,
     },
     /// Keep a context. Body: its encoding.
@@ -39,7 +40,7 @@ pub(crate) enum Request {
 }
 
 const REQUEST_HEAD: usize = 40;
-/// Bytes of the limit, which follows the head of a request that has one: other requests stay as
+/// Bytes of the limit, which follows the head of a request that has one. Other requests stay as
 /// short as they are.
 const LIMIT_BYTES: usize = 8;
 
@@ -79,7 +80,7 @@ impl Request {
             } => {
                 if let Some(limit) = limit {
                     len += LIMIT_BYTES;
-                    // One that does not fit is longer than the machine will run.
+                    // A limit that does not fit is longer than the machine will run.
                     let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
                     limit_bytes = limit.to_ne_bytes();
                 }
@@ -110,7 +111,7 @@ impl Request {
         RequestHead { bytes: head, len }
     }
 
-    /// The head and the body of a message; `None` if it is none.
+    /// Reads the head and the body of a message; `None` if it is not a request.
     pub(crate) fn parse(message: &[u8]) -> Option<(Self, &[u8])> {
         let (head, mut body) = message.split_first_chunk::<REQUEST_HEAD>()?;
         let id = long(&head[16..24]);
@@ -139,7 +140,7 @@ impl Request {
     }
 }
 
-/// From worker to parent.
+/// A message from worker to parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     /// Number of the task.
@@ -149,7 +150,7 @@ pub(crate) struct Response {
     /// How many items the body is about.
     pub(crate) count: u32,
     pub(crate) kind: ResponseKind,
-    /// Whether this is all there is to the task.
+    /// Whether the task ends with this message.
     pub(crate) ends: bool,
 }
 
@@ -159,7 +160,8 @@ pub(crate) enum ResponseKind {
     Results,
     /// Body: the [`Fault`] of one item.
     Fault,
-    /// Body: when the worker began with the task and when it ended it. It ends a task, and is about no item.
+    /// Body: when the worker began with the task and when it ended it. It ends a task, and is about
+    /// no item.
     Times,
 }
 
@@ -180,7 +182,7 @@ impl Response {
         head
     }
 
-    /// `None` if no worker of ours wrote this.
+    /// Reads the head; `None` if no worker of this build wrote it.
     pub(crate) fn from_head(head: [u8; RESPONSE_HEAD]) -> Option<Self> {
         let flags = int(&head[12..16]);
         Some(Self {
@@ -217,7 +219,7 @@ pub(crate) enum Fault {
     ArgumentDecode(String),
     ContextDecode(String),
     ResultEncode(String),
-    /// It took longer than this, and came to its end before it was stopped.
+    /// The item took longer than this, and ended before it was stopped.
     TimedOut(Duration),
 }
 

@@ -1,4 +1,5 @@
-//! A lane: the shared memory between a parent and one worker process, in which all tasks and results travel.
+//! A lane: the shared memory between a parent and one worker process, in which all tasks and
+//! results travel.
 //!
 //! ```text
 //!            writes requests                    reads requests
@@ -9,19 +10,22 @@
 //!   header: who sleeps, whom to wake, how far the worker is, its last words
 //! ```
 //!
-//! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so handing over a small message
-//! moves one cache line and nothing else; a message larger than a cell goes in several, streaming through the ring, so
-//! a lane has one size however large its payloads are, and its pages stay warm.
+//! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so to hand over
+//! a small message moves one cache line and nothing else. A message larger than a cell goes in
+//! several, one after the other through the ring. So a lane has one size however large its payloads
+//! are, and its pages stay warm.
 //!
-//! Neither side trusts a lock to the other: there is none. A worker may be killed between any two instructions. What
-//! the parent needs to know then is in the header's `progress` word, which the worker writes before and after each
-//! item; [`receiver`] makes the books from it.
+//! Neither side relies on a lock that the other could hold: there is none. A worker may be killed
+//! between any two instructions. What the parent needs to know then is in the header's `progress`
+//! word, which the worker writes before and after each item. [`receiver`] works out from it which
+//! items the dead worker had answered.
 //!
-//! Only the two processes of a lane use it; forked children of either have it mapped and keep off it. A worker gone mad can
-//! spoil its own lane, not that of others. The parent checks all that it reads there before it acts on it, and copies before it decodes.
+//! Only the two processes of a lane use it. Forked children of either have it mapped and do not
+//! touch it. A worker whose memory is corrupted can corrupt its own lane, not that of others. The
+//! parent checks all that it reads there before it acts on it, and copies before it decodes.
 //!
-//! Unsafe code is allowed in this module: it is plain memory access to a mapping that another process writes, made safe
-//! by the states of the cells.
+//! Unsafe code is allowed in this module: it is plain memory access to a mapping that another
+//! process writes, made safe by the states of the cells.
 #![allow(unsafe_code)]
 
 pub(crate) mod bell;
@@ -60,12 +64,13 @@ use crash_report::CrashReport;
 use ring::RING_BYTES;
 pub(crate) use wake::{Asleep, RingAt};
 
-/// Size of the header, and with it where the first ring begins.
+/// Size of the header. The first ring begins after it.
 const HEADER_BYTES: usize = 4_096;
 /// Header, requests, responses.
 const LANE_BYTES: NonZeroUsize = NonZeroUsize::new(HEADER_BYTES + 2 * RING_BYTES).unwrap();
 
-/// The words of a lane that are not messages. Each group has cache lines of its own, named after who writes it most.
+/// The words of a lane that are not messages. Each group has cache lines of its own, and is named
+/// after the side that writes it most.
 #[repr(C)]
 pub(crate) struct Header {
     parent: ParentWords,
@@ -75,12 +80,12 @@ pub(crate) struct Header {
 
 #[repr(C, align(128))]
 struct ParentWords {
-    /// When the worker is to ring the bell. Pairs with the words of the response cells.
+    /// When the worker must ring the bell. Pairs with the words of the response cells.
     bell_at: RingAt,
-    /// How long an idle worker spins before it sleeps, in nanoseconds. Set by the parent, which knows who else wants
-    /// the cores.
+    /// How long an idle worker spins before it sleeps, in nanoseconds. Set by the parent, which
+    /// knows what other processes need the cores.
     spin: AtomicU32,
-    /// Set once, by the parent: when there are no requests left, end.
+    /// Set once, by the parent: the worker ends when there are no requests left.
     stop: AtomicU32,
 }
 
@@ -92,17 +97,19 @@ struct WorkerWords {
     /// after-fork hooks), 3 when there is no more for it to do (only a forked child says that).
     /// Pairs with nothing; the bell of a worker follows it.
     ready: AtomicU32,
-    /// Set once, by the worker, before it dies of it: an allocation failed.
+    /// Set once, by the worker, before it dies because an allocation failed.
     out_of_memory: AtomicU32,
-    /// When the item that `progress` speaks of was started, in nanoseconds of the system's monotonic clock; only written
-    /// for tasks with a limit, before `progress`. [`HAS_RUN`] once a forked child's function has
-    /// ended.
+    /// When the item that `progress` names was started, in nanoseconds of the system's monotonic
+    /// clock. Written before `progress`, and only for tasks with a limit. [`HAS_RUN`] once a forked
+    /// child's function has ended.
     started_at: AtomicU64,
-    /// For how many nanoseconds the worker has had nothing to do, until it last found something.
+    /// The nanoseconds for which the worker has had nothing to do, up to the last time that it
+    /// found something.
     idle: AtomicU64,
-    /// Since when it has nothing to do; 0 if it has.
+    /// The time since which the worker has nothing to do; 0 if it has something.
     idle_since: AtomicU64,
-    /// Which item of which task the worker is at: see [`Progress`]. Read by the parent only after the worker's death.
+    /// Which item of which task the worker is at: see [`Progress`]. The parent reads it after the
+    /// worker's death, and to keep limits and find workers that are stopped.
     progress: AtomicU64,
 }
 
@@ -111,14 +118,15 @@ const UP: u32 = 1;
 const READY: u32 = 2;
 const DONE: u32 = 3;
 
-/// In [`WorkerWords::started_at`]: the function of the item has ended.
+/// The value of [`WorkerWords::started_at`] once the function of the item has ended.
 const HAS_RUN: u64 = u64::MAX;
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
 const _: () = assert!(offset_of!(Header, parent) == 0);
 
-/// What the `progress` word says: the upper half is the number of the task, the lower half counts steps: `2 i + 1`
-/// when item `i` is about to start, `2 i + 2` when its result is in the response ring.
+/// What the `progress` word says. The upper half is the number of the task. The lower half counts
+/// steps: `2 i + 1` when item `i` is about to start, `2 i + 2` when its result is in the response
+/// ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) task: u32,
@@ -126,7 +134,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The item that runs, if one does.
+    /// Returns the item that runs, if one does.
     pub(crate) fn running(self) -> Option<u32> {
         (self.step % 2 == 1).then_some(self.step / 2)
     }
@@ -155,7 +163,7 @@ impl Lane {
         Self::new_to_send().map(|(lane, _fd)| lane)
     }
 
-    /// Makes a lane, with what another process opens it by.
+    /// Makes a lane, and the descriptor by which another process opens it.
     pub(crate) fn new_to_send() -> io::Result<(Self, OwnedFd)> {
         let (memory, fd) = SharedMemory::new(LANE_BYTES)?;
         let memory = Arc::new(memory);
@@ -174,17 +182,18 @@ impl Lane {
             unreachable!("under loom a header is not what lies in memory");
         }
         let header = self.memory.start().cast::<Header>();
-        // SAFETY: the mapping is page-aligned, larger than a Header and lives as long as `self`; a Header is made of
-        // atomics only, for which zeros and whatever another process writes are valid.
+        // SAFETY: the mapping is page-aligned, larger than a Header and lives as long as `self`; a
+        // Header is made of atomics only, for which zeros and all that another process may write
+        // are valid.
         unsafe { header.as_ref() }
     }
 
-    /// The side of the requests that the parent has.
+    /// Returns the parent's side of the requests.
     pub(crate) fn request_writer(&self) -> Writer {
         Writer::new(self.memory.clone(), HEADER_BYTES)
     }
 
-    /// The side of the requests that the worker has.
+    /// Returns the worker's side of the requests.
     pub(crate) fn request_reader(&self) -> Reader {
         Reader::new(self.memory.clone(), HEADER_BYTES)
     }
@@ -199,16 +208,17 @@ impl Lane {
 }
 
 impl Header {
-    // What the parent does -----------------------------------------------------------------------------------------
+    // What the parent does ------------------------------------------------------------------------
 
-    /// Wakes the worker if it sleeps. Called after cells have been published or freed.
+    /// Wakes the worker if it sleeps, and returns whether it did. Called after cells have been
+    /// published or freed.
     pub(crate) fn wake_worker(&self) -> bool {
         self.worker.asleep.wake()
     }
 
-    /// Asks the worker to ring the bell when it has ended task `number`, unless it is asked to do
-    /// so earlier. [`bell_is_asked_for`] and another look at the responses must follow before the
-    /// parent sleeps.
+    /// Asks the worker to ring the bell when it has ended task `number`, unless it has been asked
+    /// to do so earlier. [`bell_is_asked_for`] and another look at the responses must follow before
+    /// the parent sleeps.
     pub(crate) fn ring_at(&self, number: u32) {
         self.parent.bell_at.ask(number);
     }
@@ -220,35 +230,36 @@ impl Header {
         }
     }
 
-    /// Whether the worker runs at all.
+    /// Returns whether the worker has begun to run.
     pub(crate) fn is_up(&self) -> bool {
         self.worker.ready.load(Ordering::Acquire) >= UP
     }
 
-    /// Whether it takes tasks.
+    /// Returns whether the worker takes tasks.
     pub(crate) fn is_ready(&self) -> bool {
         self.worker.ready.load(Ordering::Acquire) >= READY
     }
 
-    /// Whether it has nothing more to do but to end.
+    /// Returns whether the worker has nothing more to do but to end.
     pub(crate) fn is_done(&self) -> bool {
         self.worker.ready.load(Ordering::Acquire) >= DONE
     }
 
-    /// Whether the worker has found that it has no memory left.
+    /// Returns whether the worker has found that it has no memory left.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         self.worker.out_of_memory.load(Ordering::Relaxed) != 0
     }
 
-    /// When the item that runs was started, if it is the one that `progress` told of.
+    /// Returns when the item that runs was started, if it is the one that `progress` names.
     pub(crate) fn started_at(&self, progress: Progress) -> Option<u64> {
-        // After `progress`, whose store comes after that of this word: the time is of that item or of a later one.
+        // The caller has read `progress` before, and the worker stores `progress` after this word:
+        // the time is of that item or of a later one.
         let started = self.worker.started_at.load(Ordering::Acquire);
         (self.progress() == progress).then_some(started)
     }
 
-    /// Whether the item that runs was noted to have ended its function, if it is the one that
-    /// `progress` told of. Only for workers all of whose items have limits.
+    /// Returns whether the function of the item that runs has ended, if that is the item that
+    /// `progress` names. Only for workers all of whose items have limits.
     pub(crate) fn has_run(&self, progress: Progress) -> bool {
         self.started_at(progress) == Some(HAS_RUN)
     }
@@ -267,7 +278,7 @@ impl Header {
         &self.crash_report
     }
 
-    // What the worker does -----------------------------------------------------------------------------------------
+    // What the worker does ------------------------------------------------------------------------
 
     pub(crate) fn set_up(&self) {
         self.worker.ready.store(UP, Ordering::Release);
@@ -281,7 +292,7 @@ impl Header {
         self.worker.ready.store(DONE, Ordering::Release);
     }
 
-    /// The word that a worker sets when an allocation has failed.
+    /// Returns the word that a worker sets when an allocation has failed.
     pub(crate) fn out_of_memory(&self) -> &AtomicU32 {
         &self.worker.out_of_memory
     }
@@ -292,7 +303,7 @@ impl Header {
         self.set_started_at(HAS_RUN);
     }
 
-    /// The next item starts now.
+    /// Notes when the next item starts: now.
     pub(crate) fn set_started_at(&self, nanoseconds: u64) {
         fault::point();
         self.worker.started_at.store(nanoseconds, Ordering::Release);
@@ -302,11 +313,12 @@ impl Header {
         self.parent.stop.load(Ordering::Acquire) != 0
     }
 
-    /// Item `item` of task `task` is about to start.
+    /// Notes that item `item` of task `task` is about to start.
     #[inline]
     pub(crate) fn item_starts(&self, task: u32, item: u32) {
         fault::point();
-        // Release: nothing of the item may become visible before this, and nothing of the last one after it.
+        // Release: nothing of the item may become visible before this, and nothing of the last one
+        // after it.
         self.worker.progress.store(
             Progress {
                 task,
@@ -318,7 +330,7 @@ impl Header {
         fault::point();
     }
 
-    /// The result of item `item` is in the response ring.
+    /// Notes that the result of item `item` is in the response ring.
     #[inline]
     pub(crate) fn item_ended(&self, task: u32, item: u32) {
         fault::point();
@@ -333,17 +345,20 @@ impl Header {
         fault::point();
     }
 
-    /// Whether the parent wants to hear of the end of task `number`; if so, it is about to be told.
+    /// Takes the parent's request for the bell, if it is due at the end of task `number`. Returns
+    /// whether it was: then the caller must ring.
     pub(crate) fn takes_bell(&self, number: u32) -> bool {
         self.parent.bell_at.take(number)
     }
 
-    /// Whether the parent wants to hear anything at all.
+    /// Takes the parent's request for the bell, whichever task it is for. Returns whether there was
+    /// one: then the caller must ring.
     pub(crate) fn takes_any_bell(&self) -> bool {
         self.parent.bell_at.take_any()
     }
 
-    /// Waits until `ready` holds: spinning first, as long as the parent has said, then asleep.
+    /// Waits until `ready` holds: the worker spins first, as long as the parent has set, and sleeps
+    /// then.
     pub(crate) fn wait_until(&self, mut ready: impl FnMut() -> bool) {
         if ready() {
             return;
@@ -353,10 +368,12 @@ impl Header {
         fault::point();
         let spin = u64::from(self.parent.spin.load(Ordering::Relaxed));
         let mut now = start;
-        // The time that the last look at the clock has shown is near enough for the books of idle time.
+        // The time of the last look at the clock is exact enough for the count of idle time.
         while !Self::look_32_times(&mut ready) {
             now = clock::now();
             if now - start >= spin {
+                // Spun for long enough. A sleep may end for no reason, so the condition is checked
+                // again.
                 while !ready() {
                     self.worker.asleep.sleep_unless(&mut ready);
                 }
@@ -381,7 +398,7 @@ impl Header {
         })
     }
 
-    /// For how long the worker has had nothing to do, in nanoseconds.
+    /// Returns for how long the worker has had nothing to do, in nanoseconds.
     pub(crate) fn idle_time(&self) -> u64 {
         let idle = self.worker.idle.load(Ordering::Relaxed);
         match self.worker.idle_since.load(Ordering::Relaxed) {
@@ -391,12 +408,12 @@ impl Header {
     }
 }
 
-/// Whether number `a` comes after number `b`; numbers wrap around.
+/// Returns whether number `a` comes after number `b`; numbers wrap around.
 fn is_past(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < u32::MAX / 2
 }
 
-/// The number after `number`; 0 means none and is left out.
+/// Returns the number after `number`. 0 means none and is left out.
 pub(crate) fn next_number(number: u32) -> u32 {
     number.checked_add(1).unwrap_or(1)
 }

@@ -1,11 +1,12 @@
-//! Memory that cannot be referred to, because another process may write there: it can only be copied out.
+//! Memory that no reference may point to, because another process may write there: it can only be
+//! copied out.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-/// Bytes in memory that another process maps too, or a copy of such bytes. They can only be copied out: a reference
-/// would promise that nobody changes them.
+/// Bytes in memory that another process maps too, or a copy of such bytes. They can only be copied
+/// out: a reference would promise that no process changes them.
 #[derive(Clone, Copy)]
 pub(crate) struct RawBytes<'a> {
     start: NonNull<u8>,
@@ -14,6 +15,8 @@ pub(crate) struct RawBytes<'a> {
 }
 
 impl<'a> RawBytes<'a> {
+    /// Makes raw bytes from an address and a length.
+    ///
     /// # Safety
     ///
     /// The bytes can be read as long as `'a`, whatever is written to them meanwhile.
@@ -29,19 +32,20 @@ impl<'a> RawBytes<'a> {
         self.len
     }
 
-    /// Appends them to `out`.
+    /// Appends the bytes to `out`.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.len);
         let end = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: `len` bytes are valid to read by construction and to write by `reserve`; private memory and the
-        // mapping are distinct. Another process that breaks the protocol could write meanwhile; what is copied then
-        // is some mixture of bytes, which is as good as any other bytes to the checks that follow.
+        // SAFETY: `len` bytes are valid to read by construction and to write by `reserve`; private
+        // memory and the mapping are distinct. Another process that breaks the protocol could write
+        // meanwhile. Then the copy is some mixture of bytes, and the checks that follow treat it
+        // like any other bytes.
         unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), end, self.len) };
         // SAFETY: these bytes have just been written.
         unsafe { out.set_len(out.len() + self.len) };
     }
 
-    /// Copies them to the start of `out`, if they fit; says whether they do.
+    /// Copies the bytes to the start of `out`, if they fit. Returns whether they do.
     #[inline]
     pub(crate) fn copy_to(&self, out: &mut [u8]) -> bool {
         if self.len > out.len() {
@@ -52,7 +56,7 @@ impl<'a> RawBytes<'a> {
         true
     }
 
-    /// The first `N`, if there are so many, and the rest.
+    /// Returns the first `N` bytes and the rest; `None` if there are fewer.
     pub(crate) fn split<const N: usize>(self) -> Option<([u8; N], RawBytes<'a>)> {
         let (head, rest) = self.split_at(N)?;
         // SAFETY: `head` has N bytes, valid to read; an array of bytes has no alignment.
@@ -60,7 +64,7 @@ impl<'a> RawBytes<'a> {
         Some((bytes, rest))
     }
 
-    /// The first `len` and the rest, if there are so many.
+    /// Returns the first `len` bytes and the rest; `None` if there are fewer.
     pub(crate) fn split_at(self, len: usize) -> Option<(RawBytes<'a>, RawBytes<'a>)> {
         let rest = self.len.checked_sub(len)?;
         // SAFETY: `len` is at most the length, so the result is within or one past the bytes.
@@ -75,12 +79,12 @@ impl<'a> RawBytes<'a> {
         ))
     }
 
-    /// The bytes in place.
+    /// Returns the bytes in place.
     ///
     /// # Safety
     ///
-    /// Nobody may write to them as long as the reference lives: the other process keeps to the protocol, and the cell
-    /// is not released before.
+    /// No process may write to them as long as the reference lives: the other process keeps to the
+    /// protocol, and the cell is not released before.
     pub(crate) unsafe fn as_slice(&self) -> &'a [u8] {
         // SAFETY: valid for reads by construction; not written by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }

@@ -1,7 +1,8 @@
-//! The parent's side of the responses: checks every message, and makes the books of a worker that died.
+//! The parent's side of the responses: it checks every message, and works out what a dead worker
+//! had done.
 //!
-//! A worker answers for the items of a task in order. So the parent knows at any time which item comes next, and a
-//! message that speaks of anything else is the mark of a worker whose memory is spoilt.
+//! A worker answers for the items of a task in order. So the parent knows at any time which item
+//! comes next. A message about anything else shows that the worker's memory is corrupted.
 
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
 use super::raw::RawBytes;
@@ -9,13 +10,14 @@ use super::ring::{CELL_PAYLOAD, Reader};
 use super::{Header, Lane, Progress};
 use crate::codec::LENGTH_BYTES;
 
-/// Where the answers for the items of one task go. Indices count from the first item of the task.
+/// The receiver of the answers for the items of one task. Indices count from the first item of the
+/// task.
 pub(crate) trait Sink: Send + Sync {
-    /// `count` results, from item `first` on. The bytes are as long as they should be, and nothing else is known of
-    /// them.
+    /// Takes `count` results, from item `first` on. The bytes are as long as they should be, and
+    /// nothing else is known of them.
     fn results(&self, first: u32, count: u32, bytes: RawBytes<'_>);
 
-    /// Item `index` has no result.
+    /// Takes the fault of item `index`, which has no result.
     fn fault(&self, index: u32, fault: Fault);
 }
 
@@ -28,12 +30,12 @@ pub(crate) struct Expected {
     pub(crate) next: u32,
     /// One past the last item.
     pub(crate) end: u32,
-    /// Bytes of each result, if all have the same.
+    /// The bytes of each result, if all results have the same size.
     pub(crate) result_size: Option<usize>,
 }
 
 impl Expected {
-    /// Whether these bytes are `count` results, by their lengths.
+    /// Returns whether these bytes are `count` results, by their lengths.
     fn fits(&self, count: u32, bytes: RawBytes<'_>) -> bool {
         let len = bytes.len();
         match self.result_size {
@@ -43,7 +45,8 @@ impl Expected {
     }
 }
 
-/// The first `count` records, of which each says how long it is, and the rest; `None` if there are not so many.
+/// Returns the first `count` records, each of which says how long it is, and the rest; `None` if
+/// there are fewer records.
 fn split_records(bytes: RawBytes<'_>, count: u32) -> Option<(RawBytes<'_>, RawBytes<'_>)> {
     let mut rest = bytes;
     for _ in 0..count {
@@ -54,12 +57,13 @@ fn split_records(bytes: RawBytes<'_>, count: u32) -> Option<(RawBytes<'_>, RawBy
     bytes.split_at(bytes.len() - rest.len())
 }
 
-/// What became of the task that a dead worker was at. All items before `next` have been answered for.
+/// What became of the task that a dead worker was at. All items before `next` have been answered
+/// for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {
     /// Index of the first item without an answer.
     pub(crate) next: u32,
-    /// Whether the worker had started it.
+    /// Whether the worker had started that item.
     pub(crate) started: bool,
 }
 
@@ -69,7 +73,8 @@ pub(crate) struct Receiver {
     reader: Reader,
     /// The cells so far of a message that is longer than one.
     partial: Vec<u8>,
-    /// How long that message may become: a result says so itself, of a fault it cannot be known.
+    /// How long that message may become. A result says its length itself; the length of a fault
+    /// cannot be known.
     most: usize,
     received: Received,
     times: Option<Times>,
@@ -87,14 +92,15 @@ pub(crate) struct Received {
     pub(crate) timed_out: u64,
 }
 
-/// When the worker began with a task and ended it, by the system's monotonic clock: its own word.
+/// When the worker began with a task and ended it, by the system's monotonic clock, as the worker
+/// says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) started: u64,
     pub(crate) ended: u64,
 }
 
-/// What kind of fault a message was about.
+/// The kind of the fault that a message was about.
 enum FaultKind {
     Panicked,
     NotSerialised,
@@ -126,7 +132,7 @@ impl Receiver {
         self.received
     }
 
-    /// The times of the task whose end was taken last, if the worker was asked for them.
+    /// Takes the times of the task whose end was taken last, if the worker was asked for them.
     pub(crate) fn take_times(&mut self) -> Option<Times> {
         self.times.take()
     }
@@ -135,30 +141,32 @@ impl Receiver {
         self.lane.header()
     }
 
-    /// Whether there is anything to take.
+    /// Returns whether there is a cell to take.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
         self.reader.has_next()
     }
 
-    /// Bytes of the message that has come in part.
+    /// Returns the bytes so far of the message that has come in part.
     #[cfg(any(test, fuzzing))]
     pub(super) fn gathered(&self) -> usize {
         self.partial.len()
     }
 
-    /// Number of the task that the next message is about, if there is one that says so.
+    /// Returns the number of the task that the next message is about, if a message is there and its
+    /// head is valid.
     pub(crate) fn next_task(&self) -> Option<u32> {
         let view = self.reader.peek()?.ok()?;
         let (head, _) = view.bytes.split::<RESPONSE_HEAD>()?;
         Response::from_head(head).map(|response| response.task)
     }
 
-    /// Takes the next cell and hands on what it completes; true if that was the end of the task.
+    /// Takes the next cell and hands on what it completes. Returns true if that was the end of the
+    /// task.
     ///
     /// # Errors
     ///
-    /// What in it cannot be right. The lane is of no use then.
+    /// What in the cell cannot be right. The lane is of no use then.
     pub(crate) fn take(
         &mut self,
         expected: &mut Expected,
@@ -169,23 +177,26 @@ impl Receiver {
         };
         let view = view?;
         self.received.bytes += view.bytes.len() as u64;
-        // Also what keeps a worker that sends empty cells without end from keeping the parent for ever.
+        // This also stops a worker that sends empty cells without end: they would keep the parent
+        // busy for ever.
         if !view.last && view.bytes.len() != CELL_PAYLOAD {
             return Err("a message that goes on after a cell that is not full".to_owned());
         }
         let accepted = if view.last && self.partial.is_empty() {
             Self::accept(view.bytes, expected, sink)?
         } else {
+            // The message has several cells, of which this is the first, a later or the last one.
             if self.partial.is_empty() {
                 self.most = Self::check_first(view.bytes, expected)?;
             }
+            // A result says its length in its first cell.
             if view.bytes.len() > self.most - self.partial.len() {
                 return Err("a message longer than it says".to_owned());
             }
             view.bytes.append_to(&mut self.partial);
             if view.last {
                 let accepted = Self::accept(self.partial.as_slice().into(), expected, sink)?;
-                // A large result was here; its memory is better given back.
+                // A large result was here, so its memory is given back.
                 self.partial = Vec::new();
                 accepted
             } else {
@@ -205,8 +216,8 @@ impl Receiver {
         Ok(accepted.ends)
     }
 
-    /// Looks at the first cell of a message that has more: before the rest is gathered, it must be one that may have.
-    /// Gives how long the message may become.
+    /// Checks the first cell of a message that has more: before the rest is gathered, it must be a
+    /// message that may have more. Returns how long the message may become.
     fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<usize, String> {
         let (head, body) = message
             .split::<RESPONSE_HEAD>()
@@ -237,6 +248,7 @@ impl Receiver {
             .split::<RESPONSE_HEAD>()
             .ok_or("a message without a head")?;
         let response = Response::from_head(head).ok_or("a message of no known kind")?;
+        // A worker answers in order, so this item of this task is the only one that can come.
         if response.task != expected.task || response.first != expected.next {
             return Err(format!(
                 "an answer for item {} of task {}, where item {} of task {} comes next",
@@ -244,6 +256,7 @@ impl Receiver {
             ));
         }
         let left = expected.end - expected.next;
+        // More answers than open items, or the end of the task with items still open.
         if response.count > left || (response.ends && response.count != left) {
             return Err(format!(
                 "{} answers, where {left} items are open",
@@ -262,9 +275,11 @@ impl Receiver {
                     body.len()
                 ));
             }
+            // A message must answer for an item or end the task.
             ResponseKind::Results if response.count == 0 && !response.ends => {
                 return Err("an answer that says nothing".to_owned());
             }
+            // The end of a task whose items have all been answered for.
             ResponseKind::Results if response.count == 0 => {}
             ResponseKind::Results => sink.results(response.first, response.count, body),
             ResponseKind::Fault if response.count != 1 => {
@@ -284,6 +299,7 @@ impl Receiver {
             }
             ResponseKind::Times => {
                 let (times, rest) = body.split::<16>().ok_or("times of no length")?;
+                // Times end a task and are about no item.
                 if !response.ends || response.count != 0 || rest.len() != 0 {
                     return Err("times in the middle of a task".to_owned());
                 }
@@ -295,15 +311,17 @@ impl Receiver {
         Ok(accepted)
     }
 
-    /// The worker is dead and all it published has been taken: hands on the results that it had written but not
-    /// published, and says how far it was. `None` if all items have been answered for.
+    /// Hands on the results that a dead worker had written but not published, and returns how far
+    /// the worker was. All that it published must have been taken. `None` if all items have been
+    /// answered for.
     pub(crate) fn last_books(&self, expected: &mut Expected, sink: &dyn Sink) -> Option<Fate> {
         let Progress { task, step } = self.lane.header().progress();
         let mut started = false;
         if task == expected.task {
             let ended = (step / 2).min(expected.end);
-            // More than the parent has seen ended: they are in the open cell. A message of several cells that is
-            // only half there speaks of one item, which has not ended.
+            // The worker ended more items than the parent has seen: their results are in the open
+            // cell. A message of several cells that is only half there is about one item, which has
+            // not ended.
             if ended > expected.next && self.partial.is_empty() {
                 let count = ended - expected.next;
                 if let Some(bytes) = self.open_results(count, expected.result_size) {
@@ -312,7 +330,8 @@ impl Receiver {
                 }
             }
             started = step % 2 == 1 && step / 2 == expected.next;
-            // Results that should be in the open cell and cannot be read are lost with their worker.
+            // Results that should be in the open cell and cannot be read are lost with their
+            // worker.
             started |= ended > expected.next;
         }
         (expected.next < expected.end).then_some(Fate {
@@ -321,7 +340,7 @@ impl Receiver {
         })
     }
 
-    /// The first `count` results of the open cell, if they can be there.
+    /// Returns the first `count` results of the open cell, if they can be there.
     fn open_results(&self, count: u32, size: Option<usize>) -> Option<RawBytes<'_>> {
         let (_, body) = self.reader.unpublished().split_at(RESPONSE_HEAD)?;
         let (results, _) = match size {

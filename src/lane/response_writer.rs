@@ -1,7 +1,9 @@
-//! The worker's side of the responses: results are gathered in the next cell until it is full or the task has ended.
+//! The worker's side of the responses: it gathers results in the next cell until the cell is full
+//! or the task has ended.
 //!
-//! A result that is in the cell but not yet published is not lost when the worker dies: the `progress` word says how
-//! many there are, and the parent takes them from the cell ([`super::receiver`]).
+//! A result that is in the cell but not yet published is not lost when the worker dies: the
+//! `progress` word says how many there are, and the parent takes them from the cell
+//! ([`super::receiver`]).
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -13,27 +15,29 @@ use crate::codec;
 use crate::os::clock;
 use crate::os::fork::{COPY_PANICKED, COPY_RETURNED, Original};
 
-/// How a worker tells its parent that there is something to look at.
+/// The way in which a worker tells its parent that there is something to look at.
 pub(crate) trait Ring {
     /// Wakes the parent, if it sleeps.
     fn ring(&self);
 }
 
-/// When a parent that sleeps is woken. In any case when the worker cannot go on without it.
+/// When the worker wakes a parent that sleeps. It always does when it cannot go on without the
+/// parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// At the end of the task that it asked for: it has more tasks to give.
+    /// At the end of the task that the parent asked for: the parent has more tasks to give.
     Tasks,
-    /// When the ring is half full, and at the end of a task at most once in a [`BREATH`]: it has nothing to give, and
-    /// will hear of the worker's end by itself.
+    /// When the ring is half full, and at the end of a task at most once in a [`BREATH`]. The
+    /// parent has nothing to give, and learns of the worker's end by itself.
     Breaths,
 }
 
-/// Short for whoever looks at progress, long beside the cost of waking a process.
+/// Short for a caller that watches the progress, long beside the cost of waking a process.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// Ends this worker, which finds its lane spoilt. By way of the lane it can tell the parent nothing more, and to wait for
-/// a cell that will never be free would be to hang; of its death the parent hears from the kernel.
+/// Ends this worker, which has found its lane corrupted. It can tell the parent nothing more by way
+/// of the lane, and if it waited for a cell that will never be free, it would hang. The kernel
+/// tells the parent of its death.
 #[cold]
 pub(crate) fn die_corrupted() -> ! {
     // A closed standard error is no reason for a panic.
@@ -45,8 +49,8 @@ pub(crate) fn die_corrupted() -> ! {
     std::process::abort()
 }
 
-/// Writes the answers of one process. A copy of that process, in which a task's function that
-/// forked returns or panics, ends when it comes to answer.
+/// The writer of the responses of one process. A task's function may fork, and return or panic in a
+/// copy of that process. The copy ends when it tries to answer.
 pub(crate) struct ResponseWriter {
     lane: Lane,
     original: Original,
@@ -54,7 +58,7 @@ pub(crate) struct ResponseWriter {
     last_ring: Instant,
     writer: Writer,
     bell: Box<dyn Ring>,
-    /// Number of the task at work.
+    /// Number of the task that runs.
     task: u32,
     /// Index of the first item of the open cell.
     first: u32,
@@ -62,11 +66,11 @@ pub(crate) struct ResponseWriter {
     count: u32,
     /// Bytes in the open cell, its head included; 0 when no cell is open.
     used: usize,
-    /// How long each item may take. Then the parent wants to know when each starts.
+    /// How long each item may take. With a limit the parent wants to know when each starts.
     limit: Option<Duration>,
     /// When the last item started, if there is a limit, in nanoseconds of the system's clock.
     started_at: u64,
-    /// When the task began, if the parent wants to know that in the end.
+    /// When the task began, if the parent wants to know that at the end.
     began_at: Option<u64>,
 }
 
@@ -90,13 +94,13 @@ impl ResponseWriter {
         }
     }
 
-    /// The process whose answers these are.
+    /// Returns the process whose answers these are.
     #[inline]
     pub(crate) fn original(&self) -> Original {
         self.original
     }
 
-    /// Task `task` begins, with item `first`.
+    /// Begins task `task`, with item `first`.
     pub(crate) fn begin(&mut self, task: u32, first: u32) {
         self.task = task;
         self.first = first;
@@ -106,12 +110,12 @@ impl ResponseWriter {
         self.used = 0;
     }
 
-    /// Each item of this task may take this long, and the start of each is to be noted.
+    /// Sets how long each item of this task may take. The start of each is noted then.
     pub(crate) fn set_limit(&mut self, limit: Duration) {
         self.limit = Some(limit);
     }
 
-    /// When this task began and ended is to be told.
+    /// Notes when this task began. Its end will say when it began and ended.
     pub(crate) fn set_recorded(&mut self) {
         self.began_at = Some(clock::now());
     }
@@ -120,7 +124,7 @@ impl ResponseWriter {
         self.limit.is_some()
     }
 
-    /// The limit of the item that was started last, if it has run for longer by now.
+    /// Returns the limit of the item that was started last, if it has run for longer by now.
     pub(crate) fn exceeded(&self) -> Option<Duration> {
         let took = |limit: &Duration| {
             let took = Duration::from_nanos(clock::now().saturating_sub(self.started_at));
@@ -129,15 +133,15 @@ impl ResponseWriter {
         self.limit.filter(took)
     }
 
-    /// The function of the item that was started last has ended. Until the item is answered for,
-    /// the worker may have to wait for room.
+    /// Notes that the function of the item that was started last has ended. Until the item is
+    /// answered for, the worker may have to wait for room.
     pub(crate) fn item_has_run(&self) {
         if self.limit.is_some() {
             self.lane.header().set_has_run();
         }
     }
 
-    /// The item after the last one is about to start.
+    /// Notes that the item after the last one is about to start.
     #[inline]
     pub(crate) fn item_starts(&mut self) {
         self.original.end_copy(COPY_RETURNED);
@@ -150,11 +154,12 @@ impl ResponseWriter {
             .item_starts(self.task, self.first + self.count);
     }
 
-    /// The next item has this result, as the codec wrote it.
+    /// Writes the result of the next item, as the codec wrote it.
     #[inline]
     pub(crate) fn result(&mut self, bytes: &[u8]) {
         self.original.end_copy(COPY_RETURNED);
         if self.used == 0 || bytes.len() > CELL_PAYLOAD - self.used {
+            // A result that fits into no cell goes in several, as a message of its own.
             if bytes.len() > CELL_PAYLOAD - RESPONSE_HEAD {
                 self.large(ResponseKind::Results, bytes);
                 return;
@@ -170,7 +175,8 @@ impl ResponseWriter {
         self.lane.header().item_ended(self.task, item);
     }
 
-    /// How many results of `size` bytes the open cell has room for: at least one. Opens a cell if there is none.
+    /// Returns how many results of `size` bytes the open cell has room for: at least one. Opens a
+    /// cell if there is none.
     pub(crate) fn room_for(&mut self, size: usize) -> u32 {
         if CELL_PAYLOAD - self.used < size {
             self.flush(false);
@@ -182,12 +188,12 @@ impl ResponseWriter {
         ((CELL_PAYLOAD - self.used) / size) as u32
     }
 
-    /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open cell, which has room
-    /// for them. It is given the number of the item, from 0, and the place for its result. It must
-    /// end copies before it writes there.
+    /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open
+    /// cell, which has room for them. `run` gets the number of the item, from 0, and the place for
+    /// its result. It must end copies before it writes there.
     ///
-    /// The short loop around short functions: what is noted for each item is its progress, and nothing else. If `run`
-    /// panics, [`recount`](Self::recount) must follow.
+    /// This is the short loop around short functions: it notes the progress of each item, and
+    /// nothing else. If `run` panics, [`recount`](Self::recount) must follow.
     #[inline]
     pub(crate) fn results(
         &mut self,
@@ -207,7 +213,8 @@ impl ResponseWriter {
         self.used += count as usize * size;
     }
 
-    /// Counts the results that the last `results` wrote before it panicked; gives how many.
+    /// Counts the results that the last `results` wrote before it panicked. Returns how many there
+    /// are.
     pub(crate) fn recount(&mut self, size: usize) -> u32 {
         let ended = self.lane.header().progress().step / 2 - (self.first + self.count);
         self.count += ended;
@@ -215,7 +222,7 @@ impl ResponseWriter {
         ended
     }
 
-    /// The next item has no result.
+    /// Writes that the next item has no result, and why.
     pub(crate) fn fault(&mut self, fault: &Fault) {
         self.original
             .end_copy(if matches!(fault, Fault::Panicked(_)) {
@@ -224,14 +231,14 @@ impl ResponseWriter {
                 COPY_RETURNED
             });
         let mut bytes = Vec::new();
-        // Strings and numbers always encode; half a fault is one that the parent cannot read.
+        // Strings and numbers always encode. Half a fault would be one that the parent cannot read.
         if codec::exact::to_vec_append(&mut bytes, fault).is_err() {
             bytes.clear();
         }
         self.large(ResponseKind::Fault, &bytes);
     }
 
-    /// All items have been answered for.
+    /// Ends the task: all items have been answered for.
     pub(crate) fn end(&mut self) {
         self.original.end_copy(COPY_RETURNED);
         if let Some(began) = self.began_at.take() {
@@ -267,12 +274,12 @@ impl ResponseWriter {
         self.lane.header().set_ready();
     }
 
-    /// There will be no more tasks: this process is about to end.
+    /// Says that there will be no more tasks: this process is about to end.
     pub(crate) fn done(&self) {
         self.lane.header().set_done();
     }
 
-    /// Rings if the parent waits for anything at all: the worker has no more to do, or cannot go on.
+    /// Rings if the parent waits for any bell: the worker has no more to do, or cannot go on.
     pub(crate) fn ring_if_asked(&self) {
         if self.lane.header().takes_any_bell() {
             self.bell.ring();
@@ -282,7 +289,7 @@ impl ResponseWriter {
     /// Publishes the open cell, if there is one.
     fn flush(&mut self, ends: bool) {
         if self.used == 0 || (self.count == 0 && !ends) {
-            // Nothing in it: what comes next begins it anew.
+            // The cell has no results, so the next message begins it anew.
             self.used = 0;
             return;
         }
@@ -329,6 +336,7 @@ impl ResponseWriter {
             self.lane
                 .header()
                 .wait_until(|| self.writer.has_room() || self.writer.is_spoilt());
+            // The wait has ended without room, so the cell is in no valid state.
             if !self.writer.has_room() {
                 die_corrupted();
             }

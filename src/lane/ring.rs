@@ -1,7 +1,8 @@
 //! A ring of cells between one writer and one reader in different processes.
 //!
-//! Every cell begins with a word that says whose it is. Positions count up without end; position `p` is cell
-//! `p % CELLS` in lap `p / CELLS`, and the word holds the lap (modulo 2^30) and a phase:
+//! Every cell begins with a word that says which side owns it. Positions count up without end.
+//! Position `p` is cell `p % CELLS` in lap `p / CELLS`, and the word holds the lap (modulo 2^30)
+//! and a phase:
 //!
 //! | phase | meaning | set by | next |
 //! |---|---|---|---|
@@ -10,12 +11,13 @@
 //! | `TAKEN` | the reader has begun with the message that starts here | the reader, by compare-and-swap | `FREE` |
 //! | `RECLAIMED` | the writer took the message back; the reader skips it | the writer, by compare-and-swap | `FREE` |
 //!
-//! `TAKEN` and `RECLAIMED` are only for the first cell of a request: who of worker and parent swaps first has the task.
-//! Laps keep a reader that is a lap ahead or behind from taking one state for another. A fresh mapping is all zeros,
-//! which is `FREE` in lap 0.
+//! `TAKEN` and `RECLAIMED` are only for the first cell of a request: the side that swaps first,
+//! worker or parent, has the task. Laps keep a reader that is a lap ahead or behind from taking one
+//! state for another. A fresh mapping is all zeros, which is `FREE` in lap 0.
 //!
-//! What was tried: two indices and one byte ring. It moves three to four cache lines for a round trip where this moves
-//! one each way, and a reader must then trust an index before it can look at anything.
+//! What was tried: two indices and one byte ring. It moves three to four cache lines for a round
+//! trip where this moves one each way, and a reader must then trust an index before it can look at
+//! anything.
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -38,7 +40,7 @@ const CELL_BYTES: usize = 4_096;
 pub(crate) const CELL_PAYLOAD: usize = CELL_BYTES - 16;
 pub(super) const RING_BYTES: usize = CELLS * CELL_BYTES;
 
-/// This cell ends a message.
+/// The flag of a cell that ends a message.
 const LAST: u32 = 1;
 
 #[repr(C, align(64))]
@@ -53,7 +55,7 @@ struct Cell {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Cell>() == CELL_BYTES);
 
-/// The word of the cell at `position` in `phase`.
+/// Returns the word of the cell at `position` in `phase`.
 fn word(position: u64, phase: u32) -> u32 {
     state(lap(position), phase)
 }
@@ -76,8 +78,9 @@ impl Cells {
         let index = (position % CELLS as u64) as usize;
         // SAFETY: both rings lie within the mapping (`LANE_BYTES`), and `index` is below `CELLS`.
         let cell = unsafe { self.memory.start().add(self.offset + index * CELL_BYTES) };
-        // SAFETY: the mapping is page-aligned and so is every cell; it lives as long as `self`; a Cell consists of
-        // atomics and an UnsafeCell of bytes, for which all that another process may write is valid.
+        // SAFETY: the mapping is page-aligned and so is every cell; it lives as long as `self`; a
+        // Cell consists of atomics and an UnsafeCell of bytes, for which all that another process
+        // may write is valid.
         unsafe { cell.cast::<Cell>().as_ref() }
     }
 }
@@ -97,18 +100,18 @@ impl Writer {
         }
     }
 
-    /// Where the next cell will be written.
+    /// Returns the position of the next cell to be written.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether the next cell is free.
+    /// Returns whether the next cell is free.
     pub(crate) fn has_room(&self) -> bool {
         self.cells.at(self.position).word.look() == word(self.position, FREE)
     }
 
-    /// Whether the next cell is in a state that neither side has put it in, so that it will never be free: somebody has
-    /// written where nothing was theirs.
+    /// Returns whether the next cell is in a state that neither side has put it in, so that it will
+    /// never be free: other code has written over it.
     pub(crate) fn is_spoilt(&self) -> bool {
         let found = self.cells.at(self.position).word.look();
         let lap_before = self.position.checked_sub(CELLS as u64);
@@ -119,14 +122,15 @@ impl Writer {
         found != word(self.position, FREE) && !is_unread
     }
 
-    /// Whether at least half of the cells have not been read.
+    /// Returns whether at least half of the cells have not been read.
     pub(crate) fn is_half_full(&self) -> bool {
         let ahead = self.position + CELLS as u64 / 2;
         self.cells.at(ahead).word.look() != word(ahead, FREE)
     }
 
-    /// Copies `bytes` into the next cell, which has room, from `offset` on, unpublished. Whether it still has room is not
-    /// looked at again: the other process could make a panic of it.
+    /// Copies `bytes` into the next cell, which has room, from `offset` on, and does not publish
+    /// them. Does not check again that the cell still has room: the other process could then cause
+    /// a panic.
     ///
     /// # Panics
     ///
@@ -141,12 +145,13 @@ impl Writer {
         let payload = cell.payload.get().cast::<u8>();
         // SAFETY: within the payload, by the assertion.
         let start = unsafe { payload.add(offset) };
-        // SAFETY: source and destination are valid for this length and distinct; the cell is FREE in our lap, so a
-        // reader that keeps to the protocol does not touch it.
+        // SAFETY: source and destination are valid for this length and distinct; the cell is FREE
+        // in our lap, so a reader that keeps to the protocol does not touch it.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
     }
 
-    /// The `len` bytes of the next cell, which has room, from `offset` on, to be written in place.
+    /// Returns the `len` bytes of the next cell, which has room, from `offset` on, to be written in
+    /// place.
     ///
     /// # Panics
     ///
@@ -161,8 +166,9 @@ impl Writer {
         let payload = cell.payload.get().cast::<u8>();
         // SAFETY: within the payload, by the assertion.
         let start = unsafe { payload.add(offset) };
-        // SAFETY: valid for these bytes, which the kernel has set to zero or somebody has written; the cell is FREE in
-        // our lap, so a reader that keeps to the protocol does not touch it, and `self` is borrowed for as long.
+        // SAFETY: valid for these bytes, which the kernel has set to zero or a process has written;
+        // the cell is FREE in our lap, so a reader that keeps to the protocol does not touch it,
+        // and `self` is borrowed for as long.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
@@ -179,8 +185,9 @@ impl Writer {
         self.position += 1;
     }
 
-    /// Writes as much of `head` followed by `body` as fits, from byte `from` of the two together; gives how far it has
-    /// come. The message is complete when that is the length of both.
+    /// Writes as much of `head` followed by `body` as fits, from byte `from` of the two together.
+    /// Returns the number of the first byte that is not written yet. The message is complete when
+    /// that is the length of both.
     pub(crate) fn send(&mut self, head: &[u8], body: &[u8], from: usize) -> usize {
         let total = head.len() + body.len();
         let mut sent = from;
@@ -204,16 +211,18 @@ impl Writer {
         sent
     }
 
-    /// Whether the reader has begun with the message that starts at `position`, one of the last `CELLS` written.
+    /// Returns whether the reader has begun with the message that starts at `position`, one of the
+    /// last `CELLS` written.
     pub(crate) fn is_begun(&self, position: u64) -> bool {
         self.cells.at(position).word.look() != word(position, READY)
     }
 
-    /// What the reader has made of the cell at `position`, one of the last `CELLS` written or the
-    /// next one. The value changes when the reader touches the cell, and not when the writer takes
-    /// a message back.
+    /// Returns what the reader has done with the cell at `position`, one of the last `CELLS`
+    /// written or the next one. The value changes when the reader touches the cell, and not when
+    /// the writer takes a message back.
     pub(crate) fn trace(&self, position: u64) -> u32 {
         let found = self.cells.at(position).word.look();
+        // The writer itself took the message back: the reader has not touched the cell.
         if found & PHASE == RECLAIMED {
             found & !PHASE | READY
         } else {
@@ -221,7 +230,8 @@ impl Writer {
         }
     }
 
-    /// Takes back the message that starts at `position`; false if the reader has begun with it.
+    /// Takes back the message that starts at `position`. Returns false if the reader has begun with
+    /// it.
     pub(crate) fn take_back(&mut self, position: u64) -> bool {
         self.cells.at(position).word.take_back(lap(position))
     }
@@ -245,10 +255,10 @@ pub(crate) struct Reader {
     position: u64,
 }
 
-/// A cell that is the reader's.
+/// A cell that the reader owns.
 pub(crate) struct View<'a> {
     pub(crate) bytes: RawBytes<'a>,
-    /// Whether it ends a message.
+    /// Whether the cell ends a message.
     pub(crate) last: bool,
 }
 
@@ -260,24 +270,30 @@ impl Reader {
         }
     }
 
-    /// Whether the next cell has been written. What was written may be nonsense; whoever looks at the cell finds out.
+    /// Returns whether the next cell has been written. Its content may make no sense; a caller that
+    /// looks at the cell finds that out.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
         self.cells.at(self.position).word.look() != word(self.position, FREE)
     }
 
-    /// Whether the next cell is filled, as a cell in the middle of a message must be that is not free.
+    /// Returns whether the next cell is filled. A cell in the middle of a message that is not free
+    /// must be.
     pub(crate) fn is_ready(&self) -> bool {
         self.cells.at(self.position).word.look() == word(self.position, READY)
     }
 
-    /// The next cell, if it has been written. `Err` if its state or its length cannot be right.
+    /// Returns the next cell, if it has been written. `Err` if its state or its length cannot be
+    /// right.
     #[inline]
     pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
         let found = self.cells.at(self.position).word.look();
+        // The writer has not published this cell yet.
         if found == word(self.position, FREE) {
             return None;
         }
+        // Only the first cell of a request may have another word, and the reader begins with that
+        // cell by `claim`.
         if found != word(self.position, READY) {
             return Some(Err(format!(
                 "a cell in state {found:#x}, where {:#x} comes next",
@@ -293,7 +309,8 @@ impl Reader {
         Some(Ok(self.current()))
     }
 
-    /// The next cell, which has been written or claimed. A length that cannot be is cut.
+    /// Returns the next cell, which has been written or claimed. Cuts a length that cannot be
+    /// right.
     #[inline]
     pub(crate) fn current(&self) -> View<'_> {
         let cell = self.cells.at(self.position);
@@ -305,7 +322,8 @@ impl Reader {
         }
     }
 
-    /// What lies in the next cell, whether or not it was published: for the books of a worker that died.
+    /// Returns what lies in the next cell, published or not, to find the last results of a worker
+    /// that died.
     pub(super) fn unpublished(&self) -> RawBytes<'_> {
         self.payload(CELL_PAYLOAD)
     }
@@ -315,7 +333,8 @@ impl Reader {
         let start = self.cells.at(self.position).payload.get().cast::<u8>();
         // SAFETY: the address of a field is not null.
         let start = unsafe { NonNull::new_unchecked(start) };
-        // SAFETY: within the payload by its length, and the memory lives as long as the cells, which `self` owns.
+        // SAFETY: within the payload by its length, and the memory lives as long as the cells,
+        // which `self` owns.
         unsafe { RawBytes::new(start, len) }
     }
 
@@ -445,7 +464,8 @@ mod tests {
                         .store(state, Ordering::Relaxed);
                     let is_right = state == word(position, FREE);
                     assert_eq!(writer.has_room(), is_right);
-                    // In the first lap nothing comes before; later, what the lap before may have left is waited for.
+                    // In the first lap nothing comes before; later, what the lap before may have
+                    // left is waited for.
                     let is_unread = lap > 0 && (4 * lap - 3..4 * lap).contains(&state);
                     assert_eq!(writer.is_spoilt(), !is_right && !is_unread, "{at} {state}");
                     let is_ready = state == word(position, READY);

@@ -1,4 +1,5 @@
-//! The two words by which parent and worker of a lane wake each other. Each is changed by both.
+//! The two words by which parent and worker of a lane wake each other. Both processes change each
+//! of them.
 //!
 //! ```text
 //! the side that waits                 the other side
@@ -23,7 +24,7 @@ use crate::shim::{AtomicU32, Futex, fence};
 pub(crate) struct Asleep(Futex);
 
 impl Asleep {
-    /// Wakes the worker if it sleeps, and tells whether it did. Called after cells were published
+    /// Wakes the worker if it sleeps, and returns whether it did. Called after cells were published
     /// or freed.
     pub(crate) fn wake(&self) -> bool {
         // Pairs with the fence in `sleep_unless`.
@@ -37,12 +38,13 @@ impl Asleep {
         true
     }
 
-    /// Sleeps once, unless `ready`. May return for no reason.
+    /// Sleeps once, unless `ready` holds. May return for no reason.
     pub(crate) fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
         self.0.store(1, Ordering::Relaxed);
         fault::point();
         // Pairs with the fence in `wake`.
         fence(Ordering::SeqCst);
+        // The word is set, so a parent that publishes from now on wakes this thread.
         if !ready() {
             self.0.sleep_for(1, None);
         }
@@ -58,22 +60,25 @@ impl Asleep {
 pub(crate) struct RingAt(AtomicU32);
 
 impl RingAt {
-    /// Asks the worker to ring when it has ended task `number`, unless it is asked to do so
+    /// Asks the worker to ring when it has ended task `number`, unless it has been asked to do so
     /// earlier. [`bell_is_asked_for`] and another look at the responses must follow before the
     /// parent sleeps.
     pub(crate) fn ask(&self, number: u32) {
         let asked = self.0.load(Ordering::Relaxed);
+        // An earlier request is more urgent and stays.
         if asked == 0 || is_past(asked, number) {
             self.0.store(number, Ordering::Relaxed);
         }
     }
 
-    /// Whether the parent wants to hear of the end of task `number`. If so, it is about to be told.
+    /// Takes the parent's request, if it is due at the end of task `number`. Returns whether it
+    /// was: then the worker must ring.
     pub(crate) fn take(&self, number: u32) -> bool {
         // Pairs with the fence in `bell_is_asked_for`.
         fence(Ordering::SeqCst);
         let asked = self.0.load(Ordering::Relaxed);
         if asked == 0 || (asked != number && !is_past(number, asked)) {
+            // The parent has not asked, or only for a later task.
             return false;
         }
         self.0.store(0, Ordering::Relaxed);
@@ -81,7 +86,8 @@ impl RingAt {
         true
     }
 
-    /// Whether the parent wants to hear anything at all.
+    /// Takes the parent's request, whichever task it is for. Returns whether there was one: then
+    /// the worker must ring.
     pub(crate) fn take_any(&self) -> bool {
         // Pairs with the fence in `bell_is_asked_for`.
         fence(Ordering::SeqCst);
@@ -89,8 +95,8 @@ impl RingAt {
     }
 }
 
-/// To be called by the parent after it has asked the workers of any number of lanes to ring, and
-/// before its last look at their responses.
+/// Makes the requests for the bell count. The parent calls it after it has asked the workers of any
+/// number of lanes to ring, and before its last look at their responses.
 pub(crate) fn bell_is_asked_for() {
     // Pairs with the fences in `RingAt`: either the parent sees what the worker published before
     // its fence, or the worker sees that it was asked.

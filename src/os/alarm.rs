@@ -19,13 +19,13 @@ impl Alarm {
 
     /// Makes the descriptor readable. Never blocks.
     pub(crate) fn ring(&self) {
-        // It fails only if nobody has listened for 2^64 rings.
+        // It fails only if no thread has listened for 2^64 rings.
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Makes it unreadable again.
+    /// Makes the descriptor unreadable again.
     pub(crate) fn silence(&self) {
-        // It fails if it has not rung.
+        // It fails if the alarm has not rung.
         let _ = read(&self.0, &mut [0; 8]);
     }
 }
@@ -50,7 +50,7 @@ mod tests {
             let heard = wait_readable(&[alarm.as_fd()], Some(Duration::ZERO));
             heard.unwrap().is_some()
         };
-        // Silence where there is none does not wait.
+        // To silence an alarm that has not rung does not wait.
         alarm.silence();
         assert!(!is_heard());
         alarm.ring();

@@ -1,33 +1,33 @@
-//! The system's monotonic clock, which all processes of a machine share. It is the one behind `Instant`, as a number that
-//! can be told to another process.
+//! The system's monotonic clock, which all processes of a machine share. It is the clock behind
+//! `Instant`, as a number that a process can send to another one.
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-/// Nanoseconds since some moment in the past.
+/// Returns the nanoseconds since some moment in the past.
 pub(crate) fn now() -> u64 {
     read(libc::CLOCK_MONOTONIC)
 }
 
-/// The same as of the last tick, some milliseconds ago at most. Read in a fifth of the time: 5 to 6 ns against 27 to 37, on
-/// an AMD EPYC virtual machine.
+/// Returns the same as of the last tick, some milliseconds ago at most. That takes a fifth of the
+/// time: 5 to 6 ns against 27 to 37, on an AMD EPYC virtual machine.
 pub(crate) fn last_tick() -> u64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// `deadline` as the kernel wants to be told it, in time of the monotonic clock. What is too far away for it becomes the
-/// farthest there is.
+/// Returns `deadline` as the kernel takes it, in time of the monotonic clock. A deadline that is
+/// too far away becomes the farthest that there is.
 pub(crate) fn deadline(deadline: Instant) -> libc::timespec {
     // The clock of `after` is read later than this one, so the sum is never before the deadline.
     after(libc::CLOCK_MONOTONIC, left_until(deadline))
 }
 
-/// How long it is until `deadline`; nothing if it has passed.
+/// Returns how long it is until `deadline`; zero if it has passed.
 pub(crate) fn left_until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-/// What `clock` will show when `time` has passed.
+/// Returns what `clock` will show when `time` has passed.
 pub(crate) fn after(clock: libc::clockid_t, time: Duration) -> libc::timespec {
     let now = timespec(clock);
     let nanoseconds = now.tv_nsec + i64::from(time.subsec_nanos());
@@ -49,13 +49,14 @@ fn read(clock: libc::clockid_t) -> u64 {
 
 fn timespec(clock: libc::clockid_t) -> libc::timespec {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is to a timespec that the call may write to. These clocks are always there.
+    // SAFETY: the pointer is to a timespec that the call may write to. These clocks are always
+    // there.
     unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
     // SAFETY: a timespec of zeros is valid, and so is what the call writes.
     unsafe { time.assume_init() }
 }
 
-/// A time in nanoseconds; the longest there is for one that is longer.
+/// Returns a time in nanoseconds; the largest number for a time that is longer.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

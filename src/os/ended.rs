@@ -1,8 +1,8 @@
-//! A descriptor that tells of the end of a child, where the kernel has no pidfds.
+//! A descriptor that becomes readable at the end of a child, where the kernel has no pidfds.
 //!
-//! Kernels before Linux 5.3, valgrind and some sandboxes do not have them. A thread stands in: it
-//! waits for the child, without reaping it, and writes to a pipe. So what polls a child sees the
-//! same in both cases, and hears of the end as soon as it is there, whatever copies of the child's
+//! Kernels before Linux 5.3, valgrind and some sandboxes do not have them. A thread takes their
+//! place: it waits for the child, without reaping it, and writes to a pipe. So code that polls a
+//! child sees the same in both cases, and learns of the end at once, whatever copies of the child's
 //! descriptors other processes hold.
 
 use std::io::{self, PipeWriter};
@@ -19,24 +19,24 @@ use nix::unistd::write;
 use super::task::OwnThread;
 use super::{handoff, life, worker};
 
-/// What the thread needs: it makes system calls, and little else.
+/// The thread needs little stack: it makes system calls, and does little else.
 const STACK: usize = 128 << 10;
 
-/// How long the thread sleeps between two looks if the kernel lets it wait no longer.
+/// The time between two looks of the thread at the child, if the kernel refuses to let it wait.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether the child `pid` of this process, which has not been reaped, has ended. It stays as it
-/// is.
+/// Returns whether the child `pid` of this process, which has not been reaped, has ended. Does not
+/// reap it.
 ///
 /// # Errors
 ///
-/// `ECHILD` if it is no child any more: something else in the program has reaped it. Others are
+/// `ECHILD` if it is no child any more: another part of the program has reaped it. Other errors are
 /// refusals of the kernel.
 pub(super) fn has_ended(pid: libc::pid_t) -> Result<bool, Errno> {
     wait(libc::P_PID, pid.unsigned_abs(), libc::WNOHANG)
 }
 
-/// The same with `flags` for `waitid`, and for a child named in another way. Does not reap it.
+/// Does the same with `flags` for `waitid`, and for a child named in another way. Does not reap it.
 pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<bool, Errno> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = flags | libc::WEXITED | libc::WNOWAIT;
@@ -48,15 +48,16 @@ pub(super) fn wait(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<b
     Ok(info.si_signo != 0)
 }
 
-/// Starts a thread that waits for the end of the child `pid` of this process. Gives a descriptor
-/// that is readable once it has ended, and what the thread writes to. The descriptor is at its end,
-/// and so readable, once nothing holds the other one any more: this process has ended, and all that
-/// were forked from it and have kept their copy.
+/// Starts a thread that waits for the end of the child `pid` of this process. Returns a descriptor
+/// that is readable once the child has ended, and the writer of the thread. The descriptor is at
+/// its end, and so readable, also once no process holds the writer any more: this process has
+/// ended, and all that were forked from it and have kept their copy.
 pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> {
-    // Known to this process for certain now, as it has not been reaped. Refused now, it would be
-    // refused later.
+    // This process has not reaped the child, so it knows it for certain now. If the kernel refuses
+    // the wait now, it would refuse it later too.
     match has_ended(pid) {
-        // ECHILD: it has ended, and something else has reaped it. The thread will say so.
+        // ECHILD: the child has ended, and another part of the program has reaped it. The thread
+        // will report the end.
         Ok(_) | Err(Errno::ECHILD) => {}
         Err(refused) => return Err(refused.into()),
     }
@@ -73,11 +74,12 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
             let _ = up.send(());
             worker::block_signals();
             wait_for_end(pid, started);
-            // It fails if nothing reads any more.
+            // It fails if there is no reader any more.
             let _ = write(&*theirs, &[1]);
             drop((theirs, own));
         })?;
-    // Only when it counts as one of the crate's own may this process be asked whether others run.
+    // This process may be asked whether other threads run only once the thread counts as one of the
+    // crate's own.
     let _ = is_up.recv();
     Ok((reader.into(), writer))
 }
@@ -85,7 +87,7 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
 fn wait_for_end(pid: libc::pid_t, started: u64) {
     loop {
         match wait(libc::P_PID, pid.unsigned_abs(), 0) {
-            // ECHILD: it has ended, and something else has reaped it.
+            // ECHILD: the child has ended, and another part of the program has reaped it.
             Ok(_) | Err(Errno::ECHILD) => return,
             Err(Errno::EINTR) => {}
             Err(refused) => {

@@ -25,15 +25,16 @@ use crate::signals::signal_name;
 pub enum ExitStatus {
     /// It ended by itself with this code, from 0 to 255.
     Exit(i32),
-    /// It was killed by this signal: 15 is SIGTERM, 9 SIGKILL, 11 SIGSEGV (also a stack overflow), 6 SIGABRT.
+    /// It was killed by this signal: 15 is SIGTERM, 9 SIGKILL, 11 SIGSEGV (also a stack overflow),
+    /// 6 SIGABRT.
     Signal(i32),
-    /// It has ended, but not even the system can say how any more: the program ignores SIGCHLD, or
-    /// another part of it has waited for any child.
+    /// It has ended, but the system can no longer say how: the program ignores SIGCHLD, or another
+    /// part of it has waited for any child.
     Unknown,
 }
 
 impl ExitStatus {
-    /// Whether the child exited with code 0.
+    /// Returns whether the child exited with code 0.
     ///
     /// # Examples
     ///
@@ -47,7 +48,7 @@ impl ExitStatus {
         self == Self::Exit(0)
     }
 
-    /// The exit code, of a child that ended by itself.
+    /// Returns the exit code of a child that ended by itself.
     ///
     /// # Examples
     ///
@@ -64,7 +65,7 @@ impl ExitStatus {
         }
     }
 
-    /// The signal, of a child that was killed by one.
+    /// Returns the signal that killed the child; `None` if it ended by itself.
     ///
     /// # Examples
     ///

@@ -16,7 +16,7 @@ mod unarmed {
 
     pub(crate) struct Arming;
 
-    /// What the child that is forked next is to meet.
+    /// Returns what the child that is forked next is to meet.
     #[inline]
     pub(crate) fn for_next_child() -> Arming {
         Arming
@@ -46,16 +46,16 @@ mod armed {
     use crate::os::fork::{self, Side};
     use crate::os::memory::SharedMemory;
 
-    /// How many fault points this process passes before it is killed or stopped.
+    /// The number of fault points that this process passes before it is killed or stopped.
     static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
 
-    /// [`fork::generation`] of the process that this is about. Its own children are spared.
+    /// [`fork::generation`] of the process that is armed. Its own children are spared.
     static ARMED_IN: AtomicU32 = AtomicU32::new(0);
 
-    /// Where it leaves its number, if the test wants to know.
+    /// Where the process leaves its number, if the test wants to know.
     static MET: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-    /// The signal that it gets there.
+    /// The signal that the process gets there.
     static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
     pub(crate) fn point() {
@@ -83,12 +83,13 @@ mod armed {
         LEFT.store(number, Ordering::Relaxed);
     }
 
-    /// Counts the fault points of this armed child anew: its fate is at the one given, from here.
+    /// Counts the fault points of this armed child anew: its fate is at the one given, counted from
+    /// here.
     pub(crate) fn count_from_here(number: i64) {
         LEFT.store(number, Ordering::Relaxed);
     }
 
-    /// Tells which process has met its fate, and whether one has.
+    /// A word that says which process has met its fate, and whether one has.
     #[derive(Clone, Debug)]
     pub(crate) struct Met(Arc<SharedMemory>);
 
@@ -106,7 +107,7 @@ mod armed {
             }
         }
 
-        /// The process that has met its fate.
+        /// Returns the process that has met its fate.
         pub(crate) fn pid(&self) -> Option<u32> {
             let pid = self.word().load(Ordering::SeqCst);
             (pid != 0).then_some(pid)
@@ -117,21 +118,21 @@ mod armed {
         static NEXT_CHILDREN: RefCell<Vec<(Fate, i64, Met)>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Each of the next `count` children that an engine forks on this thread meets `fate` at the
-    /// fault point given. Those that were armed before and not forked are forgotten.
+    /// Arms children: each of the next `count` children that an engine forks on this thread meets
+    /// `fate` at the fault point given. Forgets children that were armed before and not forked.
     pub(crate) fn arm_children(count: usize, fate: Fate, number: i64, met: &Met) {
         NEXT_CHILDREN.set(vec![(fate, number, met.clone()); count]);
     }
 
     pub(crate) struct Arming(Option<(Fate, i64, Met)>);
 
-    /// What the child that is forked next is to meet.
+    /// Returns what the child that is forked next is to meet.
     pub(crate) fn for_next_child() -> Arming {
         Arming(NEXT_CHILDREN.with_borrow_mut(Vec::pop))
     }
 
     impl Arming {
-        /// To be called in that child.
+        /// Arms this process. To be called in that child.
         pub(crate) fn arm(self) {
             if let Some((fate, number, met)) = self.0 {
                 MET.store(std::ptr::from_ref(met.word()).cast_mut(), Ordering::Relaxed);
@@ -141,8 +142,9 @@ mod armed {
         }
     }
 
-    /// Holds off the other tests that stop processes which may have the lock of the family's
-    /// ledger: their calls would not come as far as their fault points.
+    /// Waits for the other tests that stop processes, and keeps them from running: a process that
+    /// they stop may have the lock of the family's ledger, and then calls of this test would not
+    /// come as far as their fault points.
     pub(crate) fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
         ALONE.lock()
@@ -152,13 +154,13 @@ mod armed {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Fate {
         Killed,
-        /// Stopped, and let go on later.
+        /// Stopped, and continued later.
         Paused,
         /// Stopped, and killed later.
         KilledLater,
     }
 
-    /// How long a child may take to meet its fate, or to end.
+    /// The time that a child may take to meet its fate, or to end.
     const IN_TIME: Duration = Duration::from_secs(20);
 
     fn wait_beside(pid: Pid, flags: WaitPidFlag, mut meanwhile: impl FnMut()) -> WaitStatus {
@@ -188,15 +190,14 @@ mod armed {
     }
 
     impl Child {
-        /// Runs `body` in a forked child that meets its fate at the fault point given, counted from
-        /// 0.
+        /// Runs `body` in a forked child that meets its fate at fault point `number`, from 0 on.
         pub(crate) fn run(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
             let child = Self::start(fate, number, body);
             let status = waitpid(child.pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
             child.met(number, status)
         }
 
-        /// The same. This process does `meanwhile` again and again until the child is there.
+        /// Does the same. This process calls `meanwhile` again and again until the child is there.
         pub(crate) fn run_beside(
             fate: Fate,
             number: i64,
@@ -209,7 +210,7 @@ mod armed {
         }
 
         fn start(fate: Fate, number: i64, body: impl FnOnce()) -> Self {
-            // The test harness has them now and then, and the child may print or flush.
+            // The test harness holds these locks now and then, and the child may print or flush.
             let outputs = (std::io::stdout().lock(), std::io::stderr().lock());
             // SAFETY: other threads hold none of the locks that the child takes: the allocator's,
             // which the C library sees to, and those of objects that only the test has.
@@ -220,7 +221,7 @@ mod armed {
                 Side::Child => {
                     arm(fate, number);
                     // Beyond this are the frames of the parent's test, whose thread would end
-                    // without a word.
+                    // without a message.
                     let ended = catch_unwind(AssertUnwindSafe(body));
                     fork::exit_now(if ended.is_ok() { 0 } else { 101 });
                 }
@@ -254,13 +255,13 @@ mod armed {
             self.is_stopped
         }
 
-        /// Lets a stopped child meet the rest of its fate. Whether it has come to its end before it
-        /// met any.
+        /// Lets a stopped child meet the rest of its fate. Returns whether it has come to its end
+        /// before it met any.
         pub(crate) fn end(self) -> bool {
             self.end_beside(|| {})
         }
 
-        /// The same. This process does `meanwhile` again and again until the child has ended.
+        /// Does the same. This process calls `meanwhile` again and again until the child has ended.
         pub(crate) fn end_beside(mut self, meanwhile: impl FnMut()) -> bool {
             if std::mem::take(&mut self.is_stopped) {
                 let signal = match self.fate {

@@ -1,4 +1,4 @@
-//! Forking, and knowing that one was forked.
+//! Forking, and how a process knows that it was forked.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,18 +11,19 @@ pub(crate) use super::generation::{
     COPY_PANICKED, COPY_RETURNED, Original, OwnPointer, forked_from, generation,
 };
 
-/// Something that each process in a line of forks has for itself.
+/// A value that each process in a line of forks has for itself.
 ///
-/// A forked child gets its parent's as a copy in which nothing is its own, and whose locks may be held for ever by threads
-/// that it does not have. The copies are left alone: each process finds its own by counting.
+/// A forked child gets a copy of its parent's value. Nothing in the copy belongs to the child, and
+/// the locks in it may be held for ever by threads that the child does not have. The copies are
+/// left alone: each process finds its own value by counting.
 pub(crate) struct PerProcess<T> {
     value: T,
-    /// That of the processes forked from the one that has `value`.
+    /// The value of the processes forked from the one that has `value`.
     next: OnceLock<Box<PerProcess<T>>>,
 }
 
 impl<T: Default> PerProcess<T> {
-    /// With what the first process of this image has.
+    /// Makes one with the value of the first process of this image.
     pub(crate) const fn new(value: T) -> Self {
         Self {
             value,
@@ -30,7 +31,7 @@ impl<T: Default> PerProcess<T> {
         }
     }
 
-    /// This process's own.
+    /// Returns this process's own value.
     pub(crate) fn own(&self) -> &T {
         let mut own = self;
         for _ in 0..generation() {
@@ -50,10 +51,10 @@ pub(crate) enum Side {
 ///
 /// # Safety
 ///
-/// The child has only the calling thread: no other thread may hold a lock that the child will want, except those that
-/// the C library takes care of (its allocator's).
+/// The child has only the calling thread: no other thread may hold a lock that the child will want,
+/// except those that the C library takes care of (its allocator's).
 pub(crate) unsafe fn fork() -> io::Result<Side> {
-    // So that the child's is counted.
+    // Begins to count, so that the child's fork is counted.
     let _ = generation();
     // SAFETY: the caller's obligation is the same as nix's.
     match unsafe { nix::unistd::fork() }? {
@@ -64,17 +65,20 @@ pub(crate) unsafe fn fork() -> io::Result<Side> {
     }
 }
 
-/// Ends a forked child at once: no destructors, no `atexit` handlers, no flush of buffers inherited from the parent.
+/// Ends a forked child at once: no destructors, no `atexit` handlers, no flush of buffers inherited
+/// from the parent.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit may be called at any time.
     unsafe { libc::_exit(code) }
 }
 
-/// From the kernel's `uapi/asm-generic/fcntl.h`; the libc crate has it not for every C library.
+/// From the kernel's `uapi/asm-generic/fcntl.h`; the libc crate does not have it for every C
+/// library.
 const F_SETSIG: libc::c_int = 10;
 
-/// Has the kernel kill this process when the other end of `socket` is closed, that is, when its holder has died,
-/// whatever this process does at that time. Nothing may ever be sent over the socket after this.
+/// Has the kernel kill this process when the other end of `socket` is closed, that is, when its
+/// holder has died, whatever this process does at that time. Nothing may be sent over the socket
+/// after this call.
 pub(crate) fn die_when_closed(socket: BorrowedFd<'_>) -> io::Result<()> {
     let raw = socket.as_raw_fd();
     // SAFETY: F_SETSIG takes an integer and changes only how this descriptor signals.
@@ -94,16 +98,19 @@ pub(crate) struct Victim(nix::unistd::Pid);
 
 #[cfg(test)]
 impl Victim {
-    /// Forks a child that runs `body` and then waits to be killed. There are other threads in a test's process, so
-    /// `body` does only what a signal handler may do: no allocation, no lock but the one it is about.
+    /// Forks a child that runs `body` and then waits to be killed. There are other threads in a
+    /// test's process, so `body` does only what a signal handler may do: no allocation, no lock but
+    /// the one it is about.
     pub(crate) fn fork(body: impl FnOnce()) -> Self {
-        // SAFETY: the child takes no lock that another thread could hold, by what is asked of `body`.
+        // SAFETY: the child takes no lock that another thread could hold, by what is asked of
+        // `body`.
         match unsafe { fork() }.unwrap() {
             Side::Parent { child } => Self(nix::unistd::Pid::from_raw(child.cast_signed())),
             Side::Child => {
                 body();
                 loop {
-                    // A child that nobody kills, because the test was, ends when it has been given to another parent.
+                    // If the test is killed, it cannot kill this child. The child ends when it has
+                    // been given to another parent.
                     nix::unistd::sleep(1);
                     if std::os::unix::process::parent_id() == 1 {
                         exit_now(0);
@@ -146,7 +153,7 @@ mod tests {
         }
         assert_eq!(swap(7), 1);
         let child = Child::run(Fate::Killed, i64::MAX - 1, || {
-            // That of its parent is not to be seen.
+            // The value of its parent is not to be seen.
             assert_eq!(swap(8), 0);
             let grandchild = Child::run(Fate::Killed, i64::MAX - 1, || assert_eq!(swap(9), 0));
             assert!(grandchild.end());

@@ -1,6 +1,7 @@
 //! Sleeping until a word in shared memory changes.
 //!
-//! Never `FUTEX_PRIVATE_FLAG`: the word is in memory that other processes map, under other addresses.
+//! `FUTEX_PRIVATE_FLAG` is never set: the word is in memory that other processes map, under other
+//! addresses.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,7 +11,8 @@ use nix::errno::Errno;
 
 use super::clock;
 
-/// Sleeps while `word` holds `expected`, at most for `timeout`. May also return without a reason; callers look again.
+/// Sleeps while `word` holds `expected`, at most for `timeout`. May also return without a reason,
+/// so callers must look again.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     // tv_nsec has the width of c_long, into which a value below one billion always fits.
     #[allow(clippy::cast_possible_wrap)]
@@ -31,15 +33,15 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         )
     };
     match Errno::result(answer) {
-        // All mean: look again.
+        // After each of these the caller looks again.
         Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ETIMEDOUT) => {}
         Err(refused) => pause(refused, timeout),
     }
 }
 
-/// Sleeps for a moment, at most for `timeout`, because the kernel refuses to sleep on a word. Its
-/// callers look again whenever they wake, so that they go on, late but neither at full speed nor
-/// never.
+/// Sleeps for a moment, at most for `timeout`, because the kernel refuses to sleep on a word. The
+/// callers look again whenever they wake. So they go on late, but they neither loop at full speed
+/// nor wait for ever.
 fn pause(refused: Errno, timeout: Option<Duration>) {
     const PAUSE: Duration = Duration::from_millis(1);
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
@@ -52,21 +54,23 @@ fn pause(refused: Errno, timeout: Option<Duration>) {
 /// Why a sleep has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// Somebody woke this sleeper, or the word holds something else. A sleeper that was woken hears of it also if its
-    /// time was up at the same moment: of the wakes that were sent, none is lost to a sleeper that says it timed out.
+    /// Another thread woke this sleeper, or the word holds something else. A sleeper that was woken
+    /// gets this also if its time was up at the same moment: no wake is lost to a sleeper that says
+    /// it timed out.
     Woken,
     /// The deadline has passed.
     TimedOut,
 }
 
-/// Sleeps while `word` holds `expected`, until somebody wakes it or `deadline` has passed. Signals that are handled
-/// meanwhile do not end the sleep.
+/// Sleeps while `word` holds `expected`, until another thread wakes it or `deadline` has passed.
+/// Signals that are handled meanwhile do not end the sleep.
 pub(crate) fn wait_until(word: &AtomicU32, expected: u32, deadline: Instant) -> Wake {
     // A point in time and not a length, so that signals do not make the sleep longer.
     let until = clock::deadline(deadline);
     loop {
-        // SAFETY: `word` and `until` are valid for the length of the call, which writes to neither. Without
-        // FUTEX_CLOCK_REALTIME the deadline is one of the monotonic clock. The fifth argument is not used.
+        // SAFETY: `word` and `until` are valid for the length of the call, which writes to neither.
+        // Without FUTEX_CLOCK_REALTIME the deadline is one of the monotonic clock. The fifth
+        // argument is not used.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -97,19 +101,20 @@ pub(crate) fn wait_until(word: &AtomicU32, expected: u32, deadline: Instant) -> 
     }
 }
 
-/// How many words the kernel sleeps on at once.
+/// The number of words that the kernel sleeps on at once.
 const MOST_WORDS: usize = 128;
 
-/// Set once the kernel has said that it cannot sleep on several words (before Linux 5.16, or not allowed to).
+/// Set once the kernel has said that it cannot sleep on several words (before Linux 5.16, or not
+/// allowed to).
 static CANNOT_WAIT_MANY: AtomicBool = AtomicBool::new(false);
 
-/// Whether [`wait_many`] would watch all of so many words.
+/// Returns whether [`wait_many`] would watch all of `count` words.
 pub(crate) fn can_wait_many(count: usize) -> bool {
     count <= MOST_WORDS && !CANNOT_WAIT_MANY.load(Ordering::Relaxed)
 }
 
-/// As [`wait_until`], while all of the words hold what is expected of each. If it [cannot](can_wait_many) watch them
-/// all, it watches some.
+/// Sleeps like [`wait_until`], while each of the words holds what is expected of it. If it
+/// [cannot](can_wait_many) watch all words, it watches some.
 pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake {
     /// From the kernel's `uapi/linux/futex.h`.
     #[repr(C)]
@@ -132,8 +137,8 @@ pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake 
         let waiters: Vec<Waiter> = words.collect();
         let until = clock::deadline(deadline);
         loop {
-            // SAFETY: the array, the words that it names and the time are valid for the length of the call, which
-            // writes to none of them.
+            // SAFETY: the array, the words that it names and the time are valid for the length of
+            // the call, which writes to none of them.
             let answer = unsafe {
                 libc::syscall(
                     libc::SYS_futex_waitv,
@@ -153,7 +158,8 @@ pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake 
                     }
                 }
                 Err(error) => {
-                    // The second is from a filter of system calls. What else there is (ENOMEM, say) may pass.
+                    // A filter of system calls answers with EPERM. Other errors (ENOMEM, say) may
+                    // pass.
                     if matches!(error, Errno::ENOSYS | Errno::EPERM) {
                         CANNOT_WAIT_MANY.store(true, Ordering::Relaxed);
                     }
@@ -168,12 +174,12 @@ pub(crate) fn wait_many(words: &[(&AtomicU32, u32)], deadline: Instant) -> Wake 
     }
 }
 
-/// Wakes all that sleep on `word`, in whatever process.
+/// Wakes all threads that sleep on `word`, in all processes.
 pub(crate) fn wake_all(word: &AtomicU32) {
     wake(word, u32::MAX);
 }
 
-/// Wakes up to `count` of those that sleep on `word`, in whatever process.
+/// Wakes up to `count` of the threads that sleep on `word`, in all processes.
 pub(crate) fn wake(word: &AtomicU32, count: u32) {
     let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
     // SAFETY: `word` is valid for the length of the call, and FUTEX_WAKE only uses its address.

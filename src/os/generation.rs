@@ -15,8 +15,8 @@ use super::fork::exit_now;
 /// Exit code of a copy in which the function of a task has returned.
 pub(crate) const COPY_RETURNED: i32 = 0;
 
-/// Exit code of a copy in which the function of a task has panicked: what a Rust program ends with
-/// then.
+/// Exit code of a copy in which the function of a task has panicked: the code with which a Rust
+/// program ends after a panic.
 pub(crate) const COPY_PANICKED: i32 = 101;
 
 /// Bytes that have a page of their own. Where pages are larger the kernel refuses to wipe them.
@@ -25,25 +25,25 @@ const PAGE: usize = 4_096;
 /// A page with nothing in it but the count.
 #[repr(C, align(4096))]
 struct Page {
-    /// What [`generation`] is, plus 1. In a forked process it is 0 until the fork has been counted,
-    /// and so it is before the first question.
+    /// [`generation`] plus 1. In a forked process it is 0 until the fork has been counted. It is 0
+    /// also before the first call of [`generation`].
     word: AtomicU32,
     rest: [u8; PAGE - size_of::<AtomicU32>()],
 }
 
-/// Not a mapping of its own: then each question would have to look up where that is.
+/// A static, and not a mapping of its own: then each call would have to look up where that is.
 static COUNT: Page = Page {
     word: AtomicU32::new(0),
     rest: [0; PAGE - size_of::<AtomicU32>()],
 };
 
-/// In the word while one thread counts.
+/// The word while one thread counts.
 const COUNTING: u32 = u32::MAX;
 
 /// How many forks lie between the first process of this image and the last one that counted.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
 
-/// Pid of the process that counted last; 0: none has.
+/// Pid of the process that counted last; 0 if none has.
 static COUNTED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// Pid of the process that this one was forked from, if it was.
@@ -52,7 +52,7 @@ static FORKED_FROM: AtomicU32 = AtomicU32::new(0);
 /// Returns how many forks lie between the first process of this image and this one. The number is
 /// the same as long as the process is the same. Cheaper than `getpid`, which is a system call.
 ///
-/// Forks before the first question are not counted.
+/// Forks before the first call are not counted.
 #[inline]
 pub(crate) fn generation() -> u32 {
     // 0 becomes the largest number, and `COUNTING` the one below it: one comparison for both.
@@ -71,10 +71,9 @@ pub(crate) fn forked_from() -> u32 {
     FORKED_FROM.load(Ordering::Relaxed)
 }
 
-/// Sees to it that forks are noticed. Called before the first count; by two threads at once,
-/// perhaps.
+/// Registers what notices forks. Called before the first count; two threads may call it at once.
 fn begin() {
-    // Flags, not a `Once`: a forked child might find that half-way for ever.
+    // Flags, not a `Once`: a forked child might find a `Once` half-way for ever.
     static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
     static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn forked() {
@@ -87,8 +86,8 @@ fn begin() {
     }
     debug_assert!(COUNT.rest.iter().all(|&byte| byte == 0), "it is not used");
     let page = NonNull::from(&COUNT).cast();
-    // SAFETY: the page holds the count alone, which may become zero in a child: that is what it is
-    // for. Where the kernel does not do it, the handler does.
+    // SAFETY: the page holds the count alone, which is meant to become zero in a child. Where the
+    // kernel does not do it, the handler does.
     let _ = unsafe { madvise(page, PAGE, MmapAdvise::MADV_WIPEONFORK) };
     if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: the handler makes one system call that is allowed in a forked child, and uses
@@ -98,7 +97,7 @@ fn begin() {
     HAS_BEGUN.store(true, Ordering::Release);
 }
 
-/// Counts the fork that this process is the child of, or that this is the first process.
+/// Counts the fork that made this process. In the first process of this image, counts none.
 #[cold]
 fn count() -> u32 {
     // Before anything is in the word: a child that is forked meanwhile must not find `COUNTING`.
@@ -123,32 +122,33 @@ fn count() -> u32 {
         match word.load(Ordering::Acquire) {
             // Another thread of this process counts, for a few instructions.
             COUNTING => std::hint::spin_loop(),
+            // This process was forked since the exchange above, and its word was wiped.
             0 => return count(),
             word => return word - 1,
         }
     }
 }
 
-/// A process, to be told apart from the copies of it that are forked from now on.
+/// A process, distinguished from the copies of it that are forked from now on.
 ///
 /// Code of the user's may fork (a C library, mostly). Then it returns twice: in the original, and
-/// in a copy that has the original's descriptors and shared memory. A copy must do nothing there in
-/// the name of the original.
+/// in a copy that has the original's descriptors and shared memory. The copy must do nothing there
+/// in the name of the original.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Original {
-    /// What is in the word as long as this process is the original.
+    /// The word as long as this process is the original.
     own: u32,
 }
 
 impl Original {
-    /// This process.
+    /// Returns this process as the original.
     pub(crate) fn here() -> Self {
         Self {
             own: generation() + 1,
         }
     }
 
-    /// Whether the caller runs in the original.
+    /// Returns whether the caller runs in the original.
     #[inline]
     pub(crate) fn is_here(self) -> bool {
         COUNT.word.load(Ordering::Relaxed) == self.own
@@ -163,8 +163,8 @@ impl Original {
         }
     }
 
-    /// Ends the calling process if it is a copy, with the exit code for the outcome of a function
-    /// in it.
+    /// Ends the calling process if it is a copy. The exit code says how the function in it has
+    /// ended.
     #[inline]
     pub(crate) fn end_copy_after<T, E>(self, outcome: &Result<T, E>) {
         self.end_copy(if outcome.is_ok() {
@@ -175,10 +175,10 @@ impl Original {
     }
 }
 
-/// A pointer to what a process shares with others. Copies of the process find it null.
+/// A pointer to what a process shares with others. In copies of the process it reads as null.
 pub(crate) struct OwnPointer<T> {
     pointer: AtomicPtr<T>,
-    /// [`generation`] of the process that has set it.
+    /// [`generation`] of the process that has set the pointer.
     generation: AtomicU32,
 }
 
@@ -196,7 +196,8 @@ impl<T> OwnPointer<T> {
         self.pointer.store(pointer, Ordering::Release);
     }
 
-    /// May be called in a signal handler.
+    /// Returns the pointer; null in a copy of the process that has set it. May be called in a
+    /// signal handler.
     pub(crate) fn get(&self) -> *mut T {
         let pointer = self.pointer.load(Ordering::Acquire);
         let own = self.generation.load(Ordering::Relaxed) + 1;
@@ -215,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// Forks by the C library, or by the system call alone, and gives the exit code of the child.
+    /// Forks by the C library, or by the system call alone, and returns the exit code of the child.
     fn code_of(is_raw: bool, child: impl FnOnce() -> i32) -> i32 {
         let pid = if is_raw {
             // SAFETY: the flags ask for a plain fork. The child makes system calls and uses

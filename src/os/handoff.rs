@@ -1,5 +1,5 @@
-//! A socket between parent and worker that carries one greeting with descriptors, and then, by being open, says that
-//! the other side is alive.
+//! A socket between parent and worker. It carries one greeting with descriptors. After that it
+//! says, by being open, that the other side is alive.
 
 use std::io::{self, IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -13,8 +13,9 @@ use nix::sys::socket::{
 
 use super::{above_standard, out_of_reach};
 
-/// A connected pair of sockets that keep message boundaries; close-on-exec, and out of the reach of
-/// numbers that are used after they were closed: what is sent over a life line kills.
+/// Makes a connected pair of sockets that keep message boundaries. They are close-on-exec, and
+/// their numbers are high, out of reach of code that uses a number after it has closed it: a
+/// message over a life line kills.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = socketpair(
         AddressFamily::Unix,
@@ -25,23 +26,23 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((out_of_reach(one)?, out_of_reach(other)?))
 }
 
-/// A pipe; close-on-exec.
+/// Makes a pipe; close-on-exec.
 pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     let reader = above_standard(reader.into())?;
     Ok((reader.into(), above_standard(writer.into())?.into()))
 }
 
-/// Has reads from the descriptor, and from its copies, give `WouldBlock` where there is nothing to
-/// read yet.
+/// Makes reads from the descriptor, and from its copies, fail with `WouldBlock` where there is
+/// nothing to read yet.
 pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Sends one message, and copies of the descriptors with it. Waits while the other side has too
-/// many that it has not taken.
+/// Sends one message, and copies of the descriptors with it. Waits while too many messages lie
+/// there that the other side has not taken.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     message: &[u8],
@@ -50,7 +51,8 @@ pub(crate) fn send(
     send_with(MsgFlags::empty(), socket, message, fds)
 }
 
-/// The same, but fails with [`WouldBlock`](io::ErrorKind::WouldBlock) instead of waiting.
+/// Sends like `send`, but fails with [`WouldBlock`](io::ErrorKind::WouldBlock) instead of
+/// waiting.
 pub(crate) fn send_at_once(
     socket: BorrowedFd<'_>,
     message: &[u8],
@@ -77,8 +79,9 @@ fn send_with(
     Ok(())
 }
 
-/// Looks at the first `buffer.len()` bytes of the message that waits, without taking it or waiting for it; `None` if
-/// there is none, or if the descriptor is no such socket.
+/// Looks at the first `buffer.len()` bytes of the message that waits, without taking it or waiting
+/// for it. Returns how many bytes that are; `None` if there is no message, or if the descriptor is
+/// no such socket.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<usize> {
     recv(
         socket.as_raw_fd(),
@@ -88,8 +91,8 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<usize> {
     .ok()
 }
 
-/// Takes the message that waits; gives its length and the descriptors that have come with it. A length of 0: the other
-/// side has closed its end.
+/// Takes the message that waits. Returns its length and the descriptors that have come with it. A
+/// length of 0 means that the other side has closed its end.
 pub(crate) fn receive_all(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -101,7 +104,8 @@ pub(crate) fn receive_all(
     let mut fds: Vec<OwnedFd> = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
-            // SAFETY: the kernel has just made these descriptors for this message, and nobody else has seen them.
+            // SAFETY: the kernel has just made these descriptors for this message, and no other
+            // code has seen them.
             fds.extend(
                 raw.into_iter()
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -113,12 +117,12 @@ pub(crate) fn receive_all(
     Ok((message.bytes, fds.collect::<io::Result<_>>()?))
 }
 
-/// Whether a message waits, or the other side has closed its end.
+/// Returns whether a message waits, or the other side has closed its end.
 pub(crate) fn has_news(socket: &OwnedFd) -> bool {
     peek(socket.as_fd(), &mut [0]).is_some()
 }
 
-/// Whether the other side has closed its end.
+/// Returns whether the other side has closed its end.
 pub(crate) fn is_closed(socket: &OwnedFd) -> bool {
     peek(socket.as_fd(), &mut [0]) == Some(0)
 }
@@ -159,7 +163,7 @@ mod tests {
         }
         let (len, fds) = receive_all(one.as_fd(), &mut buffer).unwrap();
         assert_eq!((&buffer[..len], fds.len()), (&b"none"[..], 0));
-        // To close the descriptor would not do: a child that another test forks may have a copy.
+        // To close the descriptor is not enough: a child that another test forks may have a copy.
         shutdown(other.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(has_news(&one) && is_closed(&one));
     }

@@ -16,7 +16,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The main executable of this process.
+    /// Returns the main executable of this process.
     pub(crate) fn main() -> &'static Self {
         static IMAGE: OnceLock<Image> = OnceLock::new();
         IMAGE.get_or_init(|| {
@@ -25,14 +25,14 @@ impl Image {
                 code: Vec::new(),
                 fingerprint: 0,
             };
-            // SAFETY: `visit` has the signature asked for, and `image` outlives the call and is used by nothing else
-            // during it.
+            // SAFETY: `visit` has the signature asked for, and `image` outlives the call and is
+            // used by nothing else during it.
             unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut image).cast::<c_void>()) };
             image
         })
     }
 
-    /// Whether the address is part of the code of the main executable.
+    /// Returns whether the address is part of the code of the main executable.
     pub(crate) fn contains_code(&self, address: usize) -> bool {
         self.code.iter().any(|segment| segment.contains(&address))
     }
@@ -46,7 +46,7 @@ impl Image {
     }
 }
 
-/// Called for each loaded object; the first is the main executable, and the only one looked at.
+/// Called for each loaded object. The first is the main executable, and the only one looked at.
 unsafe extern "C" fn visit(
     info: *mut libc::dl_phdr_info,
     _size: usize,
@@ -75,7 +75,8 @@ unsafe extern "C" fn visit(
             }
         } else if header.p_type == libc::PT_NOTE {
             // The linker's build id is among the notes.
-            // SAFETY: a note segment lies within a loaded, readable segment of this size and is never written.
+            // SAFETY: a note segment lies within a loaded, readable segment of this size and is
+            // never written.
             let note =
                 unsafe { std::slice::from_raw_parts(segment.start as *const u8, segment.len()) };
             print.add(note);
@@ -85,7 +86,8 @@ unsafe extern "C" fn visit(
     1 // stop: only the first object matters
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo; constants from the IETF draft). It has to tell builds apart, not adversaries.
+/// FNV-1a, 64 bits (Fowler, Noll, Vo; constants from the IETF draft). It has to tell builds apart,
+/// and does not resist an attack.
 struct Fingerprint(u64);
 
 impl Fingerprint {

@@ -1,7 +1,8 @@
-//! Whether a process of which only a note is left still runs.
+//! Whether a process that was only noted down still runs.
 //!
-//! A pid is not enough for that: numbers come again. A process is known by its pid together with the time at which it was
-//! started, and both mean something only in the namespaces (of a container, say) in which they were noted.
+//! A pid is not enough for that, because the kernel uses numbers again. A process is known by its
+//! pid together with the time at which it was started. Both have a meaning only in the namespaces
+//! (of a container, say) in which they were noted.
 
 use std::fs;
 use std::io;
@@ -11,11 +12,11 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-/// A process, for those who read of it later.
+/// The identity of a process, for processes that read it later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) pid: u32,
-    /// When it was started, in clock ticks since the machine was.
+    /// When the process was started, in clock ticks since the start of the machine.
     pub(crate) started: u64,
     /// The namespace in which the pid means this process, by the number of its inode.
     pub(crate) pids: u64,
@@ -24,7 +25,7 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// This process's own.
+    /// Returns this process's own.
     pub(crate) fn own() -> io::Result<Self> {
         let stat = stat_of(std::process::id())?;
         Ok(Self {
@@ -35,15 +36,17 @@ impl Life {
         })
     }
 
-    /// Whether the process has ended for certain. What cannot be known counts as life.
+    /// Returns whether the process has certainly ended. If that cannot be known, the process counts
+    /// as running.
     ///
-    /// A zombie has ended. A process that has become another program by `exec` has not: it keeps its pid and its start.
+    /// A zombie has ended. A process that has become another program by `exec` has not: it keeps
+    /// its pid and its start.
     pub(crate) fn has_ended(&self) -> bool {
         let Ok(own) = Self::own() else { return false };
         if (own.pids, own.times) != (self.pids, self.times) {
             return false;
         }
-        // /proc may be that of another namespace: then it speaks of other processes.
+        // /proc may belong to another namespace, and then it lists other processes.
         let shown = fs::read_to_string("/proc/self/stat").ok();
         if shown.and_then(|stat| Some(Stat::parse(&stat)?.pid)) != Some(own.pid) {
             return false;
@@ -55,38 +58,38 @@ impl Life {
     }
 }
 
-/// When a process was started, in clock ticks since the machine was. No two processes of one namespace have both this and the
-/// pid in common.
+/// Returns when a process was started, in clock ticks since the start of the machine. No two
+/// processes of one namespace have both this and the pid in common.
 pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
     Ok(stat_of(pid)?.started)
 }
 
-/// Whether the process of this namespace that was started at that time under this pid still runs. A zombie does not. What
-/// cannot be known counts as life.
+/// Returns whether the process of this namespace that was started at that time under this pid still
+/// runs. A zombie does not. If that cannot be known, the process counts as running.
 pub(crate) fn is_running(pid: u32, started: u64) -> bool {
     match stat_of(pid) {
         Ok(stat) if stat.pid == pid => stat.started == started && !stat.is_dead,
-        // /proc is that of another namespace, or hides this process, or is not there (`chroot`).
+        // /proc belongs to another namespace, or hides this process, or is not there (`chroot`).
         _ => !is_gone(pid),
     }
 }
 
-/// The process that a thread belongs to, by the thread's id. `None` if there is no such thread, or
-/// `/proc` does not show it.
+/// Returns the process that a thread belongs to, by the thread's id. `None` if there is no such
+/// thread, or `/proc` does not show it.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     line.trim().parse().ok()
 }
 
-/// Whether there is no process of this number, by the kernel's own word.
+/// Returns whether there is no process of this number, by the kernel's answer to a signal.
 pub(super) fn is_gone(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
     pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
-/// The namespaces by which processes are told apart: of their numbers, and of the clock of their starts; 0 where it cannot
-/// be known.
+/// Returns the namespaces by which processes are told apart: the one of their numbers, and the one
+/// of the clock of their starts; 0 where it cannot be known.
 pub(crate) fn namespaces() -> (u64, u64) {
     let inode = |name| fs::metadata(name).map_or(0, |status| status.ino());
     (inode("/proc/self/ns/pid"), inode("/proc/self/ns/time"))
@@ -110,13 +113,13 @@ impl Stat {
         // The name, in brackets, may contain anything.
         let (head, tail) = stat.rsplit_once(')')?;
         let pid = head.split(' ').next()?.parse().ok()?;
-        // From the third field on, the state.
+        // The fields from the third on. The third is the state.
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let threads: u32 = fields.get(17)?.parse().ok()?;
         Some(Self {
             pid,
             started: fields.get(19)?.parse().ok()?,
-            // A first thread that has ended looks like this too while others run.
+            // If the first thread has ended while others run, the state looks the same.
             is_dead: matches!(*fields.first()?, "Z" | "X") && threads <= 1,
         })
     }
@@ -138,7 +141,7 @@ mod tests {
             ..own
         };
         assert!(before.has_ended());
-        // Elsewhere it may be anybody.
+        // In another namespace the pid may be that of any process.
         let elsewhere = Life {
             pids: own.pids + 1,
             ..before
@@ -180,7 +183,7 @@ mod tests {
         let rest = "Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         let stat = Stat::parse(&format!("12 (a) R 1 (b) {rest}")).unwrap();
         assert_eq!((stat.pid, stat.started, stat.is_dead), (12, 4711, true));
-        // The first thread has ended, and another one runs; and a process on its last way.
+        // The first thread has ended, and another one runs. Then a process that is about to end.
         for (state, threads, is_dead) in [("Z", 2, false), ("X", 1, true), ("R", 1, false)] {
             let rest = rest.replacen('Z', state, 1);
             let rest = rest.replacen(" 20 0 1 ", &format!(" 20 0 {threads} "), 1);

@@ -1,8 +1,9 @@
 //! Memory that several processes map: sealed, reserved, anonymous.
 //!
-//! A memfd has no name in `/dev/shm` or `/tmp`, so a crash leaves nothing behind. It is reserved in full when it is
-//! made, so that a machine out of memory says so then, in an error, and not later with SIGBUS; and its size is sealed,
-//! so that no process that has the descriptor can shrink it under the others.
+//! A memfd has no name in `/dev/shm` or `/tmp`, so a crash leaves nothing behind. It is reserved in
+//! full when it is made: if the machine is out of memory, the caller gets an error then, and no
+//! SIGBUS later. Its size is sealed, so that no process that has the descriptor can shrink it while
+//! others use it.
 
 use std::ffi::c_void;
 use std::io;
@@ -16,21 +17,23 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::out_of_reach;
 
-/// A shared mapping of a whole memfd. It keeps no descriptor: a library that writes to a number
-/// that is not its own any more must not write here.
+/// A shared mapping of a whole memfd. It keeps no descriptor: a library that goes on writing to a
+/// number that it has closed must not write here.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     start: NonNull<c_void>,
     len: NonZeroUsize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but its address.
+// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but
+// its address.
 unsafe impl Send for SharedMemory {}
-// SAFETY: as above; what lies behind the address is the business of those who read and write there.
+// SAFETY: as above; those who read and write behind the address answer for that.
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Makes `len` bytes of zeros, reserved and sealed; with the descriptor to hand to others.
+    /// Makes `len` bytes of zeros, reserved and sealed. Returns them with the descriptor to hand to
+    /// other processes.
     pub(crate) fn new(len: NonZeroUsize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(
             c"manyhands",
@@ -45,7 +48,7 @@ impl SharedMemory {
         Ok((Self::map(&fd, len)?, fd))
     }
 
-    /// Maps what another process made. Its size is asked of the kernel, and must be exactly `len`.
+    /// Maps what another process made. Asks the kernel for the size, which must be exactly `len`.
     pub(crate) fn open(fd: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let size = nix::sys::stat::fstat(fd)?.st_size;
         if usize::try_from(size) != Ok(len.get()) {
@@ -58,12 +61,13 @@ impl SharedMemory {
 
     fn map(fd: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
+        // use.
         let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(Self { start, len })
     }
 
-    /// The first byte of the mapping, which is aligned to a page.
+    /// Returns the address of the first byte of the mapping, which is aligned to a page.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start.cast()
     }
@@ -71,8 +75,9 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`, and whoever took its address holds no reference any more: every
-        // user of the address owns, directly or by Arc, the `SharedMemory` it came from.
+        // SAFETY: this is the mapping made in `map`. No code that took its address holds a
+        // reference any more: every user of the address owns, directly or by Arc, the
+        // `SharedMemory` it came from.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
             log::error!("munmap of shared memory failed: {error}");
         }

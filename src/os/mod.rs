@@ -1,4 +1,4 @@
-//! The one door to the kernel. What is asked of it, and by which module:
+//! The one door to the kernel. The table says what each module asks of it:
 //!
 //! | module | asks for |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap`; `sysinfo` |
 //! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
-//! | [`sealed`] | sealed memfds for what is sent once |
+//! | [`sealed_bytes`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
@@ -27,12 +27,13 @@
 //! | [`random`] | `getrandom` |
 //! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
-//! | [`slice`] | nothing: how long its sleepers sleep in one go |
+//! | [`slice`] | nothing: how long the sleepers sleep before they look again |
+//! | `state` | `/proc/<pid>/stat`: whether a process is stopped |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.
 //!
-//! Unsafe code is allowed here because there is no other way to ask; each function takes and gives safe types, or is
-//! `unsafe` itself and says what its caller must see to.
+//! Unsafe code is allowed here because there is no other way to ask the kernel. Each function takes
+//! and gives safe types, or is `unsafe` itself and says what its caller must ensure.
 #![allow(unsafe_code)]
 
 pub use exit_status::ExitStatus;
@@ -72,8 +73,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The same descriptor, not in the place of a standard stream that is closed: there it would get what is printed. All
-/// that the crate keeps open or hands over goes through here.
+/// Returns the same descriptor, but never under the number of a standard stream that is closed:
+/// under such a number it would get what the program prints. All descriptors that the crate keeps
+/// open or hands over go through here.
 fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         Ok(fd)
@@ -83,12 +85,12 @@ fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Where descriptors begin that are kept open, if the limit on them allows it.
+/// The number from which descriptors that are kept open begin, if the limit on them allows it.
 const HIGH: u64 = 512;
 
-/// Moves a descriptor to a high number, where it stays open for long. The kernel gives out the
-/// lowest number that is free, so code that goes on using a number of its own after it was closed
-/// means another low one and not this.
+/// Moves a descriptor that stays open for long to a high number. The kernel gives out the lowest
+/// number that is free. So if other code goes on using the number of a descriptor that it has
+/// closed, that number means another low one, and not this.
 fn out_of_reach(fd: OwnedFd) -> io::Result<OwnedFd> {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(HIGH, |(soft, _)| soft);
     let lowest = HIGH.min(limit / 2).max(3) as i32;
@@ -98,7 +100,7 @@ fn out_of_reach(fd: OwnedFd) -> io::Result<OwnedFd> {
     match fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest)) {
         // SAFETY: the kernel has just made this descriptor for this call alone.
         Ok(high) => Ok(unsafe { OwnedFd::from_raw_fd(high) }),
-        // All of those are taken. Where it is it works too.
+        // All of those numbers are taken. The descriptor works where it is, too.
         Err(_) => above_standard(fd),
     }
 }

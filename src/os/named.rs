@@ -1,7 +1,7 @@
-//! Memory with a name: what lies in `/dev/shm`, for programs that are not related.
+//! Memory with a name, in `/dev/shm`, for programs that are not related.
 //!
-//! Names are those of the files there, without a slash. What is opened here follows no symbolic link, waits for nobody
-//! and is closed by `exec`.
+//! The names are those of the files there, without a slash. To open a file here follows no symbolic
+//! link and waits for no other process. `exec` closes what was opened.
 
 use std::ffi::c_void;
 use std::fs::{self, File, Metadata};
@@ -25,55 +25,57 @@ use nix::unistd::{geteuid, linkat};
 
 use super::above_standard;
 
-/// Where the C library keeps named shared memory.
+/// The folder where the C library keeps named shared memory.
 const FOLDER: &str = "/dev/shm";
 
-/// A file there with no name yet, which its owner alone may open. If this process is killed, the kernel removes it.
+/// Makes a file there that has no name yet and that only its owner may open. If this process is
+/// killed, the kernel removes it.
 pub(crate) fn nameless() -> io::Result<File> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let file = above_standard(nix::fcntl::open(FOLDER, flags, mode)?)?;
-    // The umask may have taken from that.
+    // The umask may have removed some of these rights.
     fchmod(&file, mode)?;
     Ok(file.into())
 }
 
-/// Gives a nameless file its name, unless somebody has it: `AlreadyExists`. It is there whole, or not at all.
+/// Gives a nameless file its name, unless another file has it: `AlreadyExists`. The file appears
+/// whole, or not at all.
 pub(crate) fn link(file: &File, name: &str) -> io::Result<()> {
     let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = AtFlags::AT_SYMLINK_FOLLOW;
     Ok(linkat(AT_FDCWD, &*nameless, AT_FDCWD, &path(name), flags)?)
 }
 
-/// Opens what has the name, to read and write.
+/// Opens the file of this name, to read and write.
 pub(crate) fn open(name: &str) -> io::Result<File> {
     open_for(OFlag::O_RDWR, name)
 }
 
-/// Opens what has the name, to read.
+/// Opens the file of this name, to read.
 pub(crate) fn open_to_read(name: &str) -> io::Result<File> {
     open_for(OFlag::O_RDONLY, name)
 }
 
 fn open_for(what: OFlag, name: &str) -> io::Result<File> {
-    // Everybody may put there what they like. To open a FIFO would wait for its other end.
+    // Any user may put any file there. To open a FIFO would wait for its other end.
     let flags = what | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     let fd = shm_open(&*format!("/{name}"), flags, Mode::empty())?;
     let fd: OwnedFd = above_standard(fd)?;
     Ok(fd.into())
 }
 
-/// Takes the name away. The memory goes with the last process that has it mapped.
+/// Removes the name. The memory goes with the last process that has it mapped.
 pub(crate) fn unlink(name: &str) -> io::Result<()> {
     Ok(shm_unlink(&*format!("/{name}"))?)
 }
 
-/// What has the name; a symbolic link is not followed.
+/// Returns the metadata of the file of this name; does not follow a symbolic link.
 pub(crate) fn status(name: &str) -> io::Result<Metadata> {
     fs::symlink_metadata(path(name))
 }
 
-/// All names there that are text.
+/// Returns all names there that are text.
 pub(crate) fn names() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(FOLDER)? {
@@ -82,8 +84,9 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Bytes that are free there. Where no limit is set, what the machine has at all: more cannot be had, and to try would
-/// take the memory of all others first.
+/// Returns the number of bytes that are free there. Where no limit is set, returns all the memory
+/// that the machine has: no program can get more, and a program that tried would first take the
+/// memory of all others.
 pub(crate) fn free() -> Option<u64> {
     let there = statvfs(FOLDER).ok()?;
     if there.blocks() > 0 {
@@ -97,22 +100,23 @@ pub(crate) fn free() -> Option<u64> {
     Some(machine.ram_total().saturating_add(machine.swap_total()))
 }
 
-/// The largest file that this process may make. One that is larger would bring it SIGXFSZ.
+/// Returns the size of the largest file that this process may make. A larger one would bring it
+/// SIGXFSZ.
 pub(crate) fn file_size_limit() -> u64 {
     let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(u64::MAX, |(soft, _)| soft);
     // The kernel's sizes have a sign, and so have offsets of pointers.
     limit.min(isize::MAX as u64)
 }
 
-/// The user in whose name this process makes and opens files.
+/// Returns the user in whose name this process makes and opens files.
 pub(crate) fn user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Makes a file `len` bytes long, and has the kernel set all of them aside.
+/// Makes a file `len` bytes long, and has the kernel reserve all of them.
 ///
-/// In steps, each of which is tried again when a signal comes in between, which not all kernels put up with: a program with
-/// a profiler's timer would never get through a large one.
+/// Works in steps, and tries each again when a signal interrupts it; not all kernels finish the
+/// call then. Otherwise a program with a profiler's timer would never get through a large one.
 pub(crate) fn reserve(file: &File, len: NonZeroUsize) -> io::Result<()> {
     const STEP: usize = 4 << 20;
     let mut done = 0;
@@ -136,8 +140,8 @@ fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(name)
 }
 
-/// Which file it is, whatever name it has: device, inode, and where the file system knows it the time of its making, in
-/// nanoseconds since 1970 and otherwise 0.
+/// Which file it is, whatever name it has: the device, the inode, and the time at which it was
+/// made, in nanoseconds since 1970 (0 where the file system does not know the time).
 ///
 /// Some file systems give the number of an inode again as soon as it is free, hence the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,21 +170,24 @@ pub(crate) struct Mapping {
     len: NonZeroUsize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and what it gives out is atomics and an address.
+// SAFETY: the mapping belongs to the process, not to a thread, and what it gives out is atomics and
+// an address.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; what is done with the address is for those to answer who use it.
+// SAFETY: as above; those who use the address answer for what they do with it.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes, which the file must have: those behind its end would be SIGBUS.
+    /// Maps the first `len` bytes, which the file must have: access to bytes behind its end would
+    /// be SIGBUS.
     pub(crate) fn new(file: &File, len: NonZeroUsize) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
+        // use.
         let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, file, 0) }?;
         Ok(Self { start, len })
     }
 
-    /// The first byte, which is aligned to a page.
+    /// Returns the address of the first byte, which is aligned to a page.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start.cast()
     }
@@ -189,19 +196,20 @@ impl Mapping {
         self.len.get()
     }
 
-    /// All bytes, as what they are: of which others may change each at any time.
+    /// Returns all bytes as atomics, because other processes may change each at any time.
     pub(crate) fn bytes(&self) -> &[AtomicU8] {
         let start = self.start.cast::<AtomicU8>().as_ptr();
-        // SAFETY: the mapping is that long and lives as long as `self`; an AtomicU8 has the size and alignment of a byte,
-        // any byte is a valid one, and it may be changed by others while it is borrowed.
+        // SAFETY: the mapping is that long and lives as long as `self`; an AtomicU8 has the size
+        // and alignment of a byte, any byte is a valid one, and other processes may change it while
+        // it is borrowed.
         unsafe { std::slice::from_raw_parts(start, self.len.get()) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `new`; references into it borrow `self`, and those who took its address
-        // have promised not to use it any longer.
+        // SAFETY: this is the mapping made in `new`; references into it borrow `self`, and the
+        // callers who took its address have promised not to use it any longer.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
             log::error!("munmap of named shared memory failed: {error}");
         }

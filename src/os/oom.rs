@@ -1,10 +1,12 @@
-//! Telling an abort for lack of memory from other aborts.
+//! Tells an abort for lack of memory from other aborts.
 //!
-//! When an allocation fails, Rust prints a line and aborts, and a library has no say in that. All that reaches it is
-//! SIGABRT. Its handler looks for two signs: the last error of the system is `ENOMEM`, which is what the allocator leaves
-//! (and a backtrace, if one is printed, overwrites); or the way back through the stack leads into
-//! [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never returns. An optimiser may have
-//! dissolved that function; then an abort with a backtrace is an abort and no more.
+//! When an allocation fails, Rust prints a line and aborts, and a library cannot change that. The
+//! only thing that it gets is SIGABRT. Its handler looks for two signs. One is that the last error
+//! of the system is `ENOMEM`: the allocator leaves this error (and a backtrace, if one is printed,
+//! overwrites it). The other is that the way back through the stack leads into
+//! [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never returns. An
+//! optimiser may have dissolved that function; then an abort with a backtrace cannot be told from
+//! other aborts.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::{c_int, c_void};
@@ -20,20 +22,23 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::fork::OwnPointer;
 use super::out_of_reach;
 
-/// Where to note it; null in processes that do not, and in copies of those that do.
+/// The word to set; null in processes that do not look for the signs, and in copies of those that
+/// do.
 static WORD: OwnPointer<AtomicU32> = OwnPointer::null();
-/// The memory of this process as a file: reading from it fails where reading from the memory itself would kill.
+/// The memory of this process as a file: where a read from the memory itself would kill the
+/// process, a read from the file fails.
 static MEMORY: AtomicI32 = AtomicI32::new(-1);
 /// Address of `handle_alloc_error`.
 static FAILURE: AtomicUsize = AtomicUsize::new(0);
 
-/// The call that never returns lies this close to the start of the function.
+/// The largest distance from the start of the function to the call that never returns.
 const FUNCTION_BYTES: usize = 96;
-/// The way back is looked for in this much of the stack: the kernel's record of the signal takes up to 11 KiB.
+/// The way back is looked for in this much of the stack: the kernel's record of the signal takes up
+/// to 11 KiB.
 const STACK_BYTES: usize = 32 << 10;
 
-/// Has `word` set when this process aborts because an allocation has failed. The word must stay where it is as long as
-/// the process lives.
+/// Has `word` set when this process aborts because an allocation has failed. The word must stay
+/// where it is as long as the process lives.
 pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
     MEMORY.store(
         out_of_reach(File::open("/proc/self/mem")?.into())?.into_raw_fd(),
@@ -42,13 +47,14 @@ pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
     let failure: fn(Layout) -> ! = handle_alloc_error;
     FAILURE.store(failure as usize, Ordering::Relaxed);
     WORD.set(ptr::from_ref(word).cast_mut());
-    // The handler raises the signal again, and then finds the default in place, which kills.
+    // The handler raises the signal again. The default action is in place then, and it kills.
     let action = SigAction::new(
         SigHandler::Handler(note),
         SaFlags::SA_RESETHAND,
         SigSet::empty(),
     );
-    // SAFETY: the handler makes one system call that may be made in handlers, and reads and writes atomics.
+    // SAFETY: the handler makes one system call that may be made in handlers, and reads and writes
+    // atomics.
     unsafe { sigaction(Signal::SIGABRT, &action) }?;
     Ok(())
 }
@@ -56,19 +62,21 @@ pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
 extern "C" fn note(_: c_int) {
     let is_last_error = Errno::last() == Errno::ENOMEM;
     let word = WORD.get();
-    // SAFETY: it was made of a reference by the function above, whose caller has promised that it stays.
+    // SAFETY: the function above made it from a reference, and its caller has promised that the
+    // word stays.
     let word = unsafe { word.as_ref() };
     if let Some(word) = word
         && (is_last_error || comes_from_allocator())
     {
         word.store(1, Ordering::Relaxed);
     }
-    // For whoever sent the signal without `abort`, which would send another: blocked in here, and deadly after it.
+    // `abort` would send the signal a second time; other senders do not. The handler blocks this
+    // one, and it kills the process after the handler.
     // SAFETY: raise may be called in a handler.
     unsafe { libc::raise(libc::SIGABRT) };
 }
 
-/// Whether there is an address within `handle_alloc_error` on the stack.
+/// Returns whether an address within `handle_alloc_error` is on the stack.
 fn comes_from_allocator() -> bool {
     let failure = FAILURE.load(Ordering::Relaxed);
     let mut words = [0_usize; 64];
@@ -78,8 +86,8 @@ fn comes_from_allocator() -> bool {
         let Ok(offset) = libc::off_t::try_from(at) else {
             return false;
         };
-        // SAFETY: the buffer is ours to write to, and as long as said. An address that is not mapped is an error of the
-        // call, or ends what it reads.
+        // SAFETY: the buffer is ours to write to, and the call is given its length. An address that
+        // is not mapped is an error of the call, or ends what it reads.
         let read = unsafe {
             libc::pread(
                 MEMORY.load(Ordering::Relaxed),

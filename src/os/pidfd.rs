@@ -1,10 +1,11 @@
-//! Child processes by descriptor: no pid can be mixed up with that of a later process.
+//! Child processes by descriptor: no pid can be mistaken for that of a later process.
 //!
 //! Where the kernel has no pidfds, a [thread](super::ended) makes another descriptor readable at
-//! the end of the child. The child is then named by its number. That cannot be another process's
-//! before the child has been reaped, which only this module does, and not while it sends a signal.
-//! A program that waits for any child breaks this: between its wait and the signal the number may
-//! be given to another process. Each signal is preceded by a look, so that this is a moment.
+//! the end of the child. The child is then named by its number. The number cannot become another
+//! process's before the child has been reaped. Only this module reaps it, and not while it sends a
+//! signal. A program that waits for any child breaks this: between its wait and the signal, the
+//! kernel may give the number to another process. This module looks at the child right before each
+//! signal, so that this time is short.
 
 use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
@@ -22,11 +23,11 @@ use parking_lot::Mutex;
 use super::readable::{pause, wait_readable};
 use super::{ExitStatus, above_standard, ended, life, worker};
 
-/// Set once the kernel has said that it has no pidfds, so that it is not asked for each child.
-/// Valgrind prints several lines each time.
+/// Set once the kernel has said that it has no pidfds, so that it is not asked again for each
+/// child. Valgrind prints several lines each time.
 static HAS_NO_PIDFDS: AtomicBool = AtomicBool::new(false);
 
-/// How often a child is looked at whose descriptor may be silent.
+/// The time between two looks at a child whose descriptor may be silent.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
 
 /// A child of this process, or one that it has adopted.
@@ -37,28 +38,29 @@ pub(crate) struct Child {
     fd: OwnedFd,
     name: Name,
     is_adopted: bool,
-    /// The most memory it has had resident, in bytes; known when it has been waited for.
+    /// The most memory it has had resident, in bytes; 0 until it has been waited for.
     peak: AtomicU64,
 }
 
-/// By what the kernel knows which process is meant.
+/// The name by which the kernel knows which process is meant.
 #[derive(Debug)]
 enum Name {
     /// By the descriptor, which is a pidfd.
     Descriptor,
     /// By its number, which is its own until its parent has reaped it: there are no pidfds.
     Number {
-        /// Whether it has been reaped. Locked while the number is used.
+        /// Whether the child has been reaped. Locked while the number is used.
         is_reaped: Mutex<bool>,
-        /// When it was started, of one whose parent is another process.
+        /// When the child was started; `None` if this process is its parent.
         started: Option<u64>,
-        /// What the thread writes to that waits for it, of a child of this process.
+        /// The end of the pipe that the waiting thread writes to, of a child of this process.
         writer: Option<Arc<PipeWriter>>,
     },
 }
 
 impl Child {
-    /// Takes charge of the child `pid`, which must not have been waited for: as long as it has not, its pid is its own.
+    /// Takes charge of the child `pid`. The program must not have waited for it: until then, its
+    /// pid is its own.
     ///
     /// Where the kernel has no pidfds, a thread of its own waits for the child.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
@@ -78,9 +80,11 @@ impl Child {
         })
     }
 
-    /// A process that is not a child of this one but of another, which waits for it and has sent its descriptor.
+    /// Takes charge of a process that is a child of another process. That one waits for it and has
+    /// sent its descriptor.
     ///
-    /// If that is no pidfd, the other process must not reap it before this one is done with it.
+    /// If that descriptor is no pidfd, the other process must not reap it before this one is done
+    /// with it.
     pub(crate) fn adopt(pid: u32, fd: OwnedFd, is_pidfd: bool) -> Self {
         let name = if is_pidfd {
             Name::Descriptor
@@ -96,7 +100,7 @@ impl Child {
         }
     }
 
-    /// Whether the descriptor is a pidfd.
+    /// Returns whether the descriptor is a pidfd.
     pub(crate) fn is_pidfd(&self) -> bool {
         matches!(self.name, Name::Descriptor)
     }
@@ -109,7 +113,7 @@ impl Child {
         self.pid
     }
 
-    /// In a process forked from the child's parent: closes the copies of its descriptors.
+    /// Closes, in a process forked from the child's parent, the copies of the child's descriptors.
     pub(crate) fn close_copies(self) {
         if let Name::Number {
             writer: Some(writer),
@@ -117,24 +121,25 @@ impl Child {
         } = self.name
         {
             worker::close_copy(writer.as_fd());
-            // The thread that shares it is not in this process, and nothing closes it again.
+            // The thread that shares it is not in this process. Nothing closes the descriptor
+            // again.
             std::mem::forget(writer);
         }
     }
 
-    /// Sends SIGKILL. A child that has ended already is no error.
+    /// Sends SIGKILL. If the child has ended already, that is no error.
     pub(crate) fn kill(&self) {
         if let Err(error) = self.signal(Signal::SIGKILL) {
             log::error!("SIGKILL to process {} failed: {error}", self.pid);
         }
     }
 
-    /// Sends a signal. A child that has ended already is no error.
+    /// Sends a signal. If the child has ended already, that is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let sent = match &self.name {
             Name::Descriptor => match self.signal_by_descriptor(signal) {
-                // Refused by a filter of system calls, or the program has closed the descriptor.
-                // One that runs has not been reaped, so that its number is its own.
+                // A filter of system calls refuses it, or the program has closed the descriptor. A
+                // child that runs has not been reaped, so its number is its own.
                 Err(Errno::ENOSYS | Errno::EPERM | Errno::EBADF) if !self.has_ended() => {
                     kill(Pid::from_raw(self.raw()), signal)
                 }
@@ -171,8 +176,8 @@ impl Child {
         sent.map(drop)
     }
 
-    /// Whether the number still is the child's, by the kernel's word. Another thread may reap it
-    /// right after.
+    /// Returns whether the number still is the child's, by the kernel's answer. Another thread may
+    /// reap it right after.
     fn is_there(&self, started: Option<u64>) -> bool {
         if self.is_adopted {
             started.is_none_or(|started| life::is_running(self.pid, started))
@@ -181,12 +186,12 @@ impl Child {
         }
     }
 
-    /// The number, as the kernel takes it. It came from the kernel.
+    /// Returns the number, as the kernel takes it. It came from the kernel.
     fn raw(&self) -> libc::pid_t {
         self.pid.cast_signed()
     }
 
-    /// Waits for the child to end and says how it did. It is a zombie no more after this.
+    /// Waits for the child to end and returns how it did. After this it is no longer a zombie.
     pub(crate) fn reap(&self) -> ExitStatus {
         if self.is_adopted {
             self.wait_end(None);
@@ -195,15 +200,15 @@ impl Child {
             Name::Descriptor => {
                 let fd = self.fd.as_raw_fd().unsigned_abs();
                 match reap(libc::P_PIDFD, fd, 0) {
-                    // The descriptor has been closed by the program, or the kernel waits for
-                    // numbers only.
+                    // The program has closed the descriptor, or this kernel waits for numbers only.
                     Err(Errno::EBADF | Errno::EINVAL) if !self.is_adopted => {
                         reap(libc::P_PID, self.pid, 0)
                     }
                     reaped => reaped,
                 }
             }
-            // Its parent may have reaped it, and this process have another child of that number.
+            // Its parent may have reaped it, and this process may have another child of that
+            // number.
             Name::Number { started, .. } if self.is_adopted => {
                 let now = life::start_time(self.pid).ok();
                 if started.is_none_or(|started| now == Some(started)) {
@@ -213,10 +218,10 @@ impl Child {
                 }
             }
             Name::Number { is_reaped, .. } => {
-                // The end first, which may be long in coming, so that the child can be killed
-                // meanwhile.
+                // First the wait for the end, which may be long in coming, so that the child can be
+                // killed meanwhile.
                 while ended::wait(libc::P_PID, self.pid, 0) == Err(Errno::EINTR) {}
-                // No signal is sent while the number becomes free.
+                // Under the lock, no signal is sent while the number becomes free.
                 let mut is_reaped = is_reaped.lock();
                 if *is_reaped {
                     return ExitStatus::Unknown;
@@ -231,10 +236,10 @@ impl Child {
                 status
             }
             Err(error) => {
-                // ECHILD: the program ignores SIGCHLD, or waited for any child and got ours.
+                // ECHILD: the program ignores SIGCHLD, or waited for any child and reaped this one.
                 if error != Errno::ECHILD {
                     log::error!("the end of process {} cannot be told: {error}", self.pid);
-                    // What was promised is that it has ended.
+                    // The caller relies on it that the child has ended.
                     self.wait_end(None);
                 }
                 ExitStatus::Unknown
@@ -242,7 +247,7 @@ impl Child {
         }
     }
 
-    /// Notes that the parent of an adopted child is about to reap it: its number is not to be used
+    /// Notes that the parent of an adopted child is about to reap it: its number must not be used
     /// any more.
     pub(crate) fn will_be_reaped(&self) {
         if let Name::Number { is_reaped, .. } = &self.name {
@@ -250,7 +255,8 @@ impl Child {
         }
     }
 
-    /// The most memory the child has had resident at once, in bytes; `None` if nobody knows.
+    /// Returns the most memory that the child has had resident at once, in bytes; `None` if the
+    /// kernel does not say.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
         match self.peak.load(Ordering::Relaxed) {
             0 => {
@@ -265,14 +271,14 @@ impl Child {
         }
     }
 
-    /// Whether the descriptor may say nothing of the child's end for long: there are no pidfds, and
-    /// the thread that writes to it is in another process, which may be stopped. Then the child is
-    /// to be looked at every [`SLICE`].
+    /// Returns whether the descriptor may say nothing of the child's end for long: there are no
+    /// pidfds, and the thread that writes to it is in another process, which may be stopped. Then
+    /// the caller must look at the child every [`SLICE`].
     pub(crate) fn is_to_be_looked_at(&self) -> bool {
         self.is_adopted && !self.is_pidfd()
     }
 
-    /// Whether the child has ended. Never waits.
+    /// Returns whether the child has ended. Never waits.
     pub(crate) fn has_ended(&self) -> bool {
         match wait_readable(&[self.fd.as_fd()], Some(Duration::ZERO)) {
             Ok(None) if self.is_to_be_looked_at() => self.has_ended_by_itself(),
@@ -281,9 +287,11 @@ impl Child {
         }
     }
 
-    /// Whether the child has ended, waiting for that at most `timeout` (`None`: for ever).
+    /// Waits until the child has ended, at most for `timeout` (`None`: for ever). Returns whether
+    /// it has.
     ///
-    /// Where the kernel refuses to wait for its descriptor, the child is looked at in short pauses.
+    /// Where the kernel refuses to wait for the descriptor, this looks at the child, with short
+    /// pauses.
     pub(crate) fn wait_end(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
@@ -307,17 +315,17 @@ impl Child {
         }
     }
 
-    /// Whether the child has ended, without a look at what its descriptor has to say.
+    /// Returns whether the child has ended, without a look at what its descriptor says.
     fn has_ended_by_itself(&self) -> bool {
         if !self.is_adopted {
             match self.look() {
                 Ok(has_ended) => return has_ended,
-                // Something else in the program has reaped it.
+                // Another part of the program has reaped it.
                 Err(Errno::ECHILD) => return true,
                 Err(_) => {}
             }
         }
-        // Its parent has not reaped it, so that the number is its own.
+        // Its parent has not reaped it, so the number is its own.
         let started = match self.name {
             Name::Number { started, .. } => started,
             Name::Descriptor => None,
@@ -328,13 +336,12 @@ impl Child {
         }
     }
 
-    /// Asks the kernel whether this process's own child has ended. It is not reaped.
+    /// Asks the kernel whether this process's own child has ended. Does not reap it.
     fn look(&self) -> Result<bool, Errno> {
         if self.is_pidfd() {
             let fd = self.fd.as_raw_fd().unsigned_abs();
             match ended::wait(libc::P_PIDFD, fd, libc::WNOHANG) {
-                // The descriptor has been closed by the program, or this kernel waits for numbers
-                // only.
+                // The program has closed the descriptor, or this kernel waits for numbers only.
                 Err(Errno::EBADF | Errno::EINVAL) => {}
                 answer => return answer,
             }
@@ -359,12 +366,12 @@ impl AsFd for Child {
     }
 }
 
-/// Kills a child of which no [`Child`] could be made, and waits for it. As long as nobody has waited for it, its pid is
-/// its own.
+/// Kills a child of which no [`Child`] could be made, and waits for it. Until then its pid is its
+/// own, unless another part of the program has waited for it.
 pub(crate) fn kill_unopened(pid: u32) {
     let Ok(raw) = i32::try_from(pid) else { return };
     if ended::has_ended(raw) == Err(Errno::ECHILD) {
-        // Something else in the program has reaped it.
+        // Another part of the program has reaped it.
         return;
     }
     let pid = Pid::from_raw(raw);
@@ -374,7 +381,7 @@ pub(crate) fn kill_unopened(pid: u32) {
     while waitpid(pid, None) == Err(Errno::EINTR) {}
 }
 
-/// `None` where there are no pidfds.
+/// Opens a pidfd; `None` where there are no pidfds.
 fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
     if HAS_NO_PIDFDS.load(Ordering::Relaxed) {
         return Ok(None);
@@ -382,7 +389,7 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
     // SAFETY: pidfd_open takes two integers and touches no memory.
     let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
         Ok(fd) => i32::try_from(fd).map_err(io::Error::other)?,
-        // The second is from a filter of system calls.
+        // A filter of system calls answers with EPERM.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             HAS_NO_PIDFDS.store(true, Ordering::Relaxed);
             return Ok(None);
@@ -394,12 +401,12 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Waits for the end of a child and takes its exit status: how it ended, and the most memory it
-/// had, in bytes.
+/// Waits for the end of a child and takes its exit status. Returns how it ended, and the most
+/// memory it had, in bytes.
 ///
-/// With `WNOHANG` among the flags: [`ExitStatus::Unknown`] of one that has not ended.
+/// With `WNOHANG` among the flags: [`ExitStatus::Unknown`] for a child that has not ended.
 ///
-/// Not nix's `waitid`, which has no words for the real-time signals.
+/// Does not use nix's `waitid`, which cannot name the real-time signals.
 fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(ExitStatus, u64), Errno> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();

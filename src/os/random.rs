@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// A number that the caller cannot predict, and that no copy of this process gets too.
+/// Returns a number that the caller cannot predict, and that no copy of this process gets too.
 pub(crate) fn word() -> u64 {
     let mut bytes = [0; 8];
     // SAFETY: the kernel writes at most as many bytes as the array has.
@@ -10,8 +10,8 @@ pub(crate) fn word() -> u64 {
     if got == bytes.len().cast_signed() {
         return u64::from_ne_bytes(bytes);
     }
-    // A sandbox forbids the call. Keys of std's hash maps come from elsewhere then; a forked child
-    // has copies of them.
+    // A sandbox forbids the call. The keys of std's hash maps come from elsewhere then; a forked
+    // child has copies of them.
     RandomState::new().hash_one((std::process::id(), super::clock::now()))
 }
 

@@ -69,9 +69,9 @@ pub(crate) fn wait_readable(
     }
 }
 
-/// Sleeps for a moment, at most for `timeout`. For a caller that [`wait_readable`] has refused: it
-/// looks for itself afterwards, so that its wait goes on, late but not for ever, and not at full
-/// speed.
+/// Sleeps for a moment, at most for `timeout`. For a caller that [`wait_readable`] has refused: the
+/// caller looks for itself afterwards. So its wait goes on late, but neither ends never nor loops
+/// at full speed.
 pub(crate) fn pause(refused: &io::Error, timeout: Option<Duration>) {
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
     if !IS_TOLD.swap(true, Ordering::Relaxed) {
@@ -96,7 +96,7 @@ fn by_poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option<u
             .iter()
             .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR))
     };
-    // A closed descriptor says so at once, each time: its caller would never wait again.
+    // A closed descriptor is reported at once, each time: its caller would never sleep again.
     if events().any(|events| events.contains(PollFlags::POLLNVAL)) {
         return Err(Errno::EBADF);
     }
@@ -105,7 +105,7 @@ fn by_poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option<u
 
 fn by_select(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option<usize>, Errno> {
     const BITS: usize = libc::c_ulong::BITS as usize;
-    // Where the bit of a descriptor is.
+    // Returns the word and the bit of a descriptor.
     let place = |fd: &BorrowedFd<'_>| {
         let number = fd.as_raw_fd().unsigned_abs() as usize;
         (number / BITS, 1 << (number % BITS))
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(way(&fds, Some(Duration::from_nanos(1))), Ok(None));
             handoff::send(second.1.as_fd(), b"news", &[]).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(1)));
-            // The end is something to read. To close the descriptor would not do: a child that
+            // The end is something to read. To close the descriptor is not enough: a child that
             // another test forks may have a copy of it.
             shutdown(first.1.as_raw_fd(), Shutdown::Both).unwrap();
             assert_eq!(way(&fds, None), Ok(Some(0)));
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn select_takes_descriptors_of_high_numbers() {
         let (one, other) = handoff::pair().unwrap();
-        // What the process may open decides how high a number can be; without room beyond 1024
-        // there is nothing to show.
+        // The limit on open files decides how high a number can be. Without room beyond 1024 there
+        // is nothing to show.
         let Ok(high) = nix::fcntl::fcntl(&one, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(2_000)) else {
             return;
         };
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_closed_descriptor_is_an_error_and_nothing_to_read() {
         // No process has one of this number.
-        // SAFETY: it is only asked for what it is.
+        // SAFETY: the call only asks what it is.
         let closed = unsafe { BorrowedFd::borrow_raw(1 << 20) };
         let (one, _other) = handoff::pair().unwrap();
         let fds = [one.as_fd(), closed];

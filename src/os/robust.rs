@@ -1,18 +1,22 @@
 //! A mutex in shared memory that outlives its owner.
 //!
-//! It is the C library's robust mutex, shared between processes. A plain lock word stays locked for ever when the
-//! process that holds it is killed; of this one the kernel knows, from a list that every thread keeps of what it holds,
-//! and it hands the mutex to the next in line together with the news. That news is what std calls poisoning: the state
-//! behind the mutex may be half-written.
+//! It is the C library's robust mutex, shared between processes. A plain lock word stays locked for
+//! ever when the process that holds it is killed. Every thread keeps a list of the robust mutexes
+//! that it holds, and the kernel reads it. When the holder dies, the kernel hands the mutex to the
+//! next waiter together with the news of the death. std calls that news poisoning: the state behind
+//! the mutex may be half-written.
 //!
-//! What there is to mind:
+//! What its users must know:
 //!
-//! - The owner is a thread. It counts as dead also when it ends, or its process calls `exec`, while it holds the mutex.
-//! - A forked child does not own what its parent owns. A [`Held`] that it has inherited is the parent's: dropping it does
-//!   nothing.
-//! - The kernel's list goes through the memory of the mutexes. A mapping must not go away while a thread of this process
-//!   holds a mutex in it: the kernel would lose sight of whatever else that thread holds.
-//! - Owners are told apart by thread numbers, so all who share a mutex must live in one PID namespace.
+//! - The owner is a thread. It counts as dead also when it ends, or its process calls `exec`, while
+//!   it holds the mutex.
+//! - A forked child does not own what its parent owns. A [`Held`] that it has inherited is the
+//!   parent's: dropping it does nothing.
+//! - The kernel's list goes through the memory of the mutexes. A mapping must not go away while a
+//!   thread of this process holds a mutex in it: the kernel would no longer find the other mutexes
+//!   that the thread holds.
+//! - Owners are told apart by thread numbers, so all who share a mutex must live in one PID
+//!   namespace.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -26,7 +30,7 @@ use std::time::{Duration, Instant};
 use super::slice::slice;
 use super::{clock, life};
 
-/// The longest sleep in one go of a thread that waits for a mutex.
+/// The longest time for which a thread that waits for a mutex sleeps before it looks again.
 ///
 /// The C library wakes one sleeper when it unlocks, and leaves the mutex free for that one to take.
 /// A sleeper whose process is stopped does not take it, and no other is woken. So each sleeper
@@ -37,49 +41,54 @@ const SLICE: Duration = slice(Duration::from_millis(100));
 #[repr(C)]
 pub(crate) struct RobustMutex(UnsafeCell<libc::pthread_mutex_t>);
 
-// SAFETY: all access is by functions of the C library that may be called for one mutex from many threads.
+// SAFETY: all access is by functions of the C library that may be called for one mutex from many
+// threads.
 unsafe impl Sync for RobustMutex {}
 
-/// How the mutex was got. Either way it is the caller's now.
+/// How the mutex was acquired. Either way it is the caller's now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Acquired {
     Clean,
-    /// The last owner, a thread or a whole process, died with it. The mutex has been made usable again, so the next one
-    /// will not hear of this; the state that it guards may be half-written.
+    /// The last owner, a thread or a whole process, died while it held the mutex. The mutex has
+    /// been made usable again, so the next owner is not told of this. The state that it guards may
+    /// be half-written.
     OwnerDied,
 }
 
-/// Why the mutex was not got.
+/// Why the mutex was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
-    /// Somebody has it: at the deadline, or right now if waiting was not asked for.
+    /// Another owner has it: at the deadline, or right now if the caller does not wait.
     #[error("the mutex is held by somebody else")]
     Timeout,
     /// The calling thread has it already.
     #[error("the mutex is held by this very thread")]
     Deadlock,
-    /// It was given up for good. That does not happen between users of this type; somebody has written over it.
+    /// It was given up for good. That does not happen between users of this type; other code has
+    /// written over it.
     #[error("the mutex cannot be recovered")]
     NotRecoverable,
-    /// The C library finds no mutex there; somebody has written over it.
+    /// The C library finds no mutex there; other code has written over it.
     #[error("the mutex is corrupted: {0}")]
     Corrupted(io::Error),
 }
 
 impl RobustMutex {
-    /// Makes a mutex at `place`, not held by anybody.
+    /// Makes a mutex at `place` that no thread holds.
     ///
     /// # Safety
     ///
-    /// `place` is valid for writes, aligned, and nobody else uses it during the call. From then on it is written to by
-    /// nothing but this type, and it stays mapped, in each process, as long as a thread of that process holds the mutex.
+    /// `place` is valid for writes, aligned, and no other thread uses it during the call. From then
+    /// on nothing but this type writes to it, and it stays mapped, in each process, as long as a
+    /// thread of that process holds the mutex.
     pub(crate) unsafe fn init(place: NonNull<Self>) -> io::Result<()> {
         let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
         let attributes = attributes.as_mut_ptr();
         // SAFETY: the pointer is to memory for attributes.
         check(unsafe { libc::pthread_mutexattr_init(attributes) })?;
-        // SAFETY: the attributes have been initialised, and `place` is as `make` wants it by the caller's promise.
+        // SAFETY: the attributes have been initialised, and `place` is as `make` wants it by the
+        // caller's promise.
         let made = unsafe { Self::make(place, attributes) };
         // SAFETY: the attributes have been initialised, and are not used after this.
         check(unsafe { libc::pthread_mutexattr_destroy(attributes) })?;
@@ -96,24 +105,26 @@ impl RobustMutex {
         let shared = libc::PTHREAD_PROCESS_SHARED;
         // SAFETY: the attributes are initialised, by the caller's promise.
         check(unsafe { libc::pthread_mutexattr_setpshared(attributes, shared) })?;
-        // Whoever locks it twice hears of it, and whoever unlocks what is not his does no harm.
+        // A thread that locks it twice gets an error. A thread that unlocks a mutex that it does
+        // not own does no harm.
         let kind = libc::PTHREAD_MUTEX_ERRORCHECK;
         // SAFETY: as above.
         check(unsafe { libc::pthread_mutexattr_settype(attributes, kind) })?;
         let robust = libc::PTHREAD_MUTEX_ROBUST;
         // SAFETY: as above.
         check(unsafe { libc::pthread_mutexattr_setrobust(attributes, robust) })?;
-        // SAFETY: `place` is valid for writes and not used by others, and the attributes are initialised, by the
-        // caller's promise. An UnsafeCell and a repr(C) struct around it have the layout of what is in them.
+        // SAFETY: `place` is valid for writes and not used by others, and the attributes are
+        // initialised, by the caller's promise. An UnsafeCell and a repr(C) struct around it have
+        // the layout of what is in them.
         check(unsafe { libc::pthread_mutex_init(place.as_ptr().cast(), attributes) })
     }
 
-    /// Waits for the mutex. It is the caller's then, until [`unlock`](Self::unlock).
+    /// Waits for the mutex. The caller owns it then, until [`unlock`](Self::unlock).
     pub(crate) fn lock(&self) -> Result<Acquired, LockError> {
         self.lock_within(None)
     }
 
-    /// Waits for the mutex, at most until `deadline`. A free mutex is acquired also after the
+    /// Waits for the mutex, at most until `deadline`. Acquires a free mutex also after the
     /// deadline.
     pub(crate) fn lock_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
         self.lock_within(Some(deadline))
@@ -127,6 +138,7 @@ impl RobustMutex {
             let is_last = deadline.is_some_and(|deadline| deadline <= slice);
             let end = deadline.map_or(slice, |deadline| deadline.min(slice));
             outcome = self.sleep_until(end);
+            // The slice has ended at the deadline. Otherwise another owner may have it still.
             if is_last {
                 break;
             }
@@ -134,7 +146,7 @@ impl RobustMutex {
         outcome
     }
 
-    /// Takes the mutex if nobody has it.
+    /// Acquires the mutex if no thread holds it.
     pub(crate) fn try_lock(&self) -> Result<Acquired, LockError> {
         // SAFETY: `self` is a mutex made by `init`.
         let code = unsafe { libc::pthread_mutex_trylock(self.0.get()) };
@@ -144,7 +156,8 @@ impl RobustMutex {
     /// Waits for the mutex in one sleep, at most until `deadline`.
     #[cfg(target_env = "gnu")]
     fn sleep_until(&self, deadline: Instant) -> Result<Acquired, LockError> {
-        // The libc crate does not have it. It came with glibc 2.30; only programs that get here need that.
+        // The libc crate does not have it. It came with glibc 2.30; only programs that get here
+        // need that.
         unsafe extern "C" {
             fn pthread_mutex_clocklock(
                 mutex: *mut libc::pthread_mutex_t,
@@ -165,8 +178,9 @@ impl RobustMutex {
         self.lock_by_wall_clock(deadline)
     }
 
-    /// [`sleep_until`](Self::sleep_until) for C libraries that only know deadlines of the wall clock. When that is set
-    /// forward, the wait goes on; when it is set back, the wait is longer by as much.
+    /// Waits like [`sleep_until`](Self::sleep_until), for C libraries that only know deadlines of
+    /// the wall clock. When that clock is set forward, the wait goes on; when it is set back, the
+    /// wait is longer by as much.
     #[cfg(any(test, not(target_env = "gnu")))]
     fn lock_by_wall_clock(&self, deadline: Instant) -> Result<Acquired, LockError> {
         loop {
@@ -179,12 +193,12 @@ impl RobustMutex {
         }
     }
 
-    /// The process that holds the mutex right now. `None` if none does, or if it cannot be found
-    /// out.
+    /// Returns the process that holds the mutex right now; `None` if none does, or if the system
+    /// does not say.
     ///
     /// For error messages: the answer may be outdated when it is given.
     pub(crate) fn holder(&self) -> Option<u32> {
-        // The word that the kernel knows the owner by. musl has the kind of the mutex before it.
+        // The kernel knows the owner by this word. In musl the kind of the mutex comes before it.
         const WORD: usize = if cfg!(target_env = "musl") { 1 } else { 0 };
         // The lower 30 bits are the owner's thread id, by the kernel's rules for robust lists.
         const THREAD: u32 = 0x3fff_ffff;
@@ -199,11 +213,11 @@ impl RobustMutex {
         }
     }
 
-    /// Gives the mutex to whoever waits for it.
+    /// Releases the mutex. If a thread waits for it, that thread is woken.
     ///
     /// # Safety
     ///
-    /// The calling thread has got it, and has not given it back.
+    /// The calling thread has acquired it, and has not given it back.
     pub(crate) unsafe fn unlock(&self) {
         // SAFETY: `self` is a mutex made by `init`.
         let code = unsafe { libc::pthread_mutex_unlock(self.0.get()) };
@@ -213,8 +227,8 @@ impl RobustMutex {
         }
     }
 
-    /// Waits for the mutex until the deadline that `limit` gives, for ever if it gives none; with a
-    /// guard that unlocks. `limit` is asked only if another thread holds the mutex.
+    /// Waits for the mutex until the deadline that `limit` gives, for ever if it gives none.
+    /// Returns a guard that unlocks. Calls `limit` only if another thread holds the mutex.
     pub(crate) fn hold_with(
         &self,
         limit: impl FnOnce() -> Option<Instant>,
@@ -226,17 +240,17 @@ impl RobustMutex {
         acquired.map(|acquired| self.held(acquired))
     }
 
-    /// [`lock`](Self::lock), with a guard that unlocks.
+    /// Waits like [`lock`](Self::lock), and returns a guard that unlocks.
     pub(crate) fn hold(&self) -> Result<Held<'_>, LockError> {
         self.lock().map(|acquired| self.held(acquired))
     }
 
-    /// [`try_lock`](Self::try_lock), with a guard that unlocks.
+    /// Tries like [`try_lock`](Self::try_lock), and returns a guard that unlocks.
     pub(crate) fn try_hold(&self) -> Result<Held<'_>, LockError> {
         self.try_lock().map(|acquired| self.held(acquired))
     }
 
-    /// [`lock_until`](Self::lock_until), with a guard that unlocks.
+    /// Waits like [`lock_until`](Self::lock_until), and returns a guard that unlocks.
     pub(crate) fn hold_until(&self, deadline: Instant) -> Result<Held<'_>, LockError> {
         self.lock_until(deadline)
             .map(|acquired| self.held(acquired))
@@ -250,18 +264,20 @@ impl RobustMutex {
         }
     }
 
-    /// What the answer `code` to an attempt to lock means.
+    /// Returns what the answer `code` to an attempt to lock means.
     fn acquired(&self, code: libc::c_int) -> Result<Acquired, LockError> {
         match code {
             0 => Ok(Acquired::Clean),
             libc::EOWNERDEAD => {
-                // If this process is killed before the next line or after it, the next owner hears the same.
-                // SAFETY: `self` is a mutex made by `init`, and the calling thread has just got it.
+                // If this process is killed before the next line or after it, the next owner is
+                // told of the death too.
+                // SAFETY: `self` is a mutex made by `init`, and the calling thread has just
+                // acquired it.
                 let code = unsafe { libc::pthread_mutex_consistent(self.0.get()) };
                 if code == 0 {
                     return Ok(Acquired::OwnerDied);
                 }
-                // SAFETY: the calling thread has just got it.
+                // SAFETY: the calling thread has just acquired it.
                 unsafe { self.unlock() };
                 Err(LockError::Corrupted(system(code)))
             }
@@ -290,7 +306,8 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// Whether the last owner died with it, so that the state it guards may be half-written. Only this one is told.
+    /// Returns whether the last owner died while it held the mutex, so that the state it guards may
+    /// be half-written. Only this owner is told.
     pub(crate) fn owner_died(&self) -> bool {
         self.owner_died
     }
@@ -298,8 +315,9 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        // SAFETY: this thread has got the mutex, since a `Held` does not change threads, and has not given it back,
-        // since there is one `Held` for each time. (In a forked child it is another's; `unlock` bears it.)
+        // SAFETY: this thread has acquired the mutex, since a `Held` does not change threads, and
+        // has not given it back, since there is one `Held` for each time. (In a forked child it is
+        // another thread's; `unlock` allows for that.)
         unsafe { self.mutex.unlock() };
     }
 }
@@ -346,19 +364,20 @@ mod tests {
         count: UnsafeCell<u64>,
     }
 
-    // SAFETY: `count` is only touched by who holds the mutex.
+    // SAFETY: only the thread that holds the mutex touches `count`.
     unsafe impl Sync for Content {}
 
     impl Page {
         fn new() -> Self {
             let (memory, _fd) = SharedMemory::new(NonZeroUsize::new(4096).unwrap()).unwrap();
-            // SAFETY: a page is large enough, and aligned; nobody else has it.
+            // SAFETY: a page is large enough, and aligned; no other thread has it.
             unsafe { RobustMutex::init(memory.start().cast()) }.unwrap();
             Self(memory)
         }
 
         fn content(&self) -> &Content {
-            // SAFETY: the mapping lives as long as `self`; zeros are valid where `init` has not written.
+            // SAFETY: the mapping lives as long as `self`; zeros are valid where `init` has not
+            // written.
             unsafe { self.0.start().cast::<Content>().as_ref() }
         }
 
@@ -537,7 +556,8 @@ mod tests {
         let content = page.content();
         let child = Victim::fork(|| {
             // As if it had dropped the `Held` that it has inherited.
-            // SAFETY: not the owner, which is what this is about; `unlock` bears it.
+            // SAFETY: this process is not the owner, which is what the test is about; `unlock`
+            // allows for that.
             unsafe { content.mutex.unlock() };
             let is_busy = matches!(content.mutex.try_lock(), Err(LockError::Timeout));
             content

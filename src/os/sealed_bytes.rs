@@ -1,7 +1,9 @@
-//! Bytes that are handed to another process once: packed, sealed against every change, and mapped over there.
+//! Bytes that one process hands to another once: packed, sealed against every change, and mapped by
+//! the receiver.
 //!
-//! Like [`memory`](super::memory) a memfd, so nothing has a name that could be left behind. Because nobody can write to
-//! it any more, what the receiver reads is plain memory of its own.
+//! They are a memfd like [`memory`](super::memory), so nothing has a name that could be left
+//! behind. No process can write to them any more, so what the receiver reads is plain memory of its
+//! own.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -16,7 +18,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::above_standard;
 
-/// A parcel on the receiver's side.
+/// Sealed bytes on the receiver's side.
 #[derive(Debug)]
 pub(crate) struct SealedBytes {
     start: NonNull<c_void>,
@@ -31,7 +33,7 @@ pub(crate) fn pack(parts: &[&[u8]]) -> io::Result<OwnedFd> {
     )?;
     let mut file = File::from(above_standard(fd)?);
     for part in parts {
-        // A machine out of memory says so here.
+        // If the machine is out of memory, this fails.
         file.write_all(part)?;
     }
     fcntl(
@@ -41,7 +43,7 @@ pub(crate) fn pack(parts: &[&[u8]]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What a parcel must be sealed against, so that its bytes stay as they are.
+/// Returns the seals that keep the bytes as they are.
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
@@ -61,22 +63,26 @@ impl SealedBytes {
             .and_then(NonZeroUsize::new)
             .ok_or_else(|| io::Error::other("sealed memory of no bytes"))?;
         let flags = MapFlags::MAP_PRIVATE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
+        // use.
         let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, flags, fd, 0) }?;
         Ok(Self { start, len })
     }
 
+    /// Returns the bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         let start = self.start.cast::<u8>().as_ptr();
-        // SAFETY: the mapping is readable, has this length and lives as long as `self`; its seals, which `open` has seen
-        // and nobody can take off, keep everyone from changing the bytes or their number.
+        // SAFETY: the mapping is readable, has this length and lives as long as `self`. `open` has
+        // seen its seals, and no process can take them off: they keep all processes from changing
+        // the bytes or their number.
         unsafe { std::slice::from_raw_parts(start, self.len.get()) }
     }
 }
 
 impl Drop for SealedBytes {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from `self`.
+        // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from
+        // `self`.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
             log::error!("munmap of sealed memory failed: {error}");
         }

@@ -6,25 +6,25 @@
 //! With `--cfg long_slices` each slice is an hour long, and a forgotten wake-up is a test that
 //! hangs.
 //!
-//! A slice goes through [`slice`] if a waiter is woken before its end whenever the others live and
-//! run; so does the time between two looks of a pool's supervisor at the lanes. These pauses do
-//! not:
+//! A sleep goes through [`slice`] if, as long as the other processes live and run, one of them
+//! wakes the waiter before its end. The time between two looks of a pool's supervisor at the lanes
+//! goes through it too. These pauses do not:
 //!
-//! - a deadline of the caller, which ends a sleep as ever;
+//! - a deadline of the caller, which ends a sleep as in other builds;
 //! - a pause because the kernel refuses to wait, or cannot wait for all at once: nothing wakes the
 //!   waiter then;
-//! - a look at a process without a pidfd whose parent may be stopped: nothing tells of its end;
-//! - the other clocks of a pool's supervisor, those of the server and those of forked children, by
-//!   which limits are kept and processes found that are stopped.
+//! - a look at a process without a pidfd whose parent may be stopped: no process reports its end;
+//! - the other clocks of a pool's supervisor, those of the server and those of forked children,
+//!   which keep limits and find processes that are stopped.
 //!
-//! Some tests cannot run so, because what they are about is noticed when a slice ends: that a
-//! process was killed, and no living one has to tell of it; that a worker is stopped; that a
-//! wake-up was left out on purpose; that a process is the only one left. Such a test has
-//! `#[cfg(not(long_slices))]`. This lists them: `grep -rA3 'cfg(not(long_slices))' src tests`.
+//! Some tests cannot run so, because what they test is noticed when a slice ends: that a process
+//! was killed, and no living one reports it; that a worker is stopped; that a wake-up was left out
+//! on purpose; that a process is the only one left. Such a test has `#[cfg(not(long_slices))]`.
+//! This lists them: `grep -rA3 'cfg(not(long_slices))' src tests`.
 
 use std::time::Duration;
 
-/// Returns how long a slice of `usual` is in this build: as long, or an hour.
+/// Returns how long a slice of `usual` is in this build: `usual`, or an hour.
 pub(crate) const fn slice(usual: Duration) -> Duration {
     if cfg!(long_slices) {
         Duration::from_hours(1)

@@ -1,8 +1,9 @@
-//! One large memory for all processes of a family: a memfd of which only what was asked for takes up memory.
+//! One large memory for all processes of a family: a memfd that takes up memory only where it was
+//! reserved.
 //!
-//! Its size is fixed and sealed from the start, at far more than any machine has, so that every process that has the
-//! descriptor can map any part of it at any time and never needs another descriptor. Parts are reserved before they are
-//! used and given back one by one.
+//! Its size is fixed and sealed from the start, at far more than any machine has. So every process
+//! that has the descriptor can map any part of it at any time, and never needs another descriptor.
+//! Parts are reserved before they are used and given back one by one.
 
 use std::ffi::c_void;
 use std::fs;
@@ -19,13 +20,13 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::out_of_reach;
 
-/// 64 TiB: what there is of addresses in it, not of memory.
+/// 64 TiB: this many addresses there are in it, not this much memory.
 const LARGEST: u64 = 1 << 46;
 
-/// Memory is reserved in steps of so many bytes: a signal undoes the step that it interrupts.
+/// The number of bytes that are reserved in one step: a signal undoes the step that it interrupts.
 const STEP: u64 = 64 << 20;
 
-/// Reservations from here on are first held against what the machine has left.
+/// The size from which a reservation is first compared with what the machine has left.
 const WORTH_A_LOOK: u64 = 4 << 20;
 
 /// The memory of a family.
@@ -36,14 +37,14 @@ pub(crate) struct Sparse {
 }
 
 impl Sparse {
-    /// A new one, in which nothing is reserved.
+    /// Makes a new memory, in which nothing is reserved.
     pub(crate) fn new() -> io::Result<Self> {
         let fd = memfd_create(
             c"manyhands-family",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
         let fd = out_of_reach(fd)?;
-        // A file larger than the limit on files would cost the process its life (SIGXFSZ).
+        // The kernel kills a process that makes a file larger than the limit on files (SIGXFSZ).
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
         let len = LARGEST.min(limit) & !0xffff;
         let size = i64::try_from(len).map_err(io::Error::other)?;
@@ -52,7 +53,7 @@ impl Sparse {
         Ok(Self { fd, len })
     }
 
-    /// What another process has made: its size must be sealed.
+    /// Opens a memory that another process has made. Its size must be sealed.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
         let fd = out_of_reach(fd)?;
         let sealed = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
@@ -65,19 +66,20 @@ impl Sparse {
         Ok(Self { fd, len })
     }
 
-    /// Its size in bytes, of which few are memory.
+    /// Returns the size in bytes, few of which are backed by memory.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Sees to it that these bytes can be written to. Both numbers are multiples of a page.
+    /// Reserves these bytes, so that they can be written to. Both numbers are multiples of a page.
     ///
     /// # Errors
     ///
-    /// `OutOfMemory` if there is not so much left, and then nothing more is reserved than before, except that of what was
-    /// reserved already some may be gone.
+    /// `OutOfMemory` if there is not that much left. Then no more is reserved than before; some of
+    /// what was reserved before may be gone.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        // Beyond the end the file would grow, over a limit that costs the process its life (SIGXFSZ).
+        // Beyond the end the file would grow, and above the limit on files that kills the process
+        // (SIGXFSZ).
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -109,11 +111,11 @@ impl Sparse {
         Ok(())
     }
 
-    /// Gives memory back to the system. These bytes read as zeros afterwards.
+    /// Gives these bytes back to the system. They read as zeros afterwards.
     ///
     /// # Errors
     ///
-    /// What the system said; then some of it may still be there, as it was.
+    /// The system's error; then some of the memory may still be there, as it was.
     pub(crate) fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         if len == 0 {
@@ -132,7 +134,7 @@ impl Sparse {
         fallocate(&self.fd, flags, number(offset)?, number(len)?)
     }
 
-    /// Maps a part, reserved or not. What is not reserved must not be touched.
+    /// Maps a part, reserved or not. The caller must not touch what is not reserved.
     pub(crate) fn map(&self, offset: u64, len: usize) -> io::Result<Mapping> {
         let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         let is_inside = offset
@@ -144,15 +146,16 @@ impl Sparse {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         let offset = i64::try_from(offset).map_err(io::Error::other)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
+        // use.
         let start = unsafe { mmap(None, len, protection, flags, &self.fd, offset) }?;
         Ok(Mapping { start, len })
     }
 
-    /// How many bytes of it are memory.
+    /// Returns how many bytes of it are backed by memory.
     pub(crate) fn reserved(&self) -> io::Result<u64> {
         let blocks = nix::sys::stat::fstat(&self.fd)?.st_blocks;
-        // Of 512 bytes, whatever the file system.
+        // The kernel counts blocks of 512 bytes, whatever the file system.
         Ok(u64::try_from(blocks).unwrap_or(0) * 512)
     }
 }
@@ -174,13 +177,14 @@ pub(crate) struct Mapping {
     len: NonZeroUsize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but its address.
+// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but
+// its address.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; what lies behind the address is the business of those who read and write there.
+// SAFETY: as above; those who read and write behind the address answer for that.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// The first byte, which is aligned to a page.
+    /// Returns the address of the first byte, which is aligned to a page.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start.cast()
     }
@@ -188,19 +192,20 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`, and whoever took its address holds no reference any more: every user
-        // of the address owns, directly or by Arc, the `Mapping` it came from.
+        // SAFETY: this is the mapping made in `map`. No code that took its address holds a
+        // reference any more: every user of the address owns, directly or by Arc, the `Mapping` it
+        // came from.
         if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
             log::error!("munmap of shared memory failed: {error}");
         }
     }
 }
 
-/// Whether there is so much memory left, as far as the system says.
+/// Checks that this many bytes of memory are left, as far as the system says.
 ///
 /// # Errors
 ///
-/// `OutOfMemory` if there is not.
+/// `OutOfMemory` if they are not.
 pub(crate) fn check_left(len: u64) -> io::Result<()> {
     match memory_left() {
         Some(left) if len > left => Err(io::Error::new(
@@ -211,10 +216,12 @@ pub(crate) fn check_left(len: u64) -> io::Result<()> {
     }
 }
 
-/// So many bytes the machine, or the control group of this process, still has; `None` if the system does not say.
+/// Returns how many bytes the machine, or the control group of this process, still has; `None` if
+/// the system does not say.
 ///
-/// A memfd belongs to no mounted file system that could be full: what it takes beyond what there is, the kernel takes
-/// from a process of its choice, by killing it. So who asks for much is told before.
+/// A memfd belongs to no mounted file system that could be full. If it takes more than there is,
+/// the kernel frees memory by killing a process of its choice. So a caller that asks for much gets
+/// an error before that.
 fn memory_left() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
@@ -226,7 +233,7 @@ fn memory_left() -> Option<u64> {
     Some(left.min(group_left().unwrap_or(u64::MAX)))
 }
 
-/// What the control groups of this process, of either version, leave it.
+/// Returns how many bytes the control groups of this process, of either version, leave it.
 fn group_left() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let left = groups.lines().filter_map(|line| {
@@ -250,7 +257,8 @@ fn group_left() -> Option<u64> {
         } else {
             return None;
         };
-        // Inside a container the path may be that of outside; its own group is at the root then.
+        // Inside a container the path may be the one outside of it. Then the process's own group is
+        // at the root.
         let mut path = path;
         let mut least = u64::MAX;
         loop {

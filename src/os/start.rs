@@ -4,12 +4,12 @@
 //! Other descriptors are kept from the new process before it begins. It must not close them itself:
 //! by then the constructors of its shared libraries have run, and what they have opened cannot be
 //! told from what was inherited. A library whose descriptor is closed goes on to use the number,
-//! which means another file by then.
+//! and by then the number means another file.
 //!
 //! The C library's `posix_spawn` does it where it has `closefrom` (glibc 2.34). Its cost does not
-//! grow with the memory of this process, and a descriptor that another thread opens in the very
-//! moment is no exception: the new process has a table of its own by then. Elsewhere the process is
-//! forked, and marks what it has as close-on-exec.
+//! grow with the memory of this process. It keeps back also a descriptor that another thread opens
+//! at that moment: the new process has a table of its own by then. Elsewhere the process is forked,
+//! and the child marks its descriptors as close-on-exec.
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int};
 use std::fs::File;
@@ -30,7 +30,7 @@ use super::{above_standard, executable};
 /// The first descriptor that is no standard stream.
 const FIRST: c_int = 3;
 
-/// What a standard stream of a new process is.
+/// A standard stream of a new process.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// That of this process; `/dev/null` if that is closed, or not meant for other programs.
@@ -41,30 +41,34 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// What becomes of this process's descriptor `number`; `None`: it stays as it is.
+    /// Returns what takes the place of this process's descriptor `number`; `None` if it stays as it
+    /// is.
     fn source(self, number: c_int) -> io::Result<Option<OwnedFd>> {
         match self {
             Self::Inherit if is_inheritable(number) => Ok(None),
-            // A closed one would be the first that a constructor of a library gets.
+            // A closed stream's number would go to the first descriptor that a constructor of a
+            // library opens.
             Self::Inherit | Self::Null => {
                 let null = File::options().read(true).write(true).open("/dev/null")?;
                 above_standard(null.into()).map(Some)
             }
-            // Not in the place of another stream, which is replaced first.
+            // Not under the number of another stream, which is replaced first.
             Self::Fd(fd) => above_standard(fd).map(Some),
         }
     }
 }
 
 fn is_inheritable(number: c_int) -> bool {
-    // SAFETY: only asked for its flags; if it is closed, that is an error of the call.
+    // SAFETY: the descriptor is only asked for its flags; if it is closed, that is an error of the
+    // call.
     let stream = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl(stream, FcntlArg::F_GETFD)
         .is_ok_and(|flags| !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC))
 }
 
-/// Starts the executable with this name as its first argument, the environment of this process with
-/// these variables added, and these as standard input, output and error. Returns its pid.
+/// Starts the executable with `name` as its first argument. It gets the environment of this process
+/// with these variables added, and these streams as standard input, output and error. Returns its
+/// pid.
 pub(crate) fn start_again(
     name: &str,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -82,7 +86,7 @@ pub(crate) fn start_again(
     }
 }
 
-/// The standard streams that are not those of this process, by their numbers.
+/// Opens the standard streams that are not those of this process, by their numbers.
 fn sources(streams: [Stream; 3]) -> io::Result<Vec<(c_int, OwnedFd)>> {
     let mut sources = Vec::new();
     for (number, stream) in (0..).zip(streams) {
@@ -104,7 +108,8 @@ struct Start<'a> {
 /// `posix_spawn_file_actions_addclosefrom_np`.
 type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
 
-/// Not linked to: with it the program would not run where the C library is older.
+/// Looks the function up. It is not linked to: with it the program would not run where the C
+/// library is older.
 fn close_from() -> Option<CloseFrom> {
     static FOUND: OnceLock<Option<CloseFrom>> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -119,7 +124,7 @@ fn close_from() -> Option<CloseFrom> {
     })
 }
 
-/// Gives the error that a function of the `posix_spawn` family returns.
+/// Turns the number that a function of the `posix_spawn` family returns into a result.
 fn check(code: c_int) -> io::Result<()> {
     if code == 0 {
         Ok(())
@@ -150,8 +155,8 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    /// SIGPIPE is as programs expect it: std has this one ignore it. No signal is blocked, though
-    /// the thread that starts the process may block them all.
+    /// Resets SIGPIPE to what programs expect: std has this process ignore it. Blocks no signal,
+    /// though the thread that starts the process may block them all.
     fn new() -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: it is there to be written to.
@@ -211,8 +216,8 @@ impl Start<'_> {
         Ok(pid.unsigned_abs())
     }
 
-    /// [`spawn`](Self::spawn) without `closefrom`: the cost of a fork grows with the memory of this
-    /// process.
+    /// Starts the process like [`spawn`](Self::spawn), without `closefrom`: the cost of a fork
+    /// grows with the memory of this process.
     fn fork_and_exec(self) -> io::Result<u32> {
         let mut command = Command::new(OsStr::from_bytes(self.executable.to_bytes()));
         command.arg0(self.name).envs(self.variables);
@@ -234,14 +239,14 @@ impl Start<'_> {
     }
 }
 
-/// The environment of this process with these variables in the place of what they were, as `exec`
-/// takes it.
+/// Returns the environment of this process, with these variables in the place of what they were, as
+/// `exec` takes it.
 fn environment(variables: Vec<(OsString, OsString)>) -> io::Result<Vec<CString>> {
     let is_new = |name: &OsStr| variables.iter().all(|(other, _)| other != name);
     let kept: Vec<_> = std::env::vars_os()
         .filter(|(name, _)| is_new(name))
         .collect();
-    // Of two of one name the last one counts.
+    // Of two variables of one name the last one counts.
     let mut names: Vec<OsString> = Vec::new();
     let mut set = Vec::new();
     for (name, value) in variables.into_iter().rev() {
@@ -273,22 +278,22 @@ fn keep_from_next_program(first: RawFd) -> io::Result<()> {
     if marked == 0 {
         return Ok(());
     }
-    // Kernels before 5.11, and sandboxes that have not heard of it.
+    // Kernels before 5.11, and sandboxes that do not know the call.
     mark_one_by_one(first)
 }
 
-/// [`keep_from_next_program`], by the list in `/proc`: that of the thread, which has a table of its
-/// own in a test.
+/// Does the same as [`keep_from_next_program`], by the list in `/proc`. It reads the thread's list,
+/// because a thread has a table of its own in a test.
 fn mark_one_by_one(first: RawFd) -> io::Result<()> {
-    /// What the kernel writes of an entry before its name: inode, offset, length of the entry,
-    /// kind.
+    /// The size of what the kernel writes of an entry before its name: inode, offset, length of the
+    /// entry, kind.
     const NAME: usize = 19;
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: the path ends in NUL.
     let folder = Errno::result(unsafe { libc::open(c"/proc/thread-self/fd".as_ptr(), flags) })?;
     let mut buffer = [0_u8; 4_096];
     let outcome = loop {
-        // SAFETY: the buffer is there to be written to, and as long as said.
+        // SAFETY: the call may write to the buffer, whose length it is given.
         let read = Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_getdents64,
@@ -321,7 +326,7 @@ fn mark_one_by_one(first: RawFd) -> io::Result<()> {
     outcome
 }
 
-/// The number that these bytes begin with, up to a NUL; `None` if they say something else.
+/// Reads the number that these bytes begin with, up to a NUL; `None` if they say something else.
 fn number(bytes: &[u8]) -> Option<RawFd> {
     let digits = bytes.split(|&byte| byte == 0).next()?;
     std::str::from_utf8(digits).ok()?.parse().ok()
@@ -369,8 +374,8 @@ mod tests {
 
     #[test]
     fn a_new_process_has_its_streams_and_variables_and_nothing_else() {
-        // The shell reads it as its standard input. Beside the three streams `ls` has the folder
-        // open.
+        // The shell reads the script as its standard input. Beside the three streams `ls` has the
+        // folder open.
         let script = "ls /proc/self/fd | wc -l; echo $0 $MANYHANDS_A >&2";
         let null = File::open("/dev/null").unwrap();
         let _inherited = nix::unistd::dup(&null).unwrap();
@@ -401,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_new_process_blocks_no_signals() {
-        // As threads do that start workers.
+        // Threads that start workers do this.
         super::super::worker::block_signals();
         for is_forked in [false, true] {
             let (input, to_input) = io::pipe().unwrap();

@@ -1,6 +1,7 @@
-//! What the kernel tells of another process.
+//! What the kernel says about another process.
 
-/// Whether a process is stopped, by a signal or a debugger. One that cannot be looked at is not.
+/// Returns whether a process is stopped, by a signal or a debugger. Returns `false` for a process
+/// that cannot be looked at.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in brackets and may contain anything.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::fork::PerProcess;
 
-/// Thread ids of all threads of this process, the caller's among them.
+/// Returns the thread ids of all threads of this process, the caller's among them.
 pub(crate) fn ids() -> io::Result<Vec<i32>> {
     fs::read_dir("/proc/self/task")?
         .map(|entry| {
@@ -19,20 +19,21 @@ pub(crate) fn ids() -> io::Result<Vec<i32>> {
         .collect()
 }
 
-/// Thread id of the caller.
+/// Returns the thread id of the caller.
 pub(crate) fn current() -> i32 {
     // SAFETY: gettid takes nothing, gives a number, and cannot fail.
     unsafe { libc::gettid() }
 }
 
-/// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own locks.
+/// Threads that this crate keeps for itself. They are asleep, or hold none but the crate's own
+/// locks.
 ///
-/// Each process's own: a forked child has none of its parent's threads, and the lock of its copy
-/// may be held by one.
+/// Each process has its own list: a forked child has none of its parent's threads, and one of them
+/// may hold the lock of the child's copy.
 static OWN: PerProcess<Mutex<Vec<i32>>> = PerProcess::new(Mutex::new(Vec::new()));
 
 fn own() -> MutexGuard<'static, Vec<i32>> {
-    // Nothing that could panic happens under it.
+    // Nothing that could panic happens under the lock.
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,7 +54,7 @@ impl Drop for OwnThread {
     }
 }
 
-/// Thread ids of the crate's own threads.
+/// Returns the thread ids of the crate's own threads.
 pub(crate) fn own_ids() -> Vec<i32> {
     own().clone()
 }

@@ -1,4 +1,4 @@
-//! A timer that ends its process: what keeps the task of a forked child to its limit.
+//! A timer that ends its process: it keeps the task of a forked child to its limit.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -6,26 +6,27 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// A timer that sends SIGKILL to its own process when it goes off. No mask, handler or busy loop of the task's can keep
-/// that away, and the parent need not be awake for it.
+/// A timer that sends SIGKILL to its own process when it goes off. No mask, handler or busy loop of
+/// the task's can prevent that, and the parent need not run for it.
 ///
-/// It goes with its process; a forked child does not inherit it, and neither does another program that the process turns
-/// into.
+/// It goes with its process. A forked child does not inherit it, and neither does another program
+/// that the process turns into.
 pub(crate) struct DeathTimer(libc::timer_t);
 
 impl DeathTimer {
-    /// One that is not set.
+    /// Makes a timer that is not set.
     ///
     /// # Errors
     ///
-    /// What the kernel said: it has a limit on timers for each user (`ulimit -i`).
+    /// The kernel's error: it has a limit on timers for each user (`ulimit -i`).
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: a sigevent is made of integers and of pointers that may be null.
         let mut event = unsafe { MaybeUninit::<libc::sigevent>::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = libc::SIGKILL;
         let mut timer = MaybeUninit::zeroed();
-        // SAFETY: both pointers are to values of the right type, one to be read and one to be written.
+        // SAFETY: both pointers are to values of the right type, one to be read and one to be
+        // written.
         let made = unsafe {
             libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr())
         };
@@ -34,9 +35,9 @@ impl DeathTimer {
         Ok(Self(unsafe { timer.assume_init() }))
     }
 
-    /// Has it go off after this time.
+    /// Sets the timer to go off after this time.
     pub(crate) fn set(&self, after: Duration) -> io::Result<()> {
-        // Zero would unset it. What does not fit is longer than the machine will run.
+        // Zero would unset the timer. A time that does not fit is longer than the machine will run.
         let after = after.max(Duration::from_nanos(1));
         self.settime(
             after.as_secs().try_into().unwrap_or(i32::MAX.into()),
@@ -60,7 +61,8 @@ impl DeathTimer {
                 tv_nsec: nanoseconds,
             },
         };
-        // SAFETY: the timer is one of this process, and `time` is read only. A null pointer asks for no old value.
+        // SAFETY: the timer is one of this process, and `time` is read only. A null pointer asks
+        // for no old value.
         Errno::result(unsafe {
             libc::timer_settime(self.0, 0, &raw const time, std::ptr::null_mut())
         })?;
@@ -72,7 +74,7 @@ impl DeathTimer {
 mod tests {
     use super::*;
 
-    /// Seconds and nanoseconds that are left.
+    /// Returns the seconds and nanoseconds that are left.
     fn left(timer: &DeathTimer) -> (libc::time_t, libc::c_long) {
         let mut time = MaybeUninit::<libc::itimerspec>::zeroed();
         // SAFETY: the timer is one of this process, and the time is there to be written to.

@@ -1,4 +1,4 @@
-//! What a process does to itself, once, on becoming a worker.
+//! What a process does to itself, once, when it becomes a worker.
 
 use std::ffi::{CStr, CString, OsString, c_int};
 use std::fs::File;
@@ -18,41 +18,43 @@ use nix::unistd::Pid;
 
 use super::out_of_reach;
 
-/// The value of a variable of the environment, without the cost of std's, for the hook that every start of every
-/// program with this crate runs through.
+/// Returns the value of a variable of the environment, without the cost of std's function. The hook
+/// calls it, through which every start of every program with this crate goes.
 pub(crate) fn variable(name: &CStr) -> Option<String> {
-    // SAFETY: `name` ends in NUL. The caller runs before `main`, or at its top, where no thread changes the
-    // environment.
+    // SAFETY: `name` ends in NUL. The caller runs before `main`, or at its top, where no thread
+    // changes the environment.
     let value = unsafe { libc::getenv(name.as_ptr()) };
     if value.is_null() {
         return None;
     }
-    // SAFETY: getenv gives a string that ends in NUL and stays as long as nobody changes the environment.
+    // SAFETY: getenv gives a string that ends in NUL and stays as long as no thread changes the
+    // environment.
     let value = unsafe { CStr::from_ptr(value) };
     value.to_str().ok().map(str::to_owned)
 }
 
-/// Takes a variable out of the environment.
+/// Removes a variable from the environment.
 pub(crate) fn remove_variable(name: &CStr) {
     // SAFETY: `name` ends in NUL; as in `variable`, no other thread runs.
     unsafe { libc::unsetenv(name.as_ptr()) };
 }
 
-/// Whether the executable runs with more rights than the one who started it (set-user-id and the like), so that its
-/// environment must not be trusted.
+/// Returns whether the executable runs with more rights than the user who started it (set-user-id
+/// and the like), so that its environment must not be trusted.
 pub(crate) fn is_privileged() -> bool {
     // SAFETY: getauxval takes an integer and reads the auxiliary vector of the process.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Standard input, on which a worker gets the socket to its parent.
+/// Returns standard input, on which a worker gets the socket to its parent.
 pub(crate) fn stdin() -> BorrowedFd<'static> {
-    // SAFETY: descriptor 0 is only asked for what it is; if it is closed, every call on it fails with EBADF.
+    // SAFETY: calls on descriptor 0 only ask what it is; if it is closed, every call on it fails
+    // with EBADF.
     unsafe { BorrowedFd::borrow_raw(0) }
 }
 
-/// Moves standard input to where it can stay open (close-on-exec) and puts `/dev/null` in its
-/// place.
+/// Moves standard input to a number where it can stay open (close-on-exec) and puts `/dev/null` in
+/// its place.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = stdin().try_clone_to_owned()?;
     close_stdin()?;
@@ -65,18 +67,19 @@ pub(crate) fn close_stdin() -> io::Result<()> {
     Ok(nix::unistd::dup2_stdin(null.as_fd())?)
 }
 
-/// In a forked child: closes its copy of a descriptor of the parent's.
+/// Closes, in a forked child, its copy of a descriptor of the parent's.
 pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
-    // SAFETY: close takes an integer. The owner is in a frame below that a forked child never goes back to.
+    // SAFETY: close takes an integer. The owner is in a frame below that a forked child never goes
+    // back to.
     unsafe { libc::close(fd.as_raw_fd()) };
 }
 
-/// Has standard output go elsewhere.
+/// Makes standard output go to another descriptor.
 pub(crate) fn replace_stdout(to: &OwnedFd) -> io::Result<()> {
     Ok(nix::unistd::dup2_stdout(to.as_fd())?)
 }
 
-/// Has standard error go elsewhere.
+/// Makes standard error go to another descriptor.
 pub(crate) fn replace_stderr(to: &OwnedFd) -> io::Result<()> {
     Ok(nix::unistd::dup2_stderr(to.as_fd())?)
 }
@@ -87,11 +90,12 @@ pub(crate) fn set_variable(name: &OsString, value: &OsString) {
     unsafe { std::env::set_var(name, value) };
 }
 
-/// In a forked child: what the program does with signals is not what a worker does. Those that it handles do what they
-/// do by default; `set_signals`, to be called next, unblocks them. (A stack that overflows is left to std's handler.)
+/// Resets, in a forked child, the signals that the program handles to their defaults: what the
+/// program does with them is not what a worker does. The child must call `set_signals` next, which
+/// unblocks them. (A stack that overflows is left to std's handler.)
 ///
-/// Those that it ignores stay ignored, as in a program that it starts: under `nohup` a closed
-/// terminal must end the workers no more than their parent. SIGCHLD is the exception: a worker
+/// Signals that the program ignores stay ignored, as in a program that it starts: under `nohup` a
+/// closed terminal must end neither the parent nor the workers. SIGCHLD is the exception: a worker
 /// waits for the programs that its tasks start.
 pub(crate) fn reset_signals() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -109,7 +113,7 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Whether this process ignores a signal.
+/// Returns whether this process ignores a signal.
 fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: without a new action, this only writes the present one to its place.
@@ -125,13 +129,13 @@ pub(crate) fn set_stdin(fd: OwnedFd) -> io::Result<()> {
 }
 
 /// Opens standard streams that are closed on `/dev/null`, as std does before `main`, so that no
-/// other descriptor takes their number and gets what is printed.
+/// other descriptor takes their number and gets what the program prints.
 ///
-/// Closes nothing: what is open beside them, the constructors of this process's libraries have
-/// opened ([`start`](super::start)).
+/// Closes nothing: the constructors of this process's libraries have opened the other descriptors
+/// ([`start`](super::start)).
 pub(crate) fn open_standard_streams() -> io::Result<()> {
     loop {
-        // Not close-on-exec: programs that this one starts shall have it too.
+        // Not close-on-exec: programs that this one starts must have it too.
         let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         if null.as_raw_fd() > 2 {
             return Ok(());
@@ -141,7 +145,8 @@ pub(crate) fn open_standard_streams() -> io::Result<()> {
     }
 }
 
-/// Has the kernel kill this process when the thread that started it ends; gives an error if that has happened.
+/// Has the kernel kill this process when the thread that started it ends. Returns an error if the
+/// parent has died already.
 pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It may have died before the line above.
@@ -152,7 +157,7 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// What `ps` and `top` show as the command's name; cut to 15 bytes.
+/// Sets the name that `ps` and `top` show for the command; cut to 15 bytes.
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name)
         && let Err(error) = nix::sys::prctl::set_name(&name)
@@ -161,14 +166,14 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Signals as a worker wants them, before `main` has set up anything.
+/// Sets the signals as a worker needs them, before `main` has set up anything.
 ///
-/// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and it is the parent
-/// that decides what to do. Caught, not ignored, because an ignored signal would stay so in
-/// programs that a task starts. If this process was started with SIGINT ignored, as a job in the
-/// background of a script is, it stays so, for those programs too. SIGPIPE is ignored, as std does
-/// before `main`. None is blocked: the thread that starts workers blocks all of them, which a
-/// worker and the programs that its tasks start would inherit.
+/// SIGINT is caught and dropped: on Ctrl-C the whole foreground group gets it, and the parent
+/// decides what to do. It is caught and not ignored, because an ignored signal would stay ignored
+/// in programs that a task starts. If this process was started with SIGINT ignored, as a job in the
+/// background of a script is, it stays ignored, for those programs too. SIGPIPE is ignored, as std
+/// does before `main`. No signal is blocked: the thread that starts workers blocks all signals, and
+/// a worker and the programs that its tasks start would inherit that.
 pub(crate) fn set_signals() -> io::Result<()> {
     extern "C" fn drop_signal(_: c_int) {}
     let flags = SaFlags::SA_RESTART;
@@ -183,28 +188,29 @@ pub(crate) fn set_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// Keeps signals that the program handles away from the calling thread: they are for the program's own threads.
+/// Keeps signals that the program handles away from the calling thread: they are for the program's
+/// own threads.
 pub(crate) fn block_signals() {
     if let Err(error) = SigSet::all().thread_block() {
         log::debug!("signals could not be blocked: {error}");
     }
 }
 
-/// The cores this process may use, by the system's numbers.
+/// Returns the cores that this process may use, by the system's numbers.
 pub(crate) fn cores() -> Vec<usize> {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let is_in = |&core: &usize| set.is_set(core).unwrap_or(false);
     (0..CpuSet::count()).filter(is_in).collect()
 }
 
-/// Has this process run on one core.
+/// Makes this process run on one core.
 pub(crate) fn run_on(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// How nice this process is to others.
+/// Sets how nice this process is to others.
 pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: setpriority takes three integers.
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;

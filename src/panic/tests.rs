@@ -1,4 +1,4 @@
-//! What is known of a panic, and that none goes on.
+//! What is known of a panic, and that no panic passes `catch`.
 
 use std::panic::{panic_any, resume_unwind};
 
@@ -56,7 +56,7 @@ fn a_panic_within_a_panics_payload_goes_no_further() {
     let caught = catch(|| panic_any(Bomb)).unwrap_err();
     assert!(caught.message.contains("not text"), "{caught:?}");
     assert!(caught.location.is_some());
-    // The next one is told by itself.
+    // The next panic has its own message.
     let next = catch(|| panic!("the next")).unwrap_err();
     assert_eq!(next.message, "the next");
 }
@@ -70,7 +70,7 @@ fn a_panic_keeps_its_place_though_its_payload_panics() {
         }
     }
     install_hook();
-    // Within another, as a task is: panics are noted there all the time.
+    // Inside another `catch`, as a task is: panics are noted there all the time.
     let caught = catch(|| catch(|| panic_any(Grumpy)).unwrap_err()).unwrap();
     assert_eq!(caught.location.unwrap().line, line!() - 1);
 }

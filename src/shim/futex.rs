@@ -19,14 +19,14 @@ impl Futex {
         self.0.fetch_add(value, order)
     }
 
-    /// Sleeps while the word holds `expected`, until a wake-up comes or `end` has. Whether that is
-    /// a deadline or just the end of a slice is for the model.
+    /// Sleeps while the word holds `expected`, until a wake-up comes or the time is `end`. The
+    /// model needs to know whether that is a deadline or just the end of a slice.
     pub(crate) fn sleep(&self, expected: u32, end: Instant, _is_deadline: bool) -> Wake {
         futex::wait_until(&self.0, expected, end)
     }
 
-    /// Sleeps while the word holds `expected`, until a wake-up comes or `timeout` is over. May
-    /// also return for no reason.
+    /// Sleeps while the word holds `expected`, until a wake-up comes or `timeout` is over. May also
+    /// return for no reason.
     pub(crate) fn sleep_for(&self, expected: u32, timeout: Option<Duration>) {
         futex::wait(&self.0, expected, timeout);
     }
@@ -35,7 +35,7 @@ impl Futex {
         futex::wake(&self.0, count);
     }
 
-    /// The word itself, for those who sleep on many at once.
+    /// Returns the word itself, for threads that sleep on many at once.
     pub(crate) fn word(&self) -> &AtomicU32 {
         &self.0
     }
@@ -44,12 +44,12 @@ impl Futex {
         self.0.store(value, order);
     }
 
-    /// Acquires and releases.
+    /// Swaps the value. Acquires and releases.
     pub(crate) fn swap(&self, value: u32) -> u32 {
         self.0.swap(value, Ordering::AcqRel)
     }
 
-    /// Acquires, and releases if it succeeds.
+    /// Exchanges the value if it is `current`. Acquires, and releases if it succeeds.
     pub(crate) fn compare_exchange(&self, current: u32, new: u32) -> Result<u32, u32> {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         self.0.compare_exchange(current, new, success, failure)

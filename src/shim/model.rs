@@ -1,4 +1,4 @@
-//! What models have in place of the real types.
+//! The types that models have in place of the real ones.
 
 mod locks;
 pub(crate) mod plain;
@@ -20,8 +20,8 @@ pub(crate) use self::sequential::{AtomicBool, AtomicUsize, StaticBool};
 pub(crate) use self::thread::Stopwatch;
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 
-/// A futex as the kernel has it: a queue of sleepers behind a lock, under which the word is
-/// compared.
+/// A futex as the kernel has it: a queue of sleepers behind a lock. The word is compared under the
+/// lock.
 #[derive(Debug)]
 pub(crate) struct Futex {
     word: AtomicU32,
@@ -76,8 +76,8 @@ impl Futex {
         queue.next += 1;
         queue.asleep.push_back(number);
         if is_deadline {
-            // The deadline passes whenever the lock is got again; loom tries all that may happen
-            // before.
+            // The deadline passes when this thread has acquired the lock again; loom tries all that
+            // may happen before.
             drop(queue);
             let mut queue = self.queue.lock().unwrap();
             let place = queue.asleep.iter().position(|&other| other == number);
@@ -94,7 +94,7 @@ impl Futex {
     }
 
     pub(crate) fn sleep_for(&self, expected: u32, timeout: Option<Duration>) {
-        // A timeout is over at any time, and without one only a wake-up ends the sleep.
+        // A timeout is over at any time. Without one only a wake-up ends the sleep.
         self.sleep(expected, Instant::now(), timeout.is_some());
     }
 

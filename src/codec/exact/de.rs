@@ -1,16 +1,18 @@
-//! The reading half. It takes what [`super::ser`] writes, and answers all other bytes with an error.
+//! The reading half. It takes what [`super::ser`] writes, and answers all other bytes with an
+//! error.
 
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer, SeqDeserializer};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Error, MAX_DEPTH, UNKNOWN_LENGTH, head, kind};
 
-/// Takes values off the front of bytes.
+/// A reader that takes values off the front of bytes.
 pub(super) struct Reader<'de> {
     input: &'de [u8],
     depth: u16,
-    /// Elements that the open arrays and maps have announced and that have not come yet. Each takes a byte at least, so
-    /// a length that the bytes left cannot hold besides is false, and nothing is allocated for it.
+    /// Elements that the open arrays and maps have announced and that have not come yet. Each takes
+    /// a byte at least. So if the bytes left cannot hold a new length beside these, the length is
+    /// false, and nothing is allocated for it.
     owed: usize,
 }
 
@@ -45,7 +47,7 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// That all has been read.
+    /// Checks that all bytes have been read.
     pub(super) fn end(&self) -> Result<(), Error> {
         match self.input.len() {
             0 => Ok(()),
@@ -75,7 +77,7 @@ impl<'de> Reader<'de> {
         str::from_utf8(self.bytes(len)?).map_err(|error| Error(format!("text is {error}")))
     }
 
-    /// The first byte of a head, and its number; 0 for an unknown length.
+    /// Takes the first byte of a head, and its number; the number is 0 for an unknown length.
     #[inline]
     fn head(&mut self) -> Result<(u8, u64), Error> {
         let [head] = self.chunk()?;
@@ -135,7 +137,7 @@ impl<'de> Reader<'de> {
         Ok(u128::from_be_bytes(self.chunk()?))
     }
 
-    /// The next value if it is an integer that fits; else the input stays where it is.
+    /// Takes the next value if it is an integer that fits. Otherwise the input stays where it is.
     #[inline]
     fn integer<T: TryFrom<i128>>(&mut self) -> Option<T> {
         let before = self.input;
@@ -151,8 +153,8 @@ impl<'de> Reader<'de> {
         value
     }
 
-    /// A type that asks for anything but an `Option` where one was written takes what is in it: some types write an
-    /// `Option` and read its content.
+    /// Takes the next item, without any `Some` around it. Some types write an `Option` and read its
+    /// content: a type that asks for anything but an `Option` gets what is in it.
     fn unwrapped(&mut self) -> Result<Item<'de>, Error> {
         while let [head::SOME, rest @ ..] = self.input {
             self.input = rest;
@@ -170,7 +172,7 @@ impl<'de> Reader<'de> {
         result
     }
 
-    /// Reads the elements or entries of an array or map, all of them.
+    /// Reads all elements or entries of an array or map.
     fn elements<T>(
         &mut self,
         len: Option<u64>,
@@ -236,7 +238,8 @@ fn no_such(head: u8) -> Error {
     Error(format!("no value begins with the byte {head:#04x} here"))
 }
 
-/// Methods for types that say what they are: integers as wide as asked for, for visitors that know no other width.
+/// Methods for types that say what they are: integers as wide as the type asks for, for visitors
+/// that know no other width.
 macro_rules! integers {
     ($($method:ident $visit:ident)*) => {$(
         #[inline]
@@ -312,7 +315,8 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
                 self.input = rest;
                 visitor.visit_none()
             }
-            // No `Option` is written so. A type that writes `()` and reads an `Option` means `None`, as in other formats.
+            // No `Option` is written like this. A type that writes `()` and reads an `Option` means
+            // `None`, as in other formats.
             [head::UNIT, rest @ ..] => {
                 self.input = rest;
                 visitor.visit_unit()
@@ -321,7 +325,8 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
                 self.input = rest;
                 self.nested(|reader| visitor.visit_some(reader))
             }
-            // Nor so; but some types write a value and read an `Option` of it.
+            // No `Option` is written like this either, but some types write a value and read an
+            // `Option` of it.
             _ => self.nested(|reader| visitor.visit_some(reader)),
         }
     }
@@ -397,7 +402,7 @@ struct Elements<'r, 'de> {
 }
 
 impl Elements<'_, '_> {
-    /// Whether there is another one, which is to be read then.
+    /// Returns whether there is another element. If so, the caller must read it next.
     #[inline]
     fn next(&mut self) -> Result<bool, Error> {
         match (&mut self.left, self.reader.input) {

@@ -1,9 +1,10 @@
 //! A value of any type with serde's derives → bytes, and back to an equal value.
 //!
-//! The bytes are CBOR (RFC 8949): a head of three bits of kind and a number, then what the number announces. What sets
-//! this apart from the formats at hand is that no two kinds of serde's data model look alike. In JSON, in `MessagePack`
-//! and in the CBOR of others, `Some(x)` is written as `x`, `None` and `()` as null: `Some(())` and `Some(None)` come
-//! back as `None`, and nobody is told. Here:
+//! The bytes are CBOR (RFC 8949): a head of three bits of kind and a number, then what the number
+//! announces. In other formats some kinds of serde's data model look alike. In JSON, in
+//! `MessagePack` and in the CBOR of other crates, `Some(x)` is written as `x`, `None` and `()` as
+//! null. There, `Some(())` and `Some(None)` come back as `None`, without an error. Here no two
+//! kinds look alike:
 //!
 //! | serde               | bytes                                                                      |
 //! |---------------------|----------------------------------------------------------------------------|
@@ -22,14 +23,15 @@
 //! | unit variant        | its name, as text                                                          |
 //! | other variants      | a map of one: its name to what is in it                                    |
 //!
-//! So an `Option` has nothing to be mistaken for: `f6` is `None` and nothing else, `c6` opens a `Some` and nothing else,
-//! and what follows `c6` is whole in itself, `Some(None)` being `c6 f6`. This holds within a value that serde first
-//! buffers (`flatten`, `untagged`, `tag`) as well, for the first byte alone says what kind follows.
+//! So an `Option` cannot be mistaken for another value. `f6` is `None` and nothing else, and `c6`
+//! opens a `Some` and nothing else. What follows `c6` is whole in itself: `Some(None)` is `c6 f6`.
+//! This holds also within a value that serde first buffers (`flatten`, `untagged`, `tag`), because
+//! the first byte alone says what kind follows.
 //!
 //! Variants go by name because serde's buffer takes nothing else for an enum.
 //!
-//! The reader takes any bytes: it answers garbage with an error, at bounded depth ([`MAX_DEPTH`]) and without trusting a
-//! length before as many bytes are there.
+//! The reader takes any bytes. It answers bytes that it cannot read with an error, at bounded depth
+//! ([`MAX_DEPTH`]), and does not rely on a length before as many bytes are there.
 
 mod de;
 mod ser;
@@ -41,10 +43,11 @@ use std::fmt::{self, Display};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How deep containers, options and newtypes may lie in each other, on both ways: what can be written can be read.
-/// Beyond it is an error, so that neither a chain of boxes nor garbage overflows the stack. In a build without
-/// optimization, reading took up to 3 KiB of stack per level (in the tests' types; 0.5 KiB in an optimized one), and
-/// threads have 2 MiB.
+/// How deep containers, options and newtypes may lie in each other, for the writer as for the
+/// reader: what can be written can be read. A deeper value is an error, so that neither a chain of
+/// boxes nor garbage overflows the stack. In a build without optimization, the reader took up to 3
+/// KiB of stack per level (in the tests' types; 0.5 KiB in an optimized one), and threads have 2
+/// MiB.
 const MAX_DEPTH: u16 = 512;
 
 /// The kinds of CBOR, the upper three bits of a head.
@@ -59,7 +62,8 @@ mod kind {
     pub(super) const SIMPLE: u8 = 7;
 }
 
-/// The heads that are the same for each value of their sort. Tags up to 5 and above 15 belong to the standard.
+/// The heads that are the same for each value of their sort. Tags up to 5 and above 15 belong to
+/// the standard.
 mod head {
     pub(super) const BIG: u8 = 0xc2;
     pub(super) const BIG_NEGATIVE: u8 = 0xc3;
@@ -75,14 +79,15 @@ mod head {
     pub(super) const BREAK: u8 = 0xff;
 }
 
-/// In the lower five bits of a head: the array or map ends with a break.
+/// The lower five bits of a head whose array or map ends with a break.
 const UNKNOWN_LENGTH: u8 = 0x1f;
 
 /// Appends a value.
 ///
 /// # Errors
 ///
-/// What the value's `Serialize` said, or that it lies too deep; `out` may have got a part of it.
+/// What the value's `Serialize` said, or that it lies too deep; then `out` may have got a part of
+/// it.
 pub(crate) fn to_vec_append<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     value: &T,
@@ -92,7 +97,7 @@ pub(crate) fn to_vec_append<T: Serialize + ?Sized>(
         .map_err(|error| error.0)
 }
 
-/// The value that all of the bytes are.
+/// Reads the value that all of the bytes are.
 ///
 /// # Errors
 ///
@@ -104,7 +109,7 @@ pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String>
         .map_err(|error| error.0)
 }
 
-/// Why a value could not be written or read; the caller says of which item.
+/// Why a value could not be written or read. The caller adds which item it is.
 #[derive(Debug)]
 struct Error(String);
 

@@ -1,4 +1,4 @@
-//! The writing half: each kind of serde's data model as the table in [`super`] has it.
+//! The writing half: it writes each kind of serde's data model as the table in [`super`] says.
 
 use serde::Serialize;
 use serde::ser::{
@@ -8,7 +8,7 @@ use serde::ser::{
 
 use super::{Error, MAX_DEPTH, UNKNOWN_LENGTH, head, kind};
 
-/// Appends values to a vector.
+/// A writer that appends values to a vector.
 pub(super) struct Writer<'a> {
     out: &'a mut Vec<u8>,
     depth: u16,
@@ -19,8 +19,8 @@ impl<'a> Writer<'a> {
         Self { out, depth: 0 }
     }
 
-    /// A head with its number: small ones within the head's lower five bits, others in as few bytes behind it as they
-    /// take, of which the lower bits tell.
+    /// Writes a head with its number. A small number is in the head's lower five bits. A larger one
+    /// is behind the head, in as few bytes as it takes; the lower bits say how many.
     #[inline]
     fn head(&mut self, kind: u8, number: u64) {
         let kind = kind << 5;
@@ -72,7 +72,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// A variant with content is a map of one: the name here, next the content.
+    /// Opens a variant with content, which is a map of one: writes the name; the content comes
+    /// next.
     fn variant(&mut self, name: &str) -> Result<(), Error> {
         self.descend()?;
         self.head(kind::MAP, 1);
@@ -80,7 +81,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Opens an array or map that is to end at `outer_depth`.
+    /// Opens an array or map that ends at `outer_depth`.
     #[inline]
     fn container(
         &mut self,
@@ -302,7 +303,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
     }
 }
 
-/// An array or map being written.
+/// An array or map that is being written.
 pub(super) struct Container<'w, 'a> {
     writer: &'w mut Writer<'a>,
     /// Elements or entries to come, if they were announced.
@@ -311,8 +312,8 @@ pub(super) struct Container<'w, 'a> {
 }
 
 impl Container<'_, '_> {
-    /// Counts an element or entry. Some `Serialize` announce another number than they write; the reader would then take
-    /// the rest for something else.
+    /// Counts an element or entry. Some `Serialize` announce another number than they write. The
+    /// reader would then take the rest for something else.
     #[inline]
     fn count(&mut self) -> Result<(), Error> {
         match &mut self.left {

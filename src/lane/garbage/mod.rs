@@ -1,9 +1,10 @@
-//! What a worker gone mad may leave in its lane, from a script of bytes, and what the parent makes of it: an error or items
-//! that can be right, and no panic, no endless loop, no memory beyond what was in the ring.
+//! What a faulty worker may leave in its lane, from a script of bytes, and what the parent makes of
+//! it: an error or items that can be right, and no panic, no endless loop, no memory beyond what
+//! was in the ring.
 //!
-//! A script is a list of operations: publish what is right, write nonsense over states, lengths, heads and bodies, set
-//! `progress`, have the parent take something. Any bytes are a script. The property tests beside this and the fuzz
-//! target in `fuzz/` run the same ones.
+//! A script is a list of operations: publish what is right, write nonsense over states, lengths,
+//! heads and bodies, set `progress`, have the parent take something. Any bytes are a script. The
+//! property tests beside this and the fuzz target in `fuzz/` run the same scripts.
 
 mod parent;
 #[cfg(test)]
@@ -25,10 +26,11 @@ const TASK: u32 = 7;
 /// What the parent made of a script.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Items of the task that have a result or a fault, those found in the last books included.
+    /// Items of the task that have a result or a fault, those included that were found unpublished
+    /// at the worker's death.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the property tests"))]
     pub(crate) answered: u32,
-    /// Why the parent gave the lane up.
+    /// Why the parent refused the lane.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the property tests"))]
     pub(crate) refused: Option<String>,
     /// Bytes in all cells that were taken.
@@ -40,7 +42,7 @@ pub(crate) struct Report {
 ///
 /// # Panics
 ///
-/// That is the failure of the test.
+/// A panic is the failure of the test.
 #[cfg(fuzzing)]
 #[allow(
     unreachable_pub,
@@ -50,7 +52,7 @@ pub fn lane_responses(script: &[u8]) {
     run(script);
 }
 
-/// The numbers of a script, one after the other; zeros when it has ended.
+/// The numbers of a script, one after the other; zeros after its end.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -62,7 +64,7 @@ impl Script<'_> {
         u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
 
-    /// A number that is often near a limit of something.
+    /// Returns a number that is often near a limit.
     fn odd(&mut self) -> u32 {
         match self.byte() {
             0 => 0,
@@ -122,7 +124,7 @@ pub(crate) fn run(script: &[u8]) -> Report {
             224.. => parent.take(usize::from(script.byte())),
         }
     }
-    // The worker is dead: there is a ring full at most.
+    // The worker is dead, so there is at most a full ring.
     parent.take(CELLS + 1);
     let is_over = parent.refused.is_some() || parent.ended || !parent.receiver.has_next();
     assert!(is_over, "the ring comes to an end");

@@ -1,4 +1,4 @@
-//! The parent's side of a script: takes what there is and checks what it is given.
+//! The parent's side of a script: it takes what there is and checks what it is given.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use crate::lane::ring::CELL_PAYLOAD;
 use crate::lane::{Expected, RawBytes, Receiver, Sink};
 use crate::memory::wire;
 
-/// What the parent does.
+/// The parent of a script, as far as it reads responses.
 pub(super) struct Parent {
     pub(super) receiver: Receiver,
     pub(super) expected: Expected,
@@ -19,7 +19,8 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Takes up to `most` cells. Of a lane that it has refused it takes nothing more, nor after the end of the task.
+    /// Takes up to `most` cells. Takes nothing more from a lane that it has refused, and nothing
+    /// after the end of the task.
     pub(super) fn take(&mut self, most: usize) {
         for _ in 0..most {
             if self.refused.is_some() || self.ended || !self.receiver.has_next() {
@@ -51,7 +52,7 @@ impl Parent {
     }
 }
 
-/// Where the answers go: they must come in order, within the task, and be as long as they say.
+/// The checks of the answers: they must come in order, within the task, and be as long as they say.
 pub(super) struct Checks {
     pub(super) next: AtomicU32,
     pub(super) end: u32,
@@ -73,7 +74,7 @@ impl Sink for Checks {
             ),
         }
         self.bytes.fetch_add(copy.len(), Ordering::Relaxed);
-        // As the callers do with it: an error of some item at most.
+        // As the callers do with them: at most it is an error of an item.
         let _ = wire::take_all::<String>(&copy, &mut Vec::new());
         let _ = wire::take_all::<Vec<u32>>(&copy, &mut Vec::new());
         let _ = wire::take_all::<Option<Fault>>(&copy, &mut Vec::new());

@@ -11,7 +11,7 @@ use crate::codec;
 use crate::lane::message::Fault;
 use crate::panic::Caught;
 
-/// Notes the largest piece of memory that each thread asks for.
+/// An allocator that notes the largest block of memory that each thread asks for.
 struct Noting;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 fn note(size: usize) {
-    // Not while the thread ends.
+    // Fails while the thread ends, and notes nothing then.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
@@ -50,7 +50,8 @@ static NOTING: Noting = Noting;
 fn run(script: &[u8]) -> Report {
     LARGEST.set(0);
     let report = super::run(script);
-    // A growing vector doubles. What the script itself sends takes up to 16 KiB for a fault and 204 KiB for a result.
+    // A growing vector doubles. What the script itself sends takes up to 16 KiB for a fault and 204
+    // KiB for a result.
     let most = 2 * (report.taken + RING_BYTES) + (512 << 10);
     let largest = LARGEST.get();
     assert!(largest <= most, "{largest} bytes at once, of {report:?}");
@@ -170,7 +171,8 @@ const GO_ON: &[u8] = &[64, 0, 0];
 
 #[test]
 fn a_stream_of_all_sizes_is_taken_to_its_end() {
-    // Small ones, a fault, one of several cells, one of more than the ring, in several goes.
+    // Small results, a fault, a result of several cells, one of more than the ring, in several
+    // steps.
     let large: &[&[u8]] = &[&[64, 2, 255], TAKE_ALL, GO_ON, TAKE_ALL, GO_ON, TAKE_ALL];
     let small: &[&[u8]] = &[&[64, 1, 5], &[64, 0, 200], &[64, 2, 30], TAKE_ALL];
     let rest: &[&[u8]] = &[&[64, 1, 16], TAKE_ALL];
@@ -212,7 +214,8 @@ fn a_cell_in_no_known_state_is_refused_and_not_waited_for() {
 
 #[test]
 fn heads_that_cannot_be_right_are_refused() {
-    // Of 9 items none is answered: too many, the end before the end, nothing at all, faults of no item and of two.
+    // Of 9 items none is answered: too many, the end before the end, nothing at all, faults of no
+    // item and of two.
     for (kind, count, ends) in [
         (1, 10, 1),
         (1, 250, 1),
@@ -239,7 +242,7 @@ fn a_result_that_says_it_is_longer_than_memory_is_refused() {
             1,
             &[&[64, 2, 255], &[6, 0, 7 + almost, 64], TAKE_ALL, TAKE_ALL],
         ));
-        // Or not yet, but then nothing more has been asked of memory than what has come.
+        // If it is not refused yet, no more memory has been asked for than what has come.
         assert!(report.refused.is_some() || almost == 24, "{almost}");
     }
 }
@@ -257,7 +260,8 @@ fn progress_beyond_what_can_be_in_the_open_cell_gives_nothing() {
 
 #[test]
 fn half_a_result_is_no_result_whatever_progress_says() {
-    // A result longer than the ring has come in part; where it would go on, there lies an empty record.
+    // A result longer than the ring has come in part; where it would go on, there lies an empty
+    // record.
     let report = run(&script(
         1,
         &[&[64, 2, 255], TAKE_ALL, &[6, 0, 7, 0], &[9, 0, 1, 9]],

@@ -1,4 +1,5 @@
-//! The worker's side of a script: what is right, what is nonsense, and what only looks right.
+//! The worker's side of a script: messages that are right, that make no sense, and that only look
+//! right.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ use crate::panic::Caught;
 pub(super) struct Worker {
     pub(super) lane: Lane,
     pub(super) writer: Writer,
-    /// The first item that it has not answered for, if it has kept to the protocol.
+    /// The first item that the worker has not answered for, if it has kept to the protocol.
     pub(super) item: u32,
     pub(super) end: u32,
     pub(super) size: Option<usize>,
@@ -22,13 +23,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Writes over memory that is the lane's.
+    /// Writes over memory of the lane.
     pub(super) fn poke(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= LANE_BYTES.get());
         // SAFETY: within the mapping, by the assertion.
         let start = unsafe { self.lane.memory.start().add(offset) };
-        // SAFETY: valid for these bytes, of which nobody holds a reference while a script runs an operation; they are
-        // private memory and the mapping, so distinct.
+        // SAFETY: valid for these bytes, of which no code holds a reference while a script runs an
+        // operation; they are private memory and the mapping, so distinct.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
     }
 
@@ -38,7 +39,7 @@ impl Worker {
         self.poke(cell + at, bytes);
     }
 
-    /// Sends what there is room for of what a worker in its right mind would send.
+    /// Sends what a correct worker would send, as far as there is room.
     pub(super) fn send(&mut self, script: &mut Script<'_>) {
         let (kind, len) = (script.byte(), script.byte());
         if self.pending.is_none() {
@@ -56,7 +57,7 @@ impl Worker {
         }
     }
 
-    /// The next message: some results or a fault.
+    /// Makes the next message: some results or a fault.
     pub(super) fn message(&mut self, kind: u8, len: u8) -> Option<([u8; RESPONSE_HEAD], Vec<u8>)> {
         let left = self.end - self.item;
         if left == 0 {
@@ -76,7 +77,7 @@ impl Worker {
             body.resize(size * count as usize, kind);
             (count, ResponseKind::Results)
         } else if kind.is_multiple_of(2) {
-            // One that takes several cells, or more than the ring.
+            // A result that takes several cells, or more than the ring.
             let numbers = vec![u32::from(kind); usize::from(len) * 200];
             codec::append(&mut body, &numbers).unwrap_or_default();
             (1, ResponseKind::Results)
@@ -99,7 +100,8 @@ impl Worker {
         Some((head.to_head(), body))
     }
 
-    /// A message whose body is as long as its head says, and whose head may say what is not so.
+    /// Sends a message whose body is as long as its head says, and whose head may be wrong
+    /// otherwise.
     pub(super) fn lie(&mut self, script: &mut Script<'_>) {
         let (kind, count) = (script.byte(), script.odd());
         let size = self.size.unwrap_or(codec::LENGTH_BYTES);
@@ -123,7 +125,7 @@ impl Worker {
         }
     }
 
-    /// Nonsense somewhere.
+    /// Writes nonsense at some place.
     pub(super) fn spoil(&self, kind: u8, script: &mut Script<'_>) {
         let at = usize::from(script.byte());
         match kind {
@@ -156,7 +158,7 @@ impl Worker {
                 let len = if shift < 64 { len << shift } else { !len };
                 self.poke_cell(at, 32, &len.to_ne_bytes());
             }
-            // Anywhere in the cells, and anywhere in the header.
+            // Any place in the cells, and any place in the header.
             7 => {
                 let offset = script.int() as usize % (2 * RING_BYTES);
                 self.poke(HEADER_BYTES + offset, &[script.byte()]);

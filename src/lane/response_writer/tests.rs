@@ -69,7 +69,7 @@ impl Ends {
         }
     }
 
-    /// Takes all that there is of a task with so many items; it must be the whole of it.
+    /// Takes all answers of a task with `count` items, which must all have been written.
     fn take(&mut self, count: usize, size: Option<usize>) -> Vec<Answer> {
         let log = Log {
             size,
@@ -151,7 +151,8 @@ fn results_of_any_size_and_faults_come_whole_and_in_order() {
 fn results_of_one_size_fill_cells_and_a_panic_among_them_costs_one() {
     for size in [1, 8, 24, 1_000] {
         let fits = ((CELL_PAYLOAD - RESPONSE_HEAD) / size) as u32;
-        // More than a cell takes, with a panic at the start, within and at the end of one.
+        // More results than a cell holds, with a panic at the start, in the middle and at the end
+        // of a cell.
         for fails in [0, 1, fits - 1, fits, fits + 2] {
             let count = 2 * fits + 3;
             let mut ends = Ends::new();
@@ -210,7 +211,7 @@ fn the_bell_rings_at_the_end_of_what_was_asked_for() {
         ends.responses.end();
         assert_eq!(rings(&ends), rung, "task {begun}");
     }
-    // A worker with nothing to do rings for whatever it was asked for.
+    // A worker with nothing to do rings, whichever task the parent has asked for.
     ends.responses.ring_if_asked();
     assert_eq!(rings(&ends), 2);
     ends.responses.lane.header().ring_at(TASK + 99);
@@ -238,7 +239,7 @@ fn limit_and_times_are_those_of_the_task_at_work() {
     assert!(times.started <= started && started < times.ended);
     assert!(times.ended <= clock::now());
     assert_eq!(ends.receiver.take_times(), None);
-    // The next one has neither.
+    // The next task has neither a limit nor times.
     ends.responses.begin(TASK, FIRST);
     assert!(!ends.responses.has_limit());
     ends.responses.item_starts();

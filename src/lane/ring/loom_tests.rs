@@ -17,7 +17,7 @@ struct Slot {
 /// The steps of `Writer::send` and of a reader, for messages of one cell.
 struct Model<const CELLS: usize>([Slot; CELLS]);
 
-// SAFETY: loom finds out whether two touch a content at a time.
+// SAFETY: loom finds out whether two threads touch a content at the same time.
 unsafe impl<const CELLS: usize> Sync for Model<CELLS> {}
 
 impl<const CELLS: usize> Model<CELLS> {
@@ -35,12 +35,12 @@ impl<const CELLS: usize> Model<CELLS> {
             thread::yield_now();
         }
         let content = [position as u32 + 1; 2];
-        // SAFETY: the pointer is valid; that nobody else uses it is what loom checks.
+        // SAFETY: the pointer is valid; loom checks that no other thread uses it.
         slot.content.with_mut(|place| unsafe { *place = content });
         slot.word.publish(lap);
     }
 
-    /// Whether there was a message for the reader.
+    /// Returns whether there was a message for the reader.
     fn receive(&self, position: usize) -> bool {
         let (slot, lap) = self.at(position);
         while slot.word.look() == state(lap, FREE) {

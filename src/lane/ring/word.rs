@@ -1,4 +1,5 @@
-//! The word that a cell begins with: whose the cell is. All that hands a cell over goes through here, and models check it.
+//! The word that a cell begins with: it says which side owns the cell. All that hands a cell over
+//! goes through here, and models check it.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ pub(super) const RECLAIMED: u32 = 3;
 /// The bits of a word that are its phase.
 pub(super) const PHASE: u32 = 3;
 
-/// What the word holds in `lap` and `phase`.
+/// Returns what the word holds in `lap` and `phase`.
 pub(super) fn state(lap: u32, phase: u32) -> u32 {
     lap << 2 | phase
 }
@@ -23,21 +24,24 @@ pub(super) fn state(lap: u32, phase: u32) -> u32 {
 pub(super) struct Word(pub(super) AtomicU32);
 
 impl Word {
-    /// What it holds. Who finds what the other side has stored finds what that side did before, too.
+    /// Returns what the word holds. A side that finds what the other has stored finds also what
+    /// that side did before.
     #[inline]
     pub(super) fn look(&self) -> u32 {
-        // Acquire pairs with the Release of `publish`, for the reader, and of `release`, for the writer.
+        // Acquire pairs with the Release of `publish`, for the reader, and of `release`, for the
+        // writer.
         self.0.load(Ordering::Acquire)
     }
 
-    /// The writer's: hands the filled cell to the reader.
+    /// Hands the filled cell to the reader. Only for the writer.
     #[inline]
     pub(super) fn publish(&self, lap: u32) {
         // Release pairs with the Acquire in `look`: the content comes before the word.
         self.0.store(state(lap, READY), Ordering::Release);
     }
 
-    /// The writer's: takes back what was published; false if the reader has begun with it.
+    /// Takes back what was published; returns false if the reader has begun with it. Only for the
+    /// writer.
     pub(super) fn take_back(&self, lap: u32) -> bool {
         // Relaxed: nothing but the word itself is handed over.
         let (from, to) = (state(lap, READY), state(lap, RECLAIMED));
@@ -46,7 +50,7 @@ impl Word {
             .is_ok()
     }
 
-    /// The reader's: begins with what was published, which it has seen by `look`.
+    /// Begins with what was published, which the caller has seen by `look`. Only for the reader.
     pub(super) fn claim(&self, lap: u32) -> Claim {
         let (from, to) = (state(lap, READY), state(lap, TAKEN));
         match self
@@ -54,12 +58,14 @@ impl Word {
             .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => Claim::Taken,
+            // The writer has swapped first: the message is its own again.
             Err(found) if found == state(lap, RECLAIMED) => Claim::TakenBack,
+            // Neither side has put the cell in this state.
             Err(_) => Claim::Corrupted,
         }
     }
 
-    /// The reader's: gives the cell back to the writer, for the next lap.
+    /// Gives the cell back to the writer, for the next lap. Only for the reader.
     #[inline]
     pub(super) fn release(&self, lap: u32) {
         // Release pairs with the Acquire in `look`: our reads of the content come before.

@@ -50,7 +50,8 @@ impl Lane {
         self.responses.load(Ordering::Acquire) >= task
     }
 
-    /// Sleeps until the task has ended. It asks to be rung for `asked` tasks, in this order.
+    /// Sleeps until the task has ended. It asks the worker to ring for the `asked` tasks, in this
+    /// order.
     fn wait(&self, task: u32, asked: &[u32]) {
         loop {
             let heard = self.bell.listen();
@@ -96,7 +97,7 @@ fn two_requests_one_after_the_other() {
     });
 }
 
-/// What was asked for first is not forgotten, and the word holds the earlier of the two.
+/// The first request is not forgotten, and the word holds the earlier of the two tasks.
 #[test]
 fn a_worker_that_is_asked_for_two_ends_rings_for_the_first() {
     run(2, |lane| {
@@ -107,7 +108,7 @@ fn a_worker_that_is_asked_for_two_ends_rings_for_the_first() {
     });
 }
 
-/// Two threads of the parent post and wait at once, and one bell is for both.
+/// Two threads of the parent post and wait at once, and share one bell.
 #[test]
 fn two_threads_of_the_parent_hear_of_the_end() {
     run(1, |lane| {

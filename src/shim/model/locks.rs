@@ -1,4 +1,4 @@
-//! Mutex and condition variable of models, with the faces of `parking_lot`'s.
+//! Mutex and condition variable of models, with the interface of `parking_lot`'s.
 //!
 //! Those of loom cannot be made by a `const fn`, so each is made at its first use.
 
@@ -7,8 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{self, OnceLock};
 use std::time::Instant;
 
-/// A mutex. loom's decides which thread has it; the content is in one of std, which is never
-/// contended.
+/// A mutex. loom's mutex decides which thread has it. The content is in a mutex of std, which is
+/// never contended.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T> {
     turn: OnceLock<loom::sync::Mutex<()>>,
@@ -18,11 +18,11 @@ pub(crate) struct Mutex<T> {
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// `None` only while a condition variable is waited for.
+    /// `None` only while the thread waits for a condition variable.
     held: Option<Held<'a, T>>,
 }
 
-/// Unlocked from top to bottom.
+/// What a guard holds. Unlocked from top to bottom.
 #[derive(Debug)]
 struct Held<'a, T> {
     content: sync::MutexGuard<'a, T>,
@@ -106,7 +106,8 @@ impl Condvar {
         self.inner.get_or_init(Default::default)
     }
 
-    /// Unlocks the mutex, sleeps and locks it again; true if a notification has ended the sleep.
+    /// Unlocks the mutex, sleeps and locks it again. Returns true if a notification has ended the
+    /// sleep.
     fn sleep<T>(&self, guard: &mut MutexGuard<'_, T>, may_time_out: bool) -> bool {
         let (sleepers, woken) = self.inner();
         let mut held = sleepers.lock().unwrap();
@@ -115,8 +116,8 @@ impl Condvar {
         held.asleep.push_back(number);
         guard.held = None;
         let is_notified = if may_time_out && !held.is_timeless {
-            // The deadline passes when this lock is had again. loom tries all that may happen
-            // before.
+            // The deadline passes when this thread has acquired the lock again. loom tries all that
+            // may happen before.
             drop(held);
             let mut held = sleepers.lock().unwrap();
             let place = held.asleep.iter().position(|&other| other == number);
@@ -128,7 +129,7 @@ impl Condvar {
             }
             let is_notified = !held.asleep.contains(&number);
             held.asleep.retain(|&other| other != number);
-            // Before the mutex: a notifier may have that one, and come for this one.
+            // Before the mutex: a notifier may hold the mutex, and wait for this lock.
             drop(held);
             is_notified
         };

@@ -1,4 +1,4 @@
-//! Mutex and condition variable of models, with the faces of std's.
+//! Mutex and condition variable of models, with the interface of std's.
 
 use std::sync::LockResult;
 use std::time::Duration;
@@ -40,12 +40,12 @@ impl Condvar {
         self.0.notify_one();
     }
 
-    /// Has no time pass at this condition variable until [`let_time_pass`](Self::let_time_pass).
+    /// Stops time at this condition variable until [`let_time_pass`](Self::let_time_pass).
     pub(crate) fn stop_time(&self) {
         self.0.stop_time();
     }
 
-    /// From now on a wait is over at any time.
+    /// Lets a wait be over at any time from now on.
     pub(crate) fn let_time_pass(&self) {
         self.0.let_time_pass();
     }

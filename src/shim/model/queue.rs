@@ -1,4 +1,4 @@
-//! The queue of models, with the face of crossbeam's.
+//! The queue of models, with the interface of crossbeam's.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 
 /// A queue that orders as little as a queue can: a thread that takes an item sees what was done
-/// before it was pushed. The lock is not one of loom's, so it hands over nothing there.
+/// before the item was pushed. The lock is not one of loom's, so in the model it orders nothing.
 #[derive(Debug)]
 pub(crate) struct SegQueue<T> {
     len: AtomicUsize,

@@ -1,7 +1,7 @@
-//! Atomics of models whose sequentially consistent accesses are that.
+//! Atomics of models whose sequentially consistent accesses are really so.
 //!
-//! loom takes `SeqCst` for `AcqRel` at an access, and knows it only of fences. So an access that
-//! asks for it stands between two fences here.
+//! loom takes `SeqCst` for `AcqRel` at an access, and knows `SeqCst` only of fences. So an access
+//! that asks for it stands between two fences here.
 
 use std::sync::OnceLock;
 
@@ -56,8 +56,8 @@ impl AtomicUsize {
     }
 }
 
-/// A flag that a `const fn` makes. It comes into being at its first use, which must be over before
-/// other threads use it: a model begins with a look at it.
+/// A flag that a `const fn` makes. It is made at its first use, which must be over before other
+/// threads use it: a model begins with a look at it.
 #[derive(Debug, Default)]
 pub(crate) struct StaticBool {
     first: bool,

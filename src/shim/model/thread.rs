@@ -1,7 +1,7 @@
-//! Parking of models, with the face of `std::thread`.
+//! Parking of models, with the interface of `std::thread`.
 //!
-//! loom's own is not used: its condition variables park by the same token, so that a notification
-//! could make up for an `unpark` that was left out.
+//! loom's own is not used: its condition variables park by the same token, so a notification could
+//! make up for an `unpark` that was left out.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub(crate) struct Thread {
 struct Token {
     is_there: Mutex<bool>,
     given: Condvar,
-    /// Whether its first sleep with a timeout is behind it. Only that one ends by itself: of a
-    /// thread that sleeps with a timeout again and again, loom would try all numbers of sleeps.
+    /// Whether its first sleep with a timeout is over. Only that one ends by itself: if a thread
+    /// sleeps with a timeout again and again, loom would try all numbers of sleeps.
     is_out_of_timeouts: AtomicBool,
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn park() {
     *is_there = false;
 }
 
-/// The first time, the timeout is over at any time; after that it never is.
+/// Parks the thread. The first time, the timeout is over at any time; after that it never is.
 pub(crate) fn park_timeout(_timeout: Duration) {
     let token = current().token;
     // Only this thread reads and writes it.
@@ -74,7 +74,7 @@ pub(crate) fn park_timeout(_timeout: Duration) {
     }
 }
 
-/// Says at the first look that no time has passed, and then that all has.
+/// A stopwatch that says at the first look that no time has passed, and then that all has.
 #[derive(Debug)]
 pub(crate) struct Stopwatch(Cell<bool>);
 

@@ -1,4 +1,5 @@
-//! Bytes that no value was written as: an error, or some value, but no panic and no memory beyond their size.
+//! Bytes that were not written for a value: they give an error, or some value, but no panic, and
+//! take no memory beyond their size.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -74,7 +75,7 @@ fn what_can_be_written_can_be_read() {
     let deepest = deepest.unwrap();
     assert_eq!(from_slice(&to_vec(&deepest)), Ok(deepest));
     assert!(to_vec_append(&mut Vec::new(), &chain(2_000)).is_err());
-    // Of neighbours there may be any number.
+    // There may be any number of neighbours.
     let wide = vec![(Some(Newtype(1u8)), Kinds::Tuple(1u8, 1)); 3_000];
     assert_eq!(from_slice(&to_vec(&wide)), Ok(wide));
 }
@@ -115,7 +116,7 @@ impl<'de> Visitor<'de> for Hints {
     }
 }
 
-/// All lengths together that a value's reader was told to expect are covered by bytes.
+/// Checks that the bytes cover all lengths together that a value's reader was told to expect.
 fn hints_are_covered(bytes: &[u8]) {
     HINTED.set(0);
     let _ = from_slice::<Hints>(bytes);
@@ -140,7 +141,7 @@ fn lengths_that_cannot_be_are_refused_at_once() {
     hints_are_covered(&[0x99, 0x7f, 0x00].repeat(30_000));
 }
 
-/// Reading the bytes as different types ends, well or with an error.
+/// Reads the bytes as different types. Each reading ends, well or with an error.
 fn read_as_everything(bytes: &[u8]) {
     fn read<T: DeserializeOwned>(bytes: &[u8]) {
         let _ = from_slice::<T>(bytes);

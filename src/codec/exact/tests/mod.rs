@@ -1,4 +1,4 @@
-// Options in options are what this is about.
+// These tests are about options in options.
 #![allow(clippy::option_option)]
 
 mod garbage;
@@ -18,7 +18,7 @@ fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// The value comes back from its bytes, and from no part of them.
+/// Checks that the value comes back from its bytes, and from no part of them.
 #[track_caller]
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let bytes = to_vec(value);
@@ -33,7 +33,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert!(from_slice::<T>(&[bytes.as_slice(), &[0]].concat()).is_err());
 }
 
-/// As it is, and where serde reads it into a buffer of its own first.
+/// Checks the value as it is, and where serde reads it into a buffer of its own first.
 #[track_caller]
 fn round_trip_buffered<T>(value: T)
 where

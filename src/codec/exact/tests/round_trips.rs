@@ -8,7 +8,7 @@ use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct};
 
 use super::*;
 
-/// A sequence that does not know its length, or lies about it.
+/// A sequence that does not know its length, or announces a false one.
 struct Announced(Option<usize>, Vec<Option<u8>>);
 
 impl Serialize for Announced {
@@ -50,7 +50,7 @@ fn options_come_back_as_deep_as_they_were() {
     assert_eq!(to_vec(&Some(Some(None::<()>))), [0xc6, 0xc6, 0xf6]);
 }
 
-/// How deep a value may be does not depend on what lies beside it.
+/// How deep a value may be does not depend on its neighbours.
 #[test]
 fn values_of_every_kind_may_be_many_times_side_by_side() {
     fn many<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone>(value: T) {
@@ -314,7 +314,7 @@ fn types_may_write_an_option_and_read_what_is_in_it_or_the_reverse() {
     let bytes = to_vec(&Bytes(vec![1, 2]));
     assert_eq!(from_slice(&bytes), Ok(vec![1u8, 2]));
     assert_eq!(from_slice(&bytes), Ok((1u8, 2u8)));
-    // As many as there are, and no fewer.
+    // The type must take as many elements as there are: fewer or more are an error.
     assert!(from_slice::<(u8,)>(&bytes).is_err());
     assert!(from_slice::<[u8; 3]>(&bytes).is_err());
 }

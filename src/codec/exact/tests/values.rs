@@ -1,4 +1,4 @@
-//! Values come back: any that a type can hold which has everything in it.
+//! Values come back: all values of a type that has a part of every kind.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Anything, with options inside options.
+/// A value of any kind, with options inside options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Value {
     Unit,
