@@ -1,10 +1,10 @@
-//! What each kind of shared object does when a process that held it has ended: the one file that
-//! knows them all.
+//! What each kind of shared object does when a process that held it has ended. This is the one file
+//! that knows all kinds.
 //!
-//! A process that reclaims what a dead one held has only the blocks in hand, with the number of the
-//! kind of each, and not their types. It may never have used an object of that kind itself. So the
-//! table is complete at compile time: nothing registers at run time, or a process that has not come
-//! to that yet would pass over objects.
+//! A process that reclaims what a dead one held has only the blocks, with the number of the kind of
+//! each, and not their types. It may never have used an object of that kind itself. So the table is
+//! complete at compile time. If kinds registered at run time, a process in which a kind is not
+//! registered yet would pass over its objects.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::memory::registry::Place;
 use crate::{array, queue, sync};
 
 /// Tells an object that a member which held it has ended. To be called while the block is still
-/// held in the member's name, with nothing locked; perhaps more than once for the same member, if
-/// the process that calls is killed at it.
+/// held in the member's name, with nothing locked. May be called more than once for the same
+/// member, if the process that calls is killed before it is done.
 ///
-/// Waits for the object's locks until the deadline at most. False if it has to be tried again
-/// later.
+/// Waits for the object's locks until the deadline at most. Returns false if the caller has to try
+/// again later.
 pub(crate) fn reclaim(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     match kind {
         Kind::Array => array::reclaim(place, member, deadline),
@@ -28,9 +28,9 @@ pub(crate) fn reclaim(kind: Kind, place: &Place, member: u16, end: End, deadline
     }
 }
 
-/// Gives back what an object has other than its block. No process holds the object any more, and
-/// none can come to it again. To be called perhaps more than once, if the process that calls is
-/// killed at it.
+/// Gives back what an object has besides its block. No process holds the object any more, and none
+/// can open it again. May be called more than once, if the process that calls is killed before it
+/// is done.
 pub(crate) fn take_apart(kind: Kind, place: &Place) {
     match kind {
         Kind::Payload => payload::take_apart(place),

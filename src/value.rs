@@ -18,14 +18,14 @@ use crate::os::robust::{Held, RobustMutex};
 
 /// One plain value that several processes read and write.
 ///
-/// Each access takes the whole value at once, under a lock of its own: nobody sees half of a change, also not when
-/// whoever makes it is killed at it. For a value that stays locked over several steps there is
-/// [`sync::Mutex`](crate::sync::Mutex).
+/// Each access reads or writes the whole value at once, under a lock of its own. No process sees
+/// half of a change, even if the process that makes the change is killed in the middle of it. For a
+/// value that stays locked over several steps there is [`sync::Mutex`](crate::sync::Mutex).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
-/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
-/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Clones are handles of the same
-/// value.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. `bool` and
+/// `char` are not `Pod` (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
+/// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
+/// with a struct. Clones are handles of the same value.
 ///
 /// # Examples
 ///
@@ -44,12 +44,13 @@ pub struct SharedValue<T> {
     value: PhantomData<fn(T) -> T>,
 }
 
-/// Behind the head there is room for two values, of which one is valid: the other is written first.
+/// The head of a value. Behind the head there is room for two values, of which one is valid; a
+/// change writes the other one first.
 #[repr(C)]
 struct ValueHead {
     lock: RobustMutex,
-    /// Which of the two is valid, by its lowest bit. Changed as the last step of a change, so that whoever is killed in the
-    /// middle of one has changed nothing.
+    /// Which of the two is valid, by its lowest bit. Changed as the last step of a change, so a
+    /// process that is killed in the middle of a change has changed nothing.
     current: AtomicU32,
 }
 
@@ -60,11 +61,12 @@ unsafe impl Head for ValueHead {
 }
 
 impl<T: Pod> SharedValue<T> {
-    /// A value to share.
+    /// Makes a value to share.
     ///
     /// # Errors
     ///
-    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
+    /// [`ShareError::OutOfMemory`], and the other errors that can keep a process from sharing
+    /// objects.
     ///
     /// # Examples
     ///
@@ -80,11 +82,13 @@ impl<T: Pod> SharedValue<T> {
             2 * size_of::<T>(),
             Self::shape(),
             |head: NonNull<ValueHead>, _| {
-                // SAFETY: `head` is a mapped block of the right size that nobody else knows of yet.
+                // SAFETY: `head` is a mapped block of the right size that no other process or
+                // thread knows of yet.
                 #[allow(unsafe_code)]
                 let lock = unsafe { &raw mut (*head.as_ptr()).lock };
                 let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-                // SAFETY: as above; blocks stay mapped as long as there is a handle, and whoever locks has one.
+                // SAFETY: as above; blocks stay mapped as long as there is a handle, and each
+                // process that locks has one.
                 #[allow(unsafe_code)]
                 unsafe {
                     RobustMutex::init(lock)
@@ -104,13 +108,13 @@ impl<T: Pod> SharedValue<T> {
     }
 
     fn lock(&self) -> Held<'_> {
-        // That its last owner died means nothing: the value is whole at every moment.
+        // It does not matter whether the last owner died: the value is whole at every moment.
         let lock = &self.object.head().lock;
         lock.hold()
             .unwrap_or_else(|error| panic!("the lock of a shared value: {error}"))
     }
 
-    /// Where the valid value is, or the other one.
+    /// Returns where the valid value is, or the other one.
     #[allow(unsafe_code)]
     fn place(&self, which: u32) -> NonNull<u8> {
         let (start, _) = self.object.tail();
@@ -121,8 +125,8 @@ impl<T: Pod> SharedValue<T> {
     #[allow(unsafe_code)]
     fn read(&self) -> T {
         let place = self.place(self.object.head().current.load(Ordering::Relaxed));
-        // SAFETY: room for a T, of which any bytes are a valid value; nobody writes while the lock is held, which the
-        // caller does.
+        // SAFETY: room for a T, of which any bytes are a valid value; no thread writes while the
+        // lock is held, and the caller holds it.
         unsafe { place.cast::<T>().read_unaligned() }
     }
 
@@ -132,11 +136,12 @@ impl<T: Pod> SharedValue<T> {
         // SAFETY: room for a T; the lock is held by the caller.
         unsafe { self.place(next).cast::<T>().write_unaligned(value) };
         fault::point();
-        // Release, so that the value is there before it counts, also for those who are told of this process's death.
+        // Release: the value is in memory before it counts, also for processes that are told of
+        // this process's death.
         self.object.head().current.store(next, Ordering::Release);
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Examples
     ///
@@ -150,7 +155,7 @@ impl<T: Pod> SharedValue<T> {
         self.read()
     }
 
-    /// Changes the value.
+    /// Sets the value.
     ///
     /// # Examples
     ///
@@ -166,12 +171,12 @@ impl<T: Pod> SharedValue<T> {
         self.write(value);
     }
 
-    /// Changes the value to what `change` makes of it, and gives what it was. No other access comes between. If `change`
-    /// panics, or its process is killed, the value is as it was.
+    /// Changes the value to what `change` returns for it, and returns the old value. No other
+    /// access comes between. If `change` panics, or its process is killed, the value is as it was.
     ///
     /// # Panics
     ///
-    /// If `change` uses this very value.
+    /// If `change` uses this same value.
     ///
     /// # Examples
     ///

@@ -1,15 +1,17 @@
-//! Blocks: what is given out of a family's memory, to whom, and how it comes back.
+//! Blocks: how a family's memory is given out, to which processes, and how it comes back.
 //!
-//! Sizes are powers of two. A block that was once cut out keeps place and size for good: when it is free, it waits in a
-//! list for the next one who wants that size. What large ones hold is given back to the system, except for the last few
-//! that were used: memory that was used before takes a tenth of the time of fresh memory to write to.
+//! Sizes are powers of two. A block that was once cut out keeps its place and its size for good. A
+//! free block waits in a list until a process asks for that size. The memory of large free blocks
+//! is given back to the system, except for the last few that were used: writing to memory that was
+//! used before takes a tenth of the time of fresh memory.
 //!
-//! A block belongs to the processes that hold it: one bit for each member. When the last of them
-//! lets go, and no message with a handle of it is under way, it is free
-//! ([`holders`](super::holders)). A process that was killed lets go when it is buried
-//! ([`member`](super::member)). Every other change is made under one lock, whose owner's death is
-//! noticed: then [`Family::repair`] finds what is free from the entries alone. So each entry says
-//! at every moment either what was or what will be.
+//! A block belongs to the processes that hold it: one bit for each member. It becomes free when the
+//! last of them lets go, and no message with a handle of it is under way
+//! ([`holders`](super::holders)). What a killed process held is let go of when the process is
+//! reclaimed ([`member`](super::member)). Every other change is made under one lock. If the owner
+//! of that lock dies, the next owner notices it, and [`Family::repair`] finds out from the entries
+//! alone which blocks are free. So each entry must say at every moment either what was or what will
+//! be.
 
 use std::io;
 use std::mem::size_of;
@@ -26,27 +28,29 @@ use crate::os::fault;
 use crate::os::robust::Held;
 use crate::os::sparse;
 
-/// How many of them only large blocks get.
+/// The number of entries that only large blocks get.
 const FOR_LARGE: usize = 1 << 16;
 
-/// Small enough for a cache line.
+/// The order of the smallest block: a cache line.
 const LEAST_ORDER: u32 = 6;
 
-/// The memory of free large blocks is kept up to so many bytes in all.
+/// Free large blocks keep their memory up to this many bytes in all.
 const MOST_KEPT: u64 = 64 << 20;
 
-/// Blocks larger than this take up so much of the addresses there are that they are not to be had in vain: 1/4096.
+/// For blocks larger than this, the memory is checked before they get addresses. They take up
+/// 1/4096 of the addresses there are, and a block keeps its addresses even if it gets no memory.
 const WORTH_A_LOOK: u64 = 1 << 34;
 
-/// Memory for small blocks and for entries is reserved in such steps.
+/// The step in which memory for small blocks and for entries is reserved, in bytes.
 const STEP: u64 = 64 << 10;
 
 impl Family {
-    /// A block of `len` bytes, held by `member`, in the phase [`Phase::Making`]. Its memory holds whatever was left
-    /// there by the last one; whether that are zeros, the second says.
+    /// Makes a block of `len` bytes that `member` holds, in the phase [`Phase::Making`]. The second
+    /// value says whether its memory is all zeros; otherwise it holds what the block's last user
+    /// left there.
     ///
-    /// To be called with nothing locked: the dead may have what is wanted. Waits for the ledger
-    /// until the deadline.
+    /// To be called with nothing locked: it may have to reclaim dead members, which may hold the
+    /// memory that is wanted. Waits for the ledger until the deadline.
     pub(super) fn allocate(
         &self,
         len: u64,
@@ -80,7 +84,7 @@ impl Family {
             return Err(out_of_memory(&io::Error::other("no machine has so much")));
         }
         if len > WORTH_A_LOOK {
-            // Before it is given addresses, which it would keep.
+            // Checked before the block gets addresses, which it would keep.
             sparse::check_left(len).map_err(|error| out_of_memory(&error))?;
         }
         let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
@@ -89,7 +93,7 @@ impl Family {
             Some(index) => (index, false),
             None => match self.carve(order) {
                 Ok(index) => (index, true),
-                // What is cut out for good may be larger than what is wanted.
+                // No new block can be cut out. A free block of a larger size will do as well.
                 Err(CarveError::Full(error)) => {
                     let larger = (order + 1..ORDERS as u32).find_map(|order| self.take_free(order));
                     (larger.ok_or(error)?, false)
@@ -122,7 +126,8 @@ impl Family {
         if backed >= wanted {
             return Ok((id, is_new));
         }
-        // The kernel clears that memory, which takes its time; the block is this member's by now.
+        // The kernel clears that memory, which takes time, so the ledger is unlocked. The block
+        // already belongs to this member.
         drop(lock);
         if let Err(error) = self
             .memory
@@ -135,7 +140,7 @@ impl Family {
         Ok((id, backed == 0))
     }
 
-    /// Frees a block for which the kernel has no memory, as soon as the ledger can be had.
+    /// Frees a block for which the kernel has no memory, as soon as the ledger can be locked.
     fn give_up(&self, id: BlockId, member: u16) {
         let mut reached = Stage::First;
         if self.release_empty(id, member, &mut reached, Limit::Brief) {
@@ -148,15 +153,15 @@ impl Family {
         });
     }
 
-    /// What lies in the block is finished, and others may come to it.
+    /// Makes the block live: its contents are finished, and other processes may open it.
     pub(super) fn publish(&self, id: BlockId) {
         if let Some(block) = self.block(id.index) {
             block.set_phase(Phase::Live);
         }
     }
 
-    /// Has `member` hold the block too, which another process holds, or which is under way to it
-    /// (`was_in_flight`). Under the lock of the ledger.
+    /// Makes `member` hold the block too. Another process holds it, or a message with a handle of
+    /// it is under way to `member` (`was_in_flight`). Called under the lock of the ledger.
     pub(super) fn join(
         &self,
         _lock: &Held<'_>,
@@ -178,7 +183,7 @@ impl Family {
         Ok(block)
     }
 
-    /// A message with a handle of this block, which `member` holds, is under way.
+    /// Counts a message with a handle of this block, which `member` holds, as under way.
     pub(super) fn launch(&self, id: BlockId) {
         self.header().has_launched.store(1, Ordering::Relaxed);
         if let Some(block) = self.block(id.index) {
@@ -186,12 +191,12 @@ impl Family {
         }
     }
 
-    /// Has `member` let go of the block. If it was the last, the block is taken apart by the
-    /// function given, and is free.
+    /// Makes `member` let go of the block. If it was the last holder, `take_apart` takes the
+    /// contents apart, and the block becomes free.
     ///
-    /// False if the ledger could not be locked as long as the limit allows. Then it is to be called
-    /// again, with the same `reached`: each step can be done twice, and `take_apart` must be able
-    /// to start again after a process that was killed in the middle of it.
+    /// Returns false if the ledger could not be locked within the limit. Then the caller has to
+    /// call it again, with the same `reached`: each step can be done twice, and `take_apart` must
+    /// be able to start again after a process that was killed in the middle of it.
     pub(super) fn release(
         &self,
         id: BlockId,
@@ -206,7 +211,8 @@ impl Family {
         }
     }
 
-    /// The same, if nothing is in the block that has to be taken apart.
+    /// Releases a block like [`release`](Self::release), if there is nothing in it that has to be
+    /// taken apart.
     pub(super) fn release_empty(
         &self,
         id: BlockId,
@@ -221,8 +227,9 @@ impl Family {
         }
     }
 
-    /// [`release`](Self::release), with the ledger locked by the caller. `lock` is the ledger's, perhaps together with
-    /// others. It goes before anything is taken apart.
+    /// Releases a block like [`release`](Self::release), with the ledger locked by the caller.
+    /// `lock` is the ledger's, perhaps together with others. It is dropped before anything is taken
+    /// apart.
     pub(super) fn release_locked(
         &self,
         lock: impl Sized,
@@ -241,17 +248,18 @@ impl Family {
         }
         if state.is(Phase::Ending) {
             if *reached == Stage::First {
-                // Another thread of the process is at it.
+                // Another thread of this process is ending the block.
                 return true;
             }
         } else if block.holders.is_needed_besides(member) {
+            // Another process or a message needs the block: only this member lets go.
             fault::point();
             block.holders.remove(member);
             fault::point();
             return true;
         }
-        // Nothing is to be taken apart that was not put together; and of one that was not finished it is not known how
-        // much is reserved.
+        // Only a finished object is taken apart. Of an unfinished block it is not known how much is
+        // reserved, so a large one gives its memory back.
         let is_made = !state.is(Phase::Making);
         let has_contents = is_made && state.kind().is_some_and(Kind::has_contents);
         let take_apart = take_apart.filter(|_| has_contents);
@@ -259,6 +267,7 @@ impl Family {
         let backed = block.backed.load(Ordering::Acquire);
         let is_kept = !block.is_large()
             || (is_made && backed > 0 && kept.saturating_add(backed) <= MOST_KEPT);
+        // Nothing takes long here: the block becomes free at once, under the lock.
         if is_kept && take_apart.is_none() {
             self.put_free(id, block);
             return true;
@@ -280,7 +289,7 @@ impl Family {
             self.bare(block, backed);
         }
         fault::point();
-        // Without the ledger the block stays as it is: ending, and held by the member.
+        // If the ledger cannot be locked, the block stays ending, and held by the member.
         let Ok(_lock) = self.lock(|| limit.at()) else {
             return false;
         };
@@ -291,20 +300,22 @@ impl Family {
         true
     }
 
-    /// Gives back the memory of a block that is ending. Not under the lock: of a large one that takes long. Whoever is killed
-    /// at this is followed by the burial, which finds nothing reserved, and gives it all back again.
+    /// Gives back the memory of a block that is ending. Called without the lock, because it takes
+    /// long for a large block. If this process is killed here, the process that reclaims it finds
+    /// nothing recorded as reserved, and gives the whole block back again.
     fn bare(&self, block: &Block, backed: u64) {
         block.backed.store(0, Ordering::Release);
         fault::point();
         if let Err(error) = self.memory.give_back(block.offset(), 1 << block.order()) {
-            // It is not zeros then, and must not be taken for that.
+            // The memory is not all zeros then, so the entry must not say that nothing is reserved.
             block.backed.store(backed, Ordering::Release);
             log::error!("{backed} bytes of shared memory could not be given back: {error}");
         }
     }
 
-    /// To be called under the lock. The state is changed first: before, the block is still held, and after it `repair`
-    /// finishes what is left to do.
+    /// Puts a block on the list of free ones. To be called under the lock. The state is changed
+    /// first: before that store the block is still held, and after it `repair` finishes what is
+    /// left to do.
     fn put_free(&self, id: BlockId, block: &Block) {
         let backed = block.backed.load(Ordering::Acquire);
         block.set(State {
@@ -324,7 +335,8 @@ impl Family {
 
     fn push_free(&self, index: u32, block: &Block) {
         if block.state().generation == u32::MAX {
-            // Used up: an old handle could be taken for a new one.
+            // The generations are used up: an old handle could be taken for a new one. The block is
+            // never used again.
             return;
         }
         let header = self.header();
@@ -342,8 +354,8 @@ impl Family {
         }
     }
 
-    /// Takes a block off its list, one that has memory if there is one. If this process is killed before the block says
-    /// that it is taken, `repair` puts it back.
+    /// Takes a block off its list, preferably one that has memory. If this process is killed before
+    /// the block's state says that it is taken, `repair` puts it back.
     fn take_free(&self, order: u32) -> Option<u32> {
         let header = self.header();
         [&header.free, &header.bare].into_iter().find_map(|lists| {
@@ -363,7 +375,8 @@ impl Family {
     fn carve(&self, order: u32) -> Result<u32, CarveError> {
         let header = self.header();
         let index = header.blocks.load(Ordering::Relaxed);
-        // The last entries are for large ones: whoever has used up all others for small ones shall still have those.
+        // The last entries are for large blocks: a program that has used up all others for small
+        // blocks can still have those.
         let most = if order < LARGE {
             BLOCKS - FOR_LARGE
         } else {
@@ -392,7 +405,8 @@ impl Family {
         if order < LARGE {
             self.reserve_up_to(&header.small_reserved, end)?;
         }
-        // Whoever is killed between these two wastes addresses, of which there are plenty.
+        // If this process is killed between the two stores of `top` and `blocks`, addresses are
+        // wasted, of which there are plenty.
         top.store(end, Ordering::Relaxed);
         #[allow(unsafe_code)]
         // SAFETY: below BLOCKS, and reserved above.
@@ -416,7 +430,7 @@ impl Family {
         Ok(())
     }
 
-    /// Somebody died with the lock. Makes the lists of what is free anew, from the entries.
+    /// Makes the lists of free blocks anew from the entries, after a process died with the lock.
     pub(super) fn repair(&self) {
         let header = self.header();
         for first in header.free.iter().chain(&header.bare) {
@@ -428,7 +442,7 @@ impl Family {
                 break;
             };
             if block.state().is(Phase::Free) {
-                // It may have been taken off the list and not yet been marked.
+                // The block may have been taken off its list, and its state not changed yet.
                 block.holders.clear();
                 kept += block.backed.load(Ordering::Relaxed);
                 self.push_free(index, block);
@@ -437,8 +451,8 @@ impl Family {
         header.kept.store(kept, Ordering::Relaxed);
     }
 
-    /// Blocks that are not free, and the bytes asked for in them. Counted without the lock: what is
-    /// made or given back meanwhile is in it, or is not.
+    /// Returns how many blocks are not free, and how many bytes were asked for in them. Counts
+    /// without the lock: a block that is made or given back meanwhile may be counted or not.
     pub(super) fn in_use(&self) -> (usize, u64) {
         let blocks = self.header().blocks.load(Ordering::Acquire);
         let used = (0..blocks).filter_map(|index| {

@@ -1,13 +1,14 @@
 //! Releases that could not be done at once.
 //!
-//! To give something back (a permit, a claim, a block) takes an inner lock, and a process that
-//! drops a guard has no time to wait for it. If the lock is held by a process that is stopped, the
+//! A release gives something back (a permit, a claim, a block), for which it needs an inner lock. A
+//! process that drops a guard must not wait for that lock. If a stopped process holds the lock, the
 //! release is put off: a thread of this process tries again until it is done. Until then the object
-//! counts the thing as held, which is also what it is if this process is killed meanwhile: it comes
-//! back with all that the dead process has held. What a process was to change beyond that (permits
-//! that it adds, a barrier that it breaks) is lost if it is killed before.
+//! counts the thing as held. If this process is killed meanwhile, the thing is held by a dead
+//! process, and comes back with all else that it held. Other changes that the process was about to
+//! make (permits that it adds, a barrier that it breaks) are lost if it is killed before they are
+//! made.
 //!
-//! The thread is there only while something is put off. A process that ends by itself waits for it,
+//! The thread exists only while something is put off. A process that ends by itself waits for it,
 //! [`AT_EXIT`] at most.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,15 +29,15 @@ const AT_EXIT: Duration = Duration::from_secs(2);
 /// Until when an attempt at a release may wait for a lock that is held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// For [`BRIEF`](super::wait_mode::BRIEF), in a first attempt. Such waits one after the other
-    /// would add up, so it does not wait if something is put off already. The clock is read only if
-    /// a lock is held.
+    /// For [`BRIEF`](super::wait_mode::BRIEF), in a first attempt. Several such waits, one after
+    /// the other, would add up, so it does not wait if something is put off already. The clock is
+    /// read only if a lock is held.
     Brief,
     Until(Instant),
 }
 
 impl Limit {
-    /// The time, as locks want it.
+    /// Returns the time in the form that locks take.
     #[expect(clippy::unnecessary_wraps, reason = "as locks want it")]
     pub(crate) fn at(self) -> Option<Instant> {
         Some(match self {
@@ -47,27 +48,30 @@ impl Limit {
     }
 }
 
-/// Tries once, waiting for locks as long as the limit allows. Whether it is done.
+/// An attempt at a release: tries once, waits for locks within the limit, and returns whether it is
+/// done.
 type Release = Box<dyn FnMut(Limit) -> bool + Send>;
 
 #[derive(Default)]
 struct Own {
     state: Mutex<State>,
-    /// Told when the thread ends.
+    /// Notified when the thread ends.
     is_over: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     releases: Vec<Release>,
-    /// Whether a thread tries them. It has those that it is at, and looks for more before it ends.
+    /// Whether a thread tries the releases. The thread has taken those that it tries at the moment,
+    /// and looks for more before it ends.
     has_thread: bool,
 }
 
 /// [`fork::generation`] of the process that has put something off, from 1 on; 0: none has.
 static PENDING: AtomicU32 = AtomicU32::new(0);
 
-/// A forked child does not have its parent's: what they give back is the parent's.
+/// Returns the state of this process. A forked child does not have its parent's: the parent gives
+/// those things back itself.
 fn own() -> &'static Own {
     static OWN: PerProcess<Own> = PerProcess::new(Own {
         state: Mutex::new(State {
@@ -81,40 +85,39 @@ fn own() -> &'static Own {
 
 impl Own {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic is done with it half-way.
+        // No code that can panic runs while the state is half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_pending() -> bool {
-    // Relaxed: nothing is handed over by it.
+    // Relaxed: this value hands over no other data.
     PENDING.load(Ordering::Relaxed) == fork::generation() + 1
 }
 
-/// Does the release now, or later if a lock that it needs cannot be had within
+/// Does the release now, or later if a lock that it needs cannot be taken within
 /// [`BRIEF`](super::wait_mode::BRIEF).
 ///
-/// `release` tries once, and says whether it is done. It waits for locks as long as the limit
-/// allows.
+/// `release` tries once, and returns whether it is done. It waits for locks within the limit.
 pub(crate) fn release(mut release: impl FnMut(Limit) -> bool + Send + 'static) {
     if !release(Limit::Brief) {
         put_off(release);
     }
 }
 
-/// Has the release done by the thread that is there for that.
+/// Leaves the release to the thread for releases that are put off.
 pub(crate) fn put_off(release: impl FnMut(Limit) -> bool + Send + 'static) {
     exit::call_at_exit(Turn::Releases, finish);
     let mut state = own().lock();
     state.releases.push(Box::new(release));
-    // Under the lock, as the opposite.
+    // Stored under the lock, like the 0 that `run` stores.
     PENDING.store(fork::generation() + 1, Ordering::Relaxed);
     drop(state);
     attend();
 }
 
-/// Sees to it that there is a thread for what is put off. Called again by those who wait, in case
-/// the system has refused one.
+/// Starts a thread for what is put off, unless there is one. Processes that wait call it again, in
+/// case the system has refused a thread before.
 pub(crate) fn attend() {
     if !is_pending() {
         return;
@@ -158,21 +161,22 @@ fn run() {
     }
 }
 
-/// Tries each once, and keeps those that are not done.
+/// Tries each release once, and keeps those that are not done.
 fn attempt(releases: &mut Vec<Release>) {
-    // The first one that has to wait uses up the time of those behind it, which only try then. So
-    // one round is short however many there are, and a lock that is free is never waited for behind
-    // one that is not.
+    // The first release that has to wait uses up the time of those behind it, which then only try.
+    // So one round is short, however many there are. And a release whose lock is free is done in
+    // the same round, also behind one whose lock is held.
     let end = Limit::Until(soon());
     releases.retain_mut(|release| {
         let attempt = catch_unwind(AssertUnwindSafe(|| release(end)));
-        // The panic hook has told why. It would be the same again, and the others are not to
-        // suffer.
+        // The panic hook has told why. The release would panic again, so it is dropped, and the
+        // others are still tried.
         !attempt.unwrap_or(true)
     });
 }
 
-/// This process is ending by itself.
+/// Waits, when this process ends by itself, until what it has put off is done, for [`AT_EXIT`] at
+/// most.
 fn finish() {
     let (own, end) = (own(), Instant::now() + AT_EXIT);
     let mut state = own.lock();

@@ -5,59 +5,63 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::holders::Holders;
 use super::kind::Kind;
 
-/// How many blocks there can be.
+/// The number of blocks that there can be.
 pub(super) const BLOCKS: usize = 1 << 20;
 
-/// Orders of size: a block of order n has 2^n bytes.
+/// The number of orders of size: a block of order n has 2^n bytes.
 pub(super) const ORDERS: usize = 47;
 
-/// Blocks of this order and above are large: mapped by themselves, and their memory given back.
+/// Blocks of this order and above are large: each is mapped by itself, and its memory is given back
+/// when it is free.
 pub(super) const LARGE: u32 = 16;
 
 /// One block's entry. Zeros: a free block that was never used.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(super) struct Block {
-    /// Generation in the upper 32 bits: how often it was given back. Then the kind, and in the lowest 8 the [`Phase`].
+    /// The upper 32 bits are the generation: how often the block was given back. Then follows the
+    /// kind, and the lowest 8 bits are the [`Phase`].
     pub(super) state: AtomicU64,
-    /// Where it lies, in bytes from the start of the memory. Does not change.
+    /// Where the block lies, in bytes from the start of the memory. Does not change.
     pub(super) offset: AtomicU64,
-    /// 2^order bytes. Does not change.
+    /// The block has 2^order bytes. Does not change.
     pub(super) order: AtomicU32,
-    /// In the list of free blocks: the next, counted from 1.
+    /// In the list of free blocks: the next one, counted from 1.
     pub(super) next: AtomicU32,
-    /// Bytes that were asked for.
+    /// The bytes that were asked for.
     pub(super) len: AtomicU64,
-    /// Bytes from its start that are reserved. Of large blocks only; small ones are reserved whole.
+    /// The bytes from the block's start that are reserved. Of large blocks only; small ones are
+    /// reserved whole.
     pub(super) backed: AtomicU64,
-    /// What type lies in it.
+    /// The type that lies in the block.
     pub(super) shape: AtomicU64,
-    /// The processes that hold it, and the messages with a handle of it that are under way.
+    /// The processes that hold the block, and the messages with a handle of it that are under way.
     pub(super) holders: Holders,
 }
 
-/// What a block is at.
+/// What stage of its life a block is in.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Free = 0,
-    /// Given to one process, which has not finished with what shall lie in it.
+    /// Given to one process, which has not finished its contents.
     Making = 1,
     Live = 2,
-    /// Nobody wants it any more. The one who holds it takes apart what lies in it.
+    /// No process or message needs the block any more. The member that still holds it takes its
+    /// contents apart.
     Ending = 3,
 }
 
-/// How far a release has come that is tried again.
+/// How far a release has come, for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It has not begun. A block that is ending is being released otherwise.
+    /// It has not begun. If the block is ending, another release is at work on it.
     First,
     /// The block is ending by this release, or by one of a process that has died.
     Ending,
 }
 
-/// A block, and which of those that lay in its place.
+/// A block, and which of the objects that lay in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub(crate) struct BlockId {
     pub(super) index: u32,

@@ -17,7 +17,7 @@ use crate::error::Holder;
 /// assert!(matches!(error, ShareError::OutOfMemory { .. }), "{error}");
 /// ```
 ///
-/// A task can hand it on to whoever started it:
+/// A task can hand the error on to its caller:
 ///
 /// ```
 /// use manyhands::prelude::*;
@@ -31,15 +31,15 @@ use crate::error::Holder;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareError {
-    /// There is not so much memory left. Nothing was made.
+    /// The system has too little memory left. Nothing was made.
     #[error("{bytes} bytes of shared memory cannot be had: {reason}")]
     OutOfMemory {
-        /// What was asked for, in bytes.
+        /// The number of bytes that were asked for.
         bytes: u64,
         /// What the system said.
         reason: String,
     },
-    /// More objects than one family of processes can have at a time.
+    /// The family has as many objects as one family of processes can have at a time.
     #[error(
         "there are {limit} shared objects already, which is the most that one family of processes can have; drop some first"
     )]
@@ -47,14 +47,15 @@ pub enum ShareError {
         /// The limit.
         limit: usize,
     },
-    /// More processes than can share objects at a time.
+    /// As many processes share objects as one family can have at a time.
     #[error("{limit} processes share objects already, which is the most that one family can have")]
     TooManyProcesses {
         /// The limit.
         limit: usize,
     },
-    /// The handle comes from a program that is no relative of this process: handles are good in the process that made
-    /// the object, in those that it starts through this crate or forks, in theirs, and in their parents.
+    /// The handle comes from a program that is no relative of this process. Handles are good in the
+    /// process that made the object, in those that it starts through this crate or forks, in
+    /// theirs, and in their parents.
     #[error(
         "the handle is from another family of processes; only a process and those started by it through manyhands share objects"
     )]
@@ -67,14 +68,14 @@ pub enum ShareError {
     /// The handle is for an object of another type.
     #[error("the handle is of another type than the shared object")]
     OtherType,
-    /// What was asked for makes no sense.
+    /// The caller asked for something that makes no sense.
     #[error("{what} cannot be {value}: {reason}")]
     Invalid {
-        /// What it is about.
+        /// What the error is about.
         what: Cow<'static, str>,
-        /// What was asked for.
+        /// What the caller asked for.
         value: String,
-        /// Why it cannot be.
+        /// Why that cannot be.
         reason: Cow<'static, str>,
     },
     /// Another process holds the lock on what the family shares, and does not go on: it is stopped
@@ -86,7 +87,7 @@ pub enum ShareError {
         Holder(*.by)
     )]
     Busy {
-        /// The process, if it can be told.
+        /// The process, if it is known.
         by: Option<u32>,
     },
     /// The system refused something that should work.

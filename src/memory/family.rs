@@ -1,4 +1,4 @@
-//! The memory of a family: where what lies in it, and how a process comes to it.
+//! The memory of a family: what lies where in it, and how a process gets it.
 //!
 //! ```text
 //!   0          ledger: header, one slot for each process, one entry for each block
@@ -6,9 +6,10 @@
 //!   SMALL_END  large blocks, each mapped by itself
 //! ```
 //!
-//! The first process that makes a shared object or starts another process makes the memory; each process that it starts
-//! gets the descriptor with its greeting, and hands it on. So whatever is made later can be mapped by all of them, and a
-//! handle need be no more than a number. The memory goes when the last of them has gone, whatever they died of.
+//! The first process that makes a shared object or starts another process makes the memory. Each
+//! process that it starts gets the descriptor with its greeting, and hands it on. So all of them
+//! can map whatever is made later, and a handle need be no more than a number. The memory goes when
+//! the last of the processes has gone, however they ended.
 
 use std::io;
 use std::mem::size_of;
@@ -26,10 +27,10 @@ use crate::os::sparse::{Mapping, Sparse};
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"family01");
 
-/// What the system maps and reserves at once.
+/// The unit in which the system maps and reserves memory, in bytes.
 pub(super) const PAGE: u64 = 4_096;
 
-/// Bytes of a segment of small blocks.
+/// The bytes of a segment of small blocks.
 pub(super) const SEGMENT: u64 = 1 << 20;
 
 /// Where small blocks begin.
@@ -40,45 +41,47 @@ pub(super) const SMALL_END: u64 = LEDGER + SEGMENTS as u64 * SEGMENT;
 
 const SEGMENTS: usize = 4_096;
 
-/// Bytes of the header, before the blocks' entries.
+/// The bytes of the header, before the blocks' entries.
 pub(super) const HEADER: u64 = (size_of::<Header>() as u64).next_multiple_of(PAGE);
 
 const _: () = assert!(HEADER + (BLOCKS * size_of::<Block>()) as u64 <= LEDGER);
 
-/// What all processes of the family read and write. Of zeros, but for the locks.
+/// What all processes of the family read and write. All zeros at first, but for the locks.
 #[repr(C)]
 pub(super) struct Header {
-    /// Written last, by the process that makes it all.
+    /// Written last, by the process that makes the header.
     magic: AtomicU64,
     id: AtomicU64,
-    /// The namespaces of processes and of time in which pids and starts mean something; 0 if they are not known.
+    /// The namespaces of processes and of time in which the pids and start times are valid; 0 if
+    /// they are not known.
     pub(super) pids: AtomicU64,
     pub(super) times: AtomicU64,
-    /// Held for every change of who holds what, and of what is free.
+    /// Held for every change of which process holds what, and of what is free.
     pub(super) lock: RobustMutex,
-    /// Held by whoever clears away what a dead process has left.
+    /// Held by the process that reclaims what a dead process has left.
     pub(super) reclaim: RobustMutex,
-    /// Blocks there are, free or not. Entries from here on are not even reserved.
+    /// The number of blocks, free or not. Entries from here on are not even reserved.
     pub(super) blocks: AtomicU32,
     /// Slots of members from here on have never been used.
     pub(super) members: AtomicU32,
-    /// Where the next small block will begin, and up to where that is reserved.
+    /// Where the next small block will begin, and up to where small blocks are reserved.
     pub(super) small_top: AtomicU64,
     pub(super) small_reserved: AtomicU64,
     /// Where the next large block will begin.
     pub(super) large_top: AtomicU64,
     /// Up to where the entries are reserved.
     pub(super) ledger_reserved: AtomicU64,
-    /// Bytes that are reserved in large blocks that are free.
+    /// The bytes that are reserved in large blocks that are free.
     pub(super) kept: AtomicU64,
-    /// When somebody last looked for dead members, in nanoseconds of the monotonic clock, and which slot is looked at next.
+    /// When a process last looked for dead members, in nanoseconds of the monotonic clock; and, in
+    /// `beat`, which slot is looked at next.
     pub(super) poll_for_dead: AtomicU64,
     pub(super) beat: AtomicU32,
     /// Whether a message that counts was ever sent.
     pub(super) has_launched: AtomicU32,
     /// For each order of size, the first free block that has memory, counted from 1; 0: none.
     pub(super) free: [AtomicU32; ORDERS],
-    /// The same of blocks whose memory was given back.
+    /// The same for blocks whose memory was given back.
     pub(super) bare: [AtomicU32; ORDERS],
     pub(super) slots: [Slot; MEMBERS],
 }
@@ -89,23 +92,26 @@ pub(super) struct Family {
     pub(super) memory: Sparse,
     ledger: Mapping,
     id: u64,
-    /// Where the segments of small blocks are mapped in this process; null until they are. They stay.
+    /// Where the segments of small blocks are mapped in this process; null as long as they are not.
+    /// They stay mapped.
     segments: Box<[AtomicPtr<u8>]>,
 }
 
-/// This process's, once it has needed one. A forked child has its parent's, and is of the same family.
+/// The family of this process, once it has needed one. A forked child has its parent's, and is of
+/// the same family.
 static FAMILY: OnceLock<Family> = OnceLock::new();
 
-/// What this process was given at its start, until it needs it.
+/// The memory that this process was given at its start, until it needs it.
 static INHERITED: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
-/// This process has been given its family's memory. To be called at its start, if at all.
+/// Stores the family's memory that this process has been given. To be called at its start, if at
+/// all.
 pub(crate) fn inherit(memory: OwnedFd) {
     *INHERITED.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
 }
 
-/// What a process that this one starts is to [`inherit`]; `None` if it cannot be made, which is an error for those who
-/// share something and for nobody else.
+/// Returns what a process that this one starts is to [`inherit`]. Returns `None` if it cannot be
+/// made, which is an error only for programs that share something.
 pub(crate) fn for_children() -> Option<BorrowedFd<'static>> {
     match get() {
         Ok(family) => Some(family.memory.as_fd()),
@@ -116,23 +122,24 @@ pub(crate) fn for_children() -> Option<BorrowedFd<'static>> {
     }
 }
 
-/// The family of this process, if it has needed one so far.
+/// Returns the family of this process, if it has needed one so far.
 pub(super) fn if_any() -> Option<&'static Family> {
     FAMILY.get()
 }
 
-/// The family of this process.
+/// Returns the family of this process, and opens or makes it first if need be.
 pub(super) fn get() -> Result<&'static Family, ShareError> {
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
-    // The lock keeps others from making a second one meanwhile.
+    // The lock keeps other threads from making a second one meanwhile.
     let mut inherited = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
     let family = match &*inherited {
-        // It stays until it has been opened: a family of its own is not what this process is to have.
+        // The inherited memory stays until it has been opened: this process must not make a family
+        // of its own.
         Some(memory) => memory.try_clone().and_then(Family::open),
         None => Family::new(),
     };
@@ -147,7 +154,7 @@ pub(super) fn get() -> Result<&'static Family, ShareError> {
 }
 
 impl Family {
-    /// A new family, of this process alone.
+    /// Makes a new family, of this process alone.
     pub(super) fn new() -> io::Result<Self> {
         let memory = Sparse::new()?;
         memory.reserve(0, HEADER)?;
@@ -168,7 +175,7 @@ impl Family {
             unsafe { &raw mut (*header.as_ptr()).reclaim },
         ] {
             let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-            // SAFETY: room for a lock, which nobody else knows of yet.
+            // SAFETY: room for a lock, which no other process or thread knows of yet.
             unsafe { RobustMutex::init(lock) }?;
         }
         let header = family.header();
@@ -201,27 +208,28 @@ impl Family {
         Ok(family)
     }
 
-    /// Whether a message that counts was ever sent.
+    /// Returns whether a message that counts was ever sent.
     pub(super) fn has_launched(&self) -> bool {
         self.header().has_launched.load(Ordering::Relaxed) != 0
     }
 
-    /// What no other family is called.
+    /// Returns the family's number, which no other family has.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
 
     #[allow(unsafe_code)]
     pub(super) fn header(&self) -> &Header {
-        // SAFETY: the mapping begins with a header, reserved and aligned, and lives as long as `self`. All of it is
-        // atomic, or a lock made by `new`.
+        // SAFETY: the mapping begins with a header, reserved and aligned, and lives as long as
+        // `self`. All of it is atomic, or a lock made by `new`.
         unsafe { self.ledger.start().cast::<Header>().as_ref() }
     }
 
-    /// The entry of a block; `None` if there is no such block.
+    /// Returns the entry of a block; `None` if there is no such block.
     #[allow(unsafe_code)]
     pub(super) fn block(&self, index: u32) -> Option<&Block> {
-        // Pairs with the store in `carve`. What another process wrote is checked: entries beyond have no memory.
+        // Pairs with the store in `carve`. What another process wrote is checked: entries beyond
+        // have no memory.
         let blocks = self.header().blocks.load(Ordering::Acquire);
         if index >= blocks || index as usize >= BLOCKS {
             return None;
@@ -232,6 +240,8 @@ impl Family {
         )
     }
 
+    /// Returns the entry with this index, unchecked.
+    ///
     /// # Safety
     ///
     /// The entry is below [`BLOCKS`], and reserved.
@@ -240,13 +250,14 @@ impl Family {
         let offset = HEADER as usize + index as usize * size_of::<Block>();
         // SAFETY: within the ledger, which is mapped, by the assertion at the top.
         let entry = unsafe { self.ledger.start().add(offset) };
-        // SAFETY: reserved by the caller's promise; the header's length is that of whole pages and an entry's a multiple of
-        // its alignment, so it is aligned. All of it is atomic, and zeros are valid.
+        // SAFETY: reserved by the caller's promise; the header's length is that of whole pages and
+        // an entry's a multiple of its alignment, so it is aligned. All of it is atomic, and zeros
+        // are valid.
         unsafe { entry.cast::<Block>().as_ref() }
     }
 
-    /// Takes the lock of the ledger, at most until the deadline that `limit` gives, which is asked
-    /// only if another thread holds the lock.
+    /// Takes the lock of the ledger, and waits at most until the deadline that `limit` gives.
+    /// `limit` is called only if another thread holds the lock.
     ///
     /// # Errors
     ///
@@ -272,7 +283,7 @@ impl Family {
         }
     }
 
-    /// Where a small block that begins at `offset` is in this process.
+    /// Returns where a small block that begins at `offset` is in this process.
     #[allow(unsafe_code)]
     pub(super) fn small(&self, offset: u64) -> io::Result<NonNull<u8>> {
         let within = offset.wrapping_sub(LEDGER);
@@ -296,7 +307,7 @@ impl Family {
             );
             match exchanged {
                 Ok(_) => {
-                    // It stays as long as the process.
+                    // The segment stays mapped as long as the process lives.
                     std::mem::forget(mapping);
                     mapped
                 }

@@ -1,8 +1,8 @@
-//! Processes that are killed or stopped between any two steps of a change in shared memory, but for
-//! queues, which have tests of their own.
+//! Processes that are killed or stopped between any two steps of a change in shared memory. Queues
+//! have tests of their own.
 //!
-//! Calls that are made while the process is stopped are over in the time that they say. Afterwards
-//! the books balance.
+//! Calls that are made while the process is stopped return in the time that they promise.
+//! Afterwards all counts are right.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,13 +18,13 @@ use crate::queue::PushError;
 use crate::sync::{Barrier, Condvar, Event, Mutex, RwLock, Semaphore, TryLockError};
 use crate::{ClaimError, Queue, SharedArray, SharedValue};
 
-/// What a call may take that waits a millisecond at most, on a machine that has other things to do.
+/// The most time that a call may take that waits a millisecond at most, on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(10);
 
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Runs `body` in a child that meets each fate at each fault point in turn, `meanwhile` while it is
-/// stopped, and `after` when it has ended.
+/// Runs `body` in a child that meets each fate at each fault point in turn. Runs `meanwhile` while
+/// the child is stopped, and `after` when it has ended.
 fn at_each_point<T>(
     new: impl Fn() -> T,
     body: impl Fn(&T),
@@ -46,7 +46,7 @@ fn at_each_point<T>(
             }
             let is_through = child.end();
             member::reclaim_dead();
-            // What is put off while a lock is not to be had comes later.
+            // What was put off because a lock could not be taken is done later.
             let start = Instant::now();
             while !after(&object) {
                 assert!(
@@ -66,7 +66,7 @@ fn at_each_point<T>(
 fn permits_come_back_from_each_step() {
     let bodies: [fn(&Semaphore); 4] = [
         |semaphore| drop(semaphore.acquire_many(2)),
-        // In the line, and out of it.
+        // The child joins the wait list, and leaves it again when its time is up.
         |semaphore| drop(semaphore.acquire_many_timeout(4, MOMENT)),
         |semaphore| semaphore.release(0),
         |semaphore| drop((semaphore.acquire(), semaphore.acquire())),
@@ -123,7 +123,7 @@ fn locks_are_free_after_each_step() {
     }
 }
 
-/// A process that is killed while it writes a value leaves the one from before, whole.
+/// A process that is killed while it writes a value leaves the value from before, whole.
 #[test]
 fn a_value_is_the_old_one_or_the_new_one() {
     let _alone = fault::alone();
@@ -157,7 +157,8 @@ fn barriers_break_at_each_step_and_can_be_reset() {
             || Barrier::new(2).unwrap(),
             body,
             |barrier| {
-                // Two come; which two, and whether it breaks, depends on where the child is.
+                // Two come. Which two, and whether the barrier breaks, depends on where the child
+                // is.
                 thread::scope(|scope| {
                     scope.spawn(|| _ = barrier.wait_timeout(MOMENT));
                     let _ = barrier.wait_timeout(MOMENT);
@@ -205,7 +206,7 @@ fn claims_are_free_after_each_step() {
 /// The ledger, under which blocks are given out and come back.
 #[test]
 fn blocks_come_back_from_each_step() {
-    // Small, and so large that its memory is given back.
+    // A small block, and one that is so large that its memory is given back.
     for len in [100, 65 << 20] {
         at_each_point(
             || {
@@ -221,14 +222,14 @@ fn blocks_come_back_from_each_step() {
                 assert!(array.read_timeout(MOMENT).is_ok());
             },
             |_| {
-                // One of that size is made from what has come back.
+                // An object of that size is made from what has come back.
                 SharedArray::<u8>::zeros(len).is_ok()
             },
         );
     }
 }
 
-/// A process that cannot have the ledger is told so, and by which process.
+/// A process that cannot get the ledger is told so, and which process has it.
 #[test]
 fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
     let _alone = fault::alone();
@@ -278,7 +279,7 @@ fn with_ledger_held<R>(meanwhile: impl FnOnce() -> R) -> R {
     })
 }
 
-/// A forked child takes the ledger at its first use of what it was born with.
+/// A forked child takes the ledger at its first use of a handle that it was born with.
 #[test]
 fn a_forked_child_keeps_the_time_of_its_first_calls() {
     let array = SharedArray::<u64>::zeros(4).unwrap();
@@ -365,7 +366,8 @@ fn a_release_that_panics_costs_no_other_one_and_is_not_tried_again() {
         TRIES.fetch_add(1, Ordering::SeqCst);
         panic!("in a release");
     });
-    // The first is tried with it, and all are tried once more between the others.
+    // The first of these is tried together with the one that panics. Between the others, all that
+    // is put off is tried once more.
     for _ in 0..3 {
         let is_done = Arc::new(AtomicBool::new(false));
         let done = is_done.clone();
@@ -418,7 +420,7 @@ fn a_process_that_ends_gives_back_what_it_has_put_off() {
     let start = Instant::now();
     let said = thread::scope(|scope| {
         scope.spawn(|| {
-            // It is tried again and again while the child ends.
+            // The release is tried again and again while the child ends.
             let permits = tried.acquire_many_timeout(2, IN_TIME);
             permits.expect("it is not tried again").forget();
             go.set();

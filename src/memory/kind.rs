@@ -1,4 +1,4 @@
-//! The kinds of shared objects. What each does when a process that held it has ended:
+//! The kinds of shared objects. What each kind does when a process that held it has ended:
 //! [`objects`](crate::objects).
 
 use std::ptr::NonNull;
@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Bytes of a queue, too many for its own block.
+    /// The bytes of a queue's item, if they are too many for the queue's own block.
     Payload = 1,
     Array = 2,
     Value = 3,
@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Barrier = 8,
     Event = 9,
     Once = 10,
-    /// Of whatever order.
+    /// A queue of any order.
     Queue = 11,
 }
 
@@ -40,13 +40,13 @@ impl Kind {
         })
     }
 
-    /// Whether an object is to hear of the end of a process that held it
+    /// Returns whether an object must be told of the end of a process that held it
     /// ([`objects::reclaim`](crate::objects::reclaim)), for which the block must be mapped.
     pub(super) fn hears_of_deaths(self) -> bool {
         !matches!(self, Self::Payload | Self::Value | Self::Mutex | Self::Once)
     }
 
-    /// Whether an object has more than its block
+    /// Returns whether an object has more than its block
     /// ([`objects::take_apart`](crate::objects::take_apart)).
     pub(super) fn has_contents(self) -> bool {
         matches!(self, Self::Queue | Self::Payload)
@@ -57,14 +57,15 @@ impl Kind {
 ///
 /// # Safety
 ///
-/// All zeros is a valid value, and so is whatever other processes write there: it consists of atomics, of locks that are
-/// initialised by the function given to [`Object::new`](super::object::Object::new), and of memory behind `UnsafeCell`.
+/// All zeros is a valid value, and so is whatever other processes write there: it consists of
+/// atomics, of locks that are initialised by the function given to
+/// [`Object::new`](super::object::Object::new), and of memory behind `UnsafeCell`.
 #[allow(unsafe_code)]
 pub(crate) unsafe trait Head: Sync + Sized + 'static {
     const KIND: Kind;
 }
 
-/// The head at the start of a block.
+/// Returns the head at the start of a block.
 ///
 /// # Safety
 ///

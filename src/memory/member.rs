@@ -1,13 +1,15 @@
-//! The processes of a family: who they are, and what becomes of what they held when they end.
+//! The processes of a family: their numbers, and what happens to what they held when they end.
 //!
-//! A process becomes a member when it first has to do with a shared object, and holds blocks under its number. When it
-//! has ended, somebody buries it: each object that it held is told, which gives back its permits, breaks its barriers and so
-//! on ([`Kind::reclaim`](super::kind::Kind)), its blocks are let go of, and its number is free.
+//! A process becomes a member when it first uses a shared object, and holds blocks under its
+//! number. After it has ended, another process reclaims what it held. That process tells each
+//! object that the dead one held: the object gives back permits, breaks barriers and so on
+//! ([`objects::reclaim`](crate::objects::reclaim)). Then it lets go of the dead process's blocks,
+//! and frees its number.
 //!
-//! Who buries? Whoever waits for the process anyhow: a pool's supervisor, or the parent when it looks at a child. And so
-//! that it does not matter who dies with it: everybody who waits for a shared object looks around now and then
-//! ([`poll_for_dead`]), all of them together twenty times a second. A mutex needs none of that: the kernel itself tells the next
-//! owner.
+//! Which process reclaims? The one that waits for the dead process anyhow: a pool's supervisor, or
+//! the parent when it looks at a child. That process may die too. So every process that waits for a
+//! shared object polls for the dead now and then ([`poll_for_dead`]), all of them together twenty
+//! times a second. A mutex does not need that: the kernel itself tells the next owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,17 +26,18 @@ use crate::os::{clock, fault, fork, life};
 
 pub(crate) use super::slot::{End, MEMBERS};
 
-/// How often those who wait look around, in all.
+/// The pause between two polls for the dead, of all waiting processes together.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many members are looked at each time. To look at one takes some 10 µs.
+/// How many members are looked at in each poll. To look at one takes some 10 µs.
 const BEAT: usize = 32;
 
-/// This process's number, and the [`fork::generation`] that it is good for, from 1 on; 0: none yet.
+/// This process's number, and the [`fork::generation`] for which it is valid, from 1 on; 0: none
+/// yet.
 static OWN: AtomicU64 = AtomicU64::new(0);
 
-/// This process's number. It becomes a member if it is none, and waits for the ledger for
-/// [`LEDGER_TIME`] then.
+/// Returns this process's number. If the process is no member, it becomes one, and waits for the
+/// ledger for at most [`LEDGER_TIME`].
 pub(crate) fn own() -> Result<u16, ShareError> {
     match known() {
         Some(number) => Ok(number),
@@ -42,8 +45,8 @@ pub(crate) fn own() -> Result<u16, ShareError> {
     }
 }
 
-/// The same, but waits for the ledger until the deadline that `limit` gives, and for ever without
-/// one.
+/// Returns this process's number like [`own`], but waits for the ledger until the deadline that
+/// `limit` gives, and for ever without one.
 pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, ShareError> {
     match known() {
         Some(number) => Ok(number),
@@ -51,12 +54,13 @@ pub(crate) fn own_by(limit: impl FnOnce() -> Option<Instant>) -> Result<u16, Sha
     }
 }
 
-/// What a release needs: the family, and this process's number in it.
+/// Returns what a release needs: the family, and this process's number in it.
 ///
 /// # Errors
 ///
-/// Whether there is nothing to release: for a process that can be no member there is not, and for
-/// one that cannot have the ledger now there may be.
+/// Returns whether the release is done: true for a process that cannot be a member, which has
+/// nothing to release; false for a process that cannot get the ledger now, which may have something
+/// to release.
 pub(super) fn for_release(limit: Limit) -> Result<(&'static Family, u16), bool> {
     let family = family::if_any().ok_or(true)?;
     match own_by(|| limit.at()) {
@@ -65,30 +69,30 @@ pub(super) fn for_release(limit: Limit) -> Result<(&'static Family, u16), bool> 
     }
 }
 
-/// This process's number. To be called by a process that has an object in hand: it is a member
+/// Returns this process's number. To be called by a process that has an object: it is a member
 /// therefore, unless it has just been forked. Then it becomes one, however long that takes.
 pub(crate) fn own_number() -> u16 {
     own_by(|| None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// This process's number, if it has one.
+/// Returns this process's number, if it has one.
 fn known() -> Option<u16> {
     // Pairs with the store in `remember`.
     let own = OWN.load(Ordering::Acquire);
     ((own >> 32) as u32 == fork::generation() + 1).then_some(own as u16)
 }
 
-/// How long to wait for the ledger where the caller has set no time: when objects are made, and
-/// when handles arrive. Its lock is held for microseconds, unless its holder is stopped.
+/// How long to wait for the ledger where the caller has set no time: when an object is made, and
+/// when a handle arrives. The ledger's lock is held for microseconds, unless its holder is stopped.
 const LEDGER_TIME: Duration = Duration::from_secs(2);
 
-/// When [`LEDGER_TIME`] will be over.
+/// Returns when [`LEDGER_TIME`] will be over.
 #[expect(clippy::unnecessary_wraps, reason = "as the lock wants it")]
 pub(super) fn ledger_deadline() -> Option<Instant> {
     Some(Instant::now() + LEDGER_TIME)
 }
 
-/// The process that has this number; `None` if none has.
+/// Returns the pid of the process that has this number; `None` if none has.
 pub(crate) fn pid(number: u16) -> Option<u32> {
     let slot = family::if_any()?.slots().get(usize::from(number))?;
     (!slot.is(Life::Free)).then(|| slot.pid())
@@ -133,8 +137,8 @@ fn start_of(pid: u32) -> Result<u64, ShareError> {
 }
 
 /// How long a process waits for another one that reclaims, which may be stopped. What is not done
-/// then, a later patrol will do. Timed calls of a parent reclaim a child that has ended, so it is
-/// less than a call may be late.
+/// then, a later poll for the dead will do. Timed calls of a parent reclaim a child that has ended,
+/// so this is less than the time by which a call may be late.
 const MOST_FOR_OTHERS: Duration = Duration::from_millis(100);
 
 impl Family {
@@ -144,7 +148,7 @@ impl Family {
         &header.slots[..used.min(MEMBERS)]
     }
 
-    /// A free place. To be called under the lock.
+    /// Returns a free slot. To be called under the lock.
     fn free_slot(&self) -> Option<(u16, &Slot)> {
         let used = self.slots().len();
         let free = self.slots().iter().position(|slot| slot.is(Life::Free));
@@ -159,11 +163,12 @@ impl Family {
         Some((number as u16, &self.header().slots[number]))
     }
 
-    /// Has everything that a member held let go of, and frees its number. A process that is killed
-    /// at this is followed by a process that starts again: each step can be done twice. So is a
-    /// process that finds an object, or the ledger, locked at the deadline by one that is stopped.
+    /// Lets go of everything that a member held, and frees its number. If this process is killed
+    /// while it reclaims, another process starts again: each step can be done twice. It is also
+    /// started again later if an object or the ledger is still locked at the deadline, by a process
+    /// that is stopped.
     ///
-    /// `left`: how much time there is to wait for locks in vain.
+    /// `left`: how much time this process may still spend on waiting in vain for locks.
     fn reclaim(&self, number: u16, slot: &Slot, left: &mut Duration) {
         let end = slot.end();
         let blocks = self.header().blocks.load(Ordering::Acquire);
@@ -171,13 +176,13 @@ impl Family {
         for index in 0..blocks {
             let held = self.block(index).filter(|block| block.is_held_by(number));
             if let Some(block) = held {
-                // The clock is read now and then: the work is not to use up the time.
+                // The clock is read now and then: only waiting may use up the time, not the work.
                 if done.is_multiple_of(256) {
                     deadline = Instant::now() + *left;
                 }
                 done += 1;
                 if !registry::reclaim(self, index, block, number, end, deadline) {
-                    // Only what has come to nothing uses it up.
+                    // Only an attempt that has failed uses up the time.
                     *left = deadline.saturating_duration_since(Instant::now());
                     is_done = false;
                 }
@@ -190,8 +195,8 @@ impl Family {
         }
     }
 
-    /// Takes the lock of those who bury, at most until the deadline. Its holder waits for nothing
-    /// that the caller could hold.
+    /// Takes the lock for reclaiming, and waits at most until the deadline. The holder of that lock
+    /// waits for nothing that the caller could hold.
     fn lock_reclaim(&self, deadline: Option<Instant>) -> Option<Held<'_>> {
         let lock = &self.header().reclaim;
         let held = match deadline {
@@ -208,14 +213,17 @@ impl Family {
         }
     }
 
-    /// Buries those that `is_meant`, if they are dead. Waits until `others` at most for another
-    /// process that buries, without it not at all.
+    /// Reclaims those members for which `is_meant` returns true, if they are dead. Waits until
+    /// `others` at most for another process that reclaims; without `others` it does not wait for
+    /// it.
     ///
-    /// Locks that are held by a process which does not go on cost
-    /// [`BRIEF`](super::wait_mode::BRIEF), all of them together. What is behind them is left for a
-    /// later burial.
+    /// Locks that are held by a process that does not go on cost
+    /// [`BRIEF`](super::wait_mode::BRIEF), all of them together. What such locks guard is left for
+    /// a later attempt.
     fn reclaim_if(&self, others: Option<Instant>, is_meant: impl Fn(&Slot) -> bool) {
         let Some(_lock) = self.lock_reclaim(others) else {
+            // Another process reclaims, or the lock has failed, which is logged. A later poll tries
+            // again.
             return;
         };
         let mut left = BRIEF;
@@ -224,9 +232,11 @@ impl Family {
                 continue;
             }
             let is_over = {
-                // A process that takes a place does so under the lock. Half of what it writes could
-                // be taken for a dead member, so the look that counts is under the lock too.
+                // A process that takes a slot does so under the lock. A slot that is half written
+                // could be taken for a dead member, so the look that counts is under the lock too.
                 let Ok(_lock) = self.lock(|| Some(Instant::now() + left)) else {
+                    // The ledger is locked by a process that does not go on. A later poll tries
+                    // again.
                     return;
                 };
                 let is_over = slot.is_over();
@@ -241,8 +251,8 @@ impl Family {
         }
     }
 
-    /// Looks at the next few members, and says whether one of them has ended. As many calls as it
-    /// takes look at all.
+    /// Looks at the next few members, and returns whether one of them has ended. Several calls
+    /// together look at all members.
     fn has_dead_on_this_beat(&self) -> bool {
         let slots = self.slots();
         let beat = self.header().beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
@@ -250,7 +260,8 @@ impl Family {
         some.take(BEAT.min(slots.len())).any(Slot::is_over)
     }
 
-    /// Processes that cannot see one another cannot tell who has died, and the C library's mutexes would mix them up.
+    /// Fails if this process is in another namespace than its family: processes that cannot see one
+    /// another cannot tell which of them has died, and the C library's mutexes would mix them up.
     fn check_namespaces(&self) -> Result<(), ShareError> {
         let header = self.header();
         let (pids, times) = life::namespaces();
@@ -266,12 +277,13 @@ impl Family {
     }
 }
 
-/// Buries all members that have ended.
+/// Reclaims all members that have ended.
 pub(crate) fn reclaim_dead() {
     reclaim_dead_by(Instant::now() + MOST_FOR_OTHERS);
 }
 
-/// The same, but waits for another process that buries until the deadline at most.
+/// Reclaims like [`reclaim_dead`], but waits until the deadline at most for another process that
+/// reclaims.
 pub(crate) fn reclaim_dead_by(deadline: Instant) {
     if let Some(family) = family::if_any() {
         let own = std::process::id();
@@ -279,7 +291,7 @@ pub(crate) fn reclaim_dead_by(deadline: Instant) {
     }
 }
 
-/// A process has ended, and has been waited for: buries it, if it was a member.
+/// Reclaims a process that has ended and has been waited for, if it was a member.
 pub(crate) fn has_ended(pid: u32) {
     if let Some(family) = family::if_any()
         && family.slots().iter().any(|slot| slot.pid() == pid)
@@ -289,8 +301,9 @@ pub(crate) fn has_ended(pid: u32) {
     }
 }
 
-/// To be called now and then by those who wait, with nothing locked: buries members whose parents cannot do it. Of all who
-/// call, one does so every 50 ms, and looks at a few members; nobody waits for another.
+/// Looks for dead members and reclaims them, for members whose parents cannot do it. To be called
+/// now and then by each process that waits, with nothing locked. Of all processes that call it, one
+/// does so every 50 ms, and looks at a few members; no process waits for another.
 pub(crate) fn poll_for_dead() {
     let Some(family) = family::if_any() else {
         return;
@@ -314,12 +327,13 @@ pub(crate) fn poll_for_dead() {
     }
 }
 
-/// How many numbers there are that a process has had, from 0 on.
+/// Returns how many numbers there are that a process has had, from 0 on.
 pub(crate) fn numbers() -> usize {
     family::if_any().map_or(0, |family| family.slots().len())
 }
 
-/// This process is ending. What it holds it keeps until it has ended: its other threads may still use it.
+/// Marks this process as ending. It keeps what it holds until it has ended: its other threads may
+/// still use it.
 fn leave() {
     let own = OWN.load(Ordering::Acquire);
     if (own >> 32) as u32 == fork::generation() + 1
@@ -330,15 +344,16 @@ fn leave() {
     }
 }
 
-/// A place for a process that is about to be started, so that it can be given handles before it is there: what is given
-/// to it is held in its name, and let go of if it never comes.
+/// A slot for a process that is about to be started, so that handles can be sent to the process
+/// before it runs. What is sent to it is held in its name, and let go of if the process never
+/// comes.
 #[derive(Debug)]
 pub(crate) struct Expected {
     place: Place,
     is_settled: bool,
 }
 
-/// A member's number, and which use of it.
+/// A member's number, and which use of that number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Place {
     number: u16,
@@ -375,12 +390,13 @@ impl Expected {
         self.place
     }
 
-    /// The process has been started, and will [`arrive`] if nothing happens to it.
+    /// Records that the process has been started. It will [`arrive`] if nothing happens to it.
     pub(crate) fn settle(mut self, pid: u32) {
         let Some(family) = family::if_any() else {
             return;
         };
-        // If it is gone already, and somebody has waited for it, it will not come: dropping `self` sees to that.
+        // If the process is gone already, and its parent has waited for it, it will not come:
+        // dropping `self` handles that.
         let Ok(started) = life::start_time(pid) else {
             return;
         };
@@ -391,8 +407,8 @@ impl Expected {
                 return false;
             };
             let slot = &family.header().slots[usize::from(place.number)];
-            // If it is already there, or was and has been buried, the place is not this process's
-            // any more.
+            // If the process has already arrived, or was there and has been reclaimed, the slot no
+            // longer belongs to this process.
             if slot.is_expected(place.uses) {
                 slot.take(pid, started, Life::Expected);
             }
@@ -406,7 +422,7 @@ impl Drop for Expected {
         if self.is_settled {
             return;
         }
-        // There will be no such process, unless it is there already.
+        // There will be no such process, unless it has already arrived.
         let Some(family) = family::if_any() else {
             return;
         };
@@ -422,7 +438,7 @@ impl Drop for Expected {
             }
             drop(lock);
             if is_own {
-                // If another process buries right now, it may do this as well.
+                // If another process reclaims right now, that process may free this slot as well.
                 let others = Instant::now() + MOST_FOR_OTHERS;
                 family.reclaim_if(Some(others), |other| std::ptr::eq(other, slot));
             }
@@ -431,7 +447,7 @@ impl Drop for Expected {
     }
 }
 
-/// This process is the one that was [`Expected`] in this place.
+/// Takes the slot of this process, which was [`Expected`] in it.
 pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     let family = family::get()?;
     family.check_namespaces()?;
@@ -440,8 +456,8 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
     let started = start_of(pid)?;
     let lock = match family.lock(ledger_deadline) {
         Err(error @ ShareError::Busy { .. }) => {
-            // What the process was started for is worth more than an error. Its parent can end it
-            // meanwhile.
+            // The task that the process was started for is worth more than an error. Its parent can
+            // end it while it waits.
             log::warn!("a child waits before it begins: {error}");
             family.lock(|| None)
         }

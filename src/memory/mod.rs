@@ -1,13 +1,13 @@
-//! What the processes of a family share, and who holds what of it.
+//! What the processes of a family share, and which process holds what of it.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`family`] | the family as one of its processes has it: its memory, and the ledger at its start |
-//! | [`entry`], [`block`] | the blocks of the memory: what the ledger has of each; how they are made, held and given back |
-//! | [`slot`], [`member`] | the processes of the family: what the ledger has of each; what happens when one dies |
+//! | [`entry`], [`block`] | the blocks of the memory: their ledger entries; how they are made and given back |
+//! | [`slot`], [`member`] | the member processes: their ledger slots; what happens when one dies |
 //! | [`registry`] | the blocks that this process has mapped |
 //! | [`object`] | handles of shared objects; [`kind`] says what an object is |
-//! | [`handles`], [`wire`] | handles in transit; values with handles in them as bytes |
+//! | [`transit`], [`wire`] | handles in transit; values with handles in them as bytes |
 //! | [`payload`] | what is too large for a queue's own block |
 //! | [`wait`], [`wait_mode`] | waiting on a word of an object, and how long |
 //! | [`deferred`] | releases that could not be made at once |
@@ -35,8 +35,8 @@ pub(crate) mod wire;
 
 pub use error::ShareError;
 
-/// How many objects the family has, the bytes that they were made with, and those that are reserved.
-/// Reclaims what dead members held first.
+/// Returns how many objects the family has, the bytes that they were made with, and the bytes that
+/// are reserved for them. Reclaims what dead members held first.
 pub(crate) fn in_use() -> (usize, u64, u64) {
     let Some(family) = family::if_any() else {
         return (0, 0, 0);

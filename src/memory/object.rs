@@ -38,7 +38,7 @@ impl<H> std::fmt::Debug for Object<H> {
     }
 }
 
-/// What stands in a message for a handle.
+/// What a message contains in place of a handle.
 #[derive(Serialize, Deserialize)]
 struct Ticket {
     family: u64,
@@ -46,14 +46,14 @@ struct Ticket {
     transit: Transit,
 }
 
-/// Where the bytes behind the head begin: aligned for everything that can lie there.
+/// Returns where the bytes behind the head begin: aligned for everything that can lie there.
 const fn tail_offset<H>() -> usize {
     size_of::<H>().next_multiple_of(64)
 }
 
 impl<H: Head> Object<H> {
-    /// A new object: its head and `tail` bytes behind it, all of zeros, of which `init` makes what it shall be. `shape`
-    /// tells types with the same head apart.
+    /// Makes a new object. It has a head and `tail` bytes behind it, all zeros, which `init` turns
+    /// into the object's contents. `shape` tells types with the same head apart.
     pub(crate) fn new(
         tail: usize,
         shape: u64,
@@ -75,29 +75,32 @@ impl<H: Head> Object<H> {
 
     #[allow(unsafe_code)]
     fn behind(place: &Place) -> NonNull<u8> {
-        // SAFETY: the block has this many bytes and more; `new` sees to it, and `open` checks.
+        // SAFETY: the block has this many bytes and more: `new` asks for as many, and `open`
+        // checks.
         unsafe { place.start().add(tail_offset::<H>()) }
     }
 
-    /// The head.
+    /// Returns the head.
     ///
     /// # Panics
     ///
-    /// In a forked child, if the object has gone before its first use there. This goes for all that follow.
+    /// In a forked child, if the object was gone before its first use there. This goes for all
+    /// methods that follow.
     #[allow(unsafe_code)]
     pub(crate) fn head(&self) -> &H {
-        // SAFETY: the block was made with this head: `new` has done it, or `open` has looked.
+        // SAFETY: the block was made with this head: `new` has made it so, or `open` has checked.
         unsafe { kind::head(self.attachment.place().start()) }
     }
 
-    /// Sees to it that [`head`](Self::head) does not wait: in a forked child, whose first use of
-    /// the object takes the ledger. Whether that was possible before the deadline, which is asked
-    /// for only then.
+    /// Makes sure that [`head`](Self::head) does not wait: the first use of an object in a forked
+    /// child takes the ledger. Returns whether that was possible before the deadline. The deadline
+    /// is asked for only then.
     pub(crate) fn reach(&self, deadline: impl FnOnce() -> Option<Instant>) -> bool {
         self.attachment.place_by(deadline).is_some()
     }
 
-    /// [`head`](Self::head), if it can be had before the deadline: see [`reach`](Self::reach).
+    /// Returns [`head`](Self::head), or `None` if it cannot be reached before the deadline: see
+    /// [`reach`](Self::reach).
     #[allow(unsafe_code)]
     #[inline]
     pub(crate) fn head_by(&self, deadline: impl FnOnce() -> Option<Instant>) -> Option<&H> {
@@ -106,13 +109,12 @@ impl<H: Head> Object<H> {
         Some(unsafe { kind::head(place.start()) })
     }
 
-    /// Changes the object now, or as soon as its locks can be had: for what must not wait, and must
-    /// not be left undone. The object lives until it is done.
+    /// Changes the object now, or as soon as its locks are free: for a change that must not wait,
+    /// and must not be left undone. The object lives until the change is done.
     ///
-    /// `change` tries once, waiting for locks as long as the limit allows, and says whether it is
-    /// done.
+    /// `change` tries once, waits for locks within the limit, and returns whether it is done.
     pub(crate) fn now_or_later(&self, mut change: impl FnMut(&H, Limit) -> bool + Send + 'static) {
-        // Nearly always the locks are free, and no other handle is needed.
+        // Nearly always the locks are free, and no second handle is needed.
         if let Some(head) = self.head_by(|| Limit::Brief.at())
             && change(head, Limit::Brief)
         {
@@ -125,18 +127,20 @@ impl<H: Head> Object<H> {
         });
     }
 
-    /// The bytes behind the head, aligned to 64, and how many there are. They are good as long as `self`.
+    /// Returns the bytes behind the head, aligned to 64, and how many there are. They are valid as
+    /// long as `self` lives.
     pub(crate) fn tail(&self) -> (NonNull<u8>, usize) {
         let place = self.attachment.place();
         (Self::behind(place), place.len() - tail_offset::<H>())
     }
 
-    /// How many bytes there are behind the head. Does not wait.
+    /// Returns how many bytes there are behind the head. Does not wait.
     pub(crate) fn tail_len(&self) -> usize {
         self.attachment.len() - tail_offset::<H>()
     }
 
-    /// The bytes behind the head of a block that was made as such an object; for [`Kind`](super::kind::Kind).
+    /// Returns the bytes behind the head of a block that was made as such an object; for
+    /// [`Kind`](super::kind::Kind).
     pub(crate) fn tail_of(place: &Place) -> (NonNull<u8>, usize) {
         (
             Self::behind(place),
@@ -144,25 +148,27 @@ impl<H: Head> Object<H> {
         )
     }
 
-    /// Its number, the same in all processes as long as it lives.
+    /// Returns the object's number, which is the same in all processes as long as the object lives.
     pub(crate) fn id(&self) -> BlockId {
         self.attachment.id()
     }
 
-    /// Messages with a handle of it that are under way to nobody in particular. Those may be anywhere.
+    /// Returns the number of messages with a handle of this object that are under way and have no
+    /// known receiver. They may be anywhere.
     pub(crate) fn in_flight(&self) -> u32 {
         self.attachment.in_flight()
     }
 
-    /// Serialises a handle. `keep` makes what is kept for the time that somebody may read the message; `granted` is told in
-    /// which member's name the handle is held, if it is.
+    /// Serialises a handle. `keep` makes what is kept as long as a process may still read the
+    /// message. `granted` is called with the member that holds the handle already, if the message
+    /// is for a known process.
     pub(crate) fn serialize_as<S: Serializer>(
         &self,
         serializer: S,
         keep: impl FnOnce() -> Kept,
         granted: impl FnOnce(u16),
     ) -> Result<S::Ok, S::Error> {
-        // A forked child that passes on what it was born with holds it first.
+        // A forked child that passes on a handle from its parent must hold the object itself first.
         if !self.reach(transit::deadline) {
             transit::set_busy();
             return Err(serde::ser::Error::custom(ShareError::Busy { by: None }));
@@ -182,8 +188,9 @@ impl<H: Head> Object<H> {
         self.serialize_as(serializer, || Box::new(self.clone()), |_| {})
     }
 
-    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote. `arrived` is called before the message ceases to
-    /// count, with whether the handle was granted to this process.
+    /// Makes a handle from what [`serialize_as`](Self::serialize_as) wrote. Calls `arrived` before
+    /// the message ceases to count as under way, with whether the handle was granted to this
+    /// process.
     pub(crate) fn deserialize_as<'de, D: Deserializer<'de>, R>(
         deserializer: D,
         shape: u64,
@@ -225,17 +232,18 @@ impl<H: Head> Object<H> {
             Ok(_) => Err(ShareError::OtherType),
             Err(error) => Err(error),
         };
-        // Only now: the message has kept the object until here, also one that is not what was expected.
+        // Only now: the message has kept the object alive until here, also if it is not of the
+        // expected type.
         transit::arrive(ticket.block, ticket.transit, kept);
         opened
     }
 }
 
-/// A number for a type, by which a handle of another is found out: the same in all processes of a family, which run the
-/// same executable.
+/// Returns a number for a type, by which a handle of another type is recognised. It is the same in
+/// all processes of a family, because they run the same executable.
 pub(crate) fn shape_of<T>() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    // Made with fixed keys.
+    // `DefaultHasher::new` uses fixed keys.
     let mut hasher = DefaultHasher::new();
     std::any::type_name::<T>().hash(&mut hasher);
     size_of::<T>().hash(&mut hasher);

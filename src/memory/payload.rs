@@ -1,12 +1,14 @@
 //! Payloads: bytes in a block of their own, which belong to one process or to one queue at a time.
 //!
-//! A payload is made and filled by a process, which holds its block. It then goes over to a queue: the block counts as
-//! under way, and no process holds it. Whoever takes it out of the queue holds it again, reads it and gives it back.
-//! Whoever is killed with a payload in its name is buried, and the payload with it; one that belongs to a queue goes
-//! with the queue. What the two steps over leave half-way is in the queue's journal.
+//! A process makes and fills a payload, and holds its block. Then the payload goes over to a queue:
+//! the block counts as under way, and no process holds it. The process that takes the payload out
+//! of the queue holds it again, reads it and gives it back. A payload that a killed process holds
+//! is given back when that process is reclaimed. A payload that belongs to a queue is given back
+//! with the queue. If a process is killed in the middle of one of the two steps, the queue's
+//! journal says which payload it was.
 //!
-//! Handles of shared objects may be among the bytes. Their list is at the front, so that whoever gives back a payload
-//! that was not read can call them back.
+//! Handles of shared objects may be among the bytes. Their list is at the front, so that a process
+//! that gives back an unread payload can call them back.
 //!
 //! ```text
 //!   0       how many handles there are
@@ -29,14 +31,14 @@ use crate::os::fault;
 
 const WORD: usize = size_of::<u64>();
 
-/// A payload that this process holds; given back when this is dropped.
+/// A payload that this process holds. It is given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Payload {
     id: BlockId,
     member: u16,
 }
 
-/// A payload as a number other than 0.
+/// Returns a payload's number in a queue, which is not 0.
 fn word_of(id: BlockId) -> u64 {
     u64::from(id.generation) << 32 | (u64::from(id.index) + 1)
 }
@@ -53,11 +55,12 @@ fn family_of(_: &Payload) -> Result<&'static Family, ShareError> {
 }
 
 impl Payload {
-    /// A payload with these bytes, and with handles of these objects among them, which are on their way with it.
+    /// Makes a payload with these bytes. Handles of the objects `handles` are among them, and are
+    /// under way with the payload.
     ///
     /// # Errors
     ///
-    /// Also [`ShareError::Busy`] after the deadline.
+    /// [`ShareError::Busy`] after the deadline, among others.
     pub(crate) fn new(
         bytes: &[u8],
         handles: &[BlockId],
@@ -79,7 +82,8 @@ impl Payload {
         // SAFETY: within the block, which has `len` bytes.
         let target = unsafe { start.add(front) };
         #[allow(unsafe_code)]
-        // SAFETY: the block has room for all of them behind `target`, is mapped and this process's alone.
+        // SAFETY: the block has room for all of them behind `target`, is mapped and this process's
+        // alone.
         unsafe {
             target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
         }
@@ -98,15 +102,16 @@ impl Payload {
         registry::place_of(family, self.id.index, self.block()?)
     }
 
-    /// What it is called in a queue. Not 0.
+    /// Returns the payload's number in a queue. It is not 0.
     pub(crate) fn word(&self) -> u64 {
         word_of(self.id)
     }
 
-    /// Gives it to a queue: this process holds it no more. To be called with its word in the queue's journal.
+    /// Gives the payload to a queue: this process holds it no more. To be called with its word in
+    /// the queue's journal.
     pub(crate) fn go_over(self) {
         if let Ok(block) = self.block() {
-            // In this order: at each moment somebody has it.
+            // In this order: at each moment the queue or this process has it.
             block.holders.launch();
             fault::point();
             block.holders.remove(self.member);
@@ -114,13 +119,14 @@ impl Payload {
         std::mem::forget(self);
     }
 
-    /// A payload that a queue has, before it is taken out. It is in this process's hands as well from now on.
+    /// Opens a payload that a queue has, before it is taken out. From now on this process holds it
+    /// as well.
     pub(crate) fn reach(word: u64) -> Result<Self, ShareError> {
         let member = member::own()?;
         let id = id_of(word).ok_or(ShareError::Gone)?;
         let payload = Self { id, member };
         let found = payload.block();
-        // What other processes wrote is checked: another block is none of the queue's.
+        // What other processes wrote is checked: any other block does not belong to the queue.
         let found = found.and_then(|block| {
             let state = block.state();
             let is_it = state.generation == id.generation
@@ -144,14 +150,15 @@ impl Payload {
         }
     }
 
-    /// The queue has it no more.
+    /// Takes the payload off the queue's account: from now on only this process has it.
     pub(crate) fn has_come_over(&self) {
         if let Ok(block) = self.block() {
             block.holders.land();
         }
     }
 
-    /// Appends its bytes to `out`. The handles among them are the caller's business from now on.
+    /// Appends the payload's bytes to `out`. From now on the caller is responsible for the handles
+    /// among them.
     pub(crate) fn read(&self, out: &mut Vec<u8>) -> Result<(), ShareError> {
         let place = self.place(family_of(self)?)?;
         let front = WORD.saturating_mul(
@@ -171,8 +178,8 @@ impl Payload {
         let bytes = unsafe { place.start().add(front) };
         let end = out.spare_capacity_mut();
         #[allow(unsafe_code)]
-        // SAFETY: the block has `len` bytes behind `front`, and `out` has room for as many; they are apart. This
-        // process alone has the payload.
+        // SAFETY: the block has `len` bytes behind `front`, and `out` has room for as many; they
+        // are apart. This process alone has the payload.
         unsafe {
             bytes.copy_to_nonoverlapping(NonNull::from(end).cast(), len);
         }
@@ -195,8 +202,8 @@ impl Drop for Payload {
         if release(Limit::Brief) {
             return;
         }
-        // The handles in it are the business of the process that has read them, or not sent them.
-        // If it is killed before the payload is free, they are not to be called back once more.
+        // The process that has read the handles, or has not sent them, is responsible for them. If
+        // it is killed before the payload is free, they must not be called back once more.
         if let Ok(place) = self.place(family) {
             put(place.start(), 0, 0);
         }
@@ -204,8 +211,9 @@ impl Drop for Payload {
     }
 }
 
-/// Gives back a payload that a queue had, or was about to have or to let go of, and calls back the handles in it if
-/// no process has read it. May be called again, also after a process that was killed at it.
+/// Gives back a payload that a queue had, or was about to get or to let go of. Calls back the
+/// handles in it if no process has read it. May be called again, also after a process that was
+/// killed in the middle of it.
 pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
     let mut reached = Stage::First;
@@ -225,7 +233,7 @@ pub(crate) fn discard(word: u64) {
     });
 }
 
-/// Nobody has read it.
+/// Calls back the handles in a payload that no process has read.
 pub(crate) fn take_apart(place: &Place) {
     let room = (place.len() / WORD).saturating_sub(1);
     let count = usize::try_from(get(place, 0)).unwrap_or(0);
@@ -234,7 +242,8 @@ pub(crate) fn take_apart(place: &Place) {
     }
     let handles = (1..=count).filter_map(|number| id_of(get(place, number * WORD)));
     let handles: Vec<BlockId> = handles.collect();
-    // First: whoever is killed meanwhile keeps some alive, which is better than to let go of one twice.
+    // The list is cleared first. If this process is killed after that, some objects stay alive,
+    // which is better than to let go of one twice.
     put(place.start(), 0, 0);
     transit::call_back(&handles);
 }
@@ -243,7 +252,7 @@ pub(crate) fn take_apart(place: &Place) {
 fn put(start: NonNull<u8>, offset: usize, value: u64) {
     // SAFETY: callers stay within the block.
     let place = unsafe { start.add(offset) };
-    // SAFETY: as above; blocks are aligned, and mapped as long as somebody has the place.
+    // SAFETY: as above; blocks are aligned, and mapped as long as the caller has the place.
     unsafe { place.cast::<u64>().write(value) };
 }
 
@@ -254,11 +263,11 @@ fn get(place: &Place, offset: usize) -> u64 {
     }
     // SAFETY: within the block, by the check above.
     let word = unsafe { place.start().add(offset) };
-    // SAFETY: as above; blocks are aligned, and mapped as long as somebody has the place.
+    // SAFETY: as above; blocks are aligned, and mapped as long as the caller has the place.
     unsafe { word.cast::<u64>().read() }
 }
 
-/// How many there are.
+/// Returns how many payloads there are.
 #[cfg(test)]
 pub(crate) fn count() -> usize {
     let family = family::get().unwrap();
@@ -273,7 +282,7 @@ pub(crate) fn count() -> usize {
 mod tests {
     use super::*;
 
-    /// Whether the block is another object's, or none's.
+    /// Returns whether the block belongs to another object now, or to none.
     fn is_given_back(id: BlockId) -> bool {
         let state = family::get().unwrap().block(id.index).unwrap().state();
         state.generation != id.generation
@@ -292,7 +301,7 @@ mod tests {
         assert_eq!(out, b"one, many hands");
         drop(received);
         assert!(is_given_back(id));
-        // A word that another process has kept too long is of no use.
+        // A word that another process has kept for too long is of no use.
         assert!(matches!(Payload::reach(word), Err(ShareError::Gone)));
         let discarded = Payload::new(b"", &[], None).unwrap();
         let (id, word) = (discarded.id, discarded.word());
@@ -301,7 +310,7 @@ mod tests {
         assert!(is_given_back(id));
     }
 
-    /// What another process wrote to a queue may be anything.
+    /// What another process wrote to a queue may be any number.
     #[test]
     fn a_word_that_names_no_payload_is_refused() {
         let member = member::own().unwrap();

@@ -1,8 +1,10 @@
-//! What this process has of the shared objects: where each lies here, and how many of its handles there are.
+//! What this process has of the shared objects: where each lies here, and how many handles of it
+//! there are.
 //!
-//! A process holds a block once, however many handles it has. A forked child has its parent's handles as copies, which
-//! hold nothing: the first use of one makes the child hold the block itself. So there is one registry for each process in a
-//! line of forks ([`PerProcess`]), and the copies of others are left alone.
+//! A process holds a block once, however many handles it has. A forked child has its parent's
+//! handles as copies, which hold nothing: the first use of one makes the child hold the block
+//! itself. So there is one registry for each process in a line of forks ([`PerProcess`]), and a
+//! child leaves its parent's registry alone.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +25,8 @@ use crate::os::fork::{self, PerProcess};
 use crate::os::robust::Held;
 use crate::os::sparse::Mapping;
 
-/// Mappings of large blocks that are kept for the next time, at most: a mapping that was used before needs no page faults.
+/// The most mappings of large blocks that are kept for the next use: a mapping that was used before
+/// needs no page faults.
 const KEPT_MAPPINGS: usize = 32;
 
 /// Where a block is in this process.
@@ -31,12 +34,12 @@ const KEPT_MAPPINGS: usize = 32;
 pub(crate) struct Place {
     start: NonNull<u8>,
     len: usize,
-    /// Of a large block. Segments of small ones stay mapped.
+    /// The mapping of a large block. Segments of small ones stay mapped.
     _mapping: Option<Arc<Mapping>>,
 }
 
-// SAFETY: an address in a mapping, which belongs to the process and not to a thread; what is done there is the business
-// of those who do it.
+// SAFETY: an address in a mapping, which belongs to the process and not to a thread. The code that
+// uses the address is responsible for what it does there.
 #[allow(unsafe_code)]
 unsafe impl Send for Place {}
 // SAFETY: as above.
@@ -48,7 +51,7 @@ impl Place {
         self.start
     }
 
-    /// Bytes that were asked for.
+    /// Returns the number of bytes that were asked for.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -59,8 +62,8 @@ impl Place {
 pub(crate) struct Attachment {
     id: BlockId,
     place: Place,
-    /// [`fork::generation`] of the process that holds the block through this, from 1 on. A process that was forked since
-    /// has a copy.
+    /// [`fork::generation`] of the process that holds the block through this, from 1 on. A process
+    /// that was forked since has a copy.
     joined_in: AtomicU32,
 }
 
@@ -83,7 +86,7 @@ struct Entries {
 fn entries() -> MutexGuard<'static, Entries> {
     static OWN: PerProcess<LazyLock<Mutex<Entries>>> =
         PerProcess::new(LazyLock::new(Mutex::default));
-    // Nothing that can panic is done with it half-way.
+    // No code that can panic runs while the entries are half changed.
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -91,8 +94,8 @@ fn entries() -> MutexGuard<'static, Entries> {
 /// process from them.
 const TRY: Duration = Duration::from_millis(1);
 
-/// Locks the entries, and then the ledger, at most until the deadline. Both may be dropped in any
-/// order.
+/// Locks the entries, and then the ledger, and waits at most until the deadline. Both locks may be
+/// dropped in any order.
 ///
 /// # Errors
 ///
@@ -161,8 +164,8 @@ impl Entries {
         Ok(mapping)
     }
 
-    /// Whether the process has an attachment to the block. If not, it has an entry from now on, for
-    /// [`release`].
+    /// Returns whether the process has an attachment to the block. If not, the block has an entry
+    /// from now on, for [`release`].
     fn is_attached(&mut self, id: BlockId) -> bool {
         let entry = self.attached.entry(id.index).or_insert(Entry {
             generation: id.generation,
@@ -172,7 +175,8 @@ impl Entries {
         entry.count > 0
     }
 
-    /// Takes away the block's entry, if there is one that says that nothing is attached to it.
+    /// Removes the block's entry, if there is one that says that nothing is attached to the block.
+    /// Returns whether there was one.
     fn take_unattached(&mut self, id: BlockId) -> bool {
         let is_it = |entry: &Entry| entry.generation == id.generation && entry.count == 0;
         let is_there = self.attached.get(&id.index).is_some_and(is_it);
@@ -200,11 +204,12 @@ fn unmapped(error: &io::Error) -> ShareError {
 }
 
 impl Attachment {
-    /// A new block with an object in it, which `init` makes of zeros.
+    /// Makes a new block with an object in it, which `init` makes of zeros.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Busy`] if the ledger cannot be had for seconds, and what else keeps a process from sharing.
+    /// [`ShareError::Busy`] if the ledger stays locked for seconds, and the other errors that keep
+    /// a process from sharing.
     pub(super) fn make(
         len: usize,
         kind: Kind,
@@ -247,7 +252,8 @@ impl Attachment {
         }
     }
 
-    /// Comes to a block that somebody else has, or that is under way to here.
+    /// Attaches this process to a block that another process has, or that is under way to this
+    /// process.
     pub(super) fn open(
         id: BlockId,
         kind: Kind,
@@ -256,7 +262,7 @@ impl Attachment {
     ) -> Result<Arc<Self>, ShareError> {
         let member = member::own()?;
         let family = family::get()?;
-        // Dropped after the lock is.
+        // `known` must be dropped after the lock is.
         let known;
         let (lock, mut entries) = entries_and_ledger(family, ledger_deadline)?;
         let block = family.join(&lock, id, member, was_in_flight)?;
@@ -280,6 +286,8 @@ impl Attachment {
                 Ok(attachment)
             }
             Err(error) => {
+                // The block cannot be used here. This process lets go of it again, unless it has an
+                // attachment to it.
                 let is_needed = entries.is_attached(id);
                 drop(entries);
                 if !is_needed {
@@ -302,31 +310,33 @@ impl Attachment {
         self.id
     }
 
-    /// Bytes that were asked for. What is mapped is as long whether this process holds the block or
-    /// not.
+    /// Returns the number of bytes that were asked for. The mapping has this length whether this
+    /// process holds the block or not.
     pub(super) fn len(&self) -> usize {
         self.place.len
     }
 
-    /// Where it lies. In a forked child, the first call makes the child hold the block, however
-    /// long the ledger is locked.
+    /// Returns where the block lies. In a forked child, the first call makes the child hold the
+    /// block, however long the ledger is locked.
     ///
     /// # Panics
     ///
-    /// In a forked child, if everybody else has let go of it before its first use there.
+    /// In a forked child, if all other processes have let go of the block before its first use
+    /// there.
     pub(super) fn place(self: &Arc<Self>) -> &Place {
         if !self.is_joined() {
-            // Without a deadline it does not come back before.
+            // Without a deadline this returns only when the block is joined.
             self.join_after_fork(None);
         }
         &self.place
     }
 
-    /// [`place`](Self::place), if this process can have the block before the deadline.
+    /// Returns [`place`](Self::place), or `None` if this process cannot get the block before the
+    /// deadline.
     ///
     /// # Panics
     ///
-    /// As [`place`](Self::place).
+    /// Like [`place`](Self::place).
     #[inline]
     pub(super) fn place_by(
         self: &Arc<Self>,
@@ -363,7 +373,7 @@ impl Attachment {
         }
     }
 
-    /// Messages with a handle of it that are under way.
+    /// Returns the number of messages with a handle of this block that are under way.
     pub(super) fn in_flight(&self) -> u32 {
         let block = family::if_any().and_then(|family| family.block(self.id.index));
         block.map_or(0, |block| block.holders.in_flight())
@@ -373,14 +383,14 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if *self.joined_in.get_mut() != fork::generation() + 1 {
-            // A copy that was never used here.
+            // This is a copy that was never used in this process.
             return;
         }
         let_go(self.id);
     }
 }
 
-/// One of this process's attachments to a block goes.
+/// Removes one of this process's attachments to a block.
 fn let_go(id: BlockId) {
     let mut entries = entries();
     let Some(entry) = entries.attached.get_mut(&id.index) else {
@@ -394,9 +404,9 @@ fn let_go(id: BlockId) {
     }
 }
 
-/// Lets go of a block whose entry says that nothing is attached to it any more. Of all that are
-/// called for one entry, the first that gets both locks takes the entry away and does it; the
-/// others find no entry.
+/// Lets go of a block whose entry says that nothing is attached to it any more. Several calls may
+/// be made for one entry. The first that gets both locks removes the entry and lets go of the
+/// block; the others find no entry.
 fn release(id: BlockId) {
     let mut reached = Stage::First;
     deferred::release(move |limit| {
@@ -410,19 +420,20 @@ fn release(id: BlockId) {
         if reached == Stage::First && !entries.take_unattached(id) {
             return true;
         }
-        // With nothing locked: what is in it may be other objects, whose handles are looked up
-        // here.
+        // Called with nothing locked: the block may contain handles of other objects, which are
+        // looked up here.
         let take_apart = |block: &Block| take_apart(family, id.index, block);
         let locks = (lock, entries);
         family.release_locked(locks, id, member, &mut reached, limit, Some(take_apart))
     });
 }
 
-/// A block that this process holds without a handle, for a forked child that has one of its copies.
+/// A block that this process holds without a handle, for a forked child that has a copy of one of
+/// its handles.
 #[derive(Debug)]
 pub(crate) struct Hold {
     id: BlockId,
-    /// [`fork::generation`] of the process whose it is.
+    /// [`fork::generation`] of the process that this belongs to.
     generation: u32,
 }
 
@@ -434,7 +445,8 @@ impl Drop for Hold {
     }
 }
 
-/// Nothing is attached to and nothing let go of in this process, as long as this lives. To be held for the time of a fork.
+/// A guard: while it lives, nothing is attached and nothing is let go of in this process. To be
+/// held for the time of a fork.
 pub(crate) struct Standstill(MutexGuard<'static, Entries>);
 
 pub(crate) fn standstill() -> Standstill {
@@ -442,7 +454,8 @@ pub(crate) fn standstill() -> Standstill {
 }
 
 impl Standstill {
-    /// Holds all blocks that this process holds. They must not be let go of before the end of the standstill.
+    /// Holds all blocks that this process holds. The caller must not drop the returned holds before
+    /// the end of the standstill.
     pub(crate) fn hold_all(&mut self) -> Vec<Hold> {
         let attached = self.0.attached.iter_mut();
         attached
@@ -459,7 +472,7 @@ impl Standstill {
             .collect()
     }
 
-    /// Where the blocks of this kind are that this process holds.
+    /// Returns where the blocks of this kind are that this process holds.
     pub(crate) fn places(&mut self, kind: Kind) -> io::Result<Vec<Place>> {
         let Some(family) = family::if_any() else {
             return Ok(Vec::new());
@@ -477,11 +490,13 @@ impl Standstill {
 
 #[allow(unsafe_code)]
 fn zero(place: &Place) {
-    // SAFETY: the block is as long, mapped and reserved, and in the hands of this process alone as long as it is made.
+    // SAFETY: the block has this length, is mapped and reserved, and belongs to this process alone
+    // while it is made.
     unsafe { place.start.as_ptr().write_bytes(0, place.len) };
 }
 
-/// A block with nothing mapped for longer than needed, for those that have no handle of it.
+/// Calls `then` with a block's place. Keeps nothing mapped for longer than needed: this is for
+/// processes that have no handle of the block.
 fn visit(family: &Family, index: u32, block: &Block, then: impl FnOnce(&Place)) {
     let place = Entries::default().place(family, index, block);
     match place {
@@ -500,8 +515,8 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
     }
 }
 
-/// Lets go, for a member that has ended, of a block that it held. Waits for locks until the
-/// deadline at most; false if it is to be tried again later.
+/// Lets go of a block in the name of a member that has ended and held it. Waits for locks until the
+/// deadline at most; returns false if the caller has to try again later.
 pub(super) fn reclaim(
     family: &Family,
     index: u32,
@@ -521,6 +536,8 @@ pub(super) fn reclaim(
         });
         fault::point();
     }
+    // The object is locked by a process that does not go on. The block stays held until a later
+    // attempt.
     if !is_done {
         return false;
     }
@@ -528,14 +545,14 @@ pub(super) fn reclaim(
         index,
         generation: state.generation,
     };
-    // A process that was killed at this is followed by one that starts again.
+    // If a process was killed while it ended this block, this process starts again.
     let mut reached = Stage::Ending;
     family.release(id, member, &mut reached, Limit::Until(deadline), |block| {
         take_apart(family, index, block);
     })
 }
 
-/// A handle that was sent does not arrive.
+/// Takes back a handle that was sent and does not arrive.
 pub(super) fn call_back(id: BlockId) {
     deferred::release(move |limit| {
         let (family, member) = match member::for_release(limit) {
@@ -545,7 +562,8 @@ pub(super) fn call_back(id: BlockId) {
         let Ok((lock, mut entries)) = entries_and_ledger(family, || limit.at()) else {
             return false;
         };
-        // As a process that comes to it and leaves at once, unless it has it anyhow.
+        // This process lands the message like a receiver, and lets go at once, unless it has an
+        // attachment anyhow.
         let has_landed = family.join(&lock, id, member, true).is_ok();
         let leaves = has_landed && !entries.is_attached(id);
         drop((lock, entries));
@@ -556,7 +574,7 @@ pub(super) fn call_back(id: BlockId) {
     });
 }
 
-/// Where a block is that this process holds otherwise than by an attachment.
+/// Returns where a block is that this process holds otherwise than by an attachment.
 pub(super) fn place_of(family: &Family, index: u32, block: &Block) -> Result<Place, ShareError> {
     let place = entries().place(family, index, block);
     place.map_err(|error| unmapped(&error))

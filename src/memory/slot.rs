@@ -1,22 +1,23 @@
-//! The slot of a member in the ledger: which process has it, and whether that lives.
+//! The slot of a member in the ledger: which process has it, and whether that process lives.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::os::{fault, life};
 
-/// How many processes can share objects at a time.
+/// The number of processes that can share objects at a time.
 pub(crate) const MEMBERS: usize = 1_024;
 
-/// A member's place. Zeros: free.
+/// A member's slot. Zeros: free.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(super) struct Slot {
     /// A [`Life`].
     life: AtomicU32,
     pid: AtomicU32,
-    /// When it was started, by the kernel's count. With the pid, it tells it from any other process.
+    /// When the process was started, by the kernel's count. Together with the pid it tells the
+    /// process from any other.
     started: AtomicU64,
-    /// How often the place was given to somebody.
+    /// How often the slot was given to a process.
     uses: AtomicU32,
 }
 
@@ -24,28 +25,30 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Free = 0,
-    /// Of a process that is being started; pid and start are those of the one who starts it.
+    /// The slot belongs to a process that is being started; pid and start are those of the process
+    /// that starts it.
     Expected = 1,
     Alive = 2,
-    /// It is ending of its own will. What it holds it no longer needs, once it has ended.
+    /// The process is ending of its own will. It needs what it holds until it has ended.
     Leaving = 3,
-    /// It has ended, and is being buried; which of the two, says how it ended.
+    /// The process was killed, and is being reclaimed.
     DyingKilled = 4,
+    /// The process ended of its own will, and is being reclaimed.
     DyingLeft = 5,
 }
 
 /// How a member ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It came to its end, and still held the object.
+    /// The process ended of its own will, and still held the object.
     Left,
-    /// It was killed, or crashed.
+    /// The process was killed, or crashed.
     Killed,
 }
 
 impl Slot {
-    /// Gives the place to somebody new; says for which use of it that is. To be called under the lock, as all that changes
-    /// a place.
+    /// Gives the slot to a new process, and returns which use of the slot that is. To be called
+    /// under the lock, like all that changes a slot.
     pub(super) fn begin(&self, pid: u32, started: u64, life: Life) -> u32 {
         let uses = self.uses.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.take(pid, started, life);
@@ -58,7 +61,7 @@ impl Slot {
         fault::point();
         self.started.store(started, Ordering::Relaxed);
         fault::point();
-        // Killed before this, nothing has happened.
+        // If this process is killed before this store, the slot is still free.
         self.set(life);
     }
 
@@ -78,28 +81,29 @@ impl Slot {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Says that the process which has the place is ending of its own will. Done by that process,
-    /// and without the lock: no other one changes the place of a process that runs.
+    /// Marks the process that has the slot as ending of its own will. That process calls it itself,
+    /// without the lock: no other process changes the slot of a process that runs.
     pub(super) fn leave(&self) {
         let (alive, leaving) = (Life::Alive as u32, Life::Leaving as u32);
-        // An error: it has left already.
+        // An error means that it was marked as leaving already.
         let _ = self
             .life
             .compare_exchange(alive, leaving, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Whether there is somebody to bury.
+    /// Returns whether the process of this slot has ended and is to be reclaimed.
     pub(super) fn is_over(&self) -> bool {
         let started = self.started.load(Ordering::Relaxed);
         match self.life.load(Ordering::Acquire) {
             life if life == Life::Free as u32 => false,
-            // Whoever was at it has been killed.
+            // The process that was reclaiming it has been killed.
             life if life == Life::DyingKilled as u32 || life == Life::DyingLeft as u32 => true,
             _ => !life::is_running(self.pid(), started),
         }
     }
 
-    /// From here on nobody can come to the place any more. To be called under the lock.
+    /// Marks the member as being reclaimed: from here on no process can take the slot any more. To
+    /// be called under the lock.
     pub(super) fn begin_reclaim(&self, end: End) {
         fault::point();
         self.set(match end {

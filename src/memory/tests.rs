@@ -1,4 +1,4 @@
-//! Blocks against a simple model, and what a death with the ledger locked leaves.
+//! Blocks against a simple model, and what a process leaves that dies with the ledger locked.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ enum Step {
         len: u64,
         member: u16,
     },
-    /// Has a member hold a block too; both are counted round.
+    /// Makes a member hold a block too. `which` wraps around at the number of blocks.
     Join {
         which: usize,
         member: u16,
@@ -35,7 +35,7 @@ enum Step {
     Repair,
 }
 
-/// Some share a word of the block's holders, and some have the same bit in another word.
+/// Some members share a word of the block's holders, and some have the same bit in another word.
 const MEMBERS: [u16; 5] = [0, 31, 63, 64, 1_023];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -126,7 +126,7 @@ proptest! {
                     release(&family, id, member, |_| {});
                     let block = known.get_mut(&(id.index, id.generation)).unwrap();
                     block.holders.retain(|&holder| holder != member);
-                    // Only a holder's going can end it.
+                    // The block can only end when one of its holders lets go.
                     if block.is_over() {
                         known.remove(&(id.index, id.generation));
                         gone.push(id);
@@ -168,7 +168,7 @@ proptest! {
             places.sort_unstable();
             prop_assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0));
         }
-        // Whoever held anything goes.
+        // All that hold anything let go.
         for (&(index, generation), block) in &known {
             let id = BlockId { index, generation };
             for _ in 0..block.in_flight {
@@ -179,7 +179,7 @@ proptest! {
             }
         }
         prop_assert_eq!(family.in_use(), (0, 0));
-        // At most the memory that is kept, with what small blocks and the ledger take.
+        // At most the memory that is kept, and what small blocks and the ledger take up.
         prop_assert!(family.memory.reserved().unwrap() < (64 + 16) << 20);
     }
 }
@@ -196,7 +196,7 @@ fn large_blocks_are_given_back_and_the_last_are_kept() {
     }
     let kept = family.memory.reserved().unwrap();
     assert!((30 << 20..=65 << 20).contains(&(kept - start)), "{kept}");
-    // The books of what is kept are right, however often it is used and released.
+    // The count of kept bytes is right, however often the block is used and released.
     for _ in 0..5 {
         release(&family, made(&family, 30 << 20, 0), 0, |_| {});
         assert_eq!(family.memory.reserved().unwrap(), kept);
@@ -206,12 +206,12 @@ fn large_blocks_are_given_back_and_the_last_are_kept() {
             .load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!(booked, 60 << 20);
     }
-    // And used again.
+    // The block is used again.
     let (id, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
     assert!(!is_zero);
     assert!(blocks.iter().any(|old| old.index == id.index));
     assert_eq!(family.memory.reserved().unwrap(), kept);
-    // What was given back comes as zeros.
+    // A block whose memory was given back comes as zeros.
     let (_, is_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
     let (_, is_new_zero) = family.allocate(30 << 20, Kind::Array, 0, 0, None).unwrap();
     assert!(is_zero || is_new_zero);
@@ -222,7 +222,7 @@ fn whoever_dies_with_the_ledger_locked_costs_nothing() {
     let family = Family::new().unwrap();
     let (held, free) = (made(&family, 100, 0), made(&family, 100, 0));
     release(&family, free, 0, |_| {});
-    // Dies when it has taken the block off the list, and nobody has it.
+    // The victim dies when it has taken the block off the list, and no process has the block.
     let victim = Victim::fork(|| {
         let lock = family.lock(|| None).unwrap();
         family.header().free[7].store(0, std::sync::atomic::Ordering::SeqCst);
@@ -249,7 +249,7 @@ fn an_index_that_cannot_be_is_no_block() {
         assert!(join(&family, id, 0, false).is_err());
         release(&family, id, 0, |_| {});
     }
-    // Also when somebody has written nonsense into the ledger.
+    // Also if a process has written nonsense into the ledger.
     family
         .header()
         .blocks
@@ -262,7 +262,7 @@ fn a_block_that_was_not_finished_gives_all_its_memory_back() {
     let family = Family::new().unwrap();
     let start = family.memory.reserved().unwrap();
     let (id, _) = family.allocate(30 << 20, Kind::Array, 0, 3, None).unwrap();
-    // As after a death: how much of it was reserved is not known for certain.
+    // As after a death: how much of the block was reserved is not known for certain.
     release(&family, id, 3, |_| unreachable!("nothing was put together"));
     assert!(family.memory.reserved().unwrap() < start + (1 << 20));
     assert_eq!(family.in_use(), (0, 0));
@@ -307,7 +307,7 @@ fn a_block_is_given_back_once() {
         });
     });
     assert_eq!(takes, 1);
-    // On the list twice, it would be given out twice.
+    // If the block were on the list twice, it would be given out twice.
     let (one, other) = (made(), made());
     assert_eq!(one.index, id.index);
     assert_ne!(one.index, other.index);

@@ -1,14 +1,21 @@
-//! Handles on their way: what keeps an object alive between the process that sends a handle and the one that gets it.
+//! Handles in transit: what keeps an object alive between the process that sends a handle and the
+//! one that gets it.
 //!
-//! The sender may drop its own handle as soon as it has sent it, so the message itself has to hold the object. How, depends
-//! on who knows of the message's end, and whoever serialises a message says so by a scope around it:
+//! The sender may drop its own handle as soon as it has sent it, so the message itself has to hold
+//! the object. How it does that depends on which process learns that the message is done with. The
+//! code that serialises a message says so by a scope around it:
 //!
 //! | scope | who holds the object | used for |
 //! |---|---|---|
-//! | [`keep`] | the sender, by handles that lie beside the message until it is not needed any more | arguments and contexts of pools: they may be read by none, one or many workers |
-//! | [`send`] | a count at the object, which the receiver takes back | results, and items of queues: read once, by a process that is not known yet |
-//! | [`grant`] | the receiver, in whose name the object is held before it is there | arguments of single processes |
-//! | none | nobody | whatever users serialise themselves |
+//! | [`keep`] | the sender, as long as the message is needed | arguments and contexts of pools |
+//! | [`send`] | a count at the object, until the message is read | results, and items of queues |
+//! | [`grant`] | the receiver, also before it runs | arguments of single processes |
+//! | none | no process | what users serialise themselves |
+//!
+//! In a scope of [`keep`], handles lie beside the message until it is not needed any more: it may
+//! be read by no, one or many workers. In a scope of [`send`], the message is read once, by a
+//! process that is not known yet. That process takes back the count. In a scope of [`grant`], the
+//! object is held in the receiver's name before the receiver exists.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -24,16 +31,16 @@ use super::registry;
 /// How a handle travels, as it stands in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Transit {
-    /// Somebody else holds the object.
+    /// Another process holds the object.
     Held,
-    /// The object counts this message. The number is that of the handle in it: what reads a message may try a handle more than
-    /// once (serde's untagged enums do).
+    /// The object counts this message. The number is that of the handle in it: the reader of a
+    /// message may try a handle more than once (serde's untagged enums do).
     InFlight(u32),
     /// The receiver holds it already.
     Granted,
 }
 
-/// What is kept for the time of a message.
+/// What is kept while a message is under way.
 pub(crate) type Kept = Box<dyn Any + Send + Sync>;
 
 enum Scope {
@@ -48,7 +55,7 @@ struct Sending {
     handles: Vec<BlockId>,
     /// Until when a handle may wait for the ledger; `None`: for ever.
     deadline: Option<Instant>,
-    /// A handle has waited in vain.
+    /// Whether a handle has waited in vain.
     is_busy: bool,
 }
 
@@ -56,7 +63,7 @@ thread_local! {
     static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
 }
 
-/// Handles that are held for the time that a message is needed. Nearly always there are none.
+/// Handles that are held while a message is needed. Nearly always there are none.
 #[derive(Default)]
 pub(crate) struct KeptHandles {
     kept: Option<Box<Mutex<Vec<Kept>>>>,
@@ -73,7 +80,7 @@ impl KeptHandles {
         self.kept.is_none()
     }
 
-    /// The message is not needed any more.
+    /// Drops the handles: the message is not needed any more.
     pub(crate) fn let_go(&self) {
         if let Some(kept) = &self.kept {
             let kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
@@ -116,7 +123,7 @@ impl Drop for Outer {
     }
 }
 
-/// Serialises something whose handles are kept by this process.
+/// Serialises something whose handles this process keeps.
 pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, KeptHandles) {
     let outer = Outer::enter(Scope::Keep(Vec::new()));
     let result = serialise();
@@ -126,7 +133,8 @@ pub(crate) fn keep<R>(serialise: impl FnOnce() -> R) -> (R, KeptHandles) {
     }
 }
 
-/// Handles that count as under way. Dropped, they are called back: nobody will read the message.
+/// Handles that count as under way. When this is dropped, they are called back: no process will
+/// read the message.
 #[derive(Debug, Default)]
 #[must_use = "dropped, it calls the handles back"]
 pub(crate) struct Sent {
@@ -135,12 +143,13 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// The message is on its way.
+    /// Leaves the handles to the receiver: the message is on its way.
     pub(crate) fn deliver(self) {
         self.into_handles();
     }
 
-    /// The message is on its way, with this list of what is in it for whoever may have to [`call_back`] it.
+    /// Leaves the handles to the receiver like [`deliver`](Self::deliver), and returns the list of
+    /// them, for a process that may have to [`call_back`] the message.
     pub(crate) fn into_handles(mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.handles)
     }
@@ -149,8 +158,8 @@ impl Sent {
         &self.handles
     }
 
-    /// Whether a handle could not be serialised, because a process has the ledger locked that does
-    /// not go on.
+    /// Returns whether a handle could not be serialised, because a process that does not go on has
+    /// the ledger locked.
     pub(crate) fn is_busy(&self) -> bool {
         self.is_busy
     }
@@ -162,8 +171,8 @@ impl Drop for Sent {
     }
 }
 
-/// Serialises something whose handles are counted as under way. Those that a forked child has not
-/// used yet take the ledger, and wait for it until the deadline.
+/// Serialises something whose handles are counted as under way. A handle that a forked child has
+/// not used yet takes the ledger, and waits for it until the deadline.
 pub(crate) fn send<R>(deadline: Option<Instant>, serialise: impl FnOnce() -> R) -> (R, Sent) {
     let outer = Outer::enter(Scope::Send(Sending {
         deadline,
@@ -178,7 +187,8 @@ pub(crate) fn send<R>(deadline: Option<Instant>, serialise: impl FnOnce() -> R) 
     }
 }
 
-/// Until when a handle that is serialised right now may wait for the ledger; `None`: for ever.
+/// Returns until when a handle that is serialised right now may wait for the ledger; `None`: for
+/// ever.
 pub(super) fn deadline() -> Option<Instant> {
     SCOPE.with_borrow(|scope| match scope {
         Some(Scope::Send(sending)) => sending.deadline,
@@ -186,7 +196,7 @@ pub(super) fn deadline() -> Option<Instant> {
     })
 }
 
-/// A handle has waited for the ledger in vain.
+/// Notes that a handle has waited for the ledger in vain.
 pub(super) fn set_busy() {
     SCOPE.with_borrow_mut(|scope| {
         if let Some(Scope::Send(sending)) = scope {
@@ -195,13 +205,13 @@ pub(super) fn set_busy() {
     });
 }
 
-/// Whether any process of the family has ever sent a handle that counts.
+/// Returns whether any process of the family has ever sent a handle that counts.
 pub(crate) fn was_ever_sent() -> bool {
     family::if_any().is_some_and(Family::has_launched)
 }
 
-/// Serialises something whose handles are held in the name of a process that is about to be started; gives its place in
-/// the family, if it was given any.
+/// Serialises something whose handles are held in the name of a process that is about to be
+/// started. Returns the slot of that process in the family, if it was given any handle.
 pub(crate) fn grant<R>(serialise: impl FnOnce() -> R) -> (R, Option<Expected>) {
     let outer = Outer::enter(Scope::Grant(None));
     let result = serialise();
@@ -218,8 +228,8 @@ pub(crate) fn call_back(sent: &[BlockId]) {
     }
 }
 
-/// Prepares an object for the way. `keep` makes a handle to keep; `granted` is called with the member in whose name the
-/// object is held.
+/// Prepares an object for the way. `keep` makes a handle to keep; `granted` is called with the
+/// member in whose name the object is held.
 pub(super) fn depart(
     id: BlockId,
     keep: impl FnOnce() -> Kept,
@@ -238,6 +248,7 @@ pub(super) fn depart(
                 Transit::InFlight(sending.handles.len() as u32)
             }
             Some(Scope::Grant(expected)) => {
+                // The first handle for the receiver takes a slot for it.
                 let expected = match expected {
                     Some(expected) => expected,
                     None => expected.insert(Expected::new()?),
@@ -253,10 +264,11 @@ pub(super) fn depart(
     })
 }
 
-/// What reads a message at present has come to.
+/// What this thread has met in the message that it reads at present.
 #[derive(Default)]
 struct Receiving {
-    /// Kept until all is read: what was tried and dropped may be wanted at the next try.
+    /// Handles that are kept until all is read: a handle that was tried and dropped may be wanted
+    /// at the next try.
     opened: Vec<Kept>,
     /// Handles that count as under way, each with its number in the message.
     landed: Vec<(BlockId, u32)>,
@@ -266,7 +278,7 @@ thread_local! {
     static RECEIVING: RefCell<Option<Receiving>> = const { RefCell::new(None) };
 }
 
-/// Reads a message. Its handles cease to count as under way when all is read, each once.
+/// Reads a message. After all of it is read, its handles cease to count as under way, each once.
 pub(crate) fn receive<R>(read: impl FnOnce() -> R) -> R {
     /// Puts back what was there before, also after a panic of the user's code.
     struct Outer(Option<Receiving>);
@@ -285,7 +297,7 @@ pub(crate) fn receive<R>(read: impl FnOnce() -> R) -> R {
     read()
 }
 
-/// A handle has been read, or it could not be. `opened` is what came of it.
+/// Notes that a handle has been read, or that it could not be. `opened` is what was made from it.
 pub(super) fn arrive(id: BlockId, transit: Transit, opened: Option<Kept>) {
     RECEIVING.with_borrow_mut(|unpacking| match (unpacking, transit) {
         (
@@ -302,6 +314,7 @@ pub(super) fn arrive(id: BlockId, transit: Transit, opened: Option<Kept>) {
                 landed.push((id, number));
             }
         }
+        // The handle was read outside of a message: its count is taken back at once.
         (None, Transit::InFlight(_)) => registry::call_back(id),
         (None, _) => {}
     });

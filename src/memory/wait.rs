@@ -1,19 +1,25 @@
 //! How processes wait for one another at an object in shared memory.
 //!
-//! Who changes the state of the object notifies, who needs another state waits. As with a condition variable, a
-//! notification says nothing but "look again". It differs from one in three ways. It needs no lock: the state may be any
-//! atomics. It costs no system call when nobody sleeps. And it bears that any participant is killed at any instruction:
+//! A process that changes the state of the object notifies. A process that needs another state
+//! waits. As with a condition variable, a notification says nothing but "look again". It differs
+//! from a condition variable in three ways. It needs no lock: the state may be any atomics. It
+//! costs no system call when no thread sleeps. And any participant may be killed at any
+//! instruction:
 //!
 //! | who is killed | when | what it costs the others |
 //! |---|---|---|
-//! | a notifier | between its change of the state and its wake-up | sleepers look by themselves: at most 100 ms |
-//! | a sleeper | asleep, or anywhere with a [`Ticket`] | it counts as sleeping for ever: now and then a notification makes a system call too many |
-//! | a sleeper | after a `notify_one` has picked it | the others look by themselves: at most 100 ms |
+//! | a notifier | between its change of the state and its wake-up | at most 100 ms |
+//! | a sleeper | asleep, or anywhere with a [`Ticket`] | needless system calls now and then |
+//! | a sleeper | after a `notify_one` has picked it | at most 100 ms |
 //!
-//! What the dead have left in the object's own state is the business of the object: `poll_for_dead` is called after each slice
-//! of sleep that nobody has ended, to look for participants that are gone.
+//! The 100 ms are the time after which sleepers look by themselves. A sleeper that was killed
+//! counts as sleeping for ever, so now and then a notification makes a system call too many.
 //!
-//! The words may be written over by a process gone mad. That costs system calls or the 100 ms, and nothing else.
+//! The object itself repairs what the dead have left in its state. `poll_for_dead` is called after
+//! each slice of sleep that no notification has ended, to look for participants that are gone.
+//!
+//! A faulty process may write over the words. That costs system calls or the 100 ms, and nothing
+//! else.
 
 use std::hint;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -26,7 +32,8 @@ use crate::os::slice::slice;
 use crate::shim::AtomicU32;
 use crate::shim::{AtomicU64, Futex, fence};
 
-/// How long a wait spins before it sleeps: about what a notifier needs that is at it right now.
+/// How long a wait spins before it sleeps: about as long as a notifier needs that is at work right
+/// now.
 const SPIN: Duration = Duration::from_micros(5);
 
 /// The first slice of a sleep; each one is twice as long as the one before.
@@ -35,31 +42,35 @@ const FIRST_SLICE: Duration = slice(Duration::from_millis(10));
 /// The longest slice: what a lost wake-up costs.
 const LONGEST_SLICE: Duration = slice(Duration::from_millis(100));
 
-/// Those who wait at one object. It lies in shared memory, and all zeros is one at which nobody waits.
+/// The threads that wait at one object. It lies in shared memory. All zeros means that no thread
+/// waits.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Waiters {
-    /// How often somebody was notified, modulo 2^32; a futex. Added to by notifiers, before they wake. A sleeper that is
-    /// stopped between its ticket and its sleep for exactly a multiple of 2^32 notifications takes the number for
-    /// unchanged; it sleeps then as if the wake-up had been lost.
+    /// How many notifications there have been, modulo 2^32; a futex. Notifiers add to it before
+    /// they wake. If a sleeper is stopped between its ticket and its sleep for exactly a multiple
+    /// of 2^32 notifications, it takes the number for unchanged. It sleeps then as if the wake-up
+    /// had been lost.
     signal: Futex,
-    /// Lower 32 bits: how many have a ticket, and those that were killed while they had one. Pairs with the state of the
-    /// object (add, fence, look at the state; change the state, fence, look at this).
+    /// Lower 32 bits: how many threads have a ticket, with those that were killed while they had
+    /// one. Pairs with the state of the object (add, fence, look at the state; change the state,
+    /// fence, look at this).
     ///
-    /// Upper 32 bits: for how many of them there has been a notification. Who was told needs some microseconds to be up,
-    /// and in that time a fast notifier would make a system call for each item. Too few cost a system call, too many a
-    /// wake-up; so never more than the lower half, and whoever leaves takes one away, whether it was counted for it, for
-    /// another or for none.
+    /// Upper 32 bits: how many of them have been told, that is, have been notified. A thread that
+    /// was told needs some microseconds to wake up, and in that time a fast notifier would make a
+    /// system call for each item. If this number is too low, that costs a system call; if it is too
+    /// high, a wake-up. So it is never higher than the lower half. A thread that leaves takes one
+    /// away, whether that one was counted for it, for another thread or for none.
     sleepers: AtomicU64,
 }
 
-/// One more with a ticket.
+/// One more thread with a ticket, in `sleepers`.
 const SLEEPER: u64 = 1;
 
-/// One more that was told.
+/// One more thread that was told, in `sleepers`.
 const TOLD: u64 = 1 << 32;
 
-/// How many there are, and how many have been told.
+/// Returns how many threads there are, and how many of them have been told.
 fn counts(sleepers: u64) -> (u64, u64) {
     (sleepers % TOLD, sleepers / TOLD)
 }
@@ -67,28 +78,30 @@ fn counts(sleepers: u64) -> (u64, u64) {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Waiters>() == 16);
 
-/// The right to sleep until the next notification. Who has one counts as sleeping.
+/// The right to sleep until the next notification. A thread that has one counts as sleeping.
 #[derive(Debug)]
 #[must_use = "without a look at the state and a sleep it is of no use"]
 pub(crate) struct Ticket<'a> {
     waiters: &'a Waiters,
-    /// What `signal` was.
+    /// What `signal` was when the ticket was taken.
     seen: u32,
 }
 
 impl Waiters {
-    /// Has one of those who wait look again. To be called after each change of the state that one of them may be
-    /// waiting for, provided that all who wait here wait for the same thing: the one that is picked may be any.
+    /// Makes one of the waiters look again. To be called after each change of the state that one of
+    /// them may be waiting for, provided that all waiters here wait for the same thing: any of them
+    /// may be picked.
     pub(crate) fn notify_one(&self) {
         self.notify(1);
     }
 
-    /// Has all who wait look again. To be called after a change of the state.
+    /// Makes all waiters look again. To be called after a change of the state.
     pub(crate) fn notify_all(&self) {
         self.notify(u32::MAX);
     }
 
-    /// Has one of those who wait at `one` look again, and all who wait at `all`, for the price of one when nobody waits.
+    /// Makes one of the waiters at `one` look again, and all waiters at `all`, for the price of one
+    /// notification when no thread waits.
     pub(crate) fn notify_one_and_all(one: &Self, all: &Self) {
         // As in `notify`.
         fence(Ordering::SeqCst);
@@ -97,9 +110,11 @@ impl Waiters {
     }
 
     fn notify(&self, count: u32) {
-        // Pairs with the fence in `ticket`. Two threads that each write one word and then read the other's (the state
-        // and `sleepers`) may both miss each other's write, whatever else the orderings are, unless something puts
-        // both in one order: either we see that somebody sleeps, or the sleeper's last look sees our change.
+        // Pairs with the fence in `ticket`. Two threads each write one word and then read the
+        // other's (the state and `sleepers`). Whatever the other orderings are, both may miss each
+        // other's write, unless something puts both in one order. With the fences, either this
+        // thread sees that a thread sleeps, or the sleeper's last look sees the change of this
+        // thread.
         fence(Ordering::SeqCst);
         self.notify_fenced(count);
     }
@@ -110,23 +125,28 @@ impl Waiters {
             let more = all.saturating_sub(told).min(u64::from(count));
             (more > 0).then(|| sleepers + more * TOLD)
         };
-        // Killed after this: those who count as told and were not look when their slice is over, and take it away.
+        // If this process is killed after this: the threads that count as told and were not look
+        // when their slice is over, and take themselves off the count.
         let told = self
             .sleepers
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, tell);
+        // No thread has a ticket, or all of them have been told already.
         if told.is_err() {
             return;
         }
-        // Release pairs with the Acquire in `ticket` and `is_notified`: who sees this one sees the change of the state.
+        // Release pairs with the Acquire in `ticket` and `is_notified`: a thread that sees this
+        // number sees the change of the state.
         self.signal.fetch_add(1, Ordering::Release);
-        // Killed here: those who are on their way to sleep see the number, the others look when their slice is over.
+        // If this process is killed here: threads that are on their way to sleep see the number,
+        // the others look when their slice is over.
         self.signal.wake(count);
     }
 
-    /// Gives what `ready` gives as soon as it gives something, and `None` once the deadline has passed. The last look is
-    /// always after it.
+    /// Waits until `ready` returns a value, and returns that value; returns `None` once the
+    /// deadline has passed. The last look is always after the deadline.
     ///
-    /// `ready` is called often and should be quick. `poll_for_dead` is called now and then, while nothing happens.
+    /// `ready` is called often and should be quick. `poll_for_dead` is called now and then, while
+    /// nothing happens.
     pub(crate) fn wait<T>(
         &self,
         deadline: Option<Instant>,
@@ -136,9 +156,9 @@ impl Waiters {
         self.wait_paced(deadline, ready, poll_for_dead, || None)
     }
 
-    /// Like [`wait`](Self::wait), for a `ready` that may put off its look although it was called
-    /// for one. `put_off` returns until when it has: no sleep is longer than that, and `poll_for_dead`
-    /// comes before the next look.
+    /// Waits like [`wait`](Self::wait), for a `ready` that may put off its look when it is called.
+    /// `put_off` returns until when it has done so: no sleep is longer than that, and
+    /// `poll_for_dead` is called before the next look.
     pub(crate) fn wait_paced<T>(
         &self,
         deadline: Option<Instant>,
@@ -152,16 +172,17 @@ impl Waiters {
         let mut slices = Slices::new(deadline);
         loop {
             let ticket = self.ticket();
+            // This look comes after the ticket, so a change that it misses ends the sleep.
             if let Some(it) = ready() {
                 return Some(it);
             }
             match ticket.sleep_for(slices.next().cut(put_off())) {
                 Slept::Notified => {}
-                // If this one counts as told, its notifier was killed at it; the ticket, which is given back now, sees to
-                // it that the next one wakes it.
+                // If this thread counts as told, its notifier was killed in the middle of it. This
+                // thread gives its ticket back now, so the next notification wakes it.
                 Slept::SliceOver => poll_for_dead(),
-                // Whoever woke us may have picked us alone: this look is also in its name. And a wait that is shorter
-                // than a slice finds out about the dead as well.
+                // A notifier may have woken this thread alone: this look counts for it as well. And
+                // a wait that is shorter than a slice polls for the dead too.
                 Slept::TimedOut => {
                     drop(ticket);
                     poll_for_dead();
@@ -171,15 +192,16 @@ impl Waiters {
         }
     }
 
-    /// A ticket for a sleep. To be taken before the look at the state: a notification that comes
-    /// after this ends the sleep at once, or makes it none.
+    /// Takes a ticket for a sleep. To be called before the look at the state: a notification that
+    /// comes after this ends the sleep at once, or prevents it.
     pub(crate) fn ticket(&self) -> Ticket<'_> {
-        // Before we count: a notifier that counts us as told adds to `signal` after that, and then it must no longer be
-        // what we have seen. Acquire pairs with the Release in `notify`: what was notified before this will not wake us,
-        // so our look must see it.
+        // Loaded before this thread counts as sleeping: a notifier that counts it as told adds to
+        // `signal` after that, and then `signal` must differ from what was seen here. Acquire pairs
+        // with the Release in `notify`: a notification from before this load will not wake this
+        // thread, so its look must see that change.
         let seen = self.signal.load(Ordering::Acquire);
         self.sleepers.fetch_add(SLEEPER, Ordering::Relaxed);
-        // Pairs with the fence in `notify`, where it is said why.
+        // Pairs with the fence in `notify`, which explains why.
         fence(Ordering::SeqCst);
         Ticket {
             waiters: self,
@@ -187,21 +209,22 @@ impl Waiters {
         }
     }
 
-    /// Whether any has a ticket. No fence orders this: a notifier has locked a mutex that a waiter
-    /// had with its ticket.
+    /// Returns whether any thread has a ticket. No fence orders this: the notifier has locked a
+    /// mutex that a waiter had with its ticket.
     fn has_sleepers(&self) -> bool {
         counts(self.sleepers.load(Ordering::Relaxed)).0 > 0
     }
 }
 
 impl<'a> Ticket<'a> {
-    /// The word that is no longer the number given after a notification, for those who sleep on many at once.
+    /// Returns the word and its number at the ticket, for threads that sleep on many words at once.
+    /// After a notification the word differs from that number.
     #[cfg(not(loom))]
     pub(crate) fn word(&self) -> (&'a AtomicU32, u32) {
         (self.waiters.signal.word(), self.seen)
     }
 
-    /// In models nobody sleeps on many.
+    /// Panics, because in a model no thread sleeps on many words.
     #[cfg(loom)]
     pub(crate) fn word(&self) -> (&'a std::sync::atomic::AtomicU32, u32) {
         unreachable!("a wait for many things in a model")
@@ -216,8 +239,9 @@ impl<'a> Ticket<'a> {
     fn sleep_for(&self, slice: Slice) -> Slept {
         let signal = &self.waiters.signal;
         match signal.sleep(self.seen, slice.end, slice.is_last) {
-            // Also for a wake-up that the number does not show, because it was sent for a notification from before this
-            // ticket and has found us in place of another. Going back to sleep would lose it.
+            // Also for a wake-up that the number does not show. It was sent for a notification from
+            // before this ticket, and has reached this thread in place of another. If this thread
+            // went back to sleep, the wake-up would be lost.
             Wake::Woken => Slept::Notified,
             Wake::TimedOut if slice.is_last => Slept::TimedOut,
             Wake::TimedOut => Slept::SliceOver,
@@ -227,8 +251,9 @@ impl<'a> Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        // Also who has not been told takes one away. It may have been woken in place of one who has; its notifier may be
-        // between the count and the number, or have been killed there; and it cannot be asked and done in one step.
+        // A thread that has not been told takes one away too. It may have been woken in place of
+        // one that was told. Its notifier may be between the count and the number, or have been
+        // killed there. And it is not possible to check and to subtract in one step.
         let leave = |sleepers| {
             let (all, told) = counts(sleepers);
             let all = all.saturating_sub(1);
@@ -236,10 +261,10 @@ impl Drop for Ticket<'_> {
             Some(all * SLEEPER + told * TOLD)
         };
         let sleepers = &self.waiters.sleepers;
-        // It never fails.
+        // `leave` never refuses, so this never fails.
         let _ = sleepers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave);
-        // Pairs with the fence in `notify`: a notifier that took us for one who was told has not told us, and relies on it
-        // that our next look sees its change.
+        // Pairs with the fence in `notify`. A notifier that counted this thread as told already has
+        // not told it, and relies on it that this thread's next look sees the change.
         fence(Ordering::SeqCst);
     }
 }
@@ -260,7 +285,7 @@ struct Slice {
 }
 
 impl Slice {
-    /// The part of it up to `end`, or all of it.
+    /// Returns the part of the slice up to `end`, or all of it.
     fn cut(self, end: Option<Instant>) -> Self {
         match end {
             Some(end) if end < self.end => Self {
@@ -302,9 +327,9 @@ impl Slices {
     }
 }
 
-/// Looks for some microseconds, if the one waited for can run meanwhile.
+/// Looks for some microseconds, if the thread that is waited for can run meanwhile.
 fn spin<T>(deadline: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    // A model would take each look for an order to try.
+    // In a model each look would be one more order to try.
     if cfg!(loom) || !may_spin() {
         return None;
     }
@@ -321,8 +346,9 @@ fn spin<T>(deadline: Option<Instant>, mut ready: impl FnMut() -> Option<T>) -> O
     None
 }
 
-/// Whether this process may use more than one core. The system is asked once: it takes as long as many a wait. Two
-/// threads may both ask, which is better than a lock that a forked child could find held.
+/// Returns whether this process may use more than one core. The system is asked once: asking takes
+/// as long as many a wait. Two threads may both ask, which is better than a lock that a forked
+/// child could find held.
 fn may_spin() -> bool {
     const NO: u8 = 1;
     const YES: u8 = 2;

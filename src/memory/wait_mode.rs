@@ -2,14 +2,14 @@
 //!
 //! Such an inner lock is held for less than a microsecond at a time. Its holder may still take
 //! longer: the kernel may have taken the core from it, or the process may be stopped (SIGSTOP, a
-//! debugger, a frozen container), perhaps for ever. From outside the two look the same. So no call
+//! debugger, a frozen container), perhaps for ever. A waiter cannot tell the two apart. So no call
 //! waits for an inner lock for longer than its caller is willing to wait, and a call that does not
 //! wait at all gives the holder [`BRIEF`].
 
 use std::time::{Duration, Instant};
 
-/// How long a call that does not wait gives the holder of an inner lock, which may have lost its
-/// core in the middle of it. Calls with a deadline give it as much, even if the deadline has
+/// The time that a call that does not wait gives the holder of an inner lock, which may have lost
+/// its core while it held the lock. Calls with a deadline give it as much, even if the deadline has
 /// passed.
 pub(crate) const BRIEF: Duration = Duration::from_millis(20);
 
@@ -23,13 +23,14 @@ pub(crate) enum WaitMode {
 }
 
 impl WaitMode {
-    /// For so long at most. A time beyond the reach of the clock is for ever.
+    /// Returns the mode of a call that waits for `timeout` at most. If the clock cannot count that
+    /// far, the call waits for ever.
     pub(crate) fn within(timeout: Duration) -> Self {
         let deadline = Instant::now().checked_add(timeout);
         deadline.map_or(Self::Forever, Self::Until)
     }
 
-    /// When the call must be over, if it waits and ever must.
+    /// Returns when the call must be over; `None` if it does not wait, or may wait for ever.
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Self::Until(deadline) => Some(deadline),
@@ -37,7 +38,7 @@ impl WaitMode {
         }
     }
 
-    /// Until when to wait for an inner lock that is held right now; `None`: for ever.
+    /// Returns until when to wait for an inner lock that is held right now; `None`: for ever.
     pub(crate) fn lock_deadline(self) -> Option<Instant> {
         match self {
             Self::Try => Some(soon()),
@@ -47,8 +48,8 @@ impl WaitMode {
     }
 }
 
-/// Until when to wait for an inner lock in a call that does not wait, if the lock is held right
-/// now.
+/// Returns until when a call that does not wait may wait for an inner lock, if the lock is held
+/// right now.
 pub(crate) fn soon() -> Instant {
     Instant::now() + BRIEF
 }
@@ -67,7 +68,7 @@ mod tests {
         assert_eq!(long.lock_deadline(), long.deadline());
         assert!(long.deadline().unwrap() >= start + Duration::from_hours(1));
         assert_eq!(WaitMode::Try.deadline(), None);
-        // Further than the clock counts.
+        // A time that the clock cannot count to.
         let far = WaitMode::within(Duration::MAX);
         assert_eq!((far, far.lock_deadline()), (WaitMode::Forever, None));
     }

@@ -1,8 +1,8 @@
-//! Values → bytes and back, with the handles of shared objects in them: what tasks, results and
-//! queues' items cross processes by.
+//! Values → bytes and back, with the handles of shared objects in them. Tasks, results and queues'
+//! items cross from process to process in this form.
 //!
 //! [`codec`] knows bytes only. A handle in a value has to be held while the value is under way, so
-//! each record is written and read in a scope of [`handles`].
+//! each record is written and read in a scope of [`transit`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use crate::codec::{self, Reading};
 use crate::error::{Part, TaskError};
 use crate::panic;
 
-/// Handles in the record cease to count as under way when it has been read.
+/// A record whose handles cease to count as under way when it has been read.
 struct Message;
 
 impl Reading for Message {
@@ -112,7 +112,7 @@ pub(crate) fn decode_all<R: DeserializeOwned + 'static>(
 }
 
 /// Appends the result of a task, in the process that ran it. If the result is not sent after all,
-/// what this gives is to be dropped; otherwise [delivered](Sent::deliver).
+/// the caller drops the returned [`Sent`]; otherwise it [delivers](Sent::deliver) it.
 #[inline]
 pub(crate) fn append_result<R: Serialize + 'static>(
     out: &mut Vec<u8>,

@@ -1,15 +1,16 @@
-//! Reading and writing memory that others change meanwhile.
+//! Reading and writing memory that other threads and processes change meanwhile.
 //!
-//! A slice would promise the compiler that the bytes stay as they are, which another process need not keep to. So each
-//! byte is loaded or stored as an atomic, relaxed: the compiler assumes nothing of what it finds, and copies it once.
-//! Where eight bytes lie in one aligned word they go as one `u64`, which is several times as fast.
+//! A slice would promise the compiler that the bytes stay as they are. Another process need not
+//! keep that promise. So each byte is loaded or stored as an atomic, relaxed: the compiler assumes
+//! nothing of what it finds, and copies it once. Where eight bytes lie in one aligned word, they go
+//! as one `u64`, which is several times as fast.
 //!
-//! What remains outside Rust's memory model: accesses of different width to the same bytes at the same time, and what
-//! other processes do that are not written in Rust. To the hardware and to LLVM both are plain: each byte is an old or
-//! a new one. That, and no more, is what is promised.
+//! Two things remain outside Rust's memory model: accesses of different width to the same bytes at
+//! the same time, and what other processes do that are not written in Rust. To the hardware and to
+//! LLVM both are plain: each byte is an old or a new one. That is promised, and no more.
 //!
-//! Unsafe code is allowed here: a mapping is seen as atomics, as words of them, and, for those who can promise more, as
-//! slices.
+//! Unsafe code is allowed here: a mapping is seen as atomics, as words of them, and, for callers
+//! that can promise more, as slices.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -21,13 +22,15 @@ const WORD: usize = size_of::<u64>();
 impl SharedMemory {
     /// Copies bytes out, from `offset` on, as many as `to` has room for.
     ///
-    /// Others may write meanwhile: then each byte is an old or a new one. Nothing is promised about which come together;
-    /// an [atomic](Self::atomic_u32), stored with `Release` after the writing and loaded with `Acquire` before the
-    /// reading, gives that.
+    /// Other threads and processes may write meanwhile: then each byte is an old or a new one.
+    /// Nothing is promised about which of them come together. For that, use an
+    /// [atomic](Self::atomic_u32): store it with `Release` after the writing, and load it with
+    /// `Acquire` before the reading.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment. None was copied.
+    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment.
+    /// None was copied.
     ///
     /// # Examples
     ///
@@ -45,11 +48,13 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Copies bytes in, from `offset` on. What others see meanwhile is as for [`read_at`](Self::read_at).
+    /// Copies bytes in, from `offset` on. Other threads and processes see each byte old or new
+    /// meanwhile, as for [`read_at`](Self::read_at).
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment. None was copied.
+    /// [`OutOfRange`](SharedMemoryError::OutOfRange): not all of the bytes lie within the segment.
+    /// None was copied.
     ///
     /// # Examples
     ///
@@ -65,7 +70,8 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// The four bytes from `offset` on, as an atomic number in the byte order of the machine.
+    /// Returns the four bytes from `offset` on, as an atomic number in the byte order of the
+    /// machine.
     ///
     /// # Errors
     ///
@@ -85,12 +91,14 @@ impl SharedMemory {
     /// ```
     pub fn atomic_u32(&self, offset: usize) -> Result<&AtomicU32, SharedMemoryError> {
         let place = self.place::<AtomicU32>(offset)?;
-        // SAFETY: the place is within the mapping, which `self` keeps alive, and aligned; any four bytes are a valid
-        // AtomicU32, and others may change them while it is borrowed.
+        // SAFETY: the place is within the mapping, which `self` keeps alive, and aligned; any four
+        // bytes are a valid AtomicU32, and other threads and processes may change them while it is
+        // borrowed.
         Ok(unsafe { &*place })
     }
 
-    /// The eight bytes from `offset` on, as an atomic number in the byte order of the machine.
+    /// Returns the eight bytes from `offset` on, as an atomic number in the byte order of the
+    /// machine.
     ///
     /// # Errors
     ///
@@ -114,10 +122,11 @@ impl SharedMemory {
         Ok(unsafe { &*place })
     }
 
-    /// Where it lies in this process: `len` bytes, aligned to a page, until the handle is dropped.
+    /// Returns where the segment lies in this process: `len` bytes, aligned to a page, until the
+    /// handle is dropped.
     ///
-    /// To go through it is unsafe, as through any pointer: others may write at any time, so volatile or atomic accesses are
-    /// what it is good for.
+    /// To use it is unsafe, as with any pointer: other threads and processes may write at any time,
+    /// so use volatile or atomic accesses.
     ///
     /// # Examples
     ///
@@ -133,48 +142,51 @@ impl SharedMemory {
         self.mapping.start().as_ptr()
     }
 
-    /// All of it as a slice.
+    /// Returns all of the segment as a slice.
     ///
     /// # Safety
     ///
-    /// As long as the slice lives, no thread of any process may write to the segment, and no process may shrink it.
+    /// As long as the slice lives, no thread of any process may write to the segment, and no
+    /// process may shrink it.
     ///
     /// # Examples
     ///
     /// ```
     /// # let name = format!("manyhands-example-slice-{}", std::process::id());
     /// let memory = manyhands::SharedMemory::create(&name, 10)?;
-    /// // SAFETY: nobody else knows the name.
+    /// // SAFETY: no other thread or process knows the name.
     /// assert_eq!(unsafe { memory.as_slice() }, [0; 10]);
     /// # Ok::<(), manyhands::SharedMemoryError>(())
     /// ```
     pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: the mapping is that long and lives as long as `self`; that nobody writes is the caller's promise.
+        // SAFETY: the mapping is that long and lives as long as `self`; the caller promises that no
+        // thread writes.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
     }
 
-    /// All of it as a slice to write to.
+    /// Returns all of the segment as a slice to write to.
     ///
     /// # Safety
     ///
-    /// As long as the slice lives, no thread of any process may read or write the segment by other means, and no process
-    /// may shrink it. That includes other handles in this process.
+    /// As long as the slice lives, no thread of any process may read or write the segment by other
+    /// means, and no process may shrink it. That includes other handles in this process.
     ///
     /// # Examples
     ///
     /// ```
     /// # let name = format!("manyhands-example-mut-{}", std::process::id());
     /// let mut memory = manyhands::SharedMemory::create(&name, 10)?;
-    /// // SAFETY: nobody else knows the name.
+    /// // SAFETY: no other thread or process knows the name.
     /// unsafe { memory.as_mut_slice() }.fill(7);
     /// # Ok::<(), manyhands::SharedMemoryError>(())
     /// ```
     pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is that long and lives as long as `self`; that nobody else uses it is the caller's promise.
+        // SAFETY: the mapping is that long and lives as long as `self`; the caller promises that no
+        // other thread or process uses it.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
     }
 
-    /// The bytes of a range that must lie within.
+    /// Returns the bytes of a range, which must lie within the segment.
     fn bytes(&self, offset: usize, len: usize) -> Result<&[AtomicU8], SharedMemoryError> {
         let end = offset.checked_add(len);
         end.and_then(|end| self.mapping.bytes().get(offset..end))
@@ -185,7 +197,7 @@ impl SharedMemory {
             })
     }
 
-    /// Where a `T` lies, which must be within and aligned.
+    /// Returns where a `T` lies, which must be within the segment and aligned.
     fn place<T>(&self, offset: usize) -> Result<*const T, SharedMemoryError> {
         let start = self.bytes(offset, size_of::<T>())?.as_ptr().cast::<T>();
         if start.is_aligned() {
@@ -199,14 +211,14 @@ impl SharedMemory {
     }
 }
 
-/// The bytes, as words where they can be, and what lies before and after.
+/// Splits the bytes into what lies before the first word, the words, and what lies after them.
 fn split(bytes: &[AtomicU8]) -> (&[AtomicU8], &[AtomicU64], &[AtomicU8]) {
-    // SAFETY: eight atomic bytes are as good as one atomic word: all bytes are valid in both, and both may be changed
-    // while they are borrowed.
+    // SAFETY: eight atomic bytes are as good as one atomic word: all bytes are valid in both, and
+    // both may be changed while they are borrowed.
     unsafe { bytes.align_to() }
 }
 
-/// Copies out. Both are of the same length.
+/// Copies out. Both have the same length.
 pub(super) fn load(from: &[AtomicU8], to: &mut [u8]) {
     let (first, words, last) = split(from);
     let (to_first, to) = to.split_at_mut(first.len());
@@ -224,7 +236,7 @@ fn load_bytes(from: &[AtomicU8], to: &mut [u8]) {
     }
 }
 
-/// Copies in. Both are of the same length.
+/// Copies in. Both have the same length.
 pub(super) fn store(to: &[AtomicU8], from: &[u8]) {
     let (first, words, last) = split(to);
     let (from_first, from) = from.split_at(first.len());
@@ -246,7 +258,7 @@ fn store_bytes(to: &[AtomicU8], from: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Every start and length around words, and nothing beside them is touched.
+    /// Tries every start and length around words, and checks that nothing beside them is touched.
     #[test]
     fn every_byte_goes_where_it_belongs() {
         const SIZE: usize = 40;

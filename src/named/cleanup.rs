@@ -1,4 +1,4 @@
-//! What crashed owners left, and its end.
+//! The removal of what crashed owners have left.
 
 use std::fs::TryLockError;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use super::error::SharedMemoryError;
 use super::record::{self, Found};
 
-/// Removes what owners that have ended left behind, and says what it was called.
+/// Removes what owners that have ended left behind, and returns the names.
 pub(super) fn run() -> Result<Vec<String>, SharedMemoryError> {
     let records = record::all().map_err(|error| SharedMemoryError::System {
         what: "could not list /dev/shm".into(),
@@ -33,13 +33,14 @@ pub(super) fn run() -> Result<Vec<String>, SharedMemoryError> {
     }
 }
 
-/// Whether there was a segment to remove.
+/// Removes what one record is about, and returns whether there was a segment to remove.
 fn remove(found: &Found) -> io::Result<bool> {
     if !found.record.owner.has_ended() {
         return Ok(false);
     }
-    // Of two that clean up at once, one could look at the segment, and remove another that was made in its place after
-    // the other one removed it. So one of them has the lock, which goes with the file.
+    // Two processes may clean up at once. One could look at the segment; the other removes it, and
+    // a third process makes a segment of the same name; then the first would remove that one. So
+    // only the process with the lock goes on. The lock goes with the file.
     match found.file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(false),
@@ -49,14 +50,15 @@ fn remove(found: &Found) -> io::Result<bool> {
         return Ok(false);
     }
     let was_there = found.record.segment.remove()?;
-    // In this order: killed in between, what is left is a record of a file that is gone.
+    // In this order: if this process is killed in between, it leaves a record of a file that is
+    // gone.
     found.entry.remove()?;
     Ok(was_there)
 }
 
-/// The pid of the owner that ended without removing the segment of this name.
+/// Returns the pid of the owner that ended without removing the segment of this name.
 pub(super) fn left_by(name: &str) -> Option<u32> {
-    // Only to say more in an error.
+    // A failure is ignored: the record only adds to an error message.
     let mut records = record::all().ok()?;
     let found = records.find(|found| {
         let segment = &found.record.segment;

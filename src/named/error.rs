@@ -30,13 +30,13 @@ pub enum SharedMemoryError {
         /// What is wrong with it.
         problem: NameProblem,
     },
-    /// A segment of no bytes was asked for.
+    /// The caller asked for a segment of no bytes.
     #[error("the shared memory {name:?} cannot have 0 bytes: ask for at least 1")]
     ZeroBytes {
         /// Its name.
         name: String,
     },
-    /// A segment was asked for that is larger than a file of this process may be.
+    /// The caller asked for a segment that is larger than a file of this process may be.
     #[error(
         "the shared memory {name:?} cannot have {bytes} bytes: this process may make files of at most {limit} bytes \
          (RLIMIT_FSIZE, `ulimit -f`)"
@@ -64,12 +64,12 @@ pub enum SharedMemoryError {
         /// How many were free, if the system said so.
         free: Option<u64>,
     },
-    /// Somebody has made a segment of this name before.
+    /// A process has made a segment of this name before.
     #[error("shared memory with the name {name:?} exists already{}", LeftBy(*.left_by))]
     AlreadyExists {
         /// The name.
         name: String,
-        /// The pid of the process that made it by this crate and ended without removing it: then
+        /// The pid of the process that made it by this crate and ended without removing it. Then
         /// [`cleanup`](crate::SharedMemory::cleanup) removes it.
         left_by: Option<u32>,
     },
@@ -82,7 +82,8 @@ pub enum SharedMemoryError {
         /// The name.
         name: String,
     },
-    /// The segment has no bytes (yet). This crate never shows such a one, other programs do for a moment.
+    /// The segment has no bytes (yet). This crate never shows such a segment; other programs do for
+    /// a moment.
     #[error(
         "the shared memory {name:?} has 0 bytes: the program that makes it has not given it its size yet. Try again \
          shortly; if it stays so, that program has failed, and SharedMemory::unlink removes it"
@@ -91,7 +92,7 @@ pub enum SharedMemoryError {
         /// Its name.
         name: String,
     },
-    /// It belongs to another user.
+    /// The segment belongs to another user.
     #[error(
         "the system does not let this user {what} the shared memory {name:?}: it belongs to somebody else. Run both \
          programs as the same user, or choose another name"
@@ -102,7 +103,7 @@ pub enum SharedMemoryError {
         /// What was asked for.
         what: Cow<'static, str>,
     },
-    /// There is something of this name in `/dev/shm`, and it is a directory, a symbolic link or the like.
+    /// The name in `/dev/shm` belongs to something else: a directory, a symbolic link or the like.
     #[error(
         "what has the name {name:?} in /dev/shm is no shared memory but something else, such as a directory or a \
          symbolic link: choose another name"
@@ -111,7 +112,7 @@ pub enum SharedMemoryError {
         /// The name.
         name: String,
     },
-    /// Bytes outside the segment were asked for.
+    /// The caller asked for bytes outside the segment.
     #[error(
         "{len} bytes from offset {offset} on do not lie within the {size} bytes of the shared memory"
     )]
@@ -123,7 +124,7 @@ pub enum SharedMemoryError {
         /// How many bytes the segment has.
         size: usize,
     },
-    /// An atomic was asked for where it cannot lie.
+    /// The caller asked for an atomic at an offset where it cannot lie.
     #[error(
         "offset {offset} is no multiple of {align}, as it must be for an atomic of {align} bytes"
     )]
@@ -133,7 +134,8 @@ pub enum SharedMemoryError {
         /// What it must be a multiple of.
         align: usize,
     },
-    /// Only the owner can decide that the segment stays: the handle made by `create`, in the process that called it.
+    /// Only the owner can decide that the segment stays: the handle made by `create`, in the
+    /// process that called it.
     #[error(
         "the shared memory {name:?} is not this handle's to keep: it was opened, or made in a process of which this \
          one is a forked child. Call persist() on the handle that create() gave, where it gave it"
@@ -178,27 +180,27 @@ pub enum SharedMemoryError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameProblem {
-    /// There is nothing, or nothing after the slash.
+    /// The name is empty, or has nothing after the slash.
     #[error("it is empty. Give it at least one letter")]
     Empty,
-    /// There is a NUL in it, which ends names in C.
+    /// The name contains a NUL, which ends names in C.
     #[error("it contains a NUL character. Leave that out")]
     Nul,
-    /// There is a slash that is not its first character: segments lie in no folders.
+    /// The name contains a slash that is not its first character: segments lie in no folders.
     #[error(
         "it contains a slash that is not the first character. Use another character, such as a dot"
     )]
     Slash,
-    /// It is `.` or `..`, which are folders.
+    /// The name is `.` or `..`, which are folders.
     #[error("it is the name of a folder. Add a letter")]
     Dots,
-    /// It is longer than names of files can be.
+    /// The name is longer than names of files can be.
     #[error("it is {bytes} bytes long, and at most 255 are possible. Shorten it")]
     TooLong {
-        /// How long it is, in bytes, without a slash in front.
+        /// The length of the name in bytes, without a slash in front.
         bytes: usize,
     },
-    /// It begins with `.manyhands-`, as this crate's own files do.
+    /// The name begins with `.manyhands-`, as this crate's own files do.
     #[error(
         "names that begin with .manyhands- are kept for this crate's own files. Begin it otherwise"
     )]
@@ -206,7 +208,7 @@ pub enum NameProblem {
 }
 
 impl SharedMemoryError {
-    /// The system said no, for a reason of its own.
+    /// Makes the error for a request that the system refused for a reason of its own.
     pub(super) fn system(what: &'static str, name: &str, error: &io::Error) -> Self {
         Self::System {
             what: format!("could not {what} the shared memory {name:?}").into(),
@@ -214,7 +216,7 @@ impl SharedMemoryError {
         }
     }
 
-    /// Something was to be done with what has the name, and the system said no.
+    /// Makes the error for a request about the file of this name that the system refused.
     pub(super) fn refused(what: &'static str, name: &str, error: &io::Error) -> Self {
         let code = error.raw_os_error().map(Errno::from_raw);
         let name = name.to_owned();
@@ -224,7 +226,7 @@ impl SharedMemoryError {
                 name,
                 what: what.into(),
             },
-            // Invalid is what the C library makes of a folder; all names are valid here.
+            // The C library reports a folder as an invalid name (EINVAL); all names are valid here.
             Some(Errno::ELOOP | Errno::EISDIR | Errno::EINVAL | Errno::ENXIO) => {
                 Self::NotASegment { name }
             }

@@ -1,8 +1,9 @@
 //! Named shared memory, for programs that are not related.
 //!
-//! What is in `/dev/shm` for one segment: the segment, which holds its users' bytes and nothing else, and beside it, as long
-//! as it has an owner, a [`record`] of who that is. [`owned`] sees to it that both go with the owner, [`cleanup`] that they
-//! go when the owner could not. `docs/design/0014-named-memory.md` goes through the steps between which it may be killed.
+//! For each segment there are two files in `/dev/shm`: the segment, which holds its users' bytes
+//! and nothing else, and beside it, as long as it has an owner, a [`record`] of who the owner is.
+//! [`owned`] removes both when the owner ends, [`cleanup`] removes them if the owner could not.
+//! `docs/design/0014-named-memory.md` goes through the steps between which the owner may be killed.
 
 mod access;
 mod cleanup;
@@ -21,34 +22,40 @@ use nix::errno::Errno;
 use crate::os::named::{self, Mapping};
 use owned::Owned;
 
-/// Memory with a name, which programs that are not related share. The other program may also be one in Python
-/// (`multiprocessing.shared_memory.SharedMemory`), or one that uses the crate `shared_memory`.
+/// Memory with a name, which programs that are not related share. The other program may also be one
+/// in Python (`multiprocessing.shared_memory.SharedMemory`), or one that uses the crate
+/// `shared_memory`.
 ///
-/// One program [creates](Self::create) it and is its owner, others [open](Self::open) it. It holds the bytes that they
-/// write and nothing else, zeros at first. Every write is there for all of them at once. They have to agree on who writes
-/// when, for instance by [atomics](Self::atomic_u32) in it.
+/// One program [creates](Self::create) it and is its owner, others [open](Self::open) it. It holds
+/// the bytes that they write and nothing else, zeros at first. Every write is visible to all of
+/// them at once. They have to agree on which of them writes when, for instance by
+/// [atomics](Self::atomic_u32) in it.
 ///
 /// # How it ends
 ///
-/// The name goes away when the owner drops its handle, returns from `main` or calls `exit`. Those who have the memory
-/// open keep it until they drop theirs. The handle of an opener removes nothing, nor does the copy that a forked child has of
-/// the owner's. The owner itself removes nothing if the name belongs to another segment by then.
+/// The name is removed when the owner drops its handle, returns from `main` or calls `exit`.
+/// Programs that have the memory open keep it until they drop their handles. The handle of an
+/// opener removes nothing, nor does the copy that a forked child has of the owner's handle. The
+/// owner itself removes nothing if the name belongs to another segment by then.
 ///
-/// An owner that crashes or is killed cannot remove it. [`cleanup`](Self::cleanup) does that, in any later process of
-/// the same user, for instance before it calls [`create`](Self::create). [`persist`](Self::persist) is for segments that are
-/// to stay.
+/// An owner that crashes or is killed cannot remove the name. [`cleanup`](Self::cleanup) does that,
+/// in any later process of the same user, for instance before it calls [`create`](Self::create).
+/// [`persist`](Self::persist) is for segments that are to stay.
 ///
 /// # Who may do what
 ///
-/// Only processes of the user who made the segment (and root) may open it. Among these there is no protection: each may
-/// write at any time, which is why there are no safe slices here. Each may also shrink it, which this crate never does:
-/// from then on, access to bytes behind its new end ends a process by SIGBUS. So does writing to a segment that *another*
-/// library made without setting its memory aside, when `/dev/shm` is full; those made here are reserved in full.
+/// Only processes of the user who made the segment (and root) may open it. Among these there is no
+/// protection: each may write at any time, which is why there are no safe slices here. Each may
+/// also shrink it, which this crate never does: from then on, an access to bytes behind its new end
+/// ends a process by SIGBUS. The same happens on a write to a segment that *another* library made
+/// without reserving its memory, when `/dev/shm` is full. Segments made by this crate are reserved
+/// in full.
 ///
 /// # Names
 ///
-/// At most 255 bytes, without slashes but for one in front, which makes no difference: `"stock"` and `"/stock"` are the
-/// same segment, the file `/dev/shm/stock`. Python's names have no slash, those of the crate `shared_memory` (`os_id`) have one.
+/// A name has at most 255 bytes, without slashes. One slash in front is allowed and makes no
+/// difference: `"stock"` and `"/stock"` are the same segment, the file `/dev/shm/stock`. Python's
+/// names have no slash, those of the crate `shared_memory` (`os_id`) have one.
 ///
 /// # Examples
 ///
@@ -82,15 +89,17 @@ pub struct SharedMemory {
 impl SharedMemory {
     /// Makes a segment of `bytes` zeros, which this handle then owns.
     ///
-    /// Its memory is set aside at once, so a full `/dev/shm` is an error here and nothing worse later. Others see it when
-    /// it is ready, or not at all.
+    /// Its memory is reserved at once, so a full `/dev/shm` is an error here and causes no trouble
+    /// later. Other programs see the segment when it is ready, or not at all.
     ///
     /// # Errors
     ///
-    /// - [`InvalidName`](SharedMemoryError::InvalidName), [`ZeroBytes`](SharedMemoryError::ZeroBytes),
-    ///   [`TooLarge`](SharedMemoryError::TooLarge): it cannot be.
-    /// - [`AlreadyExists`](SharedMemoryError::AlreadyExists): the name is taken. If a crashed owner left it, the error says
-    ///   so. It is not taken over unasked: others may still work with what is in it.
+    /// - [`InvalidName`](SharedMemoryError::InvalidName),
+    ///   [`ZeroBytes`](SharedMemoryError::ZeroBytes), [`TooLarge`](SharedMemoryError::TooLarge):
+    ///   such a segment is not possible.
+    /// - [`AlreadyExists`](SharedMemoryError::AlreadyExists): the name is taken. If a crashed owner
+    ///   left it, the error says so. This call does not take it over by itself: other programs may
+    ///   still work with what is in it.
     /// - [`NoSpace`](SharedMemoryError::NoSpace): `/dev/shm` is full. Nothing was made.
     /// - [`System`](SharedMemoryError::System): the system refused something else, such as memory.
     ///
@@ -116,7 +125,8 @@ impl SharedMemory {
         if bytes as u64 > limit {
             return Err(SharedMemoryError::TooLarge { name, bytes, limit });
         }
-        // Whether it is so is decided when it gets its name; this spares the work.
+        // Whether the name is free is decided only when the segment gets it; this check spares the
+        // work before that.
         if named::status(&name).is_ok() {
             return Err(owned::exists(&name));
         }
@@ -125,7 +135,7 @@ impl SharedMemory {
             bytes,
             free,
         };
-        // What cannot fit need not fill what is there first.
+        // If the size cannot fit, there is no need to fill the free room first.
         if let Some(free) = named::free().filter(|free| (bytes as u64) > *free) {
             return Err(no_space(Some(free)));
         }
@@ -136,7 +146,7 @@ impl SharedMemory {
         let file = named::nameless().map_err(failed)?;
         named::reserve(&file, len).map_err(failed)?;
         let mapping = Mapping::new(&file, len).map_err(failed)?;
-        // Killed before this, nothing is left.
+        // If the process is killed before this, nothing is left.
         let owned = Some(Owned::publish(&file, &name, failed)?);
         Ok(Self {
             name,
@@ -145,13 +155,15 @@ impl SharedMemory {
         })
     }
 
-    /// Opens a segment that another program has made, by this crate or otherwise, in the size it has.
+    /// Opens a segment that another program has made, by this crate or otherwise, in the size it
+    /// has.
     ///
     /// # Errors
     ///
     /// - [`InvalidName`](SharedMemoryError::InvalidName): no segment can have this name.
     /// - [`NotFound`](SharedMemoryError::NotFound): there is none.
-    /// - [`Empty`](SharedMemoryError::Empty): it has no bytes; its maker (not this crate) has not come that far.
+    /// - [`Empty`](SharedMemoryError::Empty): it has no bytes; its maker (not this crate) has not
+    ///   given it a size yet.
     /// - [`PermissionDenied`](SharedMemoryError::PermissionDenied): it belongs to another user.
     /// - [`NotASegment`](SharedMemoryError::NotASegment): something else has that name.
     /// - [`System`](SharedMemoryError::System): the system refused something else.
@@ -161,7 +173,7 @@ impl SharedMemory {
     /// ```
     /// use manyhands::SharedMemory;
     ///
-    /// // A program in whatever language makes one, as here by hand:
+    /// // A program in any language makes one, as here by hand:
     /// let name = format!("manyhands-example-open-{}", std::process::id());
     /// std::fs::write(format!("/dev/shm/{name}"), b"sixteen bytes...")?;
     ///
@@ -191,7 +203,8 @@ impl SharedMemory {
         })
     }
 
-    /// Takes a name away, whoever made the segment. Those who have it open keep it; the name is free at once.
+    /// Removes a name, whichever process made the segment. Programs that have it open keep it; the
+    /// name is free at once.
     ///
     /// # Errors
     ///
@@ -224,18 +237,21 @@ impl SharedMemory {
         named::unlink(name).map_err(failed)
     }
 
-    /// Removes the segments of this user whose owners crashed or were killed, and says what they were called.
+    /// Removes the segments of this user whose owners crashed or were killed, and returns their
+    /// names.
     ///
-    /// A segment is removed only if this crate made it, its owner has ended (pid and time of its start are compared, so
-    /// another process that got the same pid does not count), and the name is still that very segment's. Those that
-    /// were to [stay](Self::persist) are left alone, and so is what was made in another container, whose processes cannot
+    /// A segment is removed only if three things are true. This crate made it. Its owner has ended;
+    /// pid and start time are compared, so another process that got the same pid does not count.
+    /// And the name still belongs to that same segment. Segments that were to [stay](Self::persist)
+    /// are left alone. So are segments that were made in another container, whose processes cannot
     /// be seen from here.
     ///
-    /// Those who still have such a segment open keep it; its name is free.
+    /// Programs that still have such a segment open keep it; its name is free.
     ///
     /// # Errors
     ///
-    /// - [`CleanupFailed`](SharedMemoryError::CleanupFailed): one could not be removed. The error has those that were.
+    /// - [`CleanupFailed`](SharedMemoryError::CleanupFailed): a segment could not be removed. The
+    ///   error lists those that were.
     /// - [`System`](SharedMemoryError::System): `/dev/shm` could not be read.
     ///
     /// # Examples
@@ -252,13 +268,15 @@ impl SharedMemory {
         cleanup::run()
     }
 
-    /// Lets the segment outlive its owner: it stays until somebody [unlinks](Self::unlink) it, or the machine is
-    /// restarted. [`cleanup`](Self::cleanup) leaves it alone.
+    /// Lets the segment outlive its owner: it stays until a process [unlinks](Self::unlink) it, or
+    /// the machine is restarted. [`cleanup`](Self::cleanup) leaves it alone.
     ///
     /// # Errors
     ///
-    /// - [`NotOwner`](SharedMemoryError::NotOwner): this handle does not own the segment, or does not any more.
-    /// - [`System`](SharedMemoryError::System): what marks it as this process's could not be removed. It is still owned.
+    /// - [`NotOwner`](SharedMemoryError::NotOwner): this handle does not own the segment, or not
+    ///   any more.
+    /// - [`System`](SharedMemoryError::System): the record that marks it as this process's could
+    ///   not be removed. It is still owned.
     ///
     /// # Examples
     ///
@@ -284,7 +302,7 @@ impl SharedMemory {
         }
     }
 
-    /// The name, without a slash in front.
+    /// Returns the name, without a slash in front.
     ///
     /// # Examples
     ///
@@ -298,7 +316,8 @@ impl SharedMemory {
         &self.name
     }
 
-    /// How many bytes it has: as many as were asked for, or as it had when it was opened. Never 0.
+    /// Returns the size in bytes: what the maker asked for, or what the segment had when it was
+    /// opened. Never 0.
     ///
     /// # Examples
     ///
@@ -313,8 +332,9 @@ impl SharedMemory {
         self.mapping.len()
     }
 
-    /// Whether the name goes away with this handle: it is the one that [`create`](Self::create) gave, in the process
-    /// that called it, and it was not told to [stay](Self::persist).
+    /// Returns whether the name is removed together with this handle. That is so for the handle
+    /// that [`create`](Self::create) returned, in the process that called it, unless it was told to
+    /// [stay](Self::persist).
     ///
     /// # Examples
     ///
@@ -331,7 +351,7 @@ impl SharedMemory {
 }
 
 impl Drop for SharedMemory {
-    /// Unmaps the memory; the owner, in the process that made it, also takes the name away.
+    /// Unmaps the memory; the owner, in the process that made it, also removes the name.
     fn drop(&mut self) {
         if let Some(owned) = &self.owned {
             owned.end();

@@ -1,16 +1,17 @@
-//! What a segment may be called.
+//! The names that a segment may have.
 
 use super::error::{NameProblem, SharedMemoryError};
 
-/// What the files begin with in which this crate notes whose a segment is.
+/// The first letters of the files in which this crate records the owner of a segment.
 pub(super) const RESERVED: &str = ".manyhands-";
 
 /// The longest name of a file, in bytes.
 const LONGEST: usize = 255;
 
-/// The name that is meant, without the slash in front.
+/// Checks a name, and returns it without the slash in front.
 ///
-/// POSIX asks for a slash there, and so does the crate `shared_memory`; Python leaves it out. Both mean the same file.
+/// POSIX asks for a slash there, and so does the crate `shared_memory`; Python leaves it out. Both
+/// mean the same file.
 pub(super) fn checked(given: &str) -> Result<&str, SharedMemoryError> {
     let name = given.strip_prefix('/').unwrap_or(given);
     let problem = if name.is_empty() {

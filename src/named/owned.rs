@@ -1,4 +1,4 @@
-//! What the maker of a segment owes it: that its name goes away with the owner.
+//! The duty of a segment's maker: the name is removed when the owner ends.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -15,22 +15,23 @@ use crate::os::fork::{self, PerProcess};
 use crate::os::life::Life;
 use crate::os::named::{self, FileId};
 
-/// Segments of this process, for its end. The copies that a forked child has are none of its business.
+/// The segments of this process, to be removed when it ends. A forked child has copies, which it
+/// leaves alone.
 static OWNED: PerProcess<Mutex<Vec<Arc<Owned>>>> = PerProcess::new(Mutex::new(Vec::new()));
 
-/// A name that goes away with its owner.
+/// A name that is removed when its owner ends.
 #[derive(Debug)]
 pub(super) struct Owned {
     segment: Entry,
     record: Entry,
-    /// Of the process that made it.
+    /// The generation of the process that made the segment.
     generation: u32,
-    /// Removed, or to be kept.
+    /// Whether the name has been removed, or is to stay.
     is_settled: AtomicBool,
 }
 
 impl Owned {
-    /// Gives a segment its name, and this process the duty to take it away.
+    /// Gives a segment its name, and this process the duty to remove it.
     pub(super) fn publish(
         file: &File,
         name: &str,
@@ -47,7 +48,7 @@ impl Owned {
             segment: segment.clone(),
         };
         let record = record.write().map_err(&failed)?;
-        // Killed here: a record of a file that is gone.
+        // If the process is killed here, it leaves a record of a file that is gone.
         if let Err(error) = named::link(file, name) {
             if let Err(error) = record.remove() {
                 log::error!("the record of shared memory that was not made stays: {error}");
@@ -68,23 +69,26 @@ impl Owned {
         Ok(owned)
     }
 
-    /// Whether it is this process's to remove.
+    /// Returns whether the name is this process's to remove.
     pub(super) fn is_ours(&self) -> bool {
         self.generation == fork::generation() && !self.is_settled.load(Ordering::Relaxed)
     }
 
-    /// Leaves the name to stay when the owner ends.
+    /// Lets the name stay when the owner ends.
     pub(super) fn keep(&self) -> io::Result<()> {
-        // Killed here: still a leftover, which cleanup removes.
+        // If the process is killed before the record is removed, the segment is still a leftover,
+        // which cleanup removes.
         self.record.remove()?;
         self.settle();
         Ok(())
     }
 
-    /// Takes the name away, in the process that made it and once. Failures go to the log: nobody waits for them.
+    /// Removes the name, only in the process that made it and only once. Failures go to the log: no
+    /// caller waits for them.
     pub(super) fn end(&self) {
         if self.is_ours() && self.settle() {
-            // In this order: killed in between, what is left is a record of a file that is gone.
+            // In this order: if the process is killed in between, it leaves a record of a file that
+            // is gone.
             if let Err(error) = self.segment.remove().and_then(|_| self.record.remove()) {
                 let name = &self.segment.name;
                 log::error!("the shared memory {name:?} could not be removed: {error}");
@@ -92,7 +96,7 @@ impl Owned {
         }
     }
 
-    /// Says whether this was the first call.
+    /// Marks the name as settled, and returns whether this was the first call.
     fn settle(&self) -> bool {
         let first = !self.is_settled.swap(true, Ordering::Relaxed);
         if first {
@@ -103,7 +107,7 @@ impl Owned {
     }
 }
 
-/// The name is taken; by whom?
+/// Makes the error for a name that is taken, with the process that left it, if there is one.
 pub(super) fn exists(name: &str) -> SharedMemoryError {
     SharedMemoryError::AlreadyExists {
         name: name.to_owned(),
@@ -111,7 +115,7 @@ pub(super) fn exists(name: &str) -> SharedMemoryError {
     }
 }
 
-/// At the end of the process: those whose handles are still alive, or were forgotten.
+/// Removes, at the end of the process, the names whose handles are still alive or were forgotten.
 fn remove_all() {
     let owned = OWNED.own().lock().clone();
     for owned in owned {

@@ -1,12 +1,14 @@
-//! The note beside a segment that says whose it is.
+//! The record beside a segment that says which process owns it.
 //!
-//! A segment holds nothing but what its users write, so that other programs can share it. Who made it stands in a file
-//! beside it, `.manyhands-<pid>-<count>`. That gets its name only when it is whole, and before the segment gets its own:
-//! a segment made by this crate is never without its record. The other way round, a record may be without its segment;
-//! it names the very file, so what somebody else has put in that place is not taken for it.
+//! A segment holds only what its users write, so that other programs can share it. Its maker is
+//! named in a file beside it, `.manyhands-<pid>-<count>`. That file gets its name only when it is
+//! whole, and before the segment gets its own: a segment made by this crate is never without its
+//! record. But a record may be without its segment. It identifies the very file, so a file that
+//! another program has put in that place is not taken for it.
 //!
-//! Records lie where everybody may write. One that is read counts only if it is a file of this user that nobody else may
-//! open, and nothing in it is believed beyond what the user could do anyway: remove a segment of their own.
+//! Records lie in a directory to which every user may write. A record counts only if it is a file
+//! of this user that no other user may open. And it can make this crate do no more than what the
+//! user could do anyway: remove a segment of their own.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,10 +19,11 @@ use super::name::{self, RESERVED};
 use crate::os::life::Life;
 use crate::os::named::{self, FileId};
 
-/// What a record begins with. The number goes up with its form, and others are left alone.
+/// What a record begins with. The number goes up when the format changes; records with another
+/// number are left alone.
 const HEAD: &str = "manyhands segment 1";
 
-/// More than any record has.
+/// More bytes than any record has.
 const LARGEST: u64 = 1024;
 
 /// A file with a name in `/dev/shm`, as it was seen once.
@@ -31,7 +34,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether the name is still that file's.
+    /// Returns whether the name still belongs to that file.
     pub(super) fn is_there(&self) -> io::Result<bool> {
         match named::status(&self.name) {
             Ok(status) => Ok(FileId::of(&status) == self.file),
@@ -40,7 +43,7 @@ impl Entry {
         }
     }
 
-    /// Takes the name away if it is still that file's, and says whether it was.
+    /// Removes the name if it still belongs to that file, and returns whether it did.
     pub(super) fn remove(&self) -> io::Result<bool> {
         if !self.is_there()? {
             return Ok(false);
@@ -53,7 +56,7 @@ impl Entry {
     }
 }
 
-/// Whose a segment is.
+/// Which process owns a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) owner: Life,
@@ -74,7 +77,7 @@ impl Record {
             inode,
             born,
         } = file;
-        // The name comes last: it may have line ends in it.
+        // The name comes last: it may contain line ends.
         format!(
             "{HEAD}\nowner {pid} {started} {pids} {times}\nfile {device} {inode} {born}\nname {name}"
         )
@@ -109,7 +112,7 @@ impl Record {
         })
     }
 
-    /// Lays the record down, whole, under a name that nobody has.
+    /// Writes the whole record, under a name that no other file has.
     pub(super) fn write(&self) -> io::Result<Entry> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut file = named::nameless()?;
@@ -120,7 +123,7 @@ impl Record {
             let name = format!("{RESERVED}{}-{count}", self.owner.pid);
             match named::link(&file, &name) {
                 Ok(()) => return Ok(Entry { name, file: id }),
-                // Left by one that had this pid before, or has it in another namespace.
+                // Left by a process that had this pid before, or has it in another namespace.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && count < u32::MAX => {}
                 Err(error) => return Err(error),
             }
@@ -128,7 +131,7 @@ impl Record {
     }
 }
 
-/// Exactly as many numbers as are wanted, and nothing else.
+/// Parses exactly as many numbers as are wanted, and nothing else.
 fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
     let numbers: Option<Vec<u64>> = text.split(' ').map(|word| word.parse().ok()).collect();
     numbers?.try_into().ok()
@@ -138,11 +141,12 @@ fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
 pub(super) struct Found {
     pub(super) record: Record,
     pub(super) entry: Entry,
-    /// Whoever removes what a record is about holds the lock of its file.
+    /// A process that removes what a record is about holds the lock of its file.
     pub(super) file: File,
 }
 
-/// This user's records. What cannot be read, or does not look as this crate leaves it, is not among them.
+/// Returns this user's records. A file that cannot be read, or does not look as this crate leaves
+/// it, is not among them.
 pub(super) fn all() -> io::Result<impl Iterator<Item = Found>> {
     let names = named::names()?.into_iter();
     Ok(names
@@ -232,7 +236,8 @@ mod tests {
 
         #[test]
         fn noise_is_no_record(text in "(manyhands segment 1\n)?(owner [0-9 ]{0,50}\n)?(file [0-9 ]{0,50}\n)?(name )?.{0,20}") {
-            // It may well be one; it must not panic, and it must mean what it says.
+            // The text may well be a record. Parsing must not panic, and a record must mean what it
+            // says.
             if let Some(record) = Record::parse(&text) {
                 prop_assert_eq!(Record::parse(&record.to_text()), Some(record));
             }

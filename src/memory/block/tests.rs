@@ -1,4 +1,4 @@
-//! Ledgers that are full, used up, or spoilt.
+//! Ledgers that are full, used up, or corrupted.
 
 use super::super::registry;
 use super::*;
@@ -34,13 +34,13 @@ fn a_larger_free_block_is_given_when_the_addresses_are_used_up() {
         }
         other => panic!("{other}"),
     }
-    // Large ones have addresses of their own.
+    // Large blocks have addresses of their own.
     made(&family, 1 << 20);
     release(&family, given);
     assert_eq!(made(&family, 500).index, larger.index);
 }
 
-/// Its number would begin anew, and an old handle be taken for one of the new object.
+/// The block's generation would begin anew, and an old handle be taken for one of the new object.
 #[test]
 fn a_block_whose_generations_are_used_up_is_never_given_out_again() {
     let family = Family::new().unwrap();
@@ -63,7 +63,7 @@ fn a_block_whose_generations_are_used_up_is_never_given_out_again() {
     assert_ne!(made(&family, 1).index, old.index);
 }
 
-/// Whether a small block can be found after `spoil` has written to its entry.
+/// Returns whether a small block can be found after `spoil` has written to its entry.
 fn can_be_found(spoil: impl FnOnce(&Block)) -> bool {
     let family = Family::new().unwrap();
     let id = made(&family, 100);
@@ -76,18 +76,18 @@ fn can_be_found(spoil: impl FnOnce(&Block)) -> bool {
 fn an_entry_that_another_process_has_spoilt_is_refused() {
     assert!(can_be_found(|_| {}));
     let spoils: [fn(&Block); 6] = [
-        // Longer than its place.
+        // The object is longer than its block.
         |block| block.len.store(129, Ordering::Relaxed),
         |block| block.len.store(u64::MAX, Ordering::Relaxed),
-        // Of an order that does not exist.
+        // The order does not exist.
         |block| block.order.store(ORDERS as u32, Ordering::Relaxed),
         |block| {
             block.offset.store(0, Ordering::Relaxed);
             block.order.store(64, Ordering::Relaxed);
         },
-        // Across the end of its place.
+        // The block lies across the end of its place.
         |block| block.offset.store(block.offset() + 8, Ordering::Relaxed),
-        // Where there are no small blocks.
+        // No small blocks lie there.
         |block| block.offset.store(1 << 45, Ordering::Relaxed),
     ];
     for (number, spoil) in spoils.into_iter().enumerate() {

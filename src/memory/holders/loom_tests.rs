@@ -1,4 +1,4 @@
-//! Models of who may free a block, while others move it without the lock of the ledger.
+//! Models of which process may free a block, while others move it without the lock of the ledger.
 
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use loom::thread;
 
 use super::Holders;
 
-/// A member that was killed while it held the block: it died between its bit and the pop.
+/// A member that was killed while it held the block: it died between setting its bit and the pop.
 const DEAD: u16 = 0;
 const RECEIVER: u16 = 64;
 const SENDER: u16 = 1;
@@ -21,7 +21,7 @@ struct Payload {
 }
 
 impl Payload {
-    /// As `Family::release`, and the reclaim of a dead member.
+    /// Releases like `Family::release`, and like the process that reclaims a dead member.
     fn release(&self, member: u16) {
         let mut is_free = self.is_free.lock().unwrap();
         assert!(!*is_free, "freed twice");
@@ -32,14 +32,16 @@ impl Payload {
         }
     }
 
-    /// As `Payload::go_over` and the store that makes a push happen.
+    /// Moves the payload into the queue like `Payload::go_over` and the store that makes a push
+    /// happen.
     fn push(&self) {
         self.holders.launch();
         self.holders.remove(SENDER);
         self.is_in_queue.store(true, Ordering::Release);
     }
 
-    /// As `Payload::reach` and `Payload::has_come_over`, the read and the drop.
+    /// Moves the payload out of the queue like `Payload::reach` and `Payload::has_come_over`; then
+    /// the read and the drop.
     fn pop(&self) {
         self.holders.insert(RECEIVER);
         self.holders.land();
@@ -85,8 +87,8 @@ fn a_reclaim_frees_no_payload_that_is_being_popped() {
     });
 }
 
-/// No protocol of today has a dead process hold what a live one pushes. The rule holds for it all
-/// the same.
+/// In no protocol of today does a dead process hold what a live one pushes. The rule covers that
+/// case too.
 #[test]
 fn a_reclaim_frees_no_payload_that_is_being_pushed() {
     model(|payload| {
@@ -99,7 +101,7 @@ fn a_reclaim_frees_no_payload_that_is_being_pushed() {
     });
 }
 
-/// From a word that is read late to one that was read early, by two moves.
+/// The payload moves by two moves, from a word that is read late to one that was read early.
 #[test]
 fn a_reclaim_frees_no_payload_that_is_pushed_and_popped_meanwhile() {
     model(|payload| {

@@ -1,5 +1,6 @@
 //! Processes that reclaim what a dead member has left, and are killed or stopped themselves between
-//! any two steps. Another process finishes; the books balance, and nothing is given back twice.
+//! any two steps. Another process finishes the work. Then all counts are right, and nothing has
+//! been given back twice.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use crate::os::fault::{self, Child, Fate};
 use crate::sync::{RwLock, Semaphore};
 use crate::{Queue, SharedArray};
 
-/// What a call may take that waits a millisecond at most, on a machine that has other things to do.
+/// The most time that a call may take that waits a millisecond at most, on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(10);
 
 const SMALL: u64 = 100;
@@ -22,13 +23,13 @@ const LARGE: u64 = 1 << 20;
 /// A family of this test's own, in which member 0 has died and member 1 lives.
 struct Estate {
     family: Family,
-    /// Held by the dead member alone, the last of them not finished.
+    /// Blocks that the dead member alone holds; the last of them is not finished.
     sole: [BlockId; 4],
-    /// Held by the other member too, or under way in a message.
+    /// Blocks that the other member holds too, or that are under way in a message.
     needed: [BlockId; 2],
 }
 
-/// The number of no process: the kernel's are below 2^22.
+/// A pid that no process has: the kernel's are below 2^22.
 const GONE: u32 = 1 << 30;
 
 impl Estate {
@@ -64,7 +65,7 @@ impl Estate {
         }
         family.launch(needed[1]);
         if is_full {
-            // As if so much memory were kept that more has to be given back.
+            // As if so many bytes were kept that the memory of more blocks has to be given back.
             family.header().kept.store(64 << 20, Ordering::Relaxed);
         }
         Self {
@@ -104,7 +105,7 @@ impl Estate {
             let kept = family.header().kept.load(Ordering::Relaxed);
             assert_eq!(kept, 2 * LARGE, "bytes that are kept: {what}");
         }
-        // On a list twice, a block would be given out twice; lost from it, not at all.
+        // A block that is on a list twice would be given out twice; one that is on no list, never.
         let mut given = BTreeSet::from(self.needed.map(|id| id.index));
         let mut come_back = 0;
         for len in [SMALL, SMALL, SMALL, LARGE, LARGE, LARGE] {
@@ -168,7 +169,7 @@ fn a_reclaim_is_finished_after_two_that_were_cut_short() {
     }
 }
 
-/// A process that comes is killed between any two steps: its place is free again.
+/// A process that becomes a member is killed between any two steps: its slot is free again.
 #[test]
 fn a_place_that_was_half_taken_is_free_again() {
     for fate in FATES {
@@ -183,7 +184,7 @@ fn a_place_that_was_half_taken_is_free_again() {
                 slot.begin(own, started, Life::Alive);
             });
             if child.is_stopped() {
-                // It has the lock: the dead member is left for later.
+                // The stopped process has the lock: the dead member is left for later.
                 estate.reclaim(Duration::from_millis(1));
             }
             let is_through = child.end();
@@ -199,7 +200,7 @@ fn a_place_that_was_half_taken_is_free_again() {
     }
 }
 
-/// What the objects themselves have to do for a member that has died.
+/// Checks what the objects themselves have to do for a member that has died.
 #[test]
 fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
     /// Other tests of this process may reclaim the dead before the child does.
@@ -274,7 +275,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
     }
 }
 
-/// A family of so many members, of which that with number `dead` has ended.
+/// Makes a family of so many members, of which the one with number `dead` has ended.
 fn family_of(members: u16, dead: u16) -> Family {
     let family = Family::new().unwrap();
     let own = std::process::id();
@@ -340,7 +341,7 @@ fn a_place_that_was_given_up_is_not_taken_by_the_process_that_was_expected() {
     assert!(!slot.is_expected(uses));
     let later = slot.begin(own, start_of(own).unwrap(), Life::Expected);
     assert!(slot.is_expected(later) && !slot.is_expected(uses));
-    // Its process has come.
+    // The process of the slot has arrived.
     slot.set(Life::Alive);
     assert!(!slot.is_expected(later));
 }

@@ -1,14 +1,14 @@
 //! The wait list of a condition variable: one notification, one wake-up.
 //!
-//! [`Waiters`] tells all who wait by one number, which is right for waiters that look at a state of their own. The waiters
-//! of a condition variable have no such state here: their caller looks, and each wake-up for
-//! nothing costs it two turns at the mutex. So each waiter has a *slot*, with a futex of its own,
-//! and a notification is *granted* to one slot by one compare-and-swap. Whether a waiter was
-//! notified is written in its slot alone. A wake-up of the kernel, a slice of sleep that is over
-//! and a deadline only have it look there.
+//! [`Waiters`] tells all waiters by one number, which is right for waiters that look at a state of
+//! their own. The waiters of a condition variable have no such state here: their caller looks, and
+//! each needless wake-up costs the caller two acquisitions of the mutex. So each waiter has a
+//! *slot*, with a futex of its own, and a notification is *granted* to one slot by one
+//! compare-and-swap. Only the waiter's slot says whether it was notified. After a wake-up of the
+//! kernel, the end of a slice of sleep or a deadline, the waiter only looks at its slot.
 //!
 //! No function takes a lock or waits for another process, so a process may be stopped anywhere
-//! without holding up others. The state of a slot, all in one word:
+//! without holding up others. The state of a slot is all in one word:
 //!
 //! ```text
 //!            enqueue               enqueue              notify
@@ -18,26 +18,31 @@
 //!                           leave, or reclaim
 //! ```
 //!
-//! | killed | it leaves | what becomes of it |
+//! | killed | it leaves | what happens then |
 //! |---|---|---|
-//! | a waiter with a slot, whatever its state | a slot that it does not need | `reclaim` frees it, and notifies all: the slot may have been granted |
+//! | a waiter in a slot, whatever its state | a slot that it does not need | `reclaim` frees the slot |
 //! | a waiter that has left its slot, with a grant | nothing | `reclaim` notifies all |
-//! | a notifier between the grant and the wake-up | a waiter asleep in a granted slot | it sees the grant after its slice, in 100 ms at the latest |
-//! | a notifier between two grants of `notify_all` | waiters that were not notified | `reclaim` notifies all |
-//! | the process that reclaims | slots of the dead | the next one reclaims them: all of it can be done twice |
+//! | a notifier between the grant and the wake-up | a waiter asleep, granted | it looks after its slice |
+//! | a notifier between two grants of `notify_all` | waiters not notified | `reclaim` notifies all |
+//! | the process that reclaims | slots of the dead | the next one reclaims them |
+//!
+//! When `reclaim` frees a slot it also notifies all, because the slot may have been granted. A
+//! waiter that is asleep in a granted slot sees the grant after 100 ms at the latest. All of a
+//! reclaim can be done twice.
 //!
 //! A waiter that leaves because of its deadline frees its slot by a swap, which tells whether the
-//! slot was granted up to then. So a grant is either reported by the waiter that got it, or it
-//! never happened and the notifier picks another.
+//! slot was granted up to then. So there are two cases. Either the waiter that got the grant
+//! reports it, or the grant never happened and the notifier picks another waiter.
 //!
-//! A notification goes to the waiter that has waited longest, so that a waiter that comes later
-//! takes it from none. There are 448 slots. Waiters that find no free one are the *crowd*: a
-//! notification that finds no waiter in a slot wakes all of them, and each of them wakes up after
-//! 100 ms for no reason. Then its caller looks, and waits again, perhaps in a slot.
+//! A notification goes to the waiter that has waited longest, so a waiter that comes later cannot
+//! take it from an earlier one. There are 448 slots. Waiters that find no free one are the *crowd*.
+//! A notification that finds no waiter in a slot wakes all of the crowd. Each waiter of the crowd
+//! also wakes up after 100 ms without a reason. Then its caller looks, and waits again, perhaps in
+//! a slot.
 //!
 //! No fence stands between a look at the slots and the state that the mutex guards. A notifier has
-//! locked that mutex before it notifies. If a waiter had it before, the notifier sees its slot; if
-//! after, the waiter has seen the change.
+//! locked that mutex before it notifies. If a waiter had the mutex before the notifier, the
+//! notifier sees its slot; if after, the waiter has seen the change.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -48,21 +53,22 @@ use crate::os::fault;
 use crate::os::futex::Wake;
 use crate::shim::{AtomicU32, AtomicU64, Futex};
 
-/// Words of bits. In a model, slots for two: a third waiter is the crowd.
+/// The number of words of bits. In a model, slots for two waiters: a third waiter is the crowd.
 const WORDS: usize = if cfg!(loom) { 1 } else { 7 };
 
 const SLOTS: usize = if cfg!(loom) { 2 } else { WORDS * 64 };
 
-/// The state of a slot that is no waiter's. Other states have the member above their two bits.
+/// The state of a slot that belongs to no waiter. Other states have the member above their two
+/// bits.
 const FREE: u32 = 0;
 
-/// Its owner is about to wait.
+/// The slot's owner is about to wait.
 const CLAIMED: u32 = 1;
 
-/// Its owner waits, and has not been notified.
+/// The slot's owner waits, and has not been notified.
 const WAITING: u32 = 2;
 
-/// Its owner has been notified.
+/// The slot's owner has been notified.
 const GRANTED: u32 = 3;
 
 const STATE: u32 = 3;
@@ -71,28 +77,29 @@ fn state_of(state: u32, member: u16) -> u32 {
     u32::from(member) << 2 | state
 }
 
-/// Those who wait for a condition variable. It lies in shared memory, and all zeros is one that no
-/// thread waits for.
+/// The waiters of a condition variable. It lies in shared memory. All zeros means that no thread
+/// waits.
 #[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 pub(crate) struct WaitList {
     /// One bit for each slot: whether a waiter is in it. Written by the owner of the slot, after it
-    /// begins to wait and before it frees the slot; and by the process that reclaims it.
+    /// begins to wait and before it frees the slot; and by the process that reclaims the slot.
     enqueued: [AtomicU64; WORDS],
-    /// The last ticket.
+    /// The last ticket that was given out.
     last_ticket: AtomicU32,
     _unused: AtomicU32,
     crowd: Waiters,
     slots: [Slot; SLOTS],
 }
 
-/// The place of one waiter.
+/// The slot of one waiter.
 #[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 struct Slot {
     /// What the owner sleeps on.
     state: Futex,
-    /// The order in which waiters came, modulo 2^32. Of no meaning unless a waiter waits.
+    /// The order in which waiters came, modulo 2^32. It means nothing unless a waiter waits in the
+    /// slot.
     ticket: AtomicU32,
 }
 
@@ -108,7 +115,8 @@ pub(crate) enum Woken {
     TimedOut,
 }
 
-/// A waiter that is on the list. Dropped without a sleep, it gives its notification to another.
+/// A waiter that is on the list. If it is dropped without a sleep, it gives its notification to
+/// another.
 #[must_use = "dropped, it is off the list"]
 pub(crate) struct Enqueued<'a> {
     list: &'a WaitList,
@@ -133,7 +141,8 @@ impl WaitList {
                 // Release pairs with the load in `oldest`, which reads the ticket.
                 slot.state.store(waiting, Ordering::Release);
                 fault::point();
-                // Release pairs with the load in `occupied`: who sees the bit sees the state.
+                // Release pairs with the load in `occupied`: a thread that sees the bit sees the
+                // state.
                 self.enqueued[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
                 Place::Slot { index, waiting }
             }
@@ -142,8 +151,8 @@ impl WaitList {
         Enqueued { list: self, place }
     }
 
-    /// Takes a free slot, the first one there is: notifiers look at those with a bit only, and few
-    /// lines are better than many.
+    /// Claims the first free slot: notifiers look only at slots with a bit, and the fewer cache
+    /// lines those take up, the better.
     fn claim(&self, member: u16) -> Option<usize> {
         let claimed = state_of(CLAIMED, member);
         for (word, bits) in self.enqueued.iter().enumerate() {
@@ -164,7 +173,7 @@ impl WaitList {
         None
     }
 
-    /// Slots with a waiter, perhaps one that is about to leave.
+    /// Returns the slots with a waiter, perhaps one that is about to leave.
     fn occupied(&self) -> impl Iterator<Item = usize> {
         let all = self.enqueued.iter().enumerate().flat_map(|(word, bits)| {
             let mut left = bits.load(Ordering::Acquire);
@@ -179,13 +188,13 @@ impl WaitList {
         all.filter(|index| *index < SLOTS)
     }
 
-    /// The slot whose waiter has waited longest without a notification, and its state.
+    /// Returns the slot whose waiter has waited longest without a notification, and its state.
     fn oldest(&self) -> Option<(usize, u32)> {
         let newest = self.last_ticket.load(Ordering::Relaxed);
         let waiting = self.occupied().filter_map(|index| {
             let slot = &self.slots[index];
             let state = slot.state.load(Ordering::Acquire);
-            // Signed: the difference of a waiter that came after the load above is not negative.
+            // Signed: the difference is not negative for a waiter that came after the load above.
             let age = || {
                 slot.ticket
                     .load(Ordering::Relaxed)
@@ -198,24 +207,26 @@ impl WaitList {
         oldest.map(|(_, index, state)| (index, state))
     }
 
-    /// Notifies the waiter that was seen in this slot. False if it has left or was notified.
+    /// Notifies the waiter that was seen in this slot. Returns false if it has left or was
+    /// notified.
     fn grant(&self, index: usize, state: u32) -> bool {
         let granted = state & !STATE | GRANTED;
-        // If another waiter of the same member has come to the slot since, it is that one: it waits
-        // as well.
+        // If another waiter of the same member has come to the slot since, that waiter is notified:
+        // it waits as well.
         let is_granted = self.slots[index].state.compare_exchange(state, granted);
         is_granted.is_ok()
     }
 
     /// Notifies one waiter, if there is any: the one that has waited longest.
     pub(crate) fn notify_one(&self) {
-        // If a grant fails, another thread has left or was notified since the look.
+        // If a grant fails, the waiter has left or was notified since the look.
         while let Some((index, state)) = self.oldest() {
             if self.grant(index, state) {
                 self.slots[index].state.wake(1);
                 return;
             }
         }
+        // No waiter in a slot is left to notify.
         self.notify_crowd();
     }
 
@@ -223,8 +234,8 @@ impl WaitList {
     pub(crate) fn notify_all(&self) {
         for index in self.occupied() {
             let state = self.slots[index].state.load(Ordering::Acquire);
-            // If the grant fails, the waiter has left or was notified by another; who came to its
-            // slot then came after us.
+            // If the grant fails, the waiter has left or another thread has notified it. A waiter
+            // that took its slot since then came after this call.
             if state & STATE == WAITING && self.grant(index, state) {
                 self.slots[index].state.wake(1);
             }
@@ -238,15 +249,15 @@ impl WaitList {
         }
     }
 
-    /// Has a waiter that is on the list, or is about to be, leave its slot. Whether it was
-    /// notified.
+    /// Makes a waiter that is on the list, or is about to be, leave its slot. Returns whether it
+    /// was notified.
     fn leave(&self, index: usize) -> bool {
-        // First: once the slot is free, the bit is for its next owner to set.
+        // The bit is cleared first: once the slot is free, the bit is for its next owner to set.
         self.enqueued[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
         self.slots[index].state.swap(FREE) & STATE == GRANTED
     }
 
-    /// A member has ended. Frees its slots, and notifies all: the dead process may have been
+    /// Frees the slots of a member that has ended, and notifies all: the dead process may have been
     /// notified in place of another, or been about to notify. Can be done twice.
     pub(crate) fn reclaim(&self, member: u16) {
         for (index, slot) in self.slots.iter().enumerate() {
@@ -255,19 +266,20 @@ impl WaitList {
                 self.leave(index);
             }
         }
-        // Last: what was granted to the dead until now is granted again.
+        // Done last: what was granted to the dead process until now is granted again.
         self.notify_all();
     }
 }
 
 impl Enqueued<'_> {
-    /// Sleeps until it is notified or the deadline has passed, and leaves the list. `poll_for_dead` is
-    /// called after each slice of sleep.
+    /// Sleeps until it is notified or the deadline has passed, and leaves the list. Calls
+    /// `poll_for_dead` after each slice of sleep.
     pub(crate) fn sleep(self, deadline: Option<Instant>, poll_for_dead: impl FnMut()) -> Woken {
         match self.place {
             Place::Slot { index, waiting } => {
                 self.list.slots[index].sleep(waiting, deadline, poll_for_dead);
-                // Also if the deadline has passed: a notification up to here is this waiter's.
+                // Also if the deadline has passed: a notification up to here belongs to this
+                // waiter.
                 let is_notified = self.list.leave(index);
                 mem::forget(self);
                 if is_notified {
@@ -286,7 +298,7 @@ impl Drop for Enqueued<'_> {
         if let Place::Slot { index, .. } = self.place
             && self.list.leave(index)
         {
-            // None has heard of the notification.
+            // No caller has heard of the notification, so it goes to another waiter.
             self.list.notify_one();
         }
     }
@@ -307,11 +319,11 @@ impl Slot {
         let mut is_first = true;
         loop {
             let slice = slices.next();
-            // In models the first slice is over at any time, and the others never.
+            // In models the first slice may end at any time, and the others never do.
             let may_end = slice.is_last || mem::take(&mut is_first);
             let wake = self.state.sleep(waiting, slice.end, may_end);
-            // Woken for nothing: a notifier of the one who had the slot before was late with its
-            // wake-up.
+            // The state says whether the slot was granted. A notifier of the slot's previous owner
+            // may wake this waiter for nothing, if its wake-up is late.
             if is_granted().is_some() {
                 return;
             }
@@ -342,7 +354,7 @@ fn sleep_in_crowd(
             poll_for_dead();
             Woken::Notified
         }
-        // The notifier may have taken it for told already.
+        // A notifier may count this waiter as told already.
         Slept::TimedOut if ticket.is_notified() => Woken::Notified,
         Slept::TimedOut => Woken::TimedOut,
     }

@@ -1,4 +1,5 @@
-//! Models of the wait protocol. A lost wake-up is a deadlock here, since nobody looks by itself. See `facade`.
+//! Models of the wait protocol. A lost wake-up is a deadlock here, since no thread looks by itself.
+//! See `shim`.
 
 use std::time::Instant;
 
@@ -8,7 +9,8 @@ use loom::thread;
 
 use super::Waiters;
 
-/// What is waited for: permits, with no more ordering than it takes to hand something over.
+/// The object that the models wait for: permits, with no more ordering than it takes to hand
+/// something over.
 #[derive(Default)]
 struct Object {
     waiters: Waiters,
@@ -33,21 +35,22 @@ impl Object {
         self.waiters.wait(None, || self.take(), || ()).unwrap();
     }
 
-    /// Nobody counts as sleeping, nor as told.
+    /// Checks that no thread counts as sleeping, nor as told.
     fn nobody_is_left(&self) {
         assert_eq!(self.waiters.sleepers.load(Ordering::Relaxed), 0);
     }
 }
 
-/// Tries the orders with at most two switches away from a thread that could go on. That takes seconds and finds a fence
-/// that is missing; all orders take minutes and more. `LOOM_MAX_PREEMPTIONS` sets another number.
+/// Tries the orders with at most two switches away from a thread that could go on. That takes
+/// seconds and finds a fence that is missing; all orders take minutes and more.
+/// `LOOM_MAX_PREEMPTIONS` sets another number.
 fn model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(2));
     model.check(run);
 }
 
-/// In a model any deadline passes whenever it can.
+/// Returns a deadline. In a model any deadline may pass whenever a thread waits for it.
 fn deadline() -> Option<Instant> {
     Some(Instant::now())
 }
@@ -140,7 +143,7 @@ fn a_ticket_that_is_dropped_unslept_takes_nobodys_notification() {
         let other = {
             let object = object.clone();
             thread::spawn(move || {
-                // It may be counted as told, and never sleeps.
+                // This thread may be counted as told, and never sleeps.
                 drop(object.waiters.ticket());
                 drop(object.waiters.ticket());
             })

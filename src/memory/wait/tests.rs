@@ -10,7 +10,7 @@ use super::{Waiters, counts};
 use crate::os::fork::{Victim, exit_now};
 use crate::os::memory::SharedMemory;
 
-/// What the tests wait for; in shared memory, all zeros at first.
+/// The object that the tests wait for; in shared memory, all zeros at first.
 #[repr(C)]
 struct Object {
     waiters: Waiters,
@@ -30,7 +30,8 @@ impl Page {
     }
 
     fn object(&self) -> &Object {
-        // SAFETY: a page is large enough, and aligned, and lives as long as `self`; an Object is made of atomics.
+        // SAFETY: a page is large enough, and aligned, and lives as long as `self`; an Object is
+        // made of atomics.
         unsafe { self.0.start().cast::<Object>().as_ref() }
     }
 }
@@ -219,7 +220,7 @@ fn signals_do_not_end_a_wait() {
         SaFlags::empty(),
         SigSet::empty(),
     );
-    // SAFETY: the handler does nothing; nobody else in the tests uses this signal.
+    // SAFETY: the handler does nothing; no other code in the tests uses this signal.
     unsafe { sigaction(Signal::SIGURG, &action) }.unwrap();
     let page = Page::new();
     let object = page.object();
@@ -244,7 +245,7 @@ fn signals_do_not_end_a_wait() {
         let (got, end) = sleeper.join().unwrap();
         assert_eq!(got, None);
         assert!(end >= deadline);
-        // Slices of 10, 20, 40 ms have ended by themselves, whatever the signals.
+        // Slices of 10, 20, 40 ms have ended by themselves, however many signals came.
         assert!(patrols.load(Ordering::Relaxed) >= 1);
     });
 }

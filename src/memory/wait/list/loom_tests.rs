@@ -1,5 +1,5 @@
-//! Models of the wait list. There are two slots; the first slice of each sleep is over at any time,
-//! and the others never. So a lost wake-up is a deadlock, which loom reports.
+//! Models of the wait list. There are two slots. The first slice of each sleep may end at any time,
+//! and the others never do. So a lost wake-up is a deadlock, which loom reports.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ fn model(run: impl Fn() + Send + Sync + 'static) {
     model.check(run);
 }
 
-/// In a model any deadline passes whenever it can.
+/// Returns a deadline. In a model any deadline may pass whenever a thread waits for it.
 fn deadline() -> Option<Instant> {
     Some(Instant::now())
 }
@@ -39,7 +39,7 @@ struct Guarded {
 impl Guarded {
     fn give(&self) {
         *self.permits.lock().unwrap() += 1;
-        // After the mutex is unlocked: the harder case.
+        // After the mutex is unlocked, which is the harder case.
         self.list.notify_one();
     }
 
@@ -54,7 +54,7 @@ impl Guarded {
         *permits -= 1;
     }
 
-    /// No slot is in use.
+    /// Checks that no slot is in use.
     fn none_is_left(&self) {
         assert_eq!(self.list.enqueued[0].load(Ordering::Relaxed), 0);
         let slots = self.list.slots.iter();
@@ -109,7 +109,7 @@ fn one_notification_is_one_wake_up() {
     model(|| {
         let list = Arc::new(WaitList::default());
         let woken = Arc::new(AtomicU32::new(0));
-        // On the list before the notification, so that it is for one of them.
+        // Both are on the list before the notification, so it is for one of them.
         let (impatient, patient) = (list.enqueue(LIVE), list.enqueue(OTHER));
         let (impatient, patient) = (index_of(impatient), index_of(patient));
         let sleeper = |index, member, deadline: Option<Instant>| {
@@ -124,16 +124,16 @@ fn one_notification_is_one_wake_up() {
         let patient = sleeper(patient, OTHER, None);
         list.notify_one();
         if impatient.join().unwrap() == Woken::Notified {
-            // It was for the one that came first, and the other one sleeps on.
+            // The notification was for the one that came first, and the other one sleeps on.
             assert_eq!(woken.load(Ordering::Relaxed), 1);
             list.notify_one();
         }
-        // Else it is for the other one, which sleeps for ever without it.
+        // Else the notification is for the other one, which sleeps for ever without it.
         assert_eq!(patient.join().unwrap(), Woken::Notified);
     });
 }
 
-/// A thread that takes over a slot: what was enqueued borrows the list.
+/// Returns the slot's index, for a thread that takes over the slot: an `Enqueued` borrows the list.
 fn index_of(enqueued: Enqueued<'_>) -> usize {
     let super::Place::Slot { index, .. } = enqueued.place else {
         panic!("a place in the crowd");
@@ -159,8 +159,8 @@ fn a_waiter_that_times_out_uses_up_no_notification() {
             if *permits == 0 {
                 let enqueued = it.list.enqueue(LIVE);
                 drop(permits);
-                // It leaves without another look if its time is up, so nothing may have been
-                // granted to it.
+                // If the deadline passes, this waiter leaves without another look, so nothing may
+                // have been granted to it.
                 if enqueued.sleep(deadline(), || ()) == Woken::Notified {
                     it.list.notify_one();
                 }
@@ -187,12 +187,12 @@ fn a_waiter_that_gives_up_before_it_sleeps_passes_its_notification_on() {
     });
 }
 
-/// The waiter that came first is killed before it is notified, after that, or never is.
+/// The waiter that came first is killed before it is notified, after that, or never.
 #[test]
 fn a_notification_of_a_killed_waiter_is_given_to_another() {
     model(|| {
         let guarded = Arc::new(Guarded::default());
-        // Killed while it waits, or on its way to sleep.
+        // It is killed while it waits, or on its way to sleep.
         index_of(guarded.list.enqueue(DEAD));
         let waiter = spawn(&guarded, |it| it.take(LIVE));
         let reclaimer = spawn(&guarded, |it| it.list.reclaim(DEAD));
@@ -222,7 +222,7 @@ fn a_notification_that_a_killed_waiter_has_heard_of_is_given_to_another() {
     });
 }
 
-/// Each state that a killed waiter may leave its slot in.
+/// Tries each state in which a killed waiter may leave its slot.
 #[test]
 fn a_slot_of_a_killed_waiter_is_another_s_again() {
     for is_bit_set in [false, true] {
@@ -282,7 +282,7 @@ fn all_are_notified_of_all() {
 fn a_waiter_without_a_slot_is_notified_as_well() {
     model(|| {
         let guarded = Arc::new(Guarded::default());
-        // Two that have been notified, and have not left yet.
+        // Two waiters that have been notified, and have not left yet.
         for member in [LIVE, OTHER] {
             index_of(guarded.list.enqueue(member));
             guarded.list.notify_one();

@@ -30,7 +30,7 @@ impl Page {
         unsafe { self.0.start().cast::<WaitList>().as_ref() }
     }
 
-    /// A word behind the list.
+    /// Returns a word behind the list.
     fn word(&self) -> &AtomicU32 {
         // SAFETY: the list takes up less than the first page.
         let word = unsafe { self.0.start().add(4096) };
@@ -119,7 +119,7 @@ fn those_who_came_first_are_notified_first() {
     let list = page.list();
     for last_ticket in [0, u32::MAX - 3, u32::MAX / 2 - 3] {
         list.last_ticket.store(last_ticket, Ordering::Relaxed);
-        // In slots that are not in the order in which they came.
+        // The waiters are in slots that are not in the order in which they came.
         let mut waiters: Vec<_> = (0..8).map(|_| list.enqueue(OWN)).collect();
         for index in [5, 1, 3] {
             drop(waiters.remove(index));
@@ -189,7 +189,7 @@ fn the_slots_of_a_dead_member_are_free_again() {
     wait_for(|| list.waiting() == 1);
     let own = list.enqueue(OWN);
     child.kill();
-    // It is for the dead one, which came first.
+    // The notification goes to the dead waiter, which came first.
     list.notify_one();
     assert!(list.is_granted(0) && !list.is_granted(1));
     list.reclaim(OTHER);
@@ -242,7 +242,7 @@ fn who_is_in_the_crowd_keeps_its_deadline_and_wakes_up_now_and_then() {
         Woken::TimedOut
     );
     assert!(Instant::now() >= deadline);
-    // So that it is in a slot before long.
+    // The crowd's waiter wakes up for no reason, so that it gets a slot before long.
     assert_eq!(list.enqueue(OWN).sleep(None, || ()), Woken::Notified);
     drop(all);
     list.assert_empty();
@@ -280,7 +280,7 @@ fn every_notification_is_one_wake_up_at_most() {
         }
         let mut granted = 0;
         while granted < ROUNDS {
-            // As `notify_one`, which does not tell whether there was a waiter.
+            // Grants like `notify_one`, which does not tell whether there was a waiter.
             if let Some((index, state)) = list.oldest()
                 && list.grant(index, state)
             {
