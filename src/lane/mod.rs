@@ -7,7 +7,7 @@
 //!          ◀───────────────── [cell][cell][…] ◀─────────────────
 //!            reads responses                   writes responses
 //!
-//!   header: who sleeps, whom to wake, how far the worker is, its last words
+//!   header: who sleeps, whom to wake, how far the worker is, its crash report
 //! ```
 //!
 //! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so to hand over

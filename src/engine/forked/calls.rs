@@ -1,4 +1,4 @@
-//! The calls of a pool that are going on in its process: the end of the pool waits for them.
+//! The calls of a pool that are going on in its process. The end of the pool waits for them.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use crate::error::PoolError;
 use crate::future::PoolId;
 
 thread_local! {
-    /// The pools in the middle of whose calls this thread is.
+    /// The pools that this thread is in a call of.
     static CALLING: RefCell<Vec<PoolId>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -24,7 +24,7 @@ struct State {
     count: usize,
 }
 
-/// A call is going on for as long as this lives.
+/// A call, which goes on as long as this value lives.
 pub(super) struct Calling<'c>(&'c Calls);
 
 fn is_calling_here(pool: PoolId) -> bool {
@@ -53,7 +53,7 @@ impl Calls {
     ///
     /// # Errors
     ///
-    /// If this thread is in the middle of one. It would wait for itself.
+    /// If this thread is in the middle of one: it would wait for itself.
     pub(super) fn close(&self, pool: PoolId) -> Result<(), PoolError> {
         if is_calling_here(pool) {
             return Err(PoolError::System {

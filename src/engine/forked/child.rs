@@ -35,7 +35,8 @@ struct PipeRinger(Arc<PipeWriter>);
 
 impl Ring for PipeRinger {
     fn ring(&self) {
-        // One byte for each time somebody asked: the pipe cannot be full. The reader may be gone, and we soon too.
+        // The child writes one byte each time the parent has asked, so the pipe cannot be full. The
+        // reader may be gone, and then this process ends soon too.
         let _ = (&*self.0).write(&[1]);
     }
 }
@@ -49,9 +50,10 @@ impl PipeBell {
         })
     }
 
-    /// Rings it from this side.
+    /// Rings the bell from this side.
     pub(super) fn ring(&self) {
-        // One byte at a time, and one more would not fit only if nobody had listened to thousands of them.
+        // Each call writes one byte. It would not fit only if no thread had listened to thousands
+        // of them.
         let _ = (&*self.writer).write(&[1]);
     }
 
@@ -69,7 +71,7 @@ impl PipeBell {
         match wait_readable(&fds, timeout) {
             Ok(found) => {
                 if let Some(rung) = found.and_then(|index| bells.get(index)) {
-                    // What is read does not matter, nor that more may be left.
+                    // The bytes do not matter, nor does it matter if more are left.
                     let _ = (&rung.reader).read(&mut [0; 64]);
                 }
             }
@@ -82,9 +84,9 @@ impl PipeBell {
 /// How a child knows that its parent has died.
 #[derive(Clone, Copy)]
 pub(super) enum Bond {
-    /// The thread that forked it waits for it.
+    /// The thread that forked the child waits for it.
     Thread,
-    /// That thread may go on, and end, before it.
+    /// The thread that forked the child may go on, and end, before the child.
     Process,
 }
 
@@ -94,8 +96,8 @@ pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// timer is exact, but a child that is stopped may not have set it.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long a child that is not stopped may be at no item before it counts as if it were: a busy
-/// machine may need long to let it run.
+/// How long a child that is not stopped may be at no item before it is treated as if it were
+/// stopped: a busy machine may need long to let it run.
 pub(super) const SLOW_START: Duration = Duration::from_secs(1);
 
 /// How long a child has to end by itself when it has nothing more to do.
@@ -105,7 +107,7 @@ pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 struct Sight {
     progress: Progress,
-    /// Since when, and when that was looked at last, in nanoseconds of the system's clock.
+    /// Since when, and when the parent looked last, in nanoseconds of the system's clock.
     since: u64,
     looked_at: u64,
 }
@@ -114,25 +116,25 @@ struct Sight {
 #[derive(Debug)]
 pub(super) struct Forked {
     child: Arc<Child>,
-    /// What it uses of what this process had when it was forked.
+    /// What the child uses of what this process had when the child was forked.
     taken: Taken,
     pub(super) receiver: Receiver,
     is_reaped: bool,
     /// [`fork::generation`] of the parent.
     generation: u32,
-    /// Why it is being killed.
+    /// Why the child is being killed.
     kill_reason: Option<String>,
-    /// What was last seen of its progress.
+    /// What was last seen of the child's progress.
     sight: Option<Sight>,
-    /// It was killed because its item, started or not, was over its limit.
+    /// Whether the child was killed because its item, started or not, was over its limit.
     is_overdue: bool,
     /// With [`Bond::Process`]: the child dies when this is closed.
     _life_line: Option<OwnedFd>,
 }
 
 impl Forked {
-    /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what it holds may run
-    /// code of the user's when it is dropped.
+    /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what
+    /// it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &PipeBell,
         bond: Bond,
@@ -148,11 +150,12 @@ impl Forked {
             let is_bound = match ends.take() {
                 None => worker::die_with_parent(parent).is_ok(),
                 Some((ours, theirs)) => {
-                    // The copy of the parent's end: open here, the line would never be closed.
+                    // This is the copy of the parent's end: open in the child, the line would never
+                    // be closed.
                     drop(ours);
                     let is_bound = fork::die_when_closed(theirs.as_fd()).is_ok()
                         && !handoff::is_closed(&theirs);
-                    // Open as long as the child lives.
+                    // The child's end stays open as long as the child lives.
                     std::mem::forget(theirs);
                     is_bound
                 }
@@ -183,13 +186,14 @@ impl Forked {
         })
     }
 
-    /// Asks to be rung for when there is something to look at. A look must follow.
+    /// Asks the child to ring when there is something to look at. The caller must look after this.
     pub(super) fn ask_for_bell(&self) {
         self.receiver.header().ring_at(1);
         lane::bell_is_asked_for();
     }
 
-    /// Takes one message; true if it ended the task. What cannot be right kills the child.
+    /// Takes one message. Returns true if it ended the task. A message that cannot be right kills
+    /// the child.
     pub(super) fn take(&mut self, expected: &mut Expected, sink: &dyn Sink) -> bool {
         self.receiver.take(expected, sink).unwrap_or_else(|reason| {
             self.kill_for(reason);
@@ -197,18 +201,18 @@ impl Forked {
         })
     }
 
-    /// For how long it has not moved on without an item that runs: it is between two items, waits
-    /// for room for a result, or ends; or it is stopped there. One that ends has time for that: it
-    /// prints what it has buffered, and ends what it has made. One that still runs its after-fork
-    /// hooks does not rest, unless it is stopped.
+    /// Returns for how long the child has not moved on while it runs no item: it is between two
+    /// items, waits for room for a result, or ends; or it is stopped there. A child that ends has
+    /// time for that: it prints what it has buffered, and ends what it has made. A child that still
+    /// runs its after-fork hooks does not rest, unless it is stopped.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();
         // A parent that has not looked for long has not made room for answers either.
         let is_recent =
             |sight: &Sight| now.saturating_sub(sight.looked_at) < 4 * LOOK_PAUSE.as_nanos() as u64;
-        // Hooks may take as long as they like. A child that is stopped in one does not go on with
-        // it.
+        // Hooks may take as long as they like. But a child that is stopped in one does not go on
+        // with it.
         let may_rest = || self.receiver.header().is_ready() || self.is_stopped();
         let since = match self.sight.filter(is_recent) {
             Some(sight) if sight.progress == progress && may_rest() => sight.since,
@@ -227,18 +231,19 @@ impl Forked {
         (!runs).then_some(rested)
     }
 
-    /// Whether it waits for room for the result of an item with a limit, or is about to give it.
+    /// Returns whether the child waits for room for the result of an item with a limit, or is about
+    /// to give it.
     pub(super) fn has_run(&self) -> bool {
         let header = self.receiver.header();
         header.has_run(header.progress())
     }
 
-    /// Kills it if it is far over the limit: it was stopped before it could set its timer.
+    /// Kills the child if it is far over the limit: it was stopped before it could set its timer.
     pub(super) fn stop_if_overdue(&mut self, limit: Duration) {
         let rested = self.rests();
         let took = rested.unwrap_or_else(|| self.item_took());
         let is_over = |more: Duration| took >= limit.saturating_add(more);
-        // A busy machine may need long to let it start.
+        // A busy machine may need long to let the child start.
         let is_overdue =
             is_over(GRACE) && (rested.is_none() || is_over(SLOW_START) || self.is_stopped());
         if is_overdue && !self.is_overdue {
@@ -247,7 +252,8 @@ impl Forked {
         }
     }
 
-    /// Whether the kernel says that it is stopped. One in a frozen container looks as if it ran.
+    /// Returns whether the kernel says that the child is stopped. A child in a frozen container
+    /// looks as if it ran.
     pub(super) fn is_stopped(&self) -> bool {
         os::state::is_stopped(self.child.pid())
     }
@@ -262,7 +268,7 @@ impl Forked {
         self.child.kill();
     }
 
-    /// Whether there is something to take.
+    /// Returns whether there is something to take.
     pub(super) fn has_next(&self) -> bool {
         self.kill_reason.is_none() && self.receiver.has_next()
     }
@@ -271,8 +277,9 @@ impl Forked {
         self.child.has_ended()
     }
 
-    /// The child has ended, and everything it published has been taken: hands on what it had not published, and says
-    /// what of its task was not answered for, and the error for that. `limit` is how long each of its items may take.
+    /// Reclaims a child that has ended, after everything it published has been taken. Hands on what
+    /// it had not published. Returns what of its task has no answer, and the error for that.
+    /// `limit` is how long each of its items may take.
     pub(super) fn reclaim(
         &mut self,
         expected: &mut Expected,
@@ -281,7 +288,8 @@ impl Forked {
     ) -> (Option<Fate>, TaskError) {
         let death = self.reap();
         let (fate, cause) = match self.kill_reason.take() {
-            // Nothing more is read from it. What it went on to do cannot be known: it counts as having started.
+            // Nothing more is read from a corrupted child. What it went on to do cannot be known,
+            // so its next item counts as started.
             Some(reason) => {
                 let left = expected.next < expected.end;
                 let fate = left.then_some(Fate {
@@ -315,7 +323,7 @@ impl Forked {
         (fate, error)
     }
 
-    /// How long ago the item was started that the child was at, if it has a limit.
+    /// Returns how long ago the item was started that the child was at, if it has a limit.
     fn item_took(&self) -> Duration {
         let header = self.receiver.header();
         let started = header.started_at(header.progress());
@@ -330,7 +338,7 @@ impl Forked {
         status.into()
     }
 
-    /// The process itself, to be polled or killed without a hold on the rest.
+    /// Returns the process itself, to be polled or killed without a hold on the rest.
     pub(super) fn process(&self) -> Arc<Child> {
         self.child.clone()
     }
@@ -342,7 +350,8 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        // A forked child's copy: the process is the parent's to kill and to wait for.
+        // A child that was forked has a copy of this: the process is the parent's to kill and to
+        // wait for.
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
             self.reap();
@@ -350,7 +359,7 @@ impl Drop for Forked {
     }
 }
 
-/// What a child does with its items: runs each within its limit, and answers for it.
+/// What a child does with its items: it runs each within its limit, and answers it.
 pub(super) struct Answers {
     /// Why no item is run: an after-fork hook panicked.
     broken: Option<Caught>,
@@ -361,8 +370,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// To be called in the child, before it touches what is the program's: runs the after-fork
-    /// hooks.
+    /// Runs the after-fork hooks. This must be called in the child, before it touches what is the
+    /// program's.
     pub(super) fn new(limits: Limits, responses: &ResponseWriter) -> Self {
         let broken = at_fork::run().err();
         responses.ready();
@@ -374,7 +383,7 @@ impl Answers {
         }
     }
 
-    /// Whether no item is run, because an after-fork hook panicked.
+    /// Returns whether no item is run, because an after-fork hook panicked.
     pub(super) fn are_broken(&self) -> bool {
         self.broken.is_some()
     }
@@ -393,7 +402,8 @@ impl Answers {
             responses.fault(&Fault::Panicked(caught.clone()));
             return;
         }
-        // After the start was noted, so that by the parent's clock too the limit has passed when the timer goes off.
+        // The timer is set after the start was recorded, so that by the parent's clock too the
+        // limit has passed when the timer goes off.
         if let Err(error) = self.set_timer() {
             let message = format!("it was not run, because its limit cannot be kept: {error}");
             responses.fault(&Fault::Panicked(Caught {
@@ -406,16 +416,18 @@ impl Answers {
         let original = responses.original();
         let encoded = panic::catch(|| {
             let result = run();
-            // Before its handles are counted as sent.
+            // If `run` has forked, the copy of the child ends here, before the result's handles are
+            // counted as sent.
             original.end_copy(fork::COPY_RETURNED);
             scratch.clear();
             let encoded = wire::append_result(scratch, &result);
-            // Before the item is answered for: a panic in `drop` is still this item's.
+            // This comes before the item has its answer: a panic in `drop` still belongs to this
+            // item.
             drop(result);
             encoded
         });
         if let Some(timer) = &self.timer {
-            // It fails only for a timer that is none.
+            // This fails only for a timer that is none.
             let _ = timer.unset();
         }
         let exceeded = responses.exceeded();

@@ -14,11 +14,11 @@ pub(super) struct Chunk {
     /// Index of the first item, and one past the last.
     pub(super) first: usize,
     pub(super) end: usize,
-    /// Items answered for.
+    /// The number of items that have an answer.
     pub(super) answered: u32,
     /// How often the item after those has been started.
     pub(super) attempts: u32,
-    /// Whether a child that lives is at it.
+    /// Whether a living child is at this chunk.
     pub(super) is_taken: bool,
     /// Whether results after a failure are of any use.
     keeps_all: bool,
@@ -65,7 +65,7 @@ impl Chunk {
         self.outcome.lock().failures.push((index, error));
     }
 
-    /// Whether the outcome of the call is certain with this chunk.
+    /// Returns whether the outcome of the call is certain with this chunk.
     pub(super) fn decides(&self) -> bool {
         !self.keeps_all && self.failed() > 0
     }
@@ -104,7 +104,7 @@ impl Chunk {
             if nth >= self.answered {
                 return Err(failure.clone().with_index(index));
             }
-            // One that cannot be made leaves the bytes at the next.
+            // A result that cannot be decoded leaves `bytes` at the next one.
             wire::decode(&mut bytes, Some(index))
         }));
     }
@@ -123,7 +123,7 @@ impl Sink for Chunk {
         if self.keeps_all || outcome.failures.is_empty() {
             bytes.append_to(&mut outcome.bytes);
         } else {
-            // Nobody wants them, but what they hold must be let go of.
+            // No caller wants these results, but the handles in them must be released.
             let mut unwanted = Vec::new();
             bytes.append_to(&mut unwanted);
             self.results.discard(unwanted);

@@ -1,5 +1,5 @@
-//! Forked children that are killed or stopped between any two steps: claiming a chunk, running an
-//! item, giving its result; and parents that are killed between two of theirs.
+//! Forked children that are killed or stopped between any two steps (claiming a chunk, running an
+//! item, giving its result), and parents that are killed between two of theirs.
 
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
@@ -54,10 +54,10 @@ impl Words {
 
     pub(super) fn at(&self, index: usize) -> &AtomicU32 {
         assert!(index < 1_024);
-        // SAFETY: within the mapping.
+        // SAFETY: the word lies within the mapping.
         #[allow(unsafe_code)]
         let word = unsafe { self.0.start().cast::<AtomicU32>().add(index) };
-        // SAFETY: aligned, as the mapping is, which lives as long as `self`.
+        // SAFETY: the word is aligned, as the mapping is, which lives as long as `self`.
         #[allow(unsafe_code)]
         unsafe {
             word.as_ref()
@@ -79,7 +79,7 @@ fn let_go_on(met: &Met, fate: Fate, is_over: &AtomicBool) {
     let end = Instant::now() + IN_TIME;
     while !is_over.load(Ordering::SeqCst) && Instant::now() < end {
         if let Some(pid) = met.pid() {
-            // An error: its parent has buried it.
+            // An error means that the parent has reclaimed the child.
             let Ok(child) = pidfd::Child::open(pid) else {
                 return;
             };
@@ -97,8 +97,8 @@ fn let_go_on(met: &Met, fate: Fate, is_over: &AtomicBool) {
     }
 }
 
-/// Maps the items, whose results have these lengths, with one child that meets its fate. Gives the
-/// item that failed, and whether a child has met it.
+/// Maps the items, whose results have these lengths, with one child that meets its fate. Returns
+/// the item that failed, and whether a child has met it.
 fn run(fate: Fate, number: i64, lens: &[usize]) -> (Option<usize>, bool) {
     let (met, runs, is_over) = (Met::new(), Words::new(), AtomicBool::new(false));
     let outcomes = thread::scope(|scope| {
@@ -106,7 +106,7 @@ fn run(fate: Fate, number: i64, lens: &[usize]) -> (Option<usize>, bool) {
             scope.spawn(|| let_go_on(&met, fate, &is_over));
         }
         fault::arm_children(1, fate, number, &met);
-        // One at a time, so that this one comes to all its steps.
+        // There is one child at a time, so that this one comes to all its steps.
         let pool = pool(1);
         let call = pool.call().chunk_size(2);
         let outcomes = call.try_map(
@@ -203,7 +203,7 @@ fn nothing_of_a_large_result_is_torn_wherever_its_child_dies() {
     });
 }
 
-/// A child that stays stopped is found out, and what it is at is ended by its limit.
+/// The parent finds a child that stays stopped, and the limit ends what the child is at.
 #[test]
 fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
     in_time(|| {
@@ -211,7 +211,7 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
         for number in (1..).step_by(3) {
             let met = Met::new();
             fault::arm_children(1, Fate::Paused, number, &met);
-            // One at a time, so that this one comes to all its steps.
+            // There is one child at a time, so that this one comes to all its steps.
             let pool = pool(1);
             let call = pool.call().chunk_size(2).timeout(limit);
             let outcomes = call.try_map(|item: usize| result(item, 20), 0..5);
@@ -230,7 +230,7 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
     });
 }
 
-/// The first fault point at which the child of a call over one item has started it.
+/// Returns the first fault point at which the child of a call over one item has started it.
 fn point_in_item() -> i64 {
     (0..100)
         .find(|&number| {
@@ -267,7 +267,7 @@ fn retries_are_counted_and_the_error_says_how_often_it_was_tried() {
     });
 }
 
-/// Before the first item, at a child's first step.
+/// The children die before the first item, at their first step.
 #[test]
 fn a_call_gives_up_after_seventeen_children_that_started_nothing_and_not_before() {
     in_time(|| {
@@ -357,8 +357,8 @@ fn a_submitted_task_fails_or_has_its_result_wherever_its_child_dies() {
     });
 }
 
-/// A parent that dies takes its children with it, whatever they and it are at. They are blocked
-/// then: the parent takes no more of their results.
+/// A parent that dies takes its children with it, whatever step they and it are at. The children
+/// are blocked then: the parent takes no more of their results.
 #[test]
 fn children_end_with_a_parent_that_is_killed_at_any_step() {
     in_time(|| {
@@ -377,7 +377,7 @@ fn children_end_with_a_parent_that_is_killed_at_any_step() {
                     assert!(outcome.is_ok());
                 });
                 let pids = || (0..4).map(|item| words.get(item)).filter(|pid| *pid != 0);
-                // Those that live now. Others have ended.
+                // These live now. Others have ended.
                 let start_of = |pid| Some((pid, life::start_time(pid).ok()?));
                 let children: Vec<_> = pids().filter_map(start_of).collect();
                 let is_through = parent.end();

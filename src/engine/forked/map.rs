@@ -1,8 +1,9 @@
 //! A call over many items, by children that claim chunks of them.
 //!
-//! The parent cuts the items into chunks before the first fork, so parent and children know the same list; the cursor
-//! in shared memory says how much of it has been claimed. A child that dies leaves a chunk unfinished, or claimed and
-//! never begun; when the cursor has come to the end, what is unfinished makes the list of the next round.
+//! The parent cuts the items into chunks before the first fork, so parent and children know the
+//! same list. The cursor in shared memory says how much of it has been claimed. A child that dies
+//! leaves a chunk unfinished, or claimed and never begun. When the cursor has come to the end, the
+//! unfinished chunks make the list of the next round.
 //!
 //! All items are read before the first fork, so a window means nothing here.
 
@@ -22,14 +23,15 @@ use crate::engine::discard::Discard;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
 
-/// Children in a row, beyond one for each worker, that ended without a trace of having started an item, before the call
-/// gives up.
+/// The number of children in a row, beyond one for each worker, that end without a trace of having
+/// started an item before the call gives up.
 const MOST_FRUITLESS: usize = 16;
 
-/// A stopped child that has been at no item for so long counts as stalled. To be killed costs
-/// nothing that it has done.
+/// How long a stopped child must have been at no item to count as stalled. It loses nothing that it
+/// has done if it is killed.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
-/// One that is not seen to be stopped has [`SLOW_START`], which is doubled each time, up to this.
+/// The same for a child that is not seen to be stopped begins at [`SLOW_START`], and is doubled
+/// each time, up to this.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn map<F, A, R>(
@@ -53,8 +55,8 @@ where
     call.results()
 }
 
-/// All items get their outcome; if the call as a whole fails, its error is the outcome of those that it kept from
-/// running.
+/// Runs `f` on all items, and returns the outcome of each. If the call as a whole fails, its error
+/// is the outcome of the items that it kept from running.
 pub(super) fn try_map<F, A, R>(
     engine: &super::Forked,
     plan: Plan<'_>,
@@ -82,7 +84,7 @@ where
     }
 }
 
-/// Items of a chunk are counted in 32 bits, twice over.
+/// The most items of a chunk. Items of a chunk are counted in 32 bits, twice over.
 const MOST_ITEMS: usize = 1 << 30;
 
 struct Call<'a, R> {
@@ -93,12 +95,13 @@ struct Call<'a, R> {
     front: usize,
     done: usize,
     failed: usize,
-    /// Which chunks this round is about, in order.
+    /// The chunks that this round is about, in order.
     list: Vec<usize>,
-    /// How many chunks of the list have been claimed.
+    /// The number of chunks of the list that have been claimed.
     cursor: Cursor,
     bell: PipeBell,
-    /// Children in a row that ended, and no item had been started since the one before.
+    /// The number of children in a row that ended without an item having been started since the one
+    /// before.
     fruitless: usize,
     /// How long a child may be at no item before it counts as stalled, though it is not seen to be
     /// stopped.
@@ -110,14 +113,14 @@ struct Call<'a, R> {
 struct Hand<'a> {
     child: Child,
     _enlisted: Enlisted<'a>,
-    /// Which chunk, once the child has said.
+    /// The chunk that the child is at, once the child has said so.
     at: Option<(usize, Expected)>,
-    /// It was killed because it was at no item for long.
+    /// Whether the child was killed because it was at no item for long.
     has_stalled: bool,
 }
 
 impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
-    /// A call over so many items. `keeps_all`: it goes on after a failure.
+    /// Makes a call over `items` items. `keeps_all` says that it goes on after a failure.
     fn new<'c>(
         engine: &'a super::Forked,
         plan: Plan<'c>,
@@ -172,7 +175,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(())
     }
 
-    /// Whether the outcome is certain: all chunks are finished, or the first one that is not a success has failed.
+    /// Returns whether the outcome is certain: all chunks are finished, or the first one that is
+    /// not a success has failed.
     fn is_decided(&mut self) -> bool {
         while let Some(chunk) = self.chunks.get(self.front) {
             if chunk.decides() {
@@ -186,7 +190,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         true
     }
 
-    /// Forks children until all chunks of the list are claimed and all children have ended, or the outcome is certain.
+    /// Forks children until all chunks of the list are claimed and all children have ended, or the
+    /// outcome is certain.
     fn round<F, A>(
         &mut self,
         f: &F,
@@ -206,7 +211,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             for hand in &mut hands {
                 moved |= self.drain(hand);
             }
-            // A child may publish its last message between the look above and its end: it is drained once more.
+            // A child may publish its last message between the look above and its end, so an ended
+            // child is drained once more.
             let (mut ended, living): (Vec<_>, Vec<_>) =
                 hands.into_iter().partition(|hand| hand.child.has_ended());
             hands = living;
@@ -217,7 +223,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if moved || !ended.is_empty() {
                 tracker.tell(self.done, self.failed);
                 if self.is_decided() {
-                    // After a failure, what still runs is killed.
+                    // After a failure, the children that still run are killed.
                     if self.front == self.chunks.len() {
                         self.see_off(hands);
                     }
@@ -239,6 +245,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             while hands.len() < self.engine.workers && self.cursor.position() < self.list.len() {
                 hands.push(self.hire(f, items, hands.len())?);
             }
+            // All chunks of the list have been claimed, and all children have ended.
             if hands.is_empty() {
                 break;
             }
@@ -260,8 +267,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(())
     }
 
-    /// Waits for the ends of children that have answered for all items: each prints what it has
-    /// buffered, and ends what it has made. Those that do not come to their end are killed.
+    /// Waits for the ends of children that have answered all items: each prints what it has
+    /// buffered, and ends what it has made. Children that do not come to their end are killed.
     fn see_off(&self, mut hands: Vec<Hand<'_>>) {
         let start = Instant::now();
         loop {
@@ -269,7 +276,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let waited = start.elapsed();
             let is_over = waited >= LAST_ORDERS || self.engine.submitted.is_killed();
             if hands.is_empty() || is_over {
-                // What is left is killed by its drop.
+                // The children that are left are killed when they are dropped.
                 return;
             }
             if waited >= STALLED_AFTER {
@@ -301,7 +308,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 continue;
             }
             if rested >= self.patience {
-                // It may just be a machine on which nothing gets anywhere.
+                // It may just be a machine on which no process makes progress.
                 self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
             } else if !hand.child.is_stopped() {
                 continue;
@@ -336,7 +343,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         })
     }
 
-    /// What a child does: claims chunks until there are none left. The items it takes are its own copies.
+    /// Claims chunks, as the child, until there are none left. The items that the child takes are
+    /// its own copies.
     fn work<F, A>(&self, f: &F, items: &mut [Option<A>], responses: &mut ResponseWriter)
     where
         F: Fn(A) -> R,
@@ -359,7 +367,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
     }
 
-    /// Takes what a child has published; true if there was anything.
+    /// Takes what a child has published. Returns true if there was anything.
     fn drain(&mut self, hand: &mut Hand<'_>) -> bool {
         let mut took = false;
         while hand.child.has_next() {
@@ -371,6 +379,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 }
             }
             let Some((index, expected)) = &mut hand.at else {
+                // The child names a chunk that does not exist, is finished, or belongs to another
+                // child.
                 hand.child
                     .kill_for("an answer for no chunk of this call".to_owned());
                 break;
@@ -390,7 +400,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         took
     }
 
-    /// All items of a chunk before `next` have been answered for; `failed` of them had failed before.
+    /// Records that all items of a chunk before `next` have an answer. `failed` of them had failed
+    /// before.
     fn note(&mut self, index: usize, next: u32, failed: usize) {
         let chunk = &mut self.chunks[index];
         if next > chunk.answered {
@@ -402,7 +413,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.failed += chunk.failed() - failed;
     }
 
-    /// The unfinished chunk with this number, if no other child is at it, and what is expected of it.
+    /// Finds the unfinished chunk with this number, if no other child is at it. Returns it, and
+    /// what is expected of it.
     fn chunk_of(&self, task: Option<u32>) -> Option<(usize, Expected)> {
         let index = task?.checked_sub(1)? as usize;
         let is_open = |chunk: &&Chunk| !chunk.is_finished() && !chunk.is_taken;
@@ -419,14 +431,15 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         ))
     }
 
-    /// A child has ended: makes its books.
+    /// Reclaims a child that has ended: settles the chunk that it was at.
     fn reclaim(&mut self, hand: &mut Hand<'_>) {
         self.fruitless += usize::from(!hand.has_stalled);
         if hand.at.is_none() {
-            // It may have begun a chunk and published nothing of it.
+            // The child may have begun a chunk and published nothing of it.
             hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));
         }
         let Some((index, mut expected)) = hand.at.take() else {
+            // The child was at no chunk.
             hand.child.reap();
             return;
         };
@@ -442,9 +455,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             started: true,
         }) = fate
         {
+            // The child had started an item and had not answered it.
             self.fruitless = 0;
-            // It seemed to be at no item, and went on in the moment before the signal. An item
-            // whose function has ended is not run twice.
+            // The child seemed to be at no item, and went on in the moment before the signal: its
+            // item may run again. But an item whose function has ended is not run twice.
             let is_innocent = hand.has_stalled
                 && !hand.child.has_run()
                 && matches!(
@@ -460,7 +474,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let chunk = &mut self.chunks[index];
             chunk.attempts += 1;
             let attempts = chunk.attempts;
-            // What was stopped by its own doing would be stopped again.
+            // An item that was stopped by its own doing would be stopped again.
             let is_final = matches!(
                 error,
                 TaskError::Panicked { .. } | TaskError::TimedOut { .. }
@@ -478,6 +492,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
     }
 
+    /// Returns the results of all items.
+    ///
     /// # Errors
     ///
     /// That of the first item, in input order, that failed.
@@ -489,7 +505,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Ok(results)
     }
 
-    /// The outcomes of all items. `failure` is why some have not been run.
+    /// Returns the outcomes of all items. `failure` is why some have not been run.
     fn outcomes(self, failure: Option<TaskError>) -> Vec<Result<R, TaskError>> {
         let failure = failure.unwrap_or(TaskError::Cancelled);
         let mut outcomes = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
@@ -500,7 +516,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     }
 }
 
-/// The number by which a lane knows a chunk; 0 is none.
+/// Returns the number by which a lane knows a chunk; 0 is none.
 fn number(index: usize) -> u32 {
     index as u32 + 1
 }

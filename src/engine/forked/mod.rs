@@ -1,14 +1,15 @@
 //! The engine of forked children: processes made for one call, which see all that the caller sees.
 //!
-//! A forked child is a copy of the caller, made without copying: pages are shared until one side writes. So a function
-//! may use whatever is in scope, borrowed or not, and items need no encoding; only results cross, through a
-//! [`lane`](crate::lane) of the child's own. Children claim chunks of items from a cursor in shared memory, and live
-//! until there are none left.
+//! A forked child is a copy of the caller, made without copying: pages are shared until one side
+//! writes. So a function may use whatever is in scope, borrowed or not, and items need no encoding.
+//! Only results cross, through a [`lane`](crate::lane) of the child's own. Children claim chunks of
+//! items from a cursor in shared memory, and live until there are none left.
 //!
-//! A child has one thread, whatever the caller had. A lock that another thread held when the fork came stays locked in
-//! the child for ever, so a call is refused while other threads run ([`threads_beside`]). Threads that this crate
-//! itself keeps do not count: they sleep, and hold none but the crate's own locks, which a child never takes, because
-//! its copies of pools and handles refuse ([`PoolError::OtherProcess`]).
+//! A child has one thread, whatever the caller had. A lock that another thread held when the fork
+//! came stays locked in the child for ever, so a call is refused while other threads run
+//! ([`threads_beside`]). Threads that this crate itself keeps do not count: they sleep, and hold no
+//! locks but the crate's own. A child never takes those, because its copies of pools and handles
+//! refuse ([`PoolError::OtherProcess`]).
 
 mod calls;
 mod child;
@@ -40,17 +41,18 @@ use crate::panic;
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///
-/// What follows from that: calls that give all results at once read their input to its end before the first fork,
-/// whatever [`Call::window`](crate::Call::window) says; a lazy call forks a child for each item. A submitted task runs at
-/// once, so it can be killed but not cancelled, and it is not run again if its child dies, whatever
-/// [`Call::retries`](crate::Call::retries) says: that child would be forked later, out of the middle of something else.
+/// What follows from that: calls that give all results at once read their input to its end before
+/// the first fork, whatever [`Call::window`](crate::Call::window) says. A lazy call forks a child
+/// for each item. A submitted task runs at once, so it can be killed but not cancelled. It is not
+/// run again if its child dies, whatever [`Call::retries`](crate::Call::retries) says: the new
+/// child would be forked later, while this process is in the middle of something else.
 ///
-/// If the function forks in turn, the copy of the child answers for nothing and ends when the
-/// function returns in it, with exit code 0, or with 101 if the function panics there.
+/// If the function forks in turn, the copy of the child answers nothing. It ends when the function
+/// returns in it, with exit code 0, or with 101 if the function panics there.
 ///
 /// # What a child has twice
 ///
-/// A child starts as a copy of the process. This is what makes it cheap to start, and a source of
+/// A child starts as a copy of the process. This makes it cheap to start. It is also a source of
 /// errors that no call reports, wherever state in memory stands for something outside of it:
 ///
 /// | state | in the child |
@@ -65,27 +67,29 @@ use crate::panic;
 /// | thread-locals, caches, memory not yet freed | the forking thread's, as they were; what the child changes the parent does not see |
 ///
 /// Open such things in the task, or in the child before its first task, which is what
-/// [`at_fork_child`](crate::at_fork_child) is for. For the crate [rand](https://docs.rs/rand) it is one line, once in the
-/// program:
+/// [`at_fork_child`](crate::at_fork_child) is for. For the crate [rand](https://docs.rs/rand) it is
+/// one line, once in the program:
 ///
 /// ```
 /// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
 /// ```
 ///
-/// A generator that a task makes for itself is better still: seeded with
-/// [`item_seed`](crate::item_seed) it gives the same numbers on all engines and for any number of
-/// workers, with [`worker_seed`](crate::worker_seed) each worker has its own. What holds of a child
-/// here holds of the workers of a pool with
-/// [`StartMethod::Fork`](crate::StartMethod::Fork) too, and with [`ForkServer`](crate::StartMethod::ForkServer) of all that
+/// A generator that a task makes for itself is better still. Seeded with
+/// [`item_seed`](crate::item_seed), it gives the same numbers on all engines and for any number of
+/// workers. With [`worker_seed`](crate::worker_seed) each worker has its own. What holds of a child
+/// here also holds of the workers of a pool with [`StartMethod::Fork`](crate::StartMethod::Fork),
+/// and with [`ForkServer`](crate::StartMethod::ForkServer) of all that
 /// [`preload`](crate::engine::ProcessesBuilder::preload) has made.
 ///
 /// # Shared arrays
 ///
-/// Parent and child must not write to one memory at once, so nothing is forked while this process has elements of a
-/// [`SharedArray`](crate::SharedArray) to write to: the call fails with [`PoolError::StartFailed`]. Guards are waited for a
-/// moment, which another thread may be about to drop, and calls in other threads that write
-/// ([`fill`](crate::SharedArray::fill), [`for_each_chunk`](crate::Pool::for_each_chunk) on threads) up to 5 seconds. What
-/// the process has to read or as atomics stays claimed until the child has ended ([`Reading`](crate::Reading#forks)).
+/// Parent and child must not write to one memory at once. So nothing is forked while this process
+/// has elements of a [`SharedArray`](crate::SharedArray) to write to: the call fails with
+/// [`PoolError::StartFailed`]. The fork waits a moment for guards, which another thread may be
+/// about to drop. It waits up to 5 seconds for calls in other threads that write
+/// ([`fill`](crate::SharedArray::fill), [`for_each_chunk`](crate::Pool::for_each_chunk) on
+/// threads). What the process has to read or as atomics stays claimed until the child has ended
+/// ([`Reading`](crate::Reading#forks)).
 ///
 /// # Examples
 ///
@@ -128,7 +132,8 @@ pub struct ForkedBuilder {
 }
 
 impl ForkedBuilder {
-    /// How many children at once; unless said, [`available_workers`](crate::available_workers).
+    /// Sets how many children run at once. The default is
+    /// [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -145,10 +150,11 @@ impl ForkedBuilder {
 
     /// Forks also while other threads run, as in a test harness.
     ///
-    /// What that may lead to: a lock that another thread holds at the moment of the fork stays locked in the child, and
-    /// a task that takes it waits for ever. The C library sees to its allocator's locks, and this crate holds those of
-    /// std's standard output and standard error around the fork. What remains are the locks of the program and of its
-    /// libraries: loggers, pools, caches. Without other threads there is no such risk.
+    /// The risk: a lock that another thread holds at the moment of the fork stays locked in the
+    /// child, and a task that takes it waits for ever. The C library takes care of its allocator's
+    /// locks, and this crate holds those of std's standard output and standard error around the
+    /// fork. What remains are the locks of the program and of its libraries: loggers, pools,
+    /// caches. Without other threads there is no such risk.
     ///
     /// # Examples
     ///
@@ -181,7 +187,7 @@ impl ForkedBuilder {
 }
 
 impl Forked {
-    /// A pool of forked children with everything said.
+    /// Returns a builder of a pool of forked children, for all settings.
     ///
     /// # Examples
     ///
@@ -196,9 +202,11 @@ impl Forked {
         ForkedBuilder::default()
     }
 
+    /// Checks that this process may fork.
+    ///
     /// # Errors
     ///
-    /// That other threads run, unless that was allowed.
+    /// If other threads run, unless that was allowed.
     fn check_threads(&self) -> Result<(), PoolError> {
         crate::process::check_depth()?;
         if self.allow_threads {
@@ -263,7 +271,7 @@ where
     where
         I: Iterator<Item = A>,
     {
-        // Before the input is read, which may be long.
+        // This comes before the input is read, which may take long.
         let _calling = self.submitted.start_call()?;
         map::map(self, plan, &f, items)
     }
@@ -315,7 +323,7 @@ where
     where
         I: Iterator<Item = A>,
     {
-        // One call, though it is made of several.
+        // This is one call, though it is made of several.
         let _calling = self.submitted.start_call()?;
         let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
         let combine = |partials| reduce::combine_in_worker(partials, &g);

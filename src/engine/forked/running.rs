@@ -1,7 +1,8 @@
-//! One task, one child: [`Running`] is what the pool has of it, [`Task`] its handle.
+//! One task, one child: [`Running`] is what the pool has of the task, [`Task`] is its handle.
 //!
-//! A child that dies is not replaced, whatever retries were asked for: it would have to be forked later, by whichever
-//! thread finds it dead, and in whatever state the others are in by then.
+//! A child that dies is not replaced, whatever retries were asked for. The new child would have to
+//! be forked later, by the thread that happens to find the old one dead, and in whatever state the
+//! other threads are in by then.
 
 use std::any::Any;
 use std::io;
@@ -31,7 +32,8 @@ pub(super) const TASK: u32 = 1;
 pub(super) struct Running {
     pool: PoolId,
     pub(super) bell: PipeBell,
-    /// The child's process, which may be polled and killed also while somebody holds the lock on the rest.
+    /// The child's process, which may be polled and killed also while another thread holds the lock
+    /// on the rest.
     pub(super) process: Arc<Process>,
     /// [`fork::generation`] of the parent.
     generation: u32,
@@ -41,19 +43,20 @@ pub(super) struct Running {
     /// The child and what is expected of it, until it has ended.
     pub(super) child: Mutex<Option<(Child, Expected)>>,
     outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
-    /// What to do with a result that nobody takes.
+    /// What to do with a result that no caller takes.
     results: Discard,
     /// What stays in this process until the task has ended.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
-    /// How it has ended, for those who ask when the outcome has been taken. Set before `is_done`.
+    /// Whether the task has failed, for callers that ask after the outcome has been taken. Set
+    /// before `is_done`.
     has_failed: AtomicBool,
-    /// Whether it has ended because of `is_cancelled`. Set before `is_done`.
+    /// Whether the task has ended because of `is_cancelled`. Set before `is_done`.
     was_cancelled: AtomicBool,
     /// Set under the lock of `hooks`.
     is_done: AtomicBool,
-    /// What is to be run when the task has ended; none are added after that.
+    /// The hooks to run when the task has ended. None are added after that.
     hooks: Mutex<Vec<Hook>>,
-    /// Looks after the task when there are hooks and nobody waits.
+    /// Looks after the task when there are hooks and no thread waits.
     watcher: Arc<Watcher>,
 }
 
@@ -105,8 +108,8 @@ impl Running {
         })
     }
 
-    /// Takes what the child has published, and buries it if it has ended. Never blocks. Runs hooks: when the lock is free
-    /// again, [`later::flush`] is due.
+    /// Takes what the child has published, and reclaims the child if it has ended. Never blocks.
+    /// Runs hooks: when the lock is free again, the caller must call [`later::flush`].
     pub(super) fn look(&self, child: &mut Option<(Child, Expected)>) {
         let Some((hand, expected)) = child else {
             return;
@@ -114,7 +117,8 @@ impl Running {
         if let Some(limit) = self.limit {
             hand.stop_if_overdue(limit);
         }
-        // Asked before the last look, so that nothing it published before its end is missed.
+        // This is asked before the last look, so that nothing that the child published before its
+        // end is missed.
         let has_ended = hand.has_ended();
         while hand.has_next() {
             hand.take(expected, self);
@@ -122,6 +126,7 @@ impl Running {
         }
         if has_ended {
             let (fate, error) = hand.reclaim(expected, self, self.limit);
+            // The child has died before it answered.
             if let Some(Fate { .. }) = fate {
                 let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
                 self.was_cancelled.store(is_cancelled, Ordering::Relaxed);
@@ -136,7 +141,8 @@ impl Running {
         }
     }
 
-    /// How long to wait for the child until the next look is due, if there is time for `left`.
+    /// Returns how long to wait for the child until the next look is due, if there is time for
+    /// `left`.
     pub(super) fn pause(&self, left: Option<Duration>) -> Option<Duration> {
         let pause = self.limit.map(|_| LOOK_PAUSE);
         left.into_iter().chain(pause).min()
@@ -160,12 +166,13 @@ impl Running {
         self.is_done.load(Ordering::Acquire)
     }
 
-    /// Keeps something until the task has ended and somebody has found that out.
+    /// Keeps something until the task has ended and a thread has found that out.
     pub(super) fn keep(&self, kept: impl Send + 'static) {
         *self.kept.lock() = Some(Box::new(kept));
     }
 
-    /// Drops what was kept, if the task has ended. Not under a lock: that may run code of the user's.
+    /// Drops what was kept, if the task has ended. This must not happen under a lock: it may run
+    /// code of the user's.
     fn let_go(&self) {
         if self.is_done() {
             let kept = self.kept.lock().take();
@@ -173,7 +180,7 @@ impl Running {
         }
     }
 
-    /// Whether the child has ended, after a look. Never blocks.
+    /// Looks at the child and returns whether it has ended. Never blocks.
     fn has_ended(&self) -> bool {
         if !self.is_done() {
             if let Some(mut child) = self.child.try_lock() {
@@ -185,7 +192,8 @@ impl Running {
         self.is_done()
     }
 
-    /// Waits until the child has ended or `deadline` has come, taking what it publishes.
+    /// Waits until the child has ended or `deadline` has come, and takes what it publishes
+    /// meanwhile.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let is_done = self.wait_locked(deadline);
         later::flush();
@@ -194,7 +202,7 @@ impl Running {
     }
 
     fn wait_locked(&self, deadline: Option<Instant>) -> bool {
-        // Held while waiting: another thread that waits for the same child waits here.
+        // The lock is held while waiting: another thread that waits for the same child waits here.
         let child = match deadline {
             Some(deadline) => self.child.try_lock_until(deadline),
             None => Some(self.child.lock()),
@@ -227,13 +235,14 @@ impl Running {
         }
     }
 
-    /// Kills the child, unless it has ended. Who waits for it is told.
+    /// Kills the child, unless it has ended, and waits for its end. Threads that wait for it are
+    /// told.
     pub(super) fn cancel(&self) {
         self.stop();
         self.wait(None);
     }
 
-    /// Whether this process is a forked child, and the task another's.
+    /// Returns whether this process is a forked child, and the task another process's.
     fn is_foreign(&self) -> bool {
         self.generation != fork::generation()
     }
@@ -280,7 +289,7 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
         !self.is_done()
     }
 
-    /// It runs from the moment it is submitted.
+    /// Returns false: the task runs from the moment it is submitted.
     fn cancel(&self) -> bool {
         false
     }
@@ -289,7 +298,7 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
         if self.is_done() {
             return false;
         }
-        // This waits, but only until the kernel has taken the process away.
+        // This waits, but only until the kernel has removed the process.
         self.running.cancel();
         self.running.was_cancelled.load(Ordering::Relaxed)
     }

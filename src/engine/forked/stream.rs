@@ -19,7 +19,7 @@ where
     R: Serialize + DeserializeOwned + Send + 'static,
 {
     let give = move |base: usize, items: &mut Vec<A>| {
-        // One item is the most that a chunk has here.
+        // A chunk has at most one item here.
         match items.pop() {
             Some(item) => {
                 let limits = Limits {

@@ -1,4 +1,4 @@
-//! The tasks submitted to a pool: each forks a child at once, when there are not too many.
+//! The tasks submitted to a pool. Each forks a child at once, if there are not too many.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -27,22 +27,23 @@ use crate::os::pidfd::Child as Process;
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
     pub(super) id: PoolId,
-    /// Those whose children have not been seen to end.
+    /// The tasks whose children have not been seen to end.
     running: Mutex<Vec<Arc<Running>>>,
     /// The children of calls of `map`.
     enlisted: Mutex<Vec<Arc<Process>>>,
     is_closed: AtomicBool,
-    /// Its other calls.
+    /// The pool's other calls.
     calls: Calls,
-    /// Calls claim no more chunks.
+    /// Whether calls claim no more chunks.
     is_cancelled: AtomicBool,
-    /// Set under the lock of `enlisted`: no child is to live.
+    /// Whether no child is to live. Set under the lock of `enlisted`.
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
     generation: u32,
 }
 
-/// A child of a call of `map`, on the list of those that a shutdown kills for as long as this lives.
+/// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
+/// value lives.
 pub(super) struct Enlisted<'a> {
     submitted: &'a Submitted,
     process: Arc<Process>,
@@ -70,12 +71,12 @@ impl Submitted {
         }
     }
 
-    /// Whether the pool was shut down together with all that runs.
+    /// Returns whether the pool was shut down together with all that runs.
     pub(super) fn is_killed(&self) -> bool {
         self.is_killed.load(Ordering::Acquire)
     }
 
-    /// Whether the pool was shut down: what has not started is not to.
+    /// Returns whether the pool was shut down: what has not started is not to start.
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
     }
@@ -84,8 +85,8 @@ impl Submitted {
     ///
     /// # Errors
     ///
-    /// If the pool takes no calls any more, or is another process's: another thread of that may
-    /// have locked what is looked at here.
+    /// If the pool takes no calls any more, or is another process's: another thread of that process
+    /// may have locked what is looked at here.
     pub(super) fn start_call(&self) -> Result<Calling<'_>, PoolError> {
         if self.generation != fork::generation() {
             return Err(PoolError::OtherProcess);
@@ -97,7 +98,7 @@ impl Submitted {
     ///
     /// # Errors
     ///
-    /// If there was one already.
+    /// If there was a shutdown already.
     pub(super) fn enlist(&self, process: Arc<Process>) -> Result<Enlisted<'_>, TaskError> {
         let mut enlisted = self.enlisted.lock();
         if self.is_killed() {
@@ -118,10 +119,11 @@ impl Submitted {
         }
     }
 
-    /// Forks a child for the task; first waits for one to end if there are `workers` already.
+    /// Forks a child for the task. If there are `workers` children already, first waits for one to
+    /// end.
     ///
-    /// What `keep` makes of function and argument stays until the task has ended: the child has copies of the handles of
-    /// shared objects among them, and copies hold nothing.
+    /// What `keep` makes of function and argument stays until the task has ended: the child has
+    /// copies of the handles of shared objects among them, and copies hold nothing.
     pub(super) fn submit<F, A, R, K>(
         &self,
         workers: usize,
@@ -150,7 +152,8 @@ impl Submitted {
             self.fork(workers, limits.timeout, &mut run, Discard::of::<R>())
         };
         later::flush();
-        // Without the lock, and when all is in order: dropping what the work holds may run code of the user's.
+        // This happens without the lock, and when all is in order: dropping what the work holds may
+        // run code of the user's.
         let task = task?;
         if let Some((f, argument)) = work {
             task.keep(keep(f, argument));
@@ -165,7 +168,8 @@ impl Submitted {
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         results: Discard,
     ) -> Result<Arc<Running>, PoolError> {
-        // Held until the child is on the list: what is one too many must not be forked by two at once.
+        // The lock is held until the child is on the list: two threads at once must not fork one
+        // child too many.
         let mut running = loop {
             let mut running = self.running.lock();
             self.check_open()?;
@@ -182,7 +186,8 @@ impl Submitted {
                 break running;
             }
             let busy = running.clone();
-            // Free while this waits, for whoever shuts the pool down.
+            // The lock is free while this thread waits, so that another thread can shut the pool
+            // down.
             drop(running);
             later::flush();
             wait_for_any(&busy);
@@ -206,7 +211,7 @@ impl Submitted {
         }
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
-        // Not under the lock, which somebody who wants to kill them needs.
+        // This does not hold the lock, which a thread that wants to kill the tasks needs.
         let running = self.running.lock().clone();
         for task in running {
             task.wait(None);
@@ -216,8 +221,8 @@ impl Submitted {
         Ok(())
     }
 
-    /// Takes no more tasks, and stops those there are. They run from the moment they are submitted, so there are none to
-    /// cancel. Calls claim no more chunks.
+    /// Takes no more tasks, and stops those there are. They run from the moment they are submitted,
+    /// so there are none to cancel. Calls claim no more chunks.
     pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
         if self.generation != fork::generation() {
             return Err(PoolError::OtherProcess);
@@ -244,8 +249,8 @@ impl Submitted {
     }
 }
 
-/// Waits until one of the children ends or has something to say. What those say that another thread waits for is left to
-/// that thread; their ends are not.
+/// Waits until one of the children ends or has something to say. If another thread waits for a
+/// child, what that child says is left to that thread; its end is not.
 fn wait_for_any(running: &[Arc<Running>]) {
     let locked: Vec<_> = running
         .iter()
@@ -267,7 +272,7 @@ fn wait_for_any(running: &[Arc<Running>]) {
         );
     }
     if locked.len() < running.len() {
-        // One that has ended may be in the hands of the thread that waits for it, for another moment.
+        // The thread that waits for a child that has ended may have it for another moment.
         drop(locked);
         std::thread::yield_now();
     }

@@ -1,8 +1,9 @@
-//! [`Watcher`]: hears of the end of tasks for which nobody waits.
+//! [`Watcher`]: hears of the end of tasks for which no thread waits.
 //!
-//! A forked child can tell its parent only by what the parent polls, and somebody has to. As long as a handle is waited
-//! for, that is whoever waits. For handles with callbacks or wakers it is one thread for each pool, which is there while it
-//! has something to watch. It counts as one of the crate's own, so that it keeps nobody from forking.
+//! A forked child can tell its parent only by what the parent polls, so a thread of the parent must
+//! poll. As long as a thread waits for a handle, that thread polls. For handles with callbacks or
+//! wakers one thread for each pool does, which is there while it has something to watch. It counts
+//! as one of the crate's own threads, so it does not keep other threads from forking.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::future::later;
 use crate::os::task::OwnThread;
 use crate::os::worker;
 
-/// How long it leaves a child alone whose lock another thread has. That one takes what the child publishes, but may give
-/// up waiting at any time.
+/// How long the watcher leaves a child alone whose lock another thread has. That thread takes what
+/// the child publishes, but may give up waiting at any time.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
@@ -28,14 +29,14 @@ pub(super) struct Watcher {
 
 #[derive(Default)]
 struct State {
-    /// Tasks that the thread has not heard of.
+    /// Tasks that the watcher's thread has not heard of.
     new: Vec<Arc<Running>>,
     /// What wakes the thread, while there is one.
     bell: Option<Arc<PipeBell>>,
 }
 
 impl Watcher {
-    /// Sees to it that the task's hooks are run when it ends.
+    /// Ensures that the task's hooks are run when it ends.
     pub(super) fn watch(&self, task: &Arc<Running>) {
         let mut state = self.state.lock();
         state.new.push(task.clone());
@@ -72,6 +73,7 @@ fn run(state: &Mutex<State>, bell: &PipeBell) {
             let mut state = state.lock();
             tasks.append(&mut state.new);
             tasks.retain(|task| !task.is_done());
+            // No task is left: the thread ends. The next task to watch starts another one.
             if tasks.is_empty() {
                 state.bell = None;
                 return;
@@ -87,9 +89,11 @@ fn run(state: &Mutex<State>, bell: &PipeBell) {
     }
 }
 
-/// Waits until one of the children ends or has something to say, or until the watcher's own bell rings.
+/// Waits until one of the children ends or has something to say, or until the watcher's own bell
+/// rings.
 fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
-    // Held while waiting, because only who holds it may listen to a child's bell.
+    // The locks are held while waiting, because only the thread that holds one may listen to its
+    // child's bell.
     let locked: Vec<_> = tasks
         .iter()
         .filter_map(|task| Some((task, task.child.try_lock()?)))
@@ -99,7 +103,7 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
         children.map(|child| child.map(|(child, _)| child))
     };
     children().flatten().for_each(Child::ask_for_bell);
-    // One that is not there any more has ended.
+    // A child that is not there any more has ended.
     if children().any(|child| child.is_none_or(Child::has_next)) {
         return;
     }
@@ -109,7 +113,7 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
     let patience = (locked.len() < tasks.len()).then_some(PATIENCE);
     let pauses = tasks.iter().filter_map(|task| task.pause(None));
     let timeout = pauses.chain(patience).min();
-    // Those whose lock another thread has are that thread's to look at, also when they end.
+    // If another thread has a child's lock, that thread looks at the child, also when it ends.
     let processes = locked.iter().map(|(task, _)| task.process.as_fd());
     PipeBell::wait_any(&bells, processes, timeout);
 }

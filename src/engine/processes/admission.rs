@@ -1,4 +1,5 @@
-//! Calls over many items that go on: a pool that closes still takes what they have to give, and waits for them.
+//! Calls over many items that go on. A pool that is closing still takes what they have to give, and
+//! waits for them.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -9,14 +10,14 @@ use super::shared::Shared;
 use crate::error::{PoolError, TaskError};
 
 thread_local! {
-    /// The pools that calls of this thread are admitted to, by address, once for each call.
+    /// The addresses of the pools that calls of this thread are admitted to, once for each call.
     static ADMITTED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A call of this thread goes on as long as this lives.
+/// A call of this thread, which goes on as long as this value lives.
 pub(super) struct Admission<'a> {
     shared: &'a Arc<Shared>,
-    /// It belongs to its thread.
+    /// The value belongs to its thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -25,7 +26,8 @@ impl Shared {
         Arc::as_ptr(self) as usize
     }
 
-    /// Whether a call of this thread goes on. Then this thread must not wait for the end of all calls.
+    /// Returns whether a call of this thread goes on. If so, this thread must not wait for the end
+    /// of all calls.
     pub(super) fn is_admitted(self: &Arc<Self>) -> bool {
         let address = self.address();
         ADMITTED.with_borrow(|admitted| admitted.contains(&address))
@@ -35,7 +37,7 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// If the pool takes none any more; unless it is part of one that goes on.
+    /// If the pool takes no calls any more, unless this call is part of one that goes on.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Admission<'_>, TaskError> {
         self.check_process()?;
         let mut dispatch = self.lock();
@@ -49,9 +51,11 @@ impl Shared {
         })
     }
 
+    /// Returns whether a pool in this state takes a task from this thread.
+    ///
     /// # Errors
     ///
-    /// If a pool in this state takes nothing from this thread.
+    /// If it does not.
     pub(super) fn check_takes(self: &Arc<Self>, state: &State) -> Result<(), TaskError> {
         match state {
             State::Open => Ok(()),
@@ -78,7 +82,7 @@ impl Drop for Admission<'_> {
             dispatch.calls -= 1;
             dispatch.tell_if_all_ended();
             if !matches!(dispatch.state, State::Open) {
-                // Whoever waits for the end may sleep until a worker rings.
+                // A thread that waits for the end may sleep until a worker rings.
                 drop(dispatch);
                 self.shared.bell.ring();
             }

@@ -1,4 +1,4 @@
-//! [`ProcessesBuilder`]: a process pool with everything said.
+//! [`ProcessesBuilder`]: a builder of a process pool with all settings.
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -53,7 +53,7 @@ pub struct ProcessesBuilder {
 }
 
 impl ProcessesBuilder {
-    /// How many workers; unless said, [`available_workers`](crate::available_workers).
+    /// Sets the number of workers. The default is [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -68,12 +68,13 @@ impl ProcessesBuilder {
         self
     }
 
-    /// What the pool is called where its workers can be seen. Unless said, the pools of a process are counted: `pool0`,
-    /// `pool1` ….
+    /// Sets what the pool is called where its workers can be seen. By default the pools of a
+    /// process are counted: `pool0`, `pool1` ….
     ///
-    /// In `ps` workers started by [`StartMethod::Spawn`] are `manyhands:NAME:0`, `manyhands:NAME:1` …; forked ones keep the
-    /// command line of their server, which with [`StartMethod::Fork`] is that of this process. `ps -o comm` shows `NAME:0`
-    /// for all of them, with the name cut so that it fits into 15 bytes.
+    /// In `ps` workers started by [`StartMethod::Spawn`] are `manyhands:NAME:0`, `manyhands:NAME:1`
+    /// and so on. Forked workers keep the command line of their server, which with
+    /// [`StartMethod::Fork`] is that of this process. `ps -o comm` shows `NAME:0` for all of them,
+    /// with the name cut so that it fits into 15 bytes.
     ///
     /// # Examples
     ///
@@ -106,8 +107,9 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How many threads libraries inside a worker may start; unless said, each worker's share of the cores, as of the
-    /// worker's start: [`resize`](Pool::resize) does not change it for those that are there.
+    /// Sets how many threads libraries inside a worker may start. The default is each worker's
+    /// share of the cores at the worker's start: [`resize`](Pool::resize) does not change it for
+    /// the workers that are there.
     ///
     /// # Examples
     ///
@@ -127,7 +129,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Where the workers' standard output goes; unless said, to where that of this process goes.
+    /// Sets where the workers' standard output goes. By default it goes where that of this process
+    /// goes.
     ///
     /// # Examples
     ///
@@ -144,8 +147,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Where the workers' standard error goes, the messages of panics among it; unless said, to where that of this process
-    /// goes.
+    /// Sets where the workers' standard error goes, which includes the messages of panics. By
+    /// default it goes where that of this process goes.
     ///
     /// # Examples
     ///
@@ -163,7 +166,7 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How the workers are started.
+    /// Sets how the workers are started.
     ///
     /// # Examples
     ///
@@ -180,13 +183,15 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Starts the workers by [`StartMethod::ForkServer`], and has the server run `load` before it forks the first: what
-    /// that puts into statics, or loads in whatever way, all workers have. It must leave no thread running: the workers
-    /// would not have it. If it fails, [`build`](Self::build) says so.
+    /// Starts the workers by [`StartMethod::ForkServer`], and has the server run `load` before it
+    /// forks the first. All workers have what `load` puts into statics, or loads in any other way.
+    /// It must leave no thread running: the workers would not have that thread. If `load` fails,
+    /// [`build`](Self::build) returns its error.
     ///
-    /// What it has used of random number generators, connections and files, the workers have [as
-    /// copies](crate::Forked#what-a-child-has-twice): a generator gives the same numbers in each.
-    /// Hooks that it registers with [`at_fork_child`](crate::at_fork_child) run in each worker.
+    /// What `load` has used of random number generators, connections and files, the workers have
+    /// [as copies](crate::Forked#what-a-child-has-twice): a generator gives the same numbers in
+    /// each. Hooks that it registers with [`at_fork_child`](crate::at_fork_child) run in each
+    /// worker.
     ///
     /// # Examples
     ///
@@ -221,8 +226,9 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Lets [`StartMethod::Fork`] fork this process while other threads run. A lock that one of them holds at that moment,
-    /// other than the allocator's and std's output locks, stays locked in the workers for ever.
+    /// Lets [`StartMethod::Fork`] fork this process while other threads run. If another thread
+    /// holds a lock at that moment, other than the allocator's and std's output locks, that lock
+    /// stays locked in the workers for ever.
     ///
     /// # Examples
     ///
@@ -240,11 +246,12 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Runs `initializer` once in each worker, before its first task. What it gives becomes the worker's state, which
-    /// tasks reach by [`worker_state`](crate::worker_state).
+    /// Runs `initializer` once in each worker, before its first task. What it returns becomes the
+    /// worker's state, which tasks reach by [`worker_state`](crate::worker_state).
     ///
-    /// If it fails or panics, [`build`](Self::build) says so. If that happens later, to a worker that takes the place of
-    /// one that died, it is tried again a few times with pauses; when no worker is left, the pool ends with that error.
+    /// If it fails or panics, [`build`](Self::build) returns its error. If that happens later, to a
+    /// worker that takes the place of one that died, it is tried again a few times with pauses.
+    /// When no worker is left, the pool ends with that error.
     ///
     /// # Examples
     ///
@@ -282,8 +289,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Replaces a worker when it has run so many tasks: against libraries that leak. Items of a call count singly, but a
-    /// chunk of [`map_reduce`](Pool::map_reduce) as one.
+    /// Replaces a worker when it has run `tasks` tasks, as a remedy for libraries that leak. Items
+    /// of a call count singly, but a chunk of [`map_reduce`](Pool::map_reduce) counts as one.
     ///
     /// # Examples
     ///
@@ -301,9 +308,12 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How much memory each worker may have, in bytes (`RLIMIT_DATA`: heap and private mappings; shared memory, code and
-    /// stacks not counted). A task that wants more fails alone, with [`TaskError::OutOfMemory`](crate::TaskError::OutOfMemory)
-    /// if it was an allocation of Rust's that failed, and by the signal it died of if some other code could not cope.
+    /// Sets how much memory each worker may have, in bytes (`RLIMIT_DATA`: heap and private
+    /// mappings; shared memory, code and stacks do not count).
+    ///
+    /// A task that wants more fails alone. If an allocation of Rust's failed, the error is
+    /// [`TaskError::OutOfMemory`](crate::TaskError::OutOfMemory). If other code could not cope, the
+    /// error names the signal that the worker died of.
     ///
     /// # Examples
     ///
@@ -320,8 +330,9 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How long a task may take when its call does not say; see [`Call::timeout`](crate::Call::timeout). A call lifts the
-    /// limit for itself with [`Duration::MAX`].
+    /// Sets how long a task may take when its call does not say; see
+    /// [`Call::timeout`](crate::Call::timeout). A call lifts the limit for itself with
+    /// [`Duration::MAX`].
     ///
     /// # Examples
     ///
@@ -340,7 +351,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Lets a worker end that has had nothing to do for so long. It is started again when there is work for it.
+    /// Lets a worker end that has had nothing to do for `time`. It is started again when there is
+    /// work for it.
     ///
     /// # Examples
     ///
@@ -357,7 +369,7 @@ impl ProcessesBuilder {
         self
     }
 
-    /// On which cores the workers may run; unless said, wherever the scheduler puts them.
+    /// Sets on which cores the workers may run. By default the scheduler chooses.
     ///
     /// # Examples
     ///
@@ -377,7 +389,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How nice the workers are to other processes: from 19, which leaves them the cores, to -20, which takes privileges.
+    /// Sets how nice the workers are to other processes: from 19, which leaves them the cores, to
+    /// -20, which takes privileges.
     ///
     /// # Examples
     ///
@@ -393,7 +406,7 @@ impl ProcessesBuilder {
         self
     }
 
-    /// How workers and callers wait.
+    /// Sets how workers and callers wait.
     ///
     /// # Examples
     ///
@@ -410,8 +423,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Keeps a record of what runs where and when, the last million tasks and chunks of it, for
-    /// [`Pool::timeline`](crate::Pool::timeline). Costs three readings of the clock for each.
+    /// Keeps a record of what runs where and when, for [`Pool::timeline`](crate::Pool::timeline).
+    /// It holds the last million tasks and chunks, and costs three readings of the clock for each.
     ///
     /// # Examples
     ///
@@ -466,7 +479,7 @@ impl ProcessesBuilder {
         Processes::start(workers, settings)
     }
 
-    /// Refuses what cannot be, before anything is started.
+    /// Refuses settings that cannot be, before anything is started.
     fn check(&self) -> Result<(), PoolError> {
         let wrong = |option: &'static str, value: String, reason: &'static str| {
             Err(PoolError::InvalidOption {
@@ -525,7 +538,7 @@ impl ProcessesBuilder {
     }
 }
 
-/// Without the values of variables, which may be secrets.
+/// Shows no values of variables, which may be secrets.
 impl fmt::Debug for ProcessesBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variables: Vec<_> = self.env.iter().map(|(name, _)| name).collect();

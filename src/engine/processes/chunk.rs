@@ -27,7 +27,8 @@ struct ChunkPromise<R> {
     /// Index of the first item in the input.
     base: usize,
     count: usize,
-    /// Items that could not be sent, in order. The workers do not know of them: they count without.
+    /// Items that could not be sent, in order, with their errors. The workers do not know of these
+    /// items, and count without them.
     unsent: Vec<(usize, TaskError)>,
     outcome: Mutex<Outcome>,
     results: Discard,
@@ -45,9 +46,9 @@ impl<R> Drop for ChunkPromise<R> {
 struct Outcome {
     /// The results in order, as the codec wrote them.
     bytes: Vec<u8>,
-    /// The items that have none, in order, as the workers count.
+    /// The items that have no result, in order, by the workers' count.
     failures: Vec<(usize, TaskError)>,
-    /// Items that have an outcome: all before this one, as the workers count.
+    /// The number of items from the first that have an outcome, by the workers' count.
     known: usize,
     is_taken: bool,
 }
@@ -146,7 +147,8 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
 
 /// Takes one result from `bytes`.
 fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskError> {
-    // Taken apart first, so that a result that cannot be decoded is passed over whole.
+    // The result is cut off before it is decoded, so that a result that cannot be decoded is
+    // skipped whole.
     let len = codec::fixed_size::<R>().or_else(|| codec::records_len(bytes, 1));
     let Some((mut result, rest)) = len.and_then(|len| bytes.split_at_checked(len)) else {
         *bytes = &[];
@@ -157,15 +159,15 @@ fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskErr
     wire::decode(&mut result, None)
 }
 
-/// What has become of a chunk that was to be given out.
+/// The outcome of giving out a chunk.
 pub(super) enum Given<R> {
     UnderWay(ChunkFuture<R>),
-    /// There was nothing to run: no item could be encoded, or the pool takes none.
+    /// There was nothing to run: no item could be encoded, or the pool takes no tasks.
     Outcomes(Vec<Result<R, TaskError>>),
 }
 
-/// Takes up to `size` items, as many as fit into `most` bytes, and gives them to the workers; says what was taken, and
-/// whether the input has come to its end.
+/// Takes up to `size` items, as many as fit into `most` bytes, and gives them to the workers.
+/// Returns the chunk, the number of items taken, and whether the input has ended.
 pub(super) fn give<A, R>(
     shared: &Arc<Shared>,
     limits: Limits,
@@ -189,8 +191,8 @@ where
             };
             if let Err(error) = encode_item(&mut bytes, &item) {
                 unsent.push((taken, error.with_index(base + taken)));
-                // The worker counts without it: the rest goes in another chunk, where it counts
-                // right again.
+                // The worker counts without this item. The rest goes into another chunk, where the
+                // worker's count is right again.
                 if taken >= unsent.len() {
                     taken += 1;
                     break;

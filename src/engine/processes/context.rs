@@ -1,5 +1,5 @@
-//! What the pool's dispatch may see of its pool besides itself: nothing here is behind the lock that
-//! the dispatch lies behind.
+//! What the pool's dispatch may see of its pool besides itself. Nothing here lies behind the lock
+//! that the dispatch lies behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +16,13 @@ use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::shim::AtomicUsize;
 
-/// What does not change as long as the pool lives, and what calls its threads.
+/// What does not change as long as the pool lives, and what its threads are called by.
 pub(super) struct Context {
     pub(super) id: PoolId,
     pub(super) settings: Settings,
-    /// How many workers there shall be.
+    /// The number of workers that there shall be.
     pub(super) workers: AtomicUsize,
-    /// Cores this process may use.
+    /// The number of cores this process may use.
     pub(super) cores: usize,
     /// [`fork::generation`] of the process that made the pool.
     pub(super) generation: u32,
@@ -31,13 +31,13 @@ pub(super) struct Context {
     /// When the pool was made.
     pub(super) start: Instant,
     pub(super) bell: Bell,
-    /// Calls the supervisor.
+    /// The alarm that calls the supervisor.
     pub(super) alarm: Arc<Alarm>,
     pub(super) retired: Arc<Retired>,
 }
 
 impl Context {
-    /// Of a pool that is to have so many workers.
+    /// Makes the context of a pool that is to have `workers` workers.
     pub(super) fn new(workers: usize, settings: Settings) -> Result<Self, PoolError> {
         let no_memory = |error| PoolError::system("shared memory could not be had", error);
         let bell = Bell::new().map_err(no_memory)?;
@@ -68,12 +68,13 @@ impl Context {
         }
     }
 
-    /// How many workers there shall be.
+    /// Returns the number of workers that there shall be.
     pub(super) fn workers(&self) -> usize {
         self.workers.load(Ordering::Relaxed)
     }
 
-    /// The limits of a call, where it has said nothing as the pool's builder has.
+    /// Returns the limits of a call. Where the call says nothing, what the pool's builder said
+    /// counts.
     pub(super) fn limits(&self, limits: Limits) -> Limits {
         Limits {
             timeout: limits.timeout.or(self.settings.timeout),

@@ -1,5 +1,5 @@
 //! Workers that are killed or stopped between any two steps of taking a request and of giving a
-//! result: what the books make of it, and what another worker gets.
+//! result: what the dispatch makes of it, and what another worker gets.
 //!
 //! The dispatch is a real one, with [made-up](super::dispatch::made_up) processes. The first worker
 //! is a forked child that does a real worker's work and meets its fate. The second one is a thread.
@@ -30,7 +30,7 @@ use crate::os::memory::SharedMemory;
 
 const COUNTERS: usize = 1 << 20;
 
-/// How often each item of these tests was started, by whichever process.
+/// How often each item of these tests was started, in all processes together.
 static RUNS: LazyLock<SharedMemory> = LazyLock::new(|| {
     let len = NonZeroUsize::new(COUNTERS * size_of::<AtomicU32>()).unwrap();
     SharedMemory::new(len).unwrap().0
@@ -39,10 +39,10 @@ static RUNS: LazyLock<SharedMemory> = LazyLock::new(|| {
 fn runs_of(counter: u64) -> &'static AtomicU32 {
     let counter = usize::try_from(counter).unwrap();
     assert!(counter < COUNTERS);
-    // SAFETY: within the mapping, which stays.
+    // SAFETY: the word lies within the mapping, which stays.
     #[allow(unsafe_code)]
     let word = unsafe { RUNS.start().cast::<AtomicU32>().add(counter) };
-    // SAFETY: aligned, as the mapping is; any value is valid.
+    // SAFETY: the word is aligned, as the mapping is; any value is valid.
     #[allow(unsafe_code)]
     unsafe {
         word.as_ref()
@@ -96,7 +96,7 @@ where
     })
 }
 
-/// Arguments and results of one size.
+/// Places a task whose arguments and results have one size.
 fn numbers(house: &MadeUp, count: usize, limit: Option<Duration>) -> Placed {
     let counters = new_counters(count);
     let f = |counter: u64| {
@@ -108,7 +108,7 @@ fn numbers(house: &MadeUp, count: usize, limit: Option<Duration>) -> Placed {
     Placed { task, counters }
 }
 
-/// Arguments and results of these sizes.
+/// Places a task whose arguments and results have these sizes.
 fn texts(house: &MadeUp, lens: &[usize]) -> Placed {
     let counters = new_counters(lens.len());
     let f = |mut text: Vec<u8>| {
@@ -130,7 +130,7 @@ fn texts(house: &MadeUp, lens: &[usize]) -> Placed {
 
 const LONG: Duration = Duration::from_hours(1);
 
-/// One task of each kind, all of which fit into the lane.
+/// Places one task of each kind, all of which fit into the lane.
 fn small(house: &MadeUp) -> Vec<Placed> {
     vec![
         numbers(house, 2, None),
@@ -142,7 +142,7 @@ fn small(house: &MadeUp) -> Vec<Placed> {
     ]
 }
 
-/// A message that is larger than the ring, in both directions, between others.
+/// Places a message that is larger than the ring, in both directions, between others.
 fn large(house: &MadeUp) -> Vec<Placed> {
     vec![
         numbers(house, 1, None),
@@ -155,7 +155,7 @@ fn life_line() -> OwnedFd {
     File::open("/dev/null").unwrap().into()
 }
 
-/// Moves on what can move, and asks to be rung for, as a caller does before it sleeps.
+/// Moves on what can move, and asks for the bell, as a caller does before it sleeps.
 fn pump(house: &MadeUp) {
     let mut dispatch = house.lock();
     dispatch.ask_for_bell();
@@ -194,7 +194,7 @@ impl Second {
 struct Ran {
     placed: Vec<Placed>,
     is_through: bool,
-    /// The item that the dead worker was at by its own word: which task, and which item.
+    /// The item that the dead worker itself says it was at: which task, and which item.
     was_at: Option<(usize, u32)>,
 }
 
@@ -260,8 +260,8 @@ fn run(
     }
 }
 
-/// Runs the scene with a fate at each point in turn, and checks what comes of it: of a worker that
-/// dies, at most the item is lost that it was at.
+/// Runs the scene with a fate at each point in turn, and checks what comes of it: a worker that
+/// dies loses at most the item that it was at.
 fn at_each_point(scene: fn(&MadeUp) -> Vec<Placed>, fate: Fate) {
     let (mut lost, mut kept) = (0, 0);
     for number in 0.. {
@@ -355,7 +355,8 @@ const STEPS: [Step; 12] = [
     Step::Nothing,
 ];
 
-/// The worker stands at one of its steps, and the parent does one of its own.
+/// Runs a pair of steps: the worker stands at one of its steps, and the parent does one of its own.
+/// Returns whether the worker came through.
 fn pair(step: Step, fate: Fate, number: i64) -> bool {
     let what = format!("{step:?}, {fate:?} at fault point {number}");
     let withdrawn = AtomicUsize::new(usize::MAX);
@@ -446,7 +447,7 @@ fn a_step_of_the_parent_while_its_worker_is_stopped_at_any_step() {
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (word ^ (word >> 31)) % below
     };
-    // As many points as the worker has, or a few less.
+    // There are as many points as the worker has, or a few less.
     let mut points = 20;
     while !pair(Step::Nothing, Fate::Killed, points) {
         points += 20;
@@ -458,7 +459,7 @@ fn a_step_of_the_parent_while_its_worker_is_stopped_at_any_step() {
     }
 }
 
-/// The pool ends while its worker stands at any of its steps: each item is answered for, once.
+/// The pool ends while its worker stands at any of its steps: each item has one answer.
 #[test]
 fn the_pool_ends_while_its_worker_is_stopped_at_any_step() {
     for number in (0..).step_by(3) {

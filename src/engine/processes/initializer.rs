@@ -10,14 +10,14 @@ use crate::os::fork::Original;
 use crate::panic;
 use crate::panic::Caught;
 
-/// Runs an initialiser in a worker; the error says why it failed.
+/// A function that runs an initialiser in a worker. The error says why the initialiser failed.
 type Entry = fn() -> Result<Box<dyn Any>, String>;
 
 thread_local! {
     static STATE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
-/// The number of an initialiser, as it is sent to the workers.
+/// Returns the number of an initialiser, as it is sent to the workers.
 pub(super) fn number<F, S, E>() -> Result<u64, PoolError>
 where
     F: Fn() -> Result<S, E>,
@@ -50,24 +50,27 @@ where
     }
 }
 
-/// In a worker: runs the initialiser with this number and keeps what it gives.
+/// Runs, in a worker, the initialiser with this number, and keeps what it returns.
 pub(super) fn initialize(number: u64) -> Result<(), String> {
     let state = run(number)?;
     STATE.set(Some(state));
     Ok(())
 }
 
-/// Runs the function with this number, and gives what it has made.
+/// Runs the function with this number, and returns what it has made.
 #[allow(unsafe_code)]
 pub(super) fn run(number: u64) -> Result<Box<dyn Any>, String> {
-    // SAFETY: the number comes from the parent, which runs the same build, and which made it of an `Entry`.
+    // SAFETY: the number comes from the parent, which runs the same build, and which made it of an
+    // `Entry`.
     let entry = unsafe { code::function::<Entry>(number) };
     entry.ok_or("the executable does not have it")?()
 }
 
 /// Lets `f` work with the state that the initialiser of this worker has made; see
-/// [`ProcessesBuilder::initializer`](crate::engine::ProcessesBuilder::initializer). `None` if there is none of this type: in
-/// other threads than the one that runs tasks, outside of workers, or when called from within another `worker_state`.
+/// [`ProcessesBuilder::initializer`](crate::engine::ProcessesBuilder::initializer).
+///
+/// Returns `None` if there is no state of this type: in other threads than the one that runs tasks,
+/// outside of workers, or when called from within another `worker_state`.
 ///
 /// # Examples
 ///

@@ -3,13 +3,16 @@
 //!
 //! A worker rings the bell for any task, so one caller is enough to sleep on it. This *leader*
 //! pumps when the bell rings, and its pumping wakes the followers whose tasks have ended. A leader
-//! whose own task has ended *hands over*: it wakes a follower, which leads from then on. If none
-//! waits and work is left that moves on only when a thread pumps, the background thread takes the
-//! place.
+//! whose own task has ended *hands over*: it wakes a follower, which leads from then on. If no
+//! caller waits, and work is left that moves on only when a thread pumps, the background thread
+//! takes the place.
 //!
-//! A rule makes this safe: whatever is changed under the lock of the dispatch, when the lock is
-//! free again there is a leader, or a follower that is on its way to look, or the background thread
-//! is about to sleep on the bell or on its way to look, or no work is left that would stand still.
+//! A rule makes this safe. Whatever a thread changes under the lock of the dispatch, one of these
+//! holds when the lock is free again:
+//! - there is a leader;
+//! - a follower is on its way to look;
+//! - the background thread is about to sleep on the bell or on its way to look;
+//! - no work is left that would stand still.
 //!
 //! The functions here are generic so that models run the very same code with made-up workers: see
 //! `leader/loom_tests.rs`.
@@ -24,14 +27,15 @@ use crate::lane::bell::Doorbell;
 use crate::shim::AtomicUsize;
 use crate::shim::thread::{self, Thread};
 
-/// How somebody waits.
+/// How a caller waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitOptions {
-    /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker may well want this
-    /// very core: sleep at once.
+    /// Whether a worker had to be woken for this. Waking takes longer than any spin, and the worker
+    /// may well need this very core: the caller sleeps at once.
     pub(super) cold: bool,
     pub(super) deadline: Option<Instant>,
-    /// Whether the caller will soon be back to wait or to place tasks: nobody need take its place.
+    /// Whether the caller will soon be back to wait or to place tasks. Then no other thread needs
+    /// to take its place.
     pub(super) comes_back: bool,
 }
 
@@ -46,7 +50,7 @@ impl WaitOptions {
     }
 }
 
-/// Who waits. Part of what the lock guards.
+/// The threads that wait. The dispatch's lock guards this too.
 #[derive(Default)]
 pub(super) struct Leadership {
     /// Whether one of the callers that wait sleeps on the bell, for all of them.
@@ -82,25 +86,27 @@ pub(super) trait Host: Sized {
 
     fn lock(&self) -> Self::Locked<'_>;
     fn bell(&self) -> &Doorbell;
-    /// How many callers wait, leader and followers together.
+    /// Returns how many callers wait, leader and followers together.
     fn waiting(&self) -> &AtomicUsize;
     fn leadership(work: &mut Self::Work) -> &mut Leadership;
-    /// Moves on everything that can move. True if anything did.
+    /// Moves on everything that can move. Returns true if anything did.
     fn pump(&self, work: &mut Self::Work) -> bool;
-    /// Has the workers ring the bell when there will be something to do. A look must follow.
+    /// Has the workers ring the bell when there will be something to do. The caller must look at
+    /// the answers after this.
     fn ask_for_bell(&self, work: &Self::Work);
-    /// Whether there is work that moves on only when a thread pumps.
+    /// Returns whether there is work that moves on only when a thread pumps.
     fn has_backlog(work: &Self::Work) -> bool;
-    /// Whether some task's end is to be told of to others than those who wait here.
+    /// Returns whether the end of a task is to be told to others than the callers that wait here.
     fn is_to_tell(work: &Self::Work) -> bool;
     fn has_ended(work: &Self::Work) -> bool;
     /// Has the background thread go on if it waits, or starts it if there is none.
     fn wake_background_thread(self: &Arc<Self>, work: &mut Self::Work);
-    /// What the background thread sleeps in until it is roused.
+    /// Waits, as the background thread, until it is woken.
     fn await_wake(&self, locked: &mut Self::Locked<'_>);
 }
 
-/// Sleeps until `is_over` or the deadline, for a caller that counts as waiting. True if it is over.
+/// Sleeps until `is_over` or the deadline, for a caller that counts as waiting. Returns true if it
+/// is over.
 pub(super) fn sleep<H: Host>(
     host: &Arc<H>,
     signal: &Signal,
@@ -112,12 +118,15 @@ pub(super) fn sleep<H: Host>(
         let leadership = H::leadership(&mut work);
         let leads = !leadership.has_leader;
         if leads {
+            // No other caller sleeps on the bell: this one leads.
             leadership.has_leader = true;
         } else {
+            // Another caller leads. The end of the task, or the leader when it leaves, unparks this
+            // one.
             signal.register();
             leadership.followers.push(thread::current());
         }
-        // Before the last look: a ring after it must not be missed.
+        // This must come before the last look: a ring after that look must not be missed.
         let heard = host.bell().listen();
         host.ask_for_bell(&work);
         host.pump(&mut work);
@@ -147,12 +156,13 @@ pub(super) fn sleep<H: Host>(
     }
 }
 
-/// A caller waits no longer. Under the same lock as its last look, or a task placed in between
-/// could count on it.
+/// Deregisters a waiting caller. This must happen under the same lock as the caller's last look: a
+/// task placed in between could rely on a caller that is gone.
 pub(super) fn stop_waiting<H: Host>(host: &Arc<H>, work: &mut H::Work, comes_back: bool) {
     host.waiting().fetch_sub(1, Ordering::Relaxed);
-    // Also if this thread comes back: what it does meanwhile, in the user's iterator say, may take
-    // long, or wait for the very task that another caller waits for here.
+    // A follower takes over even if this thread comes back: what this thread does meanwhile, for
+    // example in the user's iterator, may take long, or wait for the very task that another caller
+    // waits for here.
     let has_followers = !H::leadership(work).followers.is_empty();
     if !comes_back || has_followers || H::is_to_tell(work) {
         hand_over(host, work);
@@ -163,24 +173,26 @@ pub(super) fn stop_waiting<H: Host>(host: &Arc<H>, work: &mut H::Work, comes_bac
 pub(super) fn hand_over<H: Host>(host: &Arc<H>, work: &mut H::Work) {
     let leadership = H::leadership(work);
     if leadership.has_leader {
+        // A leader sleeps on the bell, or is on its way to it or from it.
         return;
     }
     if let Some(follower) = leadership.followers.last() {
         follower.unpark();
     } else if H::has_backlog(work) && host.waiting().load(Ordering::Relaxed) == 0 {
+        // No caller waits, but work would stand still.
         host.wake_background_thread(work);
     }
 }
 
-/// Sees to it that a task moves on which was placed by a thread that may not come back to wait for
-/// it.
+/// Ensures that a task moves on which was placed by a thread that may not come back to wait for it.
 pub(super) fn ensure_progress<H: Host>(host: &Arc<H>, work: &mut H::Work) {
     if !H::has_backlog(work) {
         return;
     }
     let leadership = H::leadership(work);
     if leadership.has_leader || leadership.background_sleeps {
-        // Who sleeps on the bell has asked the workers that were busy then. Now others are.
+        // The thread that sleeps on the bell has asked the workers that were busy then. Now others
+        // are busy.
         host.ask_for_bell(work);
         host.pump(work);
     } else {
@@ -188,18 +200,20 @@ pub(super) fn ensure_progress<H: Host>(host: &Arc<H>, work: &mut H::Work) {
     }
 }
 
-/// What the background thread does until the pool has ended.
+/// Pumps, as the background thread, until the pool has ended.
 pub(super) fn pump_in_background<H: Host>(host: &H) {
     let mut work = host.lock();
     while !H::has_ended(&work) {
         if host.waiting().load(Ordering::Relaxed) > 0 || !H::has_backlog(&work) {
+            // Callers that wait pump themselves, or nothing would stand still.
             host.await_wake(&mut work);
             continue;
         }
         let heard = host.bell().listen();
         host.ask_for_bell(&work);
         if host.pump(&mut work) {
-            // With a moment for others, and for what is to be told.
+            // The lock is free for a moment, for other threads and for what the user's code is to
+            // be told.
             drop(work);
             work = host.lock();
         } else {

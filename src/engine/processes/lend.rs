@@ -1,4 +1,5 @@
-//! Arrays lent to workers: what crosses is the array's handle, and the function as with any other call.
+//! Arrays lent to workers: the array's handle crosses to the worker, and the function as with any
+//! other call.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,4 +1,5 @@
-//! A call over many items: cut into chunks, a window of them under way, results put together in order.
+//! A call over many items: the input is cut into chunks, a window of them is under way, and the
+//! results are put together in order.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -23,7 +24,8 @@ use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
 
-/// A chunk is cut when its items take this many bytes, so that the first worker can start before all is encoded.
+/// A chunk ends when its items take this many bytes, so that the first worker can start before all
+/// items are encoded.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// What the chunks of a call have in common.
@@ -33,21 +35,21 @@ struct Call {
     chunk_ended: Signal,
     items_ended: AtomicUsize,
     items_failed: AtomicUsize,
-    /// Somebody listens to the progress.
+    /// The caller listens to the progress.
     is_watched: AtomicBool,
-    /// Nobody waits for the rest.
+    /// The caller does not wait for the rest.
     is_abandoned: AtomicBool,
 }
 
 /// Where the results of a chunk go.
 struct ChunkResults<R> {
     call: Arc<Call>,
-    /// Index of its first item in the input.
+    /// Index of the chunk's first item in the input.
     base: usize,
-    /// Items that this chunk's worker is to answer for.
+    /// Number of items that this chunk's worker is to answer.
     count: usize,
     outcome: Mutex<Outcome>,
-    /// Items of this chunk that have failed.
+    /// Number of items of this chunk that have failed.
     failed: AtomicUsize,
     is_ended: AtomicBool,
     results: Discard,
@@ -66,13 +68,13 @@ impl<R> Drop for ChunkResults<R> {
 struct Outcome {
     /// The results in order, as the codec wrote them, up to the first item that failed.
     bytes: Vec<u8>,
-    /// Those after it.
+    /// The results after that item.
     unwanted: Vec<u8>,
     failure: Option<TaskError>,
 }
 
 impl<R> ChunkResults<R> {
-    /// Item `index` of the chunk has failed; the first one is kept.
+    /// Records that item `index` of the chunk has failed. The first failure is kept.
     fn fail(&self, error: TaskError) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.outcome.lock().failure.get_or_insert(error);
@@ -85,7 +87,7 @@ impl<R> Sink for ChunkResults<R> {
         if outcome.failure.is_none() {
             bytes.append_to(&mut outcome.bytes);
         } else if transit::was_ever_sent() {
-            // Nobody wants them, but what they hold must be let go of.
+            // No caller wants these results, but the handles in them must be released.
             bytes.append_to(&mut outcome.unwanted);
         }
     }
@@ -106,8 +108,8 @@ impl<R> Results for ChunkResults<R> {
             .fetch_add(self.count, Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         if failed > 0 {
-            // After the count of those that have ended, which is read after this one: never more
-            // have failed.
+            // This comes after the count of the items that have ended, which is read after this
+            // one: so the caller never reads more failed items than ended ones.
             self.call.items_failed.fetch_add(failed, Ordering::Release);
         }
         self.is_ended.store(true, Ordering::Release);
@@ -123,7 +125,7 @@ impl<R> Results for ChunkResults<R> {
     }
 }
 
-/// Runs `function` on all items.
+/// Runs `function` on all items and returns the results in order.
 pub(super) fn map<A, R>(
     shared: &Arc<Shared>,
     plan: Plan<'_>,
@@ -162,7 +164,8 @@ where
     loop {
         let seen = run.call.chunk_ended.count();
         run.collect(&mut results)?;
-        // Not while there is something to collect: short tasks end as fast as they are given out.
+        // Nothing is given out while there is something to collect: short tasks end as fast as they
+        // are given out.
         while run.has_room() && !run.has_ended_chunk() {
             run.give_chunk(&mut items)?;
         }
@@ -181,11 +184,11 @@ where
     }
 }
 
-/// Of an input that does not say how long it is, so many chunks for each worker are read while the first of them has not
-/// ended.
+/// The number of chunks for each worker that are read from an input of unknown length while the
+/// first of them has not ended.
 const MOST_AHEAD: usize = 256;
 
-/// An input that claims to be longer than this gets room for its results as they come.
+/// The length from which an input gets room for its results only as they come.
 const MOST_RESERVED: usize = 1 << 24;
 
 struct Run<'a, R> {
@@ -193,7 +196,7 @@ struct Run<'a, R> {
     function: &'a Function,
     chunks: Chunks,
     limits: Limits,
-    /// At most so many items are under way beyond the first that has not ended.
+    /// The most items that are under way, counted from the first that has not ended.
     window: Option<usize>,
     call: Arc<Call>,
     /// Chunks whose results have not been taken, in the order of the input.
@@ -202,10 +205,11 @@ struct Run<'a, R> {
     collected: usize,
     /// Items taken from the input.
     given: usize,
-    /// The input does not say how long it is, or is so long that it cannot be meant to be read whole: its next item may be
-    /// long in coming, and it is not read far ahead.
+    /// The input does not say how long it is, or it is too long to be read whole. Its next item may
+    /// take long to come, and the input is not read far ahead.
     is_lazy: bool,
-    /// An item could not be encoded. Nothing after it is taken; what came before it ends first.
+    /// The error of an item that could not be encoded. No item after it is taken. The items before
+    /// it end first.
     input_failed: Option<TaskError>,
     input_ended: bool,
 }
@@ -215,7 +219,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
     ///
     /// # Errors
     ///
-    /// That of the first item in input order that failed: all before it have been taken.
+    /// The error of the first item in input order that failed. The results of all items before it
+    /// have been taken.
     fn collect(&mut self, results: &mut Vec<R>) -> Result<(), TaskError> {
         while let Some(chunk) = self
             .under_way
@@ -241,10 +246,10 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         Ok(())
     }
 
-    /// Whether another chunk may be given out: enough are under way to keep every worker busy, and not so many that a
-    /// long input is read far ahead.
+    /// Returns whether another chunk may be given out: enough chunks must be under way to keep
+    /// every worker busy, but not so many that a long input is read far ahead.
     fn has_room(&self) -> bool {
-        // Those that have ended, but wait for one before them, keep no worker busy.
+        // Chunks that have ended but wait for one before them keep no worker busy.
         let waiting = self.call.chunk_ended.count() - self.collected;
         let chunks = self.under_way.len() - waiting.min(self.under_way.len());
         let workers = self.shared.workers();
@@ -260,7 +265,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             && self.window.is_none_or(|window| open < window)
     }
 
-    /// Whether the first chunk that has not been collected has ended.
+    /// Returns whether the first chunk that has not been collected has ended.
     fn has_ended_chunk(&self) -> bool {
         let first = self.under_way.front();
         first.is_some_and(|chunk| chunk.results.is_ended.load(Ordering::Acquire))
@@ -289,7 +294,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         let mut count = 0;
         let ((), handles) = transit::keep(|| {
             while count < size && bytes.len() < CHUNK_BYTES {
-                // The user's iterator: if it panics, dropping `self` abandons the call.
+                // This calls the user's iterator: if it panics, dropping `self` abandons the call.
                 let Some(item) = items.next() else {
                     self.input_ended = true;
                     break;
@@ -327,27 +332,29 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 result: PhantomData,
             },
         });
-        // Of an input that says how long it is, the next item comes soon: this thread will pump again.
+        // If the input says how long it is, its next item comes soon: this thread will pump again.
         self.shared.place(task.clone(), self.is_lazy)?;
         self.under_way.push_back(task);
         Ok(())
     }
 }
 
-/// Appends an item to others; the error is without its index. Then nothing is left of it.
+/// Appends an item to others. An error comes without the item's index, and then nothing of the item
+/// is left in `bytes`.
 #[inline]
 pub(super) fn encode_item<A: Serialize + 'static>(
     bytes: &mut Vec<u8>,
     item: &A,
 ) -> Result<(), TaskError> {
     if codec::fixed_size::<A>().is_some() && codec::append(bytes, item).is_ok() {
-        // Nothing of the user's that could fail.
+        // No code of the user's has run that could panic.
         return Ok(());
     }
     encode_with_care(bytes, item)
 }
 
-/// Apart, so that the short way above stays short: items of few nanoseconds would show it.
+/// Appends an item, with the checks. This is apart from `encode_item` so that the short way above
+/// stays short: items of few nanoseconds would show it.
 #[inline(never)]
 fn encode_with_care<A: Serialize + 'static>(
     bytes: &mut Vec<u8>,
@@ -356,7 +363,7 @@ fn encode_with_care<A: Serialize + 'static>(
     wire::encode(bytes, item, Part::Argument)
 }
 
-/// The outcomes of a call that could not be made.
+/// Returns the outcomes of a call that could not be made.
 pub(super) fn refuse<A, R>(
     error: &TaskError,
     items: impl Iterator<Item = A>,
@@ -367,7 +374,7 @@ pub(super) fn refuse<A, R>(
         .collect()
 }
 
-/// Runs `function` on all items, and gives the outcome of each.
+/// Runs `function` on all items, and returns the outcome of each.
 pub(super) fn try_map<A, R>(
     shared: &Arc<Shared>,
     plan: Plan<'_>,
@@ -428,8 +435,8 @@ where
     }
 }
 
-/// Chunks of a call that are under way, in order, and how many items each has. What has not begun is cancelled when the
-/// call is given up, because its input panics.
+/// Chunks of a call that are under way, in order, with the number of items of each. If the call is
+/// given up because its input panics, the chunks that have not begun are cancelled.
 struct UnderWay<R>(VecDeque<(Given<R>, usize)>);
 
 impl<R> Drop for UnderWay<R> {
@@ -452,7 +459,8 @@ impl<R> Drop for Run<'_, R> {
             self.call.is_abandoned.store(true, Ordering::Relaxed);
             dispatch.drop_unwanted(self.shared);
         }
-        // Others may have counted on this thread, which has said that it would come back to wait.
+        // Other threads may have relied on this thread, which has said that it would come back to
+        // wait.
         self.shared.hand_over(&mut dispatch);
     }
 }

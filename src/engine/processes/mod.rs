@@ -1,31 +1,33 @@
 //! The engine of worker processes.
 //!
 //! ```text
-//!                            parent                                │             worker n
-//!                                                                  │
-//!  submit, map ─▶ dispatch (one lock) ──── requests ──▶ lane n ────┼──▶ claim ─▶ entry ─▶ the user's function
-//!     │             ▲  ▲  ▲                                        │                          │
-//!     │ wait        │  │  └───────────────── lane n ◀── results ───┼──────── emitter ◀────────┘
-//!     └─────────────┘  │                                           │            │
-//!      the one who     │                        bell ◀─────────────┼────────────┘  if somebody sleeps
-//!      waits pumps     │                                           │
-//!                      └── supervisor thread ◀── pidfd ────────────┼──▪ death
+//!                           parent                            │            worker n
+//!                                                             │
+//! submit, map ─▶ dispatch (one lock) ── requests ─▶ lane n ───┼─▶ claim ─▶ entry ─▶ the function
+//!    │             ▲  ▲  ▲                                    │                          │
+//!    │ wait        │  │  └────────────── lane n ◀─ results ───┼──── response writer ◀────┘
+//!    └─────────────┘  │                                       │            │
+//!     the waiting     │                    bell ◀─────────────┼────────────┘ if the parent sleeps
+//!     thread pumps    │                                       │
+//!                     └─ supervisor thread ◀── pidfd ─────────┼──▪ death
 //! ```
 //!
 //! | who | does | wakes whom |
 //! |---|---|---|
 //! | the thread that calls | encodes, places the task in a lane, pumps while it waits, decodes | the worker, if that sleeps |
 //! | [`worker`] | claims a request, runs it, writes the results | the parent by the bell, if that asked for it |
-//! | [`supervisor`] | starts workers, makes the books of the dead, replaces them, stops what has run too long | whoever waits, by the bell |
-//! | the background thread | pumps when there is a backlog, or somebody is to be told, and nobody waits | whoever is to be told |
+//! | [`supervisor`] | starts workers, settles what dead workers had, replaces them, stops what has run too long | the threads that wait, by the bell |
+//! | the background thread | pumps when there is a backlog, or a callback or waker to call, and no thread waits | the callbacks and wakers of finished tasks |
 //! | [`server`], if there is one | forks workers, and says how they ended | the supervisor |
 //!
-//! Where to read on: [`run`] is how a call begins, [`map`], [`chunk`] and [`submit`] are the kinds of tasks it makes, [`ticket`] is
-//! what a handle can do with one; [`dispatch`] gives tasks to workers, takes their answers, and closes the books of the dead; [`wait`]
-//! and [`leader`] are about those who wait; [`start`] and [`worker`] are the two ends of a worker's
-//! start; [`settings`] is what a builder can say.
+//! Where to read on: [`run`] is how a call begins. [`map`], [`chunk`] and [`submit`] are the kinds
+//! of tasks it makes. [`ticket`] is what a handle can do with one. [`dispatch`] gives tasks to
+//! workers, takes their answers, and settles the accounts of dead workers. [`wait`] and [`leader`]
+//! are about the threads that wait. [`start`] and [`worker`] are the two ends of a worker's start.
+//! [`settings`] is what a builder can say.
 //!
-//! What happens when any of them is killed at any point: `docs/design/0005-failure-model.md`.
+//! What happens when any of these processes is killed at any point:
+//! `docs/design/0005-failure-model.md`.
 
 mod admission;
 mod builder;
@@ -92,9 +94,9 @@ use crate::process::launch;
 
 /// The engine of [`Pool::processes`](crate::Pool::processes): persistent worker processes.
 ///
-/// A task may fork, by a C library that it calls, say. The copy of the worker in which its function
-/// returns too answers for nothing and ends there, with exit code 0, or with 101 if the function
-/// panics in it. The worker does not wait for it.
+/// A task may fork, for example by a C library that it calls. Its function then returns in the copy
+/// of the worker too. That copy answers nothing: it ends there, with exit code 0, or with 101 if
+/// the function panics in it. The worker does not wait for it.
 ///
 /// # Examples
 ///
@@ -115,7 +117,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// A pool of processes with everything said.
+    /// Returns a builder of a pool of processes, for all settings.
     ///
     /// # Examples
     ///
@@ -130,7 +132,7 @@ impl Processes {
         ProcessesBuilder::default()
     }
 
-    /// Has `workers` workers from now on: see [`Pool::resize`](crate::Pool::resize).
+    /// Sets the number of workers to `workers`: see [`Pool::resize`](crate::Pool::resize).
     pub(crate) fn resize(&self, workers: usize) -> Result<(), PoolError> {
         let shared = &self.shared;
         shared.check_process()?;
@@ -138,11 +140,11 @@ impl Processes {
         shared.lock().resize(shared, workers)
     }
 
-    /// What the workers have done: see [`Pool::stats`](crate::Pool::stats).
+    /// Returns what the workers have done: see [`Pool::stats`](crate::Pool::stats).
     pub(crate) fn stats(&self) -> PoolStats {
         let shared = &self.shared;
         if shared.check_process().is_err() {
-            // A forked child: the pool and its workers are the parent's.
+            // This is a forked child: the pool and its workers are the parent's.
             return PoolStats::default();
         }
         let mut dispatch = shared.lock();
@@ -160,7 +162,7 @@ impl Processes {
         }
     }
 
-    /// What has run where and when: see [`Pool::timeline`](crate::Pool::timeline).
+    /// Returns what has run where and when: see [`Pool::timeline`](crate::Pool::timeline).
     pub(crate) fn timeline(&self) -> Timeline {
         let shared = &self.shared;
         if shared.check_process().is_err() {
@@ -180,14 +182,14 @@ impl Processes {
             shared,
             supervisor: Mutex::new(Some(supervisor)),
         };
-        // On an error, dropping the pool stops those that were started.
+        // If this fails, dropping the pool stops the workers that were started.
         pool.shared.wait_ready()?;
         Ok(pool)
     }
 
     /// Waits for the supervisor, and with it the workers, to end.
     fn end(&self, order: Order) {
-        // Whoever ends the pool at the same time waits here until it has ended.
+        // Another thread that ends the pool at the same time waits here until the pool has ended.
         let mut supervisor = self.supervisor.lock();
         if let Some(supervisor) = supervisor.take() {
             supervisor.end(&self.shared, order);
@@ -201,10 +203,11 @@ impl Processes {
         }
     }
 
-    /// The function as it is named to a worker.
+    /// Names the function as a worker knows it.
     ///
-    /// Nothing of this process is in a worker, so what `f` captures must be sent; of a closure that is not `closure!`'s
-    /// nobody can tell what that is. It is refused here by the compiler.
+    /// A worker has nothing of this process, so what `f` captures must be sent to it. What a
+    /// closure captures is known only if `closure!` made it. The compiler refuses any other closure
+    /// that captures something here.
     fn function<F, A, R>(&self, f: &F) -> Result<Function, TaskError>
     where
         F: Fn(A) -> R,
@@ -238,7 +241,7 @@ impl Processes {
         }
     }
 
-    /// Runs a call, and lets the workers forget the context right after it.
+    /// Runs a call. Right after it, lets the workers forget the call's context.
     fn call<A, R>(
         &self,
         plan: Plan<'_>,
@@ -265,11 +268,11 @@ impl Drop for Processes {
     fn drop(&mut self) {
         // In a forked child, supervisor and workers belong to the parent.
         if self.shared.check_process().is_err() {
-            // The thread did not come along into this process: its handle must not even be let go of.
+            // The thread does not exist in this process: even its handle must not be dropped.
             std::mem::forget(self.supervisor.get_mut().take());
         } else if service::serves_a_pool() {
-            // Its end cannot be waited for here: the supervisor waits for this thread, or is this
-            // thread, or waits for the end of this thread's pool.
+            // This thread cannot wait for the pool's end here: the supervisor waits for this
+            // thread, or is this thread, or waits for the end of this thread's pool.
             if let Some(supervisor) = self.supervisor.get_mut().take() {
                 supervisor.abandon(&self.shared);
             }
@@ -328,7 +331,8 @@ impl Executor for Processes {
 }
 
 impl Processes {
-    /// Takes no more tasks, and of the calls that go on only what is not to be cancelled.
+    /// Makes the pool refuse new tasks. With `cancels`, also cancels what running calls have not
+    /// given out yet.
     fn stop_taking(&self, cancels: bool) -> Result<(), PoolError> {
         self.shared.check_process()?;
         if self.shared.is_admitted() {
@@ -361,7 +365,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits for the end of all tasks, and lets the workers end.
+    /// Waits for the end of all tasks, then lets the workers end.
     fn finish(&self) {
         loop {
             let (all_ended, seen) = {

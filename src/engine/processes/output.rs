@@ -1,4 +1,4 @@
-//! Reads what workers print, and tells it line by line.
+//! Reads what workers print, and tells it to the user's function line by line.
 
 use std::cell::Cell;
 use std::io::{self, PipeReader, Read};
@@ -16,11 +16,12 @@ use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::panic;
 
-/// A line longer than this is told in pieces: a worker that prints without end must not eat the memory of this process.
+/// The length from which a line is told in parts: a worker that prints without end must not use up
+/// the memory of this process.
 const LONGEST: usize = 1 << 20;
 
-/// At the end of a pool what is in the pipes is read for no longer than this: what a worker has started may hold its output
-/// open, and print without end.
+/// How long what is in the pipes is read at the end of a pool: a process that a worker has started
+/// may hold the worker's output open, and print without end.
 const LAST_READ: Duration = Duration::from_secs(5);
 
 /// A thread that reads the pipes of a pool's workers.
@@ -39,7 +40,7 @@ struct Shared {
 #[derive(Default)]
 struct News {
     streams: Vec<Stream>,
-    /// No more streams will come: end when those there are have ended.
+    /// Whether no more streams will come: the thread ends when those that are there have ended.
     is_last: bool,
 }
 
@@ -59,7 +60,7 @@ struct Stream {
 }
 
 impl Listener {
-    /// For the pool at this address. `None` if nobody wants lines.
+    /// Starts a reader for the pool at this address. Returns `None` if the user wants no lines.
     pub(super) fn start(pool: usize, stdout: &Output, stderr: &Output) -> io::Result<Option<Self>> {
         let is_wanted = |output: &Output| matches!(output, Output::Lines(_));
         if !is_wanted(stdout) && !is_wanted(stderr) {
@@ -79,7 +80,7 @@ impl Listener {
         }))
     }
 
-    /// Tells `output` what comes out of `pipe`.
+    /// Has what comes out of `pipe` told to `output`.
     pub(super) fn add(&self, worker: &str, pipe: Option<PipeReader>, output: &Output) {
         if let (Some(pipe), Output::Lines(tell)) = (pipe, output) {
             self.shared.news.lock().streams.push(Stream {
@@ -94,8 +95,9 @@ impl Listener {
 }
 
 impl Drop for Listener {
-    /// Waits until all that has been printed has been told. The workers have ended; but what they have started may hold
-    /// their outputs open, so nobody waits for the ends of the pipes.
+    /// Waits until everything that has been printed has been told. The workers have ended. But
+    /// processes that they have started may hold their outputs open, so the reader does not wait
+    /// for the ends of the pipes.
     fn drop(&mut self) {
         self.shared.news.lock().is_last = true;
         self.shared.alarm.ring();
@@ -110,7 +112,8 @@ thread_local! {
     static READS_FOR: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Whether this thread tells what the workers of the pool at `pool` print. It must not wait for the end of that pool.
+/// Returns whether this thread tells what the workers of the pool at `pool` print. It must not wait
+/// for the end of that pool.
 pub(super) fn reads_for(pool: usize) -> bool {
     READS_FOR.get() == pool
 }
@@ -138,13 +141,14 @@ fn read(shared: &Shared, pool: usize) {
         let fds: Vec<_> = std::iter::once(shared.alarm.as_fd())
             .chain(streams.iter().map(|stream| stream.pipe.as_fd()))
             .collect();
-        // At the end only what is there already.
+        // At the end only what is there already is read.
         let (skipped, options) = if is_last {
             (1, Some(Duration::ZERO))
         } else {
             (0, None)
         };
         match wait_readable(&fds[skipped..], options) {
+            // The kernel has refused the wait: all pipes are tried in turn.
             Err(refused) => {
                 let mut has_more = false;
                 streams.retain_mut(|stream| {
@@ -166,7 +170,8 @@ fn read(shared: &Shared, pool: usize) {
                 let index = index + skipped;
                 let mut stream = streams.remove(index - 1);
                 if stream.take(&mut buffer) != Taken::End {
-                    // To the end of the list: one that always has something must not keep the others waiting.
+                    // The stream goes to the end of the list: one that always has something must
+                    // not keep the others waiting.
                     streams.push(stream);
                 }
             }
@@ -179,14 +184,14 @@ fn read(shared: &Shared, pool: usize) {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Taken {
     Some,
-    /// Nothing now.
+    /// There is nothing now.
     None,
-    /// Nothing, and nothing more will come.
+    /// There is nothing, and nothing more will come.
     End,
 }
 
 impl Stream {
-    /// Reads what there is, and does not wait for it.
+    /// Reads what there is, and does not wait for more.
     fn take(&mut self, buffer: &mut [u8]) -> Taken {
         match self.pipe.read(buffer) {
             Ok(0) => {

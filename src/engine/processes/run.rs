@@ -19,7 +19,8 @@ use crate::memory::transit;
 /// What a function for a pool of processes has to be: free of captured variables, or made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+/// The compiler checks the first when it generates code, so `cargo check` alone does not find a
+/// closure that captures.
 ///
 /// # Examples
 ///
@@ -98,7 +99,7 @@ where
             };
             let size = (given.len(), usize::MAX);
             let chunk = chunk::give(&self.shared, limits, function, base, &mut given, size).0;
-            // Behind an item that could not be sent: they go in another chunk.
+            // These items came after one that could not be sent: they go into another chunk.
             *items = given.collect();
             match chunk {
                 Given::UnderWay(chunk) => chunk,
@@ -135,7 +136,7 @@ where
                  Put what they need into the items, or map with a context and reduce the results"
             );
         }
-        // One call from the first chunk to the last, though it takes several.
+        // This is one call from the first chunk to the last, though it takes several.
         let _admission = self.shared.admit()?;
         let (add, combine) = (g.clone(), g);
         let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &add);

@@ -1,4 +1,5 @@
-//! A process that forks workers: small, with one thread, and therefore quick and safe to fork.
+//! A process that forks workers. It is small and has one thread, and is therefore quick and safe to
+//! fork.
 //!
 //! ```text
 //!   supervisor ── hire: greeting, lane, bell, life line ──▶ server ── fork ──▶ worker
@@ -7,12 +8,12 @@
 //!              ◀── ended: status ──                           ▼
 //! ```
 //!
-//! The workers are the server's children. The descriptor tells the supervisor of the end of one,
-//! and then it has the server reap it. Not before: until then the worker's number is its own, by
-//! which it is killed where there are no pidfds.
+//! The workers are the server's children. The descriptor tells the supervisor of the end of a
+//! worker, and then the supervisor has the server reap it. It must not be reaped before: until then
+//! the worker's number is its own, by which it is killed where there are no pidfds.
 //!
-//! The server is itself a child of the supervisor's thread, and dies with that; the workers die
-//! with it, and by their life lines with the parent.
+//! The server is itself a child of the supervisor's thread, and dies with that thread. The workers
+//! die with the server, and by their life lines with the parent.
 
 use std::collections::HashSet;
 use std::io;
@@ -36,15 +37,16 @@ use crate::os::start::Stream;
 use crate::os::{self, fork, handoff, worker as own};
 use crate::process::launch::{CANNOT_BEGIN, Launch, Role, receive_greeting};
 
-/// How long the server may take to answer. It forks, and does nothing else; only what it loads before may take long.
+/// How long the server may take to answer. It forks, and does nothing else. Only what it loads
+/// before may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// How long a server that is stopped (SIGSTOP, a debugger) is waited for when a worker is to be
-/// forked. Then another takes its place, and its workers end with it.
+/// How long the supervisor waits for a server that is stopped (SIGSTOP, a debugger) when a worker
+/// is to be forked. Then another server takes its place, and its workers end with it.
 const STOPPED_TIME: Duration = Duration::from_secs(1);
-/// The same when it is to say how a worker has ended: that can be done without.
+/// The same when the server is to say how a worker has ended: the supervisor can do without that.
 const STOPPED_TIME_OF_ENDED: Duration = Duration::from_millis(50);
-/// How often is looked whether it is stopped.
+/// How often the supervisor looks whether the server is stopped.
 const SLICE: Duration = Duration::from_millis(25);
 
 /// The longest message between the two.
@@ -53,14 +55,14 @@ const MOST_BYTES: usize = 64 << 10;
 /// What the server is to do first.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opening {
-    /// Number of the function that it runs before it forks the first worker.
+    /// The number of the function that the server runs before it forks the first worker.
     preload: Option<u64>,
-    /// Numbers of the after-fork hooks that it has from the start.
+    /// The numbers of the after-fork hooks that the server has from the start.
     hooks: Vec<u64>,
 }
 
-/// A worker to fork. With it come the descriptors of lane, bell and life line, and of the outputs that are not the
-/// server's.
+/// A worker to fork. With it come the descriptors of lane, bell and life line, and of the outputs
+/// that are not the server's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hire {
     pub(super) greeting: Greeting,
@@ -81,9 +83,10 @@ enum Ask {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// The server is ready to fork: the first thing that it says.
+    /// The server is ready to fork. This is the first thing that it says.
     Loaded,
-    /// With a descriptor that is readable once the worker has ended.
+    /// The worker has been forked. With this comes a descriptor that is readable once the worker
+    /// has ended.
     Hired { pid: u32, is_pidfd: bool },
     /// The worker could not be forked, or the server cannot serve.
     Refused { reason: String },
@@ -95,29 +98,29 @@ enum Answer {
 #[derive(Debug)]
 pub(super) struct Server {
     process: Child,
-    /// What the copy of this process may use of its objects, and its workers too.
+    /// What the copy of this process, and its workers too, may use of its objects.
     _taken: Option<Taken>,
     socket: OwnedFd,
-    /// It has not answered as it should, and is not asked again.
+    /// Whether the server has not answered as it should. Then it is not asked again.
     is_broken: bool,
-    /// Workers that it has forked, and that have not been reaped.
+    /// Workers that the server has forked, and that have not been reaped.
     workers: HashSet<u32>,
-    /// Answers that were not waited for, because the server was stopped. They come before all
-    /// others.
+    /// The number of answers that were not waited for, because the server was stopped. They come
+    /// before all others.
     given_up: usize,
 }
 
 /// How a server comes to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    /// The executable, started again; runs this function first.
+    /// The executable, started again. It runs this function first.
     Started { preload: Option<u64> },
     /// Forked from this process.
     Forked,
 }
 
 impl Server {
-    /// To be called on a thread that lives as long as the server shall.
+    /// Starts a server. This must be called on a thread that lives as long as the server shall.
     pub(super) fn start(pool: &str, origin: Origin) -> io::Result<Self> {
         let name = format!("manyhands:{pool}:fork");
         let (process, socket, taken) = match origin {
@@ -137,7 +140,7 @@ impl Server {
             }
             Origin::Forked => {
                 let (socket, theirs) = handoff::pair()?;
-                // What is made later, the copy must have too.
+                // Memory that this process shares later must reach the copy too.
                 family::for_children();
                 let parent = std::process::id();
                 let (process, taken) = fork_child(Takes::Objects, || {
@@ -162,8 +165,8 @@ impl Server {
         })
     }
 
-    /// Waits until it is ready to fork. What it loads before may take as long as it likes, unless `alarm` rings and
-    /// `gives_up` says that nobody needs it any more.
+    /// Waits until the server is ready to fork. What it loads before may take as long as it likes,
+    /// unless `alarm` rings and `gives_up` says that the server is not needed any more.
     pub(super) fn wait_loaded(
         &mut self,
         alarm: BorrowedFd<'_>,
@@ -183,7 +186,7 @@ impl Server {
                         "the pool ended before its workers were there",
                     ));
                 }
-                // It stays as it is, for the supervisor. It rings seldom.
+                // The alarm stays as it is, for the supervisor. It rings seldom.
                 Some(_) => std::thread::sleep(Duration::from_millis(1)),
                 None => {}
             }
@@ -206,7 +209,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Why there is none. Then the server may be gone ([`is_alive`](Self::is_alive)).
+    /// The reason why there is no worker. Then the server may be gone
+    /// ([`is_alive`](Self::is_alive)).
     pub(super) fn hire(
         &mut self,
         hire: Hire,
@@ -215,7 +219,8 @@ impl Server {
     ) -> io::Result<Child> {
         let ask = encode(&Ask::Hire(hire))?;
         let sent = handoff::send_at_once(self.socket.as_fd(), &ask, fds);
-        // It was stopped over all that it has been asked before.
+        // The message did not fit: the server was stopped and has not read what it was asked
+        // before.
         self.is_broken |= sent.is_err();
         sent?;
         match self.answer(STOPPED_TIME, meanwhile)? {
@@ -233,9 +238,9 @@ impl Server {
         }
     }
 
-    /// Says how a worker has ended, waiting for that.
+    /// Waits for a worker to end, and returns how it ended.
     pub(super) fn reap(&mut self, child: &Child) -> ExitStatus {
-        // Which may be long in coming. What follows is not.
+        // The worker's end may take long to come. What follows does not.
         child.wait_end(None);
         child.will_be_reaped();
         if self.workers.remove(&child.pid())
@@ -247,16 +252,16 @@ impl Server {
             }
             return status;
         }
-        // The server has died, this one or the one before it; and then the kernel has killed its workers. They may have
-        // become children of this process, if it takes in orphans.
+        // The server has died: this one, or the one before it. Then the kernel has killed its
+        // workers. They may have become children of this process, if this process takes in orphans.
         match child.reap() {
             ExitStatus::Unknown => ExitStatus::Signal(9),
             status => status,
         }
     }
 
-    /// How the worker has ended, and the most memory that it had, as far as it is known; `None` if
-    /// the server has died.
+    /// Returns how the worker has ended and the most memory that it had, as far as they are known,
+    /// or `None` if the server has died.
     fn ask_to_reap(&mut self, pid: u32) -> Option<(ExitStatus, Option<u64>)> {
         const UNKNOWN: (ExitStatus, Option<u64>) = (ExitStatus::Unknown, None);
         let ask = encode(&Ask::Reap { pid }).ok()?;
@@ -264,12 +269,12 @@ impl Server {
         if let Err(error) = &sent
             && error.kind() == io::ErrorKind::WouldBlock
         {
-            // It was stopped over all that it has been asked before. The worker stays a zombie
-            // until the server ends.
+            // The server was stopped and has not read what it was asked before. The worker stays a
+            // zombie until the server ends.
             return Some(UNKNOWN);
         }
         if sent.is_ok() && self.given_up > 0 && os::state::is_stopped(self.process.pid()) {
-            // It was waited for before.
+            // The server is stopped, and has been waited for before.
             self.given_up += 1;
             return Some(UNKNOWN);
         }
@@ -287,13 +292,13 @@ impl Server {
         }
     }
 
-    /// Whether it can be asked for more.
+    /// Returns whether the server can be asked for more.
     pub(super) fn is_alive(&self) -> bool {
         !self.is_broken && !self.process.has_ended()
     }
 
-    /// The next thing that the server says. After an error it is not asked again: an answer that
-    /// comes late would be taken for that to a later question.
+    /// Returns the next answer of the server. After an error the server is not asked again: an
+    /// answer that comes late would be taken for that to a later question.
     fn answer(
         &mut self,
         stopped: Duration,
@@ -304,8 +309,8 @@ impl Server {
         answer
     }
 
-    /// The next thing that the server says. `stopped`: how long it is waited for while it is
-    /// stopped, after which the error is [`TimedOut`](io::ErrorKind::TimedOut).
+    /// Returns the next answer of the server. `stopped` is how long the server is waited for while
+    /// it is stopped. After that the error is [`TimedOut`](io::ErrorKind::TimedOut).
     fn try_answer(
         &mut self,
         stopped: Duration,
@@ -316,7 +321,7 @@ impl Server {
             let (answer, mut fds) = receive(&self.socket)?
                 .ok_or_else(|| io::Error::other("the process that forks workers has died"))?;
             if self.given_up > 0 && matches!(answer, Answer::Ended { .. }) {
-                // It answers in order: this is to a question from before it was stopped.
+                // The server answers in order: this answers a question from before it was stopped.
                 self.given_up -= 1;
                 continue;
             }
@@ -365,8 +370,8 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Waits until there is a message, or the other side has gone; false if neither has happened after
-/// `timeout`.
+/// Waits until there is a message, or the other side has gone. Returns false if neither has
+/// happened after `timeout`.
 fn wait_for_news(socket: &OwnedFd, timeout: Option<Duration>) -> bool {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
@@ -380,7 +385,7 @@ fn wait_for_news(socket: &OwnedFd, timeout: Option<Duration>) -> bool {
     }
 }
 
-/// Takes the next message; `None` if the other side has gone.
+/// Takes the next message, or `None` if the other side has gone.
 fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MOST_BYTES];
     let (len, fds) = handoff::receive_all(socket.as_fd(), &mut buffer)?;
@@ -391,7 +396,7 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<O
     Ok(Some((message, fds)))
 }
 
-// What the server does -------------------------------------------------------------------------------------------------
+// What the server does ---------------------------------------------------------------------
 
 /// The role of a fork server.
 pub(crate) const FORK_SERVER: Role = Role {
@@ -399,8 +404,8 @@ pub(crate) const FORK_SERVER: Role = Role {
     begin: become_server,
 };
 
-/// In a launched process: becomes the server that the greeting asks for. Returns when the parent has
-/// let go of it.
+/// Becomes, in a launched process, the server that the greeting asks for. Returns when the parent
+/// has dropped the server.
 fn become_server() -> io::Result<()> {
     let (opening, [], parent): (Opening, _, _) = receive_greeting()?;
     let socket = own::take_stdin()?;
@@ -411,7 +416,7 @@ fn become_server() -> io::Result<()> {
     at_fork::adopt(&opening.hooks);
     if let Some(preload) = opening.preload {
         match initializer::run(preload) {
-            // What it has made stays, for the workers.
+            // What the function has made stays, for the workers.
             Ok(loaded) => std::mem::forget(loaded),
             Err(reason) => {
                 let reason = format!("what the workers share could not be loaded: {reason}");
@@ -428,12 +433,12 @@ fn become_server() -> io::Result<()> {
     Ok(())
 }
 
-/// Answers every question with why there will be no workers.
+/// Answers every question with the reason why there will be no workers.
 fn refuse(socket: &OwnedFd, reason: String) -> io::Result<()> {
     let refusal = encode(&Answer::Refused { reason })?;
     loop {
         handoff::send(socket.as_fd(), &refusal, &[])?;
-        // Until the parent lets go.
+        // This waits until the parent asks again or drops the server.
         wait_for_news(socket, None);
         if receive::<Ask>(socket)?.is_none() {
             return Ok(());
@@ -441,7 +446,7 @@ fn refuse(socket: &OwnedFd, reason: String) -> io::Result<()> {
     }
 }
 
-/// In a process forked from the parent: makes it one that can be forked in turn.
+/// Makes a process that was forked from the parent one that can be forked in turn.
 fn begin_fork(name: &str) -> io::Result<()> {
     own::reset_signals();
     own::set_signals()?;
@@ -451,9 +456,11 @@ fn begin_fork(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Forks workers until the parent lets go.
+/// Forks workers until the parent drops the server.
 fn serve(socket: &OwnedFd) {
-    // Whoever asks a worker later whether it was forked must know how often since the start.
+    // Forks before the first question for the generation are not counted, so the question is asked
+    // here: a worker may be asked later whether it was forked, and must know how often since the
+    // start.
     fork::generation();
     let loaded = encode(&Answer::Loaded);
     if loaded
@@ -502,7 +509,7 @@ fn fork_worker(
     let server = std::process::id();
     let mut work = Some((hire, fds));
     let forked = fork_child(Takes::All, || {
-        // What is the server's: whoever starts a process from a worker would hold it open.
+        // These are the server's: a process that is started from a worker would hold them open.
         children
             .drain(..)
             .for_each(|(child, _taken)| child.close_copies());
@@ -536,7 +543,7 @@ fn fork_worker(
     }
 }
 
-/// What a forked worker does, from its start to its end.
+/// Does what a forked worker does, from its start to its end.
 fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
     let Hire {
         greeting,

@@ -1,4 +1,4 @@
-//! The threads that belong to a pool: what they must not wait for.
+//! The threads that belong to a pool, and what they must not wait for.
 
 use std::cell::Cell;
 use std::thread::{self, JoinHandle};
@@ -6,28 +6,29 @@ use std::thread::{self, JoinHandle};
 thread_local! {
     /// Address of the pool that this thread supervises; 0 for none.
     static SUPERVISES: Cell<usize> = const { Cell::new(0) };
-    /// Whether this thread is one of a pool's own, whichever pool's and for whatever.
+    /// Whether this thread is one of a pool's own, whichever pool's and for whatever work.
     static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for its own
-/// end in one.
+/// Returns whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for
+/// its own end in one.
 pub(super) fn supervises(pool: usize) -> bool {
     SUPERVISES.get() == pool
 }
 
-/// Says that this thread supervises the pool at `pool`; 0 for none.
+/// Records that this thread supervises the pool at `pool`; 0 for none.
 pub(super) fn supervise(pool: usize) {
     SUPERVISES.set(pool);
 }
 
-/// Says that this thread is a pool's own.
+/// Records that this thread is a pool's own.
 pub(super) fn note_service() {
     SERVES.set(true);
 }
 
-/// Whether this thread is a pool's own, which waits for it at its end. It must not wait for the end
-/// of any pool: that one's threads may be waiting for the end of this thread's pool.
+/// Returns whether this thread is a pool's own. That pool waits for it at the pool's end. So this
+/// thread must not wait for the end of any pool: that pool's threads may be waiting for the end of
+/// this thread's pool.
 pub(super) fn serves_a_pool() -> bool {
     SERVES.get()
 }

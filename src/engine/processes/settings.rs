@@ -1,4 +1,4 @@
-//! What can be said about a pool's workers, once, when it is made.
+//! What can be said about a pool's workers, once, when the pool is made.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// How long workers and callers watch for what they wait for before they sleep.
 ///
-/// Waking a process that sleeps takes some 50 µs; one that watches answers within a microsecond, and uses a core
-/// meanwhile.
+/// To wake a process that sleeps takes some 50 µs. A process that watches answers within a
+/// microsecond, and uses a core meanwhile.
 ///
 /// # Examples
 ///
@@ -30,19 +30,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitPolicy {
-    /// Watch for 50 µs if there is a core to spare for it, and sleep then.
+    /// Watch for 50 µs if there is a core to spare for it, then sleep.
     #[default]
     Balanced,
-    /// Sleep at once: best where the cores belong to somebody else, or tasks are long.
+    /// Sleep at once. This is best where other processes need the cores, or tasks are long.
     Park,
-    /// Watch for this long if there is a core to spare for it, and sleep then: for tasks that come in quick succession.
+    /// Watch for this long if there is a core to spare for it, then sleep. This is for tasks that
+    /// come in quick succession.
     Spin(Duration),
 }
 
 impl WaitPolicy {
     pub(super) fn spin(self) -> Duration {
         match self {
-            // Waking takes about as long, so this costs at most twice what the best choice would have.
+            // To wake a process takes about as long, so this costs at most twice what the best
+            // choice would have cost.
             Self::Balanced => Duration::from_micros(50),
             Self::Park => Duration::ZERO,
             Self::Spin(time) => time,
@@ -72,25 +74,29 @@ impl WaitPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartMethod {
-    /// The executable is started again for each: they have nothing of this process, and it may have as many threads and as
-    /// much memory as it likes.
+    /// The executable is started again for each worker. The workers have nothing of this process,
+    /// and it may have as many threads and as much memory as it likes.
     #[default]
     Spawn,
-    /// They are forked from a copy of this process that is made when the pool is: they have all that it has loaded by
-    /// then, without a copy in memory until somebody writes to it. Refused if other threads run, as with
-    /// [`Pool::forked`](crate::Pool::forked), unless
-    /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise, and as long as this process has a
-    /// guard of a [`SharedArray`](crate::SharedArray). Shared objects that it has by then are kept as long as the pool.
+    /// The workers are forked from a copy of this process that is made when the pool is. They have
+    /// all that this process has loaded by then, and a page of it is copied in memory only when a
+    /// process writes to it.
     ///
-    /// Each worker has the same random number generators, connections and open files:
-    /// [what is duplicated](crate::Forked#what-a-child-has-twice), and [`at_fork_child`](crate::at_fork_child) for it.
+    /// This is refused if other threads run, as with [`Pool::forked`](crate::Pool::forked), unless
+    /// [`allow_threads`](crate::engine::ProcessesBuilder::allow_threads) says otherwise. It is also
+    /// refused as long as this process has a guard of a [`SharedArray`](crate::SharedArray). Shared
+    /// objects that this process has by then are kept as long as the pool.
+    ///
+    /// Each worker has the same random number generators, connections and open files: see
+    /// [what is duplicated](crate::Forked#what-a-child-has-twice), and
+    /// [`at_fork_child`](crate::at_fork_child) for it.
     Fork,
-    /// They are forked from a small process, which is the executable started again and runs the function given to
-    /// [`preload`](crate::engine::ProcessesBuilder::preload) first: what that loads they all have, in one copy.
+    /// The workers are forked from a small process. That process is the executable started again,
+    /// and runs the function given to [`preload`](crate::engine::ProcessesBuilder::preload) first.
+    /// All workers have what the function loads, in one copy.
     ///
-    /// Random number generators, connections and files that this function has used they all have
-    /// too:
-    /// [what is duplicated](crate::Forked#what-a-child-has-twice).
+    /// All workers also have the random number generators, connections and files that this function
+    /// has used: see [what is duplicated](crate::Forked#what-a-child-has-twice).
     ForkServer,
 }
 
@@ -110,21 +116,23 @@ pub enum StartMethod {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Affinity {
-    /// On all that this process may use: the scheduler decides.
+    /// All workers run on all cores that this process may use: the scheduler decides.
     #[default]
     Off,
-    /// Each on one core: worker `n` on the `n`-th of those this process may use, and again from the first when there are
-    /// more workers than cores.
+    /// Each worker runs on one core: worker `n` on the `n`-th of those this process may use, and
+    /// again from the first when there are more workers than cores.
     Spread,
-    /// Each on one core of this list, by the system's numbers: worker `n` on the `n`-th, and again from the first.
+    /// Each worker runs on one core of this list, by the system's numbers: worker `n` on the
+    /// `n`-th, and again from the first.
     Cores(Vec<usize>),
 }
 
 /// How many threads libraries inside a worker may start (`OpenMP`, `OpenBLAS`, MKL, BLIS,
 /// Accelerate, numexpr, rayon, and this crate's own pools).
 ///
-/// Such libraries start a thread for each core of the machine, and with a worker for each core that makes far too many.
-/// The limit goes into the workers' environment, as `OMP_NUM_THREADS` and its kin, where those are not set already.
+/// Such libraries start a thread for each core of the machine. With a worker for each core that
+/// makes far too many. The limit goes into the workers' environment, as `OMP_NUM_THREADS` and
+/// similar variables, where those are not set already.
 ///
 /// # Examples
 ///
@@ -161,7 +169,7 @@ pub(super) const INNER_THREADS: [&str; 8] = [
     "MANYHANDS_WORKERS",
 ];
 
-/// Where what a worker prints goes.
+/// Where a worker's output goes.
 ///
 /// # Examples
 ///
@@ -181,16 +189,16 @@ pub(super) const INNER_THREADS: [&str; 8] = [
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Output {
-    /// To where this process prints.
+    /// The output goes to where this process prints.
     #[default]
     Inherit,
-    /// Nowhere.
+    /// The output goes nowhere.
     Null,
-    /// Line by line to a function; see [`Output::lines`].
+    /// The output goes line by line to a function; see [`Output::lines`].
     Lines(LineCallback),
 }
 
-/// What [`Output::Lines`] calls.
+/// The function that [`Output::Lines`] calls.
 ///
 /// # Examples
 ///
@@ -213,10 +221,13 @@ pub enum Output {
 pub type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
 impl Output {
-    /// Calls `tell` with the name of the worker (`manyhands:POOL:0`) and a line that it has printed, without the line's
-    /// end; bytes that are not UTF-8 are replaced, and a `\r` before the end stays. Lines of one worker come in order, on a
-    /// thread of the pool's; the last line also if it has no end, and one of more than 1 MiB in pieces. When the pool has
-    /// ended, all have come.
+    /// Makes an output that calls `tell` with the name of the worker (`manyhands:POOL:0`) and a
+    /// line that it has printed, without the line's end. Bytes that are not UTF-8 are replaced, and
+    /// a `\r` before the end stays.
+    ///
+    /// Lines of one worker come in order, on a thread of the pool's. The last line comes also if it
+    /// has no end. A line of more than 1 MiB comes in parts. When the pool has ended, all lines
+    /// have come.
     ///
     /// # Examples
     ///
@@ -248,12 +259,12 @@ impl fmt::Debug for Output {
     }
 }
 
-/// What a pool is called: unless said, they are counted.
+/// Returns what a pool is called. Pools without a given name are counted.
 pub(super) fn name(given: Option<String>) -> String {
     static POOLS: AtomicU32 = AtomicU32::new(0);
     let given = given.filter(|name| !name.is_empty());
     let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
-    // It is printed in tables and by `ps`, and ends at a NUL there.
+    // The name is printed in tables and by `ps`, where it would end at a NUL.
     name.replace(char::is_control, " ")
 }
 
@@ -265,7 +276,7 @@ pub(super) struct Settings {
     pub(super) inner_threads: InnerThreads,
     pub(super) stdout: Output,
     pub(super) stderr: Output,
-    /// Number of the initialiser's entry.
+    /// The number of the initialiser's entry.
     pub(super) initializer: Option<u64>,
     pub(super) max_tasks: Option<u32>,
     pub(super) memory_limit: Option<u64>,
@@ -276,7 +287,7 @@ pub(super) struct Settings {
     pub(super) wait_policy: WaitPolicy,
     pub(super) timeline: bool,
     pub(super) start_method: StartMethod,
-    /// Number of the function that the fork server runs first.
+    /// The number of the function that the fork server runs first.
     pub(super) preload: Option<u64>,
     /// Whether this process may be forked while other threads run.
     pub(super) allow_threads: bool,
@@ -286,15 +297,15 @@ pub(super) struct Settings {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) initializer: Option<u64>,
-    /// Bytes of data it may have.
+    /// The most bytes of data that the worker may have.
     pub(super) memory_limit: Option<u64>,
-    /// The core it shall run on.
+    /// The core that the worker shall run on.
     pub(super) core: Option<usize>,
     pub(super) nice: i32,
 }
 
 impl Settings {
-    /// For worker `number`, where this process may use these cores.
+    /// Returns the setup of worker `number`, where this process may use these cores.
     pub(super) fn setup(&self, number: usize, cores: &[usize]) -> Setup {
         let list = match &self.affinity {
             Affinity::Off => &[],
@@ -309,7 +320,8 @@ impl Settings {
         }
     }
 
-    /// Variables of a worker's environment, where there are `workers` and this process may use so many cores.
+    /// Returns variables of a worker's environment, where there are `workers` workers and this
+    /// process may use `cores` cores.
     pub(super) fn variables(
         &self,
         workers: usize,
@@ -325,7 +337,7 @@ impl Settings {
             let with_value = move |name: &str| (name.into(), most.to_string().into());
             INNER_THREADS.into_iter().filter(unset).map(with_value)
         });
-        // What was said for this pool comes last, and wins.
+        // The variables that the builder set for this pool come last, and win.
         caps.chain(self.env.iter().cloned())
     }
 }
@@ -379,7 +391,7 @@ mod tests {
     #[test]
     fn the_cores_are_shared_out_among_the_workers_with_one_thread_at_least() {
         let mut settings = settings();
-        // As the environment of this process says nothing of it.
+        // This holds where the environment of this process says nothing of it.
         let own = "VECLIB_MAXIMUM_THREADS";
         let most = |settings: &Settings, workers, cores| {
             let variables: Vec<_> = settings.variables(workers, cores).collect();

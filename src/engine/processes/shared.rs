@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub(super) context: Context,
     pub(super) dispatch: Mutex<Dispatch>,
     pub(super) wake_background: Condvar,
-    /// Callers that wait.
+    /// The number of callers that wait.
     pub(super) waiting: AtomicUsize,
 }
 
@@ -42,8 +42,8 @@ impl Shared {
         }
     }
 
-    /// Takes a task; true if a sleeping worker had to be woken for it. `leaves`: the caller may not come back soon to
-    /// wait for it.
+    /// Takes a task. Returns true if a sleeping worker had to be woken for it. `leaves` says that
+    /// the caller may not come back soon to wait for it.
     pub(super) fn place(
         self: &Arc<Self>,
         task: Arc<Task<dyn Results>>,
@@ -65,7 +65,7 @@ impl Shared {
         Ok(woke)
     }
 
-    /// Looks at the lanes ([`Dispatch::watch_lanes`]), and sees to it that what moved goes on.
+    /// Looks at the lanes ([`Dispatch::watch_lanes`]), and ensures that what moved goes on.
     pub(super) fn watch_lanes(
         self: &Arc<Self>,
         dispatch: &mut Dispatch,

@@ -19,7 +19,8 @@ use crate::os::{clock, handoff};
 use crate::process::Origin;
 use crate::process::launch::Launch;
 
-/// How long a worker may take from its start to its first sign of life. Its initialiser may take as long as it likes.
+/// How long a worker may take from its start to its first sign of life. Its initialiser may take as
+/// long as it likes.
 pub(super) const START_TIME: Duration = Duration::from_secs(30);
 
 /// A worker process as its parent has it.
@@ -27,16 +28,16 @@ pub(super) const START_TIME: Duration = Duration::from_secs(30);
 pub(super) struct Started {
     pub(super) child: Arc<Child>,
     pub(super) lane: Lane,
-    /// When the start of it began, by the system's clock.
+    /// When the start of the worker began, by the system's clock.
     pub(super) since: u64,
-    /// Closed when the parent lets go of the worker or dies; the worker dies with it.
+    /// Closed when the parent drops the worker or dies. The worker dies with it.
     pub(super) _life_line: OwnedFd,
 }
 
 /// What is particular to one worker of a pool.
 pub(super) struct Place<'a> {
     pub(super) number: usize,
-    /// How many there are in all.
+    /// The number of workers in all.
     pub(super) workers: usize,
     /// The cores this process may use.
     pub(super) cores: &'a [usize],
@@ -45,9 +46,11 @@ pub(super) struct Place<'a> {
 
 /// Starts a worker. It will be ready some time after this returns.
 ///
-/// With a server, which forks it; or else as the executable, started again.
+/// If there is a server, it forks the worker. Otherwise the worker is the executable, started
+/// again.
 ///
-/// To be called on a thread that lives as long as the worker shall: the kernel kills the worker when that thread ends.
+/// This must be called on a thread that lives as long as the worker shall: the kernel kills the
+/// worker when that thread ends.
 pub(super) fn start(
     settings: &Settings,
     place: &Place<'_>,
@@ -114,7 +117,7 @@ enum Sink {
 }
 
 impl Sink {
-    /// And the end of a pipe to read from, if somebody wants lines.
+    /// Makes the sink, and the end of a pipe to read from, if the user wants lines.
     fn new(output: &Output) -> io::Result<(Self, Option<PipeReader>)> {
         Ok(match output {
             Output::Inherit => (Self::Inherit, None),
@@ -146,7 +149,8 @@ impl From<Sink> for Stream {
     }
 }
 
-/// A name of at most 15 bytes, which is what the kernel keeps: the end of it tells workers apart.
+/// Makes a name of at most 15 bytes, which is what the kernel keeps. The end of it tells workers
+/// apart.
 fn short_name(pool: &str, number: usize) -> String {
     let number = format!(":{number}");
     let mut end = pool.len().min(15_usize.saturating_sub(number.len()));

@@ -11,8 +11,8 @@ use crate::os::clock;
 
 /// What a pool of processes has done since it was made; see [`Pool::stats`](crate::Pool::stats).
 ///
-/// As text it is a table with a line for each worker and one for all. For machines it is serde's: durations are in
-/// seconds and nanoseconds, as serde writes them, and sizes in bytes.
+/// Its text form is a table with a line for each worker and one for all. Programs read it through
+/// serde: durations are in seconds and nanoseconds, as serde writes them, and sizes in bytes.
 ///
 /// # Examples
 ///
@@ -33,9 +33,11 @@ pub struct PoolStats {
     pub name: String,
     /// Time since the pool was made.
     pub age: Duration,
-    /// Each worker's place, in order. A worker that was replaced goes on where the one before it was.
+    /// Each worker's place, in order. A worker that replaces another one goes on where that one
+    /// was.
     pub workers: Vec<WorkerStats>,
-    /// Tasks, items of calls counted singly, that were cancelled before any worker had begun with them.
+    /// Tasks that were cancelled before any worker had begun with them. Items of calls count
+    /// singly.
     pub cancelled: u64,
 }
 
@@ -60,25 +62,26 @@ pub struct WorkerStats {
     /// Process id of the worker that is there now, if one is.
     pub pid: Option<u32>,
     /// Tasks that have ended, failed ones included. Items of calls count singly, but a chunk of
-    /// [`map_reduce`](crate::Pool::map_reduce) as one.
+    /// [`map_reduce`](crate::Pool::map_reduce) counts as one.
     pub tasks: u64,
-    /// Those of them that have failed, by cause.
+    /// Those of these tasks that have failed, by cause.
     pub failures: Failures,
     /// How often a worker was started here again: after a death, a limit of tasks, or a rest.
     pub respawns: u64,
     /// Time in which a worker was here, from the moment its start began.
     pub up: Duration,
-    /// The part of it in which the worker had something to do: what comes before its first task, the initialiser among
-    /// it, counts too. Accurate to a microsecond for each time it ran dry.
+    /// The part of `up` in which the worker had something to do. What comes before its first task
+    /// counts too, the initialiser included. Accurate to a microsecond for each time it ran dry.
     pub busy: Duration,
-    /// How long what was given to the workers here had waited behind other work, in all; accurate to the system's clock
-    /// tick for each. A chunk of a call waits once.
+    /// How long what was given to the workers here had waited behind other work, in all. Accurate
+    /// to the system's clock tick for each. A chunk of a call waits once.
     pub queue_wait: Duration,
     /// Bytes sent to the workers: functions, contexts, arguments.
     pub bytes_sent: u64,
-    /// Bytes received from them: results and errors.
+    /// Bytes received from the workers: results and errors.
     pub bytes_received: u64,
-    /// The most memory that a worker here has had resident at once, in bytes, shared memory included.
+    /// The most memory that a worker here has had resident at once, in bytes, shared memory
+    /// included.
     pub peak_memory: u64,
 }
 
@@ -108,12 +111,12 @@ pub struct Failures {
     pub timed_out: u64,
     /// [`TaskError::Cancelled`], after a worker had begun with them.
     pub cancelled: u64,
-    /// [`TaskError::Encode`] and [`TaskError::Decode`], as far as the worker found out.
+    /// [`TaskError::Encode`] and [`TaskError::Decode`], as far as the worker found them.
     pub not_serialised: u64,
 }
 
 impl Failures {
-    /// All together.
+    /// Returns the number of failures of all causes together.
     ///
     /// # Examples
     ///
@@ -157,7 +160,7 @@ impl Failures {
 }
 
 impl WorkerStats {
-    /// The share of its time in which the worker had something to do, from 0 to 1.
+    /// Returns the share of its time in which the worker had something to do, from 0 to 1.
     ///
     /// # Examples
     ///
@@ -190,10 +193,10 @@ impl WorkerStats {
     }
 }
 
-/// What has been done in the place of a worker, apart from what the worker that is there now keeps count of.
+/// What has been done in the place of a worker, without what the present worker itself counts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Workers that were started here.
+    /// The number of workers that were started here.
     pub(super) hired: u64,
     pub(super) tasks: u64,
     pub(super) failures: Failures,
@@ -203,19 +206,19 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// A piece is the next that the worker here runs.
+    /// Counts how long a batch has waited, when it is the next that the worker here runs.
     pub(super) fn waited(&mut self, batch: &Batch) {
         if let Some(queued) = batch.queued {
             self.queue_wait += clock::last_tick().saturating_sub(queued);
         }
     }
 
-    /// The worker here has ended.
+    /// Adds what the worker here has done, when it has ended.
     pub(super) fn reclaim(&mut self, worker: &Worker) {
         self.past.add_worker(worker);
     }
 
-    /// Everything together; `worker` is the one that is here now.
+    /// Returns everything together. `worker` is the one that is here now.
     pub(super) fn stats(&self, worker: Option<&Worker>) -> WorkerStats {
         let mut stats = self.past.clone();
         stats.tasks = self.tasks;
@@ -234,7 +237,7 @@ impl WorkerStats {
     /// Adds what one worker has done.
     fn add_worker(&mut self, worker: &Worker) {
         let up = clock::now().saturating_sub(worker.started.since);
-        // The worker's own word, which may be anything if it has gone mad.
+        // The worker itself counts this. The number may be anything if the worker is corrupted.
         let idle = worker.idle_time().min(up);
         self.up += Duration::from_nanos(up);
         self.busy += Duration::from_nanos(up - idle);
@@ -250,7 +253,8 @@ impl WorkerStats {
 }
 
 impl PoolStats {
-    /// All workers together: sums, except for the memory, which is that of the largest.
+    /// Returns the numbers of all workers together: sums, except for the memory, which is that of
+    /// the largest.
     ///
     /// # Examples
     ///
@@ -330,7 +334,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, pid: &str, stats: &WorkerStats) 
     )
 }
 
-/// Bytes, as people read them.
+/// Writes a number of bytes as people read it.
 fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
@@ -377,7 +381,7 @@ mod tests {
         assert!(lines[5].contains("1 cancelled"), "{table}");
     }
 
-    /// Statistics of which no two numbers are the same.
+    /// Returns statistics of which no two numbers are the same.
     fn stats(first: u64) -> WorkerStats {
         let failures = Failures {
             panicked: first,

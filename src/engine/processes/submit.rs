@@ -1,4 +1,4 @@
-//! One task: its way out, and where its result goes.
+//! One task: how it is sent, and where its result goes.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -91,10 +91,10 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A larger buffer is given back.
+/// The size from which a buffer is not kept.
 const KEPT_BYTES: usize = 4_096;
 
-/// An argument as bytes, and the handles of shared objects that are in it.
+/// Encodes an argument. Returns its bytes, and the handles of shared objects that are in it.
 pub(super) fn encode<A: Serialize + 'static>(
     argument: &A,
 ) -> Result<(Items, KeptHandles), TaskError> {
@@ -106,7 +106,7 @@ pub(super) fn encode<A: Serialize + 'static>(
 }
 
 fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError> {
-    // Taken, not borrowed: an argument's Serialize may submit tasks in turn.
+    // The buffer is taken, not borrowed: an argument's Serialize may submit tasks in turn.
     let mut scratch = SCRATCH.take();
     scratch.clear();
     let encoded = wire::encode(&mut scratch, argument, Part::Argument);
@@ -138,7 +138,7 @@ where
         Ok(encoded) => encoded,
         Err(error) => return ready(error),
     };
-    // Not while the dispatch is locked: its Drop is the user's.
+    // This must not happen while the dispatch is locked: the argument's Drop is the user's code.
     drop(argument);
     let limits = shared.limits(limits);
     let task = Arc::new(Task {

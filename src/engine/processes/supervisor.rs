@@ -1,7 +1,8 @@
-//! The thread that starts a pool's workers, hears of their deaths, replaces them, and ends them with the pool.
+//! The thread that starts a pool's workers, hears of their deaths, replaces them, and ends them
+//! with the pool.
 //!
-//! It is the thread that all workers are children of: the kernel's promise to kill a worker with its parent is about
-//! the thread that started it, so that must be one that stays.
+//! All workers are children of this thread. The kernel's promise to kill a worker with its parent
+//! is about the thread that started it, so that must be a thread that stays.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,14 +27,16 @@ use crate::os::{self, clock, task::OwnThread};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
 
-/// How long after a start that failed the next one is tried; doubled each time, up to [`LONGEST_PAUSE`].
+/// The pause after a failed start until the next one is tried. It is doubled each time, up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After failed starts in a row of this weight, with no worker left, the pool gives up.
+/// The weight of failed starts in a row after which the pool gives up, if no worker is left.
 const MOST_FAILURES: u32 = 25;
-/// What a start weighs that came to nothing.
+/// The weight of a start that came to nothing.
 const FAILURE: u32 = 5;
-/// The same for one that somebody else cut short with SIGKILL, which says less about the next one.
+/// The same for a start that another process cut short with SIGKILL, which says less about the next
+/// one.
 const KILLED: u32 = 1;
 /// The pool's hold on its supervisor.
 #[derive(Debug)]
@@ -46,13 +49,13 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Why they could not all be started. Then none is left.
+    /// The reason why not all could be started. Then no worker is left.
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Self, PoolError> {
         let (report, started) = sync_channel(1);
         let supervised = shared.clone();
         let thread = thread::Builder::new()
             .name("manyhands-watch".to_owned())
-            // Workers that are forked run on a copy of it, and expect what a main thread has.
+            // Forked workers run on a copy of this stack, and expect what a main thread has.
             .stack_size(8 << 20)
             .spawn(move || Supervisor::new(supervised).run(&report))
             .map_err(|error| {
@@ -80,7 +83,7 @@ impl Handle {
         join(self.thread);
     }
 
-    /// Has everything killed, and does not wait for it.
+    /// Has all workers killed, and does not wait for it.
     pub(super) fn abandon(self, shared: &Shared) {
         shared.lock().order = Some(Order::Kill);
         shared.alarm.ring();
@@ -92,16 +95,16 @@ impl Handle {
 #[derive(Default)]
 struct Post {
     child: Option<Arc<Child>>,
-    /// Starts in a row that came to nothing.
+    /// The number of starts in a row that came to nothing.
     failures: u32,
-    /// What they weigh together.
+    /// What these starts weigh together.
     weight: u32,
     /// When to try again.
     retry: Option<Instant>,
 }
 
-/// Ends the pool if its supervisor panics (in a logger, say): the kernel kills the workers with it, and nobody would
-/// tell those who wait.
+/// Ends the pool if its supervisor panics (for example in a logger). The kernel kills the workers
+/// with the supervisor, and no other thread would tell the callers that wait.
 struct Bereaved(Arc<Shared>);
 
 impl Drop for Bereaved {
@@ -120,11 +123,11 @@ impl Drop for Bereaved {
 struct Supervisor {
     shared: Arc<Shared>,
     posts: Vec<Post>,
-    /// Forks the workers, unless each is the executable started again.
+    /// Forks the workers, unless each worker is the executable started again.
     server: Option<Server>,
-    /// That was a copy of this process, and it is gone for good.
+    /// Whether the server was a copy of this process and has died: there can be no second one.
     has_lost_template: bool,
-    /// Reads what workers print, if somebody wants it.
+    /// Reads what workers print, if the user wants it.
     listener: Option<Listener>,
     /// The cores this process may use.
     cores: Vec<usize>,
@@ -171,7 +174,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits for one thing to happen and deals with it; false when the pool has ended.
+    /// Waits for one thing to happen and deals with it. Returns false when the pool has ended.
     fn watch(&mut self) -> bool {
         let Some(next) = self.look() else {
             return false;
@@ -186,7 +189,8 @@ impl Supervisor {
         fds.extend(children.iter().map(|(_, child)| child.as_fd()));
         let must_look = children.iter().any(|(_, child)| child.is_to_be_looked_at());
         let next = next.into_iter().chain(must_look.then_some(SLICE)).min();
-        // The alarm is not needed: each turn begins with a look at what it rings for.
+        // If the wait is refused, the alarm need not be checked: each turn begins with a look at
+        // what it rings for.
         let ended = || {
             let ended = children.iter().position(|(_, child)| child.has_ended());
             ended.map(|index| index + 1)
@@ -201,10 +205,12 @@ impl Supervisor {
         };
         match found {
             Some(0) => {
+                // The alarm has rung: the next turn looks at what it rang for.
                 self.shared.alarm.silence();
                 true
             }
             Some(index) => {
+                // A worker has ended.
                 let (number, child) = &children[index - 1];
                 let death = self.reap(child);
                 self.replace(*number, &death)
@@ -213,8 +219,8 @@ impl Supervisor {
         }
     }
 
-    /// Does what is due; says how long there is time until something else will be (`None`: for ever). `None` if the pool
-    /// has ended.
+    /// Does what is due. Returns how long there is time until something else will be (`None` for
+    /// ever), or `None` if the pool has ended.
     #[allow(clippy::option_option)]
     fn look(&mut self) -> Option<Option<Duration>> {
         let shared = self.shared.clone();
@@ -222,7 +228,7 @@ impl Supervisor {
             let mut dispatch = shared.lock();
             dispatch.forget_retired(&shared);
             let order = dispatch.order.take();
-            // The lanes first: what the others find out should be what is so now.
+            // The lanes come first: what the others find out should be true now.
             let due = [
                 shared.watch_lanes(&mut dispatch, clock::now()),
                 dispatch.stop_overdue(clock::now()),
@@ -245,6 +251,7 @@ impl Supervisor {
         let mut next: Option<Duration> = due.into_iter().flatten().min();
         for (number, is_wanted) in places.into_iter().enumerate() {
             let Post { child, retry, .. } = &self.posts[number];
+            // This place has its worker, or shall have none.
             if child.is_some() || !is_wanted {
                 continue;
             }
@@ -253,7 +260,7 @@ impl Supervisor {
                 if !self.rehire(number) {
                     return None;
                 }
-                // If that has failed, there is a pause to be taken into account.
+                // If the start has failed, there is a pause to be taken into account.
                 next = Some(Duration::ZERO);
             } else {
                 next = Some(next.map_or(pause, |next| next.min(pause)));
@@ -262,9 +269,10 @@ impl Supervisor {
         Some(next)
     }
 
-    /// Waits for a worker to end, and says how it did.
+    /// Waits for a worker to end, and returns how it ended.
     ///
-    /// What it held of shared objects is let go of first, so that whoever hears of its death finds it gone.
+    /// What the worker held of shared objects is reclaimed first, so that it is gone for every
+    /// caller that hears of the death.
     fn reap(&mut self, child: &Child) -> Death {
         let status = match &mut self.server {
             Some(server) => server.reap(child),
@@ -300,7 +308,8 @@ impl Supervisor {
                 self.has_lost_template = true;
             }
             if self.has_lost_template {
-                // To fork this process again is not what was asked for: it may have other threads by now.
+                // The user did not ask for another fork of this process: it may have other threads
+                // by now.
                 return Err(io::Error::other(
                     "the copy of this process that workers were forked from has died",
                 ));
@@ -310,7 +319,7 @@ impl Supervisor {
             server.wait_loaded(shared.alarm.as_fd(), || shared.lock().order.is_some())?;
             self.server = Some(server);
         }
-        // A server that is stopped is waited for. What is overdue is stopped meanwhile.
+        // A server that is stopped is waited for. Tasks that are overdue are stopped meanwhile.
         let meanwhile = || {
             let _ = self.shared.lock().stop_overdue(clock::now());
         };
@@ -325,7 +334,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A worker has ended. False if the pool has ended with it.
+    /// Settles the tasks of a worker that has ended. Returns false if the pool has ended with it.
     fn replace(&mut self, number: usize, death: &Death) -> bool {
         self.posts[number].child = None;
         let (was_ready, was_leaving, was_late, crash_report) = {
@@ -340,10 +349,11 @@ impl Supervisor {
             (was_ready, was_leaving, was_late, crash_report)
         };
         self.shared.bell.ring();
+        // The worker had worked, or was meant to end: nothing is wrong with its start.
         if was_ready || was_leaving {
             let post = &mut self.posts[number];
             (post.failures, post.weight) = (0, 0);
-            // If it is to be replaced, the next look will.
+            // If the worker is to be replaced, the next look starts another one.
             return true;
         }
         let why = if was_late {
@@ -351,11 +361,12 @@ impl Supervisor {
         } else {
             self.why_not_ready(number, death, crash_report)
         };
+        // While the pool is being built, one worker that does not come up is enough to fail.
         if !self.shared.is_built.load(Ordering::Acquire) {
             self.give_up(why);
             return false;
         }
-        // If it was late, the pool itself has killed it, and the next one will be late too.
+        // If the worker was late, the pool itself has killed it, and the next one will be late too.
         let weight = if *death == Death::Signal(9) && !was_late {
             KILLED
         } else {
@@ -364,7 +375,7 @@ impl Supervisor {
         self.postpone(number, &why, weight)
     }
 
-    /// Why a worker has ended before it took tasks.
+    /// Returns why a worker has ended before it took tasks.
     fn why_not_ready(
         &self,
         worker: usize,
@@ -372,7 +383,7 @@ impl Supervisor {
         crash_report: Option<String>,
     ) -> PoolError {
         let has_initializer = self.shared.settings.initializer.is_some();
-        // There was no task yet, of which the text of a death would speak.
+        // The text of a death speaks of a task, and there was none yet.
         let how = match death {
             Death::Exit(code) => format!("exited with code {code}"),
             other => other.to_string(),
@@ -390,7 +401,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts a worker in place of one that has ended. False if the pool has ended.
+    /// Starts a worker in place of one that has ended. Returns false if the pool has ended.
     fn rehire(&mut self, number: usize) -> bool {
         match self.hire(number) {
             Ok(()) => {
@@ -404,7 +415,8 @@ impl Supervisor {
         }
     }
 
-    /// A start has come to nothing: tries again later, or gives up if there were too many.
+    /// Tries a failed start again later, or gives up if there were too many. Returns false if the
+    /// pool has ended.
     fn postpone(&mut self, number: usize, reason: &PoolError, weight: u32) -> bool {
         let post = &mut self.posts[number];
         post.failures += 1;
@@ -420,7 +432,7 @@ impl Supervisor {
         let nobody_left = self.posts.iter().all(|post| post.child.is_none());
         let tired = {
             let dispatch = self.shared.lock();
-            // Places that nobody is to have say nothing.
+            // Places that shall have no worker say nothing.
             let mut wanted = (0..self.posts.len()).filter(|&number| dispatch.is_wanted(number));
             wanted.all(|number| self.posts[number].weight >= MOST_FAILURES)
         };
@@ -444,6 +456,8 @@ impl Supervisor {
         }
     }
 
+    /// Carries out the last order: with `Order::Finish`, gives the workers time to end by
+    /// themselves.
     fn obey(&mut self, order: Order) {
         if matches!(order, Order::Finish) {
             self.shared.lock().stop_workers();
@@ -453,7 +467,8 @@ impl Supervisor {
                     continue;
                 };
                 if child.wait_end(Some(deadline.saturating_duration_since(Instant::now()))) {
-                    // Before the books are closed: how much memory it had is known only then.
+                    // This comes before the pool's accounts are settled: only then is it known how
+                    // much memory the worker had.
                     self.reap(&child);
                 } else {
                     log::warn!(
@@ -467,14 +482,14 @@ impl Supervisor {
         self.give_up(PoolError::Closed);
     }
 
-    /// Ends everything now: tasks that have not ended fail, workers are killed and waited for.
+    /// Ends everything now: tasks that have not ended fail, and workers are killed and waited for.
     fn give_up(&mut self, reason: PoolError) {
         let error = match &reason {
             PoolError::Closed => TaskError::Cancelled,
             other => TaskError::Pool(other.clone()),
         };
         self.shared.lock().end(reason, &error);
-        // Who waits need not wait for the workers to be gone.
+        // A caller that waits need not wait for the workers to be gone.
         self.shared.wake_background.notify_all();
         self.shared.bell.ring();
         let posts = std::mem::take(&mut self.posts);
@@ -482,7 +497,7 @@ impl Supervisor {
         children().for_each(|child| child.kill());
         children().for_each(|child| drop(self.reap(child)));
         self.server = None;
-        // All that they have printed has been told when this returns.
+        // When this returns, everything that the workers have printed has been told.
         drop(self.listener.take());
     }
 }
@@ -494,7 +509,7 @@ impl Drop for Supervisor {
         if thread::panicking() {
             let posts = std::mem::take(&mut self.posts);
             for child in posts.iter().filter_map(|post| post.child.as_ref()) {
-                // Both may call the logger, of which a second panic would end the program.
+                // Both may call the logger. A second panic of it would end the program.
                 let _ = panic::catch(|| {
                     child.kill();
                     self.reap(child)

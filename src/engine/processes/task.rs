@@ -18,26 +18,27 @@ use crate::os::fork;
 
 /// Where the answers of a task go: what the lane delivers, and what the parent itself has to say.
 pub(super) trait Results: Sink {
-    /// Item `index` has failed for a reason that did not come from the worker.
+    /// Records that item `index` has failed for a reason that did not come from the worker.
     fn failed(&self, index: u32, error: TaskError);
 
-    /// Every item has been answered for. Called once, last.
+    /// Records that every item has an answer. Called once, last.
     fn ended(&self);
 
-    /// Whether somebody wants to hear of the end of this very task, as soon as it has ended.
+    /// Returns whether a caller wants to hear of the end of this very task, as soon as it has
+    /// ended.
     fn is_awaited(&self) -> bool;
 
-    /// Whether somebody still wants what has not run yet.
+    /// Returns whether a caller still wants what has not run yet.
     fn is_wanted(&self) -> bool {
         true
     }
 
-    /// Whether somebody who does not wait is to be told of the end.
+    /// Returns whether a callback or waker is to be told of the end.
     fn is_told(&self) -> bool {
         false
     }
 
-    /// Whether it was cancelled while it was in the queue, and has ended.
+    /// Returns whether the task was cancelled while it was in the queue, and has ended.
     fn is_cancelled(&self) -> bool {
         false
     }
@@ -46,25 +47,26 @@ pub(super) trait Results: Sink {
 /// One or more items to run one function on, as one unit of dispatch.
 pub(super) struct Task<S: ?Sized> {
     pub(super) function: Function,
-    /// The items, as the codec wrote them. Kept to the end: if a worker dies, another gets the rest.
+    /// The items, as the codec wrote them. They are kept to the end: if a worker dies, another gets
+    /// the rest.
     pub(super) items: Items,
     pub(super) count: u32,
-    /// Bytes of each argument and of each result, if all have the same.
+    /// The size in bytes of each argument and of each result, if all have the same.
     pub(super) argument_size: Option<usize>,
     pub(super) result_size: Option<usize>,
     /// How often an item may be started again after the death of its worker.
     pub(super) retries: u32,
     /// How long each item may run.
     pub(super) limit: Option<Duration>,
-    /// Of the items, as the workers count them.
+    /// The seeds of the items, as the workers count them.
     pub(super) seeds: Seeds,
-    /// Handles of shared objects that are among the items.
+    /// The handles of shared objects that are among the items.
     pub(super) handles: KeptHandles,
     pub(super) results: S,
 }
 
 impl<S: ?Sized> Task<S> {
-    /// The bytes of these items.
+    /// Returns the bytes of these items.
     pub(super) fn items(&self, range: Range<u32>) -> &[u8] {
         let items = self.items.as_slice();
         let (start, count) = (range.start as usize, range.len());
@@ -82,17 +84,17 @@ impl<S: ?Sized> Task<S> {
         &items[..len(items, count)]
     }
 
-    /// Every item has been answered for.
+    /// Ends the task, when every item has an answer.
     pub(super) fn end(&self)
     where
         S: Results,
     {
-        // First, so that whoever waits for the end can rely on it.
+        // This comes first, so that a thread that waits for the end can rely on it.
         self.handles.let_go();
         self.results.ended();
     }
 
-    /// Where it lies, to know it by.
+    /// Returns the address that the task lies at, to know it by.
     pub(super) fn address(&self) -> *const () {
         std::ptr::from_ref(self).cast()
     }
@@ -114,11 +116,12 @@ impl Function {
     }
 }
 
-/// A context on its way to the workers that need it. When the last task with it has gone, so will their copies.
+/// A context on its way to the workers that need it. When the last task with it has gone, their
+/// copies go too.
 pub(super) struct SentContext {
     pub(super) id: u64,
     pub(super) bytes: Vec<u8>,
-    /// Handles of shared objects that are in it.
+    /// The handles of shared objects that are in the context.
     handles: KeptHandles,
     retired: Arc<Retired>,
     generation: u32,
@@ -141,25 +144,25 @@ impl SentContext {
 impl Drop for SentContext {
     fn drop(&mut self) {
         if self.generation != fork::generation() {
-            // A forked child's copy: the workers are not its own.
+            // This is a forked child's copy: the workers are not the child's.
             return;
         }
         self.retired.ids.lock().push(self.id);
         self.retired.any.store(true, Ordering::Release);
         if !self.handles.is_empty() {
-            // The workers have handles of shared objects in it, which nobody needs any more.
+            // The workers' copies hold handles of shared objects, which no task needs any more.
             self.retired.alarm.ring();
         }
     }
 }
 
-/// Contexts that no task needs any more, and that the workers have not been told to forget. A lock of its own, because
-/// the last task may go while the dispatch is locked.
+/// Contexts that no task needs any more, and that the workers have not been told to forget. They
+/// have a lock of their own, because the last task may go while the dispatch is locked.
 #[derive(Debug)]
 pub(super) struct Retired {
     any: AtomicBool,
     ids: Mutex<Vec<u64>>,
-    /// Of the supervisor, which tells the workers if nobody else comes by.
+    /// The alarm of the supervisor, which tells the workers if no other thread pumps.
     alarm: Arc<Alarm>,
 }
 
@@ -173,7 +176,7 @@ impl Retired {
     }
 
     pub(super) fn take(&self) -> Vec<u64> {
-        // A context that retires between the two is found next time.
+        // A context that retires between the two steps is found next time.
         if self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {
             std::mem::take(&mut *self.ids.lock())
         } else {

@@ -1,4 +1,5 @@
-//! What the handle of a task needs to wait for it, to be told of its end and to stop it, whatever its result is.
+//! What the handle of a task needs to wait for it, to be told of its end and to stop it, whatever
+//! its result is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +15,17 @@ use crate::future::{Hook, Pending, PoolId, Signal};
 pub(super) struct Ticket {
     shared: Arc<Shared>,
     ended: Signal,
-    /// Whether somebody waits for it, or is to be told.
+    /// Whether a caller waits for the task, or is to be told of its end.
     is_awaited: AtomicBool,
-    /// Whether somebody is to be told of its end. Set once, under the dispatch's lock.
+    /// Whether a callback or waker is to be told of the task's end. Set once, under the dispatch's
+    /// lock.
     is_told: AtomicBool,
-    /// Whether it was cancelled before a worker began with it. Set once, under the dispatch's lock.
+    /// Whether the task was cancelled before a worker began with it. Set once, under the dispatch's
+    /// lock.
     is_cancelled: AtomicBool,
     /// Whether a worker had to be woken for the task.
     is_cold: AtomicBool,
-    /// Whether it has ended without a result. It stays so when the outcome has been taken.
+    /// Whether the task has ended without a result. It stays so when the outcome has been taken.
     has_failed: AtomicBool,
 }
 
@@ -30,10 +33,10 @@ pub(super) struct Ticket {
 pub(super) trait Promised<R>: Results + Sized {
     fn ticket(&self) -> &Ticket;
 
-    /// The outcome, once. Called when the task has ended.
+    /// Takes the outcome, which is there once. Called when the task has ended.
     fn take(&self) -> Result<R, TaskError>;
 
-    /// What has no outcome yet was cancelled.
+    /// Sets everything that has no outcome yet to cancelled.
     fn set_cancelled(&self);
 }
 
@@ -50,11 +53,12 @@ impl Ticket {
         }
     }
 
+    /// Marks the task as ended, and tells all that wait for it.
     pub(super) fn end(&self) {
         self.ended.raise();
     }
 
-    /// It will end without a result, or with one that says so.
+    /// Records that the task will end without a result, or with one that says so.
     pub(super) fn set_failed(&self) {
         self.has_failed.store(true, Ordering::Relaxed);
     }
@@ -75,13 +79,13 @@ impl Ticket {
         self.ended.count() > 0
     }
 
-    /// Whether this process is a forked child, and the task its parent's.
+    /// Returns whether this process is a forked child, and the task its parent's.
     fn is_foreign(&self) -> bool {
         self.shared.check_process().is_err()
     }
 }
 
-/// Gives a task to the workers; the caller may not be back soon.
+/// Gives a task to the workers. The caller may not be back soon.
 pub(super) fn place<P: Promised<R> + 'static, R>(
     task: &Arc<Task<P>>,
     shared: &Arc<Shared>,
@@ -104,7 +108,7 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
         if !ticket.has_ended()
             && let Some(mut dispatch) = ticket.shared.try_lock()
         {
-            // Whoever only ever asks must see things move too.
+            // A caller that only polls must also drive the dispatch.
             dispatch.pump(&ticket.shared);
         }
         ticket.has_ended()
@@ -113,10 +117,11 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
     fn wait(&self, deadline: Option<Instant>) -> bool {
         let ticket = self.results.ticket();
         if ticket.is_foreign() {
-            // The task is the parent's; `take` says so.
+            // The task is the parent's; `take` returns the error that says so.
             return true;
         }
-        // Read under the dispatch's lock, which whoever goes to sleep takes after this.
+        // This is read under the dispatch's lock, which a thread that goes to sleep takes after
+        // this.
         ticket.is_awaited.store(true, Ordering::Relaxed);
         let options = WaitOptions {
             cold: ticket.is_cold.load(Ordering::Relaxed),
@@ -164,7 +169,8 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
         ticket.is_cancelled.store(true, Ordering::Relaxed);
         self.results.set_cancelled();
         ticket.end();
-        // Its place may be another's now, and somebody may wait for the end of everything.
+        // The task's place in the lane may now be another's, and a thread may wait for the end of
+        // everything.
         dispatch.pump(&ticket.shared);
         drop(dispatch);
         ticket.shared.bell.ring();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// A pool keeps so many events; when there are more, the oldest go.
+/// The most events that a pool keeps. When there are more, the oldest are dropped.
 const MOST_EVENTS: usize = 1 << 20;
 
 /// What ran on which worker of a pool, and when; see [`Pool::timeline`](crate::Pool::timeline).
@@ -31,7 +31,7 @@ pub struct Timeline {
     pub name: String,
     /// What has ended, in the order in which this process learned of it.
     pub events: Vec<TimelineEvent>,
-    /// Events that are not here any more, because there were too many.
+    /// The number of events that are not here any more, because there were too many.
     pub dropped: u64,
 }
 
@@ -56,17 +56,19 @@ pub struct Timeline {
 pub struct TimelineEvent {
     /// Number of the worker.
     pub worker: usize,
-    /// Its process id.
+    /// The worker's process id.
     pub pid: u32,
-    /// Items it was to run: 1 for a submitted task, and for a chunk of [`map_reduce`](crate::Pool::map_reduce).
+    /// The number of items that the worker was to run: 1 for a submitted task, and for a chunk of
+    /// [`map_reduce`](crate::Pool::map_reduce).
     pub items: u32,
-    /// When it was given to the pool.
+    /// When the task was given to the pool.
     pub queued: u64,
-    /// When the worker began with it.
+    /// When the worker began with the task.
     pub started: u64,
-    /// When it had ended, or its worker had died.
+    /// When the task had ended, or its worker had died.
     pub ended: u64,
-    /// Whether it came to its end; false if the worker died, of it or because it was to be stopped.
+    /// Whether the task came to its end; false if the worker died, of it or because it was to be
+    /// stopped.
     pub completed: bool,
 }
 
@@ -96,9 +98,9 @@ impl Recorder {
 }
 
 impl Timeline {
-    /// Writes the timeline in the JSON of Chrome's trace viewer (the "Trace Event Format"), which Perfetto
-    /// (<https://ui.perfetto.dev>) reads too. Each worker is a line of it, and has its tasks on it; how long a task was
-    /// queued is among the task's arguments, in microseconds.
+    /// Writes the timeline in the JSON of Chrome's trace viewer (the "Trace Event Format"), which
+    /// Perfetto (<https://ui.perfetto.dev>) reads too. Each worker is a line of it, with its tasks
+    /// on it. How long a task was queued is among the task's arguments, in microseconds.
     ///
     /// # Errors
     ///
@@ -159,7 +161,7 @@ impl Timeline {
     }
 }
 
-/// Text within a JSON string.
+/// Returns the text as it stands within a JSON string.
 fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|c| match c {
@@ -215,14 +217,14 @@ mod tests {
                     worker: 0,
                     ..EVENT
                 },
-                // The first that was queued is not the first that ended.
+                // The event that was queued first is not the one that ended first.
                 TimelineEvent {
                     queued: 500,
                     completed: false,
                     worker: 2,
                     ..EVENT
                 },
-                // Times that cannot be are no negative ones.
+                // Times that cannot be right do not become negative.
                 TimelineEvent {
                     queued: 4_000,
                     ended: 2_000,

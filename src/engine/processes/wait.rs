@@ -1,13 +1,15 @@
 //! Waiting: for one task, for progress of a call, for the end of everything.
 //!
-//! Whoever waits does the pool's work meanwhile. It pumps and looks, again and again for as long as the pool's
-//! `WaitPolicy` says, if there is a core to spare for that; then it sleeps. Of several callers that wait, one, the
-//! leader, sleeps on the bell and pumps when it rings; the others sleep until their own task has ended or the leader
-//! has left. When nobody waits but work would stand still, or somebody is to be told of the end of a task, a background
-//! thread, started when first needed, takes the leader's place. How that goes is in [`leader`].
+//! A thread that waits does the pool's work meanwhile. It pumps and looks, again and again for as
+//! long as the pool's `WaitPolicy` says, if there is a core to spare for that; then it sleeps. Of
+//! several callers that wait, one, the leader, sleeps on the bell and pumps when it rings. The
+//! others sleep until their own task has ended or the leader has left. When no caller waits but
+//! work would stand still, or a callback or waker is to be told of the end of a task, a background
+//! thread takes the leader's place. It is started when it is first needed. How that goes is in
+//! [`leader`].
 //!
-//! Whatever ends a wait other than by a worker's answer (a cancellation, a death, the end of a call elsewhere) rings the
-//! bell itself: a leader sleeps on nothing else.
+//! Whatever ends a wait other than by a worker's answer (a cancellation, a death, the end of a call
+//! elsewhere) rings the bell itself: a leader sleeps on nothing else.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -26,9 +28,10 @@ use crate::lane::bell::Doorbell;
 use crate::os;
 use crate::shim::AtomicUsize;
 
-/// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when the lock is free again.
+/// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when
+/// the lock is free again.
 pub(super) struct Locked<'a> {
-    /// `None` only while it is dropped.
+    /// `None` only while the value is dropped.
     guard: Option<MutexGuard<'a, Dispatch>>,
 }
 
@@ -64,18 +67,21 @@ impl Drop for Locked<'_> {
 }
 
 impl Shared {
+    /// Locks the dispatch.
     pub(super) fn lock(&self) -> Locked<'_> {
         Locked {
             guard: Some(self.dispatch.lock()),
         }
     }
 
+    /// Locks the dispatch, unless another thread has it.
     pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
         let guard = self.dispatch.try_lock()?;
         Some(Locked { guard: Some(guard) })
     }
 
-    /// Waits until the signal's count has passed `seen`, or until the deadline; true if it has.
+    /// Waits until the signal's count has passed `seen`, or until the deadline. Returns true if it
+    /// has.
     pub(super) fn wait(
         self: &Arc<Self>,
         signal: &Signal,
@@ -90,7 +96,8 @@ impl Shared {
         self.spin(&is_over, options) || leader::sleep(self, signal, &is_over, options)
     }
 
-    /// Pumps until what is waited for has come, or the time to spin is over; true if it has come.
+    /// Pumps until the end of the wait has come, or the time to spin is over. Returns true if it
+    /// has come.
     fn spin(self: &Arc<Self>, is_over: &impl Fn() -> bool, options: WaitOptions) -> bool {
         let mut end = None;
         loop {
@@ -103,6 +110,7 @@ impl Shared {
             let wanted = dispatch.busy + self.waiting.load(Ordering::Relaxed);
             drop(dispatch);
             if options.cold || wanted > self.cores {
+                // Spinning would take a core from a worker or from another caller.
                 return false;
             }
             let now = Instant::now();
@@ -119,12 +127,13 @@ impl Shared {
         leader::stop_waiting(self, dispatch, comes_back);
     }
 
-    /// Whoever stops waiting sees to it that somebody else goes on.
+    /// Has another thread go on when this one stops waiting.
     pub(super) fn hand_over(self: &Arc<Self>, dispatch: &mut Dispatch) {
         leader::hand_over(self, dispatch);
     }
 
-    /// A task has been placed by somebody who may not come back to wait for it: sees to it that it moves on.
+    /// Ensures that a task moves on which was placed by a thread that may not come back to wait for
+    /// it.
     pub(super) fn ensure_progress(self: &Arc<Self>, dispatch: &mut Dispatch) {
         leader::ensure_progress(self, dispatch);
     }

@@ -26,8 +26,8 @@ use crate::process::launch::{Role, receive_greeting};
 /// Exit code of a worker whose initialiser failed.
 const CANNOT_INITIALIZE: i32 = 96;
 
-/// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell and the memory of the
-/// family; a worker that is forked has the last from its server.
+/// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell
+/// and the family's memory. A forked worker has the last from its server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Greeting {
     /// What `ps` shall show as the command's name.
@@ -36,7 +36,8 @@ pub(super) struct Greeting {
     pub(super) origin: Origin,
 }
 
-/// Ends this process. One that was forked leaves the exit handlers to the program that it was forked from.
+/// Ends this process. A forked worker leaves the exit handlers to the program that it was forked
+/// from.
 fn end_worker(code: i32) -> ! {
     if fork::generation() == 0 {
         std::process::exit(code);
@@ -71,7 +72,7 @@ struct Worker {
     requests: Reader,
     responses: ResponseWriter,
     contexts: HashMap<u64, Context>,
-    /// A message that is longer than a cell is put together here.
+    /// The buffer in which a message that is longer than a cell is put together.
     message: Vec<u8>,
     scratch: Vec<u8>,
     /// Open as long as the parent lives.
@@ -84,7 +85,7 @@ pub(crate) const WORKER: Role = Role {
     begin,
 };
 
-/// Becomes the worker that the greeting asks for, and comes back when there is nothing more to do.
+/// Becomes the worker that the greeting asks for, and returns when there is nothing more to do.
 fn begin() -> io::Result<()> {
     let (greeting, [lane, bell], parent) = receive_greeting()?;
     let life_line = own::take_stdin()?;
@@ -92,8 +93,7 @@ fn begin() -> io::Result<()> {
     run(greeting, lane, bell, life_line)
 }
 
-/// Does a worker's work over this lane, which is a test's, until the parent says that there will be
-/// no more.
+/// Does a worker's work over a test's lane, until the parent says that there will be no more.
 #[cfg(all(test, not(loom)))]
 pub(super) fn serve_here(lane: Lane, bell: impl Ring + 'static, life_line: OwnedFd) {
     lane.header().set_up();
@@ -119,7 +119,8 @@ impl Worker {
         bell: OwnedFd,
         life_line: OwnedFd,
     ) -> io::Result<Self> {
-        // The second line: the kernel's signal for the parent's death belongs to one thread of it.
+        // This is the second guard: the kernel's signal for the parent's death belongs to one
+        // thread of it.
         fork::die_when_closed(life_line.as_fd())?;
         if handoff::is_closed(&life_line) {
             return Err(io::Error::other("the parent has died"));
@@ -130,7 +131,7 @@ impl Worker {
         panic::install_hook();
 
         let (lane, bell) = {
-            // Closed again: what is mapped needs no descriptor.
+            // The descriptors are closed again: what is mapped needs none.
             let (lane_fd, bell_fd) = (lane, bell);
             (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
         };
@@ -142,7 +143,7 @@ impl Worker {
             crash_report::write_reason(reason.to_string());
             return Err(reason);
         }
-        // A worker that was started again duplicates nothing.
+        // A worker that was started again has no duplicates of anything.
         if fork::generation() > 0
             && let Err(caught) = at_fork::run()
         {
@@ -184,15 +185,18 @@ impl Worker {
                 self.responses.ring_if_asked();
                 header.wait_until(|| self.requests.has_next() || header.must_stop());
                 if !self.requests.has_next() {
+                    // The parent has said that there will be no more.
                     return;
                 }
             }
             match self.requests.claim() {
+                // The request is this worker's: the parent cannot take it back any more.
                 Claim::Taken => {
                     if !self.serve() {
                         return;
                     }
                 }
+                // The parent took the request back before this worker claimed it.
                 Claim::TakenBack => {
                     if !self.skip() {
                         return;
@@ -203,12 +207,14 @@ impl Worker {
         }
     }
 
-    /// Takes the message that begins at the next cell, and does what it says; false if the rest of it will never come.
+    /// Takes the message that begins at the next cell, and does what it says. Returns false if the
+    /// rest of it will never come.
     #[allow(unsafe_code)]
     fn serve(&mut self) -> bool {
         let view = self.requests.current();
         if view.last {
-            // SAFETY: the parent does not write to a cell between publishing it and its release, which comes below.
+            // SAFETY: the parent does not write to a cell between publishing it and its release,
+            // which comes below.
             let message = unsafe { view.bytes.as_slice() };
             Self::obey(
                 message,
@@ -250,7 +256,7 @@ impl Worker {
         true
     }
 
-    /// Passes over a message that the parent took back; false if the rest of it will never come.
+    /// Skips a message that the parent took back. Returns false if the rest of it will never come.
     fn skip(&mut self) -> bool {
         loop {
             let last = self.requests.current().last;
@@ -264,7 +270,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the next cell of a message; false if there will be none.
+    /// Waits for the next cell of a message. Returns false if there will be none.
     fn await_cell(&self) -> bool {
         if !self.requests.has_next() {
             // The parent may be waiting for room.
@@ -317,7 +323,8 @@ impl Worker {
                 contexts.insert(id, Context::Encoded(body.to_vec()));
             }
             Request::Forget { id } => {
-                // Its Drop is the user's.
+                // The context's Drop is the user's code: it may fork, and the copy in which it
+                // returns ends here.
                 contexts.remove(&id);
                 responses.original().end_copy(fork::COPY_RETURNED);
             }
@@ -325,13 +332,13 @@ impl Worker {
     }
 }
 
-/// Buffers of up to this size are kept for the next task.
+/// The size up to which buffers are kept for the next task.
 const KEPT_BYTES: usize = 1 << 20;
 
 #[allow(unsafe_code)]
 fn entry(code: u64) -> Entry {
-    // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in its greeting, and
-    // which makes it of an `Entry` and nothing else.
+    // SAFETY: the number comes from the parent. The parent runs the same build, by the fingerprint
+    // in its greeting, and makes the number of an `Entry` and nothing else.
     let entry = unsafe { code::function::<Entry>(code) };
     entry.expect("the parent named a function that the executable does not have")
 }

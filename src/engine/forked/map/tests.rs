@@ -1,4 +1,4 @@
-//! What a call makes of a child that it has in hand, looked at step by step.
+//! What a call makes of a child that it has, looked at step by step.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -39,7 +39,7 @@ fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again(
         7
     };
     let mut hand = call.hire(&f, &mut [Some(true)], 0).unwrap();
-    // It goes on after the look by which it is stalled.
+    // The child goes on after the look that marks it as stalled.
     while hand.child.receiver.header().progress().running().is_none() {
         thread::yield_now();
     }
@@ -61,7 +61,7 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
     let limited = pool.call().timeout(Duration::from_mins(1));
     let (engine, plan) = limited.plan(Some(1));
     let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, true).unwrap();
-    // The lane has no room for it: the child waits.
+    // The lane has no room for the result: the child waits.
     let f = |len: usize| vec![7; len];
     let mut hand = call.hire(&f, &mut [Some(10_000_000)], 0).unwrap();
     while !hand.child.has_run() {
@@ -77,7 +77,8 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
     assert_eq!((call.done, call.failed), (1, 1));
 }
 
-/// What it prints, and the children that it waits for, may take longer than the start of an item.
+/// The child prints, and waits for its own children, and may take longer for that than for the
+/// start of an item.
 #[test]
 fn a_child_at_its_end_does_not_count_as_stalled() {
     let pool = one_child();
@@ -85,7 +86,7 @@ fn a_child_at_its_end_does_not_count_as_stalled() {
     let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, true).unwrap();
     call.patience = Duration::from_millis(1);
     let may_end: &Words = Box::leak(Box::new(Words::new()));
-    // The child cannot flush its output before that thread lets go of it.
+    // The child cannot flush its output before that thread releases it.
     let f = |n: u8| {
         let (tell, told) = channel();
         thread::spawn(move || {
@@ -126,7 +127,7 @@ fn after_a_shutdown_no_child_is_kept_and_no_item_begun() {
             let (mut call, mut tracker) = Call::<u8>::new(engine, plan, 2, true).unwrap();
             pool.shutdown(how).unwrap();
             if how == Shutdown::Kill {
-                // It was forked in the moment before.
+                // The child was forked in the moment before.
                 let hired = call.hire(&f, &mut [Some(1), Some(2)], 0);
                 assert_eq!(hired.err(), Some(TaskError::Cancelled));
                 runs.at(0).store(0, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The books of a worker that has died, and the end of the pool.
+//! What happens to the tasks of a worker that has died, and the end of the pool.
 
 use super::worker_slot::{InFlight, KillReason};
 use super::{Batch, Dispatch, State, Worker};
@@ -6,14 +6,14 @@ use crate::engine::processes::context::Context;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
 
-/// After so many, what comes before the start of an item (such as a large argument) is what kills
-/// workers.
+/// The number of false starts after which what comes before the start of an item (such as a large
+/// argument) is what kills workers.
 const MOST_FALSE_STARTS: u32 = 16;
 
-/// What the item at which a worker died has to do with it.
+/// What the item at which a worker died has to do with its death.
 #[derive(Clone, Debug)]
 enum Verdict {
-    /// Its worker died of it, as far as anybody can tell.
+    /// The worker died of the item, as far as can be told.
     Guilty(Death),
     /// The worker was killed to end this very item.
     Condemned(TaskError),
@@ -22,7 +22,8 @@ enum Verdict {
 }
 
 impl Dispatch {
-    /// A worker has died: fails the one item that it had started, and gives the rest to others.
+    /// Reclaims what a dead worker had: fails the one item that it had started, and gives the rest
+    /// to others.
     pub(in crate::engine::processes) fn reclaim(
         &mut self,
         context: &Context,
@@ -47,16 +48,18 @@ impl Dispatch {
             self.recorder.record(front.event(number, pid, None));
         }
         let entries = std::mem::take(&mut worker.in_flight);
-        // From the last to the first, because each goes to the front of the queue.
+        // This goes from the last to the first, because each goes to the front of the queue.
         for (position, entry) in entries.into_iter().enumerate().rev() {
             self.close_books(number, &worker, entry, position == 0, death);
         }
-        // This one may not be replaced, if it was to leave, and the others may all rest.
+        // The dead worker may not be replaced, if it was to leave, and all others may rest.
         if !self.queue.is_empty() && self.idle.is_empty() {
             self.call_back(context);
         }
     }
 
+    /// Settles one batch of a dead worker: takes its last answers, fails the item that the worker
+    /// died of, if there is one, and queues the rest again.
     fn close_books(
         &mut self,
         number: usize,
@@ -72,7 +75,9 @@ impl Dispatch {
                 .receiver
                 .last_books(&mut entry.expected, &entry.batch.task.results)
         } else {
-            // What it went on to do after it was found out cannot be known: all that it has begun counts as started.
+            // Either the worker has not begun with the batch, or it is corrupted. What a corrupted
+            // worker did after its corruption was found cannot be known. So the next item of a
+            // batch that it has begun counts as started.
             Some(Fate {
                 next: entry.expected.next,
                 started: has_begun,
@@ -80,7 +85,8 @@ impl Dispatch {
         };
         self.tallies[number].tasks += u64::from(entry.expected.next - next);
         let Some(fate) = fate else {
-            // It had answered for everything; only the word that says so was missing.
+            // The worker had answered every item of the batch. Only the message that ends the batch
+            // was missing.
             let end = entry.expected.end;
             self.requeue(entry.batch.from(end));
             return;
@@ -96,18 +102,21 @@ impl Dispatch {
                 if is_it {
                     Verdict::Condemned(error.clone())
                 } else if let Some(reason) = &worker.corrupted {
-                    // What it had begun may have run.
+                    // The worker was corrupted too: what it had begun may have run.
                     Verdict::Guilty(Death::Corrupted(reason.clone()))
                 } else {
                     Verdict::Innocent
                 }
             }
             Some(KillReason::Lingers) => Verdict::Innocent,
+            // The pool has not killed the worker: it died at this item, or another process killed
+            // it.
             None => Verdict::Guilty(death.clone()),
         };
         let Fate { next, started } = fate;
         let mut batch = entry.batch.from(next);
         let error = match verdict {
+            // The item may be tried again: the worker was killed for something else.
             Verdict::Innocent => None,
             Verdict::Condemned(error) => Some(error),
             Verdict::Guilty(death) => {
@@ -128,7 +137,7 @@ impl Dispatch {
         self.requeue(batch);
     }
 
-    /// What is left of a piece goes to the front of the queue; if nothing is, its task has ended.
+    /// Puts what is left of a batch at the front of the queue. If nothing is left, ends its task.
     fn requeue(&mut self, batch: Batch) {
         if batch.first < batch.task.count {
             self.queue.push_front(batch);
@@ -139,7 +148,8 @@ impl Dispatch {
         }
     }
 
-    /// Ends a piece that is in nobody's hands any more with an error for all its items; unless that has been done.
+    /// Ends a batch that no worker has any more, with an error for each of its items, unless it was
+    /// cancelled and so has ended already.
     pub(super) fn fail(&mut self, batch: Batch, error: &TaskError) {
         if batch.task.results.is_cancelled() {
             return;
@@ -152,7 +162,8 @@ impl Dispatch {
         self.count_down(1);
     }
 
-    /// Ends the pool: everything that has not ended fails with `error`, and what comes later with `reason`.
+    /// Ends the pool: everything that has not ended fails with `error`, and what comes later with
+    /// `reason`.
     pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
         self.state = State::Ended(reason);
         let is_cancelled = *error == TaskError::Cancelled;
@@ -163,7 +174,7 @@ impl Dispatch {
             tally.reclaim(worker);
             for entry in std::mem::take(&mut worker.in_flight) {
                 let next = entry.expected.next;
-                // What has ended as cancelled before is not counted again below.
+                // What has already ended as cancelled is not counted again below.
                 let is_open = next < entry.expected.end && !entry.batch.task.results.is_cancelled();
                 if is_cancelled && is_open && worker.has_begun(&entry) {
                     // The worker has begun with this item, or is about to.
@@ -179,7 +190,7 @@ impl Dispatch {
         for batch in batches {
             self.fail(batch, error);
         }
-        // These are told apart from those with which no worker had begun.
+        // The items that a worker had begun are counted apart from those that no worker had begun.
         self.cancelled -= begun;
         self.workers.clear();
         self.idle.clear();

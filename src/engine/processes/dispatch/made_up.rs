@@ -1,5 +1,5 @@
-//! Made-up books and lanes: a dispatch whose workers are no processes. The test itself writes into
-//! their lanes what a worker would, and stops wherever a worker may die.
+//! A made-up dispatch and lanes: its workers are no processes. The test itself writes into their
+//! lanes what a worker would, and stops wherever a worker may die.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,7 +30,7 @@ use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
 use crate::os::{clock, fork, pidfd};
 
-/// No process has a number as high as this: the kernel's are below 2^22.
+/// The first made-up pid. No process has a number as high as this: the kernel's are below 2^22.
 const FIRST_PID: u32 = 1 << 30;
 
 /// How long a test waits for what must come.
@@ -40,7 +40,7 @@ pub(in crate::engine::processes) const IN_TIME: Duration = Duration::from_secs(1
 ///
 /// # Panics
 ///
-/// If it does not come to pass in time.
+/// If that does not happen in time.
 #[track_caller]
 pub(in crate::engine::processes) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + IN_TIME;
@@ -50,7 +50,7 @@ pub(in crate::engine::processes) fn until(what: &str, mut is_so: impl FnMut() ->
     }
 }
 
-/// A pool's books without its processes and threads.
+/// A pool's dispatch without its processes and threads.
 pub(in crate::engine::processes) struct MadeUp {
     pub(in crate::engine::processes) shared: Arc<Shared>,
     /// How often each item of each task has been started, by the task's code.
@@ -114,7 +114,7 @@ impl MadeUp {
         self.shared.lock()
     }
 
-    /// A worker that is ready.
+    /// Adds a worker that is ready.
     pub(in crate::engine::processes) fn hire(&self, number: usize) -> Peer {
         let peer = self.hire_unready(number);
         peer.lane.header().set_up();
@@ -122,17 +122,18 @@ impl MadeUp {
         peer
     }
 
-    /// A worker that is still starting.
+    /// Adds a worker that is still starting.
     pub(in crate::engine::processes) fn hire_unready(&self, number: usize) -> Peer {
         let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
         self.hire_as(number, pid)
     }
 
-    /// A worker that is still starting, which for the kernel is the process `pid`.
+    /// Adds a worker that is still starting, which for the kernel is the process `pid`.
     ///
-    /// If it is to be killed, this process gets the signal: its descriptor is none of a process.
+    /// If the worker is to be killed, the process `pid` gets the signal: the descriptor is none of
+    /// a process.
     pub(in crate::engine::processes) fn hire_as(&self, number: usize, pid: u32) -> Peer {
-        // It never becomes readable, so the process does not seem to have ended.
+        // The descriptor never becomes readable, so the process does not seem to have ended.
         let silent = EventFd::new().unwrap();
         let lane = Lane::new().unwrap();
         let started = Started {
@@ -141,7 +142,7 @@ impl MadeUp {
             since: clock::now(),
             _life_line: File::open("/dev/null").unwrap().into(),
         };
-        // As the supervisor does.
+        // The supervisor does the same.
         let mut dispatch = self.lock();
         dispatch.add(&self.shared, number, started);
         dispatch.pump(&self.shared);
@@ -158,12 +159,12 @@ impl MadeUp {
         }
     }
 
-    /// What a worker of this pool rings.
+    /// Returns what a worker of this pool rings.
     pub(in crate::engine::processes) fn ringer(&self) -> Ringer {
         Ringer(self.shared.clone())
     }
 
-    /// Gives a task of so many items to the dispatch.
+    /// Gives a task of `count` items to the dispatch.
     pub(in crate::engine::processes) fn place(&self, count: u32) -> Arc<Task<Log>> {
         self.place_with(count, |_| {})
     }
@@ -202,7 +203,7 @@ impl MadeUp {
         self.lock().pump(&self.shared);
     }
 
-    /// The worker has died.
+    /// Reclaims what the worker had, as after its death.
     pub(in crate::engine::processes) fn reclaim(&self, number: usize, death: &Death) {
         let mut dispatch = self.lock();
         dispatch.reclaim(&self.shared, number, death);
@@ -237,7 +238,7 @@ impl MadeUp {
         }
     }
 
-    /// Nothing is left in the books.
+    /// Checks that the dispatch counts nothing as open.
     #[track_caller]
     pub(in crate::engine::processes) fn assert_at_rest(&self) {
         let dispatch = self.lock();
@@ -257,27 +258,27 @@ impl MadeUp {
         assert!(!dispatch.has_backlog(), "a backlog");
     }
 
-    /// How often an item was started.
+    /// Returns how often an item was started.
     pub(in crate::engine::processes) fn runs(&self, task: &Task<Log>, item: u32) -> u32 {
         let runs = self.runs.lock();
         runs.get(&(task.function.code, item)).copied().unwrap_or(0)
     }
 
-    /// What a worker's place is known to have done: items, and those that died.
+    /// Returns what a worker's place is known to have done: items, and those that died.
     pub(in crate::engine::processes) fn tally(&self, number: usize) -> (u64, u64) {
         let dispatch = self.lock();
         let stats = dispatch.tallies[number].stats(None);
         (stats.tasks, stats.failures.died)
     }
 
-    /// Why the worker is being killed, as text.
+    /// Returns why the worker is being killed, as text.
     pub(in crate::engine::processes) fn kill_reason(&self, number: usize) -> Option<String> {
         let dispatch = self.lock();
         let doom = dispatch.workers[number].as_ref()?.kill_reason.as_ref()?;
         Some(format!("{doom:?}"))
     }
 
-    /// How many pieces are in a worker's lane.
+    /// Returns how many batches are in a worker's lane.
     pub(in crate::engine::processes) fn in_flight(&self, number: usize) -> usize {
         let dispatch = self.lock();
         let worker: Option<&Worker> = dispatch.workers[number].as_ref();
@@ -299,7 +300,7 @@ pub(in crate::engine::processes) struct Peer {
     pub(in crate::engine::processes) lane: Lane,
     requests: Reader,
     pub(in crate::engine::processes) responses: ResponseWriter,
-    /// What has come of the message that it is at.
+    /// What has come of the message that the worker reads.
     message: Vec<u8>,
     claimed: Option<Claim>,
     runs: Arc<Mutex<HashMap<(u64, u32), u32>>>,
@@ -311,13 +312,13 @@ pub(in crate::engine::processes) struct Begun {
     pub(in crate::engine::processes) code: u64,
     pub(in crate::engine::processes) first: u32,
     pub(in crate::engine::processes) count: u32,
-    /// Items that were started.
+    /// The number of items that were started.
     started: u32,
 }
 
 impl Peer {
-    /// Claims the next message, and reads as much of it as there is. The task, if that is all.
-    /// Passes over what was taken back.
+    /// Claims the next message, and reads as much of it as there is. Returns the task, if that is
+    /// all of it. Skips what was taken back.
     pub(in crate::engine::processes) fn begin(&mut self) -> Option<Begun> {
         while self.requests.has_next() {
             if self.claimed.is_none() {
@@ -376,7 +377,7 @@ impl Peer {
         begun.started += 1;
     }
 
-    /// Answers for the item that was started last.
+    /// Answers the item that was started last.
     pub(in crate::engine::processes) fn answer(&mut self, begun: &Begun) {
         let item = begun.first + begun.started - 1;
         self.responses
@@ -387,7 +388,7 @@ impl Peer {
         self.responses.fault(fault);
     }
 
-    /// Runs so many items.
+    /// Runs `items` items.
     pub(in crate::engine::processes) fn run(&mut self, begun: &mut Begun, items: u32) {
         for _ in 0..items {
             self.start(begun);
@@ -411,7 +412,7 @@ impl Peer {
 
     /// Publishes the answers so far, in the middle of a task.
     pub(in crate::engine::processes) fn publish(&mut self) {
-        // More than an open cell has room for.
+        // This is more than an open cell has room for.
         self.responses.room_for(CELL_PAYLOAD);
     }
 
@@ -422,21 +423,21 @@ impl Peer {
     }
 }
 
-/// The result of an item of the task with this code.
+/// Returns the result of an item of the task with this code.
 fn result(code: u64, item: u32) -> u64 {
     code << 32 | u64::from(item)
 }
 
-/// An item, and what it was answered with.
+/// An item, and its answer.
 type Answer = (u32, Result<Vec<u8>, TaskError>);
 
-/// What a task was answered with.
+/// The answers of a task.
 #[derive(Default)]
 pub(in crate::engine::processes) struct Log {
     answers: Mutex<Vec<Answer>>,
     ends: AtomicUsize,
     pub(in crate::engine::processes) is_variable: bool,
-    /// The results of its items, if its function is a real one.
+    /// The results of the task's items, if its function is a real one.
     pub(in crate::engine::processes) expected: Vec<Vec<u8>>,
     pub(in crate::engine::processes) is_told: bool,
     pub(in crate::engine::processes) is_awaited: bool,
@@ -502,13 +503,13 @@ impl Task<Log> {
         self.results.ends.load(Ordering::SeqCst) > 0
     }
 
-    /// How many items have been answered for.
+    /// Returns how many items have an answer.
     pub(in crate::engine::processes) fn answered(&self) -> usize {
         self.results.answers.lock().len()
     }
 
-    /// The items that failed. Each item must have been answered for once, in order, and each result
-    /// must be its own; the end must have been told once.
+    /// Returns the items that failed. Each item must have one answer, in order, and each result
+    /// must be its own. The end must have been told once.
     #[track_caller]
     pub(in crate::engine::processes) fn failures(&self) -> Vec<(u32, TaskError)> {
         assert_eq!(self.results.ends.load(Ordering::SeqCst), 1, "ends told");

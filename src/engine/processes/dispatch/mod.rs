@@ -1,6 +1,6 @@
-//! Which worker gets which task, and what the answers do. All of it happens under one lock, on whatever thread has a
-//! reason to: the one that submits, the one that waits, the supervisor after a death, the background thread when there
-//! is work and nobody waits.
+//! Which worker gets which task, and what the answers do. All of it happens under one lock. It
+//! happens on any thread that has a reason: the thread that submits, a thread that waits, the
+//! supervisor after a death, and the background thread when there is work and no thread waits.
 //!
 //! ```text
 //!              place              post               cells
@@ -10,9 +10,10 @@
 //!   TaskFuture, map ◀──────────── results ◀── drain ◀────────────┘
 //! ```
 //!
-//! A task goes straight into the lane of an idle worker, or waits behind others in a busy one, a few at most, so that
-//! no worker idles between two tasks; the rest waits in the queue. What waits in a lane is not lost to it: when
-//! another worker runs dry, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
+//! A task goes straight into the lane of an idle worker, or waits behind others in the lane of a
+//! busy one. A few may wait in a lane, so that no worker idles between two tasks; the rest wait in
+//! the queue. A task that waits in a lane can still go to another worker: when another worker has
+//! nothing to do any more, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
 
 mod deaths;
 #[cfg(all(test, not(loom)))]
@@ -43,11 +44,11 @@ use crate::future::Signal;
 use crate::lane::{self, message::Request};
 use crate::os::clock;
 
-/// Tasks in a lane, the running one included. More would not keep a worker busier, and would have to be taken back
-/// more often.
+/// The most tasks in a lane, the running one included. More would not keep a worker busier, and
+/// would have to be taken back more often.
 const DEPTH: usize = 16;
 
-/// How long workers have to end by themselves when the pool is closed.
+/// The time that workers have to end by themselves when the pool is closed.
 pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
 
 /// How a pool is to end.
@@ -55,57 +56,62 @@ pub(super) const LAST_ORDERS: Duration = Duration::from_secs(10);
 pub(super) enum Order {
     /// All tasks have ended; let the workers end.
     Finish,
-    /// Kill the workers, whatever they do.
+    /// Kill the workers, whatever they are doing.
     Kill,
 }
 
 pub(super) enum State {
     Open,
-    /// Takes no more tasks but those of calls that go on; or not even those, because they are cancelled.
+    /// The pool takes only tasks of calls that go on; with `cancels`, not even those, because those
+    /// calls are cancelled.
     Closing {
         cancels: bool,
     },
-    /// Has no workers any more, for this reason.
+    /// The pool has no workers any more, for this reason.
     Ended(PoolError),
 }
 
 pub(super) struct Dispatch {
     pub(super) state: State,
-    /// By number; `None` between a worker's death and its replacement, and while it rests.
+    /// The workers by number; `None` between a worker's death and its replacement, and while it
+    /// rests.
     pub(super) workers: Vec<Option<Worker>>,
-    /// What has been done in each worker's place, apart from what the worker there now keeps count of.
+    /// What has been done in each worker's place, without what the present worker itself counts.
     pub(super) tallies: Vec<Tally>,
     /// Items that were cancelled before a worker had begun with them.
     pub(super) cancelled: u64,
     pub(super) recorder: Recorder,
-    /// How many there shall be. Those with higher numbers leave.
+    /// The number of workers that there shall be. Workers with higher numbers leave.
     pub(super) target: usize,
-    /// Workers that had nothing to do for long and were let go, until there is work for them.
+    /// Whether each worker was let go because it had nothing to do for long, until there is work
+    /// for it.
     pub(super) resting: Vec<bool>,
     /// What the supervisor is to do next.
     pub(super) order: Option<Order>,
-    /// When it will look for tasks that have run too long, in nanoseconds of the system's clock.
+    /// When the supervisor will look for tasks that have run too long, in nanoseconds of the
+    /// system's clock.
     next_look: Option<u64>,
-    /// Whether it will look for workers that have had nothing to do for long.
+    /// Whether the supervisor will look for workers that have had nothing to do for long.
     watches_idle: bool,
-    /// Its watch over lanes whose workers do not begin with what is in them.
+    /// The supervisor's watch over lanes whose workers do not begin with what is in them.
     lanes: LaneWatch,
     queue: VecDeque<Batch>,
-    /// Workers with nothing to do. The one that was busy last is taken first: it may still be spinning.
+    /// Workers with nothing to do. The one that was busy last is taken first: it may still be
+    /// spinning.
     idle: Vec<usize>,
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub(super) outstanding: usize,
-    /// Those of them of whose end somebody is to be told who does not wait.
+    /// The number of those tasks of whose end a callback or waker is to be told.
     pub(super) told: usize,
-    /// Calls over many items that go on.
+    /// The number of calls over many items that go on.
     pub(super) calls: usize,
     /// Raised when the last task of a pool that closes has ended.
     pub(super) all_ended: Arc<Signal>,
-    /// Workers with something to do.
+    /// The number of workers with something to do.
     pub(super) busy: usize,
-    /// Who waits.
+    /// The threads that wait.
     pub(super) leadership: Leadership,
-    /// The thread that pumps when nobody waits, once it has been needed.
+    /// The thread that pumps when no caller waits, once it has been needed.
     pub(super) background: Option<JoinHandle<()>>,
 }
 
@@ -135,7 +141,7 @@ impl Dispatch {
         }
     }
 
-    /// Whether there is work that only moves on when somebody pumps.
+    /// Returns whether there is work that moves on only when a thread pumps.
     pub(super) fn has_backlog(&self) -> bool {
         let has_unsent = |worker: &Worker| !worker.outbox.is_empty();
         self.outstanding > self.busy
@@ -144,12 +150,12 @@ impl Dispatch {
             || self.workers.iter().flatten().any(has_unsent)
     }
 
-    /// Whether there shall be a worker with this number now.
+    /// Returns whether there shall be a worker with this number now.
     pub(super) fn is_wanted(&self, number: usize) -> bool {
         number < self.target && !self.resting[number]
     }
 
-    /// The first worker that does not take tasks yet, and whether it runs at all.
+    /// Returns the first worker that does not take tasks yet, and whether it runs at all.
     pub(super) fn first_not_ready(&self) -> Option<(usize, bool)> {
         let number = self
             .workers
@@ -159,14 +165,14 @@ impl Dispatch {
         Some((number, worker.is_some_and(Worker::is_up)))
     }
 
-    /// Lets the workers end: there will be no more tasks.
+    /// Lets the workers end, because there will be no more tasks.
     pub(super) fn stop_workers(&self) {
         for worker in self.workers.iter().flatten() {
             worker.started.lane.header().stop();
         }
     }
 
-    /// So many tasks have ended.
+    /// Counts `ended` tasks as ended.
     fn count_down(&mut self, ended: usize) {
         self.outstanding -= ended;
         if ended > 0 {
@@ -174,19 +180,22 @@ impl Dispatch {
         }
     }
 
-    /// Whether nothing is left to do, and no call goes on.
+    /// Returns whether nothing is left to do, and no call goes on.
     pub(super) fn has_all_ended(&self) -> bool {
         self.outstanding == 0 && self.calls == 0
     }
 
+    /// Raises `all_ended` if the pool closes and everything has ended.
     pub(super) fn tell_if_all_ended(&self) {
-        // In whatever way it ends: who closes may wait while somebody else kills.
+        // In whatever way the pool ends: a thread that closes it may wait while another thread
+        // kills it.
         if !matches!(self.state, State::Open) && self.has_all_ended() {
             self.all_ended.raise();
         }
     }
 
-    /// Adds a worker that has just been started. It can be given tasks at once; it will find them.
+    /// Adds a worker that has just been started. It can be given tasks at once: they lie in its
+    /// lane until it reads them.
     pub(super) fn add(&mut self, context: &Context, number: usize, started: Started) {
         let worker = Worker::new(started, &context.settings);
         self.workers[number] = Some(worker);
@@ -200,7 +209,7 @@ impl Dispatch {
         }
     }
 
-    /// A worker has nothing to do.
+    /// Marks a worker as idle, if it can be given tasks.
     fn becomes_idle(&mut self, context: &Context, number: usize) {
         if let Some(worker) = &mut self.workers[number]
             && worker.is_open()
@@ -208,7 +217,8 @@ impl Dispatch {
         {
             if context.settings.idle_timeout.is_some() {
                 worker.idle_since = Some(Instant::now());
-                // The supervisor must come by when the time is over. If it comes earlier for another, it sees this one too.
+                // The supervisor must look when the time is over. If it looks earlier for another
+                // worker, it sees this one too.
                 if !self.watches_idle {
                     self.watches_idle = true;
                     context.alarm.ring();
@@ -218,13 +228,13 @@ impl Dispatch {
         }
     }
 
-    /// A worker's lane has become empty.
+    /// Counts a worker whose lane has become empty as no longer busy.
     fn runs_dry(&mut self, context: &Context, number: usize) {
         self.busy -= 1;
         self.becomes_idle(context, number);
     }
 
-    /// Has a worker that rests come back, if there is one.
+    /// Calls back a worker that rests, if there is one.
     fn call_back(&mut self, context: &Context) {
         let resting = self
             .resting
@@ -237,16 +247,17 @@ impl Dispatch {
         }
     }
 
-    /// Takes a new task. True if a sleeping worker had to be woken for it.
+    /// Takes a new task. Returns true if a sleeping worker had to be woken for it.
     pub(super) fn place(&mut self, context: &Context, mut batch: Batch) -> bool {
         self.outstanding += 1;
         if context.settings.timeline {
             batch.queued = Some(clock::now());
         }
         if self.idle.is_empty() {
-            // Somebody may have run dry without anybody looking.
+            // A worker may have run dry without any thread having looked.
             self.pump(context);
         }
+        // If all workers are busy, one that rests may help.
         if self.idle.is_empty() {
             self.call_back(context);
         }
@@ -263,15 +274,15 @@ impl Dispatch {
         false
     }
 
-    /// The worker that the next piece goes to: an idle one, or else the least busy of those that
-    /// can take more. A stalled one is the last choice.
+    /// Returns the worker that the next batch goes to: an idle one, or else the least busy of those
+    /// that can take more. A stalled worker is the last choice.
     fn choose(&self) -> Option<usize> {
         if let Some(&number) = self.idle.last() {
             return Some(number);
         }
         let load = |worker: &Worker| worker.in_flight.len();
         let open = |worker: &&Worker| {
-            // A stalled worker that has nothing may still have the end of a message to come.
+            // A stalled worker without a task may still have the end of a message to come.
             (worker.outbox.is_empty() || worker.in_flight.is_empty())
                 && worker.is_open()
                 && load(worker) < DEPTH
@@ -283,9 +294,10 @@ impl Dispatch {
             .map(|(number, _)| number)
     }
 
-    /// True if the worker slept and had to be woken.
+    /// Gives a batch to a worker. Returns true if the worker slept and had to be woken.
     fn give(&mut self, context: &Context, number: usize, batch: Batch) -> bool {
         let Some(worker) = &mut self.workers[number] else {
+            // The worker has died and has not been replaced yet.
             self.queue.push_front(batch);
             return false;
         };
@@ -293,7 +305,8 @@ impl Dispatch {
             self.busy += 1;
             self.idle.retain(|&idle| idle != number);
         }
-        // A worker that runs dry may spin as long as there is a core for it besides the other workers and the caller.
+        // A worker that runs dry may spin as long as there is a core for it besides the other
+        // workers and the caller.
         let spin = if self.busy < context.cores {
             context.settings.wait_policy.spin()
         } else {
@@ -317,7 +330,7 @@ impl Dispatch {
         woke
     }
 
-    /// Moves everything on that can move: answers in, tasks out. True if anything did.
+    /// Moves on everything that can move: answers in, tasks out. Returns true if anything moved.
     pub(super) fn pump(&mut self, context: &Context) -> bool {
         let mut moved = false;
         for number in 0..self.workers.len() {
@@ -325,7 +338,7 @@ impl Dispatch {
         }
         moved |= self.refill(context);
         moved |= self.rebalance(context);
-        // Here and not in there: this is the path of every task.
+        // This check is here and not in `rescue`, because every task takes this path.
         if self.lanes.has_stalled {
             moved |= self.rescue(context);
         }
@@ -345,6 +358,7 @@ impl Dispatch {
         while worker.is_sane() && worker.receiver.has_next() {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
+                // The worker has answered a task that it was not given.
                 worker.kill_for(KillReason::Corrupted(
                     "an answer where none was due".to_owned(),
                 ));
@@ -357,8 +371,10 @@ impl Dispatch {
             let tally = &mut self.tallies[number];
             tally.tasks += u64::from(front.expected.next - next);
             match taken {
+                // There is more to come for this batch.
                 Ok(false) => {}
                 Ok(true) => {
+                    // The worker has answered all that it was given of this batch.
                     let times = worker.receiver.take_times();
                     let Some(entry) = worker.in_flight.pop_front() else {
                         break;
@@ -374,6 +390,8 @@ impl Dispatch {
                         }
                     }
                     if entry.expected.end < entry.batch.task.count {
+                        // The worker was given only a part of the batch, because it has a limit of
+                        // tasks. The rest goes to another worker.
                         rest.push(entry.batch.from(entry.expected.end));
                     } else {
                         ended += 1;
@@ -386,7 +404,7 @@ impl Dispatch {
         }
         let wrote = !worker.outbox.is_empty() && worker.flush();
         if took || wrote {
-            // It may be waiting for room for its answers, or for the rest of a message.
+            // The worker may be waiting for room for its answers, or for the rest of a message.
             worker.started.lane.header().wake_worker();
         }
         if !worker.is_open() {
@@ -405,11 +423,13 @@ impl Dispatch {
         took || wrote
     }
 
+    /// Gives queued batches to workers that can take more. Returns true if anything moved.
     fn refill(&mut self, context: &Context) -> bool {
         let mut moved = false;
         while let Some(batch) = self.queue.front() {
             let results = &batch.task.results;
             if results.is_cancelled() || !results.is_wanted() {
+                // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
                     self.fail(batch, &TaskError::Cancelled);
                 }
@@ -441,8 +461,9 @@ impl Dispatch {
         moved
     }
 
-    /// Takes back a piece that waits behind others: the last one of the fullest lane, if it can be had. One that is half-way
-    /// out cannot; those before it shall not wait for that.
+    /// Takes back a batch that waits behind others: the last one of the fullest lane, if the worker
+    /// has not claimed it. If that one cannot be had, any other that waits is taken, so that those
+    /// before it do not wait for it.
     fn take_waiting(&mut self) -> Option<Batch> {
         let has_waiting = |worker: &&mut Worker| worker.in_flight.len() > 1;
         let loads = self.workers.iter_mut().flatten().filter(has_waiting);
@@ -458,6 +479,7 @@ impl Dispatch {
         })
     }
 
+    /// Has the workers forget the contexts that no task needs any more.
     pub(super) fn forget_retired(&mut self, context: &Context) {
         for id in context.retired.take() {
             for worker in self.workers.iter_mut().flatten() {
@@ -474,8 +496,9 @@ impl Dispatch {
         }
     }
 
-    /// Asks the workers to ring when there will be something to do: when a task has ended that somebody waits for, or when
-    /// there is one task left. A look at the answers must follow before sleeping.
+    /// Asks the workers to ring when there will be something to do: when a task that a caller waits
+    /// for has ended, or when one task is left. The caller must look at the answers after this and
+    /// before it sleeps.
     pub(super) fn ask_for_bell(&self) {
         for worker in self.workers.iter().flatten() {
             let mut in_flight = worker.in_flight.iter();
@@ -484,7 +507,7 @@ impl Dispatch {
             let at = awaited.map_or(low, |awaited| awaited.min(low));
             // A worker without a task may still be in the middle of a message.
             let task = worker.in_flight.get(at).map(|entry| entry.expected.task);
-            // A stalled one is to be heard when it goes on.
+            // A stalled worker must ring when it goes on.
             let is_silent = !worker.outbox.is_empty() || worker.stalled.is_some();
             let unsent = is_silent.then_some(worker.number);
             if let Some(task) = task.or(unsent) {

@@ -2,29 +2,29 @@
 
 use crate::lane::Progress;
 
-/// What was seen of the piece at the head of a lane, and since when it has looked like that.
+/// What was seen of the batch at the head of a lane, and since when it has looked like that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub(super) look: Look,
     /// In nanoseconds of the system's clock.
     pub(super) since: u64,
-    /// When it was last looked at, by the same clock.
+    /// When it was looked at last, by the same clock.
     pub(super) looked_at: u64,
 }
 
-/// All that changes when the worker does anything for the piece.
+/// All that changes when the worker does anything for the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) task: u32,
     pub(super) can_begin: bool,
     pub(super) has_begun: bool,
     pub(super) progress: Progress,
-    /// While its message is on its way: how many cells have been written. It grows as the worker
-    /// reads.
+    /// While the batch's message is being written: how many cells have been written. The number
+    /// grows as the worker reads.
     pub(super) written: Option<u64>,
 }
 
-/// Where a stalled worker has come to in its requests.
+/// How far a stalled worker has come in its requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stalled {
     pub(super) position: u64,
@@ -32,8 +32,9 @@ pub(super) struct Stalled {
 }
 
 impl Sight {
-    /// Whether nothing but the worker itself keeps it from beginning. A worker that is starting has
-    /// its initialiser to run, which may take as long as it likes; but not if it is stopped.
+    /// Returns whether only the worker itself keeps it from beginning. A worker that is starting
+    /// has its initialiser to run, which may take as long as it likes. This does not count if the
+    /// worker is stopped.
     pub(super) fn can_begin(&self) -> bool {
         self.look.can_begin
     }

@@ -1,11 +1,11 @@
 //! Workers that do not begin with what lies in their lanes: they are stopped (SIGSTOP, a debugger,
 //! a frozen container), or the machine is too busy to let them run.
 //!
-//! The supervisor looks at the head of every lane while there is anything in one. A piece that its
-//! worker has not begun with is still the parent's to take back, by the same compare-and-swap that
-//! moves waiting pieces: so either the worker has it or another one gets it, whenever the stopped
-//! one goes on. What a stopped worker *has* begun with stays with it; only a limit ends that
-//! ([`Dispatch::stop_overdue`]).
+//! The supervisor looks at the head of every lane while there is anything in one. The parent can
+//! still take back a batch that its worker has not begun with, by the same compare-and-swap that
+//! moves waiting batches. So either the worker has it or another worker gets it, whenever the
+//! stopped one goes on. What a stopped worker *has* begun with stays with it; only a limit ends
+//! that ([`Dispatch::stop_overdue`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,36 +20,37 @@ use crate::os;
 use crate::os::clock::nanoseconds;
 use crate::os::slice::slice;
 
-/// A worker that has not begun within this time with what lies at the head of its lane is stalled.
-/// Longer than a scheduler lets a process wait that has been woken, unless the machine is
-/// overloaded; then another worker may as well have the piece.
+/// The time after which a worker that has not begun with what lies at the head of its lane is
+/// stalled. It is longer than a scheduler lets a process wait that has been woken, unless the
+/// machine is overloaded; then another worker may as well have the batch.
 const STALLED_AFTER: Duration = Duration::from_millis(20);
-/// How long until the next look at the lanes while something is new.
+/// The time until the next look at the lanes while something is new.
 const SHORTEST_PAUSE: Duration = slice(Duration::from_millis(10));
-/// The same while nothing changes; it is doubled up to this.
+/// The same while nothing changes. The pause is doubled up to this.
 const LONGEST_PAUSE: Duration = slice(Duration::from_millis(50));
-/// What was seen so long ago, and not since, says nothing of the time between.
+/// The age from which a look is too old: it says nothing of the time since then.
 const LONGEST_UNSEEN: Duration = Duration::from_millis(200);
-/// After so many looks at empty lanes the supervisor rests until it is called. To call it costs the
-/// caller a system call, so one that pauses between its tasks should not have to do that each time.
+/// The number of looks at empty lanes after which the supervisor rests until it is called. To call
+/// it costs the caller a system call, so a caller that pauses between its tasks should not have to
+/// do that each time.
 const QUIET_LOOKS: u32 = 10;
 
 /// When the supervisor looks at the lanes.
 #[derive(Debug, Default)]
 pub(super) struct LaneWatch {
-    /// Whether it will look without being called.
+    /// Whether the supervisor will look without being called.
     is_on: bool,
-    /// Whether a piece has been given out since the last look.
+    /// Whether a batch has been given out since the last look.
     has_given: bool,
-    /// Looks in a row at empty lanes.
+    /// The number of looks in a row at empty lanes.
     quiet: u32,
     pause: Duration,
-    /// Whether a worker is stalled, as far as is known.
+    /// Whether a worker is stalled, as far as the dispatch knows.
     pub(super) has_stalled: bool,
 }
 
 impl LaneWatch {
-    /// A piece has been given to a worker.
+    /// Has the supervisor look at the lanes, because a batch has been given to a worker.
     #[inline]
     pub(super) fn given(&mut self, context: &Context) {
         self.has_given = true;
@@ -61,15 +62,16 @@ impl LaneWatch {
 }
 
 impl Worker {
-    /// What lies at the head of its lane does so since `now`, unless it was there before.
+    /// Records that what lies at the head of the worker's lane does so since `now`, unless it was
+    /// there before.
     pub(super) fn comes_to_head(&mut self, now: u64) {
         if let Some(front) = self.in_flight.front_mut() {
             front.at_head_since.get_or_insert(now);
         }
     }
 
-    /// Looks at the head of the lane; says what was seen and since when. `None` if the lane is
-    /// empty.
+    /// Looks at the head of the lane. Returns what was seen and since when, or `None` if the lane
+    /// is empty.
     pub(super) fn look_at_head(&mut self, now: u64) -> Option<Sight> {
         let front = self.in_flight.front()?;
         let look = Look {
@@ -86,8 +88,8 @@ impl Worker {
         let is_recent = |at: u64| now.saturating_sub(at) < nanoseconds(LONGEST_UNSEEN);
         let since = match &self.sight {
             Some(sight) if sight.look == look && is_recent(sight.looked_at) => sight.since,
-            // The time from which on it could have begun is known only of a piece that has come to
-            // a worker at rest.
+            // The time from which on the worker could have begun is known only of a batch that has
+            // come to a worker at rest.
             Some(sight) if sight.look.task == look.task => now,
             _ if !self.is_ready() => now,
             _ => front
@@ -103,8 +105,8 @@ impl Worker {
         self.sight
     }
 
-    /// Notes that it does not begin with what it has, if it has not for long; true if it has
-    /// nothing that it could begin with, or has begun.
+    /// Marks the worker as stalled if it has not begun with what it has for long. Returns true if
+    /// it has nothing that it could begin with, or has begun.
     fn check_head(&mut self, now: u64) -> bool {
         let Some(sight) = self.look_at_head(now) else {
             return true;
@@ -127,7 +129,7 @@ impl Worker {
         false
     }
 
-    /// Whether it was stalled and has gone on.
+    /// Returns whether the worker was stalled and has gone on.
     pub(super) fn goes_on(&mut self) -> bool {
         let goes_on = self
             .stalled
@@ -140,15 +142,16 @@ impl Worker {
 }
 
 impl Dispatch {
-    /// Whether a stalled worker has a piece that another one could have.
+    /// Returns whether a stalled worker has a batch that another one could have.
     pub(super) fn has_stalled_piece(&self) -> bool {
         let has_piece = |worker: &Worker| worker.stalled.is_some() && !worker.in_flight.is_empty();
         self.lanes.has_stalled && self.workers.iter().flatten().any(has_piece)
     }
 
-    /// Looks for workers that do not begin with what they have, and gives it to others. Says how long
-    /// until the next look, and whether anything moved: then the caller has to
-    /// [`ensure_progress`](super::super::shared::Shared::ensure_progress) it. `now` is the time by the system's clock.
+    /// Looks for workers that do not begin with what they have, and gives it to others. Returns how
+    /// long until the next look, and whether anything moved: then the caller has to
+    /// [`ensure_progress`](super::super::shared::Shared::ensure_progress) of it. `now` is the time
+    /// by the system's clock.
     pub(in crate::engine::processes) fn watch_lanes(
         &mut self,
         context: &Context,
@@ -158,7 +161,7 @@ impl Dispatch {
             return (None, false);
         }
         let mut is_new = std::mem::take(&mut self.lanes.has_given);
-        // A worker that was stopped after its last answer has not rung for it.
+        // A worker that was stopped after its last answer has not rung the bell for it.
         let mut moved = self.pump(context);
         let mut has_work = false;
         for worker in self.workers.iter_mut().flatten() {
@@ -170,7 +173,7 @@ impl Dispatch {
         }
         moved |= self.rescue(context);
         if moved {
-            // A leader that sleeps has asked those workers to ring that were busy then.
+            // A leader that sleeps has asked only those workers to ring that were busy then.
             context.bell.ring();
         }
         self.lanes.pause = if is_new {
@@ -187,7 +190,7 @@ impl Dispatch {
         (self.lanes.is_on.then_some(self.lanes.pause), moved)
     }
 
-    /// Gives idle workers what stalled ones have not begun with.
+    /// Gives idle workers what stalled ones have not begun with. Returns true if anything moved.
     pub(super) fn rescue(&mut self, context: &Context) -> bool {
         if !self.lanes.has_stalled {
             return false;
@@ -198,7 +201,7 @@ impl Dispatch {
                 && worker.stalled.is_some()
             {
                 has_stalled = true;
-                // One that is still starting would be the next to stall.
+                // A worker that is still starting would be the next to stall.
                 let is_ready = |&&idle: &&usize| {
                     let worker: Option<&Worker> = self.workers[idle].as_ref();
                     worker.is_some_and(Worker::is_ready)
@@ -212,7 +215,7 @@ impl Dispatch {
                 if worker.kill_reason.is_some() {
                     break;
                 }
-                // It may have gone on in this very moment.
+                // The worker may have gone on in this very moment.
                 let Some(batch) = worker.take_back(0) else {
                     break;
                 };
@@ -227,8 +230,8 @@ impl Dispatch {
         moved
     }
 
-    /// Kills workers that were to leave, and have not ended long after they could have; and those
-    /// that do not come up. Says how long until the next may be due. `now` is the time by the
+    /// Kills workers that were to leave and have not ended long after they could have, and workers
+    /// that do not come up. Returns how long until the next may be due. `now` is the time by the
     /// system's clock.
     pub(in crate::engine::processes) fn end_lingering(
         &mut self,

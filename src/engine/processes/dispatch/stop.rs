@@ -1,5 +1,5 @@
-//! Stopping what has been given out: tasks that nobody wants, that have run too long, that are cancelled; and workers that are
-//! to leave.
+//! Stopping what has been given out: tasks that no caller wants, that have run too long, or that
+//! are cancelled; and workers that are to leave.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,17 +15,18 @@ use crate::os::clock::nanoseconds;
 /// How much longer than its limit a task may lie at the head of a lane without being started, if
 /// its worker is stopped.
 const BEGINNING: Duration = Duration::from_millis(50);
-/// The same if the kernel does not say that it is: a busy machine may need long to let it run, and
-/// the clock is to be that of the item. A worker in a frozen container is ended by this.
+/// The same if the kernel does not say that the worker is stopped: a busy machine may need long to
+/// let it run, and the clock is to be that of the item. This limit also ends a worker in a frozen
+/// container.
 const SLOW_BEGINNING: Duration = Duration::from_secs(1);
 
 impl Dispatch {
-    /// Takes back what nobody wants any more, as far as no worker has begun with it.
+    /// Takes back what no caller wants any more, as far as no worker has begun with it.
     pub(in crate::engine::processes) fn drop_unwanted(&mut self, context: &Context) {
         self.take_back_if(context, |results| !results.is_wanted());
     }
 
-    /// Cancels all that has not begun.
+    /// Cancels everything that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
         for batch in std::mem::take(&mut self.queue) {
             self.fail(batch, &TaskError::Cancelled);
@@ -33,6 +34,8 @@ impl Dispatch {
         self.take_back_if(context, |_| true);
     }
 
+    /// Takes back the tasks whose results pass `is_it`, as far as no worker has begun with them,
+    /// and cancels them.
     fn take_back_if(
         &mut self,
         context: &Context,
@@ -57,7 +60,8 @@ impl Dispatch {
         }
     }
 
-    /// Where the task is that lies at `address`: in which lane, and at which position there.
+    /// Finds the task that lies at `address`: returns the lane that it is in, and its position
+    /// there.
     fn find(&self, address: *const ()) -> Option<(usize, usize)> {
         self.workers
             .iter()
@@ -69,7 +73,7 @@ impl Dispatch {
             })
     }
 
-    /// Whether a worker has begun with the task that lies at `address`.
+    /// Returns whether a worker has begun with the task that lies at `address`.
     pub(in crate::engine::processes) fn is_running(&self, address: *const ()) -> bool {
         self.find(address).is_some_and(|(number, position)| {
             let worker = self.workers[number].as_ref();
@@ -77,8 +81,8 @@ impl Dispatch {
         })
     }
 
-    /// Takes the task that lies at `address`, and has not ended, from the workers, with a promise that it will not run:
-    /// the caller ends it. False if a worker has begun with it.
+    /// Takes the task that lies at `address`, and has not ended, from the workers, and promises
+    /// that it will not run: the caller ends it. Returns false if a worker has begun with it.
     pub(in crate::engine::processes) fn withdraw(
         &mut self,
         context: &Context,
@@ -88,6 +92,7 @@ impl Dispatch {
         if let Some((number, position)) = self.find(address)
             && let Some(worker) = &mut self.workers[number]
         {
+            // The worker has claimed it in the meantime.
             if worker.take_back(position).is_none() {
                 return false;
             }
@@ -95,15 +100,15 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
         }
-        // Otherwise it is in the queue, where it will be passed over.
+        // If it is in no lane, it is in the queue, and `refill` will skip it there.
         self.cancelled += u64::from(items);
         self.told -= usize::from(is_told);
         self.count_down(1);
         true
     }
 
-    /// Kills the worker that has begun with the task that lies at `address`, so that the task ends with `Cancelled`; false
-    /// if none has.
+    /// Kills the worker that has begun with the task that lies at `address`, so that the task ends
+    /// with `Cancelled`. Returns false if no worker has begun with it.
     pub(in crate::engine::processes) fn kill(&mut self, address: *const ()) -> bool {
         let Some((number, position)) = self.find(address) else {
             return false;
@@ -111,7 +116,8 @@ impl Dispatch {
         let Some(worker) = &mut self.workers[number] else {
             return false;
         };
-        // What runs in front of a task that has not begun is innocent.
+        // If the task has not begun, the worker runs another one in front of it, which must not be
+        // killed.
         if worker.kill_reason.is_some() || !worker.has_begun(&worker.in_flight[position]) {
             return false;
         }
@@ -125,8 +131,8 @@ impl Dispatch {
         true
     }
 
-    /// Has the supervisor look for tasks that have run too long at `at`, in nanoseconds of the
-    /// system's clock, at the latest.
+    /// Has the supervisor look for tasks that have run too long at `at` at the latest, in
+    /// nanoseconds of the system's clock.
     pub(super) fn look_at(&mut self, context: &Context, at: u64) {
         if self.next_look.is_none_or(|next| next > at) {
             self.next_look = Some(at);
@@ -134,7 +140,7 @@ impl Dispatch {
         }
     }
 
-    /// Kills the workers of items that have run for longer than their limit, or could have; says
+    /// Kills the workers of items that have run for longer than their limit, or could have. Returns
     /// how long until the next look. `now` is the time by the system's clock.
     pub(in crate::engine::processes) fn stop_overdue(&mut self, now: u64) -> Option<Duration> {
         self.next_look?;
@@ -155,8 +161,10 @@ impl Dispatch {
                     .running()
                     .filter(|_| progress.task == entry.expected.task);
                 let at = if let Some(item) = running {
-                    // Since when: the worker says so. It may be mad: what has not been seen yet has not run before, and
-                    // what has been seen runs at least since.
+                    // The worker says since when the item runs, but it may be corrupted. So the
+                    // parent's own looks limit what it can say: an item that no look has seen
+                    // before cannot count from later than now, and one that a look has seen runs at
+                    // least since then.
                     let seen = match entry.seen {
                         Some((before, since)) if before == item => since,
                         _ => now,
@@ -172,11 +180,11 @@ impl Dispatch {
                     }
                     at
                 } else if position > 0 {
-                    // It may start at any moment.
+                    // The item may start at any moment.
                     now.saturating_add(nanoseconds(limit))
                 } else if let Some(sight) = sight.filter(Sight::can_begin) {
-                    // Nothing is before it, and its worker does not start it: it is stopped, or
-                    // between two items.
+                    // Nothing is before the task, and its worker does not start it: the worker is
+                    // stopped, or between two items.
                     let end = |more: Duration| {
                         let limit_and_more = nanoseconds(limit.saturating_add(more));
                         sight.since.saturating_add(limit_and_more)
@@ -200,7 +208,7 @@ impl Dispatch {
                         at
                     }
                 } else {
-                    // It is starting.
+                    // The worker is starting.
                     now.saturating_add(nanoseconds(limit.min(BEGINNING)))
                 };
                 next = Some(next.map_or(at, |next| next.min(at)));
@@ -217,7 +225,8 @@ impl Dispatch {
         next.map(|next| Duration::from_nanos(next.saturating_sub(now)))
     }
 
-    /// Lets workers go that have had nothing to do for long; says how long until the next may have.
+    /// Lets workers go that have had nothing to do for long. Returns how long until the next one
+    /// may have to go.
     pub(in crate::engine::processes) fn let_idle_go(
         &mut self,
         context: &Context,
@@ -233,7 +242,8 @@ impl Dispatch {
             let Some(worker) = self.workers[number].as_mut() else {
                 continue;
             };
-            // Its initialiser is no idling; and whoever builds the pool waits to see all workers ready at once.
+            // A worker that runs its initialiser is not idle. And the thread that builds the pool
+            // waits to see all workers ready at once.
             let may_leave = is_built && worker.is_ready();
             if !may_leave {
                 worker.idle_since = Some(now);
@@ -246,7 +256,7 @@ impl Dispatch {
                 self.resting[number] = true;
                 self.let_go(number);
             } else {
-                // One that has something else to do first is looked at again soon.
+                // A worker that has something else to do first is looked at again soon.
                 let left = left.max(Duration::from_millis(1));
                 next = Some(next.map_or(left, |next| next.min(left)));
             }
@@ -263,7 +273,7 @@ impl Dispatch {
         }
     }
 
-    /// Has so many workers from now on.
+    /// Sets the number of workers that there shall be.
     pub(in crate::engine::processes) fn resize(
         &mut self,
         context: &Context,
@@ -275,7 +285,8 @@ impl Dispatch {
             State::Ended(reason) => return Err(reason.clone()),
         }
         self.target = workers;
-        // Under the lock, or two who resize at once could leave the pool with another number than it says.
+        // This happens under the lock. Otherwise two threads that resize at once could leave the
+        // pool with another number of workers than it reports.
         context.workers.store(workers, Ordering::Relaxed);
         for number in workers..self.workers.len() {
             self.let_go(number);

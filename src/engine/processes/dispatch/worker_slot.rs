@@ -1,4 +1,5 @@
-//! What a worker has been given: the pieces that are under way, and the messages that carry them into its lane.
+//! What a worker has been given: the batches that are under way, and the messages that carry them
+//! into its lane.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -21,9 +22,11 @@ pub(in crate::engine::processes) struct Batch {
     pub(super) first: u32,
     /// How often item `first` has been started.
     pub(super) attempts: u32,
-    /// How often in a row a worker has died that was to run this next, and had not started an item.
+    /// How many workers in a row have died that were to run this batch next and had not started an
+    /// item.
     pub(super) false_starts: u32,
-    /// When it came, if it is recorded or has to wait behind others; by the clock, or its last tick.
+    /// When the batch came, if that is recorded or the batch has to wait behind others; by the
+    /// clock, or by its last tick.
     pub(in crate::engine::processes) queued: Option<u64>,
 }
 
@@ -38,7 +41,7 @@ impl Batch {
         }
     }
 
-    /// What is left of it from item `next` on.
+    /// Returns what is left of the batch from item `next` on.
     pub(super) fn from(self, next: u32) -> Self {
         if next == self.first {
             return self;
@@ -51,7 +54,7 @@ impl Batch {
         }
     }
 
-    /// Fails all items.
+    /// Fails all items of the batch.
     pub(in crate::engine::processes) fn fail(self, error: &TaskError) {
         for index in self.first..self.task.count {
             self.task.results.failed(index, error.clone());
@@ -60,22 +63,25 @@ impl Batch {
     }
 }
 
-/// A piece that has been given to a worker.
+/// A batch that has been given to a worker.
 pub(super) struct InFlight {
     pub(super) batch: Batch,
     pub(super) expected: Expected,
-    /// Where its message begins, once that has been written.
+    /// Where the batch's message begins, once that has been written.
     pub(super) begins: Option<u64>,
-    /// Whether all of its message has been written.
+    /// Whether all of the message has been written.
     pub(super) is_sent: bool,
-    /// For a task with a limit: the item that was last seen to run, and since when, in nanoseconds of the system's clock.
+    /// For a task with a limit: the item that was last seen to run, and since when, in nanoseconds
+    /// of the system's clock.
     pub(super) seen: Option<(u32, u64)>,
-    /// For a task with a limit: since when its worker has had nothing before it, by the same clock.
+    /// For a task with a limit: since when the batch has been at the head of its lane, by the same
+    /// clock.
     pub(super) at_head_since: Option<u64>,
 }
 
 impl InFlight {
-    /// What the timeline says of it. Without the worker's word, because it has died, the times are what is known here.
+    /// Returns the timeline's entry for this batch. If the worker died before it reported the
+    /// times, they are what the parent knows.
     pub(super) fn event(&self, worker: usize, pid: u32, times: Option<Times>) -> TimelineEvent {
         let now = clock::now();
         let queued = self.batch.queued.unwrap_or(now);
@@ -84,7 +90,7 @@ impl InFlight {
             started: since,
             ended: now,
         });
-        // A worker's word is believed as far as it can be true.
+        // The worker's times are taken as far as they can be true.
         let started = started.clamp(queued, now);
         TimelineEvent {
             worker,
@@ -101,15 +107,15 @@ impl InFlight {
 /// Why a worker is being killed.
 #[derive(Clone, Debug)]
 pub(super) enum KillReason {
-    /// What it wrote cannot be right; nothing more is read from it.
+    /// What the worker wrote cannot be right. Nothing more is read from it.
     Corrupted(String),
-    /// The task that it runs is to end: all of it, or this one item.
+    /// The task that the worker runs is to end: all of it, or this one item.
     Stopped {
         task: u32,
         item: Option<u32>,
         error: TaskError,
     },
-    /// It does not start, or does not end. What it has been given goes to others.
+    /// The worker does not start, or does not end. What it has been given goes to others.
     Lingers,
 }
 
@@ -124,7 +130,7 @@ pub(super) enum Body {
     Items(Arc<Task<dyn Results>>, Range<u32>),
     Context(Arc<SentContext>),
     Nothing,
-    /// The end of a message that was taken back when it was half-way out.
+    /// The end of a message that was taken back when only part of it was written.
     End,
 }
 
@@ -134,31 +140,32 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) requests: Writer,
     pub(super) receiver: Receiver,
     pub(super) in_flight: VecDeque<InFlight>,
-    /// Messages that did not fit into the ring yet, in order; only the first can be there in part.
+    /// Messages that do not fit into the ring yet, in order. Only the first can be in the ring in
+    /// part.
     pub(super) outbox: VecDeque<Message>,
     pub(super) number: u32,
-    /// Contexts that it has.
+    /// The contexts that the worker has.
     pub(super) contexts: Vec<u64>,
-    /// Why it is being killed.
+    /// Why the worker is being killed.
     pub(super) kill_reason: Option<KillReason>,
-    /// What it wrote that cannot be right. It may have done so after it was doomed for something
-    /// else.
+    /// What the worker wrote that cannot be right. It may have written it after another kill reason
+    /// was set.
     pub(super) corrupted: Option<String>,
-    /// How many more items it may be given, if there is a limit.
+    /// How many more items the worker may be given, if there is a limit.
     pub(super) budget: Option<u32>,
-    /// How many bytes of memory it may have, if there is a limit.
+    /// How many bytes of memory the worker may have, if there is a limit.
     memory_limit: Option<u64>,
-    /// It is given nothing any more, and ends when it has done what it has.
+    /// The worker is given nothing more, and ends when it has done what it has.
     pub(super) is_leaving: bool,
-    /// What was last seen of the piece at the head of its lane.
+    /// What was last seen of the batch at the head of the worker's lane.
     pub(super) sight: Option<Sight>,
-    /// Set while it does not begin with what it has been given.
+    /// Set while the worker does not begin with what it has been given.
     pub(super) stalled: Option<Stalled>,
-    /// Since when it could have ended, if it is to, in nanoseconds of the system's clock.
+    /// Since when a worker that is to end could have ended, in nanoseconds of the system's clock.
     pub(super) lingers_since: Option<u64>,
-    /// Since when it has had nothing to do; only kept where somebody wants to know.
+    /// Since when the worker has had nothing to do. Only kept if the pool has an idle timeout.
     pub(super) idle_since: Option<Instant>,
-    /// Whether what it runs goes into the timeline.
+    /// Whether what the worker runs goes into the timeline.
     is_recorded: bool,
     pub(in crate::engine::processes) bytes_sent: u64,
 }
@@ -189,7 +196,8 @@ impl Worker {
         }
     }
 
-    /// For how long it has had nothing to do: its own word, in nanoseconds.
+    /// Returns how long the worker has had nothing to do, in nanoseconds, as the worker itself
+    /// counts it.
     pub(in crate::engine::processes) fn idle_time(&self) -> u64 {
         self.receiver.header().idle_time()
     }
@@ -198,29 +206,29 @@ impl Worker {
         self.receiver.received()
     }
 
-    /// Whether it may be given more to do.
+    /// Returns whether the worker may be given more to do.
     pub(in crate::engine::processes) fn is_open(&self) -> bool {
         self.kill_reason.is_none() && !self.is_leaving
     }
 
-    /// Whether it is being killed because it did not come up in time.
+    /// Returns whether the worker is being killed because it did not come up in time.
     pub(in crate::engine::processes) fn has_not_come_up(&self) -> bool {
         matches!(self.kill_reason, Some(KillReason::Lingers)) && !self.is_leaving
     }
 
-    /// Whether what it writes is to be believed.
+    /// Returns whether what the worker writes can be trusted.
     pub(super) fn is_sane(&self) -> bool {
         self.corrupted.is_none()
     }
 
-    /// Lets it end when it has done what it has.
+    /// Lets the worker end when it has done what it has.
     pub(super) fn leave(&mut self) {
         self.is_leaving = true;
         self.stop_if_leaving();
     }
 
-    /// Not in the middle of a message: it would not wait for the rest. To be called again whenever the outbox has become
-    /// empty.
+    /// Tells a leaving worker to stop, but not in the middle of a message: it would not wait for
+    /// the rest. This must be called again whenever the outbox has become empty.
     fn stop_if_leaving(&self) {
         if self.is_leaving && self.outbox.is_empty() {
             self.started.lane.header().stop();
@@ -231,7 +239,7 @@ impl Worker {
         self.receiver.header().is_ready()
     }
 
-    /// Why it has ended before it took tasks, if it has said so.
+    /// Returns why the worker ended before it took tasks, if its crash report says so.
     pub(in crate::engine::processes) fn crash_report(&self) -> Option<String> {
         let caught = self.receiver.header().crash_report().read()?;
         Some(match caught.location {
@@ -244,7 +252,7 @@ impl Worker {
         self.receiver.header().is_up()
     }
 
-    /// Gives the worker a piece to run, after the context it needs.
+    /// Gives the worker a batch to run, after the context that the batch needs.
     pub(super) fn give(&mut self, batch: Batch) {
         let Function { code, context } = &batch.task.function;
         if let Some(context) = context
@@ -299,17 +307,19 @@ impl Worker {
             body,
             sent: 0,
         });
+        // The worker has got its last items.
         if self.budget == Some(0) {
             self.leave();
         }
     }
 
+    /// Puts a message into the outbox, and writes as much as there is room for.
     pub(super) fn post(&mut self, message: Message) {
         self.outbox.push_back(message);
         self.flush();
     }
 
-    /// Writes as much of the outbox as there is room for; true if anything was written.
+    /// Writes as much of the outbox as there is room for. Returns true if anything was written.
     pub(super) fn flush(&mut self) -> bool {
         let mut wrote = false;
         while let Some(message) = self.outbox.front_mut() {
@@ -328,7 +338,7 @@ impl Worker {
                 Body::Context(context) => &context.bytes,
                 Body::Nothing => &[],
                 Body::End => {
-                    // A cell with nothing in it, which is the last of its message.
+                    // A cell with nothing in it ends the message.
                     self.requests.send(&[], &[], 0);
                     self.outbox.pop_front();
                     self.stop_if_leaving();
@@ -353,6 +363,8 @@ impl Worker {
                 entry.is_sent = is_sent;
             }
             if !is_sent {
+                // The ring is full. The rest of this message comes when the worker has read some
+                // cells.
                 break;
             }
             self.outbox.pop_front();
@@ -361,13 +373,14 @@ impl Worker {
         wrote
     }
 
-    /// Takes back the piece at `position`, if the worker has not begun with it.
+    /// Takes back the batch at `position`, if the worker has not begun with it.
     pub(super) fn take_back(&mut self, position: usize) -> Option<Batch> {
         let entry = self.in_flight.get(position)?;
         let task = entry.expected.task;
         match entry.begins {
             Some(begins) if self.requests.take_back(begins) => {
-                // The worker will pass over what is out. Of one that is half-way out it must be told where it ends.
+                // The worker will skip what is written. If the message is written only in part, the
+                // worker must be told where it ends.
                 if !entry.is_sent
                     && let Some(message) = self.outbox.front_mut()
                 {
@@ -375,12 +388,14 @@ impl Worker {
                 }
             }
             None => {
-                // Its message is in the outbox, untouched; others may have come after it.
+                // The batch's message is in the outbox, and nothing of it is written. Others may
+                // have come after it.
                 let is_it = |message: &Message| matches!(message.request, Request::Run { task: other, .. } if other == task);
                 let position = self.outbox.iter().rposition(is_it)?;
                 self.outbox.remove(position);
                 self.stop_if_leaving();
             }
+            // The worker has claimed the batch: it stays with the worker.
             Some(_) => return None,
         }
         let entry = self.in_flight.remove(position)?;
@@ -393,14 +408,14 @@ impl Worker {
         Some(entry.batch)
     }
 
-    /// Whether the worker has begun with this piece.
+    /// Returns whether the worker has begun with this batch.
     pub(super) fn has_begun(&self, entry: &InFlight) -> bool {
         entry
             .begins
             .is_some_and(|begins| self.requests.is_begun(begins))
     }
 
-    /// Kills it.
+    /// Kills the worker for this reason.
     pub(super) fn kill_for(&mut self, reason: KillReason) {
         if let KillReason::Corrupted(what) = &reason {
             log::warn!(
@@ -409,21 +424,22 @@ impl Worker {
             );
             self.corrupted.get_or_insert_with(|| what.clone());
         }
-        // What was found out first stays the reason.
+        // The reason that was found first stays the reason.
         self.kill_reason.get_or_insert(reason);
         self.started.child.kill();
     }
 }
 
 impl Worker {
-    /// The error for the item at which this worker died; `None` if the item is to be tried again.
+    /// Returns the error for the item at which this worker died, or `None` if the item is to be
+    /// tried again.
     pub(super) fn attribute(
         &self,
         batch: &Batch,
         cause: Death,
         is_lost: bool,
     ) -> Option<TaskError> {
-        // SIGABRT, after a panic that could not be caught.
+        // This is SIGABRT, after a panic that could not be caught.
         if cfg!(panic = "abort")
             && cause == Death::Signal(6)
             && let Some(caught) = self.receiver.header().crash_report().read()
@@ -431,6 +447,7 @@ impl Worker {
             return Some(caught.into_error(None));
         }
         if !is_lost && batch.attempts <= batch.task.retries {
+            // The item has starts left.
             return None;
         }
         let pid = self.started.child.pid();
@@ -439,7 +456,8 @@ impl Worker {
         } else {
             batch.attempts
         };
-        // The word is the worker's to write, so it says nothing unless there is a limit and the death agrees.
+        // The worker itself writes this flag, so the flag counts only if there is a limit and the
+        // death agrees with it.
         if let Some(limit) = self.memory_limit
             && cause == Death::Signal(6)
             && self.receiver.header().is_out_of_memory()

@@ -39,7 +39,7 @@ struct Work {
     queue: VecDeque<Task>,
     /// The task in the lane.
     in_flight: Option<Task>,
-    /// Responses taken.
+    /// The number of responses taken.
     taken: u32,
     told: usize,
     has_ended: bool,
@@ -126,7 +126,7 @@ impl Host for Pool {
 }
 
 impl Lane {
-    /// What the worker does until it is told to stop.
+    /// Works, as the worker, until it is told to stop.
     fn work(&self) {
         for task in 1.. {
             let is_there = || self.requests.load(Ordering::Acquire) >= task;
@@ -245,7 +245,7 @@ fn each_of_two_callers_hears_of_its_own() {
 }
 
 /// A caller that has its result and will come back waits in between for what the other caller does
-/// after its own: in the iterator of a `map`, say.
+/// after its own: for example in the iterator of a `map`.
 #[test]
 fn a_caller_that_comes_back_does_not_hold_up_the_other() {
     run(|pool| {
@@ -380,7 +380,7 @@ fn a_leader_hears_of_a_task_that_was_placed_meanwhile() {
     });
 }
 
-/// A caller that will come back does not, before it has been told of another task.
+/// A caller that will come back does not come back before another task's end has been told.
 #[test]
 fn a_caller_that_comes_back_leaves_what_is_to_be_told_to_another() {
     run(|pool| {
@@ -390,7 +390,7 @@ fn a_caller_that_comes_back_leaves_what_is_to_be_told_to_another() {
     });
 }
 
-/// A call that has counted as coming back, and is dropped instead.
+/// A call that has counted as coming back is dropped instead.
 #[test]
 fn a_call_that_is_given_up_hands_over() {
     run(|pool| {

@@ -7,7 +7,7 @@ use crate::os::handoff;
 
 type Told = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A listener that keeps what it is told.
+/// Makes a listener that keeps what it is told.
 fn listener() -> (Listener, Told, Output) {
     let told = Told::default();
     let keep = Arc::clone(&told);
@@ -77,7 +77,7 @@ fn output_is_read_only_where_a_function_is_to_be_told() {
 }
 
 /// A stream of which each line that is told leaves another one to be read, so that it is never
-/// empty until it is taken away; and what hears of the lines of other streams.
+/// empty until it is taken away; and the function that is told the lines of other streams.
 struct Endless {
     more: Arc<Mutex<Option<PipeWriter>>>,
     output: Output,
@@ -93,9 +93,9 @@ impl Endless {
                 // The test may have failed.
                 let _ = send.send(());
             } else if let Some(more) = &mut *own.lock() {
-                // Full is as good.
+                // A full pipe is as good.
                 let _ = more.write_all(b"more\nmore\n");
-                // So that it leaves others of this machine some time.
+                // This leaves other processes of this machine some time.
                 thread::sleep(Duration::from_micros(100));
             }
         });
@@ -109,7 +109,8 @@ impl Endless {
     fn begin(&self, listener: &Listener) {
         let mut writer = pipe(listener, "endless", &self.output);
         handoff::never_block(writer.as_fd()).unwrap();
-        // Nothing is told of this before there is something to write to.
+        // The lock keeps the function from being told of this before there is something to write
+        // to.
         let mut more = self.more.lock();
         writer.write_all(b"more\n").unwrap();
         *more = Some(writer);
@@ -133,7 +134,7 @@ fn what_always_has_more_to_read_keeps_no_other_stream_waiting() {
     assert_eq!(is_heard, Ok(()), "it is never told");
 }
 
-/// A process that a worker has started may keep its output, and print for ever.
+/// A process that a worker has started may keep the worker's output, and print for ever.
 #[test]
 fn what_prints_without_end_does_not_keep_a_pool_from_ending() {
     let endless = Endless::new();

@@ -17,7 +17,7 @@ fn supervisor(house: &MadeUp) -> Supervisor {
 const CRASH: Death = Death::Exit(1);
 const KILL: Death = Death::Signal(9);
 
-/// A worker that ends before it is ready. Whether the pool goes on.
+/// Has a worker end before it is ready. Returns whether the pool goes on.
 fn fails(house: &MadeUp, supervisor: &mut Supervisor, number: usize, death: &Death) -> bool {
     house.hire_unready(number);
     supervisor.replace(number, death)
@@ -93,7 +93,7 @@ fn a_worker_that_the_pool_killed_because_it_did_not_come_up_weighs_in_full() {
 fn all_places_that_are_wanted_must_have_failed() {
     let house = MadeUp::new(3);
     let mut supervisor = supervisor(&house);
-    // The third is not to have a worker.
+    // The third place is not to have a worker.
     house.lock().resting[2] = true;
     for _ in 0..9 {
         assert!(fails(&house, &mut supervisor, 0, &CRASH));
@@ -110,11 +110,11 @@ fn a_pool_does_not_give_up_while_a_worker_is_left() {
     let mut supervisor = supervisor(&house);
     house.lock().resize(&house.shared, 2).unwrap();
     supervisor.posts.resize_with(2, Post::default);
-    // Its descriptor is readable, so that a pool that gives up does not wait for it.
+    // The descriptor is readable, so that a pool that gives up does not wait for the worker.
     let readable = EventFd::from_value(1).unwrap();
     let child = Child::adopt(1 << 30, readable.into(), true);
     supervisor.posts[1].child = Some(Arc::new(child));
-    // Its own place has failed often before.
+    // The worker's own place has failed often before.
     supervisor.posts[1].weight = MOST_FAILURES;
     for _ in 0..9 {
         assert!(fails(&house, &mut supervisor, 0, &CRASH));
@@ -134,7 +134,7 @@ fn the_pause_before_the_next_start_doubles_up_to_a_second() {
         let retry = supervisor.posts[0].retry.unwrap();
         assert!(retry >= before + expected && retry <= Instant::now() + expected);
     }
-    // A worker that leaves of its own will is replaced without one, also if it never was ready.
+    // A worker that leaves of its own will is replaced without a pause, also if it was never ready.
     house.hire_unready(0);
     house.lock().let_go(0);
     assert!(supervisor.replace(0, &Death::Exit(0)));
@@ -162,7 +162,7 @@ fn what_a_dead_worker_had_goes_on_before_the_next_is_there() {
     let tasks = [house.place(1), house.place(1)];
     let begun = first.must_begin();
     let mut second = house.hire(1);
-    // The one that is left is idle and gets it at once.
+    // The worker that is left is idle and gets it at once.
     second.serve();
     house.pump();
     assert_eq!(begun.count, 1);
@@ -216,13 +216,13 @@ fn the_next_look_is_at_what_is_due_first() {
     let next = supervisor.look().unwrap().unwrap();
     let is_an_hour = |time| time <= HOUR && time > HOUR / 2;
     assert!(is_an_hour(next), "{next:?}");
-    // A place that is to have no worker has nothing to be looked at.
+    // A place that is to have no worker has nothing due.
     house.lock().resting[0] = true;
     let next = supervisor.look().unwrap().unwrap();
     assert!(is_an_hour(next / 2), "{next:?}");
     house.lock().resting[1] = true;
     assert_eq!(supervisor.look(), Some(None));
-    // Those with a worker have what is due for that.
+    // A place with a worker has what is due for that worker.
     let _peer = house.hire(0);
     let task = house.place_with(1, |task| task.limit = Some(HOUR));
     let next = supervisor.look().unwrap().unwrap();

@@ -19,7 +19,7 @@ impl Results for Nothing {
     }
 }
 
-/// A task with these items, each of which is encoded by itself.
+/// Makes a task with these items, each of which is encoded by itself.
 fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
     Task {
         function: Function {
@@ -93,7 +93,7 @@ fn a_context_that_no_task_needs_is_to_be_forgotten_once() {
     assert_eq!(retired.take(), [0; 0], "once");
     drop((copy, third));
     assert_eq!(retired.take(), [ids[1], ids[2]]);
-    // They hold no shared object whose end another process could wait for.
+    // These contexts hold no shared object whose end another process could wait for.
     let rung = wait_readable(&[alarm.as_fd()], Some(Duration::ZERO));
     assert_eq!(rung.unwrap(), None);
 }

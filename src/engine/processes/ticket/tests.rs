@@ -13,7 +13,7 @@ use crate::engine::processes::task::Function;
 use crate::error::Death;
 use crate::future::TaskFuture;
 
-/// Submits a task; and what its worker will answer.
+/// Submits a task. Returns its handle, and what its worker will answer.
 fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
     fn entry_of<F: Fn(u64) -> u64>(_: F) -> Entry {
         entry::plain::<F, u64, u64>

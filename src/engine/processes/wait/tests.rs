@@ -33,7 +33,7 @@ impl Caller {
         Self(said)
     }
 
-    /// Whether what it waited for has come.
+    /// Returns whether what the caller waited for has come.
     #[track_caller]
     fn returns(&self) -> bool {
         match self.0.recv_timeout(IN_TIME) {
@@ -213,7 +213,7 @@ fn a_leader_hears_of_an_end_that_is_to_be_told_of_a_task_that_came_after_it_slep
     house.end_background();
 }
 
-/// No caller waits, and more tasks are there than the lanes hold.
+/// No caller waits, and there are more tasks than the lanes hold.
 #[test]
 fn a_backlog_moves_on_in_the_background() {
     let house = MadeUp::new(1);

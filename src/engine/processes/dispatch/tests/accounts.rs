@@ -1,4 +1,4 @@
-//! What the books say of what has been done, and what workers are told besides their tasks.
+//! What the accounts say of what has been done, and what workers are told besides their tasks.
 
 use std::os::fd::AsFd;
 
@@ -74,7 +74,7 @@ fn what_workers_have_done_is_known_after_the_end_of_the_pool() {
     let _tasks = [house.place(3), house.place(3)];
     peers.iter_mut().for_each(Peer::serve);
     house.pump();
-    // One that runs, two behind it, and one that has been answered for in part.
+    // One batch runs, two wait behind it, and one has been answered in part.
     let queued: Vec<_> = (0..4).map(|_| house.place(2)).collect();
     let mut begun = peers[0].must_begin();
     peers[0].start(&mut begun);
@@ -86,7 +86,7 @@ fn what_workers_have_done_is_known_after_the_end_of_the_pool() {
     house.lock().end(PoolError::Closed, &TaskError::Cancelled);
     for (number, before) in before.iter().enumerate() {
         let after = stats(&house, number);
-        // Of those that were begun with, the item that was next has failed there.
+        // Of those that were begun, the item that was next has failed there.
         assert_eq!((after.pid, after.tasks), (None, before.tasks + 1));
         assert_eq!(after.failures.cancelled, 1);
         assert_eq!(after.failures.all(), 1);
@@ -110,7 +110,7 @@ fn only_what_waits_behind_other_work_counts_as_waiting() {
     peer.serve();
     house.pump();
     assert_eq!(stats(&house, 0).queue_wait, Duration::ZERO, "it was next");
-    // Two that wait in the lane, and some in the queue.
+    // Two wait in the lane, and the others in the queue.
     for _ in 0..20 {
         house.place(1);
     }
@@ -178,7 +178,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
         dispatch.workers[0].as_ref().unwrap().bytes_sent
     };
     for _ in 0..2 {
-        // Each worker in this place.
+        // Each worker in this place gets the context once.
         let mut peer = house.hire(0);
         let tasks = [(); 3].map(|()| place(&context));
         assert_eq!(sent(), (40 + LEN as u64) + 3 * 41);
@@ -203,7 +203,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
 #[test]
 fn a_worker_without_a_task_is_asked_to_ring_if_more_is_to_come_or_it_is_stalled() {
     let rings = |peer: &Peer| peer.lane.header().takes_any_bell();
-    // The rest of a message that was taken back.
+    // The rest of a message that was taken back is to come.
     let house = MadeUp::new(1);
     let peer = house.hire(0);
     let large = house.place(200_000);
@@ -211,7 +211,7 @@ fn a_worker_without_a_task_is_asked_to_ring_if_more_is_to_come_or_it_is_stalled(
     assert!(house.lock().withdraw(&house.shared, which, false));
     house.lock().ask_for_bell();
     assert!(rings(&peer), "it has read nothing of it");
-    // A worker that does not begin, and has nothing any more.
+    // The first worker does not begin with its task, and the other one gets it.
     let house = MadeUp::new(2);
     let stalled = house.hire(0);
     let _task = house.place(1);
@@ -280,7 +280,7 @@ fn the_supervisor_is_called_when_it_has_something_to_do() {
     peer.serve();
     house.pump();
     assert!(!rung(&house), "it looks at idle workers by itself");
-    // The other one rests, and is called back.
+    // The other worker rests, and is called back.
     house.lock().resting[1] = true;
     for _ in 0..2 {
         house.place(1);

@@ -51,7 +51,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Gives a chunk out; what of the input was taken, and whether that was its end.
+/// Gives a chunk out. Returns what of the input was taken, and whether that was its end.
 fn give(
     house: &MadeUp,
     limits: Limits,
@@ -85,7 +85,7 @@ fn unsent(at: usize) -> Result<u64, TaskError> {
     })
 }
 
-/// The result of an item, by its number at the worker.
+/// Returns the result of an item, by its number at the worker.
 #[allow(clippy::unnecessary_wraps, reason = "beside those that cannot be sent")]
 fn sent(number: u64) -> Result<u64, TaskError> {
     Ok(CODE << 32 | number)
@@ -97,7 +97,7 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
     let mut peer = house.hire(0);
     let mut items = [Bad, Bad, Good, Good, Bad, Good, Bad].into_iter();
     let (given, taken, has_ended) = give(&house, limits(), &mut items, ALL);
-    // The worker counts without those that it is not sent, so the rest goes in another chunk.
+    // The worker counts without the items that it is not sent, so the rest goes into another chunk.
     assert_eq!((taken, has_ended), (5, false));
     let chunk = under_way(given);
     {
@@ -119,7 +119,7 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
     assert_eq!(chunk.result().unwrap(), [sent(0), unsent(1)]);
     let (given, taken, has_ended) = give(&house, limits(), &mut items, ALL);
     assert_eq!((taken, has_ended, outcomes(given)), (0, true, Vec::new()));
-    // Of a chunk of which nothing could be sent, no worker hears.
+    // No worker hears of a chunk of which nothing could be sent.
     let (given, taken, _) = give(&house, limits(), &mut [Bad; 3].into_iter(), (2, usize::MAX));
     assert_eq!((taken, outcomes(given)), (2, vec![unsent(0), unsent(1)]));
     house.assert_at_rest();
@@ -219,7 +219,7 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
     let (given, taken, _) = give(&house, limits(), &mut items, ALL);
     assert_eq!((taken, outcomes(given)), (3, vec![Err(closed); 3]));
     house.lock().state = State::Open;
-    // What may take no time is over its limit before it starts.
+    // A task that may take no time is over its limit before it starts.
     let limit = Duration::ZERO;
     let limits = Limits {
         timeout: Some(limit),

@@ -10,14 +10,14 @@ use crate::lane::message::Fault;
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "all combinations are tried")]
 struct Reached {
-    /// Tasks that it has ended, of three with four items each.
+    /// The number of tasks that the worker has ended, of three with four items each.
     ended: usize,
-    /// Whether it has begun with the next, how many of its items it has answered for, and whether
-    /// it has started one more.
+    /// Whether the worker has begun with the next one, how many of its items it has answered, and
+    /// whether it has started one more.
     begun: bool,
     answered: u32,
     started: bool,
-    /// Whether it has published those answers.
+    /// Whether the worker has published those answers.
     is_published: bool,
     /// Whether the parent has taken what is published before the death.
     is_taken: bool,
@@ -117,7 +117,7 @@ fn retries_are_counted_for_each_item_anew() {
         if succeeds {
             peer.answer(&begun);
         }
-        // One that dies before it starts an item uses up no try.
+        // A worker that dies before it starts an item uses up no attempt.
         house.reclaim(0, &segfault());
         if !task.has_ended() {
             let mut idler = house.hire(0);
@@ -156,7 +156,7 @@ fn sixteen_false_starts_in_a_row_fail_an_item_and_a_success_resets_the_count() {
     for _ in 0..15 {
         false_start();
     }
-    // Item 0 succeeds. Before item 1, as many as may be once more.
+    // Item 0 succeeds. Before item 1, as many false starts may happen again.
     let mut peer = house.hire(0);
     let mut begun = peer.must_begin();
     peer.run(&mut begun, 1);
@@ -166,10 +166,10 @@ fn sixteen_false_starts_in_a_row_fail_an_item_and_a_success_resets_the_count() {
         false_start();
     }
     assert_eq!(task.answered(), 1, "too early");
-    // That worker was at item 1 too when it died, and had not started it.
+    // That worker too was at item 1 when it died, and had not started it.
     let last = false_start();
     assert_eq!(task.answered(), 2, "item 1 has failed");
-    // Item 2 has its own count, and so has the task that lay behind all the time.
+    // Item 2 has its own count, and so has the task that was behind it all the time.
     for _ in 0..15 {
         false_start();
     }
@@ -196,7 +196,7 @@ fn a_worker_that_was_not_ready_makes_no_false_start() {
 fn what_a_dead_worker_had_not_begun_comes_first_and_in_order() {
     let house = MadeUp::new(1);
     let mut first = house.hire(0);
-    // More than a lane takes: some wait in the queue.
+    // These are more than a lane takes: some wait in the queue.
     let tasks: Vec<_> = (0..20).map(|_| house.place(2)).collect();
     let mut begun = first.must_begin();
     first.run(&mut begun, 1);
@@ -227,7 +227,7 @@ fn nothing_is_read_from_a_worker_whose_lane_is_spoilt() {
     mad.publish();
     house.pump();
     assert_eq!(task.answered(), 1);
-    // An answer for a task that it does not have, then answers that look right.
+    // An answer comes for a task that the worker does not have, then answers that look right.
     mad.responses.begin(77, 0);
     mad.fault(&Fault::ArgumentDecode("of no task".to_owned()));
     mad.responses.begin(1, 1);
@@ -252,7 +252,7 @@ fn nothing_is_read_from_a_worker_whose_lane_is_spoilt() {
         assert!(matches!(cause, Death::Corrupted(_)), "{cause:?}");
     };
     corrupted(&task.failures(), 1);
-    // Begun with and perhaps run: it counts as started.
+    // The worker had begun with this one, and may have run it: it counts as started.
     corrupted(&begun_too.failures(), 0);
     assert_eq!(behind.failures(), []);
     assert_eq!(house.runs(&behind, 0), 1);
@@ -397,7 +397,7 @@ fn the_end_of_a_pool_fails_what_is_open_once_and_tells_those_who_wait() {
 fn an_idle_worker_that_dies_is_given_nothing() {
     let house = MadeUp::new(2);
     let (_dead, mut other) = (house.hire(0), house.hire(1));
-    // The one that was idle last is the first choice.
+    // The worker that was idle last is the first choice.
     house.lock().idle = vec![1, 0];
     house.reclaim(0, &killed());
     assert_eq!(house.lock().idle, [1]);

@@ -30,7 +30,7 @@ fn a_worker_that_runs_dry_gets_what_waits_behind_others() {
     busy.start(&mut begun);
     let mut other = house.hire(1);
     house.pump();
-    // The last one first.
+    // The last one is taken back first.
     let got = other.must_begin();
     assert_eq!(got.code, tasks[3].function.code);
     other.finish(got);
@@ -49,7 +49,7 @@ fn a_worker_that_runs_dry_gets_what_waits_behind_others() {
     }
 }
 
-/// More than a ring of requests holds.
+/// More items than a ring of requests holds.
 const LARGE: u32 = 200_000;
 
 #[test]
@@ -66,7 +66,7 @@ fn a_message_that_was_taken_back_half_way_out_is_passed_over() {
     });
     let mut begun = busy.must_begin();
     busy.start(&mut begun);
-    // Behind the large one, and not in the lane yet.
+    // This one waits behind the large one, and is not in the lane yet.
     let last = house.place(1);
     assert!(house.lock().has_backlog());
     let mut other = house.hire(1);
@@ -100,7 +100,7 @@ fn a_large_argument_goes_on_as_the_worker_reads() {
         house.pump();
         begun.is_some()
     });
-    // Not all of it at once: the answers fill their ring.
+    // The worker does not run all of it at once: the answers fill their ring.
     let mut begun = begun.unwrap();
     assert_eq!(begun.count, LARGE);
     for _ in 0..LARGE / 1_000 {
@@ -143,7 +143,7 @@ fn a_worker_takes_no_more_items_than_its_limit_of_tasks() {
     assert!(first.lane.header().must_stop());
     house.reclaim(0, &Death::Exit(0));
     let mut second = house.hire(0);
-    // The rest of the second task before the third.
+    // The rest of the second task comes before the third.
     let begun = second.must_begin();
     assert_eq!(
         (begun.code, begun.first, begun.count),
@@ -171,7 +171,7 @@ fn what_is_taken_back_does_not_count_for_the_limit_of_tasks() {
     assert_eq!(house.in_flight(0), 1);
     busy.finish(begun);
     house.pump();
-    // It has run two items, and may run seven more; the other has run six.
+    // The busy worker has run two items, and may run seven more. The other one has run six.
     house.lock().let_go(1);
     let more = house.place(8);
     let begun = busy.must_begin();
@@ -230,7 +230,7 @@ fn a_worker_is_asked_to_ring_for_what_is_awaited_or_when_it_runs_low() {
     let rings = |peer: &Peer, number| peer.lane.header().takes_bell(number);
     house.lock().ask_for_bell();
     assert!(!rings(&peer, 9), "it has nothing to ring for");
-    // Five tasks, of which the second is awaited.
+    // There are five tasks, and a caller waits for the second.
     for nth in 0..5 {
         house.place_with(1, |task| task.results.is_awaited = nth == 1);
     }
@@ -242,7 +242,7 @@ fn a_worker_is_asked_to_ring_for_what_is_awaited_or_when_it_runs_low() {
         peer.finish(begun);
     }
     house.pump();
-    // Of three, it rings when two are left, so that more can be given to it.
+    // Of three tasks, the worker rings when two are left, so that it can be given more.
     house.lock().ask_for_bell();
     assert!(!rings(&peer, 3));
     assert!(rings(&peer, 4));

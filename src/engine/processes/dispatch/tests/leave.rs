@@ -28,7 +28,7 @@ fn a_worker_rests_after_its_idle_time_and_comes_back_for_work() {
     }
     assert!(peers[1 - busy].lane.header().must_stop());
     assert!(!peers[busy].lane.header().must_stop());
-    // Its time begins anew when it has ended its task.
+    // The worker's time begins anew when it has ended its task.
     let [one, other] = peers;
     let mut peer = if busy == 0 { one } else { other };
     peer.serve();
@@ -107,7 +107,7 @@ fn a_worker_that_does_not_come_up_is_killed_and_its_tasks_go_elsewhere() {
         Some(SECOND)
     );
     assert_eq!(house.kill_reason(0), None);
-    // One that is up may take as long as it likes.
+    // A worker that is up may take as long as it likes.
     slow.lane.header().set_up();
     assert_eq!(end_lingering(since + nanoseconds(99 * SECOND)), None);
     assert_eq!(house.kill_reason(0), None);
@@ -147,7 +147,7 @@ fn a_smaller_pool_lets_workers_go_after_their_work() {
             .chain([&last])
             .all(|task| task.failures().is_empty())
     );
-    // Larger again, with those that left gone.
+    // The pool becomes larger again, after the workers that left have gone.
     house.reclaim(1, &Death::Exit(0));
     house.reclaim(2, &Death::Exit(0));
     house.lock().resize(&house.shared, 4).unwrap();

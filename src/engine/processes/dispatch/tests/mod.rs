@@ -1,5 +1,5 @@
-//! The books, with made-up lanes ([`made_up`](super::made_up)). No process is started, and no test
-//! sleeps: the moment of a look is passed in.
+//! Tests of the dispatch with made-up lanes ([`made_up`](super::made_up)). No process is started,
+//! and no test sleeps: the moment of a look is passed in.
 
 mod accounts;
 mod chunks;
@@ -22,7 +22,7 @@ fn killed() -> Death {
     Death::Signal(9)
 }
 
-/// The error of an item at which `peer` died.
+/// Returns the error of an item at which `peer` died.
 fn died(peer: &Peer, cause: &Death, attempts: u32) -> TaskError {
     TaskError::WorkerDied {
         index: None,

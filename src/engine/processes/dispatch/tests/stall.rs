@@ -6,7 +6,7 @@ use crate::os::clock;
 
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// A look at the lanes at the times given, counted from now on.
+/// Looks at the lanes at the times given, counted from now on.
 fn watch(house: &MadeUp, now: u64, millis: impl IntoIterator<Item = u32>) {
     for after in millis {
         let at = now + nanoseconds(after * MOMENT);
@@ -25,7 +25,7 @@ fn what_a_stalled_worker_has_not_begun_goes_to_one_that_is_idle() {
     let mut stalled = house.hire(0);
     let tasks = [2, 2, 2].map(|count| house.place(count));
     let mut other = house.hire(1);
-    // The first two are left to the one that stalls; the third goes to the idle one at once.
+    // The first two are left to the worker that stalls. The third goes to the idle one at once.
     house.pump();
     other.serve();
     house.pump();
@@ -39,7 +39,7 @@ fn what_a_stalled_worker_has_not_begun_goes_to_one_that_is_idle() {
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 1));
     other.serve();
     house.pump();
-    // It goes on, and has nothing to do.
+    // The stalled worker goes on, and has nothing to do.
     assert_eq!(stalled.begin(), None);
     house.pump();
     assert!(!is_stalled(&house, 0));
@@ -78,7 +78,7 @@ fn a_parent_that_was_stopped_itself_finds_no_worker_stalled() {
     house.hire(1);
     let now = clock::now();
     watch(&house, now, [0, 10]);
-    // Nothing was seen for long.
+    // The supervisor has not looked for long.
     watch(&house, now, [5_000]);
     assert!(!is_stalled(&house, 0));
     watch(&house, now, [5_010, 5_021]);
@@ -113,13 +113,13 @@ fn a_stalled_worker_is_the_last_choice_until_it_goes_on() {
     let now = clock::now();
     watch(&house, now, [0, 10, 21]);
     assert!(is_stalled(&house, 0));
-    // It has nothing, and is given nothing while the other one can take more.
+    // The stalled worker has nothing, and is given nothing while the other one can take more.
     let tasks: Vec<_> = (0..15).map(|_| house.place(1)).collect();
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 16));
     other.serve();
     house.pump();
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 0));
-    // It goes on, and is as good as the other.
+    // The stalled worker goes on, and is as good as the other.
     assert_eq!(stalled.begin(), None);
     house.pump();
     let more = [house.place(1), house.place(1)];
@@ -138,7 +138,7 @@ fn a_stalled_worker_is_the_last_choice_until_it_goes_on() {
 fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
     let house = MadeUp::new(2);
     let (mut stalled, mut busy) = (house.hire(0), house.hire(1));
-    // The one that was idle last is taken first.
+    // The worker that was idle last is taken first.
     let (long, waiting) = (house.place(1), house.place(1));
     let mut begun = busy.must_begin();
     busy.start(&mut begun);
@@ -148,13 +148,13 @@ fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
     assert_eq!(house.in_flight(0), 1, "no other worker is idle");
     busy.answer(&begun);
     busy.responses.end();
-    // No look of the supervisor's: this is any caller that waits.
+    // The supervisor does not look here: any caller that waits does this.
     house.pump();
     assert_eq!((house.in_flight(0), house.in_flight(1)), (0, 1));
     busy.serve();
     house.pump();
     assert_eq!(long.failures().len() + waiting.failures().len(), 0);
-    // It dies before it has gone on.
+    // The stalled worker dies before it has gone on.
     house.reclaim(0, &killed());
     assert_eq!(stalled.begin(), None);
     house.assert_at_rest();

@@ -28,13 +28,13 @@ fn stop_overdue(house: &MadeUp, now: u64) -> Option<Duration> {
     house.lock().stop_overdue(now)
 }
 
-/// When the item that runs was started, by its worker's word.
+/// Returns when the item that runs was started, as its worker says.
 fn started_at(peer: &Peer) -> u64 {
     let header = peer.lane.header();
     header.started_at(header.progress()).unwrap()
 }
 
-/// What a supervisor does that comes by every 10 ms until then.
+/// Looks as a supervisor does that looks every 10 ms until then.
 fn look_until(house: &MadeUp, mut from: u64, to: u64) {
     loop {
         let mut dispatch = house.lock();
@@ -91,7 +91,8 @@ fn each_item_has_its_limit_from_its_own_start() {
     let start = started_at(&peer);
     let left = stop_overdue(&house, start + nanoseconds(400 * MOMENT));
     assert_eq!(left, Some(600 * MOMENT), "the next look is at its limit");
-    // It is over in time, and the next one has not run for as long, whatever the parent has seen.
+    // The item ends in time, and the next one has not run for as long, whatever the parent has
+    // seen.
     peer.answer(&begun);
     peer.start(&mut begun);
     let start = start + nanoseconds(900 * MOMENT);
@@ -131,7 +132,7 @@ fn a_worker_that_lies_about_the_start_gains_no_time() {
     );
 }
 
-/// A worker that is being killed for item 1 of its task, and what it does before it dies.
+/// Has a worker killed for item 1 of its task, after it has done `before_it_dies`.
 fn stopped_at_item_1(before_it_dies: impl FnOnce(&mut Peer, &mut Begun)) -> [MadeUpTask; 2] {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
@@ -156,22 +157,22 @@ type MadeUpTask = (Vec<(u32, TaskError)>, Vec<u32>);
 #[test]
 fn what_a_stopped_item_still_does_before_its_worker_dies_counts() {
     let over = (1, timed_out(SECOND));
-    // Nothing.
+    // It does nothing more.
     let [task, behind] = stopped_at_item_1(|_, _| {});
     assert_eq!(task, (vec![over], vec![1; 4]));
     assert_eq!(behind, (vec![], vec![1; 2]));
-    // It ends in this moment: its result counts.
+    // The item ends in this moment: its result counts.
     let [task, behind] = stopped_at_item_1(|peer, begun| peer.answer(begun));
     assert_eq!(task, (vec![], vec![1; 4]));
     assert_eq!(behind, (vec![], vec![1; 2]));
-    // And the next one has started: it is not to blame, and runs again.
+    // The next item has started too. It is not to blame, and runs again.
     let [task, behind] = stopped_at_item_1(|peer, begun| {
         peer.answer(begun);
         peer.start(begun);
     });
     assert_eq!(task, (vec![], vec![1, 1, 2, 1]));
     assert_eq!(behind, (vec![], vec![1; 2]));
-    // The whole task ends, and the one behind it has started.
+    // The whole task ends, and the task behind it has started.
     let [task, behind] = stopped_at_item_1(|peer, begun| {
         peer.answer(begun);
         peer.run(begun, 2);
@@ -207,7 +208,7 @@ fn a_limit_is_kept_between_two_items_and_names_the_next() {
     let mut begun = peer.must_begin();
     peer.run(&mut begun, 1);
     let now = clock::now();
-    // The parent has taken none of its answers.
+    // The parent has taken none of the worker's answers.
     look_until(&house, now, now + nanoseconds(3 * SECOND));
     assert!(house.kill_reason(0).is_some());
     house.reclaim(0, &killed());
@@ -263,7 +264,7 @@ fn a_worker_that_is_being_killed_gets_nothing_more() {
     assert!(house.lock().kill(first.address()));
     house.place(1);
     assert_eq!(house.in_flight(0), 1);
-    // Also when it has ended its task in the last moment.
+    // This holds also when the worker has ended its task in the last moment.
     peer.answer(&begun);
     peer.responses.end();
     house.pump();
@@ -282,7 +283,7 @@ fn a_task_is_withdrawn_unless_a_worker_has_begun_with_it() {
         let which = (task.address(), task.count);
         let is_withdrawn = house.lock().withdraw(&house.shared, which, false);
         if is_withdrawn {
-            // As its handle does.
+            // The task's handle does the same.
             task.results.is_cancelled.store(true, Ordering::SeqCst);
         }
         is_withdrawn
@@ -291,7 +292,7 @@ fn a_task_is_withdrawn_unless_a_worker_has_begun_with_it() {
     assert!(!withdraw(&tasks[0]), "it is running");
     assert!(house.lock().is_running(tasks[0].address()));
     assert!(!house.lock().is_running(tasks[3].address()));
-    // One from the lane, and one from the queue.
+    // One task is in the lane, and one in the queue.
     assert!(withdraw(&tasks[3]) && withdraw(&tasks[18]));
     peer.finish(begun);
     house.finish(&mut [&mut peer]);
@@ -391,7 +392,7 @@ fn the_task_at_an_address_is_the_one_that_is_meant() {
     assert!(house.kill_reason(1).is_some());
 }
 
-/// Takes what is in the lanes; fails if that does not end.
+/// Takes what is in the lanes. Fails if that does not end.
 fn pump_in_time(house: &MadeUp) {
     let (shared, (done, is_done)) = (house.shared.clone(), channel());
     thread::spawn(move || {
@@ -414,7 +415,7 @@ fn what_was_found_out_first_stays_the_reason_of_a_kill() {
         !house.lock().kill(task.address()),
         "it is being killed already"
     );
-    // In its last moment it writes nonsense, which is not read again and again.
+    // In its last moment the worker writes nonsense, which is not read again and again.
     peer.responses.begin(9, 9);
     peer.responses.end();
     pump_in_time(&house);
