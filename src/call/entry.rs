@@ -14,7 +14,7 @@ use crate::memory::wire;
 use crate::os::fork::COPY_RETURNED;
 use crate::{codec, panic};
 
-/// A function that runs one chunk of a task. Its number comes from [`crate::code`].
+/// A function that runs one chunk of a task. Its number comes from [`code`].
 pub(crate) type Entry = fn(&mut Chunk<'_>);
 
 /// A number of items of one task, as the worker got them.

@@ -64,7 +64,7 @@ struct State {
 }
 
 /// The threads of this process. Not a lock of `parking_lot`, and each process has its own: a forked
-/// child gets a copy of the parent's, which a thread may have locked that the child does not have.
+/// child gets a copy of the parent's, which may be locked by a thread that the child does not have.
 #[cfg(target_os = "linux")]
 static THREADS: PerProcess<Threads> = PerProcess::new(Threads::new());
 #[cfg(not(target_os = "linux"))]

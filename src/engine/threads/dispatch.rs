@@ -99,7 +99,7 @@ impl Dispatch {
         fence(Ordering::SeqCst);
         let counters = self.idle.counters();
         let is_left = match counters.asleep() {
-            // No worker sleeps: each will look into the queue before it does.
+            // No worker sleeps: each will look into the queue before it falls asleep.
             0 => true,
             // All workers sleep: one must be woken.
             asleep if asleep == self.workers() => false,
