@@ -1,8 +1,8 @@
-//! What runs before `main` in every process of every program that holds this crate.
+//! The code that runs before `main` in every process of every program that holds this crate.
 //!
-//! With the `worker-hook` feature a constructor ([`HOOK`]) finds out whether the process was launched
-//! in a role, and then never returns. So no program needs a line of its own for it, and no launched
-//! process runs `main`.
+//! With the `worker-hook` feature a constructor ([`HOOK`]) finds out whether the process was
+//! launched in a role. If it was, the constructor runs the role and never returns. So a program
+//! needs no line of its own for it, and a launched process does not run `main`.
 
 use crate::engine::{FORK_SERVER, WORKER};
 use crate::process::{CHILD, launch};
@@ -20,8 +20,8 @@ static HOOK: extern "C" fn() = {
     hook
 };
 
-/// Takes the role that this process was launched in, and does not return; returns if it was not
-/// launched.
+/// Takes the role that this process was launched in, and then does not return. Returns if the
+/// process was not launched in a role.
 pub(crate) fn take_role() {
     launch::take_role(&[WORKER, FORK_SERVER, CHILD]);
 }

@@ -1,9 +1,10 @@
-//! `manyhands`: all the cores of one Linux machine, by threads or by processes, behind one face.
+//! `manyhands`: all the cores of one Linux machine, by threads or by processes, with one interface.
 //!
-//! A [`Pool`] runs a function on many items ([`Pool::map`]) or one task at a time ([`Pool::submit`]) on one of four
-//! [`engine`]s. Threads are cheapest. Processes cost about as much to call, and stand for themselves: a task that
-//! crashes, calls `exit` or is killed costs exactly that one task, which fails with an error that says how; the worker
-//! is replaced and every other task gets its result.
+//! A [`Pool`] runs a function on many items ([`Pool::map`]) or one task at a time
+//! ([`Pool::submit`]) on one of four [`engine`]s. Threads are cheapest. Processes cost about as
+//! much to call, and are independent of each other: a task that crashes, calls `exit` or is killed
+//! costs exactly that one task. It fails with an error that says how the worker ended. The pool
+//! replaces the worker, and every other task gets its result.
 //!
 //! ```
 //! use manyhands::prelude::*;
@@ -24,28 +25,33 @@
 //!
 //! Where to read on:
 //!
-//! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] the handle of a submitted task; [`wait`] and
-//!   [`as_completed`] deal with many of them.
-//! - [`Processes::builder`] has what can be said about worker processes: limits on time and memory, initialisers, how they
-//!   are started, how long they stay.
-//! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is for functions that
-//!   must take something along into another process.
+//! - [`Pool`] has the calls, [`Call`] their options, [`TaskFuture`] is the handle of a submitted
+//!   task; [`wait`] and [`as_completed`] deal with many of them.
+//! - [`Processes::builder`] has the options of worker processes: limits on time and memory,
+//!   initialisers, how they are started, how long they stay.
+//! - [`engine`] compares the engines and says what each lets a function capture; [`closure!`] is
+//!   for functions that must take values along into another process.
 //! - [`available_workers`] and [`physical_cores`] say how many workers make sense here.
-//! - [`Process`] is one child process that runs one function; [`process`] says how it lives and ends.
+//! - [`Process`] is one child process that runs one function; [`process`] says how it lives and
+//!   ends.
 //! - [`thread`] has a semaphore, an event and a barrier for programs that only use threads.
-//! - [`shm`] says how processes share objects, and which values can be shared in place; [`SharedValue`] is one value.
+//! - [`shm`] says how processes share objects, and which values can be shared in place;
+//!   [`SharedValue`] is one value.
 //! - [`SharedMemory`] is memory with a name, for programs that are not related.
-//! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is killed blocks nobody.
-//! - [`SharedArray`] is an array that processes read and write in place; [`Pool::for_each_chunk`] gives each worker its part.
-//! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and processes; [`queue`] says what
-//!   becomes of them when a participant is killed.
-//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools; [`ShareError`] with shared objects,
-//!   [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory that has a name. Queues have
-//!   [`PushError`](queue::PushError), [`PopError`](queue::PopError) and [`JoinError`](queue::JoinError), locks
-//!   [`PoisonError`](sync::PoisonError), [`TryLockError`](sync::TryLockError) and
-//!   [`BrokenBarrier`](sync::BrokenBarrier).
-//! - `docs/design/` in the repository has the decisions, with what was measured, and the failure model: for each step
-//!   of a task's way, who may be killed there and what the caller sees.
+//! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is
+//!   killed does not block the others.
+//! - [`SharedArray`] is an array that processes read and write in place; [`Pool::for_each_chunk`]
+//!   gives each worker its part.
+//! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and
+//!   processes; [`queue`] says what becomes of them when a participant is killed.
+//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools; [`ShareError`]
+//!   with shared objects, [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory
+//!   that has a name. Queues have [`PushError`](queue::PushError), [`PopError`](queue::PopError)
+//!   and [`JoinError`](queue::JoinError), locks [`PoisonError`](sync::PoisonError),
+//!   [`TryLockError`](sync::TryLockError) and [`BrokenBarrier`](sync::BrokenBarrier).
+//! - `docs/design/` in the repository has the decisions, with what was measured, and the failure
+//!   model: for each step of a task's way, which process may be killed there and what the caller
+//!   sees.
 
 #![deny(unsafe_code)]
 
@@ -119,12 +125,12 @@ pub use shm::{
     SharedMemory, SharedMemoryError, SharedValue, TileMut, Writing,
 };
 
-/// The crate `bytemuck`, for its traits: `Pod` is what the elements and values of shared objects implement. See
-/// [`shm`](crate::shm#which-values-can-be-shared).
+/// The crate `bytemuck`, for its traits: the elements and values of shared objects implement `Pod`.
+/// See [`shm`](crate::shm#which-values-can-be-shared).
 #[cfg(target_os = "linux")]
 pub use bytemuck;
 
-/// What most programs need: `use manyhands::prelude::*;`.
+/// The names that most programs need: `use manyhands::prelude::*;`.
 ///
 /// # Examples
 ///
@@ -150,10 +156,11 @@ pub mod prelude {
     pub use crate::process::Process;
 }
 
-/// Runs the worker loop, and does not return, if this process was started as a worker; otherwise does nothing.
+/// Runs the worker loop, and does not return, if this process was started as a worker. Otherwise
+/// does nothing.
 ///
-/// Only for programs built without the `worker-hook` feature, as the first statement of `main`: with it, which is the
-/// default, workers never reach `main`.
+/// Only programs built without the `worker-hook` feature need it, as the first statement of `main`.
+/// With the feature, which is the default, workers never reach `main`.
 ///
 /// # Examples
 ///
@@ -166,7 +173,7 @@ pub fn init() {
     hook::take_role();
 }
 
-/// What the fuzz targets in `fuzz/` call.
+/// The functions that the fuzz targets in `fuzz/` call.
 #[cfg(all(fuzzing, target_os = "linux"))]
 #[doc(hidden)]
 pub mod fuzzing {
@@ -179,7 +186,7 @@ pub mod __private {
     pub use crate::call::closure::{bind, bind_chunks, bind_zipped};
 }
 
-/// The README's code is tested with the rest.
+/// The README, so that its code is tested with the rest.
 #[cfg(all(doctest, target_os = "linux"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,8 +1,8 @@
 //! [`wait_ready`]: one wait for many things.
 //!
-//! Each queue has a word for those who wait for it among others, and the kernel sleeps on many words at once.
-//! Processes are not words but descriptors: if there are any, a thread polls them for as long as the wait lasts, and
-//! changes one more word.
+//! Each queue has a futex word for the threads that wait for it among other things, and the kernel
+//! can sleep on many words at once. A process is not a word but a descriptor: if there are any
+//! processes, a thread polls their descriptors until the wait ends, and changes one more word.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,14 +21,15 @@ use crate::process::Process;
 use crate::queue::{Connection, Handle, PriorityQueue, Queue, Receiver, Stack};
 use crate::sync::Event;
 
-/// The longest sleep without a look around.
+/// The longest sleep before the waiting thread polls for the dead.
 const SLICE: Duration = slice(Duration::from_millis(100));
 
-/// The same where the kernel cannot sleep on many words.
+/// The same, where the kernel cannot sleep on many words.
 const SHORT_SLICE: Duration = Duration::from_millis(1);
 
-/// What [`wait_ready`] can wait for: [`Queue`], [`Receiver`], [`Connection`], [`PriorityQueue`] and [`Stack`], which
-/// are ready when `try_pop` would not say `Empty`; [`Event`], which is while it is set; and [`Process`], which is when it has ended.
+/// An object that [`wait_ready`] can wait for. A [`Queue`], [`Receiver`], [`Connection`],
+/// [`PriorityQueue`] or [`Stack`] is ready when `try_pop` would not say `Empty`. An [`Event`] is
+/// ready while it is set. A [`Process`] is ready when it has ended.
 ///
 /// The trait is sealed.
 ///
@@ -49,19 +50,20 @@ pub trait Waitable: Sealed + Sync {}
 pub(crate) mod sealed {
     use super::{BorrowedFd, Instant, Waiters};
 
-    /// What wakes those who wait.
+    /// The source of the signal that wakes a thread that waits for the object.
     pub(crate) enum Waker<'a> {
-        /// Its notifications.
+        /// The notifications of its wait list.
         Waiters(&'a Waiters),
-        /// It is readable.
+        /// A descriptor that becomes readable.
         Descriptor(BorrowedFd<'a>),
     }
 
     pub struct Source<'a>(pub(super) Waker<'a>);
 
     pub trait Sealed {
-        /// Sees to it that the other two do not wait: in a forked child, whose first use of an
-        /// object takes the ledger. Whether that was possible.
+        /// Makes sure that `is_ready` and `source` do not wait. They could in a forked child, whose
+        /// first use of an object takes the ledger's lock. Returns whether that was possible before
+        /// `deadline`.
         fn reach(&self, deadline: Option<Instant>) -> bool;
         fn is_ready(&self) -> bool;
         fn source(&self) -> Source<'_>;
@@ -128,17 +130,18 @@ impl Sealed for Process {
     }
 }
 
-/// Waits until at least one of these is ready, and gives the places of all that are, in ascending order. With a
-/// timeout, also when that is over; then the answer is empty.
+/// Waits until at least one of these is ready, and returns the indices of all that are ready, in
+/// ascending order. With a timeout, also returns when that is over; then the answer is empty.
 ///
-/// Nothing is taken out: of several who wait for one queue, all are told of an item, and one of them gets it. So
-/// follow up with `try_pop`. An event that is set and cleared again at once may be missed here, other than in
-/// [`Event::wait`].
+/// Nothing is taken out of a queue: if several threads wait for one queue, all are told of an item,
+/// and one of them gets it. So follow up with `try_pop`. An event that is set and cleared again at
+/// once may be missed here, unlike in [`Event::wait`].
 ///
-/// For tasks alone there is [`wait`](crate::wait). Among other things they can be waited for by an event that
-/// [`TaskFuture::on_done`](crate::TaskFuture::on_done) sets, as in the second example.
+/// For tasks alone there is [`wait`](crate::wait). To wait for a task among other things, let
+/// [`TaskFuture::on_done`](crate::TaskFuture::on_done) set an event and wait for that, as in the
+/// second example.
 ///
-/// With nothing to wait for it returns at once, whatever the timeout.
+/// If there is nothing to wait for, it returns at once, whatever the timeout.
 ///
 /// # Examples
 ///
@@ -198,6 +201,8 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
     let bell = Bell::default();
     with_poller(&descriptors, &bell, || {
         loop {
+            // The bell's count and the wait tokens are read before the last look at the objects: a
+            // change after that look makes the sleep below return at once.
             let rung = bell.rung.load(Ordering::Acquire);
             let tickets: Vec<_> = waiters.iter().map(|waiters| waiters.ticket()).collect();
             let now = ready();
@@ -222,15 +227,16 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
     })
 }
 
-/// What the thread that polls changes.
+/// The word that the polling thread changes.
 #[derive(Default)]
 struct Bell {
     rung: AtomicU32,
-    /// There is no such thread.
+    /// Whether there is no polling thread: then the waiting thread looks every millisecond.
     is_deaf: AtomicBool,
 }
 
-/// Runs `then` while another thread polls the descriptors, if there are any.
+/// Runs `then` while another thread polls the descriptors. Without descriptors no thread is
+/// started.
 fn with_poller<R>(descriptors: &[BorrowedFd<'_>], bell: &Bell, then: impl FnOnce() -> R) -> R {
     if descriptors.is_empty() {
         return then();
@@ -247,7 +253,7 @@ fn with_poller<R>(descriptors: &[BorrowedFd<'_>], bell: &Bell, then: impl FnOnce
             let alarm = std::iter::once(alarm.as_fd());
             let all: Vec<_> = descriptors.iter().copied().chain(alarm).collect();
             match wait_readable(&all, None) {
-                // The wait is over.
+                // The alarm has rung: the wait is over.
                 Ok(Some(index)) if index == descriptors.len() => return,
                 Ok(_) => {}
                 Err(error) => deafen(bell, &error),
@@ -260,7 +266,7 @@ fn with_poller<R>(descriptors: &[BorrowedFd<'_>], bell: &Bell, then: impl FnOnce
         if let Err(error) = poller {
             deafen(bell, &error);
         }
-        // Also when something panics, the thread is to end.
+        // Rings the alarm also when `then` panics, so that the polling thread ends.
         let _ringing = Ringing(&alarm);
         then()
     })

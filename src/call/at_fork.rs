@@ -1,4 +1,5 @@
-//! [`at_fork_child`]: what runs in each child that this crate forks, before any code of a task.
+//! [`at_fork_child`]: registers what runs in each child that this crate forks, before any code of a
+//! task.
 
 use std::mem::{needs_drop, size_of};
 use std::ptr;
@@ -10,7 +11,7 @@ use crate::panic::{self, Caught};
 
 struct Node {
     hook: Box<dyn Fn() + Send + Sync>,
-    /// The number of a hook that captures nothing, by which a fork server makes it again.
+    /// The number of a hook that captures nothing, by which a fork server reconstructs it.
     code: Option<u64>,
     /// The hook registered before this one.
     before: Option<&'static Node>,
@@ -24,7 +25,7 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// of a task.
 ///
 /// A forked child starts as a copy of its parent: what the parent has read ahead, counted or
-/// remembered, all of its children have too. Random number generators are the worst of it, because
+/// remembered, all of its children have too. Random number generators are the worst case, because
 /// nothing fails: each child draws the same numbers. The page of
 /// [`Forked`](crate::Forked#what-a-child-has-twice) lists what else is duplicated. A hook brings
 /// such state in order.
@@ -33,13 +34,13 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 ///
 /// - in the children of [`Forked`](crate::Forked), before their first item;
 /// - in the workers of [`StartMethod::Fork`](crate::StartMethod::Fork) and
-///   [`ForkServer`](crate::StartMethod::ForkServer), those that take the place of dead ones too,
-///   before the initialiser. They do not run in the process that forks the workers.
+///   [`ForkServer`](crate::StartMethod::ForkServer), also in those that replace dead ones, before
+///   the initialiser. They do not run in the process that forks the workers.
 ///
 /// They do not run in workers of [`StartMethod::Spawn`](crate::StartMethod::Spawn) or in a
-/// [`Process`](crate::Process), which begin anew and duplicate nothing, nor in children that the
-/// program or a library forks by itself: such a child may only call what a signal handler may,
-/// until it calls `exec`.
+/// [`Process`](crate::Process), which begin anew and duplicate nothing. They also do not run in
+/// children that the program or a library forks by itself: such a child may only call what a signal
+/// handler may, until it calls `exec`.
 ///
 /// # Which hooks a child has
 ///
@@ -48,15 +49,15 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// [`StartMethod::Fork`](crate::StartMethod::Fork) it has all hooks registered by then. With
 /// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer) it is the executable, started again:
 /// it has those hooks that capture nothing, and those that
-/// [`preload`](crate::engine::ProcessesBuilder::preload) registers. One that captures nothing and
-/// is registered by both, the program and `preload`, runs twice in the workers. A hook that a hook
-/// registers runs in the children of that child.
+/// [`preload`](crate::engine::ProcessesBuilder::preload) registers. A hook that captures nothing
+/// and is registered by both the program and `preload` runs twice in the workers. A hook that a
+/// hook registers runs in the children of that child.
 ///
 /// # Panics
 ///
-/// Never. A hook that panics ends its child's work before it has begun: the panic is the error of
-/// the items that the child of a [`Forked`](crate::Forked) pool was to run, and a worker fails to
-/// start with it.
+/// Never. A hook that panics ends its child's work before it has begun: in a
+/// [`Forked`](crate::Forked) pool, the panic is the error of the items that the child was to run; a
+/// worker fails to start with it.
 ///
 /// # Examples
 ///
@@ -68,7 +69,7 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// let _: u64 = rand::random(); // seeds the generator of this thread, which the children copy
 /// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
 ///
-/// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
+/// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests have more threads
 /// let drawn = pool.imap(|_: u32| rand::random(), 0..8);
 /// let mut drawn: Vec<u64> = drawn.collect::<Result<_, _>>()?;
 /// drawn.sort();
@@ -89,7 +90,7 @@ where
     add(Box::new(hook), code);
 }
 
-/// A hook that captures nothing, by its type alone.
+/// Runs a hook that captures nothing, by its type alone.
 #[allow(unsafe_code)]
 fn enter<F: Fn() + Clone + 'static>() {
     // SAFETY: `at_fork_child` names this function only when it has a value of `F`, which is
@@ -126,14 +127,14 @@ fn last() -> Option<&'static Node> {
     unsafe { LAST.load(Ordering::Acquire).as_ref() }
 }
 
-/// All hooks, in the order of their registration.
+/// Returns all hooks, in the order of their registration.
 fn all() -> Vec<&'static Node> {
     let mut nodes: Vec<_> = std::iter::successors(last(), |node| node.before).collect();
     nodes.reverse();
     nodes
 }
 
-/// In a child that this crate has forked: runs the hooks.
+/// Runs the hooks, in a child that this crate has forked.
 ///
 /// # Errors
 ///
@@ -142,7 +143,8 @@ pub(crate) fn run() -> Result<(), Caught> {
     let original = Original::here();
     for node in all() {
         let outcome = panic::catch(&node.hook);
-        // A copy that the hook has forked would do this child's work a second time, on its lane.
+        // A copy that the hook has forked ends here: it would do this child's work a second time,
+        // on its lane.
         original.end_copy_after(&outcome);
         outcome.map_err(|caught| Caught {
             message: format!("an after-fork hook panicked: {}", caught.message),
@@ -152,12 +154,12 @@ pub(crate) fn run() -> Result<(), Caught> {
     Ok(())
 }
 
-/// The numbers of the hooks that capture nothing, for a fork server of this build.
+/// Returns the numbers of the hooks that capture nothing, for a fork server of this build.
 pub(crate) fn codes() -> Vec<u64> {
     all().into_iter().filter_map(|node| node.code).collect()
 }
 
-/// In a fork server: registers the hooks with these numbers.
+/// Registers the hooks with these numbers, in a fork server.
 #[allow(unsafe_code)]
 pub(crate) fn adopt(codes: &[u64]) {
     for &code in codes {

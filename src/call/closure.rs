@@ -1,16 +1,19 @@
-//! [`closure!`](crate::closure!): a function that takes something along into another process.
+//! [`closure!`](crate::closure!): a function that takes values along into another process.
 //!
-//! A closure is opaque: nobody can look into it, and its captures cannot be sent. So the macro makes one whose captures
-//! this module knows: a single [`Bound`] value. `Pool::map` asks for a plain `Fn`, so that the compiler infers the
-//! argument's type, and what it gets is an `F` it knows nothing about; two things tell an engine that it is one of
-//! ours:
+//! A closure is opaque: no code can look into it, so its captures cannot be sent. Therefore the
+//! macro makes a closure whose captures this module knows: a single [`Bound`] value. `Pool::map`
+//! asks for a plain `Fn`, so that the compiler infers the argument's type. What it gets is an `F`
+//! that it knows nothing about. Two things tell an engine that it is a closure of this macro:
 //!
-//! - at compile time its alignment. A `Bound` is aligned to 512 bytes, which no closure that someone writes is; the
-//!   process engine refuses to compile any other closure that captures.
-//! - at run time its type id, which [`bind`] has put into a table together with how to encode the context.
+//! - at compile time, its alignment. A `Bound` is aligned to 512 bytes, which no closure that a
+//!   program writes by hand is; the process engine refuses to compile any other closure that
+//!   captures.
+//! - at run time, its type id, which [`bind`] has put into a table together with the way to encode
+//!   the context.
 //!
-//! What was tried: a type of our own in place of a closure. It cannot implement `Fn` on stable Rust, and a bound other
-//! than `Fn` costs the inference of argument types in every plain call (`docs/design/0003-functions.md`).
+//! What was tried: a type of this crate in place of a closure. It cannot implement `Fn` on stable
+//! Rust, and a bound other than `Fn` costs the inference of argument types in every plain call
+//! (`docs/design/0003-functions.md`).
 //!
 //! Unsafe code is allowed here, to find the `Bound` in the closure that is made of nothing else.
 #![allow(unsafe_code)]
@@ -31,22 +34,26 @@ use crate::array::lend::{Chunks, With, Zipped};
 use crate::error::{Part, TaskError};
 use crate::memory::wire;
 
-/// A function that takes variables along into the worker processes: `closure!([names] |argument: Type| body)`.
+/// Makes a function that takes variables along into the worker processes.
 ///
-/// The named variables are cloned, serialised once for each call, and sent once to each worker; in the body each name
-/// is a reference to its value. The body may use nothing else from around it. The result is a plain `Fn`, so it runs
-/// on every engine. Argument, result and the variables implement serde's `Serialize` and `DeserializeOwned`.
+/// Its form is `closure!([names] |argument: Type| body)`. The named variables are cloned,
+/// serialised once for each call, and sent once to each worker. In the body each name is a
+/// reference to its value. The body may use nothing else from around it. The result is a plain
+/// `Fn`, so it runs on every engine. Argument, result and the variables implement serde's
+/// `Serialize` and `DeserializeOwned`.
 ///
 /// # Chunks
 ///
-/// A function for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) or [`Pool::zip_chunks`](crate::Pool::zip_chunks) has
-/// borrowed arguments, whose types have to be there as they stand:
+/// A function for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) or
+/// [`Pool::zip_chunks`](crate::Pool::zip_chunks) has borrowed arguments, whose types must be
+/// written in exactly these forms:
 ///
 /// - `closure!([names] |index: usize, chunk: &mut [T]| ..)`
 /// - `closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)`
 ///
-/// There is no such form for tiles: use [`Pool::for_each_tile_with`](crate::Pool::for_each_tile_with), which takes the
-/// variables as its context.
+/// There is no such form for tiles: use
+/// [`Pool::for_each_tile_with`](crate::Pool::for_each_tile_with), which takes the variables as its
+/// context.
 ///
 /// # Examples
 ///
@@ -79,7 +86,8 @@ use crate::memory::wire;
 /// ```
 #[macro_export]
 macro_rules! closure {
-    // For `for_each_chunk` and `zip_chunks`, whose arguments are borrowed: their types are needed as they stand.
+    // For `for_each_chunk` and `zip_chunks`, whose arguments are borrowed: their types must be
+    // written out.
     (
         [$($name:ident),* $(,)?]
         | $index:tt : $number:ty , $chunk:tt : &mut [$of:ty] $(,)? | $body:expr
@@ -98,14 +106,14 @@ macro_rules! closure {
             |($($name,)*), $index: $number, $out: &mut [$of], $input: &[$from]| $body,
         )
     };
-    // One argument, with a comma behind it.
+    // One argument, with a comma after it.
     ([$($name:ident),* $(,)?] | $argument:tt , | $($body:tt)*) => {
         $crate::closure!([$($name),*] | $argument | $($body)*)
     };
     ([$($name:ident),* $(,)?] | $argument:tt : $type:ty , | $($body:tt)*) => {
         $crate::closure!([$($name),*] | $argument : $type | $($body)*)
     };
-    // Several, and not as above.
+    // Several arguments that have neither of the two forms above.
     ([$($name:ident),* $(,)?] | $first:tt , $($rest:tt)*) => {
         $crate::closure!(@types)
     };
@@ -118,7 +126,8 @@ macro_rules! closure {
              or for zip_chunks closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
         )
     };
-    // What follows the first bar, argument and body, becomes the rest of a closure of two arguments.
+    // The tokens after the first bar, argument and body, become the rest of a closure of two
+    // arguments.
     ([$($name:ident),* $(,)?] | $($argument_and_body:tt)*) => {
         $crate::__private::bind(
             ($(::core::clone::Clone::clone(&$name),)*),
@@ -127,10 +136,10 @@ macro_rules! closure {
     };
 }
 
-/// Alignment of a [`Bound`], by which it is known at compile time.
+/// Alignment of a [`Bound`], by which it is recognised at compile time.
 pub(crate) const BOUND_ALIGN: usize = 512;
 
-/// All that a closure made by [`bind`] holds.
+/// The only value that a closure made by [`bind`] holds.
 #[repr(align(512))]
 struct Bound<C> {
     context: Arc<C>,
@@ -144,17 +153,19 @@ impl<C> Clone for Bound<C> {
     }
 }
 
-/// How a closure made by [`bind`] is sent: the encoding of its context, and the function that runs it over there.
+/// How a closure made by [`bind`] is sent: the encoding of its context, and the function that runs
+/// it in the worker.
 pub(crate) struct Sendable {
     pub(crate) context: Vec<u8>,
     pub(crate) entry: entry::Entry,
     pub(crate) reconstruct: Reconstruct,
 }
 
-/// Makes a closure anew, at the address given, from the encoding of its context: see [`reconstruct`].
+/// Reconstructs a closure, at the address given, from the encoding of its context: see
+/// [`reconstruct`].
 pub(crate) type Reconstruct = unsafe fn(*mut (), &[u8]) -> Result<(), String>;
 
-/// What the table holds for a closure type. `encode` takes the address of such a closure.
+/// The table's entry for a closure type. `encode` takes the address of such a closure.
 #[derive(Clone, Copy)]
 struct Known {
     encode: unsafe fn(*const ()) -> Result<Vec<u8>, TaskError>,
@@ -164,7 +175,7 @@ struct Known {
 
 static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
 
-/// What [`closure!`](crate::closure!) expands to.
+/// Makes the closure that [`closure!`](crate::closure!) expands to.
 #[doc(hidden)]
 pub fn bind<C, A, R, G>(context: C, code: G) -> impl Fn(A) -> R + Clone + Send + Sync
 where
@@ -184,7 +195,7 @@ where
         context: Arc::new(context),
     };
     let closure = move |argument: A| {
-        // The whole of `bound`, so that the closure holds it and not just the Arc in it.
+        // Names the whole of `bound`, so that the closure holds it and not just the Arc in it.
         let bound: &Bound<C> = &bound;
         code(&bound.context, argument)
     };
@@ -192,7 +203,8 @@ where
     closure
 }
 
-/// What [`closure!`](crate::closure!) expands to for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
+/// Makes the closure that [`closure!`](crate::closure!) expands to for
+/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
 #[doc(hidden)]
 pub fn bind_chunks<C, T, G>(context: C, code: G) -> impl Fn(usize, &mut [T]) + Clone + Send + Sync
 where
@@ -218,7 +230,8 @@ where
     closure
 }
 
-/// What [`closure!`](crate::closure!) expands to for [`Pool::zip_chunks`](crate::Pool::zip_chunks).
+/// Makes the closure that [`closure!`](crate::closure!) expands to for
+/// [`Pool::zip_chunks`](crate::Pool::zip_chunks).
 #[doc(hidden)]
 pub fn bind_zipped<C, T, U, G>(
     context: C,
@@ -275,20 +288,22 @@ fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::E
 ///
 /// `closure` is the address of a closure that [`bind`] made with a context of type `C`.
 unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, TaskError> {
-    // SAFETY: such a closure has the size of the Bound<C> that it holds (asserted in `remember`), so that lies at its
-    // start; it is live by the caller's promise.
+    // SAFETY: such a closure has the size of the Bound<C> that it holds (asserted in `remember`),
+    // so that lies at its start; it is live by the caller's promise.
     let bound = unsafe { &*closure.cast::<Bound<C>>() };
     encode_context(&*bound.context)
 }
 
-/// A context as bytes. A panic of its `Serialize` is the caller's error, like any other failure of it.
+/// Encodes a context. If its `Serialize` panics, the panic is the caller's error, like any other
+/// failure of it.
 pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
     wire::encode(&mut bytes, context, Part::Context)?;
     Ok(bytes)
 }
 
-/// How to send `f`, if `closure!` made it; the inner error is what the context's `Serialize` said.
+/// Returns how to send `f`, or `None` if `closure!` did not make it. The inner error is what the
+/// context's `Serialize` said.
 pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
     let known = *TABLE.read().as_ref()?.get(&type_id::<F>())?;
     // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
@@ -300,17 +315,18 @@ pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
     }))
 }
 
-/// The closure of type `F` again, in another process: what [`sendable`] said of it there, put together here.
+/// Reconstructs the closure of type `F` in another process, from what [`sendable`] returned for it.
 ///
 /// # Safety
 ///
-/// `reconstruct` and `context` must come from [`sendable`] for a closure of type `F`, in a process of this build.
+/// `reconstruct` and `context` must come from [`sendable`] for a closure of type `F`, in a process
+/// of this build.
 pub(crate) unsafe fn reconstruct<F>(reconstruct: Reconstruct, context: &[u8]) -> Result<F, String> {
     let mut place = MaybeUninit::<F>::uninit();
-    // SAFETY: by the caller's promise, `F` is made of a `Bound<C>` alone, for the `C` of this `reconstruct`: it has its size
-    // (asserted in `remember`) and alignment.
+    // SAFETY: by the caller's promise, `F` is made of a `Bound<C>` alone, for the `C` of this
+    // `reconstruct`: it has its size (asserted in `remember`) and alignment.
     unsafe { reconstruct(place.as_mut_ptr().cast(), context) }?;
-    // SAFETY: the line above has written it.
+    // SAFETY: the line above has written the value.
     Ok(unsafe { place.assume_init() })
 }
 
@@ -327,16 +343,17 @@ unsafe fn reconstruct_bound<C: DeserializeOwned + 'static>(
     Ok(())
 }
 
-/// Whether an engine of processes can send functions of this type: they capture nothing, or are `closure!`'s. Of those
-/// aligned like one, a few may turn out not to be.
+/// Returns whether an engine of processes can send functions of this type: they capture nothing, or
+/// `closure!` made them. A few closures that are aligned like those of `closure!` may turn out to
+/// be others.
 pub(crate) const fn is_portable<F>() -> bool {
     (size_of::<F>() == 0 && !needs_drop::<F>()) || align_of::<F>() == BOUND_ALIGN
 }
 
-/// The type id of `T` with all its lifetimes taken for `'static`.
+/// Returns the type id of `T`, with all its lifetimes replaced by `'static`.
 ///
-/// Types that differ in lifetimes alone have one id. That is enough here: what the table says of a closure type depends
-/// on the type of its context alone, which is `'static`.
+/// Types that differ in lifetimes alone have one id. That is enough here: the table's entry for a
+/// closure type depends on the type of its context alone, which is `'static`.
 fn type_id<T>() -> TypeId {
     trait Named {
         fn id(&self) -> TypeId
@@ -353,8 +370,8 @@ fn type_id<T>() -> TypeId {
     }
     let marker = PhantomData::<T>;
     let named: &dyn Named = &marker;
-    // SAFETY: only the lifetime bound of the trait object changes; `id` reads nothing through it, so nothing borrowed
-    // is used after its time.
+    // SAFETY: only the lifetime bound of the trait object changes; `id` reads nothing through it,
+    // so nothing borrowed is used after its time.
     let named = unsafe { transmute::<&dyn Named, &(dyn Named + 'static)>(named) };
     named.id()
 }
@@ -404,7 +421,7 @@ mod tests {
     fn a_closure_is_revived_from_what_was_sent() {
         fn like<F: Fn(usize) -> String>(f: &F, revived: Reconstruct, context: &[u8]) -> F {
             let _ = f;
-            // SAFETY: all of it is said of `f`, here below.
+            // SAFETY: number and context come from `sendable(f)`, below.
             unsafe { reconstruct(revived, context) }.unwrap()
         }
         let words = vec!["one".to_owned(), "two".to_owned()];
@@ -413,7 +430,7 @@ mod tests {
         let again = like(&f, sent.reconstruct, &sent.context);
         drop(f);
         assert_eq!(again(1), "two");
-        // SAFETY: as above; nothing is made of a context that does not decode.
+        // SAFETY: as above; a context that does not decode makes no closure.
         assert!(unsafe { reconstruct::<Bound<Vec<String>>>(sent.reconstruct, &[1]) }.is_err());
     }
 

@@ -1,8 +1,9 @@
-//! A function → a number that stands for it in every process of the same build, and back.
+//! Turns a function into a number that stands for it in every process of the same build, and back.
 //!
-//! Position-independent executables are loaded elsewhere each time, so an address means nothing to another process.
-//! The distance of a function from the start of the image does. That holds only for the main executable, which is
-//! what workers are started from, and only between processes of one build, which their greeting checks.
+//! Position-independent executables are loaded at another address each time, so an address means
+//! nothing to another process. The distance of a function from the start of the image does. That
+//! holds only for the main executable, which workers are started from, and only between processes
+//! of one build, which the worker checks in its greeting.
 //!
 //! Unsafe code is allowed here: turning an address into a function is what the module is for.
 #![allow(unsafe_code)]
@@ -13,11 +14,12 @@ use std::ptr::NonNull;
 use crate::error::PoolError;
 use crate::os::image::Image;
 
-/// Whether this crate is part of the main executable, so that a worker has all its code.
+/// Checks that this crate is part of the main executable, so that a worker has all its code.
 ///
 /// # Errors
 ///
-/// [`PoolError::ForeignExecutable`] if it is not: a shared library that some other program has loaded.
+/// [`PoolError::ForeignExecutable`] if it is not: it is in a shared library that some other program
+/// has loaded.
 pub(crate) fn check_image() -> Result<(), PoolError> {
     let here = check_image as fn() -> Result<(), PoolError> as usize;
     if Image::main().contains_code(here) {
@@ -27,7 +29,7 @@ pub(crate) fn check_image() -> Result<(), PoolError> {
     }
 }
 
-/// The number of a function, given its address.
+/// Returns the number of a function, given its address.
 ///
 /// # Errors
 ///
@@ -41,7 +43,7 @@ pub(crate) fn number(address: usize) -> Result<u64, PoolError> {
     }
 }
 
-/// The function with this number; `None` if there can be none.
+/// Returns the function with this number; `None` if there can be none.
 ///
 /// # Safety
 ///
@@ -62,23 +64,26 @@ pub(crate) unsafe fn function<F: Copy>(number: u64) -> Option<F> {
     Some(unsafe { transmute_copy::<usize, F>(&address) })
 }
 
-/// A value of a type that has nothing in it: a function item, or a closure that captures nothing.
+/// Returns a zero-sized reference: to a function item, or to a closure that captures nothing.
 ///
 /// # Safety
 ///
-/// A value of the type must exist or have existed in a process of this build, and the type must be `Clone` without
-/// anything to run when a value is dropped: then one more value of it says nothing that is not so.
+/// A value of the type must exist or have existed in a process of this build, and the type must be
+/// `Clone` without anything to run when a value is dropped: then one more value of it adds nothing
+/// that is not already true.
 ///
 /// # Panics
 ///
 /// If the type is not zero-sized.
 pub(crate) unsafe fn zero_sized<'a, F: 'a>() -> &'a F {
-    // Not at compile time: code that is never reached for other types may still be generated for them.
+    // Not asserted at compile time: code that is never reached for other types may still be
+    // generated for them.
     assert!(
         size_of::<F>() == 0,
         "only a zero-sized value can be made from nothing"
     );
-    // SAFETY: a reference to a zero-sized type needs an aligned, non-null address and nothing behind it.
+    // SAFETY: a reference to a zero-sized type needs an aligned, non-null address and nothing
+    // behind it.
     unsafe { NonNull::<F>::dangling().as_ref() }
 }
 

@@ -1,5 +1,5 @@
-//! Where a worker enters the user's code: one function for each combination of function, argument and result, whose
-//! number travels with the task.
+//! Where a worker enters the user's code: one function for each combination of function, argument
+//! and result. Its number travels with the task.
 
 use std::any::Any;
 
@@ -14,7 +14,7 @@ use crate::memory::wire;
 use crate::os::fork::COPY_RETURNED;
 use crate::{codec, panic};
 
-/// Runs one chunk of a task. Its number is what [`crate::code`] makes of it.
+/// A function that runs one chunk of a task. Its number comes from [`code`].
 pub(crate) type Entry = fn(&mut Chunk<'_>);
 
 /// A number of items of one task, as the worker got them.
@@ -28,11 +28,12 @@ pub(crate) struct Chunk<'a> {
     pub(crate) scratch: &'a mut Vec<u8>,
 }
 
-/// What a function takes along: first as it came, then as the value that the first chunk made of it.
+/// The values that a function takes along: first the bytes as they came, then the value that the
+/// first chunk made of them.
 pub(crate) enum Context {
     Encoded(Vec<u8>),
     Value(Box<dyn Any>),
-    /// It did not decode, for this reason. Every item that needs it fails with it.
+    /// The context did not decode, for this reason. Every item that needs it fails with it.
     Broken(String),
 }
 
@@ -54,7 +55,7 @@ impl Context {
     }
 }
 
-/// The entry of a function that captures nothing.
+/// Runs a chunk of a function that captures nothing.
 pub(crate) fn plain<F, A, R>(chunk: &mut Chunk<'_>)
 where
     F: Fn(A) -> R,
@@ -65,7 +66,7 @@ where
     chunk.run(f);
 }
 
-/// The entry of a function with a context.
+/// Runs a chunk of a function with a context.
 pub(crate) fn with_context<C, F, A, R>(chunk: &mut Chunk<'_>)
 where
     F: Fn(&C, A) -> R,
@@ -76,7 +77,7 @@ where
     let f = zero_sized::<F>();
     let mut missing = Context::Broken("the worker was not sent it".to_owned());
     let cell = chunk.context.take().unwrap_or(&mut missing);
-    // A panic in the context's Deserialize is the first item's; the next item tries again.
+    // A panic in the context's Deserialize fails the first item; the next item tries again.
     while chunk.count > 0 {
         chunk.responses.item_starts();
         match panic::catch(|| cell.get::<C>()) {
@@ -84,10 +85,12 @@ where
                 chunk.run(|argument| f(context, argument));
                 return;
             }
+            // The context did not decode: this item fails, and so will the others.
             Ok(Err(reason)) => chunk.responses.fault(&Fault::ContextDecode(reason)),
             Err(caught) => chunk.responses.fault(&Fault::Panicked(caught)),
         }
         chunk.count -= 1;
+        // Skips the argument of the failed item.
         let skipped = match codec::fixed_size::<A>() {
             Some(size) => size,
             None => codec::records_len(chunk.items, 1).unwrap_or(chunk.items.len()),
@@ -97,14 +100,15 @@ where
     chunk.responses.end();
 }
 
-/// What is lent, and the context, as they are sent. The context is encoded by itself: of a `closure!` nothing else is known.
+/// The lent part and the context, as they are sent. The context is encoded separately: of the
+/// context of a `closure!` only its encoding is known.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SentLoan<L> {
     pub(crate) lent: L,
     pub(crate) context: Vec<u8>,
 }
 
-/// The same in a worker.
+/// The same, decoded in a worker.
 struct Loan<L, C> {
     lent: L,
     context: C,
@@ -118,7 +122,7 @@ impl<'de, L: DeserializeOwned, C: DeserializeOwned + 'static> Deserialize<'de> f
     }
 }
 
-/// Where a worker enters a function that captures nothing and is lent something.
+/// Returns the entry of a function that captures nothing and works on a lent array.
 pub(crate) fn lent<L, F, C>() -> Entry
 where
     L: Lent<F, C>,
@@ -134,16 +138,17 @@ where
     of::<Loan<L, C>, _>(|loan, index| loan.lent.run(zero_sized::<F>(), &loan.context, index))
 }
 
-/// The function itself, which has nothing in it but its type.
+/// Returns a zero-sized reference to the function, which has nothing in it but its type.
 #[allow(unsafe_code)]
 pub(crate) fn zero_sized<'a, F: 'a>() -> &'a F {
-    // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized, `Clone`, nothing to drop),
-    // and a worker enters one only because its parent, of the same build, had the function in its hands.
+    // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized,
+    // `Clone`, nothing to drop), and a worker enters one only because its parent, of the same
+    // build, had a value of the function's type.
     unsafe { code::zero_sized() }
 }
 
 impl Chunk<'_> {
-    /// Answers for every item.
+    /// Runs the items and writes a response for every item.
     fn run<A, R>(&mut self, f: impl Fn(A) -> R)
     where
         A: DeserializeOwned + 'static,
@@ -154,12 +159,13 @@ impl Chunk<'_> {
         {
             return self.run_fixed(&f, argument, result);
         }
-        // One `catch` for many items: it is entered again only after an item that failed.
+        // One `catch` serves many items: it is entered again only after an item that failed.
         while self.count > 0 {
             match panic::catch(|| self.run_until_fault(&f)) {
                 Ok(None) => {}
                 Ok(Some(fault)) => self.responses.fault(&fault),
                 Err(caught) => {
+                    // The item panicked. If it was also late, the limit is its error.
                     let late = self.responses.exceeded().map(Fault::TimedOut);
                     self.responses
                         .fault(&late.unwrap_or(Fault::Panicked(caught)));
@@ -169,8 +175,8 @@ impl Chunk<'_> {
         self.responses.end();
     }
 
-    /// `run` for arguments and results of fixed sizes, where the loop itself counts: items are read from the request and
-    /// results written to the response, with nothing in between.
+    /// Runs the items when arguments and results have fixed sizes. The loop itself counts: items
+    /// are read from the request and results written to the response, with nothing in between.
     fn run_fixed<A, R>(&mut self, f: &impl Fn(A) -> R, argument: usize, result: usize)
     where
         A: DeserializeOwned + 'static,
@@ -197,6 +203,7 @@ impl Chunk<'_> {
                     self.count -= batch;
                 }
                 Err(caught) => {
+                    // The item after the last counted one has panicked.
                     let tried = self.responses.recount(result) + 1;
                     self.responses.fault(&Fault::Panicked(caught));
                     items = &items[tried as usize * argument..];
@@ -220,10 +227,12 @@ impl Chunk<'_> {
                 Err(reason) => return Some(Fault::ArgumentDecode(reason)),
             };
             let result = f(argument);
-            // Before its handles are counted as sent.
+            // A copy of the worker that the item has forked ends here, before the handles in the
+            // result are counted as in transit.
             self.responses.original().end_copy(COPY_RETURNED);
             if let Some(limit) = self.responses.exceeded() {
-                // The parent has not stopped it in time, as no engine of threads can.
+                // The parent has not stopped the item in time. Here it has ended by itself, as on
+                // threads.
                 return Some(Fault::TimedOut(limit));
             }
             self.scratch.clear();
@@ -231,7 +240,7 @@ impl Chunk<'_> {
                 Ok(sent) => sent,
                 Err(reason) => return Some(Fault::ResultEncode(reason)),
             };
-            // Before the item is answered for: a panic in `drop` is still this item's.
+            // Dropped before the response is written: a panic in `drop` still fails this item.
             drop(result);
             self.responses.result(self.scratch);
             sent.deliver();

@@ -1,4 +1,4 @@
-//! What may be asked of each task, whatever call it comes from.
+//! The limits of each task, whatever call it comes from.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,19 @@ use super::seed::{self, Seeds};
 use crate::error::TaskError;
 use crate::panic::{self, Caught};
 
-/// What a call asks of each of its tasks.
+/// The limits that a call sets for each of its tasks.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// How often a task is run again after the death of its worker.
     pub(crate) retries: u32,
-    /// How long it may take.
+    /// How long the task may take.
     pub(crate) timeout: Option<Duration>,
-    /// What its items are given when they ask for a seed.
+    /// The source of the seeds of its items.
     pub(crate) seeds: Seeds,
 }
 
-/// Why a task that ran in this process has no result.
+/// The reason why a task that ran in this process has no result.
 pub(crate) enum Failure {
     Panicked(Caught),
     TimedOut(Duration),
@@ -34,15 +34,15 @@ impl Failure {
 }
 
 impl Limits {
-    /// The error of an item that may take no time at all: it is over its limit before it starts,
-    /// and is not started.
+    /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
+    /// is not started.
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
         let limit = self.timeout.filter(Duration::is_zero)?;
         Some(TaskError::TimedOut { index, limit })
     }
 
-    /// Runs the item with this index on this thread. One that takes too long cannot be stopped
-    /// here; what it gives in the end is thrown away, so that the outcome is the same on every
+    /// Runs the item with this index on this thread. An item that takes too long cannot be stopped
+    /// here. Its outcome is thrown away in the end, so that the caller sees the same on every
     /// engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let _at = seed::enter(self.seeds, index);
@@ -50,7 +50,7 @@ impl Limits {
             return panic::catch(task).map_err(Failure::Panicked);
         };
         if limit.is_zero() {
-            // The Drop of what it holds is the user's.
+            // The task's captures are dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(task));
             return Err(Failure::TimedOut(limit));
         }
@@ -59,7 +59,7 @@ impl Limits {
         if start.elapsed() <= limit {
             return outcome.map_err(Failure::Panicked);
         }
-        // Its Drop is the user's.
+        // The result is dropped here, by code of the user that may panic.
         let _ = panic::catch(|| drop(outcome));
         Err(Failure::TimedOut(limit))
     }

@@ -6,7 +6,7 @@
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
 //! | [`code`] | functions as numbers that mean the same in another process |
-//! | [`closure`] | functions that take something along there |
+//! | [`closure`] | functions that take values along there |
 //! | [`entry`] | where a worker process enters a function |
 //! | [`at_fork`] | what forked children run first |
 

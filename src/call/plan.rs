@@ -1,4 +1,4 @@
-//! [`Plan`]: what an engine needs to know of a call besides function and items.
+//! [`Plan`]: the facts that an engine needs to know of a call besides function and items.
 
 use std::borrow::Cow;
 
@@ -7,15 +7,15 @@ use super::progress::Tracker;
 use super::schedule::{Chunks, Schedule};
 use crate::error::TaskError;
 
-/// What an engine needs to know of a call besides function and items.
+/// The facts that an engine needs to know of a call besides function and items.
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct Plan<'c> {
     pub(crate) schedule: Schedule,
     pub(crate) limits: Limits,
-    /// At most so many items are read ahead of the first one that has not ended.
+    /// The most items that are read ahead of the first one that has not ended.
     pub(crate) window: Option<usize>,
-    /// Items in all, if the input says so. A hint, which a wrong iterator may get wrong.
+    /// Items in all, if the input says so. It is a hint: an iterator may be wrong about it.
     pub(crate) total: Option<usize>,
     pub(crate) tracker: Tracker<'c>,
 }
@@ -25,9 +25,11 @@ pub(super) const NO_WINDOW: TaskError = TaskError::InvalidCall {
 };
 
 impl Plan<'_> {
+    /// Returns the chunks that the items are cut into.
+    ///
     /// # Errors
     ///
-    /// A chunk size of zero.
+    /// [`TaskError::InvalidCall`] for a window or a chunk size of zero.
     pub(crate) fn chunks(&self, workers: usize) -> Result<Chunks, TaskError> {
         if self.window == Some(0) {
             return Err(NO_WINDOW);

@@ -1,10 +1,10 @@
-//! How far a call has come, told to a callback on the caller's thread.
+//! The progress of a call, reported to a callback on the caller's thread.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How far a call has come; see [`Call::on_progress`](crate::Call::on_progress).
+/// The progress of a call; see [`Call::on_progress`](crate::Call::on_progress).
 ///
 /// # Examples
 ///
@@ -30,8 +30,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How long the rest is likely to take, if it goes on as it has: `None` before the first item has ended, and when the
-    /// number of items is not known.
+    /// Estimates how long the rest takes, if it goes on at the same speed. Returns `None` before
+    /// the first item has ended, and when the number of items is not known.
     ///
     /// # Examples
     ///
@@ -51,10 +51,10 @@ impl Progress {
     }
 }
 
-/// How many items the chunks have that were given out.
+/// The sizes of the chunks that were given out.
 ///
-/// Which of them have ended is not known, only how many. So many items have ended at least as the
-/// smallest chunks have.
+/// The caller knows how many chunks have ended, but not which. At least as many items have ended as
+/// the smallest chunks hold.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     /// How many chunks there are of each size. Schedules give few sizes.
@@ -66,7 +66,7 @@ impl Sizes {
         *self.chunks.entry(size).or_default() += 1;
     }
 
-    /// Items in the smallest chunks, so many.
+    /// Returns how many items the `count` smallest chunks have.
     fn of_the_smallest(&self, count: usize) -> usize {
         let (mut items, mut left) = (0, count);
         for (size, chunks) in &self.chunks {
@@ -78,10 +78,10 @@ impl Sizes {
     }
 }
 
-/// What a call tells its progress to.
+/// The callback that a call reports its progress to.
 pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + 'c>;
 
-/// The callback of a call and what it was told last.
+/// The callback of a call, and the counts that it was called with last.
 pub(crate) struct Tracker<'c> {
     tell: Option<Callback<'c>>,
     total: Option<usize>,
@@ -99,14 +99,14 @@ impl<'c> Tracker<'c> {
         }
     }
 
-    /// One that is told of chunks, and tells `outer` of the items in them.
+    /// Makes a tracker that counts chunks, and reports the items in them to `outer`.
     pub(crate) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c RefCell<Sizes>) -> Self {
         if !outer.is_on() {
             return Self::new(None, None);
         }
         let mut done = 0;
         let tell = move |chunks: &Progress| {
-            // It only grows: what has ended stays so, though a smaller chunk is given out later.
+            // The count only grows: it does not go back when a smaller chunk is given out later.
             done = done.max(sizes.borrow().of_the_smallest(chunks.done));
             outer.tell(done, 0);
         };
@@ -117,7 +117,7 @@ impl<'c> Tracker<'c> {
         self.tell.is_some()
     }
 
-    /// Tells the callback, if there is one and these counts are news to it.
+    /// Calls the callback, if there is one and these counts differ from the last ones.
     pub(crate) fn tell(&mut self, done: usize, failed: usize) {
         let Some(tell) = &mut self.tell else { return };
         if self.told != Some((done, failed)) {
@@ -173,7 +173,8 @@ mod tests {
         assert!(chunks.is_on());
         sizes.borrow_mut().add(4);
         chunks.tell(1, 0);
-        // Smaller ones come later: the one that has ended may be one of them, as far as is known.
+        // Smaller chunks come later: the one that has ended may be one of them, as far as the
+        // tracker knows.
         sizes.borrow_mut().add(2);
         sizes.borrow_mut().add(1);
         chunks.tell(2, 0);

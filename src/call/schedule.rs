@@ -1,12 +1,14 @@
 //! How the items of a call are cut into chunks.
 //!
-//! Handing an item to a worker costs something, so items travel in chunks; but the chunk that is handed out last
-//! decides when the call ends, so chunks must not be too large. The default gives large chunks first and ever
-//! smaller ones towards the end (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. C-36, 1987).
+//! Handing an item to a worker has a cost, so items travel in chunks. But the chunk that is handed
+//! out last decides when the call ends, so chunks must not be too large. The default gives large
+//! chunks first and ever smaller ones towards the end (guided self-scheduling: Polychronopoulos and
+//! Kuck, IEEE Trans. Comput. C-36, 1987).
 
 use crate::error::TaskError;
 
-/// How the items of a call are cut into chunks, in the terms of OpenMP's `schedule` clause.
+/// The way in which the items of a call are cut into chunks, in the terms of OpenMP's `schedule`
+/// clause.
 ///
 /// # Examples
 ///
@@ -20,37 +22,43 @@ use crate::error::TaskError;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
-    /// One chunk for each worker, all of the same size (to within one item). Least overhead; right when every item
-    /// costs the same. On processes a chunk is cut when its items take 64 KiB, whatever the schedule.
+    /// One chunk for each worker, all of the same size (to within one item). It has the least
+    /// overhead, and is right when every item costs the same. On processes a chunk is cut when its
+    /// items take 64 KiB, whatever the schedule.
     Equal,
-    /// Each chunk is the share of one worker in half of what is left: large ones first, single items at the end.
-    /// Right when costs differ or are not known, and therefore the default. A chunk has at most 8,192 items, and
-    /// an input that does not say how long it is starts with single items and doubles.
+    /// Each chunk is the share of one worker in half of what is left: large ones first, single
+    /// items at the end. It is right when costs differ or are not known, and therefore the default.
+    /// A chunk has at most 8,192 items. An input that does not say how long it is starts with
+    /// single items, and the chunks double.
     #[default]
     Guided,
     /// Chunks of this many items. `Dynamic(1)` hands out single items: best balance, most overhead.
     Dynamic(usize),
 }
 
-/// A guided chunk is cut here, so that the first worker can start before the input is read to its half.
+/// The most items of a guided chunk, so that the first worker can start before half of the input is
+/// read.
 const GUIDED_MOST: usize = 8_192;
 
-/// Gives the size of one chunk after the other.
+/// The sizes of the chunks of a call, one after the other.
 #[derive(Clone, Debug)]
 pub(crate) struct Chunks {
     schedule: Schedule,
     workers: usize,
-    /// Items the input has in all, as far as it says so. A hint: never trusted for anything but sizes.
+    /// Items the input has in all, as far as it says so. It is a hint, and is trusted for sizes
+    /// only.
     total: Option<usize>,
     given: usize,
-    /// How many sizes were asked for.
+    /// How many sizes have been asked for.
     asked: usize,
 }
 
 impl Chunks {
+    /// Makes the sizes for a call.
+    ///
     /// # Errors
     ///
-    /// A chunk size of zero.
+    /// [`TaskError::InvalidCall`] for a chunk size of zero.
     pub(crate) fn new(
         schedule: Schedule,
         workers: usize,
@@ -70,7 +78,8 @@ impl Chunks {
         })
     }
 
-    /// How many items the next chunk should have: at least 1, also when the input has more than it said.
+    /// Returns how many items the next chunk should have: at least 1, also when the input has more
+    /// items than it said.
     pub(crate) fn next_size(&mut self) -> usize {
         let size = match (self.schedule, self.total) {
             (Schedule::Dynamic(size), _) => size,
@@ -92,13 +101,14 @@ impl Chunks {
         size
     }
 
-    /// So many items of the last chunk were not taken after all: they are still to come.
+    /// Takes back this many items of the last chunk: they were not taken after all and are still to
+    /// come.
     pub(crate) fn put_back(&mut self, items: usize) {
         self.given = self.given.saturating_sub(items);
     }
 }
 
-/// The length of an input that says exactly how long it is.
+/// Returns the length of an input that says exactly how long it is.
 pub(crate) fn exact_len(hint: (usize, Option<usize>)) -> Option<usize> {
     (hint.1 == Some(hint.0)).then_some(hint.0)
 }

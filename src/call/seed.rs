@@ -2,8 +2,8 @@
 //!
 //! The items of a call have the numbers of a `SplitMix64` generator as their seeds, in the order of
 //! the input; its state at the start is the seed of the call. Any number of that sequence can be
-//! computed by itself, so a chunk carries one word ([`Seeds`]), and a task that does not ask pays
-//! for no more than that.
+//! computed by itself. So a chunk carries one word ([`Seeds`]), and a task that does not ask for
+//! its seed pays for no more than that.
 
 use std::cell::Cell;
 #[cfg(target_os = "linux")]
@@ -16,11 +16,11 @@ use crate::lane::Lane;
 #[cfg(target_os = "linux")]
 use crate::os::{fork::generation, random};
 
-/// By how much the state of `SplitMix64` grows with each number: Steele, Lea, Flood, "Fast
+/// The step by which the state of `SplitMix64` grows with each number: Steele, Lea, Flood, "Fast
 /// Splittable Pseudorandom Number Generators" (OOPSLA 2014).
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The output of `SplitMix64` in this state, with the constants of Vigna's `splitmix64.c`
+/// Returns the output of `SplitMix64` in this state, with the constants of Vigna's `splitmix64.c`
 /// (<https://prng.di.unimi.it/splitmix64.c>).
 fn mix(state: u64) -> u64 {
     let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,12 +33,12 @@ fn mix(state: u64) -> u64 {
 pub(crate) struct Seeds(pub(crate) u64);
 
 impl Seeds {
-    /// Those of a call: of this seed, or of one that no other call has.
+    /// Returns the seeds of a call: those of this seed, or of one that no other call has.
     pub(crate) fn of_call(seed: Option<u64>) -> Self {
         Self(seed.unwrap_or_else(next_call))
     }
 
-    /// The seeds of the items from `index` on.
+    /// Returns the seeds of the items from `index` on.
     pub(crate) fn from(self, index: usize) -> Self {
         Self(self.0.wrapping_add((index as u64).wrapping_mul(GAMMA)))
     }
@@ -50,21 +50,22 @@ impl Seeds {
     }
 }
 
-/// The seed of the item that this thread is at; `None` outside of tasks.
+/// Returns the seed of the item that this thread runs; `None` outside of tasks.
 ///
-/// What makes it are the seed of the call and the item's index in the input, and nothing else: with
+/// It is made of the seed of the call and the item's index in the input, and of nothing else: with
 /// [`Call::seed`](crate::Call::seed) it is the same on all engines, for any number of workers,
-/// chunk size or order of execution. Without, each call has a seed of its own, and so has each
-/// item. An item that is run again after a death has the seed that it had.
+/// chunk size or order of execution. Without it, each call has a seed of its own, and so has each
+/// item. An item that is run again after a death has the seed that it had before.
 ///
-/// The index of a [submitted](crate::Pool::submit) task is 0, that of a chunk of an array is the
+/// The index of a [submitted](crate::Pool::submit) task is 0; that of a chunk of an array is the
 /// index that the function gets. While [`map_reduce`](crate::Pool::map_reduce) reduces, there is no
-/// item. Ask on the thread that runs the task: others, those of rayon too, are at no item or at
-/// another.
+/// item. Call this on the thread that runs the task: other threads, those of rayon too, run no item
+/// or another one.
 ///
 /// On [`Processes`](crate::Processes) the items of [`imap`](crate::Pool::imap) and
 /// [`imap_unordered`](crate::Pool::imap_unordered) that come after one that could not be
-/// serialised, in the same chunk, have other seeds than elsewhere; no two are the same.
+/// serialised, in the same chunk, have other seeds than on the other engines. No two items have the
+/// same seed.
 ///
 /// # Examples
 ///
@@ -95,11 +96,11 @@ pub fn item_seed() -> Option<u64> {
     }
 }
 
-/// A seed that this worker alone has, for a generator that it keeps from task to task: the same
-/// whenever this thread asks.
+/// Returns a seed that this worker alone has, for a generator that it keeps from task to task. It
+/// is the same at each call on one thread.
 ///
 /// It comes from the system. Each thread has one, also outside of tasks; each worker process has
-/// one of its own, and so has each forked child and each worker that takes the place of another.
+/// one of its own, and so has each forked child and each worker that replaces another.
 ///
 /// # Examples
 ///
@@ -118,10 +119,10 @@ pub fn worker_seed() -> u64 {
     own().seed
 }
 
-// Which item this thread is at --------------------------------------------------------------------
+// The item that this thread runs -----------------------------------------------------------------
 
-/// Values of [`Current::at`]: at no item, and at the one that the lane's progress word names. No
-/// input is that long.
+/// Values of [`Current::at`]: no item, and the item that the lane's progress word names. No input
+/// is long enough to have items with these indices.
 const NOWHERE: u64 = u64::MAX;
 const IN_LANE: u64 = u64::MAX - 1;
 
@@ -139,13 +140,13 @@ thread_local! {
     };
 }
 
-/// As long as this lives, the thread is at an item; then at what it was at before.
+/// The item that the thread was at before. The thread is set back to it when this is dropped.
 pub(crate) struct Scope {
     seeds: u64,
     at: u64,
 }
 
-/// This thread begins with an item of a call.
+/// Notes that this thread begins with an item of a call.
 #[inline]
 pub(crate) fn enter(seeds: Seeds, index: usize) -> Scope {
     CURRENT.with(|current| Scope {
@@ -154,7 +155,7 @@ pub(crate) fn enter(seeds: Seeds, index: usize) -> Scope {
     })
 }
 
-/// This thread is at no item.
+/// Notes that this thread is at no item.
 pub(crate) fn leave() -> Scope {
     CURRENT.with(|current| Scope {
         seeds: current.seeds.get(),
@@ -162,7 +163,7 @@ pub(crate) fn leave() -> Scope {
     })
 }
 
-/// Within a [`Scope`]: this thread comes to another item of the same call.
+/// Notes that this thread comes to another item of the same call, within a [`Scope`].
 #[inline]
 pub(crate) fn move_to(index: usize) {
     CURRENT.with(|current| current.at.set(index as u64));
@@ -183,18 +184,18 @@ thread_local! {
     static LANE: RefCell<Option<Lane>> = const { RefCell::new(None) };
 }
 
-/// This thread runs the tasks that come, or are answered for, over this lane.
+/// Notes that this thread runs, or answers for, the tasks that come over this lane.
 #[cfg(target_os = "linux")]
 pub(crate) fn set_lane(lane: &Lane) {
     let before = LANE.replace(Some(lane.clone()));
     // In a forked child both are copies of what the forking thread had: its lane, and the item that
-    // it was at.
+    // it was at. They are not dropped.
     std::mem::forget(before);
     std::mem::forget(leave());
 }
 
-/// The thread of a lane begins with a task that has these seeds. Which item it is at, the lane's
-/// progress word says.
+/// Notes that the thread of a lane begins with a task that has these seeds. The lane's progress
+/// word says which item it is at.
 #[cfg(target_os = "linux")]
 #[inline]
 pub(crate) fn begin_task(seeds: Seeds) {
@@ -207,7 +208,7 @@ pub(crate) fn begin_task(seeds: Seeds) {
 fn lane_item() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
-        // At the end of a thread there is no lane any more.
+        // At the end of a thread, its lane is gone already.
         let item = LANE.try_with(|lane| {
             let lane = lane.borrow();
             lane.as_ref()?.header().progress().running().map(u64::from)
@@ -218,15 +219,16 @@ fn lane_item() -> Option<u64> {
     None
 }
 
-// What this thread has of its own -----------------------------------------------------------------
+// The seeds of this thread -----------------------------------------------------------------------
 
 #[derive(Clone, Copy)]
 struct Own {
-    /// In a forked child that of its parent is a copy, and not its own.
+    /// The generation of the process that made this. In a forked child, the value is a copy of the
+    /// parent's and must not be used.
     generation: u32,
     /// State of the generator of seeds for calls.
     calls: u64,
-    /// For [`worker_seed`].
+    /// The seed for [`worker_seed`].
     seed: u64,
 }
 
@@ -250,7 +252,7 @@ fn own() -> Own {
     own
 }
 
-/// A seed for a call that was given none.
+/// Returns a seed for a call that was given none.
 fn next_call() -> u64 {
     let mut own = own();
     own.calls = own.calls.wrapping_add(GAMMA);

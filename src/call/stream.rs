@@ -1,6 +1,8 @@
-//! Lazy calls: results come as an iterator, items are read from the input as there is room for them.
+//! Lazy calls: results come as an iterator, and items are read from the input as there is room for
+//! them.
 //!
-//! The same for all engines. Each gives a [`Stream`], which takes chunks of items and gives a handle for each chunk.
+//! This code is the same for all engines. Each engine gives a [`Stream`], which takes chunks of
+//! items and returns a handle for each chunk.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,29 +18,30 @@ use crate::future::{Board, TaskFuture};
 /// The outcomes of a chunk's items, in order.
 pub(crate) type ChunkFuture<R> = TaskFuture<Vec<Result<R, TaskError>>>;
 
-/// What an engine makes of a lazy call.
+/// The part of a lazy call that an engine supplies.
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct Stream<'p, A, R> {
-    /// Gives a chunk to the workers, of which the first item has this index. It takes items from
-    /// the front of those given, one at least, and leaves the rest for the next chunk.
+    /// Gives a chunk to the workers; the index is that of its first item. The function takes items
+    /// from the front of those given, at least one, and leaves the rest for the next chunk.
     pub(crate) give: Box<Give<'p, A, R>>,
     /// How many chunks can run at once.
     pub(crate) workers: usize,
-    /// How many chunks for each worker are worth having under way: one that runs and some to go on with. 1 where a chunk
-    /// runs as soon as it is given.
+    /// How many chunks should be under way for each worker: one that runs and some to go on with.
+    /// It is 1 where a chunk runs as soon as it is given.
     pub(crate) depth: usize,
-    /// No chunk should have more items than this.
+    /// The most items that a chunk should have.
     pub(crate) most: usize,
 }
 
 type Give<'p, A, R> = dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + 'p;
 
-/// Chunks are made longer as long as one takes less than this, and shorter if one takes ten times as long: a worker
-/// should spend its time on items, and an item that takes its time should not wait for others.
+/// Chunks are made longer while one takes less than this, and shorter if one takes ten times as
+/// long: a worker should spend its time on items, and the result of a slow item should not wait for
+/// the others in its chunk.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// A chunk does not grow longer than this by itself.
+/// The longest that chunks become by growing.
 const LONGEST: usize = 256;
 
 /// How many items the next chunk has.
@@ -46,7 +49,7 @@ enum Pace {
     Fixed(usize),
     Adaptive {
         size: usize,
-        /// Items that have come back since.
+        /// Items that have come back since the size was last decided.
         items: usize,
         chunks: usize,
         since: Instant,
@@ -54,7 +57,7 @@ enum Pace {
 }
 
 impl Pace {
-    /// Chunks of this many items have come back.
+    /// Counts a chunk of this many items that has come back, and adapts the size.
     fn note(&mut self, came: usize, workers: usize) {
         let Self::Adaptive {
             size,
@@ -70,7 +73,7 @@ impl Pace {
         if *chunks < 4 * workers {
             return;
         }
-        // What a chunk of this size takes one worker.
+        // The time that a chunk of this size takes one worker.
         let spent = since.elapsed().as_secs_f64() * workers as f64 / *items as f64 * *size as f64;
         if spent < SHORT.as_secs_f64() {
             *size = (*size * 2).min(LONGEST);
@@ -81,7 +84,7 @@ impl Pace {
     }
 }
 
-/// Reads the input and gives it to the workers, chunk by chunk.
+/// The part that reads the input and gives it to the workers, chunk by chunk.
 struct Feeder<'p, A, R> {
     input: Option<Box<dyn Iterator<Item = A> + 'p>>,
     stream: Stream<'p, A, R>,
@@ -90,7 +93,7 @@ struct Feeder<'p, A, R> {
     /// Items read that are not enough for a chunk yet.
     chunk: Vec<A>,
     given: usize,
-    /// Items whose outcomes have been taken.
+    /// Items whose outcomes the caller has taken.
     yielded: usize,
     done: usize,
     failed: usize,
@@ -105,7 +108,7 @@ impl<'p, A, R> Feeder<'p, A, R> {
         input: impl Iterator<Item = A> + 'p,
     ) -> Result<Self, TaskError> {
         let most = stream.most.min(plan.window.unwrap_or(usize::MAX));
-        // Checks the options, too.
+        // `chunks` also checks the options.
         let mut chunks = plan.chunks(stream.workers)?;
         let pace = match schedule {
             Some(Schedule::Dynamic(size)) => Pace::Fixed(size.min(most)),
@@ -120,8 +123,8 @@ impl<'p, A, R> Feeder<'p, A, R> {
                 since: Instant::now(),
             },
         };
-        // Where a chunk runs as soon as it is given, giving one more than can run would wait for one to end: the caller
-        // would not get what has ended before.
+        // Where a chunk runs as soon as it is given, giving one more than can run would wait for
+        // one to end, and the caller would not get the results that are there already.
         let window = match stream.depth {
             1 => plan.window.map(|window| window.min(stream.workers)),
             _ => plan.window,
@@ -140,7 +143,8 @@ impl<'p, A, R> Feeder<'p, A, R> {
         })
     }
 
-    /// The next chunk of the input, if there is one and room for it, and the index of its first item.
+    /// Gives the next chunk of the input to the workers, if there is one and room for it. Returns
+    /// the index of its first item, its length and its handle.
     fn next(&mut self) -> Option<(usize, usize, ChunkFuture<R>)> {
         let size = match &self.pace {
             Pace::Fixed(size) => *size,
@@ -152,7 +156,8 @@ impl<'p, A, R> Feeder<'p, A, R> {
             None if ahead < size.saturating_mul(self.stream.workers * self.stream.depth) => size,
             None => 0,
         };
-        // Half a chunk is better than a worker that waits for the consumer; but not while there is enough to do.
+        // With a small window, chunks are cut: that is better than a worker that waits for the
+        // consumer. If there is no room even for a chunk of this size, there is enough to do.
         let size = size.min(
             self.window
                 .map_or(size, |window| window.div_ceil(2 * self.stream.workers)),
@@ -161,7 +166,8 @@ impl<'p, A, R> Feeder<'p, A, R> {
             return None;
         }
         while self.chunk.len() < size {
-            // Put back only if the iterator comes back: after a panic nothing more is read from it.
+            // The iterator is put back only if `next` returns: after a panic nothing more is read
+            // from it.
             let Some(mut input) = self.input.take() else {
                 break;
             };
@@ -180,7 +186,7 @@ impl<'p, A, R> Feeder<'p, A, R> {
         Some((base, count, chunk))
     }
 
-    /// The outcomes of a chunk that has ended.
+    /// Returns the outcomes of a chunk, waiting for its end.
     fn outcomes(&mut self, base: usize, count: usize, chunk: ChunkFuture<R>) -> Outcomes<R> {
         let outcomes = chunk.result().unwrap_or_else(|error| {
             // The chunk as a whole has failed, and with it each of its items.
@@ -201,7 +207,8 @@ impl<'p, A, R> Feeder<'p, A, R> {
 
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
 
-/// What either iterator is when it comes to an item: the two differ in what they give with it.
+/// A source of outcomes, each with the index of its item. The two iterators differ in what they
+/// return of it.
 trait Source<R> {
     fn next(&mut self) -> Option<(usize, Result<R, TaskError>)>;
 }
@@ -231,7 +238,7 @@ impl<A, R> Source<R> for Ordered<'_, A, R> {
 
 impl<A, R> Drop for Ordered<'_, A, R> {
     fn drop(&mut self) {
-        // From the last to the first: that which would start next is cancelled last.
+        // From the last to the first, so that the chunk which would start next is cancelled last.
         for (_, _, chunk) in self.under_way.iter().rev() {
             chunk.cancel();
         }
@@ -241,7 +248,8 @@ impl<A, R> Drop for Ordered<'_, A, R> {
 struct Unordered<'p, A, R> {
     feeder: Feeder<'p, A, R>,
     board: Board<Vec<Result<R, TaskError>>>,
-    /// First item and length of each chunk on the board, by its number there; the first number is `first`.
+    /// First item and length of each chunk on the board, by its number there; the number of the
+    /// first entry is `first`.
     chunks: VecDeque<Option<(usize, usize)>>,
     first: usize,
     index: usize,
@@ -281,7 +289,7 @@ impl<A, R> Drop for Unordered<'_, A, R> {
     }
 }
 
-/// Options that contradict themselves: the one outcome of such a call.
+/// A call whose options contradict themselves: its only outcome is the error.
 struct Refused(Option<TaskError>);
 
 impl<R> Source<R> for Refused {
@@ -290,9 +298,10 @@ impl<R> Source<R> for Refused {
     }
 }
 
-/// Results of a lazy call, in the order of the items, made by [`Pool::imap`](crate::Pool::imap).
+/// The results of a lazy call, in the order of the items, made by
+/// [`Pool::imap`](crate::Pool::imap).
 ///
-/// Dropping it cancels what has not started.
+/// Dropping it cancels the items that have not started.
 ///
 /// # Examples
 ///
@@ -346,10 +355,10 @@ impl<R> fmt::Debug for Imap<'_, R> {
     }
 }
 
-/// Results of a lazy call as they come, each with the index of its item, made by
-/// [`Pool::imap_unordered`](crate::Pool::imap_unordered).
+/// The results of a lazy call in the order in which they come, each with the index of its item,
+/// made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
 ///
-/// Dropping it cancels what has not started.
+/// Dropping it cancels the items that have not started.
 ///
 /// # Examples
 ///

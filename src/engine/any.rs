@@ -10,11 +10,12 @@ use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 
-/// Any of the engines: which one is chosen at run time, most often by a text such as `processes:4`.
+/// Any of the engines. Which one is chosen at run time, most often by a text such as `processes:4`.
 ///
-/// What it can run is what all engines can run: functions that capture nothing or are made by
-/// [`closure!`](crate::closure!), on values that are `Send` and implement serde's traits. The functions of
-/// [`map_with`](crate::Pool::map_with) and [`map_reduce`](crate::Pool::map_reduce) must capture nothing, by `closure!` neither.
+/// It can run what all engines can run: functions that capture nothing or are made by
+/// [`closure!`](crate::closure!), on values that are `Send` and implement serde's traits. The
+/// functions of [`map_with`](crate::Pool::map_with) and [`map_reduce`](crate::Pool::map_reduce)
+/// must capture nothing, not even by `closure!`.
 ///
 /// # Examples
 ///
@@ -42,7 +43,7 @@ pub enum AnyEngine {
     Forked(Forked),
 }
 
-/// Calls the same method of whichever engine it is.
+/// Calls the same method of the engine that this is.
 macro_rules! each {
     ($any:expr, $engine:ident => $call:expr) => {
         match $any {

@@ -1,5 +1,5 @@
-//! Results that nobody takes. Handles of shared objects may be in them, which count as under way until they are read: so
-//! they are read after all, and dropped.
+//! Results that no caller takes. Handles of shared objects may be in them, which count as in
+//! transit until they are read. So the results are read after all, and dropped.
 
 use serde::de::DeserializeOwned;
 
@@ -9,17 +9,18 @@ use crate::memory::{transit, wire};
 use crate::os::fork;
 use crate::panic;
 
-/// What to do with the results of a call that nobody takes.
+/// The way to discard the results of a call that no caller takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Discard {
     by: Option<fn(&[u8])>,
     size: Option<usize>,
-    /// [`fork::generation`] of the process that they come to. Copies of it have nothing to discard.
+    /// [`fork::generation`] of the process that the results come to. Copies of it have nothing to
+    /// discard.
     generation: u32,
 }
 
 impl Discard {
-    /// For results of this type.
+    /// Makes a discard for results of this type.
     pub(crate) fn of<R: DeserializeOwned + 'static>() -> Self {
         let size = fixed_size::<R>();
         Self {
@@ -29,13 +30,13 @@ impl Discard {
         }
     }
 
-    /// Bytes of each result, if all have the same.
+    /// Returns the bytes of each result, if all have the same number of bytes.
     pub(crate) fn size(&self) -> Option<usize> {
         self.size
     }
 
-    /// Nobody will take these. They are read on the thread for callbacks: what their type does then is the user's, and the
-    /// caller may have something locked.
+    /// Discards results that no caller will take. They are read on the thread for callbacks:
+    /// reading them may run code of the user, and the thread that calls this may hold locks.
     #[inline]
     pub(crate) fn discard(&self, results: Vec<u8>) {
         if let Some(by) = self.by

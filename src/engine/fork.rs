@@ -1,4 +1,4 @@
-//! Forking this process: for the children of forked pools, for fork servers and for their workers.
+//! Forks this process: for the children of forked pools, for fork servers and for their workers.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(crate) fn check_threads() -> Result<(), PoolError> {
     loop {
         match threads_beside()? {
             0 => return Ok(()),
-            // One of ours may be about to park, or gone and still listed.
+            // A thread of this crate may be about to park, or have ended and still be listed.
             _ if start.elapsed() < SETTLING => std::thread::yield_now(),
             threads => return Err(PoolError::ThreadsRunning { threads }),
         }
@@ -26,8 +26,8 @@ pub(crate) fn check_threads() -> Result<(), PoolError> {
 /// How long the crate's own threads may take to come to rest before they count as others.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// How many threads run beside the caller, those that this crate keeps parked left out. The threads of a pool with
-/// something to do are not parked: they count.
+/// Returns how many threads run beside the caller, without those that this crate keeps parked. The
+/// threads of a pool that has something to do are not parked: they count.
 fn threads_beside() -> Result<usize, PoolError> {
     let ids = task::ids().map_err(|error| {
         PoolError::system("the threads of this process could not be counted", error)
@@ -38,38 +38,41 @@ fn threads_beside() -> Result<usize, PoolError> {
     Ok(ids.into_iter().filter(|id| !parked.contains(id)).count())
 }
 
-/// Forks; the child never comes back from `run`.
+/// Forks this process. The child never comes back from `run`.
 ///
-/// Standard output and error are flushed before, so that the child does not print again what the parent had buffered,
-/// and locked during the fork, so that the child finds them free.
+/// Standard output and error are flushed before the fork, so that the child does not print again
+/// what the parent had buffered. They are locked during the fork, so that the child finds them
+/// free.
 ///
-/// What the child has in its copies of this process's memory (objects, and slices of arrays) stays as it is as long as the
-/// parent keeps what this returns.
+/// The child's copies of this process's memory (objects, and slices of arrays) stay as they are as
+/// long as the parent keeps what this returns.
 ///
 /// # Errors
 ///
-/// Also that this process has elements of an array to write to.
+/// Any error of the system; also if this process has elements of an array to write to.
 #[allow(unsafe_code)]
 pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u32, Taken)> {
-    // Of the same family, whichever of the two needs it first.
+    // The family is made before the fork, so that both belong to the same one, whichever needs it
+    // first.
     crate::memory::family::for_children();
     let fork = fork_guard::Fork::new(takes);
     let (out, err, departure) = loop {
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
-        // A closed or full output is not this call's business.
+        // If the output is closed or full, that is no error of this call.
         let _ = (out.flush(), err.flush());
         match fork.depart()? {
             Ok(departure) => break (out, err, departure),
             Err(in_the_way) => {
-                // With nothing locked that those who are waited for may want.
+                // The streams are unlocked first: the threads that are waited for may need them.
                 drop((out, err));
                 fork.wait(in_the_way)?;
             }
         }
     };
     let fate = fault::for_next_child();
-    // SAFETY: either no other thread runs (`check_threads`), or whoever allowed that was told what it may lead to: a
-    // child that waits for ever. What it cannot lead to is a data race: the child's memory is its own.
+    // SAFETY: either no other thread runs (`check_threads`), or the caller who allowed threads was
+    // told what that may lead to: a child that waits for ever. It cannot lead to a data race: the
+    // child's memory is its own.
     match unsafe { os::fork::fork() }? {
         os::fork::Side::Parent { child } => {
             drop((out, err));
@@ -78,14 +81,15 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
         os::fork::Side::Child => {
             fate.arm();
             drop((out, err, departure));
-            // It is the parent that waited.
+            // Not dropped: only the parent has waited.
             std::mem::forget(fork);
             let original = Original::here();
-            // No unwinding into the copy of the caller's frames.
+            // A panic must not unwind into the copy of the caller's frames.
             let ended = panic::catch(run);
             original.end_copy_after(&ended);
             let code = if ended.is_ok() { 0 } else { 101 };
-            // No exit handler runs here, and there is one that sees to what the child itself has started and made.
+            // `exit_now` runs no exit handlers, so `end` runs the one that ends what the child
+            // itself has started and made.
             exit::end();
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             os::fork::exit_now(code)

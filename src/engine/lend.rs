@@ -1,4 +1,4 @@
-//! Engines that lend an array to a function, part by part.
+//! The engines that lend an array to a function, part by part.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,9 +9,10 @@ use crate::array::lend::Lent;
 use crate::call::Plan;
 use crate::error::TaskError;
 
-/// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped), [`Tiles`](crate::shm::Tiles)) to the
-/// function `F`: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for. With a context, `L` is
-/// [`With`](crate::shm::With) one of them, and `C` the context.
+/// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped),
+/// [`Tiles`](crate::shm::Tiles)) to the function `F`.
+/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for this bound. With a
+/// context, `L` is [`With`](crate::shm::With) one of them, and `C` the context.
 ///
 /// # Examples
 ///

@@ -7,8 +7,8 @@
 //! | [`Processes`] | persistent workers, this executable started again | nothing, or what `map_with` and `closure!` send along | arguments and results, by serde |
 //! | [`Forked`] | children forked for the one call | anything, borrows too (copy-on-write) | results, by serde |
 //!
-//! The conditions differ, so each engine states its own: by the bounds under which it implements [`Run`]. Code that
-//! is to run on any engine takes `E: Run<F, A, R>`.
+//! The conditions differ, so each engine states its own, by the bounds under which it implements
+//! [`Run`]. Code that is to run on any engine takes `E: Run<F, A, R>`.
 //!
 //! ```
 //! use manyhands::closure;
@@ -16,7 +16,7 @@
 //!
 //! let table = vec![1.0, 4.0, 9.0];
 //! let borrowed = Pool::threads(2)?.map(|i| table[i], 0..3usize)?;
-//! let forked = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
+//! let forked = Forked::builder().workers(2).allow_threads().build()?; // doc tests have threads
 //! let inherited = forked.map(|i| table[i], 0..3usize)?;
 //! let sent = Pool::processes(2)?.map(closure!([table] |i: usize| table[i]), 0..3)?;
 //! assert!(borrowed == inherited && inherited == sent);
@@ -61,11 +61,11 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 
 pub(crate) mod sealed {
-    /// Engines are this crate's own: what a pool asks of them may still change.
+    /// A mark of this crate's own engines: what a pool asks of an engine may still change.
     pub trait Sealed {}
 }
 
-/// Where the tasks of a [`Pool`](crate::Pool) run.
+/// An engine: where the tasks of a [`Pool`](crate::Pool) run.
 ///
 /// # Examples
 ///
@@ -81,7 +81,7 @@ pub(crate) mod sealed {
 /// # Ok::<(), PoolError>(())
 /// ```
 pub trait Executor: sealed::Sealed {
-    /// How many tasks run at once, at most.
+    /// Returns how many tasks run at once, at most.
     ///
     /// # Examples
     ///
@@ -94,7 +94,7 @@ pub trait Executor: sealed::Sealed {
     /// ```
     fn workers(&self) -> usize;
 
-    /// What the engine is called, in lower case: `serial`, `threads`, `processes`, `forked`.
+    /// Returns the engine's name, in lower case: `serial`, `threads`, `processes`, `forked`.
     ///
     /// # Examples
     ///
@@ -107,7 +107,7 @@ pub trait Executor: sealed::Sealed {
     /// ```
     fn name(&self) -> &'static str;
 
-    /// The id under which callbacks of its tasks are counted.
+    /// Returns the id under which callbacks of the engine's tasks are counted.
     #[doc(hidden)]
     fn id(&self) -> PoolId;
 
@@ -117,12 +117,12 @@ pub trait Executor: sealed::Sealed {
     #[doc(hidden)]
     fn shutdown(&self, how: Shutdown) -> Result<(), PoolError>;
 
-    /// Whether it takes tasks.
+    /// Returns whether the engine takes tasks.
     #[doc(hidden)]
     fn is_open(&self) -> bool;
 }
 
-/// How [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.
+/// The way in which [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.
 ///
 /// # Examples
 ///
@@ -144,15 +144,17 @@ pub trait Executor: sealed::Sealed {
 pub enum Shutdown {
     /// Tasks that have not started are cancelled; those that run come to their end.
     CancelQueued,
-    /// Tasks that run are stopped too, on processes and forked children by killing the process. A thread cannot be
-    /// stopped: on the other engines this is the same as [`CancelQueued`](Self::CancelQueued).
+    /// Tasks that run are stopped too, on processes and forked children by killing the process. A
+    /// thread cannot be stopped: on the other engines this is the same as
+    /// [`CancelQueued`](Self::CancelQueued).
     Kill,
 }
 
 /// An engine that can run `F` on arguments of type `A`, for results of type `R`.
 ///
-/// Each engine implements this under its own conditions, which is how a function that cannot cross into another
-/// process is refused by the compiler instead of at run time. In generic code it is the bound to ask for.
+/// Each engine implements this under its own conditions. So the compiler, and not the running
+/// program, refuses a function that cannot cross into another process. Generic code uses this trait
+/// as its bound.
 ///
 /// # Examples
 ///
@@ -203,8 +205,8 @@ pub trait Run<F, A, R>: Executor {
         R: Send + 'static;
 }
 
-/// An engine that can run `F` on arguments of type `A` and reduce the results, of type `R`, by `G`: what
-/// [`Pool::map_reduce`](crate::Pool::map_reduce) asks for.
+/// An engine that can run `F` on arguments of type `A` and reduce the results, of type `R`, by `G`.
+/// [`Pool::map_reduce`](crate::Pool::map_reduce) asks for this bound.
 ///
 /// # Examples
 ///
@@ -243,8 +245,8 @@ pub trait Reduce<F, G, A, R>: Executor {
         I: Iterator<Item = A>;
 }
 
-/// An engine that can run `F` on a context of type `C` and arguments of type `A`, for results of type `R`: what
-/// [`Pool::map_with`](crate::Pool::map_with) asks for.
+/// An engine that can run `F` on a context of type `C` and arguments of type `A`, for results of
+/// type `R`. [`Pool::map_with`](crate::Pool::map_with) asks for this bound.
 ///
 /// # Examples
 ///
@@ -275,11 +277,11 @@ pub trait RunWith<C, F, A, R>: Executor {
         I: Iterator<Item = A>;
 }
 
-/// Linux has no more process ids than this (`PID_MAX_LIMIT`).
+/// The most process ids that Linux has (`PID_MAX_LIMIT`).
 #[cfg(target_os = "linux")]
 const MOST_PROCESSES: usize = 1 << 22;
 
-/// Whether a pool can have so many workers that are processes.
+/// Checks that a pool can have this many workers that are processes.
 #[cfg(target_os = "linux")]
 pub(crate) fn check_workers(workers: usize) -> Result<(), PoolError> {
     match workers {

@@ -1,8 +1,8 @@
 //! `map_reduce`: many items, one result, and both steps on the workers.
 //!
-//! The items of a chunk are mapped and reduced where the chunk runs, so that one value for each chunk comes back; those
-//! are reduced in groups, again on the workers, until one is left. The order of the items is kept all the way: the
-//! reduction need be associative, and nothing more.
+//! The items of a chunk are mapped and reduced where the chunk runs, so that one value for each
+//! chunk comes back. These values are reduced in groups, again on the workers, until one is left.
+//! The order of the items is kept all the way: the reduction must be associative, and nothing more.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::panic::{self, Caught};
 /// A chunk of items, the index of the first, and the seeds of all items of the call.
 pub(crate) type Chunk<A> = (u64, Seeds, Vec<A>);
 
-/// What a chunk has come to: nothing if it was empty.
+/// The value that a chunk was reduced to: `None` if the chunk was empty.
 pub(crate) type Partial<R> = Result<Option<R>, Failed>;
 
-/// The item at which a chunk failed, if it was one, and its panic.
+/// The panic of a chunk, and the item at which it failed, if it was one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Failed {
     index: Option<u64>,
     caught: Caught,
 }
 
-/// So many results of chunks are reduced by one task.
+/// How many results of chunks one task reduces.
 const GROUP: usize = 64;
 
 /// Maps and reduces one chunk.
@@ -40,7 +40,7 @@ pub(crate) fn fold<A, R>(
     f: impl Fn(A) -> R,
     reduce: impl Fn(R, R) -> R,
 ) -> Partial<R> {
-    // No item while the reduction runs: its panic is of no one item.
+    // No item is noted while the reduction runs: a panic in it does not belong to one item.
     let at = Cell::new(None);
     let _none = seed::leave();
     panic::catch(|| {
@@ -70,8 +70,8 @@ pub(crate) fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partia
     })
 }
 
-/// [`fold`], for engines whose workers go on to other chunks: a copy of the worker that `f` or
-/// `reduce` forks ends here.
+/// Maps and reduces like [`fold`], for engines whose workers go on to other chunks: a copy of the
+/// worker that `f` or `reduce` forks ends here.
 pub(crate) fn fold_in_worker<A, R>(
     chunk: Chunk<A>,
     f: impl Fn(A) -> R,
@@ -85,7 +85,7 @@ pub(crate) fn fold_in_worker<A, R>(
     partial
 }
 
-/// [`combine`], as [`fold_in_worker`].
+/// Reduces like [`combine`], with the same care as [`fold_in_worker`].
 pub(crate) fn combine_in_worker<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
     let original = Original::here();
     let partial = combine(partials, |one, other| {
@@ -95,7 +95,7 @@ pub(crate) fn combine_in_worker<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R)
     partial
 }
 
-/// The call, given the two functions that an engine runs.
+/// Runs the whole call, given the two functions that an engine runs.
 pub(crate) fn map_reduce<E, H, K, A, R>(
     engine: &E,
     plan: Plan<'_>,
@@ -116,9 +116,9 @@ where
         });
     }
     let seeds = plan.limits.seeds;
-    // An iterator may go on after its end.
+    // An iterator may go on after its end, so it is fused.
     let (mut items, mut given) = (items.fuse(), 0);
-    // For the progress.
+    // The sizes for the progress.
     let chunk_sizes = RefCell::new(Sizes::default());
     let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);
     let chunks = std::iter::from_fn(|| {
@@ -133,7 +133,7 @@ where
     let mut tracker = plan.tracker;
     let inner = Plan {
         schedule: Schedule::Dynamic(1),
-        // A chunk is not an item, so the limit that a pool has for items is not for it.
+        // A chunk is not an item, so the limit that a pool has for items does not apply to it.
         limits: Limits {
             timeout: Some(Duration::MAX),
             ..plan.limits
@@ -168,7 +168,7 @@ where
     Ok(partials.pop())
 }
 
-/// The values of chunks, or the error of the first item that failed.
+/// Returns the values of chunks, or the error of the first item that failed.
 fn values<R>(partials: Vec<Partial<R>>) -> Result<Vec<R>, TaskError> {
     let partials = partials.into_iter().filter_map(Result::transpose);
     let values: Result<Vec<R>, Failed> = partials.collect();
@@ -177,7 +177,7 @@ fn values<R>(partials: Vec<Partial<R>>) -> Result<Vec<R>, TaskError> {
     })
 }
 
-/// The engine's index is that of a chunk, which is not what the caller counts.
+/// Removes the engine's index: it is that of a chunk, and the caller counts items.
 fn without_index(error: TaskError) -> TaskError {
     error.indexed(None)
 }

@@ -1,5 +1,5 @@
-//! The engine without parallelism: the caller runs every task, at once. It is the baseline to compare with, and the
-//! one to debug on.
+//! The engine without parallelism: the caller runs every task, at once. It is the baseline to
+//! compare with, and the engine to debug on.
 
 use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
 use crate::call::{Limits, Plan, Stream};
@@ -9,7 +9,7 @@ use crate::future::{PoolId, TaskFuture};
 use crate::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the thread that asks for them.
+/// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the calling thread.
 ///
 /// # Examples
 ///
@@ -108,7 +108,7 @@ where
             results.push(outcome);
             Ok(())
         };
-        // Only `keep` ends the loop early, and it does not.
+        // Only `keep` can end the loop early, and it does not.
         let _ = run(plan, f, items, keep);
         results
     }
@@ -142,7 +142,7 @@ where
             let outcomes = || items.into_iter().enumerate().map(run).collect();
             TaskFuture::ready(self.check_open().map(|()| outcomes()))
         };
-        // Items run as they are asked for, one by one.
+        // Items run when their results are asked for, one by one.
         Stream {
             give: Box::new(give),
             workers: 1,
@@ -152,7 +152,8 @@ where
     }
 }
 
-/// An input that claims to be longer than this gets room for its results as they come.
+/// The most results that room is reserved for. If an input claims to be longer, the vector grows as
+/// results come.
 const MOST_RESERVED: usize = 1 << 24;
 
 /// Runs all items, one after the other, until `keep` fails.
@@ -162,7 +163,7 @@ fn run<A, R>(
     items: impl Iterator<Item = A>,
     mut keep: impl FnMut(Result<R, TaskError>) -> Result<(), TaskError>,
 ) -> Result<(), TaskError> {
-    // Chunks mean nothing here, but a call that is wrong on one engine is wrong on all.
+    // Chunks have no effect here, but options that are wrong on one engine must be wrong on all.
     plan.chunks(1)?;
     let mut tracker = plan.tracker;
     let mut failed = 0;

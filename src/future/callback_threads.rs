@@ -5,8 +5,8 @@
 //! queued and the thread with the turn is in one, another thread is free and watches it. If the
 //! same callback still runs after [`PATIENCE`], the watching thread takes the turn and goes on with
 //! the queue, and another thread watches from then on. The thread that lost the turn becomes free
-//! when its callback returns. Quick callbacks need two threads however many they are, and callbacks
-//! that wait get as many as wait at once.
+//! when its callback returns. Quick callbacks need two threads, however many callbacks there are.
+//! Callbacks that wait get as many threads as wait at once.
 //!
 //! A free thread ends after [`LINGER`], or at once if there are more than [`KEPT`] of them.
 //!
@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_millis(50);
 /// How many free threads stay: the one that ran the last callback, and the one that watched it.
 const KEPT: usize = 2;
 
-/// How long it takes until a thread that the system has refused is asked for again.
+/// How long after a refusal the system is asked for a thread again.
 pub(super) const RETRY: Duration = Duration::from_millis(50);
 
 pub(super) type Callback = Box<dyn FnOnce() + Send>;
@@ -50,7 +50,7 @@ struct Threads {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Callback>,
-    /// Threads that are not in a callback, those that are being started among them. Each of them
+    /// Threads that are not in a callback, including those that are being started. Each of them
     /// looks at the queue before it sleeps.
     free: usize,
     /// Number of the turn. A thread that takes a callback begins a new one.
@@ -63,8 +63,8 @@ struct State {
     refused: Option<Stopwatch>,
 }
 
-/// Not a lock of `parking_lot`, and each process's own: a forked child gets a copy that a thread
-/// may have locked which the child does not have.
+/// The threads of this process. Not a lock of `parking_lot`, and each process has its own: a forked
+/// child gets a copy of the parent's, which may be locked by a thread that the child does not have.
 #[cfg(target_os = "linux")]
 static THREADS: PerProcess<Threads> = PerProcess::new(Threads::new());
 #[cfg(not(target_os = "linux"))]
@@ -78,12 +78,13 @@ fn own() -> &'static Threads {
 }
 
 thread_local! {
-    /// Whether this thread is to run callbacks itself, as soon as it holds no lock.
+    /// Whether this thread must run callbacks itself, as soon as it holds no lock.
     static MUST_RUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a callback soon, after those that came before it, on a thread for callbacks. False if none
-/// is free and the system refuses one: then [`run_here`] is due when this thread holds no lock.
+/// Runs a callback soon, after those that came before it, on a thread for callbacks. Returns false
+/// if none is free and the system refuses one: then this thread must call [`run_here`] when it
+/// holds no lock.
 pub(super) fn call(callback: Callback) -> bool {
     let threads = own();
     let mut state = threads.lock();
@@ -108,8 +109,8 @@ pub(super) fn run_here() {
     }
 }
 
-/// Called every [`RETRY`] by a thread that waits for callbacks: if none is free for those that are
-/// queued and the system refuses one, this thread runs them.
+/// Runs the queued callbacks on this thread, if no other thread is free for them and the system
+/// refuses one. A thread that waits for callbacks calls this every [`RETRY`].
 pub(super) fn help() {
     MUST_RUN.set(true);
     run_here();
@@ -121,8 +122,8 @@ fn run(callback: Option<Callback>) {
     };
     let original = Original::here();
     let outcome = panic::catch(callback);
-    // In a copy that the callback has forked, neither what is queued nor what this thread does next
-    // is the copy's own.
+    // A copy that the callback has forked ends here: neither what is queued nor what this thread
+    // does next is for the copy to do.
     original.end_copy_after(&outcome);
     if let Err(caught) = outcome {
         log::error!("a callback of a task panicked: {}", caught.message);
@@ -145,16 +146,19 @@ impl Threads {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that could panic happens under it.
+        // Nothing that could panic happens under the lock, so poison is ignored.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that a free thread looks at the queue. False if there is none.
+    /// Makes sure that a free thread looks at the queue. Returns false if there is none.
     fn attend(&'static self, state: MutexGuard<'_, State>) -> bool {
         if state.queue.is_empty() {
             return true;
         }
         if state.free > 0 {
+            // If no callback runs, a free thread must take this one. If one runs that no thread
+            // watches, a free thread must watch it. Otherwise the watching thread looks at the
+            // queue in time.
             if state.since.is_none() || !state.is_watched {
                 self.changed.notify_one();
             }
@@ -163,9 +167,9 @@ impl Threads {
         self.start(state)
     }
 
-    /// Starts a free thread; false if the system refuses it.
+    /// Starts a free thread. Returns false if the system refuses it.
     fn start(&'static self, mut state: MutexGuard<'_, State>) -> bool {
-        // From now on others count on it.
+        // Other threads count on this one from now on.
         state.free += 1;
         drop(state);
         let started = thread::Builder::new()
@@ -185,7 +189,7 @@ impl Threads {
         false
     }
 
-    /// What a thread does from its start, when it is counted as free, to its end.
+    /// Runs callbacks, from the thread's start, when it is counted as free, to its end.
     fn serve(&'static self) {
         #[cfg(target_os = "linux")]
         crate::os::worker::block_signals();
@@ -193,8 +197,8 @@ impl Threads {
         loop {
             if state.may_take() {
                 if state.queue.len() > 1 && state.free == 1 && state.may_start() {
-                    // The others must not be left without a free thread. It is started without the
-                    // lock: look again.
+                    // The other callbacks must not be left without a free thread. It is started
+                    // without the lock, so this thread looks again afterwards.
                     self.start(state);
                     state = self.lock();
                     continue;
@@ -206,12 +210,15 @@ impl Threads {
                 drop(state);
                 run(callback);
                 state = self.lock();
+                // The thread is one too many.
                 if state.give_back(turn) {
                     state.free -= 1;
                     return;
                 }
                 continue;
             }
+            // A thread watches if callbacks are queued, one runs and no other thread watches it.
+            // Else it waits for a callback.
             let (time, watches) = match &state.since {
                 Some(since) if !state.queue.is_empty() && !state.is_watched => {
                     (PATIENCE.saturating_sub(since.elapsed()), true)
@@ -227,15 +234,15 @@ impl Threads {
         }
     }
 
-    /// Sleeps until there is news, or until the time is over; true if it is.
+    /// Sleeps until it is woken, or until the time is over. Returns true if the time is over.
     fn sleep<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         time: Duration,
         watches: bool,
     ) -> (MutexGuard<'a, State>, bool) {
-        // One of the crate's own threads only while it sleeps: in a callback it may hold locks of
-        // the user's.
+        // The thread counts as one of the crate's own only while it sleeps: in a callback it may
+        // hold locks of the user's.
         #[cfg(target_os = "linux")]
         let _own = crate::os::task::OwnThread::register();
         state.is_watched |= watches;
@@ -247,13 +254,13 @@ impl Threads {
 }
 
 impl State {
-    /// Whether a free thread may take the next callback.
+    /// Returns whether a free thread may take the next callback.
     fn may_take(&self) -> bool {
         let is_over = |since: &Stopwatch| since.elapsed() >= PATIENCE;
         !self.queue.is_empty() && self.since.as_ref().is_none_or(is_over)
     }
 
-    /// Whether callbacks are queued, and no thread watches the one that runs.
+    /// Returns whether callbacks are queued, and no thread watches the one that runs.
     fn needs_watch(&self) -> bool {
         !self.queue.is_empty() && !self.is_watched
     }
@@ -272,7 +279,8 @@ impl State {
         (self.queue.pop_front(), self.turn)
     }
 
-    /// A callback has returned, which was taken with this turn. True if its thread is one too many.
+    /// Gives back the turn, after the callback that was taken with it has returned. Returns true if
+    /// its thread is one too many.
     fn give_back(&mut self, turn: u64) -> bool {
         self.free += 1;
         if self.turn == turn {

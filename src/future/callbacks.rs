@@ -1,4 +1,4 @@
-//! The callbacks of one task, and the outcome that they are shown.
+//! The callbacks of one task, and the outcome that they get to see.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,10 +11,10 @@ use crate::panic;
 
 pub(super) type Callback<R> = Box<dyn FnOnce(Result<&R, &TaskError>) + Send>;
 
-/// Between a task with callbacks and its handle: takes the outcome when the task has ended, shows it to the callbacks,
-/// and keeps it for the handle.
+/// The part between a task with callbacks and its handle. It takes the outcome when the task has
+/// ended, shows it to the callbacks, and keeps it for the handle.
 pub(super) struct Told<R> {
-    /// Not a lock of `parking_lot`: see [`copied`](Self::copied).
+    /// Not behind a lock of `parking_lot`: see [`copied`](Self::copied).
     stage: Mutex<Stage<R>>,
     changed: Condvar,
     over: Signal,
@@ -40,11 +40,11 @@ impl<R> Told<R> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stage<R>> {
-        // No callback is called under it.
+        // No callback is called under the lock.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this process is a forked child, and the callbacks are its parent's.
+    /// Returns whether this process is a forked child, and the callbacks belong to its parent.
     pub(super) fn is_foreign(&self) -> bool {
         self.generation != generation()
     }
@@ -53,7 +53,7 @@ impl<R> Told<R> {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Has the callbacks called when the task ends, or now if it has.
+    /// Arranges that the callbacks are called when the task ends, or now if it has ended.
     pub(super) fn begin(self: &Arc<Self>, pending: &Arc<dyn Pending<R>>)
     where
         R: Send + 'static,
@@ -70,11 +70,12 @@ impl<R> Told<R> {
         later::flush();
     }
 
-    /// One more callback.
+    /// Adds a callback. If the task is over, calls it now.
     pub(super) fn add(&self, callback: Callback<R>) {
         let mut stage = self.lock();
         match &mut *stage {
             Stage::Waiting(callbacks) => callbacks.push(callback),
+            // The task is over: the callback sees the outcome, which then goes back to the handle.
             Stage::Over(outcome) => {
                 let outcome = outcome.take().unwrap_or(Err(TaskError::Taken));
                 *stage = Stage::Waiting(vec![callback]);
@@ -90,6 +91,7 @@ impl<R> Told<R> {
                 let mut stage = self.lock();
                 match &mut *stage {
                     Stage::Waiting(callbacks) if !callbacks.is_empty() => std::mem::take(callbacks),
+                    // No callback has been added meanwhile: the outcome is now for the handle.
                     _ => {
                         *stage = Stage::Over(Some(outcome));
                         break;
@@ -99,14 +101,16 @@ impl<R> Told<R> {
             for callback in callbacks {
                 self.show(callback, &outcome);
                 if self.is_foreign() {
-                    // The callback has forked, and this is the copy. The parent calls the others.
+                    // The callback has forked, and this is the copy. The parent calls the other
+                    // callbacks.
                     return;
                 }
             }
         }
         self.changed.notify_all();
         self.over.raise();
-        // Those who wait for the callbacks of the pool find the handle done.
+        // Counted down only now: a thread that waits for the callbacks of the pool then finds the
+        // handle done.
         drop(outstanding);
         later::flush();
     }
@@ -118,8 +122,9 @@ impl<R> Told<R> {
         }
     }
 
-    /// In a forked child, the outcome if the parent had it here at the time of the fork. Another
-    /// thread of the parent may have had the lock, and a lock that is free may have had waiters.
+    /// Returns, in a forked child, the outcome if the parent had it here at the time of the fork.
+    /// It uses `try_lock` only: another thread of the parent may have held the lock, and a lock
+    /// that is free may have had waiters.
     pub(super) fn copied(&self) -> Option<Result<R, TaskError>> {
         match &mut *self.stage.try_lock().ok()? {
             Stage::Over(outcome) => outcome.take(),
@@ -127,7 +132,7 @@ impl<R> Told<R> {
         }
     }
 
-    /// Shows one more callback, in a forked child, what is known there.
+    /// Shows one more callback, in a forked child, the outcome that is known there.
     pub(super) fn show_copied(&self, callback: Callback<R>) {
         let outcome = self.copied();
         let outcome = outcome.unwrap_or(Err(PoolError::OtherProcess.into()));
@@ -147,8 +152,8 @@ impl<R> Told<R> {
         self.over.on_raise(0, hook);
     }
 
-    /// Waits until the callbacks have been called, or until the deadline; true if they have, or if
-    /// a callback of this very task asks.
+    /// Waits until the callbacks have been called, or until the deadline. Returns true if they have
+    /// been called, or if a callback of this very task is the caller.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut stage = self.lock();
         while matches!(*stage, Stage::Waiting(_)) {
@@ -166,8 +171,8 @@ impl<R> Told<R> {
             let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
             stage = held;
             if time.timed_out() && matches!(*stage, Stage::Waiting(_)) {
-                // If the system refuses threads, there may be none but this for the callbacks that
-                // are waited for.
+                // If the system refuses threads, there may be no thread but this one to run the
+                // callbacks that it waits for.
                 drop(stage);
                 callback_threads::help();
                 stage = self.lock();
@@ -176,7 +181,7 @@ impl<R> Told<R> {
         true
     }
 
-    /// The outcome, once the callbacks have seen it.
+    /// Returns the outcome, once the callbacks have seen it.
     pub(super) fn take(&self) -> Result<R, TaskError> {
         self.wait(None);
         match &mut *self.lock() {
@@ -188,7 +193,7 @@ impl<R> Told<R> {
                         .into(),
             }
             .into()),
-            // Another callback came in between.
+            // Another callback was added in between.
             Stage::Waiting(_) => Err(TaskError::Taken),
         }
     }

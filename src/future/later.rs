@@ -1,8 +1,9 @@
-//! What is the user's to run when a task has ended, and must not run under a lock of an engine.
+//! Runs code of the user after a task has ended, but not under a lock of an engine.
 //!
-//! Wakers of async runtimes are called by the thread that found the task ended, as soon as it has let go of the engine's
-//! lock: one hop less than by a thread of their own. Callbacks may do anything, also wait for another task; they run on
-//! threads that nothing else depends on ([`callback_threads`]).
+//! Wakers of async runtimes are called by the thread that found the task ended, as soon as it has
+//! released the engine's lock. That saves one switch of threads, compared with a thread of their
+//! own. Callbacks may do anything, also wait for another task; they run on threads that nothing
+//! else depends on ([`callback_threads`]).
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -13,11 +14,12 @@ use crate::panic;
 
 thread_local! {
     static WAKERS: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
-    /// Whether anything has been put off on this thread. Of its own, because `flush` looks at it after every lock.
+    /// Whether this thread has put off anything. It is a flag of its own, because `flush` looks at
+    /// it after every lock.
     static IS_ANYTHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has the waker woken at the next [`flush`] of this thread.
+/// Puts off waking the waker to the next [`flush`] of this thread.
 pub(crate) fn wake(waker: Waker) {
     IS_ANYTHING.set(true);
     let waker = WAKERS.try_with(|wakers| wakers.borrow_mut().push(waker));
@@ -32,7 +34,8 @@ pub(crate) fn call(callback: Callback) {
     }
 }
 
-/// Wakes what has been put off. Called by whoever has let go of a lock under which hooks may have run.
+/// Wakes what has been put off. A thread calls this after it has released a lock under which hooks
+/// may have run.
 #[inline]
 pub(crate) fn flush() {
     if IS_ANYTHING.get() {
@@ -47,8 +50,8 @@ fn flush_now() {
     for waker in wakers.unwrap_or_default() {
         let original = Original::here();
         let woken = panic::catch(|| waker.wake());
-        // A copy that the waker has forked would go on with what this thread does, and with the
-        // memory that the original shares with its workers.
+        // A copy that the waker has forked ends here: it would go on with what this thread does,
+        // and with the memory that the original shares with its workers.
         original.end_copy_after(&woken);
         if let Err(caught) = woken {
             log::error!("a waker panicked: {}", caught.message);

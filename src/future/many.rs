@@ -1,4 +1,5 @@
-//! Many tasks at once: [`wait`] for some or all of them, or take them [`as_completed`]. They may be of different pools.
+//! Many tasks at once: [`wait`] for some or all of them, or take them [`as_completed`]. They may
+//! belong to different pools.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,7 +11,7 @@ use super::{Signal, TaskFuture, later};
 use crate::error::Unfinished;
 use crate::shim::Mutex;
 
-/// What [`wait`] waits for.
+/// The condition that [`wait`] waits for.
 ///
 /// # Examples
 ///
@@ -29,16 +30,16 @@ use crate::shim::Mutex;
 pub enum ReturnWhen {
     /// One task has ended, in whatever way.
     FirstCompleted,
-    /// One task has ended without a result; or, if none does, all have ended. A result that arrives but cannot be
-    /// deserialised counts as one until it is taken.
+    /// One task has ended without a result; or, if none does, all have ended. A result that arrives
+    /// but cannot be deserialised counts as a result until it is taken.
     FirstError,
     /// All tasks have ended.
     #[default]
     All,
 }
 
-/// Waits for tasks, at most for `timeout` (`None`: for ever), and gives them back in two lists, each in the order in which
-/// they were given: those that have ended and those that have not.
+/// Waits for tasks, at most for `timeout` (`None`: for ever), and returns them in two lists, each
+/// in the order in which they were given: those that have ended and those that have not.
 ///
 /// # Examples
 ///
@@ -80,7 +81,7 @@ pub fn wait<R>(
     let (mut done, mut pending) = (Vec::new(), Vec::new());
     for Entry { future, has_ended } in board.entries {
         if let Some(future) = future {
-            // It may have ended since the last look.
+            // The task may have ended since the last look.
             let list = if has_ended || future.done() {
                 &mut done
             } else {
@@ -92,7 +93,8 @@ pub fn wait<R>(
     (done, pending)
 }
 
-/// Gives tasks in the order in which they end: first those that have ended already.
+/// Returns an iterator over tasks in the order in which they end: first those that have ended
+/// already.
 ///
 /// # Examples
 ///
@@ -115,7 +117,7 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
     }
 }
 
-/// Iterator over tasks in the order in which they end, made by [`as_completed`].
+/// An iterator over tasks in the order in which they end, made by [`as_completed`].
 ///
 /// # Examples
 ///
@@ -136,8 +138,8 @@ pub struct AsCompleted<R> {
 }
 
 impl<R> AsCompleted<R> {
-    /// Waits no longer than this in all, counted from now: when the time is over and tasks are unfinished, an
-    /// [`Unfinished`] says how many, and is the last that comes.
+    /// Limits the waiting to this time in all, counted from now. If the time is over and tasks are
+    /// unfinished, the last item is an [`Unfinished`], which says how many.
     ///
     /// # Examples
     ///
@@ -165,7 +167,8 @@ impl<R> AsCompleted<R> {
 }
 
 impl<R> AsCompleted<R> {
-    /// The tasks that have not been given, in the order in which they were handed in: to cancel them, or to go on waiting.
+    /// Returns the tasks that have not been given, in the order in which they were handed in: to
+    /// cancel them, or to go on waiting.
     ///
     /// # Examples
     ///
@@ -184,7 +187,8 @@ impl<R> AsCompleted<R> {
 }
 
 impl<R> AsCompletedTimeout<R> {
-    /// The tasks that have not been given, in the order in which they were handed in: to cancel them, or to go on waiting.
+    /// Returns the tasks that have not been given, in the order in which they were handed in: to
+    /// cancel them, or to go on waiting.
     ///
     /// # Examples
     ///
@@ -220,7 +224,7 @@ impl<R> Iterator for AsCompleted<R> {
 
 impl<R> FusedIterator for AsCompleted<R> {}
 
-/// [`AsCompleted`] with a deadline, made by [`AsCompleted::timeout`].
+/// An [`AsCompleted`] with a deadline, made by [`AsCompleted::timeout`].
 ///
 /// # Examples
 ///
@@ -281,27 +285,28 @@ fn is_over(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Tasks that are waited for together.
+/// A set of tasks that are waited for together.
 pub(crate) struct Board<R> {
-    /// Those that have not been given out, and in between places of some that have.
+    /// The tasks that have not been given out; between them empty entries of some that have.
     entries: VecDeque<Entry<R>>,
     /// Number of the first entry; they count from 0.
     base: usize,
     ended: Arc<Ended>,
-    /// Tasks there were in all.
+    /// How many tasks there were in all.
     total: usize,
-    /// Tasks that have not been seen to end.
+    /// How many tasks have not been seen to end.
     open: usize,
-    /// Tasks that have not been given out.
+    /// How many tasks have not been given out.
     left: usize,
     has_failed: bool,
     /// Entries that have been seen to end, and have not been given out.
     ready: VecDeque<usize>,
-    /// That of all tasks, if they have one; else 0.
+    /// The family of all tasks, if they have one in common; else 0. `None` while there is no task.
     family: Option<usize>,
-    /// Entries whose tasks have been run here, if only this thread could.
+    /// Number of the first entry whose task has not been helped. Tasks before it have been run
+    /// here, if only this thread could.
     helped: usize,
-    /// All entries before this one have ended.
+    /// Number of the first entry that may not have ended: all before it have.
     first: usize,
 }
 
@@ -310,7 +315,7 @@ struct Entry<R> {
     has_ended: bool,
 }
 
-/// What the hooks of the tasks write to.
+/// The list and the signal that the hooks of the tasks write to.
 #[derive(Default)]
 struct Ended {
     list: Mutex<Vec<usize>>,
@@ -338,7 +343,7 @@ impl<R> Board<R> {
         board
     }
 
-    /// Adds a task; gives its number.
+    /// Adds a task. Returns its number.
     pub(crate) fn push(&mut self, future: TaskFuture<R>) -> usize {
         let number = self.total;
         let own = future.pending.family();
@@ -362,7 +367,7 @@ impl<R> Board<R> {
         number
     }
 
-    /// Takes note of the tasks that have ended.
+    /// Notes the tasks that have ended.
     fn look(&mut self) {
         for number in std::mem::take(&mut *self.ended.list.lock()) {
             let entry = &mut self.entries[number - self.base];
@@ -377,6 +382,7 @@ impl<R> Board<R> {
     /// Waits until another task has ended since `seen`, or until the deadline.
     fn sleep(&mut self, seen: usize, deadline: Option<Instant>) {
         let signal = &self.ended.signal;
+        // Runs the tasks that only this thread can run, as long as no task has ended.
         self.helped = self.helped.max(self.base);
         while let Some(entry) = self.entries.get(self.helped - self.base) {
             if signal.count() > seen {
@@ -387,6 +393,7 @@ impl<R> Board<R> {
             }
             self.helped += 1;
         }
+        // Skips the entries that are known to have ended.
         self.first = self.first.max(self.base);
         let has_ended = |entry: &Entry<R>| entry.has_ended;
         while self
@@ -398,14 +405,16 @@ impl<R> Board<R> {
         }
         let first = self.entries.get(self.first - self.base);
         match first.and_then(|entry| entry.future.as_ref()) {
+            // All tasks are of one family: the first can wait for all of them.
             Some(first) if self.family != Some(0) => {
                 first.pending.wait_for(signal, seen, deadline);
             }
+            // The tasks are of several families: this thread sleeps until a hook raises the signal.
             _ => drop(signal.sleep(seen, deadline)),
         }
     }
 
-    /// The next task that has ended, and its number; `None` when all have been given out.
+    /// Returns the next task that has ended, and its number; `None` when all have been given out.
     pub(crate) fn next(
         &mut self,
         deadline: Option<Instant>,
@@ -445,7 +454,7 @@ impl<R> Board<R> {
             .collect()
     }
 
-    /// The tasks that have not been given out.
+    /// Returns the tasks that have not been given out.
     pub(crate) fn rest(&self) -> impl Iterator<Item = &TaskFuture<R>> {
         self.entries
             .iter()

@@ -1,4 +1,4 @@
-//! [`TaskFuture`]: the handle of one submitted task, and what can be done with many of them.
+//! [`TaskFuture`]: the handle of one submitted task, and the functions for many of them.
 
 mod callback_threads;
 mod callbacks;
@@ -23,15 +23,15 @@ use parking_lot::Mutex;
 use self::callbacks::Told;
 use crate::error::{TaskError, Timeout};
 
-/// The handle of a task given to a pool by [`Pool::submit`](crate::Pool::submit): it will hold the result, or the
-/// error that says why there is none.
+/// The handle of a task given to a pool by [`Pool::submit`](crate::Pool::submit). It will hold the
+/// result, or the error that says why there is none.
 ///
-/// It is a [`Future`] too, of any async runtime: `.await` gives what [`result`](Self::result) gives, without a thread
-/// that waits for it.
+/// It is also a [`Future`], of any async runtime: `.await` returns what [`result`](Self::result)
+/// returns, without a thread that waits for it.
 ///
-/// Dropping it does not stop the task; its result is thrown away. The exception is a handle that has been awaited: as
-/// with other futures, dropping that means that nobody wants the result any more, and the task is cancelled if it has not
-/// started.
+/// Dropping it does not stop the task; its result is thrown away. A handle that has been awaited is
+/// an exception: as with other futures, dropping it means that the result is not wanted any more,
+/// and the task is cancelled if it has not started.
 ///
 /// # Examples
 ///
@@ -46,37 +46,40 @@ use crate::error::{TaskError, Timeout};
 #[must_use = "the result of the task comes through this handle"]
 pub struct TaskFuture<R> {
     pending: Arc<dyn Pending<R>>,
-    /// Where the result is when there are callbacks: they see it first.
+    /// The place of the result when there are callbacks: they see it first.
     told: OnceLock<Arc<Told<R>>>,
-    /// Who is to be woken, once it has been awaited.
+    /// The waker to be woken, once the handle has been awaited.
     waker: Option<Arc<Mutex<Option<Waker>>>>,
 }
 
-/// What an engine gives behind a [`TaskFuture`].
+/// The engine's side of a [`TaskFuture`].
 pub(crate) trait Pending<R>: Send + Sync {
-    /// The pool whose `close` waits for the callbacks of the task; `None` if no pool took the task.
+    /// Returns the pool whose `close` waits for the callbacks of the task; `None` if no pool took
+    /// the task.
     fn pool(&self) -> Option<PoolId>;
 
-    /// Whether the task has ended. Never blocks.
+    /// Returns whether the task has ended. Never blocks.
     fn is_done(&self) -> bool;
 
-    /// Blocks until the task has ended, or until `deadline`; true if it has ended.
+    /// Blocks until the task has ended, or until `deadline`. Returns true if it has ended.
     fn wait(&self, deadline: Option<Instant>) -> bool;
 
-    /// The outcome, once; [`TaskError::Taken`] afterwards. Called only after the task has ended.
+    /// Returns the outcome, once; [`TaskError::Taken`] afterwards. Called only after the task has
+    /// ended.
     fn take(&self) -> Result<R, TaskError>;
 
-    /// Whether the task has ended without a result. Never blocks.
+    /// Returns whether the task has ended without a result. Never blocks.
     fn has_failed(&self) -> bool;
 
-    /// Whether the task has started and has not ended. Never blocks.
+    /// Returns whether the task has started and has not ended. Never blocks.
     fn is_running(&self) -> bool;
 
-    /// Ends the task with [`TaskError::Cancelled`] if it has not started; true if this call has done so.
+    /// Ends the task with [`TaskError::Cancelled`] if it has not started. Returns true if this call
+    /// has done so.
     fn cancel(&self) -> bool;
 
-    /// Ends the task with [`TaskError::Cancelled`] also if it has started, where that can be done; true if this call has
-    /// seen to it.
+    /// Ends the task with [`TaskError::Cancelled`] also if it has started, where that is possible.
+    /// Returns true if this call has caused it.
     fn kill(&self) -> bool {
         self.cancel()
     }
@@ -84,16 +87,18 @@ pub(crate) trait Pending<R>: Send + Sync {
     /// Runs `hook` when the task has ended, or now if it has.
     fn on_end(&self, hook: Hook);
 
-    /// If the task can only run on the thread that calls this, which is about to wait for it, runs it.
+    /// Runs the task, if it can only run on the thread that calls this, which is about to wait for
+    /// it.
     fn help(&self) {}
 
-    /// A number that is the same for tasks which [`wait_for`](Self::wait_for) can be used on one for all; 0 for none.
+    /// Returns a number that is the same for all tasks that one call of
+    /// [`wait_for`](Self::wait_for) can wait for together; 0 if the task has no such family.
     fn family(&self) -> usize {
         0
     }
 
-    /// Waits until the count of `signal`, raised by hooks of tasks of this family, has passed `seen`; or until the
-    /// deadline.
+    /// Waits until the count of `signal`, which hooks of tasks of this family raise, has passed
+    /// `seen`, or until the deadline.
     fn wait_for(&self, signal: &Signal, seen: usize, deadline: Option<Instant>) {
         signal.sleep(seen, deadline);
     }
@@ -108,7 +113,7 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// A task that no pool took.
+    /// Makes a handle of a task that no pool took.
     pub(crate) fn ready(outcome: Result<R, TaskError>) -> Self
     where
         R: Send + 'static,
@@ -116,7 +121,7 @@ impl<R> TaskFuture<R> {
         Self::ended(None, outcome)
     }
 
-    /// A task of this pool that has ended already.
+    /// Makes a handle of a task of this pool that has ended already.
     pub(crate) fn ended(pool: Option<PoolId>, outcome: Result<R, TaskError>) -> Self
     where
         R: Send + 'static,
@@ -128,12 +133,13 @@ impl<R> TaskFuture<R> {
         }))
     }
 
-    /// Waits for the task to end and gives its result.
+    /// Waits for the task to end and returns its result.
     ///
     /// # Errors
     ///
-    /// The [`TaskError`] that says why there is no result: the task panicked, its worker died, a value did not cross
-    /// between the processes, the pool was dropped; [`TaskError::Taken`] if `result_timeout` has given the result.
+    /// The [`TaskError`] that says why there is no result: the task panicked, its worker died, a
+    /// value did not cross between the processes, the pool was dropped; [`TaskError::Taken`] if
+    /// `result_timeout` has returned the result.
     ///
     /// # Examples
     ///
@@ -163,23 +169,23 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// Where the result is when there are callbacks; `None` in a forked child also if there are,
-    /// for they are the parent's to call.
+    /// Returns the place of the result when there are callbacks. In a forked child it is `None`
+    /// also if there are, because only the parent calls them.
     fn told(&self) -> Option<&Arc<Told<R>>> {
         self.told.get().filter(|told| !told.is_foreign())
     }
 
-    /// Whether the task has ended, and its callbacks have been called.
+    /// Returns whether the task has ended, and its callbacks have been called.
     fn is_over(&self) -> bool {
         self.pending.is_done() && self.told().is_none_or(|told| told.is_over())
     }
 
-    /// Waits at most `timeout` for the task to end, and gives its result if it has.
+    /// Waits at most `timeout` for the task to end, and returns its result if it has.
     ///
     /// # Errors
     ///
-    /// [`Timeout`] if the task has not ended; it goes on, and a later call still gives its result. The inner `Result`
-    /// is as for [`result`](Self::result).
+    /// [`Timeout`] if the task has not ended; it goes on, and a later call still returns its
+    /// result. The inner `Result` is as for [`result`](Self::result).
     ///
     /// # Examples
     ///
@@ -206,7 +212,7 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// Whether the task has ended, with a result or without. Never blocks.
+    /// Returns whether the task has ended, with a result or without. Never blocks.
     ///
     /// # Examples
     ///
@@ -220,7 +226,7 @@ impl<R> TaskFuture<R> {
         self.is_over()
     }
 
-    /// Whether the task has started and has not ended. Never blocks.
+    /// Returns whether the task has started and has not ended. Never blocks.
     ///
     /// # Examples
     ///
@@ -234,8 +240,9 @@ impl<R> TaskFuture<R> {
         self.pending.is_running()
     }
 
-    /// Cancels the task if it has not started: it never will, and its result is [`TaskError::Cancelled`]. True if so;
-    /// false if it has started or ended before.
+    /// Cancels the task if it has not started: it never will, and its result is
+    /// [`TaskError::Cancelled`]. Returns true if so, and false if the task has started or ended
+    /// before.
     ///
     /// # Examples
     ///
@@ -255,13 +262,13 @@ impl<R> TaskFuture<R> {
         self.pending.cancel()
     }
 
-    /// Cancels the task whether it has started or not. On processes and forked children a task that runs is stopped by
-    /// killing its process, which a pool replaces. A thread cannot be stopped: on the other engines this is
-    /// [`cancel`](Self::cancel).
+    /// Cancels the task whether it has started or not. On processes and forked children a task that
+    /// runs is stopped by killing its process, which a pool replaces. A thread cannot be stopped:
+    /// on the other engines this does the same as [`cancel`](Self::cancel).
     ///
-    /// True if the task ends with [`TaskError::Cancelled`] because of this call; false if it has ended before, or cannot
-    /// be stopped. (A task may still come to its end in the moment between the decision and the signal; then it has a
-    /// result.)
+    /// Returns true if the task ends with [`TaskError::Cancelled`] because of this call, and false
+    /// if it has ended before, or cannot be stopped. (A task may still come to its end in the
+    /// moment between the decision and the signal; then it has a result.)
     ///
     /// # Examples
     ///
@@ -280,25 +287,27 @@ impl<R> TaskFuture<R> {
     }
 
     /// Calls `callback` with the outcome once the task has ended: with its result, its error, or
-    /// [`TaskError::Cancelled`]. If the task has ended already, the callback runs at once, on this thread. Else it runs on
-    /// a thread that the crate keeps for callbacks.
+    /// [`TaskError::Cancelled`]. If the task has ended already, the callback runs at once, on this
+    /// thread. Otherwise it runs on a thread that the crate keeps for callbacks.
     ///
     /// The callbacks of one task run one after the other, in the order in which they were
     /// registered. Those of different tasks run in the order in which the tasks were found ended.
-    /// But one that takes longer than some milliseconds holds up no other task's: they go on beside
-    /// it, on further threads, which end when they have nothing to do. So a callback may use pools,
-    /// and wait for any task, lock or message. It must not wait for what can only come after it: a
-    /// later callback of its own task, or another thread that waits for the result of that task.
+    /// But a callback that takes longer than some milliseconds does not hold up those of other
+    /// tasks: they go on beside it, on further threads, which end when they have nothing to do. So
+    /// a callback may use pools, and wait for any task, lock or message. It must not wait for what
+    /// can only come after it: a later callback of its own task, or another thread that waits for
+    /// the result of that task.
     ///
-    /// [`result`](Self::result) gives the outcome after the callbacks that were there at the end have seen it. In one of
-    /// these it gives [`PoolError::System`](crate::PoolError::System) instead of waiting for
-    /// itself. A callback that comes when the outcome has been taken, by `result_timeout` or
-    /// `.await`, gets [`TaskError::Taken`]. One that panics is logged, and stops neither the others
-    /// nor the pool.
+    /// [`result`](Self::result) returns the outcome after the callbacks that were registered by the
+    /// task's end have seen it. If one of these callbacks calls it, it returns
+    /// [`PoolError::System`](crate::PoolError::System) instead of waiting for itself. If the
+    /// outcome has been taken, by `result_timeout` or `.await`, a callback that is registered
+    /// afterwards gets [`TaskError::Taken`]. A callback that panics is logged; it stops neither the
+    /// others nor the pool.
     ///
-    /// [`Pool::close`](crate::Pool::close) waits for the callbacks of the pool's tasks. Dropping a pool does not. A forked
-    /// child does not call what its parent has registered; what it registers itself is called in
-    /// the child.
+    /// [`Pool::close`](crate::Pool::close) waits for the callbacks of the pool's tasks. Dropping a
+    /// pool does not. A forked child does not call what its parent has registered; what it
+    /// registers itself is called in the child.
     ///
     /// If the system refuses a thread, callbacks run on the thread that found the task ended, or
     /// that waits for them in `result` or `close`.
@@ -334,14 +343,15 @@ impl<R> TaskFuture<R> {
             return;
         }
         if let Some(slot) = &self.waker {
-            // It has been awaited, and from now on there is no outcome before the callbacks have seen it.
+            // The handle has been awaited. From now on the outcome is there only after the
+            // callbacks have seen it.
             told.on_end(waking(slot));
         }
         told.begin(&self.pending);
     }
 }
 
-/// What wakes the one who awaits a task, if somebody does.
+/// Returns a hook that wakes the async task that awaits this one, if there is one.
 fn waking(slot: &Arc<Mutex<Option<Waker>>>) -> Hook {
     let slot = Arc::clone(slot);
     Box::new(move || {
@@ -369,10 +379,11 @@ impl<R> Future for TaskFuture<R> {
         if !self.is_over() {
             if let Some(slot) = &self.waker {
                 let old = slot.lock().replace(context.waker().clone());
-                // Not under the lock: it may be the last that holds a task of the user's, which may hold other handles.
+                // Not dropped under the lock: it may be the last reference to a task of the user's,
+                // which may hold other handles.
                 drop(old);
             }
-            // Again: it may have ended before the waker was there.
+            // Looks again: the task may have ended before the waker was there.
             if !self.is_over() {
                 return Poll::Pending;
             }
@@ -400,7 +411,8 @@ impl<R> fmt::Debug for TaskFuture<R> {
 struct Ready<R> {
     pool: Option<PoolId>,
     outcome: Mutex<Option<Result<R, TaskError>>>,
-    /// Also when the outcome has been taken, which callbacks do before anybody else sees it.
+    /// Whether there was an error. It stays known when the outcome has been taken, which callbacks
+    /// do before the handle sees it.
     has_failed: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Callbacks that have not returned, counted for each pool: `close` waits for those of its own.
+//! The callbacks that have not returned, counted for each pool: `close` waits for those of its own
+//! pool.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use super::callback_threads;
 #[cfg(target_os = "linux")]
 use crate::os::fork::PerProcess;
 
-/// Names a pool, and no other in this process.
+/// The id of a pool, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolId(NonZeroU64);
 
@@ -29,10 +30,10 @@ impl Default for PoolId {
 }
 
 struct Counts {
-    /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks is not
-    /// in it.
+    /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks has no
+    /// entry.
     tasks: Mutex<BTreeMap<PoolId, usize>>,
-    /// Wakes those who wait for a pool's count to become 0.
+    /// Wakes the threads that wait for a pool's count to become 0.
     none_left: Condvar,
 }
 
@@ -45,7 +46,7 @@ impl Counts {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolId, usize>> {
-        // Nothing that could panic happens under it.
+        // Nothing that could panic happens under the lock, so poison is ignored.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -56,7 +57,8 @@ impl Default for Counts {
     }
 }
 
-/// Not a lock of `parking_lot`, and each process's own: see `callback_threads::THREADS`.
+/// The counts of this process. Not a lock of `parking_lot`, and each process has its own: see
+/// `callback_threads::THREADS`.
 #[cfg(target_os = "linux")]
 static COUNTS: PerProcess<Counts> = PerProcess::new(Counts::new());
 #[cfg(not(target_os = "linux"))]
@@ -69,11 +71,11 @@ fn own() -> &'static Counts {
     return &COUNTS;
 }
 
-/// Counts a task with callbacks for as long as this lives.
+/// A task with callbacks, counted as long as this lives.
 pub(super) struct Outstanding(Option<PoolId>);
 
 impl Outstanding {
-    /// For a task of this pool. `None` if it belongs to no pool that would wait for it.
+    /// Counts a task of this pool. With `None`, the task belongs to no pool that would wait for it.
     pub(super) fn count(pool: Option<PoolId>) -> Self {
         if let Some(pool) = pool {
             *own().lock().entry(pool).or_default() += 1;
@@ -89,7 +91,7 @@ impl Drop for Outstanding {
         };
         let counts = own();
         let mut tasks = counts.lock();
-        // A forked child drops copies of what its parent has counted.
+        // There is no entry if a forked child drops a copy of what its parent has counted.
         if let Some(count) = tasks.get_mut(&pool) {
             *count -= 1;
             if *count == 0 {
@@ -105,13 +107,13 @@ thread_local! {
     static WITHIN: RefCell<Vec<(Option<PoolId>, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// This thread is in a callback for as long as this lives.
+/// A mark that this thread is in a callback, as long as this lives.
 pub(super) struct Within(());
 
 impl Within {
-    /// In one of the task at this address.
+    /// Enters a callback of the task at this address.
     pub(super) fn enter(pool: Option<PoolId>, task: usize) -> Self {
-        // At the end of a thread there is no list any more, and no thread to wait on.
+        // At the end of a thread the list is gone already, and the thread waits for nothing.
         let _ = WITHIN.try_with(|within| within.borrow_mut().push((pool, task)));
         Self(())
     }
@@ -128,7 +130,7 @@ fn is_within(which: impl Fn((Option<PoolId>, usize)) -> bool) -> bool {
     WITHIN.try_with(is_one).unwrap_or(false)
 }
 
-/// Whether this thread is in a callback of the task at this address.
+/// Returns whether this thread is in a callback of the task at this address.
 pub(super) fn is_in_callback_of(task: usize) -> bool {
     is_within(|(_, within)| within == task)
 }
@@ -148,6 +150,8 @@ pub(crate) fn wait_for_callbacks(pool: PoolId) {
         let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
         tasks = held;
         if time.timed_out() {
+            // If the system refuses threads, there may be no thread but this one to run the
+            // callbacks.
             drop(tasks);
             callback_threads::help();
             tasks = counts.lock();

@@ -1,4 +1,4 @@
-//! [`Signal`]: a count that goes up, and whoever is to hear of it.
+//! [`Signal`]: a count that goes up, with the threads and hooks that wait for it.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -6,11 +6,12 @@ use std::time::Instant;
 use crate::shim::thread::{self, Thread};
 use crate::shim::{AtomicBool, AtomicUsize, Mutex, fence};
 
-/// Something to run when a task has ended. It may run under an engine's locks: it is short, the crate's own, and takes none
-/// of those. What is the user's is put off by [`super::later`].
+/// A function that runs when a task has ended. It may run under an engine's locks: it is short,
+/// part of the crate, and takes none of those locks. Code of the user's is put off by
+/// [`super::later`].
 pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 
-/// Something that can be waited for: a count that goes up.
+/// A count that goes up, which threads can wait for.
 #[derive(Default)]
 pub(crate) struct Signal {
     count: AtomicUsize,
@@ -29,7 +30,8 @@ impl Signal {
     }
 
     pub(crate) fn raise(&self) {
-        // SeqCst, here and in `add`: either we see the waiter, or it sees the count.
+        // SeqCst, here and in `add`: either this thread sees the waiter, or the waiter sees the
+        // count.
         self.count.fetch_add(1, Ordering::SeqCst);
         if self.has_waiters.load(Ordering::SeqCst) {
             self.tell();
@@ -53,7 +55,7 @@ impl Signal {
     fn add(&self, waiter: Waiter) {
         let mut waiters = self.waiters.lock();
         if let Waiter::Thread(thread) = &waiter {
-            // Who waits again and again with a timeout stands here once.
+            // A thread that waits again and again with a timeout is in the list once.
             let is_it = |other: &Waiter| matches!(other, Waiter::Thread(other) if other.id() == thread.id());
             waiters.retain(|other| !is_it(other));
         }
@@ -63,12 +65,13 @@ impl Signal {
         fence(Ordering::SeqCst);
     }
 
-    /// Has the current thread unparked at the next `raise`. A look at the count must follow.
+    /// Registers the current thread to be unparked at the next `raise`. The caller must look at the
+    /// count afterwards.
     pub(crate) fn register(&self) {
         self.add(Waiter::Thread(thread::current()));
     }
 
-    /// Runs `hook` when the count passes `seen`, or now if it has.
+    /// Runs `hook` when the count passes `seen`, or now if it has passed.
     pub(crate) fn on_raise(&self, seen: usize, hook: Hook) {
         self.add(Waiter::Hook(hook));
         if self.count() > seen {
@@ -76,13 +79,15 @@ impl Signal {
         }
     }
 
-    /// Sleeps until the count has passed `seen`, or until the deadline; true if it has.
+    /// Sleeps until the count has passed `seen`, or until the deadline. Returns true if it has
+    /// passed.
     pub(crate) fn sleep(&self, seen: usize, deadline: Option<Instant>) -> bool {
         loop {
             if self.count() > seen {
                 return true;
             }
             self.register();
+            // The count may have passed between the first look and the registration.
             if self.count() > seen {
                 return true;
             }

@@ -1,4 +1,4 @@
-//! What a handle does with a task that ends at a chosen instant.
+//! The behaviour of a handle when its task ends at a chosen instant.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -81,7 +81,7 @@ impl Wake for Woken {
     }
 }
 
-/// A task may end before the waker is there, which is not woken then, or after.
+/// The task may end before the waker is there, and then does not wake it, or after that.
 #[test]
 fn a_poll_that_says_not_yet_is_followed_by_a_wake_up() {
     for end in 0..6 {
@@ -150,7 +150,7 @@ fn a_pool_without_callbacks_is_not_waited_for_and_one_with_is_until_the_last() {
     use super::outstanding::{Outstanding, Within, is_in_callback_of};
     let (pool, other) = (PoolId::new(), PoolId::new());
     let counted = [(); 2].map(|()| Outstanding::count(Some(pool)));
-    // Neither has these.
+    // Neither this pool nor a task without a pool has callbacks.
     wait_for_callbacks(other);
     drop(Outstanding::count(None));
     let (tell, told) = channel();
@@ -160,7 +160,7 @@ fn a_pool_without_callbacks_is_not_waited_for_and_one_with_is_until_the_last() {
     });
     let [first, last] = counted;
     drop(first);
-    // Longer than it sleeps at a time.
+    // Waits longer than the waiter sleeps at a time.
     let early = told.recv_timeout(2 * callback_threads::RETRY);
     assert!(early.is_err(), "it has not waited for the last");
     // In a callback, of whatever pool, it does not wait; and afterwards it is in none.

@@ -7,8 +7,8 @@ use crate::engine::{AnyEngine, Forked, Processes, Serial, Threads};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 
-/// `serial`; or `threads`, `processes` or `forked`, with a number of workers after a colon, or without as many as
-/// [`available_workers`] says.
+/// Parses `serial`, or `threads`, `processes` or `forked`, with a number of workers after a colon.
+/// Without a number, the pool has as many workers as [`available_workers`] says.
 impl FromStr for Pool<AnyEngine> {
     type Err = PoolError;
 
@@ -34,7 +34,7 @@ impl FromStr for Pool<AnyEngine> {
     }
 }
 
-/// A pool of a known engine becomes one of any.
+/// Turns a pool of a known engine into one of any engine.
 macro_rules! from {
     ($($engine:ident),*) => {$(
         impl From<Pool<$engine>> for Pool<AnyEngine> {

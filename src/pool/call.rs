@@ -33,7 +33,8 @@ use crate::future::TaskFuture;
 #[must_use = "a call does nothing until it is ended with `map`"]
 pub struct Call<'p, 'c, E: Executor> {
     engine: &'p E,
-    /// `None` if nobody has said: the default differs between calls that know their input and lazy ones.
+    /// The schedule that the caller has set. `None` if it has set none: the default differs between
+    /// calls that know their input and lazy ones.
     schedule: Option<Schedule>,
     limits: Limits,
     seed: Option<u64>,
@@ -53,8 +54,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
-    /// Hands out items in chunks of this many: short for [`Schedule::Dynamic`]. A chunk size of 0 makes the call fail
-    /// with [`TaskError::InvalidCall`].
+    /// Sets how many items a chunk has: short for [`Schedule::Dynamic`]. A chunk size of 0 makes
+    /// the call fail with [`TaskError::InvalidCall`].
     ///
     /// # Examples
     ///
@@ -70,9 +71,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self.schedule(Schedule::Dynamic(items))
     }
 
-    /// How items are cut into chunks; [`Schedule::Guided`] unless said otherwise.
+    /// Sets how items are cut into chunks. The default is [`Schedule::Guided`].
     ///
-    /// [`Schedule::Equal`] must know how many items there are: an input that does not say so is read to its end first.
+    /// [`Schedule::Equal`] must know how many items there are: an input that does not say so is
+    /// read to its end first.
     ///
     /// # Examples
     ///
@@ -88,15 +90,17 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// How long each item may take, from its start. One that takes longer fails with
-    /// [`TaskError::TimedOut`]. With a limit of zero all items fail so, and none is started.
+    /// Sets how long each item may take, from its start. An item that takes longer fails with
+    /// [`TaskError::TimedOut`]. With a limit of zero all items fail in this way, and none is
+    /// started.
     ///
-    /// On processes and forked children it is stopped at that moment by killing its process, and nothing else is lost. A
-    /// thread cannot be stopped: on the other engines the item comes to its end, and its result is thrown away.
+    /// On processes and forked children the item is stopped at that moment by killing its process,
+    /// and nothing else is lost. A thread cannot be stopped: on the other engines the item comes to
+    /// its end, and its result is thrown away.
     ///
     /// The limit also ends an item that could start and does not, because its process is stopped
-    /// (SIGSTOP, a debugger) and no other one can take it. That may take some 50 ms longer than the
-    /// limit; in a frozen container, a second.
+    /// (SIGSTOP, a debugger) and no other one can take the item. That may take some 50 ms longer
+    /// than the limit; in a frozen container, a second.
     ///
     /// # Examples
     ///
@@ -116,10 +120,12 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Reads at most this many items ahead of the first one whose result is not there yet (for
-    /// [`imap`](Self::imap): has not been taken). A window of 0 makes the call fail with [`TaskError::InvalidCall`].
+    /// Sets how many items are read ahead, at most, of the first one whose result is not there yet
+    /// (for [`imap`](Self::imap): has not been taken). A window of 0 makes the call fail with
+    /// [`TaskError::InvalidCall`].
     ///
-    /// Unless said, a long or lazy input is read as far ahead as keeps all workers busy, and no further.
+    /// By default, a long or lazy input is read as far ahead as keeps all workers busy, and no
+    /// further.
     ///
     /// # Examples
     ///
@@ -140,9 +146,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Runs an item again, at most this many times, when the worker that ran it died; 0 unless said otherwise.
+    /// Runs an item again, at most this many times, when the worker that ran it died. The default
+    /// is 0.
     ///
-    /// A panic is not a death: it would come again. On engines whose workers cannot die alone this changes nothing.
+    /// A panic does not count as a death, because it would come again. On engines whose workers
+    /// cannot die alone this changes nothing.
     ///
     /// # Examples
     ///
@@ -160,9 +168,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Calls `tell` on the caller's thread when items have ended: at least once when all have, never more often than
-    /// chunks come back. An empty input has no items that could end; some engines tell once of 0 items then, others do
-    /// not. Of [`submit`](Self::submit) nothing is told.
+    /// Calls `tell` on the caller's thread when items have ended: at least once when all have,
+    /// never more often than chunks come back. An empty input has no items that could end; some
+    /// engines call `tell` once with 0 items then, others do not. [`submit`](Self::submit) does not
+    /// call it.
     ///
     /// # Examples
     ///
@@ -179,11 +188,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Makes the seeds of the items ([`item_seed`](crate::item_seed)) those of this number: the
-    /// same in every call with it, on every engine. Unless said, each call has other seeds.
+    /// Derives the seeds of the items ([`item_seed`](crate::item_seed)) from this number: they are
+    /// the same in every call with it, on every engine. By default, each call has other seeds.
     ///
-    /// A [submitted](Self::submit) task is item 0 of a call of its own: those submitted with one
-    /// number have one seed.
+    /// A [submitted](Self::submit) task is item 0 of a call of its own: tasks that are submitted
+    /// with the same number have the same seed.
     ///
     /// # Examples
     ///
@@ -204,7 +213,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// The limits of the call's tasks, with their seeds.
+    /// Returns the limits of the call's tasks, with their seeds.
     fn limits(&self) -> Limits {
         Limits {
             seeds: Seeds::of_call(self.seed),
@@ -227,7 +236,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         )
     }
 
-    /// Lets `run` make the call. An input that must be known in full, and does not say how long it is, is read first.
+    /// Lets `run` make the call. If the input must be known in full and does not say how long it
+    /// is, reads it first.
     fn run<I: Iterator, T>(self, items: I, run: impl FnOnce(&'p E, Plan<'c>, Input<I>) -> T) -> T {
         let total = exact_len(items.size_hint());
         if self.schedule == Some(Schedule::Equal) && total.is_none() {
@@ -240,11 +250,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
-    /// [`Pool::map`](crate::Pool::map) with these options.
+    /// Runs [`Pool::map`](crate::Pool::map) with these options.
     ///
     /// # Errors
     ///
-    /// As there, and [`TaskError::InvalidCall`].
+    /// The errors of [`Pool::map`](crate::Pool::map), and [`TaskError::InvalidCall`].
     ///
     /// # Panics
     ///
@@ -264,7 +274,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         F: Fn(I::Item) -> R,
         E: Run<F, I::Item, R>,
     {
-        // Not by `run`: an iterator in a wrapper is read more slowly, which items of few nanoseconds would show.
+        // Does not use `run`: an iterator in a wrapper is read more slowly, which would show with
+        // items of few nanoseconds.
         let items = items.into_iter();
         let total = exact_len(items.size_hint());
         if self.schedule == Some(Schedule::Equal) && total.is_none() {
@@ -277,8 +288,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
-    /// [`Pool::try_map`](crate::Pool::try_map) with these options. Options that contradict themselves are the error of
-    /// every item.
+    /// Runs [`Pool::try_map`](crate::Pool::try_map) with these options. If the options contradict
+    /// themselves, every item has that error.
     ///
     /// # Panics
     ///
@@ -305,15 +316,15 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         })
     }
 
-    /// [`Pool::for_each`](crate::Pool::for_each) with these options.
+    /// Runs [`Pool::for_each`](crate::Pool::for_each) with these options.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map).
+    /// The errors of [`map`](Self::map).
     ///
     /// # Panics
     ///
-    /// As [`map`](Self::map).
+    /// In the same cases as [`map`](Self::map).
     ///
     /// # Examples
     ///
@@ -333,7 +344,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self.map(f, items).map(drop)
     }
 
-    /// [`Pool::imap`](crate::Pool::imap) with these options.
+    /// Runs [`Pool::imap`](crate::Pool::imap) with these options.
     ///
     /// # Examples
     ///
@@ -361,7 +372,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         })
     }
 
-    /// [`Pool::imap_unordered`](crate::Pool::imap_unordered) with these options.
+    /// Runs [`Pool::imap_unordered`](crate::Pool::imap_unordered) with these options.
     ///
     /// # Examples
     ///
@@ -389,12 +400,13 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         })
     }
 
-    /// [`Pool::map_reduce`](crate::Pool::map_reduce) with these options. A [`timeout`](Self::timeout) makes it fail with
-    /// [`TaskError::InvalidCall`], because its unit of work is a chunk.
+    /// Runs [`Pool::map_reduce`](crate::Pool::map_reduce) with these options. A
+    /// [`timeout`](Self::timeout) makes it fail with [`TaskError::InvalidCall`], because its unit
+    /// of work is a chunk.
     ///
     /// # Errors
     ///
-    /// As there, and [`TaskError::InvalidCall`].
+    /// The errors of [`Pool::map_reduce`](crate::Pool::map_reduce), and [`TaskError::InvalidCall`].
     ///
     /// # Panics
     ///
@@ -422,8 +434,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         })
     }
 
-    /// [`Pool::submit`](crate::Pool::submit) with the options that a single task can have: [`timeout`](Self::timeout),
-    /// [`retries`](Self::retries) and [`seed`](Self::seed).
+    /// Runs [`Pool::submit`](crate::Pool::submit) with the options that a single task can have:
+    /// [`timeout`](Self::timeout), [`retries`](Self::retries) and [`seed`](Self::seed).
     ///
     /// # Examples
     ///
@@ -447,11 +459,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self.engine.submit(self.limits(), f, argument)
     }
 
-    /// [`Pool::map_with`](crate::Pool::map_with) with these options.
+    /// Runs [`Pool::map_with`](crate::Pool::map_with) with these options.
     ///
     /// # Errors
     ///
-    /// As there, and [`TaskError::InvalidCall`].
+    /// The errors of [`Pool::map_with`](crate::Pool::map_with), and [`TaskError::InvalidCall`].
     ///
     /// # Panics
     ///

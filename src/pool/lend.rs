@@ -1,4 +1,4 @@
-//! Calls that have workers change a shared array in place.
+//! Calls in which workers change a shared array in place.
 
 use bytemuck::Pod;
 
@@ -10,27 +10,33 @@ use crate::engine::{Executor, Lend};
 use crate::error::TaskError;
 
 impl<E: Executor> Pool<E> {
-    /// Runs `f` on every chunk of `chunk` elements of the array, in place: nothing is copied, whatever the engine.
+    /// Runs `f` on every chunk of `chunk` elements of the array, in place: nothing is copied,
+    /// whatever the engine.
     ///
-    /// `f` gets the chunk's index, from 0, and its elements; the last chunk may have fewer. An image is worked on row by
-    /// row with its width as the length.
+    /// `f` gets the chunk's index, from 0, and its elements; the last chunk may have fewer. To work
+    /// on an image row by row, use its width as the length.
     ///
-    /// The array is lent to the workers for the time of the call: nobody else can claim elements of it meanwhile. When the
-    /// call returns, whatever its outcome, no worker has any of it any more. It waits for that, also after an error: on
-    /// chunks that run at that time, and for which there is no [`timeout`](Call::timeout), as long as they take.
+    /// The array is lent to the workers for the time of the call: no other process or thread can
+    /// claim elements of it meanwhile. When the call returns, whatever its outcome, no worker has
+    /// any of it any more. The call waits for that, also after an error: if chunks are running at
+    /// that time, and there is no [`timeout`](Call::timeout) for them, it waits as long as they
+    /// take.
     ///
     /// On [`Processes`](crate::Processes) the function captures nothing, or is
     /// `closure!([names] |index: usize, chunk: &mut [T]| ..)`.
     ///
     /// # Errors
     ///
-    /// The [`TaskError`] of the first chunk that failed, with its index: it is as its worker has left it, and so may be
-    /// others after it. With [`Call::retries`] a chunk whose worker died is begun again, with what is in it by then.
-    /// [`TaskError::Claim`] if somebody has claimed elements of the array, or has so many claims on it that none is left for
-    /// the workers; [`TaskError::InvalidCall`] for chunks of 0 elements.
+    /// The [`TaskError`] of the first chunk that failed, with its index. That chunk is as its
+    /// worker has left it, and so may be others after it. With [`Call::retries`] a chunk whose
+    /// worker died is begun again, with what is in it by then. [`TaskError::Claim`] if another
+    /// handle has claimed elements of the array, or if there are so many claims on it that none is
+    /// left for the workers; [`TaskError::InvalidCall`] for chunks of 0 elements.
     ///
-    /// A function that runs in this process, on threads or in turn, cannot fork: a call of a [`Forked`](crate::Forked) pool
-    /// in it is [`PoolError::StartFailed`](crate::PoolError::StartFailed), because the child would have the chunk too.
+    /// A function that runs in this process, on threads or in turn, cannot fork: if it calls a
+    /// [`Forked`](crate::Forked) pool, that call fails with
+    /// [`PoolError::StartFailed`](crate::PoolError::StartFailed), because the child would have the
+    /// chunk too.
     ///
     /// # Examples
     ///
@@ -62,12 +68,12 @@ impl<E: Executor> Pool<E> {
         self.call().for_each_chunk(array, chunk, f)
     }
 
-    /// [`for_each_chunk`](Self::for_each_chunk) with a context that all chunks share: sent once to each worker on
-    /// processes, borrowed elsewhere.
+    /// Runs [`for_each_chunk`](Self::for_each_chunk) with a context that all chunks share. On
+    /// processes it is sent once to each worker; elsewhere it is borrowed.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`for_each_chunk`](Self::for_each_chunk).
     ///
     /// # Examples
     ///
@@ -98,14 +104,17 @@ impl<E: Executor> Pool<E> {
         self.call().for_each_chunk_with(context, array, chunk, f)
     }
 
-    /// Runs `f` on every chunk of `out` together with the chunk of `input` that has the same index, in place.
+    /// Runs `f` on every chunk of `out` together with the chunk of `input` that has the same index,
+    /// in place.
     ///
-    /// The chunks of the two may have different lengths, but there must be as many. `input` is lent to read: others may
-    /// read it meanwhile. Everything else is as with [`for_each_chunk`](Self::for_each_chunk).
+    /// The chunks of the two may have different lengths, but there must be as many of the one as of
+    /// the other. `input` is lent to read: others may read it meanwhile. Everything else is as with
+    /// [`for_each_chunk`](Self::for_each_chunk).
     ///
     /// # Errors
     ///
-    /// As there; [`TaskError::InvalidCall`] also if one has more chunks than the other.
+    /// The errors of [`for_each_chunk`](Self::for_each_chunk); [`TaskError::InvalidCall`] also if
+    /// one has more chunks than the other.
     ///
     /// # Examples
     ///
@@ -139,11 +148,11 @@ impl<E: Executor> Pool<E> {
         self.call().zip_chunks(out, of_out, input, of_input, f)
     }
 
-    /// [`zip_chunks`](Self::zip_chunks) with a context that all chunks share.
+    /// Runs [`zip_chunks`](Self::zip_chunks) with a context that all chunks share.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`zip_chunks`](Self::zip_chunks).
     ///
     /// # Examples
     ///
@@ -176,15 +185,17 @@ impl<E: Executor> Pool<E> {
         call.zip_chunks_with(context, out, of_out, input, of_input, f)
     }
 
-    /// Takes the array for a matrix of so many rows and columns, row by row, and runs `f` on every tile of it, in place.
+    /// Treats the array as a matrix of this many rows and columns, row by row, and runs `f` on
+    /// every tile of it, in place.
     ///
-    /// `tile` is rows and columns of a tile; those at the lower and right edge may have fewer. Tiles are counted from left
-    /// to right and then down, which is the index that an error has. Everything else is as with
-    /// [`for_each_chunk`](Self::for_each_chunk).
+    /// `tile` is the number of rows and columns of a tile; tiles at the lower and right edge may
+    /// have fewer. Tiles are counted from left to right and then down; an error has this index.
+    /// Everything else is as with [`for_each_chunk`](Self::for_each_chunk).
     ///
     /// # Errors
     ///
-    /// As there; [`TaskError::InvalidCall`] also if the array does not have as many elements as the matrix.
+    /// The errors of [`for_each_chunk`](Self::for_each_chunk); [`TaskError::InvalidCall`] also if
+    /// the array does not have as many elements as the matrix.
     ///
     /// # Examples
     ///
@@ -215,11 +226,12 @@ impl<E: Executor> Pool<E> {
         self.call().for_each_tile(array, matrix, tile, f)
     }
 
-    /// [`for_each_tile`](Self::for_each_tile) with a context that all tiles share: other matrices to read, say.
+    /// Runs [`for_each_tile`](Self::for_each_tile) with a context that all tiles share, for example
+    /// other matrices to read.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`for_each_tile`](Self::for_each_tile).
     ///
     /// # Examples
     ///
@@ -261,7 +273,8 @@ impl<E: Executor> Pool<E> {
 }
 
 impl<E: Executor> Call<'_, '_, E> {
-    /// Makes the call. Before it returns, or a callback's panic goes on, the loan has ended.
+    /// Makes the call. The loan has ended before it returns, and also before a callback's panic
+    /// goes on.
     fn lend<L, F, C>(
         self,
         context: &C,
@@ -278,11 +291,11 @@ impl<E: Executor> Call<'_, '_, E> {
         outcome
     }
 
-    /// [`Pool::for_each_chunk`] with these options.
+    /// Runs [`Pool::for_each_chunk`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::for_each_chunk`].
     ///
     /// # Panics
     ///
@@ -303,7 +316,7 @@ impl<E: Executor> Call<'_, '_, E> {
     ///     while index == 2 { std::hint::spin_loop() }
     /// });
     /// assert_eq!(outcome, Err(TaskError::TimedOut { index: Some(2), limit }));
-    /// assert_eq!(array.to_vec()?[..3], [1, 1, 1]); // nobody has it any more
+    /// assert_eq!(array.to_vec()?[..3], [1, 1, 1]); // no worker has it any more
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_chunk<F, T>(
@@ -322,11 +335,11 @@ impl<E: Executor> Call<'_, '_, E> {
         self.lend(&(), (chunks, loan), items, f)
     }
 
-    /// [`Pool::for_each_chunk_with`] with these options.
+    /// Runs [`Pool::for_each_chunk_with`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::for_each_chunk_with`].
     ///
     /// # Panics
     ///
@@ -363,11 +376,11 @@ impl<E: Executor> Call<'_, '_, E> {
         self.lend(context, (With(chunks), loan), items, f)
     }
 
-    /// [`Pool::zip_chunks`] with these options.
+    /// Runs [`Pool::zip_chunks`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::zip_chunks`].
     ///
     /// # Panics
     ///
@@ -406,11 +419,11 @@ impl<E: Executor> Call<'_, '_, E> {
         self.lend(&(), (zipped, loan), items, f)
     }
 
-    /// [`Pool::zip_chunks_with`] with these options.
+    /// Runs [`Pool::zip_chunks_with`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::zip_chunks_with`].
     ///
     /// # Panics
     ///
@@ -449,11 +462,11 @@ impl<E: Executor> Call<'_, '_, E> {
         self.lend(context, (With(zipped), loan), items, f)
     }
 
-    /// [`Pool::for_each_tile`] with these options.
+    /// Runs [`Pool::for_each_tile`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::for_each_tile`].
     ///
     /// # Panics
     ///
@@ -491,11 +504,11 @@ impl<E: Executor> Call<'_, '_, E> {
         self.lend(&(), (tiles, loan), items, f)
     }
 
-    /// [`Pool::for_each_tile_with`] with these options.
+    /// Runs [`Pool::for_each_tile_with`] with these options.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Pool::for_each_tile_with`].
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! How pools are made: one for each engine.
+//! The ways to make pools, one for each engine.
 
 use super::Pool;
 use super::shared::Shared;
@@ -9,7 +9,7 @@ use crate::error::PoolError;
 use crate::machine::available_workers;
 
 impl Pool<Serial> {
-    /// A pool whose tasks the caller runs itself, one after the other.
+    /// Makes a pool whose tasks the caller runs itself, one after the other.
     ///
     /// # Examples
     ///
@@ -27,11 +27,12 @@ impl Pool<Serial> {
 }
 
 impl Pool<Threads> {
-    /// A pool of `workers` threads of this process.
+    /// Makes a pool of `workers` threads of this process.
     ///
     /// # Errors
     ///
-    /// [`PoolError::ZeroWorkers`], or [`PoolError::StartFailed`] if the system gives no more threads.
+    /// [`PoolError::ZeroWorkers`], or [`PoolError::StartFailed`] if the system gives no more
+    /// threads.
     ///
     /// # Examples
     ///
@@ -49,11 +50,12 @@ impl Pool<Threads> {
         })
     }
 
-    /// A pool of [`available_workers`](crate::available_workers) threads.
+    /// Makes a pool of [`available_workers`](crate::available_workers) threads.
     ///
     /// # Errors
     ///
-    /// As [`threads`](Self::threads) and [`available_workers`](crate::available_workers).
+    /// The errors of [`threads`](Self::threads) and
+    /// [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -67,12 +69,14 @@ impl Pool<Threads> {
         Self::threads(available_workers()?)
     }
 
-    /// The process-wide pool of threads, as many as [`available_workers`](crate::available_workers) says: made when it is
-    /// first asked for, and kept as long as the process lives. If somebody has closed it, another takes its place.
+    /// Returns the process-wide pool of threads, as many as
+    /// [`available_workers`](crate::available_workers) says. It is made at the first call of this
+    /// function and kept as long as the process lives. If it has been closed, another takes its
+    /// place.
     ///
     /// # Errors
     ///
-    /// As [`threads`](Self::threads).
+    /// The errors of [`threads`](Self::threads).
     ///
     /// # Examples
     ///
@@ -92,12 +96,12 @@ impl Pool<Threads> {
 
 #[cfg(target_os = "linux")]
 impl Pool<Processes> {
-    /// A pool of `workers` processes: this executable, started again, running the worker loop instead of `main`.
-    /// [`Processes::builder`] has more to choose.
+    /// Makes a pool of `workers` processes: this executable, started again, running the worker loop
+    /// instead of `main`. [`Processes::builder`] has more options.
     ///
     /// # Errors
     ///
-    /// [`PoolError::ZeroWorkers`], or why the workers could not be started.
+    /// [`PoolError::ZeroWorkers`], or the reason why the workers could not be started.
     ///
     /// # Examples
     ///
@@ -114,11 +118,12 @@ impl Pool<Processes> {
         Processes::builder().workers(workers).build()
     }
 
-    /// A pool of [`available_workers`](crate::available_workers) processes.
+    /// Makes a pool of [`available_workers`](crate::available_workers) processes.
     ///
     /// # Errors
     ///
-    /// As [`processes`](Self::processes) and [`available_workers`](crate::available_workers).
+    /// The errors of [`processes`](Self::processes) and
+    /// [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -132,13 +137,14 @@ impl Pool<Processes> {
         Self::processes(available_workers()?)
     }
 
-    /// The process-wide pool of processes, as many as [`available_workers`](crate::available_workers) says: made when it
-    /// is first asked for, and kept as long as the process lives; its workers end with it. If somebody has closed it,
-    /// another takes its place.
+    /// Returns the process-wide pool of processes, as many as
+    /// [`available_workers`](crate::available_workers) says. It is made at the first call of this
+    /// function and kept as long as the process lives; its workers end with the process. If it has
+    /// been closed, another takes its place.
     ///
     /// # Errors
     ///
-    /// As [`processes`](Self::processes).
+    /// The errors of [`processes`](Self::processes).
     ///
     /// # Examples
     ///
@@ -157,11 +163,12 @@ impl Pool<Processes> {
 
 #[cfg(target_os = "linux")]
 impl Pool<Forked> {
-    /// A pool that forks up to `workers` children for each call. The children see all that the caller sees, copied
-    /// only where it is written to; their results come back by serde.
+    /// Makes a pool that forks up to `workers` children for each call. The children see all that
+    /// the caller sees; memory is copied only where it is written to. Their results come back by
+    /// serde.
     ///
-    /// A call is refused while other threads run in this process, because a lock that one of them holds would stay
-    /// locked in the child for ever; [`Forked::builder`] can accept that risk.
+    /// A call is refused while other threads run in this process, because a lock that one of them
+    /// holds would stay locked in the child for ever. [`Forked::builder`] can accept that risk.
     ///
     /// # Errors
     ///
@@ -182,11 +189,12 @@ impl Pool<Forked> {
         Forked::builder().workers(workers).build()
     }
 
-    /// A pool that forks up to [`available_workers`](crate::available_workers) children for each call.
+    /// Makes a pool that forks up to [`available_workers`](crate::available_workers) children for
+    /// each call.
     ///
     /// # Errors
     ///
-    /// As [`forked`](Self::forked) and [`available_workers`](crate::available_workers).
+    /// The errors of [`forked`](Self::forked) and [`available_workers`](crate::available_workers).
     ///
     /// # Examples
     ///
@@ -203,21 +211,25 @@ impl Pool<Forked> {
 
 #[cfg(target_os = "linux")]
 impl ProcessesBuilder {
-    /// Starts the workers, and returns when all are up and initialised.
+    /// Starts the workers, and returns when all are running and initialised.
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for other options that ask for what cannot be; those
-    ///   of [`available_workers`](crate::available_workers), if it was asked;
-    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not come up,
-    ///   [`PoolError::InitializerFailed`] if its initialiser failed, and [`PoolError::System`] if the system refused
-    ///   memory, descriptors or a thread; those already started are stopped;
+    /// - [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for other options that ask
+    ///   for what cannot be; those of [`available_workers`](crate::available_workers), if it was
+    ///   asked;
+    /// - [`PoolError::StartFailed`] or [`PoolError::StartTimedOut`] if a worker did not start,
+    ///   [`PoolError::InitializerFailed`] if its initialiser failed, and [`PoolError::System`] if
+    ///   the system refused memory, descriptors or a thread; the workers already started are
+    ///   stopped;
     /// - [`PoolError::ThreadsRunning`] if the workers were to be forked while other threads run;
     /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
     /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
     /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not called;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached `main`.
+    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not
+    ///   called;
+    /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached
+    ///   `main`.
     ///
     /// # Examples
     ///
@@ -239,7 +251,8 @@ impl ForkedBuilder {
     ///
     /// # Errors
     ///
-    /// [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it was asked.
+    /// [`PoolError::ZeroWorkers`]; those of [`available_workers`](crate::available_workers), if it
+    /// was asked.
     ///
     /// # Examples
     ///

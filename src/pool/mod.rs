@@ -1,4 +1,4 @@
-//! [`Pool`]: the data-parallel face of every engine.
+//! [`Pool`]: the data-parallel interface of every engine.
 
 #[cfg(target_os = "linux")]
 mod any;
@@ -20,15 +20,16 @@ use crate::future::{TaskFuture, wait_for_callbacks};
 /// Workers of one kind, ready to run functions on many items at once.
 ///
 /// The type parameter is the engine, so that the compiler knows what may cross to a worker:
-/// [`serial`](Self::serial), [`threads`](Self::threads), [`processes`](Self::processes) or [`forked`](Self::forked).
+/// [`serial`](Self::serial), [`threads`](Self::threads), [`processes`](Self::processes) or
+/// [`forked`](Self::forked).
 ///
-/// Dropping a pool cancels what has not finished: on processes the workers are killed; on threads the tasks that have
-/// started come to their end, and their handles give the result. [`close`](Self::close) first, or take every result, to
-/// lose nothing.
+/// Dropping a pool cancels the tasks that have not finished. On processes the workers are killed.
+/// On threads the tasks that have started come to their end, and their handles give the result. To
+/// lose nothing, call [`close`](Self::close) first, or take every result.
 ///
-/// Dropping does not wait for callbacks ([`TaskFuture::on_done`]), and may be done in one. They are
-/// called soon after, each with the outcome of its task, [`TaskError::Cancelled`] for one that was
-/// cancelled. If the program ends before that, they are not called.
+/// Dropping does not wait for callbacks ([`TaskFuture::on_done`]), and may be done in a callback.
+/// They are called soon after, each with the outcome of its task, [`TaskError::Cancelled`] for one
+/// that was cancelled. If the program ends before that, they are not called.
 ///
 /// # Examples
 ///
@@ -56,7 +57,7 @@ impl<E: Executor> Pool<E> {
         self.engine
     }
 
-    /// How many tasks run at once, at most.
+    /// Returns how many tasks run at once, at most.
     ///
     /// # Examples
     ///
@@ -70,7 +71,7 @@ impl<E: Executor> Pool<E> {
         self.engine.workers()
     }
 
-    /// The engine, for what only it can do or tell.
+    /// Returns the engine, for what only it can do or tell.
     ///
     /// # Examples
     ///
@@ -83,15 +84,15 @@ impl<E: Executor> Pool<E> {
         &self.engine
     }
 
-    /// Runs `f` on every item and gives the results in the order of the items.
+    /// Runs `f` on every item and returns the results in the order of the items.
     ///
-    /// Items travel in chunks; [`call`](Self::call) has the options. Blocks until all are done, or until one has
-    /// failed and every item before it has ended.
+    /// Items travel in chunks; [`call`](Self::call) has the options. Blocks until all items are
+    /// done, or until one has failed and every item before it has ended.
     ///
     /// # Errors
     ///
-    /// The [`TaskError`] of the first item, in input order, that failed: the same that a serial loop would have met.
-    /// Items after it may or may not have run.
+    /// The [`TaskError`] of the first item, in input order, that failed: the same that a serial
+    /// loop would have met. Items after it may or may not have run.
     ///
     /// # Panics
     ///
@@ -116,18 +117,19 @@ impl<E: Executor> Pool<E> {
         self.call().map(f, items)
     }
 
-    /// Runs `f` on every item together with a context that all items share, and gives the results in order.
+    /// Runs `f` on every item together with a context that all items share, and returns the results
+    /// in order.
     ///
-    /// On processes the context is serialised once and sent once to each worker, however many items there are; on the
-    /// other engines it is borrowed.
+    /// On processes the context is serialised once and sent once to each worker, however many items
+    /// there are; on the other engines it is borrowed.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map).
+    /// The errors of [`map`](Self::map).
     ///
     /// # Panics
     ///
-    /// As [`map`](Self::map).
+    /// In the same cases as [`map`](Self::map).
     ///
     /// # Examples
     ///
@@ -149,13 +151,15 @@ impl<E: Executor> Pool<E> {
         self.call().map_with(context, f, items)
     }
 
-    /// Runs `f` on every item and gives an outcome for each, in order: nothing is lost when some fail.
+    /// Runs `f` on every item and returns an outcome for each, in order: nothing is lost when some
+    /// items fail.
     ///
-    /// A failure of the pool itself is the outcome of every item that it kept from running.
+    /// If the pool itself fails, every item that did not run for that reason has the pool's failure
+    /// as its outcome.
     ///
     /// # Panics
     ///
-    /// As [`map`](Self::map).
+    /// In the same cases as [`map`](Self::map).
     ///
     /// # Examples
     ///
@@ -178,15 +182,15 @@ impl<E: Executor> Pool<E> {
         self.call().try_map(f, items)
     }
 
-    /// Runs `f` on every item, for what it does and not for a result.
+    /// Runs `f` on every item, for its effect and not for a result.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map).
+    /// The errors of [`map`](Self::map).
     ///
     /// # Panics
     ///
-    /// As [`map`](Self::map).
+    /// In the same cases as [`map`](Self::map).
     ///
     /// # Examples
     ///
@@ -208,16 +212,18 @@ impl<E: Executor> Pool<E> {
         self.call().for_each(f, items)
     }
 
-    /// Runs `f` on every item, and gives an iterator over the outcomes in the order of the items.
+    /// Runs `f` on every item, and returns an iterator over the outcomes in the order of the items.
     ///
-    /// It is lazy: items are read as results are taken, a window of them ahead ([`Call::window`]), so the input may be
-    /// endless. It is in chunks that grow as long as items turn out to be short, unless [`Call::chunk_size`] says
-    /// otherwise. (On [`Forked`](crate::Forked) each item has a child of its own.) Since workers go on while the caller
-    /// does something else, what they work on must be owned: `'static`.
+    /// The iterator is lazy: items are read as results are taken, a window of them ahead
+    /// ([`Call::window`]), so the input may be endless. Items travel in chunks that grow as long as
+    /// items turn out to be short, unless [`Call::chunk_size`] sets another size. (On
+    /// [`Forked`](crate::Forked) each item has a child of its own.) The workers go on while the
+    /// caller does something else, so what they work on must be owned: `'static`.
     ///
     /// # Panics
     ///
-    /// `next` panics if the input's iterator does. What was read before comes with the calls after that.
+    /// `next` panics if the input's iterator does. The calls of `next` after that give the outcomes
+    /// of the items read before.
     ///
     /// # Examples
     ///
@@ -248,11 +254,12 @@ impl<E: Executor> Pool<E> {
         self.call().imap(f, items)
     }
 
-    /// [`imap`](Self::imap), but each outcome comes as soon as it is there, with the index of its item.
+    /// Runs `f` like [`imap`](Self::imap), but each outcome comes as soon as it is there, with the
+    /// index of its item.
     ///
     /// # Panics
     ///
-    /// As [`imap`](Self::imap).
+    /// In the same cases as [`imap`](Self::imap).
     ///
     /// # Examples
     ///
@@ -280,18 +287,19 @@ impl<E: Executor> Pool<E> {
         self.call().imap_unordered(f, items)
     }
 
-    /// Runs `f` on every item and reduces the results to one, both on the workers; `None` if there were no items.
+    /// Runs `f` on every item and reduces the results to one, both on the workers. Returns `None`
+    /// if there were no items.
     ///
-    /// `reduce` must be associative; the order of the items is kept. What a worker's death costs is a chunk, and
-    /// [`Call::retries`] runs that again. Such an error does not name an item.
+    /// `reduce` must be associative; the order of the items is kept. A worker's death costs a
+    /// chunk, and [`Call::retries`] runs that again. Such an error does not name an item.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map).
+    /// The errors of [`map`](Self::map).
     ///
     /// # Panics
     ///
-    /// As [`map`](Self::map).
+    /// In the same cases as [`map`](Self::map).
     ///
     /// # Examples
     ///
@@ -313,7 +321,7 @@ impl<E: Executor> Pool<E> {
         self.call().map_reduce(f, reduce, items)
     }
 
-    /// Options of one call, to be ended with a `map`.
+    /// Makes a [`Call`]: options of one call, to be ended with a `map`.
     ///
     /// # Examples
     ///
@@ -329,10 +337,11 @@ impl<E: Executor> Pool<E> {
         Call::new(&self.engine)
     }
 
-    /// Gives one task to the pool and returns at once with a handle for its result.
+    /// Gives one task to the pool, and returns at once with a handle for its result.
     ///
-    /// On [`Serial`](crate::Serial) the task has run when this returns. On [`Forked`](crate::Forked) the child is forked here, and a
-    /// submit while all children are busy waits for one to end.
+    /// On [`Serial`](crate::Serial) the task has run when this returns. On
+    /// [`Forked`](crate::Forked) the child is forked here, and a submit while all children are busy
+    /// waits for one to end.
     ///
     /// Every failure, also that of the pool itself, comes out of the handle.
     ///
@@ -357,12 +366,13 @@ impl<E: Executor> Pool<E> {
         self.call().submit(f, argument)
     }
 
-    /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken stay in their handles.
+    /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken
+    /// stay in their handles.
     ///
     /// Then waits until the callbacks of its tasks ([`TaskFuture::on_done`]) have returned: a
-    /// program may end right after this and has run all of them. The caller must not have a lock
-    /// that one of them takes. A call in a callback, of whatever pool, waits for the tasks and not
-    /// for callbacks: they would wait for each other.
+    /// program may end right after this and has run all of them. The caller must not hold a lock
+    /// that a callback takes. A call of this function in a callback, of whatever pool, waits for
+    /// the tasks and not for callbacks: they would wait for each other.
     ///
     /// It waits for calls of other threads, too. On the serial engine each call runs in its caller,
     /// and closing waits for none.
@@ -372,7 +382,7 @@ impl<E: Executor> Pool<E> {
     /// # Errors
     ///
     /// - [`PoolError::OtherProcess`] in a forked child of the process that made the pool.
-    /// - [`PoolError::System`] inside of a call of this pool, such as in its input or in
+    /// - [`PoolError::System`] inside a call of this pool, such as in its input or in
     ///   `on_progress`: the call would wait for itself. Not on the serial engine.
     ///
     /// # Examples
@@ -394,14 +404,14 @@ impl<E: Executor> Pool<E> {
     }
 
     /// Takes no more tasks and ends without waiting for those that have not started: they fail with
-    /// [`TaskError::Cancelled`]. Those that run come to their end with [`Shutdown::CancelQueued`], and are stopped with
-    /// [`Shutdown::Kill`], where that can be done: a thread cannot be stopped. Returns when the workers have ended
-    /// and, as [`close`](Self::close) does, when the callbacks have returned; in a callback, of
-    /// whatever pool, it does not wait for those.
+    /// [`TaskError::Cancelled`]. With [`Shutdown::CancelQueued`] the tasks that run come to their
+    /// end. With [`Shutdown::Kill`] they are stopped where that is possible: a thread cannot be
+    /// stopped. Returns when the workers have ended and, like [`close`](Self::close), when the
+    /// callbacks have returned. In a callback, of whatever pool, it does not wait for callbacks.
     ///
     /// # Errors
     ///
-    /// As [`close`](Self::close).
+    /// The errors of [`close`](Self::close).
     ///
     /// # Examples
     ///

@@ -1,17 +1,17 @@
-//! What only a pool of processes can do or tell.
+//! The functions that only a pool of processes has.
 
 use super::Pool;
 use crate::engine::{PoolStats, Processes, Timeline};
 use crate::error::PoolError;
 
 impl Pool<Processes> {
-    /// Has `workers` workers from now on, while it runs. New ones are started at once; those that are too many end when
-    /// they have done what they have begun.
+    /// Sets the number of workers while the pool runs. New workers are started at once; those that
+    /// are too many end when they have done what they have begun.
     ///
     /// # Errors
     ///
-    /// [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for more than there can be processes;
-    /// [`PoolError::Closed`], or why else the pool has ended.
+    /// [`PoolError::ZeroWorkers`], and [`PoolError::InvalidOption`] for more workers than there can
+    /// be processes; [`PoolError::Closed`], or the reason why else the pool has ended.
     ///
     /// # Examples
     ///
@@ -28,7 +28,7 @@ impl Pool<Processes> {
         self.engine().resize(workers)
     }
 
-    /// What the workers have done since the pool was made.
+    /// Returns what the workers have done since the pool was made.
     ///
     /// # Examples
     ///
@@ -46,8 +46,9 @@ impl Pool<Processes> {
         self.engine().stats()
     }
 
-    /// What has run where and when, if [`ProcessesBuilder::timeline`](crate::engine::ProcessesBuilder::timeline) has asked
-    /// for a record; empty otherwise.
+    /// Returns what has run where and when, if
+    /// [`ProcessesBuilder::timeline`](crate::engine::ProcessesBuilder::timeline) has asked for a
+    /// record; otherwise it is empty.
     ///
     /// # Examples
     ///

@@ -6,7 +6,7 @@ use super::Pool;
 use crate::engine::Executor;
 use crate::error::PoolError;
 
-/// A pool that is made when it is first asked for.
+/// A pool that is made at the first call of `get`.
 pub(super) struct Shared<E: Executor + 'static> {
     pool: Mutex<Option<&'static Pool<E>>>,
 }
@@ -25,7 +25,8 @@ impl<E: Executor> Shared<E> {
         let mut pool = self.pool.lock();
         match *pool {
             Some(pool) if pool.engine.is_open() => Ok(pool),
-            // Closed, broken, or the pool of the process that this one was forked from. It stays: somebody may hold it.
+            // The pool is closed or broken, or it belongs to the process that this one was forked
+            // from. It is not freed: a caller may still hold a reference to it.
             _ => Ok(pool.insert(Box::leak(Box::new(make()?)))),
         }
     }

@@ -1,4 +1,4 @@
-//! [`ProcessBuilder`]: a child with everything said, and [`Stdio`], what its standard streams are.
+//! [`ProcessBuilder`]: the options of a child, and [`Stdio`], one of its standard streams.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -29,11 +29,11 @@ use crate::error::PoolError;
 /// ```
 #[derive(Debug)]
 pub enum Stdio {
-    /// That of the parent.
+    /// The parent's stream.
     Inherit,
-    /// `/dev/null`: nothing to read, and what is written is thrown away.
+    /// `/dev/null`: there is nothing to read, and what is written is thrown away.
     Null,
-    /// This descriptor: a file, an end of a pipe.
+    /// This descriptor: a file, or an end of a pipe.
     Fd(OwnedFd),
 }
 
@@ -48,7 +48,7 @@ macro_rules! from_what_has_a_descriptor {
 }
 from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 
-/// Starts a [`Process`]; see [`Process::builder`].
+/// The options of a [`Process`], before it is started; see [`Process::builder`].
 ///
 /// # Examples
 ///
@@ -90,8 +90,9 @@ impl Default for ProcessBuilder {
 }
 
 impl ProcessBuilder {
-    /// What the child is called: by its handle, by [`current`](super::current) in it, and in `ps`. Unless said, the
-    /// children of a process are counted: `process1`, `process2` …, and those of a child called `X` are `X:1`, `X:2` ….
+    /// Sets the child's name: it is the name of its handle, of [`current`](super::current) in the
+    /// child, and of the process in `ps`. By default, the children of a process are counted:
+    /// `process1`, `process2` …, and those of a child called `X` are `X:1`, `X:2` ….
     ///
     /// # Examples
     ///
@@ -127,8 +128,8 @@ impl ProcessBuilder {
         self
     }
 
-    /// What the child reads as standard input. Unless said, [`Stdio::Null`]: parent and child would take the input from
-    /// each other.
+    /// Sets what the child reads as standard input. The default is [`Stdio::Null`]: with the
+    /// parent's, parent and child would take the input from each other.
     ///
     /// # Examples
     ///
@@ -151,7 +152,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Where the child's standard output goes. Unless said, [`Stdio::Inherit`].
+    /// Sets where the child's standard output goes. The default is [`Stdio::Inherit`].
     ///
     /// # Examples
     ///
@@ -167,7 +168,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Where the child's standard error goes. Unless said, [`Stdio::Inherit`].
+    /// Sets where the child's standard error goes. The default is [`Stdio::Inherit`].
     ///
     /// # Examples
     ///
@@ -187,8 +188,9 @@ impl ProcessBuilder {
         self
     }
 
-    /// Whether the child is a daemon: one that is killed when its parent ends normally, instead of being waited for.
-    /// Unless said, it is not. When the parent is killed, all its children are, daemons or not.
+    /// Sets whether the child is a daemon: one that is killed when its parent ends normally,
+    /// instead of being waited for. By default, it is not. When the parent is killed, all its
+    /// children are killed, daemons or not.
     ///
     /// # Examples
     ///
@@ -208,13 +210,14 @@ impl ProcessBuilder {
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ProcessFailed`] if the system refuses (processes, descriptors, memory), or if the argument or what
-    ///   `f` captures cannot be serialised;
+    /// - [`PoolError::ProcessFailed`] if the system refuses (processes, descriptors, memory), or if
+    ///   the argument or what `f` captures cannot be serialised;
     /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
-    /// - [`PoolError::ForeignFunction`] and [`PoolError::ForeignExecutable`] in a shared library that another program
-    ///   has loaded;
+    /// - [`PoolError::ForeignFunction`] and [`PoolError::ForeignExecutable`] in a shared library
+    ///   that another program has loaded;
     /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a child but reached `main`.
+    /// - [`PoolError::HookMissing`] in a process that was itself started as a child but reached
+    ///   `main`.
     ///
     /// # Examples
     ///

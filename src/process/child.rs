@@ -1,4 +1,4 @@
-//! The other side: what a child does from its start to its end.
+//! The child's side: what a child does from its start to its end.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,10 +17,10 @@ pub(crate) const CHILD: Role = Role {
     begin: || become_process(),
 };
 
-/// Exit code of a child whose function panicked: what a Rust program ends with then.
+/// Exit code of a child whose function panicked: the code of a Rust program that panics.
 const PANICKED: i32 = 101;
 
-/// Runs what the greeting on standard input asks for, and ends.
+/// Runs the function that the greeting on standard input asks for, and ends.
 fn become_process() -> ! {
     let code = match panic::catch(begin) {
         Ok(Ok(request)) => run(request),
@@ -28,25 +28,27 @@ fn become_process() -> ! {
             outcome::complain(&format_args!("it could not begin: {error}"));
             CANNOT_BEGIN
         }
-        // The panic hook has told of it.
+        // The panic hook has printed the panic.
         Err(_) => CANNOT_BEGIN,
     };
     // Flushes standard output, and waits for the children of this process.
     std::process::exit(code)
 }
 
-/// Makes this process what the parent wants it to be.
+/// Takes the greeting and the start request, and sets this process up as they say.
 fn begin() -> io::Result<StartRequest> {
-    // Not by its pid: by the life line, below.
+    // The parent's pid is not used: the life line, below, says whether the parent lives.
     let (length, [request, stdin], _parent) = receive_greeting()?;
     let request = StartRequest::open(&request, length)?;
     let life_line = own::take_stdin()?;
-    // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and it may end before its parent does.
+    // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and that thread
+    // may end before the parent does.
     fork::die_when_closed(life_line.as_fd())?;
+    // If the parent has died before that, the kernel sends no signal.
     if handoff::is_closed(&life_line) {
         return Err(io::Error::other("the parent has died"));
     }
-    // Open as long as the process lives.
+    // The life line stays open as long as the process lives.
     std::mem::forget(life_line);
     own::set_stdin(stdin)?;
     own::set_signals()?;
@@ -64,6 +66,8 @@ fn run(request: StartRequest) -> i32 {
         Some(entry) => entry(request),
         None => Err("the executable does not have its function".to_owned()),
     });
+    // A copy of the child that the function has forked ends here: only the child itself reports the
+    // outcome.
     original.end_copy_after(&ran);
     match ran {
         Ok(Ok(code)) => code,
@@ -71,7 +75,7 @@ fn run(request: StartRequest) -> i32 {
             outcome::complain(&reason);
             CANNOT_BEGIN
         }
-        // The panic hook has told of it.
+        // The panic hook has printed the panic.
         Err(_) => PANICKED,
     }
 }

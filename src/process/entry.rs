@@ -1,5 +1,5 @@
-//! Where a child enters the user's code: one function for each combination of function, argument and outcome, whose
-//! number is in the letter.
+//! Where a child enters the user's code: one function for each combination of function, argument
+//! and outcome. Its number is in the start request.
 
 use std::mem::size_of;
 
@@ -12,15 +12,18 @@ use crate::call::code;
 use crate::memory::wire;
 use crate::os::fork::{COPY_RETURNED, Original};
 
-/// Runs the function that the letter names, and gives the exit code. An error: it could not be run, for this reason.
+/// A function that runs what the start request names, and returns the exit code. It returns an
+/// error with the reason if that could not be run.
 ///
-/// The letter is gone before the function begins: with a large argument that is a lot of memory.
+/// The start request is freed before the function begins: with a large argument that is a lot of
+/// memory.
 pub(super) type Entry = fn(StartRequest) -> Result<i32, String>;
 
-/// What a function for a child process has to be: free of captured variables, or made by
+/// A function that a child process can run: it captures no variables, or is made by
 /// [`closure!`](crate::closure!).
 ///
-/// The compiler sees to the first when it generates code, so `cargo check` alone does not find a closure that captures.
+/// The compiler checks the captures only when it generates code, so `cargo check` alone does not
+/// find a closure that captures.
 ///
 /// # Examples
 ///
@@ -48,14 +51,14 @@ pub trait Standalone: Clone + Send {}
 #[diagnostic::do_not_recommend]
 impl<F: Clone + Send> Standalone for F {}
 
-/// The entry of functions of type `F`.
+/// Runs a child's function of type `F`.
 pub(super) fn enter<F, A, T>(request: StartRequest) -> Result<i32, String>
 where
     F: Fn(A) -> T,
     A: DeserializeOwned + 'static,
     T: Outcome,
 {
-    // The captures first: in the argument's Deserialize the user's code begins.
+    // The captures are decoded first, because the argument's Deserialize may run code of the user.
     let captured = match request.head.reconstruct {
         Some(number) => Some(reconstruct::<F>(number, request.captures())?),
         None => None,
@@ -71,32 +74,34 @@ where
     drop(request);
     let original = Original::here();
     let outcome = f(argument);
-    // It is the child that tells what came of it.
+    // A copy that the function has forked ends here: only the child itself reports the outcome.
     original.end_copy(COPY_RETURNED);
     Ok(outcome.exit_code())
 }
 
-/// The function itself, which has nothing in it but its type.
+/// Returns a zero-sized reference to the function, which has nothing in it but its type.
 #[allow(unsafe_code)]
 fn zero_sized<'a, F: 'a>() -> &'a F {
-    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Standalone`, and nothing to drop
-    // when zero-sized), and a child enters one only because its parent, of the same build, had the function in its hands.
+    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Standalone`,
+    // and nothing to drop when zero-sized), and a child enters one only because its parent, of the
+    // same build, had a value of the function's type.
     unsafe { code::zero_sized() }
 }
 
-/// The function with what it captures.
+/// Reconstructs the function with what it captures.
 #[allow(unsafe_code)]
 fn reconstruct<F>(number: u64, captures: &[u8]) -> Result<F, String> {
-    // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in its greeting, and which
-    // makes it of a `Reconstruct`.
+    // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in its
+    // greeting, and which makes the number of a `Reconstruct`.
     let reconstruct = unsafe { code::function::<Reconstruct>(number) }
         .ok_or_else(|| "the executable does not have its function".to_owned())?;
-    // SAFETY: the parent has number and captures from `sendable`, for the function that this entry is made for.
+    // SAFETY: the parent has the number and the captures from `sendable`, for the function that
+    // this entry is made for.
     unsafe { closure::reconstruct(reconstruct, captures) }
         .map_err(|reason| format!("what its function captures cannot be deserialised: {reason}"))
 }
 
-/// The entry with this number.
+/// Returns the entry with this number.
 #[allow(unsafe_code)]
 pub(super) fn find(number: u64) -> Option<Entry> {
     // SAFETY: as in `reconstruct`; the parent makes this number of an `Entry`.

@@ -13,12 +13,13 @@ use super::spawned::Spawned;
 use super::{ExitStatus, Outcome, ProcessBuilder, Standalone, registry};
 use crate::error::PoolError;
 
-/// The handle of a child process that runs one function; the [module](super) says how such a child lives and ends.
+/// The handle of a child process that runs one function; the [module](super) says how such a child
+/// lives and ends.
 ///
 /// Clones are handles of the same child. A handle is also a descriptor ([`AsFd`], [`AsRawFd`]) that
 /// is readable once the child has ended, for `poll`, `epoll` or tokio's `AsyncFd`; after that,
 /// `exit_status` has the answer. It is a pidfd where the kernel has them, and otherwise the end of
-/// a pipe, from which nothing must be read.
+/// a pipe, from which the caller must not read.
 ///
 /// # Examples
 ///
@@ -45,12 +46,13 @@ impl Process {
 
     /// Starts a child that runs `f` on `argument`, and returns without waiting for it.
     ///
-    /// `f` captures nothing, or is made by [`closure!`](crate::closure!); the compiler refuses others. Its argument is sent
-    /// to the child, by serde, and may be large. What it may return is an [`Outcome`].
+    /// `f` captures nothing, or is made by [`closure!`](crate::closure!); the compiler refuses
+    /// others. Its argument is sent to the child, by serde, and may be large. It may return an
+    /// [`Outcome`].
     ///
     /// # Errors
     ///
-    /// As for [`ProcessBuilder::spawn`].
+    /// The errors of [`ProcessBuilder::spawn`].
     ///
     /// # Examples
     ///
@@ -74,7 +76,7 @@ impl Process {
         Self::builder().spawn(f, argument)
     }
 
-    /// A child with everything said: its name, environment and standard streams.
+    /// Returns a builder with the options of a child: its name, environment and standard streams.
     ///
     /// # Examples
     ///
@@ -97,11 +99,12 @@ impl Process {
         }
     }
 
-    /// Waits until the child has ended, and says how. Later calls give the same answer.
+    /// Waits until the child has ended, and returns how. Later calls return the same.
     ///
     /// # Errors
     ///
-    /// [`PoolError::OtherProcess`] in a process forked from the child's parent: only that may wait for it.
+    /// [`PoolError::OtherProcess`] in a process forked from the child's parent: only the parent may
+    /// wait for the child.
     ///
     /// # Examples
     ///
@@ -121,12 +124,12 @@ impl Process {
         }
     }
 
-    /// Waits at most `timeout` for the end of the child; `None` if it has not ended by then. It is left running. With a
-    /// timeout of zero the call returns at once.
+    /// Waits at most `timeout` for the end of the child. Returns `None` if it has not ended by
+    /// then; the child goes on. With a timeout of zero the call returns at once.
     ///
     /// # Errors
     ///
-    /// As for [`Process::join`].
+    /// The errors of [`Process::join`].
     ///
     /// # Examples
     ///
@@ -144,14 +147,14 @@ impl Process {
         self.check_own()?;
         match Instant::now().checked_add(timeout) {
             Some(deadline) => Ok(self.spawned.wait(Some(deadline))),
-            // Beyond what the clock can count.
+            // The deadline is beyond what the clock can count.
             None => self.join().map(Some),
         }
     }
 
-    /// How the child ended; `None` if it has not. Never waits.
+    /// Returns how the child ended; `None` if it has not. Never waits.
     ///
-    /// In a process forked from the child's parent it is what was known at the fork.
+    /// In a process forked from the child's parent, returns what was known at the fork.
     ///
     /// # Examples
     ///
@@ -169,7 +172,7 @@ impl Process {
         self.spawned.exit_status()
     }
 
-    /// Whether the child has not ended yet. Never waits.
+    /// Returns whether the child has not ended yet. Never waits.
     ///
     /// # Examples
     ///
@@ -187,7 +190,8 @@ impl Process {
         self.exit_status().is_none() && !self.spawned.has_ended()
     }
 
-    /// The child's process id. Once it has ended, the system may give the number to another process.
+    /// Returns the child's process id. Once the child has ended, the system may give the number to
+    /// another process.
     ///
     /// # Examples
     ///
@@ -203,7 +207,7 @@ impl Process {
         self.spawned.child.pid()
     }
 
-    /// What the child is called: by [`ProcessBuilder::name`], or by counting.
+    /// Returns the child's name: that of [`ProcessBuilder::name`], or a counted one.
     ///
     /// # Examples
     ///
@@ -217,13 +221,14 @@ impl Process {
         &self.spawned.name
     }
 
-    /// Asks the child to end, with SIGTERM. Unless it has a handler for that, it dies of it; nothing in it is cleaned
-    /// up, and its own children die with it. One that has ended already is no error.
+    /// Asks the child to end, with SIGTERM. Unless it has a handler for that, it dies of it.
+    /// Nothing in it is cleaned up, and its own children die with it. If the child has ended
+    /// already, that is no error.
     ///
     /// # Errors
     ///
-    /// [`PoolError::OtherProcess`] in a process forked from the child's parent, and [`PoolError::System`] if the system
-    /// refuses, because the child runs as another user by now.
+    /// [`PoolError::OtherProcess`] in a process forked from the child's parent, and
+    /// [`PoolError::System`] if the system refuses, because the child runs as another user by now.
     ///
     /// # Examples
     ///
@@ -243,7 +248,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// As for [`Process::terminate`].
+    /// The errors of [`Process::terminate`].
     ///
     /// # Examples
     ///
@@ -268,10 +273,10 @@ impl Process {
     }
 }
 
-/// The children of this process that have not ended: those started as a [`Process`], whether their handles are still
-/// held or not. Workers of pools are not among them.
+/// Returns the children of this process that have not ended: those started as a [`Process`],
+/// whether their handles are still held or not. Workers of pools are not among them.
 ///
-/// As in Python, the call also clears away those that have ended.
+/// As in Python, the call also reaps those that have ended.
 ///
 /// # Examples
 ///
@@ -305,7 +310,8 @@ impl AsRawFd for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // If it has ended, it shall not stay a zombie. If not, it goes on.
+        // A child that has ended is reaped, so that it does not stay a zombie. A child that runs
+        // goes on.
         self.spawned.exit_status();
     }
 }

@@ -1,7 +1,7 @@
-//! Who this process is, and who started it: [`current`] and [`parent`].
+//! The identity of this process and of the process that started it: [`current`] and [`parent`].
 //!
-//! A process that this crate has started is told so in its greeting. One that was forked from it is a copy, and knows
-//! by the number of forks between the two.
+//! A process that this crate has started gets its identity in its greeting. A process that was
+//! forked from it is a copy, and derives its identity from the number of forks between the two.
 
 use std::os::unix::process::parent_id;
 
@@ -12,32 +12,32 @@ use super::ExitStatus;
 use crate::error::PoolError;
 use crate::os::fork;
 
-/// What the first process of a program is called.
+/// The name of the first process of a program.
 const ROOT: &str = "main";
 
-/// How many processes may lie one inside the other, below the first. Whoever wants more is most likely in an endless
-/// recursion, which would take the machine with it.
+/// How many processes may lie one inside the other, below the first. A program that wants more is
+/// most likely in an endless recursion, which would use up the machine.
 const DEEPEST: u32 = 16;
 
 /// Longest name that goes into a worker's greeting, in bytes.
 const LONGEST_NAME: usize = 256;
 
-/// What a process is told of itself and its parent on its start.
+/// The identity that a process is given at its start: its own and its parent's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Origin {
     name: String,
     parent: u32,
     parent_name: String,
-    /// How many processes lie between this one and the first: 1 for a child of the first.
+    /// How many steps this process is below the first: 1 for a child of the first.
     depth: u32,
 }
 
-/// Set at the start, and again in a worker that was forked; with the number of forks at that time. `None` in a first
-/// process.
+/// The identity of this process, with the number of forks when it was set. It is set at the start,
+/// and again in a worker that was forked. `None` in a first process.
 static ORIGIN: RwLock<Option<(Origin, u32)>> = RwLock::new(None);
 
 impl Origin {
-    /// Of a process that this one starts.
+    /// Makes the identity of a process that this one starts.
     pub(super) fn of_child(child: String) -> Self {
         Self {
             name: child,
@@ -47,14 +47,14 @@ impl Origin {
         }
     }
 
-    /// Of a worker that this process starts.
+    /// Makes the identity of a worker that this process starts.
     pub(crate) fn of_worker(pool: &str, number: usize) -> Self {
         let mut origin = Self::of_child(format!("{}:{number}", cut(pool)));
         origin.parent_name = cut(&origin.parent_name).to_owned();
         origin
     }
 
-    /// This process is the one meant.
+    /// Sets this identity as that of this process.
     pub(crate) fn arrive(self) {
         *ORIGIN.write() = Some((self, fork::generation()));
     }
@@ -64,33 +64,37 @@ fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(LONGEST_NAME)]
 }
 
-/// How often this process was forked since it was told who it is, or since the start of a first process.
+/// Returns how often this process was forked since its identity was set, or since the start of a
+/// first process.
 fn forks() -> u32 {
     let arrived = ORIGIN.read().as_ref().map_or(0, |(_, forks)| *forks);
     fork::generation() - arrived
 }
 
-/// The name of this process.
+/// Returns the name of this process.
 pub(super) fn name() -> String {
     name_after(forks())
 }
 
-/// The name of this process so many forks after it was told it.
+/// Returns the process's name, with `:forked` appended once for each of `forks` forks since it was
+/// named.
 fn name_after(forks: u32) -> String {
     let origin = ORIGIN.read();
     let name = origin.as_ref().map_or(ROOT, |(origin, _)| &origin.name);
     format!("{name}{}", ":forked".repeat(forks as usize))
 }
 
-/// How many processes this one is away from the first of the program: 0 for that.
+/// Returns how many steps this process is below the first of the program: 0 for the first.
 pub(crate) fn depth() -> u32 {
     let depth = ORIGIN.read().as_ref().map_or(0, |(origin, _)| origin.depth);
     depth + forks()
 }
 
+/// Checks that this process may start others.
+///
 /// # Errors
 ///
-/// [`PoolError::TooDeep`] if this process shall start no others.
+/// [`PoolError::TooDeep`] if it may not.
 pub(crate) fn check_depth() -> Result<(), PoolError> {
     if depth() < DEEPEST {
         Ok(())
@@ -99,7 +103,7 @@ pub(crate) fn check_depth() -> Result<(), PoolError> {
     }
 }
 
-/// What is known of a process: see [`current`] and [`parent`].
+/// The name and pid of a process: see [`current`] and [`parent`].
 ///
 /// # Examples
 ///
@@ -114,8 +118,8 @@ pub struct ProcessInfo {
 }
 
 impl ProcessInfo {
-    /// Whether this is the process that has this one as a worker, and a third one has forked it. Then it lives: this one
-    /// would not outlive it.
+    /// Returns whether this is the process that has the current one as a worker, which a third
+    /// process has forked. Then it lives: the current process would not outlive it.
     fn is_over_server(&self) -> bool {
         let origin = ORIGIN.read();
         let own = origin
@@ -124,9 +128,10 @@ impl ProcessInfo {
         own.is_some_and(|(origin, _)| origin.parent == self.pid)
     }
 
-    /// What it is called: `main` for the first process of a program, what
-    /// [`ProcessBuilder::name`](super::ProcessBuilder::name) said for a child, pool and number (`pool0:1`) for a pool's
-    /// worker; a forked process has `:forked` behind the name of the one it was forked from.
+    /// Returns the process's name: `main` for the first process of a program, the name that
+    /// [`ProcessBuilder::name`](super::ProcessBuilder::name) set for a child, pool and number
+    /// (`pool0:1`) for a pool's worker. A forked process has `:forked` after the name of the one it
+    /// was forked from.
     ///
     /// # Examples
     ///
@@ -137,7 +142,7 @@ impl ProcessInfo {
         &self.name
     }
 
-    /// Its process id.
+    /// Returns the process id.
     ///
     /// # Examples
     ///
@@ -148,7 +153,7 @@ impl ProcessInfo {
         self.pid
     }
 
-    /// Whether it still runs.
+    /// Returns whether the process still runs.
     ///
     /// # Examples
     ///
@@ -156,12 +161,13 @@ impl ProcessInfo {
     /// assert!(manyhands::process::current().is_alive());
     /// ```
     pub fn is_alive(&self) -> bool {
-        // Of a parent that has died the kernel says that this process is somebody else's child.
+        // After a parent has died, the kernel names another process as this one's parent.
         self.pid == std::process::id() || self.pid == parent_id() || self.is_over_server()
     }
 
-    /// How it ended: always `None`. A process that can ask has not ended, and how its parent ended the system tells
-    /// nobody but that one's parent. Of a child, [`Process::exit_status`](super::Process::exit_status) says it.
+    /// Returns how the process ended: always `None`. A process that calls this has not ended, and
+    /// the system tells how its parent ended only to that one's parent. For a child, use
+    /// [`Process::exit_status`](super::Process::exit_status).
     ///
     /// # Examples
     ///
@@ -173,7 +179,7 @@ impl ProcessInfo {
     }
 }
 
-/// The process that asks.
+/// Returns the identity of the calling process.
 ///
 /// # Examples
 ///
@@ -190,8 +196,8 @@ pub fn current() -> ProcessInfo {
     }
 }
 
-/// The process that started this one: as a [`Process`](super::Process), as a worker of a pool, or by forking. `None` in
-/// the first process of a program, whatever started that.
+/// Returns the process that started this one: as a [`Process`](super::Process), as a worker of a
+/// pool, or by forking. Returns `None` in the first process of a program, whatever started that.
 ///
 /// # Examples
 ///

@@ -10,7 +10,7 @@
 //!            8 bytes each                as the exact codec writes them
 //! ```
 //!
-//! With the greeting come the descriptors of the role and, behind them, the memory of the family.
+//! The descriptors of the role come with the greeting and, after them, the memory of the family.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
@@ -32,7 +32,7 @@ use crate::os::start::{Stream, start_again};
 use crate::os::{handoff, random, worker as own};
 use crate::panic;
 
-/// The variable that has a process look for its greeting; its value is the greeting's secret.
+/// The variable that makes a process look for its greeting; its value is the greeting's secret.
 const VARIABLE: &CStr = c"MANYHANDS_WORKER";
 
 /// Exit code of a launched process that cannot begin.
@@ -44,17 +44,17 @@ const MOST_BYTES: usize = 64 << 10;
 /// Bytes of role and secret.
 const PROOF: usize = 16;
 
-/// The same with the fingerprint, [`Image::fingerprint`] of the parent.
+/// Bytes of role, secret and fingerprint, which is [`Image::fingerprint`] of the parent.
 const HEAD: usize = 24;
 
-/// Whether the hook has run in this process. In a launched one, which runs the same program, it
-/// would run too.
+/// Whether the hook has run in this process. Then it would also run in a launched one, which runs
+/// the same program.
 static HOOK_HAS_RUN: AtomicBool = AtomicBool::new(false);
 
-/// What a launched process can be.
+/// A role that a launched process can have.
 #[derive(Clone, Copy)]
 pub(crate) struct Role {
-    /// What its greeting begins with.
+    /// The first bytes of its greeting.
     pub(crate) magic: [u8; 8],
     /// Runs in the launched process. Returns when the process is to end.
     pub(crate) begin: fn() -> io::Result<()>,
@@ -66,7 +66,7 @@ pub(crate) fn check() -> Result<(), PoolError> {
     if own::is_privileged() {
         return Err(PoolError::Privileged);
     }
-    // The variable is there although the hook takes it away: it did not run.
+    // The hook takes the variable away. It is still there, so the hook did not run.
     if std::env::var_os(variable()).is_some() {
         return Err(PoolError::HookMissing);
     }
@@ -77,7 +77,7 @@ pub(crate) fn check() -> Result<(), PoolError> {
     identity::check_depth()
 }
 
-/// Checks that this can be a variable of a launched process.
+/// Checks that a launched process can have this variable.
 pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
     let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
     if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
@@ -98,19 +98,19 @@ fn variable() -> &'static str {
 
 // The launching process --------------------------------------------------------------------------
 
-/// What of a launched process its role does not determine.
+/// The options of a launched process that its role does not determine.
 pub(crate) struct Launch<'a, V> {
-    /// What `ps` shows as the command.
+    /// The name that `ps` shows as the command.
     pub(crate) name: &'a str,
-    /// Variables that it has besides those of this process.
+    /// Variables that the process has besides those of this process.
     pub(crate) variables: V,
     pub(crate) stdout: Stream,
     pub(crate) stderr: Stream,
 }
 
 impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
-    /// Launches a process and hands it its greeting. Gives also the life line: this end of the
-    /// socket, which says to the process that its parent lives.
+    /// Launches a process and sends it its greeting. Also returns the life line: this end of the
+    /// socket, by which the process knows that its parent lives.
     pub(crate) fn launch<T: Serialize>(
         self,
         role: Role,
@@ -125,15 +125,15 @@ impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
         exact::to_vec_append(&mut message, &body).map_err(io::Error::other)?;
         let mut fds = fds.to_vec();
         fds.extend(family::for_children());
-        // Sent before there is a process to read it: it waits on the socket.
+        // The greeting is sent before there is a process to read it: it waits on the socket.
         handoff::send(life_line.as_fd(), &message, &fds)?;
 
         let mark = (variable().into(), format!("{secret:x}").into());
         let streams = [Stream::Fd(theirs), self.stdout, self.stderr];
         let pid = start_again(self.name, self.variables.into_iter().chain([mark]), streams)?;
         let child = Child::open(pid).map_err(|error| {
-            // Reaped already, and its pid perhaps another's: SIGCHLD is ignored, or a thread of the
-            // program waits for any child.
+            // The child is reaped already, and its pid is perhaps another's: SIGCHLD is ignored, or
+            // a thread of the program waits for any child.
             if error.raw_os_error() == Some(libc::ESRCH) {
                 return io::Error::other("another part of the program has taken its exit status");
             }
@@ -146,15 +146,17 @@ impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
 
 // The launched process ---------------------------------------------------------------------------
 
-/// Takes the role that this process was launched in, and does not return; returns if it was not
-/// launched.
+/// Takes the role that this process was launched in, and then does not return. Returns if the
+/// process was not launched in a role.
 pub(crate) fn take_role(roles: &[Role]) {
     HOOK_HAS_RUN.store(true, Ordering::Relaxed);
     let Some(secret) = own::variable(VARIABLE) else {
+        // There is no variable: the process was not launched by this crate.
         return;
     };
-    // The processes that this one starts have other secrets.
+    // The variable is removed, because the processes that this one starts have other secrets.
     own::remove_variable(VARIABLE);
+    // A privileged program takes no role, whatever its environment says.
     if own::is_privileged() {
         return;
     }
@@ -164,6 +166,7 @@ pub(crate) fn take_role(roles: &[Role]) {
     let mut proof = [0; PROOF];
     if handoff::peek(own::stdin(), &mut proof) != Some(PROOF) || proof[8..] != secret.to_ne_bytes()
     {
+        // The secret is not on standard input: the variable is inherited or set by another program.
         return;
     }
     let Some(role) = roles.iter().find(|role| proof.starts_with(&role.magic)) else {
@@ -174,7 +177,8 @@ pub(crate) fn take_role(roles: &[Role]) {
     }
     let original = Original::here();
     let ended = panic::catch(role.begin);
-    // Code of the user's may fork in places that are not looked at one by one, such as a `Drop`.
+    // Code of the user may fork in places that are not checked one by one, such as a `Drop`. A copy
+    // ends here.
     original.end_copy_after(&ended);
     let code = match ended {
         Ok(Ok(())) => 0,
@@ -182,15 +186,15 @@ pub(crate) fn take_role(roles: &[Role]) {
             eprintln!("manyhands: a worker process could not begin: {error}");
             CANNOT_BEGIN
         }
-        // The panic hook has printed it.
+        // The panic hook has printed the panic.
         Err(_) => CANNOT_BEGIN,
     };
     // Flushes standard output, which a task may have written to.
     std::process::exit(code);
 }
 
-/// Takes the greeting from standard input. Gives what the role is told, the descriptors that belong
-/// to it, and the pid of the parent.
+/// Takes the greeting from standard input. Returns what the role is told, the descriptors that
+/// belong to it, and the pid of the parent.
 pub(crate) fn receive_greeting<T: DeserializeOwned, const FDS: usize>()
 -> io::Result<(T, [OwnedFd; FDS], u32)> {
     let mut message = vec![0; MOST_BYTES];
@@ -200,6 +204,7 @@ pub(crate) fn receive_greeting<T: DeserializeOwned, const FDS: usize>()
     let own_fds = own_fds
         .try_into()
         .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
+    // The memory of the family comes after the role's own descriptors, if there is one.
     if let Some(memory) = fds.next() {
         family::inherit(memory);
     }

@@ -1,9 +1,9 @@
 //! Single child processes: [`Process`], the counterpart of Python's `multiprocessing.Process`.
 //!
-//! A child is this program, started again, that runs one function instead of `main` and then ends. It shares nothing
-//! with its parent: the argument is sent to it, and so is what [`closure!`](crate::closure!) captures. A
-//! [`Pool`](crate::Pool) is better for many short tasks; a process of its own is for what runs for long or has to
-//! be stopped from outside.
+//! A child is this program, started again, that runs one function instead of `main` and then ends.
+//! It shares nothing with its parent: the argument is sent to it, and so is what
+//! [`closure!`](crate::closure!) captures. A [`Pool`](crate::Pool) is better for many short tasks;
+//! a process of its own is for a function that runs for long or must be stopped from outside.
 //!
 //! ```
 //! use manyhands::process::{ExitStatus, Process};
@@ -39,9 +39,9 @@
 //! If the function forks, the copy of the child has no part in that: it ends when the function
 //! returns in it, with exit code 0, or with 101 if the function panics there.
 //!
-//! A child that has ended stays in the system's table until somebody asks for its status. [`Process::join`] does, and
-//! so do [`active_children`], every later start of a child, the drop of the handle of one that has ended, and the end
-//! of the program.
+//! A child that has ended stays in the system's table until its parent asks for its status.
+//! [`Process::join`] does, and so do [`active_children`], every later start of a child, the drop of
+//! the handle of a child that has ended, and the end of the program.
 
 mod builder;
 mod child;

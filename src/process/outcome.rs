@@ -5,10 +5,11 @@ use std::io::{self, Write};
 
 use super::identity;
 
-/// What a function that a [`Process`](super::Process) runs may return: what becomes of it as an exit code.
+/// A type that a function run by a [`Process`](super::Process) may return: its value becomes an
+/// exit code.
 ///
-/// `()` is code 0. `Err` is code 1, and the error is printed to standard error; `Ok` is what it holds. A function
-/// that never returns (`-> !`) is fine too.
+/// `()` becomes code 0. `Err` becomes code 1, and the error is printed to standard error. `Ok`
+/// becomes the code of what it holds. A function that never returns (`-> !`) is fine too.
 ///
 /// # Examples
 ///
@@ -29,7 +30,7 @@ use super::identity;
     note = "the error `E` of a `Result` implements `Display`"
 )]
 pub trait Outcome {
-    /// The exit code, from 0 to 255, after telling standard error what there is to tell.
+    /// Returns the exit code, from 0 to 255, after printing to standard error what there is to say.
     ///
     /// # Examples
     ///
@@ -37,7 +38,7 @@ pub trait Outcome {
     /// use manyhands::process::Outcome;
     ///
     /// assert_eq!(().exit_code(), 0);
-    /// assert_eq!(Err::<(), _>("no such index").exit_code(), 1); // and standard error has the error
+    /// assert_eq!(Err::<(), _>("no such index").exit_code(), 1); // standard error has the error
     /// ```
     fn exit_code(self) -> i32;
 }
@@ -60,19 +61,21 @@ impl<T: Outcome, E: Display> Outcome for Result<T, E> {
     }
 }
 
-/// Says on standard error what went wrong in this process. If nobody can be told, that is no further error.
+/// Prints to standard error what went wrong in this process. If standard error cannot be written
+/// to, that is not reported as a further error.
 pub(super) fn complain(error: &dyn Display) {
     let name = identity::name();
     let text = format!("manyhands: process {name}: {error}\n");
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// `!`, which cannot be named on stable Rust outside the place of a return type. Closures like `|()| exit(8)` return it.
+/// `!`, which cannot be named on stable Rust except as a return type. Closures like `|()| exit(8)`
+/// return it.
 type Never = <fn() -> ! as Returns>::Type;
 
-/// The way to get at it.
+/// The way to name it.
 pub trait Returns {
-    /// What the function returns.
+    /// The type that the function returns.
     type Type;
 }
 

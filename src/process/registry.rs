@@ -1,7 +1,7 @@
-//! The children of this process whose exit status nobody has asked for yet.
+//! The children of this process that it has not reaped yet.
 //!
-//! The registry keeps hold of them whatever becomes of their handles: it is what keeps their life lines open, and what
-//! sees to it that none stays a zombie for longer than until the next look.
+//! The registry holds them whatever happens to their handles: it keeps their life lines open, and
+//! lets none stay a zombie after the next call that reaps.
 //!
 //! A forked child has none of its parent's children, so each process has a registry of its own.
 
@@ -27,25 +27,25 @@ impl Registry {
         }
     }
 
-    /// This process's own.
+    /// Returns the registry of this process.
     fn own() -> &'static Self {
         REGISTRY.own()
     }
 
-    /// The children as they are now. Nothing else is done under the lock.
+    /// Returns the children as they are now. Nothing else is done under the lock.
     fn children(&self) -> Vec<Arc<Spawned>> {
         self.children.lock().clone()
     }
 }
 
-/// Takes charge of a child, and reaps others that have ended.
+/// Adds a child, and reaps others that have ended.
 pub(super) fn add(child: Arc<Spawned>) {
     exit::call_at_exit(Turn::Children, end_children);
     reap_ended();
     Registry::own().children.lock().push(child);
 }
 
-/// The child has been reaped. Only its own process may say so.
+/// Removes a child that has been reaped. Only the process that started it may call this.
 pub(super) fn remove(child: &Spawned) {
     let mut children = Registry::own().children.lock();
     let place = children
@@ -53,7 +53,7 @@ pub(super) fn remove(child: &Spawned) {
         .position(|other| std::ptr::eq(&raw const **other, child));
     let removed = place.map(|place| children.swap_remove(place));
     drop(children);
-    // Perhaps the last one who had it: its descriptors are closed without the lock.
+    // This may be the last reference: the child's descriptors are closed here, without the lock.
     drop(removed);
 }
 
@@ -63,17 +63,17 @@ fn reap_ended() {
     }
 }
 
-/// The children of this process that have not ended. Reaps those that have.
+/// Returns the children of this process that have not ended. Reaps those that have.
 pub(super) fn active() -> Vec<Arc<Spawned>> {
     let mut children = Registry::own().children();
     children.retain(|child| child.exit_status().is_none());
     children
 }
 
-/// What a process owes its children when it ends normally: daemons are killed, the others waited for.
+/// Ends the children when this process ends normally: kills the daemons and waits for the others.
 fn end_children() {
     loop {
-        // Again each time: a thread of this process may have started more.
+        // The list is read again each time: a thread of this process may have started more.
         let children = Registry::own().children();
         for daemon in children.iter().filter(|child| child.is_daemon()) {
             daemon.kill();

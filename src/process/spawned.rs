@@ -1,4 +1,4 @@
-//! A child as its parent has it: what its handles and the registry share.
+//! A child as its parent sees it: the state that its handles and the registry share.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use crate::memory::member;
 use crate::os::fork;
 use crate::os::pidfd::Child;
 
-/// What all handles of a child, and the registry, share.
+/// The state that all handles of a child, and the registry, share.
 #[derive(Debug)]
 pub(super) struct Spawned {
     pub(super) name: String,
@@ -17,7 +17,8 @@ pub(super) struct Spawned {
     is_daemon: bool,
     /// [`fork::generation`] of the parent.
     generation: u32,
-    /// Empty until the child has been reaped. Not behind a lock: a forked child of the parent's may read it.
+    /// The exit status; empty until the child has been reaped. It is not behind a lock, because a
+    /// forked child of the parent may read it.
     pub(super) status: OnceLock<ExitStatus>,
     /// The child dies when this is closed.
     _life_line: OwnedFd,
@@ -51,20 +52,22 @@ impl Spawned {
         self.child.has_ended()
     }
 
-    /// How it ended, if it has: reaps it. Never waits.
+    /// Returns how the child ended, if it has, and reaps it. Never waits.
     pub(super) fn exit_status(&self) -> Option<ExitStatus> {
         if let Some(status) = self.status.get() {
             return Some(*status);
         }
-        // Only its parent may wait for it.
+        // Only the child's parent may wait for it.
         if !self.is_own() || !self.has_ended() {
             return None;
         }
+        // Only one thread reaps; others wait here for the status.
         let mut is_first = false;
         let status = self.status.get_or_init(|| {
             is_first = true;
             let status = self.child.reap();
-            // Before anybody hears of it: what it held of shared objects is to be there again then.
+            // Before a caller learns of the end: what the child held of shared objects must be free
+            // again then.
             member::has_ended(self.child.pid());
             status
         });
@@ -74,7 +77,7 @@ impl Spawned {
         Some(*status)
     }
 
-    /// Waits for its end, at most until the deadline. To be called by its parent.
+    /// Waits for the child's end, at most until the deadline. Only its parent may call this.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
         loop {
             if let Some(status) = self.exit_status() {

@@ -1,4 +1,4 @@
-//! Starting a child process.
+//! The start of a child process.
 
 use std::fs::File;
 use std::io;
@@ -22,16 +22,16 @@ use crate::memory::transit;
 use crate::os::start::Stream;
 use crate::{codec, panic};
 
-/// So much of a name goes into an error.
+/// The most bytes of a name that go into an error.
 const LONGEST_NAME: usize = 256;
 
-/// What of a child its function and argument determine.
+/// The part of a start request that the function and the argument determine.
 struct Work {
     entry: u64,
     reconstruct: Option<u64>,
     captures: Vec<u8>,
     argument: Vec<u8>,
-    /// In whose name the shared objects are held of which there are handles in these.
+    /// The family member that holds the shared objects of which there are handles in these bytes.
     member: Option<Expected>,
 }
 
@@ -82,7 +82,7 @@ where
 fn name(given: Option<&str>) -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     if let Some(name) = given {
-        // It becomes an argument of a program, which ends at a NUL.
+        // The name becomes an argument of a program, which ends at a NUL.
         return name.replace('\0', " ");
     }
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +93,8 @@ fn name(given: Option<&str>) -> String {
     }
 }
 
-/// What the function takes along, and the address of what makes it anew from that.
+/// Returns what the function takes along, and the address of the function that reconstructs it from
+/// that.
 fn captures<F>(f: &F) -> Result<(Option<usize>, Vec<u8>), String> {
     if size_of::<F>() == 0 {
         return Ok((None, Vec::new()));
@@ -146,7 +147,7 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
     ))
 }
 
-/// What the child gets as standard input, once it has its greeting from there.
+/// Returns what the child gets as standard input, after it has read its greeting from there.
 fn stdin(stdin: Stdio) -> io::Result<OwnedFd> {
     match stdin {
         Stdio::Inherit => io::stdin().as_fd().try_clone_to_owned(),

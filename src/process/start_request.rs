@@ -1,8 +1,8 @@
-//! What a child is told on its start, as both sides see it.
+//! The start request: what a child is told at its start, as both sides see it.
 //!
-//! The greeting ([`launch`](super::launch)) says how long the letter is. With it come the letter, a
-//! sealed [`sealed`], and the child's real standard input. The letter names the function, and holds
-//! what that captures and its argument, of whatever size:
+//! The greeting ([`launch`](super::launch)) says how long the start request is. With it come the
+//! start request, a sealed memfd ([`sealed_bytes`]), and the child's real standard input. The start
+//! request names the function, and holds what that captures and its argument, of whatever size:
 //!
 //! ```text
 //! length of the head │ head │ captures │ argument         the first 8 bytes
@@ -21,13 +21,14 @@ use crate::os::sealed_bytes::{self, SealedBytes};
 /// Bytes of a length.
 const LENGTH: usize = size_of::<u64>();
 
-/// What comes before captures and argument.
+/// The part before the captures and the argument.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) origin: Origin,
     /// [`code::number`](crate::call::code::number) of the [`Entry`](super::entry::Entry).
     pub(super) entry: u64,
-    /// The same of the [`Reconstruct`](crate::call::closure::Reconstruct) of a function that captures.
+    /// The same of the [`Reconstruct`](crate::call::closure::Reconstruct) of a function that
+    /// captures.
     pub(super) reconstruct: Option<u64>,
     /// The child's place in its family, if it is given handles of shared objects.
     pub(super) member: Option<member::Place>,
@@ -35,7 +36,7 @@ pub(super) struct Head {
     pub(super) captures: u64,
 }
 
-/// Packs a letter. Gives it with its length.
+/// Packs a start request. Returns it with its length.
 pub(super) fn pack(head: &Head, captures: &[u8], argument: &[u8]) -> io::Result<(OwnedFd, u64)> {
     let mut start = Vec::new();
     codec::exact::to_vec_append(&mut start, head).map_err(io::Error::other)?;
@@ -45,16 +46,16 @@ pub(super) fn pack(head: &Head, captures: &[u8], argument: &[u8]) -> io::Result<
     Ok((request, whole as u64))
 }
 
-/// A letter that has come.
+/// A start request that has been received.
 pub(super) struct StartRequest {
     pub(super) head: Head,
     sealed: SealedBytes,
-    /// Where the captures start, and the argument.
+    /// The places where the captures and the argument start.
     parts: [usize; 2],
 }
 
 impl StartRequest {
-    /// Opens a letter of this length.
+    /// Opens a start request of this length.
     pub(super) fn open(request: &OwnedFd, length: u64) -> io::Result<Self> {
         Self::read(SealedBytes::open(request, length)?)
             .ok_or_else(|| io::Error::other("the request is cut short"))

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::*;
 use crate::call::seed::item_seed;
 
-/// Panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Grumpy;
 
 impl Drop for Grumpy {
@@ -22,7 +22,7 @@ fn limited(timeout: Option<Duration>) -> Limits {
     }
 }
 
-/// The error of what has ended with this outcome, as that of item 3.
+/// Returns the error of this outcome, as that of item 3.
 fn error_of<R>(outcome: Result<R, Failure>) -> Option<TaskError> {
     outcome.err().map(|failure| failure.into_error(Some(3)))
 }
@@ -41,7 +41,7 @@ fn what_a_late_item_gives_is_dropped_and_its_panic_goes_no_further() {
         Grumpy
     });
     assert_eq!(error_of(late), Some(overdue(limit)));
-    // One that has panicked as well.
+    // An item that has panicked as well.
     let late = limited(Some(limit)).run(3, || {
         let start = Instant::now();
         while start.elapsed() <= limit {}

@@ -1,4 +1,4 @@
-//! The sizes of a lazy call's chunks, and what of the input is read for them.
+//! The sizes of a lazy call's chunks, and how much of the input is read for them.
 
 use std::cell::Cell;
 
@@ -8,8 +8,8 @@ use crate::call::progress::Progress;
 
 const WORKERS: usize = 2;
 
-/// Takes note of as many chunks of this size as a decision needs, the first of which was given
-/// out so long ago.
+/// Counts as many chunks of this size as a decision needs; the first of them was given out this
+/// long ago. Returns the size decided.
 fn decide(size: usize, ago: Duration) -> usize {
     let mut pace = Pace::Adaptive {
         size,
@@ -46,7 +46,7 @@ fn chunks_grow_while_items_are_short_and_shrink_while_they_are_long() {
         size: 1,
         items: 0,
         chunks: 0,
-        // The clock has not come so far: no time has passed.
+        // The time of the start lies ahead, so no time has passed.
         since: Instant::now() + long,
     };
     let mut sizes = Vec::new();
@@ -70,7 +70,7 @@ fn chunks_grow_while_items_are_short_and_shrink_while_they_are_long() {
     assert!(matches!(fixed, Pace::Fixed(7)));
 }
 
-/// How many items each chunk has that a call gives out before its first result is taken.
+/// Returns the lengths of the chunks that a call gives out before its first result is taken.
 fn given(depth: usize, most: usize, plan: Plan<'_>, schedule: Option<Schedule>) -> Vec<usize> {
     let sizes = Cell::new(Vec::new());
     let give = |_, items: &mut Vec<u32>| {
@@ -106,21 +106,21 @@ fn as_much_is_given_out_as_keeps_the_workers_busy() {
     let any = usize::MAX;
     let of = |size| Some(Schedule::Dynamic(size));
     let dynamic = |size, window| plan(Schedule::Dynamic(size), window, Some(1_000));
-    // So many chunks for each worker.
+    // As many chunks for each worker as `depth` says.
     assert_eq!(given(3, any, dynamic(5, None), of(5)), [5; 6]);
-    // The engine takes no larger ones.
+    // The engine takes no larger chunks.
     assert_eq!(given(3, 1, dynamic(5, None), of(5)), [1; 6]);
-    // A window has room for a chunk that each worker has and one that waits for it.
+    // A window has room for a chunk that each worker runs and one that waits for it.
     assert_eq!(given(3, any, dynamic(5, Some(8)), of(5)), [2; 4]);
     assert_eq!(given(3, any, dynamic(100, Some(8)), of(100)), [2; 4]);
     assert_eq!(given(3, any, dynamic(1, Some(8)), of(1)), [1; 8]);
     assert_eq!(given(3, any, dynamic(3, Some(1)), of(3)), [1]);
-    // Where a chunk runs as soon as it is given out, no more than there are workers.
+    // Where a chunk runs as soon as it is given out, there are no more chunks than workers.
     assert_eq!(given(1, any, dynamic(1, Some(8)), of(1)), [1; WORKERS]);
-    // Of a length that is known, an equal part for each worker.
+    // If the length is known, there is an equal part for each worker.
     let equal = || plan(Schedule::Equal, None, Some(1_000));
     assert_eq!(given(1, any, equal(), Some(Schedule::Equal)), [500; 2]);
-    // Unless said, from single items on.
+    // By default, chunks start with single items.
     let guided = || plan(Schedule::Guided, None, Some(1_000));
     assert_eq!(given(3, any, guided(), None), [1; 6]);
     assert_eq!(given(3, 1, guided(), None), [1; 6]);

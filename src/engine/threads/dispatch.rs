@@ -1,4 +1,4 @@
-//! [`Dispatch`]: from the queue of a pool to its workers.
+//! [`Dispatch`]: hands the jobs in a pool's queue to its workers.
 
 use std::hint::spin_loop;
 use std::sync::Arc;
@@ -17,28 +17,29 @@ use crate::error::{PoolError, TaskError};
 use crate::panic;
 use crate::shim::{AtomicBool, Condvar, Mutex, SegQueue, fence};
 
-/// How often who posts looks whether a worker takes the task by itself, before it wakes one: 0.4 µs in all, where a
-/// wake-up costs 5. A worker that has just told the result of the last task is about to search for the next.
+/// How often a poster looks whether a worker takes the task by itself, before it wakes one: 0.4 µs
+/// in all, where a wake-up costs 5. A worker that has just announced the result of its last task is
+/// about to search for the next.
 const GRACE: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// After how many looks a searching worker also looks for jobs of rayon: every 6 µs.
 const LOOKS_PER_HELP: u32 = 256;
 
-/// What a pool has to do, and who does it.
+/// The queue of a pool, and the workers that take jobs from it.
 pub(super) struct Dispatch {
     queue: SegQueue<Arc<dyn Job>>,
     idle: Idle,
     own_pool: OwnPool,
     thread_ids: ThreadIds,
-    /// Calls of `map` that are going on.
+    /// How many calls of `map` are going on.
     maps: Mutex<usize>,
     /// Wakes [`close`](Self::close) when `maps` has become 0.
     no_maps: Condvar,
-    /// Set once: what has not started is not to start any more.
+    /// Whether tasks that have not started must not start any more. Set once.
     cancelled: AtomicBool,
 }
 
-/// What became of a job that was posted.
+/// What happened to a job that was posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     /// A worker that is awake will take it.
@@ -80,12 +81,13 @@ impl Dispatch {
         self.idle.counters().is_closed()
     }
 
-    /// Whether what has not started is not to start any more. Calls of `map` look at this for themselves.
+    /// Returns whether tasks that have not started must not start any more. Calls of `map` check
+    /// this themselves.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether there is nothing to do, and all workers sleep until there is.
+    /// Returns whether there is nothing to do, and all workers sleep until there is.
     pub(super) fn is_at_rest(&self) -> bool {
         *self.maps.lock() == 0 && self.queue.is_empty() && self.idle.all_sleep_for_good()
     }
@@ -97,8 +99,11 @@ impl Dispatch {
         fence(Ordering::SeqCst);
         let counters = self.idle.counters();
         let is_left = match counters.asleep() {
+            // No worker sleeps: each will look into the queue before it falls asleep.
             0 => true,
+            // All workers sleep: one must be woken.
             asleep if asleep == self.workers() => false,
+            // A worker that searches, or will do so soon, takes the job.
             _ => counters.searching() > 0 || self.is_taken_soon(),
         };
         let posted = if is_left {
@@ -118,7 +123,8 @@ impl Dispatch {
         }
     }
 
-    /// Whether a worker that is awake comes for what is queued, in the time that waking another would take.
+    /// Returns whether a worker that is awake comes for what is queued, in the time that waking
+    /// another would take.
     fn is_taken_soon(&self) -> bool {
         (0..GRACE).any(|_| {
             spin_loop();
@@ -126,7 +132,7 @@ impl Dispatch {
         })
     }
 
-    /// What the worker `me` does, from the start of the pool to its end.
+    /// Runs the worker `me`, from the start of the pool to its end.
     pub(super) fn work(&self, me: usize) {
         let mut awake = Awake::new();
         self.idle.start(me);
@@ -140,7 +146,7 @@ impl Dispatch {
             }
             let mut in_vain = false;
             loop {
-                // Here it does not count as searching.
+                // Here the worker does not count as searching.
                 if self.help_rayon() {
                     self.idle.start_searching();
                     break;
@@ -159,8 +165,9 @@ impl Dispatch {
         }
     }
 
-    /// Ends the search: with a job, or with nothing when it has lasted long enough. It is but one look if there is no
-    /// core to watch the queue on, or nothing more to come.
+    /// Searches for a job, and ends the search. Returns `None` if none was found in the time for
+    /// searching. It looks only once if there is no core to watch the queue on, or if the pool is
+    /// about to end.
     fn search(&self) -> Option<Arc<dyn Job>> {
         let mut looks = 0;
         let mut look = || {
@@ -183,11 +190,11 @@ impl Dispatch {
         found
     }
 
-    /// In the middle of a search.
+    /// Looks for jobs of rayon in the middle of a search.
     fn help_rayon_meanwhile(&self) {
         let counters = self.idle.counters();
-        // Somebody who is at work may have something to share out. Its job may take long, and then nobody must count on
-        // this worker.
+        // A worker that is at work may have given jobs to rayon. Such a job may take long, so this
+        // worker must not count as searching while it runs one.
         if counters.searching() + counters.asleep() < self.workers() {
             self.stop_searching();
             self.help_rayon();
@@ -195,13 +202,14 @@ impl Dispatch {
         }
     }
 
-    /// Runs a job of rayon, if there is one. They come from tasks that use rayon, on any worker.
+    /// Runs a job of rayon, if there is one. Such jobs come from tasks that use rayon, on any
+    /// worker. Returns whether it has run one.
     fn help_rayon(&self) -> bool {
         let original = Original::here();
         let has_helped = rayon::yield_now() == Some(Yield::Executed);
         original.end_copy(COPY_RETURNED);
         if has_helped {
-            // There may be more.
+            // There may be more jobs of rayon.
             self.idle.wake_oldest();
         }
         has_helped
@@ -209,6 +217,7 @@ impl Dispatch {
 
     fn stop_searching(&self) {
         if self.idle.stop_searching() && !self.queue.is_empty() {
+            // No other worker searches, one sleeps, and there is a job: it must be woken for it.
             self.idle.wake_one();
         }
     }
@@ -217,23 +226,24 @@ impl Dispatch {
         if !self.idle.counters().is_quit() {
             return false;
         }
-        // Pairs with the fence in `post`, as those in `Idle` do: who posts either sees that the pool is closed, or its job
-        // is seen here.
+        // Pairs with the fence in `post`, as those in `Idle` do: either the poster sees that the
+        // pool is closed, or its job is seen here.
         fence(Ordering::SeqCst);
         self.queue.is_empty()
     }
 
-    /// Counts a call of `map`, for as long as the returned value lives.
+    /// Counts a call of `map`, as long as the returned value lives.
     ///
     /// # Errors
     ///
-    /// If the pool takes no calls any more.
+    /// [`PoolError::Closed`] if the pool takes no calls any more; [`PoolError::OtherProcess`] in a
+    /// forked child of the process that made the pool.
     pub(super) fn start_map(&self) -> Result<Mapping<'_>, PoolError> {
         if !self.own_pool.is_this_process() {
             return Err(PoolError::OtherProcess);
         }
         let mut maps = self.maps.lock();
-        // A call that is made of several goes on to its end: the pool waits for it.
+        // A call that consists of several goes on to its end: the pool waits for it.
         if self.is_closed() && !self.own_pool.is_mapping_here() {
             return Err(PoolError::Closed);
         }
@@ -244,7 +254,8 @@ impl Dispatch {
         })
     }
 
-    /// Takes no more work, waits for the calls of `map`, and lets the workers end when the queue is empty.
+    /// Takes no more work, waits for the calls of `map`, and lets the workers end when the queue is
+    /// empty.
     pub(super) fn close(&self) {
         let mut maps = self.maps.lock();
         self.idle.close();
@@ -253,25 +264,27 @@ impl Dispatch {
         self.idle.quit();
     }
 
-    /// Takes no more work, and ends what has not started with [`TaskError::Cancelled`].
+    /// Takes no more work, and ends with [`TaskError::Cancelled`] what has not started.
     pub(super) fn cancel_queued(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
         self.idle.close();
-        // Pairs with the fence in `post`: who posts either sees that the pool is closed, or its job is seen here.
+        // Pairs with the fence in `post`: either the poster sees that the pool is closed, or its
+        // job is seen here.
         fence(Ordering::SeqCst);
         while let Some(job) = self.queue.pop() {
             job.cancel(TaskError::Cancelled);
         }
     }
 
-    /// Takes no more work, cancels what has not started, and lets the workers end, for whom nobody waits.
+    /// Takes no more work, cancels what has not started, and lets the workers end. Does not wait
+    /// for them.
     pub(super) fn cancel(&self) {
         self.cancel_queued();
         self.idle.quit();
     }
 }
 
-/// A call of `map` that is going on.
+/// A call of `map` that is going on. It counts as long as this lives.
 pub(super) struct Mapping<'d> {
     dispatch: &'d Dispatch,
     _inside: Inside,
@@ -292,9 +305,9 @@ fn run(job: Arc<dyn Job>) {
     job.run();
     // If the handle is gone, this drops a result of the user's, which may panic.
     let _ = panic::catch(move || drop(job));
-    // Jobs that the task has given to rayon and not waited for.
+    // Runs jobs that the task has given to rayon and not waited for.
     rayon::yield_local();
-    // A job of rayon has forked, or a `Drop`.
+    // If a job of rayon or a `Drop` has forked, the copy ends here.
     original.end_copy(COPY_RETURNED);
 }
 

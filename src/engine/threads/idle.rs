@@ -2,31 +2,35 @@
 //!
 //! # No wake-up is lost
 //!
-//! Whoever posts a task, and a worker that stops looking for one, do the same things in opposite order:
+//! A poster of a task, and a worker that stops looking for one, do the same things in opposite
+//! order:
 //!
 //! ```text
-//! who posts                             a worker that stops looking
-//!   1. puts the task in the queue         1. changes the census: searches no more, or sleeps
+//! the poster                            a worker that stops looking
+//!   1. puts the task in the queue         1. changes the counters: searches no more, or sleeps
 //!   2. fence                              2. fence
-//!   3. reads the census; may wake one     3. looks into the queue
+//!   3. reads the counters; may wake one   3. looks into the queue
 //! ```
 //!
-//! Of two sequentially consistent fences one is first. If it is the worker's, the other sees the changed census and
-//! does not count on this worker. If it is the other's, the worker sees the task. So a task is left lying only for
-//! workers that will look into the queue later: those that search, and those that are in the middle of something, who
-//! look when they are done with it.
+//! Of two sequentially consistent fences one is first. If it is the worker's, the poster sees the
+//! changed counters and does not rely on this worker. If it is the poster's, the worker sees the
+//! task. So a task is left in the queue only for workers that will look into the queue later: those
+//! that search, and those that are busy, which look when they have finished.
 //!
-//! A worker that is being woken counts as searching already, so that who posts next does not wake a second one while
-//! the first is on its way. Thus tasks are left to a searching worker, however many they are, and therefore the last
-//! that ends its search wakes the next if there is more in the queue.
+//! A worker that is being woken counts as searching already, so that the next poster does not wake
+//! a second one while the first is on its way. So any number of tasks may be left to one searching
+//! worker. Therefore the last worker that ends its search wakes another if there is more in the
+//! queue.
 //!
-//! # Naps
+//! # Timed parks
 //!
-//! A task may use rayon's own calls, which share out work by way of rayon's queues. These know nothing of our sleepers,
-//! and there is no way to be told of such work but to look. So while any worker is awake, some of the others sleep with
-//! an alarm, and look for jobs of rayon when it goes off. Who gets up gives an alarm to the one that has slept longest,
-//! so that everybody has a turn, even if those before it have found something and stay away. Who finds nothing makes the
-//! naps longer. When all workers sleep they do so without alarms, and the pool uses no CPU.
+//! A task may use rayon's own calls, which share out work by way of rayon's queues. These queues
+//! know nothing of this pool's sleepers, and the only way to learn of such work is to look. So
+//! while any worker is awake, some of the others sleep with an alarm (a timed park, a *nap*), and
+//! look for jobs of rayon when it goes off. A worker that gets up gives an alarm to the one that
+//! has slept longest. So each worker has its turn, even if those before it have found a job and do
+//! not come back. A worker that finds nothing makes the naps longer. When all workers sleep they do
+//! so without alarms, and the pool uses no CPU.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
@@ -38,32 +42,34 @@ use crossbeam_utils::CachePadded;
 use crate::shim::thread::{self, Thread};
 use crate::shim::{AtomicU32, AtomicU64, Mutex, MutexGuard, Stopwatch, fence};
 
-/// How many workers nap, at most: enough to look often, and few enough to cost next to nothing however many there are.
+/// The most workers that nap at once: enough to look often, and few enough to cost next to nothing
+/// however many workers there are.
 const NAPPERS: usize = 2;
 
 /// The first nap after the pool was at rest, or after a job of rayon was found. In microseconds.
 const SHORTEST_NAP: u32 = 100;
 const LONGEST_NAP: u32 = 4_000;
 
-/// Who of a pool's workers searches, sleeps or is at work.
+/// The idle set: which of a pool's workers search, sleep or are at work.
 pub(super) struct Idle {
-    /// What [`Counters`] reads. The fences described above order it where order matters; the rest is counting.
+    /// The word that [`Counters`] reads. The fences described above order it where order matters;
+    /// the rest is counting.
     counters: CachePadded<AtomicU64>,
-    /// The sleepers by name. The census counts them under this lock, so that both agree.
+    /// The sleepers by index. The counters count them under this lock, so that both agree.
     sleepers: Mutex<Sleepers>,
     workers: Box<[Worker]>,
 }
 
-/// One reading of the census.
+/// One reading of the counters.
 ///
 /// | bits | meaning | changed by |
 /// |---|---|---|
-/// | 0 to 23 | workers that search: without a task, and about to look into the queue | the worker, and who wakes it |
-/// | 24 to 47 | workers that sleep, and do not search | the worker, and who wakes it |
+/// | 0 to 23 | workers that search: without a task, and about to look into the queue | the worker, and the thread that wakes it |
+/// | 24 to 47 | workers that sleep, and do not search | the worker, and the thread that wakes it |
 /// | 62 | the pool is closed: what is submitted now may never run | [`Idle::close`], once |
 /// | 63 | workers end when the queue is empty; never without bit 62 | [`Idle::quit`], once |
 ///
-/// Workers that are in neither count are at work, or have not started, or have ended.
+/// Workers that are in neither count are at work, have not started, or have ended.
 #[derive(Clone, Copy)]
 pub(super) struct Counters(u64);
 
@@ -92,20 +98,21 @@ impl Counters {
 }
 
 struct Sleepers {
-    /// Who sleeps until woken, longest sleep first.
+    /// Workers that sleep until woken, longest sleep first.
     for_good: VecDeque<usize>,
-    /// Who sleeps with an alarm.
+    /// Workers that sleep with an alarm.
     napping: Vec<usize>,
     /// How long the next nap is, in microseconds.
     nap: u32,
 }
 
-/// How a worker is reached in its sleep.
+/// The thread of a worker, and how it sleeps.
 #[derive(Default)]
 struct Worker {
     thread: OnceLock<Thread>,
-    /// How it sleeps: [`FOR_GOOD`], or with an alarm after so many microseconds, or not any more: [`ROUSED`]. Written under
-    /// the lock of the beds, by the worker when it goes to bed and by whoever moves it from one bed to another or out.
+    /// How the worker sleeps: [`FOR_GOOD`], or with an alarm after this many microseconds, or not
+    /// any more: [`ROUSED`]. Written under the lock of the sleepers: by the worker when it falls
+    /// asleep, and by the thread that wakes it or moves it from one list to the other.
     sleep: AtomicU32,
 }
 
@@ -115,9 +122,9 @@ const ROUSED: u32 = u32::MAX;
 /// Why a worker does not sleep any longer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// There is something for it to do, or was. It counts as searching.
+    /// There is something for the worker to do, or was. It counts as searching.
     Called,
-    /// Its nap is over.
+    /// The worker's nap is over.
     ByAlarm,
 }
 
@@ -139,7 +146,7 @@ impl Idle {
         self.workers.len()
     }
 
-    /// Whether all workers sleep, and none has an alarm.
+    /// Returns whether all workers sleep, and none has an alarm.
     pub(super) fn all_sleep_for_good(&self) -> bool {
         self.sleepers.lock().for_good.len() == self.workers()
     }
@@ -150,7 +157,7 @@ impl Idle {
 
     /// Makes this thread the worker `me`, which searches.
     pub(super) fn start(&self, me: usize) {
-        // Fails only if it was done before, by this very thread.
+        // Fails only if this very thread has done it before.
         let _ = self.workers[me].thread.set(thread::current());
         self.start_searching();
     }
@@ -159,8 +166,9 @@ impl Idle {
         self.counters.fetch_add(SEARCHING, Ordering::Relaxed);
     }
 
-    /// True if nobody is left who searches, and somebody sleeps. Then the caller must look into the queue, and wake a
-    /// worker if there is something that it does not take itself.
+    /// Ends the search of a worker. Returns true if no other worker searches, and one sleeps. Then
+    /// the caller must look into the queue, and wake a worker if there is something that it does
+    /// not take itself.
     pub(super) fn stop_searching(&self) -> bool {
         let before = Counters(self.counters.fetch_sub(SEARCHING, Ordering::Relaxed));
         // Pairs with the fence in `Dispatch::post`.
@@ -168,9 +176,10 @@ impl Idle {
         before.searching() == 1 && before.asleep() > 0
     }
 
-    /// Puts the worker `me`, which is this thread and does not search, to sleep, unless `is_wanted` says that there is work.
+    /// Puts the worker `me`, which is this thread and does not search, to sleep, unless `is_wanted`
+    /// says that there is work.
     ///
-    /// `in_vain`: it was woken by an alarm, and has found nothing.
+    /// `in_vain`: the worker was woken by an alarm, and has found nothing.
     pub(super) fn sleep(
         &self,
         me: usize,
@@ -183,6 +192,8 @@ impl Idle {
             let before = Counters(self.counters.fetch_add(ASLEEP, Ordering::Relaxed));
             // Pairs with the fence in `Dispatch::post`.
             fence(Ordering::SeqCst);
+            // The pool ends, or a task was posted before this worker counted as asleep: it does not
+            // sleep.
             if before.is_quit() || is_wanted() {
                 self.counters
                     .fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
@@ -192,6 +203,7 @@ impl Idle {
                 sleepers.nap = (sleepers.nap * 2).min(LONGEST_NAP);
             }
             let all_sleep = before.asleep() + 1 == self.workers();
+            // When all sleep, or enough nap, this worker needs no alarm.
             if all_sleep || sleepers.napping.len() == NAPPERS {
                 sleepers.for_good.push_back(me);
                 worker.sleep.store(FOR_GOOD, Ordering::Relaxed);
@@ -206,16 +218,16 @@ impl Idle {
         }
     }
 
-    /// What a worker does whose alarm has gone off.
+    /// Gets a worker up whose alarm has gone off.
     fn get_up(&self, me: usize) -> Woken {
         let mut sleepers = self.sleepers.lock();
         let Some(place) = sleepers.napping.iter().position(|&napper| napper == me) else {
-            // Somebody was faster than the alarm.
+            // Another thread has woken this worker before its alarm did.
             return Woken::Called;
         };
         sleepers.napping.swap_remove(place);
         let before = Counters(self.counters.fetch_sub(ASLEEP, Ordering::Relaxed));
-        // With everybody asleep but for this alarm, it is the last.
+        // If all others are asleep, no further alarm is set: this one is the last.
         let others_are_awake = before.asleep() < self.workers();
         let next = if others_are_awake {
             self.set_alarm(&mut sleepers)
@@ -227,7 +239,8 @@ impl Idle {
         Woken::ByAlarm
     }
 
-    /// Wakes a worker for a task: the one that fell asleep last, whose caches are the warmest. False if none sleeps.
+    /// Wakes a worker for a task: the one that fell asleep last, whose caches are the warmest.
+    /// Returns false if none sleeps.
     pub(super) fn wake_one(&self) -> bool {
         let mut sleepers = self.sleepers.lock();
         let next = sleepers
@@ -237,7 +250,8 @@ impl Idle {
         self.unpark_one(sleepers, next)
     }
 
-    /// Wakes a worker because there are jobs of rayon: the one that has not looked for the longest time.
+    /// Wakes a worker because there are jobs of rayon: the one that has not looked for the longest
+    /// time.
     pub(super) fn wake_oldest(&self) {
         let mut sleepers = self.sleepers.lock();
         sleepers.nap = SHORTEST_NAP;
@@ -251,11 +265,12 @@ impl Idle {
             self.counters
                 .fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed),
         );
+        // The pool was at rest: the naps start with the shortest again.
         if before.asleep() == self.workers() {
             sleepers.nap = SHORTEST_NAP;
         }
         self.workers[worker].sleep.store(ROUSED, Ordering::Relaxed);
-        // Somebody is awake now, so somebody must nap.
+        // A worker is awake now, so another must nap.
         let napper = if sleepers.napping.is_empty() {
             self.set_alarm(&mut sleepers)
         } else {
@@ -267,7 +282,8 @@ impl Idle {
         true
     }
 
-    /// Gives an alarm to the worker that has slept longest. It is to be unparked, to learn of it.
+    /// Gives an alarm to the worker that has slept longest. The caller must unpark it, so that it
+    /// sees the alarm.
     fn set_alarm(&self, sleepers: &mut Sleepers) -> Option<usize> {
         let next = sleepers.for_good.pop_front()?;
         sleepers.napping.push(next);
@@ -291,17 +307,19 @@ impl Idle {
     /// Tells the workers to end when the queue is empty.
     pub(super) fn quit(&self) {
         self.counters.fetch_or(CLOSED | QUIT, Ordering::Relaxed);
-        // Who takes the lock of the beds after the last of these sees the mark, and does not go to bed.
+        // A worker that takes the lock of the sleepers after the last of these calls sees the mark,
+        // and does not fall asleep.
         while self.wake_one() {}
     }
 }
 
 impl Worker {
-    /// Sleeps until roused, or until the alarm that it has or is given.
+    /// Sleeps until another thread wakes this worker, or until the alarm that it has or is given.
     fn sleep(&self) -> Woken {
         let mut since = None;
         loop {
-            // Relaxed: whoever changes it calls `unpark` afterwards, and what happens before that is seen after `park`.
+            // Relaxed: a thread that changes it calls `unpark` afterwards, and what happens before
+            // that is seen after `park`.
             match self.sleep.load(Ordering::Relaxed) {
                 ROUSED => return Woken::Called,
                 FOR_GOOD => thread::park(),

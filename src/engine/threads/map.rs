@@ -1,16 +1,17 @@
 //! `map` and `try_map`: many items, one function, results in the order of the items.
 //!
 //! ```text
-//!            caller                                     workers
-//! iterator ──▶ chunk ──▶ inbox, with a lease posted ──▶ function on each item,
-//!                                                       results to their place
-//!      empty buffers ◀── outbox ◀────────────────────── ended chunk
+//!            caller                                         workers
+//! iterator ──▶ chunk ──▶ inbox, with scoped work posted ──▶ function on each item,
+//!                                                           results to their place
+//!      empty buffers ◀── outbox ◀────────────────────────── ended chunk
 //! ```
 //!
-//! Only the caller's thread touches the iterator, which need not be `Send`. It fills one chunk after the other and sleeps
-//! while enough of them are on their way. It runs none itself, not even while it has nothing else to do: items run on
-//! the pool's threads, where rayon's calls find this pool. The exception is a caller that is one of these threads. It
-//! may be the only one there is, and must not wait for itself.
+//! Only the caller's thread touches the iterator, which need not be `Send`. It fills one chunk
+//! after the other, and sleeps while enough of them are under way. It runs no chunk itself, not
+//! even while it has nothing else to do: items run on the pool's threads, where rayon's calls find
+//! this pool. A caller that is one of these threads is an exception. It may be the only worker, and
+//! must not wait for itself.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::iter::once;
@@ -31,28 +32,32 @@ use crate::panic;
 use crate::shim::thread::{self, Thread};
 use crate::shim::{AtomicUsize, Mutex};
 
-/// How many chunks for each worker are on their way at first: one that it runs, and some to go on with.
+/// How many chunks for each worker are under way at first: one that it runs, and some to go on
+/// with.
 pub(super) const NARROW_WINDOW: usize = 4;
 
-/// How many there are once the items have turned out to be small. With as many workers as cores, the caller has to wait
-/// for a core when it wakes, and workers must not run dry meanwhile. On 2 cores, and with bodies of 5 ns, a window that
-/// stays narrow costs 5 % more than this one, and a wider one gains nothing.
+/// How many chunks are under way once the items have turned out to be small. With as many workers
+/// as cores, the caller has to wait for a core when it wakes, and workers must not run out of
+/// chunks meanwhile. On 2 cores, and with bodies of 5 ns, a window that stays narrow costs 5 % more
+/// than this one, and a wider one gains nothing.
 const WIDE_WINDOW: usize = 16;
 
-/// An input that is longer than this, or does not say how long it is, is not read to its end while one item takes its time.
+/// The length above which an input counts as long. An input that is longer, or does not say how
+/// long it is, is not read to its end while one item takes its time.
 const LONG: usize = 1 << 24;
 
-/// Of such an input, so many chunks for each worker are read beyond one that has not ended.
+/// How many chunks for each worker are read of a long input, beyond one that has not ended.
 const MOST_AHEAD: usize = 256;
 
-/// Items are small if half a window of them takes less than this: the caller would be woken too often.
+/// Items are small if half a window of chunks takes less than this: the caller would be woken too
+/// often.
 const SHORT: Duration = Duration::from_millis(1);
 
-/// How often in a chunk a worker looks whether another has failed, so that it can stop. Looking at each item would take
-/// a twentieth of the time of a body of 5 ns.
+/// How often in a chunk a worker looks whether another has failed, so that it can stop. Looking at
+/// each item would take a twentieth of the time of a body of 5 ns.
 const LOOKS_PER_CHUNK: usize = 64;
 
-/// A piece of the input, and the place of its results.
+/// A part of the input, and the place of its results.
 struct Chunk<'r, A, R> {
     /// Index of the first item in the input.
     first: usize,
@@ -66,27 +71,28 @@ struct Failure {
     error: TaskError,
 }
 
-/// In what a [`map`] and a [`try_map`] differ.
+/// The points in which a [`map`] and a [`try_map`] differ.
 struct Manner<R> {
-    /// What is asked of each item, unless the function sees to that itself.
+    /// The limits of each item, unless the function enforces them itself.
     limits: Limits,
     /// Whether the call ends at once when the pool is shut down.
     ends_with_pool: bool,
-    /// How many of these results count as failures.
+    /// Counts how many of these results are failures.
     count_failed: fn(&[R]) -> usize,
 }
 
-/// What the caller and the workers share for the length of one call.
+/// The state that the caller and the workers share for the length of one call.
 struct Exchange<'f, 'r, F, A, R> {
     dispatch: &'f Dispatch,
     function: &'f F,
     manner: &'f Manner<R>,
     inbox: Mutex<VecDeque<Chunk<'r, A, R>>>,
     outbox: Mutex<Outbox<'r, A, R>>,
-    /// How many chunks are in the outbox. Written under its lock, and here for a caller that spins.
+    /// How many chunks are in the outbox. Written under its lock; it is here for a caller that
+    /// spins.
     ended: AtomicUsize,
-    /// The lowest index that is known to have failed. Items after it need not run; those before it must. It only tells
-    /// workers what to leave out: the failure itself goes through the outbox.
+    /// The lowest index that is known to have failed. Items after it need not run; those before it
+    /// must. It only tells workers what to leave out: the failure itself goes through the outbox.
     failed_at: AtomicUsize,
     caller: Thread,
 }
@@ -94,7 +100,7 @@ struct Exchange<'f, 'r, F, A, R> {
 struct Outbox<'r, A, R> {
     chunks: Vec<Chunk<'r, A, R>>,
     failures: Vec<Failure>,
-    /// With how many chunks in here the caller wants to be woken.
+    /// How many chunks must be in the outbox for the caller to be woken.
     wake_at: usize,
 }
 
@@ -119,8 +125,8 @@ where
     run(dispatch, plan, &manner, function, items)
 }
 
-/// Runs `function` on every item, whatever becomes of the others. When the pool is shut down, the items that are left
-/// are read and cancelled.
+/// Runs `function` on every item, whatever happens to the others. When the pool is shut down, the
+/// items that are left are read and cancelled.
 pub(super) fn try_map<F, A, R, I>(
     dispatch: &Dispatch,
     plan: Plan<'_>,
@@ -144,7 +150,7 @@ where
     };
     let function = |(index, item)| {
         if dispatch.is_cancelled() {
-            // Its Drop is the user's.
+            // The item is dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(item));
             return Err(TaskError::Cancelled);
         }
@@ -168,7 +174,7 @@ where
     R: Send,
     I: Iterator<Item = A>,
 {
-    // A call that makes no sense is refused before any item is taken.
+    // A call with contradictory options is refused before any item is taken.
     plan.chunks(dispatch.workers())?;
     collect(plan.total.unwrap_or(0), |room| {
         let exchange = Exchange::new(dispatch, function, manner);
@@ -203,7 +209,7 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
         self.inbox.lock().pop_front()
     }
 
-    /// How many chunks are in the outbox.
+    /// Returns how many chunks are in the outbox.
     fn count_ended(&self) -> usize {
         // Acquire: pairs with the store in `run`.
         self.ended.load(Ordering::Acquire)
@@ -213,7 +219,7 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
         self.failed_at.load(Ordering::Relaxed) != usize::MAX
     }
 
-    /// Whether the pool has been shut down, and the call is to end with it.
+    /// Returns whether the pool has been shut down, and the call must end with it.
     fn is_cancelled(&self) -> bool {
         self.manner.ends_with_pool && self.dispatch.is_cancelled()
     }
@@ -257,7 +263,7 @@ where
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
-        // One `catch` for the whole chunk: how many results there are says which item it was.
+        // One `catch` for the whole chunk: the number of results says which item panicked.
         let outcome = panic::catch(|| {
             let block = items.len().div_ceil(LOOKS_PER_CHUNK);
             let mut items = items.drain(..);
@@ -266,6 +272,8 @@ where
                 if self.is_cancelled() {
                     return Err(TaskError::Cancelled);
                 }
+                // Without a limit, a block of items runs with nothing in between. With a limit,
+                // each item runs by itself.
                 if limits.timeout.is_none() {
                     let mut index = first + results.len();
                     results.extend(items.by_ref().take(block).map(|item| {
@@ -275,7 +283,7 @@ where
                     }));
                 } else if let Some(item) = items.next() {
                     let outcome = limits.run(first + results.len(), || function(item));
-                    // A limit catches the panic.
+                    // A limit catches the panic, so a panicked copy is ended here.
                     copies::end_panicked(original);
                     results.extend(once(outcome.map_err(|failure| failure.into_error(None))?));
                 }
@@ -307,18 +315,19 @@ where
     }
 }
 
-/// The side of the caller.
+/// The caller's side.
 struct Caller<'x, 'f, 'r, F, A, R> {
     dispatch: &'x Dispatch,
     exchange: &'x Exchange<'f, 'r, F, A, R>,
     room: Room<'r, R>,
-    /// The buffers of ended chunks, to be filled again: to write to fresh memory would cost more than the items.
+    /// The buffers of ended chunks, to be filled again: writing to fresh memory would cost more
+    /// than the items.
     buffers: Vec<Vec<A>>,
-    /// Items given out.
+    /// How many items have been given out.
     given: usize,
-    /// First items of the chunks given out and not back.
+    /// Indices of the first items of the chunks that were given out and have not come back.
     open: BTreeSet<usize>,
-    /// Items in the last chunk.
+    /// How many items the last chunk has.
     last: usize,
 }
 
@@ -336,7 +345,8 @@ where
     ) -> Result<Vec<Stretch<'r, R>>, TaskError> {
         let workers = self.dispatch.workers();
         let mut sizes = plan.chunks(workers)?;
-        // With a window that was asked for, chunks are so small that each worker can have one and another waits for it.
+        // If the caller set a window, chunks are so small that each worker can have one while
+        // another waits for it.
         let most = plan
             .window
             .map_or(usize::MAX, |window| window.div_ceil(2 * workers));
@@ -363,11 +373,14 @@ where
             if goes_on && self.open.len() < window && !is_far_ahead {
                 has_more = self.give_out(scoped, &mut items, size);
                 size = next_size();
-                // The iterator may take its time, and who listens wants to hear what has ended meanwhile.
+                // The iterator may take its time, and the progress callback should learn of what
+                // has ended meanwhile.
                 if !tracker.is_on() || self.exchange.count_ended() == 0 {
                     continue;
                 }
             } else if !self.open.is_empty() {
+                // Waits for one chunk if each is reported, or if no more may be read before one has
+                // ended. Else waits for half of them while there is more input, and then for all.
                 self.await_ended(match (tracker.is_on(), has_more) {
                     (true, _) => 1,
                     (false, true) if is_far_ahead => 1,
@@ -399,24 +412,24 @@ where
             return Err(lowest.error);
         }
         if has_more {
-            // The pool was shut down when all that had been given out was done.
+            // The pool was shut down when all that had been given out had ended.
             return Err(TaskError::Cancelled);
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
         Ok(ended.into_iter().map(|(_, results)| results).collect())
     }
 
-    /// How many items have been read from the first on that has not ended, as far as is known.
+    /// Returns how many items have been read from the first one on that is not known to have ended.
     fn ahead(&self) -> usize {
         self.given - self.open.first().copied().unwrap_or(self.given)
     }
 
-    /// Whether the input has been read far beyond the first item that has not ended.
+    /// Returns whether the input has been read far beyond the first item that has not ended.
     fn is_far_ahead(&self, workers: usize) -> bool {
         self.ahead() > MOST_AHEAD * workers * self.last.max(1)
     }
 
-    /// Gives out a chunk; false if the input has come to its end.
+    /// Gives out a chunk. Returns false if the input has come to its end.
     fn give_out(
         &mut self,
         scoped: &Arc<ScopedWork>,
@@ -443,6 +456,8 @@ where
 
     /// Waits until `wanted` chunks are in the outbox.
     fn await_ended(&self, wanted: usize) {
+        // A caller that is a worker runs chunks itself: the other workers may all be waiting as
+        // well.
         if self.dispatch.own_pool().is_this_worker() {
             while self.exchange.count_ended() < wanted
                 && let Some(chunk) = self.exchange.next()

@@ -1,19 +1,22 @@
-//! The engine of threads: a rayon pool of its own, with a queue in front that answers faster than rayon's.
+//! The engine of threads: a rayon pool of its own, with a queue in front that answers faster than
+//! rayon's.
 //!
 //! # Why not rayon's queue
 //!
-//! Rayon's threads fall asleep as soon as they have nothing to do, and going through its queue wakes them one by one.
-//! A task that is submitted and waited for takes 15 µs that way, and 40 after a pause of 1 ms; through a queue whose
-//! workers watch it for 50 µs before they sleep it takes 0.3 and 7 (`cargo bench --bench latency`).
+//! Rayon's threads fall asleep as soon as they have nothing to do, and its queue wakes them one by
+//! one. A task that is submitted and waited for takes 15 µs that way, and 40 after a pause of 1 ms.
+//! Through a queue whose workers watch it for 50 µs before they sleep it takes 0.3 and 7
+//! (`cargo bench --bench latency`).
 //!
-//! So each thread of the rayon pool runs one job that lasts as long as the pool: the loop of a worker, in [`dispatch`],
-//! which takes tasks from a queue of ours. To rayon these threads are its workers still. A task that calls `join` or
-//! runs a parallel iterator does so on this very pool, and workers that have no task look for what it shares out.
+//! So each thread of the rayon pool runs one job that lasts as long as the pool: the loop of a
+//! worker, in [`dispatch`], which takes tasks from this engine's own queue. For rayon these threads
+//! are still its workers. A task that calls `join` or runs a parallel iterator does so on this very
+//! pool, and workers that have no task look for the jobs that it shares out.
 //!
-//! That tasks are not jobs of rayon has a second reason. A thread that waits in a `join` runs what other jobs there are,
-//! on top of the one that waits. If that were a task, and the task waited for the one below it, both would wait for
-//! ever. Here a task starts in a worker's loop, where nothing is below it, or in [`TaskFuture::result`], where the one
-//! that waits for it is.
+//! There is a second reason why tasks are not jobs of rayon. A thread that waits in a `join` runs
+//! other jobs meanwhile, on top of the one that waits. If such a job were a task, and the task
+//! waited for the one below it, both would wait for ever. Here a task starts in a worker's loop,
+//! where nothing is below it, or in [`TaskFuture::result`], on top of the task that waits for it.
 //!
 //! # Where to read on
 //!
@@ -21,11 +24,11 @@
 //! |---|---|
 //! | [`dispatch`] | the queue, the worker's loop, what closing means |
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
-//! | [`spin`] | who may spin for how long |
+//! | [`spin`] | which threads may spin, and for how long |
 //! | [`task`] | one submitted task and its handle's side |
 //! | [`map`] | many items: chunks, order, the lowest failure |
-//! | [`scoped`], [`results`] | what `map` needs `unsafe` for: borrowing across threads, writing results in place |
-//! | [`own_pool`], [`thread_ids`] | which pool a thread belongs to; which threads are ours, for the engine that forks |
+//! | [`scoped_work`], [`results`] | what `map` needs `unsafe` for: borrowing across threads, writing results in place |
+//! | [`pool_id`], [`thread_ids`] | which pool a thread belongs to; which threads are this crate's, for the engine that forks |
 
 mod dispatch;
 mod idle;
@@ -60,16 +63,17 @@ use crate::panic;
 
 pub(crate) use self::thread_ids::idle_thread_ids;
 
-/// The engine of [`Pool::threads`](crate::Pool::threads): tasks run on the threads of a rayon pool of its own.
+/// The engine of [`Pool::threads`](crate::Pool::threads): tasks run on the threads of a rayon pool
+/// of its own.
 ///
-/// A task that itself uses rayon does so on this pool. A task that waits for another one of its own pool runs it, if
-/// no worker has started it yet; so a pool of one worker is enough for tasks that submit tasks and wait for them. As
-/// with rayon itself, what runs inside of a parallel iterator should not wait for a task that may be waiting for that
-/// iterator.
+/// A task that itself uses rayon does so on this pool. If a task waits for another one of its own
+/// pool, and no worker has started that one yet, the waiting task's thread runs it. So a pool of
+/// one worker is enough for tasks that submit tasks and wait for them. As with rayon itself, code
+/// inside a parallel iterator should not wait for a task that may be waiting for that iterator.
 ///
 /// If a task forks the process, the copy ends when the task's function returns in it, with exit
-/// code 0, or with 101 if the function panics there: going on, it would run the other tasks of the
-/// pool a second time.
+/// code 0, or with 101 if the function panics there. If it went on, it would run the other tasks of
+/// the pool a second time.
 ///
 /// # Examples
 ///
@@ -83,7 +87,7 @@ pub(crate) use self::thread_ids::idle_thread_ids;
 /// ```
 pub struct Threads {
     dispatch: Arc<Dispatch>,
-    /// `None` once the threads have ended.
+    /// The threads; `None` once they have ended.
     crew: Mutex<Option<Crew>>,
 }
 
@@ -117,9 +121,12 @@ impl Threads {
 }
 
 impl Threads {
+    /// Checks that this thread may close the pool.
+    ///
     /// # Errors
     ///
-    /// If this thread is one that closing would wait for, or belongs to another process.
+    /// [`PoolError::System`] if this thread is one that closing would wait for;
+    /// [`PoolError::OtherProcess`] if it belongs to another process.
     fn check_closable(&self) -> Result<(), PoolError> {
         let own_pool = self.dispatch.own_pool();
         if !own_pool.is_this_process() {
@@ -135,10 +142,11 @@ impl Threads {
         Ok(())
     }
 
-    /// Takes no more work, and waits until what there is has ended and the threads are gone.
+    /// Takes no more work, and waits until the work that there is has ended and the threads are
+    /// gone.
     fn end(&self) {
         self.dispatch.close();
-        // Who closes at the same time waits here, until the threads are gone.
+        // A thread that closes at the same time waits here, until the workers are gone.
         let mut crew = self.crew.lock();
         if let Some(Crew { pool, threads }) = crew.take() {
             drop(pool);
@@ -167,7 +175,7 @@ impl Crew {
             }
             Err(error) => {
                 let worker = threads.len();
-                // Rayon has told those that run to end.
+                // Rayon has told the threads that run to end.
                 join(threads);
                 Err(PoolError::StartFailed {
                     worker,
@@ -190,7 +198,8 @@ fn start_thread(dispatch: Arc<Dispatch>, thread: ThreadBuilder) -> io::Result<Jo
 
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // They do not panic: rayon aborts the process before a panic leaves one of its threads.
+        // The threads do not panic: rayon aborts the process before a panic leaves one of its
+        // threads.
         let _ = thread.join();
     }
 }
@@ -206,7 +215,7 @@ impl Executor for Threads {
         "threads"
     }
 
-    /// A thread cannot be stopped, so it does not matter how.
+    /// Shuts down in the same way for each `_how`, because a thread cannot be stopped.
     fn shutdown(&self, _how: Shutdown) -> Result<(), PoolError> {
         self.check_closable()?;
         self.dispatch.cancel_queued();
@@ -230,12 +239,14 @@ impl Executor for Threads {
 }
 
 impl Drop for Threads {
-    /// Cancels what has not started. What has goes on, and the threads end after it, but nobody waits for them.
+    /// Cancels the tasks that have not started. The others go on, and the threads end after them,
+    /// but the caller does not wait for them.
     fn drop(&mut self) {
         if self.dispatch.own_pool().is_this_process() {
             self.dispatch.cancel();
         } else {
-            // The threads did not come along into this process, and may have left the pool's locks locked.
+            // The threads did not come along into this process, and may have left the pool's locks
+            // locked.
             mem::forget(self.crew.get_mut().take());
         }
     }
@@ -268,7 +279,7 @@ where
                 return items.enumerate().map(failed).collect();
             }
         };
-        // The items fail alone, and what could fail for all of them has been looked at above.
+        // The items fail one by one, and what could fail for all of them has been checked above.
         map::try_map(&self.dispatch, plan, &f, items)
             .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
     }
@@ -317,7 +328,7 @@ where
         match self.dispatch.post(Arc::clone(&task) as _) {
             Posted::Left => {}
             Posted::Woke => task.set_cold(),
-            // If a worker has started it in spite of that, it gets its result.
+            // If a worker has started the task all the same, the task gets its result.
             Posted::Closed => task.cancel(PoolError::Closed.into()),
             Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
         }
@@ -338,7 +349,7 @@ where
     {
         let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
         let combine = |partials| reduce::combine_in_worker(partials, &g);
-        // Over all of its steps: a pool that is closed meanwhile waits for the last one.
+        // Counted over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
         reduce::map_reduce(self, plan, fold, combine, items)
     }

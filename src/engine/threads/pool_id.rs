@@ -1,4 +1,5 @@
-//! [`OwnPool`]: which pool a task belongs to, and whether this thread or process belongs there too.
+//! [`OwnPool`]: the pool that a task belongs to, and whether this thread or process belongs to it
+//! too.
 
 use std::cell::{Cell, RefCell};
 use std::process;
@@ -15,12 +16,12 @@ pub(super) struct OwnPool {
 thread_local! {
     /// The pool that this thread is a worker of.
     static WORKER_OF: Cell<Option<OwnPool>> = const { Cell::new(None) };
-    /// The pools whose `map` this thread is in the middle of.
+    /// The pools whose `map` this thread is in.
     static MAPPING_ON: RefCell<Vec<OwnPool>> = const { RefCell::new(Vec::new()) };
 }
 
 impl OwnPool {
-    /// A new one, like no other.
+    /// Makes an id that no other pool has.
     pub(super) fn new() -> Self {
         Self {
             pool: PoolId::new(),
@@ -32,14 +33,15 @@ impl OwnPool {
         self.pool
     }
 
-    /// False in a forked child of the process that made the pool: no worker came along.
+    /// Returns false in a forked child of the process that made the pool: no worker came along.
     ///
-    /// This asks the kernel (0.1 µs), so it is left to the places where somebody is about to wait or to wake somebody.
+    /// This asks the kernel (0.1 µs), so it is called only where a thread is about to wait or to
+    /// wake another.
     pub(super) fn is_this_process(self) -> bool {
         self.process == process::id()
     }
 
-    /// Makes this thread a worker of the pool, for the rest of its life.
+    /// Makes this thread a worker of the pool, as long as the thread lives.
     pub(super) fn adopt_this_thread(self) {
         WORKER_OF.set(Some(self));
     }
@@ -48,17 +50,17 @@ impl OwnPool {
         WORKER_OF.get() == Some(self)
     }
 
-    /// Whether this thread is one that the pool waits for when it is closed.
+    /// Returns whether this thread is one that the pool waits for when it is closed.
     pub(super) fn waits_for_this_thread(self) -> bool {
         self.is_this_worker() || self.is_mapping_here()
     }
 
-    /// Whether this thread is in the middle of a `map` of the pool.
+    /// Returns whether this thread is in a `map` of the pool.
     pub(super) fn is_mapping_here(self) -> bool {
         MAPPING_ON.with_borrow(|pools| pools.contains(&self))
     }
 
-    /// Says that this thread is in the middle of a `map`, for as long as the returned value lives.
+    /// Marks this thread as being in a `map`, as long as the returned value lives.
     pub(super) fn start_mapping(self) -> Inside {
         MAPPING_ON.with_borrow_mut(|pools| pools.push(self));
         Inside(())

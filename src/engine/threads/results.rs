@@ -1,36 +1,38 @@
-//! [`collect`]: a vector that several threads fill at once, each its own stretch of it.
+//! [`collect`]: makes a vector that several threads fill at once, each its own stretch of it.
 //!
-//! Collecting a vector for each chunk and joining them afterwards would copy every result: 1 ns for eight bytes, where
-//! a whole item may take 3. So workers write to the final place, if it is known how many results there will be.
+//! Collecting a vector for each chunk and joining them afterwards would copy every result: 1 ns for
+//! eight bytes, where a whole item may take 3. So workers write to the final place, if the number
+//! of results is known beforehand.
 //!
 //! This module needs `unsafe`, because only it knows which parts of the vector hold results.
 #![allow(unsafe_code)]
 
 use std::mem::{self, MaybeUninit};
 
-/// What is left of a vector's room, given out from front to back.
+/// The room of a vector that is left, given out from front to back.
 pub(super) struct Room<'v, R> {
     free: &'v mut [MaybeUninit<R>],
 }
 
 impl<'v, R> Room<'v, R> {
-    /// The next stretch, for `len` results.
+    /// Returns the next stretch, for `len` results.
     pub(super) fn next(&mut self, len: usize) -> Stretch<'v, R> {
         if let Some(slots) = self.free.split_off_mut(..len) {
             Stretch::InPlace(Slots { slots, filled: 0 })
         } else {
-            // There are more results than was said. All that follow are apart, so that they follow in order.
+            // There are more results than the input said. All further stretches are apart too, so
+            // that they stay in order.
             self.free = &mut [];
             Stretch::Apart(Vec::with_capacity(len))
         }
     }
 }
 
-/// Where the results of one chunk go.
+/// The place where the results of one chunk go.
 pub(super) enum Stretch<'v, R> {
-    /// To their final place.
+    /// Results go to their final place.
     InPlace(Slots<'v, R>),
-    /// To a vector of their own, to be appended later.
+    /// Results go to a vector of their own, to be appended later.
     Apart(Vec<R>),
 }
 
@@ -39,11 +41,12 @@ impl<R> Stretch<'_, R> {
     ///
     /// # Panics
     ///
-    /// If the iterator does. What it has given before stays.
+    /// If the iterator panics. The results that it has given before stay.
     pub(super) fn extend(&mut self, results: impl Iterator<Item = R>) {
         match self {
             Self::InPlace(Slots { slots, filled }) => {
-                // Counted apart from the slots, which might alias it for all the compiler knows.
+                // Counted apart from the slots: as far as the compiler knows, they might alias
+                // `filled`.
                 let mut count = Count {
                     now: *filled,
                     filled,
@@ -64,12 +67,12 @@ impl<R> Stretch<'_, R> {
         }
     }
 
-    /// The results so far.
+    /// Returns the results so far.
     pub(super) fn as_slice(&self) -> &[R] {
         match self {
             Self::InPlace(Slots { slots, filled }) => {
-                // SAFETY: `filled` counts slots that were written, from the first on without a gap. They are borrowed
-                // exclusively by `slots`, and that through `self` for as long as the slice is.
+                // SAFETY: `filled` counts slots that were written, from the first on without a gap.
+                // `slots` borrows them exclusively, and `self` is borrowed as long as the slice is.
                 unsafe { slots[..*filled].assume_init_ref() }
             }
             Self::Apart(results) => results,
@@ -77,7 +80,8 @@ impl<R> Stretch<'_, R> {
     }
 }
 
-/// A part of a vector's room. The first `filled` slots hold results; nobody outside this module changes that number.
+/// A part of a vector's room. The first `filled` slots hold results; only this module changes that
+/// number.
 pub(super) struct Slots<'v, R> {
     slots: &'v mut [MaybeUninit<R>],
     filled: usize,
@@ -86,13 +90,14 @@ pub(super) struct Slots<'v, R> {
 impl<R> Drop for Slots<'_, R> {
     fn drop(&mut self) {
         let results = &mut self.slots[..self.filled];
-        // SAFETY: `filled` counts slots that were written, from the first on without a gap, and each is written once. The
-        // slots are borrowed exclusively, and this is their only borrower's end: nobody reads or drops them again.
+        // SAFETY: `filled` counts slots that were written, from the first on without a gap, and
+        // each is written once. The slots are borrowed exclusively, and this is the end of their
+        // only borrower: no code reads or drops them again.
         unsafe { results.assume_init_drop() };
     }
 }
 
-/// Writes a count to its place when it goes out of scope, also by a panic.
+/// A count that is written to its place when it goes out of scope, also by a panic.
 struct Count<'c> {
     now: usize,
     filled: &'c mut usize,
@@ -104,8 +109,9 @@ impl Drop for Count<'_> {
     }
 }
 
-/// Makes a vector with room for `capacity` results, of which `fill` gives back the stretches in the order in which the
-/// room gave them out. Results of stretches that it does not give back, or of all if it fails, are dropped.
+/// Makes a vector with room for `capacity` results. `fill` must return the stretches in the order
+/// in which the room gave them out. Results of stretches that it does not return, or of all if it
+/// fails, are dropped.
 ///
 /// # Panics
 ///
@@ -115,7 +121,8 @@ pub(super) fn collect<R, E>(
     fill: impl for<'v> FnOnce(Room<'v, R>) -> Result<Vec<Stretch<'v, R>>, E>,
 ) -> Result<Vec<R>, E> {
     let mut results: Vec<R> = Vec::new();
-    // The capacity comes from an iterator's hint. If there is no such room, all stretches are apart.
+    // The capacity comes from an iterator's hint. If there is no room for it, all stretches are
+    // apart.
     let _ = results.try_reserve_exact(capacity);
     let (start, capacity) = (results.as_ptr(), results.capacity());
     let stretches = fill(Room {
@@ -141,8 +148,9 @@ pub(super) fn collect<R, E>(
             Stretch::Apart(more) => apart.push(more),
         }
     }
-    // SAFETY: the loop has seen full stretches that lie side by side from the vector's start on, `in_place` slots in
-    // all, which is within the capacity. So these slots hold results, which the stretches have given up.
+    // SAFETY: the loop has seen full stretches that lie side by side from the vector's start on,
+    // `in_place` slots in all, which is within the capacity. So these slots hold results, and the
+    // stretches have given them up.
     unsafe { results.set_len(in_place) };
     for mut more in apart {
         results.append(&mut more);
@@ -157,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// The next stretch, with these results in it.
+    /// Returns the next stretch, with these results in it.
     fn filled<'v, R, const N: usize>(room: &mut Room<'v, R>, results: [R; N]) -> Stretch<'v, R> {
         let mut stretch = room.next(N);
         stretch.extend(results.into_iter());

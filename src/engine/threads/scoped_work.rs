@@ -1,8 +1,9 @@
 //! [`lend`]: lets a pool's workers run code that borrows from the caller's stack.
 //!
-//! What is in a pool's queue lives as long as it likes, and what `map` works with must not be used after `map` has
-//! returned. So the queue holds leases instead. A lease leads to the work until its owner takes it back, which waits
-//! for the workers that are at it and leaves the leases that are still queued empty: they cost a worker one look.
+//! A job in a pool's queue may live for any time, and what `map` works with must not be used after
+//! `map` has returned. So the queue holds [`ScopedWork`] instead. It leads to the work until its
+//! owner takes the work back. Taking it back waits for the workers that are using the work. Scoped
+//! work that is still queued is then empty, and costs a worker one look.
 //!
 //! This module needs `unsafe`, because no lifetime says "until taken back".
 #![allow(unsafe_code)]
@@ -28,23 +29,25 @@ pub(super) struct ScopedWork {
 }
 
 struct Terms {
-    /// `None` once it was taken back.
+    /// The work; `None` once it was taken back.
     work: Option<&'static dyn Work>,
-    /// Threads that are using `work`. They have copied it from here while it was there.
+    /// How many threads are using `work`. They have copied it from here while it was there.
     users: usize,
 }
 
-/// Lends `work` for as long as `body` runs. It is taken back before this returns or unwinds.
+/// Lends `work` as long as `body` runs. It is taken back before this returns or unwinds.
 pub(super) fn lend<'w, T>(
     work: &'w (dyn Work + 'w),
     body: impl FnOnce(&Arc<ScopedWork>) -> T,
 ) -> T {
-    // SAFETY: source and target differ in lifetimes only, so their layouts are the same. The target claims to live for
-    // ever, where `work` is good for the length of this call at least. That claim is never relied on: the reference is
-    // stored in `terms`, which nothing outside this module reads, and copied from there only by `ScopedWork::run`, which
-    // counts itself as a user under the lock before it copies, and stops to be one after its last use. The guard
-    // `TakeBack` removes it under the same lock and then waits until there are no users. The guard is a local of this
-    // function which nobody else can see, so it is dropped when this function returns or unwinds, and not left out.
+    // SAFETY: source and target differ in lifetimes only, so their layouts are the same. The target
+    // claims to live for ever, where `work` is valid for the length of this call at least. No code
+    // relies on that claim: the reference is stored in `terms`, which no code outside this module
+    // reads, and only `ScopedWork::run` copies it from there. `run` counts itself as a user under
+    // the lock before it copies, and stops being one after its last use. The guard `TakeBack`
+    // removes the reference under the same lock and then waits until there are no users. The guard
+    // is a local of this function that no other code can see, so it is dropped when this function
+    // returns or unwinds, and cannot be left out.
     let work =
         unsafe { mem::transmute::<&'w (dyn Work + 'w), &'static (dyn Work + 'static)>(work) };
     let scoped = Arc::new(ScopedWork {
@@ -74,6 +77,7 @@ impl Job for ScopedWork {
     fn run(&self) {
         let work = {
             let mut terms = self.terms.lock();
+            // If the work was taken back, this job is left over and does nothing.
             let Some(work) = terms.work else { return };
             terms.users += 1;
             work
@@ -82,13 +86,14 @@ impl Job for ScopedWork {
         work.do_part();
     }
 
-    /// Does its part all the same: the owner waits for it. The work knows that it is cancelled, and makes it short.
+    /// Does its part all the same: the owner waits for it. The work knows that it is cancelled, and
+    /// takes little time.
     fn cancel(&self, _reason: TaskError) {
         self.run();
     }
 }
 
-/// One that is counted in [`Terms::users`].
+/// A thread that is counted in [`Terms::users`].
 struct User<'l>(&'l ScopedWork);
 
 impl Drop for User<'_> {
@@ -109,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits in the middle of a part until told to go on.
+    /// Work that waits in the middle of a part until it is told to go on.
     struct Slow<'a> {
         started: &'a AtomicUsize,
         go_on: &'a AtomicUsize,

@@ -1,12 +1,13 @@
-//! Who may spin, and for how long.
+//! Which threads may spin, and for how long.
 //!
-//! Waking a thread that the kernel has put to sleep takes 5 to 50 µs, seeing a change in memory 0.1 µs. So a worker
-//! that finds nothing to do, and a caller that waits for a result, first watch for about as long as a wake-up would
-//! cost, and then sleep: that is at most twice what the better of the two would have been.
+//! Waking a thread that the kernel has put to sleep takes 5 to 50 µs. Seeing a change in memory
+//! takes 0.1 µs. So a worker that finds nothing to do, and a caller that waits for a result, first
+//! watch for about as long as a wake-up would cost, and then sleep. That is at most twice what the
+//! better of the two would have cost.
 //!
-//! It pays only while there is a core for everybody who watches. A spinning thread that takes the core away from the
-//! one it waits for makes things up to 13 times slower, so nobody starts to spin when more threads of this crate are
-//! awake than the process has cores.
+//! Watching is useful only while there is a core for each thread that watches. A spinning thread
+//! that takes the core away from the one it waits for makes things up to 13 times slower. So no
+//! thread starts to spin when more threads of this crate are awake than the process has cores.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,18 +18,18 @@ use crossbeam_utils::CachePadded;
 /// How long to watch before going to sleep.
 pub(super) const SPIN: Duration = Duration::from_micros(50);
 
-/// Looks between two looks at the clock, which costs as much as one of them.
+/// How many looks there are between two looks at the clock, which costs as much as one of them.
 const LOOKS: u32 = 16;
 
-/// Workers that are awake, in all pools of this process. Like [`WAITING`] it is a count to decide by, and orders
-/// nothing.
+/// Workers that are awake, in all pools of this process. Like [`WAITING`] it is a count to decide
+/// by, and orders nothing.
 static AWAKE: CachePadded<AtomicUsize> = CachePadded::new(AtomicUsize::new(0));
 
-/// Callers that spin for a result. Apart from [`AWAKE`], which workers read for every task: a caller that writes it
-/// for every result would take the cache line away from them.
+/// Callers that spin for a result. Kept apart from [`AWAKE`], which workers read for every task: a
+/// caller that writes it for every result would take the cache line away from them.
 static WAITING: CachePadded<AtomicUsize> = CachePadded::new(AtomicUsize::new(0));
 
-/// Counts a worker as awake for as long as it lives.
+/// A worker that is awake, counted as long as this lives.
 pub(super) struct Awake(());
 
 impl Awake {
@@ -37,7 +38,7 @@ impl Awake {
         Self(())
     }
 
-    /// Lets the worker sleep, which is what `sleep` does.
+    /// Counts the worker as asleep while `sleep` runs.
     pub(super) fn while_asleep<T>(self, sleep: impl FnOnce() -> T) -> (Self, T) {
         drop(self);
         let woken = sleep();
@@ -51,14 +52,16 @@ impl Drop for Awake {
     }
 }
 
-/// Whether a worker may spin: if a core is left for whoever will post the next task.
+/// Returns whether a worker may spin: whether a core is left for the thread that will post the next
+/// task.
 pub(super) fn may_search() -> bool {
-    // A model would take each look for an order to try.
+    // In a loom model each look would be one more order to try.
     !cfg!(loom) && AWAKE.load(Ordering::Relaxed) < cores()
 }
 
-/// Spins on behalf of a caller until `ended`; false if it did not come, or if there is no core to spin on, where
-/// `workers` of those it waits for are about to be awake if they are not yet.
+/// Spins, for a caller, until `ended` returns true. Returns false if it did not in time, or if
+/// there is no core to spin on. Of the workers that the caller waits for, `workers` are counted as
+/// awake: if they are not yet, they are about to be.
 pub(super) fn wait(workers: usize, deadline: Option<Instant>, ended: impl Fn() -> bool) -> bool {
     if cfg!(loom) {
         return false;
@@ -84,7 +87,7 @@ impl Drop for Leave {
     }
 }
 
-/// Looks until `look` sees something or `limit` has passed.
+/// Calls `look` until it sees something or `limit` has passed.
 pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         for _ in 0..LOOKS {
@@ -99,10 +102,11 @@ pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// The cores this process may use. The system is asked once: it takes long. Two threads may both
-/// ask, which is better than a lock that a forked child could find held.
+/// Returns the number of cores that this process may use. The system is asked once, because that
+/// takes long. Two threads may both ask, which is better than a lock that a forked child could find
+/// held.
 fn cores() -> usize {
-    /// 0: not asked yet.
+    /// The number of cores; 0 if the system was not asked yet.
     static CORES: AtomicUsize = AtomicUsize::new(0);
     // Relaxed: nothing but the answer is handed over.
     match CORES.load(Ordering::Relaxed) {

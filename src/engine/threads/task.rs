@@ -15,26 +15,27 @@ use crate::future::{Hook, Pending, PoolId, later};
 use crate::panic;
 use crate::shim::{AtomicBool, Condvar, Mutex};
 
-/// Something a worker takes from the queue and runs.
+/// A job that a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
-    /// Runs it, unless it was started or cancelled before. Must not unwind.
+    /// Runs the job, unless it was started or cancelled before. Must not unwind.
     fn run(&self);
 
-    /// Ends it with `reason`, unless it was started before. Must not unwind.
+    /// Ends the job with `reason`, unless it was started before. Must not unwind.
     fn cancel(&self, reason: TaskError);
 }
 
 pub(super) struct Task<F, A, R> {
     stage: Mutex<Stage<F, A, R>>,
-    /// Wakes the one who waits in [`Pending::wait`]; goes with `stage`.
+    /// Wakes the thread that waits in [`Pending::wait`]; goes with `stage`.
     changed: Condvar,
-    /// Set after `stage` has become [`Stage::Ended`] and its lock is free: for those who spin.
+    /// Set after `stage` has become [`Stage::Ended`] and its lock is free: for threads that spin.
     ended: AtomicBool,
-    /// A worker had to be woken for this task, so there is no use in spinning for its result.
+    /// Whether a worker had to be woken for this task. Then it is no use to spin for its result.
     cold: AtomicBool,
-    /// What is to be run when the task has ended. Added to under the lock of `stage`, while that is not at its end.
+    /// The hooks to run when the task has ended. Added to under the lock of `stage`, while that is
+    /// not at its end.
     hooks: Mutex<Vec<Hook>>,
-    /// Whether there are any: a task without is told of nothing more than this by looking.
+    /// Whether there are any hooks: a task without hooks costs only a look at this flag.
     is_hooked: AtomicBool,
     limits: Limits,
     own_pool: OwnPool,
@@ -66,11 +67,12 @@ impl<F, A, R> Task<F, A, R> {
         self.cold.store(true, Ordering::Relaxed);
     }
 
-    /// What the task runs, for whoever gets it first.
+    /// Returns what the task runs, to the first thread that asks, and sets the next stage.
     fn start(&self, next: Stage<F, A, R>) -> Option<(F, A)> {
         let mut stage = self.stage.lock();
         match mem::replace(&mut *stage, next) {
             Stage::Queued(function, argument) => Some((function, argument)),
+            // The task was started or ended before: its stage stays as it was.
             other => {
                 *stage = other;
                 None
@@ -78,13 +80,15 @@ impl<F, A, R> Task<F, A, R> {
         }
     }
 
-    /// Tells that `stage` is [`Stage::Ended`]. Called once, by whoever has made it so, without its lock.
+    /// Announces that `stage` is [`Stage::Ended`]. Called once, without the lock, by the thread
+    /// that has set that.
     fn announce(&self) {
         // Release: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
-        // No wake-up is lost: who waits has looked at `stage` under its lock.
+        // No wake-up is lost: a thread that waits has looked at `stage` under its lock.
         self.changed.notify_one();
-        // Relaxed: it was set under the lock of `stage` before that was ended under the same lock, or not at all.
+        // Relaxed: the flag was set under the lock of `stage` before the stage was ended under the
+        // same lock, or not at all.
         if self.is_hooked.load(Ordering::Relaxed) {
             self.run_hooks();
         }
@@ -99,7 +103,7 @@ impl<F, A, R> Task<F, A, R> {
         later::flush();
     }
 
-    /// Ends the task with `reason` if nobody has started it; true if so.
+    /// Ends the task with `reason` if no thread has started it. Returns true if so.
     fn end_queued(&self, reason: TaskError) -> bool {
         let Some(unused) = self.start(Stage::Ended(Err(reason))) else {
             return false;
@@ -124,7 +128,8 @@ where
 {
     fn run(&self) {
         if let Some((function, argument)) = self.start(Stage::Running) {
-            // The function is dropped in here too: when the result is seen, all that the task held is gone.
+            // The function is dropped in here too: when the result is seen, all that the task held
+            // is gone.
             let original = Original::here();
             let run = move || copies::run(original, || function(argument));
             let outcome = self.limits.run(0, run);
@@ -158,16 +163,19 @@ where
             return true;
         }
         let is_worker = self.own_pool.is_this_worker();
+        // A worker does not spin: it can run the task itself.
         let spins = !is_worker && !self.cold.load(Ordering::Relaxed);
         if spins && spin::wait(1, deadline, || self.has_ended()) {
             return true;
         }
+        // In a forked child the task counts as done: no worker came along that could end it.
         if !self.own_pool.is_this_process() {
             return true;
         }
         if is_worker {
-            // The task that waits occupies the worker that this one may need, so it runs it, whatever the deadline is.
-            // Only this one: another that it began here could be waiting for the very task that is waiting now.
+            // The task that waits occupies the worker that this one may need. So its thread runs
+            // this one, whatever the deadline is. It runs only this one: another task that it began
+            // here could be waiting for the very task that is waiting now.
             self.run();
         }
         let mut stage = self.stage.lock();
@@ -206,13 +214,13 @@ where
                 Stage::Ended(Err(_)) | Stage::Taken { failed: true }
             )
         } else {
-            // Done without an end: the task is another process's.
+            // The task is done but has not ended: it belongs to another process.
             !self.own_pool.is_this_process()
         }
     }
 
     fn is_running(&self) -> bool {
-        // The order matters: in a forked child the lock may be one that nobody will ever let go of.
+        // The order matters: in a forked child no thread may ever release the lock.
         !self.is_done() && matches!(*self.stage.lock(), Stage::Running)
     }
 
@@ -223,12 +231,14 @@ where
     fn on_end(&self, hook: Hook) {
         if !self.is_done() {
             let stage = self.stage.lock();
+            // The task has not ended: the thread that ends it will run the hook.
             if !matches!(*stage, Stage::Ended(_) | Stage::Taken { .. }) {
                 self.hooks.lock().push(hook);
                 self.is_hooked.store(true, Ordering::Relaxed);
                 return;
             }
-            // Whoever has ended it may not have come to say so, and the hook's first question is whether it has ended.
+            // The thread that has ended the task may not have announced it yet, and the hook first
+            // asks whether the task has ended.
             self.ended.store(true, Ordering::Release);
         }
         hook();

@@ -1,4 +1,4 @@
-//! What the parts do together, through the face that users see.
+//! The parts together, through the interface that users see.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +48,7 @@ impl Gate {
     }
 }
 
-/// How many threads of this process have a name that begins like this.
+/// Returns how many of these threads the kernel still lists.
 #[cfg(target_os = "linux")]
 fn listed(ids: &[i32]) -> usize {
     ids.iter()
@@ -60,11 +60,12 @@ fn panics_with(error: &TaskError, text: &str) -> bool {
     matches!(error, TaskError::Panicked { message, .. } if message.contains(text))
 }
 
-// Submitted tasks ---------------------------------------------------------------------------------------------------
+// Submitted tasks --------------------------------------------------------------------------------
 
 /// Submits task after task from several threads at once, each when the one before has ended.
 fn submit_in_turn(workers: usize, submitters: usize, rounds: usize) {
-    // Pauses around the time that workers search before they sleep make both meet in every stage of falling asleep.
+    // Workers search for a while before they sleep. Pauses of about that time let a submitter meet
+    // a worker in each stage of falling asleep.
     let pauses = [0, 0, 0, 10, 40, 50, 60, 150];
     let pool = Pool::threads(workers).unwrap();
     thread::scope(|scope| {
@@ -94,7 +95,7 @@ fn no_wakeup_is_lost_between_submitters_and_workers() {
     }
 }
 
-/// With one submitter no later task brings a wake-up that was lost.
+/// With one submitter no later task repairs a lost wake-up.
 #[test]
 fn no_wakeup_of_one_submitter_is_lost() {
     for workers in [1, 2] {
@@ -223,9 +224,9 @@ fn b46_a_wait_that_ends_too_early_can_be_repeated() {
     );
 }
 
-// Tasks that wait for tasks -----------------------------------------------------------------------------------------
+// Tasks that wait for tasks ----------------------------------------------------------------------
 
-/// The number of leaves of a binary tree, each node a task that waits for its two halves.
+/// Returns the number of leaves of a binary tree, each node a task that waits for its two halves.
 fn leaves(pool: &Arc<Pool<Threads>>, depth: u32) -> u64 {
     if depth == 0 {
         return 1;
@@ -325,7 +326,8 @@ fn all_workers_come_to_help_a_task_that_uses_rayon() {
 
 #[test]
 fn a_task_is_not_started_on_top_of_the_one_it_waits_for() {
-    // The first task waits in a `join` of rayon when the second is submitted, which waits for the first.
+    // When the second task is submitted, which waits for the first, the first waits in a `join` of
+    // rayon.
     let pool = Arc::new(Pool::threads(2).unwrap());
     for _ in 0..50 {
         let gate = Arc::new(Gate::default());
@@ -347,7 +349,7 @@ fn a_task_is_not_started_on_top_of_the_one_it_waits_for() {
     }
 }
 
-// The end of a pool -------------------------------------------------------------------------------------------------
+// The end of a pool ------------------------------------------------------------------------------
 
 #[test]
 fn drop_cancels_what_has_not_started_and_lets_the_rest_run_on() {
@@ -572,7 +574,7 @@ fn a_pool_with_nothing_to_do_comes_to_rest() {
     }
 }
 
-// Map ---------------------------------------------------------------------------------------------------------------
+// Map --------------------------------------------------------------------------------------------
 
 #[test]
 fn b16_map_keeps_the_order_for_every_chunk_size_and_length() {
@@ -675,7 +677,8 @@ fn b37_the_failure_with_the_lowest_index_is_returned() {
 fn items_after_a_failure_are_left_out() {
     let pool = Pool::threads(1).unwrap();
     let ran = AtomicUsize::new(0);
-    // Within a chunk of ten, a worker looks at every item; the chunks after it are on their way already.
+    // Within a chunk of ten, a worker looks at every item; the chunks after it are under way
+    // already.
     let error = pool
         .call()
         .chunk_size(10)

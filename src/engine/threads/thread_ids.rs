@@ -1,8 +1,9 @@
-//! [`ThreadIds`]: the kernel's ids of a pool's threads, and of all that are ours and asleep.
+//! [`ThreadIds`]: the kernel's ids of a pool's threads, and of all threads of this crate's pools
+//! that are asleep.
 //!
-//! The engine that forks wants to know. A forked child has only the thread that forked, so a lock that another thread
-//! held at that moment stays locked in the child for ever. Workers of a pool that is at rest hold none, and need not
-//! keep anybody from forking.
+//! The engine that forks needs them. A forked child has only the thread that forked, so a lock that
+//! another thread held at that moment stays locked in the child for ever. Workers of a pool that is
+//! at rest hold no lock, and need not keep a caller from forking.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,8 +22,8 @@ static POOLS: Mutex<Vec<Weak<Dispatch>>> = Mutex::new(Vec::new());
 /// How long the kernel may go on listing a thread that was joined.
 const LEAVING: Duration = Duration::from_millis(100);
 
-/// The threads of a pool: those that run, and those that have ended since the pool was dropped. Threads of which the
-/// system does not tell the id are left out.
+/// The threads of a pool: those that run, and those that have ended since the pool was dropped.
+/// Threads whose id the system does not tell are left out.
 #[derive(Default)]
 pub(super) struct ThreadIds(Mutex<Vec<i32>>);
 
@@ -44,8 +45,9 @@ pub(super) fn register(pool: &Arc<Dispatch>) {
     pools.push(Arc::downgrade(pool));
 }
 
-/// Takes a pool off that list whose threads were joined, when they are gone: `join` returns when a thread has let go of
-/// its memory, and the kernel lists it for some microseconds more.
+/// Removes a pool whose threads were joined from that list, when the threads are gone: `join`
+/// returns when a thread has released its memory, and the kernel lists it for some microseconds
+/// more.
 pub(super) fn retire(pool: &Arc<Dispatch>) {
     let deadline = Instant::now() + LEAVING;
     for id in pool.thread_ids().ids() {
@@ -59,11 +61,11 @@ pub(super) fn retire(pool: &Arc<Dispatch>) {
         .retain(|other| !ptr::eq(other.as_ptr(), Arc::as_ptr(pool)));
 }
 
-/// The ids of the threads of all [`Threads`](super::Threads) in this process, if these have nothing to do and all
-/// their workers sleep; `None` otherwise. A pool that has become idle, or was just made, takes up to some milliseconds
-/// to fall asleep.
+/// Returns the ids of the threads of all [`Threads`](super::Threads) in this process, if these have
+/// nothing to do and all their workers sleep; `None` otherwise. A pool that has become idle, or was
+/// just made, takes up to some milliseconds to fall asleep.
 ///
-/// They stay asleep for as long as nobody gives their pools something to do.
+/// They stay asleep as long as no caller gives their pools something to do.
 pub(crate) fn idle_thread_ids() -> Option<Vec<i32>> {
     let pools: Vec<Arc<Dispatch>> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
     let at_rest = pools.iter().all(|pool| pool.is_at_rest());
@@ -75,9 +77,9 @@ pub(crate) fn idle_thread_ids() -> Option<Vec<i32>> {
     })
 }
 
-/// The kernel's id of this thread, if there is such a thing here.
+/// Returns the kernel's id of this thread, if the system has one.
 fn this_thread() -> Option<i32> {
-    // It leads to `<process>/task/<thread>`.
+    // The link leads to `<process>/task/<thread>`.
     let link = fs::read_link("/proc/thread-self").ok()?;
     link.file_name()?.to_str()?.parse().ok()
 }

@@ -1,7 +1,8 @@
 //! Models of the threads that run callbacks.
 //!
-//! Their sleeps have an end, so in some models no time passes until all callbacks have run: then a
-//! wake-up that is left out is a deadlock, which loom reports. In the others it passes at any time.
+//! Their sleeps have an end. In some models no time passes until all callbacks have run: then a
+//! missing wake-up is a deadlock, which loom reports. In the other models time passes at any
+//! moment.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ fn model(run: impl Fn(&'static Threads) + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(2));
     model.max_branches = 10_000;
-    // The threads borrow it for ever. That it leaks is a matter of some megabytes.
+    // The threads borrow it for ever. The leak takes some megabytes.
     model.check(move || run(Box::leak(Box::default())));
 }
 
@@ -26,7 +27,7 @@ struct Ends {
 }
 
 impl Ends {
-    /// A callback that returns when so many have begun.
+    /// Returns a callback that returns when this many callbacks have begun.
     fn callback(self: &Arc<Self>, wanted: usize) -> Callback {
         let ends = Arc::clone(self);
         Box::new(move || {

@@ -51,7 +51,8 @@ fn the_second_of_two_raises_is_heard() {
     });
 }
 
-/// A waiter whose time is up is on the list for nothing, and takes the raise from none.
+/// A waiter whose time is up stays on the list without effect, and takes the raise from no other
+/// waiter.
 #[test]
 fn a_waiter_that_gives_up_takes_no_raise() {
     model(|| {
@@ -78,7 +79,7 @@ fn a_hook_runs_once() {
     });
 }
 
-/// A task that ends when it is told to.
+/// A task that ends when the test raises its signal.
 #[derive(Default)]
 struct Task {
     ended: Signal,

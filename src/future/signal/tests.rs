@@ -1,4 +1,4 @@
-//! Who hears of a count that goes up.
+//! The waiters of a count that goes up.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +13,7 @@ fn after(time: Duration) -> Option<Instant> {
     Instant::now().checked_add(time)
 }
 
-/// Has a thread sleep until the count passes `seen`, and gives what comes of it.
+/// Lets a thread sleep until the count passes `seen`, and returns a channel for the outcome.
 fn sleeper(signal: &Arc<Signal>, seen: usize) -> Receiver<bool> {
     let (tell, told) = channel();
     let signal = Arc::clone(signal);
@@ -45,7 +45,7 @@ fn one_raise_wakes_all_threads_and_runs_all_hooks() {
     for woken in sleepers {
         assert_eq!(woken.recv_timeout(DEADLINE), Ok(true));
     }
-    // Each hears of it once.
+    // Each hook runs once.
     signal.raise();
     assert!(told.try_recv().is_err());
     assert_eq!(signal.count(), 2);

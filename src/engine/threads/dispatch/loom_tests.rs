@@ -1,6 +1,6 @@
 //! Models of the pool's queue and of the workers that sleep: the real dispatch, with workers that
 //! are threads of the model. A lost wake-up is a deadlock, which loom reports: no later task and no
-//! `close` comes to repair it, because each model waits for its tasks first.
+//! `close` repairs it, because each model waits for its tasks first.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::engine::threads::task::Job;
 use crate::error::{PoolError, TaskError};
 use crate::shim::{Condvar, Mutex};
 
-/// Tries the orders with at most so many switches away from a thread that could go on. Each more
-/// takes some twenty times as long. `LOOM_MAX_PREEMPTIONS` sets another number.
+/// Tries the orders with at most this many switches away from a thread that could go on. Each
+/// further switch takes some twenty times as long. `LOOM_MAX_PREEMPTIONS` sets another number.
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(preemptions));
@@ -21,7 +21,7 @@ fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     model.check(run);
 }
 
-/// What has become of the jobs of a model.
+/// How the jobs of a model have ended.
 #[derive(Default)]
 struct Ends {
     counts: Mutex<Counts>,
@@ -48,7 +48,7 @@ impl Ends {
     }
 }
 
-/// A job that ends when so many have begun.
+/// A job that ends when `wanted` jobs have begun.
 struct Together {
     ends: Arc<Ends>,
     wanted: usize,
@@ -79,7 +79,7 @@ impl Pool {
         Self::with(workers, workers)
     }
 
-    /// A pool of which so many workers have been started.
+    /// Makes a pool of which this many workers have been started.
     fn with(workers: usize, started: usize) -> Self {
         let mut pool = Self {
             dispatch: Arc::new(Dispatch::new(workers)),
@@ -142,7 +142,7 @@ fn two_tasks_of_two_threads_are_run_by_one_worker() {
     });
 }
 
-/// The first task ends when the second has begun: a task is left to no worker that is busy.
+/// The first task ends when the second has begun: a task must not be left to a worker that is busy.
 #[test]
 fn two_tasks_run_on_two_workers() {
     model(1, || {
@@ -164,7 +164,7 @@ fn a_worker_that_finds_a_task_wakes_another_for_the_next() {
             thread::yield_now();
         }
         pool.start(1);
-        // It may search or have fallen asleep.
+        // The second worker may search or have fallen asleep.
         let has_begun = |counters: Counters| counters.searching() > 0 || counters.asleep() == 2;
         while !has_begun(pool.dispatch.idle.counters()) {
             thread::yield_now();
@@ -176,7 +176,7 @@ fn a_worker_that_finds_a_task_wakes_another_for_the_next() {
     });
 }
 
-/// A pool that is closed runs what it has taken, and says of the rest that it is closed.
+/// A pool that is closed runs what it has taken, and refuses the rest as closed.
 #[test]
 fn a_task_beside_close_runs_or_is_refused() {
     model(3, || {
@@ -206,7 +206,7 @@ fn a_task_beside_cancel_runs_or_is_cancelled_or_refused() {
     });
 }
 
-/// A call of `map` posts jobs also when its pool is being closed.
+/// A call of `map` posts jobs also while its pool is being closed.
 #[test]
 fn close_waits_for_a_call_and_runs_its_jobs() {
     model(3, || {

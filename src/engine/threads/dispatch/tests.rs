@@ -1,4 +1,4 @@
-//! A queue that no worker takes from: of no workers, all sleep.
+//! A queue that no worker takes from. With no workers, all of them sleep.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// Takes note of what becomes of it.
+/// A job that notes what happens to it.
 #[derive(Default)]
 struct Noted(Mutex<Vec<&'static str>>);
 
@@ -69,7 +69,7 @@ fn a_closed_pool_takes_calls_of_calls_that_go_on_and_no_others() {
     let own = Arc::clone(&dispatch);
     let refused = thread::spawn(move || own.start_map().map(drop));
     assert_eq!(refused.join().unwrap(), Err(PoolError::Closed));
-    // A step of the call that goes on.
+    // A further step of the call that goes on is taken.
     drop(dispatch.start_map().unwrap());
     let early = told.recv_timeout(Duration::from_millis(50));
     assert!(early.is_err(), "the call has not ended");

@@ -3,10 +3,10 @@ use std::sync::mpsc::channel;
 
 use super::*;
 
-/// Far longer than it takes; what takes as long sleeps for good.
+/// Far longer than a wake-up takes; a worker that sleeps this long is not woken.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Has a thread go to sleep as the only worker of `idle`, with `is_wanted` as its last look.
+/// Lets a thread go to sleep as the only worker of `idle`, with `is_wanted` as its last look.
 #[track_caller]
 fn goes_to_sleep(idle: &Arc<Idle>, is_wanted: impl FnOnce() -> bool + Send + 'static) {
     let (send, woken) = channel();
@@ -27,8 +27,8 @@ fn goes_to_sleep(idle: &Arc<Idle>, is_wanted: impl FnOnce() -> bool + Send + 'st
 fn a_worker_that_sees_a_task_in_its_last_look_does_not_sleep() {
     let idle = Arc::new(Idle::new(1));
     let seen = Arc::clone(&idle);
-    // The look comes after the worker is counted as asleep: a task that is posted between the two
-    // is seen by the worker, or its poster sees that the worker sleeps.
+    // The look comes after the worker is counted as asleep. If a task is posted between the two,
+    // either the worker sees it, or its poster sees that the worker sleeps.
     goes_to_sleep(&idle, move || seen.counters().asleep() == 1);
 }
 
@@ -46,7 +46,7 @@ fn a_worker_is_woken_by_the_post_after_its_last_look() {
     let (look, has_looked) = channel();
     thread::spawn(move || {
         has_looked.recv_timeout(LONG).unwrap();
-        // Waits for the lock that the worker holds until it is on the list of those that sleep.
+        // Waits for the lock, which the worker holds until it is on the list of those that sleep.
         assert!(poster.wake_one(), "the worker is on no list");
     });
     goes_to_sleep(&idle, move || {

@@ -1,4 +1,4 @@
-//! Models of a submitted task and its handle, and of a lease and its owner.
+//! Models of a submitted task and its handle, and of scoped work and its owner.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,7 +38,7 @@ fn the_handle_hears_of_the_end() {
     });
 }
 
-/// Exactly one of the two ends it.
+/// Exactly one of the two threads ends the task.
 #[test]
 fn the_handle_hears_of_a_cancellation() {
     model(|| {
@@ -75,10 +75,10 @@ fn a_hook_runs_once_and_finds_the_task_done() {
     });
 }
 
-/// Work that knows when its owner has it back.
+/// Work that lets loom check that no worker uses it after its owner has taken it back.
 struct Parts(loom::cell::UnsafeCell<u32>);
 
-// SAFETY: loom finds out whether a thread reads it while another writes to it.
+// SAFETY: loom reports if a thread reads it while another writes to it.
 #[allow(unsafe_code)]
 unsafe impl Sync for Parts {}
 
@@ -88,7 +88,7 @@ impl Work for Parts {
     }
 }
 
-/// After the lease has ended, the owner writes to what it has lent.
+/// After the work was taken back, the owner writes to what it has lent.
 #[test]
 fn no_worker_is_at_what_was_taken_back() {
     model(|| {

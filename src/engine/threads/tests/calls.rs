@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Grumpy;
 
 impl Drop for Grumpy {
@@ -16,7 +16,7 @@ fn b19_an_input_without_end_is_read_so_far_beyond_an_item_that_takes_its_time() 
     let pool = Pool::threads(2).unwrap();
     let gate = Gate::default();
     let taken = AtomicUsize::new(0);
-    // Of single items, 256 for each worker.
+    // With single items, 256 for each worker.
     let most = 2 * 256 + 1;
     thread::scope(|scope| {
         let call = scope.spawn(|| {
@@ -56,7 +56,7 @@ fn progress_is_told_while_the_input_takes_its_time() {
         until("the item before to begin", || {
             begun.load(Ordering::SeqCst) >= n
         });
-        // When an item begins, the one before has ended, and is told of with the next chunk.
+        // When an item begins, the one before has ended, and is reported with the next chunk.
         let told = told.load(Ordering::SeqCst);
         assert!(told + 2 >= n, "{told} of {n} items");
     });
