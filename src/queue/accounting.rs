@@ -1,4 +1,4 @@
-//! What becomes of items that were taken: done, lost, and waited for.
+//! The accounts of items that were taken: they are done, lost, or waited for.
 
 use std::sync::atomic::Ordering;
 
@@ -8,11 +8,11 @@ use crate::memory::member;
 use crate::memory::wait_mode::WaitMode;
 
 impl Handle {
-    /// An item that this process has taken will never be done.
+    /// Counts an item that this process has taken as lost: it will never be done.
     pub(super) fn lose(&self) {
         let view = self.view();
         if let Some(counts) = self.own_counts() {
-            // Another thread may have said that it is done.
+            // Another thread may have acknowledged it as done.
             let one_more = |lost: u64| {
                 let over = lost + counts.done.load(Ordering::Acquire);
                 (over < counts.taken.load(Ordering::Acquire)).then_some(lost + 1)
@@ -24,6 +24,7 @@ impl Handle {
         view.head.finished.notify_all();
     }
 
+    /// Acknowledges an item that this process has taken as done.
     pub(super) fn task_done(&self) -> Result<(), NothingInHand> {
         let view = self.view();
         let counts = self.own_counts().ok_or(NothingInHand)?;
@@ -35,17 +36,18 @@ impl Handle {
             .done
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
             .map_err(|_| NothingInHand)?;
-        // As long as there are items, this was not the last.
+        // While items are in the queue, this was not the last one.
         if view.len() == 0 {
             view.head.finished.notify_all();
         }
         Ok(())
     }
 
+    /// Waits until all items are finished: done or lost.
     pub(super) fn join(&self, mode: WaitMode) -> Result<(), JoinError> {
         if !self.reach(|| mode.lock_deadline()) {
-            // How many there are cannot be looked up. A forked child that has just been started has
-            // finished none.
+            // This process cannot look up how many items there are. It is a forked child that has
+            // just been started, and has finished none.
             return Err(JoinError::TimedOut { unfinished: 0 });
         }
         let view = self.view();
@@ -63,6 +65,8 @@ impl Handle {
                 let counts = &view.head.counts[..member::numbers()];
                 counts.iter().any(|counts| counts.unacknowledged() > 0)
             };
+            // No process can finish the rest: there is no other receiver, and no process has an
+            // unacknowledged item.
             let is_left = self.other_receivers(&view, &rest) == Others::None
                 && !unacknowledged()
                 && unfinished() > 0;

@@ -1,4 +1,4 @@
-//! What can come of a push, a pop, and a wait for the end of the work.
+//! The ways in which a push, a pop, or a wait for the end of the work can fail.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::ShareError;
 
-/// Why an item was not pushed. It is in here, whatever the reason.
+/// The reason why an item was not pushed. The item is in here, whatever the reason.
 ///
 /// # Examples
 ///
@@ -28,35 +28,37 @@ pub enum PushError<T> {
     Full(T),
     /// The queue was closed.
     Closed(T),
-    /// Nobody is left who could take it: all handles that may pop were dropped, or their processes have ended.
+    /// No handle is left that could take the item: all handles that may pop were dropped, or their
+    /// processes have ended.
     Disconnected(T),
-    /// It takes more bytes than may lie in the queue in all, so that there will never be room.
+    /// The item takes more bytes than may lie in the queue in all, so that there will never be
+    /// room.
     TooLarge {
-        /// What was to be pushed.
+        /// The item that was to be pushed.
         item: T,
-        /// What it takes, in bytes.
+        /// The size of the item, in bytes.
         bytes: u64,
-        /// What the queue takes.
+        /// The bytes that may lie in the queue in all.
         limit: u64,
     },
-    /// It could not be serialised.
+    /// The item could not be serialised.
     Unencodable {
-        /// What was to be pushed.
+        /// The item that was to be pushed.
         item: T,
         /// What its `Serialize` said.
         reason: String,
     },
-    /// There is no shared memory for it.
+    /// There is no shared memory for the item.
     NoMemory {
-        /// What was to be pushed.
+        /// The item that was to be pushed.
         item: T,
-        /// What is lacking.
+        /// The reason why there is none.
         error: ShareError,
     },
 }
 
 impl<T> PushError<T> {
-    /// The item that was not pushed.
+    /// Returns the item that was not pushed.
     ///
     /// # Examples
     ///
@@ -122,7 +124,7 @@ impl<T> std::error::Error for PushError<T> {
     }
 }
 
-/// Why there is no item.
+/// The reason why there is no item.
 ///
 /// # Examples
 ///
@@ -139,19 +141,19 @@ impl<T> std::error::Error for PushError<T> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PopError {
-    /// There is none, and there was none for as long as the call was to wait.
+    /// There is no item, and there was none for as long as the call was to wait.
     #[error("the queue is empty")]
     Empty,
-    /// The queue was closed, and all that was in it has been taken.
+    /// The queue was closed, and all items that were in it have been taken.
     #[error("the queue is closed, and empty")]
     Closed,
-    /// All that was pushed has been taken, and nobody is left who could push: all other handles were dropped, or their
-    /// processes have ended. For a pipe this is the end of the stream. When a handle that may do both is told so, says
-    /// the [module](super#who-is-there).
+    /// All items that were pushed have been taken, and no handle is left that could push: all other
+    /// handles were dropped, or their processes have ended. For a pipe this is the end of the
+    /// stream. The [module](super#who-is-there) says when a handle that may do both is told so.
     #[error("the queue is empty, and nobody is left who could fill it")]
     Disconnected,
-    /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost; those behind it are not
-    /// touched.
+    /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost. The
+    /// items behind it are not touched.
     #[error("an item could not be deserialised: {reason}")]
     Undecodable {
         /// What its `Deserialize` said.
@@ -162,7 +164,7 @@ pub enum PopError {
     Unreachable(#[source] ShareError),
 }
 
-/// More items were said to be done than this process has taken.
+/// The error of a process that acknowledges more items than it has taken.
 ///
 /// # Examples
 ///
@@ -198,7 +200,7 @@ fn them(items: u64) -> &'static str {
     if items == 1 { "it" } else { "them" }
 }
 
-/// Why the items are not all done.
+/// The reason why the items are not all done.
 ///
 /// # Examples
 ///
@@ -215,23 +217,24 @@ fn them(items: u64) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// Nothing is left to be done, but some items were lost: with processes that died or let go of the queue before
-    /// they called `task_done`, or because they could not be read.
+    /// Nothing is left to be done, but some items were lost: with processes that died or dropped
+    /// their last handle that may pop before they called `task_done`, or because they could not be
+    /// read.
     #[error("{} lost with those who had taken {}", were(*items), them(*items))]
     Lost {
-        /// How many, since this handle was last told, or made.
+        /// The number of lost items, since this handle was last told, or made.
         items: u64,
     },
-    /// Items are left, and nobody who could take them.
+    /// Items are left, and no other handle that could take them.
     #[error("{} left in the queue, and nobody who could take {}", are(*unfinished), them(*unfinished))]
     Disconnected {
-        /// How many.
+        /// The number of items that are left.
         unfinished: u64,
     },
-    /// The time is over.
+    /// The time is over, and not all items are done.
     #[error("{} not done in time", were(*unfinished))]
     TimedOut {
-        /// How many.
+        /// The number of items that are not done.
         unfinished: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! Processes that are killed or stopped between any two steps of a push or pop.
+//! Tests: a process is killed or stopped between any two steps of a push or pop.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,12 @@ fn item(number: u8, len: usize) -> Vec<u8> {
     vec![number; len]
 }
 
-/// What a call may take that waits a millisecond at most, on a machine that has other things to do.
+/// The longest that a call may take that waits a millisecond at most, on a machine that has other
+/// things to do.
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// A process that is stopped would keep it waiting for ever.
+/// Checks that a call is over in time. A stopped process would keep it waiting for ever if the call
+/// had no limit.
 fn in_time<R>(what: &str, number: i64, call: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = call();
@@ -21,8 +23,8 @@ fn in_time<R>(what: &str, number: i64, call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A push or a pop by a child that meets `fate` at each fault point in turn. Meanwhile and
-/// afterwards both sides go on, and at most the item that it was popping is missing.
+/// Runs a push or a pop in a child that meets `fate` at each fault point in turn. Meanwhile and
+/// afterwards both sides go on, and at most the item that the child was popping is missing.
 macro_rules! at_each_point {
     ($new:expr, $push:expr, $try_push:expr, $len:expr, $buries_first:expr, $fate:expr) => {{
         let (push, try_push, len, fate) = ($push, $try_push, $len, $fate);
@@ -56,7 +58,7 @@ macro_rules! at_each_point {
                     if in_time("try_push", number, || try_push(&queue, item(5, len))) {
                         pushed.push(5);
                     }
-                    // Not both: the child is to find one when it goes on.
+                    // Not both items: the child is to find one when it goes on.
                     take(in_time("pop_timeout", number, || queue.pop_timeout(moment)));
                 }
                 let is_through = child.end();
@@ -66,7 +68,7 @@ macro_rules! at_each_point {
                 // Both sides go on.
                 push(&queue, item(4, len));
                 while take(queue.try_pop()) {}
-                // At the latest now.
+                // The child is reclaimed now, at the latest.
                 member::reclaim_dead();
                 let (bytes_in, bytes_out) = queue.handle.bytes();
                 assert_eq!(bytes_in, bytes_out, "fault point {number}");
@@ -91,7 +93,7 @@ macro_rules! at_each_point {
                     assert_eq!(joined, Ok(()), "fault point {number}");
                     pushed_at = pushed_at.or(is_pushed.then_some(number));
                 }
-                // What is put off while the ledger is locked comes later.
+                // What was put off while the ledger was locked is done later.
                 let start = Instant::now();
                 while payload::count() != payloads {
                     assert!(start.elapsed() < IN_TIME, "fault point {number}");
@@ -101,17 +103,18 @@ macro_rules! at_each_point {
                 }
             }
         }
-        // Each came to pass, and but for those who go on after a stop, only from some point on.
+        // Both a push and a pop came to pass. But for children that go on after a stop, they did so
+        // only from some fault point on.
         assert!(pushed_at.is_some() && popped_at.is_some());
         assert!(fate == Fate::Paused || pushed_at > Some(0) && popped_at > Some(0));
     }};
 }
 
 fn at_each_point(fate: Fate) {
-    // All payloads of this process are counted, so one test at a time makes some.
+    // All payloads of this process are counted, so that only one test at a time may make some.
     let _alone = fault::alone();
     for len in [10, 1_000, 100_000] {
-        // A child that was stopped is reclaimed at the latest moment.
+        // A child that was stopped is reclaimed at the last moment.
         for buries_first in [false, true] {
             if buries_first && fate != Fate::Killed {
                 continue;

@@ -16,19 +16,20 @@ use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
 
-/// The bytes that may lie in a queue unless something else is said.
+/// The bytes that may lie in a queue, unless its maker sets another limit.
 pub(super) const BYTES: u64 = 1 << 30;
 
-/// A queue between threads and processes: first in, first out, of limited length, with any number of participants on
-/// either side.
+/// A queue between threads and processes: first in, first out, of limited length, with any number
+/// of participants on either side.
 ///
-/// Items are serialised by serde and wait in shared memory: what was pushed stays, also when its producer exits right
-/// after that. The items of one producer come out in the order in which it pushed them. The [module](super) says what
-/// happens when a participant is killed.
+/// Items are serialised by serde and wait in shared memory. What was pushed stays, also when its
+/// producer exits right after that. The items of one producer come out in the order in which it
+/// pushed them. The [module](super) says what happens when a participant is killed.
 ///
-/// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself when all producers are
-/// gone, or all consumers, [`split`](Self::split) it: a whole handle is told that it is alone only if the others have
-/// gone during the call, or were killed. Otherwise it waits, since another thread may have it by reference.
+/// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself
+/// when all producers are gone, or all consumers, [`split`](Self::split) it. A whole handle is told
+/// that it is alone only if the others have gone during the call, or were killed. Otherwise it
+/// waits, since another thread may have it by reference.
 ///
 /// # Examples
 ///
@@ -94,15 +95,15 @@ pub struct Receiver<T> {
 }
 
 impl<T: 'static> Queue<T> {
-    /// A queue of at most `items` items, with at most 1 GiB in all.
+    /// Makes a queue of at most `items` items, with at most 1 GiB in all.
     ///
-    /// Room for small items is made at once: 24 to 256 bytes for each, less for numbers and for long queues. Large
-    /// items get memory of their own when they are pushed.
+    /// Room for small items is made at once: 24 to 256 bytes for each, less for numbers and for
+    /// long queues. Large items get memory of their own when they are pushed.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Invalid`] for a length of 0, or beyond 2^32; [`ShareError::OutOfMemory`]; and what else can keep a
-    /// process from sharing objects.
+    /// [`ShareError::Invalid`] for a length of 0, or of 2^32 and more; [`ShareError::OutOfMemory`];
+    /// and what else can keep a process from sharing objects.
     ///
     /// # Examples
     ///
@@ -119,11 +120,12 @@ impl<T: 'static> Queue<T> {
         Self::with_limits(items, BYTES)
     }
 
-    /// A queue of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    /// Makes a queue of at most `items` items, with at most `bytes` bytes in all, as they are
+    /// serialised.
     ///
-    /// A push waits until there is room for both. An item that alone has more bytes than this is an error
-    /// ([`PushError::TooLarge`]): it would have to wait for a moment at which nobody else has anything in the queue,
-    /// which may never come.
+    /// A push waits until there is room for both. An item that alone has more bytes than this is an
+    /// error ([`PushError::TooLarge`]): its push would have to wait for a moment at which no other
+    /// item is in the queue, which may never come.
     ///
     /// # Errors
     ///
@@ -149,7 +151,8 @@ impl<T: 'static> Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// The two halves, in place of the whole. Once all that may push are gone, receivers hear of it, and the reverse.
+    /// Splits the queue into its two halves. Once all handles that may push are gone, receivers are
+    /// told so, and the reverse.
     ///
     /// # Examples
     ///
@@ -168,7 +171,7 @@ impl<T> Queue<T> {
         (self.sender(), self.receiver())
     }
 
-    /// A handle that only pushes.
+    /// Makes a handle that only pushes.
     ///
     /// # Examples
     ///
@@ -183,7 +186,7 @@ impl<T> Queue<T> {
         Sender::of(self.handle.another(Role::Sender))
     }
 
-    /// A handle that only pops.
+    /// Makes a handle that only pops.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! A handle of a queue, whatever its items: who may push and pop by it, and how it waits.
+//! The handle of a queue, for items of any type: what it may do, and how it waits.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::memory::wait::Waiters;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::{fork, task};
 
-/// What may be done by a handle.
+/// The operations that a handle allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Both,
@@ -25,59 +25,62 @@ pub(super) enum Role {
 }
 
 impl Role {
+    /// Returns whether the handle may push.
     pub(super) fn sends(self) -> bool {
         self != Self::Receiver
     }
 
+    /// Returns whether the handle may pop.
     pub(super) fn receives(self) -> bool {
         self != Self::Sender
     }
 }
 
-/// Why nothing was pushed or popped.
+/// The reason why nothing was pushed or popped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Full, or empty.
+    /// The queue is full, or empty.
     NotNow,
     Closed,
     Disconnected,
 }
 
-/// Whether others are there, besides the handle that asks.
+/// The presence of other handles, besides the one that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
     Some,
     None,
-    /// A handle is under way, or a thread may have this very one by reference.
+    /// A handle is in transit, or has gone just now, or a thread may have this very one by
+    /// reference.
     Perhaps,
 }
 
-/// What others may do.
+/// The operation that others may be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     Push,
     Pop,
 }
 
-/// A handle.
+/// A handle of a queue.
 pub(crate) struct Handle {
     object: Object<QueueHead>,
     geometry: Geometry,
     role: Role,
-    /// [`fork::generation`] of the process in whose book it counts, from 1 on.
+    /// [`fork::generation`] of the process in whose counts this handle is, from 1 on; 0: in none.
     counted_in: AtomicU32,
-    /// What `epoch` was when there were others on the other side.
+    /// The value of `epoch` when there last were others on the other side.
     connected: AtomicU32,
-    /// What the head's `senders_killed` was when this handle was made or last pushed, and `receivers_killed` when it was
-    /// made or last popped.
+    /// The value of the header's `senders_killed` when this handle was made or last pushed, and of
+    /// `receivers_killed` when it was made or last popped.
     senders_killed: AtomicU32,
     receivers_killed: AtomicU32,
-    /// Lost items that it has been told of.
+    /// The number of lost items that this handle has reported, or that were lost before it arrived.
     pub(super) heard: AtomicU64,
 }
 
 impl Handle {
-    /// A new queue, with room for `room` bytes of an item in its slot.
+    /// Makes a queue, with room for `room` bytes of an item in its slot.
     pub(super) fn new(
         order: Order,
         capacity: usize,
@@ -127,7 +130,7 @@ impl Handle {
         }
     }
 
-    /// Enters it in the book of this process.
+    /// Adds the handle to the counts of this process.
     fn count(&self) {
         if let Some(counts) = self.own_counts() {
             self.add_to(counts);
@@ -145,17 +148,18 @@ impl Handle {
         }
     }
 
+    /// Returns the counts of this process.
     pub(super) fn own_counts(&self) -> Option<&ProcessCounts> {
         let counts = &self.object.head().counts;
         counts.get(usize::from(member::own_number()))
     }
 
-    /// Another handle of the same queue.
+    /// Makes another handle of the same queue.
     pub(super) fn another(&self, role: Role) -> Self {
-        // For the sake of a forked child: a handle must count before another one is made of it.
+        // A forked child must count its copy of a handle before it makes another one of it.
         self.view();
         let mut other = Self::uncounted(self.object.clone(), self.geometry, role);
-        // What this handle has not been told of, the other one has not either.
+        // The new handle has been told of no more than this one.
         *other.heard.get_mut() = self.heard.load(Ordering::Relaxed);
         *other.senders_killed.get_mut() = self.senders_killed.load(Ordering::Relaxed);
         *other.receivers_killed.get_mut() = self.receivers_killed.load(Ordering::Relaxed);
@@ -163,13 +167,14 @@ impl Handle {
         other
     }
 
-    /// Sees to it that [`view`](Self::view) does not wait: in a forked child, whose first use of
-    /// the handle takes the ledger. Whether that was possible before the deadline, which is asked
-    /// for only then.
+    /// Makes sure that [`view`](Self::view) does not wait: in a forked child, the first use of the
+    /// handle takes the ledger. Returns whether that was possible before the deadline. Asks `limit`
+    /// for the deadline only if it has to take the ledger.
     pub(crate) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
         self.object.reach(limit)
     }
 
+    /// Returns the view that this process has of the queue.
     pub(super) fn view(&self) -> View<'_> {
         let head = self.object.head();
         if self.counted_in.load(Ordering::Acquire) != fork::generation() + 1 {
@@ -182,7 +187,7 @@ impl Handle {
         }
     }
 
-    /// A forked child uses a copy of its parent's handle for the first time.
+    /// Counts the copy of its parent's handle that a forked child uses for the first time.
     #[cold]
     fn count_after_fork(&self) {
         let generation = fork::generation() + 1;
@@ -190,7 +195,7 @@ impl Handle {
         let Some(counts) = self.own_counts().filter(|_| before != generation) else {
             return;
         };
-        // Of several threads, one counts it; and none goes on before it counts.
+        // Of several threads, one counts the handle; and none goes on before it counts.
         self.add_to(counts);
         let first = self.counted_in.compare_exchange(
             before,
@@ -198,6 +203,7 @@ impl Handle {
             Ordering::AcqRel,
             Ordering::Acquire,
         );
+        // Another thread has counted it. This one takes its own count back.
         if first.is_err() {
             if self.role.sends() {
                 counts.senders.fetch_sub(1, Ordering::SeqCst);
@@ -208,6 +214,7 @@ impl Handle {
         }
     }
 
+    /// Serialises the handle, for a process that is known or not.
     pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let view = self.view();
         self.object.serialize_as(
@@ -221,6 +228,7 @@ impl Handle {
         )
     }
 
+    /// Makes the handle that another process has serialised.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
         shape: u64,
@@ -230,7 +238,8 @@ impl Handle {
             let geometry = Geometry::of(object.head(), object.tail().1)?;
             let handle = Self::uncounted(object, geometry, role);
             if is_granted {
-                // It was counted in the name of this process before there was this process.
+                // The sender counted the handle in the name of this process, before this process
+                // existed.
                 handle
                     .counted_in
                     .store(fork::generation() + 1, Ordering::Release);
@@ -243,9 +252,10 @@ impl Handle {
         handle.ok_or_else(|| serde::de::Error::custom(ShareError::OtherType))
     }
 
-    /// Whether others may do this, besides this handle.
+    /// Returns whether others may do this, besides this handle.
     fn others(&self, view: &View<'_>, deed: Deed, rest: &Rest) -> Others {
         let epoch = view.head.epoch.load(Ordering::SeqCst);
+        // A handle is in transit. The process that gets it may do anything with it.
         if self.object.in_flight() > 0 {
             rest.had_others.set(true);
             return Others::Perhaps;
@@ -274,13 +284,14 @@ impl Handle {
             rest.had_others.set(true);
             return Others::Some;
         }
-        // Somebody went while we looked: a handle may have been passed on from a book that we had not looked at to one
-        // that we had.
+        // A handle went while we looked. One may have been passed on from the counts of a process
+        // that we had not looked at to those of a process that we had.
         if view.head.epoch.load(Ordering::SeqCst) != epoch {
             return Others::Perhaps;
         }
-        // A thread that has this very handle by reference could still do it. Somebody else was meant to if there was
-        // somebody when this call began, or somebody was killed; that others have come and gone says nothing.
+        // A thread that has this very handle by reference could still do it. The program meant
+        // others to do it if there were others when this call began, or if one of them was killed.
+        // That others have come and gone says nothing.
         let is_bereft = || killed.load(Ordering::SeqCst) != told.load(Ordering::Relaxed);
         if is_own && !rest.had_others.get() && !is_bereft() && !rest.is_alone.get() {
             return Others::Perhaps;
@@ -292,11 +303,12 @@ impl Handle {
         self.others(view, Deed::Push, rest)
     }
 
+    /// Returns whether others may pop, besides this handle.
     pub(super) fn other_receivers(&self, view: &View<'_>, rest: &Rest) -> Others {
         self.others(view, Deed::Pop, rest)
     }
 
-    /// Somebody here does this by this handle, whoever was killed.
+    /// Marks all deaths so far as seen, because this handle has itself pushed (or popped) since.
     fn note(told: &AtomicU32, killed: &AtomicU32) {
         let killed = killed.load(Ordering::Relaxed);
         if told.load(Ordering::Relaxed) != killed {
@@ -304,7 +316,7 @@ impl Handle {
         }
     }
 
-    /// Pushes what `load` says. It is left there if it is not pushed.
+    /// Pushes what `load` says. If that is not pushed, it stays in `load`.
     pub(super) fn put(
         &self,
         load: &mut Option<Load<'_>>,
@@ -317,12 +329,15 @@ impl Handle {
         let view = self.view();
         let rest = Rest::of(mode);
         let deadline = mode.deadline();
+        // A sender does not push when no handle is left that could take the item, even if there is
+        // room.
         if !self.role.receives() && self.is_cut_off(&view, &rest) {
             return Err(Refusal::Disconnected);
         }
         let mut attempt = || match view.put(load, priority, mode) {
             Put::Done => Some(Ok(())),
             Put::Closed => Some(Err(Refusal::Closed)),
+            // A handle that may pop can make room by itself, so it does not ask for others.
             Put::Full if mode == WaitMode::Try && self.role.receives() => None,
             Put::Full => self
                 .is_cut_off(&view, &rest)
@@ -338,7 +353,8 @@ impl Handle {
         let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
         match outcome {
             Ok(()) => Self::note(&self.senders_killed, &view.head.senders_killed),
-            // Woken, and kept from the lock until the deadline: the room is another's.
+            // This thread was woken, and did not get the lock before the deadline. The room is for
+            // another.
             Err(Refusal::NotNow) if deadline.is_some() && view.len() < self.geometry.capacity => {
                 view.head.pushes.waiting.0.notify_all();
             }
@@ -347,8 +363,8 @@ impl Handle {
         outcome
     }
 
-    /// Before a call that does not wait says that there is nothing: looks for the dead. Whether that can make a
-    /// difference.
+    /// Polls for the dead, before a call that does not wait says that there is nothing. Returns
+    /// whether that can make a difference.
     fn looks_around(&self) -> bool {
         let is_half = self.role != Role::Both;
         if is_half {
@@ -357,9 +373,10 @@ impl Handle {
         is_half
     }
 
-    /// Whether nobody is left who could take an item.
+    /// Returns whether no other handle is left that could take an item.
     fn is_cut_off(&self, view: &View<'_>, rest: &Rest) -> bool {
         let epoch = view.head.epoch.load(Ordering::SeqCst);
+        // No handle has gone since there were others, so they are still there.
         if self.connected.load(Ordering::Relaxed) == epoch {
             rest.had_others.set(true);
             return false;
@@ -374,7 +391,7 @@ impl Handle {
         }
     }
 
-    /// Takes an item; what lies in its slot is appended to `out`.
+    /// Takes an item, and appends what lies in its slot to `out`.
     pub(super) fn take(&self, out: &mut Vec<u8>, mode: WaitMode) -> Result<Taken, Refusal> {
         if !self.reach(|| mode.lock_deadline()) {
             return Err(Refusal::NotNow);
@@ -389,10 +406,10 @@ impl Handle {
             }
             let is_call_for_now = mode == WaitMode::Try;
             let refusal = self.is_over(&view, is_call_for_now, &rest)?;
-            // What was pushed before it was over.
+            // No more items will come, but one may have been pushed since the last look.
             match view.take(out, member, mode) {
                 Some(taken) => Some(Ok(taken)),
-                // Only the lock was not to be had.
+                // There is an item. Only the lock was not free in time.
                 None if view.has_items() => None,
                 None => Some(Err(refusal)),
             }
@@ -407,7 +424,8 @@ impl Handle {
         let outcome = outcome.unwrap_or(Err(Refusal::NotNow));
         match outcome {
             Ok(_) => Self::note(&self.receivers_killed, &view.head.receivers_killed),
-            // Woken, and kept from the lock until the deadline: the item is another's.
+            // This thread was woken, and did not get the lock before the deadline. The item is for
+            // another.
             Err(Refusal::NotNow) if deadline.is_some() && view.has_items() => {
                 view.head.pops.waiting.0.notify_one();
             }
@@ -416,12 +434,12 @@ impl Handle {
         outcome
     }
 
-    /// Whether nothing will ever be pushed again.
+    /// Returns the reason why nothing will ever be pushed again, if there is one.
     fn is_over(&self, view: &View<'_>, is_call_for_now: bool, rest: &Rest) -> Option<Refusal> {
         if view.head.closed.load(Ordering::Acquire) != 0 {
             return Some(Refusal::Closed);
         }
-        // Who does not wait may push by this very handle afterwards.
+        // A caller that does not wait may push by this very handle afterwards.
         if is_call_for_now && self.role.sends() {
             return None;
         }
@@ -439,8 +457,8 @@ impl Handle {
         }
     }
 
-    /// Waits until `try_pop` would say something else than that it is empty; false if the timeout
-    /// comes first.
+    /// Waits until `try_pop` would say something else than that the queue is empty. Returns false
+    /// if the timeout comes first.
     pub(super) fn wait_ready(&self, timeout: Duration) -> bool {
         let mode = WaitMode::within(timeout);
         let ready = || self.is_ready().then_some(());
@@ -451,39 +469,45 @@ impl Handle {
                 .is_some()
     }
 
-    /// Whether `try_pop` would say something else than that it is empty.
+    /// Returns whether `try_pop` would say something else than that the queue is empty.
     pub(crate) fn is_ready(&self) -> bool {
         let view = self.view();
         let is_over = || self.is_over(&view, true, &Rest::of(WaitMode::Try));
         view.has_items() || is_over().is_some()
     }
 
+    /// Closes the queue for all handles.
     pub(super) fn close(&self) {
         let view = self.view();
-        // Under the lock: who finds it closed and empty can be sure that nothing is on its way.
+        // Under the lock: a process that finds the queue closed and empty can be sure that nothing
+        // is on its way.
         let lock = view.lock_pushes(|| None);
         view.head.closed.store(1, Ordering::Release);
         drop(lock);
         view.notify_all();
     }
 
+    /// Returns whether the queue was closed.
     pub(super) fn is_closed(&self) -> bool {
         self.view().head.closed.load(Ordering::Acquire) != 0
     }
 
+    /// Returns the number of items in the queue.
     pub(super) fn len(&self) -> usize {
         self.view().len()
     }
 
+    /// Returns the number of items that the queue has room for.
     pub(super) fn capacity(&self) -> usize {
         self.geometry.capacity
     }
 
+    /// Returns the number of bytes that all items together may have.
     pub(super) fn byte_limit(&self) -> u64 {
         self.geometry.byte_limit
     }
 
-    /// How many bytes were pushed, and popped.
+    /// Returns how many bytes were pushed, and popped.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> (u64, u64) {
         let head = self.view().head;
@@ -491,30 +515,32 @@ impl Handle {
         (bytes(&head.pushes), bytes(&head.pops))
     }
 
-    /// Bytes of an item that need no payload.
+    /// Returns how many bytes an item may have and need no payload.
     pub(super) fn room(&self) -> usize {
         self.geometry.stride - SLOT_HEAD
     }
 
-    /// For those who wait for many things.
+    /// Returns the threads that wait for this queue among others.
     pub(crate) fn watchers(&self) -> &Waiters {
         &self.view().head.watchers
     }
 }
 
-/// What a call remembers from look to look.
+/// The state that a call keeps from look to look.
 pub(super) struct Rest {
     /// The epoch at which there were others.
     connected: Cell<Option<u32>>,
-    /// There were others, or one was under way, at some look of this call.
+    /// Whether there were others, or one was in transit, at some look of this call.
     had_others: Cell<bool>,
-    /// This process has no other thread.
+    /// Whether this process has no other thread.
     is_alone: Cell<bool>,
-    /// Who waits until a deadline gets its answer then, and not an earlier one by chance of how many threads there are.
+    /// Whether the call waits without a deadline. A call with one gets its answer at the deadline,
+    /// and not earlier only because of the number of threads that happen to be there.
     is_for_ever: bool,
 }
 
 impl Rest {
+    /// Makes the state for a call that waits as `mode` says.
     pub(super) fn of(mode: WaitMode) -> Self {
         Self {
             connected: Cell::new(None),
@@ -524,6 +550,7 @@ impl Rest {
         }
     }
 
+    /// Polls for the dead, and looks whether this process has other threads if that matters.
     pub(super) fn poll_for_dead(&self) {
         member::poll_for_dead();
         if self.is_for_ever {
@@ -536,13 +563,13 @@ impl Rest {
 impl Drop for Handle {
     fn drop(&mut self) {
         if *self.counted_in.get_mut() != fork::generation() + 1 {
-            // A forked child's copy, never used there.
+            // This is a forked child's copy that the child has never used.
             return;
         }
         let view = self.view();
         let epoch = &view.head.epoch;
-        // Before, so that whoever finds one less knows that somebody went; after, so that whoever has not found it
-        // looks again.
+        // Before: a process that finds one handle less must know that one went. After: a process
+        // that has not found that must look again.
         epoch.fetch_add(1, Ordering::SeqCst);
         if let Some(counts) = self.own_counts() {
             if self.role.sends() {
@@ -552,7 +579,7 @@ impl Drop for Handle {
                 && counts.receivers.fetch_sub(1, Ordering::SeqCst) == 1
                 && counts.unacknowledged() > 0
             {
-                // Nobody here can say any more that they are done.
+                // No thread of this process can acknowledge these items any more.
                 counts.give_up();
             }
         }

@@ -1,4 +1,4 @@
-//! What lies at the start of a queue's block, and how it is brought in order when somebody has died at it.
+//! The header of a queue in shared memory, and its repair after a process died holding a lock.
 
 use std::io;
 use std::ptr::NonNull;
@@ -14,7 +14,7 @@ use crate::memory::registry::Place;
 use crate::memory::wait::Waiters;
 use crate::os::robust::{Held, LockError, RobustMutex};
 
-/// Which item is next.
+/// The rule that says which item is next.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -23,52 +23,58 @@ pub(super) enum Order {
     Priority = 2,
 }
 
-/// How often a lock is tried before its owner is slept for: it is held for some hundred nanoseconds.
+/// The number of attempts at a lock before the caller sleeps. An owner holds the lock for some
+/// hundred nanoseconds.
 const TRIES: usize = 64;
 
-/// What all processes read and write. Of zeros, but for the locks and what is said once.
+/// The header, which all processes of a queue read and write. It begins as zeros, but for the locks
+/// and the words that the maker writes once.
 #[repr(C)]
 pub(super) struct QueueHead {
-    /// The next four: said by the maker, and copied by each process when it comes to the queue.
+    /// The maker of the queue writes this word and the next three. Each process copies them when it
+    /// opens the queue.
     pub(super) order: AtomicU32,
     pub(super) stride: AtomicU32,
     pub(super) capacity: AtomicU64,
     pub(super) byte_limit: AtomicU64,
-    /// 1: nothing may be pushed any more. Set under the lock of the pushes.
+    /// 1: closed, no process may push any more. Set under the lock of the pushes.
     pub(super) closed: AtomicU32,
-    /// Added to before and after each time that somebody ceases to be a sender or a receiver: as long as it is the
-    /// same, nobody has.
+    /// Changed before and after each departure of a sender or receiver. While it stays the same,
+    /// none has left.
     pub(super) epoch: AtomicU32,
-    /// How many processes that could push, and that could pop, were killed. Perhaps too many, if somebody is killed at
-    /// a burial.
+    /// The number of processes that were killed while they could push, and of those that could pop.
+    /// It may be too high if a process is killed while it reclaims a dead one.
     pub(super) senders_killed: AtomicU32,
     pub(super) receivers_killed: AtomicU32,
-    /// 1: somebody found room for an item, but not for its bytes. From then on those who wait for room wait for
-    /// different things.
+    /// 1: a pusher found room for an item, but not for its bytes. From then on the pushers that
+    /// wait for room wait for different things.
     pub(super) waits_for_bytes: AtomicU32,
-    /// The side of the pushes, and those who wait for room.
+    /// The side of the pushes, with the pushers that wait for room.
     pub(super) pushes: Side,
-    /// The side of the pops, and those who wait for items.
+    /// The side of the pops, with the poppers that wait for items.
     pub(super) pops: Side,
-    /// Those who wait until all items are finished.
+    /// The callers of `join`, which wait until all items are finished.
     pub(super) finished: Waiters,
-    /// Those who wait for this queue among others.
+    /// The threads that wait for this queue among others, and those that wait without a pop.
     pub(super) watchers: Waiters,
+    /// The counts of each process.
     pub(super) counts: [ProcessCounts; MEMBERS],
 }
 
-// SAFETY: locks that `init` makes, and atomics.
+// SAFETY: the fields are locks that `init` makes, and atomics.
 #[allow(unsafe_code)]
 unsafe impl Head for QueueHead {
     const KIND: Kind = Kind::Queue;
 }
 
-/// One side of a queue. All but `done` and `waiting` belongs to whoever holds the lock; in queues that are not first
-/// in, first out, the lock of the pushes is for both sides.
+/// One side of a queue. Only the owner of the lock writes to it, but for `waiting`. Other processes
+/// read `done`, and `seen` as a hint. In queues that are not first in, first out, the lock of the
+/// pushes protects both sides.
 #[repr(C, align(64))]
 pub(super) struct Side {
     pub(super) lock: RobustMutex,
-    /// What was last seen of the other side's `done`. Each of those only grows, so that this errs on the safe side.
+    /// What the owner of the lock last saw of the other side's `done`. Those numbers only grow, so
+    /// that an old value errs on the safe side.
     pub(super) seen: AtomicU64,
     pub(super) seen_bytes: AtomicU64,
     pub(super) journal: Journal,
@@ -76,62 +82,67 @@ pub(super) struct Side {
     pub(super) waiting: Waiting,
 }
 
-/// How much was pushed, or popped, since the queue was made.
+/// The totals of what was pushed, or popped, since the queue was made.
 #[repr(C, align(64))]
 pub(super) struct Done {
-    /// Items. The store of the next number is what makes a push or a pop happen: whoever is killed before it has done
-    /// nothing, whoever is killed after it has done it all.
+    /// Items. The store of the next number makes a push or a pop happen. A process that is killed
+    /// before it has done nothing. One that is killed after it has done it all.
     pub(super) items: AtomicU64,
-    /// Bytes of these items.
+    /// The bytes of these items.
     pub(super) bytes: AtomicU64,
 }
 
-/// On a line of its own: the other side looks at it each time.
+/// The waiting threads of a side, on a cache line of their own: the other side looks at them each
+/// time.
 #[repr(C, align(64))]
 pub(super) struct Waiting(pub(super) Waiters);
 
-/// What somebody is about to do, so that the next one can do the rest of it, or undo it.
+/// The record of what a process is about to do. If it dies, the next owner of the lock does the
+/// rest of it, or undoes it.
 #[repr(C)]
 pub(super) struct Journal {
-    /// 1 while it counts. Stored after the rest, and before anything is changed.
+    /// 1 while the record counts. Stored after the rest of the record, and before anything is
+    /// changed.
     pub(super) armed: AtomicU32,
-    /// Of a pop: who takes the item.
+    /// Of a pop: the member that takes the item.
     pub(super) member: AtomicU32,
-    /// What `done` was before.
+    /// The values of `done` before.
     pub(super) items: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Of a pop: what the member's `taken` was before.
+    /// Of a pop: the value of the member's `taken` before.
     pub(super) taken: AtomicU64,
-    /// Bytes of the item.
+    /// The length of the item in bytes.
     pub(super) len: AtomicU64,
     /// The payload that changes hands; 0: none.
     pub(super) payload: AtomicU64,
-    /// The slot, in queues by priority.
+    /// The slot. The repair needs it in queues by priority only.
     pub(super) slot: AtomicU64,
 }
 
-/// What the queue knows of one process. The first three only grow, also from one process to the next one that has the
-/// same number.
+/// The counts that a queue has of one process. The first three only grow, also when another process
+/// later has the same number.
 #[repr(C)]
 pub(super) struct ProcessCounts {
-    /// Items that it has popped. Written under the lock of the pops.
+    /// Items that the process has popped. Written under the lock of the pops.
     pub(super) taken: AtomicU64,
-    /// Those of them that it has said to be done.
+    /// Items of these that it has acknowledged as done.
     pub(super) done: AtomicU64,
-    /// Those that nobody will say so of: it has died with them, or let go of the queue, or they could not be read.
+    /// Items of these that no process will acknowledge: this process has died with them, or has
+    /// dropped its last handle that may pop, or could not read them.
     pub(super) lost: AtomicU64,
-    /// Handles that may push, and that may pop.
+    /// The handles of the process that may push, and that may pop.
     pub(super) senders: AtomicU32,
     pub(super) receivers: AtomicU32,
 }
 
 impl ProcessCounts {
+    /// Returns the number of items that the process has taken and that are neither done nor lost.
     pub(super) fn unacknowledged(&self) -> u64 {
         let over = self.done.load(Ordering::Acquire) + self.lost.load(Ordering::Acquire);
         self.taken.load(Ordering::Acquire).saturating_sub(over)
     }
 
-    /// What it has in its hands is lost. May be done again.
+    /// Counts all unacknowledged items as lost. May be done again.
     pub(super) fn give_up(&self) {
         let taken = self.taken.load(Ordering::Acquire);
         let done = self.done.load(Ordering::Acquire);
@@ -140,26 +151,27 @@ impl ProcessCounts {
     }
 }
 
-/// Of a queue by priority: what is known of the item in a slot.
+/// The key of a slot in a queue by priority: what is known of its item.
 #[repr(C)]
 pub(super) struct Key {
-    /// Which push it was, from 1 on; 0: the slot is free.
+    /// The number of the push, from 1 on; 0: the slot is free.
     pub(super) number: AtomicU64,
     pub(super) priority: AtomicI64,
 }
 
-/// Where things lie behind the head. A process's own copy: it has been checked against the size of the block.
+/// The layout behind the header. Each process has its own copy, which it has checked against the
+/// size of the block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     pub(super) order: Order,
     pub(super) capacity: usize,
-    /// Bytes from slot to slot.
+    /// The distance from one slot to the next, in bytes.
     pub(super) stride: usize,
     pub(super) byte_limit: u64,
 }
 
 impl Geometry {
-    /// Bytes behind the head.
+    /// Returns the number of bytes behind the header, if it can be counted.
     pub(super) fn len(&self) -> Option<usize> {
         let slots = self.capacity.checked_mul(self.stride)?;
         let each = match self.order {
@@ -169,7 +181,8 @@ impl Geometry {
         self.capacity.checked_mul(each)?.checked_add(slots)
     }
 
-    /// What the head says, if it can be true of a block with `len` bytes behind the head.
+    /// Returns what the header says, if it can be true of a block with `len` bytes behind the
+    /// header.
     pub(super) fn of(head: &QueueHead, len: usize) -> Option<Self> {
         let this = Self {
             order: match head.order.load(Ordering::Relaxed) {
@@ -190,28 +203,28 @@ impl Geometry {
     }
 }
 
-/// Bytes of a slot before the item.
+/// The number of bytes of a slot before the item.
 pub(super) const SLOT_HEAD: usize = size_of::<SlotHead>();
 
-/// What lies before an item in a slot.
+/// The part of a slot before the item.
 #[repr(C)]
 pub(super) struct SlotHead {
-    /// Bytes of the item.
+    /// The length of the item in bytes.
     pub(super) len: AtomicU64,
-    /// Its payload; 0: it lies in the slot itself.
+    /// The payload of the item; 0: the item lies in the slot itself.
     pub(super) payload: AtomicU64,
 }
 
-/// A queue as one process sees it, for the time of one call.
+/// The view that one process has of a queue, for the time of one call.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) head: &'a QueueHead,
     pub(super) geometry: Geometry,
-    /// Behind the head, with as many bytes as the geometry says.
+    /// The bytes behind the header, as many as the geometry says.
     pub(super) tail: NonNull<u8>,
 }
 
-/// Makes what is not zeros.
+/// Writes what is not zero in a new queue.
 pub(super) fn init(
     place: NonNull<QueueHead>,
     tail: NonNull<u8>,
@@ -219,13 +232,15 @@ pub(super) fn init(
 ) -> io::Result<()> {
     #[allow(unsafe_code)]
     for lock in [
-        // SAFETY: `place` is a mapped block of the right size that nobody else knows of yet.
+        // SAFETY: `place` is a mapped block of the right size that no other thread or process knows
+        // of yet.
         unsafe { &raw mut (*place.as_ptr()).pushes.lock },
         // SAFETY: as above.
         unsafe { &raw mut (*place.as_ptr()).pops.lock },
     ] {
         let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-        // SAFETY: as above; blocks stay mapped as long as there is a handle, and whoever locks has one.
+        // SAFETY: as above. A block stays mapped while there is a handle. A thread that locks has a
+        // handle, or has the block mapped to reclaim what a member held.
         unsafe { RobustMutex::init(lock) }?;
     }
     #[allow(unsafe_code)]
@@ -250,9 +265,9 @@ pub(super) fn init(
 }
 
 impl View<'_> {
-    /// Items in the queue.
+    /// Returns the number of items in the queue.
     pub(super) fn len(&self) -> usize {
-        // In this order: what is popped between the two was there.
+        // In this order: an item that is popped between the two loads was there.
         let popped = self.head.pops.done.items.load(Ordering::Acquire);
         let pushed = self.head.pushes.done.items.load(Ordering::Acquire);
         usize::try_from(pushed.saturating_sub(popped)).map_or(self.geometry.capacity, |len| {
@@ -260,8 +275,9 @@ impl View<'_> {
         })
     }
 
-    /// The items that were pushed, and those that are finished: done or lost. The second is counted first, so that
-    /// they are only the same if there was a moment at which they were.
+    /// Returns how many items were pushed, and how many are finished: done or lost. The finished
+    /// ones are counted first, so that the two numbers are the same only if there was a moment at
+    /// which they were.
     pub(super) fn balance(&self) -> (u64, u64) {
         let counts = &self.head.counts[..member::numbers()];
         let finished = counts.iter().fold(0_u64, |sum, counts| {
@@ -275,6 +291,7 @@ impl View<'_> {
         )
     }
 
+    /// Returns the number of lost items, of all processes.
     pub(super) fn lost(&self) -> u64 {
         let counts = &self.head.counts[..member::numbers()];
         counts
@@ -283,7 +300,7 @@ impl View<'_> {
             .fold(0, u64::wrapping_add)
     }
 
-    /// Takes the lock of the pushes, at most until the deadline that `limit` gives.
+    /// Takes the lock of the pushes. Waits at most until the deadline that `limit` gives.
     pub(super) fn lock_pushes(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
         self.lock(&self.head.pushes.lock, limit)
     }
@@ -314,6 +331,7 @@ impl View<'_> {
         }
         match held {
             Ok(held) => {
+                // The last owner died with the lock. Its change may be half done.
                 if held.owner_died() {
                     self.repair(std::ptr::eq(lock, &raw const self.head.pushes.lock));
                 }
@@ -324,10 +342,11 @@ impl View<'_> {
         }
     }
 
-    /// Somebody died with a lock, which the caller has now. Whoever is killed at this is followed by somebody who
-    /// starts again.
+    /// Does the rest of what a process was doing when it died with a lock, or undoes it. The caller
+    /// has the lock now. If the caller is killed here, the next owner starts again.
     #[cold]
     fn repair(&self, is_of_pushes: bool) {
+        // One lock is for both sides, unless the queue is first in, first out.
         let is_single = self.geometry.order != Order::Fifo;
         if is_of_pushes {
             self.end_push();
@@ -343,11 +362,13 @@ impl View<'_> {
     /// Does the rest of a push, or undoes it.
     fn end_push(&self) {
         let (side, journal) = (&self.head.pushes, &self.head.pushes.journal);
+        // The dead process had changed nothing yet, or had finished.
         if journal.armed.load(Ordering::Acquire) == 0 {
             return;
         }
         let has_happened = journal.has_happened(side);
         journal.count(side, has_happened);
+        // The item never got into the queue: its slot is free, and its payload is given back.
         if !has_happened {
             if let Some(key) = self.key(journal.slot.load(Ordering::Relaxed) as usize) {
                 key.number.store(0, Ordering::Release);
@@ -360,6 +381,7 @@ impl View<'_> {
     /// Does the rest of a pop, or undoes it.
     fn end_pop(&self) {
         let (side, journal) = (&self.head.pops, &self.head.pops.journal);
+        // The dead process had changed nothing yet, or had finished.
         if journal.armed.load(Ordering::Acquire) == 0 {
             return;
         }
@@ -371,6 +393,7 @@ impl View<'_> {
             let taken = taken + u64::from(has_happened);
             counts.taken.store(taken, Ordering::Release);
         }
+        // The item is the dead process's: the queue's slot is free, and the payload is given back.
         if has_happened {
             if let Some(key) = self.key(journal.slot.load(Ordering::Relaxed) as usize) {
                 key.number.store(0, Ordering::Release);
@@ -380,7 +403,7 @@ impl View<'_> {
         journal.armed.store(0, Ordering::Release);
     }
 
-    /// Has all who wait look again.
+    /// Wakes all waiting threads, so that they look again.
     pub(super) fn notify_all(&self) {
         let head = self.head;
         let all = [
@@ -396,11 +419,12 @@ impl View<'_> {
 }
 
 impl Journal {
+    /// Returns whether the store was made that makes the push or pop happen.
     fn has_happened(&self, side: &Side) -> bool {
         side.done.items.load(Ordering::Acquire) > self.items.load(Ordering::Relaxed)
     }
 
-    /// Makes the count of bytes what it has to be.
+    /// Sets the count of bytes to what it has to be.
     fn count(&self, side: &Side, has_happened: bool) {
         let len = if has_happened {
             self.len.load(Ordering::Relaxed)
@@ -418,7 +442,8 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
         return;
     }
     #[allow(unsafe_code)]
-    // SAFETY: the block is of kind `Queue`, which all have this head, and is as long.
+    // SAFETY: the block is of kind `Queue`. All blocks of that kind have this header, and this one
+    // is long enough.
     let head = unsafe { head::<QueueHead>(place.start()) };
     let (tail, len) = Object::<QueueHead>::tail_of(place);
     match Geometry::of(head, len) {
@@ -431,14 +456,16 @@ fn with(place: &Place, then: impl FnOnce(View<'_>)) {
     }
 }
 
-/// A process that had a handle has ended. False if it has to be tried again later, because the
-/// locks were not to be had until the deadline.
+/// Reclaims what a process that has ended had in the queue. Returns false if the caller has to try
+/// again later, because the locks were not free before the deadline.
 pub(crate) fn reclaim(place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let mut is_done = true;
     with(place, |view| {
-        // So that what it was at is done or undone, and its book is right.
+        // Taking the locks does the rest of what the dead process was doing, or undoes it. After
+        // that its counts are right.
         let limit = || Some(deadline);
         let is_settled = view.lock_pushes(limit).is_some() && view.lock_pops(limit).is_some();
+        // A process that does not go on has a lock. A later attempt does the rest.
         if !is_settled {
             is_done = false;
             return;
@@ -451,7 +478,7 @@ pub(crate) fn reclaim(place: &Place, member: u16, end: End, deadline: Instant) -
                 (&counts.senders, &head.senders_killed),
                 (&counts.receivers, &head.receivers_killed),
             ] {
-                // Before the handles are gone: whoever finds none knows of the death.
+                // Before the handles are gone: a process that finds none knows of the death.
                 if end == End::Killed && handles.load(Ordering::SeqCst) > 0 {
                     killed.fetch_add(1, Ordering::SeqCst);
                 }
@@ -465,7 +492,8 @@ pub(crate) fn reclaim(place: &Place, member: u16, end: End, deadline: Instant) -
     is_done
 }
 
-/// Nobody has a handle any more: what lies in blocks of its own is given back, with the handles that are in it.
+/// Gives back the payloads that lie in the queue, with the handles in them. No process has a handle
+/// of the queue any more.
 pub(crate) fn take_apart(place: &Place) {
     with(place, |view| {
         view.end_push();

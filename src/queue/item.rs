@@ -14,23 +14,23 @@ use crate::memory::wait_mode::WaitMode;
 use crate::memory::wire;
 use crate::memory::{ShareError, transit};
 
-/// Room in a slot for an item whose size is not known, at most and at least.
+/// The room in a slot for an item whose size is not known, at least and at most.
 const ROOM: std::ops::RangeInclusive<usize> = 48..=240;
 
-/// What the slots of a queue take up, if it can be had with that room.
+/// The bytes that the slots of a queue are to take up, as far as `ROOM` allows that.
 const SLOTS: usize = 1 << 20;
 
-/// A buffer that is larger is not kept for the next item.
+/// The largest buffer that is kept for the next item.
 const KEPT_BUFFER: usize = 4 << 20;
 
-/// The largest number.
+/// The size of the largest number, in bytes.
 const FIXED: usize = 16;
 
 thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Bytes of an item that lie in its slot.
+/// Returns how many bytes of an item lie in its slot.
 pub(super) fn room<T: 'static>(capacity: usize) -> usize {
     match codec::fixed_size::<T>() {
         Some(size) => size,
@@ -38,7 +38,8 @@ pub(super) fn room<T: 'static>(capacity: usize) -> usize {
     }
 }
 
-/// A buffer that is used again and again. It is the thread's, unless that is in use: items may push items.
+/// Runs `then` with a buffer that is used again and again. It is the thread's, unless that is in
+/// use: an item that is encoded may push another one.
 fn with_buffer<R>(then: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut buffer = BUFFER.take();
     buffer.clear();
@@ -49,6 +50,7 @@ fn with_buffer<R>(then: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
+/// Encodes an item and pushes it.
 pub(super) fn push<T: Serialize + 'static>(
     handle: &Handle,
     item: T,
@@ -72,9 +74,10 @@ pub(super) fn push<T: Serialize + 'static>(
         return pushed.map_err(|refusal| refused(item, refusal));
     }
     with_buffer(|buffer| {
-        // Dropped, it calls back the handles: what is not pushed does not arrive.
+        // If `sent` is dropped, it calls the handles back: what is not pushed does not arrive.
         let deadline = mode.lock_deadline();
         let (encoded, sent) = transit::send(deadline, || codec::append(buffer, &item));
+        // A handle in the item has waited for the ledger until the deadline.
         if encoded.is_err() && sent.is_busy() {
             return Err(PushError::Full(item));
         }
@@ -91,14 +94,15 @@ pub(super) fn push<T: Serialize + 'static>(
         } else {
             match Payload::new(buffer, sent.handles(), deadline) {
                 Ok(payload) => Load::Payload(payload, bytes),
-                // A process is stopped with the ledger. Without a deadline it is waited for.
+                // A process is stopped while it holds the ledger. A call without a deadline waits
+                // for it.
                 Err(ShareError::Busy { .. }) => return Err(PushError::Full(item)),
                 Err(error) => return Err(PushError::NoMemory { item, error }),
             }
         };
         let mut load = Some(load);
         let pushed = handle.put(&mut load, priority, mode);
-        // Before the handles are called back, if they are: it lists them.
+        // The payload goes before the handles are called back, if they are: it lists them.
         drop(load);
         match pushed {
             Ok(()) => {
@@ -110,6 +114,7 @@ pub(super) fn push<T: Serialize + 'static>(
     })
 }
 
+/// Pops an item and decodes it.
 pub(super) fn pop<T: DeserializeOwned + 'static>(
     handle: &Handle,
     mode: WaitMode,
@@ -121,7 +126,7 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
             Refusal::Closed => PopError::Closed,
             Refusal::Disconnected => PopError::Disconnected,
         })?;
-        // Also if the item's Deserialize panics.
+        // The item is lost also if its `Deserialize` panics.
         let lost = Lost(handle);
         if let Taken::Payload(payload) = taken {
             let payload = payload.map_err(PopError::Unreachable)?;
@@ -134,7 +139,7 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
     })
 }
 
-/// An item that was taken is lost, unless this is forgotten.
+/// The guard of an item that was taken: the item is lost, unless this is forgotten.
 struct Lost<'a>(&'a Handle);
 
 impl Drop for Lost<'_> {

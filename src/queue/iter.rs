@@ -1,4 +1,4 @@
-//! Item after item.
+//! Iterators over the items of a queue.
 
 use std::marker::PhantomData;
 
@@ -9,9 +9,11 @@ use super::handle::Handle;
 use super::item;
 use crate::memory::wait_mode::WaitMode;
 
-/// Takes items out of a queue until it ends; from [`Queue::iter`](super::Queue::iter) and its like.
+/// An iterator that takes items out of a queue until it ends; from
+/// [`Queue::iter`](super::Queue::iter) and its like.
 ///
-/// Items that cannot be read are logged and left out; they count as lost in [`join`](super::Queue::join).
+/// Items that cannot be read are logged and left out. They count as lost in
+/// [`join`](super::Queue::join).
 ///
 /// # Examples
 ///
@@ -33,6 +35,7 @@ pub struct Iter<'a, T> {
 }
 
 impl<'a, T> Iter<'a, T> {
+    /// Makes an iterator over the items that this handle pops.
     pub(super) fn of(handle: &'a Handle) -> Self {
         Self {
             handle,
@@ -49,7 +52,8 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
     }
 }
 
-/// As [`Iter`], with the handle itself; from `into_iter` of [`Queue`](super::Queue) and its like.
+/// An iterator like [`Iter`] that has the handle itself; from `into_iter` of
+/// [`Queue`](super::Queue) and its like.
 ///
 /// # Examples
 ///
@@ -72,6 +76,7 @@ pub struct IntoIter<T> {
 }
 
 impl<T> IntoIter<T> {
+    /// Makes an iterator over the items that this handle pops.
     pub(super) fn of(handle: Handle) -> Self {
         Self {
             handle,
@@ -88,7 +93,7 @@ impl<T: DeserializeOwned + 'static> Iterator for IntoIter<T> {
     }
 }
 
-/// The next item that can be read.
+/// Returns the next item that can be read.
 fn next<T: DeserializeOwned + 'static>(handle: &Handle) -> Option<T> {
     loop {
         match item::pop(handle, WaitMode::Forever) {

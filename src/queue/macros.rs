@@ -1,6 +1,7 @@
-//! What the public types have in common, said once.
+//! The parts that the public types have in common, written once.
 
-/// Clone, serde's traits and `Debug` of a handle that is made of a [`Handle`](super::handle::Handle).
+/// `Clone`, serde's traits and `Debug` of a handle that is made of a
+/// [`Handle`](super::handle::Handle).
 macro_rules! handle {
     ($name:ident, $role:ident, $shape:ident) => {
         impl<T> $name<T> {
@@ -12,7 +13,7 @@ macro_rules! handle {
             }
         }
 
-        /// Another handle of the same.
+        /// Makes another handle of the same queue.
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
                 Self::of(self.handle.another(Role::$role))
@@ -45,11 +46,11 @@ macro_rules! handle {
     };
 }
 
-/// What every handle can say and do.
+/// The functions of every handle.
 macro_rules! state {
     ($name:ident, $make:literal) => {
         impl<T> $name<T> {
-            /// How many items lie in it at this moment.
+            /// Returns how many items lie in it at this moment.
             ///
             /// # Examples
             ///
@@ -62,7 +63,7 @@ macro_rules! state {
                 self.handle.len()
             }
 
-            /// Whether nothing lies in it at this moment.
+            /// Returns whether no item lies in it at this moment.
             ///
             /// # Examples
             ///
@@ -75,7 +76,7 @@ macro_rules! state {
                 self.len() == 0
             }
 
-            /// How many items can lie in it.
+            /// Returns how many items can lie in it.
             ///
             /// # Examples
             ///
@@ -88,8 +89,8 @@ macro_rules! state {
                 self.handle.capacity()
             }
 
-            /// Ends it for all: from now on pushes fail, and pops do once they have drained what is left. Closing
-            /// twice does nothing.
+            /// Closes it for all handles: from now on pushes fail, and pops fail once they have
+            /// drained what is left. Closing twice does nothing.
             ///
             /// # Examples
             ///
@@ -103,7 +104,7 @@ macro_rules! state {
                 self.handle.close();
             }
 
-            /// Whether somebody has closed it.
+            /// Returns whether a process has closed it.
             ///
             /// # Examples
             ///
@@ -116,19 +117,19 @@ macro_rules! state {
                 self.handle.is_closed()
             }
 
-            /// Waits until everything that was pushed has been taken and said to be done
+            /// Waits until everything that was pushed has been taken and acknowledged as done
             /// ([`task_done`](super::Queue::task_done)), or is lost.
             ///
-            /// Items that somebody pushes meanwhile are waited for too; whoever pushes more work while it works on an
-            /// item calls `task_done` after that.
+            /// It also waits for items that any process pushes meanwhile. A worker that pushes more
+            /// work while it works on an item calls `task_done` after that.
             ///
             /// # Errors
             ///
-            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were in the hands of processes
-            ///   that died, or that let go of the queue, without saying that they were done. Each handle tells once of
-            ///   each item.
-            /// - [`JoinError::Disconnected`] if items are left and nobody else who could take them. A handle that may pop
-            ///   itself is told so by the rule of `pop`.
+            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were lost: a
+            ///   process had taken them and died, or dropped its last handle that may pop, without
+            ///   `task_done`, or it could not read them. Each handle reports each lost item once.
+            /// - [`JoinError::Disconnected`] if items are left and no other handle that could take
+            ///   them. A handle that may pop itself returns this by the rule of `pop`.
             ///
             /// # Examples
             ///
@@ -141,7 +142,7 @@ macro_rules! state {
                 self.handle.join(WaitMode::Forever)
             }
 
-            /// [`join`](Self::join), for at most this long.
+            /// Waits like [`join`](Self::join), but gives up after `timeout`.
             ///
             /// # Errors
             ///
@@ -161,7 +162,7 @@ macro_rules! state {
     };
 }
 
-/// Pushing items that have no priority.
+/// The functions that push items without a priority.
 macro_rules! pushing {
     ($name:ident, $make:literal) => {
         impl<T: Serialize + 'static> $name<T> {
@@ -169,8 +170,9 @@ macro_rules! pushing {
             ///
             /// # Errors
             ///
-            /// [`PushError`] with the item: closed, nobody left to take it, larger than the bytes that may lie in it,
-            /// not to be serialised, no memory. Never `Full`.
+            /// [`PushError`] with the item: the queue is closed, no handle is left that could take
+            /// the item, it is larger than the bytes that may lie in the queue, it cannot be
+            /// serialised, or there is no memory for it. Never `Full`.
             ///
             /// # Examples
             ///
@@ -202,7 +204,7 @@ macro_rules! pushing {
                 item::push(&self.handle, item, 0, WaitMode::Try)
             }
 
-            /// Pushes an item, and waits for room for at most this long.
+            /// Pushes an item, and waits for room for at most `timeout`.
             ///
             /// # Errors
             ///
@@ -222,23 +224,25 @@ macro_rules! pushing {
     };
 }
 
-/// Popping items.
+/// The functions that pop items.
 macro_rules! popping {
     ($name:ident, $make:literal) => {
         impl<T: DeserializeOwned + 'static> $name<T> {
             /// Takes the next item, and waits for one if there is none.
             ///
-            /// A handle that may also push is told that nobody is left to do so if others were there when this call
-            /// began, and have gone; or if one was killed since it last pushed itself. Not if others have come and gone
-            /// before: another thread may push by this same handle.
+            /// A handle that may also push is told that no other one is left to do so if others
+            /// were there when this call began, and have gone; or if one was killed since this
+            /// handle last pushed itself. It is not told so if others have come and gone before:
+            /// another thread may push by this same handle.
             ///
             /// # Errors
             ///
-            /// [`PopError`]: closed and drained, nobody left to push, or an item that could not be read. Never `Empty`.
+            /// [`PopError`]: the queue is closed and drained, no handle is left that could push, or
+            /// an item could not be read. Never `Empty`.
             ///
             /// # Panics
             ///
-            /// If the item's `Deserialize` does. The item is lost then.
+            /// If the item's `Deserialize` panics. The item is lost then.
             ///
             /// # Examples
             ///
@@ -269,7 +273,7 @@ macro_rules! popping {
                 item::pop(&self.handle, WaitMode::Try)
             }
 
-            /// Takes the next item, and waits for one for at most this long.
+            /// Takes the next item, and waits for one for at most `timeout`.
             ///
             /// # Errors
             ///
@@ -286,9 +290,9 @@ macro_rules! popping {
                 item::pop(&self.handle, WaitMode::within(timeout))
             }
 
-            /// Takes item after item, and waits for each; ends when the queue is closed and drained, or nobody is left
-            /// who could push. Items that cannot be read are logged and left out; they count as lost in
-            /// [`join`](Self::join).
+            /// Returns an iterator that takes item after item, and waits for each. It ends when the
+            /// queue is closed and drained, or no handle is left that could push. Items that cannot
+            /// be read are logged and left out; they count as lost in [`join`](Self::join).
             ///
             /// # Examples
             ///
@@ -302,15 +306,15 @@ macro_rules! popping {
                 Iter::of(&self.handle)
             }
 
-            /// Says that an item that this process has taken is done; [`join`](Self::join) waits for that. By any
-            /// handle and thread of the process.
+            /// Acknowledges an item that this process has taken as done; [`join`](Self::join) waits
+            /// for that. Any handle and any thread of the process may do so.
             ///
-            /// An item is lost, and `join` says so, if its process dies before it calls this, or drops its last handle
-            /// that may pop.
+            /// An item is lost, and `join` reports it, if its process dies before it calls this, or
+            /// drops its last handle that may pop.
             ///
             /// # Errors
             ///
-            /// [`NothingInHand`] if nothing that this process has taken is not done yet.
+            /// [`NothingInHand`] if this process has no unacknowledged item.
             ///
             /// # Examples
             ///

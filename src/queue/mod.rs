@@ -7,10 +7,10 @@
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
 //!
-//! All are bounded, in items and in bytes. Handles are given to other processes like any [shared object](crate::shm):
-//! as arguments, in contexts, through other queues, as results. Between threads of one process they work as well, and
-//! nobody makes a system call as long as nobody has to wait. [`select`](crate::select) waits for any mix of them, and for
-//! processes.
+//! All are bounded, in items and in bytes. A program gives handles to other processes like any
+//! [shared object](crate::shm): as arguments, in contexts, through other queues, as results.
+//! Between threads of one process they work as well. As long as no thread has to wait, no call
+//! enters the kernel. [`select`](crate::select) waits for any mix of them, and for processes.
 //!
 //! ```text
 //!   push                        shared memory                        pop
@@ -20,72 +20,81 @@
 //!                 small: into │ ▓▓▓▓▓▓▓▓░░░░░░░░░░░░░░░░░░ │ copied out of its slot
 //!                 its slot    │ ▲ popped ▲ pushed          │
 //!                             │ └ lock   └ lock, journals  │
-//!                             │ books: one for each process│
+//!                             │ counts, for each process   │
 //!                             └─────┬──────────────────────┘
-//!                 large: into a     └▶ payload: goes over to the queue, and then to whoever pops it
+//!                 large: into a     └▶ payload: goes over to the queue, and then to the popper
 //!                 block of its own
 //! ```
 //!
-//! Serialising happens outside of the locks. Under them a journal says what is about to happen; one store of the
-//! number pushed or popped makes it happen; the rest is put in order after that.
+//! A process serialises an item outside of the locks. Under them a journal says what is about to
+//! happen. One store of the number pushed or popped makes it happen. The process brings the rest in
+//! order after that.
 //!
 //! # When a participant is killed
 //!
 //! | who is killed | when | what the others see |
 //! |---|---|---|
-//! | a producer | before its push has happened | nothing: the item was not pushed, its memory is given back |
+//! | a producer | before its push has happened | nothing was pushed; its memory is given back |
 //! | a producer | after that | the item, whole and once |
-//! | a consumer | before its pop has happened | nothing: the item is the next one's |
+//! | a consumer | before its pop has happened | nothing: the next consumer gets the item |
 //! | a consumer | after that | the item is lost; `join` counts it, unless `task_done` was called for it |
-//! | either | with a lock | the next one finishes or undoes what it was at; nobody waits longer than that takes |
-//! | either | as one who waits | up to a tenth of a second, if it had been woken in place of another |
-//! | any | | who waits hears of it within a tenth of a second; of a family of more than some 64 processes it looks at 32 every 50 ms |
+//! | either | with a lock | the next owner of the lock does or undoes the rest, then all go on |
+//! | either | while it waits | up to a tenth of a second, if it had been woken in place of another |
+//! | any | | waiting processes learn of it within a tenth of a second |
 //! | the last producer | | consumers drain the rest, then pops are [`Disconnected`](PopError::Disconnected) |
 //! | the last consumer | | pushes are [`Disconnected`](PushError::Disconnected) |
 //! | all | | the memory is given back |
 //!
-//! So an item is never there twice, nor torn, and each death costs one item at most.
+//! So an item is never there twice, nor torn, and each death costs one item at most. No process
+//! waits longer for a lock whose owner was killed than the repair takes. In a family of more than
+//! some 64 processes it may take longer to learn of a death: a process that waits looks at 32
+//! others every 50 ms.
 //!
 //! # Who is there
 //!
-//! Each process has a book in the queue: how many of its handles may push, how many may pop, and how many items it has
-//! in hand. A handle counts where it was made, cloned or deserialised, and in a forked child from its first use there.
-//! As long as one is under way to a process that is not known yet (in a queue, or in a result), nobody counts as gone.
+//! A queue has counts of each process: how many of its handles may push, how many may pop, and how
+//! many items it has not acknowledged yet. A handle counts where it was made, cloned or
+//! deserialised, and in a forked child from its first use there. While a handle is in transit to a
+//! process that is not known yet (in a queue, or in a result), neither side counts as gone.
 //!
-//! A [`Sender`] or [`Receiver`] is told that the other side is gone whenever it is. A [`Queue`], [`Stack`] or
-//! [`PriorityQueue`] may do both, and another thread may have that very handle by reference, which cannot be seen. So a
-//! call by it is [`Disconnected`](PopError::Disconnected) only
+//! A [`Sender`] or [`Receiver`] is told that the other side is gone whenever it is. A [`Queue`],
+//! [`Stack`] or [`PriorityQueue`] may do both, and another thread may have that very handle by
+//! reference, which the queue cannot see. So a call by it is
+//! [`Disconnected`](PopError::Disconnected) only
 //!
 //! - if there were others when it began, or while it waited, and they have all gone;
-//! - or if one of them was killed, or crashed, and this handle itself has not pushed since then (of a push: popped);
+//! - or if one of the others was killed, or crashed, and this handle itself has not pushed since
+//!   then (of a push: popped);
 //! - or if it waits without a timeout in a process of one thread.
 //!
-//! That others have come and gone before the call says nothing: it waits. So where the end of a queue matters, split
-//! it, or close it. `try_push` and `try_pop` by a whole handle do not ask at all: it can serve itself.
+//! If others have come and gone before the call, that says nothing: the call waits. So where the
+//! end of a queue matters, split it, or close it. `try_push` and `try_pop` by a whole handle do not
+//! ask for others at all: the handle can serve itself.
 //!
 //! # Timeouts
 //!
-//! A timeout answers as the `try_` form would: [`Empty`](PopError::Empty), [`Full`](PushError::Full). One that is
-//! beyond the reach of the clock (`Duration::MAX`) is none.
+//! A call with a timeout answers as the `try_` form would: [`Empty`](PopError::Empty),
+//! [`Full`](PushError::Full). A timeout that is beyond the reach of the clock (`Duration::MAX`) is
+//! none.
 //!
 //! # What is done
 //!
-//! `join` waits until each item that was pushed is done or lost. An item is in the hands of the process that popped
-//! it, which has to call `task_done`. It is lost if that process dies, if it drops its last handle that may pop, or if
-//! the item cannot be read.
+//! `join` waits until each item that was pushed is done or lost. The process that popped an item
+//! has to call `task_done` for it; until then the item is unacknowledged. It is lost if that
+//! process dies, if it drops its last handle that may pop, or if the item cannot be read.
 //!
 //! # Limits
 //!
-//! A push of a large item waits until there are so many bytes of room at one time; as long as others push small ones,
-//! that may be never.
+//! A push of a large item waits until there is room for all its bytes at one time. While others
+//! push small items, that may be never.
 //!
-//! Signal handlers must not use queues. A queue whose own handle lies in it, as an item, lives as long as the family
-//! of processes.
+//! Signal handlers must not use queues. If an item of a queue is a handle of that same queue, the
+//! queue lives as long as the family of processes.
 //!
 //! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others
-//! from the same until it goes on or is killed. `try_` calls give up after 20 ms then, and calls
-//! with a timeout in time: both answer `Full` or `Empty`, whatever is in the queue. `close` waits.
-//! A `pop` whose item has handles in it may take 2 seconds more to open them.
+//! from the same until it goes on or is killed. Then `try_` calls give up after 20 ms, and calls
+//! with a timeout give up in time: both answer `Full` or `Empty`, whatever is in the queue. `close`
+//! waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
 
 mod accounting;
 mod error;

@@ -1,10 +1,11 @@
-//! Which slot is next, in each order.
+//! The slot that is next, in each order.
 //!
 //! - First in, first out: the slots are a ring, and push and pop each go round it.
 //! - Last in, first out: the slots are a stack.
-//! - By priority: the numbers of the slots are kept in an array, those in use first and as a binary heap, then the free
-//!   ones. The array is changed before the push or pop happens, and made anew from the keys if somebody dies meanwhile:
-//!   a slot is in use if its key has a number.
+//! - By priority: an array has the numbers of the slots, first those in use, as a binary heap, then
+//!   the free ones. A process changes the array before its push or pop happens. If it dies
+//!   meanwhile, the next owner of the lock makes the array anew from the keys: a slot is in use if
+//!   its key has a number.
 
 use std::cmp::Reverse;
 use std::ptr::NonNull;
@@ -14,21 +15,24 @@ use super::head::{Key, Order, SlotHead, View};
 use crate::os::fault;
 
 impl View<'_> {
-    /// The head of a slot.
+    /// Returns the header of a slot.
     #[allow(unsafe_code)]
     pub(super) fn slot(&self, slot: usize) -> &SlotHead {
-        // SAFETY: within the block and aligned to 8, by `slot_start`; all of it is atomic.
+        // SAFETY: the address is within the block and aligned to 8, by `slot_start`; all fields are
+        // atomic.
         unsafe { self.slot_start(slot).cast::<SlotHead>().as_ref() }
     }
 
+    /// Returns the address of a slot.
     #[allow(unsafe_code)]
     pub(super) fn slot_start(&self, slot: usize) -> NonNull<u8> {
         let offset = slot % self.geometry.capacity * self.geometry.stride;
-        // SAFETY: below the capacity by the remainder; the geometry was checked against the length of the block.
+        // SAFETY: the remainder is below the capacity; the geometry was checked against the length
+        // of the block.
         unsafe { self.tail.add(offset) }
     }
 
-    /// What is known of the item in a slot, if there are priorities.
+    /// Returns what is known of the item in a slot, if the queue has priorities.
     pub(super) fn key(&self, slot: usize) -> Option<&Key> {
         let geometry = &self.geometry;
         if geometry.order != Order::Priority || slot >= geometry.capacity {
@@ -43,7 +47,7 @@ impl View<'_> {
         Some(unsafe { key.cast::<Key>().as_ref() })
     }
 
-    /// The number of a slot at a position of the heap.
+    /// Returns the number of the slot at a position of the heap.
     #[allow(unsafe_code)]
     fn position(&self, position: usize) -> &AtomicU32 {
         debug_assert!(self.geometry.order == Order::Priority, "it has no heap");
@@ -57,7 +61,7 @@ impl View<'_> {
     }
 
     fn at(&self, position: usize) -> usize {
-        // Whatever stands there: below the capacity.
+        // Whatever number stands there, the remainder is below the capacity.
         self.position(position).load(Ordering::Relaxed) as usize % self.geometry.capacity
     }
 
@@ -68,7 +72,7 @@ impl View<'_> {
         self.position(other).store(first, Ordering::Relaxed);
     }
 
-    /// What the heap is ordered by: higher is sooner.
+    /// Returns what the heap is ordered by: a higher rank is popped sooner.
     fn rank(&self, position: usize) -> (i64, Reverse<u64>) {
         self.key(self.at(position)).map_or((0, Reverse(0)), rank)
     }
@@ -85,7 +89,7 @@ fn rank(key: &Key) -> (i64, Reverse<u64>) {
     (priority, Reverse(key.number.load(Ordering::Relaxed)))
 }
 
-/// The slot for the next push. To be called under the lock, with room.
+/// Returns the slot for the next push. The caller has the lock, and there is room.
 pub(super) fn free_slot(view: &View<'_>) -> usize {
     let (pushed, len) = view.len_now();
     match view.geometry.order {
@@ -95,7 +99,7 @@ pub(super) fn free_slot(view: &View<'_>) -> usize {
     }
 }
 
-/// The slot of the next pop. To be called under the lock, with an item.
+/// Returns the slot of the next pop. The caller has the lock, and there is an item.
 pub(super) fn next_slot(view: &View<'_>) -> usize {
     match view.geometry.order {
         Order::Fifo => {
@@ -107,7 +111,8 @@ pub(super) fn next_slot(view: &View<'_>) -> usize {
     }
 }
 
-/// The slot of one of the items, all of them in any order. With nobody else about.
+/// Returns the slot of item `number`. The numbers below the length give all items, in any order. No
+/// other thread uses the queue.
 pub(super) fn slot_of(view: &View<'_>, number: usize) -> usize {
     match view.geometry.order {
         Order::Fifo => next_slot(view) + number,
@@ -116,7 +121,8 @@ pub(super) fn slot_of(view: &View<'_>, number: usize) -> usize {
     }
 }
 
-/// Has the item, which lies in the free slot, take its place. Before the push happens.
+/// Puts the item, which lies in the free slot, at its place in the order. Called before the push
+/// happens.
 pub(super) fn enter(view: &View<'_>, slot: usize, priority: i64) {
     let Some(key) = view.key(slot) else { return };
     let (pushed, len) = view.len_now();
@@ -134,7 +140,8 @@ pub(super) fn enter(view: &View<'_>, slot: usize, priority: i64) {
     }
 }
 
-/// Takes the slot of the next item out of the heap. Before the pop happens; after it, [`vacate`].
+/// Takes the slot of the next item out of the heap. Called before the pop happens; [`vacate`]
+/// follows after it.
 pub(super) fn leave(view: &View<'_>) {
     if view.geometry.order != Order::Priority {
         return;
@@ -160,7 +167,7 @@ pub(super) fn leave(view: &View<'_>) {
     }
 }
 
-/// The slot is free.
+/// Marks the slot as free.
 pub(super) fn vacate(view: &View<'_>, slot: usize) {
     if let Some(key) = view.key(slot) {
         key.number.store(0, Ordering::Release);
@@ -172,7 +179,7 @@ pub(super) fn rebuild(view: &View<'_>) {
     let key = |slot: &usize| view.key(*slot).map(rank);
     let (mut used, free): (Vec<usize>, Vec<usize>) = (0..view.geometry.capacity)
         .partition(|slot| key(slot).is_some_and(|(_, Reverse(number))| number != 0));
-    // Ordered from the first to the last, it is a heap.
+    // Sorted from the first to the last, the slots are a heap.
     used.sort_by_key(|slot| Reverse(key(slot)));
     for (position, slot) in used.into_iter().chain(free).enumerate() {
         view.position(position)

@@ -1,4 +1,4 @@
-//! [`Pipe`]: two ends.
+//! [`Pipe`]: a connection with two ends.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::error::{PopError, PushError};
 use super::{Queue, Receiver, Sender};
 use crate::memory::ShareError;
 
-/// Items that may be under way in each direction.
+/// The number of items that may be under way in each direction.
 const ITEMS: usize = 64;
 
-/// Makes pipes: connections between two ends, each of which can be given to another process.
+/// The maker of pipes: connections between two ends, each of which can be given to another process.
 ///
 /// # Examples
 ///
@@ -42,8 +42,8 @@ const ITEMS: usize = 64;
 pub struct Pipe;
 
 impl Pipe {
-    /// Two ends: the first sends `A` and receives `B`, the second the reverse. Each direction takes 64 items that
-    /// nobody has received yet, then `send` waits.
+    /// Makes two ends: the first sends `A` and receives `B`, the second the reverse. Each direction
+    /// takes 64 items that the other end has not received yet, then `send` waits.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Pipe {
         Ok((one, other))
     }
 
-    /// An end that sends, and one that receives.
+    /// Makes an end that sends, and one that receives.
     ///
     /// # Errors
     ///
@@ -98,10 +98,10 @@ impl Pipe {
     }
 }
 
-/// One end of a pipe: sends `A`, receives `B`. From [`Pipe::duplex`].
+/// One end of a pipe, from [`Pipe::duplex`]. It sends `A` and receives `B`.
 ///
-/// It is no clone: to give it to another process, pass it as an argument or send it. An end counts as there as long as
-/// any process has it, so drop what you have passed on by reference.
+/// It cannot be cloned: to give it to another process, pass it as an argument or send it. An end
+/// counts as there while any process has it, so drop what you have passed on by reference.
 ///
 /// # Examples
 ///
@@ -140,7 +140,7 @@ impl<A, B> fmt::Debug for Connection<A, B> {
 }
 
 impl<A: Serialize + 'static, B> Connection<A, B> {
-    /// Sends an item to the other end; waits if that is 64 items behind.
+    /// Sends an item to the other end, and waits if that end is 64 items behind.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
         self.sender.try_push(item)
     }
 
-    /// Sends an item, and waits for room for at most this long.
+    /// Sends an item, and waits for room for at most `timeout`.
     ///
     /// # Errors
     ///
@@ -206,8 +206,8 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`Receiver::pop`]; [`PopError::Disconnected`] when the other end is gone, whether it was dropped or its
-    /// process was killed, and all that it had sent has been received.
+    /// As for [`Receiver::pop`]; [`PopError::Disconnected`] when the other end is gone, whether it
+    /// was dropped or its process was killed, and all that it had sent has been received.
     ///
     /// # Examples
     ///
@@ -242,7 +242,7 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
         self.receiver.try_pop()
     }
 
-    /// Takes the next item, and waits for it for at most this long.
+    /// Takes the next item, and waits for it for at most `timeout`.
     ///
     /// # Errors
     ///
@@ -263,7 +263,8 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
 }
 
 impl<A, B> Connection<A, B> {
-    /// Whether [`recv`](Self::recv) would not wait, after waiting for that for at most this long.
+    /// Waits until [`recv`](Self::recv) would not wait, for at most `timeout`. Returns whether that
+    /// came to be.
     ///
     /// # Examples
     ///
@@ -281,8 +282,8 @@ impl<A, B> Connection<A, B> {
         self.receiver().handle.wait_ready(timeout)
     }
 
-    /// Ends both directions for both ends: from now on `send` fails, and `recv` does once it has drained what was under
-    /// way. Closing twice does nothing.
+    /// Ends both directions for both ends: from now on `send` fails, and `recv` fails once it has
+    /// drained what was under way. Closing twice does nothing.
     ///
     /// # Examples
     ///
@@ -300,14 +301,15 @@ impl<A, B> Connection<A, B> {
         self.receiver.close();
     }
 
+    /// Returns the half that receives.
     pub(crate) fn receiver(&self) -> &Receiver<B> {
         &self.receiver
     }
 }
 
-/// The same under the names of pipes.
+/// The functions that push, under the names that pipes use.
 impl<T: Serialize + 'static> Sender<T> {
-    /// [`push`](Self::push), as pipes call it.
+    /// Pushes an item: [`push`](Self::push), as pipes call it.
     ///
     /// # Errors
     ///
@@ -326,7 +328,7 @@ impl<T: Serialize + 'static> Sender<T> {
         self.push(item)
     }
 
-    /// [`try_push`](Self::try_push), as pipes call it.
+    /// Pushes an item if there is room now: [`try_push`](Self::try_push), as pipes call it.
     ///
     /// # Errors
     ///
@@ -345,6 +347,7 @@ impl<T: Serialize + 'static> Sender<T> {
         self.try_push(item)
     }
 
+    /// Pushes an item, and waits for room for at most `timeout`:
     /// [`push_timeout`](Self::push_timeout), as pipes call it.
     ///
     /// # Errors
@@ -366,9 +369,9 @@ impl<T: Serialize + 'static> Sender<T> {
     }
 }
 
-/// The same under the names of pipes.
+/// The functions that pop, under the names that pipes use.
 impl<T: DeserializeOwned + 'static> Receiver<T> {
-    /// [`pop`](Self::pop), as pipes call it.
+    /// Takes the next item: [`pop`](Self::pop), as pipes call it.
     ///
     /// # Errors
     ///
@@ -387,7 +390,7 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
         self.pop()
     }
 
-    /// [`try_pop`](Self::try_pop), as pipes call it.
+    /// Takes the next item if there is one now: [`try_pop`](Self::try_pop), as pipes call it.
     ///
     /// # Errors
     ///
@@ -405,6 +408,7 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
         self.try_pop()
     }
 
+    /// Takes the next item, and waits for one for at most `timeout`:
     /// [`pop_timeout`](Self::pop_timeout), as pipes call it.
     ///
     /// # Errors
@@ -426,7 +430,8 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Whether [`pop`](Self::pop) would not wait, after waiting for that for at most this long.
+    /// Waits until [`pop`](Self::pop) would not wait, for at most `timeout`. Returns whether that
+    /// came to be.
     ///
     /// # Examples
     ///

@@ -17,14 +17,15 @@ use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
 
-/// A queue of which the item with the highest priority comes out first, and of several with the same the one that was
-/// pushed first; otherwise as [`Queue`](super::Queue).
+/// A queue of which the item with the highest priority comes out first. Of several items with the
+/// same priority, the one that was pushed first comes out first. Otherwise it is like
+/// [`Queue`](super::Queue).
 ///
-/// Highest first: where the lowest is to come first, as in Python's queue of that name, negate. The priority is not given
-/// back by `pop`; who needs it puts it into the item as well.
+/// Where the lowest is to come first, as in Python's queue of that name, negate the priorities.
+/// `pop` does not return the priority. A program that needs it puts it into the item as well.
 ///
-/// A handle is told that it is alone only if the others have gone during the call, or were killed; the
-/// [module](super#who-is-there) says it in full.
+/// A handle is told that it is alone only if the others have gone during the call, or were killed.
+/// The [module](super#who-is-there) says it in full.
 ///
 /// # Examples
 ///
@@ -46,7 +47,7 @@ pub struct PriorityQueue<T> {
 }
 
 impl<T: 'static> PriorityQueue<T> {
-    /// A queue of at most `items` items, with at most 1 GiB in all.
+    /// Makes a queue of at most `items` items, with at most 1 GiB in all.
     ///
     /// # Errors
     ///
@@ -67,7 +68,8 @@ impl<T: 'static> PriorityQueue<T> {
         Self::with_limits(items, BYTES)
     }
 
-    /// A queue of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    /// Makes a queue of at most `items` items, with at most `bytes` bytes in all, as they are
+    /// serialised.
     ///
     /// # Errors
     ///
@@ -127,7 +129,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
         item::push(&self.handle, item, priority, WaitMode::Try)
     }
 
-    /// Pushes an item, and waits for room for at most this long.
+    /// Pushes an item, and waits for room for at most `timeout`.
     ///
     /// # Errors
     ///

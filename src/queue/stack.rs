@@ -17,10 +17,10 @@ use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
 
-/// A queue of which the newest item comes out first; otherwise as [`Queue`](super::Queue).
+/// A queue of which the newest item comes out first; otherwise like [`Queue`](super::Queue).
 ///
-/// A handle is told that it is alone only if the others have gone during the call, or were killed; the
-/// [module](super#who-is-there) says it in full.
+/// A handle is told that it is alone only if the others have gone during the call, or were killed.
+/// The [module](super#who-is-there) says it in full.
 ///
 /// # Examples
 ///
@@ -40,7 +40,7 @@ pub struct Stack<T> {
 }
 
 impl<T: 'static> Stack<T> {
-    /// A stack of at most `items` items, with at most 1 GiB in all.
+    /// Makes a stack of at most `items` items, with at most 1 GiB in all.
     ///
     /// # Errors
     ///
@@ -61,7 +61,8 @@ impl<T: 'static> Stack<T> {
         Self::with_limits(items, BYTES)
     }
 
-    /// A stack of at most `items` items, with at most `bytes` bytes in all, as they are serialised.
+    /// Makes a stack of at most `items` items, with at most `bytes` bytes in all, as they are
+    /// serialised.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Where several wait for one another.
+//! A place where several threads wait for one another.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -18,15 +18,17 @@ use crate::os::robust::{Held, RobustMutex};
 
 /// A place where a number of threads, of any processes, wait until all of them have come.
 ///
-/// Then all go on, and the barrier is ready for the next time. If it becomes clear that not all will come, it breaks: all who wait get
-/// [`BrokenBarrier`], and so do those who come later, until somebody says [`reset`](Self::reset). It breaks when
+/// Then all go on, and the barrier is ready for the next time. If it becomes clear that not all
+/// will come, it breaks: all parties that wait get [`BrokenBarrier`], and so do those that come
+/// later, until a process calls [`reset`](Self::reset). It breaks when
 ///
-/// - a process is killed, or crashes, that has a handle of it, whether it waits right now or not;
+/// - a process that has a handle of it is killed, or crashes, whether it waits right now or not;
 /// - a process ends by itself while one of its threads waits;
-/// - somebody has waited for longer than it wanted to ([`wait_timeout`](Self::wait_timeout));
-/// - somebody says [`abort`](Self::abort).
+/// - a party has waited for longer than its timeout ([`wait_timeout`](Self::wait_timeout));
+/// - a process calls [`abort`](Self::abort).
 ///
-/// A process that ends by itself without waiting (with an exit status, whatever it is), or drops its handles, breaks nothing.
+/// A process that ends by itself without waiting (with an exit status, whatever it is), or drops
+/// its handles, breaks nothing.
 ///
 /// # Examples
 ///
@@ -48,42 +50,46 @@ pub struct Barrier {
     object: Object<BarrierHead>,
 }
 
-/// How many broken generations are remembered.
+/// The number of broken generations that are remembered.
 const REMEMBERED: usize = 32;
 
-/// All of it but `waiters` is changed under the lock. Whoever is killed with the lock was a party: then it is broken anyhow,
-/// and breaking it puts every word in order.
+/// The head of a barrier. All of it but `waiters` is changed under the lock. A process that is
+/// killed with the lock was a party. So the barrier is broken anyhow, and breaking it puts every
+/// word in order.
 #[repr(C)]
 pub(super) struct BarrierHead {
     lock: RobustMutex,
     parties: AtomicU32,
-    /// How many of the present generation have arrived.
+    /// The number of parties of the present generation that have arrived.
     arrived: AtomicU32,
     /// 1: broken.
     broken: AtomicU32,
     waiters: Waiters,
-    /// One more with each pass and each break; what those wait for who have arrived. From 1 on. Changed as the last step of both.
+    /// One more with each pass and each break, from 1 on. Parties that have arrived wait for the
+    /// next one. Changed as the last step of both.
     generation: AtomicU64,
-    /// How often it broke, and which generations those were, in turn: so that a party that wakes up late finds out how its
-    /// own has ended. A party that sleeps through 32 breaks takes it for a pass.
+    /// How often the barrier broke. With `broken_generations`, which has those generations in turn,
+    /// a party that wakes up late finds out how its own has ended. A party that sleeps through 32
+    /// breaks takes it for a pass.
     breaks: AtomicU32,
-    /// How often it was reset.
+    /// How often the barrier was reset.
     resets: AtomicU32,
     broken_generations: [AtomicU64; REMEMBERED],
-    /// The generation in which a party of each member last arrived; its lower bits.
+    /// For each member, the generation in which a party of it last arrived; its lower bits.
     books: [AtomicU32; MEMBERS],
 }
 
-// SAFETY: of atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and a lock that `new` makes.
 #[allow(unsafe_code)]
 unsafe impl Head for BarrierHead {
     const KIND: Kind = Kind::Barrier;
 }
 
 impl BarrierHead {
-    /// Takes the lock, at most until the deadline that `limit` gives.
+    /// Takes the lock. Waits at most until the deadline that `limit` gives.
     fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
         let held = super::hold(&self.lock, limit)?;
+        // The last owner died with the lock. The break puts in order what it left half-changed.
         if held.owner_died() {
             self.break_up();
             self.waiters.notify_all();
@@ -96,11 +102,12 @@ impl BarrierHead {
     }
 
     fn generation(&self) -> u64 {
-        // Pairs with the store in `next`: who sees the new one sees how the old one has ended.
+        // Acquire pairs with the store in `next`: a thread that sees the new generation sees how
+        // the old one has ended.
         self.generation.load(Ordering::Acquire)
     }
 
-    /// To be called under the lock.
+    /// Begins the next generation. The caller has the lock.
     fn next(&self) {
         let generation = self.generation.load(Ordering::Relaxed);
         self.arrived.store(0, Ordering::Relaxed);
@@ -108,8 +115,8 @@ impl BarrierHead {
         self.generation.store(generation + 1, Ordering::Release);
     }
 
-    /// Ends the present generation without a pass. To be called under the lock; then all are to be notified. Whoever is
-    /// killed in the middle is followed by somebody who does it once more.
+    /// Ends the present generation without a pass. The caller has the lock, and notifies all
+    /// parties afterwards. If it is killed in the middle, the next owner does it once more.
     fn break_up(&self) {
         let breaks = self.breaks.load(Ordering::Relaxed);
         let generation = self.generation.load(Ordering::Relaxed);
@@ -123,8 +130,8 @@ impl BarrierHead {
         self.next();
     }
 
-    /// Breaks it if `condition` says so under the lock and it is not broken already. False if the
-    /// lock was not to be had until the deadline.
+    /// Breaks the barrier if `condition` says so under the lock and it is not broken already.
+    /// Returns false if the lock was not free before the deadline.
     fn break_if(&self, limit: Limit, condition: impl FnOnce() -> bool) -> bool {
         let Some(held) = self.hold(|| limit.at()) else {
             return false;
@@ -147,7 +154,8 @@ impl BarrierHead {
         book == self.generation.load(Ordering::Relaxed) as u32
     }
 
-    /// False if it has to be tried again later, because the lock was not to be had until the
+    /// Breaks the barrier for a member that has ended, if it was killed or has a party that waits.
+    /// Returns false if the caller has to try again later, because the lock was not free before the
     /// deadline.
     pub(super) fn reclaim(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
@@ -156,12 +164,12 @@ impl BarrierHead {
 }
 
 impl Barrier {
-    /// A barrier for so many parties.
+    /// Makes a barrier for `parties` parties.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Invalid`] for no parties, and for more than `u32::MAX`; [`ShareError::OutOfMemory`], and what else can keep a
-    /// process from sharing objects.
+    /// [`ShareError::Invalid`] for no parties, and for more than `u32::MAX`;
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
     ///
     /// # Examples
     ///
@@ -187,7 +195,7 @@ impl Barrier {
             // SAFETY: `head` is a mapped block of the right size.
             #[allow(unsafe_code)]
             let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-            // SAFETY: nobody else knows of it yet.
+            // SAFETY: no other thread or process knows of it yet.
             #[allow(unsafe_code)]
             unsafe {
                 super::init_lock(lock)
@@ -205,7 +213,8 @@ impl Barrier {
 
     fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BrokenBarrier> {
         if !self.object.reach(|| mode.lock_deadline()) {
-            // A forked child that has not yet been able to make its copy of the handle its own.
+            // This is a forked child that has not yet been able to make its copy of the handle its
+            // own.
             self.break_later();
             return Err(BrokenBarrier);
         }
@@ -213,7 +222,7 @@ impl Barrier {
         let generation = head.generation();
         let Some(lock) = head.hold(|| mode.lock_deadline()) else {
             self.give_up(generation)?;
-            // All others have passed without this one: not this generation.
+            // All others have passed without this party. It was not part of this generation.
             return Err(BrokenBarrier);
         };
         if head.is_broken() {
@@ -224,6 +233,7 @@ impl Barrier {
         let parties = head.parties.load(Ordering::Relaxed);
         let pass = BarrierPass::new(index as usize, parties as usize);
         head.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
+        // The last party has come: all pass.
         if pass.is_leader() {
             head.next();
             drop(lock);
@@ -243,6 +253,7 @@ impl Barrier {
         {
             return Err(broken);
         }
+        // The generation has ended, by a break or by a pass.
         if head.has_broken(generation) {
             Err(BrokenBarrier)
         } else {
@@ -250,7 +261,7 @@ impl Barrier {
         }
     }
 
-    /// Breaks it, now or as soon as the lock can be had, unless it has been reset by then.
+    /// Breaks the barrier, now or as soon as the lock is free, unless it has been reset by then.
     fn break_later(&self) {
         let mut resets = None;
         self.object.now_or_later(move |head, limit| {
@@ -260,13 +271,15 @@ impl Barrier {
         });
     }
 
-    /// Breaks the generation, whose time is up for this party, unless it has ended meanwhile. If a
-    /// process is stopped with the lock, it is broken as soon as that is possible.
+    /// Breaks the generation, because the time of this party is up, unless the generation has ended
+    /// meanwhile. If a process is stopped with the lock, the barrier is broken as soon as that is
+    /// possible.
     fn give_up(&self, generation: u64) -> Result<(), BrokenBarrier> {
         self.object.now_or_later(move |head, limit| {
             head.break_if(limit, || head.generation() == generation)
         });
         let head = self.head();
+        // The break is put off, or has happened. Otherwise all have passed.
         if head.generation() == generation || head.has_broken(generation) {
             Err(BrokenBarrier)
         } else {
@@ -278,7 +291,7 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`]: they will not.
+    /// [`BrokenBarrier`], if not all will come.
     ///
     /// # Examples
     ///
@@ -287,11 +300,12 @@ impl Barrier {
         self.arrive(WaitMode::Forever)
     }
 
-    /// Waits until all parties have come, and breaks the barrier if that takes longer.
+    /// Waits until all parties have come, and breaks the barrier if that takes longer than
+    /// `timeout`.
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`]: they will not, or the time was up.
+    /// [`BrokenBarrier`], if not all will come, or the time was up.
     ///
     /// # Examples
     ///
@@ -331,11 +345,11 @@ impl Barrier {
         self.break_later();
     }
 
-    /// Makes the barrier usable again. Those who wait get [`BrokenBarrier`].
+    /// Makes the barrier usable again. Parties that wait get [`BrokenBarrier`].
     ///
     /// Processes that were killed before this do not break it again, unless another process is
-    /// stopped in the middle of a change to a shared object. Waits for one that is stopped in the
-    /// middle of a change to this barrier.
+    /// stopped in the middle of a change to a shared object. The call waits for a process that is
+    /// stopped in the middle of a change to this barrier.
     ///
     /// # Examples
     ///
@@ -354,8 +368,8 @@ impl Barrier {
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
         } else {
-            // A party that was late before this, and has not been able to say so, is not to break
-            // it now.
+            // A party whose time was up before this, and that has not been able to say so, must not
+            // break the barrier now.
             head.next();
         }
         head.resets.fetch_add(1, Ordering::Relaxed);
@@ -364,7 +378,8 @@ impl Barrier {
         head.waiters.notify_all();
     }
 
-    /// Whether it is broken. That a party was killed may show only once somebody waits.
+    /// Returns whether the barrier is broken. The death of a party may show only when a thread
+    /// waits.
     ///
     /// # Examples
     ///
@@ -376,7 +391,7 @@ impl Barrier {
         self.head().is_broken()
     }
 
-    /// How many parties it is for.
+    /// Returns the number of parties that the barrier is for.
     ///
     /// # Examples
     ///
@@ -388,7 +403,7 @@ impl Barrier {
         self.head().parties.load(Ordering::Relaxed) as usize
     }
 
-    /// How many wait right now.
+    /// Returns the number of parties that wait right now.
     ///
     /// # Examples
     ///

@@ -13,15 +13,16 @@ use crate::memory::member;
 use crate::memory::object::Object;
 use crate::memory::wait::list::{WaitList, Woken};
 
-/// Has threads of any process wait until another one has changed what a [`Mutex`](super::Mutex) guards; std's
-/// [`Condvar`](std::sync::Condvar) between processes.
+/// A condition variable: threads of any process wait until another one has changed what a
+/// [`Mutex`](super::Mutex) guards. It is std's [`Condvar`](std::sync::Condvar) between processes.
 ///
-/// As with all condition variables, a wait may end without a reason. In particular all waits end when a process that has a handle
-/// dies: it may have been picked by a [`notify_one`](Self::notify_one) that is for one of the others. So look in a loop, or use
-/// [`wait_while`](Self::wait_while), which does.
+/// As with all condition variables, a wait may end without a reason. In particular all waits end
+/// when a process that has a handle dies: a [`notify_one`](Self::notify_one) that is for one of the
+/// others may have picked it. So look in a loop, or use [`wait_while`](Self::wait_while), which
+/// does.
 ///
 /// A [`notify_one`](Self::notify_one) wakes one thread, however long the threads have waited. That
-/// holds for the first 448 threads that wait at the same time. A wait of those beyond ends ten
+/// holds for the first 448 threads that wait at the same time. The waits of further threads end ten
 /// times a second.
 ///
 /// # Examples
@@ -54,20 +55,20 @@ pub(super) struct CondvarHead {
     list: WaitList,
 }
 
-// SAFETY: of atomics.
+// SAFETY: it is of atomics.
 #[allow(unsafe_code)]
 unsafe impl Head for CondvarHead {
     const KIND: Kind = Kind::Condvar;
 }
 
 impl CondvarHead {
-    /// A member has ended.
+    /// Takes a member that has ended off the wait list.
     pub(super) fn reclaim(&self, member: u16) {
         self.list.reclaim(member);
     }
 }
 
-/// Whether a wait with a limit ended because of it.
+/// The answer of a wait with a timeout: whether it ended because of that.
 ///
 /// # Examples
 ///
@@ -84,7 +85,7 @@ impl CondvarHead {
 pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
-    /// Whether the time was up.
+    /// Returns whether the time was up.
     ///
     /// # Examples
     ///
@@ -96,7 +97,7 @@ impl WaitTimeoutResult {
 }
 
 impl Condvar {
-    /// A condition variable that nobody waits for.
+    /// Makes a condition variable that no thread waits for.
     ///
     /// # Errors
     ///
@@ -113,8 +114,8 @@ impl Condvar {
         Ok(Self { object })
     }
 
-    /// Unlocks the mutex, waits for a notification, and locks it again. Notifications that come after the mutex is unlocked are
-    /// not missed. May end without one.
+    /// Unlocks the mutex, waits for a notification, and locks the mutex again. Notifications that
+    /// come after the mutex is unlocked are not missed. The wait may end without one.
     ///
     /// # Errors
     ///
@@ -141,7 +142,8 @@ impl Condvar {
         self.wait_until(guard, None).0
     }
 
-    /// As [`wait`](Self::wait), for so long at most, not counting the time to get the mutex back.
+    /// Waits like [`wait`](Self::wait), but gives up after `timeout`, not counting the time to get
+    /// the mutex back.
     ///
     /// # Errors
     ///
@@ -169,11 +171,12 @@ impl Condvar {
             .map_err(|error| error.map(|guard| (guard, result)))
     }
 
-    /// Waits as long as `condition` says so of the value.
+    /// Waits as long as `condition` returns true for the value.
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait); a mutex that was poisoned during the wait ends it, whatever the condition.
+    /// As [`wait`](Self::wait). If the mutex was poisoned during the wait, that ends it, whatever
+    /// the condition.
     ///
     /// # Examples
     ///
@@ -189,7 +192,8 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// As [`wait_while`](Self::wait_while), for so long at most. If the time was up, `condition` said so of the value last.
+    /// Waits like [`wait_while`](Self::wait_while), but gives up after `timeout`. If the time was
+    /// up, `condition` has returned true last.
     ///
     /// # Errors
     ///
@@ -227,7 +231,7 @@ impl Condvar {
         Woken,
     ) {
         if !self.object.reach(|| deadline) {
-            // A forked child that cannot make its copy of the handle its own in time.
+            // This is a forked child that cannot make its copy of the handle its own in time.
             return (Ok(guard), Woken::TimedOut);
         }
         let list = &self.object.head().list;
@@ -239,9 +243,10 @@ impl Condvar {
         (mutex.lock(), woken)
     }
 
-    /// Wakes one thread that waits, if there is any: the one that has waited longest.
+    /// Wakes the thread that has waited longest, if any thread waits.
     ///
-    /// If that thread's process is killed before it has acted on it, all others wake up.
+    /// If that thread's process is killed before the thread has acted on it, all other waiting
+    /// threads wake up.
     ///
     /// # Examples
     ///
@@ -250,7 +255,7 @@ impl Condvar {
         self.object.head().list.notify_one();
     }
 
-    /// Wakes all who wait.
+    /// Wakes all threads that wait.
     ///
     /// # Examples
     ///

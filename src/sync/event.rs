@@ -13,8 +13,8 @@ use crate::memory::wait_mode::WaitMode;
 
 /// A flag that processes set and wait for.
 ///
-/// It starts cleared. Setting it lets all go on who wait for it, also if it is cleared again at once, and all who come
-/// as long as it is set.
+/// It starts cleared. Setting it lets all threads go on that wait for it, also if it is cleared
+/// again at once, and all that come as long as it is set.
 ///
 /// # Examples
 ///
@@ -31,15 +31,16 @@ pub struct Event {
     object: Object<EventHead>,
 }
 
-/// All of it is one word, so whoever is killed has changed it or has not.
+/// The head of an event. All that changes is one word, so a process that is killed has changed it
+/// or has not.
 #[repr(C)]
 pub(super) struct EventHead {
-    /// Bit 0: whether it is set. Above: how often it was set when it was not.
+    /// Bit 0: whether the event is set. Above: how often it was set when it was not.
     state: AtomicU64,
     waiters: Waiters,
 }
 
-// SAFETY: of atomics.
+// SAFETY: it is of atomics.
 #[allow(unsafe_code)]
 unsafe impl Head for EventHead {
     const KIND: Kind = Kind::Event;
@@ -48,14 +49,14 @@ unsafe impl Head for EventHead {
 const SET: u64 = 1;
 
 impl EventHead {
-    /// Whoever was killed may have set it and told nobody.
+    /// Wakes all waiting threads: the process that was killed may have set the event and told none.
     pub(super) fn reclaim(&self) {
         self.waiters.notify_all();
     }
 }
 
 impl Event {
-    /// An event that is not set.
+    /// Makes an event that is not set.
     ///
     /// # Errors
     ///
@@ -72,7 +73,7 @@ impl Event {
         Ok(Self { object })
     }
 
-    /// Sets it. All who wait go on.
+    /// Sets the event. All threads that wait for it go on.
     ///
     /// # Examples
     ///
@@ -85,17 +86,18 @@ impl Event {
     /// ```
     pub fn set(&self) {
         let head = self.object.head();
-        // Release: who has waited sees what was done before this.
+        // Release pairs with the loads in `is_set` and `wait_as`: a thread that has waited sees
+        // what was done before this.
         let _ = head
             .state
             .fetch_update(Ordering::Release, Ordering::Relaxed, |state| {
                 Some(if state & SET == 0 { state + 3 } else { state })
             });
-        // Also if it was set: whoever did that may have been killed before this.
+        // Also if the event was set: the process that set it may have been killed before this.
         head.waiters.notify_all();
     }
 
-    /// Clears it. Those who waited when it was set go on all the same.
+    /// Clears the event. Threads that waited when it was set go on all the same.
     ///
     /// # Examples
     ///
@@ -111,7 +113,7 @@ impl Event {
         self.object.head().state.fetch_and(!SET, Ordering::Relaxed);
     }
 
-    /// Whether it is set.
+    /// Returns whether the event is set.
     ///
     /// # Examples
     ///
@@ -125,7 +127,7 @@ impl Event {
         self.object.head().state.load(Ordering::Acquire) & SET != 0
     }
 
-    /// Waits until it is set, or has been set since the call. Returns at once if it is set.
+    /// Waits until the event is set, or has been set since the call. Returns at once if it is set.
     ///
     /// # Examples
     ///
@@ -142,7 +144,8 @@ impl Event {
         self.wait_as(WaitMode::Forever);
     }
 
-    /// As [`wait`](Self::wait), for so long at most. Whether it was set.
+    /// Waits like [`wait`](Self::wait), but gives up after `timeout`. Returns whether the event was
+    /// set.
     ///
     /// # Examples
     ///
@@ -172,13 +175,14 @@ impl Event {
             .is_some()
     }
 
-    /// Sees to it that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Whether
-    /// that was possible before the deadline, which is asked for only then.
+    /// Makes sure that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Returns
+    /// whether that was possible before the deadline. Asks `limit` for it only if it has to wait.
     pub(crate) fn reach(&self, limit: impl FnOnce() -> Option<Instant>) -> bool {
         self.object.reach(limit)
     }
 
-    /// Those who wait for it, for who waits for more than one thing at a time.
+    /// Returns the threads that wait for the event, for a thread that waits for more than one thing
+    /// at a time.
     pub(crate) fn waiters(&self) -> &Waiters {
         &self.object.head().waiters
     }

@@ -1,23 +1,26 @@
-//! Permits, who has how many of them, and the line of those who wait for some: what semaphores and read-write locks are made of.
+//! Permits, the number of them that each process has, and the wait list for them. Semaphores and
+//! read-write locks are made of these.
 //!
-//! All is changed under one lock, whose owner's death is noticed. The truth is in three places, each of which is changed by one
-//! store: how many permits there are (`total`), how many each member has (`books`), and who waits (`places`). How many
-//! are available, and how many wait, are sums of these, kept for speed: [`Line::repair`] makes them anew when somebody
-//! died with the lock.
+//! All changes happen under one lock, and the death of its owner is noticed. The truth is in three
+//! places, each of which is changed by one store: how many permits there are (`total`), how many
+//! each member has (`books`), and who waits (`places`). How many are available, and how many
+//! threads wait, are sums of these, kept for speed. [`Line::repair`] computes them anew when a
+//! process died with the lock.
 //!
 //! | killed | what it leaves | what becomes of it |
 //! |---|---|---|
-//! | with permits | its number in the books | `reclaim` clears it |
-//! | with the lock, between the books and `available` | a wrong sum | the next owner makes it anew |
-//! | while it waits | its place in the line | `reclaim` clears it |
-//! | between giving back and waking who is next | a sleeper with `called` set, or not | it looks after 100 ms at the latest, and `reclaim` wakes all |
+//! | with permits | its number in `books` | `reclaim` clears it |
+//! | with the lock, between `books` and `available` | a wrong sum | the next owner computes it anew |
+//! | while it waits | its place in the list | `reclaim` clears it |
+//! | between giving back and the wake-up | a sleeper with `called` set, or not | it looks in 100 ms at most, and `reclaim` wakes all |
 //!
-//! Those who wait are served in the order in which they came, so nobody starves: who wants many permits holds up all behind
-//! until there are as many. There are 96 places. Who finds them taken waits for a place, in no certain order.
+//! Waiting threads are served in the order in which they came, so none starves. A thread that wants
+//! many permits holds up all behind it until there are as many. There are 96 places. A thread that
+//! finds them taken waits for a place, in no certain order.
 //!
-//! A process may be stopped with the lock, for as long as it likes. So the lock is taken with the
-//! caller's deadline, and what gives back does not wait for it: giving back and leaving the line
-//! are put off then ([`deferred`]).
+//! A process may be stopped while it has the lock, for any length of time. So a caller waits for
+//! the lock only until its own deadline. A release does not wait for it: giving permits back and
+//! leaving the list are put off then ([`deferred`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -34,43 +37,46 @@ use crate::os::robust::{Held, RobustMutex};
 
 const PLACES: usize = 96;
 
-/// All permits that there can be.
+/// The most permits that there can be.
 pub(super) const MOST: u32 = u32::MAX;
 
-/// Permits and a line of those who wait for some. Of zeros, but for the lock.
+/// Permits, and the list of threads that wait for some. It begins as zeros, but for the lock.
 #[repr(C)]
 pub(super) struct Line {
-    /// Held for all changes, by who runs nothing but the code of this file meanwhile.
+    /// Held for all changes. Its owner runs nothing but the code of this file meanwhile, and the
+    /// `inspect` of `reclaim`.
     pub(super) lock: RobustMutex,
-    /// Permits there are: those in the books and those available.
+    /// The number of permits that there are: those in `books` and those available.
     total: AtomicU32,
-    /// `total` less the sum of the books.
+    /// `total` less the sum of `books`.
     available: AtomicU32,
-    /// Places that are taken.
+    /// The number of places that are taken.
     waiting: AtomicU32,
-    /// Those who have found no place.
+    /// The threads that have found no place.
     without_place: Waiters,
     /// The last ticket that was given out.
     last_ticket: AtomicU64,
     places: [Place; PLACES],
-    /// Permits that each member has.
+    /// The number of permits that each member has.
     books: [AtomicU32; MEMBERS],
 }
 
-/// A place in the line.
+/// A place in the wait list.
 #[repr(C)]
 struct Place {
-    /// Who has the lower number came first. 0: the place is free, and the rest of it means nothing.
+    /// The thread with the lower number came first. 0: the place is free, and the rest of it means
+    /// nothing.
     ticket: AtomicU64,
     member: AtomicU32,
     wanted: AtomicU32,
-    /// 1: there may be enough permits now. Set under the lock, before the wake-up, by who has seen so; cleared by
-    /// the one who waits, before it looks.
+    /// 1: there may be enough permits now. A process that has seen so sets it under the lock,
+    /// before the wake-up. The thread that waits clears it, before it looks.
     called: AtomicU32,
     waiters: Waiters,
 }
 
-/// Those who have been called under the lock, to be woken when it is given back: one bit for each place.
+/// The threads that have been called under the lock, to be woken when it is given back: one bit for
+/// each place.
 #[must_use]
 pub(super) struct Called(u128);
 
@@ -79,20 +85,20 @@ pub(super) trait HasLine: Head {
     fn line(&self) -> &Line;
 }
 
-/// What has come of one look for permits.
+/// The outcome of one look for permits.
 enum Attempt {
     Got,
-    /// There are not enough, and the caller does not wait.
+    /// There are not enough permits, and the caller does not wait.
     NotNow,
-    /// The caller has a place in the line: its index and its ticket.
+    /// The caller has a place in the wait list: its index and its ticket.
     InLine(usize, u64),
     /// The caller would wait, and all places are taken.
     NoPlace,
-    /// The lock was not to be had in time.
+    /// The lock was not free in time.
     Locked,
 }
 
-/// Takes permits for this process, and waits for them as `mode` says. Whether they were got.
+/// Takes permits for this process, and waits for them as `mode` says. Returns whether it got them.
 pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode) -> bool {
     let Some(head) = object.head_by(|| mode.lock_deadline()) else {
         return false;
@@ -102,7 +108,7 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
     loop {
         match line.attempt(count, member, mode) {
             Attempt::Got => return true,
-            // A caller that only tries, again and again perhaps, is to hear of the dead too.
+            // A caller that only tries, again and again perhaps, must learn of the dead too.
             Attempt::NotNow => {
                 member::poll_for_dead();
                 return line.take_now(count, member, mode);
@@ -115,6 +121,7 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
                 };
                 return in_line.stand(count, member, mode);
             }
+            // All places are taken. The caller waits until one is free, and tries again.
             Attempt::NoPlace => {
                 let has_place =
                     || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
@@ -136,12 +143,13 @@ pub(super) fn give_back<H: HasLine>(object: &Object<H>, count: u32) {
     object.now_or_later(move |head, limit| head.line().give_back(count, limit));
 }
 
-/// Takes permits of this process out of the world.
+/// Removes permits of this process for good.
 pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
     object.now_or_later(move |head, limit| head.line().forget(count, limit));
 }
 
-/// Adds permits, unless there would be more than there can be: then it gives how many there are.
+/// Adds permits, unless there would be more than there can be: then it returns how many there are.
+/// If the lock is not free soon, adds them later, and logs that error.
 pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
     if let Some(head) = object.head_by(|| Limit::Brief.at())
         && let Some(added) = head.line().add(count, Limit::Brief)
@@ -159,18 +167,18 @@ pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32>
 }
 
 impl Line {
-    /// A new line has this many permits. To be called by who makes it.
+    /// Gives a new line this many permits. Only its maker calls this.
     pub(super) fn fill(&self, total: u32) {
         self.total.store(total, Ordering::Relaxed);
         self.available.store(total, Ordering::Relaxed);
     }
 
-    /// Permits that nobody has.
+    /// Returns the number of permits that no process has.
     pub(super) fn available(&self) -> u32 {
         self.available.load(Ordering::Relaxed)
     }
 
-    /// Takes the lock, at most until the deadline that `limit` gives.
+    /// Takes the lock. Waits at most until the deadline that `limit` gives.
     fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
         let held = super::hold(&self.lock, limit)?;
         if held.owner_died() {
@@ -179,12 +187,13 @@ impl Line {
         Some(held)
     }
 
-    /// The same for what is tried once.
+    /// Takes the lock for a change that is tried once.
     fn hold_as(&self, limit: Limit) -> Option<Held<'_>> {
         self.hold(|| limit.at())
     }
 
-    /// Makes the sums anew. Somebody may have been about to call others, so all are. To be called under the lock.
+    /// Computes the sums anew. The dead owner may have been about to call threads, so all are
+    /// called. The caller has the lock.
     #[cold]
     fn repair(&self) {
         self.available.store(self.unbooked(), Ordering::Relaxed);
@@ -193,14 +202,14 @@ impl Line {
         self.wake_all();
     }
 
-    /// What `available` should be. To be called under the lock.
+    /// Returns what `available` should be. The caller has the lock.
     fn unbooked(&self) -> u32 {
         let booked: u64 = self
             .books
             .iter()
             .map(|book| u64::from(book.load(Ordering::Relaxed)))
             .sum();
-        // More than there are can only come from memory that was written to in error.
+        // The sum is more than there are only if a process wrote to this memory in error.
         u64::from(self.total.load(Ordering::Relaxed)).saturating_sub(booked) as u32
     }
 
@@ -208,7 +217,7 @@ impl Line {
         &self.books[usize::from(member) % MEMBERS]
     }
 
-    /// Places that are taken, with their tickets. To be called under the lock.
+    /// Returns the places that are taken, with their tickets. The caller has the lock.
     fn taken(&self) -> impl Iterator<Item = (u64, &Place, usize)> {
         let tickets = self.places.iter().enumerate();
         tickets.filter_map(|(index, place)| {
@@ -217,8 +226,10 @@ impl Line {
         })
     }
 
-    /// Takes permits, if there are so many besides those that others with a lower ticket wait for. To be called under the lock.
+    /// Takes permits, if there are enough besides those that threads with a lower ticket wait for.
+    /// Returns whether it took them. The caller has the lock.
     fn take(&self, count: u32, ticket: u64, member: u16) -> bool {
+        // What threads that came earlier wait for is not for this one.
         let mut wanted = u64::from(count);
         if self.waiting.load(Ordering::Relaxed) > 0 {
             let before = self.taken().filter(|(other, ..)| *other < ticket);
@@ -232,7 +243,7 @@ impl Line {
         }
         let book = self.book(member);
         fault::point();
-        // From here on they are this member's; the sum can be made anew.
+        // From here on the permits are this member's; the sum can be computed anew.
         book.store(
             book.load(Ordering::Relaxed).saturating_add(count),
             Ordering::Relaxed,
@@ -242,7 +253,8 @@ impl Line {
         true
     }
 
-    /// Takes a place in the line, and gives its index and ticket. To be called under the lock.
+    /// Enqueues the caller: takes a place in the wait list, and returns its index and ticket. The
+    /// caller has the lock.
     fn line_up(&self, wanted: u32, member: u16) -> Option<(usize, u64)> {
         let is_free = |place: &Place| place.ticket.load(Ordering::Relaxed) == 0;
         let index = self.places.iter().position(is_free)?;
@@ -252,7 +264,7 @@ impl Line {
         place.member.store(u32::from(member), Ordering::Relaxed);
         place.wanted.store(wanted, Ordering::Relaxed);
         place.called.store(0, Ordering::Relaxed);
-        // Release: whoever is told of our death sees the place whole or free.
+        // Release: a process that is told of the death of this one sees the place whole or free.
         fault::point();
         place.ticket.store(ticket, Ordering::Release);
         fault::point();
@@ -261,7 +273,7 @@ impl Line {
         Some((index, ticket))
     }
 
-    /// Leaves the line. To be called under the lock.
+    /// Leaves the wait list. The caller has the lock.
     fn step_out(&self, index: usize) {
         self.places[index].ticket.store(0, Ordering::Relaxed);
         fault::point();
@@ -270,7 +282,8 @@ impl Line {
             .store(waiting.saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// Calls all in the line for whom there are enough permits. To be called under the lock.
+    /// Calls all waiting threads for which there are enough permits, those that came first before
+    /// the others. The caller has the lock.
     fn call(&self) -> Called {
         let mut called = 0;
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -281,6 +294,8 @@ impl Line {
             line.sort_unstable();
             let mut left = self.available.load(Ordering::Relaxed);
             for (ticket, wanted, index) in line {
+                // No thread is left, or there are not enough permits for this one. Those behind it
+                // wait too.
                 if ticket == u64::MAX || wanted > left {
                     break;
                 }
@@ -293,7 +308,8 @@ impl Line {
         Called(called)
     }
 
-    /// Wakes those who were called. To be called when the lock has been given back, so that they find it free.
+    /// Wakes the threads that were called. The caller has given the lock back, so that they find it
+    /// free.
     fn wake(&self, Called(called): Called) {
         let mut rest = called;
         while rest != 0 {
@@ -311,7 +327,7 @@ impl Line {
         self.without_place.notify_all();
     }
 
-    /// Looks once, and gets in line if the caller waits.
+    /// Looks once, and enqueues the caller if it waits.
     fn attempt(&self, count: u32, member: u16, mode: WaitMode) -> Attempt {
         let Some(_held) = self.hold(|| mode.lock_deadline()) else {
             return Attempt::Locked;
@@ -328,13 +344,14 @@ impl Line {
         }
     }
 
-    /// Looks once, without getting in line. Whether the permits were got.
+    /// Looks once, and does not enqueue the caller. Returns whether it got the permits.
     fn take_now(&self, count: u32, member: u16, mode: WaitMode) -> bool {
         let held = self.hold(|| mode.lock_deadline());
         held.is_some() && self.take(count, u64::MAX, member)
     }
 
-    /// Gives permits of this process back. False if the lock was not to be had until the deadline.
+    /// Gives permits of this process back. Returns false if the lock was not free before the
+    /// deadline.
     fn give_back(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
         let Some(held) = self.hold_as(limit) else {
@@ -358,8 +375,8 @@ impl Line {
         true
     }
 
-    /// Takes permits of this process out of the world. False if the lock was not to be had until
-    /// the deadline.
+    /// Removes permits of this process for good. Returns false if the lock was not free before the
+    /// deadline.
     fn forget(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
         let Some(_held) = self.hold_as(limit) else {
@@ -368,7 +385,8 @@ impl Line {
         let book = self.book(member);
         let booked = book.load(Ordering::Relaxed);
         let count = count.min(booked);
-        // Killed between these two: they come back, as what a killed process has does.
+        // If this process is killed between these two stores, the permits come back, like all that
+        // a killed process has.
         fault::point();
         book.store(booked - count, Ordering::Relaxed);
         fault::point();
@@ -378,11 +396,11 @@ impl Line {
         true
     }
 
-    /// Adds permits, unless there would be more than there can be: then it gives how many there
-    /// are. `None` if the lock was not to be had until the deadline.
+    /// Adds permits, unless there would be more than there can be: then it returns how many there
+    /// are. Returns `None` if the lock was not free before the deadline.
     fn add(&self, count: u32, limit: Limit) -> Option<Result<(), u32>> {
         let held = self.hold_as(limit)?;
-        // From here on there are more; the sum can be made anew.
+        // From the store of `total` on there are more; the sum can be computed anew.
         let total = self.total.load(Ordering::Relaxed);
         let Some(more) = total.checked_add(count) else {
             return Some(Err(total));
@@ -401,8 +419,8 @@ impl Line {
         Some(Ok(()))
     }
 
-    /// Leaves the line, if the place is still the caller's. False if the lock was not to be had
-    /// until the deadline.
+    /// Leaves the wait list, if the place is still the caller's. Returns false if the lock was not
+    /// free before the deadline.
     fn leave(&self, index: usize, ticket: u64, limit: Limit) -> bool {
         let Some(held) = self.hold_as(limit) else {
             return false;
@@ -410,7 +428,7 @@ impl Line {
         if self.places[index].ticket.load(Ordering::Relaxed) == ticket {
             self.step_out(index);
         }
-        // Those behind may have waited for this one only.
+        // The threads behind may have waited for this one only.
         let called = self.call();
         fault::point();
         drop(held);
@@ -420,9 +438,9 @@ impl Line {
         true
     }
 
-    /// A member has ended: what it has is given back, and its places in the line. `inspect` is told
-    /// first how many permits it had. Can be done twice. False if it has to be tried again later,
-    /// because the lock was not to be had until the deadline.
+    /// Gives back what a member that has ended has: its permits, and its places in the wait list.
+    /// Tells `inspect` first how many permits it had. May be done twice. Returns false if the
+    /// caller has to try again later, because the lock was not free before the deadline.
     pub(super) fn reclaim(
         &self,
         member: u16,
@@ -449,7 +467,7 @@ impl Line {
     }
 }
 
-/// A place in the line, left when this goes.
+/// A place in the wait list. The thread leaves it when this is dropped.
 struct InLine<'a, H: HasLine> {
     object: &'a Object<H>,
     index: usize,
@@ -457,15 +475,17 @@ struct InLine<'a, H: HasLine> {
 }
 
 impl<H: HasLine> InLine<'_, H> {
-    /// Stands in the line until the permits are there or the time is over. Whether they were got.
+    /// Waits in the list until the permits are there or the time is over. Returns whether it got
+    /// them.
     fn stand(self, count: u32, member: u16, mode: WaitMode) -> bool {
         let line = self.object.head().line();
         let place = &line.places[self.index];
-        // The process that should have called this one may have been killed before it did.
+        // The process that should have called this thread may have been killed before it did.
         let looks_anyway = Cell::new(false);
         let look = || {
             let Some(_held) = line.hold(|| mode.lock_deadline()) else {
-                // A call that has come to nothing is not to be lost.
+                // The lock was not free in time. The call that has led to this look must not be
+                // lost.
                 looks_anyway.set(true);
                 return None;
             };
@@ -476,8 +496,8 @@ impl<H: HasLine> InLine<'_, H> {
             has_got.then_some(())
         };
         let ready = || {
-            // Acquire pairs with the store in `call`: cleared first, so that a call during the look
-            // is another one.
+            // Acquire pairs with the store in `call`. It is cleared first, so that a call during
+            // the look is another one.
             let is_called = place.called.swap(0, Ordering::Acquire) != 0;
             if !looks_anyway.replace(false) && !is_called {
                 return None;
@@ -493,7 +513,7 @@ impl<H: HasLine> InLine<'_, H> {
             .wait(mode.deadline(), ready, poll_for_dead)
             .is_some();
         if has_got || look().is_some() {
-            // It has left the line.
+            // This thread has left the list, and its place is free.
             line.without_place.notify_all();
             std::mem::forget(self);
             return true;

@@ -1,24 +1,26 @@
 //! Locks and signals between processes, and between the threads of each.
 //!
-//! Each of them lies in memory that a family of processes shares ([`shm`](crate::shm)). What a program has is a handle: a
-//! clone is another handle of the same object, and a handle can be the argument of a task or of a child, part of a context,
-//! an item of a queue or a result. std's types of the same names stop at the border of the process; C's and Python's cross it, but whoever is killed
-//! while it holds one leaves the others blocked for ever. Here nobody stays blocked:
+//! Each of them lies in memory that a family of processes shares ([`shm`](crate::shm)). A program
+//! has a handle of it. A clone is another handle of the same object. A handle can be the argument
+//! of a task or of a child, part of a context, an item of a queue or a result. std's types of the
+//! same names stop at the border of the process. C's and Python's cross it, but a process that is
+//! killed while it holds one leaves the others blocked for ever. Here no process stays blocked:
 //!
 //! | | a participant is killed | what the others see |
 //! |---|---|---|
-//! | [`Mutex`] | while it holds it | the next gets it at once, [poisoned](PoisonError), as after a panic |
+//! | [`Mutex`] | while it holds it | the next owner gets it at once, [poisoned](PoisonError), as after a panic |
 //! | [`RwLock`] | while it reads | its read lock is gone |
 //! | | while it writes | the others get the lock, poisoned |
 //! | [`Semaphore`] | with permits | the permits come back; those that were [forgotten](Permit::forget) do not |
 //! | [`Condvar`] | while it waits, perhaps picked by `notify_one` | all others wake up and look again |
 //! | [`Barrier`] | with a handle, whether it has arrived or not | [`BrokenBarrier`], until [`Barrier::reset`] |
-//! | [`Event`] | while it waits, or between `set` and the wake-up | nothing: those who wait look by themselves |
+//! | [`Event`] | while it waits, or between `set` and the wake-up | nothing: waiting threads look by themselves |
 //! | [`Once`] | while it runs the function | poisoned: [`Once::call_once_force`] runs it again |
 //!
-//! The kernel itself tells the next owner of a mutex. Of other objects somebody has to notice the death: a pool does for its
-//! workers, a parent when it waits for its child, and whoever waits at an object looks around while it does, so that it
-//! takes a tenth of a second at most.
+//! The kernel itself tells the next owner of a mutex. The death of a holder of another object has
+//! to be noticed by a process. A pool notices it for its workers, and a parent when it waits for
+//! its child. A thread that waits at an object polls for the dead meanwhile, so that it takes a
+//! tenth of a second at most.
 //!
 //! ```
 //! use manyhands::prelude::*;
@@ -34,22 +36,23 @@
 //! What holds for all of them:
 //!
 //! - Waiting is for threads: a thread that waits sleeps, and does not return to an async runtime.
-//! - A time to wait is any [`Duration`], `Duration::MAX` too, by the monotonic clock. It is never cut short.
-//! - Guards and permits belong to the process that got them. The copies that a forked child has of its parent's do nothing
-//!   when they are dropped; the child must not use what they guard.
+//! - A timeout is any [`Duration`], `Duration::MAX` too, by the monotonic clock. It is never cut
+//!   short.
+//! - Guards and permits belong to the process that got them. The copies that a forked child has of
+//!   its parent's do nothing when they are dropped. The child must not use what they guard.
 //! - A process that is stopped (`SIGSTOP`, a debugger, a frozen container) is not dead: what it
-//!   holds, it holds. If it was
-//!   stopped in the middle of a change to an object, calls with a timeout are over in time all the same, `try_` calls give up
-//!   after 20 ms, and what is dropped is given back as soon as that is possible. Calls without a time wait.
+//!   holds, it holds. If it was stopped in the middle of a change to an object, calls with a
+//!   timeout are over in time all the same, `try_` calls give up after 20 ms, and what is dropped
+//!   is given back as soon as that is possible. Calls without a time wait.
 //!
 //! # Panics
 //!
 //! All of them panic
 //!
-//! - in a process that cannot become a member of its family of processes any more, because 1,024 others are
-//!   ([`ShareError::TooManyProcesses`](crate::ShareError::TooManyProcesses));
+//! - in a process that cannot become a member of its family of processes any more, because 1,024
+//!   others are ([`ShareError::TooManyProcesses`](crate::ShareError::TooManyProcesses));
 //! - in a forked child whose copy of a handle outlived the object;
-//! - when the lock in shared memory was written over by a process gone mad.
+//! - when a faulty process has written over the lock in shared memory.
 
 mod barrier;
 mod condvar;
@@ -84,8 +87,8 @@ mod reclaim;
 ///
 /// # Safety
 ///
-/// As for [`RobustMutex::init`]. It stays mapped for the length of every call that holds it: such a call has a handle, or
-/// buries a member and has the block mapped meanwhile.
+/// As for [`RobustMutex::init`]. It stays mapped for the length of every call that holds it: such a
+/// call has a handle, or reclaims what a member held and has the block mapped meanwhile.
 #[allow(unsafe_code)]
 unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
     let place = NonNull::new(place).ok_or(io::ErrorKind::Other)?;
@@ -93,8 +96,8 @@ unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
     unsafe { RobustMutex::init(place) }
 }
 
-/// Takes an inner lock of an object, under which nothing of the users' runs; `None` if it was not
-/// to be had until the deadline that `limit` gives, because its holder does not go on.
+/// Takes an inner lock of an object, under which no code of the users runs. Returns `None` if the
+/// lock was not free before the deadline that `limit` gives, because its owner does not go on.
 fn hold(lock: &RobustMutex, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
     match lock.hold_with(limit) {
         Ok(held) => Some(held),
@@ -103,12 +106,13 @@ fn hold(lock: &RobustMutex, limit: impl FnOnce() -> Option<Instant>) -> Option<H
     }
 }
 
-/// When `timeout` will have passed; `None` if it never will.
+/// Returns when `timeout` will have passed; `None` if it never will.
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// `Clone`, `Serialize` and `Deserialize` for a handle without a value: `struct $name { object: Object<$head> }`.
+/// `Clone`, `Serialize` and `Deserialize` for a handle without a value: `struct $name { object:
+/// Object<$head> }`.
 macro_rules! handle {
     ($name:ident) => {
         impl Clone for $name {

@@ -19,19 +19,23 @@ use crate::memory::wait_mode::soon;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
 
-/// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between processes.
+/// A value that one thread of one process has at a time; std's [`Mutex`](std::sync::Mutex) between
+/// processes.
 ///
 /// The value lies in shared memory, and a guard gives it in place.
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
-/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
-/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. It is not
+/// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
+/// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
+/// with a struct.
 ///
-/// If a holder panics, or its process is killed, the next one gets the lock at once, with a [`PoisonError`], and so do
-/// those after it until somebody says [`clear_poison`](Self::clear_poison). A thread that ends while it holds the lock (its guard was given to
-/// [`mem::forget`](std::mem::forget)) counts as killed.
+/// If an owner panics, or its process is killed, the next owner gets the lock at once, with a
+/// [`PoisonError`]. So do those after it until a process calls
+/// [`clear_poison`](Self::clear_poison). A thread that ends while it holds the lock (its guard was
+/// given to [`mem::forget`](std::mem::forget)) counts as killed.
 ///
-/// Who locks it is a thread, so a guard stays in its thread. It cannot be locked twice: see [`lock`](Self::lock).
+/// The owner is a thread, so a guard stays in its thread. No thread can lock it twice: see
+/// [`lock`](Self::lock).
 ///
 /// # Examples
 ///
@@ -57,31 +61,32 @@ pub struct Mutex<T> {
     value: PhantomData<fn(T) -> T>,
 }
 
-/// All that is the same whatever the value, compiled once and here.
+/// The part that is the same whatever the value, compiled once and here.
 struct Raw {
     object: Object<MutexHead>,
-    /// Whether a guard of this very handle has the lock: changed by who has it. A handle that goes while this is set was
-    /// outlived by its guard (`mem::forget`), and must leave the object where it is: the C library keeps a list of what
-    /// a thread holds, which goes through the memory of the locks.
+    /// Whether a guard of this very handle has the lock. The owner of the lock changes it. If a
+    /// handle is dropped while this is set, its guard was forgotten (`mem::forget`), and the handle
+    /// must leave the object where it is: the C library keeps a list of what a thread holds, which
+    /// goes through the memory of the locks.
     is_held: AtomicBool,
 }
 
-/// The value lies behind it.
+/// The head of a mutex. The value lies behind it.
 #[repr(C)]
 struct MutexHead {
     lock: RobustMutex,
-    /// 1: poisoned. Written by who holds the lock, and cleared by anybody.
+    /// 1: poisoned. The owner of the lock sets it, and any process may clear it.
     poisoned: AtomicU32,
 }
 
-// SAFETY: a lock that `new` makes, and an atomic.
+// SAFETY: it is a lock that `new` makes, and an atomic.
 #[allow(unsafe_code)]
 unsafe impl Head for MutexHead {
     const KIND: Kind = Kind::Mutex;
 }
 
 impl<T: Pod> Mutex<T> {
-    /// A new mutex, not locked.
+    /// Makes a mutex that is not locked.
     ///
     /// # Errors
     ///
@@ -100,7 +105,7 @@ impl<T: Pod> Mutex<T> {
             size_of::<T>(),
             shape_of::<T>(),
             |head: NonNull<MutexHead>, tail| {
-                // SAFETY: room for a T, aligned, which nobody else knows of yet.
+                // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
                 #[allow(unsafe_code)]
                 unsafe {
                     tail.cast::<T>().write(value);
@@ -108,8 +113,9 @@ impl<T: Pod> Mutex<T> {
                 // SAFETY: `head` is a mapped block of the right size.
                 #[allow(unsafe_code)]
                 let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-                // SAFETY: nobody else knows of it yet. It stays mapped while somebody holds it: guards borrow handles, and a
-                // handle whose guard was forgotten keeps the object.
+                // SAFETY: no other thread or process knows of it yet. It stays mapped while a
+                // thread holds it: guards borrow handles, and a handle whose guard was forgotten
+                // keeps the object.
                 #[allow(unsafe_code)]
                 unsafe {
                     super::init_lock(lock)
@@ -119,11 +125,11 @@ impl<T: Pod> Mutex<T> {
         Ok(Self::of(object))
     }
 
-    /// Waits until nobody else has the lock, and takes it.
+    /// Waits until no other thread has the lock, and takes it.
     ///
     /// # Errors
     ///
-    /// [`PoisonError`] with the guard in it: an earlier holder panicked or was killed.
+    /// [`PoisonError`] with the guard in it, if an earlier owner panicked or was killed.
     ///
     /// # Panics
     ///
@@ -145,11 +151,12 @@ impl<T: Pod> Mutex<T> {
         }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if no thread has it.
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] if somebody has it, this thread included; [`TryLockError::Poisoned`] with the guard.
+    /// [`TryLockError::WouldBlock`] if a thread has it, this one included;
+    /// [`TryLockError::Poisoned`] with the guard.
     ///
     /// # Examples
     ///
@@ -168,7 +175,8 @@ impl<T: Pod> Mutex<T> {
         }
     }
 
-    /// As [`lock`](Self::lock), for so long at most. A lock that is free is got whatever the time.
+    /// Waits like [`lock`](Self::lock), but gives up after `timeout`. A free lock is acquired even
+    /// if `timeout` is zero.
     ///
     /// # Errors
     ///
@@ -233,7 +241,7 @@ impl Raw {
 
     fn guard<'a>(&'a self, head: &'a MutexHead, lock: Held<'a>) -> RawGuard<'a> {
         if lock.owner_died() {
-            // Killed before this, the next one is told of our own death.
+            // If this process is killed before this, the kernel tells the next owner of that death.
             head.poison();
         }
         self.is_held.store(true, Ordering::Relaxed);
@@ -250,6 +258,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
+        // The guard was forgotten. A handle that is forgotten too keeps the object where it is.
         if *self.is_held.get_mut() {
             std::mem::forget(self.object.clone());
         }
@@ -263,7 +272,7 @@ struct RawGuard<'a> {
     value: NonNull<u8>,
     /// Also what keeps the guard in its thread.
     held: ManuallyDrop<Held<'a>>,
-    /// Of the process that locked it.
+    /// `fork::generation` of the process that locked it.
     generation: u32,
     was_panicking: bool,
 }
@@ -271,7 +280,7 @@ struct RawGuard<'a> {
 impl Drop for RawGuard<'_> {
     fn drop(&mut self) {
         if self.generation != fork::generation() {
-            // A copy in a forked child. The lock is its parent's, and may be gone by now.
+            // This is a copy in a forked child. The lock is its parent's, and may be gone by now.
             return;
         }
         if !self.was_panicking && std::thread::panicking() {
@@ -286,7 +295,7 @@ impl Drop for RawGuard<'_> {
     }
 }
 
-/// The ways in which a lock cannot be got at all.
+/// Panics, and says why the lock cannot be got at all.
 #[cold]
 fn refuse(error: &LockError) -> ! {
     match error {
@@ -309,8 +318,9 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Whether a holder panicked or was killed, and nobody has [cleared](Self::clear_poison) that. That a holder was killed
-    /// counts from the moment when the next one has got the lock.
+    /// Returns whether an owner panicked or was killed, and no process has
+    /// [cleared](Self::clear_poison) that. The death of an owner counts from the moment when the
+    /// next one has got the lock.
     ///
     /// # Examples
     ///
@@ -322,7 +332,7 @@ impl<T> Mutex<T> {
         self.raw.object.head().is_poisoned()
     }
 
-    /// The value is in order again: locking is no error any more.
+    /// Says that the value is in order again: from then on locking is no error.
     ///
     /// # Examples
     ///
@@ -363,7 +373,7 @@ impl<'de, T: Pod> Deserialize<'de> for Mutex<T> {
     }
 }
 
-/// The value of a locked [`Mutex`]; unlocked when this is dropped.
+/// The guard of a locked [`Mutex`], with its value. The mutex is unlocked when this is dropped.
 ///
 /// If it is dropped by a panic that began while it was held, the mutex is poisoned.
 ///
@@ -389,6 +399,7 @@ pub struct MutexGuard<'a, T> {
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {
+    /// Returns the mutex that this guard has locked.
     pub(super) fn mutex(&self) -> &'a Mutex<T> {
         self.mutex
     }
@@ -403,7 +414,8 @@ impl<T> Deref for MutexGuard<'_, T> {
 
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
-        // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has the lock, so nobody writes.
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has the lock, so
+        // that no thread writes.
         unsafe { self.value().as_ref() }
     }
 }
@@ -411,7 +423,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 impl<T> DerefMut for MutexGuard<'_, T> {
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above; and nobody reads.
+        // SAFETY: as above; and no other thread reads.
         unsafe { self.value().as_mut() }
     }
 }

@@ -1,4 +1,4 @@
-//! Something that one process does for all.
+//! A function that one process runs for all.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -12,11 +12,12 @@ use crate::memory::object::Object;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
 
-/// Has something done once, by one thread of one process, while all others wait for it; std's [`Once`](std::sync::Once) between
-/// processes.
+/// The state of a function that one thread of one process runs once, while all others wait for it;
+/// std's [`Once`](std::sync::Once) between processes.
 ///
-/// If the function panics, or its process is killed while it runs, it is not known how far it came: the next
-/// [`call_once`](Self::call_once) says so, and [`call_once_force`](Self::call_once_force) runs its function to repair and finish.
+/// If the function panics, or its process is killed while it runs, no process knows how far it
+/// came. The next [`call_once`](Self::call_once) says so, and
+/// [`call_once_force`](Self::call_once_force) runs its function to repair and finish.
 ///
 /// # Examples
 ///
@@ -40,9 +41,9 @@ pub struct Once {
 
 #[repr(C)]
 struct OnceHead {
-    /// Held by who runs the function. If it dies, the kernel tells the next.
+    /// Held by the thread that runs the function. If that dies, the kernel tells the next owner.
     lock: RobustMutex,
-    /// A [`State`], written by who holds the lock.
+    /// A [`State`], written by the owner of the lock.
     state: AtomicU32,
 }
 
@@ -56,13 +57,14 @@ unsafe impl Head for OnceHead {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     New = 0,
-    /// The function runs; or whoever ran it has died, if it is found under the lock.
+    /// The function runs. If the next owner of the lock finds this, the thread that ran it has
+    /// died.
     Running = 1,
     Completed = 2,
     Poisoned = 3,
 }
 
-/// What is known of earlier runs.
+/// The outcome of earlier runs, as far as it is known.
 ///
 /// # Examples
 ///
@@ -77,7 +79,7 @@ pub struct OnceState {
 }
 
 impl OnceState {
-    /// Whether the last run panicked, or its process was killed.
+    /// Returns whether the last run panicked, or its process was killed.
     ///
     /// # Examples
     ///
@@ -88,7 +90,7 @@ impl OnceState {
 }
 
 impl Once {
-    /// Nothing has been done yet.
+    /// Makes a `Once` whose function has not been run.
     ///
     /// # Errors
     ///
@@ -105,7 +107,7 @@ impl Once {
             // SAFETY: `head` is a mapped block of the right size.
             #[allow(unsafe_code)]
             let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-            // SAFETY: nobody else knows of it yet.
+            // SAFETY: no other thread or process knows of it yet.
             #[allow(unsafe_code)]
             unsafe {
                 super::init_lock(lock)
@@ -115,11 +117,12 @@ impl Once {
         Ok(Self { object })
     }
 
-    /// Runs the function, if none has been run; waits for it, if one is running.
+    /// Runs the function, if none has been run. Waits for it, if one is running.
     ///
     /// # Errors
     ///
-    /// [`PoisonError`]: the function of an earlier call panicked, or its process was killed. This one has not been run.
+    /// [`PoisonError`], if the function of an earlier call panicked, or its process was killed. The
+    /// function of this call has not been run.
     ///
     /// # Panics
     ///
@@ -140,7 +143,8 @@ impl Once {
         self.call(false, |_| f())
     }
 
-    /// As [`call_once`](Self::call_once), and runs the function also if an earlier one did not come to its end.
+    /// Runs the function like [`call_once`](Self::call_once), but also if an earlier one did not
+    /// come to its end.
     ///
     /// # Panics
     ///
@@ -159,7 +163,7 @@ impl Once {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn call_once_force(&self, f: impl FnOnce(&OnceState)) {
-        // Cannot be an error: poison is what it is for.
+        // It cannot be an error: this call is meant for a poisoned object too.
         let _ = self.call(true, f);
     }
 
@@ -175,10 +179,12 @@ impl Once {
             }
             Err(error) => panic!("a shared object is out of order: {error}"),
         };
+        // Another thread has run the function while this one waited for the lock.
         if head.is(State::Completed) {
             return Ok(());
         }
-        // Under the lock, nobody can be running.
+        // No thread can be running the function while this one has the lock. So a thread that began
+        // it has died.
         let is_poisoned = head.is(State::Poisoned) || head.is(State::Running);
         if is_poisoned && !is_forced {
             return Err(PoisonError::new(()));
@@ -195,7 +201,8 @@ impl Once {
         Ok(())
     }
 
-    /// Whether the function has been run to its end. What it did is seen by who is told so.
+    /// Returns whether the function has been run to its end. A caller that is told so sees what the
+    /// function did.
     ///
     /// # Examples
     ///
@@ -222,7 +229,7 @@ impl OnceHead {
     }
 }
 
-/// A run of the function: how it has ended is written when this goes, also by a panic.
+/// A run of the function. When this is dropped, also by a panic, it writes how the run has ended.
 struct Run<'a> {
     head: &'a OnceHead,
     lock: ManuallyDrop<Held<'a>>,

@@ -1,13 +1,14 @@
-//! What the locks say when what they guard may be half-changed.
+//! The errors of the locks when what they guard may be half-changed.
 
 use std::error::Error;
 use std::fmt;
 
-/// Somebody who held the lock, or ran the function of a [`Once`](super::Once), did not come to the end: it panicked, or its
-/// process was killed.
+/// The error of a lock whose owner did not come to the end, or of a [`Once`](super::Once) whose
+/// function did not: the thread panicked, or its process was killed.
 ///
-/// What is guarded may be half-changed, and there is no way to know. As with [`std::sync::PoisonError`], the lock has been
-/// got all the same, and the guard is in here: look, repair, and say `clear_poison`.
+/// What is guarded may be half-changed, and there is no way to know. As with
+/// [`std::sync::PoisonError`], the caller has got the lock all the same, and the guard is in here.
+/// Look, repair, and call `clear_poison`.
 ///
 /// # Examples
 ///
@@ -34,8 +35,9 @@ use std::fmt;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The guard in it borrows the lock, so it cannot leave the function that has the handle: `lock()?` does not compile where the
-/// error is a `Box<dyn Error>`, which is `'static`. To pass it on by `?`, pass on what it says:
+/// The guard in it borrows the lock, so it cannot leave the function that has the handle: `lock()?`
+/// does not compile where the error is a `Box<dyn Error>`, which is `'static`. To pass it on by
+/// `?`, pass on what it says:
 ///
 /// ```
 /// use manyhands::sync::Mutex;
@@ -55,7 +57,7 @@ pub struct PoisonError<G> {
     guard: G,
 }
 
-/// What locking gives: the guard either way, and whether it is safe to believe what it guards.
+/// The result of locking: the guard either way, and whether it is safe to believe what it guards.
 ///
 /// # Examples
 ///
@@ -72,11 +74,12 @@ pub struct PoisonError<G> {
 pub type LockResult<G> = Result<G, PoisonError<G>>;
 
 impl<G> PoisonError<G> {
+    /// Makes the error around the guard.
     pub(super) fn new(guard: G) -> Self {
         Self { guard }
     }
 
-    /// `Ok`, or this error around it.
+    /// Returns `Ok`, or this error around the guard.
     pub(super) fn check(guard: G, is_poisoned: bool) -> LockResult<G> {
         if is_poisoned {
             Err(Self::new(guard))
@@ -85,7 +88,7 @@ impl<G> PoisonError<G> {
         }
     }
 
-    /// The guard, for those who can repair what it guards or do not mind.
+    /// Returns the guard, for a caller that can repair what it guards or does not mind.
     ///
     /// # Examples
     ///
@@ -94,7 +97,7 @@ impl<G> PoisonError<G> {
         self.guard
     }
 
-    /// What the guard guards, without giving up the error.
+    /// Returns the guard by reference, without giving up the error.
     ///
     /// # Examples
     ///
@@ -113,7 +116,7 @@ impl<G> PoisonError<G> {
         &self.guard
     }
 
-    /// As [`get_ref`](Self::get_ref), to change it.
+    /// Returns the guard like [`get_ref`](Self::get_ref), to change what it guards.
     ///
     /// # Examples
     ///
@@ -134,6 +137,7 @@ impl<G> PoisonError<G> {
         &mut self.guard
     }
 
+    /// Changes what is in the error.
     pub(super) fn map<H>(self, change: impl FnOnce(G) -> H) -> PoisonError<H> {
         PoisonError::new(change(self.guard))
     }
@@ -156,7 +160,7 @@ impl<G> fmt::Debug for PoisonError<G> {
 
 impl<G> Error for PoisonError<G> {}
 
-/// Why a lock was not simply got by a call that does not wait for ever.
+/// The reason why a call that does not wait for ever did not simply get the lock.
 ///
 /// # Examples
 ///
@@ -176,15 +180,15 @@ impl<G> Error for PoisonError<G> {}
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub enum TryLockError<G> {
-    /// The lock was got; see [`PoisonError`].
+    /// The caller has got the lock; see [`PoisonError`].
     Poisoned(PoisonError<G>),
-    /// Somebody has it right now, and waiting was not asked for.
+    /// A thread has the lock right now, and the caller did not ask to wait.
     WouldBlock,
-    /// Somebody still had it when the time was up.
+    /// Another thread still had the lock when the time was up.
     TimedOut,
 }
 
-/// What the calls give that do not wait for ever.
+/// The result of a call that does not wait for ever.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What becomes of the things that a process held when it ended.
+//! The release of what a process held when it ended.
 
 use std::time::Instant;
 
@@ -12,17 +12,18 @@ use super::event::EventHead;
 use super::rwlock::RwLockHead;
 use super::semaphore::SemaphoreHead;
 
-/// The head of a block of this kind; `None` if it is too small for one.
+/// Returns the head of a block of this kind; `None` if the block is too small for one.
 #[allow(unsafe_code)]
 fn head_at<H: Head>(place: &Place) -> Option<&H> {
-    // SAFETY: the block's entry says that it was made as such an object, and it is as long.
+    // SAFETY: the block's entry says that it was made as such an object, and the block is long
+    // enough.
     (place.len() >= size_of::<H>()).then(|| unsafe { head(place.start()) })
 }
 
-/// A member that held an object of this kind has ended. May be called twice for the same one. A mutex and a `Once` need
-/// none of this: the kernel tells the next owner.
+/// Reclaims what a member that has ended held of an object of this kind. May be called twice for
+/// the same member. A mutex and a `Once` need none of this: the kernel tells the next owner.
 ///
-/// Waits for the object's lock until the deadline at most; false if it was not to be had.
+/// Waits for the object's lock until the deadline at most. Returns false if it was not free before.
 pub(crate) fn reclaim(kind: Kind, place: &Place, member: u16, end: End, deadline: Instant) -> bool {
     let told = |()| true;
     let is_done = match kind {

@@ -18,18 +18,21 @@ use crate::memory::object::{Object, shape_of};
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
-/// A value that many threads of any process read at a time, or one changes; std's [`RwLock`](std::sync::RwLock) between
-/// processes.
+/// A value that many threads of any process read at a time, or one changes; std's
+/// [`RwLock`](std::sync::RwLock) between processes.
 ///
-/// Who waits is served in order: a reader that comes while a writer waits waits behind it, so neither starves the other. So
-/// a thread that reads must not ask to read once more: if a writer came in between, both wait for each other for ever. Nor must
-/// one that reads ask to write.
+/// Waiting threads are served in order: a reader that comes while a writer waits is served after
+/// it, so that neither starves the other. A thread that reads must therefore not ask to read once
+/// more: if a writer came in between, both wait for each other for ever. Nor must a thread that
+/// reads ask to write.
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
-/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
-/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. It is not
+/// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
+/// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
+/// with a struct.
 ///
-/// A reader that is killed is gone and that is all. A writer that panics or is killed poisons the lock, as with [`Mutex`](super::Mutex).
+/// If a reader is killed, its read lock is gone, and nothing else happens. A writer that panics or
+/// is killed poisons the lock, as with [`Mutex`](super::Mutex).
 ///
 /// # Examples
 ///
@@ -49,16 +52,17 @@ pub struct RwLock<T> {
     value: PhantomData<fn(T) -> T>,
 }
 
-/// The value lies behind it.
+/// The head of a lock. The value lies behind it.
 #[repr(C)]
 pub(super) struct RwLockHead {
     /// To read is to have one permit, to write is to have all.
     line: Line,
-    /// 1: poisoned. Set by a writer, or in its name while it still has the permits.
+    /// 1: poisoned. Set by a writer, or by the process that reclaims what it held, while it still
+    /// has the permits.
     poisoned: AtomicU32,
 }
 
-// SAFETY: a line is atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and a lock that `new` makes.
 #[allow(unsafe_code)]
 unsafe impl Head for RwLockHead {
     const KIND: Kind = Kind::RwLock;
@@ -74,10 +78,12 @@ impl HasLine for RwLockHead {
 }
 
 impl RwLockHead {
+    /// Gives back the permits of a member that has ended. If it was a writer, the lock is poisoned.
     pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
         self.line.reclaim(member, deadline, |permits| {
             if permits == WRITE {
-                // Before anybody can have the lock. Killed after this, the next one finds the permits still there.
+                // Before any thread can have the lock. If this process is killed after this, the
+                // next one to reclaim finds the permits still there.
                 self.poisoned.store(1, Ordering::Relaxed);
             }
         })
@@ -89,7 +95,7 @@ impl RwLockHead {
 }
 
 impl<T: Pod> RwLock<T> {
-    /// A new lock around a value, not locked.
+    /// Makes a lock around a value, not locked.
     ///
     /// # Errors
     ///
@@ -108,7 +114,7 @@ impl<T: Pod> RwLock<T> {
             size_of::<T>(),
             shape_of::<T>(),
             |head: NonNull<RwLockHead>, tail| {
-                // SAFETY: room for a T, aligned, which nobody else knows of yet.
+                // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
                 #[allow(unsafe_code)]
                 unsafe {
                     tail.cast::<T>().write(value);
@@ -116,7 +122,7 @@ impl<T: Pod> RwLock<T> {
                 // SAFETY: `head` is a mapped block of the right size.
                 #[allow(unsafe_code)]
                 let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
-                // SAFETY: nobody else knows of it yet.
+                // SAFETY: no other thread or process knows of it yet.
                 #[allow(unsafe_code)]
                 unsafe {
                     super::init_lock(lock)
@@ -156,7 +162,7 @@ impl<T: Pod> RwLock<T> {
     }
 
     fn wait(&self, permits: u32) -> Locked<'_, T> {
-        // Without a deadline it does not come back without it.
+        // Without a deadline, `get` does not return without the lock.
         loop {
             if let Some(locked) = self.get(permits, WaitMode::Forever) {
                 return locked;
@@ -168,11 +174,11 @@ impl<T: Pod> RwLock<T> {
         self.get(permits, WaitMode::within(timeout))
     }
 
-    /// Waits until nobody writes or waits to write, and keeps writers out.
+    /// Waits until no thread writes or waits to write, and keeps writers out.
     ///
     /// # Errors
     ///
-    /// [`PoisonError`] with the guard in it: a writer panicked or was killed.
+    /// [`PoisonError`] with the guard in it, if a writer panicked or was killed.
     ///
     /// # Examples
     ///
@@ -186,11 +192,12 @@ impl<T: Pod> RwLock<T> {
         Self::reader(self.wait(READ))
     }
 
-    /// As [`read`](Self::read), without waiting.
+    /// Locks like [`read`](Self::read), but without waiting.
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] if somebody writes or waits to write; [`TryLockError::Poisoned`] with the guard.
+    /// [`TryLockError::WouldBlock`] if a thread writes or waits to write;
+    /// [`TryLockError::Poisoned`] with the guard.
     ///
     /// # Examples
     ///
@@ -206,7 +213,7 @@ impl<T: Pod> RwLock<T> {
         Ok(Self::reader(locked.ok_or(TryLockError::WouldBlock)?)?)
     }
 
-    /// As [`read`](Self::read), for so long at most.
+    /// Waits like [`read`](Self::read), but gives up after `timeout`.
     ///
     /// # Errors
     ///
@@ -226,11 +233,11 @@ impl<T: Pod> RwLock<T> {
         Ok(Self::reader(locked.ok_or(TryLockError::TimedOut)?)?)
     }
 
-    /// Waits until nobody else has the lock, and takes it.
+    /// Waits until no other thread has the lock, and takes it.
     ///
     /// # Errors
     ///
-    /// [`PoisonError`] with the guard in it: an earlier writer panicked or was killed.
+    /// [`PoisonError`] with the guard in it, if an earlier writer panicked or was killed.
     ///
     /// # Examples
     ///
@@ -245,11 +252,12 @@ impl<T: Pod> RwLock<T> {
         Self::writer(self.wait(WRITE))
     }
 
-    /// As [`write`](Self::write), without waiting.
+    /// Locks like [`write`](Self::write), but without waiting.
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] if somebody has the lock or waits for it; [`TryLockError::Poisoned`] with the guard.
+    /// [`TryLockError::WouldBlock`] if a thread has the lock or waits for it;
+    /// [`TryLockError::Poisoned`] with the guard.
     ///
     /// # Examples
     ///
@@ -265,7 +273,7 @@ impl<T: Pod> RwLock<T> {
         Ok(Self::writer(locked.ok_or(TryLockError::WouldBlock)?)?)
     }
 
-    /// As [`write`](Self::write), for so long at most.
+    /// Waits like [`write`](Self::write), but gives up after `timeout`.
     ///
     /// # Errors
     ///
@@ -288,8 +296,9 @@ impl<T: Pod> RwLock<T> {
 }
 
 impl<T> RwLock<T> {
-    /// Whether a writer panicked or was killed, and nobody has [cleared](Self::clear_poison) that. That a writer was killed
-    /// counts from the moment when others can have the lock.
+    /// Returns whether a writer panicked or was killed, and no process has
+    /// [cleared](Self::clear_poison) that. The death of a writer counts from the moment when others
+    /// can have the lock.
     ///
     /// # Examples
     ///
@@ -301,7 +310,7 @@ impl<T> RwLock<T> {
         self.object.head().is_poisoned()
     }
 
-    /// The value is in order again: locking is no error any more.
+    /// Says that the value is in order again: from then on locking is no error.
     ///
     /// # Examples
     ///
@@ -361,18 +370,19 @@ impl<'de, T: Pod> Deserialize<'de> for RwLock<T> {
     }
 }
 
-/// What both guards are made of.
+/// The part that both guards have in common.
 struct Locked<'a, T> {
     object: &'a Object<RwLockHead>,
     value: NonNull<T>,
     permits: u32,
-    /// Of the process that got it.
+    /// `fork::generation` of the process that got it.
     generation: u32,
     lock: PhantomData<&'a RwLock<T>>,
 }
 
 impl<T> Locked<'_, T> {
-    /// Whether this is no copy in a forked child, whose parent has the lock.
+    /// Returns whether this process got it. If it did not, this is a copy in a forked child, whose
+    /// parent has the lock.
     fn is_own(&self) -> bool {
         self.generation == fork::generation()
     }
@@ -386,7 +396,8 @@ impl<T> Drop for Locked<'_, T> {
     }
 }
 
-/// The value of an [`RwLock`] locked for reading; unlocked when this is dropped.
+/// The guard of an [`RwLock`] locked for reading, with its value. The lock is released when this is
+/// dropped.
 ///
 /// # Examples
 ///
@@ -403,7 +414,8 @@ pub struct RwLockReadGuard<'a, T> {
     locked: Locked<'a, T>,
 }
 
-/// The value of an [`RwLock`] locked for writing; unlocked when this is dropped.
+/// The guard of an [`RwLock`] locked for writing, with its value. The lock is released when this is
+/// dropped.
 ///
 /// If it is dropped by a panic that began while it was held, the lock is poisoned.
 ///
@@ -435,7 +447,8 @@ impl<T> Deref for RwLockReadGuard<'_, T> {
 
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
-        // SAFETY: `new` wrote a T there, of which any bytes are valid; this has a permit, so nobody has all and writes.
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has a permit, so
+        // that no thread has all and writes.
         unsafe { self.locked.value.as_ref() }
     }
 }
@@ -445,7 +458,7 @@ impl<T> Deref for RwLockWriteGuard<'_, T> {
 
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
-        // SAFETY: `new` wrote a T there, of which any bytes are valid; this has all permits.
+        // SAFETY: `new` wrote a T there, of which any bytes are valid; this guard has all permits.
         unsafe { self.locked.value.as_ref() }
     }
 }
@@ -453,14 +466,14 @@ impl<T> Deref for RwLockWriteGuard<'_, T> {
 impl<T> DerefMut for RwLockWriteGuard<'_, T> {
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above, so that nobody else reads or writes.
+        // SAFETY: as above, so that no other thread reads or writes.
         unsafe { self.locked.value.as_mut() }
     }
 }
 
 impl<T> Drop for RwLockWriteGuard<'_, T> {
     fn drop(&mut self) {
-        // `locked` goes after this.
+        // `locked` is dropped after this.
         if self.locked.is_own() && !self.was_panicking && std::thread::panicking() {
             let head = self.locked.object.head();
             head.poisoned.store(1, Ordering::Relaxed);

@@ -10,15 +10,17 @@ use crate::memory::object::Object;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
-/// A number of permits, for which threads of any process wait: a limit on how many do something at a time, or a count of
-/// things that there are.
+/// A number of permits, for which threads of any process wait: a limit on how many do something at
+/// a time, or a count of things that there are.
 ///
-/// A [`Permit`] gives back what it stands for when it is dropped, and if its process is killed. [`Permit::forget`] keeps them
-/// out for good, and [`release`](Self::release) adds some: that is how one process counts and another one waits.
+/// A [`Permit`] gives back its permits when it is dropped, and if its process is killed.
+/// [`Permit::forget`] keeps them out for good, and [`release`](Self::release) adds some: that is
+/// how one process counts and another one waits.
 ///
-/// Those who wait are served in the order in which they came. So an [`acquire_many`](Self::acquire_many) that wants many gets them
-/// in the end, and those behind it wait meanwhile, even if there are some. (When more than 96 threads wait at once,
-/// those beyond wait to get in line, in no certain order.)
+/// Waiting threads are served in the order in which they came. So an
+/// [`acquire_many`](Self::acquire_many) that wants many gets them in the end. The threads behind it
+/// wait meanwhile, even if there are some. (When more than 96 threads wait at once, those beyond
+/// wait for a place among them, in no certain order.)
 ///
 /// # Examples
 ///
@@ -49,7 +51,7 @@ pub(super) struct SemaphoreHead {
     line: Line,
 }
 
-// SAFETY: a line is atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and a lock that `new` makes.
 #[allow(unsafe_code)]
 unsafe impl Head for SemaphoreHead {
     const KIND: Kind = Kind::Semaphore;
@@ -62,6 +64,7 @@ impl HasLine for SemaphoreHead {
 }
 
 impl SemaphoreHead {
+    /// Gives back the permits of a member that has ended.
     pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
         self.line.reclaim(member, deadline, |_| {})
     }
@@ -71,12 +74,13 @@ impl Semaphore {
     /// The most permits that there can be.
     pub const MAX_PERMITS: usize = MOST as usize;
 
-    /// A semaphore with so many permits. Without any, it is for [`release`](Self::release) to make some.
+    /// Makes a semaphore with `permits` permits. If that is 0, it is for [`release`](Self::release)
+    /// to make some.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Invalid`] for more than [`MAX_PERMITS`](Self::MAX_PERMITS); [`ShareError::OutOfMemory`], and what else can keep a
-    /// process from sharing objects.
+    /// [`ShareError::Invalid`] for more than [`MAX_PERMITS`](Self::MAX_PERMITS);
+    /// [`ShareError::OutOfMemory`], and what else can keep a process from sharing objects.
     ///
     /// # Examples
     ///
@@ -95,7 +99,7 @@ impl Semaphore {
             // SAFETY: `head` is a mapped block of the right size.
             #[allow(unsafe_code)]
             let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
-            // SAFETY: nobody else knows of it yet.
+            // SAFETY: no other thread or process knows of it yet.
             #[allow(unsafe_code)]
             unsafe {
                 super::init_lock(lock)
@@ -110,7 +114,7 @@ impl Semaphore {
     }
 
     fn get(&self, count: usize, mode: WaitMode) -> Option<Permit<'_>> {
-        // Nobody can ever have more than there can be.
+        // No process can ever have more than there can be.
         let wanted = u32::try_from(count).ok();
         let has_got = match wanted {
             Some(wanted) => wanted == 0 || line::acquire(&self.object, wanted, mode),
@@ -140,13 +144,14 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Waits for so many permits, which are taken all at once. Nobody who comes later is served before, so it gets them as soon
-    /// as those who have them give them back. More than there are at all it waits for until others are
-    /// [added](Self::release).
+    /// Waits for `count` permits, and takes them all at once. No thread that comes later is served
+    /// before, so this one gets them as soon as their owners give them back. If the semaphore has
+    /// fewer permits in all, it waits until others are [added](Self::release).
     ///
     /// # Panics
     ///
-    /// If they are more than [`MAX_PERMITS`](Self::MAX_PERMITS); so do all that follow.
+    /// If `count` is more than [`MAX_PERMITS`](Self::MAX_PERMITS). That also holds for all
+    /// functions that follow.
     ///
     /// # Examples
     ///
@@ -157,7 +162,7 @@ impl Semaphore {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn acquire_many(&self, count: usize) -> Permit<'_> {
-        // Without a deadline it does not come back without them.
+        // Without a deadline, `get` does not return without them.
         loop {
             if let Some(permit) = self.get(count, WaitMode::Forever) {
                 return permit;
@@ -165,7 +170,7 @@ impl Semaphore {
         }
     }
 
-    /// Takes a permit if there is one that nobody else waits for.
+    /// Takes a permit if there is one that no other thread waits for.
     ///
     /// # Examples
     ///
@@ -180,7 +185,7 @@ impl Semaphore {
         self.try_acquire_many(1)
     }
 
-    /// Takes so many permits, or none.
+    /// Takes `count` permits, or none.
     ///
     /// # Examples
     ///
@@ -195,7 +200,7 @@ impl Semaphore {
         self.get(count, WaitMode::Try)
     }
 
-    /// Waits for a permit, for so long at most.
+    /// Waits for a permit, for at most `timeout`.
     ///
     /// # Examples
     ///
@@ -210,7 +215,7 @@ impl Semaphore {
         self.acquire_many_timeout(1, timeout)
     }
 
-    /// Waits for so many permits, for so long at most. If the time is up, it has taken none.
+    /// Waits for `count` permits, for at most `timeout`. If the time is up, it has taken none.
     ///
     /// # Examples
     ///
@@ -226,7 +231,7 @@ impl Semaphore {
         self.get(count, WaitMode::within(timeout))
     }
 
-    /// Permits that nobody has right now.
+    /// Returns the number of permits that no process has right now.
     ///
     /// # Examples
     ///
@@ -239,11 +244,12 @@ impl Semaphore {
         self.line().available() as usize
     }
 
-    /// Adds permits, which nobody need have had: a signal to those who wait.
+    /// Adds permits, which no process need have had: a signal to waiting threads.
     ///
     /// # Panics
     ///
-    /// If there would be more than [`MAX_PERMITS`](Self::MAX_PERMITS), those that somebody has included.
+    /// If there would be more than [`MAX_PERMITS`](Self::MAX_PERMITS), including those that
+    /// processes have.
     ///
     /// # Examples
     ///
@@ -279,8 +285,8 @@ impl fmt::Debug for Semaphore {
 
 /// Permits of a [`Semaphore`], given back when this is dropped.
 ///
-/// They are those of the process: any of its threads can drop it. One that is given to [`std::mem::forget`] is out until the
-/// process ends.
+/// They belong to the process: any of its threads can drop this. If this is given to
+/// [`std::mem::forget`], the permits are out until the process ends.
 ///
 /// # Examples
 ///
@@ -296,12 +302,12 @@ impl fmt::Debug for Semaphore {
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
     count: u32,
-    /// Of the process that acquired them.
+    /// `fork::generation` of the process that acquired them.
     generation: u32,
 }
 
 impl Permit<'_> {
-    /// How many permits these are.
+    /// Returns the number of permits.
     ///
     /// # Examples
     ///
@@ -310,8 +316,8 @@ impl Permit<'_> {
         self.count as usize
     }
 
-    /// Keeps the permits out for good: they come back neither now nor when the process is killed. Others can be
-    /// [added](Semaphore::release).
+    /// Keeps the permits out for good: they come back neither now nor when the process is killed.
+    /// Others can be [added](Semaphore::release).
     ///
     /// # Examples
     ///
@@ -329,7 +335,7 @@ impl Permit<'_> {
         self.count = 0;
     }
 
-    /// Whether it was acquired by this process, and not by the one that it was forked from.
+    /// Returns whether this process acquired the permits, and not the one that it was forked from.
     fn is_own(&self) -> bool {
         self.count > 0 && self.generation == fork::generation()
     }

@@ -1,9 +1,9 @@
-//! What a process believes of a queue's head that another one may have written to.
+//! What a process believes of a queue's header that another process may have written to.
 
 use super::*;
 use crate::{PriorityQueue, Queue};
 
-/// Whether the head of `view` is believed with this in one of its words.
+/// Says whether the header of `view` is believed with this value in one of its words.
 macro_rules! is_believed {
     ($view:expr, $len:expr, $word:ident, $value:expr) => {{
         let word = &$view.head.$word;

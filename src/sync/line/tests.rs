@@ -1,4 +1,4 @@
-//! Lines in memory of their own, and the steps that change them.
+//! Tests of lines in memory of their own, and of the steps that change them.
 
 use std::mem;
 use std::ptr::NonNull;
@@ -10,7 +10,7 @@ use super::*;
 use crate::memory::wait::Ticket;
 use crate::memory::wait_mode::soon;
 
-/// A line with three permits, at a place that it never leaves.
+/// Makes a line with three permits, at a place that it never leaves.
 fn line() -> &'static Line {
     let line = Box::leak(Box::new(mem::MaybeUninit::<Line>::zeroed()));
     // SAFETY: zeros are a valid line but for its lock, which is made before it is used.
@@ -30,7 +30,7 @@ fn acquires(line: &Line, count: u32) -> bool {
     )
 }
 
-/// A thread that dies with the lock, at this point of a change.
+/// Runs a thread that dies with the lock, at this point of a change.
 fn die_at(line: &'static Line, point: impl FnOnce() + Send + 'static) {
     let dies = move || {
         let held = line.hold(|| None);
@@ -43,7 +43,7 @@ fn die_at(line: &'static Line, point: impl FnOnce() + Send + 'static) {
 #[test]
 fn sums_are_made_anew_when_a_process_died_with_the_lock() {
     let line = line();
-    // Between the sum and the book, and the other way round.
+    // Between the sum and `books`, and the other way round.
     die_at(line, || line.available.store(1, Ordering::Relaxed));
     assert!(acquires(line, 3));
     die_at(line, || {
@@ -63,7 +63,7 @@ fn sums_are_made_anew_when_a_process_died_with_the_lock() {
     assert!(line.give_back(3, Limit::Brief));
 }
 
-/// Whether the thread with this place has been woken and told to look.
+/// Returns whether the thread with this place has been called, and takes the call off it.
 fn is_called(line: &Line, index: usize) -> bool {
     line.places[index].called.swap(0, Ordering::Relaxed) == 1
 }
