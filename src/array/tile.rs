@@ -43,6 +43,8 @@ unsafe impl<T: Send> Send for TileMut<'_, T> {}
 unsafe impl<T: Sync> Sync for TileMut<'_, T> {}
 
 impl<T> TileMut<'_, T> {
+    /// Makes a tile of a matrix.
+    ///
     /// # Safety
     ///
     /// From `first` on there are `rows` rows of `columns` elements each, `stride` apart and not
