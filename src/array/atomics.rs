@@ -1,4 +1,4 @@
-//! Elements that are read and written one by one, atomically, by everybody at once.
+//! Elements that all processes read and write at once, one by one and atomically.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,7 +12,8 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Integers that an array can be read and written as atomically: of 8 to 64 bits, signed or not.
+/// An integer type that an array can be read and written as atomically: of 8 to 64 bits, signed or
+/// not.
 ///
 /// # Examples
 ///
@@ -50,15 +51,16 @@ elements! {
     i8 => AtomicI8, i16 => AtomicI16, i32 => AtomicI32, i64 => AtomicI64, isize => AtomicIsize,
 }
 
-/// The elements of a [`SharedArray`](crate::SharedArray) as a slice of atomics, which all processes can have at once.
+/// The elements of a [`SharedArray`](crate::SharedArray) as a slice of atomics, which all processes
+/// can have at once.
 ///
-/// As long as somebody has it, nobody can have plain slices of the array. What goes for forks is said at
-/// [`Reading`](crate::Reading#forks).
+/// As long as there is such a guard, no process can have plain slices of the array. For forks, the
+/// same holds as for [`Reading`](crate::Reading#forks).
 ///
 /// # Panics
 ///
-/// Using it panics in a process that was forked by other means than this crate's, if its parent has dropped the guard and
-/// somebody else has claimed elements meanwhile.
+/// Using it panics in a process that was forked by other means than this crate's, if its parent has
+/// dropped the guard and another process has claimed elements meanwhile.
 ///
 /// # Examples
 ///
@@ -89,7 +91,7 @@ unsafe impl<T: AtomicElement> Send for Atomics<'_, T> {}
 unsafe impl<T: AtomicElement> Sync for Atomics<'_, T> {}
 
 impl<'a, T: AtomicElement> Atomics<'a, T> {
-    /// `claim` is on these elements, for atomics.
+    /// Makes the guard. `claim` must be on these elements, for atomics.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         let atomics = elements.cast::<T::Atomic>();
         Self {
@@ -106,9 +108,9 @@ impl<T: AtomicElement> Deref for Atomics<'_, T> {
     #[allow(unsafe_code)]
     fn deref(&self) -> &[T::Atomic] {
         self.claim.check();
-        // SAFETY: the elements lie in the array, whose handle is borrowed; the atomics have their size, and the array begins
-        // at a multiple of 64. This process has claimed them for atomics (looked at above), so nobody reads or writes them
-        // in another way.
+        // SAFETY: the elements lie in the array, whose handle is borrowed; the atomics have their
+        // size, and the array begins at a multiple of 64. This process has claimed them for atomics
+        // (checked above), so no process reads or writes them in another way.
         unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
     }
 }

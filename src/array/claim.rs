@@ -1,16 +1,18 @@
-//! A claim as the process has it that made it, and what forks make of it.
+//! A claim as seen by the process that made it, and what a fork does to it.
 //!
-//! A forked child gets copies of everything, also of claims, which are not its own: what it drops stays claimed. What it
-//! may do with such a copy:
+//! A forked child gets copies of everything, also of claims. The copies are not the child's own:
+//! when the child drops one, the elements stay claimed. What the child may do with a copy:
 //!
-//! - of a claim to read: read, after it has claimed the same elements itself, at the first look. That is refused only if
-//!   somebody writes, which can be if the parent has given its own claim back, and the fork was not this crate's.
-//! - of a claim to write: nothing. Parent and child would write to one memory at once.
+//! - of a claim to read: read, after it has claimed the same elements itself, at the first access.
+//!   That claim is refused only if another process writes. This can happen if the parent has given
+//!   its own claim back, and the fork was not this crate's.
+//! - of a claim to write: nothing. Parent and child would write to the same memory at once.
 //!
-//! That is checked at each access through a guard. A slice that was taken from a guard *before* the fork is out of reach
-//! of any check. Its lifetime does not help: a value that owns guard and slice together (a future that was polled once)
-//! can go into the child, while the parent drops its copy, and the claim with it. So a fork takes the parent's claims to read
-//! with it, and there is none while there are claims to write: [`forks`].
+//! Each access through a guard checks that. No check sees a slice that was taken from a guard
+//! *before* the fork. Its lifetime does not help: a value that owns guard and slice together (a
+//! future that was polled once) can go into the child, while the parent drops its copy, and the
+//! claim with it. So a fork keeps the parent's claims to read for as long as the child lives, and a
+//! process with claims to write cannot fork: [`fork_guard`].
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,11 +28,12 @@ use crate::os::fork;
 
 /// A claim, given back when this is dropped.
 pub(super) struct Claim<'a> {
-    /// A handle of its own: whoever leaks a guard and drops the array still holds the block, and so is heard of at its
-    /// burial.
+    /// A handle of the claim's own. If a guard is leaked and the array is dropped, this process
+    /// still holds the block. So the block is visited when this process is reclaimed.
     object: Object<ArrayHead>,
     terms: Terms,
-    /// What belongs to one process: the fork generation in the upper 32 bits, then the member, then the entry.
+    /// The parts that belong to one process: the fork generation in the upper 32 bits, then the
+    /// member, then the entry.
     own: AtomicU64,
     usage: Use,
     array: PhantomData<&'a Object<ArrayHead>>,
@@ -41,8 +44,8 @@ fn packed(generation: u32, member: u16, number: usize) -> u64 {
 }
 
 impl<'a> Claim<'a> {
-    /// Makes a claim. If others are in the way and it `reclaims`, members that are dead are buried,
-    /// and it is tried again.
+    /// Makes a claim. If other claims clash with it and `reclaims` is true, the members that are
+    /// dead are reclaimed, and the claim is tried again.
     pub(super) fn new(
         object: &'a Object<ArrayHead>,
         mode: Mode,
@@ -56,7 +59,7 @@ impl<'a> Claim<'a> {
         Self::make(object, mode, ends, 0, usage, reclaims)
     }
 
-    /// One that the calling thread gives back before it returns.
+    /// Makes a claim that the calling thread gives back before it returns.
     pub(super) fn momentary(
         object: &'a Object<ArrayHead>,
         mode: Mode,
@@ -100,11 +103,12 @@ impl<'a> Claim<'a> {
         })
     }
 
-    /// Sees to it that this process has the claim.
+    /// Ensures that this process has the claim.
     ///
     /// # Panics
     ///
-    /// In a forked child: if it is a claim to write, or if the elements cannot be claimed to read.
+    /// In a forked child: if this is a claim to write, or if the elements cannot be claimed to
+    /// read.
     #[inline]
     pub(super) fn check(&self) {
         let own = self.own.load(Ordering::Acquire);
@@ -139,7 +143,7 @@ impl<'a> Claim<'a> {
                     self.own
                         .compare_exchange(before, own, Ordering::AcqRel, Ordering::Acquire);
                 if exchanged.is_err() {
-                    // Another thread was faster.
+                    // Another thread of this process claimed first.
                     give_back(&self.object, number, terms);
                     fork_guard::gave_back(self.usage);
                 }
@@ -156,7 +160,7 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let own = *self.own.get_mut();
         if (own >> 32) as u32 != fork::generation() {
-            // A copy of another process's.
+            // This is a copy of another process's claim.
             return;
         }
         let terms = Terms {
@@ -196,7 +200,7 @@ impl<'a> Lend<'a> {
             lend: 0,
         };
         let head = object.head();
-        // The call that lends has no time of its own.
+        // The call that lends has no timeout.
         let attempt = || despite_the_dead(|| head.lend(&terms));
         let (number, id) = head.wait(None, attempt, Refusal::is_locked)?;
         Ok(Self {
@@ -207,14 +211,14 @@ impl<'a> Lend<'a> {
         })
     }
 
-    /// Its number, under which workers make their claims.
+    /// Returns the number of the lend, under which workers make their claims.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
 }
 
 impl Drop for Lend<'_> {
-    /// Waits until no worker has anything of it any more.
+    /// Waits until no worker has a claim under it any more.
     fn drop(&mut self) {
         if self.generation == fork::generation() {
             self.object.head().end_lend(self.number, self.id);
@@ -226,7 +230,8 @@ pub(super) fn own_number() -> Result<u16, Refusal> {
     Ok(member::own_by(|| Some(soon()))?)
 }
 
-/// Tries again after those who are in the way have been buried, if they are dead.
+/// Makes an attempt. If other claims are in the way, reclaims the members that are dead and makes a
+/// second attempt.
 pub(super) fn despite_the_dead<T>(
     mut attempt: impl FnMut() -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {

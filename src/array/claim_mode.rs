@@ -1,12 +1,12 @@
-//! What is claimed, and what goes together with what.
+//! The modes of a claim, and which claims can exist side by side.
 
 use std::ops::Range;
 
 use crate::error::ClaimError;
 
-/// One such claim, in the state of an entry.
+/// One claim, in the state of an entry.
 pub(super) const ONE: u64 = 1 << 24;
-/// How many such claims there are, in the state of an entry.
+/// The bits for the number of claims, in the state of an entry.
 pub(super) const COUNT: u64 = 0xffff_ffff << 24;
 
 /// What a claim is for.
@@ -21,12 +21,14 @@ pub(super) enum Mode {
     LendWrite = 4,
     /// Lent to workers, which read.
     LendRead = 5,
-    /// A worker's, under a lend.
+    /// A claim of a worker, under a lend.
     SubWrite = 6,
     SubRead = 7,
 }
 
 impl Mode {
+    /// Returns the mode in the state of an entry. Returns `None` if the entry is free or the number
+    /// is not a mode.
     pub(super) fn of(state: u64) -> Option<Self> {
         Some(match state as u8 {
             1 => Self::Read,
@@ -52,46 +54,50 @@ impl Mode {
         matches!(self, Self::LendWrite | Self::LendRead)
     }
 
-    /// Whether a member's claims of the same elements are one entry.
+    /// Returns whether the claims of one member to the same elements share one entry.
     pub(super) fn is_counted(self) -> bool {
         matches!(self, Self::Read | Self::Atomic | Self::SubRead)
     }
 }
 
-/// What is claimed, and by whom.
+/// What is claimed, and by which member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) member: u16,
     pub(super) mode: Mode,
     pub(super) start: u64,
     pub(super) end: u64,
-    /// Of [`Mode::SubWrite`] and [`Mode::SubRead`]: under which lend. Otherwise 0.
+    /// The lend above a [`Mode::SubWrite`] or [`Mode::SubRead`]. Otherwise 0.
     pub(super) lend: u64,
 }
 
 impl Terms {
+    /// Returns the state of an entry with one such claim.
     pub(super) fn state(&self) -> u64 {
         u64::from(self.member) << 8 | self.mode as u64 | ONE
     }
 
+    /// Returns whether the two ranges have an element in common.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         // An empty range overlaps with nothing.
         self.start.max(other.start) < self.end.min(other.end)
     }
 
-    /// An empty claim is in nobody's way.
+    /// Returns whether the range is empty. An empty claim blocks no other claim.
     pub(super) fn is_empty(&self) -> bool {
         self.start >= self.end
     }
 
-    /// Whether a claim on these terms cannot be beside one on `other`.
+    /// Returns whether a claim on these terms cannot exist beside one on `other`.
     pub(super) fn clashes(&self, other: &Self) -> bool {
         let both_read = self.mode.only_reads() && other.mode.only_reads();
         match (self.mode.is_sub(), other.mode.is_sub()) {
             _ if both_read => false,
+            // Two workers of one call exclude each other only where they overlap.
             (true, true) if self.lend == other.lend => self.overlaps(other),
+            // A worker's claim lies under its own lend.
             (true, false) if self.lend == other.lend => false,
-            // Somebody else's lend, whose units are not ours: it is taken for all of the array.
+            // The other lend has other units, so each of the two claims counts for the whole array.
             (true, true) => true,
             (true, false) => !other.is_empty(),
             (false, true) => !self.is_empty(),
@@ -103,7 +109,7 @@ impl Terms {
     }
 }
 
-/// Bounds as a range of `0..len`.
+/// Turns bounds into a range within `0..len`.
 pub(super) fn within(
     range: impl std::ops::RangeBounds<usize>,
     len: usize,

@@ -1,4 +1,4 @@
-//! The ways in which an array is claimed: at once, for the time of a call, or within a time.
+//! The ways in which an array is claimed: at once, for the time of a call, or with a timeout.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -30,7 +30,7 @@ impl<T: Pod> SharedArray<T> {
         Claim::new(&self.object, mode, ends, true)
     }
 
-    /// All elements, for the time of a call.
+    /// Claims all elements for the time of a call.
     pub(super) fn briefly(&self, mode: Mode) -> Result<(Claim<'_>, NonNull<[T]>), Refusal> {
         let claim = Claim::momentary(&self.object, mode, (0, self.len() as u64), 0)?;
         Ok((claim, self.elements()))
@@ -46,7 +46,7 @@ impl<T: Pod> SharedArray<T> {
         Ok(Writing::new(claim, elements))
     }
 
-    /// Claims, and waits at most so long for others to give back what is in the way.
+    /// Claims, and waits at most `timeout` for others to give back the claims that clash.
     pub(super) fn claim_within(
         &self,
         mode: Mode,

@@ -1,31 +1,34 @@
-//! The claims on an array: who may read and write which elements right now.
+//! The claims on an array: which process may read and write which elements right now.
 //!
-//! A handle can be copied to any process of the family, so having one proves nothing. What proves something is a claim: an
-//! entry in a table at the head of the array, which says that this process may use these elements in this way, and that
-//! was not made if it does not go together with those that were there. A slice exists only as long as its claim.
+//! A handle can be copied to any process of the family, so having a handle proves nothing. A claim
+//! proves something. It is an entry in a table at the head of the array. The entry says that this
+//! process may use these elements in this way, and it is made only if it is compatible with the
+//! existing entries. A slice exists only as long as its claim.
 //!
-//! Every change is made under one robust mutex. It consists of stores to an entry that does not count, and then of one
-//! store to [`Entry::state`], by which it counts. So the table is whole at every moment, and the death of who holds the
-//! mutex costs nothing:
+//! Every change is made under one robust mutex. It consists of stores to an entry that does not
+//! count yet, and then of one store to [`Entry::state`], which makes the entry count. So the table
+//! is whole at every moment, and the death of the process that holds the mutex costs nothing:
 //!
-//! | killed | what is left |
+//! | the process is killed | what is left |
 //! |---|---|
-//! | before the store to `state` | what was: the entry is as free, or as taken, as before |
-//! | right after it | a claim of a dead process, which goes with its burial |
-//! | before the notification | those who wait look by themselves, within 100 ms |
-//! | at its burial | whoever buries next does the rest; an entry cleared twice is clear |
+//! | before the store to `state` | the earlier state: the entry is as free, or as taken, as before |
+//! | right after it | a claim of a dead process, which is dropped when the process is reclaimed |
+//! | before the notification | the threads that wait look by themselves, within 100 ms |
+//! | while it reclaims a dead process | the next process that reclaims does the rest; an entry cleared twice is clear |
 //!
-//! A process may also be stopped with the mutex, for as long as it likes. So the mutex is waited
-//! for until a deadline, and a claim that cannot be looked at is refused ([`Refusal::Locked`]).
-//! Only the end of a lend waits however long it takes.
+//! A process may also be stopped while it holds the mutex, for any time. So the other processes
+//! wait for the mutex until a deadline, and a claim that cannot be checked by then is refused
+//! ([`Refusal::Locked`]). Only the end of a lend waits without a deadline.
 //!
 //! # Lends
 //!
-//! A call that has workers change an array *lends* it: the caller's entry covers all of it, and its workers make claims
-//! under that one, which exclude each other only. To end it, the caller marks the entry as [closing](CLOSING) and waits
-//! until no claim under it is left. After that nobody can write in its name, also not a worker that was given its task
-//! too late. What lies under a lend is counted in units of the call's choice (elements or tiles), so towards everybody
-//! else it covers the whole array, also when the lender has died before its workers.
+//! A call that has workers change an array *lends* it: the caller's entry covers the whole array,
+//! and its workers make claims under that entry. These exclude only each other. To end the lend,
+//! the caller marks its entry as [closing](CLOSING) and waits until no claim under it is left.
+//! After that no worker can write in its name, not even a worker that gets its task too late. The
+//! claims under a lend are counted in units that the call chooses (elements or tiles). So towards
+//! all other claims each of them covers the whole array, also when the lender has died before its
+//! workers.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
@@ -44,16 +47,16 @@ use crate::os::{fault, fork};
 use super::claim_mode::{COUNT, Mode, ONE, Terms};
 use crate::error::ClaimError;
 
-/// How many claims there can be at a time.
+/// The largest number of entries at a time.
 pub(super) const ENTRIES: usize = 120;
 
-/// How long a waiter leaves a table alone after a look that took long.
+/// The time for which a waiter leaves a table alone after a look that took long.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
-/// A look that takes longer is not repeated at once.
+/// A look that takes longer than this is not repeated at once.
 const LONG_LOOK: Duration = Duration::from_millis(1);
 
-/// At the start of an array: one page, so that the elements of a large one begin with a page.
+/// The head of an array: one page, so that the elements of a large array begin with a page.
 #[repr(C)]
 pub(crate) struct ArrayHead {
     pub(super) top: Top,
@@ -66,19 +69,20 @@ const _: () = assert!(size_of::<ArrayHead>() == 4_096);
 pub(super) struct Top {
     /// Held for every look at the entries.
     pub(super) lock: RobustMutex,
-    /// Those who wait for a claim to end.
+    /// The threads that wait for a claim to end.
     waiters: Waiters,
-    /// Elements, for those of no size: what cannot be told from the memory.
+    /// The number of elements, if these have no size and it cannot be computed from the memory.
     pub(super) len: AtomicU64,
     /// The number of the last lend.
     lends: AtomicU64,
-    /// 1: nobody may write any more. It never goes back.
+    /// 1: no process may write any more. It never goes back to 0.
     frozen: AtomicU32,
-    /// How many processes ended with a claim to write.
+    /// The number of processes that ended with a claim to write.
     abandoned: AtomicU32,
     /// All entries from here on are free.
     used: AtomicU32,
-    /// 1: who holds the lock writes to elements. Found by the next one to hold it, it tells that they may be half-written.
+    /// 1: the holder of the lock is writing to elements. If the next holder finds a 1, those
+    /// elements may be half-written.
     writing: AtomicU32,
 }
 
@@ -92,16 +96,16 @@ unsafe impl Head for ArrayHead {
 #[repr(C)]
 #[derive(Debug)]
 struct Entry {
-    /// 0: free. Bits 0 to 7: a [`Mode`]; 8 to 23: the member; 24 to 55: how many such claims it has, from 1 on; 63:
-    /// [`CLOSING`].
+    /// 0: free. Bits 0 to 7: a [`Mode`]; 8 to 23: the member; 24 to 55: the number of such claims
+    /// that the member has, from 1 on; 63: [`CLOSING`].
     state: AtomicU64,
     start: AtomicU64,
     end: AtomicU64,
-    /// The lend that it is, or that it is made under; 0: none.
+    /// The lend that this entry is, or under which it was made; 0: none.
     lend: AtomicU64,
 }
 
-/// Nothing new is claimed under this lend.
+/// No new claim is made under this lend.
 const CLOSING: u64 = 1 << 63;
 
 /// Why a claim was not made.
@@ -109,14 +113,15 @@ const CLOSING: u64 = 1 << 63;
 pub(super) enum Refusal {
     Clash(Terms),
     Frozen,
-    /// With what was there at that very moment, because siblings end at any time.
+    /// The table has no free entry. The reason is decided under the same lock, because siblings end
+    /// at any time.
     Full {
-        /// It is a claim under a lend, and there are others under it, which will end.
+        /// The claim is under a lend, and there are others under the same lend, which will end.
         is_of_siblings: bool,
     },
     /// There is no such lend (any more).
     Closed,
-    /// The table is locked by a process that does not go on.
+    /// The table is locked by a process that does not continue. Its pid, if known.
     Locked(Option<u32>),
     Unusable(String),
 }
@@ -154,11 +159,11 @@ impl From<ShareError> for Refusal {
     }
 }
 
-/// A claim that was made: the number of its entry. With the terms, it is what is given back.
+/// The number of a claim's entry. With the terms, it says which claim to give back.
 pub(super) type Number = usize;
 
 impl ArrayHead {
-    /// Takes the lock, at most until the deadline that `limit` gives.
+    /// Takes the lock, or gives up at the deadline that `limit` gives.
     fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Result<Held<'_>, Refusal> {
         match self.top.lock.hold_with(limit) {
             Ok(held) => {
@@ -170,15 +175,17 @@ impl ArrayHead {
         }
     }
 
-    /// The same for a look that is not waited for.
+    /// Takes the lock for a look that does not wait long.
     fn hold_soon(&self) -> Result<Held<'_>, Refusal> {
         self.hold(|| Some(soon()))
     }
 
-    /// That its last owner died means nothing to the table, which is whole at every moment; but it may have been writing.
+    /// Counts a death in the middle of a write. The table itself is whole at every moment, but the
+    /// last owner of the lock may have died while it was writing elements.
     fn note_torn(&self, held: &Held<'_>) {
         if held.owner_died() && self.top.writing.load(Ordering::Relaxed) != 0 {
-            // First: who is killed between the two counts it again, which does no harm.
+            // The count goes first: if this process is killed between the two stores, the next
+            // owner counts it again, which does no harm.
             self.top.abandoned.fetch_add(1, Ordering::AcqRel);
             self.top.writing.store(0, Ordering::Relaxed);
         }
@@ -189,7 +196,7 @@ impl ArrayHead {
         &self.entries[..used.min(ENTRIES)]
     }
 
-    /// The claims that there are. To be called under the lock.
+    /// Returns the claims that exist. To be called under the lock.
     fn live(&self) -> impl Iterator<Item = (Number, &Entry, u64, Terms)> {
         self.used()
             .iter()
@@ -207,13 +214,14 @@ impl ArrayHead {
             })
     }
 
-    /// Makes a claim, if it goes together with those there are.
+    /// Makes a claim, if it is compatible with the existing ones.
     pub(super) fn claim(&self, terms: &Terms) -> Result<Number, Refusal> {
         let _held = self.hold_soon()?;
         self.claim_held(terms)
     }
 
-    /// Looks whether a claim could be made, and does something in its place. Others wait meanwhile, so it must be short.
+    /// Checks whether a claim could be made, and runs `then` in its place. Other threads and
+    /// processes wait meanwhile, so `then` must be short.
     pub(super) fn in_place_of<R>(
         &self,
         terms: &Terms,
@@ -224,7 +232,8 @@ impl ArrayHead {
         Ok(then())
     }
 
-    /// [`in_place_of`](Self::in_place_of) for what writes: if it is killed half-way, [`abandoned`](Self::abandoned) counts it.
+    /// Works like [`in_place_of`](Self::in_place_of), for `then` that writes: if this process is
+    /// killed half-way, [`abandoned`](Self::abandoned) counts it.
     pub(super) fn write_in_place_of(
         &self,
         terms: &Terms,
@@ -232,8 +241,9 @@ impl ArrayHead {
     ) -> Result<(), Refusal> {
         self.in_place_of(terms, || {
             self.top.writing.store(1, Ordering::Relaxed);
-            // Killed at any instruction after this, `writing` is 1 in memory: what a process has stored when it is killed is
-            // seen by all, so only the compiler must keep to the order.
+            // If this process is killed at any instruction after this, `writing` is 1 in memory.
+            // All processes see what a process had stored when it was killed, so only the compiler
+            // must keep to the order.
             compiler_fence(Ordering::SeqCst);
             fault::point();
             write();
@@ -244,9 +254,11 @@ impl ArrayHead {
     }
 
     fn check(&self, terms: &Terms) -> Result<(), Refusal> {
+        // Only a claim to read is possible on a frozen array.
         if !terms.mode.only_reads() && self.is_frozen() {
             return Err(Refusal::Frozen);
         }
+        // A worker's claim needs its lend to be in the table and not closing.
         if terms.mode.is_sub() {
             let is_open = |(_, _, state, lend): (_, _, u64, Terms)| {
                 let is_for_it = match terms.mode {
@@ -265,15 +277,15 @@ impl ArrayHead {
         }
     }
 
-    /// The same with a range that means something to everybody. What a worker has is counted in units of its call: for
-    /// others it is what the call was lent.
+    /// Returns the same terms with a range that has a meaning for all processes. A worker's claim
+    /// is counted in units of its call: for other processes its range is that of the call's lend.
     fn in_elements(&self, terms: Terms) -> Terms {
         if !terms.mode.is_sub() {
             return terms;
         }
         let is_lend = |lend: &Terms| lend.mode.is_lend() && lend.lend == terms.lend;
         let lend = self.live().map(|(.., lend)| lend).find(is_lend);
-        // That of a lender who has died was all of the array.
+        // The lend of a lender that has died covered the whole array.
         let (start, end) = lend.map_or_else(
             || (0, self.top.len.load(Ordering::Relaxed)),
             |lend| (lend.start, lend.end),
@@ -292,6 +304,7 @@ impl ArrayHead {
             if let Some((number, entry, state, _)) = same
                 && state & COUNT != COUNT
             {
+                // The member has the same claim already: its entry counts one more.
                 entry.state.store(state + ONE, Ordering::Release);
                 return Ok(number);
             }
@@ -301,11 +314,13 @@ impl ArrayHead {
             Some(number) => number,
             None if self.used().len() < ENTRIES => {
                 let number = self.used().len();
-                // Before the entry counts: killed in between, the table has one more free entry to look at.
+                // This comes before the entry counts: if this process is killed in between, the
+                // table has one more free entry to look at.
                 self.top.used.store(number as u32 + 1, Ordering::Relaxed);
                 number
             }
             None => {
+                // All entries are taken.
                 let is_sibling = |other: &Terms| other.mode.is_sub() && other.lend == terms.lend;
                 let has_siblings = self.live().any(|(.., other)| is_sibling(&other));
                 return Err(Refusal::Full {
@@ -318,29 +333,30 @@ impl ArrayHead {
         entry.start.store(terms.start, Ordering::Relaxed);
         entry.end.store(terms.end, Ordering::Relaxed);
         entry.lend.store(terms.lend, Ordering::Relaxed);
-        // From here on it counts.
+        // From here on the entry counts.
         fault::point();
         entry.state.store(terms.state(), Ordering::Release);
         fault::point();
         Ok(number)
     }
 
-    /// Claims the whole array for a lend; gives the entry and the lend's number.
+    /// Claims the whole array for a lend. Returns the entry and the lend's number.
     pub(super) fn lend(&self, terms: &Terms) -> Result<(Number, u64), Refusal> {
         let _held = self.hold_soon()?;
-        // Killed after this, a number is not used.
+        // If this process is killed after this, a number stays unused.
         let lend = self.top.lends.load(Ordering::Relaxed) + 1;
         self.top.lends.store(lend, Ordering::Relaxed);
         let number = self.claim_held(&Terms { lend, ..*terms })?;
         Ok((number, lend))
     }
 
-    /// Gives back a claim that this process has made on these terms. False if the lock was not to
-    /// be had until the deadline.
+    /// Gives back a claim that this process has made on these terms. Returns false if the lock
+    /// could not be taken before the deadline.
     pub(super) fn release(&self, number: Number, terms: &Terms, limit: Limit) -> bool {
         let held = match self.hold(|| limit.at()) {
             Ok(held) => held,
-            // Of a table that is out of order, no process can claim anything any more.
+            // On a table that is out of order no process can claim anything any more, so there is
+            // nothing to give back.
             Err(refusal) => return !matches!(refusal, Refusal::Locked(_)),
         };
         self.release_held(number, terms);
@@ -355,7 +371,7 @@ impl ArrayHead {
         let Some((_, entry, state, own)) = self.live().find(|(at, ..)| *at == number) else {
             return;
         };
-        // Anything else can only come from memory that was written to in error.
+        // A difference can only come from memory that was written over in error.
         if (own.member, own.mode) == (terms.member, terms.mode) {
             let left = if state & COUNT > ONE { state - ONE } else { 0 };
             fault::point();
@@ -374,23 +390,25 @@ impl ArrayHead {
         self.top.used.store(used, Ordering::Relaxed);
     }
 
-    /// Ends a lend: returns when no claim under it is left, and none can be made.
+    /// Ends a lend. Returns when no claim under it is left, and none can be made.
     pub(super) fn end_lend(&self, number: Number, lend: u64) {
         let is_over = || {
-            // However long it takes: a worker that has a claim may write until it has given it
-            // back.
+            // This has no deadline: a worker that has a claim may write until it has given it back.
             let Ok(_held) = self.hold(|| None) else {
-                // Nobody can claim anything any more.
+                // The lock is unusable, so no process can claim anything any more.
                 return Some(());
             };
             let Some((_, entry, state, _)) = self.live().find(|(at, ..)| *at == number) else {
+                // The entry has gone already.
                 return Some(());
             };
             let is_under = |terms: &Terms| terms.mode.is_sub() && terms.lend == lend;
             if self.live().any(|(.., terms)| is_under(&terms)) {
+                // Workers still have claims under this lend. No new claim is made from here on.
                 entry.state.store(state | CLOSING, Ordering::Release);
                 return None;
             }
+            // No claim is left under the lend.
             entry.state.store(0, Ordering::Release);
             self.shrink();
             Some(())
@@ -399,7 +417,8 @@ impl ArrayHead {
         self.top.waiters.notify_all();
     }
 
-    /// Waits until `attempt` is not refused because of other claims, or until the deadline: the last refusal then.
+    /// Waits until `attempt` is not refused because of other claims. At the deadline returns the
+    /// last refusal.
     pub(super) fn wait<T>(
         &self,
         deadline: Option<Instant>,
@@ -407,11 +426,11 @@ impl ArrayHead {
         may_wait: impl Fn(&Refusal) -> bool,
     ) -> Result<T, Refusal> {
         let mut last = None;
-        // A look takes long if the table is locked, or the dead are to be reclaimed and another
-        // process does not go on. Then the next one is some time later.
+        // A look takes long if the table is locked, or if dead processes are to be reclaimed and
+        // another process does not continue. Then the next look comes some time later.
         let not_before = Cell::new(None);
-        // Set when a look was due before that time. It may be due to a notification, which comes
-        // once, so the sleep ends when the look may be made.
+        // Set when a look was due before that time. The reason may be a notification, which comes
+        // only once, so the sleep ends when the look may be made.
         let put_off = Cell::new(None);
         let look = || {
             if not_before.get().is_some_and(|time| Instant::now() < time) {
@@ -444,13 +463,14 @@ impl ArrayHead {
         }
     }
 
-    /// Has nobody write any more, if nobody may right now.
+    /// Freezes the array: no process can write to it from here on. Fails if there is a claim to
+    /// write, or for atomics, now.
     pub(super) fn freeze(&self, terms: &Terms) -> Result<(), Refusal> {
         let held = self.hold_soon()?;
         self.check(terms)?;
         self.top.frozen.store(1, Ordering::Release);
         drop(held);
-        // Who waits to write waits for nothing from here on.
+        // A thread that waits to write can never succeed from here on.
         self.top.waiters.notify_all();
         Ok(())
     }
@@ -461,14 +481,14 @@ impl ArrayHead {
     }
 
     pub(super) fn abandoned(&self) -> u32 {
-        // A process that was killed with the lock may not have been found yet. One that is stopped
-        // with it is not dead.
+        // A process that was killed while it held the lock may not have been found yet: taking the
+        // lock finds it. A process that is stopped with the lock is not dead.
         drop(self.hold_soon());
         self.top.abandoned.load(Ordering::Acquire)
     }
 
-    /// Drops the claims of a member that has ended. False if the lock was not to be had until the
-    /// deadline.
+    /// Drops the claims of a member that has ended. Returns false if the lock could not be taken
+    /// before the deadline.
     fn reclaim(&self, member: u16, deadline: Instant) -> bool {
         let held = match self.hold(|| Some(deadline)) {
             Ok(held) => held,
@@ -481,7 +501,8 @@ impl ArrayHead {
         };
         for (_, entry, _, terms) in self.live().filter(|(.., terms)| terms.member == member) {
             if terms.mode == Mode::Write && !terms.is_empty() {
-                // First: who is killed between the two counts it again, which does no harm.
+                // The count goes first: if this process is killed between the two stores, the next
+                // one counts it again, which does no harm.
                 self.top.abandoned.fetch_add(1, Ordering::AcqRel);
             }
             entry.state.store(0, Ordering::Release);
@@ -493,28 +514,29 @@ impl ArrayHead {
     }
 }
 
-/// A claim of this process once more, for as long as this lives. The array must be held for longer.
+/// A second count of a claim of this process, for as long as this lives. The array must be held for
+/// longer.
 #[derive(Debug)]
 pub(super) struct Duplicate {
     place: Place,
     number: Number,
     terms: Terms,
-    /// [`fork::generation`] of the process whose it is.
+    /// The [`fork::generation`] of the process that made it.
     pub(super) generation: u32,
 }
 
 impl Duplicate {
-    /// Gives it back. False if the array's lock was not to be had until the deadline.
+    /// Gives it back. Returns false if the array's lock could not be taken before the deadline.
     pub(super) fn release(&self, limit: Limit) -> bool {
         head_of(&self.place).release(self.number, &self.terms, limit)
     }
 }
 
-/// Makes all claims of the member to read, or for atomics, once more.
+/// Counts all claims of the member to read, or for atomics, once more.
 ///
 /// # Errors
 ///
-/// That the array's lock was not to be had until the deadline.
+/// If the array's lock could not be taken before the deadline.
 pub(super) fn duplicate(
     place: &Place,
     member: u16,
@@ -528,7 +550,7 @@ pub(super) fn duplicate(
     let _lock = match head.hold(|| Some(deadline)) {
         Ok(lock) => lock,
         Err(refusal @ Refusal::Locked(_)) => return Err(refusal.into()),
-        // Nobody can claim anything any more.
+        // The lock is unusable, so no process can claim anything any more.
         Err(_) => return Ok(()),
     };
     for (number, entry, state, terms) in head.live() {
@@ -546,16 +568,17 @@ pub(super) fn duplicate(
     Ok(())
 }
 
-/// The head of a block that was made as an array, and is as long at least.
+/// Returns the head of a block that was made as an array and is at least as long as the head.
 fn head_of(place: &Place) -> &ArrayHead {
-    // SAFETY: the block was made as an array, whose head it has room for; it is mapped as long as there is a `place`.
+    // SAFETY: the block was made as an array, and it has room for the head; it is mapped as long as
+    // there is a `place`.
     #[allow(unsafe_code)]
     unsafe {
         crate::memory::kind::head(place.start())
     }
 }
 
-/// For [`Kind`]: a member that had a handle has ended.
+/// Drops the claims of a member that had a handle and has ended, for [`Kind`].
 pub(crate) fn reclaim(place: &Place, member: u16, deadline: Instant) -> bool {
     place.len() < size_of::<ArrayHead>() || head_of(place).reclaim(member, deadline)
 }

@@ -1,4 +1,4 @@
-//! What an array can be asked without a guard: claims for the time of one call.
+//! Access to an array without a guard: each call makes a claim for its own time.
 
 use bytemuck::Pod;
 
@@ -8,11 +8,11 @@ use super::{ClaimError, FrozenArray, SharedArray};
 use crate::memory::wait_mode::soon;
 
 impl<T: Pod> SharedArray<T> {
-    /// A copy of all elements.
+    /// Returns a copy of all elements.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read).
+    /// Fails like [`read`](Self::read).
     ///
     /// # Examples
     ///
@@ -26,11 +26,12 @@ impl<T: Pod> SharedArray<T> {
         Ok(self.read_briefly()?.to_vec())
     }
 
-    /// The element at `index`. For many of them [`read`](Self::read) is faster.
+    /// Returns the element at `index`. To read many of them, [`read`](Self::read) is faster.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if somebody has claimed this element to write, or as an atomic.
+    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if another guard has claimed this
+    /// element to write, or as an atomic.
     ///
     /// # Examples
     ///
@@ -48,8 +49,8 @@ impl<T: Pod> SharedArray<T> {
         let head = self.object.head();
         Ok(despite_the_dead(|| {
             head.in_place_of(&terms, || {
-                // SAFETY: an element of the array, which holds a `Pod`. It could be claimed to read, and nobody can claim
-                // it to write before this is over.
+                // SAFETY: an element of the array, which holds a `Pod`. It could be claimed to
+                // read, and no process can claim it to write before this is over.
                 #[allow(unsafe_code)]
                 unsafe {
                     place.read()
@@ -58,12 +59,12 @@ impl<T: Pod> SharedArray<T> {
         })?)
     }
 
-    /// Changes the element at `index`. For many of them [`write`](Self::write) is faster.
+    /// Changes the element at `index`. To change many of them, [`write`](Self::write) is faster.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if somebody has claimed this element;
-    /// [`ClaimError::Frozen`].
+    /// [`ClaimError::OutOfBounds`]; [`ClaimError::Claimed`] if another guard has claimed this
+    /// element; [`ClaimError::Frozen`].
     ///
     /// # Examples
     ///
@@ -81,8 +82,8 @@ impl<T: Pod> SharedArray<T> {
         let head = self.object.head();
         Ok(despite_the_dead(|| {
             head.write_in_place_of(&terms, || {
-                // SAFETY: an element of the array. It could be claimed to write, and nobody can claim it before this is
-                // over.
+                // SAFETY: an element of the array. It could be claimed to write, and no process can
+                // claim it before this is over.
                 #[allow(unsafe_code)]
                 unsafe {
                     place.write(value);
@@ -103,11 +104,11 @@ impl<T: Pod> SharedArray<T> {
         Ok(self.part(&(index..index + 1)).cast())
     }
 
-    /// Copies these elements into the array, which must have as many.
+    /// Copies these elements into the array, which must have the same number.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Length`]; as [`write`](Self::write).
+    /// [`ClaimError::Length`]; otherwise fails like [`write`](Self::write).
     ///
     /// # Examples
     ///
@@ -132,7 +133,7 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// Fails like [`write`](Self::write).
     ///
     /// # Examples
     ///
@@ -149,12 +150,12 @@ impl<T: Pod> SharedArray<T> {
         Ok(())
     }
 
-    /// Makes the array one that nobody can write to any more, in whichever process and by whichever handle.
+    /// Freezes the array: no process can write to it any more, by any handle.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Claimed`] if somebody has claimed elements to write, or as atomics. The array is as it was then, and
-    /// so are other handles of it; this one is gone.
+    /// [`ClaimError::Claimed`] if another guard has claimed elements to write, or as atomics. Then
+    /// the array is unchanged, and other handles of it go on working; this handle is gone.
     ///
     /// # Examples
     ///
@@ -168,7 +169,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn freeze(self) -> Result<FrozenArray<T>, ClaimError> {
-        // What could be read whole is written to by nobody.
+        // If the whole array could be claimed to read, no process is writing to it.
         if !self.object.reach(|| Some(soon())) {
             return Err(ClaimError::Busy { by: None });
         }
@@ -177,7 +178,7 @@ impl<T: Pod> SharedArray<T> {
         Ok(FrozenArray::new(self))
     }
 
-    /// Whether the array was [frozen](Self::freeze).
+    /// Returns whether the array was [frozen](Self::freeze).
     ///
     /// # Examples
     ///
@@ -194,11 +195,11 @@ impl<T: Pod> SharedArray<T> {
         self.object.head().is_frozen()
     }
 
-    /// Whether a process has ended, killed or otherwise, while it had elements to write to: what it had there may be half
-    /// of what it was going to write. It stays true from then on.
+    /// Returns whether a process has ended, killed or otherwise, while it had elements to write to.
+    /// Those elements may be half-written. Once true, the answer stays true.
     ///
-    /// Workers of [`for_each_chunk`](crate::Pool::for_each_chunk) and the like do not count: the call tells of their
-    /// deaths.
+    /// Workers of [`for_each_chunk`](crate::Pool::for_each_chunk) and similar calls do not count:
+    /// the call reports their deaths.
     ///
     /// # Examples
     ///

@@ -1,21 +1,25 @@
-//! What guards a process has, and what a fork takes with it.
+//! The guards that a process has, and what a fork takes with it.
 //!
-//! A slice that was taken from a guard before a fork is in the child too, and out of reach of any check there. So:
+//! A slice that was taken from a guard before a fork is in the child too, and no check there can
+//! reach it. So:
 //!
-//! - As long as a process has elements to write to, it is not forked: parent and child would write to one memory at once.
-//!   Writers that come and go within a call are waited for, and others for a moment.
-//! - Of what it has to read, or as atomics, the fork takes a copy *in the parent's name*: as long as the child lives, the
-//!   parent counts as having the claims that it had at the fork, also those that it gives back meanwhile. The same goes for
-//!   all objects that it held: [`Taken`].
+//! - While a process has elements to write to, it is not forked: parent and child would write to
+//!   the same memory at once. The fork waits for writers that come and go within a call, and for a
+//!   moment for other writers.
+//! - Of the elements that the process has to read, or as atomics, the fork takes a copy *in the
+//!   parent's name*: as long as the child lives, the parent counts as having the claims that it had
+//!   at the fork, also those that it gives back meanwhile. The same holds for all objects that it
+//!   held: [`Taken`].
 //!
-//! Between the look at what there is and the fork nothing can be added: claims are made under a lock ([`Own::gate`]) that
-//! whoever forks has to itself, and objects are found under that of the registry.
+//! Nothing can be added between the look at what there is and the fork. Claims are made under a
+//! lock ([`Own::gate`]) that the forking thread holds exclusively, and objects are found under the
+//! lock of the registry.
 //!
-//! | who locks | in this order |
+//! | the thread that locks | in this order |
 //! |---|---|
-//! | who forks | `gate` to write, the registry, the lock of each array that has claims |
-//! | who claims | `gate` to read, the lock of the array |
-//! | who lets go of something | the lock of the array; after it the registry |
+//! | a thread that forks | `gate` to write, the registry, the lock of each array that has claims |
+//! | a thread that claims | `gate` to read, the lock of the array |
+//! | a thread that releases something | the lock of the array; after it the registry |
 
 use std::cell::Cell;
 use std::io;
@@ -33,38 +37,38 @@ use crate::memory::wait_mode::soon;
 use crate::os::fork::{self, PerProcess};
 use crate::os::pidfd::Child;
 
-/// How long a fork waits for guards, which another thread may be about to drop.
+/// The time for which a fork waits for guards, which another thread may be about to drop.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long a fork waits for calls that write, which come to an end by themselves.
+/// The time for which a fork waits for calls that write, which end by themselves.
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a call that writes lets a fork go first.
+/// The time for which a call that writes lets a fork go first.
 const COURTESY: Duration = Duration::from_millis(100);
 
 const STEP: Duration = Duration::from_micros(200);
 
-/// What a claim is good for, as far as forks go.
+/// The use of a claim, as far as forks are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     /// A guard to read, or of atomics.
     Shared,
     /// A guard to write.
     Writing,
-    /// For the time of a call, by the thread that makes it.
+    /// A claim for the time of a call, by the thread that makes the call.
     Momentary,
 }
 
-/// What a process has.
+/// The claims of a process.
 #[derive(Debug)]
 struct Own {
     /// Held to read while a claim is made, and to write during a fork.
     gate: RwLock<()>,
-    /// How many of each [`Use`]. They go up under the gate.
+    /// The number of claims for each [`Use`]. The numbers go up under the gate.
     counts: [AtomicUsize; 3],
-    /// Threads that are going to fork.
+    /// The number of threads that are going to fork.
     forking: AtomicUsize,
-    /// What was taken by children that have not been reaped.
+    /// What the children that are not reaped yet have taken with them.
     taken: Mutex<Vec<Weak<Kept>>>,
 }
 
@@ -78,13 +82,14 @@ impl Own {
         }
     }
 
-    /// Pairs with the decrement after a claim was given back.
+    /// Returns whether the process has claims of this use. Pairs with the decrement after a claim
+    /// was given back.
     fn has(&self, usage: Use) -> bool {
         self.counts[usage as usize].load(Ordering::Acquire) > 0
     }
 
     fn taken(&self) -> MutexGuard<'_, Vec<Weak<Kept>>> {
-        // Nothing that could panic happens under it.
+        // No code that could panic runs under this lock.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -95,14 +100,14 @@ impl Default for Own {
     }
 }
 
-/// A forked child has none of its parent's: what it has is copies.
+/// Returns the claims of this process. A forked child has none of its parent's: it has only copies.
 fn own() -> &'static Own {
     static OWN: PerProcess<Own> = PerProcess::new(Own::new());
     OWN.own()
 }
 
 thread_local! {
-    /// How many claims this thread has for the time of a call.
+    /// The number of claims that this thread has for the time of a call.
     static MOMENTARY: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -117,7 +122,7 @@ pub(super) fn claim<T>(
 ) -> Result<T, Refusal> {
     let own = own();
     if usage == Use::Momentary && !has_momentary() {
-        // Otherwise threads that relieve one another could keep others from forking.
+        // Without this, threads that take turns at writing could keep others from forking.
         let start = Instant::now();
         while own.forking.load(Ordering::Relaxed) > 0 && start.elapsed() < COURTESY {
             thread::sleep(STEP);
@@ -132,25 +137,26 @@ pub(super) fn claim<T>(
     Ok(claimed)
 }
 
-/// To be called when a claim of this process has been given back.
+/// Counts that a claim of this process has been given back.
 pub(super) fn gave_back(usage: Use) {
-    // Release pairs with the load in `has`: who forks after it does so with the claim gone.
+    // Release pairs with the load in `has`: a thread that forks after that load does so with the
+    // claim gone.
     own().counts[usage as usize].fetch_sub(1, Ordering::Release);
     if usage == Use::Momentary {
         let _ = MOMENTARY.try_with(|count| count.set(count.get().saturating_sub(1)));
     }
 }
 
-/// What a child is to take with it.
+/// What a child takes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Takes {
-    /// All that the process has.
+    /// All objects and claims that the process has.
     All,
-    /// Objects, and no claims: the child lives for long, and nobody could write all that time.
+    /// Objects, and no claims: the child lives for long, and no process could write all that time.
     Objects,
 }
 
-/// A fork that is going to be.
+/// A fork that is about to happen.
 pub(crate) struct Fork {
     takes: Takes,
     start: Instant,
@@ -168,12 +174,11 @@ impl Fork {
         }
     }
 
-    /// Takes all that there is, and keeps more from coming.
+    /// Takes all that there is, and keeps new claims and objects from coming.
     ///
     /// # Errors
     ///
-    /// That a mapping could not be had, or that an array is locked by a process that does not go
-    /// on.
+    /// If a mapping could not be had, or an array is locked by a process that does not continue.
     pub(crate) fn depart(&self) -> io::Result<Result<Departure, InTheWay>> {
         let own = own();
         let gate = own.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -183,16 +188,18 @@ impl Fork {
             Takes::Objects => &refused[..],
         };
         if let Some(&usage) = refused.iter().find(|usage| own.has(**usage)) {
+            // The caller waits for these claims and tries again.
             return Ok(Err(InTheWay(usage)));
         }
-        // Before `standstill`, and so dropped after it: what is let go of locks the registry.
+        // This is made before `standstill`, and so dropped after it: to release it locks the
+        // registry.
         let mut what = What::default();
         let mut standstill = registry::standstill();
         what.holds = standstill.hold_all();
         if own.has(Use::Shared) {
             let member = member::own().map_err(io::Error::other)?;
-            // All threads of this process wait meanwhile, so it does not wait for a process that is
-            // stopped.
+            // All threads of this process wait meanwhile, so this thread does not wait for a
+            // process that is stopped.
             let deadline = soon();
             for place in standstill.places(Kind::Array)? {
                 let duplicated = claims::duplicate(&place, member, deadline, &mut what.claims);
@@ -214,14 +221,15 @@ impl Fork {
         }))
     }
 
-    /// Waits a little for what is in the way.
+    /// Waits a little for the claims that are in the way.
     ///
     /// # Errors
     ///
-    /// That it has been waited for long enough.
+    /// If the caller has waited for them long enough.
     pub(crate) fn wait(&self, InTheWay(usage): InTheWay) -> io::Result<()> {
         let (patience, reason) = match usage {
-            // What the calling thread is in the middle of does not end meanwhile.
+            // The calling thread is itself in the middle of such a call, which cannot end
+            // meanwhile.
             Use::Momentary if has_momentary() => (Duration::ZERO, IN_A_CALL),
             Use::Momentary => (MOST_PATIENCE, IN_A_CALL),
             Use::Writing => (PATIENCE, WRITING),
@@ -250,14 +258,14 @@ impl Drop for Fork {
 
 /// A process in which no claim is made and no object found, until this is dropped.
 pub(crate) struct Departure {
-    // In this order: what is let go of locks the registry.
+    // In this order: to release `taken` locks the registry.
     standstill: Standstill,
     gate: RwLockWriteGuard<'static, ()>,
     taken: Taken,
 }
 
 impl Departure {
-    /// The fork is over, and there is a child.
+    /// Ends the standstill: the fork is over, and there is a child.
     pub(crate) fn end(self) -> Taken {
         let Self {
             standstill,
@@ -270,7 +278,8 @@ impl Departure {
     }
 }
 
-/// What a child has taken with it, in the name of its parent: let go of when the child has ended, or this is dropped.
+/// What a child has taken with it, in the name of its parent. It is released when the child has
+/// ended, or when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken(Option<Arc<Kept>>);
 
@@ -288,14 +297,14 @@ struct What {
 }
 
 impl What {
-    /// Gives all of it back. False if there are claims left that could not be given back until the
-    /// deadline.
+    /// Gives all of it back. Returns false if there are claims left that could not be given back
+    /// before the deadline.
     fn let_go(&mut self, limit: Limit) -> bool {
         let generation = fork::generation();
-        // The copies of a forked child are its parent's.
+        // The copies in a forked child belong to its parent.
         self.claims
             .retain(|claim| claim.generation == generation && !claim.release(limit));
-        // As long as there are claims on an array, it is held.
+        // As long as there are claims on an array, its hold stays.
         if self.claims.is_empty() {
             self.holds.clear();
         }
@@ -326,7 +335,8 @@ impl Kept {
 }
 
 impl Taken {
-    /// By this child. If nobody has an eye on it when it ends, whoever is refused a claim finds that out.
+    /// Says which child has taken it. If no thread watches for the end of this child, the next
+    /// thread that is refused a claim finds that end.
     pub(crate) fn taken_by(&self, child: &Arc<Child>) {
         if let Some(kept) = &self.0 {
             let _ = kept.child.set(child.clone());
@@ -338,7 +348,7 @@ impl Taken {
 
     pub(crate) fn let_go(&mut self) {
         if let Some(kept) = self.0.take()
-            // The copy of a forked child is nobody's.
+            // The copy in a forked child belongs to no process.
             && kept.generation == fork::generation()
         {
             kept.let_go();
@@ -352,7 +362,7 @@ impl Drop for Taken {
     }
 }
 
-/// Lets go of what was taken by children that have ended, and that nobody has looked at since.
+/// Releases what was taken by children that have ended, if no other thread has released it since.
 pub(crate) fn let_go_for_the_dead() {
     let all: Vec<_> = own().taken().iter().filter_map(Weak::upgrade).collect();
     let has_ended = |child: &Arc<Child>| child.has_ended();

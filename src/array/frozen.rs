@@ -1,4 +1,4 @@
-//! Arrays that nobody writes to any more.
+//! Arrays that no process writes to any more.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,9 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::SharedArray;
 
-/// A shared array that was [frozen](SharedArray::freeze): a slice in every process that has a handle, without a claim.
+/// A shared array that was [frozen](SharedArray::freeze): a slice in every process that has a
+/// handle, without a claim.
 ///
-/// Like that of a [`SharedArray`], the handle is small, `Clone`, and can be sent to other processes.
+/// Like the handle of a [`SharedArray`], its handle is small, `Clone`, and can be sent to other
+/// processes.
 ///
 /// # Examples
 ///
@@ -30,12 +32,12 @@ pub struct FrozenArray<T> {
 }
 
 impl<T: Pod> FrozenArray<T> {
-    /// `array` is frozen.
+    /// Makes the handle. `array` must be frozen.
     pub(super) fn new(array: SharedArray<T>) -> Self {
         Self { array }
     }
 
-    /// All elements; the same as by dereferencing.
+    /// Returns all elements. Dereferencing gives the same slice.
     ///
     /// # Examples
     ///
@@ -49,8 +51,8 @@ impl<T: Pod> FrozenArray<T> {
     #[allow(unsafe_code)]
     pub fn as_slice(&self) -> &[T] {
         let elements = self.array.elements();
-        // SAFETY: the elements lie in the array, which stays as long as its handle, and hold a `Pod` each. It is frozen, so
-        // nobody writes to it.
+        // SAFETY: the elements lie in the array, which stays as long as its handle, and hold a
+        // `Pod` each. It is frozen, so no process writes to it.
         unsafe { slice::from_raw_parts(elements.as_ptr().cast(), elements.len()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Slices of an array, each with the claim that makes it right.
+//! Slices of an array, each with the claim that makes it sound.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,23 +8,26 @@ use std::slice;
 
 use super::claim::Claim;
 
-/// Elements of a [`SharedArray`](crate::SharedArray) to read: a slice. Nobody writes to them as long as this is there.
+/// Elements of a [`SharedArray`](crate::SharedArray) to read: a slice. No process writes to them as
+/// long as this guard exists.
 ///
-/// Others may read them meanwhile. A guard that is leaked keeps its claim as long as the process lives, and if that calls
-/// `exec`, until the other program ends.
+/// Other processes and threads may read them meanwhile. A guard that is leaked keeps its claim as
+/// long as the process lives. If that process calls `exec`, the claim stays until the other program
+/// ends.
 ///
 /// # Forks
 ///
-/// A child of [`Forked`](crate::Forked) may use its copy, and slices that were taken from it: nobody can write to the
-/// elements before the child has ended, also if the guard in its parent is dropped earlier. Who asks for them meanwhile is
-/// told that the parent has claimed them. Workers by [`StartMethod::Fork`](crate::StartMethod::Fork) live for longer: as
-/// long as there is a guard, this process cannot start them.
+/// A child of [`Forked`](crate::Forked) may use its copy of the guard, and slices that were taken
+/// from it. No process can write to the elements before the child has ended, also if the parent
+/// drops its guard earlier. A process that asks for the elements meanwhile gets the error that the
+/// parent has claimed them. Workers by [`StartMethod::Fork`](crate::StartMethod::Fork) live longer:
+/// this process cannot start them as long as there is a guard.
 ///
 /// # Panics
 ///
-/// Using it for the first time panics in a forked child if the array has as many claims as it can have; and in one that was
-/// forked by other means than this crate's, if its parent has dropped the guard and somebody else has claimed the elements
-/// meanwhile to write to them.
+/// The first use panics in a forked child if the array has as many claims as it can have. It also
+/// panics in a child that was forked by other means than this crate's, if its parent has dropped
+/// the guard and another process has claimed the elements meanwhile to write to them.
 ///
 /// # Examples
 ///
@@ -44,18 +47,20 @@ pub struct Reading<'a, T> {
     array: PhantomData<&'a [T]>,
 }
 
-/// Elements of a [`SharedArray`](crate::SharedArray) to write to: a mutable slice. Nobody else reads or writes them as
-/// long as this is there.
+/// Elements of a [`SharedArray`](crate::SharedArray) to write to: a mutable slice. No other process
+/// or thread reads or writes them as long as this guard exists.
 ///
-/// As long as it is there, this process cannot start forked children ([`Forked`](crate::Forked),
-/// [`StartMethod::Fork`](crate::StartMethod::Fork)): that is an error. A guard that is leaked keeps its claim as long as
-/// the process lives, and if that calls `exec`, until the other program ends. If the process ends with it, by being killed or otherwise, the claim goes and the elements are as
-/// it has left them; [`was_abandoned`](crate::SharedArray::was_abandoned) tells.
+/// As long as it exists, this process cannot start forked children ([`Forked`](crate::Forked),
+/// [`StartMethod::Fork`](crate::StartMethod::Fork)): that is an error. A guard that is leaked keeps
+/// its claim as long as the process lives. If that process calls `exec`, the claim stays until the
+/// other program ends. If the process ends with the guard, by being killed or otherwise, the claim
+/// ends and the elements stay as they are; [`was_abandoned`](crate::SharedArray::was_abandoned)
+/// reports it.
 ///
 /// # Panics
 ///
-/// Using it panics in a process that was forked, by other means than this crate's, from the one that has claimed the
-/// elements.
+/// Using it panics in a process that was forked, by other means than this crate's, from the process
+/// that has claimed the elements.
 ///
 /// # Examples
 ///
@@ -88,7 +93,7 @@ unsafe impl<T: Send> Send for Writing<'_, T> {}
 unsafe impl<T: Sync> Sync for Writing<'_, T> {}
 
 impl<'a, T> Reading<'a, T> {
-    /// `claim` is on these elements, to read.
+    /// Makes the guard. `claim` must be on these elements, to read.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
             claim,
@@ -99,7 +104,7 @@ impl<'a, T> Reading<'a, T> {
 }
 
 impl<'a, T> Writing<'a, T> {
-    /// `claim` is on these elements, to write.
+    /// Makes the guard. `claim` must be on these elements, to write.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
             claim,
@@ -116,8 +121,9 @@ impl<T> Deref for Reading<'_, T> {
     #[allow(unsafe_code)]
     fn deref(&self) -> &[T] {
         self.claim.check();
-        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each. This process has claimed
-        // them to read (looked at above), so nobody writes to them until the claim is dropped with `self`.
+        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each.
+        // This process has claimed them to read (checked above), so no process writes to them until
+        // the claim is dropped with `self`.
         unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
     }
 }
@@ -129,7 +135,7 @@ impl<T> Deref for Writing<'_, T> {
     #[allow(unsafe_code)]
     fn deref(&self) -> &[T] {
         self.claim.check();
-        // SAFETY: as in `deref_mut`; `self` is shared, so nobody has a mutable slice from it.
+        // SAFETY: as in `deref_mut`; `self` is shared, so there is no mutable slice from it.
         unsafe { slice::from_raw_parts(self.elements.as_ptr().cast(), self.elements.len()) }
     }
 }
@@ -139,9 +145,10 @@ impl<T> DerefMut for Writing<'_, T> {
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut [T] {
         self.claim.check();
-        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each. This process has claimed
-        // them to write, and is not a fork of the one that has (looked at above), so nobody else has any part of them until the
-        // claim is dropped with `self`, which is borrowed mutably.
+        // SAFETY: the elements lie in the array, whose handle is borrowed, and hold a `Pod` each.
+        // This process has claimed them to write, and is not a fork of the process that has
+        // (checked above). So no other process or thread has any part of them until the claim is
+        // dropped with `self`, which is borrowed mutably.
         unsafe { slice::from_raw_parts_mut(self.elements.as_ptr().cast(), self.elements.len()) }
     }
 }

@@ -1,4 +1,4 @@
-//! A handle as a value: it is cloned, shown and sent.
+//! A handle as a value: how it is cloned, shown and sent.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,7 +18,7 @@ impl<T> Clone for SharedArray<T> {
     }
 }
 
-/// Shows the handle: the elements may be somebody else's right now.
+/// Shows the handle only: another process may be writing to the elements.
 impl<T> fmt::Debug for SharedArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedArray")

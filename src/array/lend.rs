@@ -1,7 +1,9 @@
-//! What a call lends its workers: an array in chunks or in tiles, each of which one worker has at a time.
+//! What a call lends its workers: an array in chunks or in tiles, each of which one worker has at a
+//! time.
 //!
-//! Soundness rests on the claims ([`claims`](super::claims)), not on these values: a worker claims its chunk under the
-//! call's lend before it makes a slice of it, and what is claimed already is refused.
+//! Soundness rests on the claims ([`claims`](super::claims)), not on these values. A worker claims
+//! its chunk under the call's lend before it makes a slice of it, and a chunk that is already
+//! claimed is refused.
 
 use std::ptr::NonNull;
 use std::slice;
@@ -20,15 +22,16 @@ use crate::panic::Refused;
 
 /// What can be lent to a function `F` with a context `C`.
 pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// How many items the call has.
+    /// Returns the number of items of the call.
     fn items(&self) -> usize;
 
     /// Runs the function on one item. Does nothing if the call has ended meanwhile.
     fn run(&self, f: &F, context: &C, index: usize);
 }
 
-/// A [`SharedArray`] in chunks of one length: what [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) lends. Code that
-/// is generic over engines names it in a bound.
+/// A [`SharedArray`] in chunks of one length: what
+/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) lends. Code that is generic over engines
+/// names it in a bound.
 ///
 /// # Examples
 ///
@@ -59,12 +62,12 @@ pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub struct Chunks<T> {
     array: SharedArray<T>,
     lend: u64,
-    /// Elements of a chunk; the last one may have fewer.
+    /// The number of elements of a chunk; the last one may have fewer.
     chunk: usize,
 }
 
-/// Two [`SharedArray`]s in chunks, one to write and one to read: what [`Pool::zip_chunks`](crate::Pool::zip_chunks)
-/// lends. See [`Chunks`].
+/// Two [`SharedArray`]s in chunks, one to write and one to read: what
+/// [`Pool::zip_chunks`](crate::Pool::zip_chunks) lends. See [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod, U: Pod")]
 pub struct Zipped<T, U> {
@@ -72,8 +75,8 @@ pub struct Zipped<T, U> {
     input: Chunks<U>,
 }
 
-/// A [`SharedArray`] as a matrix, row by row, in tiles: what [`Pool::for_each_tile`](crate::Pool::for_each_tile) lends. See
-/// [`Chunks`].
+/// A [`SharedArray`] as a matrix, row by row, in tiles: what
+/// [`Pool::for_each_tile`](crate::Pool::for_each_tile) lends. See [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod")]
 #[allow(
@@ -88,7 +91,7 @@ pub struct Tiles<T> {
     tile: (usize, usize),
 }
 
-/// The same, for a function that takes a context too. See [`Chunks`].
+/// The same things, for a function that takes a context too. See [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct With<L>(pub(crate) L);
@@ -104,7 +107,7 @@ fn lend<T: Pod>(array: &SharedArray<T>, mode: Mode) -> Result<Lend<'_>, TaskErro
     lend.map_err(|refusal| TaskError::Claim(refusal.into()))
 }
 
-/// Keeps an array lent; waits at its end until no worker has anything of it.
+/// Keeps an array lent. Its end waits until no worker has a claim under it.
 pub(crate) struct Loan<'a> {
     _lends: [Option<Lend<'a>>; 2],
 }
@@ -146,28 +149,30 @@ impl<T: Pod> Chunks<T> {
         start..start.saturating_add(self.chunk).min(len)
     }
 
-    /// Runs `then` on a chunk to write to; not if the call has ended.
+    /// Runs `then` on a chunk to write to. Does nothing if the call has ended.
     fn with_chunk(&self, index: usize, then: impl FnOnce(&mut [T])) {
         let range = self.range(index);
         let ends = (range.start as u64, range.end as u64);
         if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubWrite, ends) {
             let chunk = self.array.part(&range);
-            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on them
-            // lasts until `then` is over, and nobody else has one. This process is not forked by this crate meanwhile.
+            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod`
+            // each. The claim on them lasts until `then` is over, and no other process or thread
+            // has one. This process is not forked by this crate meanwhile.
             #[allow(unsafe_code)]
             let chunk = unsafe { slice::from_raw_parts_mut(chunk.as_ptr().cast(), chunk.len()) };
             then(chunk);
         }
     }
 
-    /// Runs `then` on a chunk to read; not if the call has ended.
+    /// Runs `then` on a chunk to read. Does nothing if the call has ended.
     fn with_input(&self, index: usize, then: impl FnOnce(&[T])) {
-        // The same for all chunks: one entry for each process.
+        // The claim is the same for all chunks, so each process has one entry.
         let ends = (0, self.array.len() as u64);
         if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubRead, ends) {
             let chunk = self.array.part(&self.range(index));
-            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on them
-            // lasts until `then` is over, and nobody writes to them as long as there is one.
+            // SAFETY: these elements lie in the array, whose handle `self` has, and hold a `Pod`
+            // each. The claim on them lasts until `then` is over, and no process writes to them as
+            // long as there is a claim.
             #[allow(unsafe_code)]
             let chunk = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), chunk.len()) };
             then(chunk);
@@ -242,7 +247,7 @@ impl<T: Pod> Tiles<T> {
         Ok((tiles, loan))
     }
 
-    /// Tiles from left to right.
+    /// Returns the number of tiles from left to right.
     fn across(&self) -> usize {
         self.matrix.1.div_ceil(self.tile.1.max(1))
     }
@@ -251,25 +256,28 @@ impl<T: Pod> Tiles<T> {
         self.matrix.0.div_ceil(self.tile.0.max(1)) * self.across()
     }
 
-    /// Runs `then` on a tile to write to; not if the call has ended.
+    /// Runs `then` on a tile to write to. Does nothing if the call has ended.
     fn with_tile(&self, index: usize, then: impl FnOnce(TileMut<'_, T>)) {
         let (rows, columns) = self.matrix;
         assert!(
             index < self.count() && rows.checked_mul(columns) == Some(self.array.len()),
             "the array has no such tile"
         );
-        // In units of tiles: those of one call are all of one size, so different ones have no element in common.
+        // The claim is in units of tiles. All tiles of a call have one size, so different tiles
+        // have no element in common.
         let ends = (index as u64, index as u64 + 1);
         if let Some(_claim) = self.array.claim_under(self.lend, Mode::SubWrite, ends) {
             let top = index / self.across() * self.tile.0;
             let left = index % self.across() * self.tile.1;
             let size = (self.tile.0.min(rows - top), self.tile.1.min(columns - left));
             let start = self.array.elements().cast::<T>();
-            // SAFETY: within the array, by the assertion: `top` and `left` are of an element of the matrix.
+            // SAFETY: within the array, by the assertion: `top` and `left` are those of an element
+            // of the matrix.
             #[allow(unsafe_code)]
             let first: NonNull<T> = unsafe { start.add(top * columns + left) };
-            // SAFETY: the rows of the tile lie in the array, whose handle `self` has, and hold a `Pod` each. The claim on
-            // them lasts until `then` is over, and nobody else has one. This process is not forked by this crate meanwhile.
+            // SAFETY: the rows of the tile lie in the array, whose handle `self` has, and hold a
+            // `Pod` each. The claim on them lasts until `then` is over, and no other process or
+            // thread has one. This process is not forked by this crate meanwhile.
             #[allow(unsafe_code)]
             let tile = unsafe { TileMut::new(first, (top, left), size, columns) };
             then(tile);
@@ -278,15 +286,15 @@ impl<T: Pod> Tiles<T> {
 }
 
 impl<T: Pod> SharedArray<T> {
-    /// A worker's claim under a lend; `None` if that has been closed.
+    /// Makes a worker's claim under a lend. Returns `None` if the lend has been closed.
     ///
-    /// If it is refused for any other reason, the task ends with that as its error.
+    /// If the claim is refused for any other reason, the task ends with that refusal as its error.
     fn claim_under(&self, lend: u64, mode: Mode, ends: (u64, u64)) -> Option<Claim<'_>> {
         let claim = self.object.head().wait(
             None,
             || Claim::momentary(&self.object, mode, ends, lend),
-            // Others of this call have what is wanted, and will give it back. A worker has no time
-            // of its own, so it also waits for a process that is stopped with the table.
+            // Other workers of this call have the entries, and will give them back. A worker has no
+            // timeout, so it also waits for a process that is stopped while it holds the table.
             |refusal| {
                 matches!(
                     refusal,
@@ -305,7 +313,7 @@ impl<T: Pod> SharedArray<T> {
     }
 }
 
-/// For each thing that can be lent: without a context, and with one.
+/// Implements [`Lent`] for each thing that can be lent: without a context, and with one.
 macro_rules! lent {
     ($lent:ident<$($of:ident),+>, ($($argument:ident: $type:ty),+), $with:ident) => {
         impl<F, $($of: Pod),+> Lent<F, ()> for $lent<$($of),+>

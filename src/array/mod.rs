@@ -1,13 +1,14 @@
-//! Arrays that processes share: [`SharedArray`], and the guards through which their elements are reached.
+//! Arrays that processes share: [`SharedArray`], and the guards that give access to its elements.
 //!
 //! | file | what is there |
 //! |---|---|
 //! | [`claims`] | the table of claims at the head of an array: what rests on what |
-//! | [`terms`] | what goes together with what |
-//! | [`claim`], [`forks`] | a claim as its process has it, and what a fork takes with it |
+//! | [`claim_mode`] | which claims can exist side by side |
+//! | [`claiming`] | how a claim is made |
+//! | [`claim`], [`fork_guard`] | a claim as its process has it, and what a fork takes with it |
 //! | [`guards`], [`atomics`], [`frozen`] | slices of the elements |
-//! | [`patient`] | claims that are waited for |
-//! | [`momentary`], [`handle`] | what takes no guard; a handle as a value |
+//! | [`timeouts`] | claims that wait for other claims to end |
+//! | [`copying`], [`handle`] | access without a guard; a handle as a value |
 //! | [`lend`], [`tile`] | what a call lends its workers |
 
 mod atomics;
@@ -49,22 +50,26 @@ pub use self::tile::TileMut;
 
 /// An array that several processes read and write in place.
 ///
-/// What a program has is a handle: small whatever the array's length, `Clone`, and serde's, so that it can be an argument
-/// of a task or part of a context. Every process that gets it comes to the same elements.
+/// A program holds a handle to it. The handle is small whatever the array's length, `Clone`, and
+/// serde's, so it can be an argument of a task or part of a context. Every process that gets the
+/// handle reaches the same elements.
 ///
-/// The elements are reached through *claims*, which are checked for all processes at once:
-/// [`read`](Self::read) gives a slice that nobody writes to meanwhile, [`write`](Self::write) a mutable one that is nobody
-/// else's, both also for parts of the array, and [`atomics`](Self::atomics) one of atomics for everybody. A claim that
-/// does not go together with those there are is refused with a [`ClaimError`], at once. So two processes cannot have the
-/// same element to write, nor one read what another writes. When a process is killed, its claims go.
+/// A process reaches the elements through *claims*, which are checked across all processes:
+/// [`read`](Self::read) gives a slice that no thread writes to meanwhile, and
+/// [`write`](Self::write) gives an exclusive, mutable slice. Both also exist for parts of the
+/// array. [`atomics`](Self::atomics) gives a slice of atomics, which all processes can have at
+/// once. A claim that is not compatible with the existing ones is refused at once with a
+/// [`ClaimError`]. So two processes never have the same element to write to, and no process reads
+/// what another one writes. When a process is killed, its claims end.
 ///
-/// The usual way to change an array in parallel is to lend it to a call: [`Pool::for_each_chunk`](crate::Pool::for_each_chunk)
-/// gives each worker disjoint chunks. An array that is complete can be [frozen](Self::freeze).
+/// The usual way to change an array in parallel is to lend it to a call:
+/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) gives each worker disjoint chunks. An
+/// array that is complete can be [frozen](Self::freeze).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. Not `bool` and `char` (use a `u8`
-/// or `u32`), nor `String` and `Vec` (use an array, or a [queue](crate::queue)): see
-/// [`shm`](crate::shm#which-values-can-be-shared), which has an example with a struct. Elements begin at a multiple of
-/// 64 bytes, those of a large array at a page.
+/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. `bool` and
+/// `char` are not possible (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
+/// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
+/// with a struct. The elements begin at a multiple of 64 bytes, those of a large array at a page.
 ///
 /// # Examples
 ///
@@ -85,11 +90,12 @@ pub struct SharedArray<T> {
 }
 
 impl<T: Pod> SharedArray<T> {
-    /// An array of `len` elements, all zeros.
+    /// Makes an array of `len` elements, all zeros.
     ///
     /// # Errors
     ///
-    /// [`ShareError::OutOfMemory`] if there is not so much memory, and what else can keep a process from sharing objects.
+    /// [`ShareError::OutOfMemory`] if there is not enough memory, and the other errors that keep a
+    /// process from sharing objects.
     ///
     /// # Examples
     ///
@@ -112,11 +118,13 @@ impl<T: Pod> SharedArray<T> {
             reason: "no machine has so much".to_owned(),
         })?;
         let init = |head: NonNull<ArrayHead>, _| {
-            // SAFETY: `head` is a mapped block of the right size that nobody else knows of yet.
+            // SAFETY: `head` is a mapped block of the right size, and no other thread or process
+            // knows of it yet.
             #[allow(unsafe_code)]
             let lock = unsafe { &raw mut (*head.as_ptr()).top.lock };
             let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-            // SAFETY: as above; blocks stay mapped as long as there is a handle, and whoever locks has one.
+            // SAFETY: as above; blocks stay mapped as long as there is a handle, and every thread
+            // that locks has one.
             #[allow(unsafe_code)]
             unsafe {
                 RobustMutex::init(lock)
@@ -130,11 +138,11 @@ impl<T: Pod> SharedArray<T> {
         })
     }
 
-    /// An array with a copy of these elements.
+    /// Makes an array with a copy of these elements.
     ///
     /// # Errors
     ///
-    /// As [`zeros`](Self::zeros).
+    /// Fails like [`zeros`](Self::zeros).
     ///
     /// # Examples
     ///
@@ -148,11 +156,12 @@ impl<T: Pod> SharedArray<T> {
         Self::made(elements.len(), |into| into.copy_from_slice(elements))
     }
 
-    /// An array of what the iterator gives. If it does not say exactly how much that is, it is collected first.
+    /// Makes an array of the elements that the iterator yields. If the iterator does not say
+    /// exactly how many it yields, they are collected first.
     ///
     /// # Errors
     ///
-    /// As [`zeros`](Self::zeros).
+    /// Fails like [`zeros`](Self::zeros).
     ///
     /// # Panics
     ///
@@ -186,7 +195,7 @@ impl<T: Pod> SharedArray<T> {
                 if given == len && rest.is_empty() {
                     return Ok(array);
                 }
-                // It was wrong about itself.
+                // The iterator's size hint was wrong.
                 let mut all = array.elements_made()[..given].to_vec();
                 all.extend(rest);
                 Self::from_slice(&all)
@@ -195,11 +204,11 @@ impl<T: Pod> SharedArray<T> {
         }
     }
 
-    /// An array of `len` elements, each as `element` makes it of its index.
+    /// Makes an array of `len` elements. `element` makes each one from its index.
     ///
     /// # Errors
     ///
-    /// As [`zeros`](Self::zeros).
+    /// Fails like [`zeros`](Self::zeros).
     ///
     /// # Panics
     ///
@@ -235,7 +244,7 @@ impl<T: Pod> SharedArray<T> {
         self.to_vec().unwrap_or_default()
     }
 
-    /// How many elements there are.
+    /// Returns the number of elements.
     ///
     /// # Examples
     ///
@@ -246,15 +255,16 @@ impl<T: Pod> SharedArray<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn len(&self) -> usize {
-        // Of the memory that this process has mapped, and not from what anybody could have written somewhere.
+        // This number comes from the memory that this process has mapped. A number in shared memory
+        // could have been written over by another process.
         match self.object.tail_len().checked_div(size_of::<T>()) {
             Some(len) => len,
-            // As many as anybody says: they take up nothing.
+            // Elements of no size take up no memory, so any number in shared memory is safe.
             None => self.object.head().top.len.load(Ordering::Acquire) as usize,
         }
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     ///
     /// # Examples
     ///
@@ -268,25 +278,26 @@ impl<T: Pod> SharedArray<T> {
         self.len() == 0
     }
 
-    /// Where the elements are. What may be done with them is a matter of claims.
+    /// Returns where the elements are. The claims decide what may be done with them.
     fn elements(&self) -> NonNull<[T]> {
         NonNull::slice_from_raw_parts(self.object.tail().0.cast(), self.len())
     }
 
-    /// Where the elements of this range are.
+    /// Returns where the elements of this range are.
     fn part(&self, range: &std::ops::Range<usize>) -> NonNull<[T]> {
         debug_assert!(range.start <= range.end && range.end <= self.len());
-        // SAFETY: the range is of this array's.
+        // SAFETY: the range lies in this array.
         #[allow(unsafe_code)]
         let start = unsafe { self.elements().cast::<T>().add(range.start) };
         NonNull::slice_from_raw_parts(start, range.len())
     }
 
-    /// All elements, to read. Others may read them too.
+    /// Claims all elements to read. Other processes and threads may read them too.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Claimed`] if somebody has claimed elements to write, or as atomics, or the array is lent to a call.
+    /// [`ClaimError::Claimed`] if another guard has claimed elements to write, or as atomics, or
+    /// the array is lent to a call.
     ///
     /// # Examples
     ///
@@ -301,11 +312,13 @@ impl<T: Pod> SharedArray<T> {
         self.read_range(..)
     }
 
-    /// All elements, to read and write. Nobody else can have any of them meanwhile.
+    /// Claims all elements to read and write. No other process or thread can have any of them
+    /// meanwhile.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Claimed`] if somebody has claimed elements, [`ClaimError::Frozen`] if the array is frozen.
+    /// [`ClaimError::Claimed`] if another guard has claimed elements, [`ClaimError::Frozen`] if the
+    /// array is frozen.
     ///
     /// # Examples
     ///
@@ -321,11 +334,11 @@ impl<T: Pod> SharedArray<T> {
         self.write_range(..)
     }
 
-    /// Some of the elements, to read.
+    /// Claims some of the elements to read.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read), for these elements; [`ClaimError::OutOfBounds`].
+    /// Fails like [`read`](Self::read), for these elements; [`ClaimError::OutOfBounds`].
     ///
     /// # Examples
     ///
@@ -344,11 +357,12 @@ impl<T: Pod> SharedArray<T> {
         ))
     }
 
-    /// Some of the elements, to read and write. Others may have other elements meanwhile.
+    /// Claims some of the elements to read and write. Other processes and threads may have other
+    /// elements meanwhile.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), for these elements; [`ClaimError::OutOfBounds`].
+    /// Fails like [`write`](Self::write), for these elements; [`ClaimError::OutOfBounds`].
     ///
     /// # Examples
     ///
@@ -372,12 +386,12 @@ impl<T: Pod> SharedArray<T> {
         ))
     }
 
-    /// All elements as atomics, for everybody at once.
+    /// Claims all elements as atomics, which all processes can have at once.
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Claimed`] if somebody has claimed elements in another way, [`ClaimError::Frozen`] if the array is
-    /// frozen.
+    /// [`ClaimError::Claimed`] if another guard has claimed elements in another way,
+    /// [`ClaimError::Frozen`] if the array is frozen.
     ///
     /// # Examples
     ///

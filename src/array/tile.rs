@@ -1,4 +1,4 @@
-//! A rectangle out of a matrix that lies in an array row by row.
+//! A rectangle of a matrix that lies in an array row by row.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,9 +6,10 @@ use std::ops::{Index, IndexMut};
 use std::ptr::NonNull;
 use std::slice;
 
-/// A tile of a matrix, to write to: what [`Pool::for_each_tile`](crate::Pool::for_each_tile) gives its function.
+/// A tile of a matrix, to write to: what [`Pool::for_each_tile`](crate::Pool::for_each_tile) gives
+/// its function.
 ///
-/// It is indexed by row and column within the tile, and has its rows as slices.
+/// It is indexed by row and column within the tile, and gives its rows as slices.
 ///
 /// # Examples
 ///
@@ -29,12 +30,12 @@ pub struct TileMut<'a, T> {
     origin: (usize, usize),
     rows: usize,
     columns: usize,
-    /// Elements from one row to the next.
+    /// The number of elements from one row to the next.
     stride: usize,
     elements: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: some mutable slices, one for each row.
+// SAFETY: a `TileMut` is a number of mutable slices, one for each row.
 #[allow(unsafe_code)]
 unsafe impl<T: Send> Send for TileMut<'_, T> {}
 // SAFETY: as above; by a shared reference they can only be read.
@@ -42,10 +43,13 @@ unsafe impl<T: Send> Send for TileMut<'_, T> {}
 unsafe impl<T: Sync> Sync for TileMut<'_, T> {}
 
 impl<T> TileMut<'_, T> {
+    /// Makes a tile of a matrix.
+    ///
     /// # Safety
     ///
-    /// From `first` on there are `rows` rows of `columns` elements each, `stride` apart and not longer than that. All of them
-    /// are valid, and nobody else reads or writes them for its lifetime.
+    /// From `first` on there are `rows` rows of `columns` elements each, `stride` apart and not
+    /// longer than that. All of them are valid, and no other code reads or writes them during its
+    /// lifetime.
     #[allow(unsafe_code)]
     pub(super) unsafe fn new(
         first: NonNull<T>,
@@ -63,7 +67,7 @@ impl<T> TileMut<'_, T> {
         }
     }
 
-    /// Row and column of its first element in the matrix.
+    /// Returns the row and the column of its first element in the matrix.
     ///
     /// # Examples
     ///
@@ -83,7 +87,8 @@ impl<T> TileMut<'_, T> {
         self.origin
     }
 
-    /// How many rows it has: fewer at the lower edge than elsewhere, if the matrix does not come out even.
+    /// Returns the number of rows: fewer at the lower edge, if the matrix has no whole number of
+    /// tiles.
     ///
     /// # Examples
     ///
@@ -102,7 +107,8 @@ impl<T> TileMut<'_, T> {
         self.rows
     }
 
-    /// How many columns it has: fewer at the right edge than elsewhere, if the matrix does not come out even.
+    /// Returns the number of columns: fewer at the right edge, if the matrix has no whole number of
+    /// tiles.
     ///
     /// # Examples
     ///
@@ -121,24 +127,25 @@ impl<T> TileMut<'_, T> {
         self.columns
     }
 
+    /// Returns the start of a row of the tile.
     fn start_of(&self, row: usize) -> *mut T {
         assert!(
             row < self.rows,
             "there is no row {row} in a tile of {} rows",
             self.rows
         );
-        // SAFETY: the row is one of the tile's, by the assertion.
+        // SAFETY: the row lies in the tile, by the assertion.
         #[allow(unsafe_code)]
         unsafe {
             self.first.as_ptr().add(row * self.stride)
         }
     }
 
-    /// A row of the tile, to read.
+    /// Returns a row of the tile to read.
     ///
     /// # Panics
     ///
-    /// If it has no such row.
+    /// If the tile has no such row.
     ///
     /// # Examples
     ///
@@ -155,15 +162,16 @@ impl<T> TileMut<'_, T> {
     /// ```
     #[allow(unsafe_code)]
     pub fn row(&self, row: usize) -> &[T] {
-        // SAFETY: one of its rows, by the assertion in `start_of`; `self` is shared, so nobody has it to write.
+        // SAFETY: one of its rows, by the assertion in `start_of`; `self` is shared, so no code has
+        // the row to write.
         unsafe { slice::from_raw_parts(self.start_of(row), self.columns) }
     }
 
-    /// A row of the tile, to write to.
+    /// Returns a row of the tile to write to.
     ///
     /// # Panics
     ///
-    /// If it has no such row.
+    /// If the tile has no such row.
     ///
     /// # Examples
     ///
@@ -184,7 +192,7 @@ impl<T> TileMut<'_, T> {
         unsafe { slice::from_raw_parts_mut(self.start_of(row), self.columns) }
     }
 
-    /// All rows, from above, to write to.
+    /// Iterates over all rows from top to bottom, to write to.
     ///
     /// # Examples
     ///
@@ -203,8 +211,8 @@ impl<T> TileMut<'_, T> {
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
         (0..self.rows).map(|row| {
             let start = self.start_of(row);
-            // SAFETY: one of its rows; each is given once, and they have no element in common. `self` is borrowed mutably for
-            // as long as they live.
+            // SAFETY: one of its rows; each is given once, and they have no element in common.
+            // `self` is borrowed mutably for as long as they live.
             #[allow(unsafe_code)]
             unsafe {
                 slice::from_raw_parts_mut(start, self.columns)

@@ -1,4 +1,4 @@
-//! Claims that are waited for, if somebody else has what is wanted.
+//! Claims that wait for other claims to end, with a timeout.
 
 use std::ops::RangeBounds;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use super::claim_mode::{Mode, within};
 use super::{ClaimError, Reading, SharedArray, Writing};
 
 impl<T: Pod> SharedArray<T> {
-    /// [`read`](Self::read), but waits at most so long until nobody writes to any element.
+    /// Claims like [`read`](Self::read), but waits for at most `timeout` until no process writes to
+    /// any element.
     ///
     /// # Errors
     ///
-    /// As there, after the time.
+    /// Fails like [`read`](Self::read), after `timeout`.
     ///
     /// # Examples
     ///
@@ -33,12 +34,13 @@ impl<T: Pod> SharedArray<T> {
         self.read_range_timeout(.., timeout)
     }
 
-    /// [`write`](Self::write), but waits at most so long until nobody else has any element. There is no order among those
-    /// who wait, and readers that relieve one another can keep a writer out.
+    /// Claims like [`write`](Self::write), but waits for at most `timeout` until no other guard has
+    /// any element. There is no order among the threads that wait, and readers that take turns can
+    /// keep a writer out.
     ///
     /// # Errors
     ///
-    /// As there, after the time.
+    /// Fails like [`write`](Self::write), after `timeout`.
     ///
     /// # Examples
     ///
@@ -66,11 +68,12 @@ impl<T: Pod> SharedArray<T> {
         self.write_range_timeout(.., timeout)
     }
 
-    /// [`read_range`](Self::read_range), but waits at most so long until nobody writes to these elements.
+    /// Claims like [`read_range`](Self::read_range), but waits for at most `timeout` until no
+    /// process writes to these elements.
     ///
     /// # Errors
     ///
-    /// As there, after the time.
+    /// Fails like [`read_range`](Self::read_range), after `timeout`.
     ///
     /// # Examples
     ///
@@ -93,12 +96,13 @@ impl<T: Pod> SharedArray<T> {
         Ok(Reading::new(claim, self.part(&range)))
     }
 
-    /// [`write_range`](Self::write_range), but waits at most so long until nobody else has these elements. There is no
-    /// order among those who wait, and readers that relieve one another can keep a writer out.
+    /// Claims like [`write_range`](Self::write_range), but waits for at most `timeout` until no
+    /// other guard has these elements. There is no order among the threads that wait, and readers
+    /// that take turns can keep a writer out.
     ///
     /// # Errors
     ///
-    /// As there, after the time.
+    /// Fails like [`write_range`](Self::write_range), after `timeout`.
     ///
     /// # Examples
     ///

@@ -5,7 +5,7 @@ use ndarray::{ArrayView, ArrayViewMut, Dimension, ErrorKind, IntoDimension, Shap
 
 use super::{FrozenArray, Reading, Writing};
 
-/// As many elements as the shape says, neither more nor fewer.
+/// Checks that there are exactly as many elements as the shape says.
 fn checked<D: IntoDimension>(shape: D, len: usize) -> Result<D::Dim, ShapeError> {
     let shape = shape.into_dimension();
     if shape.size_checked() == Some(len) {
@@ -16,7 +16,8 @@ fn checked<D: IntoDimension>(shape: D, len: usize) -> Result<D::Dim, ShapeError>
 }
 
 impl<T> Reading<'_, T> {
-    /// The elements as an array of one or more dimensions, row by row. Nothing is copied. (Feature `ndarray`.)
+    /// Returns the elements as an array of one or more dimensions, row by row. Nothing is copied.
+    /// (Feature `ndarray`.)
     ///
     /// # Errors
     ///
@@ -39,11 +40,12 @@ impl<T> Reading<'_, T> {
 }
 
 impl<T> Writing<'_, T> {
-    /// The elements as an array of one or more dimensions, row by row, to read. (Feature `ndarray`.)
+    /// Returns the elements as an array of one or more dimensions, row by row, to read. (Feature
+    /// `ndarray`.)
     ///
     /// # Errors
     ///
-    /// As [`view_mut`](Self::view_mut).
+    /// Fails like [`view_mut`](Self::view_mut).
     ///
     /// # Examples
     ///
@@ -60,7 +62,8 @@ impl<T> Writing<'_, T> {
         ArrayView::from_shape(checked(shape, self.len())?, self)
     }
 
-    /// The elements as an array of one or more dimensions, row by row, to write to. Nothing is copied. (Feature `ndarray`.)
+    /// Returns the elements as an array of one or more dimensions, row by row, to write to. Nothing
+    /// is copied. (Feature `ndarray`.)
     ///
     /// # Errors
     ///
@@ -85,7 +88,8 @@ impl<T> Writing<'_, T> {
 }
 
 impl<T: Pod> FrozenArray<T> {
-    /// The elements as an array of one or more dimensions, row by row. Nothing is copied. (Feature `ndarray`.)
+    /// Returns the elements as an array of one or more dimensions, row by row. Nothing is copied.
+    /// (Feature `ndarray`.)
     ///
     /// # Errors
     ///

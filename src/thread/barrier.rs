@@ -1,4 +1,4 @@
-//! [`Barrier`]: all go on when all are there.
+//! [`Barrier`]: threads wait until all of them have come.
 
 use std::panic::RefUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -8,14 +8,16 @@ use super::{deadline, sleep};
 use crate::barrier::{BarrierPass, BrokenBarrier};
 use crate::shim::{Condvar, Mutex};
 
-/// A place where threads wait until a fixed number of them has come, and then go on together, again and again.
+/// A place where threads wait until a fixed number of them has come. Then all go on together, and
+/// the next round begins.
 ///
-/// std's waits for ever when one of its threads never comes. So does [`wait`](Self::wait) here, and a thread that panics
-/// before it arrives is not noticed either: the others wait for it. But any of them can use
-/// [`wait_timeout`](Self::wait_timeout), and when that is over the barrier is *broken*: whoever waits, and whoever comes
-/// later, gets [`BrokenBarrier`], so that all of them stop together instead of one after the other. Anybody can break
-/// it too, with [`abort`](Self::abort), for example on the way out of a thread that fails. [`reset`](Self::reset)
-/// mends it.
+/// The barrier of `std` waits for ever when one of its threads never comes. So does
+/// [`wait`](Self::wait) here. A thread that panics before it arrives is not noticed either: the
+/// others wait for it. But each of them can use [`wait_timeout`](Self::wait_timeout), and when that
+/// time is over the barrier is *broken*: the threads that wait, and all that come later, get
+/// [`BrokenBarrier`]. So all of them stop together instead of one after the other. Any thread can
+/// break the barrier too, with [`abort`](Self::abort), for example on the way out of a thread that
+/// fails. [`reset`](Self::reset) repairs it.
 ///
 /// # Examples
 ///
@@ -32,7 +34,7 @@ use crate::shim::{Condvar, Mutex};
 ///             for step in 1..=10 {
 ///                 arrived.fetch_add(1, Ordering::Relaxed);
 ///                 let pass = barrier.wait().expect("all come");
-///                 assert!(arrived.load(Ordering::Relaxed) >= 3 * step); // nobody is a step behind
+///                 assert!(arrived.load(Ordering::Relaxed) >= 3 * step); // none is a step behind
 ///                 if pass.is_leader() {
 ///                     led.fetch_add(1, Ordering::Relaxed);
 ///                 }
@@ -51,8 +53,9 @@ pub struct Barrier {
 #[derive(Debug)]
 struct State {
     waiting: usize,
-    /// What they wait for, if any do. It is theirs alone: a thread that is slow to wake finds how *its* round has ended,
-    /// whatever has happened to the barrier since. A count of rounds could not tell it.
+    /// The round that the waiting threads wait for, if there are any. Each round has its own value:
+    /// a thread that is slow to wake finds how *its* round has ended, whatever has happened to the
+    /// barrier since. A count of rounds could not tell that.
     round: Option<Arc<Round>>,
     is_broken: bool,
 }
@@ -63,11 +66,11 @@ struct Round {
     ended: Condvar,
 }
 
-/// No panic leaves it half changed.
+/// A panic never leaves it half changed.
 impl RefUnwindSafe for Barrier {}
 
 impl State {
-    /// Lets all go on who wait, with this outcome.
+    /// Ends the round: all threads that wait go on, with this outcome.
     fn end_round(&mut self, outcome: Result<(), BrokenBarrier>) {
         self.waiting = 0;
         if let Some(round) = self.round.take() {
@@ -84,11 +87,11 @@ impl State {
 }
 
 impl Barrier {
-    /// A barrier for so many threads.
+    /// Makes a barrier for `parties` threads.
     ///
     /// # Panics
     ///
-    /// If `parties` is 0: nobody could ever be the last to come.
+    /// If `parties` is 0: no thread could ever be the last to come.
     ///
     /// # Examples
     ///
@@ -135,12 +138,12 @@ impl Barrier {
         self.wait_until(None)
     }
 
-    /// Waits until all parties have come, but no longer than `timeout`. If they have not come by then, the barrier is
-    /// broken, for everybody.
+    /// Waits until all parties have come, but no longer than `timeout`. If they have not come by
+    /// then, the barrier is broken for all of them.
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`], as [`wait`](Self::wait), and when the time is over.
+    /// [`BrokenBarrier`], like [`wait`](Self::wait), and when the time is over.
     ///
     /// # Examples
     ///
@@ -156,7 +159,7 @@ impl Barrier {
         self.wait_until(deadline(timeout))
     }
 
-    /// Breaks the barrier: whoever waits and whoever comes later gets [`BrokenBarrier`].
+    /// Breaks the barrier: the threads that wait, and all that come later, get [`BrokenBarrier`].
     ///
     /// # Examples
     ///
@@ -175,8 +178,8 @@ impl Barrier {
         self.state.lock().break_round();
     }
 
-    /// Makes the barrier as good as new. Whoever waits at that moment gets [`BrokenBarrier`], whether it was broken or
-    /// not.
+    /// Makes the barrier as good as new. The threads that wait at that moment get
+    /// [`BrokenBarrier`], whether it was broken or not.
     ///
     /// # Examples
     ///
@@ -194,7 +197,7 @@ impl Barrier {
         state.is_broken = false;
     }
 
-    /// Whether the barrier is broken.
+    /// Returns whether the barrier is broken.
     ///
     /// # Examples
     ///
@@ -210,7 +213,7 @@ impl Barrier {
         self.state.lock().is_broken
     }
 
-    /// How many have to come.
+    /// Returns the number of threads that have to come.
     ///
     /// # Examples
     ///
@@ -223,7 +226,7 @@ impl Barrier {
         self.parties
     }
 
-    /// How many have come and wait for the others: 0 to `parties - 1`.
+    /// Returns the number of threads that have come and wait for the others: 0 to `parties - 1`.
     ///
     /// # Examples
     ///
@@ -250,7 +253,7 @@ impl Barrier {
         let round = Arc::clone(state.round.get_or_insert_default());
         loop {
             let is_late = sleep(&round.ended, &mut state, deadline);
-            // An outcome of the last moment counts.
+            // An outcome counts even if it came at the last moment, when the time was over.
             if let Some(outcome) = round.outcome.get() {
                 return outcome.map(|()| pass);
             }

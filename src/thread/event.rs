@@ -1,4 +1,4 @@
-//! [`Event`]: a flag to wait for.
+//! [`Event`]: a flag that threads wait for.
 
 use std::panic::RefUnwindSafe;
 use std::sync::atomic::Ordering;
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::{deadline, sleep};
 use crate::shim::{Condvar, Mutex, StaticBool};
 
-/// A flag that threads can wait for until somebody sets it.
+/// A flag that threads can wait for until another thread sets it.
 ///
-/// Once set it stays set, and nobody waits, until it is cleared. Everybody who waits at the moment of a
-/// [`set`](Self::set) goes on, also if a [`clear`](Self::clear) follows before they have woken.
+/// Once set it stays set, and no thread waits, until it is cleared. All threads that wait at the
+/// moment of a [`set`](Self::set) go on, also if a [`clear`](Self::clear) follows before they have
+/// woken.
 ///
 /// # Examples
 ///
@@ -30,7 +31,8 @@ use crate::shim::{Condvar, Mutex, StaticBool};
 /// ```
 #[derive(Debug, Default)]
 pub struct Event {
-    /// Written under the lock, read without: a flag that loops look at must cost them nothing.
+    /// Written under the lock and read without it: reading the flag in a loop must cost almost
+    /// nothing.
     is_set: StaticBool,
     state: Mutex<State>,
     woken: Condvar,
@@ -38,17 +40,18 @@ pub struct Event {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How often the event was set. Who waits sees by it that it was set and cleared again.
+    /// The number of times that the event was set. It tells a waiting thread that the event was set
+    /// and cleared again.
     sets: u64,
-    /// How many threads wait, for the tests and for `Debug`.
+    /// The number of threads that wait, for the tests and for `Debug`.
     waiting: usize,
 }
 
-/// No panic leaves it half changed.
+/// A panic never leaves it half changed.
 impl RefUnwindSafe for Event {}
 
 impl Event {
-    /// An event that is clear.
+    /// Makes an event that is clear.
     ///
     /// # Examples
     ///
@@ -70,7 +73,8 @@ impl Event {
         }
     }
 
-    /// Sets the event and wakes everybody who waits. What was written before is seen by those who find it set.
+    /// Sets the event and wakes all threads that wait. A thread that finds it set also sees what
+    /// this thread wrote before.
     ///
     /// # Examples
     ///
@@ -92,7 +96,7 @@ impl Event {
         self.woken.notify_all();
     }
 
-    /// Clears the event: who waits from now on waits for the next [`set`](Self::set).
+    /// Clears the event: a thread that waits from now on waits for the next [`set`](Self::set).
     ///
     /// # Examples
     ///
@@ -109,7 +113,7 @@ impl Event {
         self.is_set.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the event is set. Cheap enough to ask in every turn of a loop.
+    /// Returns whether the event is set. This is cheap enough for every turn of a loop.
     ///
     /// # Examples
     ///
@@ -144,7 +148,7 @@ impl Event {
         self.wait_until(None);
     }
 
-    /// Waits until the event is set, but no longer than `timeout`; true if it was set.
+    /// Waits until the event is set, but no longer than `timeout`. Returns true if it was set.
     ///
     /// # Examples
     ///
@@ -174,7 +178,8 @@ impl Event {
         let seen = state.sets;
         state.waiting += 1;
         let mut is_late = false;
-        // Under the lock: a `set` comes before, and is seen, or after, and wakes this thread.
+        // This runs under the lock: a `set` comes before, and this thread sees it, or it comes
+        // after, and wakes this thread.
         let was_set = loop {
             if self.is_set() || state.sets != seen {
                 break true;
@@ -206,7 +211,7 @@ mod tests {
         assert_eq!(event.waiting(), 0);
     }
 
-    /// The two calls could let the waiting threads in between them.
+    /// With two calls, the waiting threads could wake in between.
     #[test]
     fn a_set_that_is_over_before_any_thread_has_woken_ends_all_waits() {
         let event = leak(Event::new());

@@ -1,5 +1,5 @@
-//! Models of semaphore, event and barrier. A lost wake-up is a deadlock, which loom reports; a
-//! deadline passes at any time it can.
+//! Models of semaphore, event and barrier. A lost wake-up is a deadlock, which loom reports. A
+//! deadline passes at any possible time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ fn spawn<T: 'static, R: 'static>(
     thread::spawn(move || run(&of))
 }
 
-/// An event that this thread has looked at: see `StaticBool`.
+/// Makes an event and looks at it in this thread: see `StaticBool`.
 fn event() -> Arc<Event> {
     let event = Arc::new(Event::new());
     assert!(!event.is_set());
@@ -48,8 +48,8 @@ fn each_permit_that_comes_back_is_for_one_who_waits() {
     });
 }
 
-/// One that wants two permits stands in front, and may give up. The one behind it wants one, which
-/// is there.
+/// One thread wants two permits, is first in the queue, and may give up. The one behind it wants
+/// one permit, which is there.
 #[test]
 fn one_that_gives_up_holds_up_none_behind_it() {
     model(|| {
@@ -60,7 +60,7 @@ fn one_that_gives_up_holds_up_none_behind_it() {
         });
         let waiter = spawn(&semaphore, |it| it.acquire().forget());
         semaphore.release(1);
-        // The late one may have come after the other, and then waits for two more.
+        // The late thread may have come after the other, and then waits for two more permits.
         waiter.join().unwrap();
         assert!(late.join().unwrap().is_none());
         assert_eq!(semaphore.available(), 0);
@@ -117,7 +117,7 @@ fn a_barrier_is_passed_twice_by_both() {
     });
 }
 
-/// The one that is late breaks it for the other, or both pass.
+/// Either the late thread breaks it for the other, or both pass.
 #[test]
 fn both_hear_the_same_of_a_barrier_with_a_deadline() {
     model(|| {

@@ -1,16 +1,19 @@
 //! [`Semaphore`], [`Event`] and [`Barrier`] for the threads of one program.
 //!
-//! What a program that only uses threads misses in `std::sync`:
+//! These are missing in `std::sync` for a program that only uses threads:
 //!
-//! - A [`Semaphore`] limits how many do something at once. std has none. The usual one made of a mutex and a condition
-//!   variable lets small requests overtake large ones, which then wait for ever under load; this one is a queue.
-//! - An [`Event`] is a flag to wait for: "it has begun", "stop". std has none either, and a condition variable with a
-//!   `bool` loses the threads that are slow to wake if the flag is cleared soon after it was set; this one does not.
-//! - A [`Barrier`] holds threads until all have come. std's waits for ever when one of them never comes; this one can
-//!   time out, be aborted and be reset, and then everybody is told.
+//! - A [`Semaphore`] limits how many threads do something at once. `std` has none. The usual one,
+//!   made of a mutex and a condition variable, lets small requests overtake large ones, which then
+//!   wait for ever under load. This one is a queue.
+//! - An [`Event`] is a flag to wait for: "it has begun", "stop". `std` has none either. A condition
+//!   variable with a `bool` loses the threads that are slow to wake, if the flag is cleared soon
+//!   after it was set. This one does not.
+//! - A [`Barrier`] holds threads until all have come. The one of `std` waits for ever when one of
+//!   them never comes. This one can time out, be aborted and be reset, and then all its threads are
+//!   told.
 //!
-//! Nothing here is poisoned: a thread that panics gives its permits back, as one that returns does. Waiting threads
-//! sleep. All three can be a `static`.
+//! Nothing here is poisoned: a thread that panics gives its permits back, like a thread that
+//! returns. Waiting threads sleep. All three can be a `static`.
 //!
 //! # Between processes
 //!
@@ -64,12 +67,14 @@ pub use self::semaphore::{Permit, Semaphore};
 pub use crate::barrier::{BarrierPass, BrokenBarrier};
 use crate::shim::{Condvar, MutexGuard};
 
-/// When a wait that begins now is over; `None`, never, if the clock does not reach that far.
+/// Returns when a wait that begins now is over. `None` means never: the clock does not reach that
+/// far.
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// Sleeps until somebody notifies, or until the deadline; true if that has passed.
+/// Sleeps until another thread notifies, or until the deadline. Returns true if the deadline has
+/// passed.
 fn sleep<T>(woken: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Instant>) -> bool {
     if let Some(deadline) = deadline {
         return woken.wait_until(guard, deadline).timed_out();
@@ -78,15 +83,15 @@ fn sleep<T>(woken: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Ins
     false
 }
 
-/// What the unit tests share. What they wait on is leaked, and threads are not joined, so that a test that fails does not
-/// wait for a thread that nobody wakes any more.
+/// The shared part of the unit tests. The objects that threads wait on are leaked, and threads are
+/// not joined, so that a test that fails does not wait for a thread that will never wake.
 #[cfg(test)]
 mod testing {
     use std::sync::mpsc::{Receiver, channel};
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Far longer than anything takes.
+    /// Far longer than any wait of a test takes.
     const DEADLINE: Duration = Duration::from_secs(30);
 
     pub(super) fn leak<T>(value: T) -> &'static T {

@@ -1,8 +1,8 @@
-//! [`Semaphore`]: so many at once.
+//! [`Semaphore`]: at most a fixed number of threads at once.
 //!
-//! Who cannot have its permits at once joins a queue, and whoever brings permits hands them to the front of it, under the
-//! lock. A thread is woken when it has what it wants and not before, so none wakes in vain, and none can be overtaken
-//! between being woken and taking.
+//! A thread that cannot have its permits at once joins a queue. A thread that brings permits hands
+//! them to the front of the queue, under the lock. A waiting thread is woken only when it has its
+//! permits. So no thread wakes in vain, and none can be overtaken between being woken and taking.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 use super::{deadline, sleep};
 use crate::shim::{Condvar, Mutex};
 
-/// A number of permits: who wants to do something takes one first and waits if there is none.
+/// A number of permits: a thread takes a permit before it does something, and waits if there is
+/// none.
 ///
-/// With permits that are taken and given back it limits how many do something at once. With [`release`](Self::release)
-/// and [`Permit::forget`] it counts: one side adds a permit for each thing it has made, the other takes them.
+/// If permits are taken and given back, the semaphore limits how many threads do something at once.
+/// With [`release`](Self::release) and [`Permit::forget`] it counts: one side adds a permit for
+/// each thing it has made, the other side takes them.
 ///
-/// It is fair: who has to wait stands in a queue, and nobody overtakes. So a large [`acquire_many`](Self::acquire_many) is
-/// not starved by small ones; those wait behind it even if there are permits enough for them. For the same reason
-/// a thread should take all it needs at once: one that holds some and waits for more may stand behind another that
-/// waits for those.
+/// It is fair: a thread that has to wait stands in a queue, and no other thread overtakes it. So
+/// small requests do not starve a large [`acquire_many`](Self::acquire_many): they wait behind it,
+/// even if there are enough permits for them. For the same reason a thread should take all it needs
+/// at once: a thread that holds some permits and waits for more may stand behind another that waits
+/// for those.
 ///
 /// # Examples
 ///
@@ -43,13 +46,14 @@ pub struct Semaphore {
 
 #[derive(Debug)]
 struct State {
-    /// Permits that nobody holds.
+    /// The number of permits that are not held.
     available: usize,
-    /// Permits that are available or held. It fits, so a permit that comes back always does.
+    /// The number of permits that are available or held. It fits, so a permit that comes back
+    /// always fits too.
     total: usize,
-    /// Who waits, the first to come in front. The front wants more than is available.
+    /// The threads that wait, the first to come in front. The front wants more than is available.
     queue: VecDeque<Waiter>,
-    /// The ticket of who waits next. They go up along the queue.
+    /// The ticket of the next thread that waits. Tickets go up along the queue.
     next_ticket: u64,
 }
 
@@ -57,15 +61,15 @@ struct State {
 struct Waiter {
     ticket: u64,
     wanted: usize,
-    /// Each waiter has its own, so that only the one that was served wakes.
+    /// Each waiter has its own, so that only the served one wakes.
     served: Arc<Condvar>,
 }
 
-/// No panic leaves it half changed.
+/// A panic never leaves it half changed.
 impl RefUnwindSafe for Semaphore {}
 
 impl State {
-    /// Takes permits if they can be had without overtaking anybody.
+    /// Takes permits if they can be had without overtaking another thread.
     fn take(&mut self, wanted: usize) -> bool {
         let can = wanted == 0 || (self.queue.is_empty() && wanted <= self.available);
         if can {
@@ -74,7 +78,7 @@ impl State {
         can
     }
 
-    /// Hands permits to those in front for as long as there are enough.
+    /// Hands permits to the front of the queue for as long as there are enough.
     fn serve(&mut self) {
         while let Some(front) = self.queue.front()
             && front.wanted <= self.available
@@ -85,14 +89,15 @@ impl State {
         }
     }
 
-    /// Whether who came with this ticket has been served: those in the queue have come later.
+    /// Returns whether the thread with this ticket has been served: all in the queue have come
+    /// later.
     fn is_served(&self, ticket: u64) -> bool {
         self.queue.front().is_none_or(|front| ticket < front.ticket)
     }
 }
 
 impl Semaphore {
-    /// A semaphore with so many permits; 0 is fine, for one that only counts.
+    /// Makes a semaphore with `permits` permits. With 0 it only counts.
     ///
     /// # Examples
     ///
@@ -130,10 +135,11 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Takes so many permits, all at once, and waits until there are as many.
+    /// Takes `count` permits, all at once, and waits until there are as many.
     ///
-    /// More than the semaphore was made with can be had when they have been [released](Self::release); until then it
-    /// waits, and all who come later wait behind it. 0 permits are had at once.
+    /// A `count` above the number that the semaphore was made with can be had when more permits
+    /// have been [released](Self::release). Until then the thread waits, and all that come later
+    /// wait behind it. 0 permits are had at once.
     ///
     /// # Examples
     ///
@@ -150,7 +156,7 @@ impl Semaphore {
         self.permit(count)
     }
 
-    /// Takes a permit if there is one and nobody waits; does not wait.
+    /// Takes a permit if there is one and no thread waits. Does not wait.
     ///
     /// # Examples
     ///
@@ -166,7 +172,7 @@ impl Semaphore {
         self.try_acquire_many(1)
     }
 
-    /// Takes so many permits if there are as many and nobody waits; does not wait, and takes all or none.
+    /// Takes `count` permits if there are as many and no thread waits, or none. Does not wait.
     ///
     /// # Examples
     ///
@@ -200,9 +206,9 @@ impl Semaphore {
         self.acquire_many_timeout(1, timeout)
     }
 
-    /// Takes so many permits, all at once, and waits for them no longer than `timeout`.
+    /// Takes `count` permits, all at once, and waits for them no longer than `timeout`.
     ///
-    /// Who gives up leaves the queue, and those behind it go on.
+    /// A thread that gives up leaves the queue, and the threads behind it go on.
     ///
     /// # Examples
     ///
@@ -219,8 +225,8 @@ impl Semaphore {
         is_served.then(|| self.permit(count))
     }
 
-    /// How many permits nobody holds. By the time the caller looks at it, it may be another number; and permits that
-    /// are there may be meant for somebody who waits for more.
+    /// Returns the number of permits that are not held. By the time the caller looks at it, it may
+    /// have changed. Permits that are there may be meant for a thread that waits for more.
     ///
     /// # Examples
     ///
@@ -235,14 +241,15 @@ impl Semaphore {
         self.state.lock().available
     }
 
-    /// Adds permits that nobody held before: the signal that there is something to take.
+    /// Adds permits that no thread held before: the signal that there is something to take.
     ///
-    /// A [`Permit`] gives back by itself what it holds; this is for permits that were [forgotten](Permit::forget) or never
-    /// taken.
+    /// A [`Permit`] gives back by itself what it holds. This method is for permits that were
+    /// [forgotten](Permit::forget) or never taken.
     ///
     /// # Panics
     ///
-    /// If there were more than [`usize::MAX`] permits then, those that are held included. Nothing is added in that case.
+    /// If there were more than [`usize::MAX`] permits then, with those that are held. In that case
+    /// nothing is added.
     ///
     /// # Examples
     ///
@@ -274,7 +281,8 @@ impl Semaphore {
         }
     }
 
-    /// Takes permits, waiting for them until the deadline; false if it has passed and nothing was taken.
+    /// Takes permits, waiting for them until the deadline. Returns false if the deadline has passed
+    /// and nothing was taken.
     fn wait(&self, wanted: usize, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();
         if state.take(wanted) {
@@ -290,13 +298,13 @@ impl Semaphore {
         });
         loop {
             let is_late = sleep(&served, &mut state, deadline);
-            // Served at the last moment is served.
+            // A thread that is served at the last moment, when its time is over, is served.
             if state.is_served(ticket) {
                 return true;
             }
             if is_late {
                 state.queue.retain(|waiter| waiter.ticket != ticket);
-                // It may have been the one that all others waited behind.
+                // All others may have waited behind this thread.
                 state.serve();
                 return false;
             }
@@ -304,7 +312,7 @@ impl Semaphore {
     }
 }
 
-/// Permits of a [`Semaphore`], which go back to it when this is dropped, on a panic too.
+/// Permits of a [`Semaphore`]. They go back to it when this is dropped, on a panic too.
 ///
 /// # Examples
 ///
@@ -326,7 +334,7 @@ pub struct Permit<'s> {
 }
 
 impl Permit<'_> {
-    /// How many permits these are.
+    /// Returns the number of these permits.
     ///
     /// # Examples
     ///
@@ -339,7 +347,7 @@ impl Permit<'_> {
         self.count
     }
 
-    /// Takes the permits out of the semaphore for good: there are fewer from now on, until somebody
+    /// Takes the permits out of the semaphore for good: there are fewer from now on, until a thread
     /// [releases](Semaphore::release) new ones.
     ///
     /// # Examples

@@ -5,19 +5,19 @@ use proptest::prelude::*;
 use super::super::claim_mode::within;
 use super::*;
 
-/// A head in this process's own memory.
+/// Makes a head in this process's own memory.
 fn head() -> Box<ArrayHead> {
-    // SAFETY: all of it is valid when it is zeros, but for the lock, which follows.
+    // SAFETY: all of it is valid when it is zeros, except the lock, which follows.
     #[allow(unsafe_code)]
     let mut head = unsafe { Box::<ArrayHead>::new_zeroed().assume_init() };
     let lock = NonNull::from(&mut head.top.lock);
-    // SAFETY: nobody else has it, and it is not moved: it lies in a box.
+    // SAFETY: no other thread has it, and it is not moved: it lies in a box.
     #[allow(unsafe_code)]
     unsafe { RobustMutex::init(lock) }.unwrap();
     head
 }
 
-/// The claims as one would write them down: a list, and the rule in words.
+/// The claims in their simplest form: a list, and the rule in words.
 #[derive(Default)]
 struct Model {
     claims: Vec<(Terms, bool)>,
@@ -45,7 +45,8 @@ impl Model {
     }
 }
 
-/// Whether no element can be in both, unless both only read or both are atomic, or one is lent to the other.
+/// Returns whether the two claims can exist side by side: they have no element in common, both only
+/// read, both are atomic, or one is lent to the other.
 fn compatible(a: &Terms, b: &Terms) -> bool {
     let reads = |mode| matches!(mode, Mode::Read | Mode::LendRead | Mode::SubRead);
     if reads(a.mode) && reads(b.mode) {
@@ -77,7 +78,7 @@ enum Step {
         member: u16,
         writes: bool,
     },
-    /// Of those there are, by number.
+    /// Releases one of the existing claims, by its number.
     Release(usize),
     Close(usize),
     Bury(u16),
@@ -171,7 +172,7 @@ proptest! {
                 }
                 _ => {}
             }
-            // Claims that are counted together are one entry; all others have one each.
+            // Claims that are counted together share one entry; each of the others has its own.
             let mut counted: Vec<Terms> = model.claims.iter().map(|(terms, _)| *terms).collect();
             let all = counted.len() as u64;
             counted.sort_by_key(|terms| (terms.member, terms.mode as u8, terms.start, terms.end, terms.lend));
@@ -204,12 +205,13 @@ fn a_table_full_of_siblings_is_told_from_one_that_others_fill() {
         lend,
         ..terms(1, Mode::SubWrite, start, start + 1)
     };
-    // Of no elements: in nobody's way.
+    // These claims have no elements, so they block no other claim.
     for at in 0..ENTRIES as u64 - 2 {
         head.claim(&terms(2, Mode::Read, at, at)).unwrap();
     }
     let first = head.claim(&work(0)).unwrap();
-    // Decided with the claim: by the time of a second look the sibling may have gone, and its entry with it.
+    // The reason is decided with the claim: by the time of a second look the sibling may have gone,
+    // and its entry with it.
     assert_eq!(head.claim(&work(1)), Err(full(true)));
     assert_eq!(
         head.claim(&terms(2, Mode::Read, 999, 999)),
@@ -225,7 +227,7 @@ fn a_clash_with_a_worker_tells_the_elements_that_its_call_was_lent() {
     let head = head();
     head.top.len.store(8, Ordering::Relaxed);
     let (_, lend) = head.lend(&terms(1, Mode::LendWrite, 0, 8)).unwrap();
-    // The third tile.
+    // This is the third tile.
     let work = Terms {
         lend,
         ..terms(2, Mode::SubWrite, 2, 3)
@@ -258,7 +260,7 @@ fn a_full_table_is_an_error_and_has_room_again() {
     }
     let one_more = terms(1, Mode::Read, 1_000, 1_001);
     assert_eq!(head.claim(&one_more), Err(full(false)));
-    // One that is there already is counted, and takes no room.
+    // A claim that exists already is counted, and needs no new entry.
     head.claim(&terms(1, Mode::Read, 3, 4)).unwrap();
     assert!(head.release(7, &terms(1, Mode::Read, 7, 8), Limit::Brief));
     assert_eq!(head.claim(&one_more), Ok(7));
@@ -277,7 +279,7 @@ fn a_lend_ends_when_the_last_of_its_workers_has_gone_and_takes_no_new_ones() {
     let first = head.claim(&work(0)).unwrap();
     std::thread::scope(|scope| {
         let ending = scope.spawn(|| head.end_lend(number, lend));
-        // As soon as it is closing, nothing new is claimed.
+        // As soon as the lend is closing, no new claim is made.
         while let Ok(second) = head.claim(&work(1)) {
             assert!(head.release(second, &work(1), Limit::Brief));
         }
@@ -301,7 +303,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
     };
     let number = head.claim(&work).unwrap();
     assert!(head.reclaim(1, soon()));
-    // In units that only the lender knew.
+    // The remaining claim is in units that only the lender knew.
     assert!(head.claim(&terms(3, Mode::Read, 7, 8)).is_err());
     assert_eq!(
         head.claim(&Terms {
@@ -348,8 +350,8 @@ fn ranges_are_checked() {
     assert!(within(..=usize::MAX, usize::MAX).is_err());
 }
 
-/// A waiter that has found the table locked looks again, also if others give back claims all the
-/// time.
+/// A waiter that has found the table locked looks again, also if other threads give back claims all
+/// the time.
 #[test]
 fn notifications_do_not_keep_a_waiter_from_looking_again() {
     let head = head();
@@ -380,8 +382,8 @@ fn notifications_do_not_keep_a_waiter_from_looking_again() {
     });
 }
 
-/// A claim is given back while a waiter looks and finds the table locked. It is told once, and then
-/// its next look is put off.
+/// A claim is given back while a waiter looks and finds the table locked. The waiter is notified
+/// once, and then its next look is put off.
 #[test]
 fn a_look_that_was_put_off_is_made_without_another_notification() {
     let head = head();
@@ -430,7 +432,7 @@ fn what_makes_room_for_a_claim_wakes_who_waits() {
     }
 }
 
-/// A thread that ends with the lock, as a process that is killed does.
+/// Ends a thread while it holds the lock, as when a process is killed.
 fn die_with_lock(head: &ArrayHead, is_writing: bool) {
     let dies = || {
         let lock = head.hold(|| None);
@@ -451,7 +453,7 @@ fn an_element_that_was_half_set_is_counted_once() {
     assert_eq!(head.abandoned(), 1);
     die_with_lock(&head, false);
     assert_eq!(head.abandoned(), 1, "it is counted already");
-    // One that is written whole does not count.
+    // An element that is written whole does not count.
     let terms = terms(1, Mode::Write, 0, 1);
     head.write_in_place_of(&terms, || {}).unwrap();
     die_with_lock(&head, false);
@@ -490,7 +492,7 @@ fn a_table_that_is_locked_is_refused_with_the_process_that_has_it() {
     head.claim(&terms(1, Mode::Read, 0, 8)).unwrap();
 }
 
-/// The table is locked for longer than a claim without a time waits.
+/// The table is locked for longer than a claim without a timeout waits.
 #[test]
 fn calls_with_a_time_wait_for_a_table_that_is_locked_and_others_say_who_has_it() {
     use crate::{Pool, SharedArray};
@@ -499,7 +501,7 @@ fn calls_with_a_time_wait_for_a_table_that_is_locked_and_others_say_who_has_it()
     let calls: [Call; 3] = [
         |array| array.read_timeout(TIME).is_ok(),
         |array| array.write_range_timeout(1..3, TIME).is_ok(),
-        // A call that lends the array has no time of its own, and waits.
+        // A call that lends the array has no timeout, and waits.
         |array| {
             let lent = Pool::serial().for_each_chunk(&mut array.clone(), 8, |_, _: &mut [u64]| {});
             lent.is_ok()

@@ -1,4 +1,4 @@
-//! The queue, from the inside: only here it can be seen who waits.
+//! Tests of the queue from the inside: only here a test can see which threads wait.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::Receiver;
@@ -35,7 +35,8 @@ fn nobody_overtakes_one_that_waits_for_many() {
 #[test]
 fn those_behind_one_that_gives_up_go_on() {
     let mut has_shown = false;
-    // On a slow machine it gives up before the others have come. Then it is given more time.
+    // On a slow machine the thread gives up before the others have come. Then it is given more
+    // time.
     for millis in [50, 200, 1_000, 5_000] {
         let semaphore = leak(Semaphore::new(2));
         let gives_up = in_thread(move || {
@@ -68,20 +69,20 @@ fn a_permit_fits_when_it_comes_back_however_many_were_released_meanwhile() {
     assert_eq!(semaphore.available(), usize::MAX - 2);
     drop(held);
     assert_eq!(semaphore.available(), usize::MAX);
-    // What is forgotten makes room.
+    // A permit that was forgotten makes room.
     semaphore.acquire_many(usize::MAX).forget();
     semaphore.release(usize::MAX);
     assert_eq!(semaphore.available(), usize::MAX);
 }
 
-/// What one step of the test below does.
+/// One step of the test below.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A thread takes so many, and waits if it must.
+    /// A thread takes this many permits, and waits if it must.
     Acquire(usize),
     Try(usize),
     Release(usize),
-    /// The permit at this place, of those that are held, goes back; or is forgotten.
+    /// The permit at this place among the held ones goes back, or is forgotten.
     Drop(prop::sample::Index),
     Forget(prop::sample::Index),
 }
@@ -96,7 +97,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A semaphore as one would explain it: permits, and a queue of who wants how many.
+/// A semaphore in its simplest form: permits, and a queue of the threads with the number that each
+/// wants.
 #[derive(Default)]
 struct Model {
     available: usize,
@@ -104,7 +106,7 @@ struct Model {
 }
 
 impl Model {
-    /// Adds permits; gives the names of those that are served by it.
+    /// Adds permits. Returns the names of the threads that are served by it.
     fn add(&mut self, count: usize) -> Vec<usize> {
         self.available += count;
         let mut served = Vec::new();
@@ -180,7 +182,7 @@ proptest! {
                 prop_assert!(thread.try_recv().is_err(), "a thread was served before its turn");
             }
         }
-        // Whoever waits still is let go.
+        // The threads that still wait are let go.
         semaphore.release(1_000);
         for thread in threads.values() {
             drop(soon(thread));
