@@ -20,7 +20,7 @@
 //!
 //! A process may be stopped while it has the lock, for any length of time. So a caller waits for
 //! the lock only until its own deadline. A release does not wait for it: giving permits back and
-//! leaving the list are put off then ([`deferred`]).
+//! leaving the list are put off then ([`deferred`](crate::memory::deferred)).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

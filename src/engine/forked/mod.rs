@@ -7,7 +7,7 @@
 //!
 //! A child has one thread, whatever the caller had. A lock that another thread held when the fork
 //! came stays locked in the child for ever, so a call is refused while other threads run
-//! ([`threads_beside`]). Threads that this crate itself keeps do not count: they sleep, and hold no
+//! ([`threads_beside`](super::fork)). Threads that this crate itself keeps do not count: they sleep, and hold no
 //! locks but the crate's own. A child never takes those, because its copies of pools and handles
 //! refuse ([`PoolError::OtherProcess`]).
 
@@ -110,7 +110,7 @@ pub struct Forked {
     submitted: Submitted,
 }
 
-/// Makes a [`Pool<Forked>`]; see [`Forked::builder`].
+/// Makes a [`Pool<Forked>`](crate::Pool); see [`Forked::builder`].
 ///
 /// # Examples
 ///

@@ -12,7 +12,7 @@ use crate::error::PoolError;
 use crate::machine::available_workers;
 use crate::process::launch;
 
-/// Makes a [`Pool<Processes>`]; see [`Processes::builder`].
+/// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
 ///
 /// # Examples
 ///
@@ -108,7 +108,7 @@ impl ProcessesBuilder {
     }
 
     /// Sets how many threads libraries inside a worker may start. The default is each worker's
-    /// share of the cores at the worker's start: [`resize`](Pool::resize) does not change it for
+    /// share of the cores at the worker's start: [`resize`](crate::Pool::resize) does not change it for
     /// the workers that are there.
     ///
     /// # Examples
@@ -290,7 +290,7 @@ impl ProcessesBuilder {
     }
 
     /// Replaces a worker when it has run `tasks` tasks, as a remedy for libraries that leak. Items
-    /// of a call count singly, but a chunk of [`map_reduce`](Pool::map_reduce) counts as one.
+    /// of a call count singly, but a chunk of [`map_reduce`](crate::Pool::map_reduce) counts as one.
     ///
     /// # Examples
     ///
