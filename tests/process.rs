@@ -558,8 +558,8 @@ fn b11_what_a_child_prints_goes_where_the_parents_output_goes_and_is_not_lost() 
 fn b11_closed_output_breaks_nothing() {
     fn talk((): ()) {
         for _ in 0..1_000 {
-            println!("to nobody");
-            eprintln!("to nobody");
+            println!("not shown");
+            eprintln!("not shown");
         }
         let (mut out, mut error) = (io::stdout(), io::stderr());
         assert!(out.flush().is_ok() && error.flush().is_ok());

@@ -459,7 +459,7 @@ impl ArrayHead {
         match (done, last) {
             (Some(outcome), _) => outcome,
             (None, Some(refusal)) => Err(refusal),
-            (None, None) => Err(Refusal::Unusable("nobody has looked".to_owned())),
+            (None, None) => Err(Refusal::Unusable("it was not looked at".to_owned())),
         }
     }
 

@@ -54,7 +54,7 @@ fn read_all<R: DeserializeOwned + 'static>(mut results: &[u8]) {
         let (mut result, rest) = results.split_at(len);
         results = rest;
         if let Err(caught) = panic::catch(|| drop(wire::take::<R>(&mut result))) {
-            log::error!("a result that nobody took panicked: {}", caught.message);
+            log::error!("a result that was not taken panicked: {}", caught.message);
         }
     }
 }

@@ -43,7 +43,7 @@ pub enum ClaimError {
         range: Range<usize>,
     },
     /// The array was frozen: it can only be read, for good.
-    #[error("the array is frozen: nobody can write to it any more")]
+    #[error("the array is frozen: it can only be read from now on")]
     Frozen,
     /// The array has no such elements.
     #[error("the array has {len} elements; elements {range:?} are not all among them")]

@@ -469,7 +469,7 @@ pub(crate) fn arrive(place: Place) -> Result<(), ShareError> {
         .filter(|slot| slot.is_expected(place.uses))
         .ok_or_else(|| ShareError::System {
             what: "this process has no place in its family".into(),
-            reason: "whoever started it has ended, or given it up".to_owned(),
+            reason: "the process that started it has ended, or given it up".to_owned(),
         })?;
     slot.take(pid, started, Life::Alive);
     remember(fork::generation() + 1, place.number);

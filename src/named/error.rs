@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 /// ```
 /// use manyhands::{SharedMemory, SharedMemoryError};
 ///
-/// let error = SharedMemory::open("manyhands-example-nobody-made-this").unwrap_err();
+/// let error = SharedMemory::open("manyhands-example-that-is-not-there").unwrap_err();
 /// let SharedMemoryError::NotFound { name } = &error else { panic!("{error}") };
-/// assert_eq!(name, "manyhands-example-nobody-made-this");
+/// assert_eq!(name, "manyhands-example-that-is-not-there");
 /// assert!(error.to_string().contains("must run first"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -94,7 +94,7 @@ pub enum SharedMemoryError {
     },
     /// The segment belongs to another user.
     #[error(
-        "the system does not let this user {what} the shared memory {name:?}: it belongs to somebody else. Run both \
+        "the system does not let this user {what} the shared memory {name:?}: it belongs to another user. Run both \
          programs as the same user, or choose another name"
     )]
     PermissionDenied {
@@ -254,7 +254,7 @@ impl fmt::Display for LeftBy {
                 ": process {pid} made it and ended without removing it. SharedMemory::cleanup() removes it"
             ),
             None => f.write_str(
-                ": open it, choose another name, or, if nobody uses it any more, remove it by SharedMemory::unlink",
+                ": open it, choose another name, or, if no program uses it any more, remove it by SharedMemory::unlink",
             ),
         }
     }

@@ -60,7 +60,7 @@ pub(crate) enum Acquired {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
     /// Another owner has it: at the deadline, or right now if the caller does not wait.
-    #[error("the mutex is held by somebody else")]
+    #[error("the mutex is held by another thread")]
     Timeout,
     /// The calling thread has it already.
     #[error("the mutex is held by this very thread")]

@@ -159,7 +159,7 @@ impl ProcessBuilder {
     /// ```
     /// use manyhands::process::{Process, Stdio};
     ///
-    /// let child = Process::builder().stdout(Stdio::Null).spawn(|()| println!("to nobody"), ())?;
+    /// let child = Process::builder().stdout(Stdio::Null).spawn(|()| println!("not shown"), ())?;
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::PoolError>(())
     /// ```

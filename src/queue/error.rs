@@ -87,7 +87,7 @@ impl<T> fmt::Display for PushError<T> {
             Self::Full(_) => f.write_str("the queue is full"),
             Self::Closed(_) => f.write_str("the queue is closed"),
             Self::Disconnected(_) => {
-                f.write_str("nobody is left who could take an item out of the queue")
+                f.write_str("no process is left that could take an item out of the queue")
             }
             Self::TooLarge { bytes, limit, .. } => write!(
                 f,
@@ -150,7 +150,7 @@ pub enum PopError {
     /// All items that were pushed have been taken, and no handle is left that could push: all other
     /// handles were dropped, or their processes have ended. For a pipe this is the end of the
     /// stream. The [module](super#who-is-there) says when a handle that may do both is told so.
-    #[error("the queue is empty, and nobody is left who could fill it")]
+    #[error("the queue is empty, and no process is left that could fill it")]
     Disconnected,
     /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost. The
     /// items behind it are not touched.
@@ -226,7 +226,7 @@ pub enum JoinError {
         items: u64,
     },
     /// Items are left, and no other handle that could take them.
-    #[error("{} left in the queue, and nobody who could take {}", are(*unfinished), them(*unfinished))]
+    #[error("{} left in the queue, and no process that could take {}", are(*unfinished), them(*unfinished))]
     Disconnected {
         /// The number of items that are left.
         unfinished: u64,

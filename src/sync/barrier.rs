@@ -187,7 +187,7 @@ impl Barrier {
             reason: reason.into(),
         };
         if parties == 0 {
-            return Err(invalid("nobody would ever come"));
+            return Err(invalid("no party would ever come"));
         }
         let parties =
             u32::try_from(parties).map_err(|_| invalid("there are not so many threads"))?;

@@ -143,7 +143,7 @@ impl<G> PoisonError<G> {
     }
 }
 
-const MESSAGE: &str = "poisoned: whoever held it last panicked or was killed, and what it guards may be half-changed; \
+const MESSAGE: &str = "poisoned: its last owner panicked or was killed, and what it guards may be half-changed; \
                        `into_inner` gives it all the same, `clear_poison` says that it is in order";
 
 impl<G> fmt::Display for PoisonError<G> {
@@ -213,8 +213,8 @@ impl<G> fmt::Display for TryLockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Poisoned(_) => MESSAGE,
-            Self::WouldBlock => "held by somebody else",
-            Self::TimedOut => "still held by somebody else when the time was up",
+            Self::WouldBlock => "held by another thread or process",
+            Self::TimedOut => "still held by another thread or process when the time was up",
         })
     }
 }

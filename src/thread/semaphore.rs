@@ -152,7 +152,7 @@ impl Semaphore {
     /// ```
     pub fn acquire_many(&self, count: usize) -> Permit<'_> {
         let is_served = self.wait(count, None);
-        debug_assert!(is_served, "without a deadline nobody gives up");
+        debug_assert!(is_served, "without a deadline no thread gives up");
         self.permit(count)
     }
 

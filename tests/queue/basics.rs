@@ -539,7 +539,7 @@ fn errors_count_items_in_good_english() {
         say(1),
         [
             "1 item was lost with those who had taken it",
-            "1 item is left in the queue, and nobody who could take it",
+            "1 item is left in the queue, and no process that could take it",
             "1 item was not done in time",
         ]
     );
@@ -547,7 +547,7 @@ fn errors_count_items_in_good_english() {
         say(2),
         [
             "2 items were lost with those who had taken them",
-            "2 items are left in the queue, and nobody who could take them",
+            "2 items are left in the queue, and no process that could take them",
             "2 items were not done in time",
         ]
     );

@@ -139,7 +139,7 @@ impl ProcessesBuilder {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder().workers(1).stdout(Output::Null).build()?;
-    /// pool.submit(|()| println!("nobody reads this"), ()).result()?;
+    /// pool.submit(|()| println!("not shown"), ()).result()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stdout(mut self, output: Output) -> Self {

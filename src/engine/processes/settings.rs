@@ -181,7 +181,7 @@ pub(super) const INNER_THREADS: [&str; 8] = [
 /// let (send, receive) = channel();
 /// let errors = Output::lines(move |_, line| send.send(line.to_owned()).unwrap());
 /// let pool = Processes::builder().workers(1).stdout(Output::Null).stderr(errors).build()?;
-/// pool.submit(|()| { println!("for nobody"); eprintln!("for you") }, ()).result()?;
+/// pool.submit(|()| { println!("not shown"); eprintln!("for you") }, ()).result()?;
 /// pool.close()?;
 /// assert_eq!(receive.recv()?, "for you");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
