@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 /// let barrier = Barrier::new(3);
 /// let passes = thread::scope(|scope| {
 ///     let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| barrier.wait())).collect();
-///     threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Result<Vec<_>, _>>()
+///     threads
+///         .into_iter()
+///         .map(|thread| thread.join().unwrap())
+///         .collect::<Result<Vec<_>, _>>()
 /// })?;
 /// let mut order: Vec<usize> = passes.iter().map(|pass| pass.index()).collect();
 /// order.sort_unstable();

@@ -36,7 +36,10 @@ pub(crate) use claim::Holder;
 ///
 /// let error = Pool::serial().map(|x| 10 / x, [5, 0, 2]).unwrap_err();
 /// assert_eq!(error.index(), Some(1));
-/// assert!(error.to_string().contains("attempt to divide by zero"), "{error}");
+/// assert!(
+///     error.to_string().contains("attempt to divide by zero"),
+///     "{error}"
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -142,7 +145,9 @@ impl TaskError {
     /// use manyhands::prelude::*;
     ///
     /// let words = ["7", "eight", "9"];
-    /// let error = Pool::serial().map(|w: &str| w.parse::<u8>().unwrap(), words).unwrap_err();
+    /// let error = Pool::serial()
+    ///     .map(|w: &str| w.parse::<u8>().unwrap(), words)
+    ///     .unwrap_err();
     /// assert_eq!(error.index(), Some(1));
     /// ```
     pub fn index(&self) -> Option<usize> {
@@ -235,9 +240,14 @@ impl fmt::Display for Part {
 ///
 /// let pool = Pool::processes(1)?;
 /// let exit = pool.submit(|code: i32| -> () { std::process::exit(code) }, 3);
-/// let Err(TaskError::WorkerDied { cause, .. }) = exit.result() else { panic!("it lives") };
+/// let Err(TaskError::WorkerDied { cause, .. }) = exit.result() else {
+///     panic!("it lives")
+/// };
 /// assert_eq!(cause, Death::Exit(3));
-/// assert_eq!(Death::Signal(11).to_string(), "was killed by signal 11 (SIGSEGV)");
+/// assert_eq!(
+///     Death::Signal(11).to_string(),
+///     "was killed by signal 11 (SIGSEGV)"
+/// );
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,8 +296,16 @@ impl From<ExitStatus> for Death {
 /// ```
 /// use manyhands::prelude::*;
 ///
-/// let error = Pool::serial().map(|x: u8| assert!(x > 0), [1, 0]).unwrap_err();
-/// let TaskError::Panicked { location: Some(location), .. } = error else { panic!("{error}") };
+/// let error = Pool::serial()
+///     .map(|x: u8| assert!(x > 0), [1, 0])
+///     .unwrap_err();
+/// let TaskError::Panicked {
+///     location: Some(location),
+///     ..
+/// } = error
+/// else {
+///     panic!("{error}")
+/// };
 /// assert_eq!(location.file, file!());
 /// assert!(location.line < line!());
 /// ```
@@ -486,9 +504,18 @@ impl PoolError {
 /// use std::time::Duration;
 ///
 /// let pool = Pool::processes(1)?;
-/// let mut endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
-/// assert_eq!(endless.result_timeout(Duration::from_millis(1)), Err::<Result<(), _>, _>(Timeout));
+/// let mut endless = pool.submit(
+///     |()| loop {
+///         std::hint::spin_loop()
+///     },
+///     (),
+/// );
+/// assert_eq!(
+///     endless.result_timeout(Duration::from_millis(1)),
+///     Err::<Result<(), _>, _>(Timeout)
+/// );
 /// assert!(endless.kill()); // it had gone on
+///     
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -505,9 +532,20 @@ pub struct Timeout;
 /// use std::time::Duration;
 ///
 /// let pool = Pool::processes(1)?;
-/// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
-/// let Some(Err(error)) = as_completed::<()>([endless]).timeout(Duration::ZERO).next() else { panic!("it ended") };
-/// assert_eq!(error.to_string(), "1 of 1 tasks were not finished in the time given; they go on");
+/// let endless = pool.submit(
+///     |()| loop {
+///         std::hint::spin_loop()
+///     },
+///     (),
+/// );
+/// let Some(Err(error)) = as_completed::<()>([endless]).timeout(Duration::ZERO).next()
+/// else {
+///     panic!("it ended")
+/// };
+/// assert_eq!(
+///     error.to_string(),
+///     "1 of 1 tasks were not finished in the time given; they go on"
+/// );
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -16,7 +16,10 @@
 //! // A task that takes its process down with it fails alone.
 //! let crash = pool.submit(|()| -> () { std::process::abort() }, ());
 //! match crash.result() {
-//!     Err(TaskError::WorkerDied { cause: Death::Signal(6), .. }) => {}
+//!     Err(TaskError::WorkerDied {
+//!         cause: Death::Signal(6),
+//!         ..
+//!     }) => {}
 //!     other => panic!("{other:?}"),
 //! }
 //! assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2);

@@ -146,12 +146,15 @@ impl Sealed for Process {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Process, Queue};
 /// use manyhands::select::wait_ready;
+/// use manyhands::{Process, Queue};
 /// use std::time::Duration;
 ///
 /// let results = Queue::<u32>::bounded(8)?;
-/// let child = Process::spawn(|results: Queue<u32>| results.push(7).unwrap(), results.clone())?;
+/// let child = Process::spawn(
+///     |results: Queue<u32>| results.push(7).unwrap(),
+///     results.clone(),
+/// )?;
 /// let mut got = None;
 /// while got.is_none() {
 ///     let ready = wait_ready(&[&results, &child], Some(Duration::from_secs(10)));
@@ -163,8 +166,8 @@ impl Sealed for Process {
 /// ```
 ///
 /// ```
-/// use manyhands::{Pool, Queue, sync::Event};
 /// use manyhands::select::wait_ready;
+/// use manyhands::{Pool, Queue, sync::Event};
 ///
 /// let pool = Pool::processes(1)?;
 /// let (done, orders) = (Event::new()?, Queue::<u32>::bounded(8)?);

@@ -30,12 +30,18 @@ use crate::os::robust::{Held, RobustMutex};
 /// # Examples
 ///
 /// ```
-/// use manyhands::prelude::*;
 /// use manyhands::SharedValue;
+/// use manyhands::prelude::*;
 ///
 /// let total = SharedValue::new(0u64)?;
 /// let pool = Pool::processes(2)?;
-/// pool.map_with(&total, |total, x: u64| { total.update(|sum| sum + x); }, 0..100)?;
+/// pool.map_with(
+///     &total,
+///     |total, x: u64| {
+///         total.update(|sum| sum + x);
+///     },
+///     0..100,
+/// )?;
 /// assert_eq!(total.get(), 4_950);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

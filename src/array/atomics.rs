@@ -71,9 +71,13 @@ elements! {
 ///
 /// let histogram = SharedArray::<u64>::zeros(10)?;
 /// let pool = Pool::processes(2)?;
-/// pool.map_with(&histogram, |histogram, x: usize| {
-///     histogram.atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
-/// }, 0..100)?;
+/// pool.map_with(
+///     &histogram,
+///     |histogram, x: usize| {
+///         histogram.atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
+///     },
+///     0..100,
+/// )?;
 /// assert_eq!(histogram.to_vec()?, [10; 10]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -40,7 +40,13 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// let array = SharedArray::from_slice(&[1, 2])?;
     /// assert_eq!(array.get(1)?, 2);
-    /// assert_eq!(array.get(2), Err(ClaimError::OutOfBounds { range: 2..3, len: 2 }));
+    /// assert_eq!(
+    ///     array.get(2),
+    ///     Err(ClaimError::OutOfBounds {
+    ///         range: 2..3,
+    ///         len: 2
+    ///     })
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn get(&self, index: usize) -> Result<T, ClaimError> {
@@ -117,7 +123,10 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// let array = SharedArray::<u8>::zeros(2)?;
     /// array.copy_from_slice(&[1, 2])?;
-    /// assert_eq!(array.copy_from_slice(&[1]), Err(ClaimError::Length { given: 1, len: 2 }));
+    /// assert_eq!(
+    ///     array.copy_from_slice(&[1]),
+    ///     Err(ClaimError::Length { given: 1, len: 2 })
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn copy_from_slice(&self, elements: &[T]) -> Result<(), ClaimError> {
@@ -209,10 +218,13 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// let array = SharedArray::<u8>::zeros(2)?;
     /// let pool = Pool::processes(1)?;
-    /// let killed = pool.submit(|array: SharedArray<u8>| {
-    ///     let _half = array.write().unwrap();
-    ///     std::process::abort()
-    /// }, array.clone());
+    /// let killed = pool.submit(
+    ///     |array: SharedArray<u8>| {
+    ///         let _half = array.write().unwrap();
+    ///         std::process::abort()
+    ///     },
+    ///     array.clone(),
+    /// );
     /// assert!(killed.result().map(|()| ()).is_err());
     /// assert!(array.was_abandoned() && array.write().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -40,7 +40,10 @@ pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// use manyhands::shm::Chunks;
 /// use manyhands::{Lend, SharedArray};
 ///
-/// fn fill<E, F>(pool: &Pool<E>, row: F) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
+/// fn fill<E, F>(
+///     pool: &Pool<E>,
+///     row: F,
+/// ) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
 /// where
 ///     F: Fn(usize, &mut [u8]),
 ///     E: Lend<Chunks<u8>, F>,
@@ -50,7 +53,10 @@ pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
 ///     Ok(image)
 /// }
 ///
-/// assert_eq!(fill(&Pool::serial(), |y, row: &mut [u8]| row.fill(y as u8))?.to_vec()?, [0, 0, 0, 1, 1, 1]);
+/// assert_eq!(
+///     fill(&Pool::serial(), |y, row: &mut [u8]| row.fill(y as u8))?.to_vec()?,
+///     [0, 0, 0, 1, 1, 1]
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Serialize, Deserialize)]

@@ -372,7 +372,10 @@ impl<T: Pod> SharedArray<T> {
     /// let array = SharedArray::<u8>::zeros(10)?;
     /// let (mut front, mut back) = (array.write_range(..5)?, array.write_range(5..)?);
     /// front.swap_with_slice(&mut back);
-    /// assert!(matches!(array.write_range(4..6), Err(ClaimError::Claimed { .. })));
+    /// assert!(matches!(
+    ///     array.write_range(4..6),
+    ///     Err(ClaimError::Claimed { .. })
+    /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write_range(

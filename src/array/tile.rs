@@ -14,15 +14,23 @@ use std::slice;
 /// # Examples
 ///
 /// ```
-/// use manyhands::{SharedArray, TileMut};
 /// use manyhands::prelude::*;
+/// use manyhands::{SharedArray, TileMut};
 ///
 /// let mut matrix = SharedArray::<u32>::zeros(4 * 6)?;
-/// Pool::serial().for_each_tile(&mut matrix, (4, 6), (2, 4), |mut tile: TileMut<'_, u32>| {
-///     let (top, left) = tile.origin();
-///     tile[(0, 0)] = (10 * top + left) as u32;
-/// })?;
-/// assert_eq!((matrix.get(0)?, matrix.get(4)?, matrix.get(2 * 6 + 4)?), (0, 4, 24));
+/// Pool::serial().for_each_tile(
+///     &mut matrix,
+///     (4, 6),
+///     (2, 4),
+///     |mut tile: TileMut<'_, u32>| {
+///         let (top, left) = tile.origin();
+///         tile[(0, 0)] = (10 * top + left) as u32;
+///     },
+/// )?;
+/// assert_eq!(
+///     (matrix.get(0)?, matrix.get(4)?, matrix.get(2 * 6 + 4)?),
+///     (0, 4, 24)
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TileMut<'a, T> {
@@ -76,10 +84,15 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
-    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     let (top, left) = tile.origin();
-    ///     tile[(0, 0)] = (10 * top + left) as u8;
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (3, 5),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         let (top, left) = tile.origin();
+    ///         tile[(0, 0)] = (10 * top + left) as u8;
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?[10..], [20, 0, 22, 0, 24]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -97,9 +110,14 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
-    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     tile[(0, 0)] = tile.rows() as u8;
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (3, 5),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         tile[(0, 0)] = tile.rows() as u8;
+    ///     },
+    /// )?;
     /// assert_eq!((matrix.get(0)?, matrix.get(2 * 5)?), (2, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -117,9 +135,14 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
-    /// Pool::serial().for_each_tile(&mut matrix, (3, 5), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     tile[(0, 0)] = tile.columns() as u8;
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (3, 5),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         tile[(0, 0)] = tile.columns() as u8;
+    ///     },
+    /// )?;
     /// assert_eq!((matrix.get(0)?, matrix.get(4)?), (2, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -154,9 +177,14 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::from_slice(&[1, 2, 3, 4])?;
-    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     tile[(0, 0)] = tile.row(1).iter().sum();
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (2, 2),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         tile[(0, 0)] = tile.row(1).iter().sum();
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?, [7, 2, 3, 4]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -180,9 +208,14 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::from_slice(&[2, 1, 4, 3])?;
-    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     tile.row_mut(1).sort();
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (2, 2),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         tile.row_mut(1).sort();
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?, [2, 1, 3, 4]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -201,10 +234,15 @@ impl<T> TileMut<'_, T> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
-    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 1), |mut tile: TileMut<'_, u8>| {
-    ///     let (_, left) = tile.origin();
-    ///     tile.rows_mut().for_each(|row| row.fill(left as u8));
-    /// })?;
+    /// Pool::serial().for_each_tile(
+    ///     &mut matrix,
+    ///     (2, 2),
+    ///     (2, 1),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         let (_, left) = tile.origin();
+    ///         tile.rows_mut().for_each(|row| row.fill(left as u8));
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?, [0, 1, 0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -83,7 +83,11 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// let array = SharedArray::<u8>::zeros(10)?;
     /// let reading = array.read_range_timeout(.., Duration::from_secs(1))?;
-    /// assert!(array.write_range_timeout(..5, Duration::from_millis(1)).is_err());
+    /// assert!(
+    ///     array
+    ///         .write_range_timeout(..5, Duration::from_millis(1))
+    ///         .is_err()
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read_range_timeout(
@@ -111,7 +115,9 @@ impl<T: Pod> SharedArray<T> {
     /// use std::time::Duration;
     ///
     /// let array = SharedArray::<u8>::zeros(10)?;
-    /// array.write_range_timeout(.., Duration::from_secs(1))?.fill(1);
+    /// array
+    ///     .write_range_timeout(.., Duration::from_secs(1))?
+    ///     .fill(1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write_range_timeout(

@@ -12,8 +12,16 @@ use std::time::{Duration, Instant};
 /// use manyhands::prelude::*;
 ///
 /// let mut told = Vec::new();
-/// let tell = |p: &Progress| told.push(format!("{} of {:?} done, {} failed", p.done, p.total, p.failed));
-/// let _ = Pool::serial().call().on_progress(tell).try_map(|x| assert!(x != 1), 0..3);
+/// let tell = |p: &Progress| {
+///     told.push(format!(
+///         "{} of {:?} done, {} failed",
+///         p.done, p.total, p.failed
+///     ))
+/// };
+/// let _ = Pool::serial()
+///     .call()
+///     .on_progress(tell)
+///     .try_map(|x| assert!(x != 1), 0..3);
 /// assert_eq!(told.last().unwrap(), "3 of Some(3) done, 1 failed");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +48,9 @@ impl Progress {
     ///
     /// let mut estimates = Vec::new();
     /// let pool = Pool::serial();
-    /// pool.call().on_progress(|p| estimates.push(p.remaining())).map(|x| x, 0..3)?;
+    /// pool.call()
+    ///     .on_progress(|p| estimates.push(p.remaining()))
+    ///     .map(|x| x, 0..3)?;
     /// assert_eq!(estimates.last(), Some(&Some(std::time::Duration::ZERO)));
     /// # Ok::<(), TaskError>(())
     /// ```

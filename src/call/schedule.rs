@@ -16,7 +16,10 @@ use crate::error::TaskError;
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::threads(2)?;
-/// let cubes = pool.call().schedule(Schedule::Dynamic(10)).map(|x: u64| x.pow(3), 0..100)?;
+/// let cubes = pool
+///     .call()
+///     .schedule(Schedule::Dynamic(10))
+///     .map(|x: u64| x.pow(3), 0..100)?;
 /// assert_eq!(cubes[99], 970_299);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -82,9 +82,16 @@ impl Seeds {
 /// }
 ///
 /// let serial = Pool::serial().call().seed(42).map(throw, [1, 2, 3])?;
-/// assert_eq!(Pool::threads(2)?.call().seed(42).map(throw, [1, 2, 3])?, serial);
-/// assert_eq!(Pool::processes(2)?.call().seed(42).map(throw, [1, 2, 3])?, serial);
+/// assert_eq!(
+///     Pool::threads(2)?.call().seed(42).map(throw, [1, 2, 3])?,
+///     serial
+/// );
+/// assert_eq!(
+///     Pool::processes(2)?.call().seed(42).map(throw, [1, 2, 3])?,
+///     serial
+/// );
 /// assert_eq!(item_seed(), None); // not here
+///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn item_seed() -> Option<u64> {
@@ -110,7 +117,10 @@ pub fn item_seed() -> Option<u64> {
 /// use rand::{RngExt, SeedableRng, rngs::SmallRng};
 ///
 /// let generator = || Ok::<_, String>(SmallRng::seed_from_u64(worker_seed()));
-/// let pool = Processes::builder().workers(2).initializer(generator).build()?;
+/// let pool = Processes::builder()
+///     .workers(2)
+///     .initializer(generator)
+///     .build()?;
 /// let noise = |x: f64| worker_state(|rng: &mut SmallRng| x + rng.random_range(-0.1..0.1));
 /// assert!(pool.map(noise, [1.0, 2.0])?.iter().all(Option::is_some));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -313,6 +313,7 @@ impl<R> Source<R> for Refused {
 /// assert_eq!(lines.next().unwrap()?, "line 1");
 /// assert_eq!(lines.nth(8).unwrap()?, "line 10");
 /// drop(lines); // nothing more is read
+///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
@@ -366,9 +367,12 @@ impl<R> fmt::Debug for Imap<'_, R> {
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::processes(2)?;
-/// let mut hits = pool.imap_unordered(|x: u64| x % 97 == 0, 1..).filter(|(_, hit)| *hit == Ok(true));
+/// let mut hits = pool
+///     .imap_unordered(|x: u64| x % 97 == 0, 1..)
+///     .filter(|(_, hit)| *hit == Ok(true));
 /// let (index, _) = hits.next().unwrap();
 /// assert_eq!((index + 1) % 97, 0); // some multiple, most likely the first
+///     
 /// # Ok::<(), PoolError>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]

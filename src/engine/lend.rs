@@ -21,7 +21,11 @@ use crate::error::TaskError;
 /// use manyhands::shm::Chunks;
 /// use manyhands::{Lend, SharedArray};
 ///
-/// fn clear<E, F>(pool: &Pool<E>, array: &mut SharedArray<u64>, f: F) -> Result<(), TaskError>
+/// fn clear<E, F>(
+///     pool: &Pool<E>,
+///     array: &mut SharedArray<u64>,
+///     f: F,
+/// ) -> Result<(), TaskError>
 /// where
 ///     F: Fn(usize, &mut [u64]),
 ///     E: Lend<Chunks<u64>, F>,

@@ -135,9 +135,13 @@ pub trait Executor: sealed::Sealed {
 /// let running = pool.submit(|gate: Receiver<()>| gate.recv().is_ok(), gate);
 /// let queued = pool.submit(|x: u8| x, 1);
 /// queued.on_done(move |_| open.send(()).unwrap()); // once it has been cancelled
+///     
 /// # while !running.running() { std::thread::yield_now() }
 /// pool.shutdown(Shutdown::CancelQueued)?;
-/// assert_eq!((running.result(), queued.result()), (Ok(true), Err(TaskError::Cancelled)));
+/// assert_eq!(
+///     (running.result(), queued.result()),
+///     (Ok(true), Err(TaskError::Cancelled))
+/// );
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +170,11 @@ pub enum Shutdown {
 ///     F: Fn(u64) -> bool,
 ///     E: Run<F, u64, bool>,
 /// {
-///     Ok(pool.map(test, 0..below)?.into_iter().filter(|&hit| hit).count())
+///     Ok(pool
+///         .map(test, 0..below)?
+///         .into_iter()
+///         .filter(|&hit| hit)
+///         .count())
 /// }
 ///
 /// assert_eq!(count(&Pool::serial(), |x| x % 3 == 0, 10)?, 4);
@@ -261,7 +269,10 @@ pub trait Reduce<F, G, A, R>: Executor {
 ///     pool.map_with(&factor, f, 0..3)
 /// }
 ///
-/// assert_eq!(scaled(&Pool::serial(), 0.5, |k, x| k * f64::from(x))?, [0.0, 0.5, 1.0]);
+/// assert_eq!(
+///     scaled(&Pool::serial(), 0.5, |k, x| k * f64::from(x))?,
+///     [0.0, 0.5, 1.0]
+/// );
 /// # Ok::<(), TaskError>(())
 /// ```
 #[diagnostic::on_unimplemented(

@@ -17,7 +17,13 @@ use serde::{Deserialize, Serialize};
 /// let array = SharedArray::<u8>::zeros(10)?;
 /// let front = array.write_range(..5)?;
 /// let refused = array.read().unwrap_err();
-/// assert_eq!(refused, ClaimError::Claimed { by: std::process::id(), range: 0..5 });
+/// assert_eq!(
+///     refused,
+///     ClaimError::Claimed {
+///         by: std::process::id(),
+///         range: 0..5
+///     }
+/// );
 /// drop(front);
 /// assert!(array.read().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -19,7 +19,14 @@ use crate::shim::Mutex;
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::processes(2)?;
-/// let endless = pool.submit(|_: u32| -> () { loop { std::hint::spin_loop() } }, 0);
+/// let endless = pool.submit(
+///     |_: u32| -> () {
+///         loop {
+///             std::hint::spin_loop()
+///         }
+///     },
+///     0,
+/// );
 /// let failing = pool.submit(|x: u32| assert!(x > 0), 0);
 /// let (done, pending) = wait([endless, failing], ReturnWhen::FirstError, None);
 /// assert!(done.into_iter().all(|task| task.result().is_err()));
@@ -48,7 +55,14 @@ pub enum ReturnWhen {
 /// use manyhands::{ReturnWhen, wait};
 ///
 /// let pool = Pool::processes(2)?;
-/// let endless = pool.submit(|()| -> u32 { loop { std::hint::spin_loop() } }, ());
+/// let endless = pool.submit(
+///     |()| -> u32 {
+///         loop {
+///             std::hint::spin_loop()
+///         }
+///     },
+///     (),
+/// );
 /// let short = pool.submit(|()| 7, ());
 /// let (done, pending) = wait([endless, short], ReturnWhen::FirstCompleted, None);
 /// assert_eq!((done.len(), pending.len()), (1, 1));
@@ -127,7 +141,9 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
 /// let pool = Pool::threads(2)?;
 /// let tasks = as_completed((1..=3u64).map(|x| pool.submit(|x| 10 * x, x)));
 /// assert_eq!(tasks.size_hint(), (3, Some(3)));
-/// let mut results = tasks.map(TaskFuture::result).collect::<Result<Vec<_>, _>>()?;
+/// let mut results = tasks
+///     .map(TaskFuture::result)
+///     .collect::<Result<Vec<_>, _>>()?;
 /// results.sort(); // they came as they ended
 /// assert_eq!(results, [10, 20, 30]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -150,10 +166,21 @@ impl<R> AsCompleted<R> {
     ///
     /// let pool = Pool::processes(2)?;
     /// let short = pool.submit(|()| (), ());
-    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// let endless = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
     /// let mut tasks = as_completed([endless, short]).timeout(Duration::from_millis(100));
     /// assert!(tasks.next().unwrap().is_ok());
-    /// assert_eq!(tasks.next().unwrap().unwrap_err(), Unfinished { unfinished: 1, total: 2 });
+    /// assert_eq!(
+    ///     tasks.next().unwrap().unwrap_err(),
+    ///     Unfinished {
+    ///         unfinished: 1,
+    ///         total: 2
+    ///     }
+    /// );
     /// assert!(tasks.next().is_none());
     /// # Ok::<(), PoolError>(())
     /// ```
@@ -197,7 +224,12 @@ impl<R> AsCompletedTimeout<R> {
     /// use std::time::Duration;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// let endless = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
     /// let mut tasks = as_completed([endless]).timeout(Duration::from_millis(10));
     /// assert!(tasks.next().unwrap().is_err());
     /// let rest: Vec<TaskFuture<()>> = tasks.into_rest();

@@ -195,8 +195,17 @@ impl<R> TaskFuture<R> {
     /// use std::time::Duration;
     ///
     /// let pool = Pool::threads(1)?;
-    /// let (here, there) = { let gate = Arc::new(Barrier::new(2)); (gate.clone(), gate) };
-    /// let mut task = pool.submit(move |()| { there.wait(); "done" }, ());
+    /// let (here, there) = {
+    ///     let gate = Arc::new(Barrier::new(2));
+    ///     (gate.clone(), gate)
+    /// };
+    /// let mut task = pool.submit(
+    ///     move |()| {
+    ///         there.wait();
+    ///         "done"
+    ///     },
+    ///     (),
+    /// );
     /// assert_eq!(task.result_timeout(Duration::from_millis(5)), Err(Timeout));
     /// here.wait();
     /// assert_eq!(task.result_timeout(Duration::from_secs(60))??, "done");
@@ -250,7 +259,10 @@ impl<R> TaskFuture<R> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let long = pool.submit(|()| std::thread::sleep(std::time::Duration::from_secs(600)), ());
+    /// let long = pool.submit(
+    ///     |()| std::thread::sleep(std::time::Duration::from_secs(600)),
+    ///     (),
+    /// );
     /// let queued = pool.submit(|x: i32| x, 1);
     /// assert!(queued.cancel());
     /// assert_eq!(queued.result(), Err(TaskError::Cancelled));
@@ -276,10 +288,16 @@ impl<R> TaskFuture<R> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
+    /// let endless = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
     /// assert!(endless.kill());
     /// assert_eq!(endless.result(), Err::<(), _>(TaskError::Cancelled));
     /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the worker has been replaced
+    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn kill(&self) -> bool {
@@ -321,7 +339,10 @@ impl<R> TaskFuture<R> {
     /// let pool = Pool::threads(1)?;
     /// let (send, receive) = channel();
     /// let task = pool.submit(|x: u64| x + 1, 41);
-    /// task.on_done(move |outcome| send.send(outcome.copied().map_err(TaskError::clone)).unwrap());
+    /// task.on_done(move |outcome| {
+    ///     send.send(outcome.copied().map_err(TaskError::clone))
+    ///         .unwrap()
+    /// });
     /// assert_eq!(receive.recv()?, Ok(42));
     /// assert_eq!(task.result()?, 42);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

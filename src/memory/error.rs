@@ -24,8 +24,12 @@ use crate::error::Holder;
 /// use manyhands::{ShareError, SharedArray};
 ///
 /// let make = |len: usize| SharedArray::<u8>::zeros(len);
-/// let made: Result<SharedArray<u8>, ShareError> = Pool::processes(1)?.submit(make, 1 << 45).result()?;
-/// assert!(matches!(made, Err(ShareError::OutOfMemory { .. })), "{made:?}");
+/// let made: Result<SharedArray<u8>, ShareError> =
+///     Pool::processes(1)?.submit(make, 1 << 45).result()?;
+/// assert!(
+///     matches!(made, Err(ShareError::OutOfMemory { .. })),
+///     "{made:?}"
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 /// use manyhands::{SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::open("manyhands-example-that-is-not-there").unwrap_err();
-/// let SharedMemoryError::NotFound { name } = &error else { panic!("{error}") };
+/// let SharedMemoryError::NotFound { name } = &error else {
+///     panic!("{error}")
+/// };
 /// assert_eq!(name, "manyhands-example-that-is-not-there");
 /// assert!(error.to_string().contains("must run first"));
 /// ```
@@ -175,7 +177,13 @@ pub enum SharedMemoryError {
 /// use manyhands::{NameProblem, SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::create("shop/stock", 64).unwrap_err();
-/// assert!(matches!(error, SharedMemoryError::InvalidName { problem: NameProblem::Slash, .. }));
+/// assert!(matches!(
+///     error,
+///     SharedMemoryError::InvalidName {
+///         problem: NameProblem::Slash,
+///         ..
+///     }
+/// ));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]

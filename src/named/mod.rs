@@ -111,7 +111,10 @@ impl SharedMemory {
     /// let name = format!("manyhands-example-create-{}", std::process::id());
     /// let memory = SharedMemory::create(&name, 100)?;
     /// let again = SharedMemory::create(&name, 100).unwrap_err();
-    /// assert!(matches!(again, SharedMemoryError::AlreadyExists { left_by: None, .. }));
+    /// assert!(matches!(
+    ///     again,
+    ///     SharedMemoryError::AlreadyExists { left_by: None, .. }
+    /// ));
     /// drop(memory);
     /// SharedMemory::create(&name, 100)?;
     /// # Ok::<(), SharedMemoryError>(())
@@ -222,7 +225,10 @@ impl SharedMemory {
     /// let name = format!("manyhands-example-unlink-{}", std::process::id());
     /// let memory = SharedMemory::create(&name, 100)?;
     /// SharedMemory::unlink(&name)?;
-    /// assert!(matches!(SharedMemory::open(&name), Err(SharedMemoryError::NotFound { .. })));
+    /// assert!(matches!(
+    ///     SharedMemory::open(&name),
+    ///     Err(SharedMemoryError::NotFound { .. })
+    /// ));
     /// memory.write_at(0, b"still here")?;
     /// # Ok::<(), SharedMemoryError>(())
     /// ```

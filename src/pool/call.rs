@@ -64,7 +64,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     ///
     /// let pool = Pool::serial();
     /// assert_eq!(pool.call().chunk_size(2).map(|x| x + 1, 0..3)?, [1, 2, 3]);
-    /// assert!(matches!(pool.call().chunk_size(0).map(|x| x + 1, 0..3), Err(TaskError::InvalidCall { .. })));
+    /// assert!(matches!(
+    ///     pool.call().chunk_size(0).map(|x| x + 1, 0..3),
+    ///     Err(TaskError::InvalidCall { .. })
+    /// ));
     /// # Ok::<(), TaskError>(())
     /// ```
     pub fn chunk_size(self, items: usize) -> Self {
@@ -82,7 +85,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::threads(2)?;
-    /// assert_eq!(pool.call().schedule(Schedule::Equal).map(|x| x * 2, 0..4)?, [0, 2, 4, 6]);
+    /// assert_eq!(
+    ///     pool.call().schedule(Schedule::Equal).map(|x| x * 2, 0..4)?,
+    ///     [0, 2, 4, 6]
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn schedule(mut self, schedule: Schedule) -> Self {
@@ -109,10 +115,27 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use std::time::Duration;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let spin = |forever: bool| while forever { std::hint::spin_loop() };
+    /// let spin = |forever: bool| {
+    ///     while forever {
+    ///         std::hint::spin_loop()
+    ///     }
+    /// };
     /// let limit = Duration::from_millis(200);
-    /// let each = pool.call().timeout(limit).try_map(spin, [false, true, false]);
-    /// assert_eq!(each, [Ok(()), Err(TaskError::TimedOut { index: Some(1), limit }), Ok(())]);
+    /// let each = pool
+    ///     .call()
+    ///     .timeout(limit)
+    ///     .try_map(spin, [false, true, false]);
+    /// assert_eq!(
+    ///     each,
+    ///     [
+    ///         Ok(()),
+    ///         Err(TaskError::TimedOut {
+    ///             index: Some(1),
+    ///             limit
+    ///         }),
+    ///         Ok(())
+    ///     ]
+    /// );
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
@@ -158,8 +181,13 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let failed = pool.call().retries(2).map(|code| -> () { std::process::exit(code) }, [3]);
-    /// let Err(TaskError::WorkerDied { attempts, .. }) = failed else { panic!("{failed:?}") };
+    /// let failed = pool
+    ///     .call()
+    ///     .retries(2)
+    ///     .map(|code| -> () { std::process::exit(code) }, [3]);
+    /// let Err(TaskError::WorkerDied { attempts, .. }) = failed else {
+    ///     panic!("{failed:?}")
+    /// };
     /// assert_eq!(attempts, 3);
     /// # Ok::<(), PoolError>(())
     /// ```
@@ -179,7 +207,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let mut last = None;
-    /// Pool::serial().call().on_progress(|p| last = Some((p.done, p.total))).map(|x| x, 0..3)?;
+    /// Pool::serial()
+    ///     .call()
+    ///     .on_progress(|p| last = Some((p.done, p.total)))
+    ///     .map(|x| x, 0..3)?;
     /// assert_eq!(last, Some((3, Some(3))));
     /// # Ok::<(), TaskError>(())
     /// ```
@@ -331,7 +362,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// Pool::serial().call().for_each(|x| assert!(x > 0), [1, 2, 3])?;
+    /// Pool::serial()
+    ///     .call()
+    ///     .for_each(|x| assert!(x > 0), [1, 2, 3])?;
     /// # Ok::<(), TaskError>(())
     /// ```
     pub fn for_each<F, I>(self, f: F, items: I) -> Result<(), TaskError>
@@ -352,7 +385,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::threads(2)?;
-    /// let lengths = pool.call().chunk_size(16).imap(|word: &str| word.len(), ["many", "hands"]);
+    /// let lengths = pool
+    ///     .call()
+    ///     .chunk_size(16)
+    ///     .imap(|word: &str| word.len(), ["many", "hands"]);
     /// assert_eq!(lengths.collect::<Result<Vec<_>, _>>()?, [4, 5]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -380,8 +416,15 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::threads(2)?;
-    /// let doubled = pool.call().chunk_size(2).imap_unordered(|x: u64| 2 * x, 0..10);
-    /// assert!(doubled.into_iter().all(|(index, result)| result == Ok(2 * index as u64)));
+    /// let doubled = pool
+    ///     .call()
+    ///     .chunk_size(2)
+    ///     .imap_unordered(|x: u64| 2 * x, 0..10);
+    /// assert!(
+    ///     doubled
+    ///         .into_iter()
+    ///         .all(|(index, result)| result == Ok(2 * index as u64))
+    /// );
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn imap_unordered<F, I, R>(self, f: F, items: I) -> ImapUnordered<'c, R>
@@ -418,7 +461,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::threads(2)?;
-    /// let longest = pool.call().chunk_size(2).map_reduce(str::len, usize::max, ["many", "hands", "make"])?;
+    /// let longest = pool.call().chunk_size(2).map_reduce(
+    ///     str::len,
+    ///     usize::max,
+    ///     ["many", "hands", "make"],
+    /// )?;
     /// assert_eq!(longest, Some(5));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -445,8 +492,16 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     ///
     /// let pool = Pool::processes(1)?;
     /// let limit = Duration::from_millis(100);
-    /// let endless = pool.call().timeout(limit).submit(|()| loop { std::hint::spin_loop() }, ());
-    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::TimedOut { index: None, limit }));
+    /// let endless = pool.call().timeout(limit).submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
+    /// assert_eq!(
+    ///     endless.result(),
+    ///     Err::<(), _>(TaskError::TimedOut { index: None, limit })
+    /// );
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn submit<F, A, R>(self, f: F, argument: A) -> TaskFuture<R>
@@ -474,7 +529,12 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// assert_eq!(Pool::serial().call().map_with(&10, |ten, x| ten * x, [1, 2])?, [10, 20]);
+    /// assert_eq!(
+    ///     Pool::serial()
+    ///         .call()
+    ///         .map_with(&10, |ten, x| ten * x, [1, 2])?,
+    ///     [10, 20]
+    /// );
     /// # Ok::<(), TaskError>(())
     /// ```
     pub fn map_with<C, F, I, R>(self, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>

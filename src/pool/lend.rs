@@ -78,8 +78,8 @@ impl<E: Executor> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
@@ -119,15 +119,21 @@ impl<E: Executor> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
     /// let pixels = SharedArray::<u8>::from_slice(&[10, 20, 30, 40, 50, 60])?;
     /// let mut grey = SharedArray::<u16>::zeros(2)?;
-    /// pool.zip_chunks(&mut grey, 1, &pixels, 3, |_, grey: &mut [u16], rgb: &[u8]| {
-    ///     grey[0] = rgb.iter().map(|&part| u16::from(part)).sum::<u16>() / 3;
-    /// })?;
+    /// pool.zip_chunks(
+    ///     &mut grey,
+    ///     1,
+    ///     &pixels,
+    ///     3,
+    ///     |_, grey: &mut [u16], rgb: &[u8]| {
+    ///         grey[0] = rgb.iter().map(|&part| u16::from(part)).sum::<u16>() / 3;
+    ///     },
+    /// )?;
     /// assert_eq!(grey.to_vec()?, [20, 50]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -157,10 +163,13 @@ impl<E: Executor> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
-    /// let (mut out, input) = (SharedArray::<u8>::zeros(4)?, SharedArray::from_slice(&[1u8, 2, 3, 4])?);
+    /// let (mut out, input) = (
+    ///     SharedArray::<u8>::zeros(4)?,
+    ///     SharedArray::from_slice(&[1u8, 2, 3, 4])?,
+    /// );
     /// let add = |add: &u8, _: usize, out: &mut [u8], input: &[u8]| out[0] = input[0] + add;
     /// Pool::threads(2)?.zip_chunks_with(&10, &mut out, 1, &input, 1, add)?;
     /// assert_eq!(out.to_vec()?, [11, 12, 13, 14]);
@@ -204,10 +213,16 @@ impl<E: Executor> Pool<E> {
     /// use manyhands::{SharedArray, TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 4)?;
-    /// Pool::processes(2)?.for_each_tile(&mut matrix, (3, 4), (2, 2), |mut tile: TileMut<'_, u8>| {
-    ///     let (top, left) = tile.origin();
-    ///     tile.rows_mut().for_each(|row| row.fill((10 * top + left) as u8));
-    /// })?;
+    /// Pool::processes(2)?.for_each_tile(
+    ///     &mut matrix,
+    ///     (3, 4),
+    ///     (2, 2),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         let (top, left) = tile.origin();
+    ///         tile.rows_mut()
+    ///             .for_each(|row| row.fill((10 * top + left) as u8));
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?, [0, 0, 2, 2, 0, 0, 2, 2, 20, 20, 22, 22]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -243,14 +258,20 @@ impl<E: Executor> Pool<E> {
     /// let matrix = SharedArray::from_slice(&[1, 2, 3, 4, 5, 6])?.freeze()?;
     /// let mut turned = SharedArray::<i32>::zeros(6)?;
     /// let pool = Pool::processes(2)?;
-    /// pool.for_each_tile_with(&matrix, &mut turned, (3, 2), (2, 2), |matrix, mut tile: TileMut<'_, i32>| {
-    ///     let (top, left) = tile.origin();
-    ///     for row in 0..tile.rows() {
-    ///         for column in 0..tile.columns() {
-    ///             tile[(row, column)] = matrix[(left + column) * 3 + top + row];
+    /// pool.for_each_tile_with(
+    ///     &matrix,
+    ///     &mut turned,
+    ///     (3, 2),
+    ///     (2, 2),
+    ///     |matrix, mut tile: TileMut<'_, i32>| {
+    ///         let (top, left) = tile.origin();
+    ///         for row in 0..tile.rows() {
+    ///             for column in 0..tile.columns() {
+    ///                 tile[(row, column)] = matrix[(left + column) * 3 + top + row];
+    ///             }
     ///         }
-    ///     }
-    /// })?;
+    ///     },
+    /// )?;
     /// assert_eq!(turned.to_vec()?, [1, 4, 2, 5, 3, 6]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -304,19 +325,32 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     /// use std::time::Duration;
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut array = SharedArray::<u8>::zeros(4)?;
     /// let limit = Duration::from_millis(100);
-    /// let outcome = pool.call().timeout(limit).for_each_chunk(&mut array, 1, |index, chunk: &mut [u8]| {
-    ///     chunk[0] = 1;
-    ///     while index == 2 { std::hint::spin_loop() }
-    /// });
-    /// assert_eq!(outcome, Err(TaskError::TimedOut { index: Some(2), limit }));
+    /// let outcome = pool.call().timeout(limit).for_each_chunk(
+    ///     &mut array,
+    ///     1,
+    ///     |index, chunk: &mut [u8]| {
+    ///         chunk[0] = 1;
+    ///         while index == 2 {
+    ///             std::hint::spin_loop()
+    ///         }
+    ///     },
+    /// );
+    /// assert_eq!(
+    ///     outcome,
+    ///     Err(TaskError::TimedOut {
+    ///         index: Some(2),
+    ///         limit
+    ///     })
+    /// );
     /// assert_eq!(array.to_vec()?[..3], [1, 1, 1]); // no worker has it any more
+    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_chunk<F, T>(
@@ -348,14 +382,16 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
-    /// pool.call().schedule(Schedule::Dynamic(1)).for_each_chunk_with(&0.5, &mut array, 1, |factor, _, chunk: &mut [f64]| {
-    ///     chunk[0] *= factor;
-    /// })?;
+    /// pool.call()
+    ///     .schedule(Schedule::Dynamic(1))
+    ///     .for_each_chunk_with(&0.5, &mut array, 1, |factor, _, chunk: &mut [f64]| {
+    ///         chunk[0] *= factor;
+    ///     })?;
     /// assert_eq!(array.to_vec()?, [0.5, 1.0, 1.5]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -389,14 +425,23 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let (mut out, input) = (SharedArray::<u32>::zeros(2)?, SharedArray::from_slice(&[1_u32, 2, 3, 4])?);
-    /// pool.call().retries(1).zip_chunks(&mut out, 1, &input, 2, |_, sum: &mut [u32], of: &[u32]| {
-    ///     sum[0] = of.iter().sum();
-    /// })?;
+    /// let (mut out, input) = (
+    ///     SharedArray::<u32>::zeros(2)?,
+    ///     SharedArray::from_slice(&[1_u32, 2, 3, 4])?,
+    /// );
+    /// pool.call().retries(1).zip_chunks(
+    ///     &mut out,
+    ///     1,
+    ///     &input,
+    ///     2,
+    ///     |_, sum: &mut [u32], of: &[u32]| {
+    ///         sum[0] = of.iter().sum();
+    ///     },
+    /// )?;
     /// assert_eq!(out.to_vec()?, [3, 7]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -432,13 +477,20 @@ impl<E: Executor> Call<'_, '_, E> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let (mut out, input) = (SharedArray::<u32>::zeros(2)?, SharedArray::from_slice(&[1_u32, 2, 3, 4])?);
-    /// let scale = |scale: &u32, _, sum: &mut [u32], of: &[u32]| sum[0] = scale * of.iter().sum::<u32>();
-    /// pool.call().retries(1).zip_chunks_with(&10, &mut out, 1, &input, 2, scale)?;
+    /// let (mut out, input) = (
+    ///     SharedArray::<u32>::zeros(2)?,
+    ///     SharedArray::from_slice(&[1_u32, 2, 3, 4])?,
+    /// );
+    /// let scale = |scale: &u32, _, sum: &mut [u32], of: &[u32]| {
+    ///     sum[0] = scale * of.iter().sum::<u32>()
+    /// };
+    /// pool.call()
+    ///     .retries(1)
+    ///     .zip_chunks_with(&10, &mut out, 1, &input, 2, scale)?;
     /// assert_eq!(out.to_vec()?, [30, 70]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -480,10 +532,15 @@ impl<E: Executor> Call<'_, '_, E> {
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
-    /// pool.call().retries(1).for_each_tile(&mut matrix, (2, 2), (2, 1), |mut tile: TileMut<'_, u8>| {
-    ///     let (_, left) = tile.origin();
-    ///     tile.rows_mut().for_each(|row| row.fill(left as u8));
-    /// })?;
+    /// pool.call().retries(1).for_each_tile(
+    ///     &mut matrix,
+    ///     (2, 2),
+    ///     (2, 1),
+    ///     |mut tile: TileMut<'_, u8>| {
+    ///         let (_, left) = tile.origin();
+    ///         tile.rows_mut().for_each(|row| row.fill(left as u8));
+    ///     },
+    /// )?;
     /// assert_eq!(matrix.to_vec()?, [0, 1, 0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -522,8 +579,12 @@ impl<E: Executor> Call<'_, '_, E> {
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
-    /// let fill = |value: &u8, mut tile: TileMut<'_, u8>| tile.rows_mut().for_each(|row| row.fill(*value));
-    /// pool.call().retries(1).for_each_tile_with(&7, &mut matrix, (2, 2), (1, 2), fill)?;
+    /// let fill = |value: &u8, mut tile: TileMut<'_, u8>| {
+    ///     tile.rows_mut().for_each(|row| row.fill(*value))
+    /// };
+    /// pool.call()
+    ///     .retries(1)
+    ///     .for_each_tile_with(&7, &mut matrix, (2, 2), (1, 2), fill)?;
     /// assert_eq!(matrix.to_vec()?, [7, 7, 7, 7]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -85,7 +85,10 @@ impl Pool<Threads> {
     ///
     /// let doubled = Pool::threads_shared()?.map(|x| 2 * x, [1, 2])?;
     /// assert_eq!(doubled, [2, 4]);
-    /// assert!(std::ptr::eq(Pool::threads_shared()?, Pool::threads_shared()?));
+    /// assert!(std::ptr::eq(
+    ///     Pool::threads_shared()?,
+    ///     Pool::threads_shared()?
+    /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn threads_shared() -> Result<&'static Self, PoolError> {
@@ -110,8 +113,15 @@ impl Pool<Processes> {
     ///
     /// let pool = Pool::processes(2)?;
     /// let crash = pool.submit(|code: i32| -> () { std::process::exit(code) }, 7);
-    /// assert!(matches!(crash.result(), Err(TaskError::WorkerDied { cause: Death::Exit(7), .. })));
+    /// assert!(matches!(
+    ///     crash.result(),
+    ///     Err(TaskError::WorkerDied {
+    ///         cause: Death::Exit(7),
+    ///         ..
+    ///     })
+    /// ));
     /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the pool goes on
+    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn processes(workers: usize) -> Result<Self, PoolError> {
@@ -259,7 +269,10 @@ impl ForkedBuilder {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// assert_eq!(Forked::builder().workers(0).build().unwrap_err(), PoolError::ZeroWorkers);
+    /// assert_eq!(
+    ///     Forked::builder().workers(0).build().unwrap_err(),
+    ///     PoolError::ZeroWorkers
+    /// );
     /// ```
     pub fn build(self) -> Result<Pool<Forked>, PoolError> {
         Ok(Pool::over(self.start()?))

@@ -167,9 +167,19 @@ impl<E: Executor> Pool<E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let each = pool.try_map(|x: i32| if x == 1 { std::process::abort() } else { x }, 0..3);
+    /// let each = pool.try_map(
+    ///     |x: i32| if x == 1 { std::process::abort() } else { x },
+    ///     0..3,
+    /// );
     /// assert_eq!((&each[0], &each[2]), (&Ok(0), &Ok(2)));
-    /// assert!(matches!(each[1], Err(TaskError::WorkerDied { index: Some(1), cause: Death::Signal(6), .. })));
+    /// assert!(matches!(
+    ///     each[1],
+    ///     Err(TaskError::WorkerDied {
+    ///         index: Some(1),
+    ///         cause: Death::Signal(6),
+    ///         ..
+    ///     })
+    /// ));
     /// # Ok::<(), PoolError>(())
     /// ```
     #[must_use = "the errors of the items come in the list"]
@@ -199,7 +209,12 @@ impl<E: Executor> Pool<E> {
     /// use std::sync::atomic::{AtomicU32, Ordering};
     ///
     /// let sum = AtomicU32::new(0);
-    /// Pool::threads(2)?.for_each(|x| { sum.fetch_add(x, Ordering::Relaxed); }, 1..=4)?;
+    /// Pool::threads(2)?.for_each(
+    ///     |x| {
+    ///         sum.fetch_add(x, Ordering::Relaxed);
+    ///     },
+    ///     1..=4,
+    /// )?;
     /// assert_eq!(sum.into_inner(), 10);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -351,8 +366,10 @@ impl<E: Executor> Pool<E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let tasks: Vec<TaskFuture<u64>> = (0..4).map(|n| pool.submit(|n: u64| n * 10, n)).collect();
-    /// let results: Result<Vec<u64>, TaskError> = tasks.into_iter().map(TaskFuture::result).collect();
+    /// let tasks: Vec<TaskFuture<u64>> =
+    ///     (0..4).map(|n| pool.submit(|n: u64| n * 10, n)).collect();
+    /// let results: Result<Vec<u64>, TaskError> =
+    ///     tasks.into_iter().map(TaskFuture::result).collect();
     /// assert_eq!(results?, [0, 10, 20, 30]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -394,7 +411,10 @@ impl<E: Executor> Pool<E> {
     /// let task = pool.submit(|x: i32| x * 2, 21);
     /// pool.close()?;
     /// assert_eq!(task.result()?, 42);
-    /// assert_eq!(pool.submit(|x: i32| x, 1).result(), Err(TaskError::Pool(PoolError::Closed)));
+    /// assert_eq!(
+    ///     pool.submit(|x: i32| x, 1).result(),
+    ///     Err(TaskError::Pool(PoolError::Closed))
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
@@ -419,7 +439,16 @@ impl<E: Executor> Pool<E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let tasks: Vec<_> = (0..10).map(|_| pool.submit(|()| loop { std::hint::spin_loop() }, ())).collect();
+    /// let tasks: Vec<_> = (0..10)
+    ///     .map(|_| {
+    ///         pool.submit(
+    ///             |()| loop {
+    ///                 std::hint::spin_loop()
+    ///             },
+    ///             (),
+    ///         )
+    ///     })
+    ///     .collect();
     /// pool.shutdown(Shutdown::Kill)?;
     /// for task in tasks {
     ///     assert_eq!(task.result(), Err::<(), _>(TaskError::Cancelled));

@@ -36,7 +36,14 @@ impl Pool<Processes> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let _ = pool.try_map(|x: i32| if x == 7 { std::process::abort() }, 0..10);
+    /// let _ = pool.try_map(
+    ///     |x: i32| {
+    ///         if x == 7 {
+    ///             std::process::abort()
+    ///         }
+    ///     },
+    ///     0..10,
+    /// );
     /// let stats = pool.stats();
     /// println!("{stats}");
     /// assert_eq!((stats.total().tasks, stats.total().failures.died), (10, 1));

@@ -20,7 +20,9 @@ use crate::error::PoolError;
 /// use std::io::Read;
 ///
 /// let (mut reader, writer) = std::io::pipe()?;
-/// let child = Process::builder().stdout(writer).spawn(|()| print!("from the child"), ())?;
+/// let child = Process::builder()
+///     .stdout(writer)
+///     .spawn(|()| print!("from the child"), ())?;
 /// let mut printed = String::new();
 /// reader.read_to_string(&mut printed)?;
 /// assert_eq!(printed, "from the child");
@@ -60,7 +62,10 @@ from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 ///     .name("greeter")
 ///     .env("GREETING", "hello")
 ///     .stdout(writer)
-///     .spawn(|name: String| print!("{} {name}", std::env::var("GREETING").unwrap()), "you".to_owned())?;
+///     .spawn(
+///         |name: String| print!("{} {name}", std::env::var("GREETING").unwrap()),
+///         "you".to_owned(),
+///     )?;
 /// assert_eq!(std::io::read_to_string(reader)?, "hello you");
 /// assert!(child.join()?.success());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -117,9 +122,10 @@ impl ProcessBuilder {
     /// ```
     /// use manyhands::Process;
     ///
-    /// let child = Process::builder()
-    ///     .env("OMP_NUM_THREADS", "1")
-    ///     .spawn(|()| assert_eq!(std::env::var("OMP_NUM_THREADS").unwrap(), "1"), ())?;
+    /// let child = Process::builder().env("OMP_NUM_THREADS", "1").spawn(
+    ///     |()| assert_eq!(std::env::var("OMP_NUM_THREADS").unwrap(), "1"),
+    ///     (),
+    /// )?;
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::PoolError>(())
     /// ```
@@ -139,7 +145,12 @@ impl ProcessBuilder {
     ///
     /// let (reader, mut writer) = std::io::pipe()?;
     /// let child = Process::builder().stdin(reader).spawn(
-    ///     |()| assert_eq!(std::io::read_to_string(std::io::stdin()).unwrap(), "to the child"),
+    ///     |()| {
+    ///         assert_eq!(
+    ///             std::io::read_to_string(std::io::stdin()).unwrap(),
+    ///             "to the child"
+    ///         )
+    ///     },
     ///     (),
     /// )?;
     /// writer.write_all(b"to the child")?;
@@ -159,7 +170,9 @@ impl ProcessBuilder {
     /// ```
     /// use manyhands::process::{Process, Stdio};
     ///
-    /// let child = Process::builder().stdout(Stdio::Null).spawn(|()| println!("not shown"), ())?;
+    /// let child = Process::builder()
+    ///     .stdout(Stdio::Null)
+    ///     .spawn(|()| println!("not shown"), ())?;
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::PoolError>(())
     /// ```
@@ -176,9 +189,10 @@ impl ProcessBuilder {
     /// use manyhands::Process;
     ///
     /// let (reader, writer) = std::io::pipe()?;
-    /// let child = Process::builder()
-    ///     .stderr(writer)
-    ///     .spawn(|()| -> Result<(), String> { Err("no such index".to_owned()) }, ())?;
+    /// let child = Process::builder().stderr(writer).spawn(
+    ///     |()| -> Result<(), String> { Err("no such index".to_owned()) },
+    ///     (),
+    /// )?;
     /// assert!(std::io::read_to_string(reader)?.contains("no such index"));
     /// # child.join()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -198,7 +212,12 @@ impl ProcessBuilder {
     /// use manyhands::Process;
     ///
     /// // Without `daemon`, this program would not end.
-    /// Process::builder().daemon(true).spawn(|()| loop { std::thread::park() }, ())?;
+    /// Process::builder().daemon(true).spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// # Ok::<(), manyhands::PoolError>(())
     /// ```
     pub fn daemon(mut self, is_daemon: bool) -> Self {

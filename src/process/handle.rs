@@ -27,7 +27,12 @@ use crate::error::PoolError;
 /// use manyhands::process::{ExitStatus, Process};
 /// use std::time::Duration;
 ///
-/// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+/// let child = Process::spawn(
+///     |()| loop {
+///         std::thread::park()
+///     },
+///     (),
+/// )?;
 /// assert!(child.is_alive());
 /// assert_eq!(child.join_timeout(Duration::from_millis(1))?, None);
 /// child.terminate()?;
@@ -137,7 +142,12 @@ impl Process {
     /// use manyhands::Process;
     /// use std::time::Duration;
     ///
-    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// let child = Process::spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// assert_eq!(child.join_timeout(Duration::ZERO)?, None);
     /// child.kill()?;
     /// assert!(child.join_timeout(Duration::MAX)?.is_some());
@@ -161,7 +171,12 @@ impl Process {
     /// ```
     /// use manyhands::process::{ExitStatus, Process};
     ///
-    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// let child = Process::spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// assert_eq!(child.exit_status(), None);
     /// child.kill()?;
     /// child.join()?;
@@ -179,7 +194,12 @@ impl Process {
     /// ```
     /// use manyhands::Process;
     ///
-    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// let child = Process::spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// assert!(child.is_alive());
     /// child.kill()?;
     /// child.join()?;
@@ -198,7 +218,10 @@ impl Process {
     /// ```
     /// use manyhands::Process;
     ///
-    /// let child = Process::spawn(|parent: u32| assert_ne!(std::process::id(), parent), std::process::id())?;
+    /// let child = Process::spawn(
+    ///     |parent: u32| assert_ne!(std::process::id(), parent),
+    ///     std::process::id(),
+    /// )?;
     /// assert_ne!(child.pid(), std::process::id());
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::PoolError>(())
@@ -235,7 +258,12 @@ impl Process {
     /// ```
     /// use manyhands::process::{ExitStatus, Process};
     ///
-    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// let child = Process::spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// child.terminate()?;
     /// assert_eq!(child.join()?, ExitStatus::Signal(15));
     /// # Ok::<(), manyhands::PoolError>(())
@@ -255,7 +283,12 @@ impl Process {
     /// ```
     /// use manyhands::process::{ExitStatus, Process};
     ///
-    /// let child = Process::spawn(|()| loop { std::thread::park() }, ())?;
+    /// let child = Process::spawn(
+    ///     |()| loop {
+    ///         std::thread::park()
+    ///     },
+    ///     (),
+    /// )?;
     /// child.kill()?;
     /// assert_eq!(child.join()?, ExitStatus::Signal(9));
     /// # Ok::<(), manyhands::PoolError>(())
@@ -283,9 +316,17 @@ impl Process {
 /// ```
 /// use manyhands::process::{self, Process};
 ///
-/// let child = Process::builder().name("idle").spawn(|()| loop { std::thread::park() }, ())?;
+/// let child = Process::builder().name("idle").spawn(
+///     |()| loop {
+///         std::thread::park()
+///     },
+///     (),
+/// )?;
 /// let active = process::active_children();
-/// assert_eq!((active.len(), active[0].name(), active[0].pid()), (1, "idle", child.pid()));
+/// assert_eq!(
+///     (active.len(), active[0].name(), active[0].pid()),
+///     (1, "idle", child.pid())
+/// );
 ///
 /// child.kill()?;
 /// child.join()?;

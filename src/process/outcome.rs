@@ -17,7 +17,11 @@ use super::identity;
 /// use manyhands::process::{ExitStatus, Process};
 ///
 /// fn check(age: u32) -> Result<(), String> {
-///     if age < 18 { Err(format!("{age} is too young")) } else { Ok(()) }
+///     if age < 18 {
+///         Err(format!("{age} is too young"))
+///     } else {
+///         Ok(())
+///     }
 /// }
 ///
 /// assert_eq!(Process::spawn(check, 20)?.join()?, ExitStatus::Exit(0));

@@ -211,7 +211,10 @@ fn them(items: u64) -> &'static str {
 ///
 /// let jobs = Queue::bounded(1)?;
 /// jobs.push('a')?;
-/// assert_eq!(jobs.join_timeout(Duration::ZERO), Err(JoinError::TimedOut { unfinished: 1 }));
+/// assert_eq!(
+///     jobs.join_timeout(Duration::ZERO),
+///     Err(JoinError::TimedOut { unfinished: 1 })
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

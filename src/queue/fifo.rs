@@ -139,8 +139,14 @@ impl<T: 'static> Queue<T> {
     ///
     /// let frames = Queue::<Vec<u8>>::with_limits(64, 10_000)?;
     /// frames.push(vec![0; 9_000])?;
-    /// assert!(matches!(frames.try_push(vec![0; 9_000]), Err(PushError::Full(_))));
-    /// assert!(matches!(frames.push(vec![0; 11_000]), Err(PushError::TooLarge { .. })));
+    /// assert!(matches!(
+    ///     frames.try_push(vec![0; 9_000]),
+    ///     Err(PushError::Full(_))
+    /// ));
+    /// assert!(matches!(
+    ///     frames.push(vec![0; 11_000]),
+    ///     Err(PushError::TooLarge { .. })
+    /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {

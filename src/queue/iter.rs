@@ -25,7 +25,10 @@ use crate::memory::wait_mode::WaitMode;
 /// queue.push(2)?;
 /// queue.close();
 /// let mut items = queue.iter();
-/// assert_eq!((items.next(), items.next(), items.next()), (Some(1), Some(2), None));
+/// assert_eq!(
+///     (items.next(), items.next(), items.next()),
+///     (Some(1), Some(2), None)
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

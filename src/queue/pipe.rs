@@ -18,8 +18,8 @@ const ITEMS: usize = 64;
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Connection, Pipe, Process};
 /// use manyhands::queue::PopError;
+/// use manyhands::{Connection, Pipe, Process};
 ///
 /// let (ours, theirs) = Pipe::duplex::<String, usize>()?;
 /// let child = Process::spawn(
@@ -254,7 +254,10 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     /// # use manyhands::{Pipe, queue::PopError};
     /// # use std::time::Duration;
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
-    /// assert_eq!(one.recv_timeout(Duration::from_millis(1)), Err(PopError::Empty));
+    /// assert_eq!(
+    ///     one.recv_timeout(Duration::from_millis(1)),
+    ///     Err(PopError::Empty)
+    /// );
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<B, PopError> {

@@ -73,7 +73,11 @@ impl<T: 'static> Stack<T> {
     /// ```
     /// use manyhands::Stack;
     ///
-    /// assert!(Stack::<String>::with_limits(8, 1_000)?.push("x".repeat(2_000)).is_err());
+    /// assert!(
+    ///     Stack::<String>::with_limits(8, 1_000)?
+    ///         .push("x".repeat(2_000))
+    ///         .is_err()
+    /// );
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {

@@ -36,8 +36,15 @@ use crate::os::robust::{Held, RobustMutex};
 /// use manyhands::{Process, sync::Barrier};
 ///
 /// let barrier = Barrier::new(3)?;
-/// let run = |barrier: Barrier| for _ in 0..10 { barrier.wait().unwrap(); };
-/// let children = [Process::spawn(run, barrier.clone())?, Process::spawn(run, barrier.clone())?];
+/// let run = |barrier: Barrier| {
+///     for _ in 0..10 {
+///         barrier.wait().unwrap();
+///     }
+/// };
+/// let children = [
+///     Process::spawn(run, barrier.clone())?,
+///     Process::spawn(run, barrier.clone())?,
+/// ];
 /// for _ in 0..10 {
 ///     barrier.wait()?;
 /// }
@@ -313,7 +320,10 @@ impl Barrier {
     /// # use manyhands::sync::{Barrier, BrokenBarrier};
     /// # use std::time::Duration;
     /// let barrier = Barrier::new(2)?;
-    /// assert_eq!(barrier.wait_timeout(Duration::from_millis(1)), Err(BrokenBarrier));
+    /// assert_eq!(
+    ///     barrier.wait_timeout(Duration::from_millis(1)),
+    ///     Err(BrokenBarrier)
+    /// );
     /// assert!(barrier.is_broken());
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```

@@ -77,7 +77,10 @@ impl CondvarHead {
 /// use std::time::Duration;
 ///
 /// let (mutex, condvar) = (Mutex::new(0u8)?, Condvar::new()?);
-/// let wait = condvar.wait_timeout_while(mutex.lock().unwrap(), Duration::from_millis(1), |x| *x == 0);
+/// let wait =
+///     condvar.wait_timeout_while(mutex.lock().unwrap(), Duration::from_millis(1), |x| {
+///         *x == 0
+///     });
 /// assert!(wait.unwrap().1.timed_out());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -155,7 +158,9 @@ impl Condvar {
     /// # use manyhands::sync::{Condvar, Mutex};
     /// # use std::time::Duration;
     /// let (mutex, condvar) = (Mutex::new(0u8)?, Condvar::new()?);
-    /// let (guard, _) = condvar.wait_timeout(mutex.lock().unwrap(), Duration::from_millis(1)).unwrap();
+    /// let (guard, _) = condvar
+    ///     .wait_timeout(mutex.lock().unwrap(), Duration::from_millis(1))
+    ///     .unwrap();
     /// assert_eq!(*guard, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -29,7 +29,12 @@ use crate::os::robust::{Held, LockError, RobustMutex};
 /// let pool = Pool::processes(4)?;
 /// pool.map_with(
 ///     &(once.clone(), runs.clone()),
-///     |(once, runs), _: u32| once.call_once(|| { runs.update(|n| n + 1); }).unwrap(),
+///     |(once, runs), _: u32| {
+///         once.call_once(|| {
+///             runs.update(|n| n + 1);
+///         })
+///         .unwrap()
+///     },
 ///     0..20,
 /// )?;
 /// assert_eq!(runs.get(), 1);

@@ -50,7 +50,10 @@ use std::fmt;
 /// }
 /// let balance = Mutex::new(10)?;
 /// withdraw(&balance, 4)?;
-/// assert_eq!(withdraw(&balance, 7).unwrap_err().to_string(), "there is not so much");
+/// assert_eq!(
+///     withdraw(&balance, 7).unwrap_err().to_string(),
+///     "there is not so much"
+/// );
 /// # Ok::<(), Box<dyn Error>>(())
 /// ```
 pub struct PoisonError<G> {
@@ -64,7 +67,9 @@ pub struct PoisonError<G> {
 /// ```
 /// use manyhands::sync::{LockResult, Mutex, MutexGuard};
 ///
-/// fn with_or_without_poison<'a>(result: LockResult<MutexGuard<'a, u64>>) -> MutexGuard<'a, u64> {
+/// fn with_or_without_poison<'a>(
+///     result: LockResult<MutexGuard<'a, u64>>,
+/// ) -> MutexGuard<'a, u64> {
 ///     result.unwrap_or_else(|poisoned| poisoned.into_inner())
 /// }
 /// let mutex = Mutex::new(1)?;

@@ -43,7 +43,8 @@ use crate::os::fork;
 /// let prices = RwLock::new([10u32, 20, 30])?;
 /// prices.write().unwrap()[1] = 25;
 /// let pool = Pool::processes(2)?;
-/// let seen = pool.map_with(&prices, |prices, i: usize| prices.read().unwrap()[i], 0..3)?;
+/// let seen =
+///     pool.map_with(&prices, |prices, i: usize| prices.read().unwrap()[i], 0..3)?;
 /// assert_eq!(seen, [10, 25, 30]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -208,7 +208,11 @@ impl Semaphore {
     /// # use manyhands::sync::Semaphore;
     /// # use std::time::Duration;
     /// let semaphore = Semaphore::new(0)?;
-    /// assert!(semaphore.acquire_timeout(Duration::from_millis(1)).is_none());
+    /// assert!(
+    ///     semaphore
+    ///         .acquire_timeout(Duration::from_millis(1))
+    ///         .is_none()
+    /// );
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
@@ -223,7 +227,11 @@ impl Semaphore {
     /// # use manyhands::sync::Semaphore;
     /// # use std::time::Duration;
     /// let semaphore = Semaphore::new(1)?;
-    /// assert!(semaphore.acquire_many_timeout(2, Duration::from_millis(1)).is_none());
+    /// assert!(
+    ///     semaphore
+    ///         .acquire_many_timeout(2, Duration::from_millis(1))
+    ///         .is_none()
+    /// );
     /// assert_eq!(semaphore.available(), 1);
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
@@ -257,7 +265,8 @@ impl Semaphore {
     /// use manyhands::{Process, sync::Semaphore};
     ///
     /// let finished = Semaphore::new(0)?;
-    /// let child = Process::spawn(|finished: Semaphore| finished.release(2), finished.clone())?;
+    /// let child =
+    ///     Process::spawn(|finished: Semaphore| finished.release(2), finished.clone())?;
     /// finished.acquire_many(2).forget();
     /// child.join()?;
     /// assert_eq!(finished.available(), 0);

@@ -152,7 +152,10 @@ impl Barrier {
     /// use std::time::Duration;
     ///
     /// let barrier = Barrier::new(2);
-    /// assert_eq!(barrier.wait_timeout(Duration::from_millis(10)), Err(BrokenBarrier));
+    /// assert_eq!(
+    ///     barrier.wait_timeout(Duration::from_millis(10)),
+    ///     Err(BrokenBarrier)
+    /// );
     /// assert_eq!(barrier.wait(), Err(BrokenBarrier)); // the one that was late learns of it
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {

@@ -16,7 +16,6 @@
 //! returns. Waiting threads sleep. All three can be a `static`.
 //!
 //! # Between processes
-//!
 #![cfg_attr(
     target_os = "linux",
     doc = "The same three are in [`sync`](crate::sync), with the same methods, for threads of one or of many processes. What differs:"

@@ -198,9 +198,17 @@ impl Semaphore {
     ///
     /// let semaphore = Semaphore::new(1);
     /// let permit = semaphore.acquire();
-    /// assert!(semaphore.acquire_timeout(Duration::from_millis(10)).is_none());
+    /// assert!(
+    ///     semaphore
+    ///         .acquire_timeout(Duration::from_millis(10))
+    ///         .is_none()
+    /// );
     /// drop(permit);
-    /// assert!(semaphore.acquire_timeout(Duration::from_millis(10)).is_some());
+    /// assert!(
+    ///     semaphore
+    ///         .acquire_timeout(Duration::from_millis(10))
+    ///         .is_some()
+    /// );
     /// ```
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
         self.acquire_many_timeout(1, timeout)
@@ -217,7 +225,11 @@ impl Semaphore {
     /// use std::time::Duration;
     ///
     /// let semaphore = Semaphore::new(3);
-    /// assert!(semaphore.acquire_many_timeout(4, Duration::from_millis(10)).is_none());
+    /// assert!(
+    ///     semaphore
+    ///         .acquire_many_timeout(4, Duration::from_millis(10))
+    ///         .is_none()
+    /// );
     /// assert!(semaphore.acquire_many_timeout(3, Duration::MAX).is_some());
     /// ```
     pub fn acquire_many_timeout(&self, count: usize, timeout: Duration) -> Option<Permit<'_>> {

@@ -71,7 +71,9 @@ use crate::panic;
 /// one line, once in the program:
 ///
 /// ```
-/// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
+/// manyhands::at_fork_child(|| {
+///     rand::rng().reseed().expect("the system has random numbers")
+/// });
 /// ```
 ///
 /// A generator that a task makes for itself is better still. Seeded with
@@ -120,7 +122,10 @@ pub struct Forked {
 /// let builder = Forked::builder().workers(2);
 /// std::thread::spawn(std::thread::park); // a thread beside this one
 /// let refused = builder.clone().build()?.map(|x: u8| x, [1]);
-/// assert!(matches!(refused, Err(TaskError::Pool(PoolError::ThreadsRunning { .. }))));
+/// assert!(matches!(
+///     refused,
+///     Err(TaskError::Pool(PoolError::ThreadsRunning { .. }))
+/// ));
 /// assert_eq!(builder.allow_threads().build()?.map(|x: u8| x, [1])?, [1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -26,7 +26,13 @@ use crate::process::launch;
 ///     .memory_limit(1 << 30)
 ///     .timeout(Duration::from_secs(60))
 ///     .build()?;
-/// assert_eq!(pool.map(|line: String| line.len(), ["many", "hands"].map(String::from))?, [4, 5]);
+/// assert_eq!(
+///     pool.map(
+///         |line: String| line.len(),
+///         ["many", "hands"].map(String::from)
+///     )?,
+///     [4, 5]
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default)]
@@ -98,8 +104,16 @@ impl ProcessesBuilder {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(1).env("GREETING", "hello").build()?;
-    /// assert_eq!(pool.submit(|name: String| std::env::var(name).ok(), "GREETING".into()).result()?.as_deref(), Some("hello"));
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .env("GREETING", "hello")
+    ///     .build()?;
+    /// assert_eq!(
+    ///     pool.submit(|name: String| std::env::var(name).ok(), "GREETING".into())
+    ///         .result()?
+    ///         .as_deref(),
+    ///     Some("hello")
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
@@ -117,8 +131,14 @@ impl ProcessesBuilder {
     /// use manyhands::InnerThreads;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(1).inner_threads(InnerThreads::Most(3)).build()?;
-    /// let threads = pool.submit(|name: String| std::env::var(name).ok(), "OMP_NUM_THREADS".into());
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .inner_threads(InnerThreads::Most(3))
+    ///     .build()?;
+    /// let threads = pool.submit(
+    ///     |name: String| std::env::var(name).ok(),
+    ///     "OMP_NUM_THREADS".into(),
+    /// );
     /// # if std::env::var_os("OMP_NUM_THREADS").is_none() {
     /// assert_eq!(threads.result()?.as_deref(), Some("3"));
     /// # }
@@ -138,7 +158,10 @@ impl ProcessesBuilder {
     /// use manyhands::Output;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(1).stdout(Output::Null).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .stdout(Output::Null)
+    ///     .build()?;
     /// pool.submit(|()| println!("not shown"), ()).result()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -156,9 +179,18 @@ impl ProcessesBuilder {
     /// use manyhands::Output;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(1).stderr(Output::Null).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .stderr(Output::Null)
+    ///     .build()?;
     /// let failed = pool.submit(|()| -> () { panic!("not printed, but told") }, ());
-    /// assert!(failed.result().unwrap_err().to_string().contains("not printed, but told"));
+    /// assert!(
+    ///     failed
+    ///         .result()
+    ///         .unwrap_err()
+    ///         .to_string()
+    ///         .contains("not printed, but told")
+    /// );
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn stderr(mut self, output: Output) -> Self {
@@ -174,7 +206,10 @@ impl ProcessesBuilder {
     /// use manyhands::StartMethod;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(2).start_method(StartMethod::ForkServer).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .start_method(StartMethod::ForkServer)
+    ///     .build()?;
     /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -202,12 +237,18 @@ impl ProcessesBuilder {
     /// static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
     ///
     /// fn load() -> Result<(), String> {
-    ///     TABLE.set((0..1_000).map(|x| x * x).collect()).map_err(|_| "loaded twice".to_owned())
+    ///     TABLE
+    ///         .set((0..1_000).map(|x| x * x).collect())
+    ///         .map_err(|_| "loaded twice".to_owned())
     /// }
     ///
     /// let pool = Processes::builder().workers(2).preload(load).build()?;
-    /// assert_eq!(pool.map(|x: usize| TABLE.get().map(|table| table[x]), [7])?, [Some(49)]);
+    /// assert_eq!(
+    ///     pool.map(|x: usize| TABLE.get().map(|table| table[x]), [7])?,
+    ///     [Some(49)]
+    /// );
     /// assert!(TABLE.get().is_none()); // not here
+    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn preload<F, E>(mut self, load: F) -> Self
@@ -237,8 +278,15 @@ impl ProcessesBuilder {
     /// use manyhands::prelude::*;
     ///
     /// let loaded = std::env::args().next(); // doc tests run in several threads
-    /// let pool = Processes::builder().workers(1).start_method(StartMethod::Fork).allow_threads().build()?;
-    /// assert_eq!(pool.submit(|()| std::env::args().next(), ()).result()?, loaded);
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .start_method(StartMethod::Fork)
+    ///     .allow_threads()
+    ///     .build()?;
+    /// assert_eq!(
+    ///     pool.submit(|()| std::env::args().next(), ()).result()?,
+    ///     loaded
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allow_threads(mut self) -> Self {
@@ -297,7 +345,10 @@ impl ProcessesBuilder {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(1).max_tasks_per_worker(2).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .max_tasks_per_worker(2)
+    ///     .build()?;
     /// let mut pids = pool.map(|()| std::process::id(), [(); 6])?;
     /// pids.dedup();
     /// assert_eq!(pids.len(), 3);
@@ -342,8 +393,16 @@ impl ProcessesBuilder {
     ///
     /// let limit = Duration::from_millis(100);
     /// let pool = Processes::builder().workers(1).timeout(limit).build()?;
-    /// let endless = pool.submit(|()| loop { std::hint::spin_loop() }, ());
-    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::TimedOut { index: None, limit }));
+    /// let endless = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
+    /// assert_eq!(
+    ///     endless.result(),
+    ///     Err::<(), _>(TaskError::TimedOut { index: None, limit })
+    /// );
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
@@ -360,7 +419,10 @@ impl ProcessesBuilder {
     /// use manyhands::prelude::*;
     /// use std::time::Duration;
     ///
-    /// let pool = Processes::builder().workers(2).idle_timeout(Duration::from_secs(60)).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .idle_timeout(Duration::from_secs(60))
+    ///     .build()?;
     /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -377,8 +439,13 @@ impl ProcessesBuilder {
     /// use manyhands::Affinity;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(2).affinity(Affinity::Spread).build()?;
-    /// let cores = pool.submit(|()| manyhands::available_workers().ok(), ()).result()?;
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .affinity(Affinity::Spread)
+    ///     .build()?;
+    /// let cores = pool
+    ///     .submit(|()| manyhands::available_workers().ok(), ())
+    ///     .result()?;
     /// # if std::env::var_os("MANYHANDS_WORKERS").is_none() {
     /// assert_eq!(cores, Some(1));
     /// # }
@@ -414,7 +481,10 @@ impl ProcessesBuilder {
     /// use manyhands::WaitPolicy;
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Processes::builder().workers(2).wait_policy(WaitPolicy::Park).build()?;
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .wait_policy(WaitPolicy::Park)
+    ///     .build()?;
     /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

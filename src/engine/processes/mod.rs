@@ -107,8 +107,12 @@ use crate::process::launch;
 /// static CALLS: AtomicU32 = AtomicU32::new(0);
 ///
 /// let pool: Pool<Processes> = Pool::processes(1)?;
-/// assert_eq!(pool.map(|()| CALLS.fetch_add(1, Relaxed), [(); 3])?, [0, 1, 2]); // the worker stays
+/// assert_eq!(
+///     pool.map(|()| CALLS.fetch_add(1, Relaxed), [(); 3])?,
+///     [0, 1, 2]
+/// ); // the worker stays
 /// assert_eq!(CALLS.load(Relaxed), 0); // and its memory is not that of this process
+///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Processes {

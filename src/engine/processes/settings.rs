@@ -67,7 +67,10 @@ impl WaitPolicy {
 /// for (method, has_it) in [(Spawn, false), (ForkServer, false), (Fork, true)] {
 ///     let builder = Processes::builder().workers(1).start_method(method);
 ///     let pool = builder.allow_threads().build()?; // doc tests run in several threads
-///     assert_eq!(pool.submit(|()| MODEL.get().is_some(), ()).result()?, has_it);
+///     assert_eq!(
+///         pool.submit(|()| MODEL.get().is_some(), ()).result()?,
+///         has_it
+///     );
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -140,9 +143,15 @@ pub enum Affinity {
 /// use manyhands::InnerThreads;
 /// use manyhands::prelude::*;
 ///
-/// let pool = Processes::builder().workers(1).inner_threads(InnerThreads::Off).build()?;
-/// let there = pool.submit(|()| std::env::var("OMP_NUM_THREADS").ok(), ()).result()?;
+/// let pool = Processes::builder()
+///     .workers(1)
+///     .inner_threads(InnerThreads::Off)
+///     .build()?;
+/// let there = pool
+///     .submit(|()| std::env::var("OMP_NUM_THREADS").ok(), ())
+///     .result()?;
 /// assert_eq!(there, std::env::var("OMP_NUM_THREADS").ok()); // as it is here
+///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,8 +189,19 @@ pub(super) const INNER_THREADS: [&str; 8] = [
 ///
 /// let (send, receive) = channel();
 /// let errors = Output::lines(move |_, line| send.send(line.to_owned()).unwrap());
-/// let pool = Processes::builder().workers(1).stdout(Output::Null).stderr(errors).build()?;
-/// pool.submit(|()| { println!("not shown"); eprintln!("for you") }, ()).result()?;
+/// let pool = Processes::builder()
+///     .workers(1)
+///     .stdout(Output::Null)
+///     .stderr(errors)
+///     .build()?;
+/// pool.submit(
+///     |()| {
+///         println!("not shown");
+///         eprintln!("for you")
+///     },
+///     (),
+/// )
+/// .result()?;
 /// pool.close()?;
 /// assert_eq!(receive.recv()?, "for you");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -210,10 +230,20 @@ pub enum Output {
 ///
 /// let log: Arc<Mutex<Vec<String>>> = Arc::default();
 /// let copy = Arc::clone(&log);
-/// let tell: LineCallback = Arc::new(move |_: &str, line: &str| copy.lock().unwrap().push(line.to_owned()));
-/// let builder = Processes::builder().workers(1).stderr(Output::Lines(tell.clone()));
+/// let tell: LineCallback =
+///     Arc::new(move |_: &str, line: &str| copy.lock().unwrap().push(line.to_owned()));
+/// let builder = Processes::builder()
+///     .workers(1)
+///     .stderr(Output::Lines(tell.clone()));
 /// let pool = builder.stdout(Output::Lines(tell)).build()?; // both in one
-/// pool.submit(|()| { println!("out"); eprintln!("err") }, ()).result()?;
+/// pool.submit(
+///     |()| {
+///         println!("out");
+///         eprintln!("err")
+///     },
+///     (),
+/// )
+/// .result()?;
 /// pool.close()?;
 /// assert_eq!(log.lock().unwrap().len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -232,13 +262,18 @@ impl Output {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::prelude::*;
     /// use manyhands::Output;
+    /// use manyhands::prelude::*;
     /// use std::sync::mpsc::channel;
     ///
     /// let (send, receive) = channel();
-    /// let tell = move |worker: &str, line: &str| send.send(format!("{worker} says {line}")).unwrap();
-    /// let pool = Processes::builder().workers(1).name("talk").stdout(Output::lines(tell)).build()?;
+    /// let tell =
+    ///     move |worker: &str, line: &str| send.send(format!("{worker} says {line}")).unwrap();
+    /// let pool = Processes::builder()
+    ///     .workers(1)
+    ///     .name("talk")
+    ///     .stdout(Output::lines(tell))
+    ///     .build()?;
     /// pool.submit(|()| println!("hello"), ()).result()?;
     /// pool.close()?;
     /// assert_eq!(receive.recv()?, "manyhands:talk:0 says hello");

@@ -22,7 +22,10 @@ use crate::os::clock;
 /// let pool = Processes::builder().workers(2).name("render").build()?;
 /// pool.map(|x: u64| x + 1, 0..100)?;
 /// let stats = pool.stats();
-/// assert_eq!((stats.name.as_str(), stats.workers.len(), stats.cancelled), ("render", 2, 0));
+/// assert_eq!(
+///     (stats.name.as_str(), stats.workers.len(), stats.cancelled),
+///     ("render", 2, 0)
+/// );
 /// assert!(stats.to_string().starts_with("pool render, "));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -53,7 +56,15 @@ pub struct PoolStats {
 /// assert!(crash.result().is_err());
 /// let pid = pool.submit(|()| std::process::id(), ()).result()?;
 /// let worker = &pool.stats().workers[0];
-/// assert_eq!((worker.pid, worker.tasks, worker.failures.died, worker.respawns), (Some(pid), 2, 1, 1));
+/// assert_eq!(
+///     (
+///         worker.pid,
+///         worker.tasks,
+///         worker.failures.died,
+///         worker.respawns
+///     ),
+///     (Some(pid), 2, 1, 1)
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,9 +104,19 @@ pub struct WorkerStats {
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::processes(2)?;
-/// let _ = pool.try_map(|x: u8| match x { 0 => panic!(), 1 => std::process::abort(), _ => x }, 0..5);
+/// let _ = pool.try_map(
+///     |x: u8| match x {
+///         0 => panic!(),
+///         1 => std::process::abort(),
+///         _ => x,
+///     },
+///     0..5,
+/// );
 /// let failures = pool.stats().total().failures;
-/// assert_eq!((failures.panicked, failures.died, failures.timed_out), (1, 1, 0));
+/// assert_eq!(
+///     (failures.panicked, failures.died, failures.timed_out),
+///     (1, 1, 0)
+/// );
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

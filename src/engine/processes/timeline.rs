@@ -15,12 +15,23 @@ const MOST_EVENTS: usize = 1 << 20;
 /// ```
 /// use manyhands::prelude::*;
 ///
-/// let pool = Processes::builder().workers(1).name("steps").timeline(true).build()?;
+/// let pool = Processes::builder()
+///     .workers(1)
+///     .name("steps")
+///     .timeline(true)
+///     .build()?;
 /// for step in 0..3 {
 ///     pool.submit(|step: u32| step, step).result()?;
 /// }
 /// let timeline = pool.timeline();
-/// assert_eq!((timeline.name.as_str(), timeline.events.len(), timeline.dropped), ("steps", 3, 0));
+/// assert_eq!(
+///     (
+///         timeline.name.as_str(),
+///         timeline.events.len(),
+///         timeline.dropped
+///     ),
+///     ("steps", 3, 0)
+/// );
 /// assert!(timeline.events.is_sorted_by_key(|event| event.started));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -47,7 +58,10 @@ pub struct Timeline {
 /// let pool = Processes::builder().workers(1).timeline(true).build()?;
 /// let pid = pool.submit(|()| std::process::id(), ()).result()?;
 /// let event = pool.timeline().events[0];
-/// assert_eq!((event.worker, event.pid, event.items, event.completed), (0, pid, 1, true));
+/// assert_eq!(
+///     (event.worker, event.pid, event.items, event.completed),
+///     (0, pid, 1, true)
+/// );
 /// assert!(event.queued <= event.started && event.started <= event.ended);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
