@@ -329,8 +329,9 @@ fn callbacks_run_though_the_system_refuses_threads() {
     }
     let pool = Pool::threads(2).unwrap();
     // Both workers run: a thread that begins without memory for its signal stack ends the program.
-    let meet = |barrier: Arc<Barrier>| drop(barrier.wait());
-    pool.map(meet, vec![Arc::new(Barrier::new(2)); 2]).unwrap();
+    let barrier = Barrier::new(2);
+    let leaders = pool.map(|()| barrier.wait().is_leader(), [(); 2]).unwrap();
+    assert_ne!(leaders[0], leaders[1]);
     let (tell, told) = channel();
     let gate = Arc::new(AtomicBool::new(false));
     // A task with a callback, which ends when `gate` is open.
@@ -364,13 +365,13 @@ fn callbacks_run_though_the_system_refuses_threads() {
     let wait = |may_end: Receiver<u32>| may_end.recv().unwrap();
     // It ends when its callback is there: otherwise this thread would call that in `on_done`.
     let first = pool.submit(wait, may_end);
-    let (begin, begun) = channel();
+    let (tell, has_begun) = channel();
     first.on_done(move |_| {
-        begin.send(()).unwrap();
+        tell.send(()).unwrap();
         receive.recv().unwrap();
     });
     go.send(4).unwrap();
-    begun.recv_timeout(DEADLINE).unwrap();
+    has_begun.recv_timeout(DEADLINE).unwrap();
     let second = submit(5);
     second.on_done(move |_| send.send(()).unwrap());
     let refused = NoThreads::begin();

@@ -533,14 +533,14 @@ fn b44_forking_workers_is_refused_while_other_threads_run() {
 fn lose_the_copy(_: ()) -> String {
     let builder = Processes::builder().workers(1);
     let pool = builder.start_method(StartMethod::Fork).build().unwrap();
-    let worker = pool.submit(|_: ()| std::process::id(), ()).result();
+    let worker = pool.submit(|()| std::process::id(), ()).result();
     let worker = worker.unwrap();
     let copies = children_of(std::process::id());
     assert_eq!(copies.len(), 1);
     kill(*copies.first().unwrap());
     eventually("the worker has died with it", || !is_running(worker));
     loop {
-        match pool.submit(|_: ()| (), ()).result() {
+        match pool.submit(|()| (), ()).result() {
             // Given to it before the pool had heard of its death.
             Err(TaskError::WorkerDied { .. }) => {}
             Err(error) => return error.to_string(),

@@ -510,7 +510,7 @@ pub(super) fn take_apart(family: &Family, index: u32, block: &Block) {
         && kind.has_contents()
     {
         visit(family, index, block, |place| {
-            objects::take_apart(kind, place)
+            objects::take_apart(kind, place);
         });
     }
 }

@@ -209,7 +209,7 @@ mod tests {
         // The second `set` finds it set: the process that did that may have been killed before it
         // woke the others.
         let changes: [fn(&Event); 3] = [Event::set, Event::set, |event| {
-            event.object.head().reclaim()
+            event.object.head().reclaim();
         }];
         for (number, change) in changes.into_iter().enumerate() {
             let ticket = event.waiters().ticket();
