@@ -206,7 +206,8 @@ impl TaskError {
 ///
 /// let pool = Pool::processes(1)?;
 /// let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde does not take it
-/// let error = pool.submit(|time: SystemTime| time.elapsed().is_ok(), before_1970).result().unwrap_err();
+/// let task = pool.submit(|time: SystemTime| time.elapsed().is_ok(), before_1970);
+/// let error = task.result().unwrap_err();
 /// assert!(matches!(error, TaskError::Encode { part: Part::Argument, .. }), "{error}");
 /// # Ok::<(), PoolError>(())
 /// ```

@@ -11,10 +11,12 @@
 //!
 //! | the process is killed | what is left |
 //! |---|---|
-//! | before the store to `state` | the earlier state: the entry is as free, or as taken, as before |
+//! | before the store to `state` | the earlier state: the entry is free or taken, as before |
 //! | right after it | a claim of a dead process, which is dropped when the process is reclaimed |
 //! | before the notification | the threads that wait look by themselves, within 100 ms |
-//! | while it reclaims a dead process | the next process that reclaims does the rest; an entry cleared twice is clear |
+//! | while it reclaims a dead process | the next process that reclaims does the rest |
+//!
+//! An entry may be cleared twice then. That does no harm: it is clear after the first time.
 //!
 //! A process may also be stopped while it holds the mutex, for any time. So the other processes
 //! wait for the mutex until a deadline, and a claim that cannot be checked by then is refused

@@ -78,8 +78,9 @@ use crate::memory::wire;
 /// let pool = Pool::processes(2)?;
 /// let (input, scale) = (SharedArray::from_slice(&[1.0, 4.0, 9.0])?, 2.0);
 /// let mut out = SharedArray::<f64>::zeros(3)?;
-/// pool.for_each_chunk(&mut out, 2, closure!([scale] |_: usize, chunk: &mut [f64]| chunk.fill(*scale)))?;
-/// let add = closure!([scale] |_: usize, out: &mut [f64], input: &[f64]| out[0] += scale * input[0]);
+/// let fill = closure!([scale] |_: usize, chunk: &mut [f64]| chunk.fill(*scale));
+/// pool.for_each_chunk(&mut out, 2, fill)?;
+/// let add = closure!([scale] |_: usize, out: &mut [f64], x: &[f64]| out[0] += scale * x[0]);
 /// pool.zip_chunks(&mut out, 1, &input, 1, add)?;
 /// assert_eq!(out.to_vec()?, [4.0, 10.0, 20.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -1,11 +1,16 @@
 //! The engines: where the work of a [`Pool`](crate::Pool) runs.
 //!
-//! | engine | what runs a task | what the function may capture | what crosses |
-//! |---|---|---|---|
-//! | [`Serial`] | the caller | anything | nothing |
-//! | [`Threads`] | the threads of a rayon pool of its own | `map`: borrows; `submit`: owned values | nothing |
-//! | [`Processes`] | persistent workers, this executable started again | nothing, or what `map_with` and `closure!` send along | arguments and results, by serde |
-//! | [`Forked`] | children forked for the one call | anything, borrows too (copy-on-write) | results, by serde |
+//! For each engine: what runs a task, what the function may capture, and what crosses between the
+//! caller and the function.
+//!
+//! - [`Serial`]: the caller runs it. The function may capture anything. Nothing crosses.
+//! - [`Threads`]: the threads of a rayon pool of its own run it. With `map` the function may
+//!   capture borrows, with `submit` owned values. Nothing crosses.
+//! - [`Processes`]: persistent workers, which are this executable started again, run it. The
+//!   function may capture nothing, or what `map_with` and `closure!` send along. Arguments and
+//!   results cross, by serde.
+//! - [`Forked`]: children forked for the one call run it. The function may capture anything,
+//!   borrows too (copy-on-write). Results cross, by serde.
 //!
 //! The conditions differ, so each engine states its own, by the bounds under which it implements
 //! [`Run`]. Code that is to run on any engine takes `E: Run<F, A, R>`.

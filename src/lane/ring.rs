@@ -7,13 +7,14 @@
 //! | phase | meaning | set by | next |
 //! |---|---|---|---|
 //! | `FREE` | the writer may fill it | the reader, with the next lap | `READY` |
-//! | `READY` | filled, not looked at | the writer, after the content | `TAKEN`, `RECLAIMED`, `FREE` |
-//! | `TAKEN` | the reader has begun with the message that starts here | the reader, by compare-and-swap | `FREE` |
-//! | `RECLAIMED` | the writer took the message back; the reader skips it | the writer, by compare-and-swap | `FREE` |
+//! | `READY` | filled, not seen | the writer, after the content | `TAKEN`, `RECLAIMED`, `FREE` |
+//! | `TAKEN` | the reader has begun with the message that starts here | the reader | `FREE` |
+//! | `RECLAIMED` | the writer took the message back; the reader skips it | the writer | `FREE` |
 //!
-//! `TAKEN` and `RECLAIMED` are only for the first cell of a request: the side that swaps first,
-//! worker or parent, has the task. Laps keep a reader that is a lap ahead or behind from taking one
-//! state for another. A fresh mapping is all zeros, which is `FREE` in lap 0.
+//! `TAKEN` and `RECLAIMED` are only for the first cell of a request. Both are set by
+//! compare-and-swap: the side that swaps first, worker or parent, has the task. Laps keep a reader
+//! that is a lap ahead or behind from taking one state for another. A fresh mapping is all zeros,
+//! which is `FREE` in lap 0.
 //!
 //! What was tried: two indices and one byte ring. It moves three to four cache lines for a round
 //! trip where this moves one each way, and a reader must then trust an index before it can look at

@@ -5,8 +5,8 @@
 //!
 //! | mover | what it does | in this order |
 //! |---|---|---|
-//! | a sender | passes a payload that it holds on to a queue | counts the message, then clears its bit |
-//! | a receiver | takes a payload out of a queue | sets its bit, then takes the message off the count |
+//! | a sender | hands a payload it holds to a queue | counts the message, then clears its bit |
+//! | a receiver | takes a payload out of a queue | sets its bit, then uncounts the message |
 //!
 //! So at each moment a mover's block has a bit or a count. But it takes time to read all the words.
 //! A payload may move from a word that has not been read yet to a word that has been read. It would

@@ -2,8 +2,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`family`] | the family as one of its processes has it: its memory, and the ledger at its start |
-//! | [`entry`], [`block`] | the blocks of the memory: their ledger entries; how they are made and given back |
+//! | [`family`] | the family as one of its processes has it: its memory, the ledger at its start |
+//! | [`entry`], [`block`] | blocks: their ledger entries; how they are made and given back |
 //! | [`slot`], [`member`] | the member processes: their ledger slots; what happens when one dies |
 //! | [`registry`] | the blocks that this process has mapped |
 //! | [`object`] | handles of shared objects; [`kind`] says what an object is |

@@ -84,7 +84,8 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(
     }
 }
 
-/// Appends the results of the items from `first` on. If `count` is given, there are to be that many.
+/// Appends the results of the items from `first` on. If `count` is given, there are to be that
+/// many.
 ///
 /// # Errors
 ///

@@ -3,8 +3,9 @@
 //! | module | asks for |
 //! |---|---|
 //! | [`memory`] | `memfd_create` with seals, `fallocate`, `mmap` |
-//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat`, `fallocate`, `statvfs`, `mmap`; `sysinfo` |
-//! | [`life`] | `kill` with no signal, and `/proc`: whether the process that left something still runs |
+//! | [`named`] | `/dev/shm`: `shm_open`, `shm_unlink`, `open` with `O_TMPFILE`, `linkat` |
+//! | | `fallocate`, `statvfs` and `mmap` there too; `sysinfo` |
+//! | [`life`] | `kill` with no signal, `/proc`: whether a process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`sealed_bytes`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
@@ -14,7 +15,7 @@
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
 //! | [`start`] | `posix_spawn`, `close_range`: the executable, started again |
-//! | [`worker`] | what a process does once to itself on becoming a worker: `prctl`, `sigaction`, `dup` |
+//! | [`worker`] | what a new worker does once to itself: `prctl`, `sigaction`, `dup` |
 //! | [`exit`] | `atexit` |
 //! | [`fault`] | nothing; in tests, `raise` |
 //! | [`fork`] | `fork`, `_exit`, `O_ASYNC` life lines |
@@ -25,7 +26,7 @@
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
 //! | [`random`] | `getrandom` |
-//! | [`sparse`] | the memory of a family: `memfd_create`, `fallocate`, parts of it mapped and given back |
+//! | [`sparse`] | a family's memory: `memfd_create`, `fallocate`, parts mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
 //! | [`slice`] | nothing: how long the sleepers sleep before they look again |
 //! | `state` | `/proc/<pid>/stat`: whether a process is stopped |

@@ -50,7 +50,8 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(image.to_vec()?, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
     ///
     /// let colours = vec![7, 8, 9];
-    /// pool.for_each_chunk(&mut image, 4, closure!([colours] |y: usize, row: &mut [u8]| row.fill(colours[y])))?;
+    /// let paint = closure!([colours] |y: usize, row: &mut [u8]| row.fill(colours[y]));
+    /// pool.for_each_chunk(&mut image, 4, paint)?;
     /// assert_eq!(image.get(4)?, 8);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

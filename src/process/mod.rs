@@ -17,12 +17,15 @@
 //!
 //! | what | how it is |
 //! |---|---|
-//! | start | before `main`, as pool workers start; of the parent's descriptors it has the standard streams alone |
+//! | start | before `main`, as pool workers start |
+//! | descriptors | of the parent's it has the standard streams alone |
 //! | standard input | `/dev/null`, unless the builder says otherwise |
 //! | standard output and error | the parent's |
-//! | SIGINT (Ctrl-C) | caught and dropped: the parent gets it too, and decides; ignored if the parent ignores it |
-//! | the parent is killed | the child is killed at once, by the kernel, and so are the child's own children |
-//! | the parent ends normally | it waits for its children, and kills those that are [daemons](ProcessBuilder::daemon) |
+//! | SIGINT (Ctrl-C) | caught and dropped: the parent gets it too, and decides |
+//! | SIGINT, if the parent ignores it | ignored |
+//! | the parent is killed | the kernel kills the child at once, and the child's own children |
+//! | the parent ends normally | it waits for its children |
+//! | | it kills those that are [daemons](ProcessBuilder::daemon) |
 //! | its handle is dropped | nothing: it runs on |
 //!
 //! How it ends is its [`ExitStatus`]:
@@ -31,10 +34,12 @@
 //! |---|---|
 //! | returns | `Exit(0)` |
 //! | returns `Err` | `Exit(1)`, and the error on standard error |
-//! | panics | `Exit(101)`, and the message on standard error (with `panic = "abort"`: `Signal(6)`) |
+//! | panics | `Exit(101)`, the message on standard error (with `panic = "abort"`: `Signal(6)`) |
 //! | calls `std::process::exit(8)` | `Exit(8)` |
 //! | is killed by a signal | `Signal`, with its number |
-//! | never runs, because the argument cannot be deserialised, say | `Exit(97)`, and the reason on standard error |
+//! | never runs | `Exit(97)`, and the reason on standard error |
+//!
+//! A function never runs if its argument cannot be deserialised, for example.
 //!
 //! If the function forks, the copy of the child has no part in that: it ends when the function
 //! returns in it, with exit code 0, or with 101 if the function panics there.

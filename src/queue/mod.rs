@@ -2,10 +2,12 @@
 //!
 //! | type | order | between |
 //! |---|---|---|
-//! | [`Queue`], and its halves [`Sender`] and [`Receiver`] | first in, first out | any number on either side |
+//! | [`Queue`] | first in, first out | any number on either side |
 //! | [`PriorityQueue`] | highest priority first, then first in, first out | any number |
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
+//!
+//! The halves of a queue are [`Sender`] and [`Receiver`].
 //!
 //! All are bounded, in items and in bytes. A program gives handles to other processes like any
 //! [shared object](crate::shm): as arguments, in contexts, through other queues, as results.
@@ -37,11 +39,11 @@
 //! | a producer | before its push has happened | nothing was pushed; its memory is given back |
 //! | a producer | after that | the item, whole and once |
 //! | a consumer | before its pop has happened | nothing: the next consumer gets the item |
-//! | a consumer | after that | the item is lost; `join` counts it, unless `task_done` was called for it |
+//! | a consumer | after that | it is lost; `join` counts it, unless `task_done` was called for it |
 //! | either | with a lock | the next owner of the lock does or undoes the rest, then all go on |
-//! | either | while it waits | up to a tenth of a second, if it had been woken in place of another |
+//! | either | while it waits | up to a tenth of a second, if it was woken in place of another |
 //! | any | | waiting processes learn of it within a tenth of a second |
-//! | the last producer | | consumers drain the rest, then pops are [`Disconnected`](PopError::Disconnected) |
+//! | the last producer | | consumers get the rest, then [`Disconnected`](PopError::Disconnected) |
 //! | the last consumer | | pushes are [`Disconnected`](PushError::Disconnected) |
 //! | all | | the memory is given back |
 //!

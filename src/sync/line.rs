@@ -10,9 +10,11 @@
 //! | killed | what it leaves | what becomes of it |
 //! |---|---|---|
 //! | with permits | its number in `books` | `reclaim` clears it |
-//! | with the lock, between `books` and `available` | a wrong sum | the next owner computes it anew |
+//! | with the lock, between `books` and `available` | a wrong sum | the next owner recomputes it |
 //! | while it waits | its place in the list | `reclaim` clears it |
-//! | between giving back and the wake-up | a sleeper with `called` set, or not | it looks in 100 ms at most, and `reclaim` wakes all |
+//! | between giving back and wake-up | a sleeper, `called` set or not | it looks within 100 ms |
+//!
+//! In the last case `reclaim` also wakes all.
 //!
 //! Waiting threads are served in the order in which they came, so none starves. A thread that wants
 //! many permits holds up all behind it until there are as many. There are 96 places. A thread that

@@ -8,14 +8,16 @@
 //!
 //! | | a participant is killed | what the others see |
 //! |---|---|---|
-//! | [`Mutex`] | while it holds it | the next owner gets it at once, [poisoned](PoisonError), as after a panic |
+//! | [`Mutex`] | while it holds it | the next owner gets it at once, [poisoned](PoisonError) |
 //! | [`RwLock`] | while it reads | its read lock is gone |
 //! | | while it writes | the others get the lock, poisoned |
-//! | [`Semaphore`] | with permits | the permits come back; those that were [forgotten](Permit::forget) do not |
-//! | [`Condvar`] | while it waits, perhaps picked by `notify_one` | all others wake up and look again |
-//! | [`Barrier`] | with a handle, whether it has arrived or not | [`BrokenBarrier`], until [`Barrier::reset`] |
-//! | [`Event`] | while it waits, or between `set` and the wake-up | nothing: waiting threads look by themselves |
+//! | [`Semaphore`] | with permits | permits come back, but not [forgotten](Permit::forget) ones |
+//! | [`Condvar`] | while it waits, perhaps picked by `notify_one` | all wake up and look again |
+//! | [`Barrier`] | with a handle, arrived or not | [`BrokenBarrier`], until [`Barrier::reset`] |
+//! | [`Event`] | waiting, or between `set` and the wake-up | nothing: waiters look by themselves |
 //! | [`Once`] | while it runs the function | poisoned: [`Once::call_once_force`] runs it again |
+//!
+//! A panic poisons a lock in the same way as a death.
 //!
 //! The kernel itself tells the next owner of a mutex. The death of a holder of another object has
 //! to be noticed by a process. A pool notices it for its workers, and a parent when it waits for

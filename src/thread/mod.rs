@@ -27,10 +27,12 @@
 //!
 //! | | here | there |
 //! |---|---|---|
-//! | what it is | a value, which threads borrow; it can be a `static` | a handle, `Clone` and serde's, which goes wherever values go |
-//! | `new` | cannot fail, and is `const` | asks the system for shared memory, and gives a `Result` |
-//! | a party that is killed | there is none: a thread cannot be killed alone | permits come back, barriers break |
+//! | what it is | a value; it can be a `static` | a handle, `Clone` and serde's |
+//! | `new` | cannot fail, and is `const` | asks the system for shared memory, gives a `Result` |
+//! | a killed party | none: a thread cannot be killed alone | permits come back, barriers break |
 //! | permits | as many as a `usize` counts | as many as a `u32` counts |
+//!
+//! Threads borrow the value here. A handle goes wherever values go.
 //!
 //! # Examples
 //!

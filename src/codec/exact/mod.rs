@@ -6,22 +6,22 @@
 //! null. There, `Some(())` and `Some(None)` come back as `None`, without an error. Here no two
 //! kinds look alike:
 //!
-//! | serde               | bytes                                                                      |
-//! |---------------------|----------------------------------------------------------------------------|
-//! | `false`, `true`     | `f4`, `f5`                                                                 |
-//! | `None`              | `f6` (null)                                                                |
-//! | `Some(x)`           | `c6` (a tag), then `x`                                                     |
-//! | `()`, unit struct   | `f7` (undefined)                                                           |
-//! | integer             | unsigned, or negative: -1 - n                                              |
-//! | `u128`, `i128`      | `c2` or `c3` (a big number, a negative one), then 16 bytes, whatever it is |
-//! | `f32`, `f64`        | `fa`, `fb`, then its bits                                                  |
-//! | `char`              | `c7` (a tag), then text                                                    |
-//! | string, bytes       | text, bytes                                                                |
-//! | seq, tuple          | array; one of unknown length ends with `ff`                                |
-//! | map, struct         | map; one of unknown length ends with `ff`; fields by name                  |
-//! | newtype struct      | what is in it                                                              |
-//! | unit variant        | its name, as text                                                          |
-//! | other variants      | a map of one: its name to what is in it                                    |
+//! | serde | bytes |
+//! |---|---|
+//! | `false`, `true` | `f4`, `f5` |
+//! | `None` | `f6` (null) |
+//! | `Some(x)` | `c6` (a tag), then `x` |
+//! | `()`, unit struct | `f7` (undefined) |
+//! | integer | unsigned, or negative: -1 - n |
+//! | `u128`, `i128` | `c2` or `c3` (a big number, a negative one), then 16 bytes, whatever it is |
+//! | `f32`, `f64` | `fa`, `fb`, then its bits |
+//! | `char` | `c7` (a tag), then text |
+//! | string, bytes | text, bytes |
+//! | seq, tuple | array; one of unknown length ends with `ff` |
+//! | map, struct | map; one of unknown length ends with `ff`; fields by name |
+//! | newtype struct | what is in it |
+//! | unit variant | its name, as text |
+//! | other variants | a map of one: its name to what is in it |
 //!
 //! So an `Option` cannot be mistaken for another value. `f6` is `None` and nothing else, and `c6`
 //! opens a `Some` and nothing else. What follows `c6` is whole in itself: `Some(None)` is `c6 f6`.

@@ -7,9 +7,9 @@
 //!
 //! A child has one thread, whatever the caller had. A lock that another thread held when the fork
 //! came stays locked in the child for ever, so a call is refused while other threads run
-//! ([`threads_beside`](super::fork)). Threads that this crate itself keeps do not count: they sleep, and hold no
-//! locks but the crate's own. A child never takes those, because its copies of pools and handles
-//! refuse ([`PoolError::OtherProcess`]).
+//! ([`threads_beside`](super::fork)). Threads that this crate itself keeps do not count: they
+//! sleep, and hold no locks but the crate's own. A child never takes those, because its copies of
+//! pools and handles refuse ([`PoolError::OtherProcess`]).
 
 mod calls;
 mod child;
@@ -55,16 +55,21 @@ use crate::panic;
 /// A child starts as a copy of the process. This makes it cheap to start. It is also a source of
 /// errors that no call reports, wherever state in memory stands for something outside of it:
 ///
-/// | state | in the child |
-/// |---|---|
-/// | random number generators: those of the crate rand, C's `rand`, one of the program's own | the same numbers come in each child |
-/// | connections: TLS sessions, database handles, HTTP clients | two processes write to one socket, and both count its messages: the session breaks |
-/// | files that are open | one position for both: what one reads, the other does not; `flock` locks are held by both, `fcntl` locks by the parent alone |
-/// | output buffered by the program (`BufWriter`, C's `stdio`) | each process that flushes it writes what was buffered at the fork (std's standard output is flushed before) |
-/// | identifiers made of the pid, a counter or the time of the start | two processes make the same ones; a pid that was kept is the parent's |
-/// | threads, and what they keep going: async runtimes, pools, timers of the C library | they are not there; requests to them are never answered |
-/// | locks that another thread holds | held for ever |
-/// | thread-locals, caches, memory not yet freed | the forking thread's, as they were; what the child changes the parent does not see |
+/// - Random number generators (those of the crate rand, C's `rand`, one of the program's own): the
+///   same numbers come in each child.
+/// - Connections (TLS sessions, database handles, HTTP clients): two processes write to one socket,
+///   and both count its messages. The session breaks.
+/// - Files that are open: there is one position for both. What one process reads, the other does
+///   not. Both hold the `flock` locks; the parent alone holds the `fcntl` locks.
+/// - Output buffered by the program (`BufWriter`, C's `stdio`): each process that flushes it writes
+///   what was buffered at the fork. std's standard output is flushed before the fork.
+/// - Identifiers made of the pid, a counter or the time of the start: two processes make the same
+///   ones. A pid that was kept is the parent's.
+/// - Threads, and what they keep going (async runtimes, pools, timers of the C library): they are
+///   not there. Requests to them are never answered.
+/// - Locks that another thread holds: they are held for ever.
+/// - Thread-locals, caches, memory not yet freed: they are the forking thread's, as they were. The
+///   parent does not see what the child changes.
 ///
 /// Open such things in the task, or in the child before its first task, which is what
 /// [`at_fork_child`](crate::at_fork_child) is for. For the crate [rand](https://docs.rs/rand) it is
@@ -100,7 +105,8 @@ use crate::panic;
 /// use std::cell::Cell;
 ///
 /// let last = Cell::new(7); // borrowed, and not `Sync`
-/// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests run in several threads
+/// // Doc tests run in several threads.
+/// let pool = Forked::builder().workers(2).allow_threads().build()?;
 /// assert_eq!(pool.map(|x| last.replace(x), [1])?, [7]);
 /// assert_eq!(last.get(), 7); // the child wrote to a copy of its own
 /// # Ok::<(), Box<dyn std::error::Error>>(())

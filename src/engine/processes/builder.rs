@@ -122,8 +122,8 @@ impl ProcessesBuilder {
     }
 
     /// Sets how many threads libraries inside a worker may start. The default is each worker's
-    /// share of the cores at the worker's start: [`resize`](crate::Pool::resize) does not change it for
-    /// the workers that are there.
+    /// share of the cores at the worker's start: [`resize`](crate::Pool::resize) does not change it
+    /// for the workers that are there.
     ///
     /// # Examples
     ///
@@ -312,11 +312,16 @@ impl ProcessesBuilder {
     /// }
     ///
     /// let pool = Processes::builder().workers(2).initializer(load).build()?;
-    /// let lengths = pool.map(|n: usize| worker_state(|model: &mut Vec<String>| model[0].len() + n), 0..3usize)?;
+    /// let length = |n: usize| worker_state(|model: &mut Vec<String>| model[0].len() + n);
+    /// let lengths = pool.map(length, 0..3usize)?;
     /// assert_eq!(lengths, [Some(13), Some(14), Some(15)]);
     ///
-    /// let failed = Processes::builder().workers(2).initializer(|| Err::<(), _>("no model")).build();
-    /// assert!(matches!(failed, Err(PoolError::InitializerFailed { reason, .. }) if reason == "no model"));
+    /// let builder = Processes::builder().workers(2);
+    /// let failed = builder.initializer(|| Err::<(), _>("no model")).build();
+    /// assert!(matches!(
+    ///     failed,
+    ///     Err(PoolError::InitializerFailed { reason, .. }) if reason == "no model"
+    /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn initializer<F, S, E>(mut self, initializer: F) -> Self
@@ -338,7 +343,8 @@ impl ProcessesBuilder {
     }
 
     /// Replaces a worker when it has run `tasks` tasks, as a remedy for libraries that leak. Items
-    /// of a call count singly, but a chunk of [`map_reduce`](crate::Pool::map_reduce) counts as one.
+    /// of a call count singly, but a chunk of [`map_reduce`](crate::Pool::map_reduce) counts as
+    /// one.
     ///
     /// # Examples
     ///
@@ -372,8 +378,12 @@ impl ProcessesBuilder {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder().workers(1).memory_limit(256 << 20).build()?;
-    /// let greedy = pool.submit(|bytes: usize| std::hint::black_box(vec![1_u8; bytes]).len(), 1 << 30);
-    /// assert!(matches!(greedy.result(), Err(TaskError::OutOfMemory { limit, .. }) if limit == 256 << 20));
+    /// let fill = |bytes: usize| std::hint::black_box(vec![1_u8; bytes]).len();
+    /// let greedy = pool.submit(fill, 1 << 30);
+    /// assert!(matches!(
+    ///     greedy.result(),
+    ///     Err(TaskError::OutOfMemory { limit, .. }) if limit == 256 << 20
+    /// ));
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {

@@ -12,13 +12,18 @@
 //!                     └─ supervisor thread ◀── pidfd ─────────┼──▪ death
 //! ```
 //!
-//! | who | does | wakes whom |
-//! |---|---|---|
-//! | the thread that calls | encodes, places the task in a lane, pumps while it waits, decodes | the worker, if that sleeps |
-//! | [`worker`] | claims a request, runs it, writes the results | the parent by the bell, if that asked for it |
-//! | [`supervisor`] | starts workers, settles what dead workers had, replaces them, stops what has run too long | the threads that wait, by the bell |
-//! | the background thread | pumps when there is a backlog, or a callback or waker to call, and no thread waits | the callbacks and wakers of finished tasks |
-//! | [`server`], if there is one | forks workers, and says how they ended | the supervisor |
+//! What each of them does, and whom it wakes:
+//!
+//! - The thread that calls encodes, places the task in a lane, pumps while it waits, and decodes.
+//!   It wakes the worker, if that sleeps.
+//! - The [`worker`] claims a request, runs it, and writes the results. It wakes the parent by the
+//!   bell, if the parent asked for it.
+//! - The [`supervisor`] starts workers, settles what dead workers had, replaces them, and stops
+//!   what has run too long. It wakes the threads that wait, by the bell.
+//! - The background thread pumps when there is a backlog, or a callback or waker to call, and no
+//!   thread waits. It wakes the callbacks and wakers of finished tasks.
+//! - The [`server`], if there is one, forks workers, and says how they ended. It wakes the
+//!   supervisor.
 //!
 //! Where to read on: [`run`] is how a call begins. [`map`], [`chunk`] and [`submit`] are the kinds
 //! of tasks it makes. [`ticket`] is what a handle can do with one. [`dispatch`] gives tasks to

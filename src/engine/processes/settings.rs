@@ -112,7 +112,8 @@ pub enum StartMethod {
 /// use manyhands::prelude::*;
 ///
 /// let on = |affinity| Processes::builder().workers(4).affinity(affinity).build();
-/// assert_eq!(on(Affinity::Spread)?.map(|x: u8| x / 2, [8, 6])?, [4, 3]); // on four cores, if there are so many
+/// // On four cores, if there are that many.
+/// assert_eq!(on(Affinity::Spread)?.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
 /// assert!(matches!(on(Affinity::Cores(vec![])), Err(PoolError::InvalidOption { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

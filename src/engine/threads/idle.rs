@@ -64,12 +64,13 @@ pub(super) struct Idle {
 ///
 /// | bits | meaning | changed by |
 /// |---|---|---|
-/// | 0 to 23 | workers that search: without a task, and about to look into the queue | the worker, and the thread that wakes it |
+/// | 0 to 23 | workers that search | the worker, and the thread that wakes it |
 /// | 24 to 47 | workers that sleep, and do not search | the worker, and the thread that wakes it |
 /// | 62 | the pool is closed: what is submitted now may never run | [`Idle::close`], once |
 /// | 63 | workers end when the queue is empty; never without bit 62 | [`Idle::quit`], once |
 ///
-/// Workers that are in neither count are at work, have not started, or have ended.
+/// A worker that searches has no task, and is about to look into the queue. Workers that are in
+/// neither count are at work, have not started, or have ended.
 #[derive(Clone, Copy)]
 pub(super) struct Counters(u64);
 

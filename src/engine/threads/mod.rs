@@ -27,8 +27,10 @@
 //! | [`spin`] | which threads may spin, and for how long |
 //! | [`task`] | one submitted task and its handle's side |
 //! | [`map`] | many items: chunks, order, the lowest failure |
-//! | [`scoped_work`], [`results`] | what `map` needs `unsafe` for: borrowing across threads, writing results in place |
-//! | [`pool_id`], [`thread_ids`] | which pool a thread belongs to; which threads are this crate's, for the engine that forks |
+//! | [`scoped_work`] | borrowing across threads, for which `map` needs `unsafe` |
+//! | [`results`] | writing results in place, for which `map` needs `unsafe` too |
+//! | [`pool_id`] | which pool a thread belongs to |
+//! | [`thread_ids`] | which threads are this crate's, for the engine that forks |
 
 mod dispatch;
 mod idle;

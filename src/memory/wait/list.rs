@@ -20,10 +20,10 @@
 //!
 //! | killed | it leaves | what happens then |
 //! |---|---|---|
-//! | a waiter in a slot, whatever its state | a slot that it does not need | `reclaim` frees the slot |
+//! | a waiter in a slot, in any state | a slot that it does not need | `reclaim` frees the slot |
 //! | a waiter that has left its slot, with a grant | nothing | `reclaim` notifies all |
-//! | a notifier between the grant and the wake-up | a waiter asleep, granted | it looks after its slice |
-//! | a notifier between two grants of `notify_all` | waiters not notified | `reclaim` notifies all |
+//! | a notifier between grant and wake-up | a waiter asleep, granted | it looks after its slice |
+//! | a notifier between grants of `notify_all` | waiters not notified | `reclaim` notifies all |
 //! | the process that reclaims | slots of the dead | the next one reclaims them |
 //!
 //! When `reclaim` frees a slot it also notifies all, because the slot may have been granted. A
