@@ -68,7 +68,7 @@ struct Own {
     counts: [AtomicUsize; 3],
     /// The number of threads that are going to fork.
     forking: AtomicUsize,
-    /// What the children that are not reaped yet have taken with them.
+    /// The claims that children have inherited which are not reaped yet.
     taken: Mutex<Vec<Weak<Kept>>>,
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Chunks {
     /// only.
     total: Option<usize>,
     given: usize,
-    /// How many sizes have been asked for.
+    /// How many chunk sizes the engine has taken so far.
     asked: usize,
 }
 

@@ -335,8 +335,8 @@ pub(crate) struct Board<R> {
     ready: VecDeque<usize>,
     /// The family of all tasks, if they have one in common; else 0. `None` while there is no task.
     family: Option<usize>,
-    /// Number of the first entry whose task has not been helped. Tasks before it have been run
-    /// here, if only this thread could.
+    /// Number of the first entry whose task this thread has not tried to run itself. Of the tasks
+    /// before it, those that no other thread could run have been run here.
     helped: usize,
     /// Number of the first entry that may not have ended: all before it have.
     first: usize,

@@ -219,7 +219,8 @@ pub(crate) enum Fault {
     ArgumentDecode(String),
     ContextDecode(String),
     ResultEncode(String),
-    /// The item took longer than this, and ended before it was stopped.
+    /// The item took longer than its limit, which is this, but ended by itself before the parent
+    /// stopped it.
     TimedOut(Duration),
 }
 

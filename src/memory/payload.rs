@@ -157,8 +157,8 @@ impl Payload {
         }
     }
 
-    /// Appends the payload's bytes to `out`. From now on the caller is responsible for the handles
-    /// among them.
+    /// Appends the payload's bytes to `out`. From now on the caller has to release the handles that
+    /// are encoded in them.
     pub(crate) fn read(&self, out: &mut Vec<u8>) -> Result<(), ShareError> {
         let place = self.place(family_of(self)?)?;
         let front = WORD.saturating_mul(
@@ -202,8 +202,9 @@ impl Drop for Payload {
         if release(Limit::Brief) {
             return;
         }
-        // The process that has read the handles, or has not sent them, is responsible for them. If
-        // it is killed before the payload is free, they must not be called back once more.
+        // The handles are those of the process that has read them, or of the sender if it has not
+        // sent the payload. Their number becomes 0 here: if that process is killed before the
+        // payload is free, they must not be released a second time.
         if let Ok(place) = self.place(family) {
             put(place.start(), 0, 0);
         }
@@ -301,7 +302,7 @@ mod tests {
         assert_eq!(out, b"one, many hands");
         drop(received);
         assert!(is_given_back(id));
-        // A word that another process has kept for too long is of no use.
+        // A word that a process has kept until the payload was free leads nowhere any more.
         assert!(matches!(Payload::reach(word), Err(ShareError::Gone)));
         let discarded = Payload::new(b"", &[], None).unwrap();
         let (id, word) = (discarded.id, discarded.word());

@@ -574,7 +574,8 @@ pub(super) fn call_back(id: BlockId) {
     });
 }
 
-/// Returns where a block is that this process holds otherwise than by an attachment.
+/// Returns the address in this process of a block that it holds without an attachment, such as a
+/// payload.
 pub(super) fn place_of(family: &Family, index: u32, block: &Block) -> Result<Place, ShareError> {
     let place = entries().place(family, index, block);
     place.map_err(|error| unmapped(&error))

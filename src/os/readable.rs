@@ -96,7 +96,8 @@ fn by_poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<Option<u
             .iter()
             .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR))
     };
-    // A closed descriptor is reported at once, each time: its caller would never sleep again.
+    // The kernel reports a closed descriptor at once, at every call. A caller that waits in a loop
+    // would never sleep again.
     if events().any(|events| events.contains(PollFlags::POLLNVAL)) {
         return Err(Errno::EBADF);
     }

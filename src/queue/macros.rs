@@ -50,7 +50,7 @@ macro_rules! handle {
 macro_rules! state {
     ($name:ident, $make:literal) => {
         impl<T> $name<T> {
-            /// Returns how many items lie in it at this moment.
+            /// Returns how many items are in the queue now.
             ///
             /// # Examples
             ///

@@ -270,7 +270,7 @@ struct RawGuard<'a> {
     raw: &'a Raw,
     head: &'a MutexHead,
     value: NonNull<u8>,
-    /// Also what keeps the guard in its thread.
+    /// The lock that the guard holds. It is not `Send`, so the guard is not either.
     held: ManuallyDrop<Held<'a>>,
     /// `fork::generation` of the process that locked it.
     generation: u32,

@@ -201,10 +201,13 @@ impl Forked {
         })
     }
 
-    /// Returns for how long the child has not moved on while it runs no item: it is between two
-    /// items, waits for room for a result, or ends; or it is stopped there. A child that ends has
-    /// time for that: it prints what it has buffered, and ends what it has made. A child that still
-    /// runs its after-fork hooks does not rest, unless it is stopped.
+    /// Returns for how long a child that runs no item has made no progress, or `None` if it runs
+    /// one.
+    ///
+    /// Such a child is between two items, waits for room for a result, or is ending; or a signal
+    /// stopped it in one of these states. A child that is ending may take its time, because it
+    /// prints what it has buffered and ends what it has made. A child that still runs its
+    /// after-fork hooks counts as resting only if a signal stopped it.
     pub(super) fn rests(&mut self) -> Option<Duration> {
         let now = clock::now();
         let progress = self.receiver.header().progress();

@@ -361,7 +361,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             }
             responses.end();
             if answers.are_broken() {
-                // The hooks of another child may do better.
+                // The after-fork hooks of this child have failed. It is given up: those of another
+                // child may succeed.
                 break;
             }
         }

@@ -36,7 +36,8 @@ pub(super) struct Submitted {
     calls: Calls,
     /// Whether calls claim no more chunks.
     is_cancelled: AtomicBool,
-    /// Whether no child is to live. Set under the lock of `enlisted`.
+    /// Whether the pool was shut down by killing: a child that is started after that is killed at
+    /// once. Set under the lock of `enlisted`.
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
     generation: u32,

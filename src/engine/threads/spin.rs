@@ -25,8 +25,9 @@ const LOOKS: u32 = 16;
 /// by, and orders nothing.
 static AWAKE: CachePadded<AtomicUsize> = CachePadded::new(AtomicUsize::new(0));
 
-/// Callers that spin for a result. Kept apart from [`AWAKE`], which workers read for every task: a
-/// caller that writes it for every result would take the cache line away from them.
+/// The number of callers that spin for a result. It is not in the cache line of [`AWAKE`]. Workers
+/// read that for every task, and callers write this one for every result: each write would take the
+/// line out of the workers' caches.
 static WAITING: CachePadded<AtomicUsize> = CachePadded::new(AtomicUsize::new(0));
 
 /// A worker that is awake, counted as long as this lives.
