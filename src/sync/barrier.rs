@@ -378,8 +378,8 @@ impl Barrier {
         if head.arrived.load(Ordering::Relaxed) > 0 {
             head.break_up();
         } else {
-            // A party whose time was up before the reset may not have had the lock to say so yet. It
-            // must not break the barrier of the next pass: that has another number.
+            // A party whose time was up before the reset may not have had the lock to say so yet.
+            // It must not break the barrier of the next pass: that has another number.
             head.next();
         }
         head.resets.fetch_add(1, Ordering::Relaxed);

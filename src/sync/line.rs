@@ -352,8 +352,8 @@ impl Line {
         held.is_some() && self.take(count, u64::MAX, member)
     }
 
-    /// Gives back `count` permits that this process holds. Returns false, and gives none back, if the
-    /// caller could not take the lock before the deadline.
+    /// Gives back `count` permits that this process holds. Returns false, and gives none back, if
+    /// the caller could not take the lock before the deadline.
     fn give_back(&self, count: u32, limit: Limit) -> bool {
         let member = member::own_number();
         let Some(held) = self.hold_as(limit) else {

@@ -161,8 +161,8 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) sight: Option<Sight>,
     /// Set while the worker does not begin with what it has been given.
     pub(super) stalled: Option<Stalled>,
-    /// Since when nothing keeps the worker from ending, in nanoseconds of the system's clock; `None`
-    /// if it has not been told to end.
+    /// Since when nothing keeps the worker from ending, in nanoseconds of the system's clock.
+    /// `None` if it has not been told to end.
     pub(super) lingers_since: Option<u64>,
     /// Since when the worker has had nothing to do. Only kept if the pool has an idle timeout.
     pub(super) idle_since: Option<Instant>,
