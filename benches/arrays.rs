@@ -1,7 +1,8 @@
-//! What shared arrays cost: passing a handle, a result in place against one that is sent, and lending chunks.
+//! What shared arrays cost: to pass a handle, to write a result in place beside one that is sent,
+//! and to lend chunks.
 //!
-//! `cargo bench --bench arrays`. Contenders take turns within each round, and a figure is the median of the rounds; a
-//! ratio is the median of the ratios within each round.
+//! `cargo bench --bench arrays`. Contenders take turns within each round. A figure is the median of
+//! the rounds. A ratio is the median of the ratios within each round.
 
 mod common;
 

@@ -1,8 +1,10 @@
-//! What a death costs: from the moment at which a worker dies in a task to the error in the caller's hands, from there to the
-//! first result of the worker that replaces it, and a run of a hundred deaths among a hundred good tasks.
+//! What a death costs. First: the time from the moment at which a worker dies in a task to the
+//! error in the caller's hands. Second: the time from there to the first result of the worker that
+//! replaces it. Third: a run of a hundred deaths among a hundred good tasks.
 //!
-//! `cargo bench --bench deaths`. A task is told when to die, by the clock that all processes share, and spins until then; so
-//! nothing has to be told by a process that is about to die. One worker, so that the next result is that of its replacement.
+//! `cargo bench --bench deaths`. A task is told when to die, by the clock that all processes share,
+//! and spins until then. So a process that is about to die has nothing to tell. There is one
+//! worker, so that the next result is that of its replacement.
 
 mod common;
 
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 const ROUNDS: usize = 7;
 const DEATHS: usize = 60;
-/// From the call to the death: long enough for the task to have come to its worker.
+/// The time from the call to the death: long enough for the task to have come to its worker.
 const AHEAD: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -104,7 +106,8 @@ macro_rules! deaths {
     }};
 }
 
-/// Milliseconds for a hundred tasks that kill their worker among a hundred that do not; or for the latter alone.
+/// Milliseconds for a hundred tasks that kill their worker among a hundred that do not, or for the
+/// latter alone.
 macro_rules! run {
     ($pool:expr, $step:expr) => {
         1e3 * seconds(|| {

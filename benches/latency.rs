@@ -1,8 +1,10 @@
-//! What a call costs: from `submit` to the result, hot and after a rest; tasks per second; the start of a pool.
+//! What a call costs: from `submit` to the result, hot and after a rest; tasks per second; the
+//! start of a pool.
 //!
-//! `cargo bench --bench latency`. All contenders take turns within each round, and a figure is the median of the rounds.
-//! The floor is the least that can be done between two threads, or two processes, that spin for 50 µs and then sleep:
-//! one word each way, and a caller that sleeps at once when it had to wake the other.
+//! `cargo bench --bench latency`. All contenders take turns within each round. A figure is the
+//! median of the rounds. The floor is the least that can be done between two threads, or two
+//! processes, that spin for 50 µs and then sleep: one word each way, and a caller that sleeps at
+//! once when it had to wake the other.
 
 mod common;
 
@@ -57,7 +59,7 @@ fn wait(word: &AtomicU64, old: u64, sleeps: &AtomicU32, spins: bool) -> u64 {
     }
 }
 
-/// Stores a value and wakes who sleeps; whether somebody did.
+/// Stores a value, and wakes the other side if it sleeps. Returns whether it did.
 fn post(word: &AtomicU64, value: u64, sleeps: &AtomicU32) -> bool {
     word.store(value, Ordering::Release);
     fence(Ordering::SeqCst);
@@ -126,12 +128,12 @@ impl Drop for Served {
 
 struct Contender<'a> {
     name: &'static str,
-    /// Which one it is measured against.
+    /// Which contender it is measured against.
     floor: usize,
     run: Box<dyn FnMut(u64) -> u64 + 'a>,
 }
 
-/// p50 and p99 in µs of `calls` calls, each after a rest.
+/// Returns p50 and p99 in µs of `calls` calls, each after a rest.
 fn round(
     contender: &mut Contender<'_>,
     next: &mut u64,
@@ -195,7 +197,7 @@ fn latencies(contenders: &mut [Contender<'_>]) {
 
 const TASKS: u64 = 100_000;
 
-/// Million tasks per second, each through a handle of its own.
+/// Returns million tasks per second, each through a handle of its own.
 macro_rules! tasks_per_second {
     ($pool:expr) => {
         TASKS as f64
@@ -210,7 +212,7 @@ macro_rules! tasks_per_second {
     };
 }
 
-/// Milliseconds from nothing to the first result of a pool of two.
+/// Returns the milliseconds from nothing to the first result of a pool of two.
 macro_rules! start {
     ($pool:expr) => {{
         let start = Instant::now();

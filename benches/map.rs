@@ -1,7 +1,7 @@
 //! What a map costs for each item, beside rayon's `par_iter` in the same round.
 //!
-//! `cargo bench --bench map`. Two workers each; contenders take turns of seven calls; a figure is the median of the
-//! rounds, a ratio the median of the ratios within each round.
+//! `cargo bench --bench map`. There are two workers each. Contenders take turns of seven calls. A
+//! figure is the median of the rounds. A ratio is the median of the ratios within each round.
 
 mod common;
 
@@ -27,7 +27,8 @@ fn time(items: usize, mut run: impl FnMut() -> Vec<u64>) -> f64 {
     median(&mut times)
 }
 
-/// All contenders, with a body of so many rounds. A macro, because a function for processes captures nothing.
+/// Measures all contenders, with a body of this many rounds. A macro, because a function for
+/// processes captures nothing.
 macro_rules! compare {
     ($title:expr, $items:expr, $rounds:literal, $pools:expr) => {{
         let (rayon, threads, processes, forked): &(

@@ -1,6 +1,8 @@
-//! What a shared object costs: to make, to use, to hand to a worker; and what it costs that a process dies which held many.
+//! What a shared object costs: to make it, to use it, to hand it to a worker; and what the death of
+//! a process costs that held many.
 //!
-//! `cargo bench --bench objects`. All contenders take turns within each round, and a figure is the median of the rounds.
+//! `cargo bench --bench objects`. All contenders take turns within each round. A figure is the
+//! median of the rounds.
 
 mod common;
 
@@ -92,7 +94,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Nanoseconds to clear away what a killed process held.
+/// Nanoseconds to reclaim what a killed process held.
 fn burial() -> Result<f64, Box<dyn std::error::Error>> {
     let made = SharedValue::new(0u32)?;
     let child = Process::spawn(

@@ -1,8 +1,9 @@
-//! What a queue carries: items per second from one thread to another, and from one process to another.
+//! What a queue carries: items per second from one thread to another, and from one process to
+//! another.
 //!
-//! `cargo bench --bench queue`. All contenders take turns within each round, and a figure is the median of the rounds.
-//! The rivals hand over pointers within one process; they cannot cross into another. All have room for 1,024 items of
-//! 8 bytes, 256 of 1 KiB and 8 of 1 MiB.
+//! `cargo bench --bench queue`. All contenders take turns within each round. A figure is the median
+//! of the rounds. The rivals hand over pointers within one process; they cannot cross into another.
+//! All have room for 1,024 items of 8 bytes, 256 of 1 KiB and 8 of 1 MiB.
 
 mod common;
 
@@ -75,7 +76,7 @@ fn expected<T: Item>(count: u64) -> u64 {
     (0..count).map(|number| T::make(number).sum()).sum()
 }
 
-/// Thousand items per second, from `send` in a thread to `receive` in this one.
+/// Returns thousand items per second, from `send` in a thread to `receive` in this one.
 fn between_threads<T: Item>(
     count: u64,
     send: impl FnOnce() + Send,

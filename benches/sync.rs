@@ -1,8 +1,10 @@
-//! What locks and signals between processes cost, beside those of one process and those of the C library.
+//! What locks and signals between processes cost, beside those of one process and those of the C
+//! library.
 //!
-//! `cargo bench --bench sync`. All contenders take turns within each round, and a figure is the median of the rounds; a ratio is
-//! the median of the ratios within one round. "pthread robust" is the C library's mutex with the attributes that ours has, with nothing
-//! around it: the floor. What is contended is so by two, that do nothing but lock, add one and unlock.
+//! `cargo bench --bench sync`. All contenders take turns within each round. A figure is the median
+//! of the rounds. A ratio is the median of the ratios within one round. "pthread robust" is the C
+//! library's mutex with the attributes that ours has, and with nothing around it: the floor. Where
+//! a lock is contended, it is so by two, which do nothing but lock, add one and unlock.
 
 mod common;
 
@@ -38,7 +40,8 @@ impl Raw {
         // SAFETY: a new mapping where the kernel likes.
         let memory = unsafe { libc::mmap(std::ptr::null_mut(), 4_096, protection, flags, -1, 0) };
         assert_ne!(memory, libc::MAP_FAILED);
-        // SAFETY: a page of zeros, never unmapped; what is in it is initialised below, before it is used.
+        // SAFETY: a page of zeros, never unmapped. What is in it is initialised below, before it is
+        // used.
         let raw = unsafe { &*memory.cast::<Self>() };
         // SAFETY: all zeros is a valid value of this plain struct, until it is initialised.
         let mut attributes: libc::pthread_mutexattr_t = unsafe { std::mem::zeroed() };
@@ -236,7 +239,7 @@ fn pass_often(barrier: &Barrier) {
     }
 }
 
-/// What one turn costs of so many that each of two does, started by a barrier.
+/// Returns what one turn costs when each of two does many at once, started by a barrier.
 fn together(start: &Barrier, turns: u32, run: impl FnOnce()) -> f64 {
     start.wait().unwrap();
     let begin = Instant::now();
@@ -365,7 +368,7 @@ macro_rules! take_turns {
     }};
 }
 
-/// Sixteen threads wait until all are notified; what that takes until the last is up.
+/// Sixteen threads wait until all are notified. Measures the time until the last is up.
 macro_rules! wake_all {
     ($mutex:expr, $condvar:expr) => {{
         const WAITERS: u64 = 16;

@@ -1,6 +1,7 @@
 //! What each kind of failure costs, and what the caller gets to see of it.
 //!
-//! Run it with `cargo run --release --example failures`. It ends with exit status 1 if anything is not as it says.
+//! Run it with `cargo run --release --example failures`. It ends with exit status 1 if anything is
+//! not as it says.
 
 use std::process::ExitCode;
 
@@ -100,7 +101,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     );
     pool.close()?;
 
-    // Single children, which nobody replaces: how they ended is all there is.
+    // Single children, which no pool replaces: how they ended is all there is.
     let panics = if cfg!(panic = "abort") {
         ExitStatus::Signal(6)
     } else {

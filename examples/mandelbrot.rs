@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example mandelbrot -- 600 400 processes:4 mandelbrot.png`
 //!
-//! Width, height, engine and file may be left out from the end. What is printed last is the same on every engine.
+//! Width, height, engine and file may be left out from the end. The last line that it prints is the
+//! same on every engine.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -11,14 +12,14 @@ use std::time::Instant;
 use manyhands::SharedArray;
 use manyhands::prelude::*;
 
-/// After so many steps a point counts as inside.
+/// After this many steps a point counts as inside.
 const STEPS: u32 = 500;
 
 /// What is shown: the middle, and how many units of the plane the image is high.
 const CENTRE: (f64, f64) = (-0.7, 0.0);
 const HEIGHT: f64 = 2.4;
 
-/// After how many steps the point leaves the circle of radius 2; `None` if it does not.
+/// Returns after how many steps the point leaves the circle of radius 2; `None` if it does not.
 fn escape(x: f64, y: f64) -> Option<u32> {
     let (mut re, mut im) = (0.0_f64, 0.0_f64);
     for step in 0..STEPS {
@@ -31,7 +32,8 @@ fn escape(x: f64, y: f64) -> Option<u32> {
     None
 }
 
-/// Black inside; outside a colour for each number of steps. In whole numbers, so that it is the same everywhere.
+/// Returns black inside, and outside a colour for each number of steps. It uses whole numbers, so
+/// that the colour is the same everywhere.
 fn colour(steps: Option<u32>) -> [u8; 3] {
     steps.map_or([0; 3], |steps| {
         [30, 60, 130].map(|start| {
@@ -68,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     let time = start.elapsed();
 
-    // Nobody writes any more: from here on it is a plain slice.
+    // No worker writes any more: from here on the image is a plain slice.
     let image = image.freeze()?;
     if !file.is_empty() {
         let out = BufWriter::new(File::create(&file)?);

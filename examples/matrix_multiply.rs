@@ -1,8 +1,10 @@
-//! A product of two matrices: on shared arrays, tile by tile in place, beside the form that sends and returns rows.
+//! A product of two matrices: on shared arrays, tile by tile in place, beside the form that sends
+//! and returns rows.
 //!
 //! `cargo run --release --example matrix_multiply -- 512 processes:2`
 //!
-//! Size and engine may be left out from the end. Both products are compared with one that is made by this process alone.
+//! Size and engine may be left out from the end. Both products are compared with one that this
+//! process makes alone.
 
 use std::time::Instant;
 
@@ -52,14 +54,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let expected: Vec<f64> = rows.flatten().collect();
     let serial = start.elapsed();
 
-    // Copied: the second matrix is sent to each worker, rows of the first as items, and rows of the product come back.
+    // Copied: each worker is sent the second matrix. Rows of the first are the items, and rows of
+    // the product come back.
     let start = Instant::now();
     let rows = a.chunks_exact(size).map(<[f64]>::to_vec);
     let multiply = |b: &Vec<f64>, row: Vec<f64>| row_of_product(&row, b);
     let copied: Vec<f64> = pool.map_with(&b, multiply, rows)?.concat();
     let copying = start.elapsed();
 
-    // Shared: the matrices lie where all workers see them, and each writes its tiles of the product in place.
+    // Shared: the matrices lie where all workers see them, and each worker writes its tiles of the
+    // product in place.
     let shared = Shared {
         size,
         a: SharedArray::from_slice(&a)?.freeze()?,

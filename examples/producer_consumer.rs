@@ -1,14 +1,16 @@
-//! Producers and consumers, each a process of its own, around a queue: counts the primes below 100,000.
+//! Producers and consumers, each a process of its own, around a queue. They count the primes below
+//! 100,000.
 //!
 //! ```text
 //! 2 producers ──spans──▶ jobs, a queue of 8 ──▶ 3 consumers ──counts──▶ results, a queue of 8 ──▶ main
 //! ```
 //!
-//! Nobody closes anything. Each process has the half of a queue that it needs, and a queue ends when all who could fill
-//! it are gone: first the producers, then the consumers.
+//! No process closes anything. Each process has the half of a queue that it needs. A queue ends
+//! when all processes that could fill it are gone: first the producers, then the consumers.
 //!
-//! Run it with `cargo run --release --example producer_consumer`. With `-- crash`, a consumer aborts in the middle of a
-//! span: the others go on, `join` says what was lost, and the sum lacks the primes of that span.
+//! Run it with `cargo run --release --example producer_consumer`. With `-- crash`, a consumer
+//! aborts in the middle of a span. The others go on, `join` says what was lost, and the sum lacks
+//! the primes of that span.
 
 use std::env;
 use std::ops::Range;
@@ -29,7 +31,8 @@ fn is_prime(n: u64) -> bool {
     n >= 2 && (2..=n.isqrt()).all(|d| !n.is_multiple_of(d))
 }
 
-/// Pushes where each of its spans begins. What has been pushed stays, also when the producer exits right after that.
+/// Pushes where each of its spans begins. What has been pushed stays, also when the producer exits
+/// right after that.
 fn produce((spans, jobs): (Range<u64>, Sender<u64>)) {
     for span in spans {
         match jobs.push(span * SPAN) {
@@ -65,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let consumers: Vec<Process> = (0..CONSUMERS)
         .map(|_| Process::spawn(consume, (spans.clone(), results.clone(), crashes)))
         .collect::<Result<_, _>>()?;
-    // As long as main could fill them, they would not end.
+    // As long as main had these halves, the queues would not end.
     drop((jobs, results));
 
     let (mut counted, mut primes) = (0, 0);

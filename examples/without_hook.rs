@@ -1,13 +1,15 @@
-//! A program built without the `worker-hook` feature: workers reach `main`, and `init` at its top takes them from there.
+//! A program built without the `worker-hook` feature: workers reach `main`, and `init` at its top
+//! takes them from there.
 //!
-//! Run it with `cargo run --no-default-features --example without_hook`; with `-- forgotten` at the end it leaves `init`
-//! out, and is told so.
+//! Run it with `cargo run --no-default-features --example without_hook`. With `-- forgotten` at the
+//! end it leaves `init` out, and is told so.
 
 use manyhands::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some("forgotten") {
-        // Without `init` nothing is started: a worker would run this `main`, and start workers in turn.
+        // Without `init` nothing is started: a worker would run this `main`, and start workers in
+        // turn.
         println!("without init: {:?}", Pool::processes(2));
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! Counts the words in all files of a directory and below it, on any engine.
 //!
-//! Run it with `cargo run --release --example word_count -- [DIRECTORY] [ENGINE]`: by default this crate's own `docs`, on
-//! processes; other engines are `serial`, `threads:4`, `forked:4` and so on. A file that cannot be read, or is not text,
-//! is reported and not counted.
+//! Run it with `cargo run --release --example word_count -- [DIRECTORY] [ENGINE]`. By default it
+//! counts this crate's own `docs`, on processes. Other engines are `serial`, `threads:4`,
+//! `forked:4` and so on. A file that cannot be read, or is not text, is reported and not counted.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +21,8 @@ struct Counts {
     failed: Vec<(OsString, String)>,
 }
 
-/// Counts one file, on a worker. It takes an `OsString`, because a path need not be UTF-8 and serde's `PathBuf` must.
+/// Counts one file, on a worker. It takes an `OsString`, because a path need not be UTF-8 and
+/// serde's `PathBuf` must.
 fn count(path: OsString) -> Counts {
     let mut counts = Counts::default();
     match fs::read_to_string(&path) {
@@ -48,7 +49,8 @@ fn merge(mut left: Counts, right: Counts) -> Counts {
     left
 }
 
-/// The files in `directory` and below it. A link is taken for a file, so that none leads round in a circle.
+/// Lists the files in `directory` and below it. A link is taken for a file, so that none leads
+/// round in a circle.
 fn list(directory: &Path, files: &mut Vec<PathBuf>, failed: &mut Vec<(OsString, String)>) {
     let mut entries = || -> io::Result<()> {
         for entry in fs::read_dir(directory)? {

@@ -94,7 +94,7 @@ fn a_program_that_ends_after_close_has_run_its_callbacks() {
 fn callbacks_run_in_workers_children_and_single_processes() {
     let _none = Leftovers::none();
     let expected = Ok(20 * 21 / 2);
-    // While this process has threads for callbacks of its own, of which the children have nothing.
+    // This process has threads for callbacks of its own meanwhile. The children have none of them.
     let (own, stop) = (Pool::threads(1).unwrap(), Arc::new(AtomicBool::new(false)));
     // It ends when its callback is there.
     let (go, may_end) = channel();
@@ -224,8 +224,8 @@ fn a_child_forked_while_callbacks_run_has_callbacks_of_its_own() {
                 }
             });
         }
-        // Nothing else is to be in the middle of something: the locks of libraries are not what
-        // this is about.
+        // No other thread may be in the middle of something: this test is not about the locks of
+        // libraries.
         eventually("the pool's threads sleep", workers_sleep);
         // SAFETY: the child takes no lock of the program's that another thread may have; that it
         // finds none of the crate's is what this test is about.
@@ -284,7 +284,7 @@ fn a_copy_of_a_callback_that_forks_ends() {
 /// Leaves so little address space that no thread can be started, until this goes.
 struct NoThreads {
     limits: (u64, u64),
-    /// They have the stacks that the C library had kept.
+    /// These threads have the stacks that the C library had kept.
     parked: Vec<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -348,7 +348,7 @@ fn callbacks_run_though_the_system_refuses_threads() {
         task.on_done(move |outcome| tell.send(*outcome.unwrap()).unwrap());
         task
     };
-    // None at all.
+    // No thread can be started at all.
     let tasks = [1, 2, 3].map(submit);
     let refused = NoThreads::begin();
     gate.store(true, Ordering::SeqCst);
@@ -358,7 +358,7 @@ fn callbacks_run_though_the_system_refuses_threads() {
     assert_eq!(tasks.map(TaskFuture::result), [Ok(1), Ok(2), Ok(3)]);
     assert!(!common::threads().contains(&"manyhands-call".to_owned()));
     drop(refused);
-    // One, which waits for a message of a callback behind it.
+    // One thread runs callbacks. Its callback waits for a message of a callback behind it.
     gate.store(false, Ordering::SeqCst);
     let (send, receive) = channel();
     let (go, may_end) = channel();
@@ -379,7 +379,7 @@ fn callbacks_run_though_the_system_refuses_threads() {
     assert_eq!(told.recv_timeout(DEADLINE), Ok(5));
     assert_eq!((first.result(), second.result()), (Ok(4), Ok(5)));
     drop(refused);
-    // As many as are wanted again.
+    // Now as many threads start as are wanted.
     assert_eq!(chain(10), 55);
     pool.close().unwrap();
 }

@@ -3,7 +3,8 @@
 #[test]
 fn b42_a_capturing_closure_on_processes_does_not_compile_and_the_message_says_what_to_do() {
     let cases = trybuild::TestCases::new();
-    // Makes trybuild build, not only check: a function that captures is found when code is generated for it.
+    // Makes trybuild build, and not only check. A function that captures is found when code is
+    // generated for it.
     cases.pass("tests/compile_fail/three_ways_out.rs");
     cases.compile_fail("tests/compile_fail/captures_a_reference.rs");
     cases.compile_fail("tests/compile_fail/captures_by_value.rs");

@@ -261,7 +261,7 @@ fn a_copy_of_a_process_of_threads_runs_no_other_task() {
     let (go, wait) = crossbeam_channel::bounded::<()>(0);
     let forks = pool.submit(
         move |is_raw| {
-            // Until the others are queued.
+            // Waits until the other tasks are queued.
             wait.recv().unwrap();
             (fork_and_wait(is_raw), std::process::id())
         },
@@ -520,7 +520,7 @@ fn a_copy_that_goes_on_holds_up_neither_close_nor_the_end_of_the_program() {
     program.wait().unwrap();
     assert_eq!(copies.len(), 6, "{lines:?}");
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
-    // Or else this was about nothing.
+    // If no copy was alive, the test has shown nothing.
     assert!(living > 0);
     eventually("the copies are gone", || {
         !copies.iter().any(|&copy| is_running(copy))
@@ -548,7 +548,7 @@ fn how_a_copy_dies_is_not_told_as_the_workers_death() {
             let killed = pool.submit(copy_is_out_of_memory, is_raw).result();
             assert_eq!(killed, Ok(Some(1_006)), "{method:?}");
         }
-        // By SIGABRT too, and for another reason.
+        // This worker dies by SIGABRT too, but for another reason.
         let died = pool
             .submit(|()| -> () { std::process::abort() }, ())
             .result();

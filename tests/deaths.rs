@@ -1,4 +1,4 @@
-//! Workers that die: what it costs, whom it is told, what is left.
+//! Workers that die: what that costs, which caller is told, what is left.
 
 mod common;
 
@@ -30,7 +30,8 @@ fn die(way: Way) -> u32 {
             unreachable!("SIGKILL cannot be survived")
         }
         Way::Segfault => {
-            // SAFETY: none. This is the crash that the test is about: nothing is mapped at address 8.
+            // SAFETY: none. This is the crash that the test is about: nothing is mapped at address
+            // 8.
             unsafe { std::ptr::without_provenance_mut::<u64>(8).write_volatile(1) };
             unreachable!("nobody survives a write to nowhere")
         }
@@ -98,7 +99,7 @@ fn b23_forked_children_that_die_cost_one_item_each() {
     let pool = forked();
     for (way, death) in DEADLY {
         let bad = pool.submit(die, way).result();
-        // A stack overflow in a process that has run main is reported by std's handler, which aborts.
+        // In a process that has run main, std's handler reports a stack overflow, and aborts.
         let death = if way == Way::Overflow {
             Death::Signal(6)
         } else {
@@ -164,7 +165,7 @@ fn b24_nobody_notices_the_death_of_an_idle_worker() {
         let workers = children_of(std::process::id());
         assert_eq!(workers.len(), 2);
         workers.iter().copied().for_each(kill);
-        // At once, and after they are known to be gone.
+        // The pool works at once, and again after the workers are known to be gone.
         assert_eq!(pool.submit(|x: u64| x + 1, round).result(), Ok(round + 1));
         eventually("both are replaced", || {
             let now = children_of(std::process::id());
@@ -203,7 +204,7 @@ fn b25_retries_run_an_item_again_and_then_give_up() {
         "{outcome:?}"
     );
 
-    // The first to come dies; whoever comes after it, lives.
+    // The first process to come dies. Each one after it lives.
     let once = |marker: std::path::PathBuf| match std::fs::File::create_new(&marker) {
         Ok(_) => die(Way::Kill),
         Err(_) => 7,
@@ -329,7 +330,7 @@ fn when_the_supervisor_panics_all_tasks_hear_of_it_and_no_worker_stays() {
     let workers = children_of(std::process::id());
     std::fs::File::create(&fails).unwrap();
     let idle = pool.submit(|()| std::process::id(), ()).result().unwrap();
-    // That the next one does not start, the supervisor says to the logger.
+    // The supervisor tells the logger that the next worker does not start.
     kill(idle);
     let broken = PoolError::Broken {
         reason: "its supervisor panicked".to_owned(),
@@ -377,7 +378,8 @@ fn an_item_is_run_once_when_others_die() {
     let folder = marker("once");
     std::fs::create_dir(&folder).unwrap();
     let pool = Pool::processes(3).unwrap();
-    // Every item leaves a file; some then take their worker down. With retries the call goes on after each of them.
+    // Every item leaves a file, and some then take their worker down. With retries the call goes on
+    // after each death.
     let run = closure!([folder] |n: u32| {
         let first = std::fs::File::create_new(folder.join(n.to_string())).is_ok();
         let again = std::fs::File::create_new(folder.join(format!("again-{n}"))).is_ok();
@@ -405,7 +407,7 @@ fn b27_death_while_a_large_argument_or_result_is_under_way() {
     let _none = Leftovers::none();
     let pool = Pool::processes(2).unwrap();
     for _ in 0..5 {
-        // The other worker kills whoever is not itself, while 64 MiB go in and out.
+        // Both workers are killed while 64 MiB go to one of them and come back.
         let large = pool.submit(|bytes: Vec<u8>| bytes, vec![7u8; 64 << 20]);
         let workers = children_of(std::process::id());
         let victim = workers.iter().copied().next().unwrap();
@@ -439,8 +441,8 @@ fn workers_killed_at_random_cost_only_what_they_had_started() {
         let killer = scope.spawn(|| {
             let mut kills = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                // Mostly those that are up: a worker gets its name shortly before. If nearly all were killed on their
-                // way, the pool would rightly give up.
+                // Kills mostly workers that are up: a worker gets its name shortly before that. If
+                // nearly all were killed on their way, the pool would rightly give up.
                 let spares_the_young = !next(&mut random).is_multiple_of(8);
                 let workers: Vec<u32> = children_of(std::process::id())
                     .into_iter()
@@ -495,7 +497,8 @@ fn workers_killed_at_random_cost_only_what_they_had_started() {
     });
 }
 
-/// Whether a worker shows its pool and number instead of the name that every started executable has at first.
+/// Whether a worker shows its pool and number instead of the name that every started executable has
+/// at first.
 fn is_named(worker: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{worker}/comm")).is_ok_and(|name| name.contains(':'))
 }
@@ -528,7 +531,7 @@ fn a_task_that_waits_for_others_of_its_own_worker_is_not_stuck_behind_a_long_one
     let pool = Pool::processes(2).unwrap();
     let folder = marker("behind");
     std::fs::create_dir(&folder).unwrap();
-    // The first task ends when the last has run. The one between them fill the lanes.
+    // The first task ends when the last has run. Those between them fill the lanes.
     let long = pool.submit(
         |folder: std::path::PathBuf| {
             while !folder.join("last").exists() {

@@ -471,7 +471,7 @@ fn random_numbers_of_forked_children_differ_with_a_hook_that_reseeds() {
     alone(
         "random_numbers_of_forked_children_differ_with_a_hook_that_reseeds",
         || {
-            // So that this thread has a generator, which the children copy.
+            // Gives this thread a generator, which the children copy.
             let own: u64 = rand::random();
             at_fork_child(|| rand::rng().reseed().unwrap());
             let mut all = vec![own];
@@ -534,7 +534,7 @@ fn each_worker_has_a_seed_of_its_own() {
 #[test]
 fn calls_of_forked_children_have_seeds_of_their_own() {
     let _none = Leftovers::none();
-    // So that this thread has a generator of seeds, which the children copy.
+    // Gives this thread a generator of seeds, which the children copy.
     Pool::serial().map(|_: u32| item_seed(), 0..3).unwrap();
     let nested = |_: u32| {
         Pool::serial()

@@ -1,5 +1,6 @@
-//! Workers whose memory is spoilt: a task writes noise over what its worker shares with the parent, as a faulty C library
-//! might, and the parent makes of it what can be made: an error for that task, and nothing for the others.
+//! Workers whose memory is corrupted. A task writes noise over what its worker shares with the
+//! parent, as a faulty C library might. The parent makes the best of it: an error for that task,
+//! and none for the others.
 
 mod common;
 
@@ -17,8 +18,9 @@ struct OwnLane {
 const HEADER: usize = 4_096;
 
 impl OwnLane {
-    /// Looks for it among the mappings of this process. Of the two that a worker has, the bell is a page. A forked child has
-    /// those of its elder siblings too, and cannot tell them apart: it spoils them all.
+    /// Finds the lane among the mappings of this process. A worker has two, and the other one, the
+    /// doorbell, is a page. A forked child has the lanes of its elder siblings too, and cannot tell
+    /// them apart: it corrupts them all.
     fn find() -> Self {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let lanes = maps
@@ -37,8 +39,9 @@ impl OwnLane {
         }
     }
 
-    /// Writes a byte of the answers, an odd one: a filled cell that is made to look like a free one is an answer that nobody
-    /// ever sees, which is as if the worker hung, and not what is tested here.
+    /// Writes an odd byte over the answers. If a filled cell were made to look like a free one, no
+    /// reader would ever see its answer. That would be as if the worker hung, and is not tested
+    /// here.
     fn spoil(&self, at: usize, byte: u8) {
         let ring = (self.len - HEADER) / 2;
         self.write(HEADER + ring + at % ring, byte);
@@ -54,7 +57,8 @@ impl OwnLane {
         assert!(at < self.len);
         for start in &self.starts {
             let target = std::ptr::with_exposed_provenance_mut::<u8>(start + at);
-            // SAFETY: none. It is mapped, and that is all: this is the fault that the test is about.
+            // SAFETY: none. The address is mapped, and that is all: this is the fault that the test
+            // is about.
             unsafe { target.write_volatile(byte | 1) };
         }
     }
@@ -89,7 +93,7 @@ enum Damage {
     States,
     /// The states of all cells of the requests.
     Requests,
-    /// So many single bytes.
+    /// This many single bytes.
     Bytes(u32),
     /// Single bytes, by a thread that does not stop, while the worker goes on.
     Lasting,
@@ -150,8 +154,8 @@ fn answer(n: u64) -> String {
     format!("{n:04}").repeat(n as usize % 60 * 50)
 }
 
-/// What a task that writes noise may come to: an error of its own, or a result. The result may be wrong, where the noise hit
-/// the result itself; nobody can know.
+/// Checks what a task that writes noise may come to: an error of its own, or a result. The result
+/// may be wrong, where the noise hit the result itself: the parent cannot know.
 #[track_caller]
 fn is_fair(outcome: &Result<String, TaskError>) {
     match outcome {
@@ -183,7 +187,7 @@ fn noise_over_all_answers_fails_its_task_alone() {
             "{cause:?}"
         );
         assert!(!is_running(pid));
-        // Those behind it in the same lane, too, for none of them had begun.
+        // So do the tasks behind it in the same lane, for none of them had begun.
         for (n, other) in (0..).zip(others) {
             assert_eq!(other.result(), Ok(answer(n)));
         }
@@ -205,7 +209,8 @@ fn noise_over_the_requests_ends_the_worker_and_hangs_nothing() {
             .map(|n| pool.submit(noisy, (Damage::None, 0, n)))
             .collect();
         is_fair(&bad.result());
-        // Which of those behind it the worker had begun with, nobody can read any more: they may be lost with it.
+        // The parent can no longer read which of the tasks behind it the worker had begun with:
+        // they may be lost with it.
         for other in others {
             is_fair(&other.result());
         }
@@ -235,7 +240,8 @@ fn noise_at_random_moments_costs_errors_and_nothing_else() {
                 pool.submit(noisy, (damage, next(&mut random), n))
             })
             .collect();
-        // A worker that is spoilt where nobody looks, or that goes on writing noise, takes later tasks along.
+        // A worker takes later tasks along if it is corrupted where the parent does not look, or if
+        // it goes on writing noise.
         let deadline = std::time::Instant::now() + common::DEADLINE / 3;
         for mut task in tasks {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
@@ -246,7 +252,7 @@ fn noise_at_random_moments_costs_errors_and_nothing_else() {
             told[usize::from(outcome.is_err())] += 1;
             is_fair(&outcome);
         }
-        // With fresh workers, all is as it was.
+        // With fresh workers, all is as before.
         let old = children_of(std::process::id());
         old.iter().copied().for_each(kill);
         eventually("all are replaced", || {

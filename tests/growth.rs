@@ -1,4 +1,5 @@
-//! What pools leave behind when there are many of them, or when one has much to do: nothing that grows.
+//! What pools leave behind when there are many of them, or when one has much to do: nothing that
+//! grows.
 
 mod common;
 
@@ -36,11 +37,11 @@ fn mappings() -> usize {
         .count()
 }
 
-/// Runs `warm_up` and then `run`: the second leaves as much as there was after the first. Child processes and memory
-/// shared with them are looked after by `Leftovers`.
+/// Runs `warm_up` and then `run`, and checks that the second leaves as much as there was after the
+/// first. `Leftovers` looks after child processes and memory shared with them.
 ///
-/// Of resident memory `tolerance` KiB are allowed: the allocator gives freed memory back late and in pieces, and has an arena
-/// for each thread that has come and gone.
+/// Of resident memory `tolerance` KiB more are allowed. The allocator gives freed memory back late
+/// and in parts, and has an arena for each thread that has come and gone.
 #[track_caller]
 fn leaves_nothing(tolerance: usize, warm_up: impl FnOnce(), run: impl FnOnce()) {
     warm_up();
@@ -59,7 +60,8 @@ fn leaves_nothing(tolerance: usize, warm_up: impl FnOnce(), run: impl FnOnce()) 
         memory_now <= memory + tolerance,
         "{memory} KiB before, {memory_now} KiB after"
     );
-    // Arenas and stacks that are kept for later threads come and go; a mapping for each pool or task would be a thousand.
+    // Arenas and stacks that are kept for later threads come and go. A mapping for each pool or
+    // task would be a thousand.
     assert!(
         mapped_now <= mapped + 64,
         "{mapped} mappings before, {mapped_now} after"
@@ -94,7 +96,8 @@ fn bytes(n: u64) -> Vec<u8> {
     vec![n as u8; n as usize % 100]
 }
 
-/// Gives a pool so many tasks: a fifth by `submit`, with results of many sizes, the rest by `map`.
+/// Gives a pool this many tasks: a fifth by `submit`, with results of many sizes, the rest by
+/// `map`.
 fn tasks<E, F, G>(pool: &Pool<E>, count: u64, bytes: F, square: G)
 where
     F: Fn(u64) -> Vec<u8> + Copy + Send + 'static,

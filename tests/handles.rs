@@ -1,4 +1,5 @@
-//! Handles of shared objects on their way: whatever becomes of the message, the object lives as long as it must and no longer.
+//! Handles of shared objects on their way. Whatever becomes of the message, the object lives as
+//! long as it must and no longer.
 
 mod common;
 
@@ -35,7 +36,7 @@ fn a_forked_task_has_what_was_moved_into_it_until_it_ends() -> Result {
         },
         1,
     );
-    // Would lie where the value was, if that had gone with the parent's copy.
+    // These would lie where the value was, if that had gone with the parent's copy.
     let others: Vec<_> = (0..8).map(|_| SharedValue::new(100u64).unwrap()).collect();
     open.set(1);
     assert_eq!(task.result()?, 8);
@@ -303,12 +304,12 @@ fn a_process_that_does_not_see_the_others_takes_nobody_for_dead() -> Result {
         |value: SharedValue<u64>| {
             let empty = std::env::temp_dir().join(format!("manyhands-{}", std::process::id()));
             std::fs::create_dir(&empty).unwrap();
-            // Without /proc. Only root may; nobody else gets into that state.
+            // Without /proc. Only root may do this; no other user gets into that state.
             let entered = std::os::unix::fs::chroot(&empty);
             if entered.is_err() {
                 std::fs::remove_dir(&empty).unwrap();
             }
-            // Buries those that are dead.
+            // Reclaims what dead processes held.
             shm::usage();
             value.set(2);
         },
@@ -327,7 +328,7 @@ fn a_process_that_does_not_see_the_others_takes_nobody_for_dead() -> Result {
 fn b78_a_limit_on_files_is_an_error_and_kills_nobody() {
     const NAME: &str = "b78_a_limit_on_files_is_an_error_and_kills_nobody";
     if is_program() {
-        // Pools need none of it.
+        // A pool works under the limit.
         let pool = Pool::processes(1).unwrap();
         assert_eq!(pool.submit(|x: u64| x + 1, 1).result(), Ok(2));
         let mut made = Vec::new();
@@ -473,7 +474,7 @@ fn a_message_that_is_sent_while_another_one_is_written_leaves_that_whole() -> Re
         inner: SharedValue::new(2)?,
         last: SharedValue::new(3)?,
     })?;
-    // Would lie where the values were, if those had gone with the handles here.
+    // These would lie where the values were, if those had gone with the handles here.
     let others: Vec<_> = (0..8).map(|_| SharedValue::new(100u64).unwrap()).collect();
     let around = outer.pop()?;
     let seen = [&around.first, &around.inner, &around.last].map(SharedValue::get);

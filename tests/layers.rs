@@ -15,8 +15,8 @@
 //! - A re-export of what lies in the module's own folder, on the same floor. It is a table of
 //!   contents, as `mod` is. If the file uses the name itself, that counts.
 //! - Links in documentation.
-//! - What has no path: methods, and types that are inferred. Who calls a method got the value from
-//!   somewhere, and that has a path.
+//! - What has no path: methods, and types that are inferred. A file that calls a method got the
+//!   value from somewhere, and that has a path.
 //!
 //! A **circle of files** is a largest set of files in which arrows lead from each to every other,
 //! perhaps by way of others in the set (a strongly connected component with more than one member).

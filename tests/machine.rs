@@ -1,5 +1,5 @@
-//! How many workers make sense here. Each test that changes what the process may use does so in a program of its own
-//! (`as_program`).
+//! How many workers make sense here. Each test that changes what the process may use does so in a
+//! program of its own (`as_program`).
 
 mod common;
 
@@ -96,9 +96,9 @@ fn b80_the_variable_is_taken_at_its_word() {
         ] {
             assert_eq!(pool, workers);
         }
-        // What is asked for comes before it.
+        // A number that the program asks for comes before the variable.
         assert_eq!(Pool::threads(5).unwrap().workers(), 5);
-        // It is no statement about the cores.
+        // The variable says nothing about the cores.
         let cores = std::thread::available_parallelism().unwrap().get();
         assert!(physical_cores().unwrap() <= cores);
         println!("\nfound {workers} {}", physical_cores().unwrap());
@@ -122,7 +122,7 @@ fn b80_a_variable_that_makes_no_sense_is_an_error_that_names_it() {
         assert_eq!(Pool::processes_default().unwrap_err(), error);
         assert_eq!(Pool::forked_default().unwrap_err(), error);
         assert_eq!(Processes::builder().build().unwrap_err(), error);
-        // Who says how many does not ask it.
+        // A pool with a given number of workers does not read the variable.
         assert_eq!(Pool::processes(1).unwrap().workers(), 1);
         println!("\nfound {error}");
         return;

@@ -154,7 +154,7 @@ fn b01_every_process_knows_itself_and_its_parent() {
     assert!(children_of(std::process::id()).contains(&pid));
     assert_eq!(parent, ("main".to_owned(), std::process::id()));
 
-    // Right after a fork, which copies all that the parent knew.
+    // The same right after a fork, which copies all that the parent knew.
     let forked = Forked::builder().workers(1).allow_threads().build();
     let (this, pid, parent, seen) = forked.unwrap().submit(family, ()).result().unwrap();
     assert_eq!((&*this, seen), ("main:forked", true), "{name}");
@@ -322,7 +322,7 @@ fn b05_terminate_and_kill_show_in_the_exit_status() {
     let child = Process::spawn(idle, ()).unwrap();
     child.kill().unwrap();
     assert_eq!(child.join(), Ok(ExitStatus::Signal(9)));
-    // Too late to matter, and no error.
+    // These come too late to matter, and are no error.
     child.terminate().unwrap();
     child.kill().unwrap();
     assert_eq!(child.join(), Ok(ExitStatus::Signal(9)));
@@ -379,7 +379,7 @@ fn b07_children_have_children_and_pools_of_their_own() {
     }
     let _none = Leftovers::none();
     assert_eq!(printed(nest, 4), "4 3 2 1 0 16");
-    // From a worker.
+    // The same from a worker.
     let pool = Pool::processes(1).unwrap();
     let text = pool.submit(|()| printed(nest, 1), ()).result();
     assert_eq!(text.as_deref(), Ok("1 0 16"));
@@ -467,7 +467,7 @@ fn b09_a_hundred_children_killed_at_once_all_report_it() {
 fn b09_no_zombie_stays_of_a_child_whose_handle_is_gone() {
     let _none = Leftovers::none();
     let this = std::process::id();
-    // Its end shows as that of its output: a handle is not asked.
+    // The child's end shows as the end of its output: its handle is not asked.
     let end_unseen = || {
         let (mut reader, writer) = io::pipe().unwrap();
         let builder = Process::builder().stdout(writer);
@@ -583,7 +583,7 @@ fn b11_closed_output_breaks_nothing() {
         assert!(reader.as_raw_fd() <= 2 && writer.as_raw_fd() <= 2);
         drop((reader, writer));
         let child = Process::spawn(talk, ()).unwrap();
-        // Nothing of ours may have come to lie where this goes.
+        // No descriptor of the crate may have come to lie where this writes.
         talk(());
         let status = child.join();
         let pool = Pool::processes(1).unwrap();
@@ -690,7 +690,7 @@ fn b13_ctrl_c_ends_a_program_with_all_its_children_and_no_panics() {
         status.signal()
     );
     all_go(&all, start);
-    // Whoever held it is gone: the terminal would be back.
+    // All processes that held it are gone: the terminal would be back.
     let errors = io::read_to_string(program.0.stderr.take().unwrap()).unwrap();
     assert!(!errors.contains("panicked"), "{errors}");
     assert!(errors.lines().count() < 5, "{errors}");
@@ -762,7 +762,8 @@ fn b14_a_child_never_runs_main() {
 fn a_program_that_ends_waits_for_its_children_and_kills_its_daemons() {
     #[expect(clippy::needless_pass_by_value, reason = "it comes by value")]
     fn linger(word: String) {
-        // Longer than any program takes to end. Whoever was not waited for would be killed before it prints.
+        // Longer than any program takes to end. A child that was not waited for would be killed
+        // before it prints.
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(300) {
             std::hint::spin_loop();
@@ -780,7 +781,7 @@ fn a_program_that_ends_waits_for_its_children_and_kills_its_daemons() {
         drop(Process::spawn(linger, "[waited for]".to_owned()).unwrap());
         let nested = |()| drop(Process::spawn(linger, "[nested]".to_owned()).unwrap());
         drop(Process::spawn(nested, ()).unwrap());
-        // Nobody else shall wait for them: not the check for what is left.
+        // Only the end of the program shall wait for the children: not the check for what is left.
         std::process::exit(0);
     }
     let (output, _) = output_of(&mut as_program(name));
@@ -815,11 +816,11 @@ fn a_forked_child_cannot_use_or_break_its_parents_children() {
             );
             assert_eq!((child.terminate(), child.kill()), (other.clone(), other));
             assert_eq!((child.is_alive(), child.exit_status()), (true, None));
-            // How it ended, only its parent may find out.
+            // Only its parent may find out how it ended.
             assert_eq!((ended.is_alive(), ended.exit_status()), (false, None));
             assert!(process::active_children().is_empty());
             drop((child.clone(), ended.clone()));
-            // It can have its own.
+            // This process can have children of its own.
             Process::spawn(|()| {}, ())
                 .unwrap()
                 .join()

@@ -1,5 +1,5 @@
-//! Pools in whole programs: started, limited, killed, loaded by others. Each test that needs a process of its own
-//! starts this binary again with itself as the only test (`as_program`).
+//! Pools in whole programs: started, limited, killed, loaded by others. Each test that needs a
+//! process of its own starts this binary again with itself as the only test (`as_program`).
 
 mod common;
 
@@ -84,7 +84,8 @@ fn b14_a_worker_never_runs_main() {
     let _none = Leftovers::none();
     let name = "b14_a_worker_never_runs_main";
     if is_program() {
-        // No guard of any kind. If a worker came here, it would start workers of its own, and so on.
+        // There is no guard of any kind. A worker that came here would start workers of its own,
+        // and so on.
         println!("\nmain runs");
         let pool = Pool::processes(2).unwrap();
         assert_eq!(pool.map(|x: u32| x + 1, 0..100).unwrap().len(), 100);
@@ -245,7 +246,7 @@ fn b43_forked_children_borrow_a_gigabyte_without_a_copy() {
     }
 }
 
-/// Memory of this process that it shares with nobody.
+/// Returns the memory that this process shares with no other.
 fn private_bytes() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let dirty = rollup
@@ -269,7 +270,7 @@ fn b44_forked_is_refused_while_other_threads_run() {
         return;
     }
     let pool = Pool::forked(2).unwrap();
-    // Those of the test harness.
+    // The threads of the test harness.
     let before = std::fs::read_dir("/proc/self/task").unwrap().count() - 1;
     let (stop, wait) = channel::<()>();
     let other = std::thread::spawn(move || wait.recv());

@@ -103,7 +103,7 @@ fn tasks_submitted_while_another_thread_sleeps_on_a_long_one_move_on() {
     std::thread::scope(|scope| {
         let long = pool.submit(wait_for, folder.file("last"));
         let waiter = scope.spawn(|| long.result());
-        // All that keeps the first one from ending is that the last one runs, and nobody waits for it.
+        // The first one ends only when the last one runs, and no caller waits for the last one.
         let handles: Vec<_> = (0..100)
             .map(|n: u64| pool.submit(|n: u64| (0..n * 10_000).sum::<u64>(), n))
             .collect();

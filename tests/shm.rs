@@ -127,7 +127,7 @@ fn memory_comes_back_with_the_last_handle() -> Result {
     kill(child.pid());
     child.join()?;
     assert_eq!(shm::usage().objects, before);
-    // Of a child that never comes to read it.
+    // The argument of a child that never comes to read it.
     let child = Process::spawn(|_: SharedValue<u32>| {}, SharedValue::new(0u32)?)?;
     kill(child.pid());
     child.join()?;

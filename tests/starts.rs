@@ -1,4 +1,5 @@
-//! How workers are started: spawned, forked, forked by a server; and how deep processes may lie one inside the other.
+//! How workers are started: spawned, forked, forked by a server; and how deep processes may lie one
+//! inside the other.
 //!
 //! The test harness runs other threads, so forking is allowed here by `allow_threads`.
 
@@ -541,7 +542,7 @@ fn lose_the_copy(_: ()) -> String {
     eventually("the worker has died with it", || !is_running(worker));
     loop {
         match pool.submit(|()| (), ()).result() {
-            // Given to it before the pool had heard of its death.
+            // The worker got this task before the pool had heard of its death.
             Err(TaskError::WorkerDied { .. }) => {}
             Err(error) => return error.to_string(),
             Ok(()) => return "they run".to_owned(),
@@ -549,7 +550,7 @@ fn lose_the_copy(_: ()) -> String {
     }
 }
 
-/// It may have other threads by then.
+/// The process may have other threads by then.
 #[test]
 fn b44_a_process_is_not_forked_once_more_when_the_copy_that_was_allowed_has_died() {
     let _none = Leftovers::none();

@@ -1,4 +1,5 @@
-//! What a pool of processes tells of itself: statistics, the timeline; and pools that belong to the process.
+//! What a pool of processes tells of itself: statistics, the timeline; and pools that belong to the
+//! process.
 
 mod common;
 
@@ -164,7 +165,8 @@ fn bytes_time_and_memory_are_what_they_must_be() {
         "{stats:?}"
     );
     assert!(stats.peak_memory > 1 << 20, "{stats:?}");
-    // The second chunk waited for the first. The clock of the books has ticks of some milliseconds.
+    // The second chunk waited for the first. The clock of these counts has ticks of some
+    // milliseconds.
     assert!(stats.queue_wait >= Duration::from_millis(5), "{stats:?}");
 }
 

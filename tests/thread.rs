@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// How long a thread may wait before its test fails. Far longer than it ever should.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What the tests wait on is leaked and their threads are not joined, so that a test that fails ends.
+/// Leaks what the tests wait on. Nor are their threads joined: so a test that fails ends.
 fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
@@ -39,7 +39,7 @@ fn eventually(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a thread waits for more permits than there are: then nobody else gets any.
+/// Waits until a thread waits for more permits than there are: then no other thread gets any.
 #[track_caller]
 fn until_somebody_waits(semaphore: &Semaphore) {
     assert!(semaphore.available() > 0);
@@ -61,7 +61,7 @@ fn a_thousand_passes_of_five_threads_are_in_lockstep_with_one_leader_each() {
                 arrived.fetch_add(1, Ordering::Relaxed);
                 passes.push(barrier.wait()?);
                 let arrived = arrived.load(Ordering::Relaxed);
-                // All have come; and none but this one can be further than on its way to the next pass.
+                // All have come. None but this one can be further than on its way to the next pass.
                 let expected = PARTIES * number..PARTIES * (number + 1);
                 assert!(expected.contains(&arrived), "{arrived} not in {expected:?}");
             }
@@ -91,7 +91,7 @@ fn a_late_party_breaks_the_barrier_for_all() {
     assert_eq!(soon(&waits), Err(BrokenBarrier));
     assert_eq!(soon(&has_time), Err(BrokenBarrier));
     assert_eq!((barrier.is_broken(), barrier.waiting()), (true, 0));
-    // The late one, and whoever else comes.
+    // The late party, and each that comes after it.
     for _ in 0..5 {
         assert_eq!(barrier.wait(), Err(BrokenBarrier));
         assert_eq!(barrier.wait_timeout(Duration::MAX), Err(BrokenBarrier));
@@ -200,8 +200,9 @@ fn no_more_threads_are_inside_than_there_are_permits() {
 fn small_ones_without_end_do_not_starve_one_that_wants_all() {
     let semaphore = leak(Semaphore::new(4));
     let stop = leak(Event::new());
-    // Hand over hand: each has its next permit before it gives the last one back, so that all four are never there
-    // together unless the semaphore holds them together. Where it does, the next comes after the large one.
+    // Each thread has its next permit before it gives the last one back. So all four are never
+    // there together unless the semaphore holds them together. If it does, the thread's next permit
+    // comes after the large one.
     let small = [(); 3].map(|()| {
         in_thread(|| {
             let mut held = semaphore.acquire();
@@ -234,7 +235,7 @@ fn permits_go_to_who_came_first() {
     let semaphore = leak(Semaphore::new(1));
     let large = in_thread(|| semaphore.acquire_many(2));
     until_somebody_waits(semaphore);
-    // There is one permit, and it is not for those who came later.
+    // There is one permit, and no thread that came later gets it.
     assert!(semaphore.try_acquire().is_none());
     assert!(semaphore.acquire_timeout(SHORT).is_none());
     assert_eq!(semaphore.available(), 1);
@@ -254,7 +255,7 @@ fn who_waits_too_long_for_permits_takes_none() {
     let patient = in_thread(|| semaphore.acquire_many_timeout(2, Duration::MAX));
     drop(held);
     assert_eq!(soon(&patient).unwrap().count(), 2);
-    // Those who gave up are not owed anything.
+    // The threads that gave up are not owed anything.
     assert_eq!(semaphore.available(), 2);
 }
 
@@ -308,7 +309,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Mostly few, now and then so many that sums overflow where nobody has thought of it.
+    // Mostly few, now and then a count with which sums overflow where the code has not provided for
+    // it.
     let count = prop_oneof![9 => 0..5usize, 1 => (usize::MAX - 3)..=usize::MAX];
     prop_oneof![
         3 => count.clone().prop_map(Step::Try),

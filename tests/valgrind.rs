@@ -88,7 +88,7 @@ fn is_under(tool: &str, name: &str) -> bool {
     );
     let bad: Vec<&String> = logs.iter().filter(|log| log.contains(MARK)).collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    // The program and its workers, or valgrind was not told of them.
+    // There is a report for the program and each worker, or valgrind was not told of them.
     let seen = if tool == "memcheck" {
         logs.len()
     } else {

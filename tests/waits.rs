@@ -57,7 +57,7 @@ fn wait_without<R: Send>(
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             sleeper.run(|| {
-                // Awake: what sleeps is in the wait.
+                // The thread stays awake here: it sleeps in the wait alone.
                 while !may_wait.load(Ordering::Acquire) {
                     std::hint::spin_loop();
                 }
@@ -106,7 +106,7 @@ fn a_child_is_waited_for() {
     let ending = Process::spawn(stop, ()).unwrap();
     let pid = ending.pid();
     eventually("it has stopped itself", || is_stopped(pid));
-    // It ends while it is waited for.
+    // The child ends while the call waits for it.
     let ended = wait_without(refused, || ending.join(), || drop(Stopped::new(pid)));
     assert_eq!(ended.unwrap(), ExitStatus::Exit(0));
     assert!(before.is_alive());

@@ -58,7 +58,7 @@ fn a_push_a_pop_and_a_close_wake_who_waits_at_a_queue() -> Result {
     Ok(())
 }
 
-/// The one that waits longest wants more room than there is.
+/// The push that waits longest wants more room than there is.
 #[test]
 fn a_pop_wakes_all_who_wait_for_room_for_bytes() -> Result {
     let _none = Leftovers::none();

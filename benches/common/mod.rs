@@ -1,15 +1,15 @@
-//! What the benches share: medians, percentiles, a body of known length, the line about the machine.
+//! What the benches share: medians, percentiles, a body of known length, a line about the machine.
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use std::time::{Duration, Instant};
 
-/// The middle value.
+/// Returns the middle value.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The value below which so many in a hundred lie.
+/// Returns the value below which this many in a hundred lie.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(values.len() * percent / 100).min(values.len() - 1)]
@@ -21,7 +21,8 @@ pub(crate) fn seconds(run: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// A chain of multiplications and shifts that can be neither vectorised nor folded: about half a nanosecond a round.
+/// A chain of multiplications and shifts that can be neither vectorised nor folded. A round takes
+/// about half a nanosecond.
 #[inline]
 pub(crate) fn body(mut x: u64, rounds: u32) -> u64 {
     for _ in 0..rounds {
@@ -52,7 +53,7 @@ pub(crate) fn rest(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Says what was measured on.
+/// Prints which machine was measured.
 pub(crate) fn print_machine() {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");

@@ -112,7 +112,7 @@ fn b73_contexts_and_closures_go_along() -> Result {
         pool.for_each_chunk_with(&sums, &mut array, 2, copy)?;
         assert_eq!(array.to_vec()?, [0, 6, 1, 8, 2, 10]);
     }
-    // What borrows is for those that share memory.
+    // Functions that borrow are for threads and for forked children.
     let mut array = SharedArray::<u32>::zeros(6)?;
     Pool::threads(2)?.for_each_chunk(&mut array, 2, |i, chunk: &mut [u32]| chunk.fill(table[i]))?;
     forked().for_each_chunk(&mut array, 2, |i, chunk: &mut [u32]| chunk[0] += table[i])?;
@@ -227,7 +227,7 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
             matches!(&error, TaskError::Panicked { index: Some(3), .. }),
             "{name}: {error}"
         );
-        // Nobody writes any more.
+        // No worker writes any more.
         let mut writing = array.write()?;
         writing.fill(9);
         drop(writing);
@@ -243,7 +243,7 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
             matches!(refused, Err(TaskError::InvalidCall { .. })),
             "{name}: {refused:?}"
         );
-        // Somebody has it, or it is lent twice.
+        // First a guard has a part of the array, then one call lends it twice.
         let reading = array.read_range(5..6)?;
         let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u8]| {});
         let own = std::process::id();
@@ -271,7 +271,7 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
 #[test]
 fn b73_what_is_lent_is_nobody_elses() -> Result {
     let _none = Leftovers::none();
-    // A claim of no elements is in nobody's way, nor the other way round.
+    // A claim of no elements is in the way of no other claim, nor the other way round.
     let mut array = SharedArray::<u8>::zeros(4)?;
     let clone = array.clone();
     let nothing = clone.write_range(2..2)?;
@@ -303,7 +303,7 @@ fn b73_what_is_lent_is_nobody_elses() -> Result {
             },
         )?;
         assert_eq!(seen.to_vec()?, [1, 1], "{}", pool.engine().name());
-        // An input may be read by others, and lent twice.
+        // Other threads may read an input, and a call may lend it twice.
         let input = SharedArray::from_slice(&[1u8, 2])?;
         let context = (input.clone(), seen.clone());
         pool.zip_chunks_with(
@@ -489,7 +489,8 @@ fn b73_workers_wait_for_room_among_the_claims_that_others_of_the_call_have() -> 
     let _none = Leftovers::none();
     let mut array = SharedArray::<u8>::zeros(1_000)?;
     let clone = array.clone();
-    // Claims of no elements, in nobody's way, but for the room: one entry is left for four threads.
+    // Claims of no elements block no other claim, but they take room: one entry is left for four
+    // threads.
     let _guards: Vec<_> = (0..118).map(|i| clone.read_range(i..i).unwrap()).collect();
     let pool = Pool::threads(4)?;
     for _ in 0..100 {
@@ -501,7 +502,7 @@ fn b73_workers_wait_for_room_among_the_claims_that_others_of_the_call_have() -> 
     Ok(())
 }
 
-/// Guards of others leave no room for the claims of the workers.
+/// The caller's guards leave no room for the claims of the workers.
 #[test]
 fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
     let _none = Leftovers::none();

@@ -80,7 +80,7 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
     ));
     assert!(array.write_range(20..).is_ok() && array.read_range(..10).is_ok());
     step.set(2);
-    // Whoever waits hears of it.
+    // A thread that waits is told when the claim is given up.
     array.write_range_timeout(.., LONG)?.fill(1);
     assert!(child.join()?.success());
     assert!(!array.was_abandoned());

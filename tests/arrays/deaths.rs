@@ -23,7 +23,8 @@ fn b73_forked_children_read_through_their_parents_guards_and_write_through_none(
     assert!(is_claimed(&array.write()) && array.read().is_ok());
     drop(reading);
     assert!(array.write().is_ok());
-    // No fork while there is something to write to: a mutex around it would not keep parent and child apart.
+    // There is no fork while there is something to write to: a mutex around it would not keep
+    // parent and child apart.
     let mut writing = array.write_range(..1)?;
     let slice = std::sync::Mutex::new(&mut writing[..]);
     let refused = pool
@@ -73,7 +74,7 @@ fn b73_a_guard_copied_by_a_fork_writes_nothing_and_releases_nothing() -> Result 
     Ok(())
 }
 
-/// Waits until the other process has come so far, in a forked child that must come to an end.
+/// Waits until the other process has come to this step, in a forked child that must come to an end.
 fn comes_to(step: &SharedValue<u32>, number: u32) -> bool {
     let start = std::time::Instant::now();
     while step.get() < number {
@@ -85,7 +86,7 @@ fn comes_to(step: &SharedValue<u32>, number: u32) -> bool {
     true
 }
 
-/// What the child reads it has claimed for itself, and its parent's guard means nothing for that.
+/// The child claims for itself what it reads: its parent's guard does not count there.
 #[test]
 fn b73_a_guard_copied_by_a_fork_claims_for_the_child_what_it_looks_at() -> Result {
     let _none = Leftovers::none();
@@ -157,7 +158,7 @@ fn b73_what_a_killed_process_had_claimed_is_free() -> Result {
         eventually("the child has claimed it", || step.get() == 1);
         assert!(is_claimed(&array.write()) && !array.was_abandoned());
         kill(child.pid());
-        // Nobody has waited for the child: whoever waits for the array finds it dead.
+        // The parent has not joined the child: the call that waits for the array finds it dead.
         drop(array.write_range_timeout(.., LONG)?);
         child.join()?;
         // Half-written elements come of the last round alone.
@@ -198,7 +199,8 @@ fn b73_an_element_that_a_killed_process_was_setting_is_told() -> Result {
     panic!("it was never killed in between");
 }
 
-/// A worker, or the whole process that lends, is killed at any point; whoever comes after finds the array usable.
+/// A worker, or the whole process that lends, is killed at any point. The process that comes next
+/// finds the array usable.
 #[test]
 fn b73_processes_killed_at_random_leave_no_claims() -> Result {
     let _none = Leftovers::none();
@@ -233,7 +235,7 @@ fn b73_processes_killed_at_random_leave_no_claims() -> Result {
                         match x >> 60 {
                             0..4 => {
                                 if let Ok(mut mine) = array.write_range(start..end) {
-                                    // Whoever else wrote meanwhile would be seen.
+                                    // A write of another process meanwhile would be seen.
                                     mine.fill(x);
                                     assert!(std::hint::black_box(&mine).iter().all(|&y| y == x));
                                 }

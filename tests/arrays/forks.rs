@@ -104,7 +104,7 @@ fn b73_nobody_writes_to_what_a_child_reads_though_its_parent_let_go_of_it() -> R
             assert!(is_claimed(&array.write()) && is_claimed(&array.set(0, 2)));
         });
         assert_eq!(seen?, (1, 1));
-        // With the child, it goes.
+        // The claim goes with the child.
         array.fill(1)?;
     }
     Ok(())
@@ -164,10 +164,10 @@ fn b73_a_submitted_task_keeps_what_it_was_given_as_a_copy() -> Result {
     eventually("the child runs", || step.get() == 1);
     assert!(is_claimed(&array.write()));
     step.set(2);
-    // Nobody has looked at the task: whoever is refused finds that it has ended.
+    // No call has looked at the task: the one that is refused finds that it has ended.
     eventually("the child has ended", || array.write().is_ok());
     assert_eq!(task.result()?, (1, 1));
-    // Nor has anybody to look at this one, ever.
+    // Nor does any call ever look at this one.
     let guard = array.read()?;
     drop(pool.submit(|()| (), ()));
     drop(guard);
@@ -192,7 +192,7 @@ fn b73_a_frozen_array_stays_as_long_as_a_child_has_a_slice_of_it() -> Result {
     assert!(poll(&mut owning).is_none());
     let mut others = Vec::new();
     let seen = seen_by_child(owning, &step, || {
-        // Whose memory would be that of the first one.
+        // Their memory would be that of the first array, if that had gone.
         let other = || SharedArray::from_slice(&[99u64; 8]).unwrap();
         others = (0..100).map(|_| other()).collect();
     });
@@ -264,7 +264,7 @@ fn b73_workers_forked_from_a_process_have_its_arrays_and_none_of_its_claims() ->
     let table = TABLE.get_or_init(|| Mutex::new(Some(array.freeze().unwrap())));
     let pool = workers().build()?;
     assert_eq!(pool.workers(), 1);
-    // The workers' copy is good although there is none here any more.
+    // The workers' copy is good, although the parent has none any more.
     drop(table.lock().unwrap().take());
     let others: Vec<_> = (0..100)
         .map(|_| SharedArray::from_slice(&[99u64; 8]).unwrap())

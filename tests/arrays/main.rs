@@ -1,4 +1,5 @@
-//! Arrays that processes share: what claims allow and refuse, calls that change them in place, and what the dead leave.
+//! Arrays that processes share: what claims allow and refuse, calls that change them in place, and
+//! what dead processes leave.
 #![cfg_attr(
     long_slices,
     allow(unused_imports, reason = "tests that wait for a slice are left out")
@@ -20,7 +21,7 @@ use manyhands::{ClaimError, ShareError, SharedArray, TileMut};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
-/// How long what must come may take.
+/// How long a wait may take that must end.
 const LONG: Duration = Duration::from_secs(30);
 
 /// A pool of each kind: forked ones as a test harness needs them.
@@ -159,7 +160,7 @@ fn b71_what_a_child_writes_is_seen_when_the_task_has_ended() -> Result {
     assert_eq!(array.get(500)?, 77);
     forked().map(|i: usize| array.set(i, 78).unwrap(), 0..3)?;
     assert_eq!(*array.read_range(..4)?, [78, 78, 78, 77]);
-    // And made there.
+    // A worker can make one, too.
     let made = pool
         .submit(|len: usize| SharedArray::from_fn(len, |i| i).unwrap(), 10)
         .result()?;

@@ -11,7 +11,7 @@ use super::Round;
 use super::common::random::Random;
 use super::job::{Answer, Job, MOST_FALSE_STARTS, Rules, Way, run};
 
-/// So often that a job that lives gets there.
+/// This many retries let every job that can live come to its end.
 const MANY: u32 = 1_000_000;
 
 pub(crate) struct Caller<'r> {
@@ -278,7 +278,7 @@ impl<'r> Caller<'r> {
         }
     }
 
-    /// Tasks whose ends are told to callbacks, each once, and that are taken as they end.
+    /// Submits tasks whose ends are told to callbacks, each once, and takes them as they end.
     fn told(&mut self) {
         let rules = self.rules();
         let jobs = self.jobs(10);
@@ -312,7 +312,7 @@ impl<'r> Caller<'r> {
         assert_eq!(told.load(Ordering::Relaxed), jobs.len());
     }
 
-    /// Tasks that nobody waits for.
+    /// Submits tasks for which no caller waits before the pool is dropped.
     fn leave(&mut self) {
         let jobs = self.jobs(10);
         let tasks = jobs
@@ -321,7 +321,8 @@ impl<'r> Caller<'r> {
         self.round.rest.lock().unwrap().extend(tasks);
     }
 
-    /// Nothing, until somebody has been killed who may have been idle.
+    /// Does nothing until a worker has been killed, which may have been an idle one. Gives up after
+    /// some turns.
     fn idle(&mut self) {
         let before = super::KILLS.load(Ordering::Relaxed);
         let turns = self.random.below(5_000);

@@ -1,4 +1,5 @@
-//! What the workers run: jobs that live, or that take their worker along at a chosen point; and what may come of them.
+//! What the workers run: jobs that live, and jobs that take their worker along at a chosen point;
+//! and what may come of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +24,8 @@ pub(crate) enum Way {
     InResult,
     /// When the result has been put together, and not been sent.
     InDrop,
-    /// At some moment after the start: while the result is sent, right after it, in the middle of another task, idle.
+    /// At some moment after the start: while the result is sent, right after that, in the middle of
+    /// another task, or idle.
     Soon,
     /// The worker is stopped at some moment after the start.
     StopSoon,
@@ -151,7 +153,7 @@ fn answer(n: u64) -> u64 {
     n.wrapping_mul(3) + 1
 }
 
-/// A task ends after so many deaths before its start, whatever its retries.
+/// A task ends after this many deaths before its start, whatever its retries.
 pub(crate) const MOST_FALSE_STARTS: u32 = 16;
 
 /// What was asked of a job's task, and with it what may come of it.
@@ -187,7 +189,7 @@ impl Job {
         Self { n, way, text }
     }
 
-    /// One that may take its worker along.
+    /// Makes a job that may take its worker along.
     pub(crate) fn any(random: &mut Random, one_in: usize) -> Self {
         let way = match random.below(2 * one_in) {
             0 => DEADLY[random.below(DEADLY.len())],
@@ -266,7 +268,8 @@ impl Job {
                     Death::Signal(6),
                     Death::Exit(7),
                 ];
-                // Or so many have died in a row before it could start, while its argument was under way.
+                // Or this many workers have died in a row before the item could start, while its
+                // argument was under way.
                 let gives_up = *attempts == MOST_FALSE_STARTS;
                 let is_last = *attempts == rules.retries + 1;
                 *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0

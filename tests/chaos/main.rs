@@ -50,7 +50,7 @@ struct Round {
     has_ended: AtomicBool,
     /// Calls made so far.
     calls: AtomicUsize,
-    /// Tasks that nobody waits for before the pool is dropped.
+    /// Tasks for which no caller waits before the pool is dropped.
     rest: Mutex<Vec<(Job, TaskFuture<job::Answer>)>>,
     watch: Watch,
 }
@@ -118,7 +118,8 @@ fn kill_workers(round: &Round, mut random: Random) {
         // Each is killed once.
         let workers: Vec<u32> = workers.difference(&killed).copied().collect();
         if let Some(&victim) = workers.get(random.below(workers.len())) {
-            // Of those that are on their way, few, and by SIGKILL: if nearly all died so, the pool would rightly give up.
+            // Kills few of the workers that are still starting, and those by SIGKILL: if nearly all
+            // died so, the pool would rightly give up.
             let (since, is_early) = *seen
                 .entry(victim)
                 .or_insert_with(|| (Instant::now(), random.one_in(4)));
@@ -144,8 +145,8 @@ fn kill_workers(round: &Round, mut random: Random) {
     }
 }
 
-/// So long a worker stays stopped at most: longer than any limit of a job, and than it takes to
-/// find out that it is stopped.
+/// The longest time for which a worker stays stopped. It is longer than any limit of a job, and
+/// longer than it takes to find out that the worker is stopped.
 const LONGEST_STOP: Duration = Duration::from_millis(300);
 
 /// Stops workers until the round is over: some go on after a moment, some are killed as they are,
@@ -205,7 +206,8 @@ fn stop_workers(round: &Round, mut random: Random) {
 
 fn send(pid: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    // It may have ended already. Its pid will not be another's for long: they are given out in turn.
+    // The process may have ended already. No other process gets its pid soon: pids are given out in
+    // turn.
     let _ = nix::sys::signal::kill(pid, signal);
 }
 

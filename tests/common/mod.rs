@@ -1,5 +1,5 @@
-//! What the tests share: the check that nothing is left behind, waiting with a deadline, running a test as a program
-//! of its own.
+//! What the tests share: the check that nothing is left behind, a wait with a deadline, and a test
+//! that runs as a program of its own.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod random;
@@ -23,8 +23,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Nothing may be left of a test: no child process, thread of the crate, descriptor or shared memory. Tests that hold
-/// one of these run one at a time; the check is made when it goes.
+/// Checks that nothing is left of a test: no child process, thread of the crate, descriptor or
+/// shared memory. Tests that hold one of these run one at a time. The check is made when it is
+/// dropped.
 pub struct Leftovers {
     _alone: MutexGuard<'static, ()>,
     #[cfg(long_slices)]
@@ -80,8 +81,8 @@ impl Traces {
 }
 
 impl Traces {
-    /// Whether there is anything that was not there before. What was there before is of no concern, and may go at any time:
-    /// a thread of the test before this one may linger for a moment.
+    /// Whether there is anything that was not there before. What was there before is of no concern,
+    /// and may go at any time: a thread of the test before this one may linger for a moment.
     fn adds_to(&self, before: &Self) -> bool {
         fn is_new(now: &[String], before: &[String]) -> bool {
             let mut before = before.to_vec();
@@ -102,7 +103,7 @@ impl Traces {
 impl Leftovers {
     pub fn none() -> Self {
         let alone = ALONE.lock();
-        // Made once by whoever needs it first, and kept.
+        // The first caller in the process makes this, and it is kept.
         let _ = std::thread::available_parallelism();
         Self {
             _alone: alone,
@@ -154,7 +155,7 @@ fn list(folder: &str) -> Vec<String> {
         .collect()
 }
 
-/// Names of the crate's threads in this process.
+/// Returns the names of the crate's threads in this process.
 pub fn threads() -> Vec<String> {
     let mut names: Vec<String> = own_threads().map(|(name, _)| name).collect();
     names.sort();
@@ -170,7 +171,7 @@ pub fn thread_named(name: &str) -> i32 {
     *thread
 }
 
-/// Names and identifiers of the crate's threads in this process.
+/// Returns the names and identifiers of the crate's threads in this process.
 fn own_threads() -> impl Iterator<Item = (String, i32)> {
     list("/proc/self/task").into_iter().filter_map(|id| {
         let name = fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok()?;
@@ -179,7 +180,7 @@ fn own_threads() -> impl Iterator<Item = (String, i32)> {
     })
 }
 
-/// Processes whose parent is `pid`, zombies included.
+/// Returns the processes whose parent is `pid`, zombies included.
 pub fn children_of(pid: u32) -> BTreeSet<u32> {
     list("/proc")
         .into_iter()
@@ -188,7 +189,7 @@ pub fn children_of(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// State and parent of a process.
+/// Returns the state and the parent of a process.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may contain anything.
@@ -196,17 +197,17 @@ fn stat(pid: u32) -> Option<(char, u32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Whether a process runs; a zombie does not.
+/// Returns whether a process runs; a zombie does not.
 pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
-/// Whether the first thread of a process sleeps.
+/// Returns whether the first thread of a process sleeps.
 pub fn is_asleep(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == 'S')
 }
 
-/// Whether a process is stopped, by a signal or a debugger.
+/// Returns whether a process is stopped, by a signal or a debugger.
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == 'T' || state == 't')
 }
@@ -282,7 +283,7 @@ impl Sleeper {
         SleeperState(fs::File::open(format!("/proc/self/task/{thread}/stat")).unwrap())
     }
 
-    /// Waits until it has fallen asleep so many times more: it has looked once less at what it
+    /// Waits until it has fallen asleep this many times more: it has looked once less at what it
     /// waits for.
     pub fn falls_asleep_again(&self, times: u64) {
         falls_asleep_again(self.0.load(Ordering::Relaxed), times);
@@ -303,7 +304,7 @@ impl SleeperState {
     }
 }
 
-/// Waits until a thread of this process has fallen asleep so many times more.
+/// Waits until a thread of this process has fallen asleep this many times more.
 pub fn falls_asleep_again(thread: i32, times: u64) {
     let sleeps = || {
         let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
@@ -343,7 +344,7 @@ pub fn may_stop(pid: u32, mut random: impl FnMut(u64) -> u64) {
 /// Set in a test that runs as a program of its own.
 pub const SCENARIO: &str = "MANYHANDS_TEST_SCENARIO";
 
-/// Whether this is a test run as a program of its own, by `as_program`.
+/// Returns whether this is a test run as a program of its own, by `as_program`.
 pub fn is_program() -> bool {
     std::env::var_os(SCENARIO).is_some()
 }

@@ -41,7 +41,8 @@ pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// The seed of a test that decides at random: that of `MANYHANDS_SEED`, or else a new one. It is printed.
+/// Returns the seed of a test that decides at random: that of `MANYHANDS_SEED`, or else a new one.
+/// Prints it.
 pub fn seed() -> u64 {
     let seed = number("MANYHANDS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     println!("MANYHANDS_SEED={seed}");

@@ -15,7 +15,7 @@ pub enum Refused {
     AllWaits,
     /// There are no pidfds, as before Linux 5.3 and under valgrind.
     Pidfds,
-    /// Nor that.
+    /// There are no pidfds, and a filter refuses all waits, as above.
     PidfdsAndAllWaits,
 }
 

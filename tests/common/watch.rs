@@ -27,7 +27,8 @@ impl Watch {
             while over.recv_timeout(look) == Err(RecvTimeoutError::Timeout) {
                 let places = watched.lock().unwrap();
                 if places.values().any(|(_, since)| since.elapsed() > deadline) {
-                    // Those that hang cannot be stopped. Past the test harness, which would keep this to itself.
+                    // Threads that hang cannot be stopped. This is written past the test harness,
+                    // which would keep it to itself.
                     let text = format!("hangs, {round}: {places:#?}\n");
                     let _ = std::io::stderr().write_all(text.as_bytes());
                     std::process::abort();

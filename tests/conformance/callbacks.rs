@@ -184,7 +184,7 @@ macro_rules! callbacks {
                 let submit = |pool: &Pool<_>, n| pool.submit(|n: u32| n, n);
                 let (thread, begun, ended) = lingers(&pool, submit);
                 heard(&begun);
-                // Those of tasks that may not have ended.
+                // Callbacks of tasks that may not have ended.
                 let called = Arc::new(AtomicUsize::new(0));
                 for n in 0..10 {
                     let called = called.clone();

@@ -96,7 +96,8 @@ macro_rules! crossing {
                     let error = call().map_reduce(Fragile, most, items()).unwrap_err();
                     assert_eq!(error.index(), None, "{error:?}");
                 }
-                // The first of two is told, whether it failed in a worker or on its way back.
+                // The first of two errors is told, whether the item failed in a worker or on its
+                // way back.
                 let items = (0..20u32).map(|n| {
                     if n == 7 || n == 9 {
                         Way::Panics

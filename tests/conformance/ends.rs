@@ -257,7 +257,7 @@ macro_rules! queued_ends {
                     }
                 });
                 let sum = call.map_reduce(|n: u32| n, |a, b| a + b, 1..=9);
-                // Also when it was never told.
+                // Also when the progress was never told.
                 may_close.store(1, Ordering::SeqCst);
                 assert_eq!(sum, Ok(Some(45)));
                 assert_eq!(close.join().unwrap(), Ok(()));
@@ -274,7 +274,8 @@ macro_rules! queued_ends {
             let sleep = |_: u32| std::thread::sleep(Duration::from_mins(10));
             let queued: Vec<_> = (0..10_000).map(|n| pool.submit(sleep, n)).collect();
             std::thread::scope(|scope| {
-                // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                // Opens the gate for the tasks that wait, however this part ends: the scope waits
+                // for its threads.
                 let _fence = Fence(gate.clone());
                 let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
                 for task in queued {
@@ -295,7 +296,8 @@ macro_rules! queued_ends {
                 let gate = Gate::new();
                 let _fence = Fence(gate.clone());
                 std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    // Opens the gate for the tasks that wait, however this part ends: the scope
+                    // waits for its threads.
                     let _fence = Fence(gate.clone());
                     let call = scope.spawn(|| {
                         let items = std::iter::repeat_n(gate.clone(), 5_000);
@@ -347,7 +349,8 @@ macro_rules! mortal_ends {
                 gate.waiting() == pool.workers()
             });
             std::thread::scope(|scope| {
-                // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                // Opens the gate for the tasks that wait, however this part ends: the scope waits
+                // for its threads.
                 let _fence = Fence(gate.clone());
                 // One more than can run: on some engines it waits in `submit`.
                 let (send, thread) = std::sync::mpsc::channel();
@@ -383,7 +386,8 @@ macro_rules! mortal_ends {
                 let gate = Gate::new();
                 let _fence = Fence(gate.clone());
                 std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    // Opens the gate for the tasks that wait, however this part ends: the scope
+                    // waits for its threads.
                     let _fence = Fence(gate.clone());
                     let call = scope.spawn(|| {
                         let pass = |gate: Option<Gate>| gate.map_or(0, |gate| gate.pass_counted());

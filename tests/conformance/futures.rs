@@ -222,7 +222,7 @@ macro_rules! futures {
                     .count(),
                 1
             );
-            // No error: as for all.
+            // Without an error, the wait is as that for all.
             let tasks = [1, 2, 3].map(|n| pool.submit(not_700, n));
             let (done, pending) = wait(tasks, ReturnWhen::FirstError, Some(common::DEADLINE));
             assert_eq!((done.len(), pending.len()), (3, 0));
@@ -448,7 +448,8 @@ macro_rules! mortal_futures {
             use $crate::runtime::{all, block_on};
             let _none = Leftovers::none();
             let pool = $make;
-            // More than a lane holds: the child goes on only if somebody takes what it has written.
+            // More than a lane holds: the child goes on only if the parent takes what it has
+            // written.
             let large = |n: usize| vec![7u8; n];
             let tasks: Vec<_> = (0..2).map(|n| pool.submit(large, 20_000_000 + n)).collect();
             for (n, outcome) in block_on(all(tasks)).into_iter().enumerate() {

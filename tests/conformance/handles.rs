@@ -143,7 +143,7 @@ macro_rules! handles {
                 let held = other.submit(pass, fence.0.clone());
                 let refused = pool.submit(pass, fence.0.clone());
                 if has_callback {
-                    // It takes the outcome.
+                    // The callback takes the outcome.
                     refused.on_done(|_| {});
                 }
                 std::thread::scope(|scope| {
@@ -170,7 +170,7 @@ macro_rules! handles {
             let pool = $make;
             let task = Arc::new(pool.submit(|n: u32| n, 1));
             eventually("the task has ended", || task.done());
-            // They run here, and afterwards this thread is in none.
+            // Both callbacks run on this thread. Afterwards it is in no callback.
             task.on_done(|_| {});
             task.on_done(|_| panic!("on purpose"));
             let ((begin, begun), (end, ended)) = (channel(), channel());
@@ -197,7 +197,7 @@ macro_rules! handles {
             let _none = Leftovers::none();
             let pool = $make;
             if pool.engine().name() == "serial" {
-                // It runs wherever it is.
+                // A serial pool works in any process.
                 return;
             }
             let fence = Fence(Gate::new());

@@ -32,7 +32,7 @@ macro_rules! lazy {
         fn an_input_that_has_ended_is_not_read_again() {
             let _none = Leftovers::none();
             let pool = $make;
-            // It goes on after its end, as an iterator may that is not fused.
+            // This input goes on after its end, as an iterator may that is not fused.
             let input = || {
                 let mut next = 0..40;
                 std::iter::from_fn(move || next.next().filter(|n: &u32| n % 4 < 3))
@@ -207,7 +207,7 @@ macro_rules! queued_calls {
                 let _fence = Fence(gate.clone());
                 let (send, panics) = std::sync::mpsc::channel();
                 let call = std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here.
+                    // Opens the gate for the tasks that wait, however this part ends.
                     let _opens = Opens(&gate);
                     let (pool, gate) = (&pool, &gate);
                     let call = scope.spawn(move || {
@@ -259,7 +259,8 @@ macro_rules! queued_calls {
                 let _fence = Fence(gate.clone());
                 read.store(0, Ordering::Relaxed);
                 let outcome = std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    // Opens the gate for the tasks that wait, however this part ends: the scope
+                    // waits for its threads.
                     let _fence = Fence(gate.clone());
                     let call = scope.spawn(|| {
                         let items = std::iter::repeat_n(gate.clone(), 100);

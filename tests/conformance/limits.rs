@@ -3,8 +3,8 @@
 /// A limit that short items keep also on a machine with other things to do.
 pub(crate) const LIMIT: std::time::Duration = std::time::Duration::from_millis(400);
 
-/// Takes so long, in parts of the limit. It sleeps: one that kept a core busy would take far longer
-/// on a machine with other things to do.
+/// Takes this many fifths of the limit. It sleeps: a busy loop would take far longer on a machine
+/// with other things to do.
 pub(crate) fn spend(fifths: u32) -> u32 {
     std::thread::sleep(LIMIT * fifths / 5);
     fifths

@@ -1,7 +1,7 @@
 //! One suite for all engines: what a pool does, whatever its tasks run on.
 //!
-//! Functions capture nothing and values are serde, so that the same text compiles for every engine. The numbers in the
-//! names are the lines of the list of behaviours (`docs/behaviours.md`).
+//! Functions capture nothing and values are serde, so that the same text compiles for every engine.
+//! The numbers in the names are the lines of the list of behaviours (`docs/behaviours.md`).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -178,8 +178,8 @@ mod calls {
     conformance!(any, Pool::<AnyEngine>::from(processes()));
 }
 
-/// The engines whose tasks wait in a queue when there are more than workers: on the others a task runs when it is
-/// submitted.
+/// The engines whose tasks wait in a queue when there are more than workers. On the others a task
+/// runs when it is submitted.
 mod queued {
     use super::*;
 
@@ -200,7 +200,8 @@ mod queued {
     conformance!(processes, processes());
 }
 
-/// The engines whose tasks can be killed, and can kill themselves: a thread would take the program along.
+/// The engines whose tasks can be killed, and can kill themselves: a thread would take the program
+/// along.
 mod mortal {
     use super::*;
 
@@ -271,7 +272,8 @@ fn b36_arguments_and_results_are_dropped_with_the_call() {
     pool.close().unwrap();
     assert_eq!(std::sync::Arc::strong_count(&witness), 1);
 
-    // On processes the argument is encoded and dropped at once, and the copy over there with the task.
+    // On processes the argument is encoded and dropped at once. The copy in the worker is dropped
+    // with the task.
     let pool = Pool::processes(1).unwrap();
     let resident = |_: u32| {
         let status = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -190,7 +190,7 @@ macro_rules! maps {
                     panic!("item {n} fails")
                 };
                 let error = std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here.
+                    // Opens the gate for the tasks that wait, however this part ends.
                     let _opens = gates.each_ref().map(Opens);
                     let gates = &gates;
                     let pool = &pool;
@@ -332,7 +332,8 @@ macro_rules! maps {
         fn a_long_input_is_read_as_it_is_needed() {
             let _none = Leftovers::none();
             let pool = $make;
-            // Forked children are copies of the caller, items included: they must all be there at the fork.
+            // Forked children are copies of the caller, items included: all items must be there at
+            // the fork.
             if pool.engine().name() == "forked" {
                 return;
             }
@@ -340,7 +341,8 @@ macro_rules! maps {
             let input = (0..u64::MAX).inspect(|_| count_given());
             let outcome = pool.call().chunk_size(1).map(|x| assert!(x != 10), input);
             assert_eq!(outcome.unwrap_err().index(), Some(10));
-            // However long the tenth takes, with its panic and perhaps a backtrace, the others run only so far ahead.
+            // The tenth item may take long, with its panic and perhaps a backtrace. Even so the
+            // others run only so far ahead.
             assert!(
                 GIVEN.load(Ordering::Relaxed) < 1_000,
                 "{GIVEN:?} items were read"

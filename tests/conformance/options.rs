@@ -97,7 +97,7 @@ macro_rules! options {
                 for schedule in [Schedule::Guided, Schedule::Equal, Schedule::Dynamic(3)] {
                     let reads_all = schedule == Schedule::Equal || pool.engine().name() == "forked";
                     if says == usize::MAX && reads_all {
-                        // As when they are collected: there is no room for as many.
+                        // There is no room for as many, as when they are collected.
                         continue;
                     }
                     let input = Says(0..30, says);

@@ -50,7 +50,7 @@ fn b21_a_programs_own_panic_hook_is_called_and_may_be_replaced() {
     };
     assert!(place_of(&pool).is_some_and(|place| place.file == file!()));
     assert_eq!(HEARD.load(Ordering::SeqCst), 1);
-    // Further pools put no further hooks in front.
+    // Other pools put no more hooks in front.
     let other = Pool::threads(1).unwrap();
     assert!(place_of(&other).is_some());
     assert_eq!(HEARD.load(Ordering::SeqCst), 2);
@@ -230,7 +230,8 @@ macro_rules! outcomes {
                 let error = call().map_reduce(|x: u32| x, add, 0..10).unwrap_err();
                 assert!(matches!(error, TaskError::Panicked { .. }), "{error:?}");
                 assert_eq!(error.index(), None, "{chunk}: {error}");
-                // One of an item names it, also after the reduction has run in its chunk.
+                // An error of an item names the item, also after the reduction has run in its
+                // chunk.
                 let error = call().map_reduce(not_700, u32::max, 694..704).unwrap_err();
                 assert_eq!(error.index(), Some(6), "{chunk}: {error}");
             }

@@ -177,7 +177,8 @@ macro_rules! queued_futures {
                 let tasks: Vec<_> = (0..1_000u32).map(|n| pool.submit(|x: u32| x, n)).collect();
                 let board = as_completed(tasks);
                 let (canceller, outcomes) = std::thread::scope(|scope| {
-                    // Opens the way for those who wait, whatever happens here: the scope waits for them.
+                    // Opens the gate for the tasks that wait, however this part ends: the scope
+                    // waits for its threads.
                     let _fence = Fence(gate.clone());
                     // All that is queued ends in one call.
                     let canceller = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
@@ -207,7 +208,7 @@ macro_rules! queued_futures {
                 std::task::Poll::Ready(awaited.as_mut().poll(context).is_pending())
             });
             assert!(block_on(once));
-            // On processes one thread moves things on, for all of them.
+            // On processes one thread moves all of them on.
             assert!(common::threads().len() <= threads + 1);
             drop(awaited);
             // One that was never awaited goes on.

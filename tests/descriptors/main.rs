@@ -118,7 +118,8 @@ fn a_library_keeps_what_its_constructor_has_opened() {
                 of_library()
             };
             let has = pool.submit(task, format!("{method:?}")).result();
-            // That of its own library, and not that of the parent's beside it.
+            // The worker has the descriptor of its own library, and not that of the parent's beside
+            // it.
             assert_eq!(has, Ok(1), "{method:?}");
             let doubled = pool.map(|x: u64| x * 2, 0..1_000).unwrap();
             assert!(doubled.into_iter().eq((0..1_000).map(|x| x * 2)));
@@ -160,7 +161,7 @@ fn a_library_does_not_get_the_number_of_a_closed_standard_stream() {
             );
         };
         let status = Process::spawn(child, ()).unwrap().join().unwrap();
-        // There is no other way to tell.
+        // The exit code is the only way to tell the parent.
         std::process::exit(if is_null && status.success() { 0 } else { 3 });
     }
     let library = Library::build(name);

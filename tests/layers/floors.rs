@@ -6,8 +6,8 @@ use super::verdict::Floor;
 pub(crate) const FLOORS: &[Floor] = &[
     // The one door to the kernel, and the switch to loom.
     ("os", &["shim", "os", "signals"]),
-    // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier ends, `copies` how a copy of a
-    // process ends that a task has forked.
+    // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier
+    // ends. `copies` has how a copy of a process ends that a task has forked.
     ("error", &["barrier", "copies", "error", "machine", "panic"]),
     ("codec", &["codec"]),
     // What a family of processes shares.

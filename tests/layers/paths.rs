@@ -252,7 +252,7 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         visit::visit_const_param(self, parameter);
     }
 
-    /// Who may see an item is no use of the module named.
+    /// A visibility names a module, but does not use it.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {

@@ -44,7 +44,7 @@ fn b77_what_a_killed_owner_left_is_found_and_removed() {
     let _none = Leftovers::none();
     let segment = name_of("killed");
     let pid = left(&segment);
-    // One who comes after is told what to do.
+    // A process that comes later is told what to do.
     let error = SharedMemory::create(&segment, 10).unwrap_err();
     let expected = SharedMemoryError::AlreadyExists {
         name: segment.clone(),
@@ -52,7 +52,7 @@ fn b77_what_a_killed_owner_left_is_found_and_removed() {
     };
     assert_eq!(error, expected);
     assert!(error.to_string().contains("cleanup() removes it"));
-    // Who has it open keeps it.
+    // A process that has it open keeps it.
     let open = SharedMemory::open(&segment).unwrap();
     assert!(SharedMemory::cleanup().unwrap().contains(&segment));
     assert!(!is_there(&segment));
@@ -81,7 +81,7 @@ fn b77_cleanup_leaves_the_living_alone() {
     let _memory = SharedMemory::create(&ours, 10).unwrap();
     assert_eq!(SharedMemory::cleanup().unwrap(), [""; 0]);
     assert!(is_there(&theirs) && is_there(&ours));
-    // It still ends as it should.
+    // The owner still ends as it should.
     drop(owner.0.stdin.take());
     assert!(owner.0.wait().unwrap().success());
     assert!(!is_there(&theirs));
@@ -90,7 +90,7 @@ fn b77_cleanup_leaves_the_living_alone() {
 #[test]
 fn b77_cleanup_leaves_alone_what_another_made_under_the_name() {
     let _none = Leftovers::none();
-    // By this crate, and by somebody else.
+    // Made first by this crate, and then as another program would.
     let segment = name_of("again");
     left(&segment);
     SharedMemory::unlink(&segment).unwrap();
@@ -114,7 +114,7 @@ fn b77_a_record_of_a_pid_that_came_again_is_that_of_a_dead_owner() {
     let _none = Leftovers::none();
     let segment = name_of("pid");
     let (record, text) = record_of(left(&segment));
-    // As if this very process had got the dead one's number.
+    // As if this process had got the dead owner's pid.
     let (head, rest) = text.split_once("owner ").unwrap();
     let (_, rest) = rest.split_once(' ').unwrap();
     let pid_of_mine = format!("{head}owner {} {rest}", std::process::id());
@@ -166,7 +166,7 @@ fn b77_records_that_are_not_as_they_should_be_are_not_believed() {
     } else {
         fs::rename(&aside, &at).unwrap();
     }
-    // And as it was made, it is.
+    // The record as it was made is cleaned up.
     assert_eq!(SharedMemory::cleanup().unwrap(), [&*segment]);
     assert!(!is_there(&segment) && !is_there(&record));
 }
@@ -244,7 +244,8 @@ fn b77_of_two_that_clean_up_at_once_one_removes_it() {
     }
 }
 
-/// Everybody may put something into the folder: a FIFO without a writer keeps whoever opens it waiting.
+/// Every user may put something into the folder. A FIFO without a writer keeps a process waiting
+/// that opens it.
 #[test]
 fn b77_nobody_waits_at_a_fifo_among_the_records() {
     let name = "crashes::b77_nobody_waits_at_a_fifo_among_the_records";

@@ -76,7 +76,7 @@ fn b78_a_full_dev_shm_is_an_error_at_creation_and_nothing_is_left() {
             other => panic!("{other}"),
         };
         assert_eq!(free(no_room_for(4 << 20, &given())), Some(1 << 20));
-        // So much that it seems to fit, but for the record.
+        // This seems to fit, but there is no room for the record as well.
         no_room_for(1 << 20, &given());
         assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
 
@@ -106,7 +106,8 @@ fn b78_a_full_dev_shm_is_an_error_at_creation_and_nothing_is_left() {
         }
         refused => {
             println!("no namespaces here: {refused:?}");
-            // What all of it has no room for, then. Where it has no limit, no machine has as much memory.
+            // More than there is room for in all of it, then. If it has no limit, more than the
+            // memory of any machine.
             let bytes = room().map_or(1 << 60, |all| all as usize + 1);
             no_room_for(bytes, &segment);
         }
@@ -141,7 +142,8 @@ fn b78_the_limit_on_files_is_an_error_and_not_a_signal() {
     run(as_program(name).env(NAME, name_of("limit")));
 }
 
-/// Some kernels stop setting memory aside when a signal comes, and undo what they have done in that call.
+/// Some kernels stop setting memory aside when a signal comes, and undo what they have done in that
+/// call.
 #[test]
 fn b78_signals_do_not_keep_a_large_one_from_being_made() {
     let name = "full::b78_signals_do_not_keep_a_large_one_from_being_made";
@@ -158,7 +160,7 @@ fn b78_signals_do_not_keep_a_large_one_from_being_made() {
             it_interval: every,
             it_value: every,
         };
-        // SAFETY: a valid timer, and nobody wants the old one.
+        // SAFETY: the timer is valid, and the old one is not asked for.
         unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
         let memory = SharedMemory::create(&given(), 256 << 20).unwrap();
         memory.write_at((256 << 20) - 1, &[1]).unwrap();

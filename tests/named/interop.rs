@@ -18,14 +18,14 @@ fn read(memory: &SharedMemory, offset: usize, len: usize) -> Vec<u8> {
 /// Reads by the crate `shared_memory`.
 fn read_there(theirs: &Shmem, offset: usize, len: usize) -> Vec<u8> {
     let all = theirs.as_ptr();
-    // SAFETY: it is as long as it says, and nobody writes meanwhile.
+    // SAFETY: the memory is as long as it says, and no process writes to it meanwhile.
     let all = unsafe { std::slice::from_raw_parts(all, theirs.len()) };
     all[offset..][..len].to_vec()
 }
 
 /// Writes by the crate `shared_memory`.
 fn write_there(theirs: &mut Shmem, offset: usize, bytes: &[u8]) {
-    // SAFETY: nobody else reads or writes meanwhile.
+    // SAFETY: no other process or thread reads or writes meanwhile.
     let all = unsafe { theirs.as_slice_mut() };
     all[offset..][..bytes.len()].copy_from_slice(bytes);
 }

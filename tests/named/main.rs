@@ -164,7 +164,7 @@ fn b77_one_of_many_makers_wins_and_the_others_are_told() {
             let make = || {
                 start.wait();
                 let made = SharedMemory::create(&name, 100);
-                // Nobody removes it before all have tried.
+                // None of the four removes it before all have tried.
                 end.wait();
                 match &made {
                     Ok(_) => 1,
@@ -196,7 +196,7 @@ fn b77_what_is_there_and_what_is_not_are_errors_that_say_so() {
         text.contains("exists already: open it, choose another"),
         "{text}"
     );
-    // Nothing of it was touched.
+    // The segment was not changed.
     let mut bytes = [0; 4];
     let other = SharedMemory::open(&format!("/{name}")).unwrap();
     other.read_at(0, &mut bytes).unwrap();
@@ -204,13 +204,13 @@ fn b77_what_is_there_and_what_is_not_are_errors_that_say_so() {
     SharedMemory::unlink(&name).unwrap();
     assert_eq!(SharedMemory::open(&name).unwrap_err(), missing);
 
-    // One that has no size yet.
+    // A segment that has no size yet.
     fs::write(path(&name), "").unwrap();
     let error = SharedMemory::open(&name).unwrap_err();
     assert_eq!(error, SharedMemoryError::Empty { name: name.clone() });
     fs::remove_file(path(&name)).unwrap();
 
-    // What is no segment at all.
+    // Something that is no segment at all.
     let other = SharedMemoryError::NotASegment { name: name.clone() };
     let taken = |what: &str| {
         assert_eq!(SharedMemory::open(&name).unwrap_err(), other, "{what}");
@@ -260,7 +260,7 @@ fn b77_names_that_cannot_be_are_errors_that_say_why() {
         assert_eq!(SharedMemory::unlink(name).unwrap_err(), expected);
     }
     let _none = Leftovers::none();
-    // And one that is as long and as odd as can be.
+    // A valid name, as long and as odd as can be.
     let odd = format!("{} \n\t'\"ß\\%n-", name_of("odd"));
     let odd = format!("{odd}{}", "x".repeat(255 - odd.len()));
     let memory = SharedMemory::create(&odd, 1).unwrap();
@@ -335,7 +335,7 @@ fn b77_another_user_is_refused() {
         run_as_stranger(name, &segment);
         assert!(is_there(&segment));
     } else {
-        // Without root there is no other user to be.
+        // Only root can become another user.
         let mode = fs::metadata(path(&segment)).unwrap().mode();
         assert_eq!(mode & 0o077, 0);
     }
@@ -374,12 +374,12 @@ fn b77_bytes_and_atomics_outside_are_errors() {
     assert_eq!(memory.atomic_u64(4).unwrap_err(), crooked(4, 8));
 
     let mut memory = memory;
-    // SAFETY: nobody else has it.
+    // SAFETY: no other process or thread uses the memory.
     unsafe { memory.as_mut_slice() }.copy_from_slice(&all.map(|byte| byte + 1));
     memory.read_at(0, &mut all).unwrap();
     assert_eq!(all, [10; 100]);
     let last = memory.as_ptr().wrapping_add(99);
-    // SAFETY: it is within, and nobody else has it.
+    // SAFETY: the address is within, and no other process or thread uses the memory.
     assert_eq!(unsafe { last.read() }, 10);
 }
 
@@ -435,7 +435,7 @@ fn b77_a_forked_child_removes_what_it_made_and_nothing_else() {
                 assert!(matches!(refused, SharedMemoryError::NotOwner { .. }));
                 copy.write_at(0, &[i]).unwrap();
                 drop(copy);
-                // Its own goes with it, though nobody drops it.
+                // The child's own goes with the child, though no code drops it.
                 std::mem::forget(SharedMemory::create(&theirs, 10).unwrap());
                 is_there(&ours) && is_there(&theirs)
             },

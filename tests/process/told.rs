@@ -43,7 +43,7 @@ fn an_error_is_told_with_the_name_of_its_child_however_deep_it_lies() {
     assert_eq!(ended(Err("outer".to_owned())), failed("outer"));
 }
 
-/// What goes wrong with it.
+/// What goes wrong with a value.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 enum Fault {
     WriteFails,
@@ -96,7 +96,7 @@ fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
         errors,
         "manyhands: process spy: what its function captures cannot be deserialised: cannot be read\n"
     );
-    // The argument.
+    // The same for the argument.
     let refused = reason(spy().spawn(|_: Faulty| {}, Faulty(Fault::WritePanics)));
     assert_eq!(
         refused,
@@ -159,7 +159,7 @@ fn an_endless_recursion_of_forked_children_is_refused() {
         };
         deeper.unwrap_or_else(|error| {
             let is_too_deep = error == PoolError::TooDeep { limit: 16 }.into();
-            // Nor one of another kind.
+            // A single child is refused as well.
             let child = Process::spawn(|()| {}, ()).map(drop);
             let is_refused = child == Err(PoolError::TooDeep { limit: 16 });
             (level, is_too_deep && is_refused)

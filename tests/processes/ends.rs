@@ -55,7 +55,7 @@ fn b33_who_sleeps_over_a_queued_task_hears_that_a_shutdown_has_cancelled_it() {
         let waiting = scope.spawn(|| sleeper.run(|| queued.result()));
         sleeper.is_asleep();
         let ending = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
-        // While the other one runs, which no worker answers for.
+        // The other task still runs: no answer of a worker wakes the caller.
         eventually("the caller is woken", || waiting.is_finished());
         assert_eq!(waiting.join().unwrap(), Err(TaskError::Cancelled));
         assert!(!running.done() && !ending.is_finished());
@@ -310,7 +310,7 @@ fn b47_cancel_and_kill_while_a_large_argument_is_under_way() {
     let length = |bytes: Vec<u8>| bytes.len();
     let bytes = vec![7u8; 64 << 20];
     for _ in 0..2 {
-        // Half of it is in the ring, and nobody reads on this side.
+        // Half of it is in the ring, and no thread reads on this side.
         let task = pool.submit(length, bytes.clone());
         let is_cancelled = task.cancel();
         let behind = pool.submit(pid, 0);
@@ -332,7 +332,7 @@ fn b47_cancel_and_kill_while_a_large_argument_is_under_way() {
         }
         assert!(outcome(behind).is_ok());
 
-        // One that waits behind it is not touched by what is under way.
+        // A cancelled task behind it does not touch what is under way.
         let task = pool.submit(length, bytes.clone());
         let behind = pool.submit(pid, 0);
         let is_cancelled = behind.cancel();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::common::Leftovers;
 use crate::{Folder, touch};
 
-/// After so many deaths in a row the item is given up.
+/// After this many deaths in a row the item is given up.
 const MOST: u32 = 16;
 
 /// Kills the process that reads it, which leaves a mark; but spares those after the last mark that

@@ -23,7 +23,7 @@ fn b46_threads_that_wait_go_on_when_the_one_that_woke_them_all_has_left() {
         let folder = Folder::new();
         let open = |n: usize| folder.file(&format!("open-{n}"));
         let tasks = [0, 1].map(|n| pool.submit(wait_for, open(n)));
-        // Without a deadline: only somebody else can wake them.
+        // Without a deadline: only another thread can wake them.
         let waiting = tasks.map(|task| std::thread::spawn(|| task.result()));
         for _ in 0..round * 20 {
             std::thread::yield_now();
@@ -73,7 +73,8 @@ fn b48_callbacks_are_called_once_whatever_the_end() {
         }
     }
     assert!(tasks[3].0.cancel());
-    // That one's come at once, the others' when they have ended.
+    // The callbacks of the cancelled task come at once, and those of the others when they have
+    // ended.
     for _ in 0..2 {
         let told = receive.recv_timeout(DEADLINE);
         assert_eq!(told, Ok(("cancelled", Err(TaskError::Cancelled))));
@@ -134,7 +135,8 @@ fn b48_callbacks_that_panic_stop_nothing_and_may_use_the_pool() {
     let inner = Arc::clone(&pool);
     let second = send.clone();
     task.on_done(move |_| {
-        // One after the other: what it waits for is found by whoever waits.
+        // Callbacks run one after the other. A thread that waits finds the result that this one
+        // waits for.
         second
             .send(inner.submit(|n: u32| n * 2, 21).result())
             .unwrap();
@@ -345,7 +347,7 @@ fn b52_a_thousand_are_awaited_without_a_thread_for_each() {
         }
     }));
     assert_eq!(sum, 499_500);
-    // The one that moves things on when nobody waits, and whatever the test runner starts.
+    // One thread moves things on when no caller waits, and the test runner may start others.
     assert!(most <= before + 3, "{before} threads, and then {most}");
     assert!(gates.into_iter().all(|gate| outcome(gate).is_ok()));
 }
@@ -361,7 +363,7 @@ fn b52_dropping_an_awaited_future_cancels_what_is_queued() {
     let mut context = Context::from_waker(Waker::noop());
     assert!(pin!(&mut awaited).poll(&mut context).is_pending());
     drop(awaited);
-    // One that nobody has awaited runs though its handle is gone.
+    // A task that was never awaited runs, though its handle is gone.
     drop(kept);
     touch(folder.file("open"));
     assert!(outcome(gate).is_ok());

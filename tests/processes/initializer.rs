@@ -96,7 +96,7 @@ fn b30_the_state_is_for_one_borrower_at_a_time_on_the_thread_of_tasks() {
     };
     let panicked = outcome(pool.submit(panics, ()));
     assert!(matches!(panicked, Err(TaskError::Panicked { .. })));
-    // It is as the task has left it, and nothing holds it any more.
+    // The state is as the task has left it, and no task holds it any more.
     assert_eq!(outcome(pool.submit(add, 1)), Ok(Some(21)));
 }
 
@@ -128,7 +128,7 @@ fn b30_a_failure_at_the_start_is_the_error_of_the_pool() {
         reason.contains("model of 0 parts") && reason.contains(file!()),
         "{reason}"
     );
-    // Nobody was started twice.
+    // No worker was started twice.
     assert!(folder.count("start-") <= 6, "{}", folder.count("start-"));
 }
 
@@ -213,7 +213,8 @@ fn b30_a_death_in_it_is_the_error_of_the_pool() {
     assert!(folder.count("start-") <= 6, "{}", folder.count("start-"));
 }
 
-/// Works as often as there are tickets: each is taken once, whoever comes first.
+/// Works as often as there are tickets. Each ticket is taken once, by the first start that finds
+/// it.
 fn while_tickets_last() -> Result<(), String> {
     let take = |n: u32| {
         let (ticket, used) = (

@@ -62,7 +62,7 @@ fn b28_a_task_that_takes_too_long_is_stopped_and_its_worker_replaced() {
         assert_ne!(outcome(pool.submit(pid, 0)).unwrap(), worker);
         assert!(!is_running(worker));
     }
-    // The machine is shared: the best of some tries is what the pool itself adds.
+    // Other programs use the machine, too. The best of some tries is what the pool itself adds.
     let best = times.iter().min().unwrap();
     assert!(*best < LIMIT + Duration::from_millis(150), "{times:?}");
 }
@@ -149,7 +149,7 @@ fn b28_a_task_that_ends_in_time_keeps_its_worker() {
     pids.extend((0..200).map(|n| outcome(pool.submit(pid, n)).unwrap()));
     pids.dedup();
     assert_eq!(pids.len(), 1);
-    // A moment that has passed stops nobody later.
+    // A limit that has passed stops no later task.
     let short = pool.call().timeout(LIMIT);
     assert_eq!(outcome(short.submit(pid, 0)), Ok(pids[0]));
     assert_eq!(outcome(pool.submit(spin_for, 2 * LIMIT)), Ok(()));

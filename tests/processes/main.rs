@@ -1,5 +1,5 @@
-//! What can be asked of a pool of processes, one module for each kind of question. The numbers in the names are the lines
-//! of the list of behaviours (`docs/behaviours.md`).
+//! What can be asked of a pool of processes, one module for each kind of question. The numbers in
+//! the names are the lines of the list of behaviours (`docs/behaviours.md`).
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -45,7 +45,8 @@ fn pools(workers: usize) -> Vec<(&'static str, Pool<Processes>)> {
     let builder = || Processes::builder().workers(workers);
     let fork = builder().start_method(StartMethod::Fork).allow_threads();
     let server = builder().start_method(StartMethod::ForkServer);
-    // So long that what is stopped while it is idle is stopped while it looks for work.
+    // This is long, so that a worker that is stopped while it is idle is stopped while it looks for
+    // work.
     let spin = builder().wait_policy(WaitPolicy::Spin(Duration::from_mins(1)));
     let builders = [
         ("spawn", builder()),
@@ -143,7 +144,7 @@ fn a_task_that_was_taken_back_runs_once() {
         let files = |count: u32| (count..count + 60).map(|n| folder.file(&format!("item {n}")));
         in_time("map", || pool.call().chunk_size(3).map(once, files(count))).unwrap();
         count += 60;
-        // They pass over what was taken back, while they are given more.
+        // The stopped workers pass over what was taken back, while they are given more.
         let rest = files(count);
         let tasks: Vec<_> = rest.map(|file| pool.submit(once, file)).collect();
         drop(victims);
@@ -219,11 +220,11 @@ fn b28_a_limit_does_not_count_while_the_whole_program_is_stopped() {
     let worker = outcome(pool.submit(pid, 0)).unwrap();
     let stopped = Stopped::new(worker);
     let task = pool.call().timeout(limit).submit(pid, 0);
-    // So that the supervisor has seen it.
+    // Waits until the supervisor has seen the stalled worker.
     let supervisor = thread_named("manyhands-watch");
     falls_asleep_again(supervisor, 3);
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).unwrap();
-    // And sees it again before its worker goes on.
+    // The supervisor sees it again before the worker goes on.
     falls_asleep_again(supervisor, 3);
     drop(stopped);
     assert_eq!(outcome(task), Ok(worker));
@@ -401,7 +402,7 @@ fn tasks_of_a_stopped_worker_can_be_cancelled_and_the_pool_be_ended() {
     }
 }
 
-/// Each waits for ten seconds, so they do it together.
+/// Each case waits for ten seconds, so all run at the same time.
 #[cfg(not(long_slices))]
 #[test]
 fn a_stopped_worker_that_is_to_end_is_killed_after_a_while() {
@@ -483,7 +484,7 @@ fn a_stopped_fork_server_holds_up_no_call_for_long() {
         let pool = builder.workers(2).build().unwrap();
         let first = server_of(&pool);
         let stopped = Stopped::new(first);
-        // It is not needed for this.
+        // The server is not needed for this.
         assert_eq!(pool.map(|n: u32| n, 0..20).unwrap().len(), 20);
         // A limit is kept though the worker's end cannot be told, and a new one cannot be forked.
         let start = Instant::now();

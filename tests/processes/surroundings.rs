@@ -53,7 +53,7 @@ fn workers_have_the_variables_that_were_set_for_them() {
     assert_eq!(value("EQUATION").as_deref(), Some("x=y"));
     assert_eq!(value("PATH"), std::env::var("PATH").ok());
     assert_eq!(value("MANYHANDS_WORKER"), None);
-    // So has one that takes the place of another.
+    // A worker that takes the place of another has them too.
     workers().into_iter().for_each(kill);
     assert_eq!(value("GREETING").as_deref(), Some("hello again"));
     assert!(std::env::var_os("GREETING").is_none(), "here is not there");
@@ -236,7 +236,7 @@ fn every_way_to_wait_works() {
         assert_eq!(pool.map(|n: u64| n, 0..1_000).unwrap().len(), 1_000);
         let all = pool.imap(|n: u64| n, 0..100);
         assert_eq!(all.map(Result::unwrap).sum::<u64>(), 4_950);
-        // However long it watches, it gives up when it was to.
+        // However long the caller watches, it gives up at its deadline.
         let mut task = pool.submit(endless, 0);
         let given_up = task.result_timeout(Duration::from_millis(20));
         assert_eq!(given_up, Err(Timeout), "{policy:?}");
@@ -259,7 +259,7 @@ fn a_name_can_be_anything() {
         let own = outcome(pool.submit(|()| std::env::args().next(), ())).unwrap();
         let named = own.clone().unwrap();
         if name.is_empty() {
-            // The same as none.
+            // An empty name is the same as none.
             assert!(named.starts_with("manyhands:pool"), "{named}");
         } else {
             assert_eq!(named, format!("manyhands:{}:0", name.replace('\0', " ")));

@@ -62,7 +62,8 @@ fn storm(end: End) {
                     for (n, task) in tasks.into_iter().enumerate() {
                         let number = first + n;
                         match outcome(task) {
-                            // After a kill of its neighbour an item that had just begun is run again.
+                            // After a kill of its neighbour, an item that had just begun is run
+                            // again.
                             Ok((value, _)) => {
                                 assert!(value == number && !is_cancelled[n]);
                                 ok.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Workers that come and go: after so many tasks, when there is nothing to do, when the pool is resized.
+//! Workers that come and go: after a number of tasks, when there is nothing to do, when the pool is
+//! resized.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -160,7 +161,8 @@ fn b31_large_arguments_and_results_of_a_last_task_come_whole() {
 #[test]
 fn b31_a_worker_leaves_though_the_last_of_its_tasks_was_cancelled() {
     let _none = Leftovers::none();
-    // What is cancelled keeps its place in the lane while the worker is busy: the last may find no room, or just so.
+    // A cancelled task keeps its place in the lane while the worker is busy. The last task may find
+    // no room, or just enough.
     for most in 28..38 {
         let folder = Folder::new();
         let pool = turning_over(1, most);
@@ -189,7 +191,7 @@ fn resizing_up_and_down_while_tasks_run() {
     for (round, count) in [4, 2, 3, 1, 5, 1].into_iter().enumerate() {
         let folder = Folder::new();
         let open = folder.file("open");
-        // So many run at once.
+        // This many run at once.
         pool.resize(count).unwrap();
         assert_eq!(pool.workers(), count);
         let blocked: Vec<_> = (0..count)
@@ -228,7 +230,8 @@ fn workers_that_leave_end_what_they_have_begun_and_leave_the_rest_to_others() {
     eventually("all have begun", || folder.count("begun-") == 3);
     let rest: Vec<_> = (0..30).map(|n| pool.submit(|n: u32| n, n)).collect();
     pool.resize(1).unwrap();
-    // One goes on; whichever of the others waits for its file keeps no task from running.
+    // One worker stays. Those that leave may still wait for their files: that keeps no task from
+    // running.
     touch(folder.file("open-0"));
     touch(folder.file("open-1"));
     touch(folder.file("open-2"));

@@ -1,4 +1,5 @@
-//! Waits that once never ended, because the one whose turn it was did something else: found by a review of the waiting.
+//! Waits that once never ended, because the thread whose turn it was did something else. A review
+//! of the waiting found them.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
@@ -188,7 +189,7 @@ fn a_pool_is_not_ended_from_where_its_output_is_told() {
     let _none = Leftovers::none();
     let slot: Arc<OnceLock<Pool<Processes>>> = Arc::default();
     let (send, receive) = channel();
-    // Not the pool's own: it would hold itself.
+    // A weak reference: the pool would hold itself otherwise.
     let own = Arc::downgrade(&slot);
     let tell = move |_: &str, _: &str| {
         let slot = own.upgrade();
@@ -255,7 +256,8 @@ fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() 
             assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
         }
     }
-    // The harness has a thread of its own, which does nothing while this runs: allowed for the start.
+    // The harness has a thread of its own, which does nothing while this runs. It is allowed for
+    // the start.
     let pool = Processes::builder()
         .workers(1)
         .start_method(StartMethod::Fork)
@@ -360,7 +362,7 @@ fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
         .chunk_size(50)
         .map_reduce(nap, |a, b| a + b, 0..50);
     assert_eq!(sum, Ok(Some(1_225)));
-    // Nor for a reduction of the chunks' results.
+    // The same holds for a reduction of the chunks' results.
     let add_slowly = |a: u32, b: u32| {
         thread::sleep(Duration::from_millis(10));
         a + b

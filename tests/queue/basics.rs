@@ -95,7 +95,7 @@ fn b63_sixteen_processes_on_whatever_cores_there_are() -> Result {
     each_item_once(8, 16, setting("MANYHANDS_ITEMS", 40_000))
 }
 
-/// So many producers, and as many consumers.
+/// This many producers, and as many consumers.
 fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
     let _none = Leftovers::none();
     let items = items / many * many;
@@ -106,7 +106,8 @@ fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
             let consume = |(jobs, sums): (manyhands::Receiver<u64>, manyhands::Sender<_>)| {
                 let mut sum = (0u64, 0u64, 0u64);
                 for item in &jobs {
-                    // Count, sum and a sum of hashes: what is there twice, or not at all, changes one of them.
+                    // Count, sum and a sum of hashes: an item that is there twice, or not at all,
+                    // changes one of them.
                     let hash = item.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
                     sum = (
                         sum.0 + 1,
@@ -216,7 +217,7 @@ fn b66_items_lost_with_a_dead_consumer_do_not_hang_join() -> Result {
     });
     child.join()?;
     jobs.join()?;
-    // Nobody is left to take this one.
+    // No other process is left to take this one.
     jobs.push(4)?;
     assert_eq!(jobs.join(), Err(JoinError::Disconnected { unfinished: 1 }));
     Ok(())
@@ -382,7 +383,7 @@ fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
         }
         over.store(true, Ordering::Relaxed);
         alarm.join().unwrap();
-        // A panic of theirs is the test's.
+        // A panic of these threads fails the test.
         producer.join().unwrap();
         consumer.join().unwrap();
     });

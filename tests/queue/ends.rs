@@ -100,7 +100,7 @@ fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Re
     );
     std::thread::scope(|scope| {
         let rest = scope.spawn(|| receiver.pop());
-        // Not waited for by anybody: the one who waits for an item finds out.
+        // The parent has not joined it: the thread that waits for an item finds out.
         kill(producers[1].pid());
         assert_eq!(rest.join().unwrap(), Err(PopError::Disconnected));
     });
@@ -161,7 +161,7 @@ fn b65_halves_in_one_process_hear_of_each_other() -> Result {
 #[test]
 fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
     let _none = Leftovers::none();
-    // They go while it waits.
+    // The others go while it waits.
     let queue = Queue::<u32>::bounded(1)?;
     let other = queue.clone();
     let sleeper = Sleeper::new();
@@ -181,7 +181,7 @@ fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
         let pushed = push.join().unwrap();
         assert!(matches!(pushed, Err(PushError::Disconnected(2))));
     });
-    // They were killed, whenever that was.
+    // The other process was killed, even if that was before the call.
     let queue = Queue::bounded(8)?;
     let push = |queue: Queue<u32>| {
         queue.push(1).unwrap();
@@ -200,7 +200,7 @@ fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
             Err(PopError::Disconnected)
         );
     }
-    // By itself it can go on, and serves itself from then on.
+    // Alone, the handle can go on: it serves itself from then on.
     assert_eq!(queue.try_pop(), Err(PopError::Empty));
     queue.push(2)?;
     assert_eq!(queue.pop(), Ok(2));
@@ -304,7 +304,7 @@ fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
         let unfinished = queue.join_timeout(time);
         assert_eq!(unfinished, Err(JoinError::TimedOut { unfinished: 1 }));
         assert!(start.elapsed() >= 2 * time);
-        // These would never end.
+        // The calls without a timeout would never end.
         let pushed = queue.push(2);
         assert!(
             matches!(pushed, Err(PushError::Disconnected(2))),
@@ -396,7 +396,7 @@ fn pools_and_forked_children_use_queues() -> Result {
     Ok(())
 }
 
-/// A child that may push and is killed, and that nobody waits for.
+/// Returns a child that may push and is killed, and that has not been joined.
 fn killed_producer() -> std::result::Result<(Process, Receiver<u32>), Box<dyn std::error::Error>> {
     let (sender, receiver) = Queue::bounded(8)?.split();
     let child = Process::spawn(push_and_stay, (sender, 1))?;

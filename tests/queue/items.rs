@@ -215,7 +215,7 @@ macro_rules! goes_with_its_queue {
     }};
 }
 
-/// Those that are left do not lie where the first ones did.
+/// The handles that are left do not lie where the first ones did.
 #[test]
 fn what_was_not_popped_goes_with_its_queue_whatever_the_order() -> Result {
     type Item = SharedValue<i64>;

@@ -1,7 +1,8 @@
 //! Producers and consumers that are killed at any instruction, and replaced.
 //!
-//! Each item says who made it, as which, and has a checksum. Producers count what they have pushed in a value that
-//! outlives them; consumers write what they have got to a pipe, and only then say that it is done.
+//! Each item says which producer made it and as which item, and has a checksum. Producers count
+//! what they have pushed in a value that outlives them. Consumers write what they have got to a
+//! pipe, and only then say that it is done.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -97,7 +98,7 @@ impl Goods for u128 {
     }
 }
 
-/// With so many bytes behind it at most.
+/// An item with at most this many bytes behind it.
 #[derive(Serialize, serde::Deserialize)]
 struct Parcel<const MOST: u64>(u64, u64, Vec<u64>);
 
@@ -234,7 +235,7 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
                 may_stop(victim.pid(), &mut random);
                 kill(victim.pid());
                 killed += 1;
-                // Half of them are found by those who wait.
+                // Half of the dead are joined. Threads that wait find the others.
                 if random(2) == 0 {
                     victim.join()?;
                 } else {

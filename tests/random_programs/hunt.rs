@@ -31,7 +31,8 @@ const SHORT: u64 = 10;
 /// How long a program is shrunk.
 const SHRINKING: Duration = Duration::from_mins(4);
 
-/// A program whose fault is a matter of luck is run so often before it counts as one without it.
+/// The number of runs before a program counts as one without a fault, where the fault is a matter
+/// of luck.
 const TRIES: usize = 4;
 
 /// How long the run in the gate goes on for.

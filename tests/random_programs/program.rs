@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Handles are kept in so many slots, which all threads share.
+/// The number of slots for handles, which all threads share.
 pub(crate) const SLOTS: usize = 6;
 
 /// A limit up to this may end a task that is short, because the machine is busy. A longer one does
@@ -69,7 +69,7 @@ pub(crate) enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Live,
-    /// Takes so many milliseconds.
+    /// Takes this many milliseconds.
     Slow(u8),
     /// Argument and result are larger than a lane.
     Large,
@@ -172,7 +172,7 @@ pub(crate) struct CallSpec {
     pub(crate) pool: usize,
     pub(crate) form: Form,
     pub(crate) tasks: Vec<Kind>,
-    /// So many more that live.
+    /// This many more that live.
     pub(crate) more: usize,
     pub(crate) options: Options,
     pub(crate) chunks: Chunks,
@@ -180,7 +180,7 @@ pub(crate) struct CallSpec {
     pub(crate) tells: bool,
     /// The input panics instead of giving this item.
     pub(crate) input_panics: Option<usize>,
-    /// A lazy call is dropped after so many outcomes.
+    /// A lazy call is dropped after this many outcomes.
     pub(crate) take: Option<usize>,
 }
 

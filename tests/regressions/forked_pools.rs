@@ -302,7 +302,7 @@ fn a_forked_result_that_cannot_be_read_is_told_with_its_own_index() {
     }
 }
 
-/// Does not like to be dropped, unless by the process that it was sent to.
+/// Panics when it is dropped, unless by the process that it was sent to.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Loud(u32);
 
@@ -364,7 +364,7 @@ fn what_a_forked_task_took_along_goes_with_its_end_though_its_handle_stays() {
     assert!(others.iter().map(SharedValue::get).eq(6..9));
     drop((one, others));
     gone();
-    // Those that a failed call had already, and those that came after its failure.
+    // The values that a failed call had already, and those that came after its failure.
     let fails = |n: u64| {
         assert!(n != 2, "boom");
         SharedValue::new(n).unwrap()

@@ -107,7 +107,7 @@ pub(crate) fn run(what: &str, mut spawn: impl FnMut(u64) -> Process, calls: &[Ca
     let caller = Caller::new();
     let mut spawn = |random: &mut Random| spawn(random.next());
     let mut children: Vec<Process> = (0..CHILDREN).map(|_| spawn(&mut random)).collect();
-    // Those that are dead and have not been waited for: a call has to notice what was theirs.
+    // Children that are dead and have not been waited for: a call has to notice what was theirs.
     let mut dead = VecDeque::new();
     let (mut stopped, mut killed, mut made, mut worst) = (0, 0, 0, Duration::ZERO);
     while stopped < stops || killed < kills {

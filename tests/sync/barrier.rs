@@ -116,7 +116,7 @@ fn b59_a_party_that_is_killed_breaks_it_until_it_is_reset() {
             assert_eq!(waiter.join().unwrap(), Err(BrokenBarrier));
         });
         assert!(barrier.is_broken());
-        // So do those who come.
+        // A party that comes now is told, too.
         assert!(is_told_at_once(&barrier, Barrier::wait));
         barrier.reset();
         thread::scope(|scope| {
@@ -127,7 +127,8 @@ fn b59_a_party_that_is_killed_breaks_it_until_it_is_reset() {
     }
 }
 
-/// A grandchild that has a barrier and stays, and its parent, which joins it when the event is set and ends.
+/// A grandchild that has a barrier and stays, and its parent, which joins it when the event is set
+/// and ends.
 fn with_grandchild(barrier: &Barrier, seen: &Event) -> (Process, u32) {
     let pid = SharedValue::new(0u32).unwrap();
     let parent = Process::spawn(
@@ -194,7 +195,7 @@ fn b59_one_that_ends_in_order_breaks_nothing() {
     let forked = Forked::builder().workers(2).allow_threads().build();
     let parties = forked.unwrap().map(|_: u8| barrier.parties(), 0..4);
     assert_eq!(parties.unwrap(), [2; 4]);
-    // All are buried by now.
+    // All are reclaimed by now.
     manyhands::shm::usage();
     assert!(!barrier.is_broken());
     thread::scope(|scope| {

@@ -7,7 +7,7 @@ use manyhands::sync::{Condvar, Mutex, PoisonError, Semaphore};
 use crate::common::{self, Leftovers, eventually, is_asleep};
 use crate::{LONG, Random, SHORT, join_all, kill, number};
 
-/// Those who wait, tokens to be had, tokens that were taken.
+/// Waiters, tokens to be had, tokens that were taken.
 type Tokens = Mutex<[u32; 3]>;
 
 fn take_token((mutex, condvar): (Tokens, Condvar)) {
@@ -125,7 +125,8 @@ fn b57_the_wake_up_of_a_killed_waiter_is_not_lost() {
         for child in survivors.iter().chain([&victim]) {
             eventually("it sleeps", || is_asleep(child.pid()));
         }
-        // Whoever is picked wants the mutex next, and does not get it before the victim is dead.
+        // The waiter that is picked wants the mutex next, and does not get it before the victim is
+        // dead.
         let mut guard = mutex.lock().unwrap();
         guard[1] += 2;
         condvar.notify_one();
@@ -147,7 +148,7 @@ fn b57_a_process_that_ends_while_its_thread_waits_takes_no_notification_with_it(
     };
     let shared = (mutex.clone(), condvar.clone());
     join_all([Process::spawn(leave, shared).unwrap()]);
-    // Behind a thread that is no more.
+    // The next waiter is behind a thread that is no more.
     let shared = (mutex.clone(), condvar.clone());
     let waiter = thread::spawn(move || take_token(shared));
     eventually("the next one waits", || waiting(&mutex) == 2);
@@ -367,7 +368,7 @@ fn b57_each_wait_gives_the_poisoned_mutex_and_says_whether_the_time_was_up() {
     let (guard, result) = waited.unwrap_err().into_inner();
     assert_eq!((*guard, result.timed_out()), (7, true));
     drop(guard);
-    // Notified in time: by a thread that gets the mutex when the wait gives it up.
+    // The wait is notified in time, by a thread that gets the mutex when the wait gives it up.
     let notified = |wait: &dyn Fn() -> (u64, bool)| {
         thread::scope(|scope| {
             let guard = lock();

@@ -25,7 +25,7 @@ struct Shared {
     barrier: Barrier,
     event: Event,
     stop: Event,
-    /// How many things were done, whoever did them.
+    /// How many things all processes together have done.
     done: SharedValue<u64>,
 }
 
@@ -137,7 +137,7 @@ fn join_killed(dead: &mut VecDeque<Process>) {
     }
 }
 
-/// After so many more things.
+/// Waits until the processes have done this many more things.
 fn await_progress(shared: &Shared, things: usize) {
     let (start, before) = (Instant::now(), shared.done.get());
     while shared.done.get() < before + things as u64 {
@@ -160,7 +160,8 @@ fn killed_anywhere_nobody_blocks_and_the_books_balance() {
     let shared = Shared::new();
     let mut spawn = || Process::spawn(live, (shared.clone(), seeds.next())).unwrap();
     let mut children: Vec<Process> = (0..CHILDREN).map(|_| spawn()).collect();
-    // Nobody has waited for these yet: whoever waits for something of theirs has to notice.
+    // The parent has not joined these yet: a process that waits for something of theirs has to
+    // notice.
     let mut dead = VecDeque::new();
     for _ in 0..kills {
         // Some at their start, most when something has been done since.
@@ -211,7 +212,8 @@ fn has_one((semaphore, ready): (Semaphore, Semaphore)) {
     }
 }
 
-/// One that is stopped with the semaphore's own lock keeps others from the semaphore, and from nothing else.
+/// A process that is stopped with the semaphore's own lock keeps others from the semaphore, and
+/// from nothing else.
 #[test]
 fn who_is_stopped_keeps_nobody_from_burying_the_dead() {
     let _none = Leftovers::none();
@@ -230,7 +232,7 @@ fn who_is_stopped_keeps_nobody_from_burying_the_dead() {
         eventually("the dead is waited for", || joins.is_finished());
         joins.join().unwrap();
         signal(nix::sys::signal::Signal::SIGCONT);
-        // Two at least are not in anybody's hands, once the dead one's is back.
+        // At least two permits are free, once the dead process's is back.
         eventually("its permit is back", || {
             semaphore
                 .acquire_many_timeout(2, Duration::from_millis(50))
@@ -239,7 +241,7 @@ fn who_is_stopped_keeps_nobody_from_burying_the_dead() {
     }
     busy.kill().unwrap();
     busy.join().unwrap();
-    // Whoever waits buries what could not be buried then.
+    // A thread that waits reclaims what could not be reclaimed then.
     eventually("all are back", || {
         semaphore
             .acquire_many_timeout(3, Duration::from_millis(50))

@@ -37,13 +37,13 @@ fn stay() -> ! {
     }
 }
 
-/// Waits until so many have said that they are there.
+/// Waits until this many have said that they are there.
 fn await_all(ready: &Semaphore, count: usize) {
     let permits = ready.acquire_many_timeout(count, LONG);
     permits.expect("they are all there").forget();
 }
 
-/// All end, and well.
+/// Waits until all have ended, and well.
 fn join_all(children: impl IntoIterator<Item = Process>) {
     for child in children {
         let status = child.join_timeout(LONG).unwrap();
@@ -57,7 +57,7 @@ fn kill(child: &Process) {
     assert_eq!(child.join().unwrap(), ExitStatus::Signal(9));
 }
 
-/// The number that a variable of the environment says.
+/// Returns the number that a variable of the environment says.
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }

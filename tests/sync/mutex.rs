@@ -8,7 +8,7 @@ use manyhands::sync::{Event, Mutex, PoisonError, Semaphore, TryLockError};
 use crate::common::Leftovers;
 use crate::{LONG, SHORT, await_all, join_all, kill, stay};
 
-/// Changed in two steps, so that whoever comes in between sees it.
+/// Changes the value in two steps, so that a thread or process that comes in between sees it.
 fn add_one(mutex: &Mutex<[u64; 2]>) {
     let mut guard = mutex.lock().unwrap();
     guard[0] += 1;
@@ -146,14 +146,14 @@ fn b54_the_next_owner_gets_what_a_killed_one_held() {
         await_all(&ready, 1);
         assert!(!mutex.is_poisoned(), "not before it is killed");
         kill(&child);
-        // At once: nobody has to notice first.
+        // At once: no other process has to notice first.
         let TryLockError::Poisoned(error) = mutex.try_lock().unwrap_err() else {
             panic!("not poisoned");
         };
         let guard = error.into_inner();
         assert_eq!(*guard, [round, round - 1]);
         drop(guard);
-        // As long as nobody has said that it is in order.
+        // It stays poisoned until an owner says that the value is in order.
         assert!(mutex.is_poisoned() && mutex.lock().is_err());
         let mut guard = mutex.lock().unwrap_err().into_inner();
         guard[1] += 1;

@@ -71,7 +71,7 @@ fn b60_readers_do_not_starve_writers() {
     let run = |(lock, stop): (RwLock<u64>, Event)| {
         let mut last = lock.read().unwrap();
         while !stop.is_set() {
-            // Given up only when the next one was got, if it was.
+            // The old guard is given up only when the next one was got, if it was.
             if let Ok(next) = lock.try_read() {
                 last = next;
             } else {

@@ -150,7 +150,7 @@ fn b56_one_that_wants_many_does_not_starve() {
     let run = |(semaphore, stop): (Semaphore, Event)| {
         let mut last = semaphore.acquire();
         while !stop.is_set() {
-            // Given up only when the next one was got, if it was.
+            // The old permit is given up only when the next one was got, if it was.
             if let Some(next) = semaphore.try_acquire() {
                 last = next;
             } else {
@@ -255,7 +255,7 @@ fn b56_b60_who_only_tries_hears_of_the_dead() {
     let (semaphore, lock) = (Semaphore::new(2).unwrap(), RwLock::new(0u64).unwrap());
     let child = Process::spawn(takes_all, (semaphore.clone(), lock.clone())).unwrap();
     eventually("it has taken all", || semaphore.available() == 0);
-    // Nobody waits for it here, and no one sleeps at these.
+    // The parent does not wait for the child here, and no thread sleeps at these.
     child.kill().unwrap();
     eventually("its permits are back", || semaphore.try_acquire().is_some());
     eventually("its lock is free", || {

@@ -1,8 +1,9 @@
 //! A C library that crashes on some inputs, called in a loop that does not stop for it.
 //!
-//! `library/port.c` reads the port of a service from a line. Lines that its author did not think of end the process: by
-//! SIGSEGV, or by `abort`. No Rust code can catch that. Here the loop runs on worker processes, so what ends is a worker
-//! and not the program; the line that did it is reported, the worker is replaced, and every other line has its port.
+//! `library/port.c` reads the port of a service from a line. Lines that its author did not think of
+//! end the process: by SIGSEGV, or by `abort`. No Rust code can catch that. Here the loop runs on
+//! worker processes, so a worker ends and not the program. The line that did it is reported, the
+//! worker is replaced, and every other line has its port.
 //!
 //! Run it with `cargo run -p crash_isolation`. It prints the same lines each time.
 
@@ -21,9 +22,10 @@ mod library {
 
 /// The port in a line such as `http=80`.
 fn port_of(line: &CStr) -> i32 {
-    // SAFETY: the pointer is to a string that ends with a zero and lives longer than the call. What else the library
-    // asks of it, it does not say; that is what this example is about. On some lines it reads at address 1, where no
-    // memory is in any process, so that it ends here and spoils nothing.
+    // SAFETY: the pointer is to a string that ends with a zero and lives longer than the call. The
+    // library does not say what else it asks of the string; this example is about that. On some
+    // lines the library reads at address 1, where no process has memory. So the process ends there,
+    // and corrupts nothing.
     unsafe { library::port_of(line.as_ptr()) }
 }
 

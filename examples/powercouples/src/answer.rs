@@ -1,4 +1,5 @@
-//! What the program reports of all the powers: the best couple, the totals, and how many powers are distinct.
+//! What the program reports of all the powers: the best couple, the totals, and how many powers are
+//! distinct.
 
 use serde::Serialize;
 
@@ -54,12 +55,13 @@ impl Answer {
     }
 }
 
-/// How many different numbers a^b there are among the couples with a ≥ 2 and b ≥ 2.
+/// Returns how many different numbers a^b there are among the couples with a ≥ 2 and b ≥ 2.
 ///
-/// Counted exactly without computing one of them. Every a ≥ 2 is r^k in exactly one way with the greatest k: k is the
-/// greatest common divisor of the exponents in the prime factorisation of a, and r, its root, is no power itself. So
-/// a^b = r^(k·b), and two powers r^m and s^n of such roots are equal only if r = s and m = n: both are what the same
-/// rule makes of the one number. Each power thus has one name, (r, k·b), and names are cheap to compare.
+/// They are counted exactly, and not one of them is computed. Every a ≥ 2 is r^k in exactly one way
+/// with the greatest k. This k is the greatest common divisor of the exponents in the prime
+/// factorisation of a. Its root r is no power itself. So a^b = r^(k·b). Two powers r^m and s^n of
+/// such roots are equal only if r = s and m = n: both are what the same rule makes of the one
+/// number. Each power thus has one name, (r, k·b), and names are cheap to compare.
 fn distinct_powers(couples: &[Couple]) -> usize {
     let counted = || {
         couples
@@ -85,7 +87,8 @@ fn distinct_powers(couples: &[Couple]) -> usize {
 fn roots_up_to(greatest: u32) -> Vec<(u32, u32)> {
     let mut roots: Vec<(u32, u32)> = (0..=greatest).map(|a| (a, 1)).collect();
     for root in 2..=greatest.isqrt() {
-        // Ascending, the first to reach a power is its root; a number reached before is a power of a smaller one.
+        // The roots are tried in ascending order. So the first that reaches a power is its root. A
+        // number that was reached before is a power of a smaller one.
         if roots[root as usize].1 == 1 {
             for exponent in 2..=greatest.ilog(root) {
                 roots[root.pow(exponent) as usize] = (root, exponent);

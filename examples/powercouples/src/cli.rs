@@ -13,21 +13,22 @@ use crate::variants::Variant;
 
 /// On the machine it was chosen on, pure takes about 3 s for it.
 const DEFAULT_GRID: u32 = 700;
-/// Twenty-five million couples. The time grows with almost the fourth power of the side: these take hours.
+/// Twenty-five million couples. The time grows with almost the fourth power of the side: these take
+/// hours.
 const GREATEST_GRID: i64 = 5_000;
 
 /// Computes a^b exactly for many couples (a, b), in up to five variants, and compares them.
 ///
-/// For each couple: the power, its number of decimal digits and the sum of those digits. The variants do the same
-/// work one after the other in Rust (pure) and in C (c-function), and the Rust work on threads, on processes and on
-/// forked children.
+/// For each couple: the power, its number of decimal digits and the sum of those digits. The
+/// variants do the same work one after the other in Rust (pure) and in C (c-function), and the Rust
+/// work on threads, on processes and on forked children.
 ///
-/// The time of a variant includes starting and closing its pool. A speed-up is the median time of pure divided by the
-/// variant's; without pure there is none, and "-" or null stands in its place. Efficiency is the speed-up divided by
-/// the number of workers.
+/// The time of a variant includes starting and closing its pool. A speed-up is the median time of
+/// pure divided by the variant's; without pure there is none, and "-" or null stands in its place.
+/// Efficiency is the speed-up divided by the number of workers.
 ///
-/// Exit status: 0 if all went well, 1 if a variant failed or the variants disagree, 2 if the arguments or the input
-/// are wrong; then nothing was run.
+/// Exit status: 0 if all went well, 1 if a variant failed or the variants disagree, 2 if the
+/// arguments or the input are wrong; then nothing was run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -38,8 +39,9 @@ pub(crate) struct Cli {
 
     /// Take the couples from FILE, or from standard input if it is -
     ///
-    /// One couple `a,b` on each line, both from 1 to 100000. Blank lines and comments from # to the end of the line
-    /// are skipped. The first line that is left may be a header, `a,b` or `base,exponent`.
+    /// One couple `a,b` on each line, both from 1 to 100000. Blank lines and comments from # to the
+    /// end of the line are skipped. The first line that is left may be a header, `a,b` or
+    /// `base,exponent`.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
 
@@ -53,22 +55,26 @@ pub(crate) struct Cli {
     )]
     variant: Vec<Variant>,
 
-    /// Threads, processes or children of the variants that have some [default: the cores this process may use]
+    /// Threads, processes or children of the variants that have some [default: the cores this
+    /// process may use]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     workers: Option<usize>,
 
     /// How the couples are shared out among the workers: equal, guided or dynamic:N
     ///
-    /// equal: one share each; guided: large chunks first, small ones at the end; dynamic:N: chunks of N couples.
+    /// equal: one share each; guided: large chunks first, small ones at the end; dynamic:N: chunks
+    /// of N couples.
     #[arg(long, default_value = "guided", value_parser = schedule)]
     schedule: Schedule,
 
-    /// Times each variant runs; the variants take turns, so that a slow moment of the machine hits all of them
+    /// Times each variant runs; the variants take turns, so that a slow moment of the machine hits
+    /// all of them
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     repeats: usize,
 
-    /// Write the results as JSON to FILE, or to standard output if it is -; the table then goes to standard error
+    /// Write the results as JSON to FILE, or to standard output if it is -; the table then goes to
+    /// standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 

@@ -1,9 +1,10 @@
 //! Where the couples come from: a grid, or text with one `a,b` on a line.
 //!
-//! The text is UTF-8 with lines ending in LF or CRLF; a byte order mark at its start is skipped. Spaces around a
-//! number, blank lines, and comments from `#` to the end of a line mean nothing. The first line that is left may be a
-//! header: `a,b` or `base,exponent`, in capitals or not, with or without double quotes. Any other line that is not two
-//! numbers is an error, so that a typing error in the first couple is not taken for a header.
+//! The text is UTF-8 with lines ending in LF or CRLF. A byte order mark at its start is skipped.
+//! Spaces around a number, blank lines, and comments from `#` to the end of a line mean nothing.
+//! The first line that is left may be a header: `a,b` or `base,exponent`, in capitals or not, with
+//! or without double quotes. Any other line that is not two numbers is an error, so that a typing
+//! error in the first couple is not taken for a header.
 
 use std::fmt;
 use std::fs;

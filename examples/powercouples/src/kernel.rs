@@ -39,9 +39,9 @@ impl fmt::Display for KernelError {
 pub(crate) fn power(Couple { a, b }: Couple) -> Result<Power, KernelError> {
     let mut digits = 0;
     let mut digit_sum = 0;
-    // SAFETY: the declaration above is that of power.h. Both pointers come from exclusive references to u64s that
-    // outlive the call, and the function keeps neither. It accepts every a and b (those out of range are refused),
-    // has no state, and does not unwind.
+    // SAFETY: the declaration above is that of power.h. Both pointers come from exclusive
+    // references to u64s that outlive the call, and the function keeps neither. It accepts every a
+    // and b (those out of range are refused), has no state, and does not unwind.
     let status = unsafe { power_couple(a, b, &raw mut digits, &raw mut digit_sum) };
     match status {
         OK => Ok(Power { digits, digit_sum }),
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// Limbs of nothing but nines, or of nothing but zeros and a one, are where a wrong carry shows.
+    /// A wrong carry shows with limbs of nothing but nines, or of nothing but zeros and a one.
     #[test]
     fn agrees_with_rust_where_digits_are_all_alike() {
         for b in 1..=700 {
@@ -99,7 +99,8 @@ mod tests {
         }
     }
 
-    /// Numbers of 64 limbs and more are squared by Karatsuba's method, on several levels and in unequal halves.
+    /// Numbers of 64 limbs and more are squared by Karatsuba's method, on several levels and in
+    /// unequal halves.
     #[test]
     fn agrees_with_rust_on_long_numbers() {
         for a in [3, 7, 6_561, 99_991] {

@@ -1,13 +1,15 @@
 //! `PowerCouples`: one loop, written five times, from plain Rust to processes.
 //!
-//! A couple is two whole numbers (a, b). For each couple the program computes a^b exactly, counts its decimal digits
-//! and adds them up. The couples do not depend on each other, so the loop over them can run on all cores; and some of
-//! them cost far more than others, so it matters how they are shared out.
+//! A couple is two whole numbers (a, b). For each couple the program computes a^b exactly, counts
+//! its decimal digits and adds them up. The couples do not depend on each other, so the loop over
+//! them can run on all cores. Some of them cost far more than others, so it matters how they are
+//! shared out.
 //!
-//! Read [`variants`] first, `pure` to `forked`, each beside the one before it: the files have the same shape, and
-//! what differs is what there is to learn. The rest serves all of them alike:
+//! Read [`variants`] first, `pure` to `forked`, each beside the one before it. The files have the
+//! same shape, and what differs is what there is to learn. The rest serves all of them alike:
 //!
-//! - [`couple`]: what goes into the loop and comes out of it; [`answer`]: what the program reports of that.
+//! - [`couple`]: what goes into the loop and comes out of it.
+//! - [`answer`]: what the program reports of that.
 //! - [`power`] computes one power in Rust, [`kernel`] in C (`kernel/power.c`).
 //! - [`cli`] and [`input`] read what to do; [`runner`] runs, times and compares.
 //! - [`table`], [`json`], [`plot`] and [`progress`] show it.
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
         Ok(couples) => couples,
         Err(error) => return stop(MISUSED, &error.to_string()),
     };
-    // Opened before the work, so that nobody waits for a result that then cannot be written.
+    // Opened before the work, so that the user does not wait for a result that cannot be written.
     let outputs = match Outputs::open(&cli) {
         Ok(outputs) => outputs,
         Err(error) => return stop(MISUSED, &error),
@@ -83,7 +85,8 @@ struct Outputs {
 
 impl Outputs {
     fn open(cli: &Cli) -> Result<Self, String> {
-        // With JSON on stdout, the table goes to stderr: a program that reads the one does not trip over the other.
+        // With JSON on stdout, the table goes to stderr: a program that reads the JSON does not
+        // trip over the table.
         let json_on_stdout = cli.json.as_deref() == Some(Path::new("-"));
         let stdout = || Box::new(io::stdout()) as Box<dyn Write>;
         let table = if json_on_stdout {

@@ -4,9 +4,10 @@ use num_bigint::BigUint;
 
 use crate::couple::{Couple, Power};
 
-/// a^b, exactly: how many digits it has, and what they add up to.
+/// Computes a^b exactly: how many digits it has, and what they add up to.
 ///
-/// Most of the time goes into [`to_radix_le`](BigUint::to_radix_le), which turns a binary number into decimal digits.
+/// Most of the time goes into [`to_radix_le`](BigUint::to_radix_le), which turns a binary number
+/// into decimal digits.
 pub(crate) fn power(Couple { a, b }: Couple) -> Power {
     // A factor of ten in a only appends zeros, so it need not go through the conversion.
     let mut significant = a;

@@ -1,10 +1,12 @@
 //! The progress bar: on a terminal only, and drawn by the thread that runs the loop.
 //!
-//! A bar that redraws itself has a thread of its own, and while there is one, `forked` must refuse to fork.
+//! A bar that redraws itself has a thread of its own. While there is one, `forked` must refuse to
+//! fork.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the bar moves in one run of the loop, at most: the loop is timed, and drawing takes time.
+/// How often the bar moves in one run of the loop, at most: the loop is timed, and drawing takes
+/// time.
 const STEPS: usize = 200;
 
 /// How far all runs of all variants have come.
@@ -19,7 +21,8 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// A bar for `runs` runs of `couples` couples each, on stderr; hidden unless that is a terminal.
+    /// Makes a bar for `runs` runs of `couples` couples each, on stderr; hidden unless that is a
+    /// terminal.
     pub(crate) fn new(couples: usize, runs: usize) -> Self {
         let drawn = ProgressBar::with_draw_target(
             Some((couples * runs) as u64),
@@ -41,7 +44,7 @@ impl Bar {
         self.next = 0;
     }
 
-    /// This run has done so many couples.
+    /// Tells that this run has done this many couples.
     pub(crate) fn at(&mut self, done: usize) {
         if done >= self.next {
             self.next = done + (self.run / STEPS).max(1);

@@ -79,7 +79,8 @@ impl Report {
         self.differences.is_empty()
     }
 
-    /// How many times as fast as `pure` these runs were, by their medians; `None` if `pure` did not run.
+    /// Returns how many times as fast as `pure` these runs were, by their medians; `None` if `pure`
+    /// did not run.
     pub(crate) fn speedup(&self, runs: &Runs) -> Option<f64> {
         let pure = self
             .runs
@@ -113,9 +114,9 @@ impl fmt::Display for Stopped {
 
 /// Runs all variants as planned, on couples of which there is at least one.
 ///
-/// The variants take turns, so that a slow moment of the machine hits all of them. A run is timed from before its pool
-/// is made until after it is closed, because whoever uses a pool pays for both. The reduction to an [`Answer`]
-/// is the same for all variants and is not timed.
+/// The variants take turns, so that a slow moment of the machine hits all of them. A run is timed
+/// from before its pool is made until after it is closed, because the user of a pool pays for both.
+/// The reduction to an [`Answer`] is the same for all variants and is not timed.
 pub(crate) fn run(couples: &[Couple], plan: &Plan) -> Result<Report, Stopped> {
     let options = Options {
         workers: plan.workers,

@@ -51,7 +51,7 @@ macro_rules! check {
 
 fn main() {
     std::panic::set_hook(Box::new(|info| {
-        // One panics on purpose, in each check twice and more.
+        // One item panics on purpose, twice and more in each check.
         if info.payload_as_str() != Some("three") {
             eprintln!("{info}");
         }

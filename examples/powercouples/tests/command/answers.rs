@@ -20,7 +20,8 @@ fn grid_of_10() {
     assert_all_answer(&["--grid", "10"], &expected);
 }
 
-/// The greatest digit sum is the answer of Project Euler 56, the number of distinct powers that of Project Euler 29.
+/// The greatest digit sum is the answer of Project Euler 56. The number of distinct powers is that
+/// of Project Euler 29.
 #[test]
 fn grid_of_100_with_every_schedule() {
     let best = json!({ "a": 99, "b": 95, "digit_sum": 972 });

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{file, json_of};
 
-/// Far longer than any of these runs takes: whoever is not done by then hangs.
+/// Far longer than any of these runs takes: a run that is not done by then hangs.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 fn start(input: &str) -> Child {
@@ -24,8 +24,8 @@ fn start(input: &str) -> Child {
         .unwrap()
 }
 
-/// The worker processes of this program that have had time to get to work. One killed earlier, at the start of the
-/// pool, is another matter: then there is no pool.
+/// Returns the worker processes of this program that have had time to get to work. If one is killed
+/// earlier, at the start of the pool, there is no pool, which is another matter.
 fn busy_workers(program: u32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{program}/task"));
     let mut workers = Vec::new();
@@ -48,7 +48,8 @@ fn ticks(pid: &str) -> Option<u64> {
     after_name.split_whitespace().nth(11)?.parse().ok()
 }
 
-/// Kills up to `most` workers of the program, one at a time, and waits for its end. Returns how many it killed.
+/// Kills up to `most` workers of the program, one at a time, and waits for its end. Returns how
+/// many it killed.
 fn kill_workers(mut program: Child, most: usize) -> (usize, Output) {
     let start = Instant::now();
     let mut killed = HashSet::new();

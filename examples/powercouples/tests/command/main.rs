@@ -57,7 +57,8 @@ fn run_with_stdin(arguments: &[&str], text: &[u8]) -> Ended {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The pipe holds the texts of these tests, and a program that did not want them may be gone already.
+    // The pipe holds the texts of these tests. A program that did not want them may be gone
+    // already.
     let _ = child.stdin.take().unwrap().write_all(text);
     let output = child.wait_with_output().unwrap();
     Ended {

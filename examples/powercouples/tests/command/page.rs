@@ -1,7 +1,8 @@
 //! `docs/powercouples.md`: its code is the code, its commands run, its links lead somewhere.
 //!
-//! An HTML comment before a block says what it shows: `<!-- file: PATH -->` the whole of a file without its leading
-//! doc comment, `<!-- change: PATH -->` a change to one, as an exercise. Paths start at the root of the repository.
+//! An HTML comment before a block says what it shows. `<!-- file: PATH -->` is the whole of a file
+//! without its leading doc comment. `<!-- change: PATH -->` is a change to one, as an exercise.
+//! Paths start at the root of the repository.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,7 +62,8 @@ fn marked<'b>(blocks: &'b [Block], kind: &str) -> Vec<(&'b str, &'b str)> {
     marked.collect()
 }
 
-/// A file of the repository without the doc comment it opens with, and without the blank line after that.
+/// Returns a file of the repository without the doc comment that it opens with, and without the
+/// blank line after that.
 fn without_doc_comment(path: &str) -> String {
     let text = fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let is_doc = |line: &&str| line.starts_with("//!");
@@ -164,7 +166,8 @@ fn every_command_is_understood() {
     let commands = commands(&page);
     assert!(!commands.is_empty());
     for arguments in commands {
-        // As it stands, with everything but the work: --help is answered after what is before it has been read.
+        // As it stands, but without the work: --help is answered after what is before it has been
+        // read.
         let ended = run(&[&arguments[..], &["--help"]].concat());
         assert_eq!(ended.status, Some(0), "{arguments:?}: {ended:?}");
 
