@@ -251,6 +251,53 @@ fn in_the_middle_of_a_call_no_item_runs_or_answers_twice() {
 }
 
 #[test]
+fn in_the_middle_of_a_call_a_copy_that_panics_runs_no_other_item() {
+    /// Gives the exit code of the copy, if there is one.
+    fn item(notes: &PathBuf, x: u32) -> Option<i32> {
+        note(notes, x);
+        if x % 7 == 3 { copy_panics(false) } else { None }
+    }
+    let name = "in_the_middle_of_a_call_a_copy_that_panics_runs_no_other_item";
+    let Some(_none) = in_program(name) else {
+        return;
+    };
+    let expected: Vec<_> = (0..50).map(|x| (x % 7 == 3).then_some(PANICKED)).collect();
+    let check = |name: &str, map: &dyn Fn(&PathBuf) -> Vec<Option<i32>>| {
+        let notes = Notes::new();
+        assert_eq!(map(&notes.0), expected, "{name}");
+        notes.are_numbers(50);
+    };
+    let processes = builder(StartMethod::Spawn).build().unwrap();
+    check("processes", &|path| {
+        processes.map_with(path, item, 0..50).unwrap()
+    });
+    let forked = Forked::builder().workers(2).allow_threads();
+    let forked = forked.build().unwrap();
+    check("forked", &|path| {
+        forked.map(|x| item(path, x), 0..50).unwrap()
+    });
+    let threads = Pool::threads(2).unwrap();
+    check("threads", &|path| {
+        threads.map(|x| item(path, x), 0..50).unwrap()
+    });
+    check("threads, try_map", &|path| {
+        let outcomes = threads.try_map(|x| item(path, x), 0..50);
+        outcomes.into_iter().map(Result::unwrap).collect()
+    });
+    check("threads, imap", &|path| {
+        let path = path.clone();
+        let call = threads.call().chunk_size(10);
+        let results = call.imap(move |x| item(&path, x), 0..50);
+        results.map(Result::unwrap).collect()
+    });
+    check("threads, map_reduce", &|path| {
+        let list = |x| vec![item(path, x)];
+        let join = |one: Vec<_>, other: Vec<_>| [one, other].concat();
+        threads.map_reduce(list, join, 0..50).unwrap().unwrap()
+    });
+}
+
+#[test]
 fn a_copy_of_a_process_of_threads_runs_no_other_task() {
     let name = "a_copy_of_a_process_of_threads_runs_no_other_task";
     let Some(_none) = in_program(name) else {

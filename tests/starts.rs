@@ -290,6 +290,22 @@ fn what_was_said_for_the_workers_holds_however_they_were_started() {
     }
 }
 
+/// The supervisor, which forks some of them, has all signals blocked.
+#[test]
+fn no_signal_is_blocked_in_a_worker_however_it_was_started() {
+    let _none = Leftovers::none();
+    for method in METHODS {
+        let pool = builder(method).build().unwrap();
+        let blocked = |()| {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            blocked.unwrap().trim().to_owned()
+        };
+        let blocked = pool.submit(blocked, ()).result();
+        assert_eq!(blocked, Ok("0".repeat(16)), "{method:?}");
+    }
+}
+
 #[test]
 fn workers_know_their_numbers_however_they_were_started() {
     let _none = Leftovers::none();
@@ -527,37 +543,6 @@ fn b44_forking_workers_is_refused_while_other_threads_run() {
         matches!(refused, Err(PoolError::ThreadsRunning { .. })),
         "{refused:?}"
     );
-}
-
-/// In a process of one thread: kills the copy of it that workers are forked from, and says what
-/// becomes of tasks when its worker has died with it.
-fn lose_the_copy(_: ()) -> String {
-    let builder = Processes::builder().workers(1);
-    let pool = builder.start_method(StartMethod::Fork).build().unwrap();
-    let worker = pool.submit(|()| std::process::id(), ()).result();
-    let worker = worker.unwrap();
-    let copies = children_of(std::process::id());
-    assert_eq!(copies.len(), 1);
-    kill(*copies.first().unwrap());
-    eventually("the worker has died with it", || !is_running(worker));
-    loop {
-        match pool.submit(|()| (), ()).result() {
-            // The worker got this task before the pool had heard of its death.
-            Err(TaskError::WorkerDied { .. }) => {}
-            Err(error) => return error.to_string(),
-            Ok(()) => return "they run".to_owned(),
-        }
-    }
-}
-
-/// The process may have other threads by then.
-#[test]
-fn b44_a_process_is_not_forked_once_more_when_the_copy_that_was_allowed_has_died() {
-    let _none = Leftovers::none();
-    let pool = Pool::processes(1).unwrap();
-    let error = pool.submit(lose_the_copy, ()).result().unwrap();
-    let reason = "the copy of this process that workers were forked from has died";
-    assert!(error.contains(reason), "{error}");
 }
 
 /// Makes a pool in a worker of a pool, and so on; says how deep it came and why it went no further.

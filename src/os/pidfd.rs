@@ -440,3 +440,26 @@ fn reap(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Result<(ExitStatus,
     };
     Ok((ended, kilobytes * 1_024))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::wait::WaitPidFlag;
+
+    use super::*;
+
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it is not waited for here: that is what is tested"
+    )]
+    #[test]
+    fn a_child_that_cannot_be_opened_is_killed_and_reaped() {
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        kill_unopened(child.id());
+        let pid = Pid::from_raw(child.id().cast_signed());
+        assert_eq!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Err(Errno::ECHILD));
+        // Another part of the program has reaped it.
+        kill_unopened(child.id());
+    }
+}

@@ -243,6 +243,12 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
             matches!(refused, Err(TaskError::InvalidCall { .. })),
             "{name}: {refused:?}"
         );
+        let mut short = short;
+        let refused = pool.zip_chunks(&mut short, 10, &array, 10, |_, _: &mut [u8], _: &[u8]| {});
+        assert!(
+            matches!(refused, Err(TaskError::InvalidCall { .. })),
+            "{name}, the other way round: {refused:?}"
+        );
         // First a guard has a part of the array, then one call lends it twice.
         let reading = array.read_range(5..6)?;
         let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u8]| {});
@@ -520,5 +526,19 @@ fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
         );
     }
     drop(guards);
+    Ok(())
+}
+
+/// There is room for 120 claims in all.
+#[test]
+fn guards_of_atomics_share_a_claim_of_their_process() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::<u32>::zeros(4)?;
+    let guards: Vec<_> = (0..300).map(|_| array.atomics().unwrap()).collect();
+    for guard in &guards {
+        guard[3].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    drop(guards);
+    assert_eq!(array.write()?[3], 300);
     Ok(())
 }

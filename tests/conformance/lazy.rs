@@ -254,7 +254,7 @@ macro_rules! queued_calls {
             let _none = Leftovers::none();
             let pool = $make;
             let read = std::sync::atomic::AtomicUsize::new(0);
-            for (window, chunk) in [(2, 1), (10, 1), (30, 4), (30, 1_000)] {
+            for (window, chunk) in [(1, 1), (2, 1), (10, 1), (30, 4), (30, 1_000)] {
                 let gate = Gate::new();
                 let _fence = Fence(gate.clone());
                 read.store(0, Ordering::Relaxed);

@@ -363,3 +363,27 @@ fn a_queue_is_not_taken_for_one_of_other_items_or_in_another_order() -> Result {
     is_no::<PriorityQueue<u32>>()?;
     is_no::<SharedValue<u32>>()
 }
+
+/// Serialises the handle in it, and panics then.
+#[derive(Deserialize)]
+struct PanicsBehind(Sender<u32>);
+
+impl Serialize for PanicsBehind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)?;
+        panic!("behind the handle");
+    }
+}
+
+/// Handles that count as in transit are senders too.
+#[test]
+fn handles_in_an_item_whose_serialize_panics_are_not_in_transit() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<PanicsBehind>::bounded(2)?;
+    let (sender, receiver) = Queue::<u32>::bounded(1)?.split();
+    let push = AssertUnwindSafe(|| queue.push(PanicsBehind(sender)).is_ok());
+    assert!(catch_unwind(push).is_err());
+    assert_eq!(receiver.try_recv(), Err(PopError::Disconnected));
+    assert_eq!(queue.len(), 0);
+    Ok(())
+}
