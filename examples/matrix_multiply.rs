@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let multiply = |from: &Shared, mut tile: TileMut<'_, f64>| {
         let (top, left) = tile.origin();
-        let (rows, columns) = (tile.rows(), tile.columns());
+        let (rows, columns) = (tile.nrows(), tile.ncols());
         for (row, sums) in (top..top + rows).zip(tile.rows_mut()) {
             for k in 0..from.size {
                 let part = &from.b[k * from.size + left..][..columns];

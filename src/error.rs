@@ -311,6 +311,7 @@ impl From<ExitStatus> for Death {
 /// assert!(location.line < line!());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Location {
     /// Path of the file as the compiler saw it.
     pub file: String,
@@ -513,7 +514,7 @@ impl PoolError {
 /// );
 /// assert_eq!(
 ///     endless.result_timeout(Duration::from_millis(1)),
-///     Err::<Result<(), _>, _>(Timeout)
+///     Err::<Result<(), _>, _>(TimeoutError)
 /// );
 /// assert!(endless.kill()); // it had gone on
 ///     
@@ -521,7 +522,7 @@ impl PoolError {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task was not finished in the time given; it goes on")]
-pub struct Timeout;
+pub struct TimeoutError;
 
 /// The error of an [`as_completed`](crate::as_completed) that has waited for the time it was given:
 /// some tasks are not finished. They go on.

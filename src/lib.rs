@@ -112,7 +112,7 @@ pub use engine::{
     worker_state,
 };
 pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
-pub use error::{Death, Location, Part, PoolError, TaskError, Timeout, Unfinished};
+pub use error::{Death, Location, Part, PoolError, TaskError, TimeoutError, Unfinished};
 pub use future::{AsCompleted, AsCompletedTimeout, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
@@ -124,8 +124,8 @@ pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack}
 pub use select::wait_ready;
 #[cfg(target_os = "linux")]
 pub use shm::{
-    AtomicElement, Atomics, ClaimError, FrozenArray, NameProblem, Reading, ShareError, SharedArray,
-    SharedMemory, SharedMemoryError, SharedValue, TileMut, Writing,
+    ArrayReadGuard, ArrayWriteGuard, AtomicElement, AtomicsGuard, ClaimError, FrozenArray,
+    NameError, ShareError, SharedArray, SharedMemory, SharedMemoryError, SharedValue, TileMut,
 };
 
 /// The crate `bytemuck`, for its traits: the elements and values of shared objects implement `Pod`.
@@ -152,7 +152,7 @@ pub mod prelude {
     #[cfg(target_os = "linux")]
     pub use crate::engine::{AnyEngine, Forked, Processes, StartMethod, WaitPolicy};
     pub use crate::engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
-    pub use crate::error::{Death, PoolError, TaskError, Timeout};
+    pub use crate::error::{Death, PoolError, TaskError, TimeoutError};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
     pub use crate::pool::{Call, Pool};
     #[cfg(target_os = "linux")]

@@ -88,11 +88,11 @@ use crate::memory;
 
 pub use crate::array::lend::{Chunks, Tiles, With, Zipped};
 pub use crate::array::{
-    AtomicElement, Atomics, FrozenArray, Reading, SharedArray, TileMut, Writing,
+    ArrayReadGuard, ArrayWriteGuard, AtomicElement, AtomicsGuard, FrozenArray, SharedArray, TileMut,
 };
 pub use crate::error::ClaimError;
 pub use crate::memory::ShareError;
-pub use crate::named::{NameProblem, SharedMemory, SharedMemoryError};
+pub use crate::named::{NameError, SharedMemory, SharedMemoryError};
 pub use crate::value::SharedValue;
 
 /// What the shared objects of this family take up, in this and all its other processes. [`usage`]

@@ -137,7 +137,7 @@ fn a_forked_child_is_told_that_callbacks_are_its_parents() {
             // A copy, which the parent keeps.
             let mut task = task.borrow_mut().take().unwrap();
             let (tell, told) = channel();
-            let is_done = task.done();
+            let is_done = task.is_done();
             task.on_done(move |outcome| tell.send(format!("{outcome:?}")).unwrap());
             let first = format!("{:?}", task.result_timeout(DEADLINE));
             (
@@ -166,7 +166,7 @@ fn a_forked_child_shows_every_callback_an_outcome_that_it_knows() {
     let (tell, told) = channel();
     task.on_done(move |_| tell.send(()).unwrap());
     told.recv().unwrap();
-    eventually("the handle has the outcome", || task.done());
+    eventually("the handle has the outcome", || task.is_done());
     let task = RefCell::new(Some(task));
     let answers = forked().map(
         |_: u32| {
@@ -489,7 +489,7 @@ fn a_copy_of_a_waker_that_forks_ends() {
             gate.set();
             let child = told.recv_timeout(DEADLINE).unwrap();
             let code = if panics { 101 } else { 0 };
-            let name = pool.engine().name();
+            let name = pool.engine().kind();
             assert_eq!(end_of(child), WaitStatus::Exited(child, code), "{name}");
             task.result().unwrap();
         }

@@ -226,11 +226,11 @@ fn in_the_middle_of_a_call_no_item_runs_or_answers_twice() {
     check("threads", &|path| {
         threads.map(|x| threads_item(path, x), 0..50).unwrap()
     });
-    let try_map = |path: &PathBuf| {
-        let outcomes = threads.try_map(|x| threads_item(path, x), 0..50);
+    let map_outcomes = |path: &PathBuf| {
+        let outcomes = threads.map_outcomes(|x| threads_item(path, x), 0..50);
         outcomes.into_iter().map(Result::unwrap).collect()
     };
-    check("threads, try_map", &try_map);
+    check("threads, map_outcomes", &map_outcomes);
     let limited = |path: &PathBuf| {
         let call = threads.call().timeout(Duration::from_mins(1));
         call.map(|x| threads_item(path, x), 0..50).unwrap()
@@ -280,8 +280,8 @@ fn in_the_middle_of_a_call_a_copy_that_panics_runs_no_other_item() {
     check("threads", &|path| {
         threads.map(|x| item(path, x), 0..50).unwrap()
     });
-    check("threads, try_map", &|path| {
-        let outcomes = threads.try_map(|x| item(path, x), 0..50);
+    check("threads, map_outcomes", &|path| {
+        let outcomes = threads.map_outcomes(|x| item(path, x), 0..50);
         outcomes.into_iter().map(Result::unwrap).collect()
     });
     check("threads, imap", &|path| {

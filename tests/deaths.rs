@@ -253,7 +253,7 @@ fn b25_every_kind_of_call_has_its_retries() {
         let lazy: Result<Vec<_>, _> = call().imap(die_first, files("imap")).collect();
         let unordered = call().imap_unordered(die_first, files("unordered"));
         let unordered: Result<Vec<_>, _> = unordered.map(|(_, outcome)| outcome).collect();
-        let each = call().try_map(die_first, files("try_map"));
+        let each = call().map_outcomes(die_first, files("map_outcomes"));
         let sum = call().map_reduce(die_first, |a, b| a + b, files("map_reduce"));
         let outcomes = [
             ("submit", call().submit(die_first, one).result().err()),
@@ -262,7 +262,7 @@ fn b25_every_kind_of_call_has_its_retries() {
             ("for_each", call().for_each(drops, files("for_each")).err()),
             ("imap", lazy.err()),
             ("imap_unordered", unordered.err()),
-            ("try_map", each.into_iter().find_map(Result::err)),
+            ("map_outcomes", each.into_iter().find_map(Result::err)),
             // Of a chunk, the items that died before are over when it is tried again.
             ("map_reduce", sum.err()),
         ];
@@ -326,7 +326,7 @@ fn when_the_supervisor_panics_all_tasks_hear_of_it_and_no_worker_stays() {
         }
     };
     let running = pool.submit(endless, ());
-    eventually("it runs", || running.running());
+    eventually("it runs", || running.is_running());
     let workers = children_of(std::process::id());
     std::fs::File::create(&fails).unwrap();
     let idle = pool.submit(|()| std::process::id(), ()).result().unwrap();

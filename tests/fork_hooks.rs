@@ -250,7 +250,7 @@ fn a_hook_that_panics_fails_what_the_child_was_to_do() {
         };
         let pool = forked(2);
         said(pool.map(|n: u32| n, 0..50));
-        for outcome in pool.try_map(|_: u32| ran(), 0..10) {
+        for outcome in pool.map_outcomes(|_: u32| ran(), 0..10) {
             said(outcome);
         }
         for outcome in pool.imap(|_: u32| ran(), 0..3) {
@@ -372,7 +372,7 @@ fn a_child_whose_hook_panics_takes_no_more_than_one_chunk_with_it() {
             });
             // One child at a time: the first one claims a chunk, and has the others left to claim.
             let pool = forked(1);
-            let outcomes = pool.call().chunk_size(3).try_map(|n: u32| n, 0..99);
+            let outcomes = pool.call().chunk_size(3).map_outcomes(|n: u32| n, 0..99);
             assert_eq!(
                 outcomes.iter().filter(|outcome| outcome.is_err()).count(),
                 3
@@ -602,7 +602,7 @@ fn chunks_of_an_array_have_the_seeds_of_their_indices() {
             .for_each_chunk(&mut array, 4, fill)
             .unwrap();
         let seeds: Vec<u64> = array.to_vec().unwrap().into_iter().step_by(4).collect();
-        assert_eq!(Ok(seeds), expected, "{}", pool.engine().name());
+        assert_eq!(Ok(seeds), expected, "{}", pool.engine().kind());
     }
 }
 
@@ -625,7 +625,7 @@ fn items_after_one_that_cannot_be_sent_have_their_own_seeds() {
         .seed(3)
         .map(|_: u32| item_seed(), 0..100);
     let call = pool.call().seed(3).chunk_size(30);
-    let each = call.try_map(|_: Picky| item_seed(), (0..100).map(Picky));
+    let each = call.map_outcomes(|_: Picky| item_seed(), (0..100).map(Picky));
     for (index, (outcome, expected)) in each.into_iter().zip(expected.unwrap()).enumerate() {
         match outcome {
             Ok(seed) => assert_eq!(seed, expected, "item {index}"),

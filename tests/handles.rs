@@ -151,7 +151,7 @@ fn results_that_nobody_takes_keep_nothing() -> Result {
     }
     drop(pool.submit(boom, 3).result());
     drop(pool.imap(boom, 0..100));
-    drop(pool.call().try_map(boom, 0..100));
+    drop(pool.call().map_outcomes(boom, 0..100));
     pool.close()?;
     gone();
     let pool = forked();

@@ -483,7 +483,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
     assert_eq!(pool.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
     // One that is seen to run, and one behind it.
     let tasks = [(); 2].map(|()| pool.submit(spin, 60));
-    eventually("it runs", || tasks[0].running());
+    eventually("it runs", || tasks[0].is_running());
     let tasks = std::sync::Mutex::new(tasks.map(Some));
     let forked = Forked::builder().workers(1).allow_threads();
     let forked = forked.build().unwrap();
@@ -493,7 +493,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
         let mut tasks = tasks.lock().unwrap();
         let refused = [
             pool.map(|x: u32| x, 0..3) == Err(error.clone()),
-            pool.try_map(|x: u32| x, 0..2) == [Err(error.clone()), Err(error.clone())],
+            pool.map_outcomes(|x: u32| x, 0..2) == [Err(error.clone()), Err(error.clone())],
             pool.imap(|x: u32| x, 0..3).next() == Some(Err(error.clone())),
             pool.map_reduce(|x: u32| x, |a, b| a + b, 0..3) == Err(error.clone()),
             pool.resize(2) == Err(other.clone()),
@@ -505,7 +505,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
         ];
         let of_tasks = tasks.iter_mut().map(|task| {
             let task = task.take().unwrap();
-            let is_foreign = task.done() && !task.running() && !task.cancel() && !task.kill();
+            let is_foreign = task.is_done() && !task.is_running() && !task.cancel() && !task.kill();
             is_foreign && task.result() == Err(error.clone())
         });
         (refused.to_vec(), of_tasks.collect::<Vec<_>>())
@@ -513,7 +513,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
     let refused = forked.map(ask, 0..1);
     assert_eq!(refused, Ok(vec![(vec![true; 10], vec![true; 2])]));
     let [first, second] = tasks.into_inner().unwrap().map(Option::unwrap);
-    assert!(first.running() && !second.done());
+    assert!(first.is_running() && !second.is_done());
     assert!(second.cancel() && first.kill());
     assert_eq!(pool.map(|x: u32| x, 0..3), Ok(vec![0, 1, 2]));
 }

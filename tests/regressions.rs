@@ -69,7 +69,7 @@ fn a_forked_child_takes_no_answers_from_its_parents_pools() {
     );
     let refused = forked().map(
         |x: u32| {
-            let by_handle = task.done() && of_forked.done();
+            let by_handle = task.is_done() && of_forked.is_done();
             let by_call = pool.map_with(&1, |one, x: u32| one + x, 0..3) == Err(other_process());
             let by_submit = inner.submit(|x: u32| x, x).result() == Err(other_process());
             let _ = format!("{task:?} {pool:?} {inner:?}");
@@ -137,7 +137,7 @@ fn tasks_behind_a_long_one_move_on_though_the_last_in_their_lane_is_half_way_out
     let long: Vec<_> = (0..2)
         .map(|n| pool.submit(wait_for, folder.file(&format!("open-{n}"))))
         .collect();
-    eventually("both run", || long.iter().all(TaskFuture::running));
+    eventually("both run", || long.iter().all(TaskFuture::is_running));
     let behind: Vec<_> = (0..6).map(|n: u64| pool.submit(|n: u64| n, n)).collect();
     // More than a lane holds: one for each.
     let large: Vec<_> = (0..2)
@@ -227,7 +227,7 @@ fn a_task_taken_back_from_an_outbox_runs_once() {
         let mut held: Vec<TaskFuture<u32>> = Vec::new();
         for k in 0..8u32 {
             let task = pool.submit(closure!([k] | () | pid_of(*k)), ());
-            eventually("it has run", || task.done());
+            eventually("it has run", || task.is_done());
             held.push(task);
         }
         let gates = [folder.file("gate-0"), folder.file("gate-1")];

@@ -76,7 +76,7 @@ fn b23_a_death_is_told_rightly_whoever_started_the_worker() {
     let _none = Leftovers::none();
     for method in METHODS {
         let pool = builder(method).build().unwrap();
-        let deaths = pool.try_map(
+        let deaths = pool.map_outcomes(
             |how: i32| match how {
                 0 => std::process::abort(),
                 1 => std::process::exit(7),
@@ -417,7 +417,7 @@ fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     let pool = builder(StartMethod::ForkServer).build().unwrap();
     let server = *children_of(std::process::id()).first().unwrap();
     let busy = pool.submit(spin, 0);
-    eventually("the task runs", || busy.running());
+    eventually("the task runs", || busy.is_running());
     kill(server);
     let died = busy.result();
     // The kernel has killed it with its server.
@@ -493,7 +493,7 @@ fn b12_when_the_parent_is_killed_all_go_however_they_were_started() {
             .each_ref()
             .map(|pool| [pool.submit(spin, 0), pool.submit(spin, 0)]);
         for task in tasks.iter().flatten() {
-            eventually("the task runs", || task.running());
+            eventually("the task runs", || task.is_running());
         }
         let pids = pools.each_ref().map(|pool| {
             let workers = pool.stats().workers;

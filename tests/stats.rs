@@ -21,7 +21,7 @@ fn tasks_and_failures_are_counted_by_cause() {
         .build()
         .unwrap();
     // Long enough for the backtrace of a panic, if the environment asks for one.
-    let outcomes = pool.call().timeout(Duration::from_secs(3)).try_map(
+    let outcomes = pool.call().timeout(Duration::from_secs(3)).map_outcomes(
         |how: u32| match how {
             1 => panic!("on purpose"),
             2 => std::process::abort(),
@@ -86,10 +86,10 @@ fn values_that_did_not_cross_are_counted_where_a_worker_found_out() {
     let take = |odd: Odd| odd == Odd::Fine;
     let args = [Odd::Fine, Odd::Unread, Odd::Fine];
     let call = || pool.call().chunk_size(3);
-    assert_eq!(call().try_map(take, args).iter().flatten().count(), 2);
+    assert_eq!(call().map_outcomes(take, args).iter().flatten().count(), 2);
     assert_eq!(not_serialised(), (3, 1));
     let make = |odd: bool| if odd { Odd::Unsent } else { Odd::Fine };
-    let results = call().try_map(make, [false, true]);
+    let results = call().map_outcomes(make, [false, true]);
     assert_eq!(results.iter().flatten().count(), 1);
     assert_eq!(not_serialised(), (5, 2));
     // Each item fails with its context.
@@ -134,7 +134,7 @@ fn cancelled_tasks_are_counted_whether_they_had_begun_or_not() {
         600,
     );
     let queued: Vec<_> = (0..3).map(|_| pool.submit(|()| (), ())).collect();
-    eventually("the task runs", || running.running());
+    eventually("the task runs", || running.is_running());
     assert!(queued.iter().all(TaskFuture::cancel));
     assert!(running.kill());
     assert_eq!(running.result(), Err(TaskError::Cancelled));
@@ -302,18 +302,18 @@ fn shared_pools_are_made_once_and_anew_after_they_were_closed() {
     let name = "shared_pools_are_made_once_and_anew_after_they_were_closed";
     if is_program() {
         // As a program of its own: these pools stay until it ends.
-        let first = Pool::processes_shared().unwrap();
-        assert!(std::ptr::eq(first, Pool::processes_shared().unwrap()));
-        let from_thread = std::thread::spawn(|| Pool::processes_shared().unwrap().engine().name());
+        let first = Pool::processes_global().unwrap();
+        assert!(std::ptr::eq(first, Pool::processes_global().unwrap()));
+        let from_thread = std::thread::spawn(|| Pool::processes_global().unwrap().engine().kind());
         assert_eq!(from_thread.join().unwrap(), "processes");
         first.close().unwrap();
-        let second = Pool::processes_shared().unwrap();
+        let second = Pool::processes_global().unwrap();
         assert_eq!(second.map(|x: u8| x + 1, [1, 2]).unwrap(), [2, 3]);
         // A worker has a shared pool of its own.
-        let nested = |()| Pool::processes_shared().unwrap().map(|x: u8| x * 2, [4]);
+        let nested = |()| Pool::processes_global().unwrap().map(|x: u8| x * 2, [4]);
         assert_eq!(second.submit(nested, ()).result().unwrap(), Ok(vec![8]));
         assert_eq!(
-            Pool::threads_shared().unwrap().map(|x| x + 1, [1]).unwrap(),
+            Pool::threads_global().unwrap().map(|x| x + 1, [1]).unwrap(),
             [2]
         );
         println!("\nall is well");
@@ -336,7 +336,7 @@ fn an_engine_is_chosen_by_a_text() {
         ("forked:2", "forked", 2),
     ] {
         let pool: Pool<AnyEngine> = text.parse().unwrap();
-        assert_eq!((pool.engine().name(), pool.workers()), (name, workers));
+        assert_eq!((pool.engine().kind(), pool.workers()), (name, workers));
     }
     let cores = manyhands::available_workers().unwrap();
     let pool: Pool<AnyEngine> = "threads".parse().unwrap();

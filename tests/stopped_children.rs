@@ -84,7 +84,7 @@ fn what_a_stopped_child_has_not_begun_with_is_done_by_others() {
         let stopper = Stopper::new(2);
         // With a limit, because a child may be stopped in the middle of an item.
         let call = pool.call().timeout(limit).chunk_size(1 + round % 4);
-        let outcomes = in_time("try_map", || call.try_map(short, 0..40));
+        let outcomes = in_time("map_outcomes", || call.map_outcomes(short, 0..40));
         let mut late = 0;
         for (index, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
@@ -119,7 +119,7 @@ fn a_child_that_is_stopped_between_two_items_costs_none() {
         };
         let limit = Duration::from_millis(300);
         let call = pool.call().timeout(limit).chunk_size(chunk).retries(1);
-        let outcomes = in_time("try_map", || call.try_map(stop_soon, 0..30));
+        let outcomes = in_time("map_outcomes", || call.map_outcomes(stop_soon, 0..30));
         for (index, outcome) in outcomes.into_iter().enumerate() {
             let late = Err(TaskError::TimedOut {
                 index: Some(index),
@@ -145,7 +145,7 @@ fn a_stopped_child_in_the_middle_of_an_item_is_stopped_by_its_limit() {
         n
     };
     let call = || pool.call().timeout(limit).chunk_size(4);
-    let outcomes = in_time("try_map", || call().try_map(stop, 0..10));
+    let outcomes = in_time("map_outcomes", || call().map_outcomes(stop, 0..10));
     for (index, outcome) in outcomes.into_iter().enumerate() {
         if index == 3 {
             let index = Some(3);

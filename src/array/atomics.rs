@@ -55,7 +55,7 @@ elements! {
 /// can have at once.
 ///
 /// As long as there is such a guard, no process can have plain slices of the array. For forks, the
-/// same holds as for [`Reading`](crate::Reading#forks).
+/// same holds as for [`ArrayReadGuard`](crate::ArrayReadGuard#forks).
 ///
 /// # Panics
 ///
@@ -82,19 +82,19 @@ elements! {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "the elements are given back when this is dropped"]
-pub struct Atomics<'a, T: AtomicElement> {
+pub struct AtomicsGuard<'a, T: AtomicElement> {
     claim: Claim<'a>,
     elements: NonNull<[T::Atomic]>,
 }
 
 // SAFETY: a slice of atomics and a claim of the process, not of a thread.
 #[allow(unsafe_code)]
-unsafe impl<T: AtomicElement> Send for Atomics<'_, T> {}
+unsafe impl<T: AtomicElement> Send for AtomicsGuard<'_, T> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl<T: AtomicElement> Sync for Atomics<'_, T> {}
+unsafe impl<T: AtomicElement> Sync for AtomicsGuard<'_, T> {}
 
-impl<'a, T: AtomicElement> Atomics<'a, T> {
+impl<'a, T: AtomicElement> AtomicsGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, for atomics.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         let atomics = elements.cast::<T::Atomic>();
@@ -105,7 +105,7 @@ impl<'a, T: AtomicElement> Atomics<'a, T> {
     }
 }
 
-impl<T: AtomicElement> Deref for Atomics<'_, T> {
+impl<T: AtomicElement> Deref for AtomicsGuard<'_, T> {
     type Target = [T::Atomic];
 
     #[inline]
@@ -119,7 +119,7 @@ impl<T: AtomicElement> Deref for Atomics<'_, T> {
     }
 }
 
-impl<T: AtomicElement> fmt::Debug for Atomics<'_, T> {
+impl<T: AtomicElement> fmt::Debug for AtomicsGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }

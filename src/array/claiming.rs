@@ -10,7 +10,7 @@ use super::SharedArray;
 use super::claim::{Claim, own_number};
 use super::claim_mode::{Mode, Terms};
 use super::claims::Refusal;
-use super::guards::{Reading, Writing};
+use super::guards::{ArrayReadGuard, ArrayWriteGuard};
 use crate::error::ClaimError;
 use crate::memory::wait_mode::WaitMode;
 
@@ -36,14 +36,14 @@ impl<T: Pod> SharedArray<T> {
         Ok((claim, self.elements()))
     }
 
-    pub(super) fn read_briefly(&self) -> Result<Reading<'_, T>, ClaimError> {
+    pub(super) fn read_briefly(&self) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         let (claim, elements) = self.briefly(Mode::Read)?;
-        Ok(Reading::new(claim, elements))
+        Ok(ArrayReadGuard::new(claim, elements))
     }
 
-    pub(super) fn write_briefly(&self) -> Result<Writing<'_, T>, ClaimError> {
+    pub(super) fn write_briefly(&self) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         let (claim, elements) = self.briefly(Mode::Write)?;
-        Ok(Writing::new(claim, elements))
+        Ok(ArrayWriteGuard::new(claim, elements))
     }
 
     /// Claims, and waits at most `timeout` for others to give back the claims that clash.

@@ -41,7 +41,7 @@ use super::claim::Claim;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "the elements are given back when this is dropped"]
-pub struct Reading<'a, T> {
+pub struct ArrayReadGuard<'a, T> {
     claim: Claim<'a>,
     elements: NonNull<[T]>,
     array: PhantomData<&'a [T]>,
@@ -73,7 +73,7 @@ pub struct Reading<'a, T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "the elements are given back when this is dropped"]
-pub struct Writing<'a, T> {
+pub struct ArrayWriteGuard<'a, T> {
     claim: Claim<'a>,
     elements: NonNull<[T]>,
     array: PhantomData<&'a mut [T]>,
@@ -81,18 +81,18 @@ pub struct Writing<'a, T> {
 
 // SAFETY: a shared slice and a claim of the process, not of a thread.
 #[allow(unsafe_code)]
-unsafe impl<T: Sync> Send for Reading<'_, T> {}
+unsafe impl<T: Sync> Send for ArrayReadGuard<'_, T> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl<T: Sync> Sync for Reading<'_, T> {}
+unsafe impl<T: Sync> Sync for ArrayReadGuard<'_, T> {}
 // SAFETY: a mutable slice and a claim of the process, not of a thread.
 #[allow(unsafe_code)]
-unsafe impl<T: Send> Send for Writing<'_, T> {}
+unsafe impl<T: Send> Send for ArrayWriteGuard<'_, T> {}
 // SAFETY: as above; by a shared reference it can only be read.
 #[allow(unsafe_code)]
-unsafe impl<T: Sync> Sync for Writing<'_, T> {}
+unsafe impl<T: Sync> Sync for ArrayWriteGuard<'_, T> {}
 
-impl<'a, T> Reading<'a, T> {
+impl<'a, T> ArrayReadGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, to read.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl<'a, T> Reading<'a, T> {
     }
 }
 
-impl<'a, T> Writing<'a, T> {
+impl<'a, T> ArrayWriteGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, to write.
     pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl<'a, T> Writing<'a, T> {
     }
 }
 
-impl<T> Deref for Reading<'_, T> {
+impl<T> Deref for ArrayReadGuard<'_, T> {
     type Target = [T];
 
     #[inline]
@@ -128,7 +128,7 @@ impl<T> Deref for Reading<'_, T> {
     }
 }
 
-impl<T> Deref for Writing<'_, T> {
+impl<T> Deref for ArrayWriteGuard<'_, T> {
     type Target = [T];
 
     #[inline]
@@ -140,7 +140,7 @@ impl<T> Deref for Writing<'_, T> {
     }
 }
 
-impl<T> DerefMut for Writing<'_, T> {
+impl<T> DerefMut for ArrayWriteGuard<'_, T> {
     #[inline]
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut [T] {
@@ -153,13 +153,13 @@ impl<T> DerefMut for Writing<'_, T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Reading<'_, T> {
+impl<T: fmt::Debug> fmt::Debug for ArrayReadGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Writing<'_, T> {
+impl<T: fmt::Debug> fmt::Debug for ArrayWriteGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }

@@ -43,9 +43,9 @@ use crate::memory::ShareError;
 use crate::memory::object::{Object, shape_of};
 use crate::os::robust::RobustMutex;
 
-pub use self::atomics::{AtomicElement, Atomics};
+pub use self::atomics::{AtomicElement, AtomicsGuard};
 pub use self::frozen::FrozenArray;
-pub use self::guards::{Reading, Writing};
+pub use self::guards::{ArrayReadGuard, ArrayWriteGuard};
 pub use self::tile::TileMut;
 
 /// An array that several processes read and write in place.
@@ -308,7 +308,7 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(array.read()?.iter().sum::<i32>(), 6);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn read(&self) -> Result<Reading<'_, T>, ClaimError> {
+    pub fn read(&self) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         self.read_range(..)
     }
 
@@ -330,7 +330,7 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(array.to_vec()?, [0, 7]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write(&self) -> Result<Writing<'_, T>, ClaimError> {
+    pub fn write(&self) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         self.write_range(..)
     }
 
@@ -349,9 +349,12 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(*array.read_range(1..)?, [2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn read_range(&self, range: impl RangeBounds<usize>) -> Result<Reading<'_, T>, ClaimError> {
+    pub fn read_range(
+        &self,
+        range: impl RangeBounds<usize>,
+    ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        Ok(Reading::new(
+        Ok(ArrayReadGuard::new(
             self.claim(Mode::Read, &range)?,
             self.part(&range),
         ))
@@ -381,9 +384,9 @@ impl<T: Pod> SharedArray<T> {
     pub fn write_range(
         &self,
         range: impl RangeBounds<usize>,
-    ) -> Result<Writing<'_, T>, ClaimError> {
+    ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        Ok(Writing::new(
+        Ok(ArrayWriteGuard::new(
             self.claim(Mode::Write, &range)?,
             self.part(&range),
         ))
@@ -407,12 +410,12 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(counts.to_vec()?, [0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn atomics(&self) -> Result<Atomics<'_, T>, ClaimError>
+    pub fn atomics(&self) -> Result<AtomicsGuard<'_, T>, ClaimError>
     where
         T: AtomicElement,
     {
         let range = 0..self.len();
-        Ok(Atomics::new(
+        Ok(AtomicsGuard::new(
             self.claim(Mode::Atomic, &range)?,
             self.part(&range),
         ))

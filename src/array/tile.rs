@@ -115,13 +115,13 @@ impl<T> TileMut<'_, T> {
     ///     (3, 5),
     ///     (2, 2),
     ///     |mut tile: TileMut<'_, u8>| {
-    ///         tile[(0, 0)] = tile.rows() as u8;
+    ///         tile[(0, 0)] = tile.nrows() as u8;
     ///     },
     /// )?;
     /// assert_eq!((matrix.get(0)?, matrix.get(2 * 5)?), (2, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn rows(&self) -> usize {
+    pub fn nrows(&self) -> usize {
         self.rows
     }
 
@@ -140,13 +140,13 @@ impl<T> TileMut<'_, T> {
     ///     (3, 5),
     ///     (2, 2),
     ///     |mut tile: TileMut<'_, u8>| {
-    ///         tile[(0, 0)] = tile.columns() as u8;
+    ///         tile[(0, 0)] = tile.ncols() as u8;
     ///     },
     /// )?;
     /// assert_eq!((matrix.get(0)?, matrix.get(4)?), (2, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn columns(&self) -> usize {
+    pub fn ncols(&self) -> usize {
         self.columns
     }
 
@@ -225,6 +225,24 @@ impl<T> TileMut<'_, T> {
         unsafe { slice::from_raw_parts_mut(self.start_of(row), self.columns) }
     }
 
+    /// Returns the rows from the top down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{SharedArray, TileMut};
+    ///
+    /// let mut matrix = SharedArray::<u8>::zeros(4)?;
+    /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 1), |tile: TileMut<'_, u8>| {
+    ///     assert!(tile.rows().all(|row| row == [0]));
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[T]> {
+        (0..self.rows).map(|row| self.row(row))
+    }
+
     /// Iterates over all rows from top to bottom, to write to.
     ///
     /// # Examples
@@ -246,7 +264,7 @@ impl<T> TileMut<'_, T> {
     /// assert_eq!(matrix.to_vec()?, [0, 1, 0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+    pub fn rows_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [T]> {
         (0..self.rows).map(|row| {
             let start = self.start_of(row);
             // SAFETY: one of its rows; each is given once, and they have no element in common.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 
 use super::claim_mode::{Mode, within};
-use super::{ClaimError, Reading, SharedArray, Writing};
+use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
     /// Claims like [`read`](Self::read), but waits for at most `timeout` until no process writes to
@@ -30,7 +30,7 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(*array.read_timeout(Duration::from_secs(1))?, [1, 2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn read_timeout(&self, timeout: Duration) -> Result<Reading<'_, T>, ClaimError> {
+    pub fn read_timeout(&self, timeout: Duration) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         self.read_range_timeout(.., timeout)
     }
 
@@ -64,7 +64,7 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(array.to_vec()?, [2, 2]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write_timeout(&self, timeout: Duration) -> Result<Writing<'_, T>, ClaimError> {
+    pub fn write_timeout(&self, timeout: Duration) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         self.write_range_timeout(.., timeout)
     }
 
@@ -94,10 +94,10 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
         timeout: Duration,
-    ) -> Result<Reading<'_, T>, ClaimError> {
+    ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
         let claim = self.claim_within(Mode::Read, &range, timeout)?;
-        Ok(Reading::new(claim, self.part(&range)))
+        Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
     /// Claims like [`write_range`](Self::write_range), but waits for at most `timeout` until no
@@ -124,9 +124,9 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
         timeout: Duration,
-    ) -> Result<Writing<'_, T>, ClaimError> {
+    ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
         let claim = self.claim_within(Mode::Write, &range, timeout)?;
-        Ok(Writing::new(claim, self.part(&range)))
+        Ok(ArrayWriteGuard::new(claim, self.part(&range)))
     }
 }

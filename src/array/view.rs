@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use ndarray::{ArrayView, ArrayViewMut, Dimension, ErrorKind, IntoDimension, ShapeError};
 
-use super::{FrozenArray, Reading, Writing};
+use super::{ArrayReadGuard, ArrayWriteGuard, FrozenArray};
 
 /// Checks that there are exactly as many elements as the shape says.
 fn checked<D: IntoDimension>(shape: D, len: usize) -> Result<D::Dim, ShapeError> {
@@ -15,7 +15,7 @@ fn checked<D: IntoDimension>(shape: D, len: usize) -> Result<D::Dim, ShapeError>
     }
 }
 
-impl<T> Reading<'_, T> {
+impl<T> ArrayReadGuard<'_, T> {
     /// Returns the elements as an array of one or more dimensions, row by row. Nothing is copied.
     /// (Feature `ndarray`.)
     ///
@@ -39,7 +39,7 @@ impl<T> Reading<'_, T> {
     }
 }
 
-impl<T> Writing<'_, T> {
+impl<T> ArrayWriteGuard<'_, T> {
     /// Returns the elements as an array of one or more dimensions, row by row, to read. (Feature
     /// `ndarray`.)
     ///

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// let _ = Pool::serial()
 ///     .call()
 ///     .on_progress(tell)
-///     .try_map(|x| assert!(x != 1), 0..3);
+///     .map_outcomes(|x| assert!(x != 1), 0..3);
 /// assert_eq!(told.last().unwrap(), "3 of Some(3) done, 1 failed");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

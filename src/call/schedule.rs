@@ -24,6 +24,7 @@ use crate::error::TaskError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Schedule {
     /// One chunk for each worker, all of the same size (to within one item). It has the least
     /// overhead, and is right when every item costs the same. On processes a chunk is cut when its

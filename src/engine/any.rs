@@ -62,8 +62,8 @@ impl Executor for AnyEngine {
         each!(self, engine => engine.workers())
     }
 
-    fn name(&self) -> &'static str {
-        each!(self, engine => engine.name())
+    fn kind(&self) -> &'static str {
+        each!(self, engine => engine.kind())
     }
 
     fn id(&self) -> PoolId {
@@ -96,11 +96,11 @@ where
         each!(self, engine => engine.map(plan, f, items))
     }
 
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>,
     {
-        each!(self, engine => engine.try_map(plan, f, items))
+        each!(self, engine => engine.map_outcomes(plan, f, items))
     }
 
     fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>

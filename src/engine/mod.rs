@@ -78,7 +78,7 @@ pub(crate) mod sealed {
 /// use manyhands::prelude::*;
 ///
 /// fn describe<E: Executor>(pool: &Pool<E>) -> String {
-///     format!("{} × {}", pool.workers(), pool.engine().name())
+///     format!("{} × {}", pool.workers(), pool.engine().kind())
 /// }
 ///
 /// assert_eq!(describe(&Pool::serial()), "1 × serial");
@@ -99,7 +99,7 @@ pub trait Executor: sealed::Sealed {
     /// ```
     fn workers(&self) -> usize;
 
-    /// Returns the engine's name, in lower case: `serial`, `threads`, `processes`, `forked`.
+    /// Returns which engine it is, in lower case: `serial`, `threads`, `processes`, `forked`.
     ///
     /// # Examples
     ///
@@ -107,10 +107,10 @@ pub trait Executor: sealed::Sealed {
     /// use manyhands::prelude::*;
     ///
     /// let pool: Pool<AnyEngine> = "threads:2".parse()?;
-    /// assert_eq!(pool.engine().name(), "threads");
+    /// assert_eq!(pool.engine().kind(), "threads");
     /// # Ok::<(), PoolError>(())
     /// ```
-    fn name(&self) -> &'static str;
+    fn kind(&self) -> &'static str;
 
     /// Returns the id under which callbacks of the engine's tasks are counted.
     #[doc(hidden)]
@@ -141,7 +141,7 @@ pub trait Executor: sealed::Sealed {
 /// let queued = pool.submit(|x: u8| x, 1);
 /// queued.on_done(move |_| open.send(()).unwrap()); // once it has been cancelled
 ///     
-/// # while !running.running() { std::thread::yield_now() }
+/// # while !running.is_running() { std::thread::yield_now() }
 /// pool.shutdown(Shutdown::CancelQueued)?;
 /// assert_eq!(
 ///     (running.result(), queued.result()),
@@ -150,6 +150,7 @@ pub trait Executor: sealed::Sealed {
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Shutdown {
     /// Tasks that have not started are cancelled; those that run come to their end.
     CancelQueued,
@@ -199,7 +200,7 @@ pub trait Run<F, A, R>: Executor {
         I: Iterator<Item = A>;
 
     #[doc(hidden)]
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>;
 

@@ -51,7 +51,7 @@ impl Executor for Serial {
         1
     }
 
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         "serial"
     }
 
@@ -90,7 +90,7 @@ where
         Ok(results)
     }
 
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>,
     {

@@ -34,6 +34,7 @@ use crate::shim::Mutex;
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReturnWhen {
     /// One task has ended, in whatever way.
     FirstCompleted,
@@ -96,7 +97,7 @@ pub fn wait<R>(
     for Entry { future, has_ended } in board.entries {
         if let Some(future) = future {
             // The task may have ended since the last look.
-            let list = if has_ended || future.done() {
+            let list = if has_ended || future.is_done() {
                 &mut done
             } else {
                 &mut pending

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use self::callbacks::Told;
-use crate::error::{TaskError, Timeout};
+use crate::error::{TaskError, TimeoutError};
 
 /// The handle of a task given to a pool by [`Pool::submit`](crate::Pool::submit). It will hold the
 /// result, or the error that says why there is none.
@@ -184,7 +184,7 @@ impl<R> TaskFuture<R> {
     ///
     /// # Errors
     ///
-    /// [`Timeout`] if the task has not ended; it goes on, and a later call still returns its
+    /// [`TimeoutError`] if the task has not ended; it goes on, and a later call still returns its
     /// result. The inner `Result` is as for [`result`](Self::result).
     ///
     /// # Examples
@@ -206,18 +206,21 @@ impl<R> TaskFuture<R> {
     ///     },
     ///     (),
     /// );
-    /// assert_eq!(task.result_timeout(Duration::from_millis(5)), Err(Timeout));
+    /// assert_eq!(task.result_timeout(Duration::from_millis(5)), Err(TimeoutError));
     /// here.wait();
     /// assert_eq!(task.result_timeout(Duration::from_secs(60))??, "done");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn result_timeout(&mut self, timeout: Duration) -> Result<Result<R, TaskError>, Timeout> {
+    pub fn result_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Result<R, TaskError>, TimeoutError> {
         // A timeout too long for the clock is no deadline at all.
         let deadline = Instant::now().checked_add(timeout);
         if self.wait(deadline) {
             Ok(self.take())
         } else {
-            Err(Timeout)
+            Err(TimeoutError)
         }
     }
 
@@ -229,9 +232,9 @@ impl<R> TaskFuture<R> {
     /// use manyhands::prelude::*;
     ///
     /// let task = Pool::serial().submit(|x: i32| -x, 3);
-    /// assert!(task.done());
+    /// assert!(task.is_done());
     /// ```
-    pub fn done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.is_over()
     }
 
@@ -243,9 +246,9 @@ impl<R> TaskFuture<R> {
     /// use manyhands::prelude::*;
     ///
     /// let task = Pool::serial().submit(|x: i32| -x, 3);
-    /// assert!(!task.running()); // it has ended
+    /// assert!(!task.is_running()); // it has ended
     /// ```
-    pub fn running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.pending.is_running()
     }
 
@@ -424,7 +427,7 @@ impl<R> Drop for TaskFuture<R> {
 impl<R> fmt::Debug for TaskFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskFuture")
-            .field("done", &self.done())
+            .field("done", &self.is_done())
             .finish()
     }
 }

@@ -98,7 +98,7 @@ fn a_poll_that_says_not_yet_is_followed_by_a_wake_up() {
                 break;
             }
             polls += 1;
-            while !task.done() {}
+            while !task.is_done() {}
             let is_woken = woken.0.load(Ordering::SeqCst) > before;
             assert!(is_woken, "not woken by the end at look {end}");
         }
@@ -134,7 +134,7 @@ fn a_task_that_was_over_from_the_start_is_what_it_is() {
     );
     let mut task = TaskFuture::<u32>::ready(outcome());
     assert!(task.pending.pool().is_none() && task.pending.has_failed());
-    assert!(task.done() && !task.running() && !task.cancel() && !task.kill());
+    assert!(task.is_done() && !task.is_running() && !task.cancel() && !task.kill());
     let (tell, told) = channel();
     task.pending
         .on_end(Box::new(move || tell.send(()).unwrap()));

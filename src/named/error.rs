@@ -30,7 +30,7 @@ pub enum SharedMemoryError {
         /// The name as it was given.
         name: String,
         /// What is wrong with it.
-        problem: NameProblem,
+        problem: NameError,
     },
     /// The caller asked for a segment of no bytes.
     #[error("the shared memory {name:?} cannot have 0 bytes: ask for at least 1")]
@@ -174,20 +174,20 @@ pub enum SharedMemoryError {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{NameProblem, SharedMemory, SharedMemoryError};
+/// use manyhands::{NameError, SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::create("shop/stock", 64).unwrap_err();
 /// assert!(matches!(
 ///     error,
 ///     SharedMemoryError::InvalidName {
-///         problem: NameProblem::Slash,
+///         problem: NameError::Slash,
 ///         ..
 ///     }
 /// ));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
-pub enum NameProblem {
+pub enum NameError {
     /// The name is empty, or has nothing after the slash.
     #[error("it is empty. Give it at least one letter")]
     Empty,

@@ -12,7 +12,7 @@ mod name;
 mod owned;
 mod record;
 
-pub use error::{NameProblem, SharedMemoryError};
+pub use error::{NameError, SharedMemoryError};
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The names that a segment may have.
 
-use super::error::{NameProblem, SharedMemoryError};
+use super::error::{NameError, SharedMemoryError};
 
 /// The first letters of the files in which this crate records the owner of a segment.
 pub(super) const RESERVED: &str = ".manyhands-";
@@ -15,17 +15,17 @@ const LONGEST: usize = 255;
 pub(super) fn checked(given: &str) -> Result<&str, SharedMemoryError> {
     let name = given.strip_prefix('/').unwrap_or(given);
     let problem = if name.is_empty() {
-        NameProblem::Empty
+        NameError::Empty
     } else if name.contains('\0') {
-        NameProblem::Nul
+        NameError::Nul
     } else if name.contains('/') {
-        NameProblem::Slash
+        NameError::Slash
     } else if name == "." || name == ".." {
-        NameProblem::Dots
+        NameError::Dots
     } else if name.len() > LONGEST {
-        NameProblem::TooLong { bytes: name.len() }
+        NameError::TooLong { bytes: name.len() }
     } else if name.starts_with(RESERVED) {
-        NameProblem::Reserved
+        NameError::Reserved
     } else {
         return Ok(name);
     };

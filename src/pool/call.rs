@@ -124,7 +124,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// let each = pool
     ///     .call()
     ///     .timeout(limit)
-    ///     .try_map(spin, [false, true, false]);
+    ///     .map_outcomes(spin, [false, true, false]);
     /// assert_eq!(
     ///     each,
     ///     [
@@ -319,8 +319,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
-    /// Runs [`Pool::try_map`](crate::Pool::try_map) with these options. If the options contradict
-    /// themselves, every item has that error.
+    /// Runs [`Pool::map_outcomes`](crate::Pool::map_outcomes) with these options. If the options
+    /// contradict themselves, every item has that error.
     ///
     /// # Panics
     ///
@@ -331,19 +331,19 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let each = Pool::serial().call().try_map(|x| 10 / x, [5, 0, 2]);
+    /// let each = Pool::serial().call().map_outcomes(|x| 10 / x, [5, 0, 2]);
     /// assert_eq!((&each[0], &each[2]), (&Ok(2), &Ok(5)));
     /// assert_eq!(each[1].as_ref().unwrap_err().index(), Some(1));
     /// ```
     #[must_use = "the errors of the items come in the list"]
-    pub fn try_map<F, I, R>(self, f: F, items: I) -> Vec<Result<R, TaskError>>
+    pub fn map_outcomes<F, I, R>(self, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: IntoIterator,
         F: Fn(I::Item) -> R,
         E: Run<F, I::Item, R>,
     {
         self.run(items.into_iter(), |engine, plan, items| {
-            engine.try_map(plan, f, items)
+            engine.map_outcomes(plan, f, items)
         })
     }
 
@@ -577,7 +577,7 @@ impl<I: Iterator> Iterator for Input<I> {
 impl<E: Executor> fmt::Debug for Call<'_, '_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("engine", &self.engine.name())
+            .field("engine", &self.engine.kind())
             .field("schedule", &self.schedule)
             .field("limits", &self.limits)
             .finish_non_exhaustive()

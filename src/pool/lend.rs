@@ -266,8 +266,8 @@ impl<E: Executor> Pool<E> {
     ///     (2, 2),
     ///     |matrix, mut tile: TileMut<'_, i32>| {
     ///         let (top, left) = tile.origin();
-    ///         for row in 0..tile.rows() {
-    ///             for column in 0..tile.columns() {
+    ///         for row in 0..tile.nrows() {
+    ///             for column in 0..tile.ncols() {
     ///                 tile[(row, column)] = matrix[(left + column) * 3 + top + row];
     ///             }
     ///         }

@@ -83,15 +83,15 @@ impl Pool<Threads> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let doubled = Pool::threads_shared()?.map(|x| 2 * x, [1, 2])?;
+    /// let doubled = Pool::threads_global()?.map(|x| 2 * x, [1, 2])?;
     /// assert_eq!(doubled, [2, 4]);
     /// assert!(std::ptr::eq(
-    ///     Pool::threads_shared()?,
-    ///     Pool::threads_shared()?
+    ///     Pool::threads_global()?,
+    ///     Pool::threads_global()?
     /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn threads_shared() -> Result<&'static Self, PoolError> {
+    pub fn threads_global() -> Result<&'static Self, PoolError> {
         static POOL: Shared<Threads> = Shared::new();
         POOL.get(Self::threads_default)
     }
@@ -161,11 +161,11 @@ impl Pool<Processes> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let doubled = Pool::processes_shared()?.map(|x: u32| 2 * x, [1, 2])?;
+    /// let doubled = Pool::processes_global()?.map(|x: u32| 2 * x, [1, 2])?;
     /// assert_eq!(doubled, [2, 4]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn processes_shared() -> Result<&'static Self, PoolError> {
+    pub fn processes_global() -> Result<&'static Self, PoolError> {
         static POOL: Shared<Processes> = Shared::new();
         POOL.get(Self::processes_default)
     }

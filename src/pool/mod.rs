@@ -78,7 +78,7 @@ impl<E: Executor> Pool<E> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// assert_eq!(Pool::serial().engine().name(), "serial");
+    /// assert_eq!(Pool::serial().engine().kind(), "serial");
     /// ```
     pub fn engine(&self) -> &E {
         &self.engine
@@ -167,7 +167,7 @@ impl<E: Executor> Pool<E> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let each = pool.try_map(
+    /// let each = pool.map_outcomes(
     ///     |x: i32| if x == 1 { std::process::abort() } else { x },
     ///     0..3,
     /// );
@@ -183,13 +183,13 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     #[must_use = "the errors of the items come in the list"]
-    pub fn try_map<F, I, R>(&self, f: F, items: I) -> Vec<Result<R, TaskError>>
+    pub fn map_outcomes<F, I, R>(&self, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: IntoIterator,
         F: Fn(I::Item) -> R,
         E: Run<F, I::Item, R>,
     {
-        self.call().try_map(f, items)
+        self.call().map_outcomes(f, items)
     }
 
     /// Runs `f` on every item, for its effect and not for a result.

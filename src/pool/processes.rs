@@ -36,7 +36,7 @@ impl Pool<Processes> {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(2)?;
-    /// let _ = pool.try_map(
+    /// let _ = pool.map_outcomes(
     ///     |x: i32| {
     ///         if x == 7 {
     ///             std::process::abort()

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Outcome, Process, Standalone, start};
+use super::{Process, Standalone, Termination, start};
 use crate::error::PoolError;
 
 /// One of a child's standard streams.
@@ -30,6 +30,7 @@ use crate::error::PoolError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Stdio {
     /// The parent's stream.
     Inherit,
@@ -258,7 +259,7 @@ impl ProcessBuilder {
     where
         F: Fn(A) -> T + Standalone,
         A: Serialize + DeserializeOwned + 'static,
-        T: Outcome,
+        T: Termination,
     {
         start::spawn(self, &f, &argument)
     }

@@ -5,7 +5,7 @@ use std::mem::size_of;
 
 use serde::de::DeserializeOwned;
 
-use super::Outcome;
+use super::Termination;
 use super::start_request::StartRequest;
 use crate::call::closure::{self, Reconstruct};
 use crate::call::code;
@@ -56,7 +56,7 @@ pub(super) fn enter<F, A, T>(request: StartRequest) -> Result<i32, String>
 where
     F: Fn(A) -> T,
     A: DeserializeOwned + 'static,
-    T: Outcome,
+    T: Termination,
 {
     // The captures are decoded first, because the argument's Deserialize may run code of the user.
     let captured = match request.head.reconstruct {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::spawned::Spawned;
-use super::{ExitStatus, Outcome, ProcessBuilder, Standalone, registry};
+use super::{ExitStatus, ProcessBuilder, Standalone, Termination, registry};
 use crate::error::PoolError;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child
@@ -53,7 +53,7 @@ impl Process {
     ///
     /// `f` captures nothing, or is made by [`closure!`](crate::closure!); the compiler refuses
     /// others. Its argument is sent to the child, by serde, and may be large. It may return an
-    /// [`Outcome`].
+    /// [`Termination`].
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl Process {
     where
         F: Fn(A) -> T + Standalone,
         A: Serialize + DeserializeOwned + 'static,
-        T: Outcome,
+        T: Termination,
     {
         Self::builder().spawn(f, argument)
     }

@@ -8,7 +8,6 @@ use std::os::unix::process::parent_id;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use super::ExitStatus;
 use crate::error::PoolError;
 use crate::os::fork;
 
@@ -109,7 +108,7 @@ pub(crate) fn check_depth() -> Result<(), PoolError> {
 ///
 /// ```
 /// let this = manyhands::process::current();
-/// assert!(this.is_alive() && this.exit_status().is_none());
+/// assert!(this.is_alive());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessInfo {
@@ -163,19 +162,6 @@ impl ProcessInfo {
     pub fn is_alive(&self) -> bool {
         // After a parent has died, the kernel names another process as this one's parent.
         self.pid == std::process::id() || self.pid == parent_id() || self.is_over_server()
-    }
-
-    /// Returns how the process ended: always `None`. A process that calls this has not ended, and
-    /// the system tells how its parent ended only to that one's parent. For a child, use
-    /// [`Process::exit_status`](super::Process::exit_status).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// assert_eq!(manyhands::process::current().exit_status(), None);
-    /// ```
-    pub fn exit_status(&self) -> Option<ExitStatus> {
-        None
     }
 }
 

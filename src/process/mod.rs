@@ -64,7 +64,7 @@ pub use builder::{ProcessBuilder, Stdio};
 pub use entry::Standalone;
 pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
-pub use outcome::Outcome;
+pub use outcome::Termination;
 
 pub use crate::os::ExitStatus;
 

@@ -1,4 +1,4 @@
-//! [`Outcome`]: what the function of a child process may return.
+//! [`Termination`]: what the function of a child process may return.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -33,13 +33,13 @@ use super::identity;
     note = "nothing comes back from a child but its exit code; for a result, use `Pool::processes` and `submit`",
     note = "the error `E` of a `Result` implements `Display`"
 )]
-pub trait Outcome {
+pub trait Termination {
     /// Returns the exit code, from 0 to 255, after printing to standard error what there is to say.
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::process::Outcome;
+    /// use manyhands::process::Termination;
     ///
     /// assert_eq!(().exit_code(), 0);
     /// assert_eq!(Err::<(), _>("no such index").exit_code(), 1); // standard error has the error
@@ -47,13 +47,13 @@ pub trait Outcome {
     fn exit_code(self) -> i32;
 }
 
-impl Outcome for () {
+impl Termination for () {
     fn exit_code(self) -> i32 {
         0
     }
 }
 
-impl<T: Outcome, E: Display> Outcome for Result<T, E> {
+impl<T: Termination, E: Display> Termination for Result<T, E> {
     fn exit_code(self) -> i32 {
         match self {
             Ok(outcome) => outcome.exit_code(),
@@ -87,7 +87,7 @@ impl<T> Returns for fn() -> T {
     type Type = T;
 }
 
-impl Outcome for Never {
+impl Termination for Never {
     fn exit_code(self) -> i32 {
         self
     }

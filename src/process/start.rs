@@ -14,7 +14,7 @@ use super::identity::{self, Origin};
 use super::launch::{self, Launch};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
-use super::{Outcome, Process, ProcessBuilder, Stdio, child, registry};
+use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
 use crate::call::{closure, code};
 use crate::error::PoolError;
 use crate::memory::member::Expected;
@@ -44,7 +44,7 @@ pub(super) fn spawn<F, A, T>(
 where
     F: Fn(A) -> T,
     A: Serialize + DeserializeOwned + 'static,
-    T: Outcome,
+    T: Termination,
 {
     const {
         assert!(

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::error::{JoinError, NothingInHand};
+use super::error::{JoinError, TaskDoneError};
 use super::handle::{Handle, Others, Rest};
 use crate::memory::member;
 use crate::memory::wait_mode::WaitMode;
@@ -25,9 +25,9 @@ impl Handle {
     }
 
     /// Acknowledges an item that this process has taken as done.
-    pub(super) fn task_done(&self) -> Result<(), NothingInHand> {
+    pub(super) fn task_done(&self) -> Result<(), TaskDoneError> {
         let view = self.view();
-        let counts = self.own_counts().ok_or(NothingInHand)?;
+        let counts = self.own_counts().ok_or(TaskDoneError)?;
         let one_more = |done: u64| {
             let over = done + counts.lost.load(Ordering::Acquire);
             (over < counts.taken.load(Ordering::Acquire)).then_some(done + 1)
@@ -35,7 +35,7 @@ impl Handle {
         counts
             .done
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
-            .map_err(|_| NothingInHand)?;
+            .map_err(|_| TaskDoneError)?;
         // While items are in the queue, this was not the last one.
         if view.len() == 0 {
             view.head.finished.notify_all();

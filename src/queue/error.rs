@@ -42,7 +42,7 @@ pub enum PushError<T> {
         limit: u64,
     },
     /// The item could not be serialised.
-    Unencodable {
+    Encode {
         /// The item that was to be pushed.
         item: T,
         /// What its `Serialize` said.
@@ -75,7 +75,7 @@ impl<T> PushError<T> {
             | Self::Closed(item)
             | Self::Disconnected(item)
             | Self::TooLarge { item, .. }
-            | Self::Unencodable { item, .. }
+            | Self::Encode { item, .. }
             | Self::NoMemory { item, .. } => item,
         }
     }
@@ -93,7 +93,7 @@ impl<T> fmt::Display for PushError<T> {
                 f,
                 "the item takes {bytes} bytes and the queue no more than {limit} in all; make it with `with_limits`"
             ),
-            Self::Unencodable { reason, .. } => {
+            Self::Encode { reason, .. } => {
                 write!(f, "the item cannot be serialised: {reason}")
             }
             Self::NoMemory { error, .. } => write!(f, "the item finds no room: {error}"),
@@ -108,7 +108,7 @@ impl<T> fmt::Debug for PushError<T> {
             Self::Closed(_) => "Closed",
             Self::Disconnected(_) => "Disconnected",
             Self::TooLarge { .. } => "TooLarge",
-            Self::Unencodable { .. } => "Unencodable",
+            Self::Encode { .. } => "Encode",
             Self::NoMemory { .. } => "NoMemory",
         };
         write!(f, "{name}({self})")
@@ -155,7 +155,7 @@ pub enum PopError {
     /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost. The
     /// items behind it are not touched.
     #[error("an item could not be deserialised: {reason}")]
-    Undecodable {
+    Decode {
         /// What its `Deserialize` said.
         reason: String,
     },
@@ -180,7 +180,7 @@ pub enum PopError {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("task_done was called once too often: this process has no item in hand")]
-pub struct NothingInHand;
+pub struct TaskDoneError;
 
 fn were(items: u64) -> String {
     match items {

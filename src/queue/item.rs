@@ -82,7 +82,7 @@ pub(super) fn push<T: Serialize + 'static>(
             return Err(PushError::Full(item));
         }
         if let Err(reason) = encoded {
-            return Err(PushError::Unencodable { item, reason });
+            return Err(PushError::Encode { item, reason });
         }
         let bytes = buffer.len() as u64;
         if bytes > handle.byte_limit() {
@@ -133,7 +133,7 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
             payload.read(buffer).map_err(PopError::Unreachable)?;
         }
         let item = wire::take(&mut buffer.as_slice());
-        let item = item.map_err(|reason| PopError::Undecodable { reason })?;
+        let item = item.map_err(|reason| PopError::Decode { reason })?;
         std::mem::forget(lost);
         Ok(item)
     })

@@ -101,7 +101,7 @@ fn next<T: DeserializeOwned + 'static>(handle: &Handle) -> Option<T> {
     loop {
         match item::pop(handle, WaitMode::Forever) {
             Ok(item) => return Some(item),
-            Err(error @ (PopError::Undecodable { .. } | PopError::Unreachable(_))) => {
+            Err(error @ (PopError::Decode { .. } | PopError::Unreachable(_))) => {
                 log::error!("{error}");
             }
             Err(_) => return None,

@@ -314,7 +314,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// [`NothingInHand`] if this process has no unacknowledged item.
+            /// [`TaskDoneError`] if this process has no unacknowledged item.
             ///
             /// # Examples
             ///
@@ -323,7 +323,7 @@ macro_rules! popping {
             /// assert!(it.task_done().is_err());
             /// # Ok::<(), manyhands::ShareError>(())
             /// ```
-            pub fn task_done(&self) -> Result<(), NothingInHand> {
+            pub fn task_done(&self) -> Result<(), TaskDoneError> {
                 self.handle.task_done()
             }
         }

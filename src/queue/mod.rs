@@ -114,7 +114,7 @@ mod priority;
 mod stack;
 mod transfer;
 
-pub use error::{JoinError, NothingInHand, PopError, PushError};
+pub use error::{JoinError, PopError, PushError, TaskDoneError};
 pub use fifo::{Queue, Receiver, Sender};
 pub(crate) use handle::Handle;
 pub(crate) use head::{reclaim, take_apart};

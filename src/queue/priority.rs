@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, NothingInHand, PopError, PushError};
+use super::error::{JoinError, PopError, PushError, TaskDoneError};
 use super::fifo::BYTES;
 use super::handle::{Handle, Role};
 use super::head::Order;

@@ -184,6 +184,7 @@ impl<G> Error for PoisonError<G> {}
 /// });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[non_exhaustive]
 pub enum TryLockError<G> {
     /// The caller has got the lock; see [`PoisonError`].
     Poisoned(PoisonError<G>),

@@ -71,7 +71,7 @@ fn b73_several_workers_write_disjoint_chunks() -> Result {
                 array.to_vec()?,
                 expected,
                 "{} {len} {chunk}",
-                pool.engine().name()
+                pool.engine().kind()
             );
             assert!(array.write().is_ok());
         }
@@ -137,9 +137,9 @@ fn b73_tiles_of_a_matrix_are_disjoint() -> Result {
                 tile,
                 |mut tile: TileMut<'_, u32>| {
                     let (top, left) = tile.origin();
-                    assert_eq!(tile.rows_mut().count(), tile.rows());
-                    for row in 0..tile.rows() {
-                        for column in 0..tile.columns() {
+                    assert_eq!(tile.rows_mut().count(), tile.nrows());
+                    for row in 0..tile.nrows() {
+                        for column in 0..tile.ncols() {
                             tile[(row, column)] += (100 * (top + row) + left + column) as u32;
                         }
                     }
@@ -152,11 +152,11 @@ fn b73_tiles_of_a_matrix_are_disjoint() -> Result {
                 matrix.to_vec()?,
                 expected,
                 "{} {rows} {columns}",
-                pool.engine().name()
+                pool.engine().kind()
             );
         }
         let mut matrix = SharedArray::<u32>::zeros(6)?;
-        let outside = |tile: TileMut<'_, u32>| assert_eq!(tile.row(tile.rows())[0], 0);
+        let outside = |tile: TileMut<'_, u32>| assert_eq!(tile.row(tile.nrows())[0], 0);
         let error = pool
             .for_each_tile(&mut matrix, (2, 3), (2, 2), outside)
             .unwrap_err();
@@ -215,7 +215,7 @@ fn b74_a_result_in_place_is_there_without_having_been_sent() -> Result {
 fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
     let _none = Leftovers::none();
     for pool in engines() {
-        let name = pool.engine().name();
+        let name = pool.engine().kind();
         let mut array = SharedArray::<u8>::zeros(100)?;
         let error = pool
             .for_each_chunk(&mut array, 10, |index, chunk: &mut [u8]| {
@@ -308,7 +308,7 @@ fn b73_what_is_lent_is_nobody_elses() -> Result {
                 seen.set(index, u8::from(refused)).unwrap();
             },
         )?;
-        assert_eq!(seen.to_vec()?, [1, 1], "{}", pool.engine().name());
+        assert_eq!(seen.to_vec()?, [1, 1], "{}", pool.engine().kind());
         // Other threads may read an input, and a call may lend it twice.
         let input = SharedArray::from_slice(&[1u8, 2])?;
         let context = (input.clone(), seen.clone());
@@ -371,7 +371,7 @@ fn b73_after_a_timeout_nobody_writes_any_more() -> Result {
             std::hint::black_box(&reading)[2],
             first,
             "{}",
-            pool.engine().name()
+            pool.engine().kind()
         );
     }
     // A thread cannot be stopped: the call waits for it.
@@ -418,7 +418,7 @@ fn b73_a_chunk_whose_worker_died_is_begun_again_and_had_by_one() -> Result {
             (after[0], after[10], after[19], after[30]),
             (1, 3, 7, 1),
             "{}",
-            pool.engine().name()
+            pool.engine().kind()
         );
         let failed = pool.for_each_chunk(&mut array, 10, |_, _: &mut [u64]| std::process::abort());
         assert!(
@@ -522,7 +522,7 @@ fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
             refused,
             Err(TaskError::Claim(ClaimError::TooMany { limit: 120 })),
             "{}",
-            pool.engine().name()
+            pool.engine().kind()
         );
     }
     drop(guards);

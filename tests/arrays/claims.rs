@@ -125,7 +125,7 @@ fn b73_counters_are_right_when_everybody_adds() -> Result {
     for pool in engines() {
         counters.fill(0)?;
         pool.map_with(&counters, add, 0..8_000)?;
-        assert_eq!(counters.to_vec()?, [1_000; 8], "{}", pool.engine().name());
+        assert_eq!(counters.to_vec()?, [1_000; 8], "{}", pool.engine().kind());
     }
     Ok(())
 }

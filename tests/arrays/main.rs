@@ -173,8 +173,8 @@ fn the_rows_of_a_tile_are_the_same_by_row_by_index_and_one_after_the_other() -> 
     let _none = Leftovers::none();
     let mut matrix = SharedArray::from_fn(7 * 9, |at| at as u32)?;
     let check = |mut tile: TileMut<'_, u32>| {
-        let ((top, left), columns) = (tile.origin(), tile.columns());
-        for row in 0..tile.rows() {
+        let ((top, left), columns) = (tile.origin(), tile.ncols());
+        for row in 0..tile.nrows() {
             let start = (9 * (top + row) + left) as u32;
             let expected: Vec<u32> = (start..start + columns as u32).collect();
             let by_index: Vec<u32> = (0..columns).map(|column| tile[(row, column)]).collect();
@@ -183,7 +183,7 @@ fn the_rows_of_a_tile_are_the_same_by_row_by_index_and_one_after_the_other() -> 
             assert_eq!(tile.row_mut(row), expected);
             assert_eq!(*tile.rows_mut().nth(row).unwrap(), expected);
         }
-        let rows = tile.rows();
+        let rows = tile.nrows();
         let outside: [fn(&mut TileMut<'_, u32>, usize, usize); 4] = [
             |tile, rows, _| _ = tile.row(rows).len(),
             |tile, rows, _| tile.row_mut(rows).fill(0),

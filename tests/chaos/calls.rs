@@ -37,7 +37,7 @@ impl<'r> Caller<'r> {
             match self.random.below(11) {
                 0 | 1 => self.submit(),
                 2 => self.map(),
-                3 => self.try_map(),
+                3 => self.map_outcomes(),
                 4 | 5 => self.imap(),
                 6 => self.map_reduce(),
                 7 => self.told(),
@@ -109,7 +109,7 @@ impl<'r> Caller<'r> {
             job.check(outcome, None, rules, self.is_ending());
         }
         self.during("kill of an endless task", || {
-            while !stopped.kill() && !stopped.done() {
+            while !stopped.kill() && !stopped.is_done() {
                 std::thread::yield_now();
             }
         });
@@ -132,7 +132,7 @@ impl<'r> Caller<'r> {
                 }
             }),
             1 => self.during("result after looking", || {
-                while !task.done() {
+                while !task.is_done() {
                     std::thread::yield_now();
                 }
                 task.result()
@@ -172,11 +172,11 @@ impl<'r> Caller<'r> {
         }
     }
 
-    fn try_map(&mut self) {
+    fn map_outcomes(&mut self) {
         let (jobs, rules) = (self.jobs(10), self.rules());
         let size = 1 + self.random.below(20);
         let call = self.call(rules).chunk_size(size);
-        let outcomes = self.during("try_map", || call.try_map(run, jobs.clone()));
+        let outcomes = self.during("map_outcomes", || call.map_outcomes(run, jobs.clone()));
         self.check_all(&jobs, outcomes.into_iter().enumerate(), rules);
     }
 

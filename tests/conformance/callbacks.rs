@@ -249,7 +249,7 @@ macro_rules! callbacks {
             use $crate::callbacks::RanOn;
             let _none = Leftovers::none();
             let pool = $make;
-            let count = if pool.engine().name() == "forked" {
+            let count = if pool.engine().kind() == "forked" {
                 100
             } else {
                 10_000
@@ -274,7 +274,7 @@ macro_rules! callbacks {
             use $crate::callbacks::heard;
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // The callback runs inside of `on_done`, where there is no handle to ask.
                 return;
             }

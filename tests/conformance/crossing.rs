@@ -78,7 +78,7 @@ macro_rules! crossing {
                             Ok(_) => index != 8,
                             Err(error) => index == 8 && fails(error, 8),
                         };
-                    let each = call().try_map(Fragile, items());
+                    let each = call().map_outcomes(Fragile, items());
                     let lazy: Vec<_> = call().imap(Fragile, items()).collect();
                     for outcomes in [each, lazy] {
                         assert_eq!(outcomes.len(), 20);
@@ -174,8 +174,8 @@ fn b22_an_argument_that_does_not_cross_is_told_with_its_own_index() {
             assert_eq!(error.index(), Some(8), "{error:?}");
         }
         let outcomes = [
-            call().try_map(|item: Brittle| item.0, ways().map(Brittle)),
-            call().try_map(|item: Fragile| item.0, ways().map(Fragile)),
+            call().map_outcomes(|item: Brittle| item.0, ways().map(Brittle)),
+            call().map_outcomes(|item: Fragile| item.0, ways().map(Fragile)),
             call()
                 .imap(|item: Brittle| item.0, ways().map(Brittle))
                 .collect(),

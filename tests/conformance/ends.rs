@@ -33,7 +33,11 @@ pub(crate) fn nested(n: u64) -> u64 {
         let f: fn(u64) -> u64 = |x| x + 1;
         let add: fn(u64, u64) -> u64 = |a, b| a + b;
         let mut sum: u64 = pool.map(f, 0..n).unwrap().into_iter().sum();
-        sum += pool.try_map(f, 0..n).into_iter().flatten().sum::<u64>();
+        sum += pool
+            .map_outcomes(f, 0..n)
+            .into_iter()
+            .flatten()
+            .sum::<u64>();
         sum += pool.imap(f, 0..n).flatten().sum::<u64>();
         sum += pool
             .imap_unordered(f, 0..n)
@@ -83,7 +87,7 @@ macro_rules! ends {
                     closed.push(pool.close());
                 }
             });
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // Each call runs in its caller, and closing waits for none.
                 assert_eq!(pool.map(id, input), all());
                 assert_eq!(closed, vec![Ok(()); 4]);
@@ -114,7 +118,7 @@ macro_rules! ends {
             for how in [Shutdown::CancelQueued, Shutdown::Kill] {
                 let pool = $make;
                 let task = pool.submit(|x: u32| x, 7);
-                eventually("the task has ended", || task.done());
+                eventually("the task has ended", || task.is_done());
                 assert_eq!(pool.shutdown(how), Ok(()));
                 assert_eq!(pool.shutdown(how), Ok(()), "twice is the same as once");
                 assert_eq!(pool.close(), Ok(()));
@@ -144,7 +148,7 @@ macro_rules! ends {
                                 assert!(outcome == Ok(n) || is_refused, "{outcome:?}");
                                 let call = pool.call().chunk_size(3);
                                 for (index, outcome) in
-                                    call.try_map(|x: u32| x, 0..10).iter().enumerate()
+                                    call.map_outcomes(|x: u32| x, 0..10).iter().enumerate()
                                 {
                                     let is_refused = matches!(
                                         outcome,
@@ -281,7 +285,7 @@ macro_rules! queued_ends {
                 for task in queued {
                     assert_eq!(task.result(), Err(TaskError::Cancelled));
                 }
-                assert!(running.iter().all(|task| task.running()));
+                assert!(running.iter().all(|task| task.is_running()));
                 gate.open();
                 assert_eq!(shutdown.join().unwrap(), Ok(()));
             });
@@ -304,7 +308,7 @@ macro_rules! queued_ends {
                         let pass = |gate: Gate| gate.pass_counted();
                         let call = pool.call().chunk_size(10);
                         if lists {
-                            call.try_map(pass, items)
+                            call.map_outcomes(pass, items)
                         } else {
                             vec![call.map(pass, items).map(|results| results.len())]
                         }
@@ -395,7 +399,7 @@ macro_rules! mortal_ends {
                         let items = items.chain(std::iter::repeat_n(Some(gate.clone()), 50));
                         let call = pool.call().chunk_size(1).retries(3);
                         if lists {
-                            call.try_map(pass, items)
+                            call.map_outcomes(pass, items)
                         } else {
                             vec![call.map(pass, items).map(|results| results.len())]
                         }
@@ -426,7 +430,7 @@ fn b35_tasks_wait_for_tasks_of_their_own_pool() {
             let pool = &*own;
             let mut sum: u64 = pool.map(|x: u64| x, 0..n).unwrap().into_iter().sum();
             sum += pool
-                .try_map(|x: u64| x, 0..n)
+                .map_outcomes(|x: u64| x, 0..n)
                 .into_iter()
                 .flatten()
                 .sum::<u64>();
@@ -480,17 +484,17 @@ fn shared_pools_are_made_anew_when_they_are_closed_and_in_forked_children() {
         assert!(output.status.success(), "{output:?}");
         return;
     }
-    let closed = Pool::threads_shared().unwrap();
+    let closed = Pool::threads_global().unwrap();
     closed.close().unwrap();
-    let threads = Pool::threads_shared().unwrap();
+    let threads = Pool::threads_global().unwrap();
     assert!(!std::ptr::eq(closed, threads));
-    assert!(std::ptr::eq(threads, Pool::threads_shared().unwrap()));
+    assert!(std::ptr::eq(threads, Pool::threads_global().unwrap()));
     let add = |n: u32| n + 1;
     assert_eq!(threads.map(add, 0..3), Ok(vec![1, 2, 3]));
-    Pool::processes_shared().unwrap().map(add, 0..3).unwrap();
+    Pool::processes_global().unwrap().map(add, 0..3).unwrap();
     let both = |n: u32| {
-        let by_threads = Pool::threads_shared().unwrap().map(add, [n]);
-        let by_processes = Pool::processes_shared().unwrap().map(add, [n]);
+        let by_threads = Pool::threads_global().unwrap().map(add, [n]);
+        let by_processes = Pool::processes_global().unwrap().map(add, [n]);
         (by_threads, by_processes)
     };
     let in_children = forked().call().timeout(DEADLINE).map(both, 0..2);

@@ -45,7 +45,7 @@ pub(crate) fn the_second_ends_the_wait(how: First, tasks: [AtGate<'_>; 2]) {
         assert_eq!((done.len(), pending.len()), (1, 1));
         let done: Vec<_> = done.into_iter().map(TaskFuture::result).collect();
         assert_eq!(done, [Ok(1)]);
-        assert!(!pending[0].done(), "the first goes on");
+        assert!(!pending[0].is_done(), "the first goes on");
         drop(opens);
         assert!(pending.into_iter().all(|task| task.result() == Ok(1)));
     });
@@ -85,7 +85,7 @@ macro_rules! futures {
             use $crate::futures::{First, the_second_ends_the_wait};
             let _none = Leftovers::none();
             let (one, other) = ($make, $make);
-            if one.engine().name() == "serial" {
+            if one.engine().kind() == "serial" {
                 // The task has run when submit returns.
                 return;
             }
@@ -104,7 +104,7 @@ macro_rules! futures {
 
         /// How many tasks at once are many. A forked child for each takes its time.
         fn many(pool: &Pool<impl Executor>) -> u32 {
-            if pool.engine().name() == "forked" {
+            if pool.engine().kind() == "forked" {
                 60
             } else {
                 1_000
@@ -159,7 +159,7 @@ macro_rules! futures {
             let _none = Leftovers::none();
             let pool = $make;
             let task = pool.submit(not_700, 7);
-            eventually("the task has ended", || task.done());
+            eventually("the task has ended", || task.is_done());
             for _ in 0..3 {
                 let ran_on = Arc::new(std::sync::Mutex::new(None));
                 let note = ran_on.clone();
@@ -199,7 +199,7 @@ macro_rules! futures {
             assert!(pending.is_empty());
             assert!(
                 done.iter()
-                    .all(|task| task.done() && !task.running() && !task.cancel())
+                    .all(|task| task.is_done() && !task.is_running() && !task.cancel())
             );
             let results: Vec<_> = done.into_iter().map(|task| task.result().ok()).collect();
             let expected: Vec<_> = (690..710).map(|n| (n != 700).then_some(n)).collect();
@@ -232,14 +232,14 @@ macro_rules! futures {
         fn b49_an_error_counts_that_was_seen_together_with_a_success() {
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // No task of it is pending while another one has ended.
                 return;
             }
             let fence = Fence(Gate::new());
             let tasks = [700, 1].map(|n| pool.submit(not_700, n));
             for task in &tasks {
-                eventually("the task has ended", || task.done());
+                eventually("the task has ended", || task.is_done());
             }
             let pass = |gate: Gate| gate.pass().len() as u32;
             let held = pool.submit(pass, fence.0.clone());
@@ -308,7 +308,7 @@ macro_rules! futures {
             use $crate::runtime::{Ear, block_on};
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // The task has run when submit returns.
                 return;
             }
@@ -341,7 +341,7 @@ macro_rules! futures {
             }
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // The task has run when submit returns.
                 return;
             }
@@ -396,7 +396,7 @@ macro_rules! mortal_futures {
                 let pass = |gate: Gate| gate.pass_counted();
                 let task = pool.submit(pass, gate.clone());
                 eventually("the task runs", || gate.waiting() == round + 1);
-                assert!(task.running() && !task.cancel());
+                assert!(task.is_running() && !task.cancel());
                 if round % 2 == 0 {
                     task.on_done(ear.listen("killed"));
                 }
@@ -417,7 +417,7 @@ macro_rules! mortal_futures {
                 );
             }
             let ended = pool.submit(|x: u32| x, 1);
-            eventually("the task has ended", || ended.done());
+            eventually("the task has ended", || ended.is_done());
             assert!(!ended.kill());
             assert_eq!(ended.result(), Ok(1));
         }

@@ -29,7 +29,7 @@ macro_rules! handles {
             use $crate::handles::Woken;
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // The callback runs inside of `on_done`.
                 return;
             }
@@ -50,16 +50,19 @@ macro_rules! handles {
             assert!(poll(&mut task).is_pending());
             fence.0.open();
             assert_eq!(heard(&begun), Some(1));
-            assert!(!task.done() && !task.running() && !task.cancel());
-            assert_eq!(task.result_timeout(Duration::ZERO), Err(Timeout));
-            assert_eq!(task.result_timeout(Duration::from_millis(20)), Err(Timeout));
+            assert!(!task.is_done() && !task.is_running() && !task.cancel());
+            assert_eq!(task.result_timeout(Duration::ZERO), Err(TimeoutError));
+            assert_eq!(
+                task.result_timeout(Duration::from_millis(20)),
+                Err(TimeoutError)
+            );
             assert!(poll(&mut task).is_pending());
             let before = woken.0.load(Ordering::SeqCst);
             go.send(()).unwrap();
             eventually("the one who awaits it is woken", || {
                 woken.0.load(Ordering::SeqCst) > before
             });
-            assert!(task.done());
+            assert!(task.is_done());
             assert_eq!(poll(&mut task), std::task::Poll::Ready(Ok(1)));
             assert_eq!(task.result(), Err(TaskError::Taken));
         }
@@ -169,7 +172,7 @@ macro_rules! handles {
             let _none = Leftovers::none();
             let pool = $make;
             let task = Arc::new(pool.submit(|n: u32| n, 1));
-            eventually("the task has ended", || task.done());
+            eventually("the task has ended", || task.is_done());
             // Both callbacks run on this thread. Afterwards it is in no callback.
             task.on_done(|_| {});
             task.on_done(|_| panic!("on purpose"));
@@ -196,7 +199,7 @@ macro_rules! handles {
             use std::cell::RefCell;
             let _none = Leftovers::none();
             let pool = $make;
-            if pool.engine().name() == "serial" {
+            if pool.engine().kind() == "serial" {
                 // A serial pool works in any process.
                 return;
             }
@@ -215,7 +218,7 @@ macro_rules! handles {
                 let id = |n: u32| n;
                 check("map", pool.map(id, 0..3) == Err(other()));
                 let each = vec![Err(other()); 3];
-                check("try_map", pool.try_map(id, 0..3) == each);
+                check("map_outcomes", pool.map_outcomes(id, 0..3) == each);
                 let with = pool.map_with(&1, |_: &u32, n: u32| n, 0..3);
                 check("map_with", with == Err(other()));
                 let sum = pool.map_reduce(id, |a, b| a + b, 0..3);
@@ -231,8 +234,8 @@ macro_rules! handles {
                 }
                 // A copy, which the parent keeps.
                 let task = task.borrow_mut().take().unwrap();
-                check("done", task.done());
-                check("running", !task.running());
+                check("done", task.is_done());
+                check("running", !task.is_running());
                 check("cancel", !task.cancel() && !task.kill());
                 let own = Pool::threads(1).unwrap();
                 let held = own.submit(|gate: Gate| gate.pass_counted(), fence.0.clone());

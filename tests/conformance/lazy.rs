@@ -6,7 +6,7 @@ macro_rules! lazy {
         fn b18_imap_gives_the_results_in_order() {
             let _none = Leftovers::none();
             let pool = $make;
-            let most = if pool.engine().name() == "forked" {
+            let most = if pool.engine().kind() == "forked" {
                 200
             } else {
                 5_000
@@ -48,7 +48,7 @@ macro_rules! lazy {
                 let unordered: Vec<_> = unordered.into_iter().map(|(_, it)| it).collect();
                 assert_eq!(unordered, expected(), "chunks of {size}");
                 assert_eq!(call().map(id, input()), Ok(vec![0, 1, 2]));
-                assert_eq!(call().try_map(id, input()), expected());
+                assert_eq!(call().map_outcomes(id, input()), expected());
                 let sum = call().map_reduce(id, |a, b| a + b, input());
                 assert_eq!(sum, Ok(Some(3)));
             }
@@ -58,7 +58,7 @@ macro_rules! lazy {
         fn b18_imap_unordered_gives_each_result_once_with_its_index() {
             let _none = Leftovers::none();
             let pool = $make;
-            let most = if pool.engine().name() == "forked" {
+            let most = if pool.engine().kind() == "forked" {
                 200
             } else {
                 5_000
@@ -227,7 +227,7 @@ macro_rules! queued_calls {
                         let call = pool.call().chunk_size(1);
                         let call = std::panic::AssertUnwindSafe(|| {
                             if lists {
-                                drop(call.try_map(run, input));
+                                drop(call.map_outcomes(run, input));
                             } else {
                                 drop(call.map(run, input));
                             }

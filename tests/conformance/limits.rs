@@ -23,7 +23,7 @@ macro_rules! limits {
             };
             for chunk in [1, 4] {
                 let call = || pool.call().timeout(LIMIT).chunk_size(chunk).retries(3);
-                let each = call().try_map(spend, [0, 1, 8, 0]);
+                let each = call().map_outcomes(spend, [0, 1, 8, 0]);
                 assert_eq!(each, [Ok(0), Ok(1), Err(overdue(Some(2))), Ok(0)]);
                 assert_eq!(call().map(spend, [0, 8, 0]), Err(overdue(Some(1))));
                 let each: Vec<_> = call().imap(spend, [0, 8, 1]).collect();
@@ -82,7 +82,7 @@ macro_rules! limits {
             let each: Vec<_> = (0..5).map(|index| Err(overdue(Some(index)))).collect();
             assert_eq!(call().map(run, items()), Err(overdue(Some(0))));
             assert_eq!(call().map(run, Vec::new()), Ok(Vec::new()));
-            assert_eq!(call().try_map(run, items()), each);
+            assert_eq!(call().map_outcomes(run, items()), each);
             assert_eq!(call().imap(run, items()).collect::<Vec<_>>(), each);
             let mut unordered: Vec<_> = call().imap_unordered(run, items()).collect();
             unordered.sort_by_key(|(index, _)| *index);
@@ -126,7 +126,7 @@ macro_rules! limits {
             let call = || pool.call().timeout(limit).chunk_size(3);
             for _ in 0..10 {
                 let each: Vec<_> = (0..4).map(|index| Err(overdue(Some(index)))).collect();
-                assert_eq!(call().try_map(short, 0..4), each);
+                assert_eq!(call().map_outcomes(short, 0..4), each);
                 assert_eq!(call().submit(short, 1).result(), Err(overdue(None)));
             }
             assert_eq!(call().map(short, 0..4), Err(overdue(Some(0))));
@@ -154,7 +154,7 @@ macro_rules! mortal_limits {
             };
             let items = (0..12u32).map(|n| (gate.clone(), n));
             let call = pool.call().timeout(limit).retries(3).chunk_size(6);
-            for (index, outcome) in call.try_map(run, items).into_iter().enumerate() {
+            for (index, outcome) in call.map_outcomes(run, items).into_iter().enumerate() {
                 if index % 4 == 1 {
                     let index = Some(index);
                     assert_eq!(outcome, Err(TaskError::TimedOut { index, limit }));

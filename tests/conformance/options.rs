@@ -72,8 +72,8 @@ macro_rules! options {
                 check("map_with", 0);
                 call().for_each(|_: u32| (), input()).unwrap();
                 check("for_each", 0);
-                assert_eq!(call().try_map(one_fails, input()).len(), 20);
-                check("try_map", 1);
+                assert_eq!(call().map_outcomes(one_fails, input()).len(), 20);
+                check("map_outcomes", 1);
                 assert_eq!(call().imap(one_fails, input()).count(), 20);
                 check("imap", 1);
                 assert_eq!(call().imap_unordered(one_fails, input()).count(), 20);
@@ -95,7 +95,7 @@ macro_rules! options {
             let id = |n: u32| n;
             for says in [0, 7, 30, 1_000, usize::MAX] {
                 for schedule in [Schedule::Guided, Schedule::Equal, Schedule::Dynamic(3)] {
-                    let reads_all = schedule == Schedule::Equal || pool.engine().name() == "forked";
+                    let reads_all = schedule == Schedule::Equal || pool.engine().kind() == "forked";
                     if says == usize::MAX && reads_all {
                         // There is no room for as many, as when they are collected.
                         continue;
@@ -108,7 +108,7 @@ macro_rules! options {
                     assert_eq!(call().map(id, input.clone()), Ok(all.clone()), "{what}");
                     let with = call().map_with(&1, |_, n: u32| n, input.clone());
                     assert_eq!(with, Ok(all), "{what}");
-                    assert_eq!(call().try_map(id, input.clone()), each, "{what}");
+                    assert_eq!(call().map_outcomes(id, input.clone()), each, "{what}");
                     let lazy: Vec<_> = call().imap(id, input.clone()).collect();
                     assert_eq!(lazy, each, "{what}");
                     let sum = call().map_reduce(id, |a, b| a + b, input);
@@ -213,7 +213,7 @@ macro_rules! queued_options {
             use $crate::ends::comes_to_rest;
             let _none = Leftovers::none();
             let pool = $make;
-            for kind in ["map", "try_map", "map_with", "map_reduce"] {
+            for kind in ["map", "map_outcomes", "map_with", "map_reduce"] {
                 let fence = Fence(Gate::new());
                 let gate = &fence.0;
                 let read = AtomicUsize::new(0);
@@ -231,8 +231,8 @@ macro_rules! queued_options {
                         let pass = |gate: Gate| gate.pass_counted().min(1);
                         match kind {
                             "map" => call.map(pass, items).map(|ran| ran.len()),
-                            "try_map" => {
-                                Ok(call.try_map(pass, items).into_iter().flatten().count())
+                            "map_outcomes" => {
+                                Ok(call.map_outcomes(pass, items).into_iter().flatten().count())
                             }
                             "map_with" => {
                                 let with = |_: &u32, gate: Gate| gate.pass_counted();
@@ -323,12 +323,12 @@ macro_rules! mortal_options {
                 };
                 assert_eq!(call().for_each(run, items), Ok(()));
             });
-            check(&|items| assert_eq!(call().try_map(dies_once, items), each));
+            check(&|items| assert_eq!(call().map_outcomes(dies_once, items), each));
             check(&|items| {
                 let sum = call().map_reduce(dies_once, |a, b| a + b, items);
                 assert_eq!(sum, Ok(Some(10)));
             });
-            if pool.engine().name() == "forked" {
+            if pool.engine().kind() == "forked" {
                 // A child that was forked for one item is not forked again.
                 return;
             }

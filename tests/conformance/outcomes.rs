@@ -1,4 +1,4 @@
-//! `try_map`, `for_each`, `map_reduce`, and what is told of their progress.
+//! `map_outcomes`, `for_each`, `map_reduce`, and what is told of their progress.
 
 use std::panic::{catch_unwind, panic_any, resume_unwind};
 
@@ -70,7 +70,7 @@ macro_rules! outcomes {
                     let mut told = (0, 0);
                     let call = pool.call().schedule(schedule);
                     let call = call.on_progress(|p| told = (p.done, p.failed));
-                    let each = call.try_map(|x: u32| not_700(x + 690) - 690, 0..items);
+                    let each = call.map_outcomes(|x: u32| not_700(x + 690) - 690, 0..items);
                     assert_eq!(each.len(), items as usize, "{schedule:?}");
                     for (index, outcome) in each.into_iter().enumerate() {
                         if index == 10 {
@@ -100,7 +100,7 @@ macro_rules! outcomes {
                 (value, true),
                 ("resumed", false),
             ];
-            let outcomes = pool.call().chunk_size(3).try_map(panics_in_way, 0..7);
+            let outcomes = pool.call().chunk_size(3).map_outcomes(panics_in_way, 0..7);
             for (way, outcome) in outcomes.into_iter().enumerate() {
                 let Some(&(says, has_place)) = expected.get(way) else {
                     assert_eq!(outcome, Ok(way as u32));
@@ -123,7 +123,7 @@ macro_rules! outcomes {
         fn b37_try_map_of_nothing_but_failures() {
             let _none = Leftovers::none();
             let pool = $make;
-            let each = pool.try_map(|x: u32| -> String { panic!("{x}") }, 0..300);
+            let each = pool.map_outcomes(|x: u32| -> String { panic!("{x}") }, 0..300);
             let is_own = |(index, outcome): (usize, &Result<String, TaskError>)| {
                 let Err(TaskError::Panicked {
                     index: at, message, ..
@@ -142,8 +142,8 @@ macro_rules! outcomes {
             let _none = Leftovers::none();
             let pool = $make;
             for each in [
-                pool.call().chunk_size(0).try_map(|x: u32| x, 0..3),
-                pool.call().window(0).try_map(|x: u32| x, 0..3),
+                pool.call().chunk_size(0).map_outcomes(|x: u32| x, 0..3),
+                pool.call().window(0).map_outcomes(|x: u32| x, 0..3),
             ] {
                 assert_eq!(each.len(), 3);
                 let is_refused = |outcome| matches!(outcome, &Err(TaskError::InvalidCall { .. }));
@@ -151,7 +151,7 @@ macro_rules! outcomes {
             }
             pool.close().unwrap();
             let closed = Err(TaskError::Pool(PoolError::Closed));
-            assert_eq!(pool.try_map(|x: u32| x, 0..3), vec![closed; 3]);
+            assert_eq!(pool.map_outcomes(|x: u32| x, 0..3), vec![closed; 3]);
         }
 
         #[test]
@@ -159,10 +159,10 @@ macro_rules! outcomes {
             let _none = Leftovers::none();
             let pool = $make;
             let input = (0..1_000u64).inspect(|&x| assert!(x != 500, "input ends at {x}"));
-            let call = std::panic::AssertUnwindSafe(|| pool.try_map(|x| x, input));
+            let call = std::panic::AssertUnwindSafe(|| pool.map_outcomes(|x| x, input));
             let panic = std::panic::catch_unwind(call).unwrap_err();
             assert_eq!(*panic.downcast::<String>().unwrap(), "input ends at 500");
-            assert_eq!(pool.try_map(|x: u64| x, 0..2), [Ok(0), Ok(1)]);
+            assert_eq!(pool.map_outcomes(|x: u64| x, 0..2), [Ok(0), Ok(1)]);
         }
 
         #[test]
@@ -308,7 +308,7 @@ macro_rules! mortal_outcomes {
                     let mut told = (0, 0);
                     let call = pool.call().schedule(schedule).retries(retries);
                     let call = call.on_progress(|p| told = (p.done, p.failed));
-                    let each = call.try_map(deadly, 0..100);
+                    let each = call.map_outcomes(deadly, 0..100);
                     for (index, outcome) in (0..).zip(each) {
                         if index % 10 == 3 {
                             let Err(TaskError::WorkerDied {

@@ -25,12 +25,16 @@ macro_rules! queued_futures {
             let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
             let mark = |gate: Gate| gate.mark("ran");
             let queued: Vec<_> = (0..10).map(|_| pool.submit(mark, gate.clone())).collect();
-            assert!(running.iter().all(|task| task.running() && !task.done()));
+            assert!(
+                running
+                    .iter()
+                    .all(|task| task.is_running() && !task.is_done())
+            );
             assert!(!running[0].cancel());
             for task in queued {
-                assert!(!task.running());
+                assert!(!task.is_running());
                 assert!(task.cancel());
-                assert!(task.done() && !task.cancel());
+                assert!(task.is_done() && !task.cancel());
                 assert_eq!(task.result(), Err(TaskError::Cancelled));
             }
             gate.open();
@@ -70,10 +74,10 @@ macro_rules! queued_futures {
                 gate.open();
                 gate.clone()
             });
-            eventually("the first has ended", || done.done());
+            eventually("the first has ended", || done.is_done());
             gate.close();
             let failed = pool.submit(fail, gate.clone());
-            eventually("the second has ended", || failed.done());
+            eventually("the second has ended", || failed.is_done());
             let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
             let cancelled = pool.submit(pass, gate.clone());
             assert!(cancelled.cancel());

@@ -36,7 +36,7 @@ macro_rules! seeds {
                     let call = pool.call().seed(7).chunk_size(chunk);
                     assert_eq!(call.map(ask, 0..items), Ok(expected.clone()), "{chunk}");
                 }
-                let each = pool.call().seed(7).try_map(ask, 0..items);
+                let each = pool.call().seed(7).map_outcomes(ask, 0..items);
                 assert!(each.into_iter().eq(expected.iter().map(|&seed| Ok(seed))));
                 let call = pool.call().seed(7).timeout(DEADLINE);
                 assert_eq!(
@@ -150,7 +150,7 @@ macro_rules! seeds {
                 assert!(item % 2 == 0, "odd");
                 item_seed()
             };
-            let each = pool.call().seed(2).chunk_size(9).try_map(half, 0..100);
+            let each = pool.call().seed(2).chunk_size(9).map_outcomes(half, 0..100);
             for (index, outcome) in (0..).zip(each) {
                 match outcome {
                     Ok(seed) => assert_eq!(seed, Some(seed_of(2, index))),

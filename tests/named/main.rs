@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use common::{Killed, Leftovers, as_program, finish, is_program};
 use manyhands::prelude::*;
-use manyhands::{NameProblem, SharedMemory, SharedMemoryError};
+use manyhands::{NameError, SharedMemory, SharedMemoryError};
 use nix::sys::stat::Mode;
 
 /// What a program is told to work on.
@@ -238,18 +238,18 @@ fn b77_names_that_cannot_be_are_errors_that_say_why() {
     let long = "n".repeat(256);
     let slashed = format!("/{long}");
     for (name, problem) in [
-        ("", NameProblem::Empty),
-        ("/", NameProblem::Empty),
-        ("a\0b", NameProblem::Nul),
-        ("a/b", NameProblem::Slash),
-        ("//a", NameProblem::Slash),
-        ("a/", NameProblem::Slash),
-        ("../tmp/a", NameProblem::Slash),
-        (".", NameProblem::Dots),
-        ("/..", NameProblem::Dots),
-        (&long, NameProblem::TooLong { bytes: 256 }),
-        (&slashed, NameProblem::TooLong { bytes: 256 }),
-        (".manyhands-1-0", NameProblem::Reserved),
+        ("", NameError::Empty),
+        ("/", NameError::Empty),
+        ("a\0b", NameError::Nul),
+        ("a/b", NameError::Slash),
+        ("//a", NameError::Slash),
+        ("a/", NameError::Slash),
+        ("../tmp/a", NameError::Slash),
+        (".", NameError::Dots),
+        ("/..", NameError::Dots),
+        (&long, NameError::TooLong { bytes: 256 }),
+        (&slashed, NameError::TooLong { bytes: 256 }),
+        (".manyhands-1-0", NameError::Reserved),
     ] {
         let expected = SharedMemoryError::InvalidName {
             name: name.to_owned(),

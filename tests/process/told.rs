@@ -6,7 +6,7 @@ use std::process::Stdio as Streams;
 
 use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{self, ExitStatus, Outcome, ProcessBuilder, Standalone, Stdio};
+use manyhands::process::{self, ExitStatus, ProcessBuilder, Standalone, Stdio, Termination};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -19,7 +19,7 @@ fn end_of<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (ExitStatus, S
 where
     F: Fn(A) -> T + Standalone,
     A: Serialize + DeserializeOwned + 'static,
-    T: Outcome,
+    T: Termination,
 {
     let (reader, writer) = io::pipe().unwrap();
     let child = builder.stderr(writer).spawn(f, argument).unwrap();

@@ -44,7 +44,7 @@ fn items_behind_one_whose_context_panics_have_their_own_arguments() {
         let outcomes = pool
             .call()
             .chunk_size(items.len())
-            .try_map(function, items.iter().cloned());
+            .map_outcomes(function, items.iter().cloned());
         let panicked = |index| matches!(&outcomes[index], Err(TaskError::Panicked { message, .. }) if message == "not yet");
         assert!(panicked(0), "{outcomes:?}");
         let rest: Vec<A> = outcomes.into_iter().skip(1).map(Result::unwrap).collect();
@@ -196,7 +196,7 @@ fn b37_items_that_fail_in_lazy_calls_leave_the_others_alone() {
             .imap_unordered(unless_13, 0..40);
         let mut unordered: Vec<_> = unordered.collect();
         unordered.sort_by_key(|(index, _)| *index);
-        let each = pool.call().chunk_size(chunk).try_map(unless_13, 0..40);
+        let each = pool.call().chunk_size(chunk).map_outcomes(unless_13, 0..40);
         let each: Vec<_> = (0..).zip(each).collect();
         for outcomes in [ordered, unordered, each] {
             assert_eq!(outcomes.len(), 40);
@@ -261,7 +261,7 @@ fn b19_map_and_try_map_read_no_further_than_their_window() {
             let call = move || pool.call().window(8).chunk_size(1);
             let mapping = scope.spawn(move || match form {
                 0 => call().map(gate, input).unwrap().len(),
-                _ => call().try_map(gate, input).iter().flatten().count(),
+                _ => call().map_outcomes(gate, input).iter().flatten().count(),
             });
             eventually("the window is full", || given.load(Ordering::Relaxed) == 8);
             // The other worker is free: it could have run everything meanwhile.
@@ -290,7 +290,7 @@ fn b20_builder_options_that_cannot_be_are_errors() {
             "0",
         ),
         (
-            builder().inner_threads(InnerThreads::Most(0)),
+            builder().inner_threads(InnerThreads::AtMost(0)),
             "inner_threads",
             "0",
         ),
@@ -333,7 +333,7 @@ fn b20_call_options_that_cannot_be_are_errors_before_anything_runs() {
     let run = |x: u64| -> u64 { unreachable!("item {x} was run") };
     assert!(refused(&pool.call().window(0).map(run, 0..3).unwrap_err()));
     for call in [pool.call().window(0), pool.call().chunk_size(0)] {
-        let each = call.try_map(run, 0..3);
+        let each = call.map_outcomes(run, 0..3);
         assert!(each.iter().all(|each| each.as_ref().is_err_and(refused)));
     }
     for call in [pool.call().window(0), pool.call().chunk_size(0)] {

@@ -28,7 +28,7 @@ fn b33_ten_thousand_queued_tasks_are_cancelled_at_once() {
         for task in queued {
             assert_eq!(outcome(task), Err(TaskError::Cancelled));
         }
-        assert!(running.iter().all(|task| !task.done()));
+        assert!(running.iter().all(|task| !task.is_done()));
         let late = outcome(pool.submit(pid, 0));
         assert_eq!(late, Err(TaskError::Pool(PoolError::Closed)));
         touch(folder.file("open"));
@@ -58,7 +58,7 @@ fn b33_who_sleeps_over_a_queued_task_hears_that_a_shutdown_has_cancelled_it() {
         // The other task still runs: no answer of a worker wakes the caller.
         eventually("the caller is woken", || waiting.is_finished());
         assert_eq!(waiting.join().unwrap(), Err(TaskError::Cancelled));
-        assert!(!running.done() && !ending.is_finished());
+        assert!(!running.is_done() && !ending.is_finished());
     });
     assert!(outcome(running).is_ok());
 }
@@ -79,13 +79,13 @@ fn b32_close_waits_for_a_call_for_all_outcomes_that_reads_on() {
                     may_go.recv_timeout(2 * DEADLINE).unwrap();
                 }
             });
-            pool.call().chunk_size(1).try_map(|n: u32| n, items)
+            pool.call().chunk_size(1).map_outcomes(|n: u32| n, items)
         });
         // If the test fails, the call ends with a panic of its input.
         let go = go;
         has_read_some.recv_timeout(DEADLINE).unwrap();
         let closing = scope.spawn(|| sleeper.run(|| pool.close()));
-        eventually("the pool takes no more", || pool.submit(pid, 0).done());
+        eventually("the pool takes no more", || pool.submit(pid, 0).is_done());
         sleeper.is_asleep();
         assert!(!closing.is_finished(), "close has not waited for the call");
         go.send(()).unwrap();
@@ -125,7 +125,7 @@ fn b33_a_shutdown_cancels_a_call_that_another_thread_waits_for_with_close() {
                 }
             };
             let first = scope.spawn(move || end(close_first));
-            eventually("the pool takes no more", || pool.submit(pid, 0).done());
+            eventually("the pool takes no more", || pool.submit(pid, 0).is_done());
             let second = scope.spawn(move || sleeper.run(|| end(!close_first)));
             sleeper.is_asleep();
             go.send(()).unwrap();
@@ -164,17 +164,17 @@ fn b33_calls_that_are_under_way_end_when_the_pool_is_shut_down() {
         let gates = || std::iter::repeat_n(open.clone(), 500);
         std::thread::scope(|scope| {
             let mapping = scope.spawn(|| call().map(wait_for, gates()));
-            let trying = scope.spawn(|| call().try_map(wait_for, gates()));
+            let trying = scope.spawn(|| call().map_outcomes(wait_for, gates()));
             let taking = scope.spawn(|| call().imap(wait_for, gates()).collect::<Vec<_>>());
             eventually("something runs", || {
                 let probe = pool.submit(wait_for, open.clone());
-                !probe.running() && probe.cancel()
+                !probe.is_running() && probe.cancel()
             });
             let ending = scope.spawn(|| pool.shutdown(how));
             eventually("the pool takes no more", || {
                 let refused = Err(TaskError::Pool(PoolError::Closed));
                 let probe = pool.submit(pid, 0);
-                probe.done() && probe.result() == refused
+                probe.is_done() && probe.result() == refused
             });
             if matches!(how, Shutdown::CancelQueued) {
                 touch(open.clone());
@@ -235,14 +235,14 @@ fn b47_cancel_takes_what_has_not_begun_and_nothing_else() {
     let pool = Pool::processes(1).unwrap();
     let running = pool.submit(begin_and_wait, (folder.file("begun"), folder.file("open")));
     eventually("it runs", || folder.count("begun") == 1);
-    assert!(running.running() && !running.done());
+    assert!(running.is_running() && !running.is_done());
     // The first of these lie in the lane of the worker, the others in the queue.
     let queued: Vec<_> = (0..40)
         .map(|n| pool.submit(touch, folder.file(&format!("ran-{n}"))))
         .collect();
     for task in queued.iter().step_by(2) {
-        assert!(!task.running());
-        assert!(task.cancel() && task.done());
+        assert!(!task.is_running());
+        assert!(task.cancel() && task.is_done());
         assert!(!task.cancel(), "only once");
     }
     assert!(!running.cancel(), "it has begun");
@@ -259,8 +259,8 @@ fn b47_cancel_takes_what_has_not_begun_and_nothing_else() {
     assert!(outcome(running).is_ok());
     let mut finished = pool.submit(pid, 0);
     let result = finished.result_timeout(DEADLINE).unwrap();
-    assert!(result.is_ok() && finished.done());
-    assert!(!finished.cancel() && !finished.kill() && !finished.running());
+    assert!(result.is_ok() && finished.is_done());
+    assert!(!finished.cancel() && !finished.kill() && !finished.is_running());
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn b48_after_the_end_a_callback_is_called_at_once_on_the_same_thread() {
     let _none = Leftovers::none();
     let pool = Pool::processes(1).unwrap();
     let task = pool.submit(|n: u32| n + 1, 1);
-    eventually("it has ended", || task.done());
+    eventually("it has ended", || task.is_done());
     let here = std::thread::current().id();
     let told = Arc::new(Mutex::new(Vec::new()));
     for _ in 0..2 {
@@ -167,7 +167,7 @@ fn b49_wait_gives_exactly_those_that_have_ended() {
     assert!(!done.is_empty() && !pending.is_empty());
     let all: Vec<_> = done.into_iter().chain(pending).collect();
     eventually("three have ended", || {
-        all.iter().filter(|task| task.done()).count() == 3
+        all.iter().filter(|task| task.is_done()).count() == 3
     });
     let (done, pending) = wait(all, ReturnWhen::All, Some(Duration::from_millis(50)));
     assert_eq!(

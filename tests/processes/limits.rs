@@ -109,7 +109,7 @@ fn b28_in_calls_over_many_items_the_limit_is_for_each_item() {
                 limit: LIMIT
             })
         );
-        assert_only_3_timed_out(call().try_map(endless_at_3, 0..10));
+        assert_only_3_timed_out(call().map_outcomes(endless_at_3, 0..10));
         assert_only_3_timed_out(call().imap(endless_at_3, 0..10));
         let mut unordered: Vec<_> = call().imap_unordered(endless_at_3, 0..10).collect();
         unordered.sort_by_key(|(index, _)| *index);
@@ -130,7 +130,7 @@ fn b28_the_limit_of_the_pool_holds_where_the_call_says_nothing() {
     let timed_out = |error: &TaskError| matches!(error, TaskError::TimedOut { limit: LIMIT, .. });
     assert!(timed_out(&outcome(pool.submit(endless, 0)).unwrap_err()));
     assert!(timed_out(&pool.map(endless_at_3, 0..10).unwrap_err()));
-    assert_only_3_timed_out(pool.try_map(endless_at_3, 0..10));
+    assert_only_3_timed_out(pool.map_outcomes(endless_at_3, 0..10));
     assert_only_3_timed_out(pool.imap(endless_at_3, 0..10));
     // The call's own limit comes first.
     let call = pool.call().timeout(DEADLINE);
@@ -227,7 +227,7 @@ fn b29_a_task_that_wants_too_much_memory_fails_alone_and_says_so() {
         }
     }
     let greedy_at_5 = |n: u32| if n == 5 { want_too_much(0) } else { 7 };
-    let each = pool.call().chunk_size(3).try_map(greedy_at_5, 0..20);
+    let each = pool.call().chunk_size(3).map_outcomes(greedy_at_5, 0..20);
     for (n, outcome) in each.into_iter().enumerate() {
         match outcome {
             Ok(value) => assert!(value == 7 && n != 5),

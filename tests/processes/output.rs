@@ -164,7 +164,7 @@ fn lines_are_told_while_the_task_runs_and_when_the_pool_is_killed() {
         folder.file("open"),
     );
     eventually("the first has been told", || of_all(&lines) == ["before"]);
-    assert!(!task.done());
+    assert!(!task.is_done());
     touch(folder.file("open"));
     assert_eq!(outcome(task), Ok(()));
     let begun = folder.file("begun");

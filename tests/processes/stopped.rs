@@ -237,7 +237,7 @@ fn b28_a_limit_ends_what_all_workers_are_stopped_over() {
     let pool = Pool::processes(2).unwrap();
     let stopped: Vec<_> = pids(&pool).into_iter().map(Stopped::new).collect();
     let call = pool.call().timeout(LIMIT).chunk_size(5).retries(3);
-    let outcomes = in_time("try_map", || call.try_map(|n: u32| n, 0..20));
+    let outcomes = in_time("map_outcomes", || call.map_outcomes(|n: u32| n, 0..20));
     let mut late = Vec::new();
     for (index, outcome) in outcomes.into_iter().enumerate() {
         match outcome {

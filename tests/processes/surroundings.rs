@@ -69,8 +69,8 @@ fn libraries_in_workers_are_told_how_many_threads_they_may_start() {
     ];
     let cores = std::thread::available_parallelism().unwrap().get();
     for (threads, expected) in [
-        (InnerThreads::Most(3), Some("3".to_owned())),
-        (InnerThreads::Off, None),
+        (InnerThreads::AtMost(3), Some("3".to_owned())),
+        (InnerThreads::Inherit, None),
         (InnerThreads::Share, Some((cores / 2).max(1).to_string())),
     ] {
         let builder = Processes::builder().workers(2).inner_threads(threads);
@@ -111,7 +111,7 @@ fn a_limit_of_threads_that_this_process_has_is_that_of_its_workers() {
     ];
     for method in start_methods {
         let builder = Processes::builder().workers(1).start_method(method);
-        let builder = builder.inner_threads(InnerThreads::Most(3));
+        let builder = builder.inner_threads(InnerThreads::AtMost(3));
         let pool = builder.allow_threads().build().unwrap();
         let values = names.map(|name| outcome(pool.submit(variable, name.to_owned())).unwrap());
         let values = values.each_ref().map(|value| value.as_deref().unwrap());
@@ -239,7 +239,7 @@ fn every_way_to_wait_works() {
         // However long the caller watches, it gives up at its deadline.
         let mut task = pool.submit(endless, 0);
         let given_up = task.result_timeout(Duration::from_millis(20));
-        assert_eq!(given_up, Err(Timeout), "{policy:?}");
+        assert_eq!(given_up, Err(TimeoutError), "{policy:?}");
     }
 }
 

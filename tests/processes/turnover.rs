@@ -81,7 +81,7 @@ fn b31_items_of_calls_are_counted_singly() {
                 .zip(values)
                 .all(|(n, value)| value == vec![n; n as usize])
         );
-        let each: Result<Vec<_>, _> = call().try_map(numbers, 0..100).into_iter().collect();
+        let each: Result<Vec<_>, _> = call().map_outcomes(numbers, 0..100).into_iter().collect();
         let (pids, values): (Vec<u32>, Vec<_>) = each.unwrap().into_iter().unzip();
         assert_at_most(7, &pids);
         assert!(
@@ -110,7 +110,7 @@ fn b31_together_with_deaths_everything_keeps_its_place() {
         let pool = turning_over(2, most);
         for chunk in [1, 4, 30] {
             let f = |n: u32| if n % 5 == 2 { std::process::abort() } else { n };
-            let each = pool.call().chunk_size(chunk).try_map(f, 0..30);
+            let each = pool.call().chunk_size(chunk).map_outcomes(f, 0..30);
             assert_eq!(each.len(), 30);
             for (n, outcome) in (0..).zip(each) {
                 match outcome {
@@ -382,7 +382,7 @@ fn what_a_worker_that_leaves_did_not_end_brings_back_one_that_rests() {
     touch(folder.file("open-1"));
     eventually("one is left", || {
         // Looking moves things on.
-        tasks.iter().filter(|task| task.done()).count() == 2 && workers().len() == 1
+        tasks.iter().filter(|task| task.is_done()).count() == 2 && workers().len() == 1
     });
     workers().into_iter().for_each(kill);
     for task in tasks {

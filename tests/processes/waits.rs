@@ -135,7 +135,7 @@ fn b41_who_closes_hears_of_an_end_that_somebody_else_brings_about() {
         go.send(()).unwrap();
         eventually("the call runs", || pool.stats().total().tasks == 1);
         let closing = scope.spawn(|| pool.close());
-        eventually("the pool is closed", || pool.submit(|x: u8| x, 1).done());
+        eventually("the pool is closed", || pool.submit(|x: u8| x, 1).is_done());
         pool.shutdown(Shutdown::Kill).unwrap();
         // The call may end before it asks for the last.
         let _ = (go.send(()), go.send(()));
@@ -159,7 +159,7 @@ fn b47_what_is_half_way_out_is_cancelled_and_what_runs_before_it_goes_on() {
         let after = pool.submit(|x: u32| x + 1, 1);
         assert!(if kills { large.kill() } else { large.cancel() });
         assert_eq!(large.result(), Err(TaskError::Cancelled));
-        assert!(!running.done());
+        assert!(!running.is_done());
         touch(open);
         assert!(
             running.result().is_ok(),

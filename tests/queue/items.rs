@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use manyhands::queue::{JoinError, NothingInHand, PopError, PushError};
+use manyhands::queue::{JoinError, PopError, PushError, TaskDoneError};
 use manyhands::select::wait_ready;
 use manyhands::{PriorityQueue, Queue, Receiver, Sender, ShareError, SharedValue, Stack, shm};
 use serde::de::DeserializeOwned;
@@ -84,7 +84,7 @@ fn what_is_refused_comes_back_whole_and_keeps_nothing() -> Result {
     let queue = Queue::<Secret>::bounded(1)?;
     let before = shm::usage().objects;
     match queue.push(Secret(SharedValue::new(5)?)) {
-        Err(PushError::Unencodable { item, reason }) => {
+        Err(PushError::Encode { item, reason }) => {
             assert_eq!((item.0.get(), &*reason), (5, "is not told"));
         }
         other => panic!("{other:?}"),
@@ -147,17 +147,17 @@ fn items_that_cannot_be_read_are_lost_and_not_in_hand() -> Result {
         queue.push(Picky(x))?;
     }
     let reason = "zero".to_owned();
-    assert_eq!(queue.try_pop(), Err(PopError::Undecodable { reason }));
-    assert_eq!(queue.task_done(), Err(NothingInHand));
+    assert_eq!(queue.try_pop(), Err(PopError::Decode { reason }));
+    assert_eq!(queue.task_done(), Err(TaskDoneError));
     assert!(catch_unwind(AssertUnwindSafe(|| queue.pop())).is_err());
-    assert_eq!(queue.task_done(), Err(NothingInHand));
+    assert_eq!(queue.task_done(), Err(TaskDoneError));
     assert_eq!(queue.pop(), Ok(Picky(2)));
     assert_eq!(
         queue.join_timeout(SHORT),
         Err(JoinError::TimedOut { unfinished: 1 })
     );
     queue.task_done()?;
-    assert_eq!(queue.task_done(), Err(NothingInHand));
+    assert_eq!(queue.task_done(), Err(TaskDoneError));
     let joined = queue.join_timeout(SHORT);
     assert_eq!(joined, Err(JoinError::Lost { items: 2 }));
     assert_eq!(queue.join(), Ok(()));
@@ -187,12 +187,12 @@ fn an_item_that_is_done_is_not_lost_as_well() -> Result {
     queue.push(Hasty(1))?;
     queue.push(Hasty(2))?;
     HASTY.set(Some(queue.clone()));
-    assert!(matches!(queue.pop(), Err(PopError::Undecodable { .. })));
+    assert!(matches!(queue.pop(), Err(PopError::Decode { .. })));
     assert_eq!(
         queue.join_timeout(SHORT),
         Err(JoinError::TimedOut { unfinished: 1 })
     );
-    assert!(matches!(queue.pop(), Err(PopError::Undecodable { .. })));
+    assert!(matches!(queue.pop(), Err(PopError::Decode { .. })));
     assert_eq!(queue.join_timeout(SHORT), Ok(()));
     drop(HASTY.take());
     Ok(())
@@ -304,7 +304,7 @@ fn every_error_of_a_push_gives_the_item_back_and_says_what_is_behind_it() {
         said.contains("takes 109 bytes") && said.contains("than 108"),
         "{said}"
     );
-    let unencodable = PushError::Unencodable { item, reason };
+    let unencodable = PushError::Encode { item, reason };
     assert!(unencodable.to_string().ends_with(": why"));
     assert!(
         no_memory
@@ -346,7 +346,7 @@ fn is_no<To: DeserializeOwned + 'static>() -> Result {
     let before = shm::usage().objects;
     post.push(Mistaken(queue.clone(), PhantomData))?;
     let popped = post.pop().map(drop);
-    assert!(matches!(popped, Err(PopError::Undecodable { .. })));
+    assert!(matches!(popped, Err(PopError::Decode { .. })));
     assert_eq!(shm::usage().objects, before);
     queue.push(1)?;
     assert_eq!(queue.pop(), Ok(1));

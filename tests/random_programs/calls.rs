@@ -140,7 +140,7 @@ impl Items<'_> {
                 Ok(Whole::Ids(ids.unwrap_or_default()))
             }),
             Form::TryMap => {
-                let outcomes = catch(|| call.try_map(run, input));
+                let outcomes = catch(|| call.map_outcomes(run, input));
                 let input_panics = self.end_of_input().is_some();
                 hold(outcomes.is_none() == input_panics, INPUT_RULE, || {
                     self.describe()

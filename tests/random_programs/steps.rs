@@ -147,11 +147,11 @@ pub(crate) fn result(world: &World, handle: Handle, how: How) {
             }
         },
         How::Polls => {
-            while !future.done() {
+            while !future.is_done() {
                 std::thread::yield_now();
             }
             hold(
-                !future.running(),
+                !future.is_running(),
                 "a task that has ended does not run",
                 || format!("{given:?}"),
             );
@@ -221,12 +221,13 @@ fn wait_for(world: &World, handles: Vec<Handle>, when: When) {
             "`wait` gives back every handle",
             || format!("{done_count} and {pending_count} of {count}"),
         );
-        let are_done = has_callbacks || done.iter().all(TaskFuture::done);
+        let are_done = has_callbacks || done.iter().all(TaskFuture::is_done);
         outcomes.extend(done.into_iter().map(TaskFuture::result));
         let is_enough = match when {
             ReturnWhen::FirstCompleted => done_count > 0 || count == 0,
             ReturnWhen::FirstError => pending_count == 0 || outcomes.iter().any(Result::is_err),
             ReturnWhen::All => pending_count == 0,
+            other => unreachable!("no step has {other:?}"),
         };
         hold(
             are_done && is_enough,
@@ -237,7 +238,7 @@ fn wait_for(world: &World, handles: Vec<Handle>, when: When) {
     }
     for task in as_completed(futures) {
         hold(
-            has_callbacks || task.done(),
+            has_callbacks || task.is_done(),
             "`as_completed` gives tasks that have ended",
             || format!("{task:?}"),
         );

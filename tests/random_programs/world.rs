@@ -263,7 +263,7 @@ impl World {
         for slot in &self.slots {
             if let Some(handle) = slot.lock().as_ref().filter(|it| it.given.pool == number) {
                 hold(
-                    handle.future.done(),
+                    handle.future.is_done(),
                     "a pool that has ended has no task left",
                     || format!("{:?}, {how:?}", handle.given),
                 );

@@ -66,7 +66,7 @@ fn a_forked_copy_of_a_pool_and_its_task_does_nothing_and_takes_nothing_away() {
                 pool.shutdown(Shutdown::Kill) == Err(other()),
                 pool.shutdown(Shutdown::CancelQueued) == Err(other()),
                 submitted == Err(other().into()),
-                task.done() && !task.running() && !task.cancel() && !task.kill(),
+                task.is_done() && !task.is_running() && !task.cancel() && !task.kill(),
                 task.result_timeout(SOON) == Ok(Err(other().into())),
             ];
             drop(task);
@@ -77,7 +77,7 @@ fn a_forked_copy_of_a_pool_and_its_task_does_nothing_and_takes_nothing_away() {
     );
     assert_eq!(refused, Ok(vec![[true; 6]]));
     let (pool, task) = copies.into_inner().unwrap();
-    assert!(task.running());
+    assert!(task.is_running());
     touch(go);
     assert_eq!(task.result(), Ok(7));
     assert_eq!(pool.map(|n: u8| n, [1]), Ok(vec![1]));
@@ -138,7 +138,7 @@ fn to_look_at_a_forked_task_takes_no_time_though_another_thread_waits_for_it() {
         closes.is_asleep();
         let (tell, told) = channel();
         let other = scope.spawn(move || {
-            let looked = (task.done(), task.running());
+            let looked = (task.is_done(), task.is_running());
             let waited = task.result_timeout(Duration::from_millis(20));
             tell.send((looked, waited.is_err())).unwrap();
             task.result()
@@ -231,7 +231,7 @@ fn progress_of_forked_children_counts_items_that_fail() {
         .on_progress(|p| told.push((p.done, p.failed, p.total)));
     let outcomes = call
         .chunk_size(3)
-        .try_map(|n: u32| assert!(!n.is_multiple_of(3)), 0..10);
+        .map_outcomes(|n: u32| assert!(!n.is_multiple_of(3)), 0..10);
     assert_eq!(outcomes.iter().filter(|it| it.is_err()).count(), 4);
     assert!(told.iter().all(|(done, failed, _)| failed <= done));
     assert_eq!(told.last(), Some(&(10, 4, Some(10))), "{told:?}");
@@ -245,7 +245,7 @@ fn progress_of_forked_children_counts_items_that_fail() {
             std::process::abort();
         }
     };
-    let outcomes = call.chunk_size(1).try_map(die, 0..4);
+    let outcomes = call.chunk_size(1).map_outcomes(die, 0..4);
     assert_eq!(outcomes.iter().filter(|it| it.is_err()).count(), 1);
     assert_eq!(told.last(), Some(&(4, 1, Some(4))), "{told:?}");
     // Nothing is run, and all has ended.
@@ -253,7 +253,7 @@ fn progress_of_forked_children_counts_items_that_fail() {
     let call = pool
         .call()
         .on_progress(|p| told.push((p.done, p.failed, p.total)));
-    let outcomes = call.timeout(Duration::ZERO).try_map(|_: u32| (), 0..3);
+    let outcomes = call.timeout(Duration::ZERO).map_outcomes(|_: u32| (), 0..3);
     assert_eq!(outcomes.len(), 3);
     assert_eq!(told.last(), Some(&(3, 3, Some(3))), "{told:?}");
 }
@@ -276,7 +276,7 @@ fn a_forked_result_that_cannot_be_read_is_told_with_its_own_index() {
     let _none = Leftovers::none();
     let pool = forked();
     let call = || pool.call().chunk_size(4);
-    let outcomes = call().try_map(|n: u32| Even(n), 0..11);
+    let outcomes = call().map_outcomes(|n: u32| Even(n), 0..11);
     for (index, outcome) in outcomes.iter().enumerate() {
         match outcome {
             Ok(even) => assert_eq!(even.0 as usize, index),
@@ -323,7 +323,7 @@ fn a_panic_in_the_drop_of_a_result_is_that_of_its_forked_item() {
         matches!(error, TaskError::Panicked { message, index, .. }
             if message == "it does not like to go" && *index == at)
     };
-    let outcomes = pool.call().chunk_size(3).try_map(Loud, 0..3);
+    let outcomes = pool.call().chunk_size(3).map_outcomes(Loud, 0..3);
     assert_eq!((&outcomes[0], &outcomes[2]), (&Ok(Loud(0)), &Ok(Loud(2))));
     let failed = outcomes[1].as_ref().unwrap_err();
     assert!(is_told(failed, Some(1)), "{failed:?}");
@@ -342,12 +342,12 @@ fn what_a_forked_task_took_along_goes_with_its_end_though_its_handle_stays() {
     );
     let sum = move |argument: SharedValue<u64>| bound.get() + argument.get();
     let task = pool.submit(sum, argument);
-    eventually("it has ended", || task.done());
+    eventually("it has ended", || task.is_done());
     assert_eq!(shm::usage().objects, before);
     assert_eq!(task.result(), Ok(7));
     // Nor does a result stay that is not taken.
     let task = pool.submit(|n: u64| SharedValue::new(n).unwrap(), 5);
-    eventually("it has ended", || task.done());
+    eventually("it has ended", || task.is_done());
     assert!(shm::usage().objects > before);
     drop(task);
     pool.close().unwrap();

@@ -49,8 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|line| CString::new(*line))
         .collect::<Result<Vec<_>, _>>()?;
 
-    // `map` would end with the first error; `try_map` has an outcome for each line, in order.
-    let outcomes = pool.try_map(|line: CString| port_of(&line), lines);
+    // `map` would end with the first error; `map_outcomes` has an outcome for each line, in order.
+    let outcomes = pool.map_outcomes(|line: CString| port_of(&line), lines);
 
     let mut crashed = 0;
     for (line, outcome) in LINES.iter().zip(&outcomes) {

@@ -74,6 +74,7 @@ pub(crate) fn headline(report: &Report) -> String {
         Schedule::Equal => "equal".to_owned(),
         Schedule::Guided => "guided".to_owned(),
         Schedule::Dynamic(size) => format!("dynamic:{size}"),
+        other => format!("{other:?}"),
     };
     format!(
         "{}, {}, {schedule} schedule, {} of each variant",

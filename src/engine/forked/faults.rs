@@ -109,7 +109,7 @@ fn run(fate: Fate, number: i64, lens: &[usize]) -> (Option<usize>, bool) {
         // There is one child at a time, so that this one comes to all its steps.
         let pool = pool(1);
         let call = pool.call().chunk_size(2);
-        let outcomes = call.try_map(
+        let outcomes = call.map_outcomes(
             |item: usize| {
                 runs.at(item).fetch_add(1, Ordering::SeqCst);
                 result(item, lens[item])
@@ -214,7 +214,7 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
             // There is one child at a time, so that this one comes to all its steps.
             let pool = pool(1);
             let call = pool.call().chunk_size(2).timeout(limit);
-            let outcomes = call.try_map(|item: usize| result(item, 20), 0..5);
+            let outcomes = call.map_outcomes(|item: usize| result(item, 20), 0..5);
             let failed = outcomes.iter().enumerate().filter_map(|(item, outcome)| {
                 let error = outcome.as_ref().err()?;
                 let index = Some(item);
@@ -236,7 +236,7 @@ fn point_in_item() -> i64 {
         .find(|&number| {
             let met = Met::new();
             fault::arm_children(1, Fate::Killed, number, &met);
-            let outcome = pool(1).call().try_map(|item: u8| vec![item], [1]);
+            let outcome = pool(1).call().map_outcomes(|item: u8| vec![item], [1]);
             outcome[0].is_err()
         })
         .unwrap()
@@ -251,7 +251,7 @@ fn retries_are_counted_and_the_error_says_how_often_it_was_tried() {
             fault::arm_children(deaths, Fate::Killed, point, &met);
             let pool = pool(1);
             let call = pool.call().retries(retries);
-            let outcome = call.try_map(|item: u8| vec![item], [1]).remove(0);
+            let outcome = call.map_outcomes(|item: u8| vec![item], [1]).remove(0);
             if deaths <= retries as usize {
                 assert_eq!(outcome, Ok(vec![1]));
                 continue;
@@ -297,7 +297,7 @@ fn an_item_that_was_run_resets_the_count_of_children_that_started_nothing() {
         fault::arm_children(40, Fate::Killed, point, &met);
         let pool = pool(1);
         let call = pool.call().chunk_size(100).retries(1);
-        let outcomes = call.try_map(
+        let outcomes = call.map_outcomes(
             |item: usize| {
                 runs.at(item).fetch_add(1, Ordering::SeqCst);
                 vec![item]

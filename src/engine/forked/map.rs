@@ -57,7 +57,7 @@ where
 
 /// Runs `f` on all items, and returns the outcome of each. If the call as a whole fails, its error
 /// is the outcome of the items that it kept from running.
-pub(super) fn try_map<F, A, R>(
+pub(super) fn map_outcomes<F, A, R>(
     engine: &super::Forked,
     plan: Plan<'_>,
     f: &F,

@@ -96,7 +96,7 @@ use crate::panic;
 /// about to drop. It waits up to 5 seconds for calls in other threads that write
 /// ([`fill`](crate::SharedArray::fill), [`for_each_chunk`](crate::Pool::for_each_chunk) on
 /// threads). What the process has to read or as atomics stays claimed until the child has ended
-/// ([`Reading`](crate::Reading#forks)).
+/// ([`ArrayReadGuard`](crate::ArrayReadGuard#forks)).
 ///
 /// # Examples
 ///
@@ -252,7 +252,7 @@ impl Executor for Forked {
         self.workers
     }
 
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         "forked"
     }
 
@@ -287,12 +287,12 @@ where
         map::map(self, plan, &f, items)
     }
 
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>,
     {
         match self.submitted.start_call() {
-            Ok(_calling) => map::try_map(self, plan, &f, items),
+            Ok(_calling) => map::map_outcomes(self, plan, &f, items),
             Err(error) => items.map(|_| Err(error.clone().into())).collect(),
         }
     }

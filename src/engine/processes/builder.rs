@@ -133,7 +133,7 @@ impl ProcessesBuilder {
     ///
     /// let pool = Processes::builder()
     ///     .workers(1)
-    ///     .inner_threads(InnerThreads::Most(3))
+    ///     .inner_threads(InnerThreads::AtMost(3))
     ///     .build()?;
     /// let threads = pool.submit(
     ///     |name: String| std::env::var(name).ok(),
@@ -582,7 +582,7 @@ impl ProcessesBuilder {
                 "a worker without memory can do nothing",
             );
         }
-        if self.inner_threads == InnerThreads::Most(0) {
+        if self.inner_threads == InnerThreads::AtMost(0) {
             return wrong(
                 "inner_threads",
                 "0".into(),

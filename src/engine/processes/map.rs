@@ -375,7 +375,7 @@ pub(super) fn refuse<A, R>(
 }
 
 /// Runs `function` on all items, and returns the outcome of each.
-pub(super) fn try_map<A, R>(
+pub(super) fn map_outcomes<A, R>(
     shared: &Arc<Shared>,
     plan: Plan<'_>,
     function: &Function,

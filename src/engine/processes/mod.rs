@@ -307,7 +307,7 @@ impl Executor for Processes {
         self.shared.workers()
     }
 
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         "processes"
     }
 

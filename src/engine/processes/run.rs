@@ -63,13 +63,13 @@ where
         self.call(plan, function, items)
     }
 
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>,
     {
         let admission = self.shared.admit();
         match admission.and_then(|admission| Ok((admission, self.function(&f)?))) {
-            Ok((_admission, function)) => map::try_map(&self.shared, plan, &function, items),
+            Ok((_admission, function)) => map::map_outcomes(&self.shared, plan, &function, items),
             Err(error) => map::refuse(&error, items),
         }
     }

@@ -122,7 +122,7 @@ pub enum StartMethod {
 pub enum Affinity {
     /// All workers run on all cores that this process may use: the scheduler decides.
     #[default]
-    Off,
+    Inherit,
     /// Each worker runs on one core: worker `n` on the `n`-th of those this process may use, and
     /// again from the first when there are more workers than cores.
     Spread,
@@ -146,7 +146,7 @@ pub enum Affinity {
 ///
 /// let pool = Processes::builder()
 ///     .workers(1)
-///     .inner_threads(InnerThreads::Off)
+///     .inner_threads(InnerThreads::Inherit)
 ///     .build()?;
 /// let there = pool
 ///     .submit(|()| std::env::var("OMP_NUM_THREADS").ok(), ())
@@ -162,9 +162,9 @@ pub enum InnerThreads {
     #[default]
     Share,
     /// This many.
-    Most(usize),
+    AtMost(usize),
     /// The environment is left as it is.
-    Off,
+    Inherit,
 }
 
 /// The variables of [`InnerThreads`].
@@ -344,7 +344,7 @@ impl Settings {
     /// Returns the setup of worker `number`, where this process may use these cores.
     pub(super) fn setup(&self, number: usize, cores: &[usize]) -> Setup {
         let list = match &self.affinity {
-            Affinity::Off => &[],
+            Affinity::Inherit => &[],
             Affinity::Spread => cores,
             Affinity::Cores(list) => list.as_slice(),
         };
@@ -365,8 +365,8 @@ impl Settings {
     ) -> impl Iterator<Item = (OsString, OsString)> {
         let most = match self.inner_threads {
             InnerThreads::Share => Some((cores / workers.max(1)).max(1)),
-            InnerThreads::Most(most) => Some(most),
-            InnerThreads::Off => None,
+            InnerThreads::AtMost(most) => Some(most),
+            InnerThreads::Inherit => None,
         };
         let caps = most.into_iter().flat_map(|most| {
             let unset = |name: &&str| std::env::var_os(name).is_none();
@@ -395,7 +395,7 @@ mod tests {
             memory_limit: Some(8),
             timeout: None,
             idle_timeout: None,
-            affinity: Affinity::Off,
+            affinity: Affinity::Inherit,
             nice: 9,
             wait_policy: WaitPolicy::Balanced,
             timeline: false,
@@ -444,9 +444,9 @@ mod tests {
             let most = most(&settings, workers, cores);
             assert_eq!(most.as_deref(), Some(share), "{workers} on {cores}");
         }
-        settings.inner_threads = InnerThreads::Most(3);
+        settings.inner_threads = InnerThreads::AtMost(3);
         assert_eq!(most(&settings, 1, 8).as_deref(), Some("3"));
-        settings.inner_threads = InnerThreads::Off;
+        settings.inner_threads = InnerThreads::Inherit;
         assert_eq!(most(&settings, 1, 8), None);
     }
 

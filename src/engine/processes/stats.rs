@@ -104,7 +104,7 @@ pub struct WorkerStats {
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::processes(2)?;
-/// let _ = pool.try_map(
+/// let _ = pool.map_outcomes(
 ///     |x: u8| match x {
 ///         0 => panic!(),
 ///         1 => std::process::abort(),
@@ -145,7 +145,7 @@ impl Failures {
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;
-    /// let _ = pool.try_map(|x: u8| assert!(x < 2), 0..5);
+    /// let _ = pool.map_outcomes(|x: u8| assert!(x < 2), 0..5);
     /// assert_eq!(pool.stats().total().failures.all(), 3);
     /// # Ok::<(), PoolError>(())
     /// ```

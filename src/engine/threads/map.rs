@@ -1,4 +1,4 @@
-//! `map` and `try_map`: many items, one function, results in the order of the items.
+//! `map` and `map_outcomes`: many items, one function, results in the order of the items.
 //!
 //! ```text
 //!            caller                                         workers
@@ -71,7 +71,7 @@ struct Failure {
     error: TaskError,
 }
 
-/// The points in which a [`map`] and a [`try_map`] differ.
+/// The points in which a [`map`] and a [`map_outcomes`] differ.
 struct Manner<R> {
     /// The limits of each item, unless the function enforces them itself.
     limits: Limits,
@@ -127,7 +127,7 @@ where
 
 /// Runs `function` on every item, whatever happens to the others. When the pool is shut down, the
 /// items that are left are read and cancelled.
-pub(super) fn try_map<F, A, R, I>(
+pub(super) fn map_outcomes<F, A, R, I>(
     dispatch: &Dispatch,
     plan: Plan<'_>,
     function: &F,

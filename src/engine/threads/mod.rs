@@ -214,7 +214,7 @@ impl Executor for Threads {
         self.dispatch.workers()
     }
 
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         "threads"
     }
 
@@ -269,7 +269,7 @@ where
         map::map(&self.dispatch, plan, &f, items)
     }
 
-    fn try_map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
     where
         I: Iterator<Item = A>,
     {
@@ -283,7 +283,7 @@ where
             }
         };
         // The items fail one by one, and what could fail for all of them has been checked above.
-        map::try_map(&self.dispatch, plan, &f, items)
+        map::map_outcomes(&self.dispatch, plan, &f, items)
             .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
     }
 

@@ -214,10 +214,10 @@ fn b46_a_wait_that_ends_too_early_can_be_repeated() {
     );
     assert!(task.result_timeout(Duration::ZERO).is_err());
     assert!(task.result_timeout(Duration::from_millis(1)).is_err());
-    assert!(!task.done());
+    assert!(!task.is_done());
     gate.open();
     assert_eq!(task.result_timeout(Duration::from_mins(1)), Ok(Ok(())));
-    assert!(task.done());
+    assert!(task.is_done());
     assert_eq!(
         task.result_timeout(Duration::ZERO),
         Ok(Err(TaskError::Taken))
@@ -378,7 +378,7 @@ fn drop_cancels_what_has_not_started_and_lets_the_rest_run_on() {
         assert_eq!(tell.recv().unwrap(), Err(TaskError::Cancelled));
     });
     for task in queued {
-        assert!(task.done());
+        assert!(task.is_done());
         assert_eq!(task.result(), Err(TaskError::Cancelled));
     }
     assert_eq!(
@@ -386,7 +386,7 @@ fn drop_cancels_what_has_not_started_and_lets_the_rest_run_on() {
         1,
         "a cancelled task keeps its argument"
     );
-    assert!(!running.done());
+    assert!(!running.is_done());
     gate.open();
     assert_eq!(running.result(), Ok(7));
 }

@@ -1,4 +1,4 @@
-//! Atomics of models whose sequentially consistent accesses are really so.
+//! AtomicsGuard of models whose sequentially consistent accesses are really so.
 //!
 //! loom takes `SeqCst` for `AcqRel` at an access, and knows `SeqCst` only of fences. So an access
 //! that asks for it stands between two fences here.

@@ -23,7 +23,7 @@ macro_rules! check {
         };
         let failed = pool.map(fails, 0..10).unwrap_err();
         assert_eq!(failed.index(), Some(3));
-        let outcomes = pool.try_map(fails, 0..10);
+        let outcomes = pool.map_outcomes(fails, 0..10);
         assert_eq!(
             outcomes.iter().filter(|outcome| outcome.is_err()).count(),
             1
@@ -45,7 +45,7 @@ macro_rules! check {
         pool.shutdown(Shutdown::CancelQueued).unwrap();
         let closed = pool.map(|x: u64| x, [1]).unwrap_err();
         assert_eq!(closed, TaskError::Pool(PoolError::Closed));
-        println!("{}: as it should be", pool.engine().name());
+        println!("{}: as it should be", pool.engine().kind());
     }};
 }
 

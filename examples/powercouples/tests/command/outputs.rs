@@ -59,7 +59,7 @@ fn json_has_the_promised_shape() {
         assert_eq!(seconds.len(), 3);
         assert!(seconds[0] > 0.0);
         assert_eq!(variant["median"].as_f64(), Some(seconds[1]));
-        // Reading numbers back may change their last bit, here or there.
+        // ArrayReadGuard numbers back may change their last bit, here or there.
         let speedup = variants[0]["median"].as_f64().unwrap() / seconds[1];
         let told = variant["speedup"].as_f64().unwrap();
         assert!(

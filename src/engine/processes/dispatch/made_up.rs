@@ -71,7 +71,7 @@ impl MadeUp {
         let mut settings = Settings {
             name: "made-up".to_owned(),
             env: Vec::new(),
-            inner_threads: InnerThreads::Off,
+            inner_threads: InnerThreads::Inherit,
             stdout: Output::Inherit,
             stderr: Output::Inherit,
             initializer: None,
@@ -79,7 +79,7 @@ impl MadeUp {
             memory_limit: None,
             timeout: None,
             idle_timeout: None,
-            affinity: Affinity::Off,
+            affinity: Affinity::Inherit,
             nice: 0,
             wait_policy: WaitPolicy::Park,
             timeline: false,

@@ -38,8 +38,8 @@ fn a_handle_follows_its_task_from_the_lane_to_its_end() {
             _ => {}
         }
         // The test does not take the answer: the calls of the handle do.
-        assert_eq!(task.running(), step == 1, "step {step}");
-        assert_eq!(task.done(), step == 2, "step {step}");
+        assert_eq!(task.is_running(), step == 1, "step {step}");
+        assert_eq!(task.is_done(), step == 2, "step {step}");
         if step > 0 {
             assert!(!task.cancel());
         }
@@ -57,7 +57,7 @@ fn a_task_that_has_not_begun_is_cancelled_by_kill_too_and_its_worker_goes_on() {
     for kills in [false, true] {
         let (task, _) = submit(&house);
         assert!(if kills { task.kill() } else { task.cancel() });
-        assert!(task.done() && !task.running());
+        assert!(task.is_done() && !task.is_running());
         assert!(!task.cancel() && !task.kill(), "once");
         assert_eq!(task.result(), Err(TaskError::Cancelled));
         house.assert_at_rest();
@@ -77,7 +77,7 @@ fn a_task_that_runs_is_killed_with_its_worker() {
     assert!(task.kill());
     assert!(house.kill_reason(0).is_some());
     assert!(!task.kill(), "once");
-    assert!(!task.done(), "its worker has not died yet");
+    assert!(!task.is_done(), "its worker has not died yet");
     house.reclaim(0, &Death::Signal(9));
     assert_eq!(task.result(), Err(TaskError::Cancelled));
     assert_eq!(house.lock().cancelled, 0);

@@ -77,7 +77,7 @@ fn b33_items_that_panic_when_they_are_dropped_are_cancelled_with_the_pool() {
                 assert!(held.is_none(), "it was started");
                 gate.pass();
             };
-            pool.call().chunk_size(3).try_map(run, items)
+            pool.call().chunk_size(3).map_outcomes(run, items)
         });
         gate.until_waiting(1);
         let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));

@@ -193,9 +193,9 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
         let chunk = under_way(give(&house, limits(), &mut items, ALL).0);
         let mut begun = peer.must_begin();
         peer.run(&mut begun, answered);
-        assert!(chunk.running() && !chunk.cancel());
+        assert!(chunk.is_running() && !chunk.cancel());
         house.reclaim(0, &segfault());
-        assert!(!chunk.running() && chunk.cancel());
+        assert!(!chunk.is_running() && chunk.cancel());
         let mut other = house.hire(0);
         house.finish(&mut [&mut other]);
         assert_eq!(house.tally(0).0, u64::from(answered));
