@@ -2,7 +2,7 @@
 //! 100,000.
 //!
 //! ```text
-//! 2 producers ──spans──▶ jobs, a queue of 8 ──▶ 3 consumers ──counts──▶ results, a queue of 8 ──▶ main
+//! 2 producers ──spans──▶ jobs (queue of 8) ──▶ 3 consumers ──counts──▶ results (as well) ──▶ main
 //! ```
 //!
 //! No process closes anything. Each process has the half of a queue that it needs. A queue ends

@@ -1,7 +1,8 @@
 //! `c-function`: the same loop, with the work done in C.
 //!
-//! Before adding workers, look for a better way to do the work. This one keeps its numbers in a base that is a power
-//! of ten, and so saves the conversion from binary to decimal on which `pure` spends most of its time.
+//! Before adding workers, look for a better way to do the work. This one keeps its numbers in a
+//! base that is a power of ten, and so saves the conversion from binary to decimal on which `pure`
+//! spends most of its time.
 
 use super::Failure;
 use crate::couple::{Couple, Power};

@@ -1,9 +1,10 @@
 //! `forked`: the same `map`, over children forked for this one call.
 //!
-//! A forked child starts with a copy of everything the caller has, made by the system only where one of them writes.
-//! So the function borrows, as on threads, although it runs in another process; only the powers are sent. The price:
-//! a fork takes the calling thread alone along, and a lock that another thread holds stays locked in the child for
-//! ever. The call is therefore refused while other threads run.
+//! A forked child starts with a copy of everything the caller has, made by the system only where
+//! one of them writes. So the function borrows, as on threads, although it runs in another process;
+//! only the powers are sent. The price: a fork takes the calling thread alone along, and a lock
+//! that another thread holds stays locked in the child for ever. The call is therefore refused
+//! while other threads run.
 
 use manyhands::prelude::*;
 

@@ -1,7 +1,7 @@
 //! The loop over all couples, in five variants of the same shape.
 //!
-//! Each has one function, `run`: it takes all couples, runs the loop, tells the bar how far it is, and returns one
-//! power for each couple, in order. All but `pure` can fail, and say why.
+//! Each has one function, `run`: it takes all couples, runs the loop, tells the bar how far it is,
+//! and returns one power for each couple, in order. All but `pure` can fail, and say why.
 //!
 //! | variant | runs on | computes with |
 //! |---|---|---|

@@ -1,9 +1,9 @@
 //! `processes`: the same `map`, over workers that share no memory.
 //!
-//! The couples are sent to the workers and the powers back, so both have to be serialisable, and the function may take
-//! nothing along from here: it cannot borrow `couples`, so it is given copies. What that buys: if a worker is killed or
-//! crashes, its couple is tried once more on a new worker, and the others never notice. A couple that loses two workers
-//! is an error that names it.
+//! The couples are sent to the workers and the powers back, so both have to be serialisable, and
+//! the function may take nothing along from here: it cannot borrow `couples`, so it is given
+//! copies. What that buys: if a worker is killed or crashes, its couple is tried once more on a new
+//! worker, and the others never notice. A couple that loses two workers is an error that names it.
 
 use manyhands::prelude::*;
 

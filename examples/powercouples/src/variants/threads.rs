@@ -1,7 +1,8 @@
 //! `threads`: the loop becomes a `map` over a pool.
 //!
-//! Threads share their memory, so each one reads its couples where they lie, in the caller's slice, and nothing has to
-//! be sent. The results come back in the order of the couples, whichever ended first.
+//! Threads share their memory, so each one reads its couples where they lie, in the caller's slice,
+//! and nothing has to be sent. The results come back in the order of the couples, whichever ended
+//! first.
 
 use manyhands::prelude::*;
 
