@@ -60,9 +60,11 @@ pub struct Barrier {
 /// The number of broken generations that are remembered.
 const REMEMBERED: usize = 32;
 
-/// The head of a barrier. All of it but `waiters` is changed under the lock. A process that is
-/// killed with the lock was a party. So the barrier is broken anyhow, and breaking it puts every
-/// word in order.
+/// The head of a barrier. All of it but `waiters` is changed under the lock. The next owner breaks
+/// the barrier if a process was killed with the lock, which puts every word in order. Nearly always
+/// that process was a party, so the barrier breaks anyhow. A process without a handle takes the lock
+/// only to reclaim what a dead one held. If it is killed then, the barrier breaks as well: the next
+/// owner cannot tell the two apart.
 #[repr(C)]
 pub(super) struct BarrierHead {
     lock: RobustMutex,
