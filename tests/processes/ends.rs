@@ -7,7 +7,9 @@ use manyhands::prelude::*;
 use manyhands::{Output, Shutdown};
 
 use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, is_running};
-use crate::{Folder, Touches, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
+use crate::{
+    Folder, Touches, begin_and_wait, endless, outcome, pid, takes_no_more, touch, wait_for, workers,
+};
 
 #[test]
 fn b33_ten_thousand_queued_tasks_are_cancelled_at_once() {
@@ -85,7 +87,7 @@ fn b32_close_waits_for_a_call_for_all_outcomes_that_reads_on() {
         let go = go;
         has_read_some.recv_timeout(DEADLINE).unwrap();
         let closing = scope.spawn(|| sleeper.run(|| pool.close()));
-        eventually("the pool takes no more", || pool.submit(pid, 0).is_done());
+        takes_no_more(pool);
         sleeper.is_asleep();
         assert!(!closing.is_finished(), "close has not waited for the call");
         go.send(()).unwrap();
@@ -125,7 +127,7 @@ fn b33_a_shutdown_cancels_a_call_that_another_thread_waits_for_with_close() {
                 }
             };
             let first = scope.spawn(move || end(close_first));
-            eventually("the pool takes no more", || pool.submit(pid, 0).is_done());
+            takes_no_more(pool);
             let second = scope.spawn(move || sleeper.run(|| end(!close_first)));
             sleeper.is_asleep();
             go.send(()).unwrap();

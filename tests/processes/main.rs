@@ -22,7 +22,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{DEADLINE, children_of};
+use common::{DEADLINE, children_of, eventually};
 use manyhands::prelude::*;
 
 /// A folder of a test's own, gone with it: what tasks in other processes leave for each other.
@@ -81,6 +81,14 @@ fn wait_for(path: PathBuf) -> u32 {
 fn begin_and_wait((begun, end): (PathBuf, PathBuf)) -> u32 {
     touch(begun);
     wait_for(end)
+}
+
+/// Waits until the pool, whose worker is idle, refuses or cancels tasks. That a task is done would
+/// not show it: the worker may have run it.
+fn takes_no_more(pool: &Pool<Processes>) {
+    eventually("the pool takes no more", || {
+        pool.submit(pid, 0).result().is_err()
+    });
 }
 
 fn pid(_: u32) -> u32 {

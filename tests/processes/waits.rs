@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
 use crate::common::{DEADLINE, Leftovers, children_of, eventually, is_running, kill};
-use crate::{Folder, Touches, begin_and_wait, endless, outcome, touch, workers};
+use crate::{Folder, Touches, begin_and_wait, endless, outcome, takes_no_more, touch, workers};
 
 fn short_nap(x: u32) -> u32 {
     thread::sleep(Duration::from_millis(5));
@@ -135,7 +135,7 @@ fn b41_who_closes_hears_of_an_end_that_somebody_else_brings_about() {
         go.send(()).unwrap();
         eventually("the call runs", || pool.stats().total().tasks == 1);
         let closing = scope.spawn(|| pool.close());
-        eventually("the pool is closed", || pool.submit(|x: u8| x, 1).is_done());
+        takes_no_more(pool);
         pool.shutdown(Shutdown::Kill).unwrap();
         // The call may end before it asks for the last.
         let _ = (go.send(()), go.send(()));
