@@ -9,6 +9,9 @@
 
 #[cfg(target_os = "linux")]
 mod claim;
+mod death;
+mod item_index;
+mod message;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,12 +20,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
-use crate::os::ExitStatus;
-use crate::signals::signal_name;
-#[cfg(target_os = "linux")]
 pub use claim::ClaimError;
 #[cfg(target_os = "linux")]
 pub(crate) use claim::Holder;
+pub use death::{Corruption, Death};
+pub use item_index::ItemIndex;
+pub use message::Message;
 
 /// Why a task has no result.
 ///
@@ -45,21 +48,23 @@ pub(crate) use claim::Holder;
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked. Its worker and all other tasks go on.
-    #[error("{}panicked: {message}{}", Subject(*.index), At(.location.as_ref()))]
+    #[error("{}panicked: {message}{}", Subject(index.get()), At(.location.as_deref()))]
+    #[non_exhaustive]
     Panicked {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// The panic's message.
-        message: String,
+        message: Message,
         /// Where the panic was raised; `None` if the program's own panic hook has replaced this
         /// crate's.
-        location: Option<Location>,
+        location: Option<Box<Location>>,
     },
     /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
-    #[error("{}failed: its worker (pid {pid}) {cause}{}", Subject(*.index), Attempts(*.attempts))]
+    #[error("{}failed: its worker (pid {pid}) {cause}{}", Subject(index.get()), Attempts(*.attempts))]
+    #[non_exhaustive]
     WorkerDied {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// Process id of the worker that died.
         pid: u32,
         /// How it died.
@@ -68,44 +73,48 @@ pub enum TaskError {
         attempts: u32,
     },
     /// An argument, a context or a result could not be turned into bytes.
-    #[error("{}failed: its {part} cannot be serialised: {reason}", Subject(*.index))]
+    #[error("{}failed: its {part} cannot be serialised: {reason}", Subject(index.get()))]
+    #[non_exhaustive]
     Encode {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// Which value it was.
         part: Part,
         /// What the serialiser said.
-        reason: String,
+        reason: Message,
     },
     /// An argument, a context or a result could not be made from the bytes that came.
-    #[error("{}failed: its {part} cannot be deserialised: {reason}", Subject(*.index))]
+    #[error("{}failed: its {part} cannot be deserialised: {reason}", Subject(index.get()))]
+    #[non_exhaustive]
     Decode {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// Which value it was.
         part: Part,
         /// What the deserialiser said.
-        reason: String,
+        reason: Message,
     },
     /// The task ran for longer than its limit. On processes and forked children it was stopped at
     /// that moment, with its worker. A thread cannot be stopped, so there the task ran to its end
     /// and its result was dropped.
-    #[error("{}took longer than its limit of {limit:?}", Subject(*.index))]
+    #[error("{}took longer than its limit of {limit:?}", Subject(index.get()))]
+    #[non_exhaustive]
     TimedOut {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// The limit.
         limit: Duration,
     },
     /// The worker process had no memory left under its limit, and died of it.
     #[error(
         "{}failed: its worker (pid {pid}) was out of memory under its limit of {limit} bytes{}",
-        Subject(*.index),
+        Subject(index.get()),
         Attempts(*.attempts)
     )]
+    #[non_exhaustive]
     OutOfMemory {
         /// Position of the item in the input of the call.
-        index: Option<usize>,
+        index: ItemIndex,
         /// Process id of the worker that died.
         pid: u32,
         /// The limit, in bytes.
@@ -116,12 +125,15 @@ pub enum TaskError {
     /// The task was cancelled before it had a result: by its handle, or because its pool was shut
     /// down or dropped.
     #[error("the task was cancelled before it had a result")]
-    Cancelled,
+    #[non_exhaustive]
+    Cancelled {},
     /// The result was taken before, by an earlier `result_timeout` or `.await`.
     #[error("the result of this task was taken before")]
-    Taken,
+    #[non_exhaustive]
+    Taken {},
     /// The options of the call contradict themselves or ask for nothing; no item was run.
     #[error("the call was not started: {reason}")]
+    #[non_exhaustive]
     InvalidCall {
         /// Which option, and why.
         reason: Cow<'static, str>,
@@ -129,10 +141,26 @@ pub enum TaskError {
     /// The array could not be lent to the workers; no item was run.
     #[cfg(target_os = "linux")]
     #[error("the call was not started: {0}")]
-    Claim(#[from] ClaimError),
+    Claim(Box<ClaimError>),
     /// The pool as a whole cannot run the task.
     #[error(transparent)]
-    Pool(#[from] PoolError),
+    Pool(Box<PoolError>),
+}
+
+// A million outcomes are a million of these: a variant has one word for its index and three more.
+const _: () = assert!(size_of::<TaskError>() <= 32);
+
+impl From<PoolError> for TaskError {
+    fn from(error: PoolError) -> Self {
+        Self::Pool(Box::new(error))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl From<ClaimError> for TaskError {
+    fn from(error: ClaimError) -> Self {
+        Self::Claim(Box::new(error))
+    }
 }
 
 impl TaskError {
@@ -157,10 +185,63 @@ impl TaskError {
             | Self::TimedOut { index, .. }
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
-            | Self::Decode { index, .. } => *index,
-            Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => None,
+            | Self::Decode { index, .. } => index.get(),
+            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => None,
             #[cfg(target_os = "linux")]
             Self::Claim(_) => None,
+        }
+    }
+
+    /// Returns the error of the pool that this one hands on; `None` for all other variants.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// pool.close()?;
+    /// let error = pool.map(|x| x + 1, [1]).unwrap_err();
+    /// assert_eq!(error.as_pool(), Some(&PoolError::Closed));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn as_pool(&self) -> Option<&PoolError> {
+        match self {
+            Self::Pool(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns why an array could not be claimed, if that is the error; `None` for all other
+    /// variants.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::{ClaimError, SharedArray, prelude::*};
+    ///
+    /// let mut array = SharedArray::<u8>::zeros(10)?;
+    /// let frozen = array.clone().freeze()?;
+    /// let error = Pool::serial()
+    ///     .for_each_chunk(&mut array, 5, |_, chunk: &mut [u8]| chunk.fill(1))
+    ///     .unwrap_err();
+    /// assert_eq!(error.as_claim(), Some(&ClaimError::Frozen));
+    /// # drop(frozen);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    pub fn as_claim(&self) -> Option<&ClaimError> {
+        match self {
+            Self::Claim(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Makes the error of an item that is over its limit.
+    pub(crate) fn timed_out(index: Option<usize>, limit: Duration) -> Self {
+        Self::TimedOut {
+            index: index.into(),
+            limit,
         }
     }
 
@@ -186,8 +267,8 @@ impl TaskError {
             | Self::TimedOut { index, .. }
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
-            | Self::Decode { index, .. } => *index = at,
-            Self::Cancelled | Self::Taken | Self::InvalidCall { .. } | Self::Pool(_) => {}
+            | Self::Decode { index, .. } => *index = at.into(),
+            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => {}
             #[cfg(target_os = "linux")]
             Self::Claim(_) => {}
         }
@@ -229,64 +310,6 @@ impl fmt::Display for Part {
             Self::Context => "context",
             Self::Result => "result",
         })
-    }
-}
-
-/// How a process ended.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::prelude::*;
-///
-/// let pool = Pool::processes(1)?;
-/// let exit = pool.submit(|code: i32| -> () { std::process::exit(code) }, 3);
-/// let Err(TaskError::WorkerDied { cause, .. }) = exit.result() else {
-///     panic!("it lives")
-/// };
-/// assert_eq!(cause, Death::Exit(3));
-/// assert_eq!(
-///     Death::Signal(11).to_string(),
-///     "was killed by signal 11 (SIGSEGV)"
-/// );
-/// # Ok::<(), PoolError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Death {
-    /// Killed by this signal: 9 is SIGKILL, 11 SIGSEGV (also a stack overflow), 6 SIGABRT.
-    Signal(i32),
-    /// Ended by itself with this exit code, in the middle of a task.
-    Exit(i32),
-    /// What the worker wrote could not be right, so the parent killed it. The text says what was
-    /// wrong.
-    Corrupted(String),
-    /// Another part of the program waited for the process and took its exit status.
-    Unknown,
-}
-
-impl fmt::Display for Death {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Signal(signal) => match signal_name(*signal) {
-                Some(name) => write!(f, "was killed by signal {signal} ({name})"),
-                None => write!(f, "was killed by signal {signal}"),
-            },
-            Self::Exit(code) => write!(f, "exited with code {code} in the middle of the task"),
-            Self::Corrupted(what) => write!(f, "wrote what cannot be right and was killed: {what}"),
-            Self::Unknown => f.write_str("died; another part of the program took its exit status"),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl From<ExitStatus> for Death {
-    fn from(status: ExitStatus) -> Self {
-        match status {
-            ExitStatus::Exit(code) => Self::Exit(code),
-            ExitStatus::Signal(signal) => Self::Signal(signal),
-            ExitStatus::Unknown => Self::Unknown,
-        }
     }
 }
 
@@ -347,6 +370,7 @@ pub enum PoolError {
     #[error(
         "the environment variable {variable} is set to {value:?}; it must be a whole number from 1 on, or not set"
     )]
+    #[non_exhaustive]
     InvalidVariable {
         /// Its name: `MANYHANDS_WORKERS`.
         variable: Cow<'static, str>,
@@ -355,6 +379,7 @@ pub enum PoolError {
     },
     /// A worker could not be started; those already started were stopped.
     #[error("worker {worker} of {workers} could not be started: {reason}")]
+    #[non_exhaustive]
     StartFailed {
         /// Which one, from 0.
         worker: usize,
@@ -365,6 +390,7 @@ pub enum PoolError {
     },
     /// A worker was started but did not report in time.
     #[error("worker {worker} did not report within {waited:?} of its start; {HOOK_ADVICE}")]
+    #[non_exhaustive]
     StartTimedOut {
         /// Which one, from 0.
         worker: usize,
@@ -408,6 +434,7 @@ pub enum PoolError {
          child. Join them first, use worker processes that are not forked from this one (StartMethod::Spawn or \
          ForkServer), or accept the risk with the builder's allow_threads()"
     )]
+    #[non_exhaustive]
     ThreadsRunning {
         /// How many threads other than the caller run, those that this crate keeps parked left out.
         threads: usize,
@@ -420,6 +447,7 @@ pub enum PoolError {
     OtherProcess,
     /// A single child process could not be started.
     #[error("the process {name} could not be started: {reason}")]
+    #[non_exhaustive]
     ProcessFailed {
         /// What the process would have been called.
         name: String,
@@ -431,6 +459,7 @@ pub enum PoolError {
         "refused to start a process: {limit} processes lie one inside the other already. If a child starts one like \
          itself without end, stop that; otherwise start them from a process further out"
     )]
+    #[non_exhaustive]
     TooDeep {
         /// How many levels there may be.
         limit: u32,
@@ -440,6 +469,7 @@ pub enum PoolError {
     Closed,
     /// An option of a builder asks for what is not possible.
     #[error("{option} cannot be {value}: {reason}")]
+    #[non_exhaustive]
     InvalidOption {
         /// Which option.
         option: Cow<'static, str>,
@@ -453,12 +483,14 @@ pub enum PoolError {
         "{text:?} cannot be read as an engine; it should be serial, or threads, processes or forked, these with a colon and \
          a whole number of workers from 1 on, unless there are to be as many as available_workers() says: \"processes:4\""
     )]
+    #[non_exhaustive]
     UnknownEngine {
         /// The text.
         text: String,
     },
     /// The initialiser of the workers failed.
     #[error("the initialiser of worker {worker} failed: {reason}")]
+    #[non_exhaustive]
     InitializerFailed {
         /// Which worker, from 0.
         worker: usize,
@@ -467,12 +499,14 @@ pub enum PoolError {
     },
     /// Workers kept dying before they could take a task, so the pool gave up.
     #[error("the pool has given up: {reason}")]
+    #[non_exhaustive]
     Broken {
         /// What happened to the last worker.
         reason: String,
     },
     /// The system refused something that the pool needs.
     #[error("{what}: {reason}")]
+    #[non_exhaustive]
     System {
         /// What was asked of the system.
         what: Cow<'static, str>,

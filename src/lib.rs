@@ -66,7 +66,7 @@ mod call;
 mod codec;
 mod copies;
 pub mod engine;
-mod error;
+pub mod error;
 mod future;
 #[cfg(target_os = "linux")]
 mod hook;

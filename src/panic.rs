@@ -47,12 +47,12 @@ impl Caught {
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         #[cfg(target_os = "linux")]
         if let Some(claim) = self.claim {
-            return TaskError::Claim(claim);
+            return claim.into();
         }
         TaskError::Panicked {
-            index,
-            message: self.message,
-            location: self.location,
+            index: index.into(),
+            message: self.message.into(),
+            location: self.location.map(Box::new),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use common::errors::cancelled;
 use common::{DEADLINE, Leftovers, Sleeper, as_program, eventually, finish, is_program};
 use manyhands::prelude::*;
 use manyhands::sync::Event;
@@ -154,7 +155,7 @@ fn a_forked_child_is_told_that_callbacks_are_its_parents() {
     assert_eq!(answers, Ok(vec![expected]));
     let task = task.into_inner().unwrap();
     assert!(task.kill());
-    assert_eq!(task.result(), Err(TaskError::Cancelled));
+    assert_eq!(task.result(), Err(cancelled()));
     assert_eq!(called.load(Ordering::SeqCst), 1);
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::errors::too_deep;
 use common::{
     Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running,
 };
@@ -274,13 +275,13 @@ fn b03_a_running_child_is_alive_and_listed_until_it_is_joined() {
     assert!(!child.is_alive());
     assert_eq!(child.exit_status(), Some(ExitStatus::Exit(0)));
     assert_eq!(child.join(), Ok(ExitStatus::Exit(0)), "once more");
-    assert_eq!(pids(), []);
+    assert!(pids().is_empty());
 
     // What has ended is found out without a join, too.
     let (child, writer) = patient();
     drop(writer);
     eventually("the child has ended", || child.exit_status().is_some());
-    assert_eq!(pids(), []);
+    assert!(pids().is_empty());
 }
 
 #[test]
@@ -395,7 +396,7 @@ fn b07_an_endless_recursion_of_processes_is_refused() {
     }
     let _none = Leftovers::none();
     let text = printed(endless, 1);
-    let refused = PoolError::TooDeep { limit: 16 };
+    let refused = too_deep(16);
     assert_eq!(text, format!("16 {refused}"));
 }
 

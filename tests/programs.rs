@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use common::errors::threads_running;
 use common::{
     Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running,
 };
@@ -274,16 +275,14 @@ fn b44_forked_is_refused_while_other_threads_run() {
     let before = std::fs::read_dir("/proc/self/task").unwrap().count() - 1;
     let (stop, wait) = channel::<()>();
     let other = std::thread::spawn(move || wait.recv());
-    let refused = PoolError::ThreadsRunning {
-        threads: before + 1,
-    };
+    let refused = threads_running(before + 1);
     assert_eq!(
         pool.map(|x: u32| x, 0..3),
-        Err(TaskError::Pool(refused.clone()))
+        Err(TaskError::from(refused.clone()))
     );
     assert_eq!(
         pool.submit(|x: u32| x, 3).result(),
-        Err(TaskError::Pool(refused))
+        Err(TaskError::from(refused))
     );
     drop(stop);
     other.join().unwrap().unwrap_err();
@@ -312,7 +311,7 @@ fn threads_of_pools_count_when_they_have_something_to_do() {
     let task = busy.submit(stay, (tell, wait));
     told.recv().unwrap();
     let refused = pool.map(|x: u32| x, 0..3).unwrap_err();
-    let is_refused = matches!(refused, TaskError::Pool(PoolError::ThreadsRunning { .. }));
+    let is_refused = matches!(refused.as_pool(), Some(PoolError::ThreadsRunning { .. }));
     assert!(is_refused, "{refused:?}");
     drop(stop);
     assert_eq!(task.result(), Ok(true));
@@ -489,7 +488,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
     let forked = forked.build().unwrap();
     let ask = |_: u32| {
         let other = PoolError::OtherProcess;
-        let error = TaskError::Pool(other.clone());
+        let error = TaskError::from(other.clone());
         let mut tasks = tasks.lock().unwrap();
         let refused = [
             pool.map(|x: u32| x, 0..3) == Err(error.clone()),
@@ -529,7 +528,7 @@ fn a_forked_child_cannot_use_or_break_its_parents_pool() {
         .unwrap();
     let refused = forked.map(
         |x: u32| {
-            pool.submit(|x: u32| x, x).result() == Err(TaskError::Pool(PoolError::OtherProcess))
+            pool.submit(|x: u32| x, x).result() == Err(TaskError::from(PoolError::OtherProcess))
         },
         0..3,
     );

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::errors::cancelled;
 use common::{Leftovers, Sleeper, eventually};
 use manyhands::prelude::*;
 use manyhands::{Reduce, Shutdown, closure};
@@ -59,7 +60,7 @@ fn forked() -> Pool<Forked> {
 #[test]
 fn a_forked_child_takes_no_answers_from_its_parents_pools() {
     let _none = Leftovers::none();
-    let other_process = || TaskError::Pool(PoolError::OtherProcess);
+    let other_process = || TaskError::from(PoolError::OtherProcess);
     let pool = Pool::processes(1).unwrap();
     let inner = forked();
     // The answers of these wait in shared memory while the children look.
@@ -289,7 +290,7 @@ fn items_keep_their_arguments_when_the_context_fails_for_the_one_before() {
         10..13,
     );
     assert!(
-        matches!(outcome, Err(TaskError::Panicked { index: Some(0), .. })),
+        matches!(outcome, Err(TaskError::Panicked{ index, .. }) if index == Some(0)),
         "{outcome:?}"
     );
     assert!(
@@ -321,7 +322,7 @@ fn a_forked_pool_is_dropped_though_somebody_waits() {
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| task.result());
         drop(pool);
-        assert_eq!(waiter.join().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(waiter.join().unwrap(), Err(cancelled()));
     });
 }
 
@@ -499,7 +500,7 @@ fn shutting_down_a_forked_pool_cancels_the_items_of_another_thread_that_have_not
         });
         held.go_on_when_closed(pool, sleeper);
         assert_eq!(ender.join().unwrap(), (Ok(()), true));
-        assert_eq!(held.call.join().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(held.call.join().unwrap(), Err(cancelled()));
         assert!(!held.folder.file("item-99").exists());
     });
 }
@@ -577,7 +578,7 @@ fn no_more_items_have_failed_than_have_ended() {
     });
     let failed = call.map(item, items);
     assert!(
-        matches!(failed, Err(TaskError::WorkerDied { index: Some(0), .. })),
+        matches!(failed, Err(TaskError::WorkerDied{ index, .. }) if index == Some(0)),
         "{failed:?}"
     );
     assert!(told.iter().all(|(done, failed)| failed <= done), "{told:?}");

@@ -16,6 +16,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::errors::{timed_out, too_deep};
 use common::{
     DEADLINE, Killed, Leftovers, as_program, children_of, eventually, finish, is_program,
     is_running, kill,
@@ -86,7 +87,7 @@ fn b23_a_death_is_told_rightly_whoever_started_the_worker() {
             0..4,
         );
         let cause = |at: usize| match &deaths[at] {
-            Err(TaskError::WorkerDied { cause, .. }) => cause.clone(),
+            Err(TaskError::WorkerDied { cause, .. }) => *cause,
             other => panic!("{method:?}: {other:?}"),
         };
         assert_eq!(cause(0), Death::Signal(6), "{method:?}");
@@ -103,11 +104,7 @@ fn b28_a_limit_stops_a_forked_worker_too() {
         let limit = Duration::from_millis(50);
         let pool = builder(method).timeout(limit).build().unwrap();
         let endless = pool.submit(spin, 0);
-        assert_eq!(
-            endless.result(),
-            Err(TaskError::TimedOut { index: None, limit }),
-            "{method:?}"
-        );
+        assert_eq!(endless.result(), Err(timed_out(None, limit)), "{method:?}");
         assert_eq!(pool.submit(|x: u8| x, 3).result(), Ok(3), "{method:?}");
     }
 }
@@ -549,7 +546,7 @@ fn b44_forking_workers_is_refused_while_other_threads_run() {
 fn descend(level: u32) -> (u32, bool) {
     match Pool::processes(1) {
         Ok(pool) => pool.submit(descend, level + 1).result().unwrap(),
-        Err(error) => (level, error == PoolError::TooDeep { limit: 16 }),
+        Err(error) => (level, error == too_deep(16)),
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::errors::cancelled;
 use common::{Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::engine::TimelineEvent;
 use manyhands::prelude::*;
@@ -137,7 +138,7 @@ fn cancelled_tasks_are_counted_whether_they_had_begun_or_not() {
     eventually("the task runs", || running.is_running());
     assert!(queued.iter().all(TaskFuture::cancel));
     assert!(running.kill());
-    assert_eq!(running.result(), Err(TaskError::Cancelled));
+    assert_eq!(running.result(), Err(cancelled()));
     let stats = pool.stats();
     assert_eq!((stats.cancelled, stats.total().failures.cancelled), (3, 1));
 }

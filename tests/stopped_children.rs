@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use common::errors::timed_out;
 use common::{DEADLINE, Leftovers, children_of};
 use manyhands::prelude::*;
 use nix::sys::signal::{Signal, kill, raise};
@@ -91,7 +92,7 @@ fn what_a_stopped_child_has_not_begun_with_is_done_by_others() {
                 Ok(n) => assert_eq!(n as usize, index),
                 Err(error) => {
                     let index = Some(index);
-                    assert_eq!(error, TaskError::TimedOut { index, limit });
+                    assert_eq!(error, timed_out(index, limit));
                     late += 1;
                 }
             }
@@ -121,10 +122,7 @@ fn a_child_that_is_stopped_between_two_items_costs_none() {
         let call = pool.call().timeout(limit).chunk_size(chunk).retries(1);
         let outcomes = in_time("map_outcomes", || call.map_outcomes(stop_soon, 0..30));
         for (index, outcome) in outcomes.into_iter().enumerate() {
-            let late = Err(TaskError::TimedOut {
-                index: Some(index),
-                limit,
-            });
+            let late = Err(timed_out(Some(index), limit));
             assert!(
                 outcome == Ok(index as u32) || outcome == late,
                 "{outcome:?}"
@@ -149,13 +147,13 @@ fn a_stopped_child_in_the_middle_of_an_item_is_stopped_by_its_limit() {
     for (index, outcome) in outcomes.into_iter().enumerate() {
         if index == 3 {
             let index = Some(3);
-            assert_eq!(outcome, Err(TaskError::TimedOut { index, limit }));
+            assert_eq!(outcome, Err(timed_out(index, limit)));
         } else {
             assert_eq!(outcome, Ok(index as u32));
         }
     }
     let outcome = in_time("submit", || call().submit(stop, 3).result());
-    let late = TaskError::TimedOut { index: None, limit };
+    let late = timed_out(None, limit);
     assert_eq!(outcome, Err(late));
 }
 
@@ -173,13 +171,13 @@ fn a_submitted_child_that_is_stopped_before_it_begins_is_ended_by_its_limit() {
         match in_time("result", || task.result()) {
             Ok(n) => assert_eq!(n, 7),
             Err(error) => {
-                assert_eq!(error, TaskError::TimedOut { index: None, limit });
+                assert_eq!(error, timed_out(None, limit));
                 late += 1;
             }
         }
         // It was the one that was stopped, if the first was too quick.
         let second = in_time("result", || next.result());
-        let overdue = Err(TaskError::TimedOut { index: None, limit });
+        let overdue = Err(timed_out(None, limit));
         assert!(second == Ok(8) || second == overdue, "{second:?}");
         stopper.end();
     }

@@ -17,7 +17,7 @@ use super::claim::{Claim, Lend};
 use super::claim_mode::Mode;
 use super::claims::Refusal;
 use super::tile::TileMut;
-use crate::error::TaskError;
+use crate::error::{ClaimError, TaskError};
 use crate::panic::Refused;
 
 /// What can be lent to a function `F` with a context `C`.
@@ -110,7 +110,7 @@ fn invalid(reason: String) -> TaskError {
 
 fn lend<T: Pod>(array: &SharedArray<T>, mode: Mode) -> Result<Lend<'_>, TaskError> {
     let lend = Lend::new(&array.object, mode, array.len() as u64);
-    lend.map_err(|refusal| TaskError::Claim(refusal.into()))
+    lend.map_err(|refusal| ClaimError::from(refusal).into())
 }
 
 /// Keeps an array lent. Its end waits until no worker has a claim under it.

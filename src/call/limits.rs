@@ -28,7 +28,7 @@ impl Failure {
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         match self {
             Self::Panicked(caught) => caught.into_error(index),
-            Self::TimedOut(limit) => TaskError::TimedOut { index, limit },
+            Self::TimedOut(limit) => TaskError::timed_out(index, limit),
         }
     }
 }
@@ -38,7 +38,7 @@ impl Limits {
     /// is not started.
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
         let limit = self.timeout.filter(Duration::is_zero)?;
-        Some(TaskError::TimedOut { index, limit })
+        Some(TaskError::timed_out(index, limit))
     }
 
     /// Runs the item with this index on this thread. An item that takes too long cannot be stopped

@@ -5,10 +5,11 @@ use nix::sys::signal::Signal;
 
 use super::*;
 use crate::error::ClaimError;
+use crate::signals::signal_name;
 
 fn died(index: Option<usize>) -> TaskError {
     TaskError::WorkerDied {
-        index,
+        index: index.into(),
         pid: 4_711,
         cause: Death::Exit(3),
         attempts: 1,
@@ -17,7 +18,7 @@ fn died(index: Option<usize>) -> TaskError {
 
 fn out_of_memory(index: Option<usize>) -> TaskError {
     TaskError::OutOfMemory {
-        index,
+        index: index.into(),
         pid: 4_711,
         limit: 1_024,
         attempts: 1,
@@ -29,23 +30,23 @@ fn of_items() -> [TaskError; 6] {
     let (index, reason) = (None, "no way".to_owned());
     [
         TaskError::Panicked {
-            index,
-            message: "on purpose".to_owned(),
+            index: index.into(),
+            message: "on purpose".to_owned().into(),
             location: None,
         },
         died(index),
         TaskError::Encode {
-            index,
+            index: index.into(),
             part: Part::Argument,
-            reason: reason.clone(),
+            reason: reason.clone().into(),
         },
         TaskError::Decode {
-            index,
+            index: index.into(),
             part: Part::Result,
-            reason,
+            reason: reason.into(),
         },
         TaskError::TimedOut {
-            index,
+            index: index.into(),
             limit: Duration::from_secs(2),
         },
         out_of_memory(index),
@@ -70,11 +71,11 @@ fn an_error_of_an_item_has_its_index_and_says_it() {
 fn an_error_of_a_whole_call_has_no_index() {
     let reason = Cow::Borrowed("of no use");
     for error in [
-        TaskError::Cancelled,
-        TaskError::Taken,
+        TaskError::Cancelled {},
+        TaskError::Taken {},
         TaskError::InvalidCall { reason },
-        TaskError::Claim(ClaimError::Frozen),
-        TaskError::Pool(PoolError::Closed),
+        TaskError::from(ClaimError::Frozen),
+        TaskError::from(PoolError::Closed),
     ] {
         let of_item = error.clone().with_index(7);
         assert_eq!((of_item.index(), &of_item), (None, &error));
@@ -105,15 +106,18 @@ fn an_error_says_what_it_knows() {
         column: 5,
     };
     let panicked = |location| TaskError::Panicked {
-        index: None,
-        message: "on purpose".to_owned(),
+        index: None.into(),
+        message: "on purpose".to_owned().into(),
         location,
     };
     let says = |error: &TaskError, parts: &[&str]| {
         let text = error.to_string();
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
-    says(&panicked(Some(place)), &["on purpose", "src/main.rs:12:5"]);
+    says(
+        &panicked(Some(Box::new(place))),
+        &["on purpose", "src/main.rs:12:5"],
+    );
     assert!(!panicked(None).to_string().contains(" at "));
     says(&died(None), &["4711", "code 3"]);
     says(&out_of_memory(None), &["4711", "1024"]);
@@ -148,7 +152,7 @@ fn a_death_says_its_cause() {
         (Death::Signal(9), "signal 9 (SIGKILL)"),
         (Death::Signal(40), "signal 40"),
         (Death::Exit(3), "code 3"),
-        (Death::Corrupted("a length".to_owned()), "a length"),
+        (Death::Corrupted(Corruption::ResultLength), "a length"),
         (Death::Unknown, "took its exit status"),
     ] {
         let text = death.to_string();
@@ -188,8 +192,10 @@ fn signals_have_the_names_that_the_system_gives_them() {
 
 #[test]
 fn a_task_may_hand_on_what_it_was_told() {
-    let pool = TaskError::Pool(PoolError::TooDeep { limit: 9 });
-    let errors = of_items().into_iter().chain([TaskError::Cancelled, pool]);
+    let pool = TaskError::from(PoolError::TooDeep { limit: 9 });
+    let errors = of_items()
+        .into_iter()
+        .chain([TaskError::Cancelled {}, pool]);
     for error in errors.map(|error| error.with_index(7)) {
         let mut bytes = Vec::new();
         crate::codec::append(&mut bytes, &error).unwrap();

@@ -77,7 +77,7 @@ impl<R> Told<R> {
             Stage::Waiting(callbacks) => callbacks.push(callback),
             // The task is over: the callback sees the outcome, which then goes back to the handle.
             Stage::Over(outcome) => {
-                let outcome = outcome.take().unwrap_or(Err(TaskError::Taken));
+                let outcome = outcome.take().unwrap_or(Err(TaskError::Taken {}));
                 *stage = Stage::Waiting(vec![callback]);
                 drop(stage);
                 self.tell(outcome, Outstanding::count(self.pool));
@@ -185,7 +185,7 @@ impl<R> Told<R> {
     pub(super) fn take(&self) -> Result<R, TaskError> {
         self.wait(None);
         match &mut *self.lock() {
-            Stage::Over(outcome) => outcome.take().unwrap_or(Err(TaskError::Taken)),
+            Stage::Over(outcome) => outcome.take().unwrap_or(Err(TaskError::Taken {})),
             Stage::Waiting(_) if is_in_callback_of(self.address()) => Err(PoolError::System {
                 what: "the result was not given".into(),
                 reason:
@@ -194,7 +194,7 @@ impl<R> Told<R> {
             }
             .into()),
             // Another callback was added in between.
-            Stage::Waiting(_) => Err(TaskError::Taken),
+            Stage::Waiting(_) => Err(TaskError::Taken {}),
         }
     }
 }

@@ -268,9 +268,9 @@ impl<R> TaskFuture<R> {
     /// );
     /// let queued = pool.submit(|x: i32| x, 1);
     /// assert!(queued.cancel());
-    /// assert_eq!(queued.result(), Err(TaskError::Cancelled));
+    /// assert!(matches!(queued.result(), Err(TaskError::Cancelled { .. })));
     /// assert!(long.kill());
-    /// assert_eq!(long.result(), Err(TaskError::Cancelled));
+    /// assert!(matches!(long.result(), Err(TaskError::Cancelled { .. })));
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn cancel(&self) -> bool {
@@ -298,7 +298,8 @@ impl<R> TaskFuture<R> {
     ///     (),
     /// );
     /// assert!(endless.kill());
-    /// assert_eq!(endless.result(), Err::<(), _>(TaskError::Cancelled));
+    /// let outcome: Result<(), _> = endless.result();
+    /// assert!(matches!(outcome, Err(TaskError::Cancelled { .. })));
     /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the worker has been replaced
     ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -454,7 +455,10 @@ impl<R: Send> Pending<R> for Ready<R> {
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        self.outcome.lock().take().unwrap_or(Err(TaskError::Taken))
+        self.outcome
+            .lock()
+            .take()
+            .unwrap_or(Err(TaskError::Taken {}))
     }
 
     fn has_failed(&self) -> bool {

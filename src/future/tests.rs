@@ -141,7 +141,7 @@ fn a_task_that_was_over_from_the_start_is_what_it_is() {
     assert_eq!(told.try_recv(), Ok(()));
     assert_eq!(task.result_timeout(Duration::ZERO), Ok(outcome()));
     assert!(task.pending.has_failed(), "also when its outcome was taken");
-    assert_eq!(task.result(), Err(TaskError::Taken));
+    assert_eq!(task.result(), Err(TaskError::Taken {}));
     assert!(!TaskFuture::ready(Ok(1)).pending.has_failed());
 }
 

@@ -229,21 +229,21 @@ impl Fault {
         match self {
             Self::Panicked(caught) => caught.into_error(index),
             Self::ArgumentDecode(reason) => TaskError::Decode {
-                index,
+                index: index.into(),
                 part: Part::Argument,
-                reason,
+                reason: reason.into(),
             },
             Self::ContextDecode(reason) => TaskError::Decode {
-                index,
+                index: index.into(),
                 part: Part::Context,
-                reason,
+                reason: reason.into(),
             },
             Self::ResultEncode(reason) => TaskError::Encode {
-                index,
+                index: index.into(),
                 part: Part::Result,
-                reason,
+                reason: reason.into(),
             },
-            Self::TimedOut(limit) => TaskError::TimedOut { index, limit },
+            Self::TimedOut(limit) => TaskError::timed_out(index, limit),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::raw::RawBytes;
 use super::ring::{CELL_PAYLOAD, Reader};
 use super::{Header, Lane, Progress};
 use crate::codec::LENGTH_BYTES;
+use crate::error::Corruption;
 
 /// The receiver of the answers for the items of one task. Indices count from the first item of the
 /// task.
@@ -171,7 +172,7 @@ impl Receiver {
         &mut self,
         expected: &mut Expected,
         sink: &dyn Sink,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Corruption> {
         let Some(view) = self.reader.peek() else {
             return Ok(false);
         };
@@ -180,7 +181,7 @@ impl Receiver {
         // This also stops a worker that sends empty cells without end: they would keep the parent
         // busy for ever.
         if !view.last && view.bytes.len() != CELL_PAYLOAD {
-            return Err("a message that goes on after a cell that is not full".to_owned());
+            return Err(Corruption::CellNotFull);
         }
         let accepted = if view.last && self.partial.is_empty() {
             Self::accept(view.bytes, expected, sink)?
@@ -191,7 +192,7 @@ impl Receiver {
             }
             // A result says its length in its first cell.
             if view.bytes.len() > self.most - self.partial.len() {
-                return Err("a message longer than it says".to_owned());
+                return Err(Corruption::MessageLength);
             }
             view.bytes.append_to(&mut self.partial);
             if view.last {
@@ -218,50 +219,44 @@ impl Receiver {
 
     /// Checks the first cell of a message that has more: before the rest is gathered, it must be a
     /// message that may have more. Returns how long the message may become.
-    fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<usize, String> {
+    fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<usize, Corruption> {
         let (head, body) = message
             .split::<RESPONSE_HEAD>()
-            .ok_or("a message without a head")?;
-        let response = Response::from_head(head).ok_or("a message of no known kind")?;
+            .ok_or(Corruption::MessageKind)?;
+        let response = Response::from_head(head).ok_or(Corruption::MessageKind)?;
         let is_result = response.kind == ResponseKind::Results;
         let is_next = response.task == expected.task && response.first == expected.next;
         if !is_next || response.count != 1 || (is_result && expected.result_size.is_some()) {
-            return Err("a message of several cells where none is due".to_owned());
+            return Err(Corruption::SeveralCells);
         }
         if !is_result {
             return Ok(usize::MAX);
         }
         let (len, _) = body
             .split::<LENGTH_BYTES>()
-            .ok_or("a result without a length")?;
+            .ok_or(Corruption::ResultLength)?;
         let len = usize::try_from(u64::from_ne_bytes(len)).ok();
         len.and_then(|len| len.checked_add(RESPONSE_HEAD + LENGTH_BYTES))
-            .ok_or_else(|| "a result longer than memory".to_owned())
+            .ok_or(Corruption::ResultLength)
     }
 
     fn accept(
         message: RawBytes<'_>,
         expected: &mut Expected,
         sink: &dyn Sink,
-    ) -> Result<Accepted, String> {
+    ) -> Result<Accepted, Corruption> {
         let (head, body) = message
             .split::<RESPONSE_HEAD>()
-            .ok_or("a message without a head")?;
-        let response = Response::from_head(head).ok_or("a message of no known kind")?;
+            .ok_or(Corruption::MessageKind)?;
+        let response = Response::from_head(head).ok_or(Corruption::MessageKind)?;
         // A worker answers in order, so this item of this task is the only one that can come.
         if response.task != expected.task || response.first != expected.next {
-            return Err(format!(
-                "an answer for item {} of task {}, where item {} of task {} comes next",
-                response.first, response.task, expected.next, expected.task
-            ));
+            return Err(Corruption::WrongItem);
         }
         let left = expected.end - expected.next;
         // More answers than open items, or the end of the task with items still open.
         if response.count > left || (response.ends && response.count != left) {
-            return Err(format!(
-                "{} answers, where {left} items are open",
-                response.count
-            ));
+            return Err(Corruption::WrongCount);
         }
         let mut accepted = Accepted {
             ends: response.ends,
@@ -269,27 +264,23 @@ impl Receiver {
         };
         match response.kind {
             ResponseKind::Results if !expected.fits(response.count, body) => {
-                return Err(format!(
-                    "{} results in {} bytes",
-                    response.count,
-                    body.len()
-                ));
+                return Err(Corruption::ResultLength);
             }
             // A message must answer for an item or end the task.
             ResponseKind::Results if response.count == 0 && !response.ends => {
-                return Err("an answer that says nothing".to_owned());
+                return Err(Corruption::WrongCount);
             }
             // The end of a task whose items have all been answered for.
             ResponseKind::Results if response.count == 0 => {}
             ResponseKind::Results => sink.results(response.first, response.count, body),
             ResponseKind::Fault if response.count != 1 => {
-                return Err("a fault of no item".to_owned());
+                return Err(Corruption::WrongCount);
             }
             ResponseKind::Fault => {
                 let mut bytes = Vec::new();
                 body.append_to(&mut bytes);
-                let fault = crate::codec::exact::from_slice(&bytes)
-                    .map_err(|error| format!("a fault unread: {error}"))?;
+                let fault =
+                    crate::codec::exact::from_slice(&bytes).map_err(|_| Corruption::UnreadFault)?;
                 accepted.fault = Some(match &fault {
                     Fault::Panicked(_) => FaultKind::Panicked,
                     Fault::TimedOut(_) => FaultKind::TimedOut,
@@ -298,10 +289,10 @@ impl Receiver {
                 sink.fault(response.first, fault);
             }
             ResponseKind::Times => {
-                let (times, rest) = body.split::<16>().ok_or("times of no length")?;
+                let (times, rest) = body.split::<16>().ok_or(Corruption::WrongTimes)?;
                 // Times end a task and are about no item.
                 if !response.ends || response.count != 0 || rest.len() != 0 {
-                    return Err("times in the middle of a task".to_owned());
+                    return Err(Corruption::WrongTimes);
                 }
                 let [started, ended] = [0, 8].map(|at| super::message::long(&times[at..at + 8]));
                 accepted.times = Some(Times { started, ended });

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use self::word::{FREE, PHASE, READY, RECLAIMED, TAKEN, Word, state};
 use super::raw::RawBytes;
+use crate::error::Corruption;
 use crate::os::fault;
 use crate::os::memory::SharedMemory;
 
@@ -287,7 +288,7 @@ impl Reader {
     /// Returns the next cell, if it has been written. `Err` if its state or its length cannot be
     /// right.
     #[inline]
-    pub(crate) fn peek(&self) -> Option<Result<View<'_>, String>> {
+    pub(crate) fn peek(&self) -> Option<Result<View<'_>, Corruption>> {
         let found = self.cells.at(self.position).word.look();
         // The writer has not published this cell yet.
         if found == word(self.position, FREE) {
@@ -296,16 +297,11 @@ impl Reader {
         // Only the first cell of a request may have another word, and the reader begins with that
         // cell by `claim`.
         if found != word(self.position, READY) {
-            return Some(Err(format!(
-                "a cell in state {found:#x}, where {:#x} comes next",
-                word(self.position, READY)
-            )));
+            return Some(Err(Corruption::CellState));
         }
         let len = self.cells.at(self.position).len.load(Ordering::Relaxed) as usize;
         if len > CELL_PAYLOAD {
-            return Some(Err(format!(
-                "a cell of {len} bytes, where {CELL_PAYLOAD} is the most"
-            )));
+            return Some(Err(Corruption::CellLength));
         }
         Some(Ok(self.current()))
     }

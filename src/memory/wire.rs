@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::transit::{self, Sent};
 use crate::codec::{self, Reading};
-use crate::error::{Part, TaskError};
+use crate::error::{ItemIndex, Part, TaskError};
 use crate::panic;
 
 /// A record whose handles cease to count as under way when it has been read.
@@ -50,9 +50,9 @@ pub(crate) fn encode<T: Serialize + 'static>(
     let error = match panic::catch(|| codec::append(out, value)) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(reason)) => TaskError::Encode {
-            index: None,
+            index: ItemIndex::NONE,
             part,
-            reason,
+            reason: reason.into(),
         },
         Err(caught) => caught.into_error(None),
     };
@@ -63,9 +63,9 @@ pub(crate) fn encode<T: Serialize + 'static>(
 /// The error of an item whose result cannot be made from its bytes.
 pub(crate) fn undecoded(index: Option<usize>, reason: String) -> TaskError {
     TaskError::Decode {
-        index,
+        index: index.into(),
         part: Part::Result,
-        reason,
+        reason: reason.into(),
     }
 }
 

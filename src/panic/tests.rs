@@ -26,14 +26,16 @@ fn a_panic_is_caught_with_its_message_and_place() {
     assert_eq!(catch(|| 7), Ok(7));
     let error = caught.into_error(Some(3));
     let TaskError::Panicked {
-        index: Some(3),
+        index,
         message,
         location,
     } = error
     else {
         panic!("{error:?}")
     };
-    assert_eq!((message.as_str(), location), ("on purpose", Some(place)));
+    assert_eq!(index.get(), Some(3));
+    assert_eq!(message, "on purpose");
+    assert_eq!(location.as_deref(), Some(&place));
 }
 
 #[test]
@@ -95,5 +97,5 @@ fn a_refused_claim_ends_its_task_with_the_claims_error() {
     let caught = catch(|| -> () { refused() }).unwrap_err();
     assert_eq!(caught.claim, Some(ClaimError::Frozen));
     let error = caught.into_error(Some(1));
-    assert_eq!(error, TaskError::Claim(ClaimError::Frozen));
+    assert_eq!(error, TaskError::from(ClaimError::Frozen));
 }

@@ -155,7 +155,7 @@ fn frozen_arrays_are_slices_everywhere_and_stay_as_they_are() -> Result {
     let write = |array: SharedArray<u64>| matches!(array.write(), Err(ClaimError::Frozen));
     assert!(pool.submit(write, array.clone()).result()?);
     let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u64]| {});
-    assert_eq!(refused, Err(TaskError::Claim(ClaimError::Frozen)));
+    assert_eq!(refused, Err(TaskError::from(ClaimError::Frozen)));
     assert_eq!(
         pool.map_with(
             &frozen,

@@ -8,6 +8,7 @@ use manyhands::as_completed;
 use manyhands::prelude::*;
 
 use super::Round;
+use super::common::errors::is_cancelled_or_closed;
 use super::common::random::Random;
 use super::job::{Answer, Job, MOST_FALSE_STARTS, Rules, Way, run};
 
@@ -100,7 +101,10 @@ impl<'r> Caller<'r> {
             let is_killed = stop == 1 && task.kill();
             let outcome = self.outcome(task);
             if is_cancelled {
-                assert!(matches!(outcome, Err(TaskError::Cancelled)), "{outcome:?}");
+                assert!(
+                    matches!(outcome, Err(TaskError::Cancelled { .. })),
+                    "{outcome:?}"
+                );
             }
             let rules = Rules {
                 may_be_cancelled: is_cancelled || is_killed,
@@ -233,7 +237,7 @@ impl<'r> Caller<'r> {
         });
         match sum {
             Ok(sum) => assert_eq!(sum, expected),
-            Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed)) => {
+            Err(error) if is_cancelled_or_closed(&error) => {
                 assert!(self.is_ending(), "nobody has ended the pool");
             }
             Err(TaskError::WorkerDied {
@@ -269,7 +273,7 @@ impl<'r> Caller<'r> {
                     assert_eq!(found, context.get(n).copied());
                 }
             }
-            Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed)) => assert!(is_ending),
+            Err(error) if is_cancelled_or_closed(&error) => assert!(is_ending),
             Err(TaskError::WorkerDied {
                 attempts: MOST_FALSE_STARTS,
                 ..

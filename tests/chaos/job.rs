@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::common::errors::is_closed;
 use super::common::random::Random;
 
 /// When a job takes its worker along, if it does.
@@ -261,6 +262,7 @@ impl Job {
                 cause,
                 attempts,
                 pid,
+                ..
             } => {
                 let known = [
                     Death::Signal(9),
@@ -274,9 +276,9 @@ impl Job {
                 let is_last = *attempts == rules.retries + 1;
                 *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0
             }
-            TaskError::TimedOut { index, limit } => *index == at && rules.limit == Some(*limit),
-            TaskError::Cancelled => rules.may_be_cancelled || is_ending,
-            TaskError::Pool(PoolError::Closed) => is_ending,
+            TaskError::TimedOut { index, limit, .. } => *index == at && rules.limit == Some(*limit),
+            TaskError::Cancelled { .. } => rules.may_be_cancelled || is_ending,
+            error if is_closed(error) => is_ending,
             _ => false,
         }
     }

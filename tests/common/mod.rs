@@ -2,6 +2,7 @@
 //! that runs as a program of its own.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod errors;
 pub mod random;
 pub mod refuse;
 pub mod watch;

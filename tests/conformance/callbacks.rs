@@ -83,7 +83,7 @@ where
         let own = Arc::clone(&pool);
         submit(&pool, 1).on_done(move |_| {
             tell_begin.send(()).unwrap();
-            let closed = Err(TaskError::Pool(PoolError::Closed));
+            let closed = Err(TaskError::from(PoolError::Closed));
             eventually("the pool is closed", || submit(&own, 1).result() == closed);
             // What it has to do takes its time.
             thread::sleep(Duration::from_millis(50));
@@ -288,7 +288,10 @@ macro_rules! callbacks {
             fence.0.open();
             let outcome = heard(&told);
             assert!(
-                matches!(outcome, Err(TaskError::Pool(PoolError::System { .. }))),
+                matches!(
+                    outcome.as_ref().map_err(TaskError::as_pool),
+                    Err(Some(PoolError::System { .. }))
+                ),
                 "{outcome:?}"
             );
         }

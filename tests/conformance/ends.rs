@@ -123,7 +123,7 @@ macro_rules! ends {
                 assert_eq!(pool.shutdown(how), Ok(()), "twice is the same as once");
                 assert_eq!(pool.close(), Ok(()));
                 assert_eq!(task.result(), Ok(7));
-                let closed = TaskError::Pool(PoolError::Closed);
+                let closed = TaskError::from(PoolError::Closed);
                 assert_eq!(pool.submit(|x: u32| x, 1).result(), Err(closed.clone()));
                 assert_eq!(pool.map(|x: u32| x, 0..3), Err(closed));
             }
@@ -141,20 +141,15 @@ macro_rules! ends {
                             start.wait();
                             for n in 0..20u32 {
                                 let outcome = pool.submit(|x: u32| x, n).result();
-                                let is_refused = matches!(
-                                    outcome,
-                                    Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed))
-                                );
+                                let is_refused =
+                                    outcome.as_ref().is_err_and(is_cancelled_or_closed);
                                 assert!(outcome == Ok(n) || is_refused, "{outcome:?}");
                                 let call = pool.call().chunk_size(3);
                                 for (index, outcome) in
                                     call.map_outcomes(|x: u32| x, 0..10).iter().enumerate()
                                 {
-                                    let is_refused = matches!(
-                                        outcome,
-                                        Err(TaskError::Cancelled
-                                            | TaskError::Pool(PoolError::Closed))
-                                    );
+                                    let is_refused =
+                                        outcome.as_ref().is_err_and(is_cancelled_or_closed);
                                     assert!(
                                         *outcome == Ok(index as u32) || is_refused,
                                         "{outcome:?}"
@@ -204,7 +199,7 @@ macro_rules! queued_ends {
                 send.send(nix::unistd::gettid()).unwrap();
                 own.close()
             });
-            let closed = Err(TaskError::Pool(PoolError::Closed));
+            let closed = Err(TaskError::from(PoolError::Closed));
             eventually("the pool takes no tasks", || {
                 pool.submit(|x: u64| x, 1).result() == closed
             });
@@ -283,7 +278,7 @@ macro_rules! queued_ends {
                 let _fence = Fence(gate.clone());
                 let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
                 for task in queued {
-                    assert_eq!(task.result(), Err(TaskError::Cancelled));
+                    assert_eq!(task.result(), Err(cancelled()));
                 }
                 assert!(running.iter().all(|task| task.is_running()));
                 gate.open();
@@ -328,7 +323,7 @@ macro_rules! queued_ends {
                         assert!(outcomes[0].is_ok(), "what ran has a result");
                         outcomes.retain(Result::is_err);
                     }
-                    let all_cancelled = |outcome| outcome == &Err(TaskError::Cancelled);
+                    let all_cancelled = |outcome| outcome == &Err(cancelled());
                     assert!(outcomes.iter().all(all_cancelled), "{:?}", outcomes[0]);
                 });
             }
@@ -368,17 +363,12 @@ macro_rules! mortal_ends {
                 let closer = scope.spawn(|| pool.close());
                 assert_eq!(pool.shutdown(Shutdown::Kill), Ok(()));
                 let late = late.join().unwrap();
-                assert!(
-                    matches!(
-                        late,
-                        Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed))
-                    ),
-                    "{late:?}"
-                );
+                let is_refused = late.as_ref().is_err_and(is_cancelled_or_closed);
+                assert!(is_refused, "{late:?}");
                 assert_eq!(closer.join().unwrap(), Ok(()));
             });
             for task in tasks {
-                assert_eq!(task.result(), Err(TaskError::Cancelled));
+                assert_eq!(task.result(), Err(cancelled()));
             }
         }
 
@@ -411,7 +401,7 @@ macro_rules! mortal_ends {
                     let outcomes = call.join().unwrap();
                     let first = usize::from(lists);
                     assert_eq!(outcomes.len(), 1 + 50 * first);
-                    let all_cancelled = |outcome| outcome == &Err(TaskError::Cancelled);
+                    let all_cancelled = |outcome| outcome == &Err(cancelled());
                     assert!(outcomes[first..].iter().all(all_cancelled), "{outcomes:?}");
                 });
             }

@@ -149,7 +149,7 @@ macro_rules! futures {
             pool.close().unwrap();
             let refused = pool.submit(not_700, 1);
             refused.on_done(ear.listen("refused"));
-            let closed = Err(TaskError::Pool(PoolError::Closed));
+            let closed = Err(TaskError::from(PoolError::Closed));
             assert_eq!(ear.heard(), [("refused", closed.clone())]);
             assert_eq!(refused.result(), closed);
         }
@@ -402,13 +402,13 @@ macro_rules! mortal_futures {
                 }
                 assert!(task.kill());
                 assert!(!task.kill(), "it has ended, or is about to");
-                assert_eq!(task.result(), Err(TaskError::Cancelled));
+                assert_eq!(task.result(), Err(cancelled()));
                 let heard = ear.heard();
                 assert_eq!(heard.len(), usize::from(round % 2 == 0));
                 assert!(
                     heard
                         .iter()
-                        .all(|(_, outcome)| *outcome == Err(TaskError::Cancelled))
+                        .all(|(_, outcome)| *outcome == Err(cancelled()))
                 );
                 assert_eq!(
                     pool.submit(|x: u32| x, 1).result(),

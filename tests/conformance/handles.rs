@@ -64,7 +64,7 @@ macro_rules! handles {
             });
             assert!(task.is_done());
             assert_eq!(poll(&mut task), std::task::Poll::Ready(Ok(1)));
-            assert_eq!(task.result(), Err(TaskError::Taken));
+            assert_eq!(task.result(), Err(taken()));
         }
 
         #[test]
@@ -80,7 +80,7 @@ macro_rules! handles {
                 }
                 assert_eq!(task.result_timeout(DEADLINE), Ok(Ok(1)));
                 task.on_done(ear.listen("late"));
-                let late = ("late", Err(TaskError::Taken));
+                let late = ("late", Err(taken()));
                 let expected = if has_other {
                     vec![("in time", Ok(1)), late]
                 } else {
@@ -208,7 +208,7 @@ macro_rules! handles {
             let task = RefCell::new(Some(pool.submit(pass, fence.0.clone())));
             eventually("the task runs", || fence.0.waiting() == 1);
             let refusals = |_: u32| {
-                let other = || TaskError::Pool(PoolError::OtherProcess);
+                let other = || TaskError::from(PoolError::OtherProcess);
                 let mut wrong = Vec::new();
                 let mut check = |what: &'static str, is_right: bool| {
                     if !is_right {
@@ -289,7 +289,7 @@ macro_rules! queued_handles {
                 assert_eq!(shutdown.join().unwrap(), Ok(()));
             });
             for task in tasks {
-                assert_eq!(task.result(), Err(TaskError::Cancelled));
+                assert_eq!(task.result(), Err(cancelled()));
             }
             assert!(running.into_iter().all(|task| task.result().is_ok()));
         }

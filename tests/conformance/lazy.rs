@@ -175,7 +175,7 @@ macro_rules! lazy {
             ));
             pool.close().unwrap();
             let closed: Vec<_> = pool.imap(|x: u32| x, 0..3).collect();
-            assert_eq!(closed, vec![Err(TaskError::Pool(PoolError::Closed)); 3]);
+            assert_eq!(closed, vec![Err(TaskError::from(PoolError::Closed)); 3]);
         }
 
         #[test]

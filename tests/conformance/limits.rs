@@ -17,10 +17,7 @@ macro_rules! limits {
             use $crate::limits::{LIMIT, spend};
             let _none = Leftovers::none();
             let pool = $make;
-            let overdue = |index| TaskError::TimedOut {
-                index,
-                limit: LIMIT,
-            };
+            let overdue = |index| timed_out(index, LIMIT);
             for chunk in [1, 4] {
                 let call = || pool.call().timeout(LIMIT).chunk_size(chunk).retries(3);
                 let each = call().map_outcomes(spend, [0, 1, 8, 0]);
@@ -43,10 +40,7 @@ macro_rules! limits {
                 spend(fifths);
                 assert!(fifths == 0, "after its limit");
             };
-            let overdue = |index| TaskError::TimedOut {
-                index,
-                limit: LIMIT,
-            };
+            let overdue = |index| timed_out(index, LIMIT);
             let call = || pool.call().timeout(LIMIT);
             assert_eq!(call().map(late, [0, 8, 0]), Err(overdue(Some(1))));
             assert_eq!(call().submit(late, 8).result(), Err(overdue(None)));
@@ -75,10 +69,7 @@ macro_rules! limits {
             };
             let items = || (0..5u32).map(|n| (gate.clone(), n)).collect::<Vec<_>>();
             let call = || pool.call().timeout(Duration::ZERO).chunk_size(2).retries(1);
-            let overdue = |index| TaskError::TimedOut {
-                index,
-                limit: Duration::ZERO,
-            };
+            let overdue = |index| timed_out(index, Duration::ZERO);
             let each: Vec<_> = (0..5).map(|index| Err(overdue(Some(index)))).collect();
             assert_eq!(call().map(run, items()), Err(overdue(Some(0))));
             assert_eq!(call().map(run, Vec::new()), Ok(Vec::new()));
@@ -115,7 +106,7 @@ macro_rules! limits {
             let _none = Leftovers::none();
             let pool = $make;
             let limit = Duration::from_nanos(1);
-            let overdue = |index| TaskError::TimedOut { index, limit };
+            let overdue = |index| timed_out(index, limit);
             // Longer than the clock needs to tick, and far shorter than it takes to be stopped from
             // outside.
             let short = |n: u32| {
@@ -157,7 +148,7 @@ macro_rules! mortal_limits {
             for (index, outcome) in call.map_outcomes(run, items).into_iter().enumerate() {
                 if index % 4 == 1 {
                     let index = Some(index);
-                    assert_eq!(outcome, Err(TaskError::TimedOut { index, limit }));
+                    assert_eq!(outcome, Err(timed_out(index, limit)));
                 } else {
                     assert_eq!(outcome, Ok(index as u32));
                 }
@@ -167,7 +158,7 @@ macro_rules! mortal_limits {
                 .call()
                 .timeout(limit)
                 .submit(|gate: Gate| gate.pass(), gate);
-            let overdue = TaskError::TimedOut { index: None, limit };
+            let overdue = timed_out(None, limit);
             assert_eq!(endless.result(), Err(overdue));
             assert_eq!(pool.map(|x: u32| x + 1, 0..3), Ok(vec![1, 2, 3]));
         }

@@ -39,6 +39,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
 use common::refuse::Refused;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};

@@ -370,11 +370,11 @@ macro_rules! mortal_options {
                         matches!(
                             error,
                             TaskError::WorkerDied {
-                                index: None,
+                                index,
                                 attempts: 1,
                                 cause: Death::Signal(9),
                                 ..
-                            }
+                            } if index == None
                         ),
                         "{error:?}"
                     );

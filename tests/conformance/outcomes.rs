@@ -110,11 +110,12 @@ macro_rules! outcomes {
                     index,
                     message,
                     location,
+                    ..
                 }) = outcome
                 else {
                     panic!("{way}: {outcome:?}")
                 };
-                assert_eq!((index, message.as_str()), (Some(way), says));
+                assert_eq!((index.get(), &*message), (Some(way), says));
                 assert_eq!(location.is_some(), has_place, "{way}: {location:?}");
             }
         }
@@ -150,7 +151,7 @@ macro_rules! outcomes {
                 assert!(each.iter().all(is_refused), "{each:?}");
             }
             pool.close().unwrap();
-            let closed = Err(TaskError::Pool(PoolError::Closed));
+            let closed = Err(TaskError::from(PoolError::Closed));
             assert_eq!(pool.map_outcomes(|x: u32| x, 0..3), vec![closed; 3]);
         }
 
@@ -320,7 +321,7 @@ macro_rules! mortal_outcomes {
                             else {
                                 panic!("{index}: {outcome:?}")
                             };
-                            assert_eq!(at, Some(index.into()));
+                            assert_eq!(at.get(), Some(index.into()));
                             assert_eq!((cause, attempts), (Death::Exit(index.into()), retries + 1));
                         } else {
                             assert_eq!(outcome, Ok(index));

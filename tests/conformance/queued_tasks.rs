@@ -35,7 +35,7 @@ macro_rules! queued_futures {
                 assert!(!task.is_running());
                 assert!(task.cancel());
                 assert!(task.is_done() && !task.cancel());
-                assert_eq!(task.result(), Err(TaskError::Cancelled));
+                assert_eq!(task.result(), Err(cancelled()));
             }
             gate.open();
             assert!(running.into_iter().all(|task| task.result().is_ok()));
@@ -56,8 +56,8 @@ macro_rules! queued_futures {
             queued.on_done(ear.listen("cancelled"));
             assert!(ear.heard().is_empty());
             assert!(queued.cancel());
-            assert_eq!(queued.result(), Err(TaskError::Cancelled));
-            assert_eq!(ear.heard(), [("cancelled", Err(TaskError::Cancelled))]);
+            assert_eq!(queued.result(), Err(cancelled()));
+            assert_eq!(ear.heard(), [("cancelled", Err(cancelled()))]);
             gate.open();
             drop(running);
         }
@@ -96,7 +96,7 @@ macro_rules! queued_futures {
                     [
                         Ok(1),
                         Err(TaskError::Panicked { .. }),
-                        Err(TaskError::Cancelled)
+                        Err(TaskError::Cancelled { .. })
                     ]
                 ),
                 "{outcomes:?}"
@@ -152,17 +152,13 @@ macro_rules! queued_futures {
             let pass = |gate: Gate| gate.pass_counted();
             let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
             let queued = pool.submit(pass, gate.clone());
-            let cancelled = pool.submit(pass, gate.clone());
-            assert!(cancelled.cancel());
-            let tasks = running.into_iter().chain([queued, cancelled]);
+            let ended = pool.submit(pass, gate.clone());
+            assert!(ended.cancel());
+            let tasks = running.into_iter().chain([queued, ended]);
             let total = pool.workers() + 2;
             let mut completed = as_completed(tasks).timeout(Duration::from_millis(20));
             let first = completed.next().unwrap().unwrap();
-            assert_eq!(
-                first.result(),
-                Err(TaskError::Cancelled),
-                "first what has ended"
-            );
+            assert_eq!(first.result(), Err(cancelled()), "first what has ended");
             let unfinished = total - 1;
             let missing = completed.next().unwrap().unwrap_err();
             assert_eq!(missing, Unfinished { unfinished, total });
@@ -191,7 +187,7 @@ macro_rules! queued_futures {
                     (canceller.join().unwrap(), outcomes)
                 });
                 assert_eq!(canceller, Ok(()));
-                assert_eq!(outcomes, vec![Err(TaskError::Cancelled); 1_000]);
+                assert_eq!(outcomes, vec![Err(cancelled()); 1_000]);
                 assert!(running.into_iter().all(|task| task.result().is_ok()));
             }
         }

@@ -11,6 +11,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::common::errors::too_deep;
 use crate::common::{Leftovers, as_program, finish, is_program};
 use crate::{output_of, patient, printed_by};
 
@@ -76,7 +77,7 @@ fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
     let _none = Leftovers::none();
     let spy = || Process::builder().name("spy");
     let reason = |spawned: Result<Process, PoolError>| match spawned {
-        Err(PoolError::ProcessFailed { name, reason }) => {
+        Err(PoolError::ProcessFailed { name, reason, .. }) => {
             assert_eq!(name, "spy");
             reason
         }
@@ -158,10 +159,10 @@ fn an_endless_recursion_of_forked_children_is_refused() {
                 .map(|mut told| told.remove(0))
         };
         deeper.unwrap_or_else(|error| {
-            let is_too_deep = error == PoolError::TooDeep { limit: 16 }.into();
+            let is_too_deep = error == too_deep(16).into();
             // A single child is refused as well.
             let child = Process::spawn(|()| {}, ()).map(drop);
-            let is_refused = child == Err(PoolError::TooDeep { limit: 16 });
+            let is_refused = child == Err(too_deep(16));
             (level, is_too_deep && is_refused)
         })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::{Output, Shutdown};
 
+use crate::common::errors::{cancelled, is_cancelled_or_closed};
 use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, is_running};
 use crate::{
     Folder, Touches, begin_and_wait, endless, outcome, pid, takes_no_more, touch, wait_for, workers,
@@ -28,11 +29,11 @@ fn b33_ten_thousand_queued_tasks_are_cancelled_at_once() {
         let ending = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
         // While those that run go on.
         for task in queued {
-            assert_eq!(outcome(task), Err(TaskError::Cancelled));
+            assert_eq!(outcome(task), Err(cancelled()));
         }
         assert!(running.iter().all(|task| !task.is_done()));
         let late = outcome(pool.submit(pid, 0));
-        assert_eq!(late, Err(TaskError::Pool(PoolError::Closed)));
+        assert_eq!(late, Err(TaskError::from(PoolError::Closed)));
         touch(folder.file("open"));
         for task in running {
             assert!(outcome(task).is_ok());
@@ -59,7 +60,7 @@ fn b33_who_sleeps_over_a_queued_task_hears_that_a_shutdown_has_cancelled_it() {
         let ending = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
         // The other task still runs: no answer of a worker wakes the caller.
         eventually("the caller is woken", || waiting.is_finished());
-        assert_eq!(waiting.join().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(waiting.join().unwrap(), Err(cancelled()));
         assert!(!running.is_done() && !ending.is_finished());
     });
     assert!(outcome(running).is_ok());
@@ -131,7 +132,7 @@ fn b33_a_shutdown_cancels_a_call_that_another_thread_waits_for_with_close() {
             let second = scope.spawn(move || sleeper.run(|| end(!close_first)));
             sleeper.is_asleep();
             go.send(()).unwrap();
-            assert_eq!(call.join().unwrap(), Err(TaskError::Cancelled));
+            assert_eq!(call.join().unwrap(), Err(cancelled()));
             assert_eq!(first.join().unwrap(), Ok(()));
             assert_eq!(second.join().unwrap(), Ok(()));
         });
@@ -147,7 +148,7 @@ fn b33_kill_stops_those_that_run_too() {
     assert_eq!(pool.shutdown(Shutdown::Kill), Ok(()));
     assert!(workers().is_empty());
     for task in tasks {
-        assert_eq!(outcome(task), Err(TaskError::Cancelled));
+        assert_eq!(outcome(task), Err(cancelled()));
     }
     // What had not been given out is refused.
     assert!(lazy.into_iter().all(|item| item.is_err()));
@@ -174,7 +175,7 @@ fn b33_calls_that_are_under_way_end_when_the_pool_is_shut_down() {
             });
             let ending = scope.spawn(|| pool.shutdown(how));
             eventually("the pool takes no more", || {
-                let refused = Err(TaskError::Pool(PoolError::Closed));
+                let refused = Err(TaskError::from(PoolError::Closed));
                 let probe = pool.submit(pid, 0);
                 probe.is_done() && probe.result() == refused
             });
@@ -182,20 +183,19 @@ fn b33_calls_that_are_under_way_end_when_the_pool_is_shut_down() {
                 touch(open.clone());
             }
             assert_eq!(ending.join().unwrap(), Ok(()));
-            let ended = |error: &TaskError| {
-                matches!(
-                    error,
-                    TaskError::Cancelled | TaskError::Pool(PoolError::Closed)
-                )
-            };
-            assert!(mapping.join().unwrap().is_err_and(|error| ended(&error)));
+            assert!(
+                mapping
+                    .join()
+                    .unwrap()
+                    .is_err_and(|error| is_cancelled_or_closed(&error))
+            );
             for outcomes in [trying.join().unwrap(), taking.join().unwrap()] {
                 assert_eq!(outcomes.len(), 500);
                 assert!(
                     outcomes
                         .iter()
                         .filter_map(|each| each.as_ref().err())
-                        .all(ended)
+                        .all(is_cancelled_or_closed)
                 );
             }
         });
@@ -225,7 +225,7 @@ fn b34_pools_of_all_kinds_leave_nothing_when_they_are_dropped() {
         }
         drop(pool);
         for task in tasks {
-            assert_eq!(outcome(task), Err(TaskError::Cancelled));
+            assert_eq!(outcome(task), Err(cancelled()));
         }
     }
 }
@@ -250,11 +250,7 @@ fn b47_cancel_takes_what_has_not_begun_and_nothing_else() {
     assert!(!running.cancel(), "it has begun");
     touch(folder.file("open"));
     for (n, task) in queued.into_iter().enumerate() {
-        let expected = if n % 2 == 0 {
-            Err(TaskError::Cancelled)
-        } else {
-            Ok(())
-        };
+        let expected = if n % 2 == 0 { Err(cancelled()) } else { Ok(()) };
         assert_eq!(outcome(task), expected);
         assert_eq!(folder.file(&format!("ran-{n}")).exists(), n % 2 == 1);
     }
@@ -279,10 +275,10 @@ fn b47_kill_stops_a_running_task_and_its_worker_is_replaced() {
         let queued = behind.len() / 2;
         assert!(behind[queued].kill(), "a queued task is just cancelled");
         assert!(running.kill());
-        assert_eq!(outcome(running), Err(TaskError::Cancelled));
+        assert_eq!(outcome(running), Err(cancelled()));
         for (n, task) in behind.into_iter().enumerate() {
             let expected = if n == queued {
-                Err(TaskError::Cancelled)
+                Err(cancelled())
             } else {
                 Ok(n as u32)
             };
@@ -300,7 +296,7 @@ fn b47_kill_right_after_submit() {
     for _ in 0..50 {
         let task = pool.submit(endless, 0);
         assert!(task.kill());
-        assert_eq!(outcome(task), Err(TaskError::Cancelled));
+        assert_eq!(outcome(task), Err(cancelled()));
     }
     assert!(outcome(pool.submit(pid, 0)).is_ok());
 }
@@ -318,7 +314,7 @@ fn b47_cancel_and_kill_while_a_large_argument_is_under_way() {
         let behind = pool.submit(pid, 0);
         match outcome(task) {
             Ok(len) => assert!(len == 64 << 20 && !is_cancelled),
-            Err(TaskError::Cancelled) => assert!(is_cancelled),
+            Err(TaskError::Cancelled { .. }) => assert!(is_cancelled),
             other => panic!("{other:?}"),
         }
         assert!(outcome(behind).is_ok());
@@ -329,7 +325,7 @@ fn b47_cancel_and_kill_while_a_large_argument_is_under_way() {
         match outcome(task) {
             // It may have come to its end in the meantime.
             Ok(len) => assert_eq!(len, 64 << 20),
-            Err(TaskError::Cancelled) => {}
+            Err(TaskError::Cancelled { .. }) => {}
             other => panic!("{other:?}"),
         }
         assert!(outcome(behind).is_ok());

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::{Unfinished, as_completed, wait};
 
+use crate::common::errors::cancelled;
 use crate::common::{DEADLINE, Leftovers, eventually};
 use crate::{Folder, endless, outcome, pid, touch, wait_for};
 
@@ -77,7 +78,7 @@ fn b48_callbacks_are_called_once_whatever_the_end() {
     // ended.
     for _ in 0..2 {
         let told = receive.recv_timeout(DEADLINE);
-        assert_eq!(told, Ok(("cancelled", Err(TaskError::Cancelled))));
+        assert_eq!(told, Ok(("cancelled", Err(cancelled()))));
     }
     assert!(receive.try_recv().is_err());
     touch(folder.file("open"));
@@ -96,7 +97,7 @@ fn b48_callbacks_are_called_once_whatever_the_end() {
             "panic" => matches!(outcome, Err(TaskError::Panicked { .. })),
             "death" => matches!(outcome, Err(TaskError::WorkerDied { .. })),
             "late" => matches!(outcome, Err(TaskError::TimedOut { .. })),
-            _ => outcome == Err(TaskError::Cancelled),
+            _ => outcome == Err(cancelled()),
         };
         assert!(is_right, "{name}: {outcome:?}");
     }
@@ -252,7 +253,7 @@ fn b51_a_thousand_that_end_at_once_wake_all_who_wait() {
                         let (sum, tasks): (Vec<u32>, Vec<_>) = part.into_iter().unzip();
                         let ended = as_completed(tasks).timeout(DEADLINE);
                         let values = ended.map(|task| outcome(task.unwrap()).unwrap());
-                        assert_eq!(values.sum::<u32>(), sum.into_iter().sum());
+                        assert_eq!(values.sum::<u32>(), sum.into_iter().sum::<u32>());
                     }
                 });
             }
@@ -300,9 +301,9 @@ fn b52_await_gives_what_result_gives() {
         let late = pool.call().timeout(Duration::from_millis(50));
         let late = late.submit(endless, 0).await;
         assert!(matches!(late, Err(TaskError::TimedOut { .. })));
-        let cancelled = pool.submit(endless, 0);
-        assert!(cancelled.kill());
-        assert_eq!(cancelled.await, Err(TaskError::Cancelled));
+        let killed = pool.submit(endless, 0);
+        assert!(killed.kill());
+        assert_eq!(killed.await, Err(cancelled()));
         let told = pool.submit(|n: u32| n, 7);
         told.on_done(|outcome| assert_eq!(outcome, Ok(&7)));
         assert_eq!(told.await, Ok(7));

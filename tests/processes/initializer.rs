@@ -110,7 +110,7 @@ fn b30_a_failure_at_the_start_is_the_error_of_the_pool() {
             Err::<(), _>("no model")
         })
         .build();
-    let Err(PoolError::InitializerFailed { reason, worker }) = failed else {
+    let Err(PoolError::InitializerFailed { reason, worker, .. }) = failed else {
         panic!("{failed:?}")
     };
     assert!(reason == "no model" && worker < 3);
@@ -238,7 +238,7 @@ fn tickets(folder: &Folder, count: usize) {
 
 #[track_caller]
 fn assert_ends_worn_out(pool: &Pool<Processes>) {
-    let worn_out = |error: &TaskError| matches!(error, TaskError::Pool(PoolError::InitializerFailed { reason, .. }) if reason == "worn out");
+    let worn_out = |error: &TaskError| matches!(error.as_pool(), Some(PoolError::InitializerFailed { reason, .. }) if reason == "worn out");
     let tasks: Vec<_> = (0..50)
         .map(|n| {
             let f = |n: u32| {
@@ -267,7 +267,7 @@ fn assert_ends_worn_out(pool: &Pool<Processes>) {
     assert!(worn_out(&pool.map(pid, 0..3).unwrap_err()));
     let resized = pool.resize(3).unwrap_err();
     assert!(
-        worn_out(&TaskError::Pool(resized)),
+        worn_out(&TaskError::from(resized)),
         "so is a pool to be larger"
     );
     assert_eq!(pool.close(), Ok(()));
@@ -310,8 +310,8 @@ fn b30_when_it_fails_later_places_that_nobody_has_do_not_keep_the_pool_alive() {
     let task = outcome(resting.submit(pid, 0));
     assert!(
         matches!(
-            task,
-            Err(TaskError::Pool(PoolError::InitializerFailed { .. }))
+            task.as_ref().map_err(TaskError::as_pool),
+            Err(Some(PoolError::InitializerFailed { .. }))
         ),
         "{task:?}"
     );
@@ -373,7 +373,7 @@ fn b30_failures_with_a_success_between_them_are_not_added_up() {
     kill(outcome(pool.submit(pid, 0)).unwrap());
     let ended = outcome(pool.submit(pid, 0)).unwrap_err();
     assert!(
-        matches!(&ended, TaskError::Pool(PoolError::InitializerFailed { reason, .. }) if reason == "not this time"),
+        matches!(ended.as_pool(), Some(PoolError::InitializerFailed { reason, .. }) if reason == "not this time"),
         "{ended:?}"
     );
     assert_eq!(folder.count("start-"), 16);

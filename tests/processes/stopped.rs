@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::{Shutdown, StartMethod, WaitPolicy};
 
+use crate::common::errors::{cancelled, timed_out};
 use crate::common::random::{Random, seed};
 use crate::common::{
     DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, falls_asleep_again,
@@ -20,10 +21,7 @@ use crate::{Folder, begin_and_wait, endless, outcome, pid, touch, wait_for, work
 const LIMIT: Duration = Duration::from_millis(400);
 
 fn overdue(index: Option<usize>) -> TaskError {
-    TaskError::TimedOut {
-        index,
-        limit: LIMIT,
-    }
+    timed_out(index, LIMIT)
 }
 
 /// Ends the program if what must end does not: a call that hangs cannot be given up.
@@ -282,7 +280,7 @@ fn b28_a_worker_that_is_stopped_at_any_moment_makes_no_task_late_for_ever() {
             match outcome(task) {
                 Ok(count) => assert_eq!(count, len),
                 Err(error) => {
-                    assert_eq!(error, TaskError::TimedOut { index: None, limit });
+                    assert_eq!(error, timed_out(None, limit));
                     late += 1;
                 }
             }
@@ -333,7 +331,7 @@ fn a_fork_server_that_was_stopped_goes_on_and_says_how_later_workers_end() {
     let stopped = Stopped::new(server);
     let first = outcome(pool.submit(die, ()));
     let cause = |outcome: &_| match outcome {
-        Err(TaskError::WorkerDied { cause, .. }) => Some(cause.clone()),
+        Err(TaskError::WorkerDied { cause, .. }) => Some(*cause),
         _ => None,
     };
     assert_eq!(cause(&first), Some(Death::Unknown));
@@ -390,14 +388,14 @@ fn tasks_of_a_stopped_worker_can_be_cancelled_and_the_pool_be_ended() {
         }
         assert!(first.cancel());
         assert!(second.kill());
-        assert_eq!(outcome(first), Err(TaskError::Cancelled));
-        assert_eq!(outcome(second), Err(TaskError::Cancelled));
+        assert_eq!(outcome(first), Err(cancelled()));
+        assert_eq!(outcome(second), Err(cancelled()));
         if kills {
             in_time("shutdown", || pool.shutdown(Shutdown::Kill)).unwrap();
         } else {
             in_time("drop", || drop(pool));
         }
-        assert_eq!(outcome(third), Err(TaskError::Cancelled));
+        assert_eq!(outcome(third), Err(cancelled()));
         assert!(!is_running(only));
     }
 }

@@ -192,6 +192,7 @@ fn a_core_that_is_not_there_is_a_clear_error() {
             worker,
             workers,
             reason,
+            ..
         } = &error
         else {
             panic!("{error:?}");

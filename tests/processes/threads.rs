@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use manyhands::Shutdown;
 use manyhands::prelude::*;
 
+use crate::common::errors::{cancelled, is_closed};
 use crate::common::{Leftovers, eventually};
 use crate::{Folder, outcome};
 
@@ -68,14 +69,14 @@ fn storm(end: End) {
                                 assert!(value == number && !is_cancelled[n]);
                                 ok.fetch_add(1, Ordering::Relaxed);
                             }
-                            Err(TaskError::Cancelled) => {
+                            Err(TaskError::Cancelled { .. }) => {
                                 let may_be = [3, 7].contains(&n) || end != End::Close;
                                 assert!(may_be, "task {number} was cancelled by nobody");
                                 let ran = folder.file(&format!("ran-{number}")).exists();
                                 assert!(!(is_cancelled[n] && ran), "cancelled, and run");
                                 cancelled.fetch_add(1, Ordering::Relaxed);
                             }
-                            Err(TaskError::Pool(PoolError::Closed)) => {
+                            Err(error) if is_closed(&error) => {
                                 refused.fetch_add(1, Ordering::Relaxed);
                             }
                             Err(other) => panic!("{other:?}"),
@@ -170,10 +171,7 @@ fn b41_all_ways_to_end_a_pool_at_once() {
         });
         for (n, task) in (0..).zip(tasks) {
             let result = outcome(task);
-            assert!(
-                result == Ok(n) || result == Err(TaskError::Cancelled),
-                "{result:?}"
-            );
+            assert!(result == Ok(n) || result == Err(cancelled()), "{result:?}");
         }
     }
 }

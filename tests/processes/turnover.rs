@@ -7,6 +7,7 @@ use std::time::Duration;
 use manyhands::closure;
 use manyhands::prelude::*;
 
+use crate::common::errors::cancelled;
 use crate::common::{Leftovers, eventually, kill};
 use crate::{Folder, begin_and_wait, outcome, pid, touch, wait_for, workers};
 
@@ -138,7 +139,7 @@ fn b31_tasks_that_are_taken_back_use_up_no_worker() {
         let is_cancelled = (first.cancel(), second.cancel());
         for (is_cancelled, task) in [(is_cancelled.0, first), (is_cancelled.1, second)] {
             let expected = if is_cancelled {
-                Err(TaskError::Cancelled)
+                Err(cancelled())
             } else {
                 Ok(round)
             };

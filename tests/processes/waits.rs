@@ -12,6 +12,7 @@ use manyhands::{Output, StartMethod};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
+use crate::common::errors::cancelled;
 use crate::common::{DEADLINE, Leftovers, children_of, eventually, is_running, kill};
 use crate::{Folder, Touches, begin_and_wait, endless, outcome, takes_no_more, touch, workers};
 
@@ -139,7 +140,7 @@ fn b41_who_closes_hears_of_an_end_that_somebody_else_brings_about() {
         pool.shutdown(Shutdown::Kill).unwrap();
         // The call may end before it asks for the last.
         let _ = (go.send(()), go.send(()));
-        assert_eq!(call.join().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(call.join().unwrap(), Err(cancelled()));
         assert_eq!(closing.join().unwrap(), Ok(()));
     });
 }
@@ -158,7 +159,7 @@ fn b47_what_is_half_way_out_is_cancelled_and_what_runs_before_it_goes_on() {
         let large = pool.submit(|bytes: Vec<u8>| bytes.len(), vec![1_u8; 1 << 20]);
         let after = pool.submit(|x: u32| x + 1, 1);
         assert!(if kills { large.kill() } else { large.cancel() });
-        assert_eq!(large.result(), Err(TaskError::Cancelled));
+        assert_eq!(large.result(), Err(cancelled()));
         assert!(!running.is_done());
         touch(open);
         assert!(
@@ -229,7 +230,7 @@ fn a_pool_may_be_dropped_where_its_output_is_told() {
         (),
     );
     assert_eq!(receive.recv_timeout(DEADLINE), Ok(()));
-    assert_eq!(outcome(pool), Err(TaskError::Cancelled));
+    assert_eq!(outcome(pool), Err(cancelled()));
     eventually("its worker has gone", || workers().is_empty());
 }
 
@@ -291,7 +292,7 @@ fn a_pool_whose_template_is_lost_ends() {
     workers().into_iter().for_each(kill);
     eventually("the worker dies with its template", || !is_running(worker));
     let lost = outcome(pool.submit(own_pid, 0)).unwrap_err();
-    let TaskError::Pool(PoolError::Broken { reason }) = &lost else {
+    let Some(PoolError::Broken { reason, .. }) = lost.as_pool() else {
         panic!("{lost:?}");
     };
     assert!(reason.contains("the copy of this process"), "{reason}");

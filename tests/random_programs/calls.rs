@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use manyhands::prelude::*;
 use manyhands::{Executor, Progress, Reduce, Run, RunWith};
 
+use crate::common::errors::is_closed;
 use crate::model::Given;
 use crate::program::{CallSpec, Chunks, Engine, Form, Kind};
 use crate::task::{Answer, Event, Task, append, context, entries, run, run_id, run_only, run_with};
@@ -208,12 +209,12 @@ impl Items<'_> {
                     self.describe()
                 });
             }
-            Whole::Error(TaskError::Cancelled) => {
+            Whole::Error(TaskError::Cancelled { .. }) => {
                 hold(own.are_cancelling(), "only its pool cancels a call", || {
                     self.describe()
                 });
             }
-            Whole::Error(TaskError::Pool(PoolError::Closed)) => {
+            Whole::Error(error) if is_closed(&error) => {
                 hold(own.are_ending(), "an open pool takes calls", || {
                     self.describe()
                 });

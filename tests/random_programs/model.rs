@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use manyhands::Part;
 use manyhands::prelude::*;
 
+use crate::common::errors::{cancelled, is_cancelled_or_closed, is_closed};
 use crate::program::{Kind, Options, Way};
 use crate::task::{Answer, NESTED, nested};
 
@@ -97,7 +98,7 @@ impl Given {
         deeds: &[Deeds],
     ) -> Result<(), Broken> {
         let own = &deeds[self.pool];
-        if self.is_cancelled && *outcome != Err(TaskError::Cancelled) {
+        if self.is_cancelled && *outcome != Err(cancelled()) {
             return self.broken("a task that `cancel` has cancelled says so", outcome);
         }
         match outcome {
@@ -109,8 +110,9 @@ impl Given {
             Ok(answer) => match &answer.nested {
                 Some(Ok(values)) if *values == NESTED.map(nested).collect::<Vec<_>>() => Ok(()),
                 // The call of the task was on this pool, or on one after it.
-                Some(Err(TaskError::Cancelled | TaskError::Pool(PoolError::Closed)))
-                    if deeds[self.pool..].iter().any(Deeds::are_ending) =>
+                Some(Err(error))
+                    if is_cancelled_or_closed(error)
+                        && deeds[self.pool..].iter().any(Deeds::are_ending) =>
                 {
                     Ok(())
                 }
@@ -141,7 +143,7 @@ impl Given {
 
     fn explains(&self, error: &TaskError, own: &Deeds) -> bool {
         let limit = self.options.limit();
-        let is_refused = *error == TaskError::Pool(PoolError::Closed);
+        let is_refused = is_closed(error);
         // Which of two errors is told is left open: a value is encoded, and a limit of zero is
         // seen, before the pool looks whether it has ended.
         let is_first = self.options.limit == Some(0) || self.kind == Kind::StuckArgument;
@@ -149,7 +151,9 @@ impl Given {
             return is_refused && own.are_ending();
         }
         match error {
-            TaskError::Cancelled => self.is_cancelled || self.is_killed || own.are_cancelling(),
+            TaskError::Cancelled { .. } => {
+                self.is_cancelled || self.is_killed || own.are_cancelling()
+            }
             TaskError::Panicked { index, message, .. } => {
                 let is_own = *message == format!("task {}", self.id);
                 self.kind == Kind::Panic && *index == self.index && is_own
@@ -159,13 +163,16 @@ impl Given {
                 pid,
                 cause,
                 attempts,
+                ..
             } => {
                 let is_right = *index == self.index
                     && *pid != std::process::id()
                     && *attempts == self.retries + 1;
-                is_right && (self.death().as_ref() == Some(cause) || is_victim(cause, own))
+                is_right && (self.death().as_ref() == Some(cause) || is_victim(*cause, own))
             }
-            TaskError::TimedOut { index, limit: said } => {
+            TaskError::TimedOut {
+                index, limit: said, ..
+            } => {
                 let is_right = *index == self.index && limit == Some(*said);
                 // A worker that is stopped from outside keeps its task from coming to its end.
                 let is_stopped = own.stops.load(Ordering::SeqCst) > 0;
@@ -229,8 +236,8 @@ impl Given {
 }
 
 /// Whether this death may be that of a worker killed from outside.
-fn is_victim(cause: &Death, own: &Deeds) -> bool {
-    *cause == Death::Signal(9) && own.kills.load(Ordering::SeqCst) > 0
+fn is_victim(cause: Death, own: &Deeds) -> bool {
+    cause == Death::Signal(9) && own.kills.load(Ordering::SeqCst) > 0
 }
 
 /// Whether these outcomes may be those of these tasks, in whatever order.

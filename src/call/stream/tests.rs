@@ -136,7 +136,10 @@ fn a_chunk_that_fails_as_a_whole_is_the_outcome_of_each_of_its_items() {
     let give = move |base, items: &mut Vec<u32>| {
         let outcomes = items.drain(..).map(Ok).collect();
         TaskFuture::ready(if base == 3 {
-            Err(TaskError::TimedOut { index: None, limit })
+            Err(TaskError::TimedOut {
+                index: None.into(),
+                limit,
+            })
         } else {
             Ok(outcomes)
         })
@@ -150,7 +153,10 @@ fn a_chunk_that_fails_as_a_whole_is_the_outcome_of_each_of_its_items() {
     let outcomes: Vec<_> = Imap::new(stream, Some(Schedule::Dynamic(3)), plan, 0..7).collect();
     let failed = |at| {
         let index = Some(at);
-        Err(TaskError::TimedOut { index, limit })
+        Err(TaskError::TimedOut {
+            index: index.into(),
+            limit,
+        })
     };
     let expected = [Ok(0), Ok(1), Ok(2), failed(3), failed(4), failed(5), Ok(6)];
     assert_eq!(outcomes, expected);

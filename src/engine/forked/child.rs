@@ -11,7 +11,7 @@ use crate::array::fork_guard::{Taken, Takes};
 use crate::call::Limits;
 use crate::call::{at_fork, seed};
 use crate::engine::fork::fork_child;
-use crate::error::{Death, TaskError};
+use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{
     self, Expected, Fate, Lane, Pace, Progress, Receiver, ResponseWriter, Ring, Sink,
@@ -123,7 +123,7 @@ pub(super) struct Forked {
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// Why the child is being killed.
-    kill_reason: Option<String>,
+    kill_reason: Option<Corruption>,
     /// What was last seen of the child's progress.
     sight: Option<Sight>,
     /// Whether the child was killed because its item, started or not, was over its limit.
@@ -265,7 +265,7 @@ impl Forked {
         self.child.kill();
     }
 
-    pub(super) fn kill_for(&mut self, reason: String) {
+    pub(super) fn kill_for(&mut self, reason: Corruption) {
         log::warn!("forked child {} is killed: {reason}", self.child.pid());
         self.kill_reason = Some(reason);
         self.child.kill();
@@ -314,10 +314,10 @@ impl Forked {
             && cause == Death::Signal(9)
             && (self.is_overdue || (has_started && self.item_took() >= limit))
         {
-            TaskError::TimedOut { index: None, limit }
+            TaskError::timed_out(None, limit)
         } else {
             TaskError::WorkerDied {
-                index: None,
+                index: ItemIndex::NONE,
                 pid: self.child.pid(),
                 cause,
                 attempts: 1,

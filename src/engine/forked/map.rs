@@ -20,7 +20,7 @@ use crate::call::seed;
 use crate::call::{Limits, Plan, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{Death, PoolError, TaskError};
+use crate::error::{Corruption, Death, PoolError, TaskError};
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
 
 /// The number of children in a row, beyond one for each worker, that end without a trace of having
@@ -202,7 +202,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         if self.engine.submitted.is_cancelled() {
-            return Err(TaskError::Cancelled);
+            return Err(TaskError::Cancelled {});
         }
         self.cursor.reset();
         let mut hands: Vec<Hand<'a>> = Vec::new();
@@ -231,7 +231,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 }
             }
             if self.engine.submitted.is_killed() {
-                return Err(TaskError::Cancelled);
+                return Err(TaskError::Cancelled {});
             }
             if self.engine.submitted.is_cancelled() {
                 // The children end what they have claimed.
@@ -382,8 +382,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let Some((index, expected)) = &mut hand.at else {
                 // The child names a chunk that does not exist, is finished, or belongs to another
                 // child.
-                hand.child
-                    .kill_for("an answer for no chunk of this call".to_owned());
+                hand.child.kill_for(Corruption::NotDue);
                 break;
             };
             let index = *index;
@@ -481,7 +480,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 TaskError::Panicked { .. } | TaskError::TimedOut { .. }
             );
             let error = if self.engine.submitted.is_killed() {
-                TaskError::Cancelled
+                TaskError::Cancelled {}
             } else {
                 error
             };
@@ -508,7 +507,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
 
     /// Returns the outcomes of all items. `failure` is why some have not been run.
     fn outcomes(self, failure: Option<TaskError>) -> Vec<Result<R, TaskError>> {
-        let failure = failure.unwrap_or(TaskError::Cancelled);
+        let failure = failure.unwrap_or(TaskError::Cancelled {});
         let mut outcomes = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
         for chunk in self.chunks {
             chunk.outcomes(&failure, &mut outcomes);

@@ -127,10 +127,10 @@ pub struct Forked {
 ///
 /// let builder = Forked::builder().workers(2);
 /// std::thread::spawn(std::thread::park); // a thread beside this one
-/// let refused = builder.clone().build()?.map(|x: u8| x, [1]);
+/// let refused = builder.clone().build()?.map(|x: u8| x, [1]).unwrap_err();
 /// assert!(matches!(
-///     refused,
-///     Err(TaskError::Pool(PoolError::ThreadsRunning { .. }))
+///     refused.as_pool(),
+///     Some(PoolError::ThreadsRunning { .. })
 /// ));
 /// assert_eq!(builder.allow_threads().build()?.map(|x: u8| x, [1])?, [1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

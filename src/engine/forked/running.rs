@@ -131,7 +131,7 @@ impl Running {
                 let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
                 self.was_cancelled.store(is_cancelled, Ordering::Relaxed);
                 let error = if is_cancelled {
-                    TaskError::Cancelled
+                    TaskError::Cancelled {}
                 } else {
                     error
                 };
@@ -332,7 +332,7 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
             .outcome
             .lock()
             .take()
-            .unwrap_or(Err(TaskError::Taken))?;
+            .unwrap_or(Err(TaskError::Taken {}))?;
         wire::decode(&mut bytes.as_slice(), None)
     }
 }

@@ -84,7 +84,7 @@ impl<R: DeserializeOwned + 'static> Pending<Vec<Result<R, TaskError>>> for Only<
 
     fn take(&self) -> Result<Vec<Result<R, TaskError>>, TaskError> {
         match self.task.take() {
-            Err(TaskError::Taken) => Err(TaskError::Taken),
+            Err(TaskError::Taken {}) => Err(TaskError::Taken {}),
             outcome => Ok(vec![outcome.map_err(|error| error.with_index(self.index))]),
         }
     }

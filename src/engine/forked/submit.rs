@@ -103,7 +103,7 @@ impl Submitted {
     pub(super) fn enlist(&self, process: Arc<Process>) -> Result<Enlisted<'_>, TaskError> {
         let mut enlisted = self.enlisted.lock();
         if self.is_killed() {
-            return Err(TaskError::Cancelled);
+            return Err(TaskError::Cancelled {});
         }
         enlisted.push(process.clone());
         Ok(Enlisted {

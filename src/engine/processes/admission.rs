@@ -61,7 +61,7 @@ impl Shared {
             State::Open => Ok(()),
             State::Closing { cancels: false } if self.is_admitted() => Ok(()),
             State::Closing { .. } | State::Ended(PoolError::Closed) if self.is_admitted() => {
-                Err(TaskError::Cancelled)
+                Err(TaskError::Cancelled {})
             }
             State::Closing { .. } => Err(PoolError::Closed.into()),
             State::Ended(reason) => Err(reason.clone().into()),
@@ -105,18 +105,18 @@ mod tests {
 
     #[test]
     fn only_calls_that_go_on_get_something_from_a_pool_that_closes() {
-        let closed = || TaskError::Pool(PoolError::Closed);
+        let closed = || TaskError::from(PoolError::Closed);
         for (state, within, outside) in [
             (State::Open, Ok(()), Ok(())),
             (State::Closing { cancels: false }, Ok(()), Err(closed())),
             (
                 State::Closing { cancels: true },
-                Err(TaskError::Cancelled),
+                Err(TaskError::Cancelled {}),
                 Err(closed()),
             ),
             (
                 State::Ended(PoolError::Closed),
-                Err(TaskError::Cancelled),
+                Err(TaskError::Cancelled {}),
                 Err(closed()),
             ),
             (

@@ -115,7 +115,7 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
             taken
         };
         if is_taken {
-            return Err(TaskError::Taken);
+            return Err(TaskError::Taken {});
         }
         let mut failures = failures.into_iter().peekable();
         let mut unsent = self.unsent.iter().peekable();
@@ -140,7 +140,7 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
     fn set_cancelled(&self) {
         let known = self.outcome.lock().known;
         for index in known..self.count - self.unsent.len() {
-            self.fail(index as u32, TaskError::Cancelled);
+            self.fail(index as u32, TaskError::Cancelled {});
         }
     }
 }

@@ -245,7 +245,7 @@ fn run(
     } else {
         Death::Exit(0)
     };
-    house.reclaim(0, &death);
+    house.reclaim(0, death);
     let second = second.unwrap_or_else(|| Second::hire(&house));
     until("all tasks end", || {
         pump(&house);
@@ -278,7 +278,7 @@ fn at_each_point(scene: fn(&MadeUp) -> Vec<Placed>, fate: Fate) {
                 else {
                     panic!("{error} at fault point {number}");
                 };
-                assert_eq!((cause, *attempts), (&Death::Signal(9), 1));
+                assert_eq!((*cause, *attempts), (Death::Signal(9), 1));
             }
             for (item, runs) in (0..).zip(placed.runs()) {
                 let has_failed = failed == Some((nth, item));
@@ -406,8 +406,8 @@ fn pair(step: Step, fate: Fate, number: i64) -> bool {
         for (item, runs) in (0..).zip(runs) {
             match failed(item).map(|(_, error)| error) {
                 None => assert_eq!(runs, 1, "item {item} of task {nth}: {what}"),
-                Some(TaskError::Cancelled) if nth == killed.load(Ordering::SeqCst) => {}
-                Some(TaskError::Cancelled) => {
+                Some(TaskError::Cancelled {}) if nth == killed.load(Ordering::SeqCst) => {}
+                Some(TaskError::Cancelled {}) => {
                     assert!(matches!(step, Step::DropUnwanted | Step::CancelQueued));
                     assert_eq!(runs, 0, "item {item} of task {nth} is cancelled: {what}");
                 }

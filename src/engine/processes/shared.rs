@@ -55,7 +55,7 @@ impl Shared {
         if let Some(limit) = task.limit.filter(Duration::is_zero) {
             // All its items are over their limit before they start.
             drop(dispatch);
-            Batch::new(task).fail(&TaskError::TimedOut { index: None, limit });
+            Batch::new(task).fail(&TaskError::timed_out(None, limit));
             return Ok(false);
         }
         let woke = dispatch.place(self, Batch::new(task));

@@ -163,7 +163,7 @@ impl Failures {
             TaskError::Panicked { .. } => &mut self.panicked,
             TaskError::OutOfMemory { .. } => &mut self.out_of_memory,
             TaskError::TimedOut { .. } => &mut self.timed_out,
-            TaskError::Cancelled => &mut self.cancelled,
+            TaskError::Cancelled {} => &mut self.cancelled,
             TaskError::Encode { .. } | TaskError::Decode { .. } => &mut self.not_serialised,
             _ => &mut self.died,
         };
@@ -391,7 +391,7 @@ mod tests {
             ..PoolStats::default()
         };
         stats.workers[1].tasks = 7;
-        stats.workers[1].failures.count(&TaskError::Cancelled);
+        stats.workers[1].failures.count(&TaskError::Cancelled {});
         let table = stats.to_string();
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 6, "{table}");
@@ -468,33 +468,36 @@ mod tests {
         let reason = String::new;
         let errors = [
             TaskError::Panicked {
-                index,
-                message: reason(),
+                index: index.into(),
+                message: reason().into(),
                 location: None,
             },
             TaskError::WorkerDied {
-                index,
+                index: index.into(),
                 pid,
                 cause: Death::Signal(9),
                 attempts,
             },
             TaskError::OutOfMemory {
-                index,
+                index: index.into(),
                 pid,
                 limit: 1,
                 attempts,
             },
-            TaskError::TimedOut { index, limit },
-            TaskError::Cancelled,
+            TaskError::TimedOut {
+                index: index.into(),
+                limit,
+            },
+            TaskError::Cancelled {},
             TaskError::Encode {
-                index,
+                index: index.into(),
                 part,
-                reason: reason(),
+                reason: reason().into(),
             },
             TaskError::Decode {
-                index,
+                index: index.into(),
                 part,
-                reason: reason(),
+                reason: reason().into(),
             },
         ];
         let counted = errors.map(|error| {

@@ -77,12 +77,12 @@ impl<R: DeserializeOwned + 'static> Promised<R> for Promise<R> {
 
     fn take(&self) -> Result<R, TaskError> {
         let outcome = self.outcome.lock().take();
-        let bytes = outcome.unwrap_or(Err(TaskError::Taken))?;
+        let bytes = outcome.unwrap_or(Err(TaskError::Taken {}))?;
         wire::decode(&mut bytes.as_slice(), None)
     }
 
     fn set_cancelled(&self) {
-        self.failed(0, TaskError::Cancelled);
+        self.failed(0, TaskError::Cancelled {});
     }
 }
 

@@ -213,7 +213,7 @@ impl Supervisor {
                 // A worker has ended.
                 let (number, child) = &children[index - 1];
                 let death = self.reap(child);
-                self.replace(*number, &death)
+                self.replace(*number, death)
             }
             None => true,
         }
@@ -335,7 +335,7 @@ impl Supervisor {
     }
 
     /// Settles the tasks of a worker that has ended. Returns false if the pool has ended with it.
-    fn replace(&mut self, number: usize, death: &Death) -> bool {
+    fn replace(&mut self, number: usize, death: Death) -> bool {
         self.posts[number].child = None;
         let (was_ready, was_leaving, was_late, crash_report) = {
             let mut dispatch = self.shared.lock();
@@ -367,7 +367,7 @@ impl Supervisor {
             return false;
         }
         // If the worker was late, the pool itself has killed it, and the next one will be late too.
-        let weight = if *death == Death::Signal(9) && !was_late {
+        let weight = if death == Death::Signal(9) && !was_late {
             KILLED
         } else {
             FAILURE
@@ -379,7 +379,7 @@ impl Supervisor {
     fn why_not_ready(
         &self,
         worker: usize,
-        death: &Death,
+        death: Death,
         crash_report: Option<String>,
     ) -> PoolError {
         let has_initializer = self.shared.settings.initializer.is_some();
@@ -389,7 +389,7 @@ impl Supervisor {
             other => other.to_string(),
         };
         match crash_report {
-            Some(reason) if has_initializer && *death != Death::Exit(CANNOT_BEGIN) => {
+            Some(reason) if has_initializer && death != Death::Exit(CANNOT_BEGIN) => {
                 PoolError::InitializerFailed { worker, reason }
             }
             Some(reason) => self.start_failed(worker, reason),
@@ -485,8 +485,8 @@ impl Supervisor {
     /// Ends everything now: tasks that have not ended fail, and workers are killed and waited for.
     fn give_up(&mut self, reason: PoolError) {
         let error = match &reason {
-            PoolError::Closed => TaskError::Cancelled,
-            other => TaskError::Pool(other.clone()),
+            PoolError::Closed => TaskError::Cancelled {},
+            other => other.clone().into(),
         };
         self.shared.lock().end(reason, &error);
         // A caller that waits need not wait for the workers to be gone.
@@ -495,7 +495,9 @@ impl Supervisor {
         let posts = std::mem::take(&mut self.posts);
         let children = || posts.iter().filter_map(|post| post.child.as_ref());
         children().for_each(|child| child.kill());
-        children().for_each(|child| drop(self.reap(child)));
+        children().for_each(|child| {
+            self.reap(child);
+        });
         self.server = None;
         // When this returns, everything that the workers have printed has been told.
         drop(self.listener.take());

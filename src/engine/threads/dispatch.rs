@@ -272,7 +272,7 @@ impl Dispatch {
         // job is seen here.
         fence(Ordering::SeqCst);
         while let Some(job) = self.queue.pop() {
-            job.cancel(TaskError::Cancelled);
+            job.cancel(TaskError::Cancelled {});
         }
     }
 

@@ -152,7 +152,7 @@ where
         if dispatch.is_cancelled() {
             // The item is dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(item));
-            return Err(TaskError::Cancelled);
+            return Err(TaskError::Cancelled {});
         }
         let outcome = limits.run(index, || copies::run(original, || function(item)));
         copies::end_panicked(original);
@@ -270,7 +270,7 @@ where
             while items.len() > 0 && first + results.len() <= self.failed_at.load(Ordering::Relaxed)
             {
                 if self.is_cancelled() {
-                    return Err(TaskError::Cancelled);
+                    return Err(TaskError::Cancelled {});
                 }
                 // Without a limit, a block of items runs with nothing in between. With a limit,
                 // each item runs by itself.
@@ -413,7 +413,7 @@ where
         }
         if has_more {
             // The pool was shut down when all that had been given out had ended.
-            return Err(TaskError::Cancelled);
+            return Err(TaskError::Cancelled {});
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
         Ok(ended.into_iter().map(|(_, results)| results).collect())

@@ -204,7 +204,7 @@ where
                 return outcome;
             }
         }
-        Err(TaskError::Taken)
+        Err(TaskError::Taken {})
     }
 
     fn has_failed(&self) -> bool {
@@ -225,7 +225,7 @@ where
     }
 
     fn cancel(&self) -> bool {
-        !self.is_done() && self.end_queued(TaskError::Cancelled)
+        !self.is_done() && self.end_queued(TaskError::Cancelled {})
     }
 
     fn on_end(&self, hook: Hook) {

@@ -220,7 +220,7 @@ fn b46_a_wait_that_ends_too_early_can_be_repeated() {
     assert!(task.is_done());
     assert_eq!(
         task.result_timeout(Duration::ZERO),
-        Ok(Err(TaskError::Taken))
+        Ok(Err(TaskError::Taken {}))
     );
 }
 
@@ -375,11 +375,11 @@ fn drop_cancels_what_has_not_started_and_lets_the_rest_run_on() {
         let waiting = pool.submit(|()| (), ());
         scope.spawn(move || told.send(waiting.result()).unwrap());
         drop(pool);
-        assert_eq!(tell.recv().unwrap(), Err(TaskError::Cancelled));
+        assert_eq!(tell.recv().unwrap(), Err(TaskError::Cancelled {}));
     });
     for task in queued {
         assert!(task.is_done());
-        assert_eq!(task.result(), Err(TaskError::Cancelled));
+        assert_eq!(task.result(), Err(TaskError::Cancelled {}));
     }
     assert_eq!(
         Arc::strong_count(&token),
@@ -414,7 +414,7 @@ fn a_shutdown_cancels_the_tasks_behind_one_whose_argument_panics_when_it_is_drop
             .collect();
         gate.open();
         assert_eq!(shutdown.join().unwrap(), Ok(()));
-        assert_eq!(outcomes, [(); 3].map(|()| Ok(Err(TaskError::Cancelled))));
+        assert_eq!(outcomes, [(); 3].map(|()| Ok(Err(TaskError::Cancelled {}))));
     });
     assert_eq!(running.result(), Ok(()));
 }
@@ -465,7 +465,7 @@ fn b32_close_waits_for_all_tasks_and_takes_no_more() {
     for (index, task) in tasks.into_iter().enumerate() {
         assert_eq!(task.result(), Ok(index));
     }
-    let closed = TaskError::Pool(PoolError::Closed);
+    let closed = TaskError::from(PoolError::Closed);
     assert_eq!(pool.submit(|x: i32| x, 1).result(), Err(closed.clone()));
     assert_eq!(pool.map(|x: i32| x, [1]), Err(closed));
     assert_eq!(pool.close(), Ok(()));
@@ -504,7 +504,7 @@ fn b41_submitters_meet_a_close_and_every_task_has_an_end() {
                         .collect();
                     let outcomes = tasks.into_iter().map(TaskFuture::result);
                     outcomes
-                        .filter(|outcome| *outcome != Err(TaskError::Pool(PoolError::Closed)))
+                        .filter(|outcome| *outcome != Err(TaskError::from(PoolError::Closed)))
                         .count()
                 })
             });

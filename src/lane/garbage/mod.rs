@@ -18,6 +18,7 @@ use self::worker::Worker;
 use super::crash_report::TEXT_BYTES;
 use super::ring::{CELL_PAYLOAD, RING_BYTES};
 use super::{Expected, Lane, Receiver};
+use crate::error::Corruption;
 
 const CELL_BYTES: usize = 4_096;
 const CELLS: usize = RING_BYTES / CELL_BYTES;
@@ -32,7 +33,7 @@ pub(crate) struct Report {
     pub(crate) answered: u32,
     /// Why the parent refused the lane.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the property tests"))]
-    pub(crate) refused: Option<String>,
+    pub(crate) refused: Option<Corruption>,
     /// Bytes in all cells that were taken.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the property tests"))]
     pub(crate) taken: usize,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::codec;
+use crate::error::Corruption;
 use crate::lane::message::Fault;
 use crate::lane::ring::CELL_PAYLOAD;
 use crate::lane::{Expected, RawBytes, Receiver, Sink};
@@ -14,7 +15,7 @@ pub(super) struct Parent {
     pub(super) expected: Expected,
     pub(super) checks: Checks,
     pub(super) taken: usize,
-    pub(super) refused: Option<String>,
+    pub(super) refused: Option<Corruption>,
     pub(super) ended: bool,
 }
 

@@ -44,7 +44,7 @@ macro_rules! check {
         assert_eq!(all.map(|task| task.result().unwrap()).sum::<u64>(), 190);
         pool.shutdown(Shutdown::CancelQueued).unwrap();
         let closed = pool.map(|x: u64| x, [1]).unwrap_err();
-        assert_eq!(closed, TaskError::Pool(PoolError::Closed));
+        assert_eq!(closed, TaskError::from(PoolError::Closed));
         println!("{}: as it should be", pool.engine().kind());
     }};
 }

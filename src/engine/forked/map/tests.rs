@@ -6,6 +6,7 @@ use std::thread;
 
 use super::super::faults::{Words, within};
 use super::*;
+use crate::error::Corruption;
 use crate::{Forked, Pool, Shutdown};
 
 /// How long a condition may take to come true.
@@ -129,14 +130,14 @@ fn after_a_shutdown_no_child_is_kept_and_no_item_begun() {
             if how == Shutdown::Kill {
                 // The child was forked in the moment before.
                 let hired = call.hire(&f, &mut [Some(1), Some(2)], 0);
-                assert_eq!(hired.err(), Some(TaskError::Cancelled));
+                assert_eq!(hired.err(), Some(TaskError::Cancelled {}));
                 runs.at(0).store(0, Ordering::SeqCst);
             }
             let ran = call.run(&f, &mut [Some(1), Some(2)], &mut tracker);
-            assert_eq!(ran, Err(TaskError::Cancelled));
+            assert_eq!(ran, Err(TaskError::Cancelled {}));
             assert_eq!(runs.get(0), 0, "{how:?}");
             let outcomes = call.outcomes(ran.err());
-            assert_eq!(outcomes, [const { Err(TaskError::Cancelled) }; 2]);
+            assert_eq!(outcomes, [const { Err(TaskError::Cancelled {}) }; 2]);
         }
     });
 }
@@ -159,7 +160,7 @@ fn an_item_whose_child_a_shutdown_kills_is_cancelled() {
     assert!(hand.child.has_ended(), "a shutdown waits for their ends");
     call.drain(&mut hand);
     call.reclaim(&mut hand);
-    assert_eq!(call.outcomes(None), [Err(TaskError::Cancelled)]);
+    assert_eq!(call.outcomes(None), [Err(TaskError::Cancelled {})]);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
         eventually("the item runs", || {
             hand.child.receiver.header().progress().running().is_some()
         });
-        hand.child.kill_for("noise".to_owned());
+        hand.child.kill_for(Corruption::MessageKind);
         eventually("it was killed", || hand.child.has_ended());
         assert!(!call.drain(&mut hand));
         call.reclaim(&mut hand);
@@ -217,9 +218,9 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
         call.list.retain(|&index| !chunks[index].is_finished());
         call.run(&f, &mut [Some(false); 2], &mut tracker).unwrap();
         let died = TaskError::WorkerDied {
-            index: Some(0),
+            index: Some(0).into(),
             pid,
-            cause: Death::Corrupted("noise".to_owned()),
+            cause: Death::Corrupted(Corruption::MessageKind),
             attempts: 1,
         };
         let first = if retries == 0 { Err(died) } else { Ok(7) };

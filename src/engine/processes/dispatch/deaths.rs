@@ -28,7 +28,7 @@ impl Dispatch {
         &mut self,
         context: &Context,
         number: usize,
-        death: &Death,
+        death: Death,
     ) {
         self.drain(context, number);
         let Some(mut worker) = self.workers[number].take() else {
@@ -66,7 +66,7 @@ impl Dispatch {
         worker: &Worker,
         mut entry: InFlight,
         is_front: bool,
-        death: &Death,
+        death: Death,
     ) {
         let next = entry.expected.next;
         let has_begun = worker.has_begun(&entry);
@@ -92,9 +92,7 @@ impl Dispatch {
             return;
         };
         let verdict = match &worker.kill_reason {
-            Some(KillReason::Corrupted(reason)) => {
-                Verdict::Guilty(Death::Corrupted(reason.clone()))
-            }
+            Some(KillReason::Corrupted(reason)) => Verdict::Guilty(Death::Corrupted(*reason)),
             Some(KillReason::Stopped { task, item, error }) => {
                 // An item may be condemned because its worker did not start it.
                 let is_it =
@@ -103,7 +101,7 @@ impl Dispatch {
                     Verdict::Condemned(error.clone())
                 } else if let Some(reason) = &worker.corrupted {
                     // The worker was corrupted too: what it had begun may have run.
-                    Verdict::Guilty(Death::Corrupted(reason.clone()))
+                    Verdict::Guilty(Death::Corrupted(*reason))
                 } else {
                     Verdict::Innocent
                 }
@@ -111,7 +109,7 @@ impl Dispatch {
             Some(KillReason::Lingers) => Verdict::Innocent,
             // The pool has not killed the worker: it died at this item, or another process killed
             // it.
-            None => Verdict::Guilty(death.clone()),
+            None => Verdict::Guilty(death),
         };
         let Fate { next, started } = fate;
         let mut batch = entry.batch.from(next);
@@ -154,7 +152,7 @@ impl Dispatch {
         if batch.task.results.is_cancelled() {
             return;
         }
-        if *error == TaskError::Cancelled {
+        if matches!(error, TaskError::Cancelled { .. }) {
             self.cancelled += u64::from(batch.task.count - batch.first);
         }
         self.told -= usize::from(batch.task.results.is_told());
@@ -166,7 +164,7 @@ impl Dispatch {
     /// `reason`.
     pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
         self.state = State::Ended(reason);
-        let is_cancelled = *error == TaskError::Cancelled;
+        let is_cancelled = matches!(error, TaskError::Cancelled { .. });
         let (mut batches, mut begun) = (Vec::new(), 0);
         for (number, worker) in self.workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };

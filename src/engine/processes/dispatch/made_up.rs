@@ -204,7 +204,7 @@ impl MadeUp {
     }
 
     /// Reclaims what the worker had, as after its death.
-    pub(in crate::engine::processes) fn reclaim(&self, number: usize, death: &Death) {
+    pub(in crate::engine::processes) fn reclaim(&self, number: usize, death: Death) {
         let mut dispatch = self.lock();
         dispatch.reclaim(&self.shared, number, death);
         dispatch.pump(&self.shared);

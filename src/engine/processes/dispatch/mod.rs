@@ -39,7 +39,7 @@ use super::leader::Leadership;
 use super::start::Started;
 use super::stats::Tally;
 use super::timeline::Recorder;
-use crate::error::{PoolError, TaskError};
+use crate::error::{Corruption, PoolError, TaskError};
 use crate::future::Signal;
 use crate::lane::{self, message::Request};
 use crate::os::clock;
@@ -359,9 +359,7 @@ impl Dispatch {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
                 // The worker has answered a task that it was not given.
-                worker.kill_for(KillReason::Corrupted(
-                    "an answer where none was due".to_owned(),
-                ));
+                worker.kill_for(KillReason::Corrupted(Corruption::NotDue));
                 break;
             };
             let next = front.expected.next;
@@ -431,7 +429,7 @@ impl Dispatch {
             if results.is_cancelled() || !results.is_wanted() {
                 // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
-                    self.fail(batch, &TaskError::Cancelled);
+                    self.fail(batch, &TaskError::Cancelled {});
                 }
                 moved = true;
                 continue;

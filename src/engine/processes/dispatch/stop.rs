@@ -29,7 +29,7 @@ impl Dispatch {
     /// Cancels everything that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
         for batch in std::mem::take(&mut self.queue) {
-            self.fail(batch, &TaskError::Cancelled);
+            self.fail(batch, &TaskError::Cancelled {});
         }
         self.take_back_if(context, |_| true);
     }
@@ -55,7 +55,7 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
             for batch in batches {
-                self.fail(batch, &TaskError::Cancelled);
+                self.fail(batch, &TaskError::Cancelled {});
             }
         }
     }
@@ -125,7 +125,7 @@ impl Dispatch {
         worker.kill_for(KillReason::Stopped {
             task,
             item: None,
-            error: TaskError::Cancelled,
+            error: TaskError::Cancelled {},
         });
         self.idle.retain(|&idle| idle != number);
         true
@@ -174,7 +174,7 @@ impl Dispatch {
                     entry.seen = Some((item, since));
                     let at = since.saturating_add(nanoseconds(limit));
                     if at <= now {
-                        let error = TaskError::TimedOut { index: None, limit };
+                        let error = TaskError::timed_out(None, limit);
                         overdue = Some((entry.expected.task, item, error));
                         break;
                     }
@@ -198,7 +198,7 @@ impl Dispatch {
                         } else {
                             entry.expected.next
                         };
-                        let error = TaskError::TimedOut { index: None, limit };
+                        let error = TaskError::timed_out(None, limit);
                         overdue = Some((entry.expected.task, item, error));
                         break;
                     }

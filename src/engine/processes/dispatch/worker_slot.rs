@@ -11,7 +11,7 @@ use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
 use crate::engine::processes::timeline::TimelineEvent;
-use crate::error::{Death, TaskError};
+use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
 use crate::lane::{Expected, Received, Receiver, Times, Writer, next_number};
 use crate::os::clock;
@@ -108,7 +108,7 @@ impl InFlight {
 #[derive(Clone, Debug)]
 pub(super) enum KillReason {
     /// What the worker wrote cannot be right. Nothing more is read from it.
-    Corrupted(String),
+    Corrupted(Corruption),
     /// The task that the worker runs is to end: all of it, or this one item.
     Stopped {
         task: u32,
@@ -150,7 +150,7 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) kill_reason: Option<KillReason>,
     /// What the worker wrote that cannot be right. It may have written it after another kill reason
     /// was set.
-    pub(super) corrupted: Option<String>,
+    pub(super) corrupted: Option<Corruption>,
     /// How many more items the worker may be given, if there is a limit.
     pub(super) budget: Option<u32>,
     /// How many bytes of memory the worker may have, if there is a limit.
@@ -326,8 +326,7 @@ impl Worker {
         while let Some(message) = self.outbox.front_mut() {
             if !self.requests.has_room() {
                 if self.requests.is_spoilt() && self.kill_reason.is_none() {
-                    let reason = "a cell of the requests is in a state that cannot be";
-                    self.kill_for(KillReason::Corrupted(reason.to_owned()));
+                    self.kill_for(KillReason::Corrupted(Corruption::CellState));
                 }
                 break;
             }
@@ -423,7 +422,7 @@ impl Worker {
                 "worker process {} is killed: {what}",
                 self.started.child.pid()
             );
-            self.corrupted.get_or_insert_with(|| what.clone());
+            self.corrupted.get_or_insert(*what);
         }
         // The reason that was found first stays the reason.
         self.kill_reason.get_or_insert(reason);
@@ -464,14 +463,14 @@ impl Worker {
             && self.receiver.header().is_out_of_memory()
         {
             return Some(TaskError::OutOfMemory {
-                index: None,
+                index: ItemIndex::NONE,
                 pid,
                 limit,
                 attempts,
             });
         }
         Some(TaskError::WorkerDied {
-            index: None,
+            index: ItemIndex::NONE,
             pid,
             cause,
             attempts,

@@ -18,7 +18,7 @@ const CRASH: Death = Death::Exit(1);
 const KILL: Death = Death::Signal(9);
 
 /// Has a worker end before it is ready. Returns whether the pool goes on.
-fn fails(house: &MadeUp, supervisor: &mut Supervisor, number: usize, death: &Death) -> bool {
+fn fails(house: &MadeUp, supervisor: &mut Supervisor, number: usize, death: Death) -> bool {
     house.hire_unready(number);
     supervisor.replace(number, death)
 }
@@ -33,15 +33,15 @@ fn a_pool_gives_up_after_five_starts_in_a_row_that_come_to_nothing() {
     let task = house.place(2);
     let mut supervisor = supervisor(&house);
     for _ in 0..4 {
-        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        assert!(fails(&house, &mut supervisor, 0, CRASH));
     }
     assert!(!has_ended(&house));
-    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+    assert!(!fails(&house, &mut supervisor, 0, CRASH));
     assert!(has_ended(&house));
     let failures = task.failures();
     assert_eq!(failures.len(), 2);
     for (_, error) in failures {
-        let TaskError::Pool(PoolError::Broken { reason }) = error else {
+        let Some(PoolError::Broken { reason }) = error.as_pool() else {
             panic!("{error}");
         };
         assert!(reason.contains("exited with code 1"), "{reason}");
@@ -54,16 +54,16 @@ fn a_worker_that_was_ready_once_makes_good_for_all_failures_before() {
     let mut supervisor = supervisor(&house);
     for _ in 0..3 {
         for _ in 0..4 {
-            assert!(fails(&house, &mut supervisor, 0, &CRASH));
+            assert!(fails(&house, &mut supervisor, 0, CRASH));
         }
         house.hire(0);
-        assert!(supervisor.replace(0, &CRASH), "it was ready");
+        assert!(supervisor.replace(0, CRASH), "it was ready");
         assert_eq!(supervisor.posts[0].failures, 0);
     }
     for _ in 0..4 {
-        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        assert!(fails(&house, &mut supervisor, 0, CRASH));
     }
-    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+    assert!(!fails(&house, &mut supervisor, 0, CRASH));
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn a_start_that_was_cut_short_by_a_kill_weighs_a_fifth() {
     let house = MadeUp::new(1);
     let mut supervisor = supervisor(&house);
     for _ in 0..24 {
-        assert!(fails(&house, &mut supervisor, 0, &KILL));
+        assert!(fails(&house, &mut supervisor, 0, KILL));
     }
-    assert!(!fails(&house, &mut supervisor, 0, &KILL));
+    assert!(!fails(&house, &mut supervisor, 0, KILL));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_worker_that_the_pool_killed_because_it_did_not_come_up_weighs_in_full() {
         let late = clock::now() + 40_000_000_000;
         house.lock().end_lingering(&house.shared, late);
         assert!(house.kill_reason(0).is_some());
-        assert_eq!(supervisor.replace(0, &KILL), nth < 5, "start {nth}");
+        assert_eq!(supervisor.replace(0, KILL), nth < 5, "start {nth}");
     }
 }
 
@@ -96,12 +96,12 @@ fn all_places_that_are_wanted_must_have_failed() {
     // The third place is not to have a worker.
     house.lock().resting[2] = true;
     for _ in 0..9 {
-        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        assert!(fails(&house, &mut supervisor, 0, CRASH));
     }
     for _ in 0..4 {
-        assert!(fails(&house, &mut supervisor, 1, &CRASH));
+        assert!(fails(&house, &mut supervisor, 1, CRASH));
     }
-    assert!(!fails(&house, &mut supervisor, 1, &CRASH));
+    assert!(!fails(&house, &mut supervisor, 1, CRASH));
 }
 
 #[test]
@@ -117,10 +117,10 @@ fn a_pool_does_not_give_up_while_a_worker_is_left() {
     // The worker's own place has failed often before.
     supervisor.posts[1].weight = MOST_FAILURES;
     for _ in 0..9 {
-        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        assert!(fails(&house, &mut supervisor, 0, CRASH));
     }
     supervisor.posts[1].child = None;
-    assert!(!fails(&house, &mut supervisor, 0, &CRASH));
+    assert!(!fails(&house, &mut supervisor, 0, CRASH));
 }
 
 #[test]
@@ -130,14 +130,14 @@ fn the_pause_before_the_next_start_doubles_up_to_a_second() {
     let millis = [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000];
     for expected in millis.map(Duration::from_millis) {
         let before = Instant::now();
-        assert!(fails(&house, &mut supervisor, 0, &CRASH));
+        assert!(fails(&house, &mut supervisor, 0, CRASH));
         let retry = supervisor.posts[0].retry.unwrap();
         assert!(retry >= before + expected && retry <= Instant::now() + expected);
     }
     // A worker that leaves of its own will is replaced without a pause, also if it was never ready.
     house.hire_unready(0);
     house.lock().let_go(0);
-    assert!(supervisor.replace(0, &Death::Exit(0)));
+    assert!(supervisor.replace(0, Death::Exit(0)));
     assert_eq!(supervisor.posts[0].failures, 0);
 }
 
@@ -146,7 +146,7 @@ fn a_pool_that_is_being_made_gives_up_at_the_first_failure() {
     let house = MadeUp::new(2);
     house.shared.is_built.store(false, Ordering::SeqCst);
     let mut supervisor = supervisor(&house);
-    assert!(!fails(&house, &mut supervisor, 1, &KILL));
+    assert!(!fails(&house, &mut supervisor, 1, KILL));
     let dispatch = house.lock();
     let State::Ended(PoolError::StartFailed { worker, .. }) = &dispatch.state else {
         panic!("the pool has not ended for that reason");
@@ -167,7 +167,7 @@ fn what_a_dead_worker_had_goes_on_before_the_next_is_there() {
     house.pump();
     assert_eq!(begun.count, 1);
     let heard = house.shared.bell.listen();
-    assert!(supervisor.replace(0, &CRASH));
+    assert!(supervisor.replace(0, CRASH));
     assert_ne!(
         house.shared.bell.listen(),
         heard,
@@ -186,7 +186,7 @@ fn the_error_of_a_start_names_its_place_and_how_the_worker_has_ended() {
         });
         house.shared.is_built.store(false, Ordering::SeqCst);
         let mut supervisor = supervisor(&house);
-        assert!(!fails(&house, &mut supervisor, 2, &CRASH));
+        assert!(!fails(&house, &mut supervisor, 2, CRASH));
         let dispatch = house.lock();
         let State::Ended(error) = &dispatch.state else {
             panic!("the pool has not ended");
@@ -235,7 +235,7 @@ fn the_next_look_is_at_what_is_due_first() {
     house.lock().order = Some(Order::Kill);
     assert_eq!(supervisor.look(), None);
     assert!(has_ended(&house));
-    assert_eq!(task.failures(), [(0, TaskError::Cancelled)]);
+    assert_eq!(task.failures(), [(0, TaskError::Cancelled {})]);
 }
 
 #[test]

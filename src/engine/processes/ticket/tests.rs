@@ -59,7 +59,7 @@ fn a_task_that_has_not_begun_is_cancelled_by_kill_too_and_its_worker_goes_on() {
         assert!(if kills { task.kill() } else { task.cancel() });
         assert!(task.is_done() && !task.is_running());
         assert!(!task.cancel() && !task.kill(), "once");
-        assert_eq!(task.result(), Err(TaskError::Cancelled));
+        assert_eq!(task.result(), Err(TaskError::Cancelled {}));
         house.assert_at_rest();
     }
     assert_eq!(house.kill_reason(0), None);
@@ -78,8 +78,8 @@ fn a_task_that_runs_is_killed_with_its_worker() {
     assert!(house.kill_reason(0).is_some());
     assert!(!task.kill(), "once");
     assert!(!task.is_done(), "its worker has not died yet");
-    house.reclaim(0, &Death::Signal(9));
-    assert_eq!(task.result(), Err(TaskError::Cancelled));
+    house.reclaim(0, Death::Signal(9));
+    assert_eq!(task.result(), Err(TaskError::Cancelled {}));
     assert_eq!(house.lock().cancelled, 0);
 }
 
@@ -102,7 +102,7 @@ fn a_task_of_whose_end_a_callback_is_to_be_told_counts_as_one_until_then() {
             "died" => {
                 let mut begun = peer.must_begin();
                 peer.start(&mut begun);
-                house.reclaim(0, &Death::Signal(9));
+                house.reclaim(0, Death::Signal(9));
             }
             _ => house.end_background(),
         }
@@ -152,6 +152,6 @@ fn a_wait_with_a_deadline_ends_without_the_task_and_leaves_it_alone() {
     assert!(task.result_timeout(moment).is_err());
     peer.serve();
     assert_eq!(task.result_timeout(IN_TIME), Ok(Ok(answer)));
-    assert_eq!(task.result(), Err(TaskError::Taken));
+    assert_eq!(task.result(), Err(TaskError::Taken {}));
     house.end_background();
 }

@@ -22,7 +22,7 @@ impl Job for Noted {
     }
 
     fn cancel(&self, reason: TaskError) {
-        assert_eq!(reason, TaskError::Cancelled);
+        assert_eq!(reason, TaskError::Cancelled {});
         self.0.lock().push("cancelled");
     }
 }

@@ -51,7 +51,7 @@ fn the_handle_hears_of_a_cancellation() {
         let outcome = task.take();
         worker.join().unwrap();
         if canceller.join().unwrap() {
-            assert_eq!(outcome, Err(TaskError::Cancelled));
+            assert_eq!(outcome, Err(TaskError::Cancelled {}));
         } else {
             assert_eq!(outcome, Ok(42));
         }

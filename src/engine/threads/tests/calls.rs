@@ -83,7 +83,7 @@ fn b33_items_that_panic_when_they_are_dropped_are_cancelled_with_the_pool() {
         let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
         until("the pool to be closed", || !pool.engine().is_open());
         gate.open();
-        let mut expected = vec![Err(TaskError::Cancelled); 20];
+        let mut expected = vec![Err(TaskError::Cancelled {}); 20];
         expected[0] = Ok(());
         assert_eq!(call.join().unwrap(), expected);
         assert_eq!(shutdown.join().unwrap(), Ok(()));

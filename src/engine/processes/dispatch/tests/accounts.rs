@@ -56,7 +56,7 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         assert_eq!(now.bytes_sent, hired * (40 + 4));
         assert!(now.bytes_received > before.bytes_received);
         assert!(now.up > before.up && now.busy <= now.up);
-        house.reclaim(0, &Death::Exit(0));
+        house.reclaim(0, Death::Exit(0));
         let after = stats(&house, 0);
         assert_eq!((after.pid, after.tasks), (None, now.tasks));
         assert_eq!(after.failures, failures);
@@ -83,7 +83,9 @@ fn what_workers_have_done_is_known_after_the_end_of_the_pool() {
     peers[1].publish();
     house.pump();
     let before = [0, 1].map(|number| stats(&house, number));
-    house.lock().end(PoolError::Closed, &TaskError::Cancelled);
+    house
+        .lock()
+        .end(PoolError::Closed, &TaskError::Cancelled {});
     for (number, before) in before.iter().enumerate() {
         let after = stats(&house, number);
         // Of those that were begun, the item that was next has failed there.
@@ -140,7 +142,7 @@ fn the_timeline_has_the_items_and_the_times_of_each_part_of_a_task() {
         begins.push(clock::now());
         peer.serve();
         house.pump();
-        house.reclaim(0, &Death::Exit(0));
+        house.reclaim(0, Death::Exit(0));
         task.has_ended()
     });
     let now = clock::now();
@@ -184,7 +186,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
         assert_eq!(sent(), (40 + LEN as u64) + 3 * 41);
         house.finish(&mut [&mut peer]);
         assert!(tasks.iter().all(|task| task.failures().is_empty()));
-        house.reclaim(0, &Death::Exit(0));
+        house.reclaim(0, Death::Exit(0));
     }
     let mut peer = house.hire(0);
     let (task, other) = (place(&context), house.place(1));
@@ -251,11 +253,14 @@ fn a_limit_ends_a_worker_that_is_stopped_while_it_starts() {
     }
     assert!(house.kill_reason(0).is_some());
     child.end();
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     let limit = SECOND;
-    let overdue = TaskError::TimedOut { index: None, limit };
+    let overdue = TaskError::TimedOut {
+        index: None.into(),
+        limit,
+    };
     assert_eq!(task.failures(), [(0, overdue)]);
 }
 

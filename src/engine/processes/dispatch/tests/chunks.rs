@@ -79,9 +79,9 @@ fn outcomes(given: Given<u64>) -> Vec<Result<u64, TaskError>> {
 
 fn unsent(at: usize) -> Result<u64, TaskError> {
     Err(TaskError::Encode {
-        index: Some(BASE + at),
+        index: Some(BASE + at).into(),
         part: Part::Argument,
-        reason: "it stays here".to_owned(),
+        reason: "it stays here".to_owned().into(),
     })
 }
 
@@ -161,7 +161,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     peer.fault(&Fault::Panicked(caught));
     peer.run(&mut begun, 1);
     peer.start(&mut begun);
-    house.reclaim(0, &segfault());
+    house.reclaim(0, segfault());
     let mut other = house.hire(0);
     let mut begun = other.must_begin();
     other.run(&mut begun, 1);
@@ -169,16 +169,16 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     other.fault(&Fault::ResultEncode("no".to_owned()));
     other.responses.end();
     let panicked = Err(TaskError::Panicked {
-        index: Some(BASE + 1),
-        message: "on purpose".to_owned(),
+        index: Some(BASE + 1).into(),
+        message: "on purpose".to_owned().into(),
         location: None,
     });
     let unread = Err(TaskError::Encode {
-        index: Some(BASE + 5),
+        index: Some(BASE + 5).into(),
         part: Part::Result,
-        reason: "no".to_owned(),
+        reason: "no".to_owned().into(),
     });
-    let died = Err(died(&peer, &segfault(), 1).with_index(BASE + 3));
+    let died = Err(died(&peer, segfault(), 1).with_index(BASE + 3));
     let expected = [unsent(0), panicked, sent(1), died, sent(3), unread];
     assert_eq!(chunk.result().unwrap(), expected);
     house.assert_at_rest();
@@ -194,12 +194,12 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
         let mut begun = peer.must_begin();
         peer.run(&mut begun, answered);
         assert!(chunk.is_running() && !chunk.cancel());
-        house.reclaim(0, &segfault());
+        house.reclaim(0, segfault());
         assert!(!chunk.is_running() && chunk.cancel());
         let mut other = house.hire(0);
         house.finish(&mut [&mut other]);
         assert_eq!(house.tally(0).0, u64::from(answered));
-        let cancelled = || Err(TaskError::Cancelled);
+        let cancelled = || Err(TaskError::Cancelled {});
         let mut expected = vec![unsent(0), sent(0), sent(1), cancelled(), cancelled()];
         if answered == 0 {
             expected[1..].fill(cancelled());
@@ -213,7 +213,7 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
 fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
     let house = MadeUp::new(1);
     house.hire(0);
-    let closed = TaskError::Pool(PoolError::Closed);
+    let closed = TaskError::from(PoolError::Closed);
     house.lock().state = State::Closing { cancels: false };
     let mut items = [Good, Good, Bad, Good].into_iter();
     let (given, taken, _) = give(&house, limits(), &mut items, ALL);
@@ -228,7 +228,10 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
     let chunk = under_way(give(&house, limits, &mut [Good; 2].into_iter(), ALL).0);
     let overdue = |at| {
         let index = Some(BASE + at);
-        Err(TaskError::TimedOut { index, limit })
+        Err(TaskError::TimedOut {
+            index: index.into(),
+            limit,
+        })
     };
     assert_eq!(chunk.result().unwrap(), [overdue(0), overdue(1)]);
     house.assert_at_rest();

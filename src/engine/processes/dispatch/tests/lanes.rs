@@ -118,7 +118,7 @@ fn a_worker_dies_before_a_large_argument_has_come() {
     let mut peer = house.hire(0);
     let task = house.place(LARGE);
     assert_eq!(peer.begin(), None, "not all of it has come");
-    house.reclaim(0, &segfault());
+    house.reclaim(0, segfault());
     assert_eq!(task.answered(), 0);
     let mut other = house.hire(0);
     let mut begun = None;
@@ -141,7 +141,7 @@ fn a_worker_takes_no_more_items_than_its_limit_of_tasks() {
     house.pump();
     assert_eq!((one.answered(), two.answered()), (2, 3));
     assert!(first.lane.header().must_stop());
-    house.reclaim(0, &Death::Exit(0));
+    house.reclaim(0, Death::Exit(0));
     let mut second = house.hire(0);
     // The rest of the second task comes before the third.
     let begun = second.must_begin();
@@ -217,7 +217,7 @@ fn an_answer_where_none_is_due_ends_the_worker() {
     assert!(house.kill_reason(0).is_some());
     let task = house.place(1);
     assert_eq!(house.in_flight(0), 0);
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), []);

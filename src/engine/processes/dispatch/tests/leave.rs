@@ -41,7 +41,7 @@ fn a_worker_rests_after_its_idle_time_and_comes_back_for_work() {
     assert_eq!(first.failures(), []);
     // Both have gone.
     for number in 0..2 {
-        house.reclaim(number, &Death::Exit(0));
+        house.reclaim(number, Death::Exit(0));
     }
     first = house.place(1);
     assert_eq!(
@@ -111,13 +111,13 @@ fn a_worker_that_does_not_come_up_is_killed_and_its_tasks_go_elsewhere() {
     slow.lane.header().set_up();
     assert_eq!(end_lingering(since + nanoseconds(99 * SECOND)), None);
     assert_eq!(house.kill_reason(0), None);
-    house.reclaim(0, &segfault());
+    house.reclaim(0, segfault());
     house.hire_unready(0);
     let since = house.lock().workers[0].as_ref().unwrap().started.since;
     end_lingering(since + nanoseconds(30 * SECOND));
     assert!(house.kill_reason(0).is_some());
     assert!(house.lock().workers[0].as_ref().unwrap().has_not_come_up());
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), []);
@@ -148,8 +148,8 @@ fn a_smaller_pool_lets_workers_go_after_their_work() {
             .all(|task| task.failures().is_empty())
     );
     // The pool becomes larger again, after the workers that left have gone.
-    house.reclaim(1, &Death::Exit(0));
-    house.reclaim(2, &Death::Exit(0));
+    house.reclaim(1, Death::Exit(0));
+    house.reclaim(2, Death::Exit(0));
     house.lock().resize(&house.shared, 4).unwrap();
     let wanted = [0, 1, 2, 3].map(|number| house.lock().is_wanted(number));
     assert_eq!(wanted, [true; 4]);

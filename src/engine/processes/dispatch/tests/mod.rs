@@ -23,11 +23,11 @@ fn killed() -> Death {
 }
 
 /// Returns the error of an item at which `peer` died.
-fn died(peer: &Peer, cause: &Death, attempts: u32) -> TaskError {
+fn died(peer: &Peer, cause: Death, attempts: u32) -> TaskError {
     TaskError::WorkerDied {
-        index: None,
+        index: None.into(),
         pid: peer.pid,
-        cause: cause.clone(),
+        cause,
         attempts,
     }
 }

@@ -155,7 +155,7 @@ fn a_stalled_piece_goes_to_a_worker_as_soon_as_that_is_idle() {
     house.pump();
     assert_eq!(long.failures().len() + waiting.failures().len(), 0);
     // The stalled worker dies before it has gone on.
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     assert_eq!(stalled.begin(), None);
     house.assert_at_rest();
 }

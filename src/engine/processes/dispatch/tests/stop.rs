@@ -21,7 +21,10 @@ fn timed(house: &MadeUp, count: u32, limit: Duration) -> Arc<Task<Log>> {
 }
 
 fn timed_out(limit: Duration) -> TaskError {
-    TaskError::TimedOut { index: None, limit }
+    TaskError::TimedOut {
+        index: None.into(),
+        limit,
+    }
 }
 
 fn stop_overdue(house: &MadeUp, now: u64) -> Option<Duration> {
@@ -75,7 +78,7 @@ fn an_unlimited_task_is_not_stopped_for_a_limit_behind_it() {
     assert_eq!(house.kill_reason(0), None);
     stop_overdue(&house, start + nanoseconds(20 * MOMENT));
     assert!(house.kill_reason(0).is_some(), "over its limit");
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     house.assert_at_rest();
     assert_eq!(unlimited.failures(), []);
     assert_eq!(limited.failures(), [(0, timed_out(20 * MOMENT))]);
@@ -101,7 +104,7 @@ fn each_item_has_its_limit_from_its_own_start() {
     assert_eq!(house.kill_reason(0), None);
     stop_overdue(&house, start + nanoseconds(SECOND));
     assert!(house.kill_reason(0).is_some());
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(1, timed_out(SECOND))]);
@@ -143,7 +146,7 @@ fn stopped_at_item_1(before_it_dies: impl FnOnce(&mut Peer, &mut Begun)) -> [Mad
     stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
     assert!(house.kill_reason(0).is_some());
     before_it_dies(&mut peer, &mut begun);
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     [task, behind].map(|task| {
@@ -194,7 +197,7 @@ fn a_task_that_its_worker_does_not_start_has_a_second_more_than_its_limit() {
     assert_eq!(house.kill_reason(0), None, "a busy machine may be slow");
     look_until(&house, now, now + nanoseconds(2 * SECOND + 50 * MOMENT));
     assert!(house.kill_reason(0).is_some(), "it seems to be frozen");
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
@@ -211,7 +214,7 @@ fn a_limit_is_kept_between_two_items_and_names_the_next() {
     // The parent has taken none of the worker's answers.
     look_until(&house, now, now + nanoseconds(3 * SECOND));
     assert!(house.kill_reason(0).is_some());
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(1, timed_out(SECOND))]);
@@ -243,10 +246,10 @@ fn a_killed_task_is_cancelled_and_what_is_behind_it_is_not() {
     assert_eq!(house.kill_reason(0), None);
     assert!(house.lock().kill(first.address()));
     assert!(!house.lock().kill(first.address()), "once");
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
-    assert_eq!(first.failures(), [(0, TaskError::Cancelled)]);
+    assert_eq!(first.failures(), [(0, TaskError::Cancelled {})]);
     assert_eq!(second.failures(), []);
     assert_eq!(house.runs(&second, 0), 1);
     let dispatch = house.lock();
@@ -333,7 +336,7 @@ fn what_is_not_wanted_any_more_is_taken_back_as_far_as_it_has_not_begun() {
     );
     peer.finish(begun);
     house.finish(&mut [&mut peer]);
-    let cancelled = [0, 1].map(|item| (item, TaskError::Cancelled));
+    let cancelled = [0, 1].map(|item| (item, TaskError::Cancelled {}));
     for (nth, task) in tasks.iter().enumerate() {
         let expected = if nth == 0 || nth == 5 {
             &[][..]
@@ -419,7 +422,7 @@ fn what_was_found_out_first_stays_the_reason_of_a_kill() {
     peer.responses.begin(9, 9);
     peer.responses.end();
     pump_in_time(&house);
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
@@ -437,7 +440,7 @@ fn what_a_corrupted_worker_had_begun_is_not_run_again_whatever_else_it_is_killed
     peer.responses.begin(9, 9);
     peer.responses.end();
     pump_in_time(&house);
-    house.reclaim(0, &killed());
+    house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
     assert_eq!(task.failures(), [(0, timed_out(SECOND))]);
