@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Process, Standalone, Termination, start};
-use crate::error::PoolError;
+use crate::error::ProcessError;
 
 /// One of a child's standard streams.
 ///
@@ -109,7 +109,7 @@ impl ProcessBuilder {
     ///     .name("indexer")
     ///     .spawn(|()| assert_eq!(process::current().name(), "indexer"), ())?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -128,7 +128,7 @@ impl ProcessBuilder {
     ///     (),
     /// )?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -175,7 +175,7 @@ impl ProcessBuilder {
     ///     .stdout(Stdio::Null)
     ///     .spawn(|()| println!("not shown"), ())?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = stdout.into();
@@ -219,7 +219,7 @@ impl ProcessBuilder {
     ///     },
     ///     (),
     /// )?;
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn daemon(mut self, is_daemon: bool) -> Self {
         self.is_daemon = is_daemon;
@@ -230,13 +230,16 @@ impl ProcessBuilder {
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ProcessFailed`] if the system refuses (processes, descriptors, memory), or if
+    /// - [`ProcessError::SpawnFailed`] if the system refuses (processes, descriptors, memory), or if
     ///   the argument or what `f` captures cannot be serialised;
-    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
-    /// - [`PoolError::ForeignFunction`] and [`PoolError::ForeignExecutable`] in a shared library
-    ///   that another program has loaded;
-    /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a child but reached
+    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value;
+    /// - [`ProcessError::TooDeep`] if too many processes lie one inside the other already;
+    /// - [`ProcessError::ForeignFunction`] and [`ProcessError::ForeignExecutable`] in a shared
+    ///   library that another program has loaded;
+    /// - [`ProcessError::Privileged`] in a set-user-id program;
+    /// - [`ProcessError::NoHook`] in a program without the feature `worker-hook` that has not called
+    ///   [`init`](crate::init);
+    /// - [`ProcessError::HookMissing`] in a process that was itself started as a child but reached
     ///   `main`.
     ///
     /// # Examples
@@ -249,13 +252,13 @@ impl ProcessBuilder {
     ///     vec![1, 2, 3],
     /// )?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     #[expect(
         clippy::needless_pass_by_value,
         reason = "the argument moves into the child"
     )]
-    pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, PoolError>
+    pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, ProcessError>
     where
         F: Fn(A) -> T + Standalone,
         A: Serialize + DeserializeOwned + 'static,

@@ -31,14 +31,14 @@ pub(super) type Entry = fn(StartRequest) -> Result<i32, String>;
 /// use manyhands::closure;
 /// use manyhands::process::{Process, Standalone};
 ///
-/// fn check(f: impl Fn(u32) + Standalone) -> Result<bool, manyhands::PoolError> {
+/// fn check(f: impl Fn(u32) + Standalone) -> Result<bool, manyhands::process::ProcessError> {
 ///     Ok(Process::spawn(f, 7)?.join()?.success())
 /// }
 ///
 /// let lucky = 7;
 /// assert!(check(|x| assert_eq!(x % 2, 1))?);
 /// assert!(check(closure!([lucky] |x: u32| assert_eq!(x, *lucky)))?);
-/// # Ok::<(), manyhands::PoolError>(())
+/// # Ok::<(), manyhands::process::ProcessError>(())
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a function for a child process must not capture variables",

@@ -8,7 +8,7 @@ use std::os::unix::process::parent_id;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::os::fork;
 
 /// The name of the first process of a program.
@@ -93,12 +93,12 @@ pub(crate) fn depth() -> u32 {
 ///
 /// # Errors
 ///
-/// [`PoolError::TooDeep`] if it may not.
-pub(crate) fn check_depth() -> Result<(), PoolError> {
+/// [`ProcessError::TooDeep`] if it may not.
+pub(crate) fn check_depth() -> Result<(), ProcessError> {
     if depth() < DEEPEST {
         Ok(())
     } else {
-        Err(PoolError::TooDeep { limit: DEEPEST })
+        Err(ProcessError::TooDeep { limit: DEEPEST })
     }
 }
 

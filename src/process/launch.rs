@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use super::identity;
 use crate::call::code;
 use crate::codec::exact;
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::memory::family;
 use crate::os::fork::Original;
 use crate::os::image::Image;
@@ -61,27 +61,27 @@ pub(crate) struct Role {
 }
 
 /// Checks that this process can launch others.
-pub(crate) fn check() -> Result<(), PoolError> {
+pub(crate) fn check() -> Result<(), ProcessError> {
     code::check_image()?;
     if own::is_privileged() {
-        return Err(PoolError::Privileged);
+        return Err(ProcessError::Privileged);
     }
     // The hook takes the variable away. It is still there, so the hook did not run.
     if std::env::var_os(variable()).is_some() {
-        return Err(PoolError::HookMissing);
+        return Err(ProcessError::HookMissing);
     }
     // Without the hook a launched process would run `main`, and launch others in turn.
     if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
-        return Err(PoolError::NoHook);
+        return Err(ProcessError::NoHook);
     }
     identity::check_depth()
 }
 
 /// Checks that a launched process can have this variable.
-pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
+pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), ProcessError> {
     let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
     if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
-        return Err(PoolError::InvalidOption {
+        return Err(ProcessError::InvalidOption {
             option: "env".into(),
             value: format!("{}={}", name.display(), value.display()),
             reason:

@@ -10,7 +10,7 @@
 //!
 //! let child = Process::spawn(|name: String| println!("Hello, {name}"), "you".to_owned())?;
 //! assert_eq!(child.join()?, ExitStatus::Exit(0));
-//! # Ok::<(), manyhands::PoolError>(())
+//! # Ok::<(), manyhands::process::ProcessError>(())
 //! ```
 //!
 //! How a child lives:
@@ -66,6 +66,7 @@ pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Termination;
 
+pub use crate::error::ProcessError;
 pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;

@@ -26,7 +26,7 @@ use super::identity;
 ///
 /// assert_eq!(Process::spawn(check, 20)?.join()?, ExitStatus::Exit(0));
 /// assert_eq!(Process::spawn(check, 17)?.join()?, ExitStatus::Exit(1));
-/// # Ok::<(), manyhands::PoolError>(())
+/// # Ok::<(), manyhands::process::ProcessError>(())
 /// ```
 #[diagnostic::on_unimplemented(
     message = "the function of a child process returns `()` or `Result<(), E>`, not `{Self}`",

@@ -16,7 +16,7 @@ use super::spawned::Spawned;
 use super::start_request::{self, Head};
 use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
 use crate::call::{closure, code};
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::memory::member::Expected;
 use crate::memory::transit;
 use crate::os::start::Stream;
@@ -40,7 +40,7 @@ pub(super) fn spawn<F, A, T>(
     builder: ProcessBuilder,
     f: &F,
     argument: &A,
-) -> Result<Process, PoolError>
+) -> Result<Process, ProcessError>
 where
     F: Fn(A) -> T,
     A: Serialize + DeserializeOwned + 'static,
@@ -60,7 +60,7 @@ where
         launch::check_variable(name, value)?;
     }
     let name = name(builder.name.as_deref());
-    let failed = |reason: String| PoolError::ProcessFailed {
+    let failed = |reason: String| ProcessError::SpawnFailed {
         name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
         reason,
     };

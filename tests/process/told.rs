@@ -6,7 +6,9 @@ use std::process::Stdio as Streams;
 
 use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{self, ExitStatus, ProcessBuilder, Standalone, Stdio, Termination};
+use manyhands::process::{
+    self, ExitStatus, ProcessBuilder, ProcessError, Standalone, Stdio, Termination,
+};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -75,8 +77,8 @@ impl<'de> Deserialize<'de> for Faulty {
 fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
     let _none = Leftovers::none();
     let spy = || Process::builder().name("spy");
-    let reason = |spawned: Result<Process, PoolError>| match spawned {
-        Err(PoolError::ProcessFailed { name, reason }) => {
+    let reason = |spawned: Result<Process, ProcessError>| match spawned {
+        Err(ProcessError::SpawnFailed { name, reason, .. }) => {
             assert_eq!(name, "spy");
             reason
         }
@@ -161,7 +163,7 @@ fn an_endless_recursion_of_forked_children_is_refused() {
             let is_too_deep = error == PoolError::TooDeep { limit: 16 }.into();
             // A single child is refused as well.
             let child = Process::spawn(|()| {}, ()).map(drop);
-            let is_refused = child == Err(PoolError::TooDeep { limit: 16 });
+            let is_refused = matches!(child, Err(ProcessError::TooDeep { limit: 16, .. }));
             (level, is_too_deep && is_refused)
         })
     }

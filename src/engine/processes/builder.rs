@@ -614,7 +614,7 @@ impl ProcessesBuilder {
         }
         self.env
             .iter()
-            .try_for_each(|(name, value)| launch::check_variable(name, value))
+            .try_for_each(|(name, value)| Ok(launch::check_variable(name, value)?))
     }
 }
 
