@@ -101,6 +101,8 @@ mod value;
 
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
+#[cfg(target_os = "linux")]
+pub use call::portable::Portable;
 pub use call::progress::Progress;
 pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};

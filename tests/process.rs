@@ -15,11 +15,9 @@ use std::time::{Duration, Instant};
 use common::{
     Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running,
 };
-use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{
-    self, ExitStatus, ProcessBuilder, ProcessError, Standalone, Stdio, Termination,
-};
+use manyhands::process::{self, ExitStatus, ProcessBuilder, ProcessError, Stdio, Termination};
+use manyhands::{Portable, closure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, sigaction};
 use nix::unistd::Pid;
@@ -31,7 +29,7 @@ use tokio::io::unix::AsyncFd;
 #[track_caller]
 fn printed<F, A, T>(f: F, argument: A) -> String
 where
-    F: Fn(A) -> T + Standalone,
+    F: Fn(A) -> T + Portable,
     A: Serialize + DeserializeOwned + 'static,
     T: Termination,
 {
@@ -43,7 +41,7 @@ where
 #[track_caller]
 fn printed_by<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (String, ExitStatus)
 where
-    F: Fn(A) -> T + Standalone,
+    F: Fn(A) -> T + Portable,
     A: Serialize + DeserializeOwned + 'static,
     T: Termination,
 {
@@ -56,7 +54,7 @@ where
 /// How a child ends, and what it says on standard error.
 fn end_of<F, A, T>(f: F, argument: A) -> (ExitStatus, String)
 where
-    F: Fn(A) -> T + Standalone,
+    F: Fn(A) -> T + Portable,
     A: Serialize + DeserializeOwned + 'static,
     T: Termination,
 {

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Process, Standalone, Termination, start};
+use super::{Process, Termination, start};
+use crate::call::portable::Portable;
 use crate::error::ProcessError;
 
 /// One of a child's standard streams.
@@ -260,7 +261,7 @@ impl ProcessBuilder {
     )]
     pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, ProcessError>
     where
-        F: Fn(A) -> T + Standalone,
+        F: Fn(A) -> T + Portable,
         A: Serialize + DeserializeOwned + 'static,
         T: Termination,
     {

@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::spawned::Spawned;
-use super::{ExitStatus, ProcessBuilder, Standalone, Termination, registry};
+use super::{ExitStatus, ProcessBuilder, Termination, registry};
+use crate::call::portable::Portable;
 use crate::error::ProcessError;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child
@@ -74,7 +75,7 @@ impl Process {
     /// ```
     pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, ProcessError>
     where
-        F: Fn(A) -> T + Standalone,
+        F: Fn(A) -> T + Portable,
         A: Serialize + DeserializeOwned + 'static,
         T: Termination,
     {

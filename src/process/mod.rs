@@ -61,7 +61,6 @@ mod start;
 mod start_request;
 
 pub use builder::{ProcessBuilder, Stdio};
-pub use entry::Standalone;
 pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Termination;

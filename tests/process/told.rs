@@ -4,11 +4,9 @@
 use std::io::{self, Write};
 use std::process::Stdio as Streams;
 
-use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{
-    self, ExitStatus, ProcessBuilder, ProcessError, Standalone, Stdio, Termination,
-};
+use manyhands::process::{self, ExitStatus, ProcessBuilder, ProcessError, Stdio, Termination};
+use manyhands::{Portable, closure};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -19,7 +17,7 @@ use crate::{output_of, patient, printed_by};
 /// How a child ends, and what it says on standard error.
 fn end_of<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (ExitStatus, String)
 where
-    F: Fn(A) -> T + Standalone,
+    F: Fn(A) -> T + Portable,
     A: Serialize + DeserializeOwned + 'static,
     T: Termination,
 {
