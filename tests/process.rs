@@ -849,7 +849,7 @@ fn standard_input_is_empty_unless_said_otherwise() {
     assert_eq!(text, "[some input]");
     let name = "standard_input_is_empty_unless_said_otherwise";
     if is_program() {
-        let child = Process::builder().stdin(Stdio::Inherit).spawn(read, ());
+        let child = Process::builder().stdin(Stdio::inherit()).spawn(read, ());
         assert!(child.unwrap().join().unwrap().success());
         return;
     }

@@ -1,56 +1,13 @@
-//! [`ProcessBuilder`]: the options of a child, and [`Stdio`], one of its standard streams.
+//! [`ProcessBuilder`]: the options of a child.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Process, Termination, start};
+use super::{Process, Stdio, Termination, start};
 use crate::call::portable::Portable;
 use crate::error::ProcessError;
-
-/// One of a child's standard streams.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Process;
-/// use std::io::Read;
-///
-/// let (mut reader, writer) = std::io::pipe()?;
-/// let child = Process::builder()
-///     .stdout(writer)
-///     .spawn(|()| print!("from the child"), ())?;
-/// let mut printed = String::new();
-/// reader.read_to_string(&mut printed)?;
-/// assert_eq!(printed, "from the child");
-/// # child.join()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stdio {
-    /// The parent's stream.
-    Inherit,
-    /// `/dev/null`: there is nothing to read, and what is written is thrown away.
-    Null,
-    /// This descriptor: a file, or an end of a pipe.
-    Fd(OwnedFd),
-}
-
-macro_rules! from_what_has_a_descriptor {
-    ($($source:ty)*) => {$(
-        impl From<$source> for Stdio {
-            fn from(source: $source) -> Self {
-                Self::Fd(source.into())
-            }
-        }
-    )*};
-}
-from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 
 /// The options of a [`Process`], before it is started; see [`Process::builder`].
 ///
@@ -72,7 +29,10 @@ from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 /// assert!(child.join()?.success());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+///
+/// Clones of a builder start children with the same options. They hold the same descriptors: a pipe
+/// that is a child's output is at its end when the child has ended and no clone is left.
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct ProcessBuilder {
     pub(super) name: Option<String>,
@@ -88,9 +48,9 @@ impl Default for ProcessBuilder {
         Self {
             name: None,
             environment: Vec::new(),
-            stdin: Stdio::Null,
-            stdout: Stdio::Inherit,
-            stderr: Stdio::Inherit,
+            stdin: Stdio::null(),
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
             is_daemon: false,
         }
     }
@@ -136,7 +96,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Sets what the child reads as standard input. The default is [`Stdio::Null`]: with the
+    /// Sets what the child reads as standard input. The default is [`Stdio::null`]: with the
     /// parent's, parent and child would take the input from each other.
     ///
     /// # Examples
@@ -165,7 +125,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Sets where the child's standard output goes. The default is [`Stdio::Inherit`].
+    /// Sets where the child's standard output goes. The default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
@@ -173,7 +133,7 @@ impl ProcessBuilder {
     /// use manyhands::process::{Process, Stdio};
     ///
     /// let child = Process::builder()
-    ///     .stdout(Stdio::Null)
+    ///     .stdout(Stdio::null())
     ///     .spawn(|()| println!("not shown"), ())?;
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::process::ProcessError>(())
@@ -183,7 +143,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Sets where the child's standard error goes. The default is [`Stdio::Inherit`].
+    /// Sets where the child's standard error goes. The default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
@@ -233,7 +193,8 @@ impl ProcessBuilder {
     ///
     /// - [`ProcessError::SpawnFailed`] if the system refuses (processes, descriptors, memory), or if
     ///   the argument or what `f` captures cannot be serialised;
-    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value;
+    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value, or a stream is
+    ///   [`Stdio::lines`];
     /// - [`ProcessError::TooDeep`] if too many processes lie one inside the other already;
     /// - [`ProcessError::ForeignFunction`] and [`ProcessError::ForeignExecutable`] in a shared
     ///   library that another program has loaded;

@@ -59,14 +59,17 @@ mod registry;
 mod spawned;
 mod start;
 mod start_request;
+mod stdio;
 
-pub use builder::{ProcessBuilder, Stdio};
+pub use builder::ProcessBuilder;
 pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Termination;
+pub use stdio::Stdio;
 
 pub use crate::error::ProcessError;
 pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;
 pub(crate) use identity::{Origin, check_depth};
+pub(crate) use stdio::{LineCallback, Target};

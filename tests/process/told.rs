@@ -182,10 +182,10 @@ fn each_stream_goes_where_its_builder_says() {
             let child = builder.spawn(say, word.to_owned()).unwrap();
             assert!(child.join().unwrap().success());
         };
-        run(Process::builder().stdout(Stdio::Null), "one");
-        run(Process::builder().stderr(Stdio::Null), "two");
-        let inherit = Process::builder().stdout(Stdio::Inherit);
-        run(inherit.stderr(Stdio::Inherit), "three");
+        run(Process::builder().stdout(Stdio::null()), "one");
+        run(Process::builder().stderr(Stdio::null()), "two");
+        let inherit = Process::builder().stdout(Stdio::inherit());
+        run(inherit.stderr(Stdio::inherit()), "three");
         return;
     }
     let (stdout, stderr) = output_of(as_program(name).stdin(Streams::null()));
@@ -195,6 +195,38 @@ fn each_stream_goes_where_its_builder_says() {
     };
     assert_eq!(told(&stdout, "out"), [false, true, true], "{stdout}");
     assert_eq!(told(&stderr, "error"), [true, false, true], "{stderr}");
+}
+
+#[test]
+fn a_function_for_lines_is_refused_and_the_way_out_is_told() {
+    let _none = Leftovers::none();
+    let lines = || Stdio::lines(|_, _| unreachable!("no child prints"));
+    for (stream, builder) in [
+        ("stdin", Process::builder().stdin(lines())),
+        ("stdout", Process::builder().stdout(lines())),
+        ("stderr", Process::builder().stderr(lines())),
+    ] {
+        let refused = builder.spawn(|()| {}, ());
+        let Err(ProcessError::InvalidOption { option, reason, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(option, stream);
+        assert!(reason.contains("std::io::pipe"), "{reason}");
+    }
+}
+
+#[test]
+fn clones_of_a_builder_start_children_with_the_same_options() {
+    let _none = Leftovers::none();
+    let (reader, writer) = io::pipe().unwrap();
+    let builder = Process::builder().env("MANYHANDS_A", "a").stdout(writer);
+    let say = |word: String| print!("{word}{} ", std::env::var("MANYHANDS_A").unwrap());
+    let first = builder.clone().spawn(say, "first ".to_owned()).unwrap();
+    assert!(first.join().unwrap().success());
+    let second = builder.spawn(say, "second ".to_owned()).unwrap();
+    // The end comes, because no builder is left.
+    assert_eq!(io::read_to_string(reader).unwrap(), "first a second a ");
+    assert!(second.join().unwrap().success());
 }
 
 #[test]

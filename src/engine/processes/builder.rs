@@ -5,12 +5,12 @@ use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
 use std::time::Duration;
 
-use super::settings::{self, Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
+use super::settings::{self, Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
 use crate::engine::check_workers;
 use crate::error::PoolError;
 use crate::machine::available_workers;
-use crate::process::launch;
+use crate::process::{Stdio, launch};
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
 ///
@@ -42,8 +42,8 @@ pub struct ProcessesBuilder {
     name: Option<String>,
     env: Vec<(OsString, OsString)>,
     inner_threads: InnerThreads,
-    stdout: Output,
-    stderr: Output,
+    stdout: Stdio,
+    stderr: Stdio,
     initializer: Option<Result<u64, PoolError>>,
     max_tasks: Option<u32>,
     memory_limit: Option<u64>,
@@ -149,39 +149,40 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Sets where the workers' standard output goes. By default it goes where that of this process
-    /// goes.
+    /// Sets where the workers' standard output goes: to a function, line by line
+    /// ([`Stdio::lines`]), to a file, or into a pipe, for example. The default is
+    /// [`Stdio::inherit`].
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Output;
     /// use manyhands::prelude::*;
+    /// use manyhands::process::Stdio;
     ///
     /// let pool = Processes::builder()
     ///     .workers(1)
-    ///     .stdout(Output::Null)
+    ///     .stdout(Stdio::null())
     ///     .build()?;
     /// pool.submit(|()| println!("not shown"), ()).result()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn stdout(mut self, output: Output) -> Self {
-        self.stdout = output;
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
         self
     }
 
-    /// Sets where the workers' standard error goes, which includes the messages of panics. By
-    /// default it goes where that of this process goes.
+    /// Sets where the workers' standard error goes, which includes the messages of panics. The
+    /// default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Output;
     /// use manyhands::prelude::*;
+    /// use manyhands::process::Stdio;
     ///
     /// let pool = Processes::builder()
     ///     .workers(1)
-    ///     .stderr(Output::Null)
+    ///     .stderr(Stdio::null())
     ///     .build()?;
     /// let failed = pool.submit(|()| -> () { panic!("not printed, but told") }, ());
     /// assert!(
@@ -193,8 +194,8 @@ impl ProcessesBuilder {
     /// );
     /// # Ok::<(), PoolError>(())
     /// ```
-    pub fn stderr(mut self, output: Output) -> Self {
-        self.stderr = output;
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = stderr.into();
         self
     }
 

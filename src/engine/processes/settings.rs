@@ -1,12 +1,12 @@
 //! What can be said about a pool's workers, once, when the pool is made.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::process::Stdio;
 
 /// How long workers and callers watch for what they wait for before they sleep.
 ///
@@ -179,122 +179,6 @@ pub(super) const INNER_THREADS: [&str; 8] = [
     "MANYHANDS_WORKERS",
 ];
 
-/// Where a worker's output goes.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Output;
-/// use manyhands::prelude::*;
-/// use std::sync::mpsc::channel;
-///
-/// let (send, receive) = channel();
-/// let errors = Output::lines(move |_, line| send.send(line.to_owned()).unwrap());
-/// let pool = Processes::builder()
-///     .workers(1)
-///     .stdout(Output::Null)
-///     .stderr(errors)
-///     .build()?;
-/// pool.submit(
-///     |()| {
-///         println!("not shown");
-///         eprintln!("for you")
-///     },
-///     (),
-/// )
-/// .result()?;
-/// pool.close()?;
-/// assert_eq!(receive.recv()?, "for you");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Output {
-    /// The output goes to where this process prints.
-    #[default]
-    Inherit,
-    /// The output goes nowhere.
-    Null,
-    /// The output goes line by line to a function; see [`Output::lines`].
-    Lines(LineCallback),
-}
-
-/// The function that [`Output::Lines`] calls.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Output;
-/// use manyhands::engine::LineCallback;
-/// use manyhands::prelude::*;
-/// use std::sync::{Arc, Mutex};
-///
-/// let log: Arc<Mutex<Vec<String>>> = Arc::default();
-/// let copy = Arc::clone(&log);
-/// let tell: LineCallback =
-///     Arc::new(move |_: &str, line: &str| copy.lock().unwrap().push(line.to_owned()));
-/// let builder = Processes::builder()
-///     .workers(1)
-///     .stderr(Output::Lines(tell.clone()));
-/// let pool = builder.stdout(Output::Lines(tell)).build()?; // both in one
-/// pool.submit(
-///     |()| {
-///         println!("out");
-///         eprintln!("err")
-///     },
-///     (),
-/// )
-/// .result()?;
-/// pool.close()?;
-/// assert_eq!(log.lock().unwrap().len(), 2);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
-
-impl Output {
-    /// Makes an output that calls `tell` with the name of the worker (`manyhands:POOL:0`) and a
-    /// line that it has printed, without the line's end. Bytes that are not UTF-8 are replaced, and
-    /// a `\r` before the end stays.
-    ///
-    /// Lines of one worker come in order, on a thread of the pool's. The last line comes also if it
-    /// has no end. A line of more than 1 MiB comes in parts. When the pool has ended, all lines
-    /// have come.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::Output;
-    /// use manyhands::prelude::*;
-    /// use std::sync::mpsc::channel;
-    ///
-    /// let (send, receive) = channel();
-    /// let tell =
-    ///     move |worker: &str, line: &str| send.send(format!("{worker} says {line}")).unwrap();
-    /// let pool = Processes::builder()
-    ///     .workers(1)
-    ///     .name("talk")
-    ///     .stdout(Output::lines(tell))
-    ///     .build()?;
-    /// pool.submit(|()| println!("hello"), ()).result()?;
-    /// pool.close()?;
-    /// assert_eq!(receive.recv()?, "manyhands:talk:0 says hello");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn lines(tell: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
-        Self::Lines(Arc::new(tell))
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Inherit => "Inherit",
-            Self::Null => "Null",
-            Self::Lines(_) => "Lines(..)",
-        })
-    }
-}
-
 /// Returns what a pool is called. Pools without a given name are counted.
 pub(super) fn name(given: Option<String>) -> String {
     static POOLS: AtomicU32 = AtomicU32::new(0);
@@ -310,8 +194,8 @@ pub(super) struct Settings {
     pub(super) name: String,
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) inner_threads: InnerThreads,
-    pub(super) stdout: Output,
-    pub(super) stderr: Output,
+    pub(super) stdout: Stdio,
+    pub(super) stderr: Stdio,
     /// The number of the initialiser's entry.
     pub(super) initializer: Option<u64>,
     pub(super) max_tasks: Option<u32>,
@@ -388,8 +272,8 @@ mod tests {
             name: "a test's".to_owned(),
             env: Vec::new(),
             inner_threads: InnerThreads::Share,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
             initializer: Some(7),
             max_tasks: None,
             memory_limit: Some(8),

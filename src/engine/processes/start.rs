@@ -2,22 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::output::Listener;
 use super::server::{Hire, Server};
-use super::settings::{Output, Settings};
+use super::settings::Settings;
 use super::worker::{Greeting, WORKER};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::pidfd::Child;
 use crate::os::start::Stream;
 use crate::os::{clock, handoff};
-use crate::process::Origin;
 use crate::process::launch::Launch;
+use crate::process::{Origin, Stdio, Target};
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as
 /// long as it likes.
@@ -113,19 +113,20 @@ pub(super) fn start(
 enum Sink {
     Inherit,
     Null,
-    Pipe(PipeWriter),
+    Fd(OwnedFd),
 }
 
 impl Sink {
     /// Makes the sink, and the end of a pipe to read from, if the user wants lines.
-    fn new(output: &Output) -> io::Result<(Self, Option<PipeReader>)> {
-        Ok(match output {
-            Output::Inherit => (Self::Inherit, None),
-            Output::Null => (Self::Null, None),
-            Output::Lines(_) => {
+    fn new(stdio: &Stdio) -> io::Result<(Self, Option<PipeReader>)> {
+        Ok(match stdio.target() {
+            Target::Inherit => (Self::Inherit, None),
+            Target::Null => (Self::Null, None),
+            Target::Fd(fd) => (Self::Fd(fd.try_clone()?), None),
+            Target::Lines(_) => {
                 let (reader, writer) = handoff::pipe()?;
                 handoff::never_block(reader.as_fd())?;
-                (Self::Pipe(writer), Some(reader))
+                (Self::Fd(writer.into()), Some(reader))
             }
         })
     }
@@ -134,7 +135,7 @@ impl Sink {
         Ok(match self {
             Self::Inherit => None,
             Self::Null => Some(File::options().write(true).open("/dev/null")?.into()),
-            Self::Pipe(writer) => Some(writer.as_fd().try_clone_to_owned()?),
+            Self::Fd(fd) => Some(fd.try_clone()?),
         })
     }
 }
@@ -144,7 +145,7 @@ impl From<Sink> for Stream {
         match sink {
             Sink::Inherit => Self::Inherit,
             Sink::Null => Self::Null,
-            Sink::Pipe(writer) => Self::Fd(writer.into()),
+            Sink::Fd(fd) => Self::Fd(fd),
         }
     }
 }
