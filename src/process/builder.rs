@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{Process, Stdio, Termination, start};
 use crate::call::portable::Portable;
 use crate::error::ProcessError;
+use crate::os::environment::Environment;
 
 /// The options of a [`Process`], before it is started; see [`Process::builder`].
 ///
@@ -36,7 +37,7 @@ use crate::error::ProcessError;
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct ProcessBuilder {
     pub(super) name: Option<String>,
-    pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) environment: Environment,
     pub(super) stdin: Stdio,
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
@@ -47,7 +48,7 @@ impl Default for ProcessBuilder {
     fn default() -> Self {
         Self {
             name: None,
-            environment: Vec::new(),
+            environment: Environment::default(),
             stdin: Stdio::null(),
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
@@ -92,7 +93,76 @@ impl ProcessBuilder {
     /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.environment.push((name.into(), value.into()));
+        self.environment.set(name, value);
+        self
+    }
+
+    /// Sets variables of the child's environment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let threads = ["OMP_NUM_THREADS", "RAYON_NUM_THREADS"].map(|name| (name, "1"));
+    /// let child = Process::builder().envs(threads).spawn(
+    ///     |()| assert_eq!(std::env::var("RAYON_NUM_THREADS").unwrap(), "1"),
+    ///     (),
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        for (name, value) in variables {
+            self.environment.set(name, value);
+        }
+        self
+    }
+
+    /// Removes a variable from the child's environment: one of the parent's, or one that was set
+    /// before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder()
+    ///     .env_remove("PATH")
+    ///     .spawn(|()| assert!(std::env::var_os("PATH").is_none()), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Clears the child's environment: the child has only the variables that are set after this
+    /// call.
+    ///
+    /// A child starts without any variable of the user's. But if this program needs
+    /// `LD_LIBRARY_PATH` to find its shared libraries, so does the child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder().env_clear().env("LANG", "C").spawn(
+    ///     |()| assert!(std::env::vars_os().eq([("LANG".into(), "C".into())])),
+    ///     (),
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn env_clear(mut self) -> Self {
+        self.environment.clear();
         self
     }
 
@@ -226,6 +296,6 @@ impl ProcessBuilder {
         A: Serialize + DeserializeOwned + 'static,
         T: Termination,
     {
-        start::spawn(self, &f, &argument)
+        start::spawn(&self, &f, &argument)
     }
 }

@@ -110,7 +110,7 @@ pub(crate) fn check_depth() -> Result<(), ProcessError> {
 /// let this = manyhands::process::current();
 /// assert!(this.is_alive());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessInfo {
     name: String,
     pid: u32,
@@ -152,7 +152,10 @@ impl ProcessInfo {
         self.pid
     }
 
-    /// Returns whether the process still runs.
+    /// Returns whether the process still runs, if it is this one or the one that has started it.
+    ///
+    /// Of any other process, of which this one can only have been told, that is not known, and the
+    /// call returns false.
     ///
     /// # Examples
     ///

@@ -33,6 +33,7 @@
 //! | the function | exit status |
 //! |---|---|
 //! | returns | `Exit(0)` |
+//! | returns the `u8` 8 | `Exit(8)` |
 //! | returns `Err` | `Exit(1)`, and the error on standard error |
 //! | panics | `Exit(101)`, the message on standard error (with `panic = "abort"`: `Signal(6)`) |
 //! | calls `std::process::exit(8)` | `Exit(8)` |

@@ -37,7 +37,7 @@ struct Work {
 
 /// Starts a child that runs `f` on `argument`.
 pub(super) fn spawn<F, A, T>(
-    builder: ProcessBuilder,
+    builder: &ProcessBuilder,
     f: &F,
     argument: &A,
 ) -> Result<Process, ProcessError>
@@ -56,10 +56,8 @@ where
         );
     }
     launch::check()?;
-    for (name, value) in &builder.environment {
-        launch::check_variable(name, value)?;
-    }
-    check_streams(&builder)?;
+    launch::check_environment(&builder.environment)?;
+    check_streams(builder)?;
     let name = name(builder.name.as_deref());
     let failed = |reason: String| ProcessError::SpawnFailed {
         name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
@@ -119,7 +117,7 @@ fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {
     Err(format!("its argument cannot be serialised: {reason}"))
 }
 
-fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned> {
+fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned> {
     let head = Head {
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
@@ -130,7 +128,7 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
     let (request, length) = start_request::pack(&head, &work.captures, &work.argument)?;
     let launch = Launch {
         name: &format!("manyhands:{name}"),
-        variables: builder.environment,
+        environment: builder.environment.clone(),
         stdout: stream(&builder.stdout)?,
         stderr: stream(&builder.stderr)?,
     };

@@ -1,11 +1,14 @@
 //! What a child and its parent are told of each other: names, streams, errors, and an end that
 //! the system keeps to itself.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::process::Stdio as Streams;
 
 use manyhands::prelude::*;
-use manyhands::process::{self, ExitStatus, ProcessBuilder, ProcessError, Stdio, Termination};
+use manyhands::process::{
+    self, ExitStatus, ProcessBuilder, ProcessError, ProcessInfo, Stdio, Termination,
+};
 use manyhands::{Portable, closure};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
@@ -41,6 +44,37 @@ fn an_error_is_told_with_the_name_of_its_child_however_deep_it_lies() {
     assert_eq!(ended(Ok(Ok(()))), (ExitStatus::Exit(0), String::new()));
     assert_eq!(ended(Ok(Err("inner".to_owned()))), failed("inner"));
     assert_eq!(ended(Err("outer".to_owned())), failed("outer"));
+}
+
+#[test]
+fn a_byte_is_an_exit_code() {
+    type Code = Result<u8, String>;
+    let _none = Leftovers::none();
+    let silent = |code| (ExitStatus::Exit(code), String::new());
+    let ends = |code: u8| end_of(Process::builder(), |code: u8| code, code);
+    assert_eq!([ends(0), ends(7), ends(255)], [0, 7, 255].map(silent));
+    let nested = |code: Code| end_of(Process::builder(), |code: Code| code, code);
+    assert_eq!(nested(Ok(7)), silent(7));
+    assert_eq!(nested(Err("no".to_owned())).0, ExitStatus::Exit(1));
+    // A literal is one too.
+    assert_eq!(end_of(Process::builder(), |()| 8, ()), silent(8));
+}
+
+#[test]
+fn an_identity_crosses_to_another_process() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let tell = |parent: ProcessInfo| {
+        let is_parent = process::parent() == Some(parent.clone()) && parent.is_alive();
+        (is_parent, process::current())
+    };
+    let (is_parent, worker) = pool.submit(tell, process::current()).result().unwrap();
+    assert!(is_parent);
+    assert_ne!(worker.pid(), std::process::id());
+    // This process is not its child.
+    assert!(!worker.is_alive());
+    let all = HashSet::from([worker.clone(), process::current(), worker]);
+    assert_eq!(all.len(), 2);
 }
 
 /// What goes wrong with a value.
@@ -102,6 +136,52 @@ fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
         refused,
         "its argument cannot be serialised: its Serialize panicked: does not like to be asked"
     );
+}
+
+#[test]
+fn a_child_has_exactly_the_environment_that_its_builder_says() {
+    fn variables((): ()) {
+        for (name, value) in std::env::vars() {
+            println!("{name}={value}");
+        }
+    }
+    let _none = Leftovers::none();
+    let said = |builder| {
+        let (text, status) = printed_by(builder, variables, ());
+        assert!(status.success());
+        text
+    };
+    let two = [("MANYHANDS_A", "a"), ("MANYHANDS_B", "b")];
+    let builder = || Process::builder().envs(two);
+    let text = said(builder());
+    assert!(text.contains("MANYHANDS_A=a\nMANYHANDS_B=b\n"), "{text}");
+    assert!(text.contains("PATH="), "{text}");
+    let text = said(builder().env_remove("MANYHANDS_A").env_remove("PATH"));
+    assert!(!text.contains("MANYHANDS_A="), "{text}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("PATH=")),
+        "{text}"
+    );
+    assert!(text.contains("MANYHANDS_B=b\n"), "{text}");
+    let text = said(builder().env_remove("MANYHANDS_A").env("MANYHANDS_A", "c"));
+    assert!(text.contains("MANYHANDS_A=c\n"), "{text}");
+    // The child finds its greeting all the same, and its own child too.
+    let cleared = || builder().env_clear().env("MANYHANDS_C", "c");
+    assert_eq!(said(cleared()), "MANYHANDS_C=c\n");
+    let hostile = cleared().env_remove("MANYHANDS_WORKER");
+    assert_eq!(said(hostile), "MANYHANDS_C=c\n");
+    let nested = |()| Process::spawn(variables, ()).unwrap().join().unwrap();
+    let nested = move |()| assert!(nested(()).success());
+    let (text, status) = printed_by(cleared(), nested, ());
+    assert_eq!(
+        (text.as_str(), status),
+        ("MANYHANDS_C=c\n", ExitStatus::Exit(0))
+    );
+    let refused = Process::builder().env_remove("A=B").spawn(|()| {}, ());
+    let Err(ProcessError::InvalidOption { option, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(option, "env_remove");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What can be said about a pool's workers, once, when the pool is made.
 
-use std::ffi::OsString;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::os::environment::Environment;
 use crate::process::Stdio;
 
 /// How long workers and callers watch for what they wait for before they sleep.
@@ -192,7 +192,7 @@ pub(super) fn name(given: Option<String>) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) name: String,
-    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) env: Environment,
     pub(super) inner_threads: InnerThreads,
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
@@ -240,25 +240,22 @@ impl Settings {
         }
     }
 
-    /// Returns variables of a worker's environment, where there are `workers` workers and this
-    /// process may use `cores` cores.
-    pub(super) fn variables(
-        &self,
-        workers: usize,
-        cores: usize,
-    ) -> impl Iterator<Item = (OsString, OsString)> {
+    /// Returns the environment of a worker, where there are `workers` workers and this process may
+    /// use `cores` cores.
+    pub(super) fn environment(&self, workers: usize, cores: usize) -> Environment {
         let most = match self.inner_threads {
             InnerThreads::Share => Some((cores / workers.max(1)).max(1)),
             InnerThreads::AtMost(most) => Some(most),
             InnerThreads::Inherit => None,
         };
-        let caps = most.into_iter().flat_map(|most| {
-            let unset = |name: &&str| std::env::var_os(name).is_none();
-            let with_value = move |name: &str| (name.into(), most.to_string().into());
-            INNER_THREADS.into_iter().filter(unset).map(with_value)
-        });
-        // The variables that the builder set for this pool come last, and win.
-        caps.chain(self.env.iter().cloned())
+        let mut environment = self.env.clone();
+        if let Some(most) = most {
+            let most = most.to_string();
+            for name in INNER_THREADS {
+                environment.set_default(name, &most);
+            }
+        }
+        environment
     }
 }
 
@@ -270,7 +267,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             name: "a test's".to_owned(),
-            env: Vec::new(),
+            env: Environment::default(),
             inner_threads: InnerThreads::Share,
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
@@ -314,12 +311,13 @@ mod tests {
         // This holds where the environment of this process says nothing of it.
         let own = "VECLIB_MAXIMUM_THREADS";
         let most = |settings: &Settings, workers, cores| {
-            let variables: Vec<_> = settings.variables(workers, cores).collect();
+            let environment = settings.environment(workers, cores);
+            let variables: Vec<_> = environment.changes().collect();
             let is_unset = |name: &&str| std::env::var_os(name).is_none();
             let unset = INNER_THREADS.into_iter().filter(is_unset).count();
             assert!(variables.is_empty() || variables.len() == unset);
-            let own = variables.into_iter().find(|(name, _)| name == own);
-            own.map(|(_, value)| value.into_string().unwrap())
+            let own = variables.into_iter().find(|(name, _)| *name == own);
+            own.and_then(|(_, value)| Some(value?.to_str().unwrap().to_owned()))
         };
         if std::env::var_os(own).is_some() {
             return;
@@ -335,13 +333,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_for_the_pool_comes_after_what_is_so_by_default() {
+    fn what_was_said_for_the_pool_comes_before_what_is_so_by_default() {
         let mut settings = settings();
         let name = INNER_THREADS[3];
-        settings.env = vec![(name.into(), "5".into()), ("A".into(), "x=y".into())];
-        let variables: Vec<_> = settings.variables(1, 1).collect();
-        assert!(variables.ends_with(&settings.env), "{variables:?}");
-        let all = || settings.env.iter();
-        assert!(all().all(|(name, value)| launch::check_variable(name, value).is_ok()));
+        settings.env.set(name, "5");
+        settings.env.set("A", "x=y");
+        settings.env.remove(INNER_THREADS[4]);
+        let environment = settings.environment(1, 1);
+        let of = |name: &str| {
+            let found = environment.changes().find(|(other, _)| *other == name);
+            found.map(|(_, value)| value.map(|value| value.to_str().unwrap()))
+        };
+        assert_eq!(of(name), Some(Some("5")));
+        assert_eq!(of("A"), Some(Some("x=y")));
+        assert_eq!(of(INNER_THREADS[4]), Some(None));
+        launch::check_environment(&environment).unwrap();
     }
 }

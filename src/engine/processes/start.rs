@@ -1,6 +1,5 @@
 //! Starting a worker process.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,12 +68,12 @@ pub(super) fn start(
     };
     let (stdout, from_stdout) = Sink::new(&settings.stdout)?;
     let (stderr, from_stderr) = Sink::new(&settings.stderr)?;
-    let variables = settings.variables(place.workers, place.cores.len());
+    let environment = settings.environment(place.workers, place.cores.len());
     let (child, life_line) = match server {
         None => {
             let launch = Launch {
                 name: &name,
-                variables,
+                environment,
                 stdout: stdout.into(),
                 stderr: stderr.into(),
             };
@@ -82,12 +81,9 @@ pub(super) fn start(
         }
         Some(server) => {
             let (life_line, theirs) = handoff::pair()?;
-            let bytes = |text: OsString| text.into_encoded_bytes();
             let hire = Hire {
                 greeting,
-                env: variables
-                    .map(|(name, value)| (bytes(name), bytes(value)))
-                    .collect(),
+                environment,
                 has_stdout: !matches!(stdout, Sink::Inherit),
                 has_stderr: !matches!(stderr, Sink::Inherit),
             };

@@ -28,6 +28,7 @@ use crate::lane::message::{Fault, Request};
 use crate::lane::{CELL_PAYLOAD, Claim, Lane, Pace, RawBytes, Reader, ResponseWriter, Ring, Sink};
 use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
+use crate::os::environment::Environment;
 use crate::os::{clock, fork, pidfd};
 use crate::process::Stdio;
 
@@ -71,7 +72,7 @@ impl MadeUp {
     ) -> Self {
         let mut settings = Settings {
             name: "made-up".to_owned(),
-            env: Vec::new(),
+            env: Environment::default(),
             inner_threads: InnerThreads::Inherit,
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
