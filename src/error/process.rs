@@ -25,7 +25,7 @@ use super::{HOOK_ADVICE, PoolError};
 /// }
 /// assert_eq!(run(), Ok(()));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
     /// The child could not be started.

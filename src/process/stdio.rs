@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 /// The function that is called with the name of a process and a line that it has printed.
@@ -177,6 +178,11 @@ macro_rules! from_what_has_a_descriptor {
 }
 from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 
+// The function runs on a thread of the pool's, which catches its panics. A `Stdio` itself has nothing
+// that a panic could leave half done.
+impl UnwindSafe for Stdio {}
+impl RefUnwindSafe for Stdio {}
+
 impl fmt::Debug for Stdio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -185,5 +191,18 @@ impl fmt::Debug for Stdio {
             Target::Fd(fd) => f.debug_tuple("Fd").field(fd).finish(),
             Target::Lines(_) => f.write_str("Lines(..)"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ProcessBuilder;
+
+    #[test]
+    fn builders_with_streams_are_values_that_a_panic_does_not_spoil() {
+        fn check<T: Clone + Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+        check::<Stdio>();
+        check::<ProcessBuilder>();
     }
 }
