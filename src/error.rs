@@ -1,9 +1,9 @@
 //! All that can go wrong: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool
-//! as a whole.
+//! as a whole, [`ProcessError`] for a single child process.
 //!
 //! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place
-//! of a panic). Every message says what happened, why, and what to do where that is not plain. Both
-//! types are `Clone`, because many tasks may fail from one cause. They are serde's, because a task
+//! of a panic). Every message says what happened, why, and what to do where that is not plain. All
+//! are `Clone`, because many tasks may fail from one cause. They are serde's, because a task
 //! may use a pool in turn and return its error. They are `#[non_exhaustive]`, because later engines
 //! fail in ways of their own.
 
@@ -12,6 +12,8 @@ mod claim;
 mod death;
 mod item_index;
 mod message;
+#[cfg(target_os = "linux")]
+mod process;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,6 +28,8 @@ pub(crate) use claim::Holder;
 pub use death::{Corruption, Death};
 pub use item_index::ItemIndex;
 pub use message::Message;
+#[cfg(target_os = "linux")]
+pub use process::ProcessError;
 
 /// Why a task has no result.
 ///
@@ -445,15 +449,6 @@ pub enum PoolError {
         "the pool or child process belongs to another process, of which this one is a forked child; make one here"
     )]
     OtherProcess,
-    /// A single child process could not be started.
-    #[error("the process {name} could not be started: {reason}")]
-    #[non_exhaustive]
-    ProcessFailed {
-        /// What the process would have been called.
-        name: String,
-        /// What the system said, or why its function or argument cannot be sent.
-        reason: String,
-    },
     /// Processes start processes that start processes, as in a recursion without an end.
     #[error(
         "refused to start a process: {limit} processes lie one inside the other already. If a child starts one like \

@@ -101,15 +101,16 @@ mod value;
 
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
+#[cfg(target_os = "linux")]
+pub use call::portable::Portable;
 pub use call::progress::Progress;
 pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};
 #[cfg(target_os = "linux")]
 pub use engine::{
-    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, Output, PoolStats,
-    Processes, ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats,
-    worker_state,
+    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, PoolStats, Processes,
+    ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
 };
 pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
 pub use error::{Death, Location, Part, PoolError, TaskError, TimeoutError, Unfinished};

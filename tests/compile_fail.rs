@@ -14,6 +14,7 @@ fn b42_a_capturing_closure_on_processes_does_not_compile_and_the_message_says_wh
     cases.compile_fail("tests/compile_fail/no_serde.rs");
     cases.compile_fail("tests/compile_fail/threads_not_send.rs");
     cases.compile_fail("tests/compile_fail/process_captures.rs");
+    cases.compile_fail("tests/compile_fail/process_captures_what_cannot_be_cloned.rs");
     cases.compile_fail("tests/compile_fail/process_returns_a_value.rs");
 }
 

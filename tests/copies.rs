@@ -487,7 +487,7 @@ fn a_copy_made_by_what_hears_of_output_reads_no_lines() {
     };
     let pool = Processes::builder()
         .workers(1)
-        .stdout(manyhands::Output::lines(hear))
+        .stdout(manyhands::process::Stdio::lines(hear))
         .build()
         .unwrap();
     for number in 0..20 {

@@ -17,8 +17,9 @@ use common::errors::timed_out;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
-use manyhands::{Output, at_fork_child, closure, item_seed, worker_seed, worker_state};
+use manyhands::process::Stdio;
 use manyhands::{SharedArray, process};
+use manyhands::{at_fork_child, closure, item_seed, worker_seed, worker_state};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -562,7 +563,7 @@ fn an_item_that_is_run_again_has_the_seed_that_it_had() {
         seed
     });
     let quiet = builder(StartMethod::Spawn)
-        .stderr(Output::Null)
+        .stderr(Stdio::null())
         .build()
         .unwrap();
     let again = quiet

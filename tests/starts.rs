@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Stdio as Streams};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,8 @@ use common::{
 };
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
-use manyhands::{Output, StartMethod, process, worker_state};
+use manyhands::process::Stdio;
+use manyhands::{StartMethod, process, worker_state};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 const METHODS: [StartMethod; 3] = [
@@ -258,8 +259,8 @@ fn what_was_said_for_the_workers_holds_however_they_were_started() {
             .env("MANYHANDS_TEST_SAID", "yes")
             .max_tasks_per_worker(2)
             .nice(3)
-            .stdout(Output::lines(tell))
-            .stderr(Output::Null)
+            .stdout(Stdio::lines(tell))
+            .stderr(Stdio::null())
             .build()
             .unwrap();
         let task = |()| {
@@ -337,14 +338,14 @@ fn one_output_alone_is_told_and_to_the_last_byte_however_workers_were_started() 
     let _none = Leftovers::none();
     for method in METHODS {
         for (of_stdout, beside) in [
-            (true, Output::Inherit),
-            (true, Output::Null),
-            (false, Output::Inherit),
-            (false, Output::Null),
+            (true, Stdio::inherit()),
+            (true, Stdio::null()),
+            (false, Stdio::inherit()),
+            (false, Stdio::null()),
         ] {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let told = Arc::clone(&lines);
-            let tell = Output::lines(move |_, line| told.lock().unwrap().push(line.to_owned()));
+            let tell = Stdio::lines(move |_, line| told.lock().unwrap().push(line.to_owned()));
             let (stdout, stderr) = if of_stdout {
                 (tell, beside)
             } else {
@@ -375,7 +376,7 @@ fn what_a_worker_printed_before_its_initialiser_failed_is_told() {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&lines);
         let tell = move |_: &str, line: &str| told.lock().unwrap().push(line.to_owned());
-        let builder = builder(method).workers(1).stdout(Output::lines(tell));
+        let builder = builder(method).workers(1).stdout(Stdio::lines(tell));
         let fail = || {
             write!(std::io::stdout(), "no end of a line").unwrap();
             Err::<(), _>("on purpose")
@@ -505,7 +506,7 @@ fn b12_when_the_parent_is_killed_all_go_however_they_were_started() {
         }
         return;
     }
-    let mut program = Killed(as_program(name).stdout(Stdio::piped()).spawn().unwrap());
+    let mut program = Killed(as_program(name).stdout(Streams::piped()).spawn().unwrap());
     let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
     let up = lines.find_map(|line| line.unwrap().strip_prefix("up ").map(str::to_owned));
     let workers: Vec<u32> = up

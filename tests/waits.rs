@@ -17,9 +17,9 @@ use common::{
     DEADLINE, Leftovers, Sleeper, Stopped, as_program, eventually, finish, is_program, is_stopped,
 };
 use manyhands::prelude::*;
-use manyhands::process::ExitStatus;
+use manyhands::process::{ExitStatus, Stdio};
 use manyhands::select::wait_ready;
-use manyhands::{Output, Queue, StartMethod};
+use manyhands::{Queue, StartMethod};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -257,7 +257,7 @@ fn what_workers_print_is_read() {
     let there = lines.clone();
     let tell = move |_: &str, line: &str| there.lock().unwrap().push(line.to_owned());
     let builder = Processes::builder().workers(1);
-    let pool = builder.stdout(Output::lines(tell)).build().unwrap();
+    let pool = builder.stdout(Stdio::lines(tell)).build().unwrap();
     refused.take_away();
     let say = |x: u32| {
         let mut stdout = std::io::stdout();

@@ -11,21 +11,21 @@
 use std::mem::{size_of, transmute_copy};
 use std::ptr::NonNull;
 
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::os::image::Image;
 
 /// Checks that this crate is part of the main executable, so that a worker has all its code.
 ///
 /// # Errors
 ///
-/// [`PoolError::ForeignExecutable`] if it is not: it is in a shared library that some other program
+/// [`ProcessError::ForeignExecutable`] if it is not: it is in a shared library that some other program
 /// has loaded.
-pub(crate) fn check_image() -> Result<(), PoolError> {
-    let here = check_image as fn() -> Result<(), PoolError> as usize;
+pub(crate) fn check_image() -> Result<(), ProcessError> {
+    let here = check_image as fn() -> Result<(), ProcessError> as usize;
     if Image::main().contains_code(here) {
         Ok(())
     } else {
-        Err(PoolError::ForeignExecutable)
+        Err(ProcessError::ForeignExecutable)
     }
 }
 
@@ -33,13 +33,13 @@ pub(crate) fn check_image() -> Result<(), PoolError> {
 ///
 /// # Errors
 ///
-/// [`PoolError::ForeignFunction`] if it is not part of the main executable.
-pub(crate) fn number(address: usize) -> Result<u64, PoolError> {
+/// [`ProcessError::ForeignFunction`] if it is not part of the main executable.
+pub(crate) fn number(address: usize) -> Result<u64, ProcessError> {
     let image = Image::main();
     if image.contains_code(address) {
         Ok((address - image.base()) as u64)
     } else {
-        Err(PoolError::ForeignFunction)
+        Err(ProcessError::ForeignFunction)
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     fn functions_of_other_objects_have_no_number() {
         assert_eq!(
             number(libc::getpid as *const () as usize),
-            Err(PoolError::ForeignFunction)
+            Err(ProcessError::ForeignFunction)
         );
         // SAFETY: nothing is called.
         assert!(unsafe { function::<fn()>(u64::MAX / 2) }.is_none());

@@ -7,6 +7,7 @@
 //! | [`seed`] | the seeds of items |
 //! | [`code`] | functions as numbers that mean the same in another process |
 //! | [`closure`] | functions that take values along there |
+//! | [`portable`] | which functions can go there |
 //! | [`entry`] | where a worker process enters a function |
 //! | [`at_fork`] | what forked children run first |
 
@@ -20,6 +21,8 @@ pub(crate) mod code;
 pub(crate) mod entry;
 mod limits;
 mod plan;
+#[cfg(target_os = "linux")]
+pub(crate) mod portable;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 pub(crate) mod seed;

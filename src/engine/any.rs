@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::processes::Portable;
 use super::sealed::Sealed;
 use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use crate::call::portable::Portable;
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -85,7 +85,7 @@ impl Executor for AnyEngine {
 
 impl<F, A, R> Run<F, A, R> for AnyEngine
 where
-    F: Fn(A) -> R + Portable + Send + Sync,
+    F: Fn(A) -> R + Portable + Sync,
     A: Serialize + DeserializeOwned + Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
@@ -124,8 +124,8 @@ where
 
 impl<F, G, A, R> Reduce<F, G, A, R> for AnyEngine
 where
-    F: Fn(A) -> R + Portable + Send + Sync,
-    G: Fn(R, R) -> R + Portable + Send + Sync,
+    F: Fn(A) -> R + Portable + Sync,
+    G: Fn(R, R) -> R + Portable + Sync,
     A: Serialize + DeserializeOwned + Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
@@ -139,7 +139,7 @@ where
 
 impl<C, F, A, R> RunWith<C, F, A, R> for AnyEngine
 where
-    F: Fn(&C, A) -> R + Portable + Send + Sync,
+    F: Fn(&C, A) -> R + Portable + Sync,
     C: Serialize + DeserializeOwned + Sync + 'static,
     A: Serialize + DeserializeOwned + Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,

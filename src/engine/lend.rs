@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::processes::Portable;
 use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
 use crate::array::lend::Lent;
 use crate::call::Plan;
+use crate::call::portable::Portable;
 use crate::error::TaskError;
 
 /// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped),
@@ -73,7 +73,7 @@ impl<L: Lent<F, C>, F, C> Lend<L, F, C> for Forked {
 impl<L, F, C> Lend<L, F, C> for AnyEngine
 where
     L: Lent<F, C>,
-    F: Portable + Send + Sync,
+    F: Portable + Sync,
     C: Serialize + DeserializeOwned + Sync + 'static,
 {
     fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {

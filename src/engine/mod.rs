@@ -53,8 +53,8 @@ pub use forked::{Forked, ForkedBuilder};
 pub use lend::Lend;
 #[cfg(target_os = "linux")]
 pub use processes::{
-    Affinity, Failures, InnerThreads, LineCallback, Output, PoolStats, Portable, Processes,
-    ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
+    Affinity, Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod,
+    Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use processes::{FORK_SERVER, WORKER};

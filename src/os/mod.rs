@@ -11,6 +11,7 @@
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
+//! | [`environment`] | nothing: how a new process's environment differs from this one's |
 //! | [`executable`] | `/proc/self/exe`: this program, to be started again |
 //! | [`image`] | `dl_iterate_phdr`: where the code of the main executable lies |
 //! | [`handoff`] | `socketpair`, descriptors passed over it (`SCM_RIGHTS`) |
@@ -42,6 +43,7 @@ pub use exit_status::ExitStatus;
 pub(crate) mod alarm;
 pub(crate) mod clock;
 mod ended;
+pub(crate) mod environment;
 pub(crate) mod executable;
 pub(crate) mod exit;
 mod exit_status;

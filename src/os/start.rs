@@ -25,6 +25,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use super::environment::Environment;
 use super::{above_standard, executable};
 
 /// The first descriptor that is no standard stream.
@@ -66,18 +67,17 @@ fn is_inheritable(number: c_int) -> bool {
         .is_ok_and(|flags| !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC))
 }
 
-/// Starts the executable with `name` as its first argument. It gets the environment of this process
-/// with these variables added, and these streams as standard input, output and error. Returns its
-/// pid.
+/// Starts the executable with `name` as its first argument, in this environment and with these
+/// streams as standard input, output and error. Returns its pid.
 pub(crate) fn start_again(
     name: &str,
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    environment: &Environment,
     streams: [Stream; 3],
 ) -> io::Result<u32> {
     let start = Start {
         executable: &CString::new(executable::own().as_os_str().as_bytes())?,
         name,
-        variables: variables.into_iter().collect(),
+        environment,
         sources: sources(streams)?,
     };
     match close_from() {
@@ -101,7 +101,7 @@ fn sources(streams: [Stream; 3]) -> io::Result<Vec<(c_int, OwnedFd)>> {
 struct Start<'a> {
     executable: &'a CStr,
     name: &'a str,
-    variables: Vec<(OsString, OsString)>,
+    environment: &'a Environment,
     sources: Vec<(c_int, OwnedFd)>,
 }
 
@@ -198,7 +198,7 @@ impl Start<'_> {
         check(unsafe { close_from(list, FIRST) })?;
         let attributes = Attributes::new()?;
         let arguments = [CString::new(self.name)?];
-        let environment = environment(self.variables)?;
+        let environment = lines(self.environment)?;
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
         let mut pid = 0;
         // SAFETY: all pointers are to what lives until the call returns; the strings end in NUL,
@@ -220,7 +220,8 @@ impl Start<'_> {
     /// grows with the memory of this process.
     fn fork_and_exec(self) -> io::Result<u32> {
         let mut command = Command::new(OsStr::from_bytes(self.executable.to_bytes()));
-        command.arg0(self.name).envs(self.variables);
+        command.arg0(self.name);
+        self.environment.give_to(&mut command);
         for (number, source) in self.sources {
             let stream = Stdio::from(source);
             match number {
@@ -239,30 +240,15 @@ impl Start<'_> {
     }
 }
 
-/// Returns the environment of this process, with these variables in the place of what they were, as
-/// `exec` takes it.
-fn environment(variables: Vec<(OsString, OsString)>) -> io::Result<Vec<CString>> {
-    let is_new = |name: &OsStr| variables.iter().all(|(other, _)| other != name);
-    let kept: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| is_new(name))
-        .collect();
-    // Of two variables of one name the last one counts.
-    let mut names: Vec<OsString> = Vec::new();
-    let mut set = Vec::new();
-    for (name, value) in variables.into_iter().rev() {
-        if !names.contains(&name) {
-            names.push(name.clone());
-            set.push((name, value));
-        }
-    }
-    let all = kept.into_iter().chain(set);
-    all.map(|(name, value)| {
+/// Returns the variables of an environment as `exec` takes them.
+fn lines(environment: &Environment) -> io::Result<Vec<CString>> {
+    let line = |(name, value): (OsString, OsString)| {
         let mut line = name.into_vec();
         line.push(b'=');
         line.extend_from_slice(value.as_bytes());
         Ok(CString::new(line)?)
-    })
-    .collect()
+    };
+    environment.variables().map(line).collect()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
@@ -386,10 +372,12 @@ mod tests {
             to_input.write_all(script.as_bytes()).unwrap();
             drop(to_input);
             let streams = [input.into(), to_output.into(), to_errors.into()].map(Stream::Fd);
+            let mut environment = Environment::default();
+            environment.set("MANYHANDS_A", "a value");
             let start = Start {
                 executable: c"/bin/sh",
                 name: "a name",
-                variables: vec![("MANYHANDS_A".into(), "a value".into())],
+                environment: &environment,
                 sources: sources(streams).unwrap(),
             };
             let pid = match close_from().filter(|_| !is_forked) {
@@ -404,6 +392,41 @@ mod tests {
         }
     }
 
+    /// Returns what `env` prints in this environment.
+    fn printed_env(environment: &Environment, is_forked: bool) -> String {
+        let (output, to_output) = io::pipe().unwrap();
+        let streams = [Stream::Null, Stream::Fd(to_output.into()), Stream::Null];
+        let start = Start {
+            executable: c"/usr/bin/env",
+            name: "env",
+            environment,
+            sources: sources(streams).unwrap(),
+        };
+        let pid = match close_from().filter(|_| !is_forked) {
+            Some(close_from) => start.spawn(close_from),
+            None => start.fork_and_exec(),
+        };
+        let output = io::read_to_string(output).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.unwrap().cast_signed());
+        nix::sys::wait::waitpid(pid, None).unwrap();
+        output
+    }
+
+    #[test]
+    fn both_ways_remove_one_variable_or_all() {
+        for is_forked in [false, true] {
+            let mut environment = Environment::default();
+            environment.set("MANYHANDS_A", "1");
+            environment.remove("PATH");
+            let output = printed_env(&environment, is_forked);
+            assert!(output.contains("MANYHANDS_A=1\n"), "{output}");
+            assert!(!output.contains("\nPATH=") && !output.starts_with("PATH="));
+            environment.clear();
+            environment.set("MANYHANDS_B", "2");
+            assert_eq!(printed_env(&environment, is_forked), "MANYHANDS_B=2\n");
+        }
+    }
+
     #[test]
     fn a_new_process_blocks_no_signals() {
         // Threads that start workers do this.
@@ -414,7 +437,7 @@ mod tests {
             let start = Start {
                 executable: c"/bin/cat",
                 name: "cat",
-                variables: Vec::new(),
+                environment: &Environment::default(),
                 sources: sources(streams).unwrap(),
             };
             let pid = match close_from().filter(|_| !is_forked) {
@@ -429,23 +452,6 @@ mod tests {
             let blocked = status.lines().find(|line| line.starts_with("SigBlk:"));
             assert_eq!(blocked, Some("SigBlk:\t0000000000000000"));
         }
-    }
-
-    #[test]
-    fn variables_take_the_place_of_those_that_are_there() {
-        let variables = [("PATH", "none"), ("MANYHANDS_A", "1"), ("MANYHANDS_A", "2")];
-        let variables = variables.map(|(name, value)| (name.into(), value.into()));
-        let lines = environment(variables.into()).unwrap();
-        let of = |name: &str| {
-            let lines = lines.iter().map(|line| line.to_str().unwrap().to_owned());
-            lines
-                .filter(|line| line.starts_with(name))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(of("PATH="), ["PATH=none"]);
-        assert_eq!(of("MANYHANDS_A="), ["MANYHANDS_A=2"]);
-        let bad = [("MANYHANDS_A".into(), "a\0b".into())];
-        environment(bad.into()).unwrap_err();
     }
 
     #[test]

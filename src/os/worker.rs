@@ -1,6 +1,6 @@
 //! What a process does to itself, once, when it becomes a worker.
 
-use std::ffi::{CStr, CString, OsString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -82,12 +82,6 @@ pub(crate) fn replace_stdout(to: &OwnedFd) -> io::Result<()> {
 /// Makes standard error go to another descriptor.
 pub(crate) fn replace_stderr(to: &OwnedFd) -> io::Result<()> {
     Ok(nix::unistd::dup2_stderr(to.as_fd())?)
-}
-
-/// Sets a variable of the environment, in a process that has just been forked and has one thread.
-pub(crate) fn set_variable(name: &OsString, value: &OsString) {
-    // SAFETY: no other thread runs in a process that has just been forked.
-    unsafe { std::env::set_var(name, value) };
 }
 
 /// Resets, in a forked child, the signals that the program handles to their defaults: what the

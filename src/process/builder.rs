@@ -1,55 +1,14 @@
-//! [`ProcessBuilder`]: the options of a child, and [`Stdio`], one of its standard streams.
+//! [`ProcessBuilder`]: the options of a child.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Process, Standalone, Termination, start};
-use crate::error::PoolError;
-
-/// One of a child's standard streams.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Process;
-/// use std::io::Read;
-///
-/// let (mut reader, writer) = std::io::pipe()?;
-/// let child = Process::builder()
-///     .stdout(writer)
-///     .spawn(|()| print!("from the child"), ())?;
-/// let mut printed = String::new();
-/// reader.read_to_string(&mut printed)?;
-/// assert_eq!(printed, "from the child");
-/// # child.join()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stdio {
-    /// The parent's stream.
-    Inherit,
-    /// `/dev/null`: there is nothing to read, and what is written is thrown away.
-    Null,
-    /// This descriptor: a file, or an end of a pipe.
-    Fd(OwnedFd),
-}
-
-macro_rules! from_what_has_a_descriptor {
-    ($($source:ty)*) => {$(
-        impl From<$source> for Stdio {
-            fn from(source: $source) -> Self {
-                Self::Fd(source.into())
-            }
-        }
-    )*};
-}
-from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
+use super::{Process, Stdio, Termination, start};
+use crate::call::portable::Portable;
+use crate::error::ProcessError;
+use crate::os::environment::Environment;
 
 /// The options of a [`Process`], before it is started; see [`Process::builder`].
 ///
@@ -71,11 +30,14 @@ from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 /// assert!(child.join()?.success());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+///
+/// Clones of a builder start children with the same options. They hold the same descriptors: a pipe
+/// that is a child's output is at its end when the child has ended and no clone is left.
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct ProcessBuilder {
     pub(super) name: Option<String>,
-    pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) environment: Environment,
     pub(super) stdin: Stdio,
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
@@ -86,10 +48,10 @@ impl Default for ProcessBuilder {
     fn default() -> Self {
         Self {
             name: None,
-            environment: Vec::new(),
-            stdin: Stdio::Null,
-            stdout: Stdio::Inherit,
-            stderr: Stdio::Inherit,
+            environment: Environment::default(),
+            stdin: Stdio::null(),
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
             is_daemon: false,
         }
     }
@@ -109,7 +71,7 @@ impl ProcessBuilder {
     ///     .name("indexer")
     ///     .spawn(|()| assert_eq!(process::current().name(), "indexer"), ())?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -128,14 +90,83 @@ impl ProcessBuilder {
     ///     (),
     /// )?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.environment.push((name.into(), value.into()));
+        self.environment.set(name, value);
         self
     }
 
-    /// Sets what the child reads as standard input. The default is [`Stdio::Null`]: with the
+    /// Sets variables of the child's environment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let threads = ["OMP_NUM_THREADS", "RAYON_NUM_THREADS"].map(|name| (name, "1"));
+    /// let child = Process::builder().envs(threads).spawn(
+    ///     |()| assert_eq!(std::env::var("RAYON_NUM_THREADS").unwrap(), "1"),
+    ///     (),
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        for (name, value) in variables {
+            self.environment.set(name, value);
+        }
+        self
+    }
+
+    /// Removes a variable from the child's environment: one of the parent's, or one that was set
+    /// before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder()
+    ///     .env_remove("PATH")
+    ///     .spawn(|()| assert!(std::env::var_os("PATH").is_none()), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Clears the child's environment: the child has only the variables that are set after this
+    /// call.
+    ///
+    /// A child starts without any variable of the user's. But if this program needs
+    /// `LD_LIBRARY_PATH` to find its shared libraries, so does the child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// let child = Process::builder().env_clear().env("LANG", "C").spawn(
+    ///     |()| assert!(std::env::vars_os().eq([("LANG".into(), "C".into())])),
+    ///     (),
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn env_clear(mut self) -> Self {
+        self.environment.clear();
+        self
+    }
+
+    /// Sets what the child reads as standard input. The default is [`Stdio::null`]: with the
     /// parent's, parent and child would take the input from each other.
     ///
     /// # Examples
@@ -164,7 +195,7 @@ impl ProcessBuilder {
         self
     }
 
-    /// Sets where the child's standard output goes. The default is [`Stdio::Inherit`].
+    /// Sets where the child's standard output goes. The default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
@@ -172,17 +203,17 @@ impl ProcessBuilder {
     /// use manyhands::process::{Process, Stdio};
     ///
     /// let child = Process::builder()
-    ///     .stdout(Stdio::Null)
+    ///     .stdout(Stdio::null())
     ///     .spawn(|()| println!("not shown"), ())?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = stdout.into();
         self
     }
 
-    /// Sets where the child's standard error goes. The default is [`Stdio::Inherit`].
+    /// Sets where the child's standard error goes. The default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
@@ -219,7 +250,7 @@ impl ProcessBuilder {
     ///     },
     ///     (),
     /// )?;
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn daemon(mut self, is_daemon: bool) -> Self {
         self.is_daemon = is_daemon;
@@ -230,13 +261,17 @@ impl ProcessBuilder {
     ///
     /// # Errors
     ///
-    /// - [`PoolError::ProcessFailed`] if the system refuses (processes, descriptors, memory), or if
+    /// - [`ProcessError::SpawnFailed`] if the system refuses (processes, descriptors, memory), or if
     ///   the argument or what `f` captures cannot be serialised;
-    /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
-    /// - [`PoolError::ForeignFunction`] and [`PoolError::ForeignExecutable`] in a shared library
-    ///   that another program has loaded;
-    /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a child but reached
+    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value, or a stream is
+    ///   [`Stdio::lines`];
+    /// - [`ProcessError::TooDeep`] if too many processes lie one inside the other already;
+    /// - [`ProcessError::ForeignFunction`] and [`ProcessError::ForeignExecutable`] in a shared
+    ///   library that another program has loaded;
+    /// - [`ProcessError::Privileged`] in a set-user-id program;
+    /// - [`ProcessError::NoHook`] in a program without the feature `worker-hook` that has not called
+    ///   [`init`](crate::init);
+    /// - [`ProcessError::HookMissing`] in a process that was itself started as a child but reached
     ///   `main`.
     ///
     /// # Examples
@@ -249,18 +284,18 @@ impl ProcessBuilder {
     ///     vec![1, 2, 3],
     /// )?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     #[expect(
         clippy::needless_pass_by_value,
         reason = "the argument moves into the child"
     )]
-    pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, PoolError>
+    pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, ProcessError>
     where
-        F: Fn(A) -> T + Standalone,
+        F: Fn(A) -> T + Portable,
         A: Serialize + DeserializeOwned + 'static,
         T: Termination,
     {
-        start::spawn(self, &f, &argument)
+        start::spawn(&self, &f, &argument)
     }
 }

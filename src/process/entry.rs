@@ -19,38 +19,6 @@ use crate::os::fork::{COPY_RETURNED, Original};
 /// memory.
 pub(super) type Entry = fn(StartRequest) -> Result<i32, String>;
 
-/// A function that a child process can run: it captures no variables, or is made by
-/// [`closure!`](crate::closure!).
-///
-/// The compiler checks the captures only when it generates code, so `cargo check` alone does not
-/// find a closure that captures.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::closure;
-/// use manyhands::process::{Process, Standalone};
-///
-/// fn check(f: impl Fn(u32) + Standalone) -> Result<bool, manyhands::PoolError> {
-///     Ok(Process::spawn(f, 7)?.join()?.success())
-/// }
-///
-/// let lucky = 7;
-/// assert!(check(|x| assert_eq!(x % 2, 1))?);
-/// assert!(check(closure!([lucky] |x: u32| assert_eq!(x, *lucky)))?);
-/// # Ok::<(), manyhands::PoolError>(())
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "a function for a child process must not capture variables",
-    label = "this captures something that cannot be sent to another process",
-    note = "two ways out: (1) put it into the argument, which may be a tuple",
-    note = "(2) `closure!([names] |argument: Type| ..)` sends the named variables along"
-)]
-pub trait Standalone: Clone + Send {}
-
-#[diagnostic::do_not_recommend]
-impl<F: Clone + Send> Standalone for F {}
-
 /// Runs a child's function of type `F`.
 pub(super) fn enter<F, A, T>(request: StartRequest) -> Result<i32, String>
 where
@@ -82,7 +50,7 @@ where
 /// Returns a zero-sized reference to the function, which has nothing in it but its type.
 #[allow(unsafe_code)]
 fn zero_sized<'a, F: 'a>() -> &'a F {
-    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Standalone`,
+    // SAFETY: entries are only made for functions that `Process::spawn` lets through (`Portable`,
     // and nothing to drop when zero-sized), and a child enters one only because its parent, of the
     // same build, had a value of the function's type.
     unsafe { code::zero_sized() }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::spawned::Spawned;
-use super::{ExitStatus, ProcessBuilder, Standalone, Termination, registry};
-use crate::error::PoolError;
+use super::{ExitStatus, ProcessBuilder, Termination, registry};
+use crate::call::portable::Portable;
+use crate::error::ProcessError;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child
 /// lives and ends.
@@ -37,7 +38,7 @@ use crate::error::PoolError;
 /// assert_eq!(child.join_timeout(Duration::from_millis(1))?, None);
 /// child.terminate()?;
 /// assert_eq!(child.join()?, ExitStatus::Signal(15));
-/// # Ok::<(), manyhands::PoolError>(())
+/// # Ok::<(), manyhands::process::ProcessError>(())
 /// ```
 #[derive(Clone)]
 pub struct Process {
@@ -70,11 +71,11 @@ impl Process {
     /// let limit = 100;
     /// let child = Process::spawn(closure!([limit] |x: i32| assert!(x < *limit)), 99)?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, PoolError>
+    pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, ProcessError>
     where
-        F: Fn(A) -> T + Standalone,
+        F: Fn(A) -> T + Portable,
         A: Serialize + DeserializeOwned + 'static,
         T: Termination,
     {
@@ -90,17 +91,17 @@ impl Process {
     ///
     /// let child = Process::builder().name("indexer").spawn(|()| {}, ())?;
     /// assert_eq!(child.name(), "indexer");
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn builder() -> ProcessBuilder {
         ProcessBuilder::default()
     }
 
-    fn check_own(&self) -> Result<(), PoolError> {
+    fn check_own(&self) -> Result<(), ProcessError> {
         if self.spawned.is_own() {
             Ok(())
         } else {
-            Err(PoolError::OtherProcess)
+            Err(ProcessError::NotParent)
         }
     }
 
@@ -108,7 +109,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`PoolError::OtherProcess`] in a process forked from the child's parent: only the parent may
+    /// [`ProcessError::NotParent`] in a process forked from the child's parent: only the parent may
     /// wait for the child.
     ///
     /// # Examples
@@ -118,9 +119,9 @@ impl Process {
     ///
     /// let child = Process::spawn(|()| {}, ())?;
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn join(&self) -> Result<ExitStatus, PoolError> {
+    pub fn join(&self) -> Result<ExitStatus, ProcessError> {
         self.check_own()?;
         loop {
             if let Some(status) = self.spawned.wait(None) {
@@ -129,8 +130,11 @@ impl Process {
         }
     }
 
-    /// Waits at most `timeout` for the end of the child. Returns `None` if it has not ended by
-    /// then; the child goes on. With a timeout of zero the call returns at once.
+    /// Waits at most `timeout` for the end of the child. With a timeout of zero the call returns at
+    /// once.
+    ///
+    /// Returns `Ok(None)` if the child has not ended by then; the child goes on. That is no error,
+    /// as with std's [`try_wait`](std::process::Child::try_wait).
     ///
     /// # Errors
     ///
@@ -151,9 +155,9 @@ impl Process {
     /// assert_eq!(child.join_timeout(Duration::ZERO)?, None);
     /// child.kill()?;
     /// assert!(child.join_timeout(Duration::MAX)?.is_some());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, PoolError> {
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ProcessError> {
         self.check_own()?;
         match Instant::now().checked_add(timeout) {
             Some(deadline) => Ok(self.spawned.wait(Some(deadline))),
@@ -181,7 +185,7 @@ impl Process {
     /// child.kill()?;
     /// child.join()?;
     /// assert_eq!(child.exit_status(), Some(ExitStatus::Signal(9)));
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.spawned.exit_status()
@@ -204,7 +208,7 @@ impl Process {
     /// child.kill()?;
     /// child.join()?;
     /// assert!(!child.is_alive());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn is_alive(&self) -> bool {
         self.exit_status().is_none() && !self.spawned.has_ended()
@@ -224,7 +228,7 @@ impl Process {
     /// )?;
     /// assert_ne!(child.pid(), std::process::id());
     /// assert!(child.join()?.success());
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn pid(&self) -> u32 {
         self.spawned.child.pid()
@@ -238,7 +242,7 @@ impl Process {
     /// use manyhands::Process;
     ///
     /// assert!(Process::spawn(|()| {}, ())?.name().starts_with("process"));
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn name(&self) -> &str {
         &self.spawned.name
@@ -250,8 +254,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`PoolError::OtherProcess`] in a process forked from the child's parent, and
-    /// [`PoolError::System`] if the system refuses, because the child runs as another user by now.
+    /// [`ProcessError::NotParent`] in a process forked from the child's parent, and
+    /// [`ProcessError::System`] if the system refuses, because the child runs as another user by now.
     ///
     /// # Examples
     ///
@@ -266,9 +270,9 @@ impl Process {
     /// )?;
     /// child.terminate()?;
     /// assert_eq!(child.join()?, ExitStatus::Signal(15));
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn terminate(&self) -> Result<(), PoolError> {
+    pub fn terminate(&self) -> Result<(), ProcessError> {
         self.send(Signal::SIGTERM)
     }
 
@@ -291,17 +295,17 @@ impl Process {
     /// )?;
     /// child.kill()?;
     /// assert_eq!(child.join()?, ExitStatus::Signal(9));
-    /// # Ok::<(), manyhands::PoolError>(())
+    /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn kill(&self) -> Result<(), PoolError> {
+    pub fn kill(&self) -> Result<(), ProcessError> {
         self.send(Signal::SIGKILL)
     }
 
-    fn send(&self, signal: Signal) -> Result<(), PoolError> {
+    fn send(&self, signal: Signal) -> Result<(), ProcessError> {
         self.check_own()?;
         let sent = self.spawned.child.signal(signal);
         sent.map_err(|error| {
-            PoolError::system("the signal could not be sent to the child process", error)
+            ProcessError::system("the signal could not be sent to the child process", error)
         })
     }
 }
@@ -331,7 +335,7 @@ impl Process {
 /// child.kill()?;
 /// child.join()?;
 /// assert!(process::active_children().is_empty());
-/// # Ok::<(), manyhands::PoolError>(())
+/// # Ok::<(), manyhands::process::ProcessError>(())
 /// ```
 pub fn active_children() -> Vec<Process> {
     registry::active().into_iter().map(Process::of).collect()

@@ -8,7 +8,7 @@ use std::os::unix::process::parent_id;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::os::fork;
 
 /// The name of the first process of a program.
@@ -93,12 +93,12 @@ pub(crate) fn depth() -> u32 {
 ///
 /// # Errors
 ///
-/// [`PoolError::TooDeep`] if it may not.
-pub(crate) fn check_depth() -> Result<(), PoolError> {
+/// [`ProcessError::TooDeep`] if it may not.
+pub(crate) fn check_depth() -> Result<(), ProcessError> {
     if depth() < DEEPEST {
         Ok(())
     } else {
-        Err(PoolError::TooDeep { limit: DEEPEST })
+        Err(ProcessError::TooDeep { limit: DEEPEST })
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn check_depth() -> Result<(), PoolError> {
 /// let this = manyhands::process::current();
 /// assert!(this.is_alive());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessInfo {
     name: String,
     pid: u32,
@@ -152,7 +152,10 @@ impl ProcessInfo {
         self.pid
     }
 
-    /// Returns whether the process still runs.
+    /// Returns whether the process still runs, if it is this one or the one that has started it.
+    ///
+    /// Of any other process, of which this one can only have been told, that is not known, and the
+    /// call returns false.
     ///
     /// # Examples
     ///

@@ -12,7 +12,7 @@
 //!
 //! The descriptors of the role come with the greeting and, after them, the memory of the family.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +23,9 @@ use serde::de::DeserializeOwned;
 use super::identity;
 use crate::call::code;
 use crate::codec::exact;
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::memory::family;
+use crate::os::environment::Environment;
 use crate::os::fork::Original;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
@@ -61,29 +62,37 @@ pub(crate) struct Role {
 }
 
 /// Checks that this process can launch others.
-pub(crate) fn check() -> Result<(), PoolError> {
+pub(crate) fn check() -> Result<(), ProcessError> {
     code::check_image()?;
     if own::is_privileged() {
-        return Err(PoolError::Privileged);
+        return Err(ProcessError::Privileged);
     }
     // The hook takes the variable away. It is still there, so the hook did not run.
     if std::env::var_os(variable()).is_some() {
-        return Err(PoolError::HookMissing);
+        return Err(ProcessError::HookMissing);
     }
     // Without the hook a launched process would run `main`, and launch others in turn.
     if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
-        return Err(PoolError::NoHook);
+        return Err(ProcessError::NoHook);
     }
     identity::check_depth()
 }
 
-/// Checks that a launched process can have this variable.
-pub(crate) fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), PoolError> {
+/// Checks that a launched process can have this environment.
+pub(crate) fn check_environment(environment: &Environment) -> Result<(), ProcessError> {
     let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
-    if name.is_empty() || has(name, b'=') || has(name, 0) || has(value, 0) {
-        return Err(PoolError::InvalidOption {
-            option: "env".into(),
-            value: format!("{}={}", name.display(), value.display()),
+    for (name, value) in environment.changes() {
+        let is_name = !name.is_empty() && !has(name, b'=') && !has(name, 0);
+        if is_name && !value.is_some_and(|value| has(value, 0)) {
+            continue;
+        }
+        let (option, given) = match value {
+            Some(value) => ("env", format!("{}={}", name.display(), value.display())),
+            None => ("env_remove", name.display().to_string()),
+        };
+        return Err(ProcessError::InvalidOption {
+            option: option.into(),
+            value: given,
             reason:
                 "a name is not empty and has no = in it, and neither name nor value has a NUL in it"
                     .into(),
@@ -99,16 +108,15 @@ fn variable() -> &'static str {
 // The launching process --------------------------------------------------------------------------
 
 /// The options of a launched process that its role does not determine.
-pub(crate) struct Launch<'a, V> {
+pub(crate) struct Launch<'a> {
     /// The name that `ps` shows as the command.
     pub(crate) name: &'a str,
-    /// Variables that the process has besides those of this process.
-    pub(crate) variables: V,
+    pub(crate) environment: Environment,
     pub(crate) stdout: Stream,
     pub(crate) stderr: Stream,
 }
 
-impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
+impl Launch<'_> {
     /// Launches a process and sends it its greeting. Also returns the life line: this end of the
     /// socket, by which the process knows that its parent lives.
     pub(crate) fn launch<T: Serialize>(
@@ -128,9 +136,11 @@ impl<V: IntoIterator<Item = (OsString, OsString)>> Launch<'_, V> {
         // The greeting is sent before there is a process to read it: it waits on the socket.
         handoff::send(life_line.as_fd(), &message, &fds)?;
 
-        let mark = (variable().into(), format!("{secret:x}").into());
+        // Last: whatever the user has said of this variable, the process must find its greeting.
+        let mut environment = self.environment;
+        environment.set(variable(), format!("{secret:x}"));
         let streams = [Stream::Fd(theirs), self.stdout, self.stderr];
-        let pid = start_again(self.name, self.variables.into_iter().chain([mark]), streams)?;
+        let pid = start_again(self.name, &environment, streams)?;
         let child = Child::open(pid).map_err(|error| {
             // The child is reaped already, and its pid is perhaps another's: SIGCHLD is ignored, or
             // a thread of the program waits for any child.

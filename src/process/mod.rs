@@ -10,7 +10,7 @@
 //!
 //! let child = Process::spawn(|name: String| println!("Hello, {name}"), "you".to_owned())?;
 //! assert_eq!(child.join()?, ExitStatus::Exit(0));
-//! # Ok::<(), manyhands::PoolError>(())
+//! # Ok::<(), manyhands::process::ProcessError>(())
 //! ```
 //!
 //! How a child lives:
@@ -33,6 +33,7 @@
 //! | the function | exit status |
 //! |---|---|
 //! | returns | `Exit(0)` |
+//! | returns the `u8` 8 | `Exit(8)` |
 //! | returns `Err` | `Exit(1)`, and the error on standard error |
 //! | panics | `Exit(101)`, the message on standard error (with `panic = "abort"`: `Signal(6)`) |
 //! | calls `std::process::exit(8)` | `Exit(8)` |
@@ -59,14 +60,17 @@ mod registry;
 mod spawned;
 mod start;
 mod start_request;
+mod stdio;
 
-pub use builder::{ProcessBuilder, Stdio};
-pub use entry::Standalone;
+pub use builder::ProcessBuilder;
 pub use handle::{Process, active_children};
 pub use identity::{ProcessInfo, current, parent};
 pub use outcome::Termination;
+pub use stdio::Stdio;
 
+pub use crate::error::ProcessError;
 pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;
 pub(crate) use identity::{Origin, check_depth};
+pub(crate) use stdio::{LineCallback, Target};

@@ -8,8 +8,12 @@ use super::identity;
 /// A type that a function run by a [`Process`](super::Process) may return: its value becomes an
 /// exit code.
 ///
-/// `()` becomes code 0. `Err` becomes code 1, and the error is printed to standard error. `Ok`
-/// becomes the code of what it holds. A function that never returns (`-> !`) is fine too.
+/// `()` becomes code 0, and a `u8` the code that it is. `Err` becomes code 1, and the error is
+/// printed to standard error. `Ok` becomes the code of what it holds. A function that never returns
+/// (`-> !`) is fine too.
+///
+/// Other numbers are refused: they do not fit into an exit code, and are most often a result, which
+/// cannot come back.
 ///
 /// # Examples
 ///
@@ -26,10 +30,10 @@ use super::identity;
 ///
 /// assert_eq!(Process::spawn(check, 20)?.join()?, ExitStatus::Exit(0));
 /// assert_eq!(Process::spawn(check, 17)?.join()?, ExitStatus::Exit(1));
-/// # Ok::<(), manyhands::PoolError>(())
+/// # Ok::<(), manyhands::process::ProcessError>(())
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "the function of a child process returns `()` or `Result<(), E>`, not `{Self}`",
+    message = "the function of a child process returns `()`, an exit code (`u8`) or `Result<(), E>`, not `{Self}`",
     note = "nothing comes back from a child but its exit code; for a result, use `Pool::processes` and `submit`",
     note = "the error `E` of a `Result` implements `Display`"
 )]
@@ -42,6 +46,7 @@ pub trait Termination {
     /// use manyhands::process::Termination;
     ///
     /// assert_eq!(().exit_code(), 0);
+    /// assert_eq!(3.exit_code(), 3);
     /// assert_eq!(Err::<(), _>("no such index").exit_code(), 1); // standard error has the error
     /// ```
     fn exit_code(self) -> i32;
@@ -50,6 +55,12 @@ pub trait Termination {
 impl Termination for () {
     fn exit_code(self) -> i32 {
         0
+    }
+}
+
+impl Termination for u8 {
+    fn exit_code(self) -> i32 {
+        self.into()
     }
 }
 

@@ -14,9 +14,9 @@ use super::identity::{self, Origin};
 use super::launch::{self, Launch};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
-use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
+use super::{Process, ProcessBuilder, Stdio, Target, Termination, child, registry};
 use crate::call::{closure, code};
-use crate::error::PoolError;
+use crate::error::ProcessError;
 use crate::memory::member::Expected;
 use crate::memory::transit;
 use crate::os::start::Stream;
@@ -37,10 +37,10 @@ struct Work {
 
 /// Starts a child that runs `f` on `argument`.
 pub(super) fn spawn<F, A, T>(
-    builder: ProcessBuilder,
+    builder: &ProcessBuilder,
     f: &F,
     argument: &A,
-) -> Result<Process, PoolError>
+) -> Result<Process, ProcessError>
 where
     F: Fn(A) -> T,
     A: Serialize + DeserializeOwned + 'static,
@@ -56,11 +56,10 @@ where
         );
     }
     launch::check()?;
-    for (name, value) in &builder.environment {
-        launch::check_variable(name, value)?;
-    }
+    launch::check_environment(&builder.environment)?;
+    check_streams(builder)?;
     let name = name(builder.name.as_deref());
-    let failed = |reason: String| PoolError::ProcessFailed {
+    let failed = |reason: String| ProcessError::SpawnFailed {
         name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
         reason,
     };
@@ -118,7 +117,7 @@ fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {
     Err(format!("its argument cannot be serialised: {reason}"))
 }
 
-fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned> {
+fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned> {
     let head = Head {
         origin: Origin::of_child(name.to_owned()),
         entry: work.entry,
@@ -129,11 +128,11 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
     let (request, length) = start_request::pack(&head, &work.captures, &work.argument)?;
     let launch = Launch {
         name: &format!("manyhands:{name}"),
-        variables: builder.environment,
-        stdout: builder.stdout.into(),
-        stderr: builder.stderr.into(),
+        environment: builder.environment.clone(),
+        stdout: stream(&builder.stdout)?,
+        stderr: stream(&builder.stderr)?,
     };
-    let stdin = stdin(builder.stdin)?;
+    let stdin = stdin(&builder.stdin)?;
     let (child, life_line) =
         launch.launch(child::CHILD, &length, &[request.as_fd(), stdin.as_fd()])?;
     if let Some(member) = work.member {
@@ -148,20 +147,40 @@ fn start(name: &str, builder: ProcessBuilder, work: Work) -> io::Result<Spawned>
 }
 
 /// Returns what the child gets as standard input, after it has read its greeting from there.
-fn stdin(stdin: Stdio) -> io::Result<OwnedFd> {
-    match stdin {
-        Stdio::Inherit => io::stdin().as_fd().try_clone_to_owned(),
-        Stdio::Null => Ok(File::open("/dev/null")?.into()),
-        Stdio::Fd(fd) => Ok(fd),
+fn stdin(stdin: &Stdio) -> io::Result<OwnedFd> {
+    match stream(stdin)? {
+        Stream::Inherit => io::stdin().as_fd().try_clone_to_owned(),
+        Stream::Null => Ok(File::open("/dev/null")?.into()),
+        Stream::Fd(fd) => Ok(fd),
     }
 }
 
-impl From<Stdio> for Stream {
-    fn from(stdio: Stdio) -> Self {
-        match stdio {
-            Stdio::Inherit => Self::Inherit,
-            Stdio::Null => Self::Null,
-            Stdio::Fd(fd) => Self::Fd(fd),
+fn stream(stdio: &Stdio) -> io::Result<Stream> {
+    Ok(match stdio.target() {
+        Target::Inherit => Stream::Inherit,
+        Target::Null => Stream::Null,
+        Target::Fd(fd) => Stream::Fd(fd.try_clone()?),
+        // `check_streams` has refused it before.
+        Target::Lines(_) => return Err(io::ErrorKind::InvalidInput.into()),
+    })
+}
+
+/// Checks that a single child can have these streams.
+fn check_streams(builder: &ProcessBuilder) -> Result<(), ProcessError> {
+    for (option, stdio) in [
+        ("stdin", &builder.stdin),
+        ("stdout", &builder.stdout),
+        ("stderr", &builder.stderr),
+    ] {
+        if stdio.callback().is_some() {
+            return Err(ProcessError::InvalidOption {
+                option: option.into(),
+                value: "Stdio::lines".to_owned(),
+                reason: "only a pool has a thread that reads lines; give the child the writer of std::io::pipe(), and read \
+                         the lines from the reader"
+                    .into(),
+            });
         }
     }
+    Ok(())
 }

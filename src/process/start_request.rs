@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_that_lies_about_its_lengths_is_refused() {
+    fn a_start_request_that_lies_about_its_lengths_is_refused() {
         let head = |captures| {
             let mut bytes = Vec::new();
             let head = Head {

@@ -22,7 +22,8 @@ use common::random::{Random, number, seed};
 use common::watch::Watch;
 use common::{Leftovers, children_of, is_running, is_stopped};
 use manyhands::prelude::*;
-use manyhands::{Output, Shutdown, WaitPolicy};
+use manyhands::process::Stdio;
+use manyhands::{Shutdown, WaitPolicy};
 use nix::sys::signal::Signal;
 
 use calls::Caller;
@@ -72,7 +73,7 @@ fn pool(random: &mut Random) -> Pool<Processes> {
         let builder = Processes::builder()
             .workers(1 + random.below(4))
             .env("RUST_BACKTRACE", "0")
-            .stderr(Output::Null);
+            .stderr(Stdio::null());
         let builder = if random.one_in(3) {
             builder.max_tasks_per_worker(1 + random.below(20) as u32)
         } else {
@@ -84,7 +85,7 @@ fn pool(random: &mut Random) -> Pool<Processes> {
             builder
         };
         let builder = if random.one_in(4) {
-            builder.stdout(Output::lines(|_, _| {}))
+            builder.stdout(Stdio::lines(|_, _| {}))
         } else {
             builder
         };

@@ -44,9 +44,10 @@ use common::refuse::Refused;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
+use manyhands::process::Stdio;
 use manyhands::{
-    Output, Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child,
-    item_seed, wait,
+    Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child, item_seed,
+    wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ fn count_given() {
 /// Tasks panic here by the thousand, on purpose. What is asserted comes back as an error; what
 /// workers print of it would hide what a failing test prints.
 fn processes() -> Pool<Processes> {
-    let pool = Processes::builder().workers(2).stderr(Output::Null);
+    let pool = Processes::builder().workers(2).stderr(Stdio::null());
     pool.build().unwrap()
 }
 

@@ -1,12 +1,15 @@
 //! What a child and its parent are told of each other: names, streams, errors, and an end that
 //! the system keeps to itself.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::process::Stdio as Streams;
 
-use manyhands::closure;
 use manyhands::prelude::*;
-use manyhands::process::{self, ExitStatus, ProcessBuilder, Standalone, Stdio, Termination};
+use manyhands::process::{
+    self, ExitStatus, ProcessBuilder, ProcessError, ProcessInfo, Stdio, Termination,
+};
+use manyhands::{Portable, closure};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,7 +21,7 @@ use crate::{output_of, patient, printed_by};
 /// How a child ends, and what it says on standard error.
 fn end_of<F, A, T>(builder: ProcessBuilder, f: F, argument: A) -> (ExitStatus, String)
 where
-    F: Fn(A) -> T + Standalone,
+    F: Fn(A) -> T + Portable,
     A: Serialize + DeserializeOwned + 'static,
     T: Termination,
 {
@@ -42,6 +45,37 @@ fn an_error_is_told_with_the_name_of_its_child_however_deep_it_lies() {
     assert_eq!(ended(Ok(Ok(()))), (ExitStatus::Exit(0), String::new()));
     assert_eq!(ended(Ok(Err("inner".to_owned()))), failed("inner"));
     assert_eq!(ended(Err("outer".to_owned())), failed("outer"));
+}
+
+#[test]
+fn a_byte_is_an_exit_code() {
+    type Code = Result<u8, String>;
+    let _none = Leftovers::none();
+    let silent = |code| (ExitStatus::Exit(code), String::new());
+    let ends = |code: u8| end_of(Process::builder(), |code: u8| code, code);
+    assert_eq!([ends(0), ends(7), ends(255)], [0, 7, 255].map(silent));
+    let nested = |code: Code| end_of(Process::builder(), |code: Code| code, code);
+    assert_eq!(nested(Ok(7)), silent(7));
+    assert_eq!(nested(Err("no".to_owned())).0, ExitStatus::Exit(1));
+    // A literal is one too.
+    assert_eq!(end_of(Process::builder(), |()| 8, ()), silent(8));
+}
+
+#[test]
+fn an_identity_crosses_to_another_process() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let tell = |parent: ProcessInfo| {
+        let is_parent = process::parent() == Some(parent.clone()) && parent.is_alive();
+        (is_parent, process::current())
+    };
+    let (is_parent, worker) = pool.submit(tell, process::current()).result().unwrap();
+    assert!(is_parent);
+    assert_ne!(worker.pid(), std::process::id());
+    // This process is not its child.
+    assert!(!worker.is_alive());
+    let all = HashSet::from([worker.clone(), process::current(), worker]);
+    assert_eq!(all.len(), 2);
 }
 
 /// What goes wrong with a value.
@@ -76,8 +110,8 @@ impl<'de> Deserialize<'de> for Faulty {
 fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
     let _none = Leftovers::none();
     let spy = || Process::builder().name("spy");
-    let reason = |spawned: Result<Process, PoolError>| match spawned {
-        Err(PoolError::ProcessFailed { name, reason, .. }) => {
+    let reason = |spawned: Result<Process, ProcessError>| match spawned {
+        Err(ProcessError::SpawnFailed { name, reason, .. }) => {
             assert_eq!(name, "spy");
             reason
         }
@@ -103,6 +137,52 @@ fn what_a_function_captures_or_takes_and_does_not_cross_is_a_clear_error() {
         refused,
         "its argument cannot be serialised: its Serialize panicked: does not like to be asked"
     );
+}
+
+#[test]
+fn a_child_has_exactly_the_environment_that_its_builder_says() {
+    fn variables((): ()) {
+        for (name, value) in std::env::vars() {
+            println!("{name}={value}");
+        }
+    }
+    let _none = Leftovers::none();
+    let said = |builder| {
+        let (text, status) = printed_by(builder, variables, ());
+        assert!(status.success());
+        text
+    };
+    let two = [("MANYHANDS_A", "a"), ("MANYHANDS_B", "b")];
+    let builder = || Process::builder().envs(two);
+    let text = said(builder());
+    assert!(text.contains("MANYHANDS_A=a\nMANYHANDS_B=b\n"), "{text}");
+    assert!(text.contains("PATH="), "{text}");
+    let text = said(builder().env_remove("MANYHANDS_A").env_remove("PATH"));
+    assert!(!text.contains("MANYHANDS_A="), "{text}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("PATH=")),
+        "{text}"
+    );
+    assert!(text.contains("MANYHANDS_B=b\n"), "{text}");
+    let text = said(builder().env_remove("MANYHANDS_A").env("MANYHANDS_A", "c"));
+    assert!(text.contains("MANYHANDS_A=c\n"), "{text}");
+    // The child finds its greeting all the same, and its own child too.
+    let cleared = || builder().env_clear().env("MANYHANDS_C", "c");
+    assert_eq!(said(cleared()), "MANYHANDS_C=c\n");
+    let hostile = cleared().env_remove("MANYHANDS_WORKER");
+    assert_eq!(said(hostile), "MANYHANDS_C=c\n");
+    let nested = |()| Process::spawn(variables, ()).unwrap().join().unwrap();
+    let nested = move |()| assert!(nested(()).success());
+    let (text, status) = printed_by(cleared(), nested, ());
+    assert_eq!(
+        (text.as_str(), status),
+        ("MANYHANDS_C=c\n", ExitStatus::Exit(0))
+    );
+    let refused = Process::builder().env_remove("A=B").spawn(|()| {}, ());
+    let Err(ProcessError::InvalidOption { option, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(option, "env_remove");
 }
 
 #[test]
@@ -162,7 +242,7 @@ fn an_endless_recursion_of_forked_children_is_refused() {
             let is_too_deep = error == too_deep(16).into();
             // A single child is refused as well.
             let child = Process::spawn(|()| {}, ()).map(drop);
-            let is_refused = child == Err(too_deep(16));
+            let is_refused = matches!(child, Err(ProcessError::TooDeep { limit: 16, .. }));
             (level, is_too_deep && is_refused)
         })
     }
@@ -183,10 +263,10 @@ fn each_stream_goes_where_its_builder_says() {
             let child = builder.spawn(say, word.to_owned()).unwrap();
             assert!(child.join().unwrap().success());
         };
-        run(Process::builder().stdout(Stdio::Null), "one");
-        run(Process::builder().stderr(Stdio::Null), "two");
-        let inherit = Process::builder().stdout(Stdio::Inherit);
-        run(inherit.stderr(Stdio::Inherit), "three");
+        run(Process::builder().stdout(Stdio::null()), "one");
+        run(Process::builder().stderr(Stdio::null()), "two");
+        let inherit = Process::builder().stdout(Stdio::inherit());
+        run(inherit.stderr(Stdio::inherit()), "three");
         return;
     }
     let (stdout, stderr) = output_of(as_program(name).stdin(Streams::null()));
@@ -196,6 +276,38 @@ fn each_stream_goes_where_its_builder_says() {
     };
     assert_eq!(told(&stdout, "out"), [false, true, true], "{stdout}");
     assert_eq!(told(&stderr, "error"), [true, false, true], "{stderr}");
+}
+
+#[test]
+fn a_function_for_lines_is_refused_and_the_way_out_is_told() {
+    let _none = Leftovers::none();
+    let lines = || Stdio::lines(|_, _| unreachable!("no child prints"));
+    for (stream, builder) in [
+        ("stdin", Process::builder().stdin(lines())),
+        ("stdout", Process::builder().stdout(lines())),
+        ("stderr", Process::builder().stderr(lines())),
+    ] {
+        let refused = builder.spawn(|()| {}, ());
+        let Err(ProcessError::InvalidOption { option, reason, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(option, stream);
+        assert!(reason.contains("std::io::pipe"), "{reason}");
+    }
+}
+
+#[test]
+fn clones_of_a_builder_start_children_with_the_same_options() {
+    let _none = Leftovers::none();
+    let (reader, writer) = io::pipe().unwrap();
+    let builder = Process::builder().env("MANYHANDS_A", "a").stdout(writer);
+    let say = |word: String| print!("{word}{} ", std::env::var("MANYHANDS_A").unwrap());
+    let first = builder.clone().spawn(say, "first ".to_owned()).unwrap();
+    assert!(first.join().unwrap().success());
+    let second = builder.spawn(say, "second ".to_owned()).unwrap();
+    // The end comes, because no builder is left.
+    assert_eq!(io::read_to_string(reader).unwrap(), "first a second a ");
+    assert!(second.join().unwrap().success());
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{Affinity, InnerThreads, Output, closure};
+use manyhands::process::Stdio;
+use manyhands::{Affinity, InnerThreads, closure};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::{Leftovers, eventually};
@@ -186,7 +187,7 @@ fn b18_imap_unordered_does_not_wait_for_a_slow_one() {
 fn b37_items_that_fail_in_lazy_calls_leave_the_others_alone() {
     let _none = Leftovers::none();
     // What the workers print of it would hide what a failing test prints.
-    let pool = Processes::builder().workers(2).stderr(Output::Null);
+    let pool = Processes::builder().workers(2).stderr(Stdio::null());
     let pool = pool.build().unwrap();
     for chunk in [1, 5, 100] {
         let ordered = pool.call().chunk_size(chunk).imap(unless_13, 0..40);

@@ -3,8 +3,9 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use manyhands::Shutdown;
 use manyhands::prelude::*;
-use manyhands::{Output, Shutdown};
+use manyhands::process::Stdio;
 
 use crate::common::errors::{cancelled, is_cancelled_or_closed};
 use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, is_running};
@@ -209,8 +210,8 @@ fn b34_pools_of_all_kinds_leave_nothing_when_they_are_dropped() {
         let builder = Processes::builder().workers(1 + round % 2);
         let builder = match round % 5 {
             0 => builder
-                .stdout(Output::lines(|_, _| {}))
-                .stderr(Output::Null),
+                .stdout(Stdio::lines(|_, _| {}))
+                .stderr(Stdio::null()),
             1 => builder.max_tasks_per_worker(1),
             2 => builder.idle_timeout(Duration::from_millis(1)),
             3 => builder.initializer(|| Ok::<_, String>(vec![1u8; 1 << 16])),

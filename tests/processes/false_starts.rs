@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use manyhands::Output;
 use manyhands::prelude::*;
+use manyhands::process::Stdio;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::Leftovers;
@@ -53,7 +53,7 @@ impl Poison {
 }
 
 fn pool(workers: usize) -> Pool<Processes> {
-    let pool = Processes::builder().workers(workers).stderr(Output::Null);
+    let pool = Processes::builder().workers(workers).stderr(Stdio::null());
     pool.build().unwrap()
 }
 
@@ -73,7 +73,7 @@ fn an_argument_that_no_worker_can_take_in_is_given_up_after_sixteen() {
     let _none = Leftovers::none();
     let (ended, after, died) = in_time(|| {
         let builder = Processes::builder().workers(1).memory_limit(1 << 20);
-        let pool = builder.stderr(Output::Null).build().unwrap();
+        let pool = builder.stderr(Stdio::null()).build().unwrap();
         // Retries are for items that have started.
         let call = pool.call().retries(2);
         let ended = call.submit(|bytes: Vec<u8>| bytes.len(), vec![1; 64 << 20]);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
-use manyhands::{Output, worker_state};
+use manyhands::process::Stdio;
+use manyhands::worker_state;
 
 use crate::common::{Leftovers, eventually, kill};
 use crate::{Folder, outcome, pid, workers};
@@ -18,7 +19,7 @@ fn folder() -> PathBuf {
 
 fn builder(count: usize, folder: &Folder) -> ProcessesBuilder {
     let builder = Processes::builder().workers(count);
-    builder.env("FOLDER", &folder.0).stderr(Output::Null)
+    builder.env("FOLDER", &folder.0).stderr(Stdio::null())
 }
 
 /// Leaves a mark of this start.
@@ -68,7 +69,7 @@ fn b30_it_runs_once_in_each_worker_before_the_first_task() {
 #[test]
 fn b30_the_state_is_for_one_borrower_at_a_time_on_the_thread_of_tasks() {
     let _none = Leftovers::none();
-    let builder = Processes::builder().workers(1).stderr(Output::Null);
+    let builder = Processes::builder().workers(1).stderr(Stdio::null());
     let pool = builder.initializer(|| Ok::<_, String>(10_u32));
     let pool = pool.build().unwrap();
     let add = |n: u32| {

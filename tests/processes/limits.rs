@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use manyhands::Output;
 use manyhands::prelude::*;
+use manyhands::process::Stdio;
 
 use crate::common::errors::timed_out;
 use crate::common::{DEADLINE, Leftovers, is_running};
@@ -190,7 +190,7 @@ fn modest(n: usize) -> usize {
 fn limited(workers: usize) -> Pool<Processes> {
     // What Rust prints when an allocation fails says nothing here.
     let builder = Processes::builder().workers(workers).memory_limit(MEMORY);
-    builder.stderr(Output::Null).build().unwrap()
+    builder.stderr(Stdio::null()).build().unwrap()
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn b29_under_a_limit_that_is_far_too_low_only_tasks_that_need_memory_fail() {
     let _none = Leftovers::none();
     for low in [1, 4_096, 1 << 20] {
         let builder = Processes::builder().workers(2).memory_limit(low);
-        let pool = builder.stderr(Output::Null).build().unwrap();
+        let pool = builder.stderr(Stdio::null()).build().unwrap();
         assert!(outcome(pool.submit(pid, 0)).is_ok());
         match outcome(pool.submit(modest, 0)) {
             Err(TaskError::OutOfMemory { limit, .. }) => assert_eq!(limit, low),

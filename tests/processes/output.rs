@@ -1,19 +1,20 @@
 //! What workers print.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use manyhands::Output;
 use manyhands::prelude::*;
+use manyhands::process::Stdio;
 
 use crate::common::{Leftovers, eventually, kill};
-use crate::{Folder, endless, outcome, touch, wait_for};
+use crate::{Folder, endless, outcome, touch, wait_for, workers};
 
 type Lines = Arc<Mutex<Vec<(String, String)>>>;
 
-fn collect() -> (Lines, Output) {
+fn collect() -> (Lines, Stdio) {
     let lines = Lines::default();
     let there = Arc::clone(&lines);
     let tell = move |worker: &str, line: &str| {
@@ -22,7 +23,7 @@ fn collect() -> (Lines, Output) {
             .unwrap()
             .push((worker.to_owned(), line.to_owned()));
     };
-    (lines, Output::lines(tell))
+    (lines, Stdio::lines(tell))
 }
 
 fn of_all(lines: &Lines) -> Vec<String> {
@@ -135,7 +136,11 @@ fn what_a_worker_said_before_it_died_is_told() {
     let _none = Leftovers::none();
     let (lines, output) = collect();
     let builder = Processes::builder().workers(1);
-    let pool = builder.stdout(output).stderr(Output::Null).build().unwrap();
+    let pool = builder
+        .stdout(output)
+        .stderr(Stdio::null())
+        .build()
+        .unwrap();
     let last_words = |n: u32| -> u32 {
         say(&format!("this is {n}\n"));
         std::process::abort()
@@ -191,7 +196,7 @@ fn a_function_that_panics_or_takes_its_time_stops_no_worker() {
         assert!(!line.ends_with('7'), "told on purpose");
     };
     let builder = Processes::builder().workers(2);
-    let pool = builder.stdout(Output::lines(tell)).build().unwrap();
+    let pool = builder.stdout(Stdio::lines(tell)).build().unwrap();
     let talk = |n: u32| say(&format!("{n}\n"));
     assert_eq!(pool.map(talk, 0..100).unwrap().len(), 100);
     pool.close().unwrap();
@@ -199,12 +204,49 @@ fn a_function_that_panics_or_takes_its_time_stops_no_worker() {
 }
 
 #[test]
+fn all_workers_print_to_the_descriptor_that_was_given() {
+    let _none = Leftovers::none();
+    for method in [
+        StartMethod::Spawn,
+        StartMethod::ForkServer,
+        StartMethod::Fork,
+    ] {
+        let folder = Folder::new();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let errors = File::create(folder.file("errors")).unwrap();
+        let builder = Processes::builder().workers(2).start_method(method);
+        let pool = builder
+            .allow_threads()
+            .stdout(writer)
+            .stderr(errors)
+            .build()
+            .unwrap();
+        let talk = |n: u32| {
+            say(&format!("{n}\n"));
+            std::io::stderr().write_all(b"error\n").unwrap();
+        };
+        pool.call().chunk_size(1).map(talk, 0..20).unwrap();
+        // A worker that takes the place of another prints there too.
+        workers().into_iter().for_each(kill);
+        assert_eq!(outcome(pool.submit(talk, 20)), Ok(()));
+        drop(pool);
+        // The pool has closed its copy, so this ends.
+        let text = std::io::read_to_string(reader).unwrap();
+        let mut said: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+        said.sort_unstable();
+        assert_eq!(said, (0..21).collect::<Vec<_>>(), "{method:?}");
+        let errors = std::fs::read_to_string(folder.file("errors")).unwrap();
+        assert_eq!(errors, "error\n".repeat(21), "{method:?}");
+    }
+}
+
+#[test]
 fn null_is_nowhere() {
     let _none = Leftovers::none();
     let builder = Processes::builder().workers(1);
     let pool = builder
-        .stdout(Output::Null)
-        .stderr(Output::Null)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .build()
         .unwrap();
     let target = |n: u32| {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::{Affinity, InnerThreads, StartMethod, WaitPolicy};
 
@@ -34,6 +35,49 @@ fn niceness(_: u32) -> i32 {
         .unwrap()
         .parse()
         .unwrap()
+}
+
+#[test]
+fn workers_have_no_variables_that_were_removed_or_cleared() {
+    #[allow(clippy::unnecessary_wraps, reason = "a task's function")]
+    fn all((): ()) -> Vec<(String, String)> {
+        let mut all: Vec<_> = std::env::vars().collect();
+        all.sort();
+        all
+    }
+    let _none = Leftovers::none();
+    let threads = ("RAYON_NUM_THREADS".to_owned(), "3".to_owned());
+    for method in [
+        StartMethod::Spawn,
+        StartMethod::ForkServer,
+        StartMethod::Fork,
+    ] {
+        let builder = || {
+            let builder = Processes::builder().workers(1).start_method(method);
+            let builder = builder.allow_threads().env("MANYHANDS_A", "a");
+            builder.inner_threads(InnerThreads::AtMost(3))
+        };
+        let seen = |builder: ProcessesBuilder| {
+            let pool = builder.build().unwrap();
+            let first = outcome(pool.submit(all, ())).unwrap();
+            // A worker that takes the place of another has the same.
+            workers().into_iter().for_each(kill);
+            assert_eq!(outcome(pool.submit(all, ())).unwrap(), first);
+            first
+        };
+        let has = |all: &[(String, String)], name: &str| all.iter().any(|(own, _)| own == name);
+        let removed = seen(builder().env_remove("PATH").env_remove("RAYON_NUM_THREADS"));
+        assert!(has(&removed, "MANYHANDS_A"), "{method:?}");
+        assert!(!has(&removed, "PATH"), "{method:?}");
+        assert!(!has(&removed, "RAYON_NUM_THREADS"), "{method:?}");
+        let cleared = seen(builder().env_clear().envs([("MANYHANDS_B", "b")]));
+        assert!(cleared.contains(&threads), "{method:?} {cleared:?}");
+        let others = cleared.iter().filter(|(_, value)| value != "3");
+        let others: Vec<_> = others.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(others, ["MANYHANDS_B"], "{method:?}");
+    }
+    let refused = Processes::builder().env_remove("").build();
+    assert!(matches!(refused, Err(PoolError::InvalidOption { .. })));
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use manyhands::StartMethod;
 use manyhands::prelude::*;
-use manyhands::{Output, StartMethod};
+use manyhands::process::Stdio;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
@@ -198,7 +199,7 @@ fn a_pool_is_not_ended_from_where_its_output_is_told() {
     };
     let pool = Processes::builder()
         .workers(1)
-        .stdout(Output::lines(tell))
+        .stdout(Stdio::lines(tell))
         .build()
         .unwrap();
     let pool = slot.get_or_init(|| pool);
@@ -221,7 +222,7 @@ fn a_pool_may_be_dropped_where_its_output_is_told() {
         drop(own.lock().unwrap().take());
         let _ = send.send(());
     };
-    let pool = Processes::builder().workers(1).stdout(Output::lines(tell));
+    let pool = Processes::builder().workers(1).stdout(Stdio::lines(tell));
     let pool = slot.lock().unwrap().insert(pool.build().unwrap()).submit(
         |()| {
             println!("a line");

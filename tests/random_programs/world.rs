@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use manyhands::prelude::*;
-use manyhands::{Output, Shutdown, WaitPolicy};
+use manyhands::process::Stdio;
+use manyhands::{Shutdown, WaitPolicy};
 use parking_lot::Mutex;
 
 use crate::common::eventually;
@@ -45,7 +46,7 @@ impl AnyPool {
             Engine::Processes => {
                 let mut builder = Processes::builder()
                     .workers(spec.workers)
-                    .stderr(Output::Null);
+                    .stderr(Stdio::null());
                 if let Some(tasks) = spec.max_tasks {
                     builder = builder.max_tasks_per_worker(tasks);
                 }

@@ -5,12 +5,13 @@ use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
 use std::time::Duration;
 
-use super::settings::{self, Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
+use super::settings::{self, Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
 use crate::engine::check_workers;
 use crate::error::PoolError;
 use crate::machine::available_workers;
-use crate::process::launch;
+use crate::os::environment::Environment;
+use crate::process::{Stdio, launch};
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
 ///
@@ -40,10 +41,10 @@ use crate::process::launch;
 pub struct ProcessesBuilder {
     workers: Option<usize>,
     name: Option<String>,
-    env: Vec<(OsString, OsString)>,
+    env: Environment,
     inner_threads: InnerThreads,
-    stdout: Output,
-    stderr: Output,
+    stdout: Stdio,
+    stderr: Stdio,
     initializer: Option<Result<u64, PoolError>>,
     max_tasks: Option<u32>,
     memory_limit: Option<u64>,
@@ -117,7 +118,75 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), value.into()));
+        self.env.set(name, value);
+        self
+    }
+
+    /// Sets variables in the environment of the workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Processes::builder().workers(1);
+    /// let pool = builder.envs([("LANG", "C"), ("TZ", "UTC")]).build()?;
+    /// let zone = pool.submit(|name: String| std::env::var(name).ok(), "TZ".into());
+    /// assert_eq!(zone.result()?.as_deref(), Some("UTC"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        for (name, value) in variables {
+            self.env.set(name, value);
+        }
+        self
+    }
+
+    /// Removes a variable from the environment of the workers: one of this process, one that was
+    /// set before, or one of [`InnerThreads`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(1).env_remove("PATH").build()?;
+    /// let path = pool.submit(|()| std::env::var("PATH").ok(), ());
+    /// assert_eq!(path.result()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// Clears the environment of the workers: they have only the variables that are set after this
+    /// call, and those of [`InnerThreads`].
+    ///
+    /// A worker starts without any variable of the user's. But if this program needs
+    /// `LD_LIBRARY_PATH` to find its shared libraries, so do workers that are started by
+    /// [`StartMethod::Spawn`]. A fork server, and the function that it runs first, have the
+    /// environment of this process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::InnerThreads;
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Processes::builder().workers(1).env_clear().env("LANG", "C");
+    /// let pool = builder.inner_threads(InnerThreads::Inherit).build()?;
+    /// let all = pool.submit(|()| std::env::vars().collect::<Vec<_>>(), ());
+    /// assert_eq!(all.result()?, [("LANG".to_owned(), "C".to_owned())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env_clear(mut self) -> Self {
+        self.env.clear();
         self
     }
 
@@ -149,39 +218,40 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Sets where the workers' standard output goes. By default it goes where that of this process
-    /// goes.
+    /// Sets where the workers' standard output goes: to a function, line by line
+    /// ([`Stdio::lines`]), to a file, or into a pipe, for example. The default is
+    /// [`Stdio::inherit`].
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Output;
     /// use manyhands::prelude::*;
+    /// use manyhands::process::Stdio;
     ///
     /// let pool = Processes::builder()
     ///     .workers(1)
-    ///     .stdout(Output::Null)
+    ///     .stdout(Stdio::null())
     ///     .build()?;
     /// pool.submit(|()| println!("not shown"), ()).result()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn stdout(mut self, output: Output) -> Self {
-        self.stdout = output;
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
         self
     }
 
-    /// Sets where the workers' standard error goes, which includes the messages of panics. By
-    /// default it goes where that of this process goes.
+    /// Sets where the workers' standard error goes, which includes the messages of panics. The
+    /// default is [`Stdio::inherit`].
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Output;
     /// use manyhands::prelude::*;
+    /// use manyhands::process::Stdio;
     ///
     /// let pool = Processes::builder()
     ///     .workers(1)
-    ///     .stderr(Output::Null)
+    ///     .stderr(Stdio::null())
     ///     .build()?;
     /// let failed = pool.submit(|()| -> () { panic!("not printed, but told") }, ());
     /// assert!(
@@ -193,8 +263,8 @@ impl ProcessesBuilder {
     /// );
     /// # Ok::<(), PoolError>(())
     /// ```
-    pub fn stderr(mut self, output: Output) -> Self {
-        self.stderr = output;
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = stderr.into();
         self
     }
 
@@ -610,21 +680,18 @@ impl ProcessesBuilder {
                 "only ForkServer has a process that it could run in",
             );
         }
-        self.env
-            .iter()
-            .try_for_each(|(name, value)| launch::check_variable(name, value))
+        Ok(launch::check_environment(&self.env)?)
     }
 }
 
 /// Shows no values of variables, which may be secrets.
 impl fmt::Debug for ProcessesBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variables: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
         f.debug_struct("ProcessesBuilder")
             .field("workers", &self.workers)
             .field("name", &self.name)
             .field("start_method", &self.start_method)
-            .field("env", &variables)
+            .field("env", &self.env)
             .finish_non_exhaustive()
     }
 }

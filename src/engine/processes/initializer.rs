@@ -25,7 +25,7 @@ where
     E: Display,
 {
     let entry: Entry = enter::<F, S, E>;
-    code::number(entry as usize)
+    Ok(code::number(entry as usize)?)
 }
 
 fn enter<F, S, E>() -> Result<Box<dyn Any>, String>

@@ -4,12 +4,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Processes;
 use super::task::{Function, SentContext};
-use super::{Portable, Processes};
 use crate::array::lend::Lent;
 use crate::call::Plan;
 use crate::call::closure::{self, is_portable};
 use crate::call::entry::{self, SentLoan};
+use crate::call::portable::Portable;
 use crate::engine::Lend;
 use crate::error::TaskError;
 use crate::memory::transit;
@@ -17,7 +18,7 @@ use crate::memory::transit;
 impl<L, F, C> Lend<L, F, C> for Processes
 where
     L: Lent<F, C>,
-    F: Portable + Send,
+    F: Portable,
     C: Serialize + DeserializeOwned + 'static,
 {
     fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {

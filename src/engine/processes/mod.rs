@@ -63,9 +63,8 @@ mod worker;
 
 pub use builder::ProcessesBuilder;
 pub use initializer::worker_state;
-pub use run::Portable;
 pub(crate) use server::FORK_SERVER;
-pub use settings::{Affinity, InnerThreads, LineCallback, Output, StartMethod, WaitPolicy};
+pub use settings::{Affinity, InnerThreads, StartMethod, WaitPolicy};
 pub use stats::{Failures, PoolStats, WorkerStats};
 pub use timeline::{Timeline, TimelineEvent};
 pub(crate) use worker::WORKER;

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::settings::{LineCallback, Output};
 use crate::os::alarm::Alarm;
 use crate::os::fork::Original;
 use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, task::OwnThread};
 use crate::panic;
+use crate::process::{LineCallback, Stdio};
 
 /// The length from which a line is told in parts: a worker that prints without end must not use up
 /// the memory of this process.
@@ -61,9 +61,8 @@ struct Stream {
 
 impl Listener {
     /// Starts a reader for the pool at this address. Returns `None` if the user wants no lines.
-    pub(super) fn start(pool: usize, stdout: &Output, stderr: &Output) -> io::Result<Option<Self>> {
-        let is_wanted = |output: &Output| matches!(output, Output::Lines(_));
-        if !is_wanted(stdout) && !is_wanted(stderr) {
+    pub(super) fn start(pool: usize, stdout: &Stdio, stderr: &Stdio) -> io::Result<Option<Self>> {
+        if stdout.callback().is_none() && stderr.callback().is_none() {
             return Ok(None);
         }
         let shared = Arc::new(Shared {
@@ -81,8 +80,8 @@ impl Listener {
     }
 
     /// Has what comes out of `pipe` told to `output`.
-    pub(super) fn add(&self, worker: &str, pipe: Option<PipeReader>, output: &Output) {
-        if let (Some(pipe), Output::Lines(tell)) = (pipe, output) {
+    pub(super) fn add(&self, worker: &str, pipe: Option<PipeReader>, output: &Stdio) {
+        if let (Some(pipe), Some(tell)) = (pipe, output.callback()) {
             self.shared.news.lock().streams.push(Stream {
                 worker: worker.to_owned(),
                 pipe,

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::chunk::{self, Given};
 use super::task::{Function, SentContext};
 use super::{Processes, map, submit};
+use crate::call::portable::Portable;
 use crate::call::{ChunkFuture, Limits, Plan, Stream};
 use crate::call::{closure, entry};
 use crate::engine::reduce;
@@ -16,42 +17,9 @@ use crate::error::TaskError;
 use crate::future::TaskFuture;
 use crate::memory::transit;
 
-/// What a function for a pool of processes has to be: free of captured variables, or made by
-/// [`closure!`](crate::closure!).
-///
-/// The compiler checks the first when it generates code, so `cargo check` alone does not find a
-/// closure that captures.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::engine::Portable;
-/// use manyhands::prelude::*;
-///
-/// fn on_two<F: Fn(u64) -> u64 + Portable + Send>(f: F) -> Result<Vec<u64>, TaskError> {
-///     Pool::processes(2)?.map(f, 1..4)
-/// }
-///
-/// let factor = 10;
-/// assert_eq!(on_two(|x| x + 1)?, [2, 3, 4]);
-/// assert_eq!(on_two(manyhands::closure!([factor] |x: u64| x * factor))?, [10, 20, 30]);
-/// # Ok::<(), TaskError>(())
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "a function for a pool of processes must not capture variables",
-    label = "this captures something that cannot be sent to a worker",
-    note = "three ways out: (1) `pool.map_with(&context, |context, item| ..)` sends the context once to each worker",
-    note = "(2) `closure!([names] |item: Type| ..)` does the same, shorter",
-    note = "(3) `Pool::forked(n)` runs children that see all variables, copy-on-write"
-)]
-pub trait Portable: Clone {}
-
-#[diagnostic::do_not_recommend]
-impl<F: Clone> Portable for F {}
-
 impl<F, A, R> Run<F, A, R> for Processes
 where
-    F: Fn(A) -> R + Portable + Send,
+    F: Fn(A) -> R + Portable,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
@@ -117,8 +85,8 @@ where
 
 impl<F, G, A, R> Reduce<F, G, A, R> for Processes
 where
-    F: Fn(A) -> R + Portable + Send,
-    G: Fn(R, R) -> R + Portable + Send,
+    F: Fn(A) -> R + Portable,
+    G: Fn(R, R) -> R + Portable,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
@@ -147,7 +115,7 @@ where
 
 impl<C, F, A, R> RunWith<C, F, A, R> for Processes
 where
-    F: Fn(&C, A) -> R + Portable + Send,
+    F: Fn(&C, A) -> R + Portable,
     C: Serialize + DeserializeOwned + 'static,
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,

@@ -18,7 +18,6 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -31,6 +30,7 @@ use crate::codec::exact;
 use crate::engine::fork::fork_child;
 use crate::memory::family;
 use crate::os::ExitStatus;
+use crate::os::environment::{self, Environment};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::start::Stream;
@@ -66,7 +66,7 @@ pub(super) struct Opening {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hire {
     pub(super) greeting: Greeting,
-    pub(super) env: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) environment: Environment,
     pub(super) has_stdout: bool,
     pub(super) has_stderr: bool,
 }
@@ -131,7 +131,7 @@ impl Server {
                 };
                 let launch = Launch {
                     name: &name,
-                    variables: [],
+                    environment: Environment::default(),
                     stdout: Stream::Inherit,
                     stderr: Stream::Inherit,
                 };
@@ -547,7 +547,7 @@ fn fork_worker(
 fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
     let Hire {
         greeting,
-        env,
+        environment,
         has_stdout,
         has_stderr,
     } = hire;
@@ -563,8 +563,6 @@ fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
     if has_stderr {
         own::replace_stderr(&next()?)?;
     }
-    for (name, value) in env {
-        own::set_variable(&OsStringExt::from_vec(name), &OsStringExt::from_vec(value));
-    }
+    environment::apply(&environment);
     worker::run(greeting, lane, bell, life_line)
 }

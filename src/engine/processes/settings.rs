@@ -1,12 +1,12 @@
 //! What can be said about a pool's workers, once, when the pool is made.
 
-use std::ffi::OsString;
-use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::os::environment::Environment;
+use crate::process::Stdio;
 
 /// How long workers and callers watch for what they wait for before they sleep.
 ///
@@ -179,122 +179,6 @@ pub(super) const INNER_THREADS: [&str; 8] = [
     "MANYHANDS_WORKERS",
 ];
 
-/// Where a worker's output goes.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Output;
-/// use manyhands::prelude::*;
-/// use std::sync::mpsc::channel;
-///
-/// let (send, receive) = channel();
-/// let errors = Output::lines(move |_, line| send.send(line.to_owned()).unwrap());
-/// let pool = Processes::builder()
-///     .workers(1)
-///     .stdout(Output::Null)
-///     .stderr(errors)
-///     .build()?;
-/// pool.submit(
-///     |()| {
-///         println!("not shown");
-///         eprintln!("for you")
-///     },
-///     (),
-/// )
-/// .result()?;
-/// pool.close()?;
-/// assert_eq!(receive.recv()?, "for you");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Output {
-    /// The output goes to where this process prints.
-    #[default]
-    Inherit,
-    /// The output goes nowhere.
-    Null,
-    /// The output goes line by line to a function; see [`Output::lines`].
-    Lines(LineCallback),
-}
-
-/// The function that [`Output::Lines`] calls.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Output;
-/// use manyhands::engine::LineCallback;
-/// use manyhands::prelude::*;
-/// use std::sync::{Arc, Mutex};
-///
-/// let log: Arc<Mutex<Vec<String>>> = Arc::default();
-/// let copy = Arc::clone(&log);
-/// let tell: LineCallback =
-///     Arc::new(move |_: &str, line: &str| copy.lock().unwrap().push(line.to_owned()));
-/// let builder = Processes::builder()
-///     .workers(1)
-///     .stderr(Output::Lines(tell.clone()));
-/// let pool = builder.stdout(Output::Lines(tell)).build()?; // both in one
-/// pool.submit(
-///     |()| {
-///         println!("out");
-///         eprintln!("err")
-///     },
-///     (),
-/// )
-/// .result()?;
-/// pool.close()?;
-/// assert_eq!(log.lock().unwrap().len(), 2);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
-
-impl Output {
-    /// Makes an output that calls `tell` with the name of the worker (`manyhands:POOL:0`) and a
-    /// line that it has printed, without the line's end. Bytes that are not UTF-8 are replaced, and
-    /// a `\r` before the end stays.
-    ///
-    /// Lines of one worker come in order, on a thread of the pool's. The last line comes also if it
-    /// has no end. A line of more than 1 MiB comes in parts. When the pool has ended, all lines
-    /// have come.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::Output;
-    /// use manyhands::prelude::*;
-    /// use std::sync::mpsc::channel;
-    ///
-    /// let (send, receive) = channel();
-    /// let tell =
-    ///     move |worker: &str, line: &str| send.send(format!("{worker} says {line}")).unwrap();
-    /// let pool = Processes::builder()
-    ///     .workers(1)
-    ///     .name("talk")
-    ///     .stdout(Output::lines(tell))
-    ///     .build()?;
-    /// pool.submit(|()| println!("hello"), ()).result()?;
-    /// pool.close()?;
-    /// assert_eq!(receive.recv()?, "manyhands:talk:0 says hello");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn lines(tell: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
-        Self::Lines(Arc::new(tell))
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Inherit => "Inherit",
-            Self::Null => "Null",
-            Self::Lines(_) => "Lines(..)",
-        })
-    }
-}
-
 /// Returns what a pool is called. Pools without a given name are counted.
 pub(super) fn name(given: Option<String>) -> String {
     static POOLS: AtomicU32 = AtomicU32::new(0);
@@ -308,10 +192,10 @@ pub(super) fn name(given: Option<String>) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) name: String,
-    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) env: Environment,
     pub(super) inner_threads: InnerThreads,
-    pub(super) stdout: Output,
-    pub(super) stderr: Output,
+    pub(super) stdout: Stdio,
+    pub(super) stderr: Stdio,
     /// The number of the initialiser's entry.
     pub(super) initializer: Option<u64>,
     pub(super) max_tasks: Option<u32>,
@@ -356,25 +240,22 @@ impl Settings {
         }
     }
 
-    /// Returns variables of a worker's environment, where there are `workers` workers and this
-    /// process may use `cores` cores.
-    pub(super) fn variables(
-        &self,
-        workers: usize,
-        cores: usize,
-    ) -> impl Iterator<Item = (OsString, OsString)> {
+    /// Returns the environment of a worker, where there are `workers` workers and this process may
+    /// use `cores` cores.
+    pub(super) fn environment(&self, workers: usize, cores: usize) -> Environment {
         let most = match self.inner_threads {
             InnerThreads::Share => Some((cores / workers.max(1)).max(1)),
             InnerThreads::AtMost(most) => Some(most),
             InnerThreads::Inherit => None,
         };
-        let caps = most.into_iter().flat_map(|most| {
-            let unset = |name: &&str| std::env::var_os(name).is_none();
-            let with_value = move |name: &str| (name.into(), most.to_string().into());
-            INNER_THREADS.into_iter().filter(unset).map(with_value)
-        });
-        // The variables that the builder set for this pool come last, and win.
-        caps.chain(self.env.iter().cloned())
+        let mut environment = self.env.clone();
+        if let Some(most) = most {
+            let most = most.to_string();
+            for name in INNER_THREADS {
+                environment.set_default(name, &most);
+            }
+        }
+        environment
     }
 }
 
@@ -386,10 +267,10 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             name: "a test's".to_owned(),
-            env: Vec::new(),
+            env: Environment::default(),
             inner_threads: InnerThreads::Share,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
             initializer: Some(7),
             max_tasks: None,
             memory_limit: Some(8),
@@ -430,12 +311,13 @@ mod tests {
         // This holds where the environment of this process says nothing of it.
         let own = "VECLIB_MAXIMUM_THREADS";
         let most = |settings: &Settings, workers, cores| {
-            let variables: Vec<_> = settings.variables(workers, cores).collect();
+            let environment = settings.environment(workers, cores);
+            let variables: Vec<_> = environment.changes().collect();
             let is_unset = |name: &&str| std::env::var_os(name).is_none();
             let unset = INNER_THREADS.into_iter().filter(is_unset).count();
             assert!(variables.is_empty() || variables.len() == unset);
-            let own = variables.into_iter().find(|(name, _)| name == own);
-            own.map(|(_, value)| value.into_string().unwrap())
+            let own = variables.into_iter().find(|(name, _)| *name == own);
+            own.and_then(|(_, value)| Some(value?.to_str().unwrap().to_owned()))
         };
         if std::env::var_os(own).is_some() {
             return;
@@ -451,13 +333,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_for_the_pool_comes_after_what_is_so_by_default() {
+    fn what_was_said_for_the_pool_comes_before_what_is_so_by_default() {
         let mut settings = settings();
         let name = INNER_THREADS[3];
-        settings.env = vec![(name.into(), "5".into()), ("A".into(), "x=y".into())];
-        let variables: Vec<_> = settings.variables(1, 1).collect();
-        assert!(variables.ends_with(&settings.env), "{variables:?}");
-        let all = || settings.env.iter();
-        assert!(all().all(|(name, value)| launch::check_variable(name, value).is_ok()));
+        settings.env.set(name, "5");
+        settings.env.set("A", "x=y");
+        settings.env.remove(INNER_THREADS[4]);
+        let environment = settings.environment(1, 1);
+        let of = |name: &str| {
+            let found = environment.changes().find(|(other, _)| *other == name);
+            found.map(|(_, value)| value.map(|value| value.to_str().unwrap()))
+        };
+        assert_eq!(of(name), Some(Some("5")));
+        assert_eq!(of("A"), Some(Some("x=y")));
+        assert_eq!(of(INNER_THREADS[4]), Some(None));
+        launch::check_environment(&environment).unwrap();
     }
 }

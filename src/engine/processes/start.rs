@@ -1,23 +1,22 @@
 //! Starting a worker process.
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::output::Listener;
 use super::server::{Hire, Server};
-use super::settings::{Output, Settings};
+use super::settings::Settings;
 use super::worker::{Greeting, WORKER};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::pidfd::Child;
 use crate::os::start::Stream;
 use crate::os::{clock, handoff};
-use crate::process::Origin;
 use crate::process::launch::Launch;
+use crate::process::{Origin, Stdio, Target};
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as
 /// long as it likes.
@@ -69,12 +68,12 @@ pub(super) fn start(
     };
     let (stdout, from_stdout) = Sink::new(&settings.stdout)?;
     let (stderr, from_stderr) = Sink::new(&settings.stderr)?;
-    let variables = settings.variables(place.workers, place.cores.len());
+    let environment = settings.environment(place.workers, place.cores.len());
     let (child, life_line) = match server {
         None => {
             let launch = Launch {
                 name: &name,
-                variables,
+                environment,
                 stdout: stdout.into(),
                 stderr: stderr.into(),
             };
@@ -82,12 +81,9 @@ pub(super) fn start(
         }
         Some(server) => {
             let (life_line, theirs) = handoff::pair()?;
-            let bytes = |text: OsString| text.into_encoded_bytes();
             let hire = Hire {
                 greeting,
-                env: variables
-                    .map(|(name, value)| (bytes(name), bytes(value)))
-                    .collect(),
+                environment,
                 has_stdout: !matches!(stdout, Sink::Inherit),
                 has_stderr: !matches!(stderr, Sink::Inherit),
             };
@@ -113,19 +109,20 @@ pub(super) fn start(
 enum Sink {
     Inherit,
     Null,
-    Pipe(PipeWriter),
+    Fd(OwnedFd),
 }
 
 impl Sink {
     /// Makes the sink, and the end of a pipe to read from, if the user wants lines.
-    fn new(output: &Output) -> io::Result<(Self, Option<PipeReader>)> {
-        Ok(match output {
-            Output::Inherit => (Self::Inherit, None),
-            Output::Null => (Self::Null, None),
-            Output::Lines(_) => {
+    fn new(stdio: &Stdio) -> io::Result<(Self, Option<PipeReader>)> {
+        Ok(match stdio.target() {
+            Target::Inherit => (Self::Inherit, None),
+            Target::Null => (Self::Null, None),
+            Target::Fd(fd) => (Self::Fd(fd.try_clone()?), None),
+            Target::Lines(_) => {
                 let (reader, writer) = handoff::pipe()?;
                 handoff::never_block(reader.as_fd())?;
-                (Self::Pipe(writer), Some(reader))
+                (Self::Fd(writer.into()), Some(reader))
             }
         })
     }
@@ -134,7 +131,7 @@ impl Sink {
         Ok(match self {
             Self::Inherit => None,
             Self::Null => Some(File::options().write(true).open("/dev/null")?.into()),
-            Self::Pipe(writer) => Some(writer.as_fd().try_clone_to_owned()?),
+            Self::Fd(fd) => Some(fd.try_clone()?),
         })
     }
 }
@@ -144,7 +141,7 @@ impl From<Sink> for Stream {
         match sink {
             Sink::Inherit => Self::Inherit,
             Sink::Null => Self::Null,
-            Sink::Pipe(writer) => Self::Fd(writer.into()),
+            Sink::Fd(fd) => Self::Fd(fd),
         }
     }
 }

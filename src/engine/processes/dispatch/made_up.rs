@@ -15,7 +15,7 @@ use crate::call::seed::Seeds;
 use crate::codec;
 use crate::engine::processes::context::Context;
 use crate::engine::processes::settings::{
-    Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy,
+    Affinity, InnerThreads, Settings, StartMethod, WaitPolicy,
 };
 use crate::engine::processes::shared::Shared;
 use crate::engine::processes::start::Started;
@@ -28,7 +28,9 @@ use crate::lane::message::{Fault, Request};
 use crate::lane::{CELL_PAYLOAD, Claim, Lane, Pace, RawBytes, Reader, ResponseWriter, Ring, Sink};
 use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
+use crate::os::environment::Environment;
 use crate::os::{clock, fork, pidfd};
+use crate::process::Stdio;
 
 /// The first made-up pid. No process has a number as high as this: the kernel's are below 2^22.
 const FIRST_PID: u32 = 1 << 30;
@@ -70,10 +72,10 @@ impl MadeUp {
     ) -> Self {
         let mut settings = Settings {
             name: "made-up".to_owned(),
-            env: Vec::new(),
+            env: Environment::default(),
             inner_threads: InnerThreads::Inherit,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
             initializer: None,
             max_tasks: None,
             memory_limit: None,

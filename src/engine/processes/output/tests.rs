@@ -8,17 +8,17 @@ use crate::os::handoff;
 type Told = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Makes a listener that keeps what it is told.
-fn listener() -> (Listener, Told, Output) {
+fn listener() -> (Listener, Told, Stdio) {
     let told = Told::default();
     let keep = Arc::clone(&told);
-    let output = Output::lines(move |worker, line| {
+    let output = Stdio::lines(move |worker, line| {
         keep.lock().push((worker.to_owned(), line.to_owned()));
     });
-    let listener = Listener::start(1, &Output::Null, &output).unwrap();
+    let listener = Listener::start(1, &Stdio::null(), &output).unwrap();
     (listener.unwrap(), told, output)
 }
 
-fn pipe(listener: &Listener, worker: &str, output: &Output) -> PipeWriter {
+fn pipe(listener: &Listener, worker: &str, output: &Stdio) -> PipeWriter {
     let (reader, writer) = handoff::pipe().unwrap();
     handoff::never_block(reader.as_fd()).unwrap();
     listener.add(worker, Some(reader), output);
@@ -65,13 +65,13 @@ fn a_line_that_is_too_long_is_told_in_pieces_and_the_next_one_is_whole() {
 
 #[test]
 fn output_is_read_only_where_a_function_is_to_be_told() {
-    let told = Output::lines(|_, _| {});
-    let is_read = |stdout: &Output, stderr: &Output| {
+    let told = Stdio::lines(|_, _| {});
+    let is_read = |stdout: &Stdio, stderr: &Stdio| {
         let listener = Listener::start(1, stdout, stderr).unwrap();
         listener.is_some()
     };
-    for silent in [Output::Null, Output::Inherit] {
-        assert!(!is_read(&silent, &Output::Null));
+    for silent in [Stdio::null(), Stdio::inherit()] {
+        assert!(!is_read(&silent, &Stdio::null()));
         assert!(is_read(&silent, &told) && is_read(&told, &silent));
     }
 }
@@ -80,7 +80,7 @@ fn output_is_read_only_where_a_function_is_to_be_told() {
 /// empty until it is taken away; and the function that is told the lines of other streams.
 struct Endless {
     more: Arc<Mutex<Option<PipeWriter>>>,
-    output: Output,
+    output: Stdio,
     heard: Receiver<()>,
 }
 
@@ -88,7 +88,7 @@ impl Endless {
     fn new() -> Self {
         let more = Arc::new(Mutex::new(None::<PipeWriter>));
         let (own, (send, heard)) = (Arc::clone(&more), channel());
-        let output = Output::lines(move |worker, _| {
+        let output = Stdio::lines(move |worker, _| {
             if worker != "endless" {
                 // The test may have failed.
                 let _ = send.send(());
@@ -124,7 +124,7 @@ impl Endless {
 #[test]
 fn what_always_has_more_to_read_keeps_no_other_stream_waiting() {
     let endless = Endless::new();
-    let listener = Listener::start(1, &endless.output, &Output::Null);
+    let listener = Listener::start(1, &endless.output, &Stdio::null());
     let listener = listener.unwrap().unwrap();
     endless.begin(&listener);
     let mut quiet = pipe(&listener, "quiet", &endless.output);
@@ -138,7 +138,7 @@ fn what_always_has_more_to_read_keeps_no_other_stream_waiting() {
 #[test]
 fn what_prints_without_end_does_not_keep_a_pool_from_ending() {
     let endless = Endless::new();
-    let listener = Listener::start(1, &endless.output, &Output::Null);
+    let listener = Listener::start(1, &endless.output, &Stdio::null());
     let listener = listener.unwrap().unwrap();
     endless.begin(&listener);
     let (send, ended) = channel();

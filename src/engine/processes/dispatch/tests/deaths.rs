@@ -239,7 +239,7 @@ fn nothing_is_read_from_a_worker_whose_lane_is_corrupted() {
     assert!(
         house
             .kill_reason(0)
-            .is_some_and(|reason| reason.contains("another item"))
+            .is_some_and(|reason| reason.contains("WrongItem"))
     );
     house.reclaim(0, killed());
     let mut other = house.hire(1);
