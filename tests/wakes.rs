@@ -293,7 +293,7 @@ fn who_waits_for_a_claim_hears_of_its_end_of_a_lend_and_of_a_freeze() -> Result 
     let _none = Leftovers::none();
     let mut array = SharedArray::<u8>::zeros(4)?;
     let other = array.clone();
-    let writing = array.write()?;
+    let writing = array.try_write()?;
     let claimed = wakes(
         "a claim after a guard",
         || other.write_timeout(LONG).map(drop),
@@ -318,7 +318,7 @@ fn who_waits_for_a_claim_hears_of_its_end_of_a_lend_and_of_a_freeze() -> Result 
         assert_eq!(claimed, Ok(()));
         assert_eq!(call.join().unwrap(), Ok(()));
     });
-    let reading = other.read()?;
+    let reading = other.try_read()?;
     let claimed = wakes(
         "a claim after a freeze",
         || other.write_timeout(LONG).map(drop),

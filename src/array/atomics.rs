@@ -21,7 +21,7 @@ mod sealed {
 /// use manyhands::{AtomicElement, ClaimError, SharedArray};
 ///
 /// fn clear<T: AtomicElement>(array: &SharedArray<T>) -> Result<usize, ClaimError> {
-///     Ok(array.atomics()?.len())
+///     Ok(array.try_atomics()?.len())
 /// }
 ///
 /// assert_eq!(clear(&SharedArray::<u16>::zeros(3)?)?, 3);
@@ -74,7 +74,7 @@ elements! {
 /// pool.map_with(
 ///     &histogram,
 ///     |histogram, x: usize| {
-///         histogram.atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
+///         histogram.try_atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
 ///     },
 ///     0..100,
 /// )?;

@@ -35,7 +35,7 @@ use super::claim::Claim;
 /// use manyhands::SharedArray;
 ///
 /// let array = SharedArray::from_slice(&[3, 1, 2])?;
-/// let (all, front) = (array.read()?, array.read_range(..2)?);
+/// let (all, front) = (array.try_read()?, array.try_read_range(..2)?);
 /// assert_eq!(all.iter().max(), Some(&3));
 /// assert_eq!(*front, [3, 1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -68,7 +68,7 @@ pub struct ArrayReadGuard<'a, T> {
 /// use manyhands::SharedArray;
 ///
 /// let array = SharedArray::from_slice(&[3, 1, 2])?;
-/// array.write()?.sort();
+/// array.try_write()?.sort();
 /// assert_eq!(array.to_vec()?, [1, 2, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

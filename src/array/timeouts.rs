@@ -9,12 +9,12 @@ use super::claim_mode::{Mode, within};
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
-    /// Claims like [`read`](Self::read), but waits for at most `timeout` until no process writes to
-    /// any element.
+    /// Claims like [`try_read`](Self::try_read), but waits for at most `timeout` until no process
+    /// writes to any element.
     ///
     /// # Errors
     ///
-    /// Fails like [`read`](Self::read), after `timeout`.
+    /// Fails like [`try_read`](Self::try_read), after `timeout`.
     ///
     /// # Examples
     ///
@@ -23,7 +23,7 @@ impl<T: Pod> SharedArray<T> {
     /// use std::time::Duration;
     ///
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;
-    /// let writing = array.write()?;
+    /// let writing = array.try_write()?;
     /// let refused = array.read_timeout(Duration::from_millis(1));
     /// assert!(matches!(refused, Err(ClaimError::Claimed { .. })));
     /// drop(writing);
@@ -34,13 +34,13 @@ impl<T: Pod> SharedArray<T> {
         self.read_range_timeout(.., timeout)
     }
 
-    /// Claims like [`write`](Self::write), but waits for at most `timeout` until no other guard has
-    /// any element. There is no order among the threads that wait, and readers that take turns can
-    /// keep a writer out.
+    /// Claims like [`try_write`](Self::try_write), but waits for at most `timeout` until no other
+    /// guard has any element. There is no order among the threads that wait, and readers that take
+    /// turns can keep a writer out.
     ///
     /// # Errors
     ///
-    /// Fails like [`write`](Self::write), after `timeout`.
+    /// Fails like [`try_write`](Self::try_write), after `timeout`.
     ///
     /// # Examples
     ///
@@ -68,12 +68,12 @@ impl<T: Pod> SharedArray<T> {
         self.write_range_timeout(.., timeout)
     }
 
-    /// Claims like [`read_range`](Self::read_range), but waits for at most `timeout` until no
-    /// process writes to these elements.
+    /// Claims like [`try_read_range`](Self::try_read_range), but waits for at most `timeout` until
+    /// no process writes to these elements.
     ///
     /// # Errors
     ///
-    /// Fails like [`read_range`](Self::read_range), after `timeout`.
+    /// Fails like [`try_read_range`](Self::try_read_range), after `timeout`.
     ///
     /// # Examples
     ///
@@ -100,13 +100,13 @@ impl<T: Pod> SharedArray<T> {
         Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
-    /// Claims like [`write_range`](Self::write_range), but waits for at most `timeout` until no
-    /// other guard has these elements. There is no order among the threads that wait, and readers
+    /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout` until
+    /// no other guard has these elements. There is no order among the threads that wait, and readers
     /// that take turns can keep a writer out.
     ///
     /// # Errors
     ///
-    /// Fails like [`write_range`](Self::write_range), after `timeout`.
+    /// Fails like [`try_write_range`](Self::try_write_range), after `timeout`.
     ///
     /// # Examples
     ///

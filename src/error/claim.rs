@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 /// use manyhands::{ClaimError, SharedArray};
 ///
 /// let array = SharedArray::<u8>::zeros(10)?;
-/// let front = array.write_range(..5)?;
-/// let refused = array.read().unwrap_err();
+/// let front = array.try_write_range(..5)?;
+/// let refused = array.try_read().unwrap_err();
 /// assert_eq!(
 ///     refused,
 ///     ClaimError::Claimed {
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 ///     }
 /// );
 /// drop(front);
-/// assert!(array.read().is_ok());
+/// assert!(array.try_read().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -180,10 +180,10 @@ fn barriers_break_at_each_step_and_can_be_reset() {
 #[test]
 fn claims_are_free_after_each_step() {
     let bodies: [fn(&SharedArray<u64>); 5] = [
-        |array| drop(array.read()),
-        |array| drop(array.write_range(1..3)),
+        |array| drop(array.try_read()),
+        |array| drop(array.try_write_range(1..3)),
         |array| drop(array.set(1, 2)),
-        |array| drop(array.atomics()),
+        |array| drop(array.try_atomics()),
         |array| drop(array.write_timeout(IN_TIME)),
     ];
     for body in bodies {
@@ -193,12 +193,12 @@ fn claims_are_free_after_each_step() {
             |array| {
                 drop(array.read_timeout(MOMENT));
                 drop(array.write_timeout(MOMENT));
-                drop(array.read());
+                drop(array.try_read());
                 drop(array.set(0, 1));
                 drop(array.get(0));
                 array.was_abandoned();
             },
-            |array| array.write().is_ok(),
+            |array| array.try_write().is_ok(),
         );
     }
 }
