@@ -51,7 +51,7 @@
 //!   with shared objects, [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory
 //!   that has a name. Queues have [`PushError`](queue::PushError), [`PopError`](queue::PopError)
 //!   and [`JoinError`](queue::JoinError), locks [`PoisonError`](sync::PoisonError),
-//!   [`TryLockError`](sync::TryLockError) and [`BrokenBarrier`](sync::BrokenBarrier).
+//!   [`TryLockError`](sync::TryLockError) and [`BarrierError`](sync::BarrierError).
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure
 //!   model: for each step of a task's way, which process may be killed there and what the caller
 //!   sees.

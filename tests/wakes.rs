@@ -13,7 +13,7 @@ use common::{Leftovers, Sleeper, eventually};
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PopError, PushError};
 use manyhands::select::{Waitable, wait_ready};
-use manyhands::sync::{Barrier, BrokenBarrier, Condvar, Event, Mutex, Once, RwLock, Semaphore};
+use manyhands::sync::{Barrier, BarrierError, Condvar, Event, Mutex, Once, RwLock, Semaphore};
 use manyhands::{ClaimError, Queue, SharedArray};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -142,9 +142,9 @@ fn a_barrier_that_is_aborted_or_reset_lets_go_of_who_waits() -> Result {
     let _none = Leftovers::none();
     let barrier = Barrier::new(2)?;
     let waited = wakes("a wait after reset", || barrier.wait(), || barrier.reset());
-    assert_eq!(waited, Err(BrokenBarrier));
+    assert_eq!(waited, Err(BarrierError::Reset));
     let waited = wakes("a wait after abort", || barrier.wait(), || barrier.abort());
-    assert_eq!(waited, Err(BrokenBarrier));
+    assert_eq!(waited, Err(BarrierError::Aborted));
     barrier.reset();
     let passed = wakes(
         "a wait after the last has come",
