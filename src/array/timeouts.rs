@@ -1,4 +1,8 @@
 //! Claims that wait for other claims to end, with a timeout.
+//!
+//! A call that is late fails with [`ClaimError::TimedOut`], also if its timeout is zero. If a claim
+//! was not even looked at, because the table was locked or full all the time, the error says that:
+//! [`ClaimError::Busy`], [`ClaimError::TooMany`].
 
 use std::ops::RangeBounds;
 use std::time::Duration;
@@ -6,6 +10,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 
 use super::claim_mode::{Mode, within};
+use super::claims::Refusal;
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
@@ -14,7 +19,8 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// Fails like [`try_read`](Self::try_read), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_read`](Self::try_read).
     ///
     /// # Examples
     ///
@@ -25,7 +31,7 @@ impl<T: Pod> SharedArray<T> {
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;
     /// let writing = array.try_write()?;
     /// let refused = array.read_timeout(Duration::from_millis(1));
-    /// assert!(matches!(refused, Err(ClaimError::Claimed { .. })));
+    /// assert!(matches!(refused, Err(ClaimError::TimedOut { .. })));
     /// drop(writing);
     /// assert_eq!(*array.read_timeout(Duration::from_secs(1))?, [1, 2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,7 +46,8 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// Fails like [`try_write`](Self::try_write), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_write`](Self::try_write).
     ///
     /// # Examples
     ///
@@ -73,7 +80,8 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// Fails like [`try_read_range`](Self::try_read_range), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_read_range`](Self::try_read_range).
     ///
     /// # Examples
     ///
@@ -96,7 +104,8 @@ impl<T: Pod> SharedArray<T> {
         timeout: Duration,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Read, &range, timeout)?;
+        let claim = self.claim_within(Mode::Read, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
         Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
@@ -106,7 +115,8 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// Fails like [`try_write_range`](Self::try_write_range), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_write_range`](Self::try_write_range).
     ///
     /// # Examples
     ///
@@ -126,7 +136,8 @@ impl<T: Pod> SharedArray<T> {
         timeout: Duration,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Write, &range, timeout)?;
+        let claim = self.claim_within(Mode::Write, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
         Ok(ArrayWriteGuard::new(claim, self.part(&range)))
     }
 }

@@ -37,6 +37,7 @@ use crate::error::Holder;
 pub enum ShareError {
     /// The system has too little memory left. Nothing was made.
     #[error("{bytes} bytes of shared memory cannot be had: {reason}")]
+    #[non_exhaustive]
     OutOfMemory {
         /// The number of bytes that were asked for.
         bytes: u64,
@@ -47,12 +48,14 @@ pub enum ShareError {
     #[error(
         "there are {limit} shared objects already, which is the most that one family of processes can have; drop some first"
     )]
+    #[non_exhaustive]
     TooManyObjects {
         /// The limit.
         limit: usize,
     },
     /// As many processes share objects as one family can have at a time.
     #[error("{limit} processes share objects already, which is the most that one family can have")]
+    #[non_exhaustive]
     TooManyProcesses {
         /// The limit.
         limit: usize,
@@ -74,6 +77,7 @@ pub enum ShareError {
     OtherType,
     /// The caller asked for something that makes no sense.
     #[error("{what} cannot be {value}: {reason}")]
+    #[non_exhaustive]
     Invalid {
         /// What the error is about.
         what: Cow<'static, str>,
@@ -90,12 +94,14 @@ pub enum ShareError {
          try again",
         Holder(*.by)
     )]
+    #[non_exhaustive]
     Busy {
         /// The process, if it is known.
         by: Option<u32>,
     },
     /// The system refused something that should work.
     #[error("{what}: {reason}")]
+    #[non_exhaustive]
     System {
         /// What was tried.
         what: Cow<'static, str>,

@@ -101,9 +101,8 @@ fn next<T: DeserializeOwned + 'static>(handle: &Handle) -> Option<T> {
     loop {
         match item::pop(handle, WaitMode::Forever) {
             Ok(item) => return Some(item),
-            Err(error @ (PopError::Decode { .. } | PopError::Unreachable(_))) => {
-                log::error!("{error}");
-            }
+            Err(error @ PopError::Decode { .. }) => log::error!("{error}"),
+            Err(ref error @ PopError::Share(ref source)) => log::error!("{error}: {source}"),
             Err(_) => return None,
         }
     }

@@ -172,7 +172,7 @@ macro_rules! pushing {
             ///
             /// [`PushError`] with the item: the queue is closed, no handle is left that could take
             /// the item, it is larger than the bytes that may lie in the queue, it cannot be
-            /// serialised, or there is no memory for it. Never `Full`.
+            /// serialised, or there is no memory for it. Never `Full` or `TimedOut`.
             ///
             /// # Examples
             ///
@@ -208,7 +208,7 @@ macro_rules! pushing {
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::Full`] when the time is over.
+            /// As for [`push`](Self::push), and [`PushError::TimedOut`] when the time is over.
             ///
             /// # Examples
             ///
@@ -238,7 +238,7 @@ macro_rules! popping {
             /// # Errors
             ///
             /// [`PopError`]: the queue is closed and drained, no handle is left that could push, or
-            /// an item could not be read. Never `Empty`.
+            /// an item could not be read. Never `Empty` or `TimedOut`.
             ///
             /// # Panics
             ///
@@ -277,7 +277,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::Empty`] when the time is over.
+            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`] when the time is over.
             ///
             /// # Examples
             ///

@@ -75,9 +75,9 @@
 //!
 //! # Timeouts
 //!
-//! A call with a timeout answers as the `try_` form would: [`Empty`](PopError::Empty),
-//! [`Full`](PushError::Full). A timeout that is beyond the reach of the clock (`Duration::MAX`) is
-//! none.
+//! A call with a timeout that is late fails with `TimedOut`, also if the timeout is zero. The `try_`
+//! forms fail with [`Empty`](PopError::Empty) and [`Full`](PushError::Full). A timeout that is
+//! beyond the reach of the clock (`Duration::MAX`) is none.
 //!
 //! # What is done
 //!
@@ -95,8 +95,7 @@
 //!
 //! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others
 //! from the same until it goes on or is killed. Then `try_` calls give up after 20 ms, and calls
-//! with a timeout give up in time: both answer `Full` or `Empty`, whatever is in the queue. `close`
-//! waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
+//! with a timeout give up in time, whatever is in the queue. `close` waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
 
 mod accounting;
 mod error;

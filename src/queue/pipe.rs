@@ -184,7 +184,7 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send), and [`PushError::Full`] when the time is over.
+    /// As for [`send`](Self::send), and [`PushError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
@@ -246,7 +246,7 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv), and [`PopError::Empty`] when the time is over.
+    /// As for [`recv`](Self::recv), and [`PopError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
@@ -256,7 +256,7 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// assert_eq!(
     ///     one.recv_timeout(Duration::from_millis(1)),
-    ///     Err(PopError::Empty)
+    ///     Err(PopError::TimedOut)
     /// );
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```

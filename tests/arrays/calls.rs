@@ -5,7 +5,7 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
 
-use crate::common::{DEADLINE, Leftovers, Sleeper};
+use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches};
 use crate::{Result, engines, forked, is_claimed};
 
 #[test]
@@ -20,7 +20,7 @@ fn a_claim_that_may_wait_waits_for_room_in_the_table() -> Result {
             Err(refused) => break refused,
         }
     };
-    assert_eq!(refused, ClaimError::TooMany { limit: 120 });
+    assert_matches!(refused, ClaimError::TooMany { limit: 120, .. });
     let sleeper = Sleeper::new();
     let claim = || array.write_range_timeout(900..901, DEADLINE).is_ok();
     std::thread::scope(|scope| {
@@ -253,13 +253,13 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
         let reading = array.try_read_range(5..6)?;
         let refused = pool.for_each_chunk(&mut array.clone(), 10, |_, _: &mut [u8]| {});
         let own = std::process::id();
-        assert_eq!(
-            refused,
-            Err(TaskError::Claim(ClaimError::Claimed {
-                by: own,
-                range: 5..6
-            })),
-            "{name}"
+        assert!(
+            matches!(
+                &refused,
+                Err(TaskError::Claim(ClaimError::Claimed { by, range, .. }))
+                    if *by == own && *range == (5..6)
+            ),
+            "{name}: {refused:?}"
         );
         drop(reading);
         let input = array.clone();
@@ -522,10 +522,12 @@ fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
     for pool in engines() {
         let copy = |_: usize, out: &mut [u8], of: &[u8]| out[0] = of[0] + 1;
         let refused = pool.zip_chunks(&mut out, 1, &input, 50, copy);
-        assert_eq!(
-            refused,
-            Err(TaskError::Claim(ClaimError::TooMany { limit: 120 })),
-            "{}",
+        assert!(
+            matches!(
+                refused,
+                Err(TaskError::Claim(ClaimError::TooMany { limit: 120, .. }))
+            ),
+            "{}: {refused:?}",
             pool.engine().kind()
         );
     }

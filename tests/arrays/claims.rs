@@ -6,8 +6,8 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::{ClaimError, FrozenArray, SharedArray, SharedValue};
 
-use crate::common::{Leftovers, eventually};
-use crate::{LONG, Result, engines, forked, is_claimed};
+use crate::common::{Leftovers, assert_matches, eventually};
+use crate::{LONG, Result, engines, forked, is_claimed, is_late};
 
 #[test]
 fn b73_nobody_has_the_same_element_twice() -> Result {
@@ -19,12 +19,9 @@ fn b73_nobody_has_the_same_element_twice() -> Result {
     assert!(is_claimed(&clone.set(59, 1)) && clone.set(60, 1).is_ok());
     let (also, writing) = (clone.try_read_range(40..60)?, clone.try_write_range(60..)?);
     let own = std::process::id();
-    assert_eq!(
+    assert_matches!(
         array.try_read().unwrap_err(),
-        ClaimError::Claimed {
-            by: own,
-            range: 60..100
-        }
+        ClaimError::Claimed { by, range, .. } if by == own && range == (60..100)
     );
     assert!(is_claimed(&array.get(60)) && array.get(59).is_ok());
     drop((reading, also));
@@ -71,17 +68,23 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
     )?;
     eventually("the child has claimed them", || step.get() == 1);
     let refused = array.try_write_range(19..21).unwrap_err();
-    assert_eq!(
-        refused,
-        ClaimError::Claimed {
-            by: child.pid(),
-            range: 10..20
-        }
+    assert_matches!(
+        &refused,
+        ClaimError::Claimed { by, range, .. } if *by == child.pid() && *range == (10..20)
     );
     assert!(refused.to_string().contains(&child.pid().to_string()));
-    assert!(is_claimed(
-        &array.write_range_timeout(.., Duration::from_millis(20))
-    ));
+    // A timeout of zero is late too, and both tell who has what.
+    for time in [Duration::ZERO, Duration::from_millis(20)] {
+        let late = array.write_range_timeout(.., time).unwrap_err();
+        assert_matches!(
+            late,
+            ClaimError::TimedOut { by, range, .. } if by == child.pid() && range == (10..20)
+        );
+        assert!(is_late(&array.read_range_timeout(15..16, time)));
+    }
+    // Another error is no matter of time.
+    let outside = array.read_range_timeout(..1_000, Duration::ZERO);
+    assert_matches!(outside, Err(ClaimError::OutOfBounds { .. }));
     assert!(array.try_write_range(20..).is_ok() && array.try_read_range(..10).is_ok());
     step.set(2);
     // A thread that waits is told when the claim is given up.
@@ -108,11 +111,11 @@ fn b73_the_whole_array_is_waited_for_as_parts_are() -> Result {
     )?;
     eventually("the child has claimed them", || step.get() == 1);
     let short = Duration::from_millis(20);
-    assert!(is_claimed(&array.read_timeout(short)) && is_claimed(&array.write_timeout(short)));
+    assert!(is_late(&array.read_timeout(short)) && is_late(&array.write_timeout(short)));
     step.set(2);
     assert_eq!(array.read_timeout(LONG)?[99], 7);
     let reading = array.try_read()?;
-    assert!(array.read_timeout(Duration::ZERO).is_ok() && is_claimed(&array.write_timeout(short)));
+    assert!(array.read_timeout(Duration::ZERO).is_ok() && is_late(&array.write_timeout(short)));
     drop(reading);
     array.write_timeout(Duration::ZERO)?.fill(1);
     assert!(child.join()?.success());
@@ -191,12 +194,15 @@ fn b73_a_claim_with_a_time_is_of_its_range_and_of_nothing_else() -> Result {
     assert!(array.try_write_range(..2).is_ok() && array.try_write_range(4..).is_ok());
     assert!(is_claimed(&array.set(3, 0)) && array.try_read_range(2..4).is_ok());
     drop(reading);
-    let outside = ClaimError::OutOfBounds {
-        range: 3..11,
-        len: 10,
-    };
-    assert_eq!(array.read_range_timeout(3..11, LONG).unwrap_err(), outside);
-    assert_eq!(array.write_range_timeout(3..11, LONG).unwrap_err(), outside);
+    for outside in [
+        array.read_range_timeout(3..11, LONG).unwrap_err(),
+        array.write_range_timeout(3..11, LONG).unwrap_err(),
+    ] {
+        assert_matches!(
+            outside,
+            ClaimError::OutOfBounds { range, len: 10, .. } if range == (3..11)
+        );
+    }
     // A frozen array is waited for by none.
     let frozen = array.clone().freeze()?;
     assert_eq!(array.write_timeout(LONG).unwrap_err(), ClaimError::Frozen);

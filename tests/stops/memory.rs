@@ -91,7 +91,7 @@ fn ledger() {
                 "SharedArray::zeros and drop",
                 |_| match SharedArray::<u8>::zeros(100) {
                     Ok(array) => drop(array),
-                    Err(ShareError::Busy { by }) => assert_ne!(by, Some(std::process::id())),
+                    Err(ShareError::Busy { by, .. }) => assert_ne!(by, Some(std::process::id())),
                     Err(error) => panic!("{error}"),
                 },
             )
