@@ -70,12 +70,12 @@ fn a_copy_that_a_forked_child_never_used_goes_without_the_handle_that_came_later
     let (dropped, go) = (Event::new()?, Event::new()?);
     let (sender, receiver) = Queue::bounded(1)?.split();
     let value = SharedValue::new(7u64)?;
-    sender.push(value.clone())?;
+    sender.send(value.clone())?;
     // SAFETY: the child uses shared objects only, and ends without a return to the harness.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             let reads = std::panic::AssertUnwindSafe(|| {
-                let own: SharedValue<u64> = receiver.pop().unwrap();
+                let own: SharedValue<u64> = receiver.recv().unwrap();
                 drop(value);
                 dropped.set();
                 assert!(go.wait_timeout(DEADLINE), "not told to go on");

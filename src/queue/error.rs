@@ -62,6 +62,20 @@ pub enum PushError<T> {
     },
 }
 
+/// The error of `send`, by which halves of queues and connections push: the same as of `push`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Pipe, queue::SendError};
+///
+/// let (sender, receiver) = Pipe::one_way()?;
+/// drop(receiver);
+/// assert_eq!(sender.send(7), Err(SendError::Disconnected(7)));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type SendError<T> = PushError<T>;
+
 impl<T> PushError<T> {
     /// Returns the item that was not pushed.
     ///
@@ -176,6 +190,20 @@ pub enum PopError {
     #[error("an item could not be reached in shared memory")]
     Share(#[source] ShareError),
 }
+
+/// The error of `recv`, by which halves of queues and connections pop: the same as of `pop`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Pipe, queue::RecvError};
+///
+/// let (sender, receiver) = Pipe::one_way::<u8>()?;
+/// drop(sender);
+/// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type RecvError = PopError;
 
 /// The error of a process that acknowledges more items than it has taken.
 ///

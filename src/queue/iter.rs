@@ -64,7 +64,7 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 /// use manyhands::Queue;
 ///
 /// let (sender, receiver) = Queue::bounded(8)?.split();
-/// std::thread::spawn(move || (1..=4).for_each(|x| sender.push(x).unwrap()));
+/// std::thread::spawn(move || (1..=4).for_each(|x| sender.send(x).unwrap()));
 /// let sums = receiver.into_iter().scan(0, |sum, x: i32| {
 ///     *sum += x;
 ///     Some(*sum)

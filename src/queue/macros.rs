@@ -162,7 +162,7 @@ macro_rules! state {
     };
 }
 
-/// The functions that push items without a priority.
+/// The functions that push items without a priority into a whole queue.
 macro_rules! pushing {
     ($name:ident, $make:literal) => {
         impl<T: Serialize + 'static> $name<T> {
@@ -224,7 +224,7 @@ macro_rules! pushing {
     };
 }
 
-/// The functions that pop items.
+/// The functions that pop items from a whole queue.
 macro_rules! popping {
     ($name:ident, $make:literal) => {
         impl<T: DeserializeOwned + 'static> $name<T> {
@@ -289,7 +289,14 @@ macro_rules! popping {
             pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
                 item::pop(&self.handle, WaitMode::within(timeout))
             }
+        }
+    };
+}
 
+/// The functions of a handle that takes items, besides those that take one.
+macro_rules! taking {
+    ($name:ident, $make:literal) => {
+        impl<T: DeserializeOwned + 'static> $name<T> {
             /// Returns an iterator that takes item after item, and waits for each. It ends when the
             /// queue is closed and drained, or no handle is left that could push. Items that cannot
             /// be read are logged and left out; they count as lost in [`join`](Self::join).
@@ -348,4 +355,4 @@ macro_rules! popping {
     };
 }
 
-pub(super) use {handle, popping, pushing, state};
+pub(super) use {handle, popping, pushing, state, taking};

@@ -7,7 +7,9 @@
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
 //!
-//! The halves of a queue are [`Sender`] and [`Receiver`].
+//! The halves of a queue are [`Sender`] and [`Receiver`]. Whole queues have `push` and `pop`. Halves
+//! and connections have `send` and `recv`, which do the same. The errors are the same too:
+//! [`SendError`] is another name of [`PushError`], and [`RecvError`] of [`PopError`].
 //!
 //! All are bounded, in items and in bytes. A program gives handles to other processes like any
 //! [shared object](crate::shm): as arguments, in contexts, through other queues, as results.
@@ -113,7 +115,7 @@ mod priority;
 mod stack;
 mod transfer;
 
-pub use error::{JoinError, PopError, PushError, TaskDoneError};
+pub use error::{JoinError, PopError, PushError, RecvError, SendError, TaskDoneError};
 pub use fifo::{Queue, Receiver, Sender};
 pub(crate) use handle::Handle;
 pub(crate) use head::{reclaim, take_apart};

@@ -64,7 +64,7 @@ fn b62_items_of_one_producer_arrive_in_its_order() -> Result {
                 for number in 0..2_000u64 {
                     // Some in the slot, some in payloads.
                     sender
-                        .push((who, "x".repeat(number as usize % 300) + &number.to_string()))
+                        .send((who, "x".repeat(number as usize % 300) + &number.to_string()))
                         .unwrap();
                 }
             };
@@ -116,7 +116,7 @@ fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
                     );
                     jobs.task_done().unwrap();
                 }
-                sums.push(sum).unwrap();
+                sums.send(sum).unwrap();
             };
             Process::spawn(consume, (receiver.clone(), sums.clone()))
         })
@@ -125,7 +125,7 @@ fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
     let producers: Vec<Process> = (0..many)
         .map(|who| {
             let produce = |(from, to, jobs): (u64, u64, manyhands::Sender<u64>)| {
-                (from..to).for_each(|item| jobs.push(item).unwrap());
+                (from..to).for_each(|item| jobs.send(item).unwrap());
             };
             let part = items / many;
             Process::spawn(produce, (who * part, (who + 1) * part, sender.clone()))
@@ -230,10 +230,10 @@ fn b66_items_lost_with_a_dead_consumer_do_not_hang_join() -> Result {
 fn b66_an_item_that_its_last_receiver_has_not_finished_is_lost_with_that() -> Result {
     let _none = Leftovers::none();
     let (sender, receiver) = Queue::<u64>::bounded(8)?.split();
-    (0..3).try_for_each(|job| sender.push(job))?;
+    (0..3).try_for_each(|job| sender.send(job))?;
     let other = receiver.clone();
-    assert_eq!((receiver.pop(), receiver.task_done()), (Ok(0), Ok(())));
-    assert_eq!((receiver.pop(), other.pop()), (Ok(1), Ok(2)));
+    assert_eq!((receiver.recv(), receiver.task_done()), (Ok(0), Ok(())));
+    assert_eq!((receiver.recv(), other.recv()), (Ok(1), Ok(2)));
     drop(receiver);
     // The other one could still say that both are done.
     assert_matches!(
@@ -362,13 +362,13 @@ fn b70_signals_during_waits_neither_lose_nor_tear_an_item() -> Result {
         let producer = scope.spawn(|| {
             enrol();
             for item in 0..items {
-                sender.push(vec![item; item as usize % 50]).unwrap();
+                sender.send(vec![item; item as usize % 50]).unwrap();
             }
         });
         let consumer = scope.spawn(|| {
             enrol();
             for item in 0..items {
-                assert_eq!(receiver.pop(), Ok(vec![item; item as usize % 50]));
+                assert_eq!(receiver.recv(), Ok(vec![item; item as usize % 50]));
             }
         });
         let alarm = scope.spawn(|| {
@@ -454,7 +454,7 @@ fn handles_in_items_keep_their_objects_and_come_back_if_nobody_takes_them() -> R
 fn handles_become_iterators() -> Result {
     let _none = Leftovers::none();
     let (sender, receiver) = Queue::bounded(8)?.split();
-    (0..3).try_for_each(|x| sender.push(x))?;
+    (0..3).try_for_each(|x| sender.send(x))?;
     drop(sender);
     let mut rest = receiver.into_iter();
     assert_eq!(rest.next(), Some(0));

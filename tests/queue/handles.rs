@@ -70,11 +70,11 @@ fn loses_two() -> std::result::Result<Queue<u32>, Failure> {
     let queue = Queue::bounded(4)?;
     let (sender, receiver) = queue.clone().split();
     let take = |receiver: Receiver<u32>| {
-        receiver.pop().unwrap();
-        receiver.pop().unwrap();
+        receiver.recv().unwrap();
+        receiver.recv().unwrap();
     };
-    sender.push(1)?;
-    sender.push(2)?;
+    sender.send(1)?;
+    sender.send(2)?;
     assert!(Process::spawn(take, receiver)?.join()?.success());
     Ok(queue)
 }
@@ -133,14 +133,14 @@ fn join_waits_for_the_item_that_a_receiver_of_this_process_has_in_hand() -> Resu
 fn killed_consumer() -> std::result::Result<(Process, manyhands::Sender<u32>), Failure> {
     let (sender, receiver) = Queue::bounded(1)?.split();
     let hold = |receiver: Receiver<u32>| {
-        receiver.pop().unwrap();
+        receiver.recv().unwrap();
         loop {
             std::thread::park();
         }
     };
     let child = Process::spawn(hold, receiver)?;
-    sender.push(0)?;
-    sender.push(1)?;
+    sender.send(0)?;
+    sender.send(1)?;
     kill(child.pid());
     Ok((child, sender))
 }
@@ -151,12 +151,12 @@ fn b65_pushes_that_wait_shortly_or_not_at_all_hear_of_a_death() -> Result {
     let (child, sender) = killed_consumer()?;
     eventually("a short wait hears of it", || {
         let moment = Duration::from_millis(1);
-        sender.push_timeout(2, moment) == Err(PushError::Disconnected(2))
+        sender.send_timeout(2, moment) == Err(PushError::Disconnected(2))
     });
     child.join()?;
     let (child, sender) = killed_consumer()?;
     eventually("a call that does not wait hears of it", || {
-        sender.try_push(2) == Err(PushError::Disconnected(2))
+        sender.try_send(2) == Err(PushError::Disconnected(2))
     });
     child.join()?;
     Ok(())
@@ -217,18 +217,18 @@ fn a_copy_in_a_forked_child_counts_from_its_first_use_and_no_sooner() -> Result 
     // One that is used keeps the queue connected as long as the child lives.
     let (sender, receiver) = Queue::<u32>::bounded(2)?.split();
     let child = fork(|| {
-        sender.push(1).unwrap();
+        sender.send(1).unwrap();
         assert!(go.wait_timeout(DEADLINE), "not told to go on");
-        sender.push(2).unwrap();
+        sender.send(2).unwrap();
     })?;
-    assert_eq!(receiver.pop(), Ok(1));
+    assert_eq!(receiver.recv(), Ok(1));
     drop(sender);
-    let now = receiver.pop_timeout(SHORT);
+    let now = receiver.recv_timeout(SHORT);
     go.set();
     has_ended_well(child);
     assert_eq!(now, Err(PopError::TimedOut));
     assert_eq!(
-        (receiver.pop(), receiver.pop()),
+        (receiver.recv(), receiver.recv()),
         (Ok(2), Err(PopError::Disconnected))
     );
     // One that is dropped without a use takes nothing away, and adds nothing.
@@ -243,11 +243,11 @@ fn a_copy_in_a_forked_child_counts_from_its_first_use_and_no_sooner() -> Result 
         assert!(go.wait_timeout(DEADLINE), "not told to go on");
     })?;
     let has_come = dropped.wait_timeout(DEADLINE);
-    let pushed = sender.as_ref().map(|sender| sender.push(1));
-    let still = receiver.pop_timeout(SHORT);
-    let empty = receiver.try_pop();
+    let pushed = sender.as_ref().map(|sender| sender.send(1));
+    let still = receiver.recv_timeout(SHORT);
+    let empty = receiver.try_recv();
     drop(sender.take());
-    let then = receiver.pop_timeout(SOON);
+    let then = receiver.recv_timeout(SOON);
     go.set();
     has_ended_well(child);
     assert!(has_come, "the child has not come so far");

@@ -94,21 +94,21 @@ fn what_is_refused_comes_back_whole_and_keeps_nothing() -> Result {
 
     let value = || (SharedValue::new(6_u64).unwrap(), [1_u8; 20]);
     let (sender, receiver) = Queue::with_limits(1, 1_000)?.split();
-    sender.push(value())?;
-    drop(receiver.pop()?);
+    sender.send(value())?;
+    drop(receiver.recv()?);
     let empty = shm::usage().objects;
-    sender.push(value())?;
+    sender.send(value())?;
     let full = shm::usage().objects;
-    let refused = sender.try_push(value()).unwrap_err();
+    let refused = sender.try_send(value()).unwrap_err();
     assert!(matches!(refused, PushError::Full(_)), "{refused:?}");
     assert_eq!(refused.into_item().0.get(), 6);
-    let refused = sender.push_timeout(value(), SHORT).unwrap_err();
+    let refused = sender.send_timeout(value(), SHORT).unwrap_err();
     assert!(matches!(refused, PushError::TimedOut(_)), "{refused:?}");
     drop(refused);
     assert_eq!(shm::usage().objects, full);
-    drop(receiver.pop()?);
+    drop(receiver.recv()?);
     drop(receiver);
-    let refused = sender.push(value()).unwrap_err();
+    let refused = sender.send(value()).unwrap_err();
     assert!(matches!(refused, PushError::Disconnected(_)), "{refused:?}");
     drop(refused);
     assert_eq!(shm::usage().objects, empty);
