@@ -483,3 +483,22 @@ fn a_message_that_is_sent_while_another_one_is_written_leaves_that_whole() -> Re
     eventually("all have gone", || shm::usage().objects == before);
     Ok(())
 }
+
+#[test]
+fn a_handle_that_comes_back_from_another_process_is_of_the_same_object() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let (one, other) = (
+        SharedValue::new(1_u64).unwrap(),
+        SharedValue::new(1_u64).unwrap(),
+    );
+    let echo = |value: SharedValue<u64>| value;
+    let back = pool.submit(echo, one.clone()).result().unwrap();
+    assert!(back.same_object(&one) && !back.same_object(&other));
+    let queue = Queue::<u32>::bounded(1).unwrap();
+    let (sender, receiver) = queue.clone().split();
+    let echo = |sender: manyhands::Sender<u32>| sender;
+    let back = pool.submit(echo, sender.clone()).result().unwrap();
+    assert!(back.same_object(&queue.sender()) && back.same_object(&sender));
+    assert!(receiver.same_object(&queue.receiver()));
+}

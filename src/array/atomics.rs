@@ -7,6 +7,7 @@ use std::slice;
 use std::sync::atomic;
 
 use super::claim::Claim;
+use super::guards::like_a_slice;
 
 mod sealed {
     pub trait Sealed {}
@@ -124,3 +125,5 @@ impl<T: AtomicElement> fmt::Debug for AtomicsGuard<'_, T> {
         fmt::Debug::fmt(&**self, f)
     }
 }
+
+like_a_slice!(['a, T: AtomicElement] AtomicsGuard<'a, T>, T::Atomic);

@@ -164,3 +164,87 @@ impl<T: fmt::Debug> fmt::Debug for ArrayWriteGuard<'_, T> {
         fmt::Debug::fmt(&**self, f)
     }
 }
+
+/// What a type that dereferences to a slice has in common with one. `$item` is the type of the
+/// elements.
+macro_rules! like_a_slice {
+    ([$($generics:tt)*] $name:ty, $item:ty) => {
+        impl<$($generics)*> AsRef<[$item]> for $name {
+            fn as_ref(&self) -> &[$item] {
+                self
+            }
+        }
+
+        impl<'s, $($generics)*> IntoIterator for &'s $name {
+            type Item = &'s $item;
+            type IntoIter = std::slice::Iter<'s, $item>;
+
+            fn into_iter(self) -> Self::IntoIter {
+                self.iter()
+            }
+        }
+    };
+}
+pub(super) use like_a_slice;
+
+/// Comparisons with what a slice can be compared with.
+macro_rules! equal_to_slices {
+    ([$($generics:tt)*] $name:ty, $item:ty) => {
+        impl<$($generics)*, U> PartialEq<[U]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &[U]) -> bool {
+                **self == *other
+            }
+        }
+
+        impl<$($generics)*, U> PartialEq<&[U]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &&[U]) -> bool {
+                **self == **other
+            }
+        }
+
+        impl<$($generics)*, U, const N: usize> PartialEq<[U; N]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &[U; N]) -> bool {
+                **self == *other.as_slice()
+            }
+        }
+
+        impl<$($generics)*, U> PartialEq<Vec<U>> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &Vec<U>) -> bool {
+                **self == *other.as_slice()
+            }
+        }
+    };
+}
+pub(super) use equal_to_slices;
+
+like_a_slice!(['a, T] ArrayReadGuard<'a, T>, T);
+like_a_slice!(['a, T] ArrayWriteGuard<'a, T>, T);
+equal_to_slices!(['a, T] ArrayReadGuard<'a, T>, T);
+equal_to_slices!(['a, T] ArrayWriteGuard<'a, T>, T);
+
+impl<T> AsMut<[T]> for ArrayWriteGuard<'_, T> {
+    fn as_mut(&mut self) -> &mut [T] {
+        self
+    }
+}
+
+impl<'s, T> IntoIterator for &'s mut ArrayWriteGuard<'_, T> {
+    type Item = &'s mut T;
+    type IntoIter = slice::IterMut<'s, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}

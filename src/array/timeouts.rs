@@ -109,9 +109,9 @@ impl<T: Pod> SharedArray<T> {
         Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
-    /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout` until
-    /// no other guard has these elements. There is no order among the threads that wait, and readers
-    /// that take turns can keep a writer out.
+    /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout`
+    /// until no other guard has these elements. There is no order among the threads that wait, and
+    /// readers that take turns can keep a writer out.
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
 //! What can go wrong with objects that processes share.
 
 use std::borrow::Cow;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,10 +112,66 @@ pub enum ShareError {
 }
 
 impl ShareError {
-    pub(crate) fn system(what: &'static str, error: &std::io::Error) -> Self {
+    pub(crate) fn system(what: &'static str, error: &io::Error) -> Self {
         Self::System {
             what: what.into(),
             reason: error.to_string(),
+        }
+    }
+}
+
+/// Keeps the error as the inner one. The kind is that of the system where it has one.
+impl From<ShareError> for io::Error {
+    fn from(error: ShareError) -> Self {
+        use io::ErrorKind;
+        let kind = match error {
+            ShareError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            ShareError::TooManyObjects { .. } | ShareError::TooManyProcesses { .. } => {
+                ErrorKind::QuotaExceeded
+            }
+            ShareError::Gone => ErrorKind::NotFound,
+            ShareError::Foreign | ShareError::OtherType | ShareError::Invalid { .. } => {
+                ErrorKind::InvalidInput
+            }
+            ShareError::Busy { .. } => ErrorKind::ResourceBusy,
+            ShareError::System { .. } => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_has_the_kind_and_the_error_itself() {
+        use io::ErrorKind;
+        for (error, kind) in [
+            (ShareError::Gone, ErrorKind::NotFound),
+            (ShareError::Foreign, ErrorKind::InvalidInput),
+            (ShareError::Busy { by: None }, ErrorKind::ResourceBusy),
+            (
+                ShareError::TooManyObjects { limit: 1 },
+                ErrorKind::QuotaExceeded,
+            ),
+            (
+                ShareError::OutOfMemory {
+                    bytes: 1,
+                    reason: String::new(),
+                },
+                ErrorKind::OutOfMemory,
+            ),
+            (
+                ShareError::system("a call", &ErrorKind::Other.into()),
+                ErrorKind::Other,
+            ),
+        ] {
+            let made = io::Error::from(error.clone());
+            assert_eq!(made.kind(), kind);
+            assert_eq!(made.to_string(), error.to_string());
+            let inner = made.into_inner().unwrap().downcast::<ShareError>();
+            assert_eq!(*inner.unwrap(), error);
         }
     }
 }

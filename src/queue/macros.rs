@@ -89,6 +89,19 @@ macro_rules! state {
                 self.handle.capacity()
             }
 
+            /// Returns whether both are handles of the same queue.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.same_object(&it.clone()));
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn same_object(&self, other: &Self) -> bool {
+                self.handle.is_same(&other.handle)
+            }
+
             /// Closes it for all handles: from now on pushes fail, and pops fail once they have
             /// drained what is left. Closing twice does nothing.
             ///

@@ -7,8 +7,8 @@
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
 //!
-//! The halves of a queue are [`Sender`] and [`Receiver`]. Whole queues have `push` and `pop`. Halves
-//! and connections have `send` and `recv`, which do the same. The errors are the same too:
+//! The halves of a queue are [`Sender`] and [`Receiver`]. Whole queues have `push` and `pop`.
+//! Halves and connections have `send` and `recv`, which do the same. The errors are the same too:
 //! [`SendError`] is another name of [`PushError`], and [`RecvError`] of [`PopError`].
 //!
 //! All are bounded, in items and in bytes. A program gives handles to other processes like any
@@ -77,9 +77,9 @@
 //!
 //! # Timeouts
 //!
-//! A call with a timeout that is late fails with `TimedOut`, also if the timeout is zero. The `try_`
-//! forms fail with [`Empty`](PopError::Empty) and [`Full`](PushError::Full). A timeout that is
-//! beyond the reach of the clock (`Duration::MAX`) is none.
+//! A call with a timeout that is late fails with `TimedOut`, also if the timeout is zero. The
+//! `try_` forms fail with [`Empty`](PopError::Empty) and [`Full`](PushError::Full). A timeout that
+//! is beyond the reach of the clock (`Duration::MAX`) is none.
 //!
 //! # What is done
 //!
@@ -97,7 +97,8 @@
 //!
 //! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others
 //! from the same until it goes on or is killed. Then `try_` calls give up after 20 ms, and calls
-//! with a timeout give up in time, whatever is in the queue. `close` waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
+//! with a timeout give up in time, whatever is in the queue. `close` waits. A `pop` whose item has
+//! handles in it may take 2 seconds more to open them.
 
 mod accounting;
 mod error;

@@ -208,8 +208,8 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`Receiver::recv`]; [`RecvError::Disconnected`] when the other end is gone, whether it
-    /// was dropped or its process was killed, and all that it had sent has been received.
+    /// As for [`Receiver::recv`]; [`RecvError::Disconnected`] when the other end is gone, whether
+    /// it was dropped or its process was killed, and all that it had sent has been received.
     ///
     /// # Examples
     ///
@@ -306,6 +306,20 @@ impl<A, B> Connection<A, B> {
         self.receiver.close();
     }
 
+    /// Returns whether both are the same end of the same pipe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Pipe;
+    /// let (one, other) = Pipe::duplex::<u8, u8>()?;
+    /// assert!(one.same_object(&one) && !one.same_object(&other));
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn same_object(&self, other: &Self) -> bool {
+        self.sender.same_object(&other.sender) && self.receiver.same_object(&other.receiver)
+    }
+
     /// Returns the half that receives.
     pub(crate) fn receiver(&self) -> &Receiver<B> {
         &self.receiver
@@ -317,8 +331,8 @@ impl<T: Serialize + 'static> Sender<T> {
     ///
     /// # Errors
     ///
-    /// [`SendError`] with the item: the queue is closed, no handle is left that could take the item,
-    /// it is larger than the bytes that may lie in the queue, it cannot be serialised, or there is
+    /// [`SendError`] with the item: the queue is closed, no handle is left that could take the
+    /// item, it is larger than the bytes that may lie in the queue, it cannot be serialised, or there is
     /// no memory for it. Never `Full` or `TimedOut`.
     ///
     /// # Examples
@@ -379,8 +393,8 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError`]: the queue is closed and drained, no handle is left that could push, or an item
-    /// could not be read. Never `Empty` or `TimedOut`.
+    /// [`RecvError`]: the queue is closed and drained, no handle is left that could push, or an
+    /// item could not be read. Never `Empty` or `TimedOut`.
     ///
     /// # Panics
     ///

@@ -197,8 +197,8 @@ impl BarrierHead {
         true
     }
 
-    /// Returns why this generation has ended without a pass, if it has. If its break was done twice,
-    /// because a process died in the middle of the first, both reasons are true.
+    /// Returns why this generation has ended without a pass, if it has. If its break was done
+    /// twice, because a process died in the middle of the first, both reasons are true.
     fn broken_by(&self, generation: u64) -> Option<BarrierError> {
         let words = self.broken_generations.iter();
         let mut words = words.map(|word| word.load(Ordering::Relaxed));
@@ -477,7 +477,7 @@ impl Barrier {
     }
 }
 
-super::handle!(Barrier);
+super::handle!(Barrier, "manyhands::sync::Barrier::new(2)?");
 
 impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

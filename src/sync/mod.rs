@@ -113,10 +113,12 @@ fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// `Clone`, `Serialize` and `Deserialize` for a handle without a value: `struct $name { object:
-/// Object<$head> }`.
+/// `Clone`, `Serialize`, `Deserialize` and `same_object` for a handle without a value:
+/// `struct $name { object: Object<$head> }`. `$make` is an expression that makes one.
 macro_rules! handle {
-    ($name:ident) => {
+    ($name:ident, $make:literal) => {
+        crate::memory::object::same_object!([] $name, $make, object);
+
         impl Clone for $name {
             fn clone(&self) -> Self {
                 Self {

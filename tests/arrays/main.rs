@@ -294,3 +294,40 @@ fn b75_views_of_any_dimension_are_of_the_same_memory() -> Result {
     assert_eq!(frozen.view([6, 4])?.t().dim(), (4, 6));
     Ok(())
 }
+
+#[test]
+fn what_gives_access_to_elements_is_compared_and_iterated_as_a_slice() -> Result {
+    let _none = Leftovers::none();
+    fn sum(of: impl AsRef<[u32]>) -> u32 {
+        of.as_ref().iter().sum()
+    }
+    let array = SharedArray::from_slice(&[1_u32, 2, 3])?;
+    let mut writing = array.try_write()?;
+    for element in &mut writing {
+        *element *= 2;
+    }
+    writing.as_mut()[2] = 7;
+    assert_eq!(writing, [2, 4, 7]);
+    assert_ne!(writing, [2, 4, 8]);
+    assert_ne!(writing, [2, 4]);
+    assert_eq!((&writing).into_iter().count(), 3);
+    assert_eq!(sum(writing), 13);
+    let reading = array.try_read()?;
+    assert_eq!(reading, vec![2, 4, 7]);
+    assert_eq!(reading, [2, 4, 7][..]);
+    assert_eq!(reading, &[2, 4, 7][..]);
+    assert_eq!((&reading).into_iter().max(), Some(&7));
+    drop(reading);
+    let atomics = array.try_atomics()?;
+    for element in &atomics {
+        element.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    assert_eq!(atomics.as_ref().len(), 3);
+    drop(atomics);
+    let frozen = array.freeze()?;
+    assert_eq!(frozen, [3, 5, 8]);
+    assert_ne!(frozen, vec![3, 5, 9]);
+    assert_eq!((&frozen).into_iter().min(), Some(&3));
+    assert_eq!(sum(frozen), 16);
+    Ok(())
+}

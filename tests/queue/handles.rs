@@ -256,3 +256,23 @@ fn a_copy_in_a_forked_child_counts_from_its_first_use_and_no_sooner() -> Result 
     assert_eq!(then, Err(PopError::Disconnected));
     Ok(())
 }
+
+/// A handle of both kinds can fill the queue again.
+#[test]
+fn an_iterator_that_has_ended_stays_so() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(2)?;
+    let other = queue.clone();
+    let mut items = queue.iter();
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| sleeper.run(|| items.next()));
+        sleeper.is_asleep();
+        drop(other);
+        assert_eq!(next.join().unwrap(), None);
+    });
+    queue.push(2)?;
+    assert_eq!((items.next(), items.next()), (None, None));
+    assert_eq!(queue.pop(), Ok(2));
+    Ok(())
+}
