@@ -295,12 +295,13 @@ fn b75_views_of_any_dimension_are_of_the_same_memory() -> Result {
     Ok(())
 }
 
+fn sum(of: impl AsRef<[u32]>) -> u32 {
+    of.as_ref().iter().sum()
+}
+
 #[test]
 fn what_gives_access_to_elements_is_compared_and_iterated_as_a_slice() -> Result {
     let _none = Leftovers::none();
-    fn sum(of: impl AsRef<[u32]>) -> u32 {
-        of.as_ref().iter().sum()
-    }
     let array = SharedArray::from_slice(&[1_u32, 2, 3])?;
     let mut writing = array.try_write()?;
     for element in &mut writing {
