@@ -79,6 +79,8 @@ fn b59_threads_pass_too_and_no_parties_are_an_error() {
     }
 }
 
+type End = fn(&Barrier);
+
 type Wait = fn(&Barrier) -> Result<BarrierPass, BarrierError>;
 
 /// What a party that comes to a broken barrier hears. If it hears nothing, this fails, and the
@@ -283,7 +285,7 @@ fn b59_one_that_is_late_breaks_it_for_all() {
 fn b59_abort_and_reset_let_those_go_who_wait() {
     let _none = Leftovers::none();
     let barrier = Barrier::new(2).unwrap();
-    let ends: [(fn(&Barrier), BarrierError); 2] = [
+    let ends: [(End, BarrierError); 2] = [
         (Barrier::abort, BarrierError::Aborted),
         (Barrier::reset, BarrierError::Reset),
     ];
