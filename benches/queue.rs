@@ -94,8 +94,8 @@ fn between_threads<T: Item>(
 }
 
 fn produce<T: Item>((go, items, count): (Receiver<u8>, Sender<T>, u64)) {
-    while go.pop().is_ok() {
-        (0..count).for_each(|number| items.push(T::make(number)).unwrap());
+    while go.recv().is_ok() {
+        (0..count).for_each(|number| items.send(T::make(number)).unwrap());
     }
 }
 
@@ -126,15 +126,15 @@ fn measure<T: Item>(title: &str, capacity: usize, count: u64) {
     let child = Process::spawn(produce::<T>, (started, items, count)).unwrap();
     for _ in 0..=ROUNDS {
         let (sender, receiver) = Queue::<T>::bounded(capacity).unwrap().split();
-        let send = move || (0..count).for_each(|number| sender.push(T::make(number)).unwrap());
+        let send = move || (0..count).for_each(|number| sender.send(T::make(number)).unwrap());
         table.note(
             "Queue, thread → thread",
-            between_threads(count, send, || receiver.pop().unwrap()),
+            between_threads(count, send, || receiver.recv().unwrap()),
         );
 
         let time = seconds(|| {
-            go.push(1).unwrap();
-            (0..count).for_each(|_| drop(from_child.pop().unwrap()));
+            go.send(1).unwrap();
+            (0..count).for_each(|_| drop(from_child.recv().unwrap()));
         });
         table.note("Queue, process → process", count as f64 / time / 1e3);
 

@@ -85,7 +85,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sharing = start.elapsed();
 
     assert!(copied == expected, "the copied product is wrong");
-    assert!(*product.read()? == expected, "the shared product is wrong");
+    assert!(
+        *product.try_read()? == expected,
+        "the shared product is wrong"
+    );
     let ratio = copying.as_secs_f64() / sharing.as_secs_f64();
     eprintln!(
         "{size} x {size} on {engine}: serial {serial:.2?}, copied {copying:.2?}, shared {sharing:.2?}"

@@ -35,7 +35,7 @@ fn is_prime(n: u64) -> bool {
 /// right after that.
 fn produce((spans, jobs): (Range<u64>, Sender<u64>)) {
     for span in spans {
-        match jobs.push(span * SPAN) {
+        match jobs.send(span * SPAN) {
             Ok(()) => {}
             Err(PushError::Disconnected(_)) => return,
             Err(error) => panic!("{error}"),
@@ -50,7 +50,7 @@ fn consume((jobs, results, crashes): (Receiver<u64>, Sender<u64>, bool)) {
             std::process::abort();
         }
         let primes = (start..start + SPAN).filter(|&n| is_prime(n)).count();
-        results.push(primes as u64).unwrap();
+        results.send(primes as u64).unwrap();
         // Only now: until here, the span would be lost with this process.
         jobs.task_done().unwrap();
     }

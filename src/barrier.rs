@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// order.sort_unstable();
 /// assert_eq!(order, [0, 1, 2]);
 /// assert_eq!(passes.iter().filter(|pass| pass.is_leader()).count(), 1);
-/// # Ok::<(), manyhands::thread::BrokenBarrier>(())
+/// # Ok::<(), manyhands::thread::BarrierError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BarrierPass {
@@ -51,7 +51,7 @@ impl BarrierPass {
     /// use manyhands::thread::Barrier;
     ///
     /// assert!(Barrier::new(1).wait()?.is_leader());
-    /// # Ok::<(), manyhands::thread::BrokenBarrier>(())
+    /// # Ok::<(), manyhands::thread::BarrierError>(())
     /// ```
     #[must_use]
     pub const fn is_leader(&self) -> bool {
@@ -67,7 +67,7 @@ impl BarrierPass {
     /// use manyhands::thread::Barrier;
     ///
     /// assert_eq!(Barrier::new(1).wait()?.index(), 0);
-    /// # Ok::<(), manyhands::thread::BrokenBarrier>(())
+    /// # Ok::<(), manyhands::thread::BarrierError>(())
     /// ```
     #[must_use]
     pub const fn index(&self) -> usize {
@@ -75,22 +75,40 @@ impl BarrierPass {
     }
 }
 
-/// The error of a barrier that will not be passed: a party was late, a party was killed (of a
-/// barrier between processes), or a caller has aborted or reset the barrier.
+/// The reason why a wait at a barrier did not end with a pass.
 ///
-/// Every party gets it, those that wait and those that come later, until the barrier is reset.
+/// A barrier that is broken stays so until it is reset. The parties that wait get the reason, and
+/// so do those that come later. [`PartyDied`](Self::PartyDied) comes of the barrier of processes
+/// only: a thread cannot be killed alone.
 ///
 /// # Examples
 ///
 /// ```
-/// use manyhands::thread::{Barrier, BrokenBarrier};
+/// use manyhands::thread::{Barrier, BarrierError};
 ///
 /// let barrier = Barrier::new(2);
 /// barrier.abort();
-/// assert_eq!(barrier.wait(), Err(BrokenBarrier));
+/// assert_eq!(barrier.wait(), Err(BarrierError::Aborted));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error(
-    "the barrier is broken: a party was late or was killed, or it was aborted or reset; `reset` makes it usable again"
-)]
-pub struct BrokenBarrier;
+#[non_exhaustive]
+pub enum BarrierError {
+    /// The timeout of this call, or of another party that waited, was over before all parties had
+    /// come.
+    #[error(
+        "the barrier is broken: a party waited for longer than its timeout; `reset` makes it usable again"
+    )]
+    TimedOut,
+    /// A process with a handle of the barrier was killed or crashed, or ended while one of its
+    /// threads waited; or a process was killed in the middle of a change to the barrier.
+    #[error(
+        "the barrier is broken: a process that had a handle of it died; `reset` makes it usable again"
+    )]
+    PartyDied,
+    /// A party called `abort`.
+    #[error("the barrier is broken: it was aborted; `reset` makes it usable again")]
+    Aborted,
+    /// A party called `reset` while this one waited. The barrier is usable.
+    #[error("the barrier was reset while this party waited for the others")]
+    Reset,
+}

@@ -51,7 +51,11 @@
 //!   with shared objects, [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory
 //!   that has a name. Queues have [`PushError`](queue::PushError), [`PopError`](queue::PopError)
 //!   and [`JoinError`](queue::JoinError), locks [`PoisonError`](sync::PoisonError),
-//!   [`TryLockError`](sync::TryLockError) and [`BrokenBarrier`](sync::BrokenBarrier).
+//!   [`TryLockError`](sync::TryLockError) and [`BarrierError`](sync::BarrierError).
+//! - A call on a lock, queue or array that may wait has up to three forms. `x` waits for as long as
+//!   it takes. `try_x` does not wait. `x_timeout` takes a [`Duration`](std::time::Duration). If it
+//!   is late it fails with the error of `x`, in a variant `TimedOut`, also if the timeout is zero.
+//!   Only where `x` itself cannot fail is the answer an `Option` or a `bool`.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure
 //!   model: for each step of a task's way, which process may be killed there and what the caller
 //!   sees.

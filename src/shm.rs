@@ -97,7 +97,7 @@ pub use crate::value::SharedValue;
 
 /// What the shared objects of this family take up, in this and all its other processes. [`usage`]
 /// returns it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// The number of objects.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::{Object, shape_of};
+use crate::memory::object::{Object, same_object, shape_of};
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 
@@ -200,6 +200,8 @@ impl<T: Pod> SharedValue<T> {
         old
     }
 }
+
+same_object!([T] SharedValue<T>, "manyhands::SharedValue::new(0)?", object);
 
 impl<T> Clone for SharedValue<T> {
     fn clone(&self) -> Self {

@@ -70,12 +70,12 @@ fn a_copy_that_a_forked_child_never_used_goes_without_the_handle_that_came_later
     let (dropped, go) = (Event::new()?, Event::new()?);
     let (sender, receiver) = Queue::bounded(1)?.split();
     let value = SharedValue::new(7u64)?;
-    sender.push(value.clone())?;
+    sender.send(value.clone())?;
     // SAFETY: the child uses shared objects only, and ends without a return to the harness.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             let reads = std::panic::AssertUnwindSafe(|| {
-                let own: SharedValue<u64> = receiver.pop().unwrap();
+                let own: SharedValue<u64> = receiver.recv().unwrap();
                 drop(value);
                 dropped.set();
                 assert!(go.wait_timeout(DEADLINE), "not told to go on");
@@ -482,4 +482,23 @@ fn a_message_that_is_sent_while_another_one_is_written_leaves_that_whole() -> Re
     drop((around, outer, others));
     eventually("all have gone", || shm::usage().objects == before);
     Ok(())
+}
+
+#[test]
+fn a_handle_that_comes_back_from_another_process_is_of_the_same_object() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(1).unwrap();
+    let (one, other) = (
+        SharedValue::new(1_u64).unwrap(),
+        SharedValue::new(1_u64).unwrap(),
+    );
+    let echo = |value: SharedValue<u64>| value;
+    let back = pool.submit(echo, one.clone()).result().unwrap();
+    assert!(back.same_object(&one) && !back.same_object(&other));
+    let queue = Queue::<u32>::bounded(1).unwrap();
+    let (sender, receiver) = queue.clone().split();
+    let echo = |sender: manyhands::Sender<u32>| sender;
+    let back = pool.submit(echo, sender.clone()).result().unwrap();
+    assert!(back.same_object(&queue.sender()) && back.same_object(&sender));
+    assert!(receiver.same_object(&queue.receiver()));
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use manyhands::thread::{Barrier, BarrierPass, BrokenBarrier, Event, Permit, Semaphore};
+use manyhands::thread::{Barrier, BarrierError, BarrierPass, Event, Permit, Semaphore};
 use proptest::prelude::*;
 
 /// How long a thread may wait before its test fails. Far longer than it ever should.
@@ -55,7 +55,7 @@ fn a_thousand_passes_of_five_threads_are_in_lockstep_with_one_leader_each() {
     let barrier = leak(Barrier::new(PARTIES));
     let arrived = leak(AtomicUsize::new(0));
     let threads = [(); PARTIES].map(|()| {
-        in_thread(move || -> Result<Vec<BarrierPass>, BrokenBarrier> {
+        in_thread(move || -> Result<Vec<BarrierPass>, BarrierError> {
             let mut passes = Vec::new();
             for number in 1..=PASSES {
                 arrived.fetch_add(1, Ordering::Relaxed);
@@ -86,15 +86,18 @@ fn a_late_party_breaks_the_barrier_for_all() {
     let has_time = in_thread(|| barrier.wait_timeout(Duration::MAX));
     eventually(|| barrier.waiting() == 2);
     let start = Instant::now();
-    assert_eq!(barrier.wait_timeout(SHORT), Err(BrokenBarrier));
+    assert_eq!(barrier.wait_timeout(SHORT), Err(BarrierError::TimedOut));
     assert!(start.elapsed() >= SHORT);
-    assert_eq!(soon(&waits), Err(BrokenBarrier));
-    assert_eq!(soon(&has_time), Err(BrokenBarrier));
+    assert_eq!(soon(&waits), Err(BarrierError::TimedOut));
+    assert_eq!(soon(&has_time), Err(BarrierError::TimedOut));
     assert_eq!((barrier.is_broken(), barrier.waiting()), (true, 0));
     // The late party, and each that comes after it.
     for _ in 0..5 {
-        assert_eq!(barrier.wait(), Err(BrokenBarrier));
-        assert_eq!(barrier.wait_timeout(Duration::MAX), Err(BrokenBarrier));
+        assert_eq!(barrier.wait(), Err(BarrierError::TimedOut));
+        let waited = barrier.wait_timeout(Duration::MAX);
+        assert_eq!(waited, Err(BarrierError::TimedOut));
+        // It is broken already, so the first reason stays.
+        barrier.abort();
     }
 }
 
@@ -117,10 +120,12 @@ fn an_aborted_barrier_stays_broken_until_it_is_reset() {
     eventually(|| barrier.waiting() == 2);
     barrier.abort();
     for thread in waiting {
-        assert_eq!(soon(&thread), Err(BrokenBarrier));
+        assert_eq!(soon(&thread), Err(BarrierError::Aborted));
     }
     assert!(barrier.is_broken());
-    assert_eq!(barrier.wait(), Err(BrokenBarrier));
+    assert_eq!(barrier.wait(), Err(BarrierError::Aborted));
+    let without_time = barrier.wait_timeout(Duration::ZERO);
+    assert_eq!(without_time, Err(BarrierError::Aborted));
     barrier.reset();
     assert!(!barrier.is_broken());
     let together = [(); 3].map(|()| in_thread(|| barrier.wait()));
@@ -134,7 +139,7 @@ fn who_waits_at_a_reset_is_told_and_the_barrier_is_whole() {
     let waiting = in_thread(|| barrier.wait());
     eventually(|| barrier.waiting() == 1);
     barrier.reset();
-    assert_eq!(soon(&waiting), Err(BrokenBarrier));
+    assert_eq!(soon(&waiting), Err(BarrierError::Reset));
     assert_eq!((barrier.is_broken(), barrier.waiting()), (false, 0));
     let other = in_thread(|| barrier.wait());
     eventually(|| barrier.waiting() == 1);

@@ -378,10 +378,10 @@ fn queue<T: Serialize + for<'de> Deserialize<'de> + Send + 'static>(
 fn arrays(blocks: Blocks) {
     let array = SharedArray::<u64>::zeros(1_000).unwrap();
     count_here(blocks, || {
-        black_box(array.read().unwrap()[7]);
+        black_box(array.try_read().unwrap()[7]);
     });
-    count_here(blocks, || array.write().unwrap()[7] += 1);
-    count_here(blocks, || array.write_range(100..200).unwrap()[7] += 1);
+    count_here(blocks, || array.try_write().unwrap()[7] += 1);
+    count_here(blocks, || array.try_write_range(100..200).unwrap()[7] += 1);
 }
 
 fn objects(blocks: Blocks) {

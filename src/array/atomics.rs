@@ -7,6 +7,7 @@ use std::slice;
 use std::sync::atomic;
 
 use super::claim::Claim;
+use super::guards::like_a_slice;
 
 mod sealed {
     pub trait Sealed {}
@@ -21,7 +22,7 @@ mod sealed {
 /// use manyhands::{AtomicElement, ClaimError, SharedArray};
 ///
 /// fn clear<T: AtomicElement>(array: &SharedArray<T>) -> Result<usize, ClaimError> {
-///     Ok(array.atomics()?.len())
+///     Ok(array.try_atomics()?.len())
 /// }
 ///
 /// assert_eq!(clear(&SharedArray::<u16>::zeros(3)?)?, 3);
@@ -74,7 +75,7 @@ elements! {
 /// pool.map_with(
 ///     &histogram,
 ///     |histogram, x: usize| {
-///         histogram.atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
+///         histogram.try_atomics().unwrap()[x % 10].fetch_add(1, Relaxed);
 ///     },
 ///     0..100,
 /// )?;
@@ -124,3 +125,5 @@ impl<T: AtomicElement> fmt::Debug for AtomicsGuard<'_, T> {
         fmt::Debug::fmt(&**self, f)
     }
 }
+
+like_a_slice!(['a, T: AtomicElement] AtomicsGuard<'a, T>, T::Atomic);

@@ -132,6 +132,14 @@ impl Refusal {
     pub(super) fn is_locked(&self) -> bool {
         matches!(self, Self::Locked(_))
     }
+
+    /// Returns the error of a call that has waited until its deadline.
+    pub(super) fn when_late(self) -> ClaimError {
+        match self.into() {
+            ClaimError::Claimed { by, range } => ClaimError::TimedOut { by, range },
+            error => error,
+        }
+    }
 }
 
 impl From<Refusal> for ClaimError {

@@ -8,6 +8,8 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::SharedArray;
+use super::guards::{equal_to_slices, like_a_slice};
+use crate::memory::object::same_object;
 
 /// A shared array that was [frozen](SharedArray::freeze): a slice in every process that has a
 /// handle, without a claim.
@@ -65,6 +67,12 @@ impl<T: Pod> Deref for FrozenArray<T> {
     }
 }
 
+same_object!(
+    [T] FrozenArray<T>,
+    "manyhands::SharedArray::<u8>::zeros(4)?.freeze()?",
+    array.object
+);
+
 impl<T> Clone for FrozenArray<T> {
     fn clone(&self) -> Self {
         Self {
@@ -95,3 +103,6 @@ impl<'de, T: Pod> Deserialize<'de> for FrozenArray<T> {
         }
     }
 }
+
+like_a_slice!([T: Pod] FrozenArray<T>, T);
+equal_to_slices!([T: Pod] FrozenArray<T>, T);

@@ -35,7 +35,7 @@ use super::claim::Claim;
 /// use manyhands::SharedArray;
 ///
 /// let array = SharedArray::from_slice(&[3, 1, 2])?;
-/// let (all, front) = (array.read()?, array.read_range(..2)?);
+/// let (all, front) = (array.try_read()?, array.try_read_range(..2)?);
 /// assert_eq!(all.iter().max(), Some(&3));
 /// assert_eq!(*front, [3, 1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -68,7 +68,7 @@ pub struct ArrayReadGuard<'a, T> {
 /// use manyhands::SharedArray;
 ///
 /// let array = SharedArray::from_slice(&[3, 1, 2])?;
-/// array.write()?.sort();
+/// array.try_write()?.sort();
 /// assert_eq!(array.to_vec()?, [1, 2, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -162,5 +162,89 @@ impl<T: fmt::Debug> fmt::Debug for ArrayReadGuard<'_, T> {
 impl<T: fmt::Debug> fmt::Debug for ArrayWriteGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// What a type that dereferences to a slice has in common with one. `$item` is the type of the
+/// elements.
+macro_rules! like_a_slice {
+    ([$($generics:tt)*] $name:ty, $item:ty) => {
+        impl<$($generics)*> AsRef<[$item]> for $name {
+            fn as_ref(&self) -> &[$item] {
+                self
+            }
+        }
+
+        impl<'s, $($generics)*> IntoIterator for &'s $name {
+            type Item = &'s $item;
+            type IntoIter = std::slice::Iter<'s, $item>;
+
+            fn into_iter(self) -> Self::IntoIter {
+                self.iter()
+            }
+        }
+    };
+}
+pub(super) use like_a_slice;
+
+/// Comparisons with what a slice can be compared with.
+macro_rules! equal_to_slices {
+    ([$($generics:tt)*] $name:ty, $item:ty) => {
+        impl<$($generics)*, U> PartialEq<[U]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &[U]) -> bool {
+                **self == *other
+            }
+        }
+
+        impl<$($generics)*, U> PartialEq<&[U]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &&[U]) -> bool {
+                **self == **other
+            }
+        }
+
+        impl<$($generics)*, U, const N: usize> PartialEq<[U; N]> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &[U; N]) -> bool {
+                **self == *other.as_slice()
+            }
+        }
+
+        impl<$($generics)*, U> PartialEq<Vec<U>> for $name
+        where
+            $item: PartialEq<U>,
+        {
+            fn eq(&self, other: &Vec<U>) -> bool {
+                **self == *other.as_slice()
+            }
+        }
+    };
+}
+pub(super) use equal_to_slices;
+
+like_a_slice!(['a, T] ArrayReadGuard<'a, T>, T);
+like_a_slice!(['a, T] ArrayWriteGuard<'a, T>, T);
+equal_to_slices!(['a, T] ArrayReadGuard<'a, T>, T);
+equal_to_slices!(['a, T] ArrayWriteGuard<'a, T>, T);
+
+impl<T> AsMut<[T]> for ArrayWriteGuard<'_, T> {
+    fn as_mut(&mut self) -> &mut [T] {
+        self
+    }
+}
+
+impl<'s, T> IntoIterator for &'s mut ArrayWriteGuard<'_, T> {
+    type Item = &'s mut T;
+    type IntoIter = slice::IterMut<'s, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
     }
 }

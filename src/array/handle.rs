@@ -7,7 +7,13 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::SharedArray;
-use crate::memory::object::{Object, shape_of};
+use crate::memory::object::{Object, same_object, shape_of};
+
+same_object!(
+    [T] SharedArray<T>,
+    "manyhands::SharedArray::<u8>::zeros(4)?",
+    object
+);
 
 impl<T> Clone for SharedArray<T> {
     fn clone(&self) -> Self {

@@ -55,12 +55,14 @@ pub use self::tile::TileMut;
 /// handle reaches the same elements.
 ///
 /// A process reaches the elements through *claims*, which are checked across all processes:
-/// [`read`](Self::read) gives a slice that no thread writes to meanwhile, and
-/// [`write`](Self::write) gives an exclusive, mutable slice. Both also exist for parts of the
-/// array. [`atomics`](Self::atomics) gives a slice of atomics, which all processes can have at
-/// once. A claim that is not compatible with the existing ones is refused at once with a
-/// [`ClaimError`]. So two processes never have the same element to write to, and no process reads
-/// what another one writes. When a process is killed, its claims end.
+/// [`try_read`](Self::try_read) gives a slice that no thread writes to meanwhile, and
+/// [`try_write`](Self::try_write) gives an exclusive, mutable slice. Both also exist for parts of
+/// the array. [`try_atomics`](Self::try_atomics) gives a slice of atomics, which all processes can
+/// have at once. These calls do not wait. A claim that is not compatible with the existing ones is
+/// refused at once with a [`ClaimError`]. The forms with a timeout, like
+/// [`write_timeout`](Self::write_timeout), wait for the other claims to end. So two processes never
+/// have the same element to write to, and no process reads what another one writes. When a process
+/// is killed, its claims end.
 ///
 /// The usual way to change an array in parallel is to lend it to a call:
 /// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) gives each worker disjoint chunks. An
@@ -292,7 +294,7 @@ impl<T: Pod> SharedArray<T> {
         NonNull::slice_from_raw_parts(start, range.len())
     }
 
-    /// Claims all elements to read. Other processes and threads may read them too.
+    /// Claims all elements to read, without waiting. Other processes and threads may read them too.
     ///
     /// # Errors
     ///
@@ -305,15 +307,15 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;
-    /// assert_eq!(array.read()?.iter().sum::<i32>(), 6);
+    /// assert_eq!(array.try_read()?.iter().sum::<i32>(), 6);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn read(&self) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        self.read_range(..)
+    pub fn try_read(&self) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
+        self.try_read_range(..)
     }
 
-    /// Claims all elements to read and write. No other process or thread can have any of them
-    /// meanwhile.
+    /// Claims all elements to read and write, without waiting. No other process or thread can have
+    /// any of them meanwhile.
     ///
     /// # Errors
     ///
@@ -326,19 +328,20 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::<u8>::zeros(2)?;
-    /// array.write()?[1] = 7;
+    /// array.try_write()?[1] = 7;
     /// assert_eq!(array.to_vec()?, [0, 7]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write(&self) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        self.write_range(..)
+    pub fn try_write(&self) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
+        self.try_write_range(..)
     }
 
-    /// Claims some of the elements to read.
+    /// Claims some of the elements to read, without waiting.
     ///
     /// # Errors
     ///
-    /// Fails like [`read`](Self::read), for these elements; [`ClaimError::OutOfBounds`].
+    /// Fails like [`try_read`](Self::try_read), for these elements;
+    /// [`ClaimError::OutOfBounds`].
     ///
     /// # Examples
     ///
@@ -346,10 +349,10 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;
-    /// assert_eq!(*array.read_range(1..)?, [2, 3]);
+    /// assert_eq!(*array.try_read_range(1..)?, [2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn read_range(
+    pub fn try_read_range(
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
@@ -360,12 +363,13 @@ impl<T: Pod> SharedArray<T> {
         ))
     }
 
-    /// Claims some of the elements to read and write. Other processes and threads may have other
-    /// elements meanwhile.
+    /// Claims some of the elements to read and write, without waiting. Other processes and threads
+    /// may have other elements meanwhile.
     ///
     /// # Errors
     ///
-    /// Fails like [`write`](Self::write), for these elements; [`ClaimError::OutOfBounds`].
+    /// Fails like [`try_write`](Self::try_write), for these elements;
+    /// [`ClaimError::OutOfBounds`].
     ///
     /// # Examples
     ///
@@ -373,15 +377,15 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::{ClaimError, SharedArray};
     ///
     /// let array = SharedArray::<u8>::zeros(10)?;
-    /// let (mut front, mut back) = (array.write_range(..5)?, array.write_range(5..)?);
+    /// let (mut front, mut back) = (array.try_write_range(..5)?, array.try_write_range(5..)?);
     /// front.swap_with_slice(&mut back);
     /// assert!(matches!(
-    ///     array.write_range(4..6),
+    ///     array.try_write_range(4..6),
     ///     Err(ClaimError::Claimed { .. })
     /// ));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write_range(
+    pub fn try_write_range(
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
@@ -392,7 +396,7 @@ impl<T: Pod> SharedArray<T> {
         ))
     }
 
-    /// Claims all elements as atomics, which all processes can have at once.
+    /// Claims all elements as atomics, which all processes can have at once, without waiting.
     ///
     /// # Errors
     ///
@@ -406,11 +410,11 @@ impl<T: Pod> SharedArray<T> {
     /// use std::sync::atomic::Ordering::Relaxed;
     ///
     /// let counts = SharedArray::<u32>::zeros(2)?;
-    /// counts.atomics()?[1].fetch_add(1, Relaxed);
+    /// counts.try_atomics()?[1].fetch_add(1, Relaxed);
     /// assert_eq!(counts.to_vec()?, [0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn atomics(&self) -> Result<AtomicsGuard<'_, T>, ClaimError>
+    pub fn try_atomics(&self) -> Result<AtomicsGuard<'_, T>, ClaimError>
     where
         T: AtomicElement,
     {

@@ -1,4 +1,8 @@
 //! Claims that wait for other claims to end, with a timeout.
+//!
+//! A call that is late fails with [`ClaimError::TimedOut`], also if its timeout is zero. If a claim
+//! was not even looked at, because the table was locked or full all the time, the error says that:
+//! [`ClaimError::Busy`], [`ClaimError::TooMany`].
 
 use std::ops::RangeBounds;
 use std::time::Duration;
@@ -6,15 +10,17 @@ use std::time::Duration;
 use bytemuck::Pod;
 
 use super::claim_mode::{Mode, within};
+use super::claims::Refusal;
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
-    /// Claims like [`read`](Self::read), but waits for at most `timeout` until no process writes to
-    /// any element.
+    /// Claims like [`try_read`](Self::try_read), but waits for at most `timeout` until no process
+    /// writes to any element.
     ///
     /// # Errors
     ///
-    /// Fails like [`read`](Self::read), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_read`](Self::try_read).
     ///
     /// # Examples
     ///
@@ -23,9 +29,9 @@ impl<T: Pod> SharedArray<T> {
     /// use std::time::Duration;
     ///
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;
-    /// let writing = array.write()?;
+    /// let writing = array.try_write()?;
     /// let refused = array.read_timeout(Duration::from_millis(1));
-    /// assert!(matches!(refused, Err(ClaimError::Claimed { .. })));
+    /// assert!(matches!(refused, Err(ClaimError::TimedOut { .. })));
     /// drop(writing);
     /// assert_eq!(*array.read_timeout(Duration::from_secs(1))?, [1, 2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -34,13 +40,14 @@ impl<T: Pod> SharedArray<T> {
         self.read_range_timeout(.., timeout)
     }
 
-    /// Claims like [`write`](Self::write), but waits for at most `timeout` until no other guard has
-    /// any element. There is no order among the threads that wait, and readers that take turns can
-    /// keep a writer out.
+    /// Claims like [`try_write`](Self::try_write), but waits for at most `timeout` until no other
+    /// guard has any element. There is no order among the threads that wait, and readers that take
+    /// turns can keep a writer out.
     ///
     /// # Errors
     ///
-    /// Fails like [`write`](Self::write), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_write`](Self::try_write).
     ///
     /// # Examples
     ///
@@ -68,12 +75,13 @@ impl<T: Pod> SharedArray<T> {
         self.write_range_timeout(.., timeout)
     }
 
-    /// Claims like [`read_range`](Self::read_range), but waits for at most `timeout` until no
-    /// process writes to these elements.
+    /// Claims like [`try_read_range`](Self::try_read_range), but waits for at most `timeout` until
+    /// no process writes to these elements.
     ///
     /// # Errors
     ///
-    /// Fails like [`read_range`](Self::read_range), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_read_range`](Self::try_read_range).
     ///
     /// # Examples
     ///
@@ -96,17 +104,19 @@ impl<T: Pod> SharedArray<T> {
         timeout: Duration,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Read, &range, timeout)?;
+        let claim = self.claim_within(Mode::Read, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
         Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
-    /// Claims like [`write_range`](Self::write_range), but waits for at most `timeout` until no
-    /// other guard has these elements. There is no order among the threads that wait, and readers
-    /// that take turns can keep a writer out.
+    /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout`
+    /// until no other guard has these elements. There is no order among the threads that wait, and
+    /// readers that take turns can keep a writer out.
     ///
     /// # Errors
     ///
-    /// Fails like [`write_range`](Self::write_range), after `timeout`.
+    /// [`ClaimError::TimedOut`] if `timeout` is over before that; otherwise fails like
+    /// [`try_write_range`](Self::try_write_range).
     ///
     /// # Examples
     ///
@@ -126,7 +136,8 @@ impl<T: Pod> SharedArray<T> {
         timeout: Duration,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
         let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Write, &range, timeout)?;
+        let claim = self.claim_within(Mode::Write, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
         Ok(ArrayWriteGuard::new(claim, self.part(&range)))
     }
 }

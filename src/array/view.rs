@@ -29,7 +29,7 @@ impl<T> ArrayReadGuard<'_, T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::from_fn(6, |i| i)?;
-    /// let reading = array.read()?;
+    /// let reading = array.try_read()?;
     /// assert_eq!(reading.view([2, 3])?[[1, 0]], 3);
     /// assert!(reading.view([2, 2]).is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -53,7 +53,7 @@ impl<T> ArrayWriteGuard<'_, T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::<u8>::zeros(6)?;
-    /// let mut writing = array.write()?;
+    /// let mut writing = array.try_write()?;
     /// writing[3] = 7;
     /// assert_eq!(writing.view([2, 3])?[[1, 0]], 7);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -75,7 +75,7 @@ impl<T> ArrayWriteGuard<'_, T> {
     /// use manyhands::SharedArray;
     ///
     /// let array = SharedArray::<u8>::zeros(6)?;
-    /// array.write()?.view_mut([2, 3])?.column_mut(1).fill(7);
+    /// array.try_write()?.view_mut([2, 3])?.column_mut(1).fill(7);
     /// assert_eq!(array.to_vec()?, [0, 7, 0, 0, 7, 0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -15,17 +15,14 @@ use serde::{Deserialize, Serialize};
 /// use manyhands::{ClaimError, SharedArray};
 ///
 /// let array = SharedArray::<u8>::zeros(10)?;
-/// let front = array.write_range(..5)?;
-/// let refused = array.read().unwrap_err();
-/// assert_eq!(
-///     refused,
-///     ClaimError::Claimed {
-///         by: std::process::id(),
-///         range: 0..5
-///     }
-/// );
+/// let front = array.try_write_range(..5)?;
+/// let refused = array.try_read().unwrap_err();
+/// let ClaimError::Claimed { by, range, .. } = &refused else {
+///     panic!("{refused}");
+/// };
+/// assert_eq!((*by, range.clone()), (std::process::id(), 0..5));
 /// drop(front);
-/// assert!(array.read().is_ok());
+/// assert!(array.try_read().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -41,7 +38,23 @@ pub enum ClaimError {
          array or for the child that was forked with it, or ask for other elements",
         Claimant(*.by)
     )]
+    #[non_exhaustive]
     Claimed {
+        /// The process, which may be this one; 0 if it has just ended.
+        by: u32,
+        /// The elements that it has claimed, the end not among them; for a worker, those that its
+        /// call was lent.
+        range: Range<usize>,
+    },
+    /// A call with a timeout has waited until its time was over, and elements that it asked for are
+    /// still claimed. Without a timeout this would be [`Claimed`](Self::Claimed).
+    #[error(
+        "elements {range:?} of the array are still claimed by {} after the time to wait; drop the guard there, wait longer, or ask \
+         for other elements",
+        Claimant(*.by)
+    )]
+    #[non_exhaustive]
+    TimedOut {
         /// The process, which may be this one; 0 if it has just ended.
         by: u32,
         /// The elements that it has claimed, the end not among them; for a worker, those that its
@@ -53,6 +66,7 @@ pub enum ClaimError {
     Frozen,
     /// The array has no such elements.
     #[error("the array has {len} elements; elements {range:?} are not all among them")]
+    #[non_exhaustive]
     OutOfBounds {
         /// The elements asked for; the end is not among them.
         range: Range<usize>,
@@ -61,6 +75,7 @@ pub enum ClaimError {
     },
     /// The lengths of array and slice differ.
     #[error("a slice of {given} elements cannot be copied to an array of {len}")]
+    #[non_exhaustive]
     Length {
         /// How many elements were given.
         given: usize,
@@ -71,6 +86,7 @@ pub enum ClaimError {
     #[error(
         "there are {limit} claims on the array already, which is the most that one can have at a time"
     )]
+    #[non_exhaustive]
     TooMany {
         /// The limit.
         limit: usize,
@@ -83,6 +99,7 @@ pub enum ClaimError {
          again",
         Holder(*.by)
     )]
+    #[non_exhaustive]
     Busy {
         /// The process, if the system says which one it is.
         by: Option<u32>,
@@ -90,6 +107,7 @@ pub enum ClaimError {
     /// The claims cannot be read or changed: other code has written over them, or this process
     /// cannot share objects.
     #[error("the array cannot be claimed: {reason}")]
+    #[non_exhaustive]
     Unusable {
         /// What is wrong.
         reason: String,
@@ -141,6 +159,11 @@ mod tests {
         assert!(
             gone.starts_with(&format!("{start} a process that has just ended;")),
             "{gone}"
+        );
+        let late = ClaimError::TimedOut { by: 1, range: 3..8 }.to_string();
+        assert!(
+            late.starts_with("elements 3..8 of the array are still claimed by process 1 after"),
+            "{late}"
         );
         let range = 3..8;
         assert_eq!(

@@ -87,8 +87,10 @@ pub(crate) struct Received {
     pub(crate) bytes: u64,
     /// Items that panicked.
     pub(crate) panicked: u64,
-    /// Items with values that could not be encoded or decoded.
-    pub(crate) not_serialised: u64,
+    /// Items with a result that could not be encoded.
+    pub(crate) encode: u64,
+    /// Items with an argument or a context that could not be decoded.
+    pub(crate) decode: u64,
     /// Items that came to their end after their limit.
     pub(crate) timed_out: u64,
 }
@@ -104,7 +106,8 @@ pub(crate) struct Times {
 /// The kind of the fault that a message was about.
 enum FaultKind {
     Panicked,
-    NotSerialised,
+    Encode,
+    Decode,
     TimedOut,
 }
 
@@ -208,7 +211,8 @@ impl Receiver {
         match accepted.fault {
             None => {}
             Some(FaultKind::Panicked) => self.received.panicked += 1,
-            Some(FaultKind::NotSerialised) => self.received.not_serialised += 1,
+            Some(FaultKind::Encode) => self.received.encode += 1,
+            Some(FaultKind::Decode) => self.received.decode += 1,
             Some(FaultKind::TimedOut) => self.received.timed_out += 1,
         }
         if accepted.times.is_some() {
@@ -284,7 +288,8 @@ impl Receiver {
                 accepted.fault = Some(match &fault {
                     Fault::Panicked(_) => FaultKind::Panicked,
                     Fault::TimedOut(_) => FaultKind::TimedOut,
-                    _ => FaultKind::NotSerialised,
+                    Fault::ResultEncode(_) => FaultKind::Encode,
+                    Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => FaultKind::Decode,
                 });
                 sink.fault(response.first, fault);
             }

@@ -1,6 +1,7 @@
 //! What can go wrong with objects that processes share.
 
 use std::borrow::Cow;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,7 @@ use crate::error::Holder;
 pub enum ShareError {
     /// The system has too little memory left. Nothing was made.
     #[error("{bytes} bytes of shared memory cannot be had: {reason}")]
+    #[non_exhaustive]
     OutOfMemory {
         /// The number of bytes that were asked for.
         bytes: u64,
@@ -47,12 +49,14 @@ pub enum ShareError {
     #[error(
         "there are {limit} shared objects already, which is the most that one family of processes can have; drop some first"
     )]
+    #[non_exhaustive]
     TooManyObjects {
         /// The limit.
         limit: usize,
     },
     /// As many processes share objects as one family can have at a time.
     #[error("{limit} processes share objects already, which is the most that one family can have")]
+    #[non_exhaustive]
     TooManyProcesses {
         /// The limit.
         limit: usize,
@@ -74,6 +78,7 @@ pub enum ShareError {
     OtherType,
     /// The caller asked for something that makes no sense.
     #[error("{what} cannot be {value}: {reason}")]
+    #[non_exhaustive]
     Invalid {
         /// What the error is about.
         what: Cow<'static, str>,
@@ -90,12 +95,14 @@ pub enum ShareError {
          try again",
         Holder(*.by)
     )]
+    #[non_exhaustive]
     Busy {
         /// The process, if it is known.
         by: Option<u32>,
     },
     /// The system refused something that should work.
     #[error("{what}: {reason}")]
+    #[non_exhaustive]
     System {
         /// What was tried.
         what: Cow<'static, str>,
@@ -105,10 +112,66 @@ pub enum ShareError {
 }
 
 impl ShareError {
-    pub(crate) fn system(what: &'static str, error: &std::io::Error) -> Self {
+    pub(crate) fn system(what: &'static str, error: &io::Error) -> Self {
         Self::System {
             what: what.into(),
             reason: error.to_string(),
+        }
+    }
+}
+
+/// Keeps the error as the inner one. The kind is that of the system where it has one.
+impl From<ShareError> for io::Error {
+    fn from(error: ShareError) -> Self {
+        use io::ErrorKind;
+        let kind = match error {
+            ShareError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            ShareError::TooManyObjects { .. } | ShareError::TooManyProcesses { .. } => {
+                ErrorKind::QuotaExceeded
+            }
+            ShareError::Gone => ErrorKind::NotFound,
+            ShareError::Foreign | ShareError::OtherType | ShareError::Invalid { .. } => {
+                ErrorKind::InvalidInput
+            }
+            ShareError::Busy { .. } => ErrorKind::ResourceBusy,
+            ShareError::System { .. } => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_has_the_kind_and_the_error_itself() {
+        use io::ErrorKind;
+        for (error, kind) in [
+            (ShareError::Gone, ErrorKind::NotFound),
+            (ShareError::Foreign, ErrorKind::InvalidInput),
+            (ShareError::Busy { by: None }, ErrorKind::ResourceBusy),
+            (
+                ShareError::TooManyObjects { limit: 1 },
+                ErrorKind::QuotaExceeded,
+            ),
+            (
+                ShareError::OutOfMemory {
+                    bytes: 1,
+                    reason: String::new(),
+                },
+                ErrorKind::OutOfMemory,
+            ),
+            (
+                ShareError::system("a call", &ErrorKind::Other.into()),
+                ErrorKind::Other,
+            ),
+        ] {
+            let made = io::Error::from(error.clone());
+            assert_eq!(made.kind(), kind);
+            assert_eq!(made.to_string(), error.to_string());
+            let inner = made.into_inner().unwrap().downcast::<ShareError>();
+            assert_eq!(*inner.unwrap(), error);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::os::exit;
 use crate::os::fault::{self, Child, Fate, count_from_here};
 use crate::os::fork;
 use crate::queue::PushError;
-use crate::sync::{Barrier, Condvar, Event, Mutex, RwLock, Semaphore, TryLockError};
+use crate::sync::{Barrier, BarrierError, Condvar, Event, Mutex, RwLock, Semaphore, TryLockError};
 use crate::{ClaimError, Queue, SharedArray, SharedValue};
 
 /// The most time that a call may take that waits a millisecond at most, on a busy machine.
@@ -177,13 +177,37 @@ fn barriers_break_at_each_step_and_can_be_reset() {
     }
 }
 
+/// The next owner of the lock does not know what the dead one was about to do.
+#[test]
+fn a_process_that_is_killed_while_it_breaks_a_barrier_is_a_party_that_died() {
+    let _alone = fault::alone();
+    let mut has_died = false;
+    for number in 0.. {
+        let barrier = Barrier::new(2).unwrap();
+        let child = Child::run(Fate::Killed, number, || barrier.abort());
+        let is_through = child.end();
+        member::reclaim_dead();
+        match barrier.wait_timeout(MOMENT) {
+            Err(BarrierError::Aborted) => {}
+            Err(BarrierError::PartyDied) if !is_through => has_died = true,
+            // The child had not come to its handle yet.
+            Err(BarrierError::TimedOut) if !is_through && !has_died => {}
+            other => panic!("{other:?} at fault point {number}"),
+        }
+        if is_through {
+            break;
+        }
+    }
+    assert!(has_died);
+}
+
 #[test]
 fn claims_are_free_after_each_step() {
     let bodies: [fn(&SharedArray<u64>); 5] = [
-        |array| drop(array.read()),
-        |array| drop(array.write_range(1..3)),
+        |array| drop(array.try_read()),
+        |array| drop(array.try_write_range(1..3)),
         |array| drop(array.set(1, 2)),
-        |array| drop(array.atomics()),
+        |array| drop(array.try_atomics()),
         |array| drop(array.write_timeout(IN_TIME)),
     ];
     for body in bodies {
@@ -193,12 +217,12 @@ fn claims_are_free_after_each_step() {
             |array| {
                 drop(array.read_timeout(MOMENT));
                 drop(array.write_timeout(MOMENT));
-                drop(array.read());
+                drop(array.try_read());
                 drop(array.set(0, 1));
                 drop(array.get(0));
                 array.was_abandoned();
             },
-            |array| array.write().is_ok(),
+            |array| array.try_write().is_ok(),
         );
     }
 }

@@ -51,6 +51,37 @@ const fn tail_offset<H>() -> usize {
     size_of::<H>().next_multiple_of(64)
 }
 
+impl<H> Object<H> {
+    /// Returns whether both are handles of the same object.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.attachment.id() == other.attachment.id()
+    }
+}
+
+/// The method of a public handle that compares it with another one. `$make` is an expression that
+/// makes an object, for the example.
+macro_rules! same_object {
+    ([$($generics:tt)*] $name:ty, $make:literal, $($field:ident).+) => {
+        impl<$($generics)*> $name {
+            /// Returns whether both are handles of the same object. Objects with the same content
+            /// are not the same.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = concat!("let (one, other) = (", $make, ", ", $make, ");")]
+            /// assert!(one.same_object(&one.clone()));
+            /// assert!(!one.same_object(&other));
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn same_object(&self, other: &Self) -> bool {
+                self.$($field).+.is_same(&other.$($field).+)
+            }
+        }
+    };
+}
+pub(crate) use same_object;
+
 impl<H: Head> Object<H> {
     /// Makes a new object. It has a head and `tail` bytes behind it, all zeros, which `init` turns
     /// into the object's contents. `shape` tells types with the same head apart.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// use manyhands::{SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::open("manyhands-example-that-is-not-there").unwrap_err();
-/// let SharedMemoryError::NotFound { name } = &error else {
+/// let SharedMemoryError::NotFound { name, .. } = &error else {
 ///     panic!("{error}")
 /// };
 /// assert_eq!(name, "manyhands-example-that-is-not-there");
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub enum SharedMemoryError {
     /// No segment can have this name.
     #[error("{name:?} cannot be the name of shared memory: {problem}")]
+    #[non_exhaustive]
     InvalidName {
         /// The name as it was given.
         name: String,
@@ -34,6 +35,7 @@ pub enum SharedMemoryError {
     },
     /// The caller asked for a segment of no bytes.
     #[error("the shared memory {name:?} cannot have 0 bytes: ask for at least 1")]
+    #[non_exhaustive]
     ZeroBytes {
         /// Its name.
         name: String,
@@ -43,6 +45,7 @@ pub enum SharedMemoryError {
         "the shared memory {name:?} cannot have {bytes} bytes: this process may make files of at most {limit} bytes \
          (RLIMIT_FSIZE, `ulimit -f`)"
     )]
+    #[non_exhaustive]
     TooLarge {
         /// Its name.
         name: String,
@@ -58,6 +61,7 @@ pub enum SharedMemoryError {
          containers: --shm-size)",
         Free(*.free)
     )]
+    #[non_exhaustive]
     NoSpace {
         /// Its name.
         name: String,
@@ -68,6 +72,7 @@ pub enum SharedMemoryError {
     },
     /// A process has made a segment of this name before.
     #[error("shared memory with the name {name:?} exists already{}", LeftBy(*.left_by))]
+    #[non_exhaustive]
     AlreadyExists {
         /// The name.
         name: String,
@@ -80,6 +85,7 @@ pub enum SharedMemoryError {
         "there is no shared memory with the name {name:?}: the program that makes it must run first, and it is gone \
          when that has ended"
     )]
+    #[non_exhaustive]
     NotFound {
         /// The name.
         name: String,
@@ -90,6 +96,7 @@ pub enum SharedMemoryError {
         "the shared memory {name:?} has 0 bytes: the program that makes it has not given it its size yet. Try again \
          shortly; if it stays so, that program has failed, and SharedMemory::unlink removes it"
     )]
+    #[non_exhaustive]
     Empty {
         /// Its name.
         name: String,
@@ -99,6 +106,7 @@ pub enum SharedMemoryError {
         "the system does not let this user {what} the shared memory {name:?}: it belongs to another user. Run both \
          programs as the same user, or choose another name"
     )]
+    #[non_exhaustive]
     PermissionDenied {
         /// Its name.
         name: String,
@@ -110,6 +118,7 @@ pub enum SharedMemoryError {
         "what has the name {name:?} in /dev/shm is no shared memory but something else, such as a directory or a \
          symbolic link: choose another name"
     )]
+    #[non_exhaustive]
     NotASegment {
         /// The name.
         name: String,
@@ -118,6 +127,7 @@ pub enum SharedMemoryError {
     #[error(
         "{len} bytes from offset {offset} on do not lie within the {size} bytes of the shared memory"
     )]
+    #[non_exhaustive]
     OutOfRange {
         /// The first byte that was asked for, from 0.
         offset: usize,
@@ -130,6 +140,7 @@ pub enum SharedMemoryError {
     #[error(
         "offset {offset} is no multiple of {align}, as it must be for an atomic of {align} bytes"
     )]
+    #[non_exhaustive]
     Misaligned {
         /// The offset that was asked for.
         offset: usize,
@@ -142,6 +153,7 @@ pub enum SharedMemoryError {
         "the shared memory {name:?} is not this handle's to keep: it was opened, or made in a process of which this \
          one is a forked child. Call persist() on the handle that create() gave, where it gave it"
     )]
+    #[non_exhaustive]
     NotOwner {
         /// Its name.
         name: String,
@@ -151,6 +163,7 @@ pub enum SharedMemoryError {
         "the shared memory {name:?} that a crashed program left could not be removed: {reason} (removed: {})",
         .removed.len()
     )]
+    #[non_exhaustive]
     CleanupFailed {
         /// The first segment that could not be removed.
         name: String,
@@ -161,6 +174,7 @@ pub enum SharedMemoryError {
     },
     /// The system refused something else.
     #[error("{what}: {reason}")]
+    #[non_exhaustive]
     System {
         /// What was asked of the system.
         what: Cow<'static, str>,

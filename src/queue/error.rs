@@ -24,8 +24,10 @@ use crate::memory::ShareError;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PushError<T> {
-    /// There is no room, and there was none for as long as the call was to wait.
+    /// There is no room now. A call that does not wait fails so.
     Full(T),
+    /// The timeout of the call was over before there was room, also if it was zero.
+    TimedOut(T),
     /// The queue was closed.
     Closed(T),
     /// No handle is left that could take the item: all handles that may pop were dropped, or their
@@ -33,6 +35,7 @@ pub enum PushError<T> {
     Disconnected(T),
     /// The item takes more bytes than may lie in the queue in all, so that there will never be
     /// room.
+    #[non_exhaustive]
     TooLarge {
         /// The item that was to be pushed.
         item: T,
@@ -42,20 +45,36 @@ pub enum PushError<T> {
         limit: u64,
     },
     /// The item could not be serialised.
+    #[non_exhaustive]
     Encode {
         /// The item that was to be pushed.
         item: T,
         /// What its `Serialize` said.
         reason: String,
     },
-    /// There is no shared memory for the item.
-    NoMemory {
+    /// The item could not be laid into shared memory.
+    #[non_exhaustive]
+    Share {
         /// The item that was to be pushed.
         item: T,
-        /// The reason why there is none.
-        error: ShareError,
+        /// The reason, which is also the [`source`](std::error::Error::source) of this error.
+        source: ShareError,
     },
 }
+
+/// The error of `send`, by which halves of queues and connections push: the same as of `push`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Pipe, queue::SendError};
+///
+/// let (sender, receiver) = Pipe::one_way()?;
+/// drop(receiver);
+/// assert_eq!(sender.send(7), Err(SendError::Disconnected(7)));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type SendError<T> = PushError<T>;
 
 impl<T> PushError<T> {
     /// Returns the item that was not pushed.
@@ -72,11 +91,12 @@ impl<T> PushError<T> {
     pub fn into_item(self) -> T {
         match self {
             Self::Full(item)
+            | Self::TimedOut(item)
             | Self::Closed(item)
             | Self::Disconnected(item)
             | Self::TooLarge { item, .. }
             | Self::Encode { item, .. }
-            | Self::NoMemory { item, .. } => item,
+            | Self::Share { item, .. } => item,
         }
     }
 }
@@ -85,6 +105,7 @@ impl<T> fmt::Display for PushError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(_) => f.write_str("the queue is full"),
+            Self::TimedOut(_) => f.write_str("the queue had no room in time"),
             Self::Closed(_) => f.write_str("the queue is closed"),
             Self::Disconnected(_) => {
                 f.write_str("no process is left that could take an item out of the queue")
@@ -96,7 +117,7 @@ impl<T> fmt::Display for PushError<T> {
             Self::Encode { reason, .. } => {
                 write!(f, "the item cannot be serialised: {reason}")
             }
-            Self::NoMemory { error, .. } => write!(f, "the item finds no room: {error}"),
+            Self::Share { .. } => f.write_str("the item could not be laid into shared memory"),
         }
     }
 }
@@ -105,11 +126,12 @@ impl<T> fmt::Debug for PushError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Full(_) => "Full",
+            Self::TimedOut(_) => "TimedOut",
             Self::Closed(_) => "Closed",
             Self::Disconnected(_) => "Disconnected",
             Self::TooLarge { .. } => "TooLarge",
             Self::Encode { .. } => "Encode",
-            Self::NoMemory { .. } => "NoMemory",
+            Self::Share { source, .. } => return write!(f, "Share({self}: {source})"),
         };
         write!(f, "{name}({self})")
     }
@@ -118,7 +140,7 @@ impl<T> fmt::Debug for PushError<T> {
 impl<T> std::error::Error for PushError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoMemory { error, .. } => Some(error),
+            Self::Share { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -141,9 +163,12 @@ impl<T> std::error::Error for PushError<T> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PopError {
-    /// There is no item, and there was none for as long as the call was to wait.
+    /// There is no item now. A call that does not wait fails so.
     #[error("the queue is empty")]
     Empty,
+    /// The timeout of the call was over before there was an item, also if it was zero.
+    #[error("the queue had no item in time")]
+    TimedOut,
     /// The queue was closed, and all items that were in it have been taken.
     #[error("the queue is closed, and empty")]
     Closed,
@@ -155,14 +180,30 @@ pub enum PopError {
     /// One item was taken and cannot be made from its bytes. It is gone, and counts as lost. The
     /// items behind it are not touched.
     #[error("an item could not be deserialised: {reason}")]
+    #[non_exhaustive]
     Decode {
         /// What its `Deserialize` said.
         reason: String,
     },
-    /// One item was taken and cannot be reached. It is gone, and counts as lost.
-    #[error("an item could not be reached: {0}")]
-    Unreachable(#[source] ShareError),
+    /// One item was taken, and its shared memory cannot be reached, for a reason that is also the
+    /// [`source`](std::error::Error::source) of this error. The item is gone, and counts as lost.
+    #[error("an item could not be reached in shared memory")]
+    Share(#[source] ShareError),
 }
+
+/// The error of `recv`, by which halves of queues and connections pop: the same as of `pop`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::{Pipe, queue::RecvError};
+///
+/// let (sender, receiver) = Pipe::one_way::<u8>()?;
+/// drop(sender);
+/// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+/// # Ok::<(), manyhands::ShareError>(())
+/// ```
+pub type RecvError = PopError;
 
 /// The error of a process that acknowledges more items than it has taken.
 ///
@@ -211,10 +252,11 @@ fn them(items: u64) -> &'static str {
 ///
 /// let jobs = Queue::bounded(1)?;
 /// jobs.push('a')?;
-/// assert_eq!(
-///     jobs.join_timeout(Duration::ZERO),
-///     Err(JoinError::TimedOut { unfinished: 1 })
-/// );
+/// let late = jobs.join_timeout(Duration::ZERO);
+/// assert!(matches!(
+///     late,
+///     Err(JoinError::TimedOut { unfinished: 1, .. })
+/// ));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -224,20 +266,99 @@ pub enum JoinError {
     /// their last handle that may pop before they called `task_done`, or because they could not be
     /// read.
     #[error("{} lost with those who had taken {}", were(*items), them(*items))]
+    #[non_exhaustive]
     Lost {
         /// The number of lost items, since this handle was last told, or made.
         items: u64,
     },
     /// Items are left, and no other handle that could take them.
     #[error("{} left in the queue, and no process that could take {}", are(*unfinished), them(*unfinished))]
+    #[non_exhaustive]
     Disconnected {
         /// The number of items that are left.
         unfinished: u64,
     },
     /// The time is over, and not all items are done.
     #[error("{} not done in time", were(*unfinished))]
+    #[non_exhaustive]
     TimedOut {
         /// The number of items that are not done.
         unfinished: u64,
     },
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn every_error_of_a_push_gives_the_item_back_and_says_what_is_behind_it() {
+        let (item, reason) = (7, "why".to_owned());
+        let no_memory = PushError::Share {
+            item,
+            source: ShareError::Gone,
+        };
+        let source = no_memory.source().and_then(|it| it.downcast_ref());
+        assert_eq!(source, Some(&ShareError::Gone));
+        let too_large = PushError::TooLarge {
+            item,
+            bytes: 109,
+            limit: 108,
+        };
+        let said = too_large.to_string();
+        assert!(
+            said.contains("takes 109 bytes") && said.contains("than 108"),
+            "{said}"
+        );
+        let unencodable = PushError::Encode { item, reason };
+        assert!(unencodable.to_string().ends_with(": why"));
+        // What is behind it is said once: by the source.
+        let behind = ShareError::Gone.to_string();
+        assert!(!no_memory.to_string().contains(&behind), "{no_memory}");
+        assert!(format!("{no_memory:?}").contains(&behind), "{no_memory:?}");
+        let unreachable = PopError::Share(ShareError::Gone);
+        assert!(!unreachable.to_string().contains(&behind), "{unreachable}");
+        for error in [
+            PushError::Full(item),
+            PushError::TimedOut(item),
+            PushError::Closed(item),
+            PushError::Disconnected(item),
+            too_large,
+            unencodable,
+        ] {
+            assert!(error.source().is_none());
+            assert_eq!(error.into_item(), item);
+        }
+        assert_eq!(no_memory.into_item(), item);
+    }
+
+    #[test]
+    fn errors_count_items_in_good_english() {
+        let say = |items| {
+            let unfinished = items;
+            [
+                JoinError::Lost { items }.to_string(),
+                JoinError::Disconnected { unfinished }.to_string(),
+                JoinError::TimedOut { unfinished }.to_string(),
+            ]
+        };
+        assert_eq!(
+            say(1),
+            [
+                "1 item was lost with those who had taken it",
+                "1 item is left in the queue, and no process that could take it",
+                "1 item was not done in time",
+            ]
+        );
+        assert_eq!(
+            say(2),
+            [
+                "2 items were lost with those who had taken them",
+                "2 items are left in the queue, and no process that could take them",
+                "2 items were not done in time",
+            ]
+        );
+    }
 }

@@ -51,7 +51,7 @@ macro_rules! at_each_point {
                         queue.task_done().unwrap();
                         true
                     }
-                    Err(PopError::Empty) => false,
+                    Err(PopError::Empty | PopError::TimedOut) => false,
                     Err(error) => panic!("{error} at fault point {number}"),
                 };
                 if child.is_stopped() {

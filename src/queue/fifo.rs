@@ -11,7 +11,7 @@ use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::macros::{handle, popping, pushing, state};
+use super::macros::{handle, popping, pushing, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -27,7 +27,8 @@ pub(super) const BYTES: u64 = 1 << 30;
 /// pushed them. The [module](super) says what happens when a participant is killed.
 ///
 /// Clones are handles of the same queue; each may push and pop. For a queue that ends by itself
-/// when all producers are gone, or all consumers, [`split`](Self::split) it. A whole handle is told
+/// when all producers are gone, or all consumers, [`split`](Self::split) it. The halves have `send`
+/// and `recv` in place of `push` and `pop`. A whole handle is told
 /// that it is alone only if the others have gone during the call, or were killed. Otherwise it
 /// waits, since another thread may have it by reference.
 ///
@@ -60,7 +61,7 @@ pub struct Queue<T> {
     items: PhantomData<fn(T) -> T>,
 }
 
-/// The half of a [`Queue`] that pushes.
+/// The half of a [`Queue`] that sends.
 ///
 /// # Examples
 ///
@@ -69,7 +70,7 @@ pub struct Queue<T> {
 ///
 /// let (sender, receiver) = Queue::bounded(8)?.split();
 /// drop(receiver);
-/// assert!(sender.push(1).is_err());
+/// assert!(sender.send(1).is_err());
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
 pub struct Sender<T> {
@@ -77,7 +78,7 @@ pub struct Sender<T> {
     items: PhantomData<fn(T) -> T>,
 }
 
-/// The half of a [`Queue`] that pops.
+/// The half of a [`Queue`] that receives.
 ///
 /// # Examples
 ///
@@ -85,7 +86,7 @@ pub struct Sender<T> {
 /// use manyhands::Queue;
 ///
 /// let (sender, receiver) = Queue::bounded(8)?.split();
-/// std::thread::spawn(move || (0..3).for_each(|x| sender.push(x).unwrap()));
+/// std::thread::spawn(move || (0..3).for_each(|x| sender.send(x).unwrap()));
 /// assert_eq!(receiver.iter().collect::<Vec<i32>>(), [0, 1, 2]);
 /// # Ok::<(), manyhands::ShareError>(())
 /// ```
@@ -164,27 +165,27 @@ impl<T> Queue<T> {
     ///
     /// ```
     /// use manyhands::Queue;
-    /// use manyhands::queue::PopError;
+    /// use manyhands::queue::RecvError;
     ///
     /// let (sender, receiver) = Queue::bounded(8)?.split();
-    /// sender.push('a')?;
+    /// sender.send('a')?;
     /// drop(sender);
-    /// assert_eq!(receiver.pop()?, 'a');
-    /// assert_eq!(receiver.pop(), Err(PopError::Disconnected));
+    /// assert_eq!(receiver.recv()?, 'a');
+    /// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn split(self) -> (Sender<T>, Receiver<T>) {
         (self.sender(), self.receiver())
     }
 
-    /// Makes a handle that only pushes.
+    /// Makes a handle that only sends.
     ///
     /// # Examples
     ///
     /// ```
     /// # use manyhands::Queue;
     /// let queue = Queue::bounded(8)?;
-    /// queue.sender().push(1)?;
+    /// queue.sender().send(1)?;
     /// assert_eq!(queue.pop()?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -192,7 +193,7 @@ impl<T> Queue<T> {
         Sender::of(self.handle.another(Role::Sender))
     }
 
-    /// Makes a handle that only pops.
+    /// Makes a handle that only receives.
     ///
     /// # Examples
     ///
@@ -200,7 +201,7 @@ impl<T> Queue<T> {
     /// # use manyhands::Queue;
     /// let queue = Queue::bounded(8)?;
     /// queue.push(1)?;
-    /// assert_eq!(queue.receiver().pop()?, 1);
+    /// assert_eq!(queue.receiver().recv()?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn receiver(&self) -> Receiver<T> {
@@ -221,12 +222,9 @@ state!(
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
 );
 pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
-pushing!(
-    Sender,
-    "let (it, _receiver) = manyhands::Queue::bounded(8)?.split();"
-);
 popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
-popping!(
+taking!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+taking!(
     Receiver,
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
 );

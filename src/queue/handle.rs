@@ -154,6 +154,11 @@ impl Handle {
         counts.get(usize::from(member::own_number()))
     }
 
+    /// Returns whether both are handles of the same queue.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.object.is_same(&other.object)
+    }
+
     /// Makes another handle of the same queue.
     pub(super) fn another(&self, role: Role) -> Self {
         // A forked child must count its copy of a handle before it makes another one of it.

@@ -57,8 +57,12 @@ pub(super) fn push<T: Serialize + 'static>(
     priority: i64,
     mode: WaitMode,
 ) -> Result<(), PushError<T>> {
+    let not_now = match mode {
+        WaitMode::Try => PushError::Full,
+        WaitMode::Until(_) | WaitMode::Forever => PushError::TimedOut,
+    };
     let refused = |item, refusal| match refusal {
-        Refusal::NotNow => PushError::Full(item),
+        Refusal::NotNow => not_now(item),
         Refusal::Closed => PushError::Closed(item),
         Refusal::Disconnected => PushError::Disconnected(item),
     };
@@ -79,7 +83,7 @@ pub(super) fn push<T: Serialize + 'static>(
         let (encoded, sent) = transit::send(deadline, || codec::append(buffer, &item));
         // A handle in the item has waited for the ledger until the deadline.
         if encoded.is_err() && sent.is_busy() {
-            return Err(PushError::Full(item));
+            return Err(not_now(item));
         }
         if let Err(reason) = encoded {
             return Err(PushError::Encode { item, reason });
@@ -96,8 +100,8 @@ pub(super) fn push<T: Serialize + 'static>(
                 Ok(payload) => Load::Payload(payload, bytes),
                 // A process is stopped while it holds the ledger. A call without a deadline waits
                 // for it.
-                Err(ShareError::Busy { .. }) => return Err(PushError::Full(item)),
-                Err(error) => return Err(PushError::NoMemory { item, error }),
+                Err(ShareError::Busy { .. }) => return Err(not_now(item)),
+                Err(source) => return Err(PushError::Share { item, source }),
             }
         };
         let mut load = Some(load);
@@ -122,15 +126,16 @@ pub(super) fn pop<T: DeserializeOwned + 'static>(
     with_buffer(|buffer| {
         let taken = handle.take(buffer, mode);
         let taken = taken.map_err(|refusal| match refusal {
-            Refusal::NotNow => PopError::Empty,
+            Refusal::NotNow if mode == WaitMode::Try => PopError::Empty,
+            Refusal::NotNow => PopError::TimedOut,
             Refusal::Closed => PopError::Closed,
             Refusal::Disconnected => PopError::Disconnected,
         })?;
         // The item is lost also if its `Deserialize` panics.
         let lost = Lost(handle);
         if let Taken::Payload(payload) = taken {
-            let payload = payload.map_err(PopError::Unreachable)?;
-            payload.read(buffer).map_err(PopError::Unreachable)?;
+            let payload = payload.map_err(PopError::Share)?;
+            payload.read(buffer).map_err(PopError::Share)?;
         }
         let item = wire::take(&mut buffer.as_slice());
         let item = item.map_err(|reason| PopError::Decode { reason })?;

@@ -1,5 +1,6 @@
 //! Iterators over the items of a queue.
 
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
@@ -34,6 +35,8 @@ use crate::memory::wait_mode::WaitMode;
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     handle: &'a Handle,
+    /// It has ended once, and stays so: a handle that may push could fill the queue again.
+    is_over: bool,
     items: PhantomData<fn() -> T>,
 }
 
@@ -42,6 +45,7 @@ impl<'a, T> Iter<'a, T> {
     pub(super) fn of(handle: &'a Handle) -> Self {
         Self {
             handle,
+            is_over: false,
             items: PhantomData,
         }
     }
@@ -51,9 +55,11 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        next(self.handle)
+        next(self.handle, &mut self.is_over)
     }
 }
+
+impl<T: DeserializeOwned + 'static> FusedIterator for Iter<'_, T> {}
 
 /// An iterator like [`Iter`] that has the handle itself; from `into_iter` of
 /// [`Queue`](super::Queue) and its like.
@@ -64,7 +70,7 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 /// use manyhands::Queue;
 ///
 /// let (sender, receiver) = Queue::bounded(8)?.split();
-/// std::thread::spawn(move || (1..=4).for_each(|x| sender.push(x).unwrap()));
+/// std::thread::spawn(move || (1..=4).for_each(|x| sender.send(x).unwrap()));
 /// let sums = receiver.into_iter().scan(0, |sum, x: i32| {
 ///     *sum += x;
 ///     Some(*sum)
@@ -75,6 +81,8 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 #[derive(Debug)]
 pub struct IntoIter<T> {
     handle: Handle,
+    /// As in [`Iter`].
+    is_over: bool,
     items: PhantomData<fn() -> T>,
 }
 
@@ -83,6 +91,7 @@ impl<T> IntoIter<T> {
     pub(super) fn of(handle: Handle) -> Self {
         Self {
             handle,
+            is_over: false,
             items: PhantomData,
         }
     }
@@ -92,19 +101,21 @@ impl<T: DeserializeOwned + 'static> Iterator for IntoIter<T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        next(&self.handle)
+        next(&self.handle, &mut self.is_over)
     }
 }
 
-/// Returns the next item that can be read.
-fn next<T: DeserializeOwned + 'static>(handle: &Handle) -> Option<T> {
-    loop {
+impl<T: DeserializeOwned + 'static> FusedIterator for IntoIter<T> {}
+
+/// Returns the next item that can be read, unless the iterator is over.
+fn next<T: DeserializeOwned + 'static>(handle: &Handle, is_over: &mut bool) -> Option<T> {
+    while !*is_over {
         match item::pop(handle, WaitMode::Forever) {
             Ok(item) => return Some(item),
-            Err(error @ (PopError::Decode { .. } | PopError::Unreachable(_))) => {
-                log::error!("{error}");
-            }
-            Err(_) => return None,
+            Err(error @ PopError::Decode { .. }) => log::error!("{error}"),
+            Err(ref error @ PopError::Share(ref source)) => log::error!("{error}: {source}"),
+            Err(_) => *is_over = true,
         }
     }
+    None
 }

@@ -89,6 +89,19 @@ macro_rules! state {
                 self.handle.capacity()
             }
 
+            /// Returns whether both are handles of the same queue.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = $make]
+            /// assert!(it.same_object(&it.clone()));
+            /// # Ok::<(), manyhands::ShareError>(())
+            /// ```
+            pub fn same_object(&self, other: &Self) -> bool {
+                self.handle.is_same(&other.handle)
+            }
+
             /// Closes it for all handles: from now on pushes fail, and pops fail once they have
             /// drained what is left. Closing twice does nothing.
             ///
@@ -162,7 +175,7 @@ macro_rules! state {
     };
 }
 
-/// The functions that push items without a priority.
+/// The functions that push items without a priority into a whole queue.
 macro_rules! pushing {
     ($name:ident, $make:literal) => {
         impl<T: Serialize + 'static> $name<T> {
@@ -172,7 +185,7 @@ macro_rules! pushing {
             ///
             /// [`PushError`] with the item: the queue is closed, no handle is left that could take
             /// the item, it is larger than the bytes that may lie in the queue, it cannot be
-            /// serialised, or there is no memory for it. Never `Full`.
+            /// serialised, or there is no memory for it. Never `Full` or `TimedOut`.
             ///
             /// # Examples
             ///
@@ -208,7 +221,7 @@ macro_rules! pushing {
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::Full`] when the time is over.
+            /// As for [`push`](Self::push), and [`PushError::TimedOut`] when the time is over.
             ///
             /// # Examples
             ///
@@ -224,7 +237,7 @@ macro_rules! pushing {
     };
 }
 
-/// The functions that pop items.
+/// The functions that pop items from a whole queue.
 macro_rules! popping {
     ($name:ident, $make:literal) => {
         impl<T: DeserializeOwned + 'static> $name<T> {
@@ -238,7 +251,7 @@ macro_rules! popping {
             /// # Errors
             ///
             /// [`PopError`]: the queue is closed and drained, no handle is left that could push, or
-            /// an item could not be read. Never `Empty`.
+            /// an item could not be read. Never `Empty` or `TimedOut`.
             ///
             /// # Panics
             ///
@@ -277,7 +290,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::Empty`] when the time is over.
+            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`] when the time is over.
             ///
             /// # Examples
             ///
@@ -289,7 +302,14 @@ macro_rules! popping {
             pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
                 item::pop(&self.handle, WaitMode::within(timeout))
             }
+        }
+    };
+}
 
+/// The functions of a handle that takes items, besides those that take one.
+macro_rules! taking {
+    ($name:ident, $make:literal) => {
+        impl<T: DeserializeOwned + 'static> $name<T> {
             /// Returns an iterator that takes item after item, and waits for each. It ends when the
             /// queue is closed and drained, or no handle is left that could push. Items that cannot
             /// be read are logged and left out; they count as lost in [`join`](Self::join).
@@ -348,4 +368,4 @@ macro_rules! popping {
     };
 }
 
-pub(super) use {handle, popping, pushing, state};
+pub(super) use {handle, popping, pushing, state, taking};

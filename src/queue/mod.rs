@@ -7,7 +7,9 @@
 //! | [`Stack`] | last in, first out | any number |
 //! | [`Connection`], from [`Pipe`] | first in, first out, both ways | two ends |
 //!
-//! The halves of a queue are [`Sender`] and [`Receiver`].
+//! The halves of a queue are [`Sender`] and [`Receiver`]. Whole queues have `push` and `pop`.
+//! Halves and connections have `send` and `recv`, which do the same. The errors are the same too:
+//! [`SendError`] is another name of [`PushError`], and [`RecvError`] of [`PopError`].
 //!
 //! All are bounded, in items and in bytes. A program gives handles to other processes like any
 //! [shared object](crate::shm): as arguments, in contexts, through other queues, as results.
@@ -75,9 +77,9 @@
 //!
 //! # Timeouts
 //!
-//! A call with a timeout answers as the `try_` form would: [`Empty`](PopError::Empty),
-//! [`Full`](PushError::Full). A timeout that is beyond the reach of the clock (`Duration::MAX`) is
-//! none.
+//! A call with a timeout that is late fails with `TimedOut`, also if the timeout is zero. The
+//! `try_` forms fail with [`Empty`](PopError::Empty) and [`Full`](PushError::Full). A timeout that
+//! is beyond the reach of the clock (`Duration::MAX`) is none.
 //!
 //! # What is done
 //!
@@ -95,8 +97,8 @@
 //!
 //! A process that is stopped (`SIGSTOP`, a debugger) in the middle of a push or pop keeps others
 //! from the same until it goes on or is killed. Then `try_` calls give up after 20 ms, and calls
-//! with a timeout give up in time: both answer `Full` or `Empty`, whatever is in the queue. `close`
-//! waits. A `pop` whose item has handles in it may take 2 seconds more to open them.
+//! with a timeout give up in time, whatever is in the queue. `close` waits. A `pop` whose item has
+//! handles in it may take 2 seconds more to open them.
 
 mod accounting;
 mod error;
@@ -114,7 +116,7 @@ mod priority;
 mod stack;
 mod transfer;
 
-pub use error::{JoinError, PopError, PushError, TaskDoneError};
+pub use error::{JoinError, PopError, PushError, RecvError, SendError, TaskDoneError};
 pub use fifo::{Queue, Receiver, Sender};
 pub(crate) use handle::Handle;
 pub(crate) use head::{reclaim, take_apart};

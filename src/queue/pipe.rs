@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::error::{PopError, PushError};
+use super::error::{RecvError, SendError};
+use super::item;
 use super::{Queue, Receiver, Sender};
 use crate::memory::ShareError;
+use crate::memory::wait_mode::WaitMode;
 
 /// The number of items that may be under way in each direction.
 const ITEMS: usize = 64;
@@ -18,7 +20,7 @@ const ITEMS: usize = 64;
 /// # Examples
 ///
 /// ```
-/// use manyhands::queue::PopError;
+/// use manyhands::queue::RecvError;
 /// use manyhands::{Connection, Pipe, Process};
 ///
 /// let (ours, theirs) = Pipe::duplex::<String, usize>()?;
@@ -33,7 +35,7 @@ const ITEMS: usize = 64;
 /// ours.send("many hands".to_owned())?;
 /// assert_eq!(ours.recv()?, 10);
 /// child.kill()?;
-/// assert_eq!(ours.recv(), Err(PopError::Disconnected));
+/// assert_eq!(ours.recv(), Err(RecvError::Disconnected));
 /// # child.join()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -144,7 +146,7 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`Sender::push`]; [`PushError::Disconnected`] if the other end is gone.
+    /// As for [`Sender::send`]; [`SendError::Disconnected`] if the other end is gone.
     ///
     /// # Examples
     ///
@@ -155,36 +157,36 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// assert!(one.send(7).is_err());
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn send(&self, item: A) -> Result<(), PushError<A>> {
-        self.sender.push(item)
+    pub fn send(&self, item: A) -> Result<(), SendError<A>> {
+        self.sender.send(item)
     }
 
     /// Sends an item if the other end is not 64 items behind.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send), and [`PushError::Full`].
+    /// As for [`send`](Self::send), and [`SendError::Full`].
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PushError};
+    /// # use manyhands::{Pipe, queue::SendError};
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// for _ in 0..64 {
     ///     one.try_send(7)?;
     /// }
-    /// assert_eq!(one.try_send(7), Err(PushError::Full(7)));
+    /// assert_eq!(one.try_send(7), Err(SendError::Full(7)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn try_send(&self, item: A) -> Result<(), PushError<A>> {
-        self.sender.try_push(item)
+    pub fn try_send(&self, item: A) -> Result<(), SendError<A>> {
+        self.sender.try_send(item)
     }
 
     /// Sends an item, and waits for room for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send), and [`PushError::Full`] when the time is over.
+    /// As for [`send`](Self::send), and [`SendError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
@@ -196,8 +198,8 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// assert_eq!(other.recv()?, 7);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send_timeout(&self, item: A, timeout: Duration) -> Result<(), PushError<A>> {
-        self.sender.push_timeout(item, timeout)
+    pub fn send_timeout(&self, item: A, timeout: Duration) -> Result<(), SendError<A>> {
+        self.sender.send_timeout(item, timeout)
     }
 }
 
@@ -206,62 +208,62 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     ///
     /// # Errors
     ///
-    /// As for [`Receiver::pop`]; [`PopError::Disconnected`] when the other end is gone, whether it
-    /// was dropped or its process was killed, and all that it had sent has been received.
+    /// As for [`Receiver::recv`]; [`RecvError::Disconnected`] when the other end is gone, whether
+    /// it was dropped or its process was killed, and all that it had sent has been received.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError};
+    /// # use manyhands::{Pipe, queue::RecvError};
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// other.send(7)?;
     /// drop(other);
     /// assert_eq!(one.recv()?, 7);
-    /// assert_eq!(one.recv(), Err(PopError::Disconnected));
+    /// assert_eq!(one.recv(), Err(RecvError::Disconnected));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn recv(&self) -> Result<B, PopError> {
-        self.receiver.pop()
+    pub fn recv(&self) -> Result<B, RecvError> {
+        self.receiver.recv()
     }
 
     /// Takes the next item if it is there.
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv), and [`PopError::Empty`].
+    /// As for [`recv`](Self::recv), and [`RecvError::Empty`].
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError};
+    /// # use manyhands::{Pipe, queue::RecvError};
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
-    /// assert_eq!(one.try_recv(), Err(PopError::Empty));
+    /// assert_eq!(one.try_recv(), Err(RecvError::Empty));
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn try_recv(&self) -> Result<B, PopError> {
-        self.receiver.try_pop()
+    pub fn try_recv(&self) -> Result<B, RecvError> {
+        self.receiver.try_recv()
     }
 
     /// Takes the next item, and waits for it for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv), and [`PopError::Empty`] when the time is over.
+    /// As for [`recv`](Self::recv), and [`RecvError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError};
+    /// # use manyhands::{Pipe, queue::RecvError};
     /// # use std::time::Duration;
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// assert_eq!(
     ///     one.recv_timeout(Duration::from_millis(1)),
-    ///     Err(PopError::Empty)
+    ///     Err(RecvError::TimedOut)
     /// );
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<B, PopError> {
-        self.receiver.pop_timeout(timeout)
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<B, RecvError> {
+        self.receiver.recv_timeout(timeout)
     }
 }
 
@@ -291,17 +293,31 @@ impl<A, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError, queue::PushError};
+    /// # use manyhands::{Pipe, queue::RecvError, queue::SendError};
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// one.send(7)?;
     /// one.close();
-    /// assert_eq!((other.recv(), other.recv()), (Ok(7), Err(PopError::Closed)));
-    /// assert_eq!(other.send(8), Err(PushError::Closed(8)));
+    /// assert_eq!((other.recv(), other.recv()), (Ok(7), Err(RecvError::Closed)));
+    /// assert_eq!(other.send(8), Err(SendError::Closed(8)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) {
         self.sender.close();
         self.receiver.close();
+    }
+
+    /// Returns whether both are the same end of the same pipe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::Pipe;
+    /// let (one, other) = Pipe::duplex::<u8, u8>()?;
+    /// assert!(one.same_object(&one) && !one.same_object(&other));
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn same_object(&self, other: &Self) -> bool {
+        self.sender.same_object(&other.sender) && self.receiver.same_object(&other.receiver)
     }
 
     /// Returns the half that receives.
@@ -310,13 +326,14 @@ impl<A, B> Connection<A, B> {
     }
 }
 
-/// The functions that push, under the names that pipes use.
 impl<T: Serialize + 'static> Sender<T> {
-    /// Pushes an item: [`push`](Self::push), as pipes call it.
+    /// Sends an item, and waits for room if there is none.
     ///
     /// # Errors
     ///
-    /// As for `push`.
+    /// [`SendError`] with the item: the queue is closed, no handle is left that could take the
+    /// item, it is larger than the bytes that may lie in the queue, it cannot be serialised, or there is
+    /// no memory for it. Never `Full` or `TimedOut`.
     ///
     /// # Examples
     ///
@@ -327,15 +344,15 @@ impl<T: Serialize + 'static> Sender<T> {
     /// assert_eq!(receiver.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send(&self, item: T) -> Result<(), PushError<T>> {
-        self.push(item)
+    pub fn send(&self, item: T) -> Result<(), SendError<T>> {
+        item::push(&self.handle, item, 0, WaitMode::Forever)
     }
 
-    /// Pushes an item if there is room now: [`try_push`](Self::try_push), as pipes call it.
+    /// Sends an item if there is room now.
     ///
     /// # Errors
     ///
-    /// As for `try_push`.
+    /// As for [`send`](Self::send), and [`SendError::Full`].
     ///
     /// # Examples
     ///
@@ -346,16 +363,15 @@ impl<T: Serialize + 'static> Sender<T> {
     /// assert_eq!(sender.len(), sender.capacity());
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn try_send(&self, item: T) -> Result<(), PushError<T>> {
-        self.try_push(item)
+    pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
+        item::push(&self.handle, item, 0, WaitMode::Try)
     }
 
-    /// Pushes an item, and waits for room for at most `timeout`:
-    /// [`push_timeout`](Self::push_timeout), as pipes call it.
+    /// Sends an item, and waits for room for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// As for `push_timeout`.
+    /// As for [`send`](Self::send), and [`SendError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
@@ -367,18 +383,22 @@ impl<T: Serialize + 'static> Sender<T> {
     /// assert_eq!(receiver.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
-        self.push_timeout(item, timeout)
+    pub fn send_timeout(&self, item: T, timeout: Duration) -> Result<(), SendError<T>> {
+        item::push(&self.handle, item, 0, WaitMode::within(timeout))
     }
 }
 
-/// The functions that pop, under the names that pipes use.
 impl<T: DeserializeOwned + 'static> Receiver<T> {
-    /// Takes the next item: [`pop`](Self::pop), as pipes call it.
+    /// Takes the next item, and waits for one if there is none.
     ///
     /// # Errors
     ///
-    /// As for `pop`.
+    /// [`RecvError`]: the queue is closed and drained, no handle is left that could push, or an
+    /// item could not be read. Never `Empty` or `TimedOut`.
+    ///
+    /// # Panics
+    ///
+    /// If the item's `Deserialize` panics. The item is lost then.
     ///
     /// # Examples
     ///
@@ -389,51 +409,51 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
     /// assert!(receiver.recv().is_err());
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn recv(&self) -> Result<T, PopError> {
-        self.pop()
+    pub fn recv(&self) -> Result<T, RecvError> {
+        item::pop(&self.handle, WaitMode::Forever)
     }
 
-    /// Takes the next item if there is one now: [`try_pop`](Self::try_pop), as pipes call it.
+    /// Takes the next item if there is one now.
     ///
     /// # Errors
     ///
-    /// As for `try_pop`.
+    /// As for [`recv`](Self::recv), and [`RecvError::Empty`].
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError};
+    /// # use manyhands::{Pipe, queue::RecvError};
     /// let (_sender, receiver) = Pipe::one_way::<u8>()?;
-    /// assert_eq!(receiver.try_recv(), Err(PopError::Empty));
+    /// assert_eq!(receiver.try_recv(), Err(RecvError::Empty));
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn try_recv(&self) -> Result<T, PopError> {
-        self.try_pop()
+    pub fn try_recv(&self) -> Result<T, RecvError> {
+        item::pop(&self.handle, WaitMode::Try)
     }
 
-    /// Takes the next item, and waits for one for at most `timeout`:
-    /// [`pop_timeout`](Self::pop_timeout), as pipes call it.
+    /// Takes the next item, and waits for one for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// As for `pop_timeout`.
+    /// As for [`recv`](Self::recv), and [`RecvError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::PopError};
+    /// # use manyhands::{Pipe, queue::RecvError};
     /// # use std::time::Duration;
     /// let (_sender, receiver) = Pipe::one_way::<u8>()?;
-    /// assert_eq!(receiver.recv_timeout(Duration::ZERO), Err(PopError::Empty));
+    /// let late = receiver.recv_timeout(Duration::ZERO);
+    /// assert_eq!(late, Err(RecvError::TimedOut));
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, PopError> {
-        self.pop_timeout(timeout)
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
+        item::pop(&self.handle, WaitMode::within(timeout))
     }
 }
 
 impl<T> Receiver<T> {
-    /// Waits until [`pop`](Self::pop) would not wait, for at most `timeout`. Returns whether that
+    /// Waits until [`recv`](Self::recv) would not wait, for at most `timeout`. Returns whether that
     /// came to be.
     ///
     /// # Examples

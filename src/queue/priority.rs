@@ -12,7 +12,7 @@ use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::iter::{IntoIter, Iter};
-use super::macros::{handle, popping, state};
+use super::macros::{handle, popping, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -161,6 +161,10 @@ state!(
     "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
 );
 popping!(
+    PriorityQueue,
+    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+);
+taking!(
     PriorityQueue,
     "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
 );

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use crate::barrier::{BarrierPass, BrokenBarrier};
+pub use crate::barrier::{BarrierError, BarrierPass};
 use crate::memory::ShareError;
 use crate::memory::deferred::Limit;
 use crate::memory::kind::{Head, Kind};
@@ -19,13 +19,17 @@ use crate::os::robust::{Held, RobustMutex};
 /// A place where a number of threads, of any processes, wait until all of them have come.
 ///
 /// Then all go on, and the barrier is ready for the next time. If it becomes clear that not all
-/// will come, it breaks: all parties that wait get [`BrokenBarrier`], and so do those that come
-/// later, until a process calls [`reset`](Self::reset). It breaks when
+/// will come, it breaks: all parties that wait get a [`BarrierError`] with the reason, and so do
+/// those that come later, until a process calls [`reset`](Self::reset). It breaks when
 ///
-/// - a process that has a handle of it is killed, or crashes, whether it waits right now or not;
-/// - a process ends by itself while one of its threads waits;
-/// - a party has waited for longer than its timeout ([`wait_timeout`](Self::wait_timeout));
-/// - a process calls [`abort`](Self::abort).
+/// - a process that has a handle of it is killed, or crashes, whether it waits right now or not
+///   ([`PartyDied`](BarrierError::PartyDied));
+/// - a process ends by itself while one of its threads waits (also `PartyDied`);
+/// - a party has waited for longer than its timeout ([`wait_timeout`](Self::wait_timeout);
+///   [`TimedOut`](BarrierError::TimedOut));
+/// - a process calls [`abort`](Self::abort) ([`Aborted`](BarrierError::Aborted)).
+///
+/// Of several reasons, the first one counts.
 ///
 /// A process that ends by itself without waiting (with an exit status, whatever it is), or drops
 /// its handles, breaks nothing.
@@ -60,6 +64,30 @@ pub struct Barrier {
 /// The number of broken generations that are remembered.
 const REMEMBERED: usize = 32;
 
+/// The reason of a break takes up so many bits below the number of its generation.
+const REASON_BITS: u32 = 3;
+
+/// Returns the number by which the head has this reason; never 0.
+fn code(reason: BarrierError) -> u32 {
+    match reason {
+        BarrierError::TimedOut => 1,
+        BarrierError::PartyDied => 2,
+        BarrierError::Aborted => 3,
+        BarrierError::Reset => 4,
+    }
+}
+
+/// Returns the reason with this number. A number that no process of this crate wrote counts as a
+/// death: the process that wrote it is at fault.
+fn reason(code: u32) -> BarrierError {
+    match code {
+        1 => BarrierError::TimedOut,
+        3 => BarrierError::Aborted,
+        4 => BarrierError::Reset,
+        _ => BarrierError::PartyDied,
+    }
+}
+
 /// The head of a barrier. All of it but `waiters` is changed under the lock. The next owner breaks
 /// the barrier if a process was killed with the lock, which puts every word in order. Nearly always
 /// that process was a party, so the barrier breaks anyhow. A process without a handle takes the lock
@@ -71,7 +99,7 @@ pub(super) struct BarrierHead {
     parties: AtomicU32,
     /// The number of parties of the present generation that have arrived.
     arrived: AtomicU32,
-    /// 1: broken.
+    /// The reason why it is broken, as a [`code`]; 0: it is not.
     broken: AtomicU32,
     waiters: Waiters,
     /// One more with each pass and each break, from 1 on. Parties that have arrived wait for the
@@ -79,7 +107,8 @@ pub(super) struct BarrierHead {
     generation: AtomicU64,
     /// How often the barrier broke. With `broken_generations`, which has those generations in turn,
     /// a party that wakes up late finds out how its own has ended. A party that sleeps through 32
-    /// breaks takes it for a pass.
+    /// breaks takes it for a pass. Each word has the generation and, in its lower bits, the reason,
+    /// so that one store writes both.
     breaks: AtomicU32,
     /// How often the barrier was reset.
     resets: AtomicU32,
@@ -100,7 +129,7 @@ impl BarrierHead {
         let held = super::hold(&self.lock, limit)?;
         // The last owner died with the lock. The break puts in order what it left half-changed.
         if held.owner_died() {
-            self.break_up();
+            self.break_up(BarrierError::PartyDied);
             self.waiters.notify_all();
         }
         Some(held)
@@ -108,6 +137,14 @@ impl BarrierHead {
 
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns why the barrier is broken, if it is.
+    fn reason(&self) -> Option<BarrierError> {
+        match self.broken.load(Ordering::Relaxed) {
+            0 => None,
+            code => Some(reason(code)),
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -125,37 +162,48 @@ impl BarrierHead {
     }
 
     /// Ends the present generation without a pass. The caller has the lock, and notifies all
-    /// parties afterwards. If it is killed in the middle, the next owner does it once more.
-    fn break_up(&self) {
+    /// parties afterwards. If it is killed in the middle, the next owner does it once more, and
+    /// then the reason is that death.
+    fn break_up(&self, reason: BarrierError) {
         let breaks = self.breaks.load(Ordering::Relaxed);
         let generation = self.generation.load(Ordering::Relaxed);
         fault::point();
-        self.broken_generations[breaks as usize % REMEMBERED].store(generation, Ordering::Relaxed);
+        let word = generation << REASON_BITS | u64::from(code(reason));
+        self.broken_generations[breaks as usize % REMEMBERED].store(word, Ordering::Relaxed);
         fault::point();
         self.breaks.store(breaks.wrapping_add(1), Ordering::Relaxed);
         fault::point();
-        self.broken.store(1, Ordering::Relaxed);
+        self.broken.store(code(reason), Ordering::Relaxed);
         fault::point();
         self.next();
     }
 
-    /// Breaks the barrier if `condition` says so under the lock and it is not broken already.
-    /// Returns false if the lock was not free before the deadline.
-    fn break_if(&self, limit: Limit, condition: impl FnOnce() -> bool) -> bool {
+    /// Breaks the barrier for this reason if `condition` says so under the lock and it is not
+    /// broken already. Returns false if the lock was not free before the deadline.
+    fn break_if(
+        &self,
+        limit: Limit,
+        reason: BarrierError,
+        condition: impl FnOnce() -> bool,
+    ) -> bool {
         let Some(held) = self.hold(|| limit.at()) else {
             return false;
         };
         if !self.is_broken() && condition() {
-            self.break_up();
+            self.break_up(reason);
         }
         drop(held);
         self.waiters.notify_all();
         true
     }
 
-    fn has_broken(&self, generation: u64) -> bool {
-        let mut broken = self.broken_generations.iter();
-        broken.any(|broken| broken.load(Ordering::Relaxed) == generation)
+    /// Returns why this generation has ended without a pass, if it has. If its break was done
+    /// twice, because a process died in the middle of the first, both reasons are true.
+    fn broken_by(&self, generation: u64) -> Option<BarrierError> {
+        let words = self.broken_generations.iter();
+        let mut words = words.map(|word| word.load(Ordering::Relaxed));
+        let word = words.find(|word| word >> REASON_BITS == generation)?;
+        Some(reason((word & ((1 << REASON_BITS) - 1)) as u32))
     }
 
     fn is_waiting(&self, member: u16) -> bool {
@@ -168,7 +216,7 @@ impl BarrierHead {
     /// deadline.
     pub(super) fn reclaim(&self, member: u16, end: End, deadline: Instant) -> bool {
         let is_meant = || end == End::Killed || self.is_waiting(member);
-        self.break_if(Limit::Until(deadline), is_meant)
+        self.break_if(Limit::Until(deadline), BarrierError::PartyDied, is_meant)
     }
 }
 
@@ -220,22 +268,23 @@ impl Barrier {
         self.object.head()
     }
 
-    fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BrokenBarrier> {
+    fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BarrierError> {
         if !self.object.reach(|| mode.lock_deadline()) {
-            // This is a forked child that has not yet been able to make its copy of the handle its
-            // own.
-            self.break_later();
-            return Err(BrokenBarrier);
+            // This is a forked child that has not been able in time to make its copy of the handle
+            // its own.
+            self.break_later(BarrierError::TimedOut);
+            return Err(BarrierError::TimedOut);
         }
         let (head, member) = (self.head(), member::own_number());
         let generation = head.generation();
         let Some(lock) = head.hold(|| mode.lock_deadline()) else {
             self.give_up(generation)?;
-            // All others have passed without this party. It was not part of this generation.
-            return Err(BrokenBarrier);
+            // All others have passed without this party. It was not part of this generation, and
+            // its time is up.
+            return Err(BarrierError::TimedOut);
         };
-        if head.is_broken() {
-            return Err(BrokenBarrier);
+        if let Some(reason) = head.reason() {
+            return Err(reason);
         }
         let generation = head.generation.load(Ordering::Relaxed);
         let index = head.arrived.load(Ordering::Relaxed);
@@ -258,54 +307,52 @@ impl Barrier {
         if waiters
             .wait(mode.deadline(), ready, member::poll_for_dead)
             .is_none()
-            && let Err(broken) = self.give_up(generation)
+            && let Err(reason) = self.give_up(generation)
         {
-            return Err(broken);
+            return Err(reason);
         }
         // The generation has ended, by a break or by a pass.
-        if head.has_broken(generation) {
-            Err(BrokenBarrier)
-        } else {
-            Ok(pass)
-        }
+        head.broken_by(generation).map_or(Ok(pass), Err)
     }
 
     /// Breaks the barrier, now or as soon as the lock is free, unless it has been reset by then.
-    fn break_later(&self) {
+    fn break_later(&self, reason: BarrierError) {
         let mut resets = None;
         self.object.now_or_later(move |head, limit| {
             let now = || head.resets.load(Ordering::Relaxed);
             let then = *resets.get_or_insert_with(now);
-            head.break_if(limit, || now() == then)
+            head.break_if(limit, reason, || now() == then)
         });
     }
 
     /// Breaks the generation, because the time of this party is up, unless the generation has ended
     /// meanwhile. If a process is stopped with the lock, the barrier is broken as soon as that is
     /// possible.
-    fn give_up(&self, generation: u64) -> Result<(), BrokenBarrier> {
+    fn give_up(&self, generation: u64) -> Result<(), BarrierError> {
+        let reason = BarrierError::TimedOut;
         self.object.now_or_later(move |head, limit| {
-            head.break_if(limit, || head.generation() == generation)
+            head.break_if(limit, reason, || head.generation() == generation)
         });
         let head = self.head();
-        // The break is put off, or has happened. Otherwise all have passed.
-        if head.generation() == generation || head.has_broken(generation) {
-            Err(BrokenBarrier)
-        } else {
-            Ok(())
+        // The break is put off.
+        if head.generation() == generation {
+            return Err(reason);
         }
+        // The generation was broken, here or for another reason just before. Otherwise all have
+        // passed.
+        head.broken_by(generation).map_or(Ok(()), Err)
     }
 
     /// Waits until all parties have come.
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`], if not all will come.
+    /// [`BarrierError`], if not all will come, or another party resets the barrier.
     ///
     /// # Examples
     ///
     /// See [`Barrier`].
-    pub fn wait(&self) -> Result<BarrierPass, BrokenBarrier> {
+    pub fn wait(&self) -> Result<BarrierPass, BarrierError> {
         self.arrive(WaitMode::Forever)
     }
 
@@ -314,32 +361,34 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`], if not all will come, or the time was up.
+    /// As for [`wait`](Self::wait), and [`BarrierError::TimedOut`] when the time is over. The other
+    /// parties get `TimedOut` then, too.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::sync::{Barrier, BrokenBarrier};
+    /// # use manyhands::sync::{Barrier, BarrierError};
     /// # use std::time::Duration;
     /// let barrier = Barrier::new(2)?;
     /// assert_eq!(
     ///     barrier.wait_timeout(Duration::from_millis(1)),
-    ///     Err(BrokenBarrier)
+    ///     Err(BarrierError::TimedOut)
     /// );
     /// assert!(barrier.is_broken());
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BarrierError> {
         self.arrive(WaitMode::within(timeout))
     }
 
-    /// Breaks the barrier, for a party that will not come.
+    /// Breaks the barrier, for a party that will not come. All parties get
+    /// [`BarrierError::Aborted`], if the barrier was not broken before.
     ///
     /// # Examples
     ///
     /// ```
     /// use manyhands::Process;
-    /// use manyhands::sync::{Barrier, BrokenBarrier};
+    /// use manyhands::sync::{Barrier, BarrierError};
     ///
     /// let barrier = Barrier::new(2)?;
     /// let child = Process::spawn(
@@ -349,15 +398,15 @@ impl Barrier {
     ///     },
     ///     barrier.clone(),
     /// )?;
-    /// assert_eq!(barrier.wait(), Err(BrokenBarrier));
+    /// assert_eq!(barrier.wait(), Err(BarrierError::Aborted));
     /// assert!(child.join()?.success());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn abort(&self) {
-        self.break_later();
+        self.break_later(BarrierError::Aborted);
     }
 
-    /// Makes the barrier usable again. Parties that wait get [`BrokenBarrier`].
+    /// Makes the barrier usable again. Parties that wait get [`BarrierError::Reset`].
     ///
     /// Processes that were killed before this do not break it again, unless another process is
     /// stopped in the middle of a change to a shared object. The call waits for a process that is
@@ -378,7 +427,7 @@ impl Barrier {
         member::reclaim_dead();
         let lock = head.hold(|| None);
         if head.arrived.load(Ordering::Relaxed) > 0 {
-            head.break_up();
+            head.break_up(BarrierError::Reset);
         } else {
             // A party whose time was up before the reset may not have had the lock to say so yet.
             // It must not break the barrier of the next pass: that has another number.
@@ -428,7 +477,7 @@ impl Barrier {
     }
 }
 
-super::handle!(Barrier);
+super::handle!(Barrier, "manyhands::sync::Barrier::new(2)?");
 
 impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -452,22 +501,33 @@ mod tests {
     fn what_ends_a_generation_wakes_all_parties() {
         type Change = fn(&Barrier);
         let passes: Change = |barrier| assert!(barrier.wait().unwrap().is_leader());
-        let ends: [(&str, Change); 6] = [
-            ("a pass", passes),
-            ("abort", Barrier::abort),
-            ("reset", Barrier::reset),
-            ("a party that is late", |barrier| {
-                barrier.give_up(barrier.head().generation()).unwrap_err();
-            }),
-            ("a killed process", |barrier| {
-                assert!(barrier.head().reclaim(0, End::Killed, Instant::now()));
-            }),
-            ("a reset with a party that waits", |barrier| {
-                barrier.head().arrived.store(1, Ordering::Relaxed);
-                barrier.reset();
-            }),
+        let ends: [(&str, Change, Option<BarrierError>); 6] = [
+            ("a pass", passes, None),
+            ("abort", Barrier::abort, Some(BarrierError::Aborted)),
+            ("reset", Barrier::reset, None),
+            (
+                "a party that is late",
+                |barrier| {
+                    let late = barrier.give_up(barrier.head().generation());
+                    assert_eq!(late, Err(BarrierError::TimedOut));
+                },
+                Some(BarrierError::TimedOut),
+            ),
+            (
+                "a killed process",
+                |barrier| assert!(barrier.head().reclaim(0, End::Killed, Instant::now())),
+                Some(BarrierError::PartyDied),
+            ),
+            (
+                "a reset with a party that waits",
+                |barrier| {
+                    barrier.head().arrived.store(1, Ordering::Relaxed);
+                    barrier.reset();
+                },
+                Some(BarrierError::Reset),
+            ),
         ];
-        for (what, end) in ends {
+        for (what, end, reason) in ends {
             let barrier = Barrier::new(1).unwrap();
             let ticket = barrier.head().waiters.ticket();
             let generation = barrier.head().generation();
@@ -475,7 +535,35 @@ mod tests {
             let (word, seen) = ticket.word();
             assert_ne!(word.load(Ordering::Relaxed), seen, "{what}");
             assert_ne!(barrier.head().generation(), generation, "{what}");
+            assert_eq!(barrier.head().broken_by(generation), reason, "{what}");
+            // A reset leaves a barrier that is whole.
+            let is_reset = reason == Some(BarrierError::Reset);
+            let left = reason.filter(|_| !is_reset);
+            assert_eq!(barrier.head().reason(), left, "{what}");
         }
+    }
+
+    /// A party whose time is up at the same moment as another reason gets the one that came first.
+    #[test]
+    fn a_party_that_gives_up_too_late_hears_what_broke_its_generation() {
+        let barrier = Barrier::new(2).unwrap();
+        let generation = barrier.head().generation();
+        barrier.abort();
+        assert_eq!(barrier.give_up(generation), Err(BarrierError::Aborted));
+        barrier.reset();
+        let next = barrier.head().generation();
+        assert_eq!(barrier.give_up(next), Err(BarrierError::TimedOut));
+        assert_eq!(barrier.give_up(generation), Err(BarrierError::Aborted));
+    }
+
+    #[test]
+    fn each_reason_has_a_number_that_gives_it_back() {
+        use BarrierError::{Aborted, PartyDied, Reset, TimedOut};
+        for one in [TimedOut, PartyDied, Aborted, Reset] {
+            assert_eq!(reason(code(one)), one);
+            assert!((1..1 << REASON_BITS).contains(&code(one)), "{one:?}");
+        }
+        assert_eq!(reason(7), PartyDied);
     }
 
     /// A party may sleep through breaks and resets that follow the break of its own generation.
@@ -487,13 +575,17 @@ mod tests {
         for round in 0..REMEMBERED + 8 {
             let passed = head.generation();
             barrier.wait().unwrap();
-            assert!(!head.has_broken(passed), "round {round}");
+            assert_eq!(head.broken_by(passed), None, "round {round}");
             broken.push(head.generation());
             barrier.abort();
             barrier.reset();
             let start = broken.len().saturating_sub(REMEMBERED);
             let mut last = broken[start..].iter();
-            assert!(last.all(|&one| head.has_broken(one)), "round {round}");
+            let aborted = Some(BarrierError::Aborted);
+            assert!(
+                last.all(|&one| head.broken_by(one) == aborted),
+                "round {round}"
+            );
         }
     }
 

@@ -84,7 +84,7 @@ impl CondvarHead {
 /// assert!(wait.unwrap().1.timed_out());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
@@ -270,7 +270,7 @@ impl Condvar {
     }
 }
 
-super::handle!(Condvar);
+super::handle!(Condvar, "manyhands::sync::Condvar::new()?");
 
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -188,7 +188,7 @@ impl Event {
     }
 }
 
-super::handle!(Event);
+super::handle!(Event, "manyhands::sync::Event::new()?");
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,7 +13,7 @@
 //! | | while it writes | the others get the lock, poisoned |
 //! | [`Semaphore`] | with permits | permits come back, but not [forgotten](Permit::forget) ones |
 //! | [`Condvar`] | while it waits, perhaps picked by `notify_one` | all wake up and look again |
-//! | [`Barrier`] | with a handle, arrived or not | [`BrokenBarrier`], until [`Barrier::reset`] |
+//! | [`Barrier`] | with a handle, arrived or not | [`BarrierError`], until [`Barrier::reset`] |
 //! | [`Event`] | waiting, or between `set` and the wake-up | nothing: waiters look by themselves |
 //! | [`Once`] | while it runs the function | poisoned: [`Once::call_once_force`] runs it again |
 //!
@@ -66,7 +66,7 @@ mod poison;
 mod rwlock;
 mod semaphore;
 
-pub use barrier::{Barrier, BarrierPass, BrokenBarrier};
+pub use barrier::{Barrier, BarrierError, BarrierPass};
 pub use condvar::{Condvar, WaitTimeoutResult};
 pub use event::Event;
 pub use mutex::{Mutex, MutexGuard};
@@ -113,10 +113,12 @@ fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// `Clone`, `Serialize` and `Deserialize` for a handle without a value: `struct $name { object:
-/// Object<$head> }`.
+/// `Clone`, `Serialize`, `Deserialize` and `same_object` for a handle without a value:
+/// `struct $name { object: Object<$head> }`. `$make` is an expression that makes one.
 macro_rules! handle {
-    ($name:ident) => {
+    ($name:ident, $make:literal) => {
+        crate::memory::object::same_object!([] $name, $make, object);
+
         impl Clone for $name {
             fn clone(&self) -> Self {
                 Self {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::{Object, shape_of};
+use crate::memory::object::{Object, same_object, shape_of};
 use crate::memory::wait_mode::soon;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
@@ -342,6 +342,8 @@ impl<T> Mutex<T> {
         head.poisoned.store(0, Ordering::Relaxed);
     }
 }
+
+same_object!([T] Mutex<T>, "manyhands::sync::Mutex::new(0)?", raw.object);
 
 impl<T> Clone for Mutex<T> {
     fn clone(&self) -> Self {

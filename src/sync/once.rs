@@ -257,7 +257,7 @@ impl Drop for Run<'_> {
     }
 }
 
-super::handle!(Once);
+super::handle!(Once, "manyhands::sync::Once::new()?");
 
 impl fmt::Debug for Once {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

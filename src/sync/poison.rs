@@ -79,8 +79,23 @@ pub struct PoisonError<G> {
 pub type LockResult<G> = Result<G, PoisonError<G>>;
 
 impl<G> PoisonError<G> {
-    /// Makes the error around the guard.
-    pub(super) fn new(guard: G) -> Self {
+    /// Makes the error around the guard, or around another value: for locks that are made of these
+    /// ones.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::sync::{LockResult, Mutex, PoisonError};
+    ///
+    /// /// Returns the number in a lock, poisoned or not.
+    /// fn look(lock: &Mutex<u64>) -> LockResult<u64> {
+    ///     let number = lock.lock().map(|guard| *guard);
+    ///     number.map_err(|error| PoisonError::new(*error.into_inner()))
+    /// }
+    /// assert_eq!(look(&Mutex::new(3)?).unwrap(), 3);
+    /// # Ok::<(), manyhands::ShareError>(())
+    /// ```
+    pub fn new(guard: G) -> Self {
         Self { guard }
     }
 

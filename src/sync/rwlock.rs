@@ -14,7 +14,7 @@ use super::line::{self, HasLine, Line, MOST};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::{Object, shape_of};
+use crate::memory::object::{Object, same_object, shape_of};
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
@@ -334,6 +334,8 @@ impl<T> RwLock<T> {
         self.object.head().poisoned.store(0, Ordering::Relaxed);
     }
 }
+
+same_object!([T] RwLock<T>, "manyhands::sync::RwLock::new(0)?", object);
 
 impl<T> Clone for RwLock<T> {
     fn clone(&self) -> Self {

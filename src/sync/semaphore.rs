@@ -282,7 +282,7 @@ impl Semaphore {
     }
 }
 
-super::handle!(Semaphore);
+super::handle!(Semaphore, "manyhands::sync::Semaphore::new(1)?");
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{deadline, sleep};
-use crate::barrier::{BarrierPass, BrokenBarrier};
+use crate::barrier::{BarrierError, BarrierPass};
 use crate::shim::{Condvar, Mutex};
 
 /// A place where threads wait until a fixed number of them has come. Then all go on together, and
@@ -15,9 +15,9 @@ use crate::shim::{Condvar, Mutex};
 /// [`wait`](Self::wait) here. A thread that panics before it arrives is not noticed either: the
 /// others wait for it. But each of them can use [`wait_timeout`](Self::wait_timeout), and when that
 /// time is over the barrier is *broken*: the threads that wait, and all that come later, get
-/// [`BrokenBarrier`]. So all of them stop together instead of one after the other. Any thread can
-/// break the barrier too, with [`abort`](Self::abort), for example on the way out of a thread that
-/// fails. [`reset`](Self::reset) repairs it.
+/// [`BarrierError::TimedOut`]. So all of them stop together instead of one after the other. Any
+/// thread can break the barrier too, with [`abort`](Self::abort), for example on the way out of a
+/// thread that fails. [`reset`](Self::reset) repairs it.
 ///
 /// # Examples
 ///
@@ -57,12 +57,13 @@ struct State {
     /// a thread that is slow to wake finds how *its* round has ended, whatever has happened to the
     /// barrier since. A count of rounds could not tell that.
     round: Option<Arc<Round>>,
-    is_broken: bool,
+    /// Why it is broken, if it is.
+    broken: Option<BarrierError>,
 }
 
 #[derive(Debug, Default)]
 struct Round {
-    outcome: OnceLock<Result<(), BrokenBarrier>>,
+    outcome: OnceLock<Result<(), BarrierError>>,
     ended: Condvar,
 }
 
@@ -71,7 +72,7 @@ impl RefUnwindSafe for Barrier {}
 
 impl State {
     /// Ends the round: all threads that wait go on, with this outcome.
-    fn end_round(&mut self, outcome: Result<(), BrokenBarrier>) {
+    fn end_round(&mut self, outcome: Result<(), BarrierError>) {
         self.waiting = 0;
         if let Some(round) = self.round.take() {
             // A round is taken out when it ends, so this is the first outcome.
@@ -80,9 +81,10 @@ impl State {
         }
     }
 
-    fn break_round(&mut self) {
-        self.is_broken = true;
-        self.end_round(Err(BrokenBarrier));
+    /// Breaks the barrier. If it is broken already, no thread waits, and the first reason stays.
+    fn break_round(&mut self, reason: BarrierError) {
+        self.broken.get_or_insert(reason);
+        self.end_round(Err(reason));
     }
 }
 
@@ -110,7 +112,7 @@ impl Barrier {
             state: Mutex::new(State {
                 waiting: 0,
                 round: None,
-                is_broken: false,
+                broken: None,
             }),
         }
     }
@@ -119,7 +121,7 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`] if the barrier is broken, or is broken or reset before all have come.
+    /// [`BarrierError`] if the barrier is broken, or is broken or reset before all have come.
     ///
     /// # Examples
     ///
@@ -134,7 +136,7 @@ impl Barrier {
     ///     assert!(other.join().unwrap().is_ok());
     /// });
     /// ```
-    pub fn wait(&self) -> Result<BarrierPass, BrokenBarrier> {
+    pub fn wait(&self) -> Result<BarrierPass, BarrierError> {
         self.wait_until(None)
     }
 
@@ -143,46 +145,48 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`], like [`wait`](Self::wait), and when the time is over.
+    /// As for [`wait`](Self::wait), and [`BarrierError::TimedOut`] when the time is over.
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::thread::{Barrier, BrokenBarrier};
+    /// use manyhands::thread::{Barrier, BarrierError};
     /// use std::time::Duration;
     ///
     /// let barrier = Barrier::new(2);
     /// assert_eq!(
     ///     barrier.wait_timeout(Duration::from_millis(10)),
-    ///     Err(BrokenBarrier)
+    ///     Err(BarrierError::TimedOut)
     /// );
-    /// assert_eq!(barrier.wait(), Err(BrokenBarrier)); // the one that was late learns of it
+    /// // A thread that comes too late learns why.
+    /// assert_eq!(barrier.wait(), Err(BarrierError::TimedOut));
     /// ```
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BrokenBarrier> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BarrierError> {
         self.wait_until(deadline(timeout))
     }
 
-    /// Breaks the barrier: the threads that wait, and all that come later, get [`BrokenBarrier`].
+    /// Breaks the barrier: the threads that wait, and all that come later, get
+    /// [`BarrierError::Aborted`]. A barrier that is broken already keeps its first reason.
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::thread::{Barrier, BrokenBarrier};
+    /// use manyhands::thread::{Barrier, BarrierError};
     /// use std::thread;
     ///
     /// let barrier = Barrier::new(2);
     /// thread::scope(|scope| {
     ///     let other = scope.spawn(|| barrier.wait());
     ///     barrier.abort();
-    ///     assert_eq!(other.join().unwrap(), Err(BrokenBarrier));
+    ///     assert_eq!(other.join().unwrap(), Err(BarrierError::Aborted));
     /// });
     /// ```
     pub fn abort(&self) {
-        self.state.lock().break_round();
+        self.state.lock().break_round(BarrierError::Aborted);
     }
 
     /// Makes the barrier as good as new. The threads that wait at that moment get
-    /// [`BrokenBarrier`], whether it was broken or not.
+    /// [`BarrierError::Reset`].
     ///
     /// # Examples
     ///
@@ -196,8 +200,8 @@ impl Barrier {
     /// ```
     pub fn reset(&self) {
         let mut state = self.state.lock();
-        state.end_round(Err(BrokenBarrier));
-        state.is_broken = false;
+        state.end_round(Err(BarrierError::Reset));
+        state.broken = None;
     }
 
     /// Returns whether the barrier is broken.
@@ -213,7 +217,7 @@ impl Barrier {
     /// assert!(barrier.is_broken());
     /// ```
     pub fn is_broken(&self) -> bool {
-        self.state.lock().is_broken
+        self.state.lock().broken.is_some()
     }
 
     /// Returns the number of threads that have to come.
@@ -242,10 +246,10 @@ impl Barrier {
         self.state.lock().waiting
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<BarrierPass, BrokenBarrier> {
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<BarrierPass, BarrierError> {
         let mut state = self.state.lock();
-        if state.is_broken {
-            return Err(BrokenBarrier);
+        if let Some(reason) = state.broken {
+            return Err(reason);
         }
         let pass = BarrierPass::new(state.waiting, self.parties);
         if pass.is_leader() {
@@ -261,8 +265,8 @@ impl Barrier {
                 return outcome.map(|()| pass);
             }
             if is_late {
-                state.break_round();
-                return Err(BrokenBarrier);
+                state.break_round(BarrierError::TimedOut);
+                return Err(BarrierError::TimedOut);
             }
         }
     }
@@ -294,9 +298,9 @@ mod tests {
             let broken = in_thread(|| barrier.wait());
             eventually(|| barrier.waiting() == 1);
             barrier.reset();
-            assert_eq!(soon(&slow), Err(BrokenBarrier));
+            assert_eq!(soon(&slow), Err(BarrierError::Aborted));
             assert_eq!(soon(&other), Ok(BarrierPass::new(0, 2)));
-            assert_eq!(soon(&broken), Err(BrokenBarrier));
+            assert_eq!(soon(&broken), Err(BarrierError::Reset));
         }
     }
 }

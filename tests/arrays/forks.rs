@@ -45,7 +45,7 @@ fn meet(step: &SharedValue<u32>) {
 fn reading(array: &SharedArray<u64>, step: &SharedValue<u32>) -> Owning {
     let (array, step) = (array.clone(), step.clone());
     let mut owning: Owning = Box::pin(async move {
-        let guard = array.read().unwrap();
+        let guard = array.try_read().unwrap();
         let slice: &[u64] = &guard;
         Once(false).await;
         let before = black_box(slice)[0];
@@ -59,7 +59,7 @@ fn reading(array: &SharedArray<u64>, step: &SharedValue<u32>) -> Owning {
 fn atomics(array: &SharedArray<u64>, step: &SharedValue<u32>) -> Owning {
     let (array, step) = (array.clone(), step.clone());
     let mut owning: Owning = Box::pin(async move {
-        let guard = array.atomics().unwrap();
+        let guard = array.try_atomics().unwrap();
         let slice: &[AtomicU64] = &guard;
         Once(false).await;
         let before = slice[0].load(Ordering::Relaxed);
@@ -101,7 +101,7 @@ fn b73_nobody_writes_to_what_a_child_reads_though_its_parent_let_go_of_it() -> R
     for owning in [reading, atomics] {
         let step = SharedValue::new(0)?;
         let seen = seen_by_child(owning(&array, &step), &step, || {
-            assert!(is_claimed(&array.write()) && is_claimed(&array.set(0, 2)));
+            assert!(is_claimed(&array.try_write()) && is_claimed(&array.set(0, 2)));
         });
         assert_eq!(seen?, (1, 1));
         // The claim goes with the child.
@@ -111,7 +111,7 @@ fn b73_nobody_writes_to_what_a_child_reads_though_its_parent_let_go_of_it() -> R
 }
 
 fn read_and_stay((array, step): (SharedArray<u64>, SharedValue<u32>)) {
-    let guard = array.read().unwrap();
+    let guard = array.try_read().unwrap();
     meet(&step);
     drop(guard);
     step.set(3);
@@ -129,19 +129,19 @@ fn b73_a_child_has_no_claim_of_another_process_than_its_parent() -> Result {
     eventually("the other process reads", || step.get() == 1);
     // Of its own claims the child gets copies.
     let other = SharedArray::from_slice(&[1u64; 8])?;
-    let own_claim = other.read()?;
+    let own_claim = other.try_read()?;
     let pool = forked();
     let stay = |step: &SharedValue<u32>| eventually("the test is over", || step.get() == 4);
     let own = step.clone();
     let child = pool.submit(move |()| stay(&own), ());
     step.set(2);
     eventually("the other process has let go", || step.get() == 3);
-    assert!(array.write().is_ok());
+    assert!(array.try_write().is_ok());
     drop(own_claim);
-    assert!(is_claimed(&other.write()));
+    assert!(is_claimed(&other.try_write()));
     step.set(4);
     child.result()?;
-    assert!(other.write().is_ok());
+    assert!(other.try_write().is_ok());
     reader.kill()?;
     reader.join()?;
     Ok(())
@@ -162,16 +162,16 @@ fn b73_a_submitted_task_keeps_what_it_was_given_as_a_copy() -> Result {
         task
     };
     eventually("the child runs", || step.get() == 1);
-    assert!(is_claimed(&array.write()));
+    assert!(is_claimed(&array.try_write()));
     step.set(2);
     // No call has looked at the task: the one that is refused finds that it has ended.
-    eventually("the child has ended", || array.write().is_ok());
+    eventually("the child has ended", || array.try_write().is_ok());
     assert_eq!(task.result()?, (1, 1));
     // Nor does any call ever look at this one.
-    let guard = array.read()?;
+    let guard = array.try_read()?;
     drop(pool.submit(|()| (), ()));
     drop(guard);
-    eventually("the child has ended", || array.write().is_ok());
+    eventually("the child has ended", || array.try_write().is_ok());
     Ok(())
 }
 
@@ -238,7 +238,7 @@ fn b73_forks_wait_for_calls_that_write_and_not_for_their_own() -> Result {
     assert_eq!(array.to_vec()?, [1, 1]);
     // A guard that another thread is about to drop is waited for.
     let clone = array.clone();
-    let guard = clone.write()?;
+    let guard = clone.try_write()?;
     std::thread::scope(|scope| {
         let forking = scope.spawn(|| forked().map(|x: u8| x, [1]));
         drop(guard);
@@ -257,7 +257,7 @@ fn b73_workers_forked_from_a_process_have_its_arrays_and_none_of_its_claims() ->
         builder.start_method(StartMethod::Fork).allow_threads()
     };
     let array = SharedArray::from_slice(&[5u64; 8])?;
-    let guard = array.read()?;
+    let guard = array.try_read()?;
     let refused = workers().build().unwrap_err().to_string();
     assert!(refused.contains("drop the guard"), "{refused}");
     drop(guard);

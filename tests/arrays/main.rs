@@ -15,7 +15,7 @@ mod forks;
 
 use std::time::Duration;
 
-use common::Leftovers;
+use common::{Leftovers, assert_matches};
 use manyhands::prelude::*;
 use manyhands::{ClaimError, ShareError, SharedArray, TileMut};
 
@@ -43,6 +43,11 @@ fn is_claimed<T>(outcome: &std::result::Result<T, ClaimError>) -> bool {
     matches!(outcome, Err(ClaimError::Claimed { .. }))
 }
 
+/// Whether a call with a timeout was late, because elements were claimed.
+fn is_late<T>(outcome: &std::result::Result<T, ClaimError>) -> bool {
+    matches!(outcome, Err(ClaimError::TimedOut { .. }))
+}
+
 /// An iterator that is wrong about its length.
 struct Wrong(u8, usize);
 impl Iterator for Wrong {
@@ -61,27 +66,25 @@ fn b71_an_array_has_its_elements_and_its_length() -> Result {
     let _none = Leftovers::none();
     let array = SharedArray::from_fn(1_000, |i| i as u32)?;
     assert_eq!((array.len(), array.is_empty()), (1_000, false));
-    assert_eq!((array.get(999)?, array.read()?[7]), (999, 7));
-    assert_eq!(
+    assert_eq!((array.get(999)?, array.try_read()?[7]), (999, 7));
+    assert_matches!(
         array.get(1_000),
-        Err(ClaimError::OutOfBounds {
-            range: 1_000..1_001,
-            len: 1_000
-        })
+        Err(ClaimError::OutOfBounds { range, len: 1_000, .. }) if range == (1_000..1_001)
     );
     array.set(7, 8)?;
-    assert_eq!(*array.read_range(6..9)?, [6, 8, 8]);
-    assert!(array.read_range(6..1_001).is_err());
-    array.write_range(..10)?.fill(1);
+    assert_eq!(*array.try_read_range(6..9)?, [6, 8, 8]);
+    assert!(array.try_read_range(6..1_001).is_err());
+    array.try_write_range(..10)?.fill(1);
     assert_eq!(array.to_vec()?[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 10]);
     array.fill(3)?;
     array.copy_from_slice(&vec![4; 1_000])?;
     assert_eq!(array.to_vec()?, vec![4; 1_000]);
-    assert_eq!(
+    assert_matches!(
         array.copy_from_slice(&[1]),
         Err(ClaimError::Length {
             given: 1,
-            len: 1_000
+            len: 1_000,
+            ..
         })
     );
     assert_eq!(SharedArray::from_iter([1u8, 2, 3])?.to_vec()?, [1, 2, 3]);
@@ -100,11 +103,11 @@ fn b71_an_array_has_its_elements_and_its_length() -> Result {
 fn b71_empty_arrays_and_elements_of_no_size_are_nothing_special() -> Result {
     let _none = Leftovers::none();
     let mut empty = SharedArray::<u64>::zeros(0)?;
-    assert!(empty.is_empty() && empty.read()?.is_empty() && empty.to_vec()?.is_empty());
-    let (one, two) = (empty.write()?, empty.write()?);
+    assert!(empty.is_empty() && empty.try_read()?.is_empty() && empty.to_vec()?.is_empty());
+    let (one, two) = (empty.try_write()?, empty.try_write()?);
     drop((one, two));
     assert_eq!(
-        SharedArray::<()>::zeros(usize::MAX)?.read()?.len(),
+        SharedArray::<()>::zeros(usize::MAX)?.try_read()?.len(),
         usize::MAX
     );
     let mut units = SharedArray::<()>::zeros(10)?;
@@ -131,7 +134,7 @@ fn b71_new_arrays_are_zeros_whatever_was_there_before() -> Result {
                 .map(|_| SharedArray::<u16>::zeros(len).unwrap())
                 .collect();
             for array in &arrays {
-                assert!(array.read()?.iter().all(|&x| x == 0), "{len} elements");
+                assert!(array.try_read()?.iter().all(|&x| x == 0), "{len} elements");
                 array.fill(u16::MAX)?;
             }
         }
@@ -146,11 +149,11 @@ fn b71_what_a_child_writes_is_seen_when_the_task_has_ended() -> Result {
     let pool = Pool::processes(2)?;
     for round in 1..50 {
         pool.submit(
-            |(array, round): (SharedArray<u64>, u64)| array.write().unwrap().fill(round),
+            |(array, round): (SharedArray<u64>, u64)| array.try_write().unwrap().fill(round),
             (array.clone(), round),
         )
         .result()?;
-        assert_eq!(*array.read()?, [round; 1_000]);
+        assert_eq!(*array.try_read()?, [round; 1_000]);
     }
     let child = Process::spawn(
         |array: SharedArray<u64>| array.fill(77).unwrap(),
@@ -159,7 +162,7 @@ fn b71_what_a_child_writes_is_seen_when_the_task_has_ended() -> Result {
     assert!(child.join()?.success());
     assert_eq!(array.get(500)?, 77);
     forked().map(|i: usize| array.set(i, 78).unwrap(), 0..3)?;
-    assert_eq!(*array.read_range(..4)?, [78, 78, 78, 77]);
+    assert_eq!(*array.try_read_range(..4)?, [78, 78, 78, 77]);
     // A worker can make one, too.
     let made = pool
         .submit(|len: usize| SharedArray::from_fn(len, |i| i).unwrap(), 10)
@@ -237,7 +240,7 @@ fn b76_the_memory_stays_as_long_as_a_handle_somewhere() -> Result {
         .result()?;
     drop(array);
     assert_eq!(
-        kept.read()?.iter().map(|&x| u64::from(x)).sum::<u64>(),
+        kept.try_read()?.iter().map(|&x| u64::from(x)).sum::<u64>(),
         500_000
     );
     pool.close()?;
@@ -273,7 +276,7 @@ fn b78_more_than_there_is_is_an_error_and_nothing_is_left_of_it() -> Result {
 fn b75_views_of_any_dimension_are_of_the_same_memory() -> Result {
     let _none = Leftovers::none();
     let array = SharedArray::from_fn(24, |i| i)?;
-    let reading = array.read()?;
+    let reading = array.try_read()?;
     let address = reading.as_ptr();
     assert_eq!(reading.view(24)?.as_ptr(), address);
     assert_eq!(reading.view([4, 6])?[[1, 2]], 8);
@@ -283,11 +286,49 @@ fn b75_views_of_any_dimension_are_of_the_same_memory() -> Result {
     assert!(reading.view([5, 5]).is_err() && reading.view([4, 5]).is_err());
     assert!(reading.view([usize::MAX, 2]).is_err());
     drop(reading);
-    array.write()?.view_mut([4, 6])?.row_mut(2).fill(1);
-    assert_eq!(*array.read_range(11..19)?, [11, 1, 1, 1, 1, 1, 1, 18]);
-    assert_eq!(array.write()?.view([4, 6])?[[2, 0]], 1);
-    assert!(array.write()?.view_mut([1, 6]).is_err());
+    array.try_write()?.view_mut([4, 6])?.row_mut(2).fill(1);
+    assert_eq!(*array.try_read_range(11..19)?, [11, 1, 1, 1, 1, 1, 1, 18]);
+    assert_eq!(array.try_write()?.view([4, 6])?[[2, 0]], 1);
+    assert!(array.try_write()?.view_mut([1, 6]).is_err());
     let frozen = array.freeze()?;
     assert_eq!(frozen.view([6, 4])?.t().dim(), (4, 6));
+    Ok(())
+}
+
+fn sum(of: impl AsRef<[u32]>) -> u32 {
+    of.as_ref().iter().sum()
+}
+
+#[test]
+fn what_gives_access_to_elements_is_compared_and_iterated_as_a_slice() -> Result {
+    let _none = Leftovers::none();
+    let array = SharedArray::from_slice(&[1_u32, 2, 3])?;
+    let mut writing = array.try_write()?;
+    for element in &mut writing {
+        *element *= 2;
+    }
+    writing.as_mut()[2] = 7;
+    assert_eq!(writing, [2, 4, 7]);
+    assert_ne!(writing, [2, 4, 8]);
+    assert_ne!(writing, [2, 4]);
+    assert_eq!((&writing).into_iter().count(), 3);
+    assert_eq!(sum(writing), 13);
+    let reading = array.try_read()?;
+    assert_eq!(reading, vec![2, 4, 7]);
+    assert_eq!(reading, [2, 4, 7][..]);
+    assert_eq!(reading, &[2, 4, 7][..]);
+    assert_eq!((&reading).into_iter().max(), Some(&7));
+    drop(reading);
+    let atomics = array.try_atomics()?;
+    for element in &atomics {
+        element.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    assert_eq!(atomics.as_ref().len(), 3);
+    drop(atomics);
+    let frozen = array.freeze()?;
+    assert_eq!(frozen, [3, 5, 8]);
+    assert_ne!(frozen, vec![3, 5, 9]);
+    assert_eq!((&frozen).into_iter().min(), Some(&3));
+    assert_eq!(sum(frozen), 16);
     Ok(())
 }

@@ -22,6 +22,23 @@ use parking_lot::{Mutex, MutexGuard};
 /// How long a condition may take to come true before a test fails. Far longer than it ever should.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Asserts that a value matches a pattern, which may have a guard, and prints the value if it does
+/// not. For values that only the crate can make.
+#[allow(unused_macros, reason = "each test binary uses its part")]
+macro_rules! assert_matches {
+    ($value:expr, $pattern:pat $(if $guard:expr)?) => {
+        match $value {
+            $pattern $(if $guard)? => {}
+            ref other => panic!(
+                "{other:?} does not match {}",
+                stringify!($pattern $(if $guard)?)
+            ),
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub(crate) use assert_matches;
+
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Checks that nothing is left of a test: no child process, thread of the crate, descriptor or

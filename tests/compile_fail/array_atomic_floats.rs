@@ -3,5 +3,5 @@ use manyhands::SharedArray;
 
 fn main() {
     let array = SharedArray::<f64>::zeros(4).unwrap();
-    let _ = array.atomics();
+    let _ = array.try_atomics();
 }

@@ -4,10 +4,10 @@ use manyhands::SharedArray;
 fn main() {
     let array = SharedArray::<u8>::zeros(4).unwrap();
     let slice: &[u8] = {
-        let reading = array.read().unwrap();
+        let reading = array.try_read().unwrap();
         &reading[..]
     };
-    let writing = array.write().unwrap();
+    let writing = array.try_write().unwrap();
     drop(array);
     println!("{slice:?} {writing:?}");
 }

@@ -8,7 +8,7 @@ use manyhands::select::wait_ready;
 use manyhands::{Queue, Receiver, Sender, closure};
 
 use crate::Result;
-use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, kill};
+use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches, eventually, kill};
 
 #[test]
 fn closing_lets_the_rest_out_and_nothing_in() -> Result {
@@ -46,7 +46,7 @@ fn closing_wakes_all_who_wait() -> Result {
 }
 
 fn push_and_stay((sender, count): (Sender<u32>, u32)) {
-    (0..count).for_each(|x| sender.push(x).unwrap());
+    (0..count).for_each(|x| sender.send(x).unwrap());
     loop {
         std::thread::park();
     }
@@ -54,7 +54,7 @@ fn push_and_stay((sender, count): (Sender<u32>, u32)) {
 
 fn start_and_stay((sender, pid): (Sender<u32>, Sender<u32>)) {
     let own = Process::spawn(push_and_stay, (sender, 0)).unwrap();
-    pid.push(own.pid()).unwrap();
+    pid.send(own.pid()).unwrap();
     loop {
         std::thread::park();
     }
@@ -67,7 +67,7 @@ fn b65_a_process_that_waits_for_many_queues_hears_of_the_end_of_a_producer_not_i
     let (sender, receiver) = Queue::<u32>::bounded(1)?.split();
     let (tell, told) = Queue::bounded(1)?.split();
     let starter = Process::spawn(start_and_stay, (sender, tell))?;
-    let producer = told.pop()?;
+    let producer = told.recv()?;
     let sleeper = Sleeper::new();
     std::thread::scope(|scope| {
         let ready = scope.spawn(|| sleeper.run(|| wait_ready(&[&receiver, &told], Some(DEADLINE))));
@@ -75,7 +75,7 @@ fn b65_a_process_that_waits_for_many_queues_hears_of_the_end_of_a_producer_not_i
         kill(producer);
         assert_eq!(ready.join().unwrap(), [0]);
     });
-    assert_eq!(receiver.try_pop(), Err(PopError::Disconnected));
+    assert_eq!(receiver.try_recv(), Err(PopError::Disconnected));
     starter.kill()?;
     starter.join()?;
     Ok(())
@@ -93,13 +93,13 @@ fn b65_when_all_producers_are_killed_the_consumer_drains_and_hears_of_it() -> Re
     eventually("all is pushed", || receiver.len() == 7);
     kill(producers[0].pid());
     producers[0].join()?;
-    assert_eq!((0..7).filter_map(|_| receiver.pop().ok()).count(), 7);
+    assert_eq!((0..7).filter_map(|_| receiver.recv().ok()).count(), 7);
     assert_eq!(
-        receiver.pop_timeout(Duration::from_millis(20)),
-        Err(PopError::Empty)
+        receiver.recv_timeout(Duration::from_millis(20)),
+        Err(PopError::TimedOut)
     );
     std::thread::scope(|scope| {
-        let rest = scope.spawn(|| receiver.pop());
+        let rest = scope.spawn(|| receiver.recv());
         // The parent has not joined it: the thread that waits for an item finds out.
         kill(producers[1].pid());
         assert_eq!(rest.join().unwrap(), Err(PopError::Disconnected));
@@ -114,17 +114,17 @@ fn b65_when_all_consumers_are_killed_producers_hear_of_it() -> Result {
     let _none = Leftovers::none();
     let (sender, receiver) = Queue::bounded(2)?.split();
     let hold = |receiver: Receiver<u32>| {
-        receiver.pop().unwrap();
+        receiver.recv().unwrap();
         loop {
             std::thread::park();
         }
     };
     let child = Process::spawn(hold, receiver)?;
-    sender.push(0)?;
+    sender.send(0)?;
     eventually("the child has it", || sender.is_empty());
-    (1..3).try_for_each(|x| sender.push(x))?;
+    (1..3).try_for_each(|x| sender.send(x))?;
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| sender.push(3));
+        let waiting = scope.spawn(|| sender.send(3));
         kill(child.pid());
         assert!(matches!(
             waiting.join().unwrap(),
@@ -133,7 +133,7 @@ fn b65_when_all_consumers_are_killed_producers_hear_of_it() -> Result {
     });
     child.join()?;
     assert!(matches!(
-        sender.try_push(3),
+        sender.try_send(3),
         Err(PushError::Disconnected(3))
     ));
     Ok(())
@@ -144,17 +144,17 @@ fn b65_halves_in_one_process_hear_of_each_other() -> Result {
     let _none = Leftovers::none();
     let (sender, receiver) = Queue::bounded(8)?.split();
     let other = sender.clone();
-    sender.push(1)?;
+    sender.send(1)?;
     drop(sender);
-    assert_eq!(receiver.try_pop(), Ok(1));
-    assert_eq!(receiver.try_pop(), Err(PopError::Empty));
+    assert_eq!(receiver.try_recv(), Ok(1));
+    assert_eq!(receiver.try_recv(), Err(PopError::Empty));
     std::thread::scope(|scope| {
         let rest = scope.spawn(|| receiver.iter().sum::<i32>());
-        other.push(2).unwrap();
+        other.send(2).unwrap();
         drop(other);
         assert_eq!(rest.join().unwrap(), 2);
     });
-    assert_eq!(receiver.try_pop(), Err(PopError::Disconnected));
+    assert_eq!(receiver.try_recv(), Err(PopError::Disconnected));
     Ok(())
 }
 
@@ -206,7 +206,7 @@ fn b65_a_whole_handle_hears_of_the_end_of_the_others() -> Result {
     assert_eq!(queue.pop(), Ok(2));
     assert_eq!(
         queue.pop_timeout(Duration::from_millis(20)),
-        Err(PopError::Empty)
+        Err(PopError::TimedOut)
     );
     Ok(())
 }
@@ -295,14 +295,14 @@ fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
         let time = Duration::from_millis(60);
         let queue = Queue::<u32>::bounded(1).unwrap();
         let start = Instant::now();
-        assert_eq!(queue.pop_timeout(time), Err(PopError::Empty));
+        assert_eq!(queue.pop_timeout(time), Err(PopError::TimedOut));
         assert!(start.elapsed() >= time);
         queue.push(1).unwrap();
         let start = Instant::now();
         let pushed = queue.push_timeout(2, time);
-        assert!(matches!(pushed, Err(PushError::Full(2))), "{pushed:?}");
+        assert!(matches!(pushed, Err(PushError::TimedOut(2))), "{pushed:?}");
         let unfinished = queue.join_timeout(time);
-        assert_eq!(unfinished, Err(JoinError::TimedOut { unfinished: 1 }));
+        assert_matches!(unfinished, Err(JoinError::TimedOut { unfinished: 1, .. }));
         assert!(start.elapsed() >= 2 * time);
         // The calls without a timeout would never end.
         let pushed = queue.push(2);
@@ -311,7 +311,10 @@ fn a_process_of_one_thread_is_alone_only_without_a_deadline() -> Result {
             "{pushed:?}"
         );
         let unfinished = queue.join();
-        assert_eq!(unfinished, Err(JoinError::Disconnected { unfinished: 1 }));
+        assert_matches!(
+            unfinished,
+            Err(JoinError::Disconnected { unfinished: 1, .. })
+        );
         queue.pop().unwrap();
         assert_eq!(queue.pop(), Err(PopError::Disconnected));
     };
@@ -339,21 +342,21 @@ fn a_handle_under_way_keeps_the_queue_connected() -> Result {
     let post = Queue::bounded(1)?;
     post.push(sender)?;
     assert_eq!(
-        receiver.pop_timeout(Duration::from_millis(20)),
-        Err(PopError::Empty)
+        receiver.recv_timeout(Duration::from_millis(20)),
+        Err(PopError::TimedOut)
     );
     let sender: Sender<u32> = post.pop()?;
-    sender.push(1)?;
+    sender.send(1)?;
     drop(sender);
     assert_eq!(
-        (receiver.pop(), receiver.pop()),
+        (receiver.recv(), receiver.recv()),
         (Ok(1), Err(PopError::Disconnected))
     );
     // One that never arrives.
     let (sender, receiver) = Queue::<u32>::bounded(8)?.split();
     post.push(sender)?;
     drop(post);
-    assert_eq!(receiver.pop(), Err(PopError::Disconnected));
+    assert_eq!(receiver.recv(), Err(PopError::Disconnected));
     Ok(())
 }
 
@@ -380,9 +383,9 @@ fn pools_and_forked_children_use_queues() -> Result {
     let _none = Leftovers::none();
     let (sender, receiver) = Queue::<u64>::bounded(1_000)?.split();
     let pool = Pool::processes(2)?;
-    pool.map(closure!([sender] |x: u64| sender.push(x).unwrap()), 0..100)?;
+    pool.map(closure!([sender] |x: u64| sender.send(x).unwrap()), 0..100)?;
     let forked = Forked::builder().workers(2).allow_threads().build()?;
-    forked.map(|x: u64| sender.push(x).unwrap(), 100..200)?;
+    forked.map(|x: u64| sender.send(x).unwrap(), 100..200)?;
     let made = pool
         .submit(|()| Queue::<u64>::bounded(3).unwrap(), ())
         .result()?;
@@ -400,7 +403,7 @@ fn pools_and_forked_children_use_queues() -> Result {
 fn killed_producer() -> std::result::Result<(Process, Receiver<u32>), Box<dyn std::error::Error>> {
     let (sender, receiver) = Queue::bounded(8)?.split();
     let child = Process::spawn(push_and_stay, (sender, 1))?;
-    assert_eq!(receiver.pop(), Ok(0));
+    assert_eq!(receiver.recv(), Ok(0));
     kill(child.pid());
     Ok((child, receiver))
 }
@@ -410,12 +413,12 @@ fn b65_calls_that_wait_shortly_or_not_at_all_hear_of_a_death() -> Result {
     let _none = Leftovers::none();
     let (child, receiver) = killed_producer()?;
     eventually("a short wait hears of it", || {
-        receiver.pop_timeout(Duration::from_millis(1)) == Err(PopError::Disconnected)
+        receiver.recv_timeout(Duration::from_millis(1)) == Err(PopError::Disconnected)
     });
     child.join()?;
     let (child, receiver) = killed_producer()?;
     eventually("a call that does not wait hears of it", || {
-        receiver.try_pop() == Err(PopError::Disconnected)
+        receiver.try_recv() == Err(PopError::Disconnected)
     });
     child.join()?;
     Ok(())

@@ -9,7 +9,7 @@ use manyhands::sync::Event;
 use manyhands::{Pipe, Queue, Receiver};
 
 use crate::Result;
-use crate::common::{DEADLINE, Leftovers, Sleeper, eventually, kill};
+use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches, eventually, kill};
 
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -45,10 +45,10 @@ fn a_handle_of_both_kinds_hears_of_a_death_on_either_side() -> Result {
     assert_eq!(queue.push(3), Err(PushError::Disconnected(3)));
     // It has pushed itself, so another thread may do so again.
     assert_eq!(queue.pop(), Ok(2));
-    assert_eq!(queue.pop_timeout(SHORT), Err(PopError::Empty));
+    assert_eq!(queue.pop_timeout(SHORT), Err(PopError::TimedOut));
     // It has popped itself.
     queue.push(4)?;
-    assert_eq!(queue.push_timeout(5, SHORT), Err(PushError::Full(5)));
+    assert_eq!(queue.push_timeout(5, SHORT), Err(PushError::TimedOut(5)));
     Ok(())
 }
 
@@ -70,11 +70,11 @@ fn loses_two() -> std::result::Result<Queue<u32>, Failure> {
     let queue = Queue::bounded(4)?;
     let (sender, receiver) = queue.clone().split();
     let take = |receiver: Receiver<u32>| {
-        receiver.pop().unwrap();
-        receiver.pop().unwrap();
+        receiver.recv().unwrap();
+        receiver.recv().unwrap();
     };
-    sender.push(1)?;
-    sender.push(2)?;
+    sender.send(1)?;
+    sender.send(2)?;
     assert!(Process::spawn(take, receiver)?.join()?.success());
     Ok(queue)
 }
@@ -84,7 +84,7 @@ fn each_handle_tells_of_lost_items_once_and_a_clone_of_no_more_than_its_original
     let _none = Leftovers::none();
     let queue = loses_two()?;
     let early = queue.clone();
-    assert_eq!(queue.join(), Err(JoinError::Lost { items: 2 }));
+    assert_matches!(queue.join(), Err(JoinError::Lost { items: 2, .. }));
     assert_eq!(queue.join(), Ok(()));
     // A handle that is made or comes now has not lost them.
     assert_eq!(queue.clone().join(), Ok(()));
@@ -93,7 +93,7 @@ fn each_handle_tells_of_lost_items_once_and_a_clone_of_no_more_than_its_original
     let join = |queue: Queue<u32>| queue.join_timeout(DEADLINE);
     assert_eq!(pool.submit(join, queue.clone()).result()?, Ok(()));
     // This one was there, and was told nothing.
-    assert_eq!(early.join(), Err(JoinError::Lost { items: 2 }));
+    assert_matches!(early.join(), Err(JoinError::Lost { items: 2, .. }));
     Ok(())
 }
 
@@ -122,7 +122,10 @@ fn join_waits_for_the_item_that_a_receiver_of_this_process_has_in_hand() -> Resu
     });
     queue.push(2)?;
     let unfinished = queue.join_timeout(SOON);
-    assert_eq!(unfinished, Err(JoinError::Disconnected { unfinished: 1 }));
+    assert_matches!(
+        unfinished,
+        Err(JoinError::Disconnected { unfinished: 1, .. })
+    );
     Ok(())
 }
 
@@ -130,14 +133,14 @@ fn join_waits_for_the_item_that_a_receiver_of_this_process_has_in_hand() -> Resu
 fn killed_consumer() -> std::result::Result<(Process, manyhands::Sender<u32>), Failure> {
     let (sender, receiver) = Queue::bounded(1)?.split();
     let hold = |receiver: Receiver<u32>| {
-        receiver.pop().unwrap();
+        receiver.recv().unwrap();
         loop {
             std::thread::park();
         }
     };
     let child = Process::spawn(hold, receiver)?;
-    sender.push(0)?;
-    sender.push(1)?;
+    sender.send(0)?;
+    sender.send(1)?;
     kill(child.pid());
     Ok((child, sender))
 }
@@ -148,12 +151,12 @@ fn b65_pushes_that_wait_shortly_or_not_at_all_hear_of_a_death() -> Result {
     let (child, sender) = killed_consumer()?;
     eventually("a short wait hears of it", || {
         let moment = Duration::from_millis(1);
-        sender.push_timeout(2, moment) == Err(PushError::Disconnected(2))
+        sender.send_timeout(2, moment) == Err(PushError::Disconnected(2))
     });
     child.join()?;
     let (child, sender) = killed_consumer()?;
     eventually("a call that does not wait hears of it", || {
-        sender.try_push(2) == Err(PushError::Disconnected(2))
+        sender.try_send(2) == Err(PushError::Disconnected(2))
     });
     child.join()?;
     Ok(())
@@ -165,7 +168,7 @@ fn the_receiving_half_of_a_pipe_polls_and_waits_as_long_as_it_is_told() -> Resul
     let (sender, receiver) = Pipe::one_way::<u32>()?;
     assert_eq!(receiver.try_recv(), Err(PopError::Empty));
     let start = std::time::Instant::now();
-    assert_eq!(receiver.recv_timeout(SHORT), Err(PopError::Empty));
+    assert_eq!(receiver.recv_timeout(SHORT), Err(PopError::TimedOut));
     assert!(!receiver.poll(SHORT));
     assert!(start.elapsed() >= 2 * SHORT);
     let sleeper = Sleeper::new();
@@ -214,18 +217,18 @@ fn a_copy_in_a_forked_child_counts_from_its_first_use_and_no_sooner() -> Result 
     // One that is used keeps the queue connected as long as the child lives.
     let (sender, receiver) = Queue::<u32>::bounded(2)?.split();
     let child = fork(|| {
-        sender.push(1).unwrap();
+        sender.send(1).unwrap();
         assert!(go.wait_timeout(DEADLINE), "not told to go on");
-        sender.push(2).unwrap();
+        sender.send(2).unwrap();
     })?;
-    assert_eq!(receiver.pop(), Ok(1));
+    assert_eq!(receiver.recv(), Ok(1));
     drop(sender);
-    let now = receiver.pop_timeout(SHORT);
+    let now = receiver.recv_timeout(SHORT);
     go.set();
     has_ended_well(child);
-    assert_eq!(now, Err(PopError::Empty));
+    assert_eq!(now, Err(PopError::TimedOut));
     assert_eq!(
-        (receiver.pop(), receiver.pop()),
+        (receiver.recv(), receiver.recv()),
         (Ok(2), Err(PopError::Disconnected))
     );
     // One that is dropped without a use takes nothing away, and adds nothing.
@@ -240,16 +243,36 @@ fn a_copy_in_a_forked_child_counts_from_its_first_use_and_no_sooner() -> Result 
         assert!(go.wait_timeout(DEADLINE), "not told to go on");
     })?;
     let has_come = dropped.wait_timeout(DEADLINE);
-    let pushed = sender.as_ref().map(|sender| sender.push(1));
-    let still = receiver.pop_timeout(SHORT);
-    let empty = receiver.try_pop();
+    let pushed = sender.as_ref().map(|sender| sender.send(1));
+    let still = receiver.recv_timeout(SHORT);
+    let empty = receiver.try_recv();
     drop(sender.take());
-    let then = receiver.pop_timeout(SOON);
+    let then = receiver.recv_timeout(SOON);
     go.set();
     has_ended_well(child);
     assert!(has_come, "the child has not come so far");
     assert_eq!(pushed, Some(Ok(())));
     assert_eq!((still, empty), (Ok(1), Err(PopError::Empty)));
     assert_eq!(then, Err(PopError::Disconnected));
+    Ok(())
+}
+
+/// A handle of both kinds can fill the queue again.
+#[test]
+fn an_iterator_that_has_ended_stays_so() -> Result {
+    let _none = Leftovers::none();
+    let queue = Queue::<u32>::bounded(2)?;
+    let other = queue.clone();
+    let mut items = queue.iter();
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| sleeper.run(|| items.next()));
+        sleeper.is_asleep();
+        drop(other);
+        assert_eq!(next.join().unwrap(), None);
+    });
+    queue.push(2)?;
+    assert_eq!((items.next(), items.next()), (None, None));
+    assert_eq!(queue.pop(), Ok(2));
     Ok(())
 }

@@ -269,7 +269,7 @@ fn rampage<L: Line>(name: &str, capacity: usize, kills: u64, items: u64, seed: u
     )?;
     let lost = match line.wait() {
         Ok(()) => 0,
-        Err(JoinError::Lost { items }) => items,
+        Err(JoinError::Lost { items, .. }) => items,
         Err(error) => panic!("{name}: {error}, seed {seed}"),
     };
     let (mut pushed, mut got, mut missing) = (0, 0, 0);

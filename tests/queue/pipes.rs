@@ -69,7 +69,7 @@ fn b69_poll_waits_no_longer_than_it_is_told() -> Result {
     assert!(start.elapsed() >= Duration::from_millis(20));
     assert_eq!(
         one.recv_timeout(Duration::from_millis(1)),
-        Err(PopError::Empty)
+        Err(PopError::TimedOut)
     );
     std::thread::scope(|scope| {
         let polled = scope.spawn(|| one.poll(DEADLINE));
@@ -213,8 +213,8 @@ fn sends_that_do_not_wait_and_that_wait_for_so_long() -> Result {
     assert_eq!(sender.try_send(64), Err(PushError::Full(64)));
     assert_eq!(one.try_send(64), Err(PushError::Full(64)));
     let start = Instant::now();
-    assert_eq!(sender.send_timeout(64, time), Err(PushError::Full(64)));
-    assert_eq!(one.send_timeout(64, time), Err(PushError::Full(64)));
+    assert_eq!(sender.send_timeout(64, time), Err(PushError::TimedOut(64)));
+    assert_eq!(one.send_timeout(64, time), Err(PushError::TimedOut(64)));
     assert!(start.elapsed() >= 2 * time);
     receiver.recv()?;
     sender.try_send(64)?;

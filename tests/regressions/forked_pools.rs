@@ -159,7 +159,7 @@ fn a_forked_child_that_cannot_be_started_is_told_with_how_many_there_are() {
     let first = pool.submit(wait_for, go.clone());
     let array = SharedArray::<u64>::zeros(4).unwrap();
     // Nothing is forked while this process has elements to write to.
-    let writing = array.write().unwrap();
+    let writing = array.try_write().unwrap();
     let refused = |error: TaskError| match error.as_pool() {
         Some(PoolError::StartFailed {
             worker, workers, ..

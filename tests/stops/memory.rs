@@ -22,11 +22,11 @@ fn array() {
         loop {
             let start = random.below(LEN);
             match random.below(6) {
-                0 => drop(array.read_range(start..)),
+                0 => drop(array.try_read_range(start..)),
                 1 => drop(array.write_range_timeout(start.., Duration::from_micros(100))),
                 2 => drop(array.set(start, 7)),
                 3 => drop(array.get(start)),
-                4 => drop(array.atomics()),
+                4 => drop(array.try_atomics()),
                 _ => drop(array.to_vec()),
             }
         }
@@ -41,7 +41,7 @@ fn array() {
             Call::new("write_timeout", move |limit| {
                 drop(writes.write_timeout(limit));
             }),
-            Call::new("read", move |_| drop(reads.read())),
+            Call::new("read", move |_| drop(reads.try_read())),
             Call::new("set", move |_| drop(sets.set(1, 2))),
             Call::new("get", move |_| drop(gets.get(1))),
             Call::new("was_abandoned", move |_| {
@@ -49,7 +49,7 @@ fn array() {
             }),
         ],
     );
-    eventually("nothing is claimed", || array.write().is_ok());
+    eventually("nothing is claimed", || array.try_write().is_ok());
 }
 
 /// Objects are made and dropped. No child sends a handle: one in a message that is being written
@@ -91,7 +91,7 @@ fn ledger() {
                 "SharedArray::zeros and drop",
                 |_| match SharedArray::<u8>::zeros(100) {
                     Ok(array) => drop(array),
-                    Err(ShareError::Busy { by }) => assert_ne!(by, Some(std::process::id())),
+                    Err(ShareError::Busy { by, .. }) => assert_ne!(by, Some(std::process::id())),
                     Err(error) => panic!("{error}"),
                 },
             )

@@ -2,7 +2,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::sync::{Barrier, BarrierPass, BrokenBarrier, Event, Semaphore};
+use manyhands::sync::{Barrier, BarrierError, BarrierPass, Event, Semaphore};
 use manyhands::{ShareError, SharedValue};
 
 use crate::common::{self, Leftovers, eventually};
@@ -79,15 +79,17 @@ fn b59_threads_pass_too_and_no_parties_are_an_error() {
     }
 }
 
-type Wait = fn(&Barrier) -> Result<BarrierPass, BrokenBarrier>;
+type End = fn(&Barrier);
 
-/// Whether a party that comes hears that the barrier is broken. If not, this fails, and the party
-/// is left waiting.
-fn is_told_at_once(barrier: &Barrier, wait: Wait) -> bool {
+type Wait = fn(&Barrier) -> Result<BarrierPass, BarrierError>;
+
+/// What a party that comes to a broken barrier hears. If it hears nothing, this fails, and the
+/// party is left waiting.
+fn told_at_once(barrier: &Barrier, wait: Wait) -> Option<BarrierError> {
     let barrier = barrier.clone();
     let waiter = thread::spawn(move || wait(&barrier));
     eventually("a party is told", || waiter.is_finished());
-    waiter.join().unwrap() == Err(BrokenBarrier)
+    waiter.join().unwrap().err()
 }
 
 #[test]
@@ -113,11 +115,15 @@ fn b59_a_party_that_is_killed_breaks_it_until_it_is_reset() {
             let waiter = scope.spawn(|| barrier.wait());
             eventually("both wait", || barrier.waiting() == 1 + others);
             kill(&child);
-            assert_eq!(waiter.join().unwrap(), Err(BrokenBarrier));
+            assert_eq!(waiter.join().unwrap(), Err(BarrierError::PartyDied));
         });
         assert!(barrier.is_broken());
         // A party that comes now is told, too.
-        assert!(is_told_at_once(&barrier, Barrier::wait));
+        let died = Some(BarrierError::PartyDied);
+        assert_eq!(told_at_once(&barrier, Barrier::wait), died);
+        // It is broken already, so this changes nothing.
+        barrier.abort();
+        assert_eq!(told_at_once(&barrier, Barrier::wait), died);
         barrier.reset();
         thread::scope(|scope| {
             for _ in 0..3 {
@@ -159,7 +165,7 @@ fn b59_nobody_has_to_look_after_the_killed_party() {
         let waiter = scope.spawn(|| barrier.wait());
         eventually("it waits", || barrier.waiting() == 1);
         common::kill(pid);
-        assert_eq!(waiter.join().unwrap(), Err(BrokenBarrier));
+        assert_eq!(waiter.join().unwrap(), Err(BarrierError::PartyDied));
     });
     seen.set();
     join_all([parent]);
@@ -247,7 +253,8 @@ fn b59_one_that_ends_while_its_thread_waits_breaks_it() {
         barrier.clone(),
     );
     join_all([child.unwrap()]);
-    assert!(is_told_at_once(&barrier, Barrier::wait));
+    let died = Some(BarrierError::PartyDied);
+    assert_eq!(told_at_once(&barrier, Barrier::wait), died);
 }
 
 #[test]
@@ -255,16 +262,17 @@ fn b59_one_that_is_late_breaks_it_for_all() {
     let _none = Leftovers::none();
     let barrier = Barrier::new(3).unwrap();
     let child = Process::spawn(
-        |barrier: Barrier| assert_eq!(barrier.wait(), Err(BrokenBarrier)),
+        |barrier: Barrier| assert_eq!(barrier.wait(), Err(BarrierError::TimedOut)),
         barrier.clone(),
     );
     eventually("the other one waits", || barrier.waiting() == 1);
     let start = Instant::now();
-    assert_eq!(barrier.wait_timeout(SHORT), Err(BrokenBarrier));
+    assert_eq!(barrier.wait_timeout(SHORT), Err(BarrierError::TimedOut));
     assert!(start.elapsed() >= SHORT);
     join_all([child.unwrap()]);
     let without_end: Wait = |barrier| barrier.wait_timeout(Duration::MAX);
-    assert!(is_told_at_once(&barrier, without_end));
+    let late = Some(BarrierError::TimedOut);
+    assert_eq!(told_at_once(&barrier, without_end), late);
     barrier.reset();
     thread::scope(|scope| {
         for _ in 0..3 {
@@ -277,8 +285,11 @@ fn b59_one_that_is_late_breaks_it_for_all() {
 fn b59_abort_and_reset_let_those_go_who_wait() {
     let _none = Leftovers::none();
     let barrier = Barrier::new(2).unwrap();
-    let ends: [fn(&Barrier); 2] = [Barrier::abort, Barrier::reset];
-    for end in ends {
+    let ends: [(End, BarrierError); 2] = [
+        (Barrier::abort, BarrierError::Aborted),
+        (Barrier::reset, BarrierError::Reset),
+    ];
+    for (end, reason) in ends {
         for _ in 0..50 {
             thread::scope(|scope| {
                 let waiter = scope.spawn(|| barrier.wait());
@@ -288,7 +299,7 @@ fn b59_abort_and_reset_let_those_go_who_wait() {
                 // A pass that follows at once does not change how the earlier one ended.
                 scope.spawn(|| barrier.wait().unwrap());
                 barrier.wait().unwrap();
-                assert_eq!(waiter.join().unwrap(), Err(BrokenBarrier));
+                assert_eq!(waiter.join().unwrap(), Err(reason));
             });
         }
     }
@@ -328,4 +339,28 @@ fn b59_more_parties_than_can_be_counted_are_an_error() {
     }
     let most = Barrier::new(u32::MAX as usize).unwrap();
     assert_eq!((most.parties(), most.waiting()), (u32::MAX as usize, 0));
+}
+
+#[test]
+fn b59_a_party_with_time_left_hears_what_broke_the_barrier() {
+    let _none = Leftovers::none();
+    let barrier = Barrier::new(3).unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| barrier.wait_timeout(LONG));
+        eventually("it waits", || barrier.waiting() == 1);
+        barrier.abort();
+        assert_eq!(waiter.join().unwrap(), Err(BarrierError::Aborted));
+    });
+    // The one that comes later is not late: the barrier was broken before its time began.
+    let without_time: Wait = |barrier| barrier.wait_timeout(Duration::ZERO);
+    assert_eq!(
+        told_at_once(&barrier, without_time),
+        Some(BarrierError::Aborted)
+    );
+    // A barrier that is whole again has no reason from before.
+    barrier.reset();
+    assert_eq!(
+        barrier.wait_timeout(Duration::ZERO),
+        Err(BarrierError::TimedOut)
+    );
 }

@@ -513,7 +513,7 @@ fn calls_with_a_time_wait_for_a_table_that_is_locked_and_others_say_who_has_it()
         std::thread::scope(|scope| {
             let held = table.hold(|| None).unwrap();
             let waiter = scope.spawn(|| call(&array));
-            let refused = scope.spawn(|| array.read().map(drop)).join().unwrap();
+            let refused = scope.spawn(|| array.try_read().map(drop)).join().unwrap();
             let by = Some(std::process::id());
             assert_eq!(refused, Err(ClaimError::Busy { by }));
             let refused = scope.spawn(|| array.get(0)).join().unwrap();

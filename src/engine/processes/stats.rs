@@ -132,8 +132,10 @@ pub struct Failures {
     pub timed_out: u64,
     /// [`TaskError::Cancelled`], after a worker had begun with them.
     pub cancelled: u64,
-    /// [`TaskError::Encode`] and [`TaskError::Decode`], as far as the worker found them.
-    pub not_serialised: u64,
+    /// [`TaskError::Encode`], as far as the worker found them: of results.
+    pub encode: u64,
+    /// [`TaskError::Decode`], as far as the worker found them: of arguments and contexts.
+    pub decode: u64,
 }
 
 impl Failures {
@@ -155,7 +157,8 @@ impl Failures {
             + self.out_of_memory
             + self.timed_out
             + self.cancelled
-            + self.not_serialised
+            + self.encode
+            + self.decode
     }
 
     pub(super) fn count(&mut self, error: &TaskError) {
@@ -164,7 +167,8 @@ impl Failures {
             TaskError::OutOfMemory { .. } => &mut self.out_of_memory,
             TaskError::TimedOut { .. } => &mut self.timed_out,
             TaskError::Cancelled {} => &mut self.cancelled,
-            TaskError::Encode { .. } | TaskError::Decode { .. } => &mut self.not_serialised,
+            TaskError::Encode { .. } => &mut self.encode,
+            TaskError::Decode { .. } => &mut self.decode,
             _ => &mut self.died,
         };
         *counter += 1;
@@ -176,7 +180,8 @@ impl Failures {
         self.out_of_memory += other.out_of_memory;
         self.timed_out += other.timed_out;
         self.cancelled += other.cancelled;
-        self.not_serialised += other.not_serialised;
+        self.encode += other.encode;
+        self.decode += other.decode;
     }
 }
 
@@ -266,7 +271,8 @@ impl WorkerStats {
         self.bytes_sent += worker.bytes_sent;
         self.bytes_received += received.bytes;
         self.failures.panicked += received.panicked;
-        self.failures.not_serialised += received.not_serialised;
+        self.failures.encode += received.encode;
+        self.failures.decode += received.decode;
         self.failures.timed_out += received.timed_out;
         let memory = worker.started.child.peak_memory();
         self.peak_memory = self.peak_memory.max(memory.unwrap_or(0));
@@ -326,13 +332,14 @@ impl fmt::Display for PoolStats {
             if failures.all() > 0 {
                 writeln!(
                     f,
-                    "worker {number} failed: {} panicked, {} died, {} out of memory, {} timed out, {} cancelled, {} not serialised",
+                    "worker {number} failed: {} panicked, {} died, {} out of memory, {} timed out, {} cancelled, {} not encoded, {} not decoded",
                     failures.panicked,
                     failures.died,
                     failures.out_of_memory,
                     failures.timed_out,
                     failures.cancelled,
-                    failures.not_serialised
+                    failures.encode,
+                    failures.decode
                 )?;
             }
         }
@@ -410,7 +417,8 @@ mod tests {
             out_of_memory: first << 2,
             timed_out: first << 3,
             cancelled: first << 4,
-            not_serialised: first << 5,
+            encode: first << 5,
+            decode: first << 6,
         };
         WorkerStats {
             pid: Some(4_242),
@@ -438,7 +446,8 @@ mod tests {
             out_of_memory: 12,
             timed_out: 24,
             cancelled: 48,
-            not_serialised: 96,
+            encode: 96,
+            decode: 192,
         };
         let expected = WorkerStats {
             pid: None,
@@ -454,7 +463,7 @@ mod tests {
         };
         let total = pool.total();
         assert_eq!(total, expected);
-        assert_eq!(total.failures.all(), 3 * 63);
+        assert_eq!(total.failures.all(), 3 * 127);
         let is_near = |share: f64, expected: f64| (share - expected).abs() < 1e-9;
         assert!(is_near(total.busy_share(), 0.25));
         assert!(is_near(WorkerStats::default().busy_share(), 0.0));
@@ -509,12 +518,13 @@ mod tests {
                 failures.out_of_memory,
                 failures.timed_out,
                 failures.cancelled,
-                failures.not_serialised,
+                failures.encode,
+                failures.decode,
             ]
         });
         for (nth, counts) in counted.into_iter().enumerate() {
-            let mut expected = [0; 6];
-            expected[nth.min(5)] = 1;
+            let mut expected = [0; 7];
+            expected[nth] = 1;
             assert_eq!(counts, expected, "error {nth}");
         }
     }
@@ -539,10 +549,10 @@ mod tests {
             table.starts_with("pool , 12.0 s old, 77 cancelled\n"),
             "{table}"
         );
-        let own = "0 4242 1001 63 2001 25.0% 3001.000 s 400 B 500 B 600 B";
+        let own = "0 4242 1001 127 2001 25.0% 3001.000 s 400 B 500 B 600 B";
         assert_eq!(lines[2].join(" "), own, "{table}");
         let causes = "worker 0 failed: 1 panicked, 2 died, 4 out of memory, 8 timed out, \
-                      16 cancelled, 32 not serialised";
+                      16 cancelled, 32 not encoded, 64 not decoded";
         assert_eq!(lines[4].join(" "), causes, "{table}");
         pool.workers[0].pid = None;
         assert!(pool.to_string().contains("\n     0        - "), "{table}");

@@ -134,11 +134,7 @@ fn results_of_any_size_and_faults_come_whole_and_in_order() {
             ends.responses.end();
             assert!(ends.take(sent.len(), None) == sent, "{small_before} {len}");
             let received = ends.receiver.received();
-            let counts = (
-                received.panicked,
-                received.not_serialised,
-                received.timed_out,
-            );
+            let counts = (received.panicked, received.encode, received.timed_out);
             assert_eq!(counts, (2, 1, 1));
             let payload: usize = sent.iter().flatten().map(Vec::len).sum();
             assert!(received.bytes >= payload as u64 + len as u64);

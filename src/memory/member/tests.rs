@@ -220,7 +220,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
                 std::mem::forget(semaphore.acquire_many(2));
                 std::mem::forget(semaphore.acquire());
                 std::mem::forget(lock.write());
-                std::mem::forget(array.write_range(1..3));
+                std::mem::forget(array.try_write_range(1..3));
                 queue.pop().unwrap();
                 raise(Signal::SIGSTOP).unwrap();
             });
@@ -250,7 +250,7 @@ fn what_a_dead_process_held_comes_back_once_though_its_reclaimer_dies_too() {
             let is_there = || {
                 reclaim_dead();
                 lock.clear_poison();
-                semaphore.available() >= 5 && lock.try_write().is_ok() && array.write().is_ok()
+                semaphore.available() >= 5 && lock.try_write().is_ok() && array.try_write().is_ok()
             };
             while !is_there() {
                 assert!(Instant::now() < end, "not all has come back: {what}");

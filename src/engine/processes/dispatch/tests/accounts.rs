@@ -45,11 +45,7 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         let now = stats(&house, 0);
         assert_eq!(now.tasks, 4 * hired);
         let failures = now.failures;
-        let counts = (
-            failures.panicked,
-            failures.not_serialised,
-            failures.timed_out,
-        );
+        let counts = (failures.panicked, failures.decode, failures.timed_out);
         assert_eq!(counts, (hired, hired, hired));
         assert_eq!(failures.all(), 3 * hired);
         // A head and an item of one byte each.

@@ -202,7 +202,7 @@ fn faults_of_items_are_told_and_counted() {
     let stats = dispatch.tallies[0].stats(dispatch.workers[0].as_ref());
     let failures = stats.failures;
     assert_eq!(
-        (stats.tasks, failures.not_serialised, failures.timed_out),
+        (stats.tasks, failures.encode, failures.timed_out),
         (4, 1, 1)
     );
 }
