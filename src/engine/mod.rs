@@ -61,16 +61,27 @@ pub(crate) use processes::{FORK_SERVER, WORKER};
 pub use serial::Serial;
 pub use threads::Threads;
 
+use self::sealed::Internal;
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
+use std::fmt::Debug;
 
 pub(crate) mod sealed {
     /// A mark of this crate's own engines: what a pool asks of an engine may still change.
     pub trait Sealed {}
+
+    /// An argument that only this crate can make. A method that takes it cannot be called from
+    /// outside, not even by generic code, which sees the methods of all traits in its bounds.
+    #[derive(Clone, Copy, Debug)]
+    #[non_exhaustive]
+    pub struct Internal;
 }
 
 /// An engine: where the tasks of a [`Pool`](crate::Pool) run.
+///
+/// The trait is sealed: the engines of this crate are the only ones, and what a pool asks of them
+/// cannot be called from outside.
 ///
 /// # Examples
 ///
@@ -85,7 +96,7 @@ pub(crate) mod sealed {
 /// assert_eq!(describe(&Pool::threads(3)?), "3 × threads");
 /// # Ok::<(), PoolError>(())
 /// ```
-pub trait Executor: sealed::Sealed {
+pub trait Executor: sealed::Sealed + Send + Sync + Debug {
     /// Returns how many tasks run at once, at most.
     ///
     /// # Examples
@@ -114,17 +125,17 @@ pub trait Executor: sealed::Sealed {
 
     /// Returns the id under which callbacks of the engine's tasks are counted.
     #[doc(hidden)]
-    fn id(&self) -> PoolId;
+    fn id(&self, _: Internal) -> PoolId;
 
     #[doc(hidden)]
-    fn close(&self) -> Result<(), PoolError>;
+    fn close(&self, _: Internal) -> Result<(), PoolError>;
 
     #[doc(hidden)]
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError>;
+    fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError>;
 
     /// Returns whether the engine takes tasks.
     #[doc(hidden)]
-    fn is_open(&self) -> bool;
+    fn is_open(&self, _: Internal) -> bool;
 }
 
 /// The way in which [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.

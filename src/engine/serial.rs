@@ -1,7 +1,7 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to
 //! compare with, and the engine to debug on.
 
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::{Internal, Sealed}};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// assert_eq!(order.into_inner(), [3, 1, 2]);
 /// # Ok::<(), TaskError>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Serial {
     closed: AtomicBool,
     id: PoolId,
@@ -32,7 +32,10 @@ pub struct Serial {
 impl Serial {
     pub(crate) fn new() -> Self {
         panic::install_hook();
-        Self::default()
+        Self {
+            closed: AtomicBool::new(false),
+            id: PoolId::new(),
+        }
     }
 
     fn check_open(&self) -> Result<(), TaskError> {
@@ -55,21 +58,21 @@ impl Executor for Serial {
         "serial"
     }
 
-    fn id(&self) -> PoolId {
+    fn id(&self, _: Internal) -> PoolId {
         self.id
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn shutdown(&self, _: Shutdown) -> Result<(), PoolError> {
-        self.close()
+    fn shutdown(&self, _: Shutdown, internal: Internal) -> Result<(), PoolError> {
+        self.close(internal)
     }
 }
 

@@ -47,7 +47,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         Self {
             engine,
             schedule: None,
-            limits: Limits::default(),
+            limits: Limits::none(),
             seed: None,
             window: None,
             progress: None,

@@ -13,6 +13,7 @@ mod shared;
 pub use call::Call;
 
 use crate::call::stream::{Imap, ImapUnordered};
+use crate::engine::sealed::Internal;
 use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::{TaskFuture, wait_for_callbacks};
@@ -418,8 +419,8 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
-        self.engine.close()?;
-        wait_for_callbacks(self.engine.id());
+        self.engine.close(Internal)?;
+        wait_for_callbacks(self.engine.id(Internal));
         Ok(())
     }
 
@@ -456,8 +457,8 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
-        self.engine.shutdown(how)?;
-        wait_for_callbacks(self.engine.id());
+        self.engine.shutdown(how, Internal)?;
+        wait_for_callbacks(self.engine.id(Internal));
         Ok(())
     }
 }

@@ -94,7 +94,7 @@ fn given(depth: usize, most: usize, plan: Plan<'_>, schedule: Option<Schedule>) 
 fn plan(schedule: Schedule, window: Option<usize>, total: Option<usize>) -> Plan<'static> {
     Plan {
         schedule,
-        limits: Limits::default(),
+        limits: Limits::none(),
         window,
         total,
         tracker: Tracker::new(None, total),

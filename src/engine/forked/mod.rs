@@ -30,7 +30,7 @@ use serde::de::DeserializeOwned;
 use self::running::Task;
 use self::submit::Submitted;
 use super::fork;
-use super::sealed::Sealed;
+use super::sealed::{Internal, Sealed};
 use super::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
@@ -256,19 +256,19 @@ impl Executor for Forked {
         "forked"
     }
 
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+    fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
         self.submitted.shutdown(how)
     }
 
-    fn id(&self) -> PoolId {
+    fn id(&self, _: Internal) -> PoolId {
         self.submitted.id
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         self.submitted.check_open().is_ok()
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.submitted.close()
     }
 }

@@ -55,7 +55,7 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::{Internal, Sealed}};
 use crate::call::{Limits, Plan, Stream};
 use crate::copies::{self, Original};
 use crate::engine::reduce;
@@ -219,22 +219,22 @@ impl Executor for Threads {
     }
 
     /// Shuts down in the same way for each `_how`, because a thread cannot be stopped.
-    fn shutdown(&self, _how: Shutdown) -> Result<(), PoolError> {
+    fn shutdown(&self, _how: Shutdown, _: Internal) -> Result<(), PoolError> {
         self.check_closable()?;
         self.dispatch.cancel_queued();
         self.end();
         Ok(())
     }
 
-    fn id(&self) -> PoolId {
+    fn id(&self, _: Internal) -> PoolId {
         self.dispatch.own_pool().pool()
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         self.dispatch.own_pool().is_this_process() && !self.dispatch.is_closed()
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.check_closable()?;
         self.end();
         Ok(())
@@ -305,7 +305,7 @@ where
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::default(), run, mem::take(items))
+            self.submit(Limits::none(), run, mem::take(items))
         };
         Stream {
             give: Box::new(give),
