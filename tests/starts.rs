@@ -101,7 +101,7 @@ fn b28_a_limit_stops_a_forked_worker_too() {
     let _none = Leftovers::none();
     for method in METHODS {
         let limit = Duration::from_millis(50);
-        let pool = builder(method).timeout(limit).build().unwrap();
+        let pool = builder(method).task_timeout(limit).build().unwrap();
         let endless = pool.submit(spin, 0);
         assert_eq!(
             endless.result(),

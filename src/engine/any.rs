@@ -85,6 +85,10 @@ impl Executor for AnyEngine {
         each!(self, engine => engine.kind())
     }
 
+    fn name(&self, internal: Internal) -> &str {
+        each!(self, engine => engine.name(internal))
+    }
+
     fn id(&self, internal: Internal) -> PoolId {
         each!(self, engine => engine.id(internal))
     }

@@ -66,6 +66,7 @@ use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) mod sealed {
     /// A mark of this crate's own engines: what a pool asks of an engine may still change.
@@ -122,6 +123,10 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
     /// # Ok::<(), PoolError>(())
     /// ```
     fn kind(&self) -> &'static str;
+
+    /// Returns what the pool is called.
+    #[doc(hidden)]
+    fn name(&self, _: Internal) -> &str;
 
     /// Returns the id under which callbacks of the engine's tasks are counted.
     #[doc(hidden)]
@@ -303,6 +308,15 @@ pub trait RunWith<C, F, A, R>: Executor {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
     where
         I: Iterator<Item = A>;
+}
+
+/// Returns what a pool is called. Pools without a given name are counted.
+fn pool_name(given: Option<String>) -> String {
+    static POOLS: AtomicU32 = AtomicU32::new(0);
+    let given = given.filter(|name| !name.is_empty());
+    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
+    // The name is printed in tables and by `ps`, where it would end at a NUL.
+    name.replace(char::is_control, " ")
 }
 
 /// The most process ids that Linux has (`PID_MAX_LIMIT`).

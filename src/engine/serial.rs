@@ -1,7 +1,7 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to
 //! compare with, and the engine to debug on.
 
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::{Internal, Sealed}};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name, sealed::{Internal, Sealed}};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Serial {
     closed: AtomicBool,
     id: PoolId,
+    name: String,
 }
 
 impl Serial {
@@ -35,6 +36,7 @@ impl Serial {
         Self {
             closed: AtomicBool::new(false),
             id: PoolId::new(),
+            name: pool_name(None),
         }
     }
 
@@ -56,6 +58,10 @@ impl Executor for Serial {
 
     fn kind(&self) -> &'static str {
         "serial"
+    }
+
+    fn name(&self, _: Internal) -> &str {
+        &self.name
     }
 
     fn id(&self, _: Internal) -> PoolId {

@@ -72,6 +72,27 @@ impl<E: Executor> Pool<E> {
         self.engine.workers()
     }
 
+    /// Returns what the pool is called: the name that its builder was given, or else `pool` and a
+    /// number, by which the pools of this process are counted.
+    ///
+    /// The statistics and the timeline of a pool of processes bear this name, and so do its workers
+    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool of
+    /// threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let render = Processes::builder().workers(1).name("render").build()?;
+    /// assert_eq!(render.name(), "render");
+    /// assert!(Pool::threads(1)?.name().starts_with("pool"));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn name(&self) -> &str {
+        self.engine.name(Internal)
+    }
+
     /// Returns the engine, for what only it can do or tell.
     ///
     /// # Examples

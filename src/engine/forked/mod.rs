@@ -31,7 +31,7 @@ use self::running::Task;
 use self::submit::Submitted;
 use super::fork;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Reduce, Run, RunWith, Shutdown};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -113,6 +113,7 @@ use crate::panic;
 /// ```
 #[derive(Debug)]
 pub struct Forked {
+    name: String,
     workers: usize,
     allow_threads: bool,
     submitted: Submitted,
@@ -190,6 +191,7 @@ impl ForkedBuilder {
         super::check_workers(workers)?;
         panic::install_hook();
         Ok(Forked {
+            name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
             submitted: Submitted::new(),
@@ -254,6 +256,10 @@ impl Executor for Forked {
 
     fn kind(&self) -> &'static str {
         "forked"
+    }
+
+    fn name(&self, _: Internal) -> &str {
+        &self.name
     }
 
     fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {

@@ -311,6 +311,10 @@ impl Executor for Processes {
         "processes"
     }
 
+    fn name(&self, _: Internal) -> &str {
+        &self.shared.settings.name
+    }
+
     fn id(&self, _: Internal) -> PoolId {
         self.shared.id
     }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -295,15 +294,6 @@ impl fmt::Debug for Output {
     }
 }
 
-/// Returns what a pool is called. Pools without a given name are counted.
-pub(super) fn name(given: Option<String>) -> String {
-    static POOLS: AtomicU32 = AtomicU32::new(0);
-    let given = given.filter(|name| !name.is_empty());
-    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
-    // The name is printed in tables and by `ps`, where it would end at a NUL.
-    name.replace(char::is_control, " ")
-}
-
 /// What a builder has been told, and checked.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -316,7 +306,7 @@ pub(super) struct Settings {
     pub(super) initializer: Option<u64>,
     pub(super) max_tasks: Option<u32>,
     pub(super) memory_limit: Option<u64>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) task_timeout: Option<Duration>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) affinity: Affinity,
     pub(super) nice: i32,
@@ -393,7 +383,7 @@ mod tests {
             initializer: Some(7),
             max_tasks: None,
             memory_limit: Some(8),
-            timeout: None,
+            task_timeout: None,
             idle_timeout: None,
             affinity: Affinity::Inherit,
             nice: 9,

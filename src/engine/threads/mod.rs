@@ -55,7 +55,7 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::{Internal, Sealed}};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name, sealed::{Internal, Sealed}};
 use crate::call::{Limits, Plan, Stream};
 use crate::copies::{self, Original};
 use crate::engine::reduce;
@@ -89,6 +89,7 @@ pub(crate) use self::thread_ids::idle_thread_ids;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Threads {
+    name: String,
     dispatch: Arc<Dispatch>,
     /// The threads; `None` once they have ended.
     crew: Mutex<Option<Crew>>,
@@ -117,6 +118,7 @@ impl Threads {
         let crew = Crew::start(&dispatch)?;
         thread_ids::register(&dispatch);
         Ok(Self {
+            name: pool_name(None),
             dispatch,
             crew: Mutex::new(Some(crew)),
         })
@@ -216,6 +218,10 @@ impl Executor for Threads {
 
     fn kind(&self) -> &'static str {
         "threads"
+    }
+
+    fn name(&self, _: Internal) -> &str {
+        &self.name
     }
 
     /// Shuts down in the same way for each `_how`, because a thread cannot be stopped.
@@ -376,6 +382,7 @@ where
 impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Threads")
+            .field("name", &self.name)
             .field("workers", &self.workers())
             .field("closed", &self.dispatch.is_closed())
             .finish_non_exhaustive()
