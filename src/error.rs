@@ -9,6 +9,7 @@
 
 #[cfg(target_os = "linux")]
 mod claim;
+mod io;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -520,7 +521,7 @@ impl PoolError {
 ///     
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the task was not finished in the time given; it goes on")]
 pub struct TimeoutError;
 

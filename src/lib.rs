@@ -95,6 +95,7 @@ pub mod shm;
 mod signals;
 #[cfg(target_os = "linux")]
 pub mod sync;
+mod text;
 pub mod thread;
 #[cfg(target_os = "linux")]
 mod value;

@@ -264,7 +264,10 @@ fn the_timeline_has_every_task_with_its_times_and_its_worker() {
     assert_eq!(timeline.dropped, 0);
     let (completed, others): (Vec<&TimelineEvent>, Vec<&TimelineEvent>) =
         timeline.events.iter().partition(|event| event.completed);
-    assert_eq!(completed.iter().map(|event| event.items).sum::<usize>(), 100);
+    assert_eq!(
+        completed.iter().map(|event| event.items).sum::<usize>(),
+        100
+    );
     assert_eq!(others.len(), 1);
     for event in &timeline.events {
         assert!(

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// The progress of a call; see [`Call::on_progress`](crate::Call::on_progress).
 ///
 /// # Examples
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 ///     .map_outcomes(|x| assert!(x != 1), 0..3);
 /// assert_eq!(told.last().unwrap(), "3 of Some(3) done, 1 failed");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Items that have ended, failed ones included.

@@ -37,6 +37,7 @@ mod lend;
 pub(crate) mod reduce;
 mod serial;
 mod threads;
+mod unwind_safe;
 
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
@@ -165,7 +166,7 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
 /// );
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Shutdown {
     /// Tasks that have not started are cancelled; those that run come to their end.

@@ -1,7 +1,10 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to
 //! compare with, and the engine to debug on.
 
-use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name, sealed::{Internal, Sealed}};
+use super::{
+    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    sealed::{Internal, Sealed},
+};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};

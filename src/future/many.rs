@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ use crate::shim::Mutex;
 /// assert_eq!(pending.len(), 1);
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReturnWhen {
     /// One task has ended, in whatever way.
@@ -226,6 +227,10 @@ impl<R> Iterator for AsCompleted<R> {
         (self.board.left, Some(self.board.left))
     }
 }
+
+// For the same reason as the tasks it has. While it waits, it may run a task, whose panic is caught.
+impl<R> UnwindSafe for AsCompleted<R> {}
+impl<R> RefUnwindSafe for AsCompleted<R> {}
 
 impl<R> ExactSizeIterator for AsCompleted<R> {}
 

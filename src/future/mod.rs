@@ -13,6 +13,7 @@ pub(crate) use self::outstanding::{PoolId, wait_for_callbacks};
 pub(crate) use self::signal::{Hook, Signal};
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -413,6 +414,12 @@ fn waking(slot: &Arc<Mutex<Option<Waker>>>) -> Hook {
 }
 
 impl<R> Unpin for TaskFuture<R> {}
+
+// The result is in one place until it is taken, and code of the user (the task, callbacks, wakers,
+// the decoding of a result) does not run while that place is changed. As with std's `JoinHandle`, `R`
+// itself need not be unwind safe: it can only be had by a call that returns it.
+impl<R> UnwindSafe for TaskFuture<R> {}
+impl<R> RefUnwindSafe for TaskFuture<R> {}
 
 impl<R> Future for TaskFuture<R> {
     type Output = Result<R, TaskError>;

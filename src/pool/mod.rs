@@ -12,6 +12,8 @@ mod shared;
 
 pub use call::Call;
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
 use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
@@ -46,6 +48,10 @@ use crate::future::{TaskFuture, wait_for_callbacks};
 pub struct Pool<E: Executor> {
     engine: E,
 }
+
+// For the same reason as the engines: a panic that leaves a call leaves the pool usable.
+impl<E: Executor> UnwindSafe for Pool<E> {}
+impl<E: Executor> RefUnwindSafe for Pool<E> {}
 
 impl<E: Executor> Pool<E> {
     #[cfg(target_os = "linux")]

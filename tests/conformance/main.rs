@@ -44,8 +44,7 @@ use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_prog
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::{
-    Output, Progress, Reduce, ReturnWhen, Shutdown, as_completed, at_fork_child,
-    item_seed, wait,
+    Output, Progress, Reduce, ReturnWhen, Shutdown, as_completed, at_fork_child, item_seed, wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};

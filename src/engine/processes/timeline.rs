@@ -158,9 +158,8 @@ impl Timeline {
             .min()
             .unwrap_or_default();
         // Times that cannot be right do not become negative.
-        let microseconds = |from: Duration, to: Duration| {
-            to.saturating_sub(from).as_nanos() as f64 / 1_000.0
-        };
+        let microseconds =
+            |from: Duration, to: Duration| to.saturating_sub(from).as_nanos() as f64 / 1_000.0;
         let own = std::process::id();
         let name = escaped(&self.name);
         write!(

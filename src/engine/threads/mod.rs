@@ -55,7 +55,10 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name, sealed::{Internal, Sealed}};
+use super::{
+    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    sealed::{Internal, Sealed},
+};
 use crate::call::{Limits, Plan, Stream};
 use crate::copies::{self, Original};
 use crate::engine::reduce;
