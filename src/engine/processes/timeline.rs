@@ -214,8 +214,8 @@ mod tests {
         worker: 1,
         pid: 42,
         items: 3,
-        queued: Duration::from_nanos(1_000),
-        started: Duration::from_nanos(3_000),
+        queued: Duration::from_micros(1),
+        started: Duration::from_micros(3),
         ended: Duration::from_nanos(8_500),
         completed: true,
     };
@@ -260,8 +260,8 @@ mod tests {
                 },
                 // Times that cannot be right do not become negative.
                 TimelineEvent {
-                    queued: Duration::from_nanos(4_000),
-                    ended: Duration::from_nanos(2_000),
+                    queued: Duration::from_micros(4),
+                    ended: Duration::from_micros(2),
                     ..EVENT
                 },
             ],
