@@ -285,10 +285,9 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(first, Some(1_024));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn imap<'p, F, I, R>(&'p self, f: F, items: I) -> Imap<'p, R>
+    pub fn imap<F, I, R>(&self, f: F, items: I) -> Imap<'_, I::IntoIter, R>
     where
         I: IntoIterator,
-        I::IntoIter: 'p,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
@@ -318,10 +317,9 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(lengths, [4, 5, 4, 5, 4]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn imap_unordered<'p, F, I, R>(&'p self, f: F, items: I) -> ImapUnordered<'p, R>
+    pub fn imap_unordered<F, I, R>(&self, f: F, items: I) -> ImapUnordered<'_, I::IntoIter, R>
     where
         I: IntoIterator,
-        I::IntoIter: 'p,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
