@@ -10,6 +10,7 @@
 #[cfg(target_os = "linux")]
 mod claim;
 mod death;
+mod io;
 mod item_index;
 mod message;
 #[cfg(target_os = "linux")]
@@ -549,44 +550,9 @@ impl PoolError {
 ///     
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the task was not finished in the time given; it goes on")]
 pub struct TimeoutError;
-
-/// The error of an [`as_completed`](crate::as_completed) that has waited for the time it was given:
-/// some tasks are not finished. They go on.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::prelude::*;
-/// use std::time::Duration;
-///
-/// let pool = Pool::processes(1)?;
-/// let endless = pool.submit(
-///     |()| loop {
-///         std::hint::spin_loop()
-///     },
-///     (),
-/// );
-/// let Some(Err(error)) = as_completed::<()>([endless]).timeout(Duration::ZERO).next()
-/// else {
-///     panic!("it ended")
-/// };
-/// assert_eq!(
-///     error.to_string(),
-///     "1 of 1 tasks were not finished in the time given; they go on"
-/// );
-/// # Ok::<(), PoolError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{unfinished} of {total} tasks were not finished in the time given; they go on")]
-pub struct Unfinished {
-    /// Tasks that were not finished.
-    pub unfinished: usize,
-    /// Tasks that were waited for, finished or not.
-    pub total: usize,
-}
 
 /// The task as a message names it: by its index within a call, or plainly.
 struct Subject(Option<usize>);

@@ -99,6 +99,7 @@ pub mod shm;
 mod signals;
 #[cfg(target_os = "linux")]
 pub mod sync;
+mod text;
 pub mod thread;
 #[cfg(target_os = "linux")]
 mod value;
@@ -117,8 +118,8 @@ pub use engine::{
     ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
 };
 pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
-pub use error::{Death, Location, Part, PoolError, TaskError, TimeoutError, Unfinished};
-pub use future::{AsCompleted, AsCompletedTimeout, ReturnWhen, TaskFuture, as_completed, wait};
+pub use error::{Death, Location, Part, PoolError, TaskError, TimeoutError};
+pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]

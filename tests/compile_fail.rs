@@ -28,3 +28,9 @@ fn b73_b76_parts_of_a_shared_array_can_neither_be_kept_nor_had_twice() {
     cases.compile_fail("tests/compile_fail/array_atomic_floats.rs");
     cases.compile_fail("tests/compile_fail/closure_chunk_types.rs");
 }
+
+#[test]
+fn what_a_pool_asks_of_its_engine_cannot_be_called_from_outside() {
+    let cases = trybuild::TestCases::new();
+    cases.compile_fail("tests/compile_fail/engine_from_outside.rs");
+}

@@ -103,7 +103,7 @@ fn b28_a_limit_stops_a_forked_worker_too() {
     let _none = Leftovers::none();
     for method in METHODS {
         let limit = Duration::from_millis(50);
-        let pool = builder(method).timeout(limit).build().unwrap();
+        let pool = builder(method).task_timeout(limit).build().unwrap();
         let endless = pool.submit(spin, 0);
         assert_eq!(endless.result(), Err(timed_out(None, limit)), "{method:?}");
         assert_eq!(pool.submit(|x: u8| x, 3).result(), Ok(3), "{method:?}");

@@ -8,7 +8,7 @@ use crate::panic::{self, Caught};
 
 /// The limits that a call sets for each of its tasks.
 #[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How often a task is run again after the death of its worker.
     pub(crate) retries: u32,
@@ -34,6 +34,16 @@ impl Failure {
 }
 
 impl Limits {
+    /// Returns the limits of a call that has set none. There is no `Default` for them: with it,
+    /// code outside of this crate could call an engine.
+    pub(crate) fn none() -> Self {
+        Self {
+            retries: 0,
+            timeout: None,
+            seeds: Seeds::default(),
+        }
+    }
+
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {

@@ -1,8 +1,10 @@
 //! The progress of a call, reported to a callback on the caller's thread.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// The progress of a call; see [`Call::on_progress`](crate::Call::on_progress).
 ///
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 ///     .map_outcomes(|x| assert!(x != 1), 0..3);
 /// assert_eq!(told.last().unwrap(), "3 of Some(3) done, 1 failed");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Items that have ended, failed ones included.
@@ -88,8 +90,8 @@ impl Sizes {
     }
 }
 
-/// The callback that a call reports its progress to.
-pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + 'c>;
+/// The callback that a call reports its progress to. A lazy call takes it along to other threads.
+pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + Send + 'c>;
 
 /// The callback of a call, and the counts that it was called with last.
 pub(crate) struct Tracker<'c> {
@@ -110,14 +112,14 @@ impl<'c> Tracker<'c> {
     }
 
     /// Makes a tracker that counts chunks, and reports the items in them to `outer`.
-    pub(crate) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c RefCell<Sizes>) -> Self {
+    pub(crate) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c Mutex<Sizes>) -> Self {
         if !outer.is_on() {
             return Self::new(None, None);
         }
         let mut done = 0;
         let tell = move |chunks: &Progress| {
             // The count only grows: it does not go back when a smaller chunk is given out later.
-            done = done.max(sizes.borrow().of_the_smallest(chunks.done));
+            done = done.max(sizes.lock().of_the_smallest(chunks.done));
             outer.tell(done, 0);
         };
         Self::new(Some(Box::new(tell)), None)
@@ -175,18 +177,18 @@ mod tests {
 
     #[test]
     fn what_is_told_of_chunks_never_goes_back() {
-        let sizes = RefCell::new(Sizes::default());
+        let sizes = Mutex::new(Sizes::default());
         let mut told = Vec::new();
         let note = |p: &Progress| told.push((p.done, p.total));
         let mut outer = Tracker::new(Some(Box::new(note)), Some(7));
         let mut chunks = Tracker::by_chunks(&mut outer, &sizes);
         assert!(chunks.is_on());
-        sizes.borrow_mut().add(4);
+        sizes.lock().add(4);
         chunks.tell(1, 0);
         // Smaller chunks come later: the one that has ended may be one of them, as far as the
         // tracker knows.
-        sizes.borrow_mut().add(2);
-        sizes.borrow_mut().add(1);
+        sizes.lock().add(2);
+        sizes.lock().add(1);
         chunks.tell(2, 0);
         chunks.tell(3, 0);
         drop(chunks);

@@ -6,15 +6,19 @@
 //! Kuck, IEEE Trans. Comput. C-36, 1987).
 
 use crate::error::TaskError;
+use crate::text::as_text;
 
 /// The way in which the items of a call are cut into chunks, in the terms of OpenMP's `schedule`
 /// clause.
+///
+/// As text, and with serde, they are `equal`, `guided` and `dynamic:16`.
 ///
 /// # Examples
 ///
 /// ```
 /// use manyhands::prelude::*;
 ///
+/// assert_eq!("dynamic:10".parse(), Ok(Schedule::Dynamic(10)));
 /// let pool = Pool::threads(2)?;
 /// let cubes = pool
 ///     .call()
@@ -23,7 +27,7 @@ use crate::error::TaskError;
 /// assert_eq!(cubes[99], 970_299);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Schedule {
     /// One chunk for each worker, all of the same size (to within one item). It has the least
@@ -39,6 +43,15 @@ pub enum Schedule {
     /// Chunks of this many items. `Dynamic(1)` hands out single items: best balance, most overhead.
     Dynamic(usize),
 }
+
+as_text!(
+    Schedule,
+    "schedule",
+    "equal, guided, or dynamic with the items of a chunk (dynamic:16)",
+    Equal = "equal",
+    Guided = "guided";
+    Dynamic = "dynamic"
+);
 
 /// The most items of a guided chunk, so that the first worker can start before half of the input is
 /// read.

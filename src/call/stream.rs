@@ -34,7 +34,7 @@ pub struct Stream<'p, A, R> {
     pub(crate) most: usize,
 }
 
-type Give<'p, A, R> = dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + 'p;
+type Give<'p, A, R> = dyn FnMut(usize, &mut Vec<A>) -> ChunkFuture<R> + Send + 'p;
 
 /// Chunks are made longer while one takes less than this, and shorter if one takes ten times as
 /// long: a worker should spend its time on items, and the result of a slow item should not wait for
@@ -84,14 +84,39 @@ impl Pace {
     }
 }
 
+/// The items of a call: as the caller gave them, or read in full.
+pub(crate) enum Input<I: Iterator> {
+    Lazy(I),
+    Read(std::vec::IntoIter<I::Item>),
+}
+
+impl<I: Iterator> Iterator for Input<I> {
+    type Item = I::Item;
+
+    #[inline]
+    fn next(&mut self) -> Option<I::Item> {
+        match self {
+            Self::Lazy(items) => items.next(),
+            Self::Read(items) => items.next(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Self::Lazy(items) => items.size_hint(),
+            Self::Read(items) => items.size_hint(),
+        }
+    }
+}
+
 /// The part that reads the input and gives it to the workers, chunk by chunk.
-struct Feeder<'p, A, R> {
-    input: Option<Box<dyn Iterator<Item = A> + 'p>>,
-    stream: Stream<'p, A, R>,
+struct Feeder<'p, I: Iterator, R> {
+    input: Option<Box<Input<I>>>,
+    stream: Stream<'p, I::Item, R>,
     pace: Pace,
     window: Option<usize>,
     /// Items read that are not enough for a chunk yet.
-    chunk: Vec<A>,
+    chunk: Vec<I::Item>,
     given: usize,
     /// Items whose outcomes the caller has taken.
     yielded: usize,
@@ -100,12 +125,12 @@ struct Feeder<'p, A, R> {
     tracker: Tracker<'p>,
 }
 
-impl<'p, A, R> Feeder<'p, A, R> {
+impl<'p, I: Iterator, R> Feeder<'p, I, R> {
     fn new(
-        stream: Stream<'p, A, R>,
+        stream: Stream<'p, I::Item, R>,
         schedule: Option<Schedule>,
         plan: Plan<'p>,
-        input: impl Iterator<Item = A> + 'p,
+        input: Input<I>,
     ) -> Result<Self, TaskError> {
         let most = stream.most.min(plan.window.unwrap_or(usize::MAX));
         // `chunks` also checks the options.
@@ -207,19 +232,13 @@ impl<'p, A, R> Feeder<'p, A, R> {
 
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
 
-/// A source of outcomes, each with the index of its item. The two iterators differ in what they
-/// return of it.
-trait Source<R> {
-    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)>;
-}
-
-struct Ordered<'p, A, R> {
-    feeder: Feeder<'p, A, R>,
+struct Ordered<'p, I: Iterator, R> {
+    feeder: Feeder<'p, I, R>,
     under_way: VecDeque<(usize, usize, ChunkFuture<R>)>,
     current: Outcomes<R>,
 }
 
-impl<A, R> Source<R> for Ordered<'_, A, R> {
+impl<I: Iterator, R> Ordered<'_, I, R> {
     fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
         loop {
             if let Some(outcome) = self.current.next() {
@@ -236,7 +255,7 @@ impl<A, R> Source<R> for Ordered<'_, A, R> {
     }
 }
 
-impl<A, R> Drop for Ordered<'_, A, R> {
+impl<I: Iterator, R> Drop for Ordered<'_, I, R> {
     fn drop(&mut self) {
         // From the last to the first, so that the chunk which would start next is cancelled last.
         for (_, _, chunk) in self.under_way.iter().rev() {
@@ -245,8 +264,8 @@ impl<A, R> Drop for Ordered<'_, A, R> {
     }
 }
 
-struct Unordered<'p, A, R> {
-    feeder: Feeder<'p, A, R>,
+struct Unordered<'p, I: Iterator, R> {
+    feeder: Feeder<'p, I, R>,
     board: Board<Vec<Result<R, TaskError>>>,
     /// First item and length of each chunk on the board, by its number there; the number of the
     /// first entry is `first`.
@@ -256,7 +275,7 @@ struct Unordered<'p, A, R> {
     current: Outcomes<R>,
 }
 
-impl<A, R> Source<R> for Unordered<'_, A, R> {
+impl<I: Iterator, R> Unordered<'_, I, R> {
     fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
         loop {
             if let Some(outcome) = self.current.next() {
@@ -280,7 +299,7 @@ impl<A, R> Source<R> for Unordered<'_, A, R> {
     }
 }
 
-impl<A, R> Drop for Unordered<'_, A, R> {
+impl<I: Iterator, R> Drop for Unordered<'_, I, R> {
     fn drop(&mut self) {
         let rest: Vec<_> = self.board.rest().collect();
         for chunk in rest.into_iter().rev() {
@@ -289,19 +308,18 @@ impl<A, R> Drop for Unordered<'_, A, R> {
     }
 }
 
-/// A call whose options contradict themselves: its only outcome is the error.
-struct Refused(Option<TaskError>);
-
-impl<R> Source<R> for Refused {
-    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
-        self.0.take().map(|error| (0, Err(error)))
-    }
+/// A source of outcomes, or the error of a call whose options contradict themselves: that is its
+/// only outcome.
+enum Source<S> {
+    Open(Box<S>),
+    Refused(Option<TaskError>),
 }
 
 /// The results of a lazy call, in the order of the items, made by
 /// [`Pool::imap`](crate::Pool::imap).
 ///
-/// Dropping it cancels the items that have not started.
+/// It can move to another thread if its input `I` can. Dropping it cancels the items that have not
+/// started.
 ///
 /// # Examples
 ///
@@ -317,40 +335,43 @@ impl<R> Source<R> for Refused {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
-pub struct Imap<'p, R> {
-    source: Box<dyn Source<R> + 'p>,
+pub struct Imap<'p, I: Iterator, R> {
+    source: Source<Ordered<'p, I, R>>,
 }
 
-impl<'p, R: 'p> Imap<'p, R> {
-    pub(crate) fn new<A: 'p>(
-        stream: Stream<'p, A, R>,
+impl<'p, I: Iterator, R> Imap<'p, I, R> {
+    pub(crate) fn new(
+        stream: Stream<'p, I::Item, R>,
         schedule: Option<Schedule>,
         plan: Plan<'p>,
-        input: impl Iterator<Item = A> + 'p,
+        input: Input<I>,
     ) -> Self {
-        let source: Box<dyn Source<R> + 'p> = match Feeder::new(stream, schedule, plan, input) {
-            Ok(feeder) => Box::new(Ordered {
+        let source = match Feeder::new(stream, schedule, plan, input) {
+            Ok(feeder) => Source::Open(Box::new(Ordered {
                 feeder,
                 under_way: VecDeque::new(),
                 current: Vec::new().into_iter(),
-            }),
-            Err(error) => Box::new(Refused(Some(error))),
+            })),
+            Err(error) => Source::Refused(Some(error)),
         };
         Self { source }
     }
 }
 
-impl<R> Iterator for Imap<'_, R> {
+impl<I: Iterator, R> Iterator for Imap<'_, I, R> {
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.source.next().map(|(_, outcome)| outcome)
+        match &mut self.source {
+            Source::Open(source) => source.next().map(|(_, outcome)| outcome),
+            Source::Refused(error) => error.take().map(Err),
+        }
     }
 }
 
-impl<R> FusedIterator for Imap<'_, R> {}
+impl<I: Iterator, R> FusedIterator for Imap<'_, I, R> {}
 
-impl<R> fmt::Debug for Imap<'_, R> {
+impl<I: Iterator, R> fmt::Debug for Imap<'_, I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Imap").finish_non_exhaustive()
     }
@@ -359,7 +380,8 @@ impl<R> fmt::Debug for Imap<'_, R> {
 /// The results of a lazy call in the order in which they come, each with the index of its item,
 /// made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
 ///
-/// Dropping it cancels the items that have not started.
+/// It can move to another thread if its input `I` can. Dropping it cancels the items that have not
+/// started.
 ///
 /// # Examples
 ///
@@ -376,43 +398,46 @@ impl<R> fmt::Debug for Imap<'_, R> {
 /// # Ok::<(), PoolError>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
-pub struct ImapUnordered<'p, R> {
-    source: Box<dyn Source<R> + 'p>,
+pub struct ImapUnordered<'p, I: Iterator, R> {
+    source: Source<Unordered<'p, I, R>>,
 }
 
-impl<'p, R: 'p> ImapUnordered<'p, R> {
-    pub(crate) fn new<A: 'p>(
-        stream: Stream<'p, A, R>,
+impl<'p, I: Iterator, R> ImapUnordered<'p, I, R> {
+    pub(crate) fn new(
+        stream: Stream<'p, I::Item, R>,
         schedule: Option<Schedule>,
         plan: Plan<'p>,
-        input: impl Iterator<Item = A> + 'p,
+        input: Input<I>,
     ) -> Self {
-        let source: Box<dyn Source<R> + 'p> = match Feeder::new(stream, schedule, plan, input) {
-            Ok(feeder) => Box::new(Unordered {
+        let source = match Feeder::new(stream, schedule, plan, input) {
+            Ok(feeder) => Source::Open(Box::new(Unordered {
                 feeder,
                 board: Board::new([]),
                 chunks: VecDeque::new(),
                 first: 0,
                 index: 0,
                 current: Vec::new().into_iter(),
-            }),
-            Err(error) => Box::new(Refused(Some(error))),
+            })),
+            Err(error) => Source::Refused(Some(error)),
         };
         Self { source }
     }
 }
 
-impl<R> Iterator for ImapUnordered<'_, R> {
+impl<I: Iterator, R> Iterator for ImapUnordered<'_, I, R> {
     type Item = (usize, Result<R, TaskError>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.source.next()
+        match &mut self.source {
+            Source::Open(source) => source.next(),
+            Source::Refused(error) => error.take().map(|error| (0, Err(error))),
+        }
     }
 }
 
-impl<R> FusedIterator for ImapUnordered<'_, R> {}
+impl<I: Iterator, R> FusedIterator for ImapUnordered<'_, I, R> {}
 
-impl<R> fmt::Debug for ImapUnordered<'_, R> {
+impl<I: Iterator, R> fmt::Debug for ImapUnordered<'_, I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImapUnordered").finish_non_exhaustive()
     }

@@ -1,9 +1,11 @@
 //! [`AnyEngine`]: the engine that is chosen when the program runs.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::sealed::Sealed;
+use super::sealed::{Internal, Sealed};
 use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
 use crate::call::portable::Portable;
 use crate::call::{Limits, Plan, Stream};
@@ -30,29 +32,46 @@ use crate::future::{PoolId, TaskFuture};
 /// assert!(matches!(unknown, Err(PoolError::UnknownEngine { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum AnyEngine {
-    /// The caller runs the tasks.
+pub struct AnyEngine(pub(super) Which);
+
+/// The engine that was chosen.
+pub(super) enum Which {
     Serial(Serial),
-    /// Threads of this process.
     Threads(Threads),
-    /// Worker processes.
     Processes(Processes),
-    /// Children forked for each call.
     Forked(Forked),
 }
 
 /// Calls the same method of the engine that this is.
 macro_rules! each {
     ($any:expr, $engine:ident => $call:expr) => {
-        match $any {
-            AnyEngine::Serial($engine) => $call,
-            AnyEngine::Threads($engine) => $call,
-            AnyEngine::Processes($engine) => $call,
-            AnyEngine::Forked($engine) => $call,
+        match &$any.0 {
+            $crate::engine::any::Which::Serial($engine) => $call,
+            $crate::engine::any::Which::Threads($engine) => $call,
+            $crate::engine::any::Which::Processes($engine) => $call,
+            $crate::engine::any::Which::Forked($engine) => $call,
         }
     };
+}
+pub(super) use each;
+
+/// Makes an engine of known kind into one of any kind.
+macro_rules! from {
+    ($($engine:ident),*) => {$(
+        impl $engine {
+            pub(crate) fn into_any(self) -> AnyEngine {
+                AnyEngine(Which::$engine(self))
+            }
+        }
+    )*};
+}
+
+from!(Serial, Threads, Processes, Forked);
+
+impl fmt::Debug for AnyEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        each!(self, engine => engine.fmt(f))
+    }
 }
 
 impl Sealed for AnyEngine {}
@@ -66,20 +85,24 @@ impl Executor for AnyEngine {
         each!(self, engine => engine.kind())
     }
 
-    fn id(&self) -> PoolId {
-        each!(self, engine => engine.id())
+    fn name(&self, internal: Internal) -> &str {
+        each!(self, engine => engine.name(internal))
     }
 
-    fn is_open(&self) -> bool {
-        each!(self, engine => engine.is_open())
+    fn id(&self, internal: Internal) -> PoolId {
+        each!(self, engine => engine.id(internal))
     }
 
-    fn close(&self) -> Result<(), PoolError> {
-        each!(self, engine => engine.close())
+    fn is_open(&self, internal: Internal) -> bool {
+        each!(self, engine => engine.is_open(internal))
     }
 
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
-        each!(self, engine => engine.shutdown(how))
+    fn close(&self, internal: Internal) -> Result<(), PoolError> {
+        each!(self, engine => engine.close(internal))
+    }
+
+    fn shutdown(&self, how: Shutdown, internal: Internal) -> Result<(), PoolError> {
+        each!(self, engine => engine.shutdown(how, internal))
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::any::each;
 use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
 use crate::array::lend::Lent;
 use crate::call::Plan;
@@ -77,11 +78,6 @@ where
     C: Serialize + DeserializeOwned + Sync + 'static,
 {
     fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
-        match self {
-            Self::Serial(engine) => engine.lend(plan, f, context, lent),
-            Self::Threads(engine) => engine.lend(plan, f, context, lent),
-            Self::Processes(engine) => engine.lend(plan, f, context, lent),
-            Self::Forked(engine) => engine.lend(plan, f, context, lent),
-        }
+        each!(self, engine => engine.lend(plan, f, context, lent))
     }
 }

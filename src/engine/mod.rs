@@ -37,6 +37,7 @@ mod lend;
 pub(crate) mod reduce;
 mod serial;
 mod threads;
+mod unwind_safe;
 
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
@@ -61,16 +62,28 @@ pub(crate) use processes::{FORK_SERVER, WORKER};
 pub use serial::Serial;
 pub use threads::Threads;
 
+use self::sealed::Internal;
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) mod sealed {
     /// A mark of this crate's own engines: what a pool asks of an engine may still change.
     pub trait Sealed {}
+
+    /// An argument that only this crate can make. A method that takes it cannot be called from
+    /// outside, not even by generic code, which sees the methods of all traits in its bounds.
+    #[derive(Clone, Copy, Debug)]
+    #[non_exhaustive]
+    pub struct Internal;
 }
 
 /// An engine: where the tasks of a [`Pool`](crate::Pool) run.
+///
+/// The trait is sealed: the engines of this crate are the only ones, and what a pool asks of them
+/// cannot be called from outside.
 ///
 /// # Examples
 ///
@@ -85,7 +98,7 @@ pub(crate) mod sealed {
 /// assert_eq!(describe(&Pool::threads(3)?), "3 × threads");
 /// # Ok::<(), PoolError>(())
 /// ```
-pub trait Executor: sealed::Sealed {
+pub trait Executor: sealed::Sealed + Send + Sync + Debug {
     /// Returns how many tasks run at once, at most.
     ///
     /// # Examples
@@ -112,19 +125,23 @@ pub trait Executor: sealed::Sealed {
     /// ```
     fn kind(&self) -> &'static str;
 
+    /// Returns what the pool is called.
+    #[doc(hidden)]
+    fn name(&self, _: Internal) -> &str;
+
     /// Returns the id under which callbacks of the engine's tasks are counted.
     #[doc(hidden)]
-    fn id(&self) -> PoolId;
+    fn id(&self, _: Internal) -> PoolId;
 
     #[doc(hidden)]
-    fn close(&self) -> Result<(), PoolError>;
+    fn close(&self, _: Internal) -> Result<(), PoolError>;
 
     #[doc(hidden)]
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError>;
+    fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError>;
 
     /// Returns whether the engine takes tasks.
     #[doc(hidden)]
-    fn is_open(&self) -> bool;
+    fn is_open(&self, _: Internal) -> bool;
 }
 
 /// The way in which [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.
@@ -147,7 +164,7 @@ pub trait Executor: sealed::Sealed {
 /// assert!(matches!(queued.result(), Err(TaskError::Cancelled { .. })));
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Shutdown {
     /// Tasks that have not started are cancelled; those that run come to their end.
@@ -290,6 +307,15 @@ pub trait RunWith<C, F, A, R>: Executor {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
     where
         I: Iterator<Item = A>;
+}
+
+/// Returns what a pool is called. Pools without a given name are counted.
+fn pool_name(given: Option<String>) -> String {
+    static POOLS: AtomicU32 = AtomicU32::new(0);
+    let given = given.filter(|name| !name.is_empty());
+    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
+    // The name is printed in tables and by `ps`, where it would end at a NUL.
+    name.replace(char::is_control, " ")
 }
 
 /// The most process ids that Linux has (`PID_MAX_LIMIT`).

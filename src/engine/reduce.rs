@@ -4,9 +4,10 @@
 //! chunk comes back. These values are reduced in groups, again on the workers, until one is left.
 //! The order of the items is kept all the way: the reduction must be associative, and nothing more.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
@@ -119,14 +120,14 @@ where
     // An iterator may go on after its end, so it is fused.
     let (mut items, mut given) = (items.fuse(), 0);
     // The sizes for the progress.
-    let chunk_sizes = RefCell::new(Sizes::default());
+    let chunk_sizes = Mutex::new(Sizes::default());
     let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);
     let chunks = std::iter::from_fn(|| {
         let chunk: Vec<A> = items.by_ref().take(sizes.next_size().min(most)).collect();
         let base = given as u64;
         given += chunk.len();
         if !chunk.is_empty() {
-            chunk_sizes.borrow_mut().add(chunk.len());
+            chunk_sizes.lock().add(chunk.len());
         }
         (!chunk.is_empty()).then_some((base, seeds, chunk))
     });

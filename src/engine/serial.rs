@@ -1,7 +1,10 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to
 //! compare with, and the engine to debug on.
 
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use super::{
+    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    sealed::{Internal, Sealed},
+};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -23,16 +26,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// assert_eq!(order.into_inner(), [3, 1, 2]);
 /// # Ok::<(), TaskError>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Serial {
     closed: AtomicBool,
     id: PoolId,
+    name: String,
 }
 
 impl Serial {
     pub(crate) fn new() -> Self {
         panic::install_hook();
-        Self::default()
+        Self {
+            closed: AtomicBool::new(false),
+            id: PoolId::new(),
+            name: pool_name(None),
+        }
     }
 
     fn check_open(&self) -> Result<(), TaskError> {
@@ -55,21 +63,25 @@ impl Executor for Serial {
         "serial"
     }
 
-    fn id(&self) -> PoolId {
+    fn name(&self, _: Internal) -> &str {
+        &self.name
+    }
+
+    fn id(&self, _: Internal) -> PoolId {
         self.id
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn shutdown(&self, _: Shutdown) -> Result<(), PoolError> {
-        self.close()
+    fn shutdown(&self, _: Shutdown, internal: Internal) -> Result<(), PoolError> {
+        self.close(internal)
     }
 }
 

@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Signal, TaskFuture, later};
-use crate::error::Unfinished;
+use crate::error::TimeoutError;
 use crate::shim::Mutex;
 
 /// The condition that [`wait`] waits for.
@@ -33,7 +34,7 @@ use crate::shim::Mutex;
 /// assert_eq!(pending.len(), 1);
 /// # Ok::<(), PoolError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReturnWhen {
     /// One task has ended, in whatever way.
@@ -141,7 +142,7 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
 ///
 /// let pool = Pool::threads(2)?;
 /// let tasks = as_completed((1..=3u64).map(|x| pool.submit(|x| 10 * x, x)));
-/// assert_eq!(tasks.size_hint(), (3, Some(3)));
+/// assert_eq!(tasks.len(), 3);
 /// let mut results = tasks
 ///     .map(TaskFuture::result)
 ///     .collect::<Result<Vec<_>, _>>()?;
@@ -155,14 +156,18 @@ pub struct AsCompleted<R> {
 }
 
 impl<R> AsCompleted<R> {
-    /// Limits the waiting to this time in all, counted from now. If the time is over and tasks are
-    /// unfinished, the last item is an [`Unfinished`], which says how many.
+    /// Waits at most `timeout` for the next task to end, and returns it. Returns `None` when all
+    /// tasks have been given. How many have not is [`len`](ExactSizeIterator::len).
+    ///
+    /// # Errors
+    ///
+    /// [`TimeoutError`] if none has ended by then. The tasks go on, and a later call still returns
+    /// them.
     ///
     /// # Examples
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{Unfinished, as_completed};
     /// use std::time::Duration;
     ///
     /// let pool = Pool::processes(2)?;
@@ -173,28 +178,24 @@ impl<R> AsCompleted<R> {
     ///     },
     ///     (),
     /// );
-    /// let mut tasks = as_completed([endless, short]).timeout(Duration::from_millis(100));
-    /// assert!(tasks.next().unwrap().is_ok());
-    /// assert_eq!(
-    ///     tasks.next().unwrap().unwrap_err(),
-    ///     Unfinished {
-    ///         unfinished: 1,
-    ///         total: 2
-    ///     }
-    /// );
-    /// assert!(tasks.next().is_none());
-    /// # Ok::<(), PoolError>(())
+    /// let mut tasks = as_completed([endless, short]);
+    /// let first = tasks.next_timeout(Duration::from_secs(60))?;
+    /// assert_eq!(first.map(TaskFuture::result), Some(Ok(())));
+    /// let late = tasks.next_timeout(Duration::from_millis(10));
+    /// assert!(late.is_err());
+    /// assert_eq!(tasks.len(), 1);
+    /// assert!(tasks.into_rest()[0].kill());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn timeout(self, timeout: Duration) -> AsCompletedTimeout<R> {
-        AsCompletedTimeout {
-            board: self.board,
-            deadline: Instant::now().checked_add(timeout),
-            is_over: false,
-        }
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<TaskFuture<R>>, TimeoutError> {
+        // A timeout too long for the clock is no deadline at all.
+        let next = self.board.next(Instant::now().checked_add(timeout))?;
+        Ok(next.map(|(_, future)| future))
     }
-}
 
-impl<R> AsCompleted<R> {
     /// Returns the tasks that have not been given, in the order in which they were handed in: to
     /// cancel them, or to go on waiting.
     ///
@@ -207,34 +208,6 @@ impl<R> AsCompleted<R> {
     /// let mut tasks = as_completed((0..3u32).map(|x| pool.submit(|x| x, x)));
     /// assert!(tasks.next().is_some());
     /// assert_eq!(tasks.into_rest().len(), 2);
-    /// # Ok::<(), PoolError>(())
-    /// ```
-    pub fn into_rest(self) -> Vec<TaskFuture<R>> {
-        self.board.into_rest()
-    }
-}
-
-impl<R> AsCompletedTimeout<R> {
-    /// Returns the tasks that have not been given, in the order in which they were handed in: to
-    /// cancel them, or to go on waiting.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    /// use std::time::Duration;
-    ///
-    /// let pool = Pool::processes(1)?;
-    /// let endless = pool.submit(
-    ///     |()| loop {
-    ///         std::hint::spin_loop()
-    ///     },
-    ///     (),
-    /// );
-    /// let mut tasks = as_completed([endless]).timeout(Duration::from_millis(10));
-    /// assert!(tasks.next().unwrap().is_err());
-    /// let rest: Vec<TaskFuture<()>> = tasks.into_rest();
-    /// assert!(rest[0].kill());
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn into_rest(self) -> Vec<TaskFuture<R>> {
@@ -255,62 +228,19 @@ impl<R> Iterator for AsCompleted<R> {
     }
 }
 
+// For the same reason as the tasks it has. While it waits, it may run a task, whose panic is caught.
+impl<R> UnwindSafe for AsCompleted<R> {}
+impl<R> RefUnwindSafe for AsCompleted<R> {}
+
+impl<R> ExactSizeIterator for AsCompleted<R> {}
+
 impl<R> FusedIterator for AsCompleted<R> {}
-
-/// An [`AsCompleted`] with a deadline, made by [`AsCompleted::timeout`].
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::prelude::*;
-/// use std::time::Duration;
-///
-/// let pool = Pool::threads(2)?;
-/// let tasks = ["many", "hands"].map(|word| pool.submit(str::len, word));
-/// let mut letters = 0;
-/// for task in as_completed(tasks).timeout(Duration::from_secs(60)) {
-///     letters += task?.result()?; // the first `?` is for the time, the second for the task
-/// }
-/// assert_eq!(letters, 9);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "an iterator does nothing until it is asked for tasks"]
-pub struct AsCompletedTimeout<R> {
-    board: Board<R>,
-    deadline: Option<Instant>,
-    is_over: bool,
-}
-
-impl<R> Iterator for AsCompletedTimeout<R> {
-    type Item = Result<TaskFuture<R>, Unfinished>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_over {
-            return None;
-        }
-        let next = self.board.next(self.deadline).transpose();
-        let next = next.map(|next| next.map(|(_, future)| future));
-        self.is_over = !matches!(next, Some(Ok(_)));
-        next
-    }
-}
-
-impl<R> FusedIterator for AsCompletedTimeout<R> {}
 
 impl<R> fmt::Debug for AsCompleted<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsCompleted")
             .field("left", &self.board.left)
             .finish()
-    }
-}
-
-impl<R> fmt::Debug for AsCompletedTimeout<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsCompletedTimeout")
-            .field("left", &self.board.left)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
     }
 }
 
@@ -451,7 +381,7 @@ impl<R> Board<R> {
     pub(crate) fn next(
         &mut self,
         deadline: Option<Instant>,
-    ) -> Result<Option<(usize, TaskFuture<R>)>, Unfinished> {
+    ) -> Result<Option<(usize, TaskFuture<R>)>, TimeoutError> {
         loop {
             let seen = self.ended.signal.count();
             self.look();
@@ -471,10 +401,7 @@ impl<R> Board<R> {
                 return Ok(None);
             }
             if is_over(deadline) {
-                return Err(Unfinished {
-                    unfinished: self.open,
-                    total: self.total,
-                });
+                return Err(TimeoutError);
             }
             self.sleep(seen, deadline);
         }

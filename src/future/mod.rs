@@ -8,11 +8,12 @@ mod outstanding;
 mod signal;
 
 pub(crate) use self::many::Board;
-pub use self::many::{AsCompleted, AsCompletedTimeout, ReturnWhen, as_completed, wait};
+pub use self::many::{AsCompleted, ReturnWhen, as_completed, wait};
 pub(crate) use self::outstanding::{PoolId, wait_for_callbacks};
 pub(crate) use self::signal::{Hook, Signal};
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -139,7 +140,7 @@ impl<R> TaskFuture<R> {
     ///
     /// The [`TaskError`] that says why there is no result: the task panicked, its worker died, a
     /// value did not cross between the processes, the pool was dropped; [`TaskError::Taken`] if
-    /// `result_timeout` has returned the result.
+    /// `result_timeout` or `try_result` has returned the result.
     ///
     /// # Examples
     ///
@@ -222,6 +223,33 @@ impl<R> TaskFuture<R> {
         } else {
             Err(TimeoutError)
         }
+    }
+
+    /// Returns the outcome of the task if it has ended, and `None` if it has not. Never blocks. The
+    /// outcome comes once, and [`TaskError::Taken`] afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The `Result` is as for [`result`](Self::result).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let mut task = pool.submit(|x: u64| x + 1, 41);
+    /// let outcome = loop {
+    ///     match task.try_result() {
+    ///         Some(outcome) => break outcome,
+    ///         None => std::thread::yield_now(), // or something of use
+    ///     }
+    /// };
+    /// assert_eq!(outcome?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_result(&mut self) -> Option<Result<R, TaskError>> {
+        self.is_over().then(|| self.take())
     }
 
     /// Returns whether the task has ended, with a result or without. Never blocks.
@@ -323,7 +351,7 @@ impl<R> TaskFuture<R> {
     /// [`result`](Self::result) returns the outcome after the callbacks that were registered by the
     /// task's end have seen it. If one of these callbacks calls it, it returns
     /// [`PoolError::System`](crate::PoolError::System) instead of waiting for itself. If the
-    /// outcome has been taken, by `result_timeout` or `.await`, a callback that is registered
+    /// outcome has been taken, by `result_timeout`, `try_result` or `.await`, a callback that is registered
     /// afterwards gets [`TaskError::Taken`]. A callback that panics is logged; it stops neither the
     /// others nor the pool.
     ///
@@ -387,6 +415,12 @@ fn waking(slot: &Arc<Mutex<Option<Waker>>>) -> Hook {
 }
 
 impl<R> Unpin for TaskFuture<R> {}
+
+// The result is in one place until it is taken, and code of the user (the task, callbacks, wakers,
+// the decoding of a result) does not run while that place is changed. As with std's `JoinHandle`, `R`
+// itself need not be unwind safe: it can only be had by a call that returns it.
+impl<R> UnwindSafe for TaskFuture<R> {}
+impl<R> RefUnwindSafe for TaskFuture<R> {}
 
 impl<R> Future for TaskFuture<R> {
     type Output = Result<R, TaskError>;

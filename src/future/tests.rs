@@ -179,3 +179,14 @@ fn a_pool_without_callbacks_is_not_waited_for_and_one_with_is_until_the_last() {
     waiter.join().unwrap();
     wait_for_callbacks(pool);
 }
+
+#[test]
+fn handles_and_what_waits_for_them_may_cross_a_caught_panic() {
+    use std::panic::{RefUnwindSafe, UnwindSafe};
+    fn check<T: UnwindSafe + RefUnwindSafe>() {}
+    check::<TaskFuture<std::cell::Cell<u8>>>();
+    check::<AsCompleted<std::cell::Cell<u8>>>();
+    check::<crate::pool::Pool<crate::engine::Threads>>();
+    #[cfg(target_os = "linux")]
+    check::<crate::engine::ProcessesBuilder>();
+}

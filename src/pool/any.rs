@@ -39,7 +39,7 @@ macro_rules! from {
     ($($engine:ident),*) => {$(
         impl From<Pool<$engine>> for Pool<AnyEngine> {
             fn from(pool: Pool<$engine>) -> Self {
-                Self::over(AnyEngine::$engine(pool.into_engine()))
+                Self::over(pool.into_engine().into_any())
             }
         }
     )*};

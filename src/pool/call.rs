@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::call::progress::{Callback, Progress, Tracker};
 use crate::call::schedule::{Schedule, exact_len};
 use crate::call::seed::Seeds;
-use crate::call::stream::{Imap, ImapUnordered};
+use crate::call::stream::{Imap, ImapUnordered, Input};
 use crate::call::{Limits, Plan};
 use crate::engine::{Executor, Reduce, Run, RunWith};
 use crate::error::TaskError;
@@ -47,7 +47,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         Self {
             engine,
             schedule: None,
-            limits: Limits::default(),
+            limits: Limits::none(),
             seed: None,
             window: None,
             progress: None,
@@ -192,6 +192,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// engines call `tell` once with 0 items then, others do not. [`submit`](Self::submit) does not
     /// call it.
     ///
+    /// Of a lazy call the caller is the one that takes the results, which can be another thread. So
+    /// `tell` must be [`Send`].
+    ///
     /// # Examples
     ///
     /// ```
@@ -205,7 +208,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// assert_eq!(last, Some((3, Some(3))));
     /// # Ok::<(), TaskError>(())
     /// ```
-    pub fn on_progress(mut self, tell: impl FnMut(&Progress) + 'c) -> Self {
+    pub fn on_progress(mut self, tell: impl FnMut(&Progress) + Send + 'c) -> Self {
         self.progress = Some(Box::new(tell));
         self
     }
@@ -383,11 +386,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// assert_eq!(lengths.collect::<Result<Vec<_>, _>>()?, [4, 5]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn imap<F, I, R>(self, f: F, items: I) -> Imap<'c, R>
+    pub fn imap<F, I, R>(self, f: F, items: I) -> Imap<'c, I::IntoIter, R>
     where
         'p: 'c,
         I: IntoIterator,
-        I::IntoIter: 'c,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
@@ -418,11 +420,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// );
     /// # Ok::<(), PoolError>(())
     /// ```
-    pub fn imap_unordered<F, I, R>(self, f: F, items: I) -> ImapUnordered<'c, R>
+    pub fn imap_unordered<F, I, R>(self, f: F, items: I) -> ImapUnordered<'c, I::IntoIter, R>
     where
         'p: 'c,
         I: IntoIterator,
-        I::IntoIter: 'c,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
@@ -535,31 +536,6 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self.run(items.into_iter(), |engine, plan, items| {
             engine.map_with(plan, context, f, items)
         })
-    }
-}
-
-/// The items of a call: as the caller gave them, or read in full.
-enum Input<I: Iterator> {
-    Lazy(I),
-    Read(std::vec::IntoIter<I::Item>),
-}
-
-impl<I: Iterator> Iterator for Input<I> {
-    type Item = I::Item;
-
-    #[inline]
-    fn next(&mut self) -> Option<I::Item> {
-        match self {
-            Self::Lazy(items) => items.next(),
-            Self::Read(items) => items.next(),
-        }
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        match self {
-            Self::Lazy(items) => items.size_hint(),
-            Self::Read(items) => items.size_hint(),
-        }
     }
 }
 

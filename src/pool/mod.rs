@@ -12,7 +12,10 @@ mod shared;
 
 pub use call::Call;
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
 use crate::call::stream::{Imap, ImapUnordered};
+use crate::engine::sealed::Internal;
 use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::{TaskFuture, wait_for_callbacks};
@@ -46,6 +49,10 @@ pub struct Pool<E: Executor> {
     engine: E,
 }
 
+// For the same reason as the engines: a panic that leaves a call leaves the pool usable.
+impl<E: Executor> UnwindSafe for Pool<E> {}
+impl<E: Executor> RefUnwindSafe for Pool<E> {}
+
 impl<E: Executor> Pool<E> {
     #[cfg(target_os = "linux")]
     pub(crate) fn over(engine: E) -> Self {
@@ -69,6 +76,27 @@ impl<E: Executor> Pool<E> {
     /// ```
     pub fn workers(&self) -> usize {
         self.engine.workers()
+    }
+
+    /// Returns what the pool is called: the name that its builder was given, or else `pool` and a
+    /// number, by which the pools of this process are counted.
+    ///
+    /// The statistics and the timeline of a pool of processes bear this name, and so do its workers
+    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool of
+    /// threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let render = Processes::builder().workers(1).name("render").build()?;
+    /// assert_eq!(render.name(), "render");
+    /// assert!(Pool::threads(1)?.name().starts_with("pool"));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn name(&self) -> &str {
+        self.engine.name(Internal)
     }
 
     /// Returns the engine, for what only it can do or tell.
@@ -256,10 +284,9 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(first, Some(1_024));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn imap<'p, F, I, R>(&'p self, f: F, items: I) -> Imap<'p, R>
+    pub fn imap<F, I, R>(&self, f: F, items: I) -> Imap<'_, I::IntoIter, R>
     where
         I: IntoIterator,
-        I::IntoIter: 'p,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
@@ -289,10 +316,9 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(lengths, [4, 5, 4, 5, 4]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn imap_unordered<'p, F, I, R>(&'p self, f: F, items: I) -> ImapUnordered<'p, R>
+    pub fn imap_unordered<F, I, R>(&self, f: F, items: I) -> ImapUnordered<'_, I::IntoIter, R>
     where
         I: IntoIterator,
-        I::IntoIter: 'p,
         I::Item: Send + 'static,
         F: Fn(I::Item) -> R + Send + 'static,
         R: Send + 'static,
@@ -415,8 +441,8 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
-        self.engine.close()?;
-        wait_for_callbacks(self.engine.id());
+        self.engine.close(Internal)?;
+        wait_for_callbacks(self.engine.id(Internal));
         Ok(())
     }
 
@@ -454,8 +480,8 @@ impl<E: Executor> Pool<E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
-        self.engine.shutdown(how)?;
-        wait_for_callbacks(self.engine.id());
+        self.engine.shutdown(how, Internal)?;
+        wait_for_callbacks(self.engine.id(Internal));
         Ok(())
     }
 }

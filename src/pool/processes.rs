@@ -64,7 +64,7 @@ impl Pool<Processes> {
     ///
     /// let pool = Processes::builder().workers(2).timeline(true).build()?;
     /// pool.map(|x: u64| x * x, 0..100)?;
-    /// let items: u32 = pool.timeline().events.iter().map(|event| event.items).sum();
+    /// let items: usize = pool.timeline().events.iter().map(|event| event.items).sum();
     /// assert_eq!(items, 100);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -267,8 +267,12 @@ macro_rules! futures {
             assert_eq!(values, (0..count).collect::<Vec<_>>());
             assert!(completed.next().is_none());
             let tasks = [1, 2].map(|n| pool.submit(|x: u32| x, n));
-            let given = as_completed(tasks).timeout(common::DEADLINE);
-            assert_eq!(given.filter(Result::is_ok).count(), 2);
+            let mut given = as_completed(tasks);
+            for left in [1, 0] {
+                assert!(given.next_timeout(common::DEADLINE).unwrap().is_some());
+                assert_eq!(given.len(), left);
+            }
+            assert!(given.next_timeout(Duration::ZERO).unwrap().is_none());
         }
 
         #[test]
@@ -433,13 +437,14 @@ macro_rules! mortal_futures {
             let short = pool.submit(pass, None);
             let (done, pending) = wait([endless, short], ReturnWhen::FirstCompleted, None);
             assert_eq!((done.len(), pending.len()), (1, 1));
-            let mut tasks = as_completed(pending).timeout(Duration::from_millis(20));
-            let missing = Unfinished {
-                unfinished: 1,
-                total: 1,
-            };
-            assert_eq!(tasks.next().unwrap().unwrap_err(), missing);
-            drop(tasks);
+            let mut tasks = as_completed(pending);
+            for _ in 0..2 {
+                let late = tasks.next_timeout(Duration::from_millis(20));
+                assert_eq!((late.unwrap_err(), tasks.len()), (TimeoutError, 1));
+            }
+            let mut rest = tasks.into_rest();
+            assert_eq!(rest[0].try_result(), None);
+            drop(rest);
             assert_eq!(done.into_iter().next().unwrap().result(), Ok(0));
         }
 

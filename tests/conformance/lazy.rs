@@ -3,6 +3,23 @@
 macro_rules! lazy {
     ($make:expr) => {
         #[test]
+        fn a_lazy_call_goes_on_in_another_thread() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let mut told = 0;
+            let call = pool.call().on_progress(|p| told = p.done);
+            let mut results = call.imap(|n: u32| n + 1, 0..20);
+            let mut unordered = pool.imap_unordered(|n: u32| n + 1, 0..20);
+            assert_eq!(results.next(), Some(Ok(1)));
+            assert!(unordered.next().is_some());
+            std::thread::scope(|scope| {
+                scope.spawn(move || assert!(results.eq((2..=20).map(Ok))));
+                scope.spawn(move || assert_eq!(unordered.count(), 19));
+            });
+            assert_eq!(told, 20);
+        }
+
+        #[test]
         fn b18_imap_gives_the_results_in_order() {
             let _none = Leftovers::none();
             let pool = $make;

@@ -46,8 +46,7 @@ use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
-    Progress, Reduce, ReturnWhen, Shutdown, Unfinished, as_completed, at_fork_child, item_seed,
-    wait,
+    Progress, Reduce, ReturnWhen, Shutdown, as_completed, at_fork_child, item_seed, wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};

@@ -53,13 +53,13 @@ macro_rules! options {
                         Box::new((0..20).filter(|_| true))
                     }
                 };
-                let told = std::cell::RefCell::new(Vec::new());
+                let told = std::sync::Mutex::new(Vec::new());
                 let call = || {
                     let call = pool.call().schedule(schedule);
-                    call.on_progress(|p| told.borrow_mut().push((p.done, p.failed, p.total)))
+                    call.on_progress(|p| told.lock().unwrap().push((p.done, p.failed, p.total)))
                 };
                 let check = |kind: &str, failed: usize| {
-                    let told = told.take();
+                    let told = std::mem::take(&mut *told.lock().unwrap());
                     let is_news = |pair: &[_]| pair[0] < pair[1];
                     assert!(told.windows(2).all(is_news), "{kind}: {told:?}");
                     let last = Some(&(20, failed, total));
@@ -82,7 +82,7 @@ macro_rules! options {
                 assert_eq!(sum, Ok(Some(190)));
                 check("map_reduce", 0);
                 assert!(call().map(one_fails, input()).is_err());
-                let told = told.take();
+                let told = std::mem::take(&mut *told.lock().unwrap());
                 assert_eq!(told.last().map(|told| told.1), Some(1), "{told:?}");
             }
         }

@@ -160,7 +160,7 @@ macro_rules! outcomes {
             let _none = Leftovers::none();
             let pool = $make;
             let input = (0..1_000u64).inspect(|&x| assert!(x != 500, "input ends at {x}"));
-            let call = std::panic::AssertUnwindSafe(|| pool.map_outcomes(|x| x, input));
+            let call = || pool.map_outcomes(|x| x, input);
             let panic = std::panic::catch_unwind(call).unwrap_err();
             assert_eq!(*panic.downcast::<String>().unwrap(), "input ends at 500");
             assert_eq!(pool.map_outcomes(|x: u64| x, 0..2), [Ok(0), Ok(1)]);

@@ -7,8 +7,12 @@ pub(crate) const FLOORS: &[Floor] = &[
     // The one door to the kernel, and the switch to loom.
     ("os", &["shim", "os", "signals"]),
     // What can go wrong, and the cores that may be used. `barrier` has how a wait at a barrier
-    // ends. `copies` has how a copy of a process ends that a task has forked.
-    ("error", &["barrier", "copies", "error", "machine", "panic"]),
+    // ends. `copies` has how a copy of a process ends that a task has forked. `text` reads options,
+    // and says what is wrong with one.
+    (
+        "error",
+        &["barrier", "copies", "error", "machine", "panic", "text"],
+    ),
     ("codec", &["codec"]),
     // What a family of processes shares.
     ("memory", &["memory"]),

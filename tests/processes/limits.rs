@@ -111,7 +111,7 @@ fn b28_in_calls_over_many_items_the_limit_is_for_each_item() {
 #[test]
 fn b28_the_limit_of_the_pool_holds_where_the_call_says_nothing() {
     let _none = Leftovers::none();
-    let builder = Processes::builder().workers(2).timeout(LIMIT);
+    let builder = Processes::builder().workers(2).task_timeout(LIMIT);
     let pool = builder.build().unwrap();
     let timed_out = |error: &TaskError| matches!(error, TaskError::TimedOut { limit: LIMIT, .. });
     assert!(timed_out(&outcome(pool.submit(endless, 0)).unwrap_err()));
@@ -128,7 +128,7 @@ fn b28_a_task_that_ends_in_time_keeps_its_worker() {
     let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
-        .timeout(DEADLINE)
+        .task_timeout(DEADLINE)
         .build()
         .unwrap();
     let mut pids = pool.map(pid, 0..500).unwrap();

@@ -352,7 +352,7 @@ fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
     let limit = Duration::from_millis(200);
     let pool = Processes::builder()
         .workers(1)
-        .timeout(limit)
+        .task_timeout(limit)
         .build()
         .unwrap();
     let nap = |x: u32| {

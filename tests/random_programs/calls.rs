@@ -1,8 +1,8 @@
 //! The calls with many items, and what may come of them.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use manyhands::prelude::*;
@@ -23,7 +23,7 @@ struct Items<'w> {
     given: Vec<Given>,
     /// The pool had ended before the call.
     is_late: bool,
-    told: RefCell<Vec<Progress>>,
+    told: Mutex<Vec<Progress>>,
 }
 
 /// Makes the call of a step, whose items have ids from `first` on.
@@ -55,7 +55,7 @@ pub(crate) fn call(world: &World, spec: &CallSpec, first: u32) {
         spec,
         is_late: given.first().is_some_and(|given| given.is_late),
         given,
-        told: RefCell::default(),
+        told: Mutex::default(),
     };
     each!(&*pool, pool => items.make(pool, run, run_only, run_with, run_id, append));
 }
@@ -310,7 +310,7 @@ impl Items<'_> {
     }
 
     fn hear(&self, progress: &Progress) {
-        let mut told = self.told.borrow_mut();
+        let mut told = self.told.lock().unwrap();
         if let Some(last) = told.last() {
             let is_more = progress.done >= last.done && progress.failed >= last.failed;
             hold(is_more, "progress does not go back", || {
@@ -357,7 +357,7 @@ impl Items<'_> {
         if !self.spec.tells || self.given.is_empty() || self.own().are_ending() {
             return;
         }
-        let told = self.told.borrow();
+        let told = self.told.lock().unwrap();
         let done = told.last().map(|progress| progress.done);
         hold(
             done == Some(self.given.len()),

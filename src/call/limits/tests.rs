@@ -18,7 +18,7 @@ fn limited(timeout: Option<Duration>) -> Limits {
     Limits {
         timeout,
         seeds: Seeds(1),
-        ..Limits::default()
+        ..Limits::none()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sizes of a lazy call's chunks, and how much of the input is read for them.
 
-use std::cell::Cell;
+use std::sync::Mutex;
 
 use super::*;
 use crate::call::Limits;
@@ -72,11 +72,9 @@ fn chunks_grow_while_items_are_short_and_shrink_while_they_are_long() {
 
 /// Returns the lengths of the chunks that a call gives out before its first result is taken.
 fn given(depth: usize, most: usize, plan: Plan<'_>, schedule: Option<Schedule>) -> Vec<usize> {
-    let sizes = Cell::new(Vec::new());
+    let sizes = Mutex::new(Vec::new());
     let give = |_, items: &mut Vec<u32>| {
-        let mut before = sizes.take();
-        before.push(items.len());
-        sizes.set(before);
+        sizes.lock().unwrap().push(items.len());
         TaskFuture::ready(Ok(items.drain(..).map(Ok).collect()))
     };
     let stream = Stream {
@@ -85,16 +83,16 @@ fn given(depth: usize, most: usize, plan: Plan<'_>, schedule: Option<Schedule>) 
         depth,
         most,
     };
-    let mut feeder = Feeder::new(stream, schedule, plan, 0..1_000).unwrap();
+    let mut feeder = Feeder::new(stream, schedule, plan, Input::Lazy(0..1_000)).unwrap();
     while feeder.next().is_some() {}
     drop(feeder);
-    sizes.take()
+    sizes.into_inner().unwrap()
 }
 
 fn plan(schedule: Schedule, window: Option<usize>, total: Option<usize>) -> Plan<'static> {
     Plan {
         schedule,
-        limits: Limits::default(),
+        limits: Limits::none(),
         window,
         total,
         tracker: Tracker::new(None, total),
@@ -150,7 +148,8 @@ fn a_chunk_that_fails_as_a_whole_is_the_outcome_of_each_of_its_items() {
         depth: 1,
         most: usize::MAX,
     };
-    let outcomes: Vec<_> = Imap::new(stream, Some(Schedule::Dynamic(3)), plan, 0..7).collect();
+    let outcomes: Vec<_> =
+        Imap::new(stream, Some(Schedule::Dynamic(3)), plan, Input::Lazy(0..7)).collect();
     let failed = |at| {
         let index = Some(at);
         Err(TaskError::TimedOut {
@@ -178,7 +177,8 @@ fn what_the_engine_does_not_take_comes_first_in_the_next_chunk() {
     };
     let schedule = Schedule::Dynamic(5);
     let plan = plan(schedule, None, Some(9));
-    let unordered: Vec<_> = ImapUnordered::new(stream, Some(schedule), plan, 0..9).collect();
+    let unordered: Vec<_> =
+        ImapUnordered::new(stream, Some(schedule), plan, Input::Lazy(0..9)).collect();
     assert_eq!(
         unordered,
         (0..9).map(|n| (n as usize, Ok(n))).collect::<Vec<_>>()

@@ -30,8 +30,8 @@ use serde::de::DeserializeOwned;
 use self::running::Task;
 use self::submit::Submitted;
 use super::fork;
-use super::sealed::Sealed;
-use super::{Executor, Reduce, Run, RunWith, Shutdown};
+use super::sealed::{Internal, Sealed};
+use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -113,6 +113,7 @@ use crate::panic;
 /// ```
 #[derive(Debug)]
 pub struct Forked {
+    name: String,
     workers: usize,
     allow_threads: bool,
     submitted: Submitted,
@@ -190,6 +191,7 @@ impl ForkedBuilder {
         super::check_workers(workers)?;
         panic::install_hook();
         Ok(Forked {
+            name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
             submitted: Submitted::new(),
@@ -256,19 +258,23 @@ impl Executor for Forked {
         "forked"
     }
 
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+    fn name(&self, _: Internal) -> &str {
+        &self.name
+    }
+
+    fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
         self.submitted.shutdown(how)
     }
 
-    fn id(&self) -> PoolId {
+    fn id(&self, _: Internal) -> PoolId {
         self.submitted.id
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         self.submitted.check_open().is_ok()
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.submitted.close()
     }
 }

@@ -14,7 +14,7 @@ use crate::future::{Hook, Pending, PoolId, TaskFuture};
 
 pub(super) fn stream<'p, F, A, R>(engine: &'p Forked, limits: Limits, f: F) -> Stream<'p, A, R>
 where
-    F: Fn(A) -> R + 'p,
+    F: Fn(A) -> R + Send + 'p,
     A: Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use super::settings::{self, Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
+use super::settings::{Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
-use crate::engine::check_workers;
+use crate::engine::{check_workers, pool_name};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 use crate::os::environment::Environment;
@@ -25,7 +26,7 @@ use crate::process::{Stdio, launch};
 ///     .workers(2)
 ///     .name("import")
 ///     .memory_limit(1 << 30)
-///     .timeout(Duration::from_secs(60))
+///     .task_timeout(Duration::from_secs(60))
 ///     .build()?;
 /// assert_eq!(
 ///     pool.map(
@@ -48,7 +49,7 @@ pub struct ProcessesBuilder {
     initializer: Option<Result<u64, PoolError>>,
     max_tasks: Option<u32>,
     memory_limit: Option<u64>,
-    timeout: Option<Duration>,
+    task_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     affinity: Affinity,
     nice: i32,
@@ -58,6 +59,11 @@ pub struct ProcessesBuilder {
     preload: Option<Result<u64, PoolError>>,
     allow_threads: bool,
 }
+
+// A builder calls nothing that it is given. The functions for lines of output run on a thread of the
+// pool, and a panic in them stays there.
+impl UnwindSafe for ProcessesBuilder {}
+impl RefUnwindSafe for ProcessesBuilder {}
 
 impl ProcessesBuilder {
     /// Sets the number of workers. The default is [`available_workers`](crate::available_workers).
@@ -75,8 +81,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Sets what the pool is called where its workers can be seen. By default the pools of a
-    /// process are counted: `pool0`, `pool1` ….
+    /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)), also where its workers can
+    /// be seen. By default the pools of a process are counted, of whatever kind: `pool0`, `pool1` ….
     ///
     /// In `ps` workers started by [`StartMethod::Spawn`] are `manyhands:NAME:0`, `manyhands:NAME:1`
     /// and so on. Forked workers keep the command line of their server, which with
@@ -472,7 +478,7 @@ impl ProcessesBuilder {
     /// use std::time::Duration;
     ///
     /// let limit = Duration::from_millis(100);
-    /// let pool = Processes::builder().workers(1).timeout(limit).build()?;
+    /// let pool = Processes::builder().workers(1).task_timeout(limit).build()?;
     /// let endless = pool.submit(
     ///     |()| loop {
     ///         std::hint::spin_loop()
@@ -483,8 +489,8 @@ impl ProcessesBuilder {
     /// assert!(matches!(outcome, Err(TaskError::TimedOut { limit: l, .. }) if l == limit));
     /// # Ok::<(), PoolError>(())
     /// ```
-    pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
+    pub fn task_timeout(mut self, limit: Duration) -> Self {
+        self.task_timeout = Some(limit);
         self
     }
 
@@ -606,7 +612,7 @@ impl ProcessesBuilder {
             crate::engine::fork::check_threads()?;
         }
         let settings = Settings {
-            name: settings::name(self.name),
+            name: pool_name(self.name),
             env: self.env,
             inner_threads: self.inner_threads,
             stdout: self.stdout,
@@ -614,7 +620,7 @@ impl ProcessesBuilder {
             initializer: self.initializer.transpose()?,
             max_tasks: self.max_tasks,
             memory_limit: self.memory_limit,
-            timeout: self.timeout,
+            task_timeout: self.task_timeout,
             idle_timeout: self.idle_timeout,
             affinity: self.affinity,
             nice: self.nice,

@@ -77,7 +77,7 @@ impl Context {
     /// counts.
     pub(super) fn limits(&self, limits: Limits) -> Limits {
         Limits {
-            timeout: limits.timeout.or(self.settings.timeout),
+            timeout: limits.timeout.or(self.settings.task_timeout),
             ..limits
         }
     }

@@ -85,7 +85,7 @@ use self::settings::Settings;
 use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
-use super::sealed::Sealed;
+use super::sealed::{Internal, Sealed};
 use super::{Executor, Shutdown, check_workers};
 use crate::call::Plan;
 use crate::call::closure::{self, BOUND_ALIGN};
@@ -310,21 +310,25 @@ impl Executor for Processes {
         "processes"
     }
 
-    fn id(&self) -> PoolId {
+    fn name(&self, _: Internal) -> &str {
+        &self.shared.settings.name
+    }
+
+    fn id(&self, _: Internal) -> PoolId {
         self.shared.id
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         self.shared.check_process().is_ok() && matches!(self.shared.lock().state, State::Open)
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.stop_taking(false)?;
         self.finish();
         Ok(())
     }
 
-    fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
+    fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
         self.stop_taking(true)?;
         match how {
             Shutdown::Kill => self.end(Order::Kill),

@@ -1,17 +1,19 @@
 //! What can be said about a pool's workers, once, when the pool is made.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::os::environment::Environment;
 use crate::process::Stdio;
+use crate::text::as_text;
 
 /// How long workers and callers watch for what they wait for before they sleep.
 ///
 /// To wake a process that sleeps takes some 50 µs. A process that watches answers within a
 /// microsecond, and uses a core meanwhile.
+///
+/// As text, and with serde, they are `balanced`, `park` and `spin:1ms` (`s`, `ms`, `us`, `ns`).
 ///
 /// # Examples
 ///
@@ -27,7 +29,7 @@ use crate::process::Stdio;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WaitPolicy {
     /// Watch for 50 µs if there is a core to spare for it, then sleep.
@@ -39,6 +41,15 @@ pub enum WaitPolicy {
     /// come in quick succession.
     Spin(Duration),
 }
+
+as_text!(
+    WaitPolicy,
+    "wait_policy",
+    "balanced, park, or spin with a time (spin:200us)",
+    Balanced = "balanced",
+    Park = "park";
+    Spin = "spin"
+);
 
 impl WaitPolicy {
     pub(super) fn spin(self) -> Duration {
@@ -53,6 +64,8 @@ impl WaitPolicy {
 }
 
 /// How the workers of a pool are started.
+///
+/// As text, and with serde, they are `spawn`, `fork` and `forkserver`.
 ///
 /// # Examples
 ///
@@ -74,7 +87,7 @@ impl WaitPolicy {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartMethod {
     /// The executable is started again for each worker. The workers have nothing of this process,
@@ -103,7 +116,18 @@ pub enum StartMethod {
     ForkServer,
 }
 
+as_text!(
+    StartMethod,
+    "start_method",
+    "spawn, fork or forkserver",
+    Spawn = "spawn",
+    Fork = "fork",
+    ForkServer = "forkserver"
+);
+
 /// On which cores the workers of a pool may run.
+///
+/// As text, and with serde, they are `inherit`, `spread` and `cores:0,2`.
 ///
 /// # Examples
 ///
@@ -117,7 +141,7 @@ pub enum StartMethod {
 /// assert!(matches!(on(Affinity::Cores(vec![])), Err(PoolError::InvalidOption { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Affinity {
     /// All workers run on all cores that this process may use: the scheduler decides.
@@ -131,12 +155,23 @@ pub enum Affinity {
     Cores(Vec<usize>),
 }
 
+as_text!(
+    Affinity,
+    "affinity",
+    "inherit, spread, or cores with their numbers (cores:0,2)",
+    Inherit = "inherit",
+    Spread = "spread";
+    Cores = "cores"
+);
+
 /// How many threads libraries inside a worker may start (`OpenMP`, `OpenBLAS`, MKL, BLIS,
 /// Accelerate, numexpr, rayon, and this crate's own pools).
 ///
 /// Such libraries start a thread for each core of the machine. With a worker for each core that
 /// makes far too many. The limit goes into the workers' environment, as `OMP_NUM_THREADS` and
 /// similar variables, where those are not set already.
+///
+/// As text, and with serde, they are `share`, `at-most:2` and `inherit`.
 ///
 /// # Examples
 ///
@@ -155,7 +190,7 @@ pub enum Affinity {
 ///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InnerThreads {
     /// The cores this process may use, divided by the number of workers; at least one.
@@ -166,6 +201,15 @@ pub enum InnerThreads {
     /// The environment is left as it is.
     Inherit,
 }
+
+as_text!(
+    InnerThreads,
+    "inner_threads",
+    "share, inherit, or at-most with a number (at-most:2)",
+    Share = "share",
+    Inherit = "inherit";
+    AtMost = "at-most"
+);
 
 /// The variables of [`InnerThreads`].
 pub(super) const INNER_THREADS: [&str; 8] = [
@@ -179,15 +223,6 @@ pub(super) const INNER_THREADS: [&str; 8] = [
     "MANYHANDS_WORKERS",
 ];
 
-/// Returns what a pool is called. Pools without a given name are counted.
-pub(super) fn name(given: Option<String>) -> String {
-    static POOLS: AtomicU32 = AtomicU32::new(0);
-    let given = given.filter(|name| !name.is_empty());
-    let name = given.unwrap_or_else(|| format!("pool{}", POOLS.fetch_add(1, Ordering::Relaxed)));
-    // The name is printed in tables and by `ps`, where it would end at a NUL.
-    name.replace(char::is_control, " ")
-}
-
 /// What a builder has been told, and checked.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -200,7 +235,7 @@ pub(super) struct Settings {
     pub(super) initializer: Option<u64>,
     pub(super) max_tasks: Option<u32>,
     pub(super) memory_limit: Option<u64>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) task_timeout: Option<Duration>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) affinity: Affinity,
     pub(super) nice: i32,
@@ -261,7 +296,14 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::Hash;
+    use std::str::FromStr;
+
+    use serde::de::DeserializeOwned;
+
     use super::*;
+    use crate::call::schedule::Schedule;
+    use crate::error::PoolError;
     use crate::process::launch;
 
     fn settings() -> Settings {
@@ -274,7 +316,7 @@ mod tests {
             initializer: Some(7),
             max_tasks: None,
             memory_limit: Some(8),
-            timeout: None,
+            task_timeout: None,
             idle_timeout: None,
             affinity: Affinity::Inherit,
             nice: 9,
@@ -284,6 +326,58 @@ mod tests {
             preload: None,
             allow_threads: false,
         }
+    }
+
+    /// Checks that an option is written as this text, by serde too, and read again, and that another
+    /// text is refused with a message that names the option.
+    fn check<T>(value: &T, text: &str, option: &str)
+    where
+        T: fmt::Display + FromStr<Err = PoolError> + Serialize + DeserializeOwned,
+        T: fmt::Debug + PartialEq + Hash,
+    {
+        assert_eq!(value.to_string(), text);
+        assert_eq!(text.parse().as_ref(), Ok(value));
+        assert_eq!(format!(" {text}\n").parse().as_ref(), Ok(value));
+        let json = serde_json::to_string(value).unwrap();
+        assert_eq!(json, format!("{text:?}"));
+        assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), value);
+        let wide = text.len() + 2;
+        assert_eq!(format!("{value:>wide$}"), format!("  {text}"));
+        for wrong in [
+            "",
+            "Guided!",
+            "dynamic:",
+            "spin:5",
+            "cores:1,x",
+            "at-most:-1",
+            ":3",
+        ] {
+            let error = wrong.parse::<T>().unwrap_err().to_string();
+            let start = format!("{option} cannot be {wrong:?}: it can be ");
+            assert!(error.starts_with(&start), "{error}");
+            assert!(serde_json::from_str::<T>(&format!("{wrong:?}")).is_err());
+        }
+    }
+
+    #[test]
+    fn options_are_written_as_texts_and_read_again() {
+        check(&Schedule::Equal, "equal", "schedule");
+        check(&Schedule::Guided, "guided", "schedule");
+        check(&Schedule::Dynamic(16), "dynamic:16", "schedule");
+        check(&StartMethod::Spawn, "spawn", "start_method");
+        check(&StartMethod::Fork, "fork", "start_method");
+        check(&StartMethod::ForkServer, "forkserver", "start_method");
+        check(&WaitPolicy::Balanced, "balanced", "wait_policy");
+        check(&WaitPolicy::Park, "park", "wait_policy");
+        let spin = WaitPolicy::Spin(Duration::from_micros(200));
+        check(&spin, "spin:200us", "wait_policy");
+        check(&Affinity::Inherit, "inherit", "affinity");
+        check(&Affinity::Spread, "spread", "affinity");
+        check(&Affinity::Cores(vec![0, 2]), "cores:0,2", "affinity");
+        check(&Affinity::Cores(vec![]), "cores:", "affinity");
+        check(&InnerThreads::Share, "share", "inner_threads");
+        check(&InnerThreads::Inherit, "inherit", "inner_threads");
+        check(&InnerThreads::AtMost(2), "at-most:2", "inner_threads");
     }
 
     #[test]

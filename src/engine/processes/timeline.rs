@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::os::clock;
 
 /// The most events that a pool keeps. When there are more, the oldest are dropped.
 const MOST_EVENTS: usize = 1 << 20;
@@ -48,7 +51,7 @@ pub struct Timeline {
 
 /// A task, or a chunk of items of a call, that has run on a worker.
 ///
-/// Times are in nanoseconds of the system's monotonic clock.
+/// Times are counted from when the pool was made.
 ///
 /// # Examples
 ///
@@ -74,26 +77,41 @@ pub struct TimelineEvent {
     pub pid: u32,
     /// The number of items that the worker was to run: 1 for a submitted task, and for a chunk of
     /// [`map_reduce`](crate::Pool::map_reduce).
-    pub items: u32,
+    pub items: usize,
     /// When the task was given to the pool.
-    pub queued: u64,
+    pub queued: Duration,
     /// When the worker began with the task.
-    pub started: u64,
+    pub started: Duration,
     /// When the task had ended, or its worker had died.
-    pub ended: u64,
+    pub ended: Duration,
     /// Whether the task came to its end; false if the worker died, of it or because it was to be
     /// stopped.
     pub completed: bool,
 }
 
 /// The events of a pool, as they come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recorder {
+    /// When the pool was made, in nanoseconds of the system's clock.
+    start: u64,
     events: VecDeque<TimelineEvent>,
     dropped: u64,
 }
 
 impl Recorder {
+    pub(super) fn new() -> Self {
+        Self {
+            start: clock::now(),
+            events: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    /// Returns a time of the system's clock as the time since the pool was made.
+    pub(super) fn since_start(&self, time: u64) -> Duration {
+        Duration::from_nanos(time.saturating_sub(self.start))
+    }
+
     pub(super) fn record(&mut self, event: TimelineEvent) {
         if self.events.len() == MOST_EVENTS {
             self.events.pop_front();
@@ -138,8 +156,10 @@ impl Timeline {
             .iter()
             .map(|event| event.queued)
             .min()
-            .unwrap_or(0);
-        let microseconds = |time: u64| time.saturating_sub(start) as f64 / 1_000.0;
+            .unwrap_or_default();
+        // Times that cannot be right do not become negative.
+        let microseconds =
+            |from: Duration, to: Duration| to.saturating_sub(from).as_nanos() as f64 / 1_000.0;
         let own = std::process::id();
         let name = escaped(&self.name);
         write!(
@@ -163,9 +183,9 @@ impl Timeline {
                 out,
                 ",\n{{\"ph\":\"X\",\"name\":\"{label}\",\"pid\":{own},\"tid\":{},\"ts\":{:.3},\"dur\":{:.3},\"args\":{{\"queued\":{:.3},\"items\":{},\"process\":{}}}}}",
                 event.worker,
-                microseconds(event.started),
-                event.ended.saturating_sub(event.started) as f64 / 1_000.0,
-                event.started.saturating_sub(event.queued) as f64 / 1_000.0,
+                microseconds(start, event.started),
+                microseconds(event.started, event.ended),
+                microseconds(event.queued, event.started),
                 event.items,
                 event.pid,
             )?;
@@ -194,15 +214,15 @@ mod tests {
         worker: 1,
         pid: 42,
         items: 3,
-        queued: 1_000,
-        started: 3_000,
-        ended: 8_500,
+        queued: Duration::from_micros(1),
+        started: Duration::from_micros(3),
+        ended: Duration::from_nanos(8_500),
         completed: true,
     };
 
     #[test]
     fn a_trace_has_times_in_microseconds_from_the_first_event() {
-        let mut recorder = Recorder::default();
+        let mut recorder = Recorder::new();
         recorder.record(EVENT);
         let mut trace = Vec::new();
         recorder
@@ -233,15 +253,15 @@ mod tests {
                 },
                 // The event that was queued first is not the one that ended first.
                 TimelineEvent {
-                    queued: 500,
+                    queued: Duration::from_nanos(500),
                     completed: false,
                     worker: 2,
                     ..EVENT
                 },
                 // Times that cannot be right do not become negative.
                 TimelineEvent {
-                    queued: 4_000,
-                    ended: 2_000,
+                    queued: Duration::from_micros(4),
+                    ended: Duration::from_micros(2),
                     ..EVENT
                 },
             ],
@@ -280,15 +300,15 @@ mod tests {
 
     #[test]
     fn the_oldest_events_go_when_there_are_too_many() {
-        let mut recorder = Recorder::default();
+        let mut recorder = Recorder::new();
         for nth in 0..MOST_EVENTS as u64 + 5 {
             recorder.record(TimelineEvent {
-                queued: nth,
+                queued: Duration::from_nanos(nth),
                 ..EVENT
             });
         }
         let timeline = recorder.snapshot("");
         assert_eq!((timeline.events.len(), timeline.dropped), (MOST_EVENTS, 5));
-        assert_eq!(timeline.events[0].queued, 5);
+        assert_eq!(timeline.events[0].queued, Duration::from_nanos(5));
     }
 }

@@ -142,7 +142,7 @@ where
     let limits = plan.limits;
     let original = Original::here();
     let manner = Manner {
-        limits: Limits::default(),
+        limits: Limits::none(),
         ends_with_pool: false,
         count_failed: |outcomes: &[Result<R, TaskError>]| {
             outcomes.iter().filter(|outcome| outcome.is_err()).count()

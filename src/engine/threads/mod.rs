@@ -55,7 +55,10 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
-use super::{Executor, Reduce, Run, RunWith, Shutdown, sealed::Sealed};
+use super::{
+    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    sealed::{Internal, Sealed},
+};
 use crate::call::{Limits, Plan, Stream};
 use crate::copies::{self, Original};
 use crate::engine::reduce;
@@ -89,6 +92,7 @@ pub(crate) use self::thread_ids::idle_thread_ids;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Threads {
+    name: String,
     dispatch: Arc<Dispatch>,
     /// The threads; `None` once they have ended.
     crew: Mutex<Option<Crew>>,
@@ -117,6 +121,7 @@ impl Threads {
         let crew = Crew::start(&dispatch)?;
         thread_ids::register(&dispatch);
         Ok(Self {
+            name: pool_name(None),
             dispatch,
             crew: Mutex::new(Some(crew)),
         })
@@ -218,23 +223,27 @@ impl Executor for Threads {
         "threads"
     }
 
+    fn name(&self, _: Internal) -> &str {
+        &self.name
+    }
+
     /// Shuts down in the same way for each `_how`, because a thread cannot be stopped.
-    fn shutdown(&self, _how: Shutdown) -> Result<(), PoolError> {
+    fn shutdown(&self, _how: Shutdown, _: Internal) -> Result<(), PoolError> {
         self.check_closable()?;
         self.dispatch.cancel_queued();
         self.end();
         Ok(())
     }
 
-    fn id(&self) -> PoolId {
+    fn id(&self, _: Internal) -> PoolId {
         self.dispatch.own_pool().pool()
     }
 
-    fn is_open(&self) -> bool {
+    fn is_open(&self, _: Internal) -> bool {
         self.dispatch.own_pool().is_this_process() && !self.dispatch.is_closed()
     }
 
-    fn close(&self) -> Result<(), PoolError> {
+    fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.check_closable()?;
         self.end();
         Ok(())
@@ -305,7 +314,7 @@ where
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::default(), run, mem::take(items))
+            self.submit(Limits::none(), run, mem::take(items))
         };
         Stream {
             give: Box::new(give),
@@ -376,6 +385,7 @@ where
 impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Threads")
+            .field("name", &self.name)
             .field("workers", &self.workers())
             .field("closed", &self.dispatch.is_closed())
             .finish_non_exhaustive()

@@ -45,7 +45,8 @@ impl Dispatch {
             && worker.has_begun(front)
         {
             let pid = worker.started.child.pid();
-            self.recorder.record(front.event(number, pid, None));
+            let event = front.event(&self.recorder, number, pid, None);
+            self.recorder.record(event);
         }
         let entries = std::mem::take(&mut worker.in_flight);
         // This goes from the last to the first, because each goes to the front of the queue.

@@ -79,7 +79,7 @@ impl MadeUp {
             initializer: None,
             max_tasks: None,
             memory_limit: None,
-            timeout: None,
+            task_timeout: None,
             idle_timeout: None,
             affinity: Affinity::Inherit,
             nice: 0,

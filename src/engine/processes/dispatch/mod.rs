@@ -122,7 +122,7 @@ impl Dispatch {
             workers: (0..workers).map(|_| None).collect(),
             tallies: Vec::new(),
             cancelled: 0,
-            recorder: Recorder::default(),
+            recorder: Recorder::new(),
             target: workers,
             resting: vec![false; workers],
             order: None,
@@ -379,7 +379,8 @@ impl Dispatch {
                     };
                     if let Some(times) = times {
                         let pid = worker.started.child.pid();
-                        self.recorder.record(entry.event(number, pid, Some(times)));
+                        let event = entry.event(&self.recorder, number, pid, Some(times));
+                        self.recorder.record(event);
                     }
                     if let Some(front) = worker.in_flight.front() {
                         tally.waited(&front.batch);

@@ -10,7 +10,7 @@ use super::sight::{Sight, Stalled};
 use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
-use crate::engine::processes::timeline::TimelineEvent;
+use crate::engine::processes::timeline::{Recorder, TimelineEvent};
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
 use crate::lane::{Expected, Received, Receiver, Times, Writer, next_number};
@@ -82,7 +82,13 @@ pub(super) struct InFlight {
 impl InFlight {
     /// Returns the timeline's entry for this batch. If the worker died before it reported the
     /// times, they are what the parent knows.
-    pub(super) fn event(&self, worker: usize, pid: u32, times: Option<Times>) -> TimelineEvent {
+    pub(super) fn event(
+        &self,
+        recorder: &Recorder,
+        worker: usize,
+        pid: u32,
+        times: Option<Times>,
+    ) -> TimelineEvent {
         let now = clock::now();
         let queued = self.batch.queued.unwrap_or(now);
         let since = self.seen.map_or(queued, |(_, since)| since);
@@ -95,10 +101,10 @@ impl InFlight {
         TimelineEvent {
             worker,
             pid,
-            items: self.expected.end - self.batch.first,
-            queued,
-            started,
-            ended: ended.clamp(started, now),
+            items: (self.expected.end - self.batch.first) as usize,
+            queued: recorder.since_start(queued),
+            started: recorder.since_start(started),
+            ended: recorder.since_start(ended.clamp(started, now)),
             completed: times.is_some(),
         }
     }

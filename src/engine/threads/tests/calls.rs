@@ -81,7 +81,7 @@ fn b33_items_that_panic_when_they_are_dropped_are_cancelled_with_the_pool() {
         });
         gate.until_waiting(1);
         let shutdown = scope.spawn(|| pool.shutdown(Shutdown::CancelQueued));
-        until("the pool to be closed", || !pool.engine().is_open());
+        until("the pool to be closed", || !pool.engine().is_open(Internal));
         gate.open();
         let mut expected = vec![Err(TaskError::Cancelled {}); 20];
         expected[0] = Ok(());

@@ -142,7 +142,11 @@ fn the_timeline_has_the_items_and_the_times_of_each_part_of_a_task() {
         task.has_ended()
     });
     let now = clock::now();
-    let events = house.lock().recorder.snapshot("").events;
+    let dispatch = house.lock();
+    let since_start = |time| dispatch.recorder.since_start(time);
+    let (before, now) = (since_start(before), since_start(now));
+    let begins = begins.into_iter().map(since_start);
+    let events = dispatch.recorder.snapshot("").events;
     let items: Vec<_> = events.iter().map(|event| event.items).collect();
     assert_eq!(items, [3, 3, 2]);
     for ((event, pid), begins) in events.iter().zip(pids).zip(begins) {
