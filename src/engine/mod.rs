@@ -33,7 +33,7 @@ mod any;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]
-mod lend;
+pub mod lend;
 pub(crate) mod reduce;
 mod serial;
 mod threads;
