@@ -22,8 +22,8 @@ use super::member::{self, End, ledger_deadline};
 use crate::objects;
 use crate::os::fault;
 use crate::os::fork::{self, PerProcess};
+use crate::os::mapping::Mapping;
 use crate::os::robust::Held;
-use crate::os::sparse::Mapping;
 
 /// The most mappings of large blocks that are kept for the next use: a mapping that was used before
 /// needs no page faults.
