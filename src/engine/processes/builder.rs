@@ -40,22 +40,11 @@ use crate::process::launch;
 pub struct ProcessesBuilder {
     workers: Option<usize>,
     name: Option<String>,
-    env: Vec<(OsString, OsString)>,
-    inner_threads: InnerThreads,
-    stdout: Output,
-    stderr: Output,
     initializer: Option<Result<u64, PoolError>>,
-    max_tasks: Option<u32>,
-    memory_limit: Option<u64>,
-    timeout: Option<Duration>,
-    idle_timeout: Option<Duration>,
-    affinity: Affinity,
-    nice: i32,
-    wait_policy: WaitPolicy,
-    timeline: bool,
     start_method: Option<StartMethod>,
     preload: Option<Result<u64, PoolError>>,
-    allow_threads: bool,
+    /// All others as they are set.
+    settings: Settings,
 }
 
 impl ProcessesBuilder {
@@ -117,7 +106,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), value.into()));
+        self.settings.env.push((name.into(), value.into()));
         self
     }
 
@@ -145,7 +134,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn inner_threads(mut self, threads: InnerThreads) -> Self {
-        self.inner_threads = threads;
+        self.settings.inner_threads = threads;
         self
     }
 
@@ -166,7 +155,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stdout(mut self, output: Output) -> Self {
-        self.stdout = output;
+        self.settings.stdout = output;
         self
     }
 
@@ -194,7 +183,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn stderr(mut self, output: Output) -> Self {
-        self.stderr = output;
+        self.settings.stderr = output;
         self
     }
 
@@ -290,7 +279,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allow_threads(mut self) -> Self {
-        self.allow_threads = true;
+        self.settings.allow_threads = true;
         self
     }
 
@@ -361,7 +350,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn max_tasks_per_worker(mut self, tasks: u32) -> Self {
-        self.max_tasks = Some(tasks);
+        self.settings.max_tasks = Some(tasks);
         self
     }
 
@@ -387,7 +376,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = Some(bytes);
+        self.settings.memory_limit = Some(bytes);
         self
     }
 
@@ -416,7 +405,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
+        self.settings.timeout = Some(limit);
         self
     }
 
@@ -437,7 +426,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn idle_timeout(mut self, time: Duration) -> Self {
-        self.idle_timeout = Some(time);
+        self.settings.idle_timeout = Some(time);
         self
     }
 
@@ -462,7 +451,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn affinity(mut self, affinity: Affinity) -> Self {
-        self.affinity = affinity;
+        self.settings.affinity = affinity;
         self
     }
 
@@ -479,7 +468,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn nice(mut self, nice: i32) -> Self {
-        self.nice = nice;
+        self.settings.nice = nice;
         self
     }
 
@@ -499,7 +488,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait_policy(mut self, policy: WaitPolicy) -> Self {
-        self.wait_policy = policy;
+        self.settings.wait_policy = policy;
         self
     }
 
@@ -517,7 +506,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn timeline(mut self, is_kept: bool) -> Self {
-        self.timeline = is_kept;
+        self.settings.timeline = is_kept;
         self
     }
 
@@ -534,27 +523,15 @@ impl ProcessesBuilder {
             None if self.preload.is_some() => StartMethod::ForkServer,
             None => StartMethod::default(),
         };
-        if start_method == StartMethod::Fork && !self.allow_threads {
+        if start_method == StartMethod::Fork && !self.settings.allow_threads {
             crate::engine::fork::check_threads()?;
         }
         let settings = Settings {
             name: settings::name(self.name),
-            env: self.env,
-            inner_threads: self.inner_threads,
-            stdout: self.stdout,
-            stderr: self.stderr,
             initializer: self.initializer.transpose()?,
-            max_tasks: self.max_tasks,
-            memory_limit: self.memory_limit,
-            timeout: self.timeout,
-            idle_timeout: self.idle_timeout,
-            affinity: self.affinity,
-            nice: self.nice,
-            wait_policy: self.wait_policy,
-            timeline: self.timeline,
             start_method,
             preload: self.preload.transpose()?,
-            allow_threads: self.allow_threads,
+            ..self.settings
         };
         Processes::start(workers, settings)
     }
@@ -568,38 +545,38 @@ impl ProcessesBuilder {
                 reason: reason.into(),
             })
         };
-        if self.max_tasks == Some(0) {
+        if self.settings.max_tasks == Some(0) {
             return wrong(
                 "max_tasks_per_worker",
                 "0".into(),
                 "a worker that may run no task is of no use",
             );
         }
-        if self.memory_limit == Some(0) {
+        if self.settings.memory_limit == Some(0) {
             return wrong(
                 "memory_limit",
                 "0".into(),
                 "a worker without memory can do nothing",
             );
         }
-        if self.inner_threads == InnerThreads::AtMost(0) {
+        if self.settings.inner_threads == InnerThreads::AtMost(0) {
             return wrong(
                 "inner_threads",
                 "0".into(),
                 "a library needs at least one thread",
             );
         }
-        if self.affinity == Affinity::Cores(Vec::new()) {
+        if self.settings.affinity == Affinity::Cores(Vec::new()) {
             return wrong(
                 "affinity",
                 "an empty list".into(),
                 "each worker needs a core to run on",
             );
         }
-        if !(-20..=19).contains(&self.nice) {
+        if !(-20..=19).contains(&self.settings.nice) {
             return wrong(
                 "nice",
-                self.nice.to_string(),
+                self.settings.nice.to_string(),
                 "niceness goes from -20 to 19",
             );
         }
@@ -612,7 +589,8 @@ impl ProcessesBuilder {
                 "only ForkServer has a process that it could run in",
             );
         }
-        self.env
+        self.settings
+            .env
             .iter()
             .try_for_each(|(name, value)| launch::check_variable(name, value))
     }
@@ -621,7 +599,7 @@ impl ProcessesBuilder {
 /// Shows no values of variables, which may be secrets.
 impl fmt::Debug for ProcessesBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variables: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        let variables: Vec<_> = self.settings.env.iter().map(|(name, _)| name).collect();
         f.debug_struct("ProcessesBuilder")
             .field("workers", &self.workers)
             .field("name", &self.name)

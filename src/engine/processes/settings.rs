@@ -305,7 +305,7 @@ pub(super) fn name(given: Option<String>) -> String {
 }
 
 /// What a builder has been told, and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     pub(super) name: String,
     pub(super) env: Vec<(OsString, OsString)>,
@@ -386,22 +386,10 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             name: "a test's".to_owned(),
-            env: Vec::new(),
-            inner_threads: InnerThreads::Share,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
             initializer: Some(7),
-            max_tasks: None,
             memory_limit: Some(8),
-            timeout: None,
-            idle_timeout: None,
-            affinity: Affinity::Inherit,
             nice: 9,
-            wait_policy: WaitPolicy::Balanced,
-            timeline: false,
-            start_method: StartMethod::Spawn,
-            preload: None,
-            allow_threads: false,
+            ..Settings::default()
         }
     }
 
