@@ -137,7 +137,7 @@ macro_rules! closure {
     (@types) => {
         ::core::compile_error!(
             "closure! needs the types of a chunk's arguments: closure!([names] |index: usize, chunk: &mut [T]| ..), \
-             or for for_each_chunk_pair closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
+             or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
         )
     };
     // The tokens after the first bar, argument and body, become the rest of a closure of two
@@ -339,17 +339,26 @@ pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Returns how to send `f`, or `None` if `closure!` did not make it. The inner error is what the
-/// context's `Serialize` said.
-pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
-    let known = *TABLE.read().as_ref()?.get(&type_id::<F>())?;
+/// Returns how to send `f`.
+///
+/// # Errors
+///
+/// If `closure!` did not make it, or what the context's `Serialize` said.
+pub(crate) fn sendable<F>(f: &F) -> Result<Sendable, TaskError> {
+    let known = TABLE
+        .read()
+        .as_ref()
+        .and_then(|table| table.get(&type_id::<F>()).copied());
+    let known = known.ok_or_else(|| TaskError::InvalidCall {
+        reason: "the function captures variables, in some other way than closure! does it".into(),
+    })?;
     // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
-    let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) };
-    Some(context.map(|context| Sendable {
+    let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) }?;
+    Ok(Sendable {
         context,
         entry: known.entry,
         reconstruct: known.reconstruct,
-    }))
+    })
 }
 
 /// Reconstructs the closure of type `F` in another process, from what [`sendable`] returned for it.
@@ -445,7 +454,7 @@ mod tests {
         let adders: Vec<_> = (0..3u64).map(|k| closure!([k] |x: u64| x + k)).collect();
         let contexts: Vec<_> = adders
             .iter()
-            .map(|f| sendable(f).unwrap().unwrap().context)
+            .map(|f| sendable(f).unwrap().context)
             .collect();
         assert_eq!(
             adders.iter().map(|f| f(10)).collect::<Vec<_>>(),
@@ -463,7 +472,7 @@ mod tests {
         }
         let words = vec!["one".to_owned(), "two".to_owned()];
         let f = closure!([words] |i: usize| words[i].clone());
-        let sent = sendable(&f).unwrap().unwrap();
+        let sent = sendable(&f).unwrap();
         let again = like(&f, sent.reconstruct, &sent.context);
         drop(f);
         assert_eq!(again(1), "two");
@@ -474,7 +483,7 @@ mod tests {
     #[test]
     fn other_closures_are_not_sendable() {
         let text = String::from("borrowed");
-        assert!(sendable(&|x: u8| x).is_none());
-        assert!(sendable(&|x: usize| text.len() + x).is_none());
+        assert!(sendable(&|x: u8| x).is_err());
+        assert!(sendable(&|x: usize| text.len() + x).is_err());
     }
 }

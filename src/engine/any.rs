@@ -5,7 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::processes::Portable;
 use super::sealed::Sealed;
-use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use super::{Executor, Forked, Lend, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use crate::array::lend::Lent;
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -149,5 +150,11 @@ where
         I: Iterator<Item = A>,
     {
         each!(self, engine => engine.map_with(plan, context, f, items))
+    }
+}
+
+impl<L: Lent<F>, F: Portable + Send + Sync> Lend<L, F> for AnyEngine {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
+        each!(self, engine => engine.lend(plan, f, lent))
     }
 }

@@ -1,7 +1,6 @@
 //! The engines that lend an array to a function, part by part.
 
-use super::processes::Portable;
-use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
+use super::{Executor, Forked, Run, Serial, Threads};
 use crate::array::lend::Lent;
 use crate::call::Plan;
 use crate::error::TaskError;
@@ -64,16 +63,5 @@ impl<L: Lent<F>, F> Lend<L, F> for Forked {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
-    }
-}
-
-impl<L: Lent<F>, F: Portable + Send + Sync> Lend<L, F> for AnyEngine {
-    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
-        match self {
-            Self::Serial(engine) => engine.lend(plan, f, lent),
-            Self::Threads(engine) => engine.lend(plan, f, lent),
-            Self::Processes(engine) => engine.lend(plan, f, lent),
-            Self::Forked(engine) => engine.lend(plan, f, lent),
-        }
     }
 }

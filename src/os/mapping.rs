@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU8;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A mapped part, to read and write.
+/// A mapped part.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<c_void>,
@@ -23,20 +23,20 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file.
+    /// Maps the first `len` bytes of a file, to read and write.
     pub(crate) fn of(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
-        Self::part(file, 0, len, MapFlags::empty())
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        Self::part(file, 0, len, protection, MapFlags::MAP_SHARED)
     }
 
-    /// Maps `len` bytes from `offset` on. All mappings are shared; `more` flags may be added.
+    /// Maps `len` bytes from `offset` on.
     pub(super) fn part(
         file: impl AsFd,
         offset: i64,
         len: NonZeroUsize,
-        more: MapFlags,
+        protection: ProtFlags,
+        flags: MapFlags,
     ) -> io::Result<Self> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | more;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
         // use.
         let start = unsafe { mmap(None, len, protection, flags, file, offset) }?;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::MapFlags;
+use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::mapping::Mapping;
@@ -143,7 +143,9 @@ impl Sparse {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         let offset = i64::try_from(offset).map_err(io::Error::other)?;
-        Mapping::part(&self.fd, offset, len, MapFlags::MAP_NORESERVE)
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        Mapping::part(&self.fd, offset, len, protection, flags)
     }
 
     /// Returns how many bytes of it are backed by memory.

@@ -36,7 +36,6 @@ use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
-use crate::machine::available_workers;
 use crate::memory::wire;
 use crate::panic;
 
@@ -184,11 +183,7 @@ impl ForkedBuilder {
 
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => available_workers()?,
-        };
-        super::check_workers(workers)?;
+        let workers = super::workers_or_available(self.workers)?;
         panic::install_hook();
         Ok(Forked {
             workers,

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use super::settings::{self, Affinity, InnerThreads, Output, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
-use crate::engine::check_workers;
+use crate::engine::workers_or_available;
 use crate::error::PoolError;
-use crate::machine::available_workers;
 use crate::process::launch;
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
@@ -512,11 +511,7 @@ impl ProcessesBuilder {
 
     /// Starts the workers of the engine that was asked for.
     pub(crate) fn start(self) -> Result<Processes, PoolError> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => available_workers()?,
-        };
-        check_workers(workers)?;
+        let workers = workers_or_available(self.workers)?;
         self.check()?;
         let start_method = match self.start_method {
             Some(method) => method,

@@ -29,13 +29,7 @@ impl<L: Lent<F>, F: Portable + Send> Lend<L, F> for Processes {
                     |(): &(), lent: &L::Wire, index| L::run(lent, entry::zero_sized::<F>(), index);
                 (closure::encode_context(&())?, entry::lent(run))
             } else {
-                let sendable = closure::sendable(&f).unwrap_or_else(|| {
-                    Err(TaskError::InvalidCall {
-                        reason:
-                            "the function captures variables, in some other way than closure! does it"
-                                .into(),
-                    })
-                })?;
+                let sendable = closure::sendable(&f)?;
                 (sendable.context, sendable.entry)
             };
             let bytes = closure::encode_context(&SentLoan { lent, context })?;
