@@ -7,8 +7,8 @@
 mod common;
 
 use common::{median, print_machine, seconds};
-use manyhands::SharedArray;
 use manyhands::prelude::*;
+use manyhands::{SharedArray, closure};
 use rayon::prelude::*;
 
 const ROUNDS: usize = 7;
@@ -77,14 +77,13 @@ fn results(pool: &Pool<Processes>, megabytes: usize) {
                 assert_eq!(halves[1].last(), Some(&(len as f64 - 1.0)));
             }),
             ("in place", &mut || {
-                let fill = |len: &usize, index: usize, chunk: &mut [f64]| {
+                let fill = closure!([len] |index: usize, chunk: &mut [f64]| {
                     let start = index * (len / 2);
                     for (i, x) in (start..).zip(chunk) {
                         *x = i as f64;
                     }
-                };
-                pool.for_each_chunk_with(&len, &mut array, len / 2, fill)
-                    .unwrap();
+                });
+                pool.for_each_chunk(&mut array, len / 2, fill).unwrap();
                 assert_eq!(array.get(len - 1), Ok(len as f64 - 1.0));
             }),
         ],

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::time::Instant;
 
-use manyhands::SharedArray;
 use manyhands::prelude::*;
+use manyhands::{SharedArray, closure};
 
 /// After this many steps a point counts as inside.
 const STEPS: u32 = 500;
@@ -52,22 +52,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let start = Instant::now();
     let mut image = SharedArray::<u8>::zeros(width * height * 3)?;
-    // A function for worker processes captures nothing: the size goes along as the context.
-    let size = (width, height);
-    pool.for_each_chunk_with(
-        &size,
-        &mut image,
-        width * 3,
-        |size, row, pixels: &mut [u8]| {
-            let (width, height) = (size.0 as f64, size.1 as f64);
-            let scale = HEIGHT / height;
-            let y = CENTRE.1 + (row as f64 + 0.5 - height / 2.0) * scale;
-            for (column, pixel) in pixels.chunks_exact_mut(3).enumerate() {
-                let x = CENTRE.0 + (column as f64 + 0.5 - width / 2.0) * scale;
-                pixel.copy_from_slice(&colour(escape(x, y)));
-            }
-        },
-    )?;
+    // A function for worker processes captures nothing but what `closure!` names: the size.
+    let paint = closure!([width, height] |row: usize, pixels: &mut [u8]| {
+        let (width, height) = (*width as f64, *height as f64);
+        let scale = HEIGHT / height;
+        let y = CENTRE.1 + (row as f64 + 0.5 - height / 2.0) * scale;
+        for (column, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+            let x = CENTRE.0 + (column as f64 + 0.5 - width / 2.0) * scale;
+            pixel.copy_from_slice(&colour(escape(x, y)));
+        }
+    });
+    pool.for_each_chunk(&mut image, width * 3, paint)?;
     let time = start.elapsed();
 
     // No worker writes any more: from here on the image is a plain slice.

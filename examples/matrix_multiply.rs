@@ -9,16 +9,7 @@
 use std::time::Instant;
 
 use manyhands::prelude::*;
-use manyhands::{FrozenArray, SharedArray, TileMut};
-use serde::{Deserialize, Serialize};
-
-/// Two square matrices, row by row, to read. As handles: what is sent to a worker is a few bytes.
-#[derive(Serialize, Deserialize)]
-struct Shared {
-    size: usize,
-    a: FrozenArray<f64>,
-    b: FrozenArray<f64>,
-}
+use manyhands::{SharedArray, closure};
 
 /// Whole numbers, small enough that no sum is rounded: every order of additions gives the same.
 fn element(of: usize, index: usize) -> f64 {
@@ -63,25 +54,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let copying = start.elapsed();
 
     // Shared: the matrices lie where all workers see them, and each worker writes its tiles of the
-    // product in place.
-    let shared = Shared {
-        size,
-        a: SharedArray::from_slice(&a)?.freeze()?,
-        b: SharedArray::from_slice(&b)?.freeze()?,
-    };
+    // product in place. What a worker is sent is handles: a few bytes.
+    let a = SharedArray::from_slice(&a)?.freeze()?;
+    let b = SharedArray::from_slice(&b)?.freeze()?;
     let mut product = SharedArray::<f64>::zeros(size * size)?;
     let start = Instant::now();
-    let multiply = |from: &Shared, mut tile: TileMut<'_, f64>| {
+    let multiply = closure!([size, a, b] |mut tile: TileMut<'_, f64>| {
         let (top, left) = tile.origin();
         let (rows, columns) = (tile.nrows(), tile.ncols());
         for (row, sums) in (top..top + rows).zip(tile.rows_mut()) {
-            for k in 0..from.size {
-                let part = &from.b[k * from.size + left..][..columns];
-                add(sums, from.a[row * from.size + k], part);
+            for k in 0..*size {
+                let part = &b[k * size + left..][..columns];
+                add(sums, a[row * size + k], part);
             }
         }
-    };
-    pool.for_each_tile_with(&shared, &mut product, (size, size), (64, 256), multiply)?;
+    });
+    pool.for_each_tile(&mut product, (size, size), (64, 256), multiply)?;
     let sharing = start.elapsed();
 
     assert!(copied == expected, "the copied product is wrong");

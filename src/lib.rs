@@ -192,7 +192,7 @@ pub mod fuzzing {
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::call::closure::{bind, bind_chunks, bind_zipped};
+    pub use crate::call::closure::{bind, bind_chunks, bind_pairs, bind_tiles};
 }
 
 /// The README, so that its code is tested with the rest.

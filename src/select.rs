@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::memory::member;
-use crate::memory::wait::{Ticket, Waiters};
+use crate::memory::wait::Ticket;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::alarm::Alarm;
 use crate::os::futex;
@@ -48,87 +48,63 @@ const SHORT_SLICE: Duration = Duration::from_millis(1);
 pub trait Waitable: Sealed + Sync {}
 
 pub(crate) mod sealed {
-    use super::{BorrowedFd, Instant, Waiters};
+    use super::{Event, Handle, Process};
 
-    /// The source of the signal that wakes a thread that waits for the object.
-    pub(crate) enum Waker<'a> {
-        /// The notifications of its wait list.
-        Waiters(&'a Waiters),
-        /// A descriptor that becomes readable.
-        Descriptor(BorrowedFd<'a>),
+    /// What each kind of object is waited for by.
+    pub(crate) enum Object<'a> {
+        Queue(&'a Handle),
+        Event(&'a Event),
+        Process(&'a Process),
     }
 
-    pub struct Source<'a>(pub(super) Waker<'a>);
+    pub struct Source<'a>(pub(super) Object<'a>);
 
     pub trait Sealed {
-        /// Makes sure that `is_ready` and `source` do not wait. They could in a forked child, whose
-        /// first use of an object takes the ledger's lock. Returns whether that was possible before
-        /// `deadline`.
-        fn reach(&self, deadline: Option<Instant>) -> bool;
-        fn is_ready(&self) -> bool;
         fn source(&self) -> Source<'_>;
     }
 }
 
-use sealed::{Sealed, Source, Waker};
+use sealed::{Object, Sealed, Source};
+
+impl Object<'_> {
+    /// Makes sure that the object can be looked at without a wait. The first use of an object in a
+    /// forked child takes the ledger's lock. Returns whether that was possible before `deadline`.
+    fn reach(&self, deadline: Option<Instant>) -> bool {
+        match self {
+            Self::Queue(handle) => handle.reach(|| deadline),
+            Self::Event(event) => event.reach(|| deadline),
+            Self::Process(_) => true,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Queue(handle) => handle.is_ready(),
+            Self::Event(event) => event.is_set(),
+            Self::Process(process) => !process.is_alive(),
+        }
+    }
+}
 
 macro_rules! waitable {
-    ([$($generic:ident),*] $type:ty, $handle:expr) => {
+    ([$($generic:ident),*] $type:ty, $object:expr) => {
         impl<$($generic),*> Waitable for $type {}
         impl<$($generic),*> Sealed for $type {
-            fn reach(&self, deadline: Option<Instant>) -> bool {
-                let handle: fn(&Self) -> &Handle = $handle;
-                handle(self).reach(|| deadline)
-            }
-
-            fn is_ready(&self) -> bool {
-                let handle: fn(&Self) -> &Handle = $handle;
-                handle(self).is_ready()
-            }
-
             fn source(&self) -> Source<'_> {
-                let handle: fn(&Self) -> &Handle = $handle;
-                Source(Waker::Waiters(handle(self).watchers()))
+                let object: fn(&Self) -> Object<'_> = $object;
+                Source(object(self))
             }
         }
     };
 }
 
-waitable!([T] Queue<T>, |it| &it.handle);
-waitable!([T] Receiver<T>, |it| &it.handle);
-waitable!([T] Stack<T>, |it| &it.handle);
-waitable!([T] PriorityQueue<T>, |it| &it.handle);
-waitable!([A, B] Connection<A, B>, |it| &it.receiver().handle);
-
-impl Waitable for Event {}
-impl Sealed for Event {
-    fn reach(&self, deadline: Option<Instant>) -> bool {
-        Self::reach(self, || deadline)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.is_set()
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source(Waker::Waiters(self.waiters()))
-    }
-}
-
-impl Waitable for Process {}
-impl Sealed for Process {
-    fn reach(&self, _: Option<Instant>) -> bool {
-        true
-    }
-
-    fn is_ready(&self) -> bool {
-        !self.is_alive()
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source(Waker::Descriptor(self.as_fd()))
-    }
-}
+waitable!([T] Queue<T>, |it| Object::Queue(&it.handle));
+waitable!([T] Receiver<T>, |it| Object::Queue(&it.handle));
+waitable!([T] Stack<T>, |it| Object::Queue(&it.handle));
+waitable!([T] PriorityQueue<T>, |it| Object::Queue(&it.handle));
+waitable!([A, B] Connection<A, B>, |it| Object::Queue(&it.receiver().handle));
+waitable!([] Event, |it| Object::Event(it));
+waitable!([] Process, |it| Object::Process(it));
 
 /// Waits until at least one of these is ready, and returns the indices of all that are ready, in
 /// ascending order. With a timeout, also returns when that is over; then the answer is empty.
@@ -181,12 +157,12 @@ impl Sealed for Process {
 pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize> {
     let mode = timeout.map_or(WaitMode::Forever, WaitMode::within);
     let reached_by = mode.lock_deadline();
-    if !all.iter().all(|it| it.reach(reached_by)) {
+    if !all.iter().all(|it| it.source().0.reach(reached_by)) {
         return Vec::new();
     }
     let ready = || -> Vec<usize> {
         let places = all.iter().enumerate();
-        let ready = places.filter(|(_, it)| it.is_ready());
+        let ready = places.filter(|(_, it)| it.source().0.is_ready());
         ready.map(|(place, _)| place).collect()
     };
     let now = ready();
@@ -197,8 +173,9 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
     let (mut waiters, mut descriptors) = (Vec::new(), Vec::new());
     for it in all {
         match it.source().0 {
-            Waker::Waiters(it) => waiters.push(it),
-            Waker::Descriptor(it) => descriptors.push(it),
+            Object::Queue(handle) => waiters.push(handle.watchers()),
+            Object::Event(event) => waiters.push(event.waiters()),
+            Object::Process(process) => descriptors.push(process.as_fd()),
         }
     }
     let bell = Bell::default();

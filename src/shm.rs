@@ -86,7 +86,6 @@
 use crate::array::fork_guard;
 use crate::memory;
 
-pub use crate::array::lend::{Chunks, Tiles, With, Zipped};
 pub use crate::array::{
     ArrayReadGuard, ArrayWriteGuard, AtomicElement, AtomicsGuard, FrozenArray, SharedArray, TileMut,
 };

@@ -1,18 +1,16 @@
 //! A plain value that processes share.
 
 use std::fmt;
-use std::io;
 use std::marker::PhantomData;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::{Object, same_object, shape_of};
+use crate::memory::object::{Object, handle, same_object, shape_of};
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 
@@ -60,10 +58,11 @@ struct ValueHead {
     current: AtomicU32,
 }
 
-// SAFETY: a lock that `new` makes, and an atomic.
+// SAFETY: the lock in `LOCKS`, and an atomic.
 #[allow(unsafe_code)]
 unsafe impl Head for ValueHead {
     const KIND: Kind = Kind::Value;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
 impl<T: Pod> SharedValue<T> {
@@ -84,33 +83,13 @@ impl<T: Pod> SharedValue<T> {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
-        let object = Object::new(
-            2 * size_of::<T>(),
-            Self::shape(),
-            |head: NonNull<ValueHead>, _| {
-                // SAFETY: `head` is a mapped block of the right size that no other process or
-                // thread knows of yet.
-                #[allow(unsafe_code)]
-                let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-                let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-                // SAFETY: as above; blocks stay mapped as long as there is a handle, and each
-                // process that locks has one.
-                #[allow(unsafe_code)]
-                unsafe {
-                    RobustMutex::init(lock)
-                }
-            },
-        )?;
+        let object = Object::new(2 * size_of::<T>(), shape_of::<T>(), |_, _| Ok(()))?;
         let this = Self {
             object,
             value: PhantomData,
         };
         this.set(value);
         Ok(this)
-    }
-
-    fn shape() -> u64 {
-        shape_of::<T>()
     }
 
     fn lock(&self) -> Held<'_> {
@@ -203,32 +182,10 @@ impl<T: Pod> SharedValue<T> {
 
 same_object!([T] SharedValue<T>, "manyhands::SharedValue::new(0)?", object);
 
-impl<T> Clone for SharedValue<T> {
-    fn clone(&self) -> Self {
-        Self {
-            object: self.object.clone(),
-            value: PhantomData,
-        }
-    }
-}
-
 impl<T: Pod + fmt::Debug> fmt::Debug for SharedValue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SharedValue").field(&self.get()).finish()
     }
 }
 
-impl<T> Serialize for SharedValue<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.object.serialize(serializer)
-    }
-}
-
-impl<'de, T: Pod> Deserialize<'de> for SharedValue<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self {
-            object: Object::deserialize(deserializer, Self::shape())?,
-            value: PhantomData,
-        })
-    }
-}
+handle!(SharedValue<T> { object, value }, shape_of::<T>());

@@ -179,7 +179,7 @@ fn give_back(object: &Object<ArrayHead>, number: usize, terms: Terms) {
 }
 
 /// A whole array lent to the workers of a call.
-pub(super) struct Lend<'a> {
+pub(crate) struct Lend<'a> {
     object: &'a Object<ArrayHead>,
     number: usize,
     id: u64,

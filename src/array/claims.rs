@@ -33,6 +33,7 @@
 //! workers.
 
 use std::cell::Cell;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
@@ -88,10 +89,11 @@ pub(super) struct Top {
     writing: AtomicU32,
 }
 
-// SAFETY: atomics, and a lock that `SharedArray` initialises.
+// SAFETY: atomics, and the lock in `LOCKS`.
 #[allow(unsafe_code)]
 unsafe impl Head for ArrayHead {
     const KIND: Kind = Kind::Array;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, top.lock)];
 }
 
 /// One claim. Its other words count only while `state` is not 0.

@@ -20,45 +20,98 @@ use super::tile::TileMut;
 use crate::error::{ClaimError, TaskError};
 use crate::panic::Refused;
 
-/// What can be lent to a function `F` with a context `C`.
-pub trait Lent<F, C>: Serialize + DeserializeOwned + Send + Sync + 'static {
+/// What can be lent to a function `F`.
+pub trait Lent<F>: 'static {
+    /// What a worker process is sent. No other crate can name it, so none can decode one.
+    type Wire: Serialize + DeserializeOwned + Send + Sync + 'static;
+
     /// Returns the number of items of the call.
     fn items(&self) -> usize;
 
+    fn into_wire(self) -> Self::Wire;
+
     /// Runs the function on one item. Does nothing if the call has ended meanwhile.
-    fn run(&self, f: &F, context: &C, index: usize);
+    fn run(wire: &Self::Wire, f: &F, index: usize);
 }
 
-/// A [`SharedArray`] in chunks of one length: what
-/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) lends. Code that is generic over engines
-/// names it in a bound.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::prelude::*;
-/// use manyhands::shm::Chunks;
-/// use manyhands::{Lend, SharedArray};
-///
-/// fn fill<E, F>(
-///     pool: &Pool<E>,
-///     row: F,
-/// ) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
-/// where
-///     F: Fn(usize, &mut [u8]),
-///     E: Lend<Chunks<u8>, F>,
-/// {
-///     let mut image = SharedArray::zeros(6)?;
-///     pool.for_each_chunk(&mut image, 3, row)?;
-///     Ok(image)
-/// }
-///
-/// assert_eq!(
-///     fill(&Pool::serial(), |y, row: &mut [u8]| row.fill(y as u8))?.to_vec()?,
-///     [0, 0, 0, 1, 1, 1]
-/// );
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
+/// Defines what a call names in its bound: a [`Wire`](Lent::Wire) that no other crate can take out.
+macro_rules! lent {
+    (
+        $(#[$doc:meta])*
+        $lent:ident($wire:ident<$($of:ident),+>): |$self:ident, $f:ident: Fn($($type:ty),+), $index:ident| $run:expr
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $lent<$($of),+>($wire<$($of),+>);
+
+        impl<F: Fn($($type),+), $($of: Pod),+> Lent<F> for $lent<$($of),+> {
+            type Wire = $wire<$($of),+>;
+
+            fn items(&self) -> usize {
+                self.0.count()
+            }
+
+            fn into_wire(self) -> Self::Wire {
+                self.0
+            }
+
+            fn run($self: &Self::Wire, $f: &F, $index: usize) {
+                $run
+            }
+        }
+    };
+}
+
+lent! {
+    /// A [`SharedArray`] in chunks of one length: what
+    /// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) lends. Code that is generic over
+    /// engines names it in a bound.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::lend::LentChunks;
+    /// use manyhands::prelude::*;
+    /// use manyhands::{Lend, SharedArray};
+    ///
+    /// fn fill<E, F>(
+    ///     pool: &Pool<E>,
+    ///     row: F,
+    /// ) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
+    /// where
+    ///     F: Fn(usize, &mut [u8]),
+    ///     E: Lend<LentChunks<u8>, F>,
+    /// {
+    ///     let mut image = SharedArray::zeros(6)?;
+    ///     pool.for_each_chunk(&mut image, 3, row)?;
+    ///     Ok(image)
+    /// }
+    ///
+    /// assert_eq!(
+    ///     fill(&Pool::serial(), |y, row: &mut [u8]| row.fill(y as u8))?.to_vec()?,
+    ///     [0, 0, 0, 1, 1, 1]
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    LentChunks(Chunks<T>): |chunks, f: Fn(usize, &mut [T]), index| {
+        chunks.with_chunk(index, |chunk| f(index, chunk));
+    }
+}
+
+lent! {
+    /// Two [`SharedArray`]s in chunks, one to write and one to read: what
+    /// [`Pool::for_each_chunk_pair`](crate::Pool::for_each_chunk_pair) lends. See [`LentChunks`].
+    LentPairs(Pairs<T, U>): |pairs, f: Fn(usize, &mut [T], &[U]), index| {
+        pairs.with_chunks(index, |out, input| f(index, out, input));
+    }
+}
+
+lent! {
+    /// A [`SharedArray`] as a matrix, row by row, in tiles: what
+    /// [`Pool::for_each_tile`](crate::Pool::for_each_tile) lends. See [`LentChunks`].
+    LentTiles(Tiles<T>): |tiles, f: Fn(TileMut<'_, T>), index| tiles.with_tile(index, f)
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod")]
 #[allow(
@@ -72,17 +125,13 @@ pub struct Chunks<T> {
     chunk: usize,
 }
 
-/// Two [`SharedArray`]s in chunks, one to write and one to read: what
-/// [`Pool::zip_chunks`](crate::Pool::zip_chunks) lends. See [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod, U: Pod")]
-pub struct Zipped<T, U> {
+pub struct Pairs<T, U> {
     out: Chunks<T>,
     input: Chunks<U>,
 }
 
-/// A [`SharedArray`] as a matrix, row by row, in tiles: what
-/// [`Pool::for_each_tile`](crate::Pool::for_each_tile) lends. See [`Chunks`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Pod")]
 #[allow(
@@ -97,11 +146,6 @@ pub struct Tiles<T> {
     tile: (usize, usize),
 }
 
-/// The same things, for a function that takes a context too. See [`Chunks`].
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct With<L>(pub(crate) L);
-
 fn invalid(reason: String) -> TaskError {
     TaskError::InvalidCall {
         reason: reason.into(),
@@ -113,10 +157,8 @@ fn lend<T: Pod>(array: &SharedArray<T>, mode: Mode) -> Result<Lend<'_>, TaskErro
     lend.map_err(|refusal| ClaimError::from(refusal).into())
 }
 
-/// Keeps an array lent. Its end waits until no worker has a claim under it.
-pub(crate) struct Loan<'a> {
-    _lends: [Option<Lend<'a>>; 2],
-}
+/// Keeps arrays lent. Its end waits until no worker has a claim under it.
+pub(crate) type Loan<'a> = [Option<Lend<'a>>; 2];
 
 impl<T: Pod> Chunks<T> {
     fn new(array: &SharedArray<T>, chunk: usize, lend: &Lend<'_>) -> Result<Self, TaskError> {
@@ -132,20 +174,7 @@ impl<T: Pod> Chunks<T> {
         })
     }
 
-    /// Lends an array.
-    pub(crate) fn lend(
-        array: &SharedArray<T>,
-        chunk: usize,
-    ) -> Result<(Self, Loan<'_>), TaskError> {
-        let lend = lend(array, Mode::LendWrite)?;
-        let chunks = Self::new(array, chunk, &lend)?;
-        let loan = Loan {
-            _lends: [Some(lend), None],
-        };
-        Ok((chunks, loan))
-    }
-
-    pub(crate) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.array.len().div_ceil(self.chunk.max(1))
     }
 
@@ -186,30 +215,40 @@ impl<T: Pod> Chunks<T> {
     }
 }
 
-impl<T: Pod, U: Pod> Zipped<T, U> {
+impl<T: Pod> LentChunks<T> {
+    /// Lends an array.
+    pub(crate) fn lend(
+        array: &SharedArray<T>,
+        chunk: usize,
+    ) -> Result<(Self, Loan<'_>), TaskError> {
+        let lend = lend(array, Mode::LendWrite)?;
+        let chunks = Chunks::new(array, chunk, &lend)?;
+        Ok((Self(chunks), [Some(lend), None]))
+    }
+}
+
+impl<T: Pod, U: Pod> LentPairs<T, U> {
     /// Lends both arrays.
     pub(crate) fn lend<'a>(
         (out, of_out): (&'a SharedArray<T>, usize),
         (input, of_input): (&'a SharedArray<U>, usize),
     ) -> Result<(Self, Loan<'a>), TaskError> {
         let (to_write, to_read) = (lend(out, Mode::LendWrite)?, lend(input, Mode::LendRead)?);
-        let zipped = Self {
-            out: Chunks::new(out, of_out, &to_write)?,
-            input: Chunks::new(input, of_input, &to_read)?,
-        };
-        let (outs, inputs) = (zipped.out.count(), zipped.input.count());
+        let out = Chunks::new(out, of_out, &to_write)?;
+        let input = Chunks::new(input, of_input, &to_read)?;
+        let (outs, inputs) = (out.count(), input.count());
         if outs != inputs {
             return Err(invalid(format!(
-                "{outs} chunks cannot be zipped with {inputs}: there must be as many of both"
+                "{outs} chunks cannot be paired with {inputs}: there must be as many of both"
             )));
         }
-        let loan = Loan {
-            _lends: [Some(to_write), Some(to_read)],
-        };
-        Ok((zipped, loan))
+        let loan = [Some(to_write), Some(to_read)];
+        Ok((Self(Pairs { out, input }), loan))
     }
+}
 
-    pub(crate) fn count(&self) -> usize {
+impl<T: Pod, U: Pod> Pairs<T, U> {
+    fn count(&self) -> usize {
         self.out.count()
     }
 
@@ -220,7 +259,7 @@ impl<T: Pod, U: Pod> Zipped<T, U> {
     }
 }
 
-impl<T: Pod> Tiles<T> {
+impl<T: Pod> LentTiles<T> {
     /// Lends an array.
     pub(crate) fn lend(
         array: &SharedArray<T>,
@@ -241,24 +280,23 @@ impl<T: Pod> Tiles<T> {
             )));
         }
         let lend = lend(array, Mode::LendWrite)?;
-        let tiles = Self {
+        let tiles = Tiles {
             array: array.clone(),
             lend: lend.id(),
             matrix,
             tile,
         };
-        let loan = Loan {
-            _lends: [Some(lend), None],
-        };
-        Ok((tiles, loan))
+        Ok((Self(tiles), [Some(lend), None]))
     }
+}
 
+impl<T: Pod> Tiles<T> {
     /// Returns the number of tiles from left to right.
     fn across(&self) -> usize {
         self.matrix.1.div_ceil(self.tile.1.max(1))
     }
 
-    pub(crate) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.matrix.0.div_ceil(self.tile.0.max(1)) * self.across()
     }
 
@@ -318,44 +356,3 @@ impl<T: Pod> SharedArray<T> {
         }
     }
 }
-
-/// Implements [`Lent`] for each thing that can be lent: without a context, and with one.
-macro_rules! lent {
-    ($lent:ident<$($of:ident),+>, ($($argument:ident: $type:ty),+), $with:ident) => {
-        impl<F, $($of: Pod),+> Lent<F, ()> for $lent<$($of),+>
-        where
-            F: Fn($($type),+),
-        {
-            fn items(&self) -> usize {
-                self.count()
-            }
-
-            fn run(&self, f: &F, (): &(), index: usize) {
-                lent!(@run self, index, $with, ($($argument),+), f());
-            }
-        }
-
-        impl<F, C, $($of: Pod),+> Lent<F, C> for With<$lent<$($of),+>>
-        where
-            F: Fn(&C, $($type),+),
-        {
-            fn items(&self) -> usize {
-                self.0.count()
-            }
-
-            fn run(&self, f: &F, context: &C, index: usize) {
-                lent!(@run self.0, index, $with, ($($argument),+), f(context,));
-            }
-        }
-    };
-    (@run $lent:expr, $at:ident, $with:ident, (index, $($argument:ident),+), $f:ident($($context:ident,)?)) => {
-        $lent.$with($at, |$($argument),+| $f($($context,)? $at, $($argument),+))
-    };
-    (@run $lent:expr, $at:ident, $with:ident, ($argument:ident), $f:ident($($context:ident,)?)) => {
-        $lent.$with($at, |$argument| $f($($context,)? $argument))
-    };
-}
-
-lent!(Chunks<T>, (index: usize, chunk: &mut [T]), with_chunk);
-lent!(Zipped<T, U>, (index: usize, out: &mut [T], input: &[U]), with_chunks);
-lent!(Tiles<T>, (tile: TileMut<'_, T>), with_tile);

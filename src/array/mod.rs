@@ -27,7 +27,6 @@ mod timeouts;
 #[cfg(feature = "ndarray")]
 mod view;
 
-use std::io;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
 use std::ptr::NonNull;
@@ -41,7 +40,6 @@ pub(crate) use self::claims::reclaim;
 use crate::error::ClaimError;
 use crate::memory::ShareError;
 use crate::memory::object::{Object, shape_of};
-use crate::os::robust::RobustMutex;
 
 pub use self::atomics::{AtomicElement, AtomicsGuard};
 pub use self::frozen::FrozenArray;
@@ -119,20 +117,7 @@ impl<T: Pod> SharedArray<T> {
             bytes: u64::MAX,
             reason: "no machine has so much".to_owned(),
         })?;
-        let init = |head: NonNull<ArrayHead>, _| {
-            // SAFETY: `head` is a mapped block of the right size, and no other thread or process
-            // knows of it yet.
-            #[allow(unsafe_code)]
-            let lock = unsafe { &raw mut (*head.as_ptr()).top.lock };
-            let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-            // SAFETY: as above; blocks stay mapped as long as there is a handle, and every thread
-            // that locks has one.
-            #[allow(unsafe_code)]
-            unsafe {
-                RobustMutex::init(lock)
-            }
-        };
-        let object = Object::new(bytes, shape_of::<T>(), init)?;
+        let object = Object::<ArrayHead>::new(bytes, shape_of::<T>(), |_, _| Ok(()))?;
         object.head().top.len.store(len as u64, Ordering::Release);
         Ok(Self {
             object,

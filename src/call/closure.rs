@@ -30,7 +30,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::entry;
-use crate::array::lend::{Chunks, With, Zipped};
+use crate::array::TileMut;
+use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles};
 use crate::error::{Part, TaskError};
 use crate::memory::wire;
 
@@ -42,18 +43,16 @@ use crate::memory::wire;
 /// `Fn`, so it runs on every engine. Argument, result and the variables implement serde's
 /// `Serialize` and `DeserializeOwned`.
 ///
-/// # Chunks
+/// # Chunks and tiles
 ///
-/// A function for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) or
-/// [`Pool::zip_chunks`](crate::Pool::zip_chunks) has borrowed arguments, whose types must be
+/// A function for [`Pool::for_each_chunk`](crate::Pool::for_each_chunk),
+/// [`Pool::for_each_chunk_pair`](crate::Pool::for_each_chunk_pair) or
+/// [`Pool::for_each_tile`](crate::Pool::for_each_tile) has borrowed arguments, whose types must be
 /// written in exactly these forms:
 ///
 /// - `closure!([names] |index: usize, chunk: &mut [T]| ..)`
 /// - `closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)`
-///
-/// There is no such form for tiles: use
-/// [`Pool::for_each_tile_with`](crate::Pool::for_each_tile_with), which takes the variables as its
-/// context.
+/// - `closure!([names] |mut tile: TileMut<'_, T>| ..)`, also without the `mut`
 ///
 /// # Examples
 ///
@@ -69,11 +68,11 @@ use crate::memory::wire;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// With chunks:
+/// With chunks and tiles:
 ///
 /// ```
 /// use manyhands::prelude::*;
-/// use manyhands::{SharedArray, closure};
+/// use manyhands::{SharedArray, TileMut, closure};
 ///
 /// let pool = Pool::processes(2)?;
 /// let (input, scale) = (SharedArray::from_slice(&[1.0, 4.0, 9.0])?, 2.0);
@@ -81,14 +80,16 @@ use crate::memory::wire;
 /// let fill = closure!([scale] |_: usize, chunk: &mut [f64]| chunk.fill(*scale));
 /// pool.for_each_chunk(&mut out, 2, fill)?;
 /// let add = closure!([scale] |_: usize, out: &mut [f64], x: &[f64]| out[0] += scale * x[0]);
-/// pool.zip_chunks(&mut out, 1, &input, 1, add)?;
+/// pool.for_each_chunk_pair(&mut out, 1, &input, 1, add)?;
 /// assert_eq!(out.to_vec()?, [4.0, 10.0, 20.0]);
+/// let clear = closure!([scale] |mut tile: TileMut<'_, f64>| tile[(0, 0)] = *scale);
+/// pool.for_each_tile(&mut out, (1, 3), (1, 2), clear)?;
+/// assert_eq!(out.to_vec()?, [2.0, 10.0, 2.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[macro_export]
 macro_rules! closure {
-    // For `for_each_chunk` and `zip_chunks`, whose arguments are borrowed: their types must be
-    // written out.
+    // For calls that lend an array, whose arguments are borrowed: their types must be written out.
     (
         [$($name:ident),* $(,)?]
         | $index:tt : $number:ty , $chunk:tt : &mut [$of:ty] $(,)? | $body:expr
@@ -102,9 +103,21 @@ macro_rules! closure {
         [$($name:ident),* $(,)?]
         | $index:tt : $number:ty , $out:tt : &mut [$of:ty] , $input:tt : &[$from:ty] $(,)? | $body:expr
     ) => {
-        $crate::__private::bind_zipped(
+        $crate::__private::bind_pairs(
             ($(::core::clone::Clone::clone(&$name),)*),
             |($($name,)*), $index: $number, $out: &mut [$of], $input: &[$from]| $body,
+        )
+    };
+    ([$($name:ident),* $(,)?] | mut $tile:ident : TileMut<'_, $of:ty> $(,)? | $body:expr) => {
+        $crate::__private::bind_tiles(
+            ($(::core::clone::Clone::clone(&$name),)*),
+            |($($name,)*), mut $tile: $crate::TileMut<'_, $of>| $body,
+        )
+    };
+    ([$($name:ident),* $(,)?] | $tile:tt : TileMut<'_, $of:ty> $(,)? | $body:expr) => {
+        $crate::__private::bind_tiles(
+            ($(::core::clone::Clone::clone(&$name),)*),
+            |($($name,)*), $tile: $crate::TileMut<'_, $of>| $body,
         )
     };
     // One argument, with a comma after it.
@@ -114,7 +127,7 @@ macro_rules! closure {
     ([$($name:ident),* $(,)?] | $argument:tt : $type:ty , | $($body:tt)*) => {
         $crate::closure!([$($name),*] | $argument : $type | $($body)*)
     };
-    // Several arguments that have neither of the two forms above.
+    // Several arguments that have none of the forms above.
     ([$($name:ident),* $(,)?] | $first:tt , $($rest:tt)*) => {
         $crate::closure!(@types)
     };
@@ -124,7 +137,7 @@ macro_rules! closure {
     (@types) => {
         ::core::compile_error!(
             "closure! needs the types of a chunk's arguments: closure!([names] |index: usize, chunk: &mut [T]| ..), \
-             or for zip_chunks closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
+             or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
         )
     };
     // The tokens after the first bar, argument and body, become the rest of a closure of two
@@ -144,6 +157,13 @@ pub(crate) const BOUND_ALIGN: usize = 512;
 #[repr(align(512))]
 struct Bound<C> {
     context: Arc<C>,
+}
+
+impl<C> Bound<C> {
+    fn new(context: C) -> Self {
+        let context = Arc::new(context);
+        Self { context }
+    }
 }
 
 impl<C> Clone for Bound<C> {
@@ -174,6 +194,15 @@ struct Known {
     reconstruct: Reconstruct,
 }
 
+/// Fails to compile if the body of a `closure!` captures.
+const fn assert_names_all<G>() {
+    assert!(
+        size_of::<G>() == 0,
+        "the body of closure! uses a variable that is not in its list: name it there, \
+         as in closure!([table, scale] |i: usize| table[i] * scale)"
+    );
+}
+
 static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
 
 /// Makes the closure that [`closure!`](crate::closure!) expands to.
@@ -185,16 +214,8 @@ where
     R: Serialize + 'static,
     G: Fn(&C, A) -> R + Copy + Send + Sync,
 {
-    const {
-        assert!(
-            size_of::<G>() == 0,
-            "the body of closure! uses a variable that is not in its list: name it there, \
-             as in closure!([table, scale] |i: usize| table[i] * scale)"
-        );
-    }
-    let bound = Bound {
-        context: Arc::new(context),
-    };
+    const { assert_names_all::<G>() };
+    let bound = Bound::new(context);
     let closure = move |argument: A| {
         // Names the whole of `bound`, so that the closure holds it and not just the Arc in it.
         let bound: &Bound<C> = &bound;
@@ -213,28 +234,24 @@ where
     T: Pod,
     G: Fn(&C, usize, &mut [T]) + Copy + Send + Sync,
 {
-    const {
-        assert!(
-            size_of::<G>() == 0,
-            "the body of closure! uses a variable that is not in its list: name it there, \
-             as in closure!([table, scale] |i: usize, chunk: &mut [f64]| chunk.fill(table[i] * scale))"
-        );
-    }
-    let bound = Bound {
-        context: Arc::new(context),
-    };
+    const { assert_names_all::<G>() };
+    let bound = Bound::new(context);
     let closure = move |index: usize, chunk: &mut [T]| {
         let bound: &Bound<C> = &bound;
         code(&bound.context, index, chunk);
     };
-    remember::<_, C>(&closure, entry::lent::<With<Chunks<T>>, G, C>());
+    let entry = entry::lent(move |context: &C, chunks: &_, index| {
+        let f = |index: usize, chunk: &mut [T]| code(context, index, chunk);
+        <LentChunks<T> as Lent<_>>::run(chunks, &f, index);
+    });
+    remember::<_, C>(&closure, entry);
     closure
 }
 
 /// Makes the closure that [`closure!`](crate::closure!) expands to for
-/// [`Pool::zip_chunks`](crate::Pool::zip_chunks).
+/// [`Pool::for_each_chunk_pair`](crate::Pool::for_each_chunk_pair).
 #[doc(hidden)]
-pub fn bind_zipped<C, T, U, G>(
+pub fn bind_pairs<C, T, U, G>(
     context: C,
     code: G,
 ) -> impl Fn(usize, &mut [T], &[U]) + Clone + Send + Sync
@@ -244,21 +261,40 @@ where
     U: Pod,
     G: Fn(&C, usize, &mut [T], &[U]) + Copy + Send + Sync,
 {
-    const {
-        assert!(
-            size_of::<G>() == 0,
-            "the body of closure! uses a variable that is not in its list: name it there, \
-             as in closure!([table, scale] |i: usize, chunk: &mut [f64]| chunk.fill(table[i] * scale))"
-        );
-    }
-    let bound = Bound {
-        context: Arc::new(context),
-    };
+    const { assert_names_all::<G>() };
+    let bound = Bound::new(context);
     let closure = move |index: usize, out: &mut [T], input: &[U]| {
         let bound: &Bound<C> = &bound;
         code(&bound.context, index, out, input);
     };
-    remember::<_, C>(&closure, entry::lent::<With<Zipped<T, U>>, G, C>());
+    let entry = entry::lent(move |context: &C, pairs: &_, index| {
+        let f = |index: usize, out: &mut [T], input: &[U]| code(context, index, out, input);
+        <LentPairs<T, U> as Lent<_>>::run(pairs, &f, index);
+    });
+    remember::<_, C>(&closure, entry);
+    closure
+}
+
+/// Makes the closure that [`closure!`](crate::closure!) expands to for
+/// [`Pool::for_each_tile`](crate::Pool::for_each_tile).
+#[doc(hidden)]
+pub fn bind_tiles<C, T, G>(context: C, code: G) -> impl Fn(TileMut<'_, T>) + Clone + Send + Sync
+where
+    C: Serialize + DeserializeOwned + Send + Sync + 'static,
+    T: Pod,
+    G: Fn(&C, TileMut<'_, T>) + Copy + Send + Sync,
+{
+    const { assert_names_all::<G>() };
+    let bound = Bound::new(context);
+    let closure = move |tile: TileMut<'_, T>| {
+        let bound: &Bound<C> = &bound;
+        code(&bound.context, tile);
+    };
+    let entry = entry::lent(move |context: &C, tiles: &_, index| {
+        let f = |tile: TileMut<'_, T>| code(context, tile);
+        <LentTiles<T> as Lent<_>>::run(tiles, &f, index);
+    });
+    remember::<_, C>(&closure, entry);
     closure
 }
 
@@ -303,17 +339,26 @@ pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Returns how to send `f`, or `None` if `closure!` did not make it. The inner error is what the
-/// context's `Serialize` said.
-pub(crate) fn sendable<F>(f: &F) -> Option<Result<Sendable, TaskError>> {
-    let known = *TABLE.read().as_ref()?.get(&type_id::<F>())?;
+/// Returns how to send `f`.
+///
+/// # Errors
+///
+/// If `closure!` did not make it, or what the context's `Serialize` said.
+pub(crate) fn sendable<F>(f: &F) -> Result<Sendable, TaskError> {
+    let known = TABLE
+        .read()
+        .as_ref()
+        .and_then(|table| table.get(&type_id::<F>()).copied());
+    let known = known.ok_or_else(|| TaskError::InvalidCall {
+        reason: "the function captures variables, in some other way than closure! does it".into(),
+    })?;
     // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
-    let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) };
-    Some(context.map(|context| Sendable {
+    let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) }?;
+    Ok(Sendable {
         context,
         entry: known.entry,
         reconstruct: known.reconstruct,
-    }))
+    })
 }
 
 /// Reconstructs the closure of type `F` in another process, from what [`sendable`] returned for it.
@@ -409,7 +454,7 @@ mod tests {
         let adders: Vec<_> = (0..3u64).map(|k| closure!([k] |x: u64| x + k)).collect();
         let contexts: Vec<_> = adders
             .iter()
-            .map(|f| sendable(f).unwrap().unwrap().context)
+            .map(|f| sendable(f).unwrap().context)
             .collect();
         assert_eq!(
             adders.iter().map(|f| f(10)).collect::<Vec<_>>(),
@@ -427,7 +472,7 @@ mod tests {
         }
         let words = vec!["one".to_owned(), "two".to_owned()];
         let f = closure!([words] |i: usize| words[i].clone());
-        let sent = sendable(&f).unwrap().unwrap();
+        let sent = sendable(&f).unwrap();
         let again = like(&f, sent.reconstruct, &sent.context);
         drop(f);
         assert_eq!(again(1), "two");
@@ -438,7 +483,7 @@ mod tests {
     #[test]
     fn other_closures_are_not_sendable() {
         let text = String::from("borrowed");
-        assert!(sendable(&|x: u8| x).is_none());
-        assert!(sendable(&|x: usize| text.len() + x).is_none());
+        assert!(sendable(&|x: u8| x).is_err());
+        assert!(sendable(&|x: usize| text.len() + x).is_err());
     }
 }

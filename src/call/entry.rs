@@ -7,7 +7,6 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::code;
-use crate::array::lend::Lent;
 use crate::lane::ResponseWriter;
 use crate::lane::message::Fault;
 use crate::memory::wire;
@@ -122,11 +121,13 @@ impl<'de, L: DeserializeOwned, C: DeserializeOwned + 'static> Deserialize<'de> f
     }
 }
 
-/// Returns the entry of a function that captures nothing and works on a lent array.
-pub(crate) fn lent<L, F, C>() -> Entry
+/// Returns the entry of a function that works on a lent array: `run` takes the context, what is
+/// lent, and the index of an item.
+pub(crate) fn lent<L, C, G>(_run: G) -> Entry
 where
-    L: Lent<F, C>,
+    L: DeserializeOwned + 'static,
     C: DeserializeOwned + 'static,
+    G: Fn(&C, &L, usize) + Copy,
 {
     fn of<X, G>(_: G) -> Entry
     where
@@ -135,15 +136,17 @@ where
     {
         with_context::<X, G, usize, ()>
     }
-    of::<Loan<L, C>, _>(|loan, index| loan.lent.run(zero_sized::<F>(), &loan.context, index))
+    const { assert!(size_of::<G>() == 0, "a worker makes it from its type alone") };
+    of::<Loan<L, C>, _>(|loan, index| zero_sized::<G>()(&loan.context, &loan.lent, index))
 }
 
 /// Returns a zero-sized reference to the function, which has nothing in it but its type.
 #[allow(unsafe_code)]
 pub(crate) fn zero_sized<'a, F: 'a>() -> &'a F {
     // SAFETY: entries are only made for functions that `Portable` lets through (zero-sized,
-    // `Clone`, nothing to drop), and a worker enters one only because its parent, of the same
-    // build, had a value of the function's type.
+    // `Clone`, nothing to drop), or for closures of this crate around such a function and nothing
+    // else. A worker enters one only because its parent, of the same build, had a value of the
+    // function's type.
     unsafe { code::zero_sized() }
 }
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Forked, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use super::{Executor, Forked, Lend, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use crate::array::lend::Lent;
 use crate::call::portable::Portable;
 use crate::call::{Limits, Plan, Stream};
 use crate::error::{PoolError, TaskError};
@@ -53,7 +54,6 @@ macro_rules! each {
         }
     };
 }
-pub(super) use each;
 
 /// Makes an engine of known kind into one of any kind.
 macro_rules! from {
@@ -172,5 +172,11 @@ where
         I: Iterator<Item = A>,
     {
         each!(self, engine => engine.map_with(plan, context, f, items))
+    }
+}
+
+impl<L: Lent<F>, F: Portable + Sync> Lend<L, F> for AnyEngine {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
+        each!(self, engine => engine.lend(plan, f, lent))
     }
 }

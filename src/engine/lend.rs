@@ -1,25 +1,20 @@
 //! The engines that lend an array to a function, part by part.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::any::each;
-use super::{AnyEngine, Executor, Forked, Run, Serial, Threads};
+use super::{Executor, Forked, Run, Serial, Threads};
 use crate::array::lend::Lent;
 use crate::call::Plan;
-use crate::call::portable::Portable;
 use crate::error::TaskError;
 
-/// An engine that can lend `L` ([`Chunks`](crate::shm::Chunks), [`Zipped`](crate::shm::Zipped),
-/// [`Tiles`](crate::shm::Tiles)) to the function `F`.
-/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for this bound. With a
-/// context, `L` is [`With`](crate::shm::With) one of them, and `C` the context.
+pub use crate::array::lend::{LentChunks, LentPairs, LentTiles};
+
+/// An engine that can lend `L` ([`LentChunks`], [`LentPairs`], [`LentTiles`]) to the function `F`.
+/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) and its like ask for this bound.
 ///
 /// # Examples
 ///
 /// ```
+/// use manyhands::engine::lend::LentChunks;
 /// use manyhands::prelude::*;
-/// use manyhands::shm::Chunks;
 /// use manyhands::{Lend, SharedArray};
 ///
 /// fn clear<E, F>(
@@ -29,7 +24,7 @@ use crate::error::TaskError;
 /// ) -> Result<(), TaskError>
 /// where
 ///     F: Fn(usize, &mut [u64]),
-///     E: Lend<Chunks<u64>, F>,
+///     E: Lend<LentChunks<u64>, F>,
 /// {
 ///     pool.for_each_chunk(array, 16, f)
 /// }
@@ -41,43 +36,32 @@ use crate::error::TaskError;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot lend `{L}` to this function",
-    note = "threads: function and context are `Sync`",
-    note = "processes: the function captures nothing, or is `closure!([names] |index: usize, chunk: &mut [T]| ..)`; otherwise use the form that ends in `_with`, whose context implements serde's `Serialize` and `DeserializeOwned`",
+    note = "threads: the function is `Sync`",
+    note = "processes: the function captures nothing, or is `closure!([names] |index: usize, chunk: &mut [T]| ..)`; for tiles `closure!([names] |mut tile: TileMut<'_, T>| ..)`",
     note = "forked: the function may capture anything"
 )]
-pub trait Lend<L, F, C = ()>: Executor {
+pub trait Lend<L, F>: Executor {
     #[doc(hidden)]
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError>;
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError>;
 }
 
-impl<L: Lent<F, C>, F, C> Lend<L, F, C> for Serial {
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
-        let run = |index| lent.run(&f, context, index);
-        Run::map(self, plan, run, 0..lent.items()).map(drop)
+impl<L: Lent<F>, F> Lend<L, F> for Serial {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
+        let (items, lent) = (lent.items(), lent.into_wire());
+        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
     }
 }
 
-impl<L: Lent<F, C>, F: Sync, C: Sync> Lend<L, F, C> for Threads {
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
-        let run = |index| lent.run(&f, context, index);
-        Run::map(self, plan, run, 0..lent.items()).map(drop)
+impl<L: Lent<F>, F: Sync> Lend<L, F> for Threads {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
+        let (items, lent) = (lent.items(), lent.into_wire());
+        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
     }
 }
 
-impl<L: Lent<F, C>, F, C> Lend<L, F, C> for Forked {
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
-        let run = |index| lent.run(&f, context, index);
-        Run::map(self, plan, run, 0..lent.items()).map(drop)
-    }
-}
-
-impl<L, F, C> Lend<L, F, C> for AnyEngine
-where
-    L: Lent<F, C>,
-    F: Portable + Sync,
-    C: Serialize + DeserializeOwned + Sync + 'static,
-{
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
-        each!(self, engine => engine.lend(plan, f, context, lent))
+impl<L: Lent<F>, F> Lend<L, F> for Forked {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
+        let (items, lent) = (lent.items(), lent.into_wire());
+        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
     }
 }

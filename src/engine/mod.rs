@@ -33,7 +33,7 @@ mod any;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]
-mod lend;
+pub mod lend;
 pub(crate) mod reduce;
 mod serial;
 mod threads;
@@ -321,6 +321,14 @@ fn pool_name(given: Option<String>) -> String {
 /// The most process ids that Linux has (`PID_MAX_LIMIT`).
 #[cfg(target_os = "linux")]
 const MOST_PROCESSES: usize = 1 << 22;
+
+/// Returns the number of workers that was asked for, if there can be so many; if none was, that of
+/// [`available_workers`](crate::available_workers).
+#[cfg(target_os = "linux")]
+pub(crate) fn workers_or_available(asked: Option<usize>) -> Result<usize, PoolError> {
+    let workers = asked.map_or_else(crate::machine::available_workers, Ok)?;
+    check_workers(workers).map(|()| workers)
+}
 
 /// Checks that a pool can have this many workers that are processes.
 #[cfg(target_os = "linux")]

@@ -131,19 +131,22 @@ where
         }
         (!chunk.is_empty()).then_some((base, seeds, chunk))
     });
-    let mut tracker = plan.tracker;
-    let inner = Plan {
-        schedule: Schedule::Dynamic(1),
-        // A chunk is not an item, so the limit that a pool has for items does not apply to it.
-        limits: Limits {
-            timeout: Some(Duration::MAX),
-            ..plan.limits
-        },
-        window: plan.window.map(|_| 2 * workers),
-        total: None,
-        tracker: Tracker::by_chunks(&mut tracker, &chunk_sizes),
+    // A chunk is not an item, so the limit that a pool has for items does not apply to it.
+    let limits = Limits {
+        timeout: Some(Duration::MAX),
+        ..plan.limits
     };
-    let partials = engine.map(inner, fold, chunks).map_err(without_index)?;
+    let inner = |window, tracker| Plan {
+        schedule: Schedule::Dynamic(1),
+        limits,
+        window,
+        total: None,
+        tracker,
+    };
+    let mut tracker = plan.tracker;
+    let window = plan.window.map(|_| 2 * workers);
+    let first = inner(window, Tracker::by_chunks(&mut tracker, &chunk_sizes));
+    let partials = engine.map(first, fold, chunks).map_err(without_index)?;
     let mut partials = values(partials)?;
     while partials.len() > 1 {
         let mut rest = partials.into_iter();
@@ -151,18 +154,12 @@ where
             let group: Vec<R> = rest.by_ref().take(GROUP).collect();
             (!group.is_empty()).then_some(group)
         });
-        let inner = Plan {
-            schedule: Schedule::Dynamic(1),
-            limits: Limits {
-                timeout: Some(Duration::MAX),
-                ..plan.limits
-            },
-            window: None,
-            total: None,
-            tracker: Tracker::new(None, None),
-        };
         let reduced = engine
-            .map(inner, combine.clone(), groups)
+            .map(
+                inner(None, Tracker::new(None, None)),
+                combine.clone(),
+                groups,
+            )
             .map_err(without_index)?;
         partials = values(reduced)?;
     }

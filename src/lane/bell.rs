@@ -7,6 +7,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -88,24 +89,12 @@ impl Bell {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
 
-    /// Returns the word, for threads that wait on it.
-    pub(crate) fn doorbell(&self) -> &Doorbell {
+impl Deref for Bell {
+    type Target = Doorbell;
+
+    fn deref(&self) -> &Doorbell {
         word(&self.memory)
-    }
-
-    /// Wakes all threads that sleep on the bell.
-    pub(crate) fn ring(&self) {
-        self.doorbell().ring();
-    }
-
-    /// Returns the value to give to `sleep`. The caller must take it before its last look.
-    pub(crate) fn listen(&self) -> u32 {
-        self.doorbell().listen()
-    }
-
-    /// Sleeps until the bell has rung since `heard`, at most for `timeout`.
-    pub(crate) fn sleep(&self, heard: u32, timeout: Option<Duration>) {
-        self.doorbell().sleep(heard, timeout);
     }
 }

@@ -103,22 +103,6 @@ pub(crate) struct Times {
     pub(crate) ended: u64,
 }
 
-/// The kind of the fault that a message was about.
-enum FaultKind {
-    Panicked,
-    Encode,
-    Decode,
-    TimedOut,
-}
-
-/// What a message was about.
-#[derive(Default)]
-struct Accepted {
-    ends: bool,
-    fault: Option<FaultKind>,
-    times: Option<Times>,
-}
-
 impl Receiver {
     pub(crate) fn new(lane: Lane) -> Self {
         let reader = lane.response_reader();
@@ -186,8 +170,14 @@ impl Receiver {
         if !view.last && view.bytes.len() != CELL_PAYLOAD {
             return Err(Corruption::CellNotFull);
         }
-        let accepted = if view.last && self.partial.is_empty() {
-            Self::accept(view.bytes, expected, sink)?
+        let ends = if view.last && self.partial.is_empty() {
+            Self::accept(
+                view.bytes,
+                expected,
+                sink,
+                &mut self.received,
+                &mut self.times,
+            )?
         } else {
             // The message has several cells, of which this is the first, a later or the last one.
             if self.partial.is_empty() {
@@ -199,26 +189,18 @@ impl Receiver {
             }
             view.bytes.append_to(&mut self.partial);
             if view.last {
-                let accepted = Self::accept(self.partial.as_slice().into(), expected, sink)?;
+                let message = self.partial.as_slice().into();
+                let ends =
+                    Self::accept(message, expected, sink, &mut self.received, &mut self.times)?;
                 // A large result was here, so its memory is given back.
                 self.partial = Vec::new();
-                accepted
+                ends
             } else {
-                Accepted::default()
+                false
             }
         };
         self.reader.release();
-        match accepted.fault {
-            None => {}
-            Some(FaultKind::Panicked) => self.received.panicked += 1,
-            Some(FaultKind::Encode) => self.received.encode += 1,
-            Some(FaultKind::Decode) => self.received.decode += 1,
-            Some(FaultKind::TimedOut) => self.received.timed_out += 1,
-        }
-        if accepted.times.is_some() {
-            self.times = accepted.times;
-        }
-        Ok(accepted.ends)
+        Ok(ends)
     }
 
     /// Checks the first cell of a message that has more: before the rest is gathered, it must be a
@@ -244,11 +226,15 @@ impl Receiver {
             .ok_or(Corruption::ResultLength)
     }
 
+    /// Passes what a whole message says to the sink, and notes its kind. Returns whether the task
+    /// ends with it.
     fn accept(
         message: RawBytes<'_>,
         expected: &mut Expected,
         sink: &dyn Sink,
-    ) -> Result<Accepted, Corruption> {
+        received: &mut Received,
+        times: &mut Option<Times>,
+    ) -> Result<bool, Corruption> {
         let (head, body) = message
             .split::<RESPONSE_HEAD>()
             .ok_or(Corruption::MessageKind)?;
@@ -262,10 +248,6 @@ impl Receiver {
         if response.count > left || (response.ends && response.count != left) {
             return Err(Corruption::WrongCount);
         }
-        let mut accepted = Accepted {
-            ends: response.ends,
-            ..Accepted::default()
-        };
         match response.kind {
             ResponseKind::Results if !expected.fits(response.count, body) => {
                 return Err(Corruption::ResultLength);
@@ -285,26 +267,26 @@ impl Receiver {
                 body.append_to(&mut bytes);
                 let fault =
                     crate::codec::exact::from_slice(&bytes).map_err(|_| Corruption::UnreadFault)?;
-                accepted.fault = Some(match &fault {
-                    Fault::Panicked(_) => FaultKind::Panicked,
-                    Fault::TimedOut(_) => FaultKind::TimedOut,
-                    Fault::ResultEncode(_) => FaultKind::Encode,
-                    Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => FaultKind::Decode,
-                });
+                match &fault {
+                    Fault::Panicked(_) => received.panicked += 1,
+                    Fault::TimedOut(_) => received.timed_out += 1,
+                    Fault::ResultEncode(_) => received.encode += 1,
+                    Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => received.decode += 1,
+                }
                 sink.fault(response.first, fault);
             }
             ResponseKind::Times => {
-                let (times, rest) = body.split::<16>().ok_or(Corruption::WrongTimes)?;
+                let (both, rest) = body.split::<16>().ok_or(Corruption::WrongTimes)?;
                 // Times end a task and are about no item.
                 if !response.ends || response.count != 0 || rest.len() != 0 {
                     return Err(Corruption::WrongTimes);
                 }
-                let [started, ended] = [0, 8].map(|at| super::message::long(&times[at..at + 8]));
-                accepted.times = Some(Times { started, ended });
+                let [started, ended] = [0, 8].map(|at| super::message::long(&both[at..at + 8]));
+                *times = Some(Times { started, ended });
             }
         }
         expected.next += response.count;
-        Ok(accepted)
+        Ok(response.ends)
     }
 
     /// Hands on the results that a dead worker had written but not published, and returns how far

@@ -203,10 +203,10 @@ impl Family {
         member: u16,
         reached: &mut Stage,
         limit: Limit,
-        take_apart: impl FnOnce(&Block),
+        take_apart: Option<impl FnOnce(&Block)>,
     ) -> bool {
         match self.lock(|| limit.at()) {
-            Ok(lock) => self.release_locked(lock, id, member, reached, limit, Some(take_apart)),
+            Ok(lock) => self.release_locked(lock, id, member, reached, limit, take_apart),
             Err(_) => false,
         }
     }
@@ -220,11 +220,7 @@ impl Family {
         reached: &mut Stage,
         limit: Limit,
     ) -> bool {
-        let nothing = None::<fn(&Block)>;
-        match self.lock(|| limit.at()) {
-            Ok(lock) => self.release_locked(lock, id, member, reached, limit, nothing),
-            Err(_) => false,
-        }
+        self.release(id, member, reached, limit, None::<fn(&Block)>)
     }
 
     /// Releases a block like [`release`](Self::release), with the ledger locked by the caller.

@@ -22,8 +22,9 @@ use std::time::Instant;
 use super::entry::{BLOCKS, Block, ORDERS};
 use super::error::ShareError;
 use super::slot::{MEMBERS, Slot};
+use crate::os::mapping::Mapping;
 use crate::os::robust::{Held, LockError, RobustMutex};
-use crate::os::sparse::{Mapping, Sparse};
+use crate::os::sparse::Sparse;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"family01");
 

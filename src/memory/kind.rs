@@ -58,11 +58,13 @@ impl Kind {
 /// # Safety
 ///
 /// All zeros is a valid value, and so is whatever other processes write there: it consists of
-/// atomics, of locks that are initialised by the function given to
-/// [`Object::new`](super::object::Object::new), and of memory behind `UnsafeCell`.
+/// atomics, of locks at the offsets in `LOCKS`, and of memory behind `UnsafeCell`. What lies at
+/// those offsets is a [`RobustMutex`](crate::os::robust::RobustMutex).
 #[allow(unsafe_code)]
 pub(crate) unsafe trait Head: Sync + Sized + 'static {
     const KIND: Kind;
+    /// The offsets of the locks that [`Object::new`](super::object::Object::new) makes.
+    const LOCKS: &'static [usize] = &[];
 }
 
 /// Returns the head at the start of a block.

@@ -39,10 +39,7 @@ static OWN: AtomicU64 = AtomicU64::new(0);
 /// Returns this process's number. If the process is no member, it becomes one, and waits for the
 /// ledger for at most [`LEDGER_TIME`].
 pub(crate) fn own() -> Result<u16, ShareError> {
-    match known() {
-        Some(number) => Ok(number),
-        None => enlist(ledger_deadline()),
-    }
+    own_by(ledger_deadline)
 }
 
 /// Returns this process's number like [`own`], but waits for the ledger until the deadline that
@@ -110,25 +107,9 @@ fn enlist(deadline: Option<Instant>) -> Result<u16, ShareError> {
     let family = family::get()?;
     family.check_namespaces()?;
     exit::call_at_exit(Turn::Family, leave);
-    let pid = std::process::id();
-    let started = start_of(pid)?;
-    for attempt in 0..2 {
-        let lock = family.lock(|| deadline)?;
-        // Another thread may have been faster.
-        if let Some(number) = known() {
-            return Ok(number);
-        }
-        if let Some((number, slot)) = family.free_slot() {
-            slot.begin(pid, started, Life::Alive);
-            remember(fork::generation() + 1, number);
-            return Ok(number);
-        }
-        drop(lock);
-        if attempt == 0 {
-            reclaim_dead();
-        }
-    }
-    Err(ShareError::TooManyProcesses { limit: MEMBERS })
+    family
+        .take_slot(|| deadline, Life::Alive)
+        .map(|(number, _)| number)
 }
 
 fn start_of(pid: u32) -> Result<u64, ShareError> {
@@ -161,6 +142,38 @@ impl Family {
             })
         })?;
         Some((number as u16, &self.header().slots[number]))
+    }
+
+    /// Takes a free slot, for this process or for a child that it expects. If all are taken, the
+    /// dead are reclaimed first. Returns the slot's number and how often it was taken.
+    fn take_slot(
+        &self,
+        limit: impl Fn() -> Option<Instant>,
+        life: Life,
+    ) -> Result<(u16, u32), ShareError> {
+        let pid = std::process::id();
+        let started = start_of(pid)?;
+        for attempt in 0..2 {
+            let lock = self.lock(&limit)?;
+            // Another thread may have taken this process's slot meanwhile.
+            if life == Life::Alive
+                && let Some(number) = known()
+            {
+                return Ok((number, 0));
+            }
+            if let Some((number, slot)) = self.free_slot() {
+                let uses = slot.begin(pid, started, life);
+                if life == Life::Alive {
+                    remember(fork::generation() + 1, number);
+                }
+                return Ok((number, uses));
+            }
+            drop(lock);
+            if attempt == 0 {
+                reclaim_dead();
+            }
+        }
+        Err(ShareError::TooManyProcesses { limit: MEMBERS })
     }
 
     /// Lets go of everything that a member held, and frees its number. If this process is killed
@@ -363,23 +376,11 @@ pub(crate) struct Place {
 impl Expected {
     pub(crate) fn new() -> Result<Self, ShareError> {
         let family = family::get()?;
-        let pid = std::process::id();
-        let started = start_of(pid)?;
-        for attempt in 0..2 {
-            let lock = family.lock(ledger_deadline)?;
-            if let Some((number, slot)) = family.free_slot() {
-                let uses = slot.begin(pid, started, Life::Expected);
-                return Ok(Self {
-                    place: Place { number, uses },
-                    is_settled: false,
-                });
-            }
-            drop(lock);
-            if attempt == 0 {
-                reclaim_dead();
-            }
-        }
-        Err(ShareError::TooManyProcesses { limit: MEMBERS })
+        let (number, uses) = family.take_slot(ledger_deadline, Life::Expected)?;
+        Ok(Self {
+            place: Place { number, uses },
+            is_settled: false,
+        })
     }
 
     pub(crate) fn number(&self) -> u16 {

@@ -16,6 +16,7 @@ use super::family;
 use super::kind::{self, Head};
 use super::registry::{Attachment, Place};
 use super::transit::{self, Kept, Transit};
+use crate::os::robust::RobustMutex;
 
 /// A handle of a shared object with a head of type `H`. Clones are handles of the same object.
 pub(crate) struct Object<H> {
@@ -82,6 +83,23 @@ macro_rules! same_object {
 }
 pub(crate) use same_object;
 
+/// Makes the locks of a new object.
+fn init_locks<H: Head>(head: NonNull<u8>) -> io::Result<()> {
+    for &offset in H::LOCKS {
+        // SAFETY: within the head, by the promise of `Head`, which is a mapped block of the right
+        // size.
+        #[allow(unsafe_code)]
+        let lock = unsafe { head.add(offset) };
+        // SAFETY: a lock lies there, which no other process or thread knows of yet. A block stays
+        // mapped while there is a handle. A thread that locks has a handle, or has the block mapped
+        // to reclaim what a member held; a handle of a mutex whose guard was forgotten keeps the
+        // object.
+        #[allow(unsafe_code)]
+        unsafe { RobustMutex::init(lock.cast()) }?;
+    }
+    Ok(())
+}
+
 impl<H: Head> Object<H> {
     /// Makes a new object. It has a head and `tail` bytes behind it, all zeros, which `init` turns
     /// into the object's contents. `shape` tells types with the same head apart.
@@ -96,6 +114,7 @@ impl<H: Head> Object<H> {
             reason: "no machine has so much".to_owned(),
         })?;
         let attachment = Attachment::make(len, H::KIND, shape, |place| {
+            init_locks::<H>(place.start())?;
             init(place.start().cast(), Self::behind(place))
         })?;
         Ok(Self {
@@ -281,3 +300,34 @@ pub(crate) fn shape_of<T>() -> u64 {
     align_of::<T>().hash(&mut hasher);
     hasher.finish()
 }
+
+/// Implements `Clone`, `Serialize` and `Deserialize` for a handle, whose field `object` is an
+/// [`Object`] of this shape. A handle of `T`s has `PhantomData` too.
+macro_rules! handle {
+    ($name:ident $(<$of:ident>)? { object $(, $marker:ident)? }, $shape:expr) => {
+        impl$(<$of>)? Clone for $name$(<$of>)? {
+            fn clone(&self) -> Self {
+                Self {
+                    object: self.object.clone(),
+                    $($marker: std::marker::PhantomData,)?
+                }
+            }
+        }
+
+        impl$(<$of>)? serde::Serialize for $name$(<$of>)? {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.object.serialize(serializer)
+            }
+        }
+
+        impl<'de $(, $of: bytemuck::Pod)?> serde::Deserialize<'de> for $name$(<$of>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Ok(Self {
+                    object: crate::memory::object::Object::deserialize(deserializer, $shape)?,
+                    $($marker: std::marker::PhantomData,)?
+                })
+            }
+        }
+    };
+}
+pub(crate) use handle;

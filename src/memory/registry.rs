@@ -22,8 +22,8 @@ use super::member::{self, End, ledger_deadline};
 use crate::objects;
 use crate::os::fault;
 use crate::os::fork::{self, PerProcess};
+use crate::os::mapping::Mapping;
 use crate::os::robust::Held;
-use crate::os::sparse::Mapping;
 
 /// The most mappings of large blocks that are kept for the next use: a mapping that was used before
 /// needs no page faults.
@@ -547,9 +547,9 @@ pub(super) fn reclaim(
     };
     // If a process was killed while it ended this block, this process starts again.
     let mut reached = Stage::Ending;
-    family.release(id, member, &mut reached, Limit::Until(deadline), |block| {
-        take_apart(family, index, block);
-    })
+    let take_apart = |block: &Block| take_apart(family, index, block);
+    let limit = Limit::Until(deadline);
+    family.release(id, member, &mut reached, limit, Some(take_apart))
 }
 
 /// Takes back a handle that was sent and does not arrive.

@@ -84,7 +84,7 @@ fn release(
         member,
         &mut reached,
         super::deferred::Limit::Brief,
-        take_apart
+        Some(take_apart)
     ));
 }
 

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::os::named::{self, Mapping};
+use crate::os::mapping::Mapping;
+use crate::os::named;
 use owned::Owned;
 
 /// Memory with a name, which programs that are not related share. The other program may also be one
@@ -148,7 +149,7 @@ impl SharedMemory {
         };
         let file = named::nameless().map_err(failed)?;
         named::reserve(&file, len).map_err(failed)?;
-        let mapping = Mapping::new(&file, len).map_err(failed)?;
+        let mapping = Mapping::of(&file, len).map_err(failed)?;
         // If the process is killed before this, nothing is left.
         let owned = Some(Owned::publish(&file, &name, failed)?);
         Ok(Self {
@@ -198,7 +199,7 @@ impl SharedMemory {
         let Some(len) = NonZeroUsize::new(size) else {
             return Err(SharedMemoryError::Empty { name });
         };
-        let mapping = Mapping::new(&file, len).map_err(failed)?;
+        let mapping = Mapping::of(&file, len).map_err(failed)?;
         Ok(Self {
             name,
             mapping,

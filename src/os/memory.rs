@@ -5,31 +5,18 @@
 //! SIGBUS later. Its size is sealed, so that no process that has the descriptor can shrink it while
 //! others use it.
 
-use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::out_of_reach;
 
 /// A shared mapping of a whole memfd. It keeps no descriptor: a library that goes on writing to a
 /// number that it has closed must not write here.
-#[derive(Debug)]
-pub(crate) struct SharedMemory {
-    start: NonNull<c_void>,
-    len: NonZeroUsize,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but
-// its address.
-unsafe impl Send for SharedMemory {}
-// SAFETY: as above; those who read and write behind the address answer for that.
-unsafe impl Sync for SharedMemory {}
+pub(crate) use super::mapping::Mapping as SharedMemory;
 
 impl SharedMemory {
     /// Makes `len` bytes of zeros, reserved and sealed. Returns them with the descriptor to hand to
@@ -45,7 +32,7 @@ impl SharedMemory {
         fallocate(&fd, FallocateFlags::empty(), 0, size)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok((Self::map(&fd, len)?, fd))
+        Ok((Self::of(&fd, len)?, fd))
     }
 
     /// Maps what another process made. Asks the kernel for the size, which must be exactly `len`.
@@ -56,31 +43,7 @@ impl SharedMemory {
                 "shared memory of {size} bytes where {len} were expected"
             )));
         }
-        Self::map(fd, len)
-    }
-
-    fn map(fd: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
-        // use.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Self { start, len })
-    }
-
-    /// Returns the address of the first byte of the mapping, which is aligned to a page.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start.cast()
-    }
-}
-
-impl Drop for SharedMemory {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`. No code that took its address holds a
-        // reference any more: every user of the address owns, directly or by Arc, the
-        // `SharedMemory` it came from.
-        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of shared memory failed: {error}");
-        }
+        Self::of(fd, len)
     }
 }
 

@@ -54,6 +54,7 @@ mod generation;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod life;
+pub(crate) mod mapping;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod oom;

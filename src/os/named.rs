@@ -3,20 +3,17 @@
 //! The names are those of the files there, without a slash. To open a file here follows no symbolic
 //! link and waits for no other process. `exec` closes what was opened.
 
-use std::ffi::c_void;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
 use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap, shm_open, shm_unlink};
+use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::statvfs;
@@ -159,59 +156,6 @@ impl FileId {
             device: status.dev(),
             inode: status.ino(),
             born: born.map_or(0, |since| since.as_nanos() as u64),
-        }
-    }
-}
-
-/// A shared mapping of a whole file.
-#[derive(Debug)]
-pub(crate) struct Mapping {
-    start: NonNull<c_void>,
-    len: NonZeroUsize,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and what it gives out is atomics and
-// an address.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; those who use the address answer for what they do with it.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Maps the first `len` bytes, which the file must have: access to bytes behind its end would
-    /// be SIGBUS.
-    pub(crate) fn new(file: &File, len: NonZeroUsize) -> io::Result<Self> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
-        // use.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, file, 0) }?;
-        Ok(Self { start, len })
-    }
-
-    /// Returns the address of the first byte, which is aligned to a page.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start.cast()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len.get()
-    }
-
-    /// Returns all bytes as atomics, because other processes may change each at any time.
-    pub(crate) fn bytes(&self) -> &[AtomicU8] {
-        let start = self.start.cast::<AtomicU8>().as_ptr();
-        // SAFETY: the mapping is that long and lives as long as `self`; an AtomicU8 has the size
-        // and alignment of a byte, any byte is a valid one, and other processes may change it while
-        // it is borrowed.
-        unsafe { std::slice::from_raw_parts(start, self.len.get()) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `new`; references into it borrow `self`, and the
-        // callers who took its address have promised not to use it any longer.
-        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of named shared memory failed: {error}");
         }
     }
 }

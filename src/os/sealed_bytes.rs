@@ -5,25 +5,21 @@
 //! behind. No process can write to them any more, so what the receiver reads is plain memory of its
 //! own.
 
-use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags};
 
 use super::above_standard;
+use super::mapping::Mapping;
 
 /// Sealed bytes on the receiver's side.
 #[derive(Debug)]
-pub(crate) struct SealedBytes {
-    start: NonNull<c_void>,
-    len: NonZeroUsize,
-}
+pub(crate) struct SealedBytes(Mapping);
 
 /// Packs the parts, one after the other.
 pub(crate) fn pack(parts: &[&[u8]]) -> io::Result<OwnedFd> {
@@ -62,30 +58,15 @@ impl SealedBytes {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(|| io::Error::other("sealed memory of no bytes"))?;
-        let flags = MapFlags::MAP_PRIVATE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
-        // use.
-        let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, flags, fd, 0) }?;
-        Ok(Self { start, len })
+        Mapping::part(fd, 0, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE).map(Self)
     }
 
     /// Returns the bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
-        let start = self.start.cast::<u8>().as_ptr();
         // SAFETY: the mapping is readable, has this length and lives as long as `self`. `open` has
         // seen its seals, and no process can take them off: they keep all processes from changing
         // the bytes or their number.
-        unsafe { std::slice::from_raw_parts(start, self.len.get()) }
-    }
-}
-
-impl Drop for SealedBytes {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `open`, and what `bytes` gave out borrows from
-        // `self`.
-        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of sealed memory failed: {error}");
-        }
+        unsafe { std::slice::from_raw_parts(self.0.start().as_ptr(), self.0.len()) }
     }
 }
 

@@ -5,19 +5,18 @@
 //! that has the descriptor can map any part of it at any time, and never needs another descriptor.
 //! Parts are reserved before they are used and given back one by one.
 
-use std::ffi::c_void;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::mapping::Mapping;
 use super::out_of_reach;
 
 /// 64 TiB: this many addresses there are in it, not this much memory.
@@ -143,13 +142,10 @@ impl Sparse {
         if !is_inside {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        let offset = i64::try_from(offset).map_err(io::Error::other)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
-        // use.
-        let start = unsafe { mmap(None, len, protection, flags, &self.fd, offset) }?;
-        Ok(Mapping { start, len })
+        Mapping::part(&self.fd, offset, len, protection, flags)
     }
 
     /// Returns how many bytes of it are backed by memory.
@@ -168,37 +164,6 @@ impl AsFd for Sparse {
 
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
-}
-
-/// A mapped part.
-#[derive(Debug)]
-pub(crate) struct Mapping {
-    start: NonNull<c_void>,
-    len: NonZeroUsize,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and this type gives out nothing but
-// its address.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; those who read and write behind the address answer for that.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Returns the address of the first byte, which is aligned to a page.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start.cast()
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`. No code that took its address holds a
-        // reference any more: every user of the address owns, directly or by Arc, the `Mapping` it
-        // came from.
-        if let Err(error) = unsafe { munmap(self.start, self.len.get()) } {
-            log::error!("munmap of shared memory failed: {error}");
-        }
-    }
 }
 
 /// Checks that this many bytes of memory are left, as far as the system says.

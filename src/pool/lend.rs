@@ -3,8 +3,7 @@
 use bytemuck::Pod;
 
 use super::{Call, Pool};
-use crate::array::lend::Loan;
-use crate::array::lend::{Chunks, Tiles, With, Zipped};
+use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles, Loan};
 use crate::array::{SharedArray, TileMut};
 use crate::engine::{Executor, Lend};
 use crate::error::TaskError;
@@ -64,45 +63,9 @@ impl<E: Executor> Pool<E> {
     where
         T: Pod,
         F: Fn(usize, &mut [T]),
-        E: Lend<Chunks<T>, F>,
+        E: Lend<LentChunks<T>, F>,
     {
         self.call().for_each_chunk(array, chunk, f)
-    }
-
-    /// Runs [`for_each_chunk`](Self::for_each_chunk) with a context that all chunks share. On
-    /// processes it is sent once to each worker; elsewhere it is borrowed.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`for_each_chunk`](Self::for_each_chunk).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use manyhands::prelude::*;
-    ///
-    /// let pool = Pool::processes(2)?;
-    /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
-    /// pool.for_each_chunk_with(&0.5, &mut array, 2, |factor, _, chunk: &mut [f64]| {
-    ///     chunk.iter_mut().for_each(|x| *x *= factor);
-    /// })?;
-    /// assert_eq!(array.to_vec()?, [0.5, 1.0, 1.5]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each_chunk_with<C, F, T>(
-        &self,
-        context: &C,
-        array: &mut SharedArray<T>,
-        chunk: usize,
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        F: Fn(&C, usize, &mut [T]),
-        E: Lend<With<Chunks<T>>, F, C>,
-    {
-        self.call().for_each_chunk_with(context, array, chunk, f)
     }
 
     /// Runs `f` on every chunk of `out` together with the chunk of `input` that has the same index,
@@ -126,7 +89,7 @@ impl<E: Executor> Pool<E> {
     /// let pool = Pool::processes(2)?;
     /// let pixels = SharedArray::<u8>::from_slice(&[10, 20, 30, 40, 50, 60])?;
     /// let mut grey = SharedArray::<u16>::zeros(2)?;
-    /// pool.zip_chunks(
+    /// pool.for_each_chunk_pair(
     ///     &mut grey,
     ///     1,
     ///     &pixels,
@@ -138,7 +101,7 @@ impl<E: Executor> Pool<E> {
     /// assert_eq!(grey.to_vec()?, [20, 50]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn zip_chunks<F, T, U>(
+    pub fn for_each_chunk_pair<F, T, U>(
         &self,
         out: &mut SharedArray<T>,
         of_out: usize,
@@ -150,49 +113,10 @@ impl<E: Executor> Pool<E> {
         T: Pod,
         U: Pod,
         F: Fn(usize, &mut [T], &[U]),
-        E: Lend<Zipped<T, U>, F>,
+        E: Lend<LentPairs<T, U>, F>,
     {
-        self.call().zip_chunks(out, of_out, input, of_input, f)
-    }
-
-    /// Runs [`zip_chunks`](Self::zip_chunks) with a context that all chunks share.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`zip_chunks`](Self::zip_chunks).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use manyhands::prelude::*;
-    ///
-    /// let (mut out, input) = (
-    ///     SharedArray::<u8>::zeros(4)?,
-    ///     SharedArray::from_slice(&[1u8, 2, 3, 4])?,
-    /// );
-    /// let add = |add: &u8, _: usize, out: &mut [u8], input: &[u8]| out[0] = input[0] + add;
-    /// Pool::threads(2)?.zip_chunks_with(&10, &mut out, 1, &input, 1, add)?;
-    /// assert_eq!(out.to_vec()?, [11, 12, 13, 14]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn zip_chunks_with<C, F, T, U>(
-        &self,
-        context: &C,
-        out: &mut SharedArray<T>,
-        of_out: usize,
-        input: &SharedArray<U>,
-        of_input: usize,
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        U: Pod,
-        F: Fn(&C, usize, &mut [T], &[U]),
-        E: Lend<With<Zipped<T, U>>, F, C>,
-    {
-        let call = self.call();
-        call.zip_chunks_with(context, out, of_out, input, of_input, f)
+        self.call()
+            .for_each_chunk_pair(out, of_out, input, of_input, f)
     }
 
     /// Treats the array as a matrix of this many rows and columns, row by row, and runs `f` on
@@ -237,78 +161,22 @@ impl<E: Executor> Pool<E> {
     where
         T: Pod,
         F: Fn(TileMut<'_, T>),
-        E: Lend<Tiles<T>, F>,
+        E: Lend<LentTiles<T>, F>,
     {
         self.call().for_each_tile(array, matrix, tile, f)
-    }
-
-    /// Runs [`for_each_tile`](Self::for_each_tile) with a context that all tiles share, for example
-    /// other matrices to read.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`for_each_tile`](Self::for_each_tile).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
-    ///
-    /// // A matrix turned over, tile by tile.
-    /// let matrix = SharedArray::from_slice(&[1, 2, 3, 4, 5, 6])?.freeze()?;
-    /// let mut turned = SharedArray::<i32>::zeros(6)?;
-    /// let pool = Pool::processes(2)?;
-    /// pool.for_each_tile_with(
-    ///     &matrix,
-    ///     &mut turned,
-    ///     (3, 2),
-    ///     (2, 2),
-    ///     |matrix, mut tile: TileMut<'_, i32>| {
-    ///         let (top, left) = tile.origin();
-    ///         for row in 0..tile.nrows() {
-    ///             for column in 0..tile.ncols() {
-    ///                 tile[(row, column)] = matrix[(left + column) * 3 + top + row];
-    ///             }
-    ///         }
-    ///     },
-    /// )?;
-    /// assert_eq!(turned.to_vec()?, [1, 4, 2, 5, 3, 6]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each_tile_with<C, F, T>(
-        &self,
-        context: &C,
-        array: &mut SharedArray<T>,
-        matrix: (usize, usize),
-        tile: (usize, usize),
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        F: Fn(&C, TileMut<'_, T>),
-        E: Lend<With<Tiles<T>>, F, C>,
-    {
-        let call = self.call();
-        call.for_each_tile_with(context, array, matrix, tile, f)
     }
 }
 
 impl<E: Executor> Call<'_, '_, E> {
     /// Makes the call. The loan has ended before it returns, and also before a callback's panic
     /// goes on.
-    fn lend<L, F, C>(
-        self,
-        context: &C,
-        (lent, loan): (L, Loan<'_>),
-        items: usize,
-        f: F,
-    ) -> Result<(), TaskError>
+    fn lend<L, F>(self, (lent, loan): (L, Loan<'_>), f: F) -> Result<(), TaskError>
     where
-        E: Lend<L, F, C>,
+        L: Lent<F>,
+        E: Lend<L, F>,
     {
-        let (engine, plan) = self.plan(Some(items));
-        let outcome = engine.lend(plan, f, context, lent);
+        let (engine, plan) = self.plan(Some(lent.items()));
+        let outcome = engine.lend(plan, f, lent);
         drop(loan);
         outcome
     }
@@ -357,61 +225,16 @@ impl<E: Executor> Call<'_, '_, E> {
     where
         T: Pod,
         F: Fn(usize, &mut [T]),
-        E: Lend<Chunks<T>, F>,
+        E: Lend<LentChunks<T>, F>,
     {
-        let (chunks, loan) = Chunks::lend(array, chunk)?;
-        let items = chunks.count();
-        self.lend(&(), (chunks, loan), items, f)
+        self.lend(LentChunks::lend(array, chunk)?, f)
     }
 
-    /// Runs [`Pool::for_each_chunk_with`] with these options.
+    /// Runs [`Pool::for_each_chunk_pair`] with these options.
     ///
     /// # Errors
     ///
-    /// The errors of [`Pool::for_each_chunk_with`].
-    ///
-    /// # Panics
-    ///
-    /// If the progress callback panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use manyhands::prelude::*;
-    ///
-    /// let pool = Pool::processes(2)?;
-    /// let mut array = SharedArray::from_slice(&[1.0, 2.0, 3.0])?;
-    /// pool.call()
-    ///     .schedule(Schedule::Dynamic(1))
-    ///     .for_each_chunk_with(&0.5, &mut array, 1, |factor, _, chunk: &mut [f64]| {
-    ///         chunk[0] *= factor;
-    ///     })?;
-    /// assert_eq!(array.to_vec()?, [0.5, 1.0, 1.5]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each_chunk_with<C, F, T>(
-        self,
-        context: &C,
-        array: &mut SharedArray<T>,
-        chunk: usize,
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        F: Fn(&C, usize, &mut [T]),
-        E: Lend<With<Chunks<T>>, F, C>,
-    {
-        let (chunks, loan) = Chunks::lend(array, chunk)?;
-        let items = chunks.count();
-        self.lend(context, (With(chunks), loan), items, f)
-    }
-
-    /// Runs [`Pool::zip_chunks`] with these options.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Pool::zip_chunks`].
+    /// The errors of [`Pool::for_each_chunk_pair`].
     ///
     /// # Panics
     ///
@@ -428,7 +251,7 @@ impl<E: Executor> Call<'_, '_, E> {
     ///     SharedArray::<u32>::zeros(2)?,
     ///     SharedArray::from_slice(&[1_u32, 2, 3, 4])?,
     /// );
-    /// pool.call().retries(1).zip_chunks(
+    /// pool.call().retries(1).for_each_chunk_pair(
     ///     &mut out,
     ///     1,
     ///     &input,
@@ -440,7 +263,7 @@ impl<E: Executor> Call<'_, '_, E> {
     /// assert_eq!(out.to_vec()?, [3, 7]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn zip_chunks<F, T, U>(
+    pub fn for_each_chunk_pair<F, T, U>(
         self,
         out: &mut SharedArray<T>,
         of_out: usize,
@@ -452,61 +275,9 @@ impl<E: Executor> Call<'_, '_, E> {
         T: Pod,
         U: Pod,
         F: Fn(usize, &mut [T], &[U]),
-        E: Lend<Zipped<T, U>, F>,
+        E: Lend<LentPairs<T, U>, F>,
     {
-        let (zipped, loan) = Zipped::lend((out, of_out), (input, of_input))?;
-        let items = zipped.count();
-        self.lend(&(), (zipped, loan), items, f)
-    }
-
-    /// Runs [`Pool::zip_chunks_with`] with these options.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Pool::zip_chunks_with`].
-    ///
-    /// # Panics
-    ///
-    /// If the progress callback panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::SharedArray;
-    /// use manyhands::prelude::*;
-    ///
-    /// let pool = Pool::processes(2)?;
-    /// let (mut out, input) = (
-    ///     SharedArray::<u32>::zeros(2)?,
-    ///     SharedArray::from_slice(&[1_u32, 2, 3, 4])?,
-    /// );
-    /// let scale = |scale: &u32, _, sum: &mut [u32], of: &[u32]| {
-    ///     sum[0] = scale * of.iter().sum::<u32>()
-    /// };
-    /// pool.call()
-    ///     .retries(1)
-    ///     .zip_chunks_with(&10, &mut out, 1, &input, 2, scale)?;
-    /// assert_eq!(out.to_vec()?, [30, 70]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn zip_chunks_with<C, F, T, U>(
-        self,
-        context: &C,
-        out: &mut SharedArray<T>,
-        of_out: usize,
-        input: &SharedArray<U>,
-        of_input: usize,
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        U: Pod,
-        F: Fn(&C, usize, &mut [T], &[U]),
-        E: Lend<With<Zipped<T, U>>, F, C>,
-    {
-        let (zipped, loan) = Zipped::lend((out, of_out), (input, of_input))?;
-        let items = zipped.count();
-        self.lend(context, (With(zipped), loan), items, f)
+        self.lend(LentPairs::lend((out, of_out), (input, of_input))?, f)
     }
 
     /// Runs [`Pool::for_each_tile`] with these options.
@@ -549,55 +320,8 @@ impl<E: Executor> Call<'_, '_, E> {
     where
         T: Pod,
         F: Fn(TileMut<'_, T>),
-        E: Lend<Tiles<T>, F>,
+        E: Lend<LentTiles<T>, F>,
     {
-        let (tiles, loan) = Tiles::lend(array, matrix, tile)?;
-        let items = tiles.count();
-        self.lend(&(), (tiles, loan), items, f)
-    }
-
-    /// Runs [`Pool::for_each_tile_with`] with these options.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Pool::for_each_tile_with`].
-    ///
-    /// # Panics
-    ///
-    /// If the progress callback panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
-    ///
-    /// let pool = Pool::processes(2)?;
-    /// let mut matrix = SharedArray::<u8>::zeros(4)?;
-    /// let fill = |value: &u8, mut tile: TileMut<'_, u8>| {
-    ///     tile.rows_mut().for_each(|row| row.fill(*value))
-    /// };
-    /// pool.call()
-    ///     .retries(1)
-    ///     .for_each_tile_with(&7, &mut matrix, (2, 2), (1, 2), fill)?;
-    /// assert_eq!(matrix.to_vec()?, [7, 7, 7, 7]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each_tile_with<C, F, T>(
-        self,
-        context: &C,
-        array: &mut SharedArray<T>,
-        matrix: (usize, usize),
-        tile: (usize, usize),
-        f: F,
-    ) -> Result<(), TaskError>
-    where
-        T: Pod,
-        F: Fn(&C, TileMut<'_, T>),
-        E: Lend<With<Tiles<T>>, F, C>,
-    {
-        let (tiles, loan) = Tiles::lend(array, matrix, tile)?;
-        let items = tiles.count();
-        self.lend(context, (With(tiles), loan), items, f)
+        self.lend(LentTiles::lend(array, matrix, tile)?, f)
     }
 }

@@ -98,13 +98,8 @@ fn captures<F>(f: &F) -> Result<(Option<usize>, Vec<u8>), String> {
     if size_of::<F>() == 0 {
         return Ok((None, Vec::new()));
     }
-    match closure::sendable(f) {
-        Some(Ok(sendable)) => Ok((Some(sendable.reconstruct as usize), sendable.context)),
-        Some(Err(error)) => Err(error.to_string()),
-        None => {
-            Err("its function captures variables, in some other way than closure! does it".into())
-        }
-    }
+    let sendable = closure::sendable(f).map_err(|error| error.to_string())?;
+    Ok((Some(sendable.reconstruct as usize), sendable.context))
 }
 
 fn encode<A: Serialize + 'static>(argument: &A) -> Result<Vec<u8>, String> {

@@ -1,6 +1,7 @@
 //! The header of a queue in shared memory, and its repair after a process died holding a lock.
 
 use std::io;
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -61,10 +62,11 @@ pub(super) struct QueueHead {
     pub(super) counts: [ProcessCounts; MEMBERS],
 }
 
-// SAFETY: the fields are locks that `init` makes, and atomics.
+// SAFETY: the fields are the locks in `LOCKS`, and atomics.
 #[allow(unsafe_code)]
 unsafe impl Head for QueueHead {
     const KIND: Kind = Kind::Queue;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, pushes.lock), offset_of!(Self, pops.lock)];
 }
 
 /// One side of a queue. Only the owner of the lock writes to it, but for `waiting`. Other processes
@@ -231,20 +233,8 @@ pub(super) fn init(
     geometry: Geometry,
 ) -> io::Result<()> {
     #[allow(unsafe_code)]
-    for lock in [
-        // SAFETY: `place` is a mapped block of the right size that no other thread or process knows
-        // of yet.
-        unsafe { &raw mut (*place.as_ptr()).pushes.lock },
-        // SAFETY: as above.
-        unsafe { &raw mut (*place.as_ptr()).pops.lock },
-    ] {
-        let lock = NonNull::new(lock).ok_or(io::ErrorKind::Other)?;
-        // SAFETY: as above. A block stays mapped while there is a handle. A thread that locks has a
-        // handle, or has the block mapped to reclaim what a member held.
-        unsafe { RobustMutex::init(lock) }?;
-    }
-    #[allow(unsafe_code)]
-    // SAFETY: as above. Zeros are valid, and the locks have just been made.
+    // SAFETY: `place` is a mapped block of the right size that no other process or thread knows of
+    // yet. Zeros are valid, and the locks have just been made.
     let head = unsafe { place.as_ref() };
     let stride = u32::try_from(geometry.stride).map_err(io::Error::other)?;
     head.order.store(geometry.order as u32, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A place where several threads wait for one another.
 
 use std::fmt;
-use std::ptr::NonNull;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::memory::ShareError;
 use crate::memory::deferred::Limit;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::member::{self, End, MEMBERS};
-use crate::memory::object::Object;
+use crate::memory::object::{Object, handle, same_object};
 use crate::memory::wait::Waiters;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fault;
@@ -117,10 +117,11 @@ pub(super) struct BarrierHead {
     books: [AtomicU32; MEMBERS],
 }
 
-// SAFETY: it is of atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and the lock in `LOCKS`.
 #[allow(unsafe_code)]
 unsafe impl Head for BarrierHead {
     const KIND: Kind = Kind::Barrier;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
 impl BarrierHead {
@@ -248,16 +249,7 @@ impl Barrier {
         }
         let parties =
             u32::try_from(parties).map_err(|_| invalid("there are not so many threads"))?;
-        let object = Object::new(0, 0, |head: NonNull<BarrierHead>, _| {
-            // SAFETY: `head` is a mapped block of the right size.
-            #[allow(unsafe_code)]
-            let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-            // SAFETY: no other thread or process knows of it yet.
-            #[allow(unsafe_code)]
-            unsafe {
-                super::init_lock(lock)
-            }
-        })?;
+        let object = Object::<BarrierHead>::new(0, 0, |_, _| Ok(()))?;
         let head = object.head();
         head.parties.store(parties, Ordering::Relaxed);
         head.generation.store(1, Ordering::Relaxed);
@@ -477,7 +469,8 @@ impl Barrier {
     }
 }
 
-super::handle!(Barrier, "manyhands::sync::Barrier::new(2)?");
+same_object!([] Barrier, "manyhands::sync::Barrier::new(2)?", object);
+handle!(Barrier { object }, 0);
 
 impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

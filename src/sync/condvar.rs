@@ -10,7 +10,7 @@ use super::poison::{LockResult, PoisonError};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::member;
-use crate::memory::object::Object;
+use crate::memory::object::{Object, handle, same_object};
 use crate::memory::wait::list::{WaitList, Woken};
 
 /// A condition variable: threads of any process wait until another one has changed what a
@@ -270,7 +270,8 @@ impl Condvar {
     }
 }
 
-super::handle!(Condvar, "manyhands::sync::Condvar::new()?");
+same_object!([] Condvar, "manyhands::sync::Condvar::new()?", object);
+handle!(Condvar { object }, 0);
 
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::member;
-use crate::memory::object::Object;
+use crate::memory::object::{Object, handle, same_object};
 use crate::memory::wait::Waiters;
 use crate::memory::wait_mode::WaitMode;
 
@@ -188,7 +188,8 @@ impl Event {
     }
 }
 
-super::handle!(Event, "manyhands::sync::Event::new()?");
+same_object!([] Event, "manyhands::sync::Event::new()?", object);
+handle!(Event { object }, 0);
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -77,26 +77,11 @@ pub use semaphore::{Permit, Semaphore};
 
 pub(crate) use self::reclaim::reclaim;
 
-use std::io;
-use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::os::robust::{Held, LockError, RobustMutex};
 
 mod reclaim;
-
-/// Makes a lock in the head of an object that is being made.
-///
-/// # Safety
-///
-/// As for [`RobustMutex::init`]. It stays mapped for the length of every call that holds it: such a
-/// call has a handle, or reclaims what a member held and has the block mapped meanwhile.
-#[allow(unsafe_code)]
-unsafe fn init_lock(place: *mut RobustMutex) -> io::Result<()> {
-    let place = NonNull::new(place).ok_or(io::ErrorKind::Other)?;
-    // SAFETY: the caller's promise.
-    unsafe { RobustMutex::init(place) }
-}
 
 /// Takes an inner lock of an object, under which no code of the users runs. Returns `None` if the
 /// lock was not free before the deadline that `limit` gives, because its owner does not go on.
@@ -113,33 +98,14 @@ fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// `Clone`, `Serialize`, `Deserialize` and `same_object` for a handle without a value:
-/// `struct $name { object: Object<$head> }`. `$make` is an expression that makes one.
-macro_rules! handle {
-    ($name:ident, $make:literal) => {
-        crate::memory::object::same_object!([] $name, $make, object);
-
-        impl Clone for $name {
-            fn clone(&self) -> Self {
-                Self {
-                    object: self.object.clone(),
-                }
+/// Implements `Debug` and `Display` for guards, which show the value that they guard.
+macro_rules! shows_value {
+    ($($guard:ident: $trait:ident),*) => {$(
+        impl<T: std::fmt::$trait> std::fmt::$trait for $guard<'_, T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                (**self).fmt(f)
             }
         }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                self.object.serialize(serializer)
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Ok(Self {
-                    object: crate::memory::object::Object::deserialize(deserializer, 0)?,
-                })
-            }
-        }
-    };
+    )*};
 }
-use handle;
+use shows_value;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, offset_of};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -79,10 +79,11 @@ struct MutexHead {
     poisoned: AtomicU32,
 }
 
-// SAFETY: it is a lock that `new` makes, and an atomic.
+// SAFETY: it is the lock in `LOCKS`, and an atomic.
 #[allow(unsafe_code)]
 unsafe impl Head for MutexHead {
     const KIND: Kind = Kind::Mutex;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
 impl<T: Pod> Mutex<T> {
@@ -101,27 +102,14 @@ impl<T: Pod> Mutex<T> {
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
-        let object = Object::new(
-            size_of::<T>(),
-            shape_of::<T>(),
-            |head: NonNull<MutexHead>, tail| {
-                // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
-                #[allow(unsafe_code)]
-                unsafe {
-                    tail.cast::<T>().write(value);
-                }
-                // SAFETY: `head` is a mapped block of the right size.
-                #[allow(unsafe_code)]
-                let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-                // SAFETY: no other thread or process knows of it yet. It stays mapped while a
-                // thread holds it: guards borrow handles, and a handle whose guard was forgotten
-                // keeps the object.
-                #[allow(unsafe_code)]
-                unsafe {
-                    super::init_lock(lock)
-                }
-            },
-        )?;
+        let object = Object::new(size_of::<T>(), shape_of::<T>(), |_, tail| {
+            // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                tail.cast::<T>().write(value);
+            }
+            Ok(())
+        })?;
         Ok(Self::of(object))
     }
 
@@ -430,14 +418,4 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for MutexGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
+super::shows_value!(MutexGuard: Debug, MutexGuard: Display);

@@ -1,14 +1,13 @@
 //! A function that one process runs for all.
 
 use std::fmt;
-use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
+use std::mem::{ManuallyDrop, offset_of};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::poison::PoisonError;
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::Object;
+use crate::memory::object::{Object, handle, same_object};
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
 
@@ -52,10 +51,11 @@ struct OnceHead {
     state: AtomicU32,
 }
 
-// SAFETY: a lock that `new` makes, and an atomic.
+// SAFETY: the lock in `LOCKS`, and an atomic.
 #[allow(unsafe_code)]
 unsafe impl Head for OnceHead {
     const KIND: Kind = Kind::Once;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
 #[repr(u32)]
@@ -108,16 +108,7 @@ impl Once {
     /// # Ok::<(), manyhands::ShareError>(())
     /// ```
     pub fn new() -> Result<Self, ShareError> {
-        let object = Object::new(0, 0, |head: NonNull<OnceHead>, _| {
-            // SAFETY: `head` is a mapped block of the right size.
-            #[allow(unsafe_code)]
-            let lock = unsafe { &raw mut (*head.as_ptr()).lock };
-            // SAFETY: no other thread or process knows of it yet.
-            #[allow(unsafe_code)]
-            unsafe {
-                super::init_lock(lock)
-            }
-        })?;
+        let object = Object::<OnceHead>::new(0, 0, |_, _| Ok(()))?;
         object.head().set(State::New);
         Ok(Self { object })
     }
@@ -257,7 +248,8 @@ impl Drop for Run<'_> {
     }
 }
 
-super::handle!(Once, "manyhands::sync::Once::new()?");
+same_object!([] Once, "manyhands::sync::Once::new()?", object);
+handle!(Once { object }, 0);
 
 impl fmt::Debug for Once {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

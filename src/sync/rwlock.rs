@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::line::{self, HasLine, Line, MOST};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::{Object, same_object, shape_of};
+use crate::memory::object::{Object, handle, same_object, shape_of};
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
@@ -63,10 +63,11 @@ pub(super) struct RwLockHead {
     poisoned: AtomicU32,
 }
 
-// SAFETY: it is of atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and the lock in `LOCKS`.
 #[allow(unsafe_code)]
 unsafe impl Head for RwLockHead {
     const KIND: Kind = Kind::RwLock;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, line.lock)];
 }
 
 const READ: u32 = 1;
@@ -111,25 +112,14 @@ impl<T: Pod> RwLock<T> {
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
-        let object = Object::new(
-            size_of::<T>(),
-            shape_of::<T>(),
-            |head: NonNull<RwLockHead>, tail| {
-                // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
-                #[allow(unsafe_code)]
-                unsafe {
-                    tail.cast::<T>().write(value);
-                }
-                // SAFETY: `head` is a mapped block of the right size.
-                #[allow(unsafe_code)]
-                let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
-                // SAFETY: no other thread or process knows of it yet.
-                #[allow(unsafe_code)]
-                unsafe {
-                    super::init_lock(lock)
-                }
-            },
-        )?;
+        let object = Object::<RwLockHead>::new(size_of::<T>(), shape_of::<T>(), |_, tail| {
+            // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                tail.cast::<T>().write(value);
+            }
+            Ok(())
+        })?;
         object.head().line.fill(MOST);
         Ok(Self {
             object,
@@ -337,15 +327,6 @@ impl<T> RwLock<T> {
 
 same_object!([T] RwLock<T>, "manyhands::sync::RwLock::new(0)?", object);
 
-impl<T> Clone for RwLock<T> {
-    fn clone(&self) -> Self {
-        Self {
-            object: self.object.clone(),
-            value: PhantomData,
-        }
-    }
-}
-
 impl<T: Pod + fmt::Debug> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut output = f.debug_struct("RwLock");
@@ -358,20 +339,7 @@ impl<T: Pod + fmt::Debug> fmt::Debug for RwLock<T> {
     }
 }
 
-impl<T> Serialize for RwLock<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.object.serialize(serializer)
-    }
-}
-
-impl<'de, T: Pod> Deserialize<'de> for RwLock<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self {
-            object: Object::deserialize(deserializer, shape_of::<T>())?,
-            value: PhantomData,
-        })
-    }
-}
+handle!(RwLock<T> { object, value }, shape_of::<T>());
 
 /// The part that both guards have in common.
 struct Locked<'a, T> {
@@ -484,26 +452,4 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for RwLockReadGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for RwLockWriteGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for RwLockReadGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for RwLockWriteGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
+super::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display, RwLockWriteGuard: Debug, RwLockWriteGuard: Display);

@@ -1,12 +1,13 @@
 //! A number of permits.
 
 use std::fmt;
+use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use super::line::{self, HasLine, Line, MOST};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
-use crate::memory::object::Object;
+use crate::memory::object::{Object, handle, same_object};
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
@@ -51,10 +52,11 @@ pub(super) struct SemaphoreHead {
     line: Line,
 }
 
-// SAFETY: it is of atomics, and a lock that `new` makes.
+// SAFETY: it is of atomics, and the lock in `LOCKS`.
 #[allow(unsafe_code)]
 unsafe impl Head for SemaphoreHead {
     const KIND: Kind = Kind::Semaphore;
+    const LOCKS: &'static [usize] = &[offset_of!(Self, line.lock)];
 }
 
 impl HasLine for SemaphoreHead {
@@ -95,16 +97,7 @@ impl Semaphore {
             value: permits.to_string(),
             reason: format!("there can be {MOST} at most").into(),
         })?;
-        let object = Object::new(0, 0, |head: std::ptr::NonNull<SemaphoreHead>, _| {
-            // SAFETY: `head` is a mapped block of the right size.
-            #[allow(unsafe_code)]
-            let lock = unsafe { &raw mut (*head.as_ptr()).line.lock };
-            // SAFETY: no other thread or process knows of it yet.
-            #[allow(unsafe_code)]
-            unsafe {
-                super::init_lock(lock)
-            }
-        })?;
+        let object = Object::<SemaphoreHead>::new(0, 0, |_, _| Ok(()))?;
         object.head().line.fill(total);
         Ok(Self { object })
     }
@@ -282,7 +275,8 @@ impl Semaphore {
     }
 }
 
-super::handle!(Semaphore, "manyhands::sync::Semaphore::new(1)?");
+same_object!([] Semaphore, "manyhands::sync::Semaphore::new(1)?", object);
+handle!(Semaphore { object }, 0);
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

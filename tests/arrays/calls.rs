@@ -86,8 +86,8 @@ fn b73_contexts_and_closures_go_along() -> Result {
     let table = vec![3u32, 4, 5];
     for pool in engines() {
         let mut array = SharedArray::<u32>::zeros(6)?;
-        let fill = |table: &Vec<u32>, index: usize, chunk: &mut [u32]| chunk.fill(table[index]);
-        pool.for_each_chunk_with(&table, &mut array, 2, fill)?;
+        let fill = closure!([table] |index: usize, chunk: &mut [u32]| chunk.fill(table[index]));
+        pool.for_each_chunk(&mut array, 2, fill)?;
         assert_eq!(array.to_vec()?, [3, 3, 4, 4, 5, 5]);
         let add = closure!([table] |i: usize, chunk: &mut [u32]| chunk.iter_mut().for_each(|x| *x += table[i]));
         pool.for_each_chunk(&mut array, 2, add)?;
@@ -96,22 +96,33 @@ fn b73_contexts_and_closures_go_along() -> Result {
         let sum = closure!([table] |i: usize, sum: &mut [u64], of: &[u32]| {
             sum[0] = u64::from(of.iter().sum::<u32>() + table[i]);
         });
-        pool.zip_chunks(&mut sums, 1, &array, 2, sum)?;
+        pool.for_each_chunk_pair(&mut sums, 1, &array, 2, sum)?;
         assert_eq!(sums.to_vec()?, [15, 20, 25]);
-        let sum = |table: &Vec<u32>, i: usize, sum: &mut [u64], of: &[u32]| {
+        let sum = closure!([table] |i: usize, sum: &mut [u64], of: &[u32],| {
             sum[0] = u64::from(of[0] * table[i]);
-        };
-        pool.zip_chunks_with(&table, &mut sums, 1, &array, 2, sum)?;
+        });
+        pool.for_each_chunk_pair(&mut sums, 1, &array, 2, sum)?;
         assert_eq!(sums.to_vec()?, [18, 32, 50]);
-        pool.zip_chunks(&mut sums, 1, &array, 2, |i, sum: &mut [u64], _: &[u32]| {
+        pool.for_each_chunk_pair(&mut sums, 1, &array, 2, |i, sum: &mut [u64], _: &[u32]| {
             sum[0] = i as u64;
         })?;
         assert_eq!(sums.to_vec()?, [0, 1, 2]);
-        // A handle in the context of a call that lends another.
-        let copy =
-            |from: &SharedArray<u64>, i: usize, to: &mut [u32]| to[0] = from.get(i).unwrap() as u32;
-        pool.for_each_chunk_with(&sums, &mut array, 2, copy)?;
+        // A handle goes along with a call that lends another.
+        let copy = closure!([sums] |i: usize, to: &mut [u32]| to[0] = sums.get(i).unwrap() as u32);
+        pool.for_each_chunk(&mut array, 2, copy)?;
         assert_eq!(array.to_vec()?, [0, 6, 1, 8, 2, 10]);
+        // Tiles, changeable or not.
+        let fill = closure!([table] |mut tile: TileMut<'_, u32>| {
+            let (top, left) = tile.origin();
+            tile.rows_mut().for_each(|row| row.fill(table[top + left / 2]));
+        });
+        pool.for_each_tile(&mut array, (2, 3), (1, 2), fill)?;
+        assert_eq!(array.to_vec()?, [3, 3, 4, 4, 4, 5]);
+        let check = closure!([sums] |tile: TileMut<'_, u32>,| {
+            sums.set(tile.origin().0, u64::from(tile.row(0)[0])).unwrap();
+        });
+        pool.for_each_tile(&mut array, (3, 2), (1, 2), check)?;
+        assert_eq!(sums.to_vec()?, [3, 4, 4]);
     }
     // Functions that borrow are for threads and for forked children.
     let mut array = SharedArray::<u32>::zeros(6)?;
@@ -239,13 +250,15 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
             "{name}: {refused:?}"
         );
         let short = SharedArray::<u8>::zeros(19)?;
-        let refused = pool.zip_chunks(&mut array, 10, &short, 10, |_, _: &mut [u8], _: &[u8]| {});
+        let refused =
+            pool.for_each_chunk_pair(&mut array, 10, &short, 10, |_, _: &mut [u8], _: &[u8]| {});
         assert!(
             matches!(refused, Err(TaskError::InvalidCall { .. })),
             "{name}: {refused:?}"
         );
         let mut short = short;
-        let refused = pool.zip_chunks(&mut short, 10, &array, 10, |_, _: &mut [u8], _: &[u8]| {});
+        let refused =
+            pool.for_each_chunk_pair(&mut short, 10, &array, 10, |_, _: &mut [u8], _: &[u8]| {});
         assert!(
             matches!(refused, Err(TaskError::InvalidCall { .. })),
             "{name}, the other way round: {refused:?}"
@@ -264,7 +277,8 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
         );
         drop(reading);
         let input = array.clone();
-        let refused = pool.zip_chunks(&mut array, 10, &input, 10, |_, _: &mut [u8], _: &[u8]| {});
+        let refused =
+            pool.for_each_chunk_pair(&mut array, 10, &input, 10, |_, _: &mut [u8], _: &[u8]| {});
         assert!(
             matches!(
                 refused.as_ref().map_err(TaskError::as_claim),
@@ -292,48 +306,37 @@ fn b73_what_is_lent_is_nobody_elses() -> Result {
     for pool in engines() {
         let mut array = SharedArray::<u8>::zeros(4)?;
         let seen = SharedArray::<u8>::zeros(2)?;
-        let context = (array.clone(), seen.clone());
-        pool.for_each_chunk_with(
-            &context,
-            &mut array,
-            2,
-            |(array, seen), index, chunk: &mut [u8]| {
-                chunk.fill(1);
-                let refused = is_claimed(&array.try_read())
-                    && is_claimed(&array.try_write())
-                    && is_claimed(&array.get(3))
-                    && is_claimed(&array.try_write_range(..1))
-                    && is_claimed(&array.try_atomics())
-                    && array.clone().freeze().is_err();
-                let nested =
-                    Pool::serial()
-                        .for_each_chunk(&mut array.clone(), 1, |_, _: &mut [u8]| panic!("twice"));
-                let refused = refused && matches!(nested, Err(TaskError::Claim(_)));
-                seen.set(index, u8::from(refused)).unwrap();
-            },
-        )?;
+        let other = array.clone();
+        let claim = closure!([other, seen] |index: usize, chunk: &mut [u8]| {
+            chunk.fill(1);
+            let refused = is_claimed(&other.try_read())
+                && is_claimed(&other.try_write())
+                && is_claimed(&other.get(3))
+                && is_claimed(&other.try_write_range(..1))
+                && is_claimed(&other.try_atomics())
+                && other.clone().freeze().is_err();
+            let nested =
+                Pool::serial()
+                    .for_each_chunk(&mut other.clone(), 1, |_, _: &mut [u8]| panic!("twice"));
+            let refused = refused && matches!(nested, Err(TaskError::Claim(_)));
+            seen.set(index, u8::from(refused)).unwrap();
+        });
+        pool.for_each_chunk(&mut array, 2, claim)?;
         assert_eq!(seen.to_vec()?, [1, 1], "{}", pool.engine().kind());
         // Other threads may read an input, and a call may lend it twice.
         let input = SharedArray::from_slice(&[1u8, 2])?;
-        let context = (input.clone(), seen.clone());
-        pool.zip_chunks_with(
-            &context,
-            &mut array,
-            2,
-            &input,
-            1,
-            |(input, seen), index, out: &mut [u8], of: &[u8]| {
-                assert!(input.try_read().is_ok() && is_claimed(&input.try_write()));
-                let mut own = SharedArray::<u8>::zeros(2).unwrap();
-                Pool::serial()
-                    .zip_chunks(&mut own, 1, input, 1, |_, own: &mut [u8], of: &[u8]| {
-                        own[0] = of[0];
-                    })
-                    .unwrap();
-                out[0] = of[0] + own.get(index).unwrap();
-                seen.set(index, 2).unwrap();
-            },
-        )?;
+        let other = input.clone();
+        let read = closure!([other, seen] |index: usize, out: &mut [u8], of: &[u8]| {
+            assert!(other.try_read().is_ok() && is_claimed(&other.try_write()));
+            let mut own = SharedArray::<u8>::zeros(2).unwrap();
+            let copy = |_, own: &mut [u8], of: &[u8]| own[0] = of[0];
+            Pool::serial()
+                .for_each_chunk_pair(&mut own, 1, other, 1, copy)
+                .unwrap();
+            out[0] = of[0] + own.get(index).unwrap();
+            seen.set(index, 2).unwrap();
+        });
+        pool.for_each_chunk_pair(&mut array, 2, &input, 1, read)?;
         assert_eq!(
             (array.to_vec()?, seen.to_vec()?),
             (vec![2, 1, 4, 1], vec![2, 2])
@@ -466,7 +469,7 @@ fn b73_a_call_that_failed_waits_for_the_chunks_that_still_run() -> Result {
             }
             step.set(2);
         });
-        let run = |step: &SharedValue<u8>, index: usize, chunk: &mut [u8]| {
+        let run = closure!([step] |index: usize, chunk: &mut [u8]| {
             if index == 0 {
                 while step.get() == 0 {
                     std::thread::yield_now();
@@ -478,9 +481,9 @@ fn b73_a_call_that_failed_waits_for_the_chunks_that_still_run() -> Result {
                 chunk[0] = chunk[0].wrapping_add(1);
             }
             step.set(3);
-        };
+        });
         let call = pool.call().schedule(Schedule::Dynamic(1));
-        let failed = call.for_each_chunk_with(&step, &mut array, 1, run);
+        let failed = call.for_each_chunk(&mut array, 1, run);
         assert_eq!(step.get(), 3);
         assert_eq!(failed.unwrap_err().index(), Some(0));
         assert!(array.try_write().is_ok());
@@ -519,7 +522,7 @@ fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
         .collect();
     for pool in engines() {
         let copy = |_: usize, out: &mut [u8], of: &[u8]| out[0] = of[0] + 1;
-        let refused = pool.zip_chunks(&mut out, 1, &input, 50, copy);
+        let refused = pool.for_each_chunk_pair(&mut out, 1, &input, 50, copy);
         assert!(
             matches!(
                 refused.as_ref().map_err(TaskError::as_claim),

@@ -10,5 +10,5 @@ fn main() {
     pool.for_each_chunk(&mut array, 2, closure!([scale] |_, chunk| chunk.fill(*scale))).unwrap();
     pool.for_each_chunk(&mut array, 2, closure!([scale] |index: usize, chunk| chunk.fill(*scale))).unwrap();
     pool.for_each_chunk(&mut array, 2, closure!([scale] |index, chunk: &mut [u8]| chunk.fill(*scale))).unwrap();
-    pool.zip_chunks(&mut array, 2, &input, 2, closure!([scale] |_, out, input| out[0] = scale * input[0])).unwrap();
+    pool.for_each_chunk_pair(&mut array, 2, &input, 2, closure!([scale] |_, out, input| out[0] = scale * input[0])).unwrap();
 }

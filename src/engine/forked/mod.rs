@@ -27,7 +27,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::running::Task;
+use self::running::{Running, Task};
 use self::submit::Submitted;
 use super::fork;
 use super::sealed::{Internal, Sealed};
@@ -36,7 +36,7 @@ use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
-use crate::machine::available_workers;
+use crate::memory::wire;
 use crate::panic;
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
@@ -184,11 +184,7 @@ impl ForkedBuilder {
 
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => available_workers()?,
-        };
-        super::check_workers(workers)?;
+        let workers = super::workers_or_available(self.workers)?;
         panic::install_hook();
         Ok(Forked {
             name: pool_name(None),
@@ -236,7 +232,7 @@ impl Forked {
         limits: Limits,
         work: (F, A),
         keep: impl FnOnce(F, A) -> K,
-    ) -> Result<Task<R>, PoolError>
+    ) -> Result<Arc<Running>, PoolError>
     where
         F: Fn(A) -> R,
         R: Serialize + DeserializeOwned + 'static,
@@ -324,7 +320,10 @@ where
             return TaskFuture::ready(Err(error));
         }
         match self.start(limits, (f, argument), |f, argument| (f, argument)) {
-            Ok(task) => TaskFuture::new(Arc::new(task)),
+            Ok(running) => TaskFuture::new(Arc::new(Task {
+                running,
+                open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
+            })),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }
     }

@@ -6,13 +6,11 @@
 
 use std::any::Any;
 use std::io;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, PipeBell};
 use super::watch::Watcher;
@@ -21,7 +19,6 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
-use crate::memory::wire;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -256,22 +253,17 @@ impl Drop for Running {
     }
 }
 
-/// The handle of one task.
-pub(super) struct Task<R> {
-    running: Arc<Running>,
-    result: PhantomData<fn() -> R>,
+/// The handle of one task. `open` makes what its future gives from the encoded result, or from the
+/// error.
+pub(super) struct Task<O> {
+    pub(super) running: Arc<Running>,
+    pub(super) open: O,
 }
 
-impl<R> Task<R> {
-    pub(super) fn new(running: Arc<Running>) -> Self {
-        Self {
-            running,
-            result: PhantomData,
-        }
-    }
-}
-
-impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
+impl<T, O> Pending<T> for Task<O>
+where
+    O: Fn(Result<Vec<u8>, TaskError>) -> Result<T, TaskError> + Send + Sync,
+{
     fn pool(&self) -> Option<PoolId> {
         Some(self.running.pool)
     }
@@ -323,16 +315,13 @@ impl<R: DeserializeOwned + 'static> Pending<R> for Task<R> {
         self.running.is_foreign() || self.running.wait(deadline)
     }
 
-    fn take(&self) -> Result<R, TaskError> {
-        if self.running.is_foreign() {
-            return Err(PoolError::OtherProcess.into());
-        }
-        let bytes = self
-            .running
-            .outcome
-            .lock()
-            .take()
-            .unwrap_or(Err(TaskError::Taken {}))?;
-        wire::decode(&mut bytes.as_slice(), None)
+    fn take(&self) -> Result<T, TaskError> {
+        let outcome = if self.running.is_foreign() {
+            Err(PoolError::OtherProcess.into())
+        } else {
+            let outcome = self.running.outcome.lock().take();
+            outcome.ok_or(TaskError::Taken {})?
+        };
+        (self.open)(outcome)
     }
 }

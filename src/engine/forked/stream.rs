@@ -1,7 +1,6 @@
 //! What a lazy call is made of: one item, one child.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,7 +9,8 @@ use super::Forked;
 use super::running::Task;
 use crate::call::{Limits, Stream};
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, PoolId, TaskFuture};
+use crate::future::TaskFuture;
+use crate::memory::wire;
 
 pub(super) fn stream<'p, F, A, R>(engine: &'p Forked, limits: Limits, f: F) -> Stream<'p, A, R>
 where
@@ -58,54 +58,15 @@ where
         return TaskFuture::ready(Ok(vec![Err(error)]));
     }
     match engine.start(limits, (f, item), |_, item| item) {
-        Ok(task) => TaskFuture::new(Arc::new(Only { task, index })),
+        Ok(running) => TaskFuture::new(Arc::new(Task {
+            running,
+            open: move |outcome: Result<Vec<u8>, _>| {
+                let outcome = outcome.and_then(|bytes| wire::decode(&mut bytes.as_slice(), None));
+                Ok(vec![
+                    outcome.map_err(|error: TaskError| error.with_index(index)),
+                ])
+            },
+        })),
         Err(error) => TaskFuture::ready(Err(error.into())),
-    }
-}
-
-/// A chunk of one item.
-struct Only<R> {
-    task: Task<R>,
-    index: usize,
-}
-
-impl<R: DeserializeOwned + 'static> Pending<Vec<Result<R, TaskError>>> for Only<R> {
-    fn pool(&self) -> Option<PoolId> {
-        self.task.pool()
-    }
-
-    fn is_done(&self) -> bool {
-        self.task.is_done()
-    }
-
-    fn wait(&self, deadline: Option<Instant>) -> bool {
-        self.task.wait(deadline)
-    }
-
-    fn take(&self) -> Result<Vec<Result<R, TaskError>>, TaskError> {
-        match self.task.take() {
-            Err(TaskError::Taken {}) => Err(TaskError::Taken {}),
-            outcome => Ok(vec![outcome.map_err(|error| error.with_index(self.index))]),
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        self.task.has_failed()
-    }
-
-    fn is_running(&self) -> bool {
-        self.task.is_running()
-    }
-
-    fn cancel(&self) -> bool {
-        self.task.cancel()
-    }
-
-    fn kill(&self) -> bool {
-        self.task.kill()
-    }
-
-    fn on_end(&self, hook: Hook) {
-        self.task.on_end(hook);
     }
 }

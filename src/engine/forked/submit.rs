@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::super::Shutdown;
 use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, PipeBell};
-use super::running::{Running, TASK, Task};
+use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::Limits;
 use crate::call::seed;
@@ -131,7 +131,7 @@ impl Submitted {
         limits: Limits,
         (f, argument): (F, A),
         keep: impl FnOnce(F, A) -> K,
-    ) -> Result<Task<R>, PoolError>
+    ) -> Result<Arc<Running>, PoolError>
     where
         F: Fn(A) -> R,
         R: Serialize + DeserializeOwned + 'static,
@@ -159,7 +159,7 @@ impl Submitted {
         if let Some((f, argument)) = work {
             task.keep(keep(f, argument));
         }
-        Ok(Task::new(task))
+        Ok(task)
     }
 
     fn fork(

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use super::settings::{Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
 use super::{Processes, initializer};
-use crate::engine::{check_workers, pool_name};
+use crate::engine::{pool_name, workers_or_available};
 use crate::error::PoolError;
-use crate::machine::available_workers;
-use crate::os::environment::Environment;
 use crate::process::{Stdio, launch};
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
@@ -42,22 +40,11 @@ use crate::process::{Stdio, launch};
 pub struct ProcessesBuilder {
     workers: Option<usize>,
     name: Option<String>,
-    env: Environment,
-    inner_threads: InnerThreads,
-    stdout: Stdio,
-    stderr: Stdio,
     initializer: Option<Result<u64, PoolError>>,
-    max_tasks: Option<u32>,
-    memory_limit: Option<u64>,
-    task_timeout: Option<Duration>,
-    idle_timeout: Option<Duration>,
-    affinity: Affinity,
-    nice: i32,
-    wait_policy: WaitPolicy,
-    timeline: bool,
     start_method: Option<StartMethod>,
     preload: Option<Result<u64, PoolError>>,
-    allow_threads: bool,
+    /// All others as they are set.
+    settings: Settings,
 }
 
 // A builder calls nothing that it is given. The functions for lines of output run on a thread of the
@@ -124,7 +111,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.set(name, value);
+        self.settings.env.set(name, value);
         self
     }
 
@@ -148,7 +135,7 @@ impl ProcessesBuilder {
         V: Into<OsString>,
     {
         for (name, value) in variables {
-            self.env.set(name, value);
+            self.settings.env.set(name, value);
         }
         self
     }
@@ -167,7 +154,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
-        self.env.remove(name);
+        self.settings.env.remove(name);
         self
     }
 
@@ -192,7 +179,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env_clear(mut self) -> Self {
-        self.env.clear();
+        self.settings.env.clear();
         self
     }
 
@@ -220,7 +207,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn inner_threads(mut self, threads: InnerThreads) -> Self {
-        self.inner_threads = threads;
+        self.settings.inner_threads = threads;
         self
     }
 
@@ -242,7 +229,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.stdout = stdout.into();
+        self.settings.stdout = stdout.into();
         self
     }
 
@@ -270,7 +257,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.stderr = stderr.into();
+        self.settings.stderr = stderr.into();
         self
     }
 
@@ -366,7 +353,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allow_threads(mut self) -> Self {
-        self.allow_threads = true;
+        self.settings.allow_threads = true;
         self
     }
 
@@ -437,7 +424,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn max_tasks_per_worker(mut self, tasks: u32) -> Self {
-        self.max_tasks = Some(tasks);
+        self.settings.max_tasks = Some(tasks);
         self
     }
 
@@ -463,7 +450,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = Some(bytes);
+        self.settings.memory_limit = Some(bytes);
         self
     }
 
@@ -490,7 +477,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn task_timeout(mut self, limit: Duration) -> Self {
-        self.task_timeout = Some(limit);
+        self.settings.task_timeout = Some(limit);
         self
     }
 
@@ -511,7 +498,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn idle_timeout(mut self, time: Duration) -> Self {
-        self.idle_timeout = Some(time);
+        self.settings.idle_timeout = Some(time);
         self
     }
 
@@ -536,7 +523,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn affinity(mut self, affinity: Affinity) -> Self {
-        self.affinity = affinity;
+        self.settings.affinity = affinity;
         self
     }
 
@@ -553,7 +540,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn nice(mut self, nice: i32) -> Self {
-        self.nice = nice;
+        self.settings.nice = nice;
         self
     }
 
@@ -573,7 +560,7 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait_policy(mut self, policy: WaitPolicy) -> Self {
-        self.wait_policy = policy;
+        self.settings.wait_policy = policy;
         self
     }
 
@@ -591,44 +578,28 @@ impl ProcessesBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn timeline(mut self, is_kept: bool) -> Self {
-        self.timeline = is_kept;
+        self.settings.timeline = is_kept;
         self
     }
 
     /// Starts the workers of the engine that was asked for.
     pub(crate) fn start(self) -> Result<Processes, PoolError> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => available_workers()?,
-        };
-        check_workers(workers)?;
+        let workers = workers_or_available(self.workers)?;
         self.check()?;
         let start_method = match self.start_method {
             Some(method) => method,
             None if self.preload.is_some() => StartMethod::ForkServer,
             None => StartMethod::default(),
         };
-        if start_method == StartMethod::Fork && !self.allow_threads {
+        if start_method == StartMethod::Fork && !self.settings.allow_threads {
             crate::engine::fork::check_threads()?;
         }
         let settings = Settings {
             name: pool_name(self.name),
-            env: self.env,
-            inner_threads: self.inner_threads,
-            stdout: self.stdout,
-            stderr: self.stderr,
             initializer: self.initializer.transpose()?,
-            max_tasks: self.max_tasks,
-            memory_limit: self.memory_limit,
-            task_timeout: self.task_timeout,
-            idle_timeout: self.idle_timeout,
-            affinity: self.affinity,
-            nice: self.nice,
-            wait_policy: self.wait_policy,
-            timeline: self.timeline,
             start_method,
             preload: self.preload.transpose()?,
-            allow_threads: self.allow_threads,
+            ..self.settings
         };
         Processes::start(workers, settings)
     }
@@ -642,38 +613,38 @@ impl ProcessesBuilder {
                 reason: reason.into(),
             })
         };
-        if self.max_tasks == Some(0) {
+        if self.settings.max_tasks == Some(0) {
             return wrong(
                 "max_tasks_per_worker",
                 "0".into(),
                 "a worker that may run no task is of no use",
             );
         }
-        if self.memory_limit == Some(0) {
+        if self.settings.memory_limit == Some(0) {
             return wrong(
                 "memory_limit",
                 "0".into(),
                 "a worker without memory can do nothing",
             );
         }
-        if self.inner_threads == InnerThreads::AtMost(0) {
+        if self.settings.inner_threads == InnerThreads::AtMost(0) {
             return wrong(
                 "inner_threads",
                 "0".into(),
                 "a library needs at least one thread",
             );
         }
-        if self.affinity == Affinity::Cores(Vec::new()) {
+        if self.settings.affinity == Affinity::Cores(Vec::new()) {
             return wrong(
                 "affinity",
                 "an empty list".into(),
                 "each worker needs a core to run on",
             );
         }
-        if !(-20..=19).contains(&self.nice) {
+        if !(-20..=19).contains(&self.settings.nice) {
             return wrong(
                 "nice",
-                self.nice.to_string(),
+                self.settings.nice.to_string(),
                 "niceness goes from -20 to 19",
             );
         }
@@ -686,7 +657,7 @@ impl ProcessesBuilder {
                 "only ForkServer has a process that it could run in",
             );
         }
-        Ok(launch::check_environment(&self.env)?)
+        Ok(launch::check_environment(&self.settings.env)?)
     }
 }
 
@@ -697,7 +668,7 @@ impl fmt::Debug for ProcessesBuilder {
             .field("workers", &self.workers)
             .field("name", &self.name)
             .field("start_method", &self.start_method)
-            .field("env", &self.env)
+            .field("env", &self.settings.env)
             .finish_non_exhaustive()
     }
 }

@@ -129,7 +129,8 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
             }
             let outcome = match failures.next_if(|(failed, _)| *failed == sent) {
                 Some((_, error)) => Err(error),
-                None => decode(&mut bytes),
+                // A result that cannot be decoded leaves `bytes` at the next one.
+                None => wire::decode(&mut bytes, None),
             };
             outcomes.push(outcome.map_err(|error| error.with_index(self.base + index)));
             sent += 1;
@@ -143,20 +144,6 @@ impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for Chun
             self.fail(index as u32, TaskError::Cancelled {});
         }
     }
-}
-
-/// Takes one result from `bytes`.
-fn decode<R: DeserializeOwned + 'static>(bytes: &mut &[u8]) -> Result<R, TaskError> {
-    // The result is cut off before it is decoded, so that a result that cannot be decoded is
-    // skipped whole.
-    let len = codec::fixed_size::<R>().or_else(|| codec::records_len(bytes, 1));
-    let Some((mut result, rest)) = len.and_then(|len| bytes.split_at_checked(len)) else {
-        *bytes = &[];
-        let reason = "there are fewer results than items".to_owned();
-        return Err(wire::undecoded(None, reason));
-    };
-    *bytes = rest;
-    wire::decode(&mut result, None)
 }
 
 /// The outcome of giving out a chunk.

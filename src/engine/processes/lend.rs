@@ -1,9 +1,6 @@
 //! Arrays lent to workers: the array's handle crosses to the worker, and the function as with any
 //! other call.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Processes;
 use super::task::{Function, SentContext};
 use crate::array::lend::Lent;
@@ -15,35 +12,25 @@ use crate::engine::Lend;
 use crate::error::TaskError;
 use crate::memory::transit;
 
-impl<L, F, C> Lend<L, F, C> for Processes
-where
-    L: Lent<F, C>,
-    F: Portable,
-    C: Serialize + DeserializeOwned + 'static,
-{
-    fn lend(&self, plan: Plan<'_>, f: F, context: &C, lent: L) -> Result<(), TaskError> {
+impl<L: Lent<F>, F: Portable> Lend<L, F> for Processes {
+    fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         const {
             assert!(
                 is_portable::<F>(),
                 "a function for a pool of processes must not capture variables: nothing of this process is in a \
-                 worker. Three ways out: (1) the form of the call that ends in _with sends a context once to each \
-                 worker; (2) closure!([names] |index: usize, chunk: &mut [T]| ...) does the same, shorter; (3) \
-                 Pool::forked(n) runs children that see all variables, copy-on-write. (A function pointer counts as \
-                 a captured variable: pass the function by its name.)"
+                 worker. Two ways out: (1) closure!([names] |index: usize, chunk: &mut [T]| ...) sends what it \
+                 names once to each worker; (2) Pool::forked(n) runs children that see all variables, \
+                 copy-on-write. (A function pointer counts as a captured variable: pass the function by its name.)"
             );
         }
-        let items = lent.items();
+        let (items, lent) = (lent.items(), lent.into_wire());
         let (encoded, handles) = transit::keep(|| {
             let (context, entry) = if size_of::<F>() == 0 {
-                (closure::encode_context(context)?, entry::lent::<L, F, C>())
+                let run =
+                    |(): &(), lent: &L::Wire, index| L::run(lent, entry::zero_sized::<F>(), index);
+                (closure::encode_context(&())?, entry::lent(run))
             } else {
-                let sendable = closure::sendable(&f).unwrap_or_else(|| {
-                    Err(TaskError::InvalidCall {
-                        reason:
-                            "the function captures variables, in some other way than closure! does it"
-                                .into(),
-                    })
-                })?;
+                let sendable = closure::sendable(&f)?;
                 (sendable.context, sendable.entry)
             };
             let bytes = closure::encode_context(&SentLoan { lent, context })?;

@@ -236,17 +236,9 @@ impl Processes {
             return Ok(Function::new(entry::plain::<F, A, R>, None)?);
         }
         let (sendable, handles) = transit::keep(|| closure::sendable(f));
-        match sendable {
-            Some(Ok(sendable)) => {
-                let context = SentContext::new(sendable.context, handles, &self.shared.retired);
-                Ok(Function::new(sendable.entry, Some(context))?)
-            }
-            Some(Err(error)) => Err(error),
-            None => Err(TaskError::InvalidCall {
-                reason: "the function captures variables, in some other way than closure! does it"
-                    .into(),
-            }),
-        }
+        let sendable = sendable?;
+        let context = SentContext::new(sendable.context, handles, &self.shared.retired);
+        Ok(Function::new(sendable.entry, Some(context))?)
     }
 
     /// Runs a call. Right after it, lets the workers forget the call's context.

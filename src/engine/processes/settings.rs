@@ -224,7 +224,7 @@ pub(super) const INNER_THREADS: [&str; 8] = [
 ];
 
 /// What a builder has been told, and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     pub(super) name: String,
     pub(super) env: Environment,
@@ -309,22 +309,10 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             name: "a test's".to_owned(),
-            env: Environment::default(),
-            inner_threads: InnerThreads::Share,
-            stdout: Stdio::inherit(),
-            stderr: Stdio::inherit(),
             initializer: Some(7),
-            max_tasks: None,
             memory_limit: Some(8),
-            task_timeout: None,
-            idle_timeout: None,
-            affinity: Affinity::Inherit,
             nice: 9,
-            wait_policy: WaitPolicy::Balanced,
-            timeline: false,
-            start_method: StartMethod::Spawn,
-            preload: None,
-            allow_threads: false,
+            ..Settings::default()
         }
     }
 
@@ -332,8 +320,8 @@ mod tests {
     /// text is refused with a message that names the option.
     fn check<T>(value: &T, text: &str, option: &str)
     where
-        T: fmt::Display + FromStr<Err = PoolError> + Serialize + DeserializeOwned,
-        T: fmt::Debug + PartialEq + Hash,
+        T: std::fmt::Display + FromStr<Err = PoolError> + Serialize + DeserializeOwned,
+        T: std::fmt::Debug + PartialEq + Hash,
     {
         assert_eq!(value.to_string(), text);
         assert_eq!(text.parse().as_ref(), Ok(value));

@@ -148,7 +148,7 @@ impl Host for Shared {
     }
 
     fn bell(&self) -> &Doorbell {
-        self.bell.doorbell()
+        &self.bell
     }
 
     fn waiting(&self) -> &AtomicUsize {

@@ -1,7 +1,6 @@
 //! Tests of lines in memory of their own, and of the steps that change them.
 
 use std::mem;
-use std::ptr::NonNull;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ fn line() -> &'static Line {
     let line: &Line = unsafe { line.assume_init_mut() };
     // SAFETY: room for a lock, which no other thread knows of yet.
     #[allow(unsafe_code)]
-    unsafe { crate::sync::init_lock((&raw const line.lock).cast_mut()) }.unwrap();
+    unsafe { RobustMutex::init((&line.lock).into()) }.unwrap();
     line.fill(3);
     line
 }
@@ -155,16 +154,7 @@ fn permits_are_for_the_thread_that_came_first_and_not_for_the_first_place() {
 
 #[test]
 fn a_thread_that_gets_its_permits_makes_room_for_one_without_a_place() {
-    let object = Object::new(0, 0, |head: NonNull<SemaphoreHead>, _| {
-        // SAFETY: a head begins with its line, and is a mapped block of the right size.
-        #[allow(unsafe_code)]
-        let lock = unsafe { &raw mut (*head.cast::<Line>().as_ptr()).lock };
-        // SAFETY: no other thread knows of it yet.
-        #[allow(unsafe_code)]
-        unsafe {
-            crate::sync::init_lock(lock)
-        }
-    });
+    let object: Result<Object<SemaphoreHead>, _> = Object::new(0, 0, |_, _| Ok(()));
     let object = object.unwrap();
     let line = object.head().line();
     line.fill(0);
