@@ -150,7 +150,7 @@ fn main() {
     let pool = Pool::processes(2).unwrap();
     let forked = Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     let mut times = vec![Vec::new(); 4];

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use common::{median, percentile, print_machine, rest, seconds};
-use manyhands::StartMethod;
+use manyhands::engine::StartMethod;
 use manyhands::prelude::*;
 
 const ROUNDS: usize = 7;
@@ -296,7 +296,7 @@ fn main() {
     let by_method = |method| {
         let builder = Processes::builder().workers(2).start_method(method);
         // The threads of the rival above are still there.
-        builder.allow_threads().build()
+        builder.allow_threads(true).build()
     };
     let names = [
         "Pool::threads(2)",
@@ -311,7 +311,9 @@ fn main() {
         times[1].push(start!(Pool::processes(2)));
         times[2].push(start!(by_method(StartMethod::Fork)));
         times[3].push(start!(by_method(StartMethod::ForkServer)));
-        times[4].push(start!(Forked::builder().workers(2).allow_threads().build()));
+        times[4].push(start!(
+            Forked::builder().workers(2).allow_threads(true).build()
+        ));
     }
     println!("from nothing to the first result; two workers, ms");
     for (name, times) in names.into_iter().zip(&mut times) {

@@ -90,7 +90,7 @@ fn main() {
         Pool::processes(2).unwrap(),
         Forked::builder()
             .workers(2)
-            .allow_threads()
+            .allow_threads(true)
             .build()
             .unwrap(),
     );

@@ -8,7 +8,10 @@
 mod common;
 
 use common::{median, print_machine, seconds};
-use manyhands::{PriorityQueue, Process, Queue, Receiver, Sender, Stack};
+use manyhands::{
+    Process, Queue,
+    queue::{PriorityQueue, Receiver, Sender, Stack},
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -149,7 +152,7 @@ fn measure<T: Item>(title: &str, capacity: usize, count: u64) {
         let send = || {
             (0..count).for_each(|number| {
                 queue
-                    .push((number % 7).cast_signed(), T::make(number))
+                    .push(T::make(number), (number % 7).cast_signed())
                     .unwrap();
             });
         };

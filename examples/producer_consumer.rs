@@ -17,7 +17,10 @@ use std::ops::Range;
 
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PushError};
-use manyhands::{Queue, Receiver, Sender};
+use manyhands::{
+    Queue,
+    queue::{Receiver, Sender},
+};
 
 const PRODUCERS: u64 = 2;
 const CONSUMERS: u64 = 3;

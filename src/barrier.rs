@@ -26,12 +26,12 @@ use serde::{Deserialize, Serialize};
 /// # Ok::<(), manyhands::thread::BarrierError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BarrierPass {
+pub struct BarrierWaitResult {
     index: usize,
     is_leader: bool,
 }
 
-impl BarrierPass {
+impl BarrierWaitResult {
     /// Makes the pass of the party that was number `index`, from 0, to arrive.
     pub(crate) const fn new(index: usize, parties: usize) -> Self {
         Self {

@@ -62,7 +62,7 @@ pub enum TaskError {
         message: Message,
         /// Where the panic was raised; `None` if the program's own panic hook has replaced this
         /// crate's.
-        location: Option<Box<Location>>,
+        location: Option<Box<PanicLocation>>,
     },
     /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
     #[error("{}failed: its worker (pid {pid}) {cause}{}", Subject(index.get()), Attempts(*.attempts))]
@@ -84,7 +84,7 @@ pub enum TaskError {
         /// Position of the item in the input of the call.
         index: ItemIndex,
         /// Which value it was.
-        part: Part,
+        part: TaskValue,
         /// What the serialiser said.
         reason: Message,
     },
@@ -95,7 +95,7 @@ pub enum TaskError {
         /// Position of the item in the input of the call.
         index: ItemIndex,
         /// Which value it was.
-        part: Part,
+        part: TaskValue,
         /// What the deserialiser said.
         reason: Message,
     },
@@ -223,7 +223,7 @@ impl TaskError {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray, prelude::*};
+    /// use manyhands::{SharedArray, prelude::*, shm::ClaimError};
     ///
     /// let mut array = SharedArray::<u8>::zeros(10)?;
     /// let frozen = array.clone().freeze()?;
@@ -286,7 +286,7 @@ impl TaskError {
 /// # Examples
 ///
 /// ```
-/// use manyhands::Part;
+/// use manyhands::error::TaskValue;
 /// use manyhands::prelude::*;
 /// use std::time::{Duration, SystemTime};
 ///
@@ -294,12 +294,12 @@ impl TaskError {
 /// let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde does not take it
 /// let task = pool.submit(|time: SystemTime| time.elapsed().is_ok(), before_1970);
 /// let error = task.result().unwrap_err();
-/// assert!(matches!(error, TaskError::Encode { part: Part::Argument, .. }), "{error}");
+/// assert!(matches!(error, TaskError::Encode { part: TaskValue::Argument, .. }), "{error}");
 /// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Part {
+pub enum TaskValue {
     /// The argument, on its way to the worker.
     Argument,
     /// What the function captures: the context of `map_with`, or the variables of `closure!`.
@@ -308,7 +308,7 @@ pub enum Part {
     Result,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for TaskValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Argument => "argument",
@@ -340,7 +340,7 @@ impl fmt::Display for Part {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Location {
+pub struct PanicLocation {
     /// Path of the file as the compiler saw it.
     pub file: String,
     /// Line, from 1.
@@ -349,7 +349,7 @@ pub struct Location {
     pub column: u32,
 }
 
-impl fmt::Display for Location {
+impl fmt::Display for PanicLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
@@ -411,14 +411,14 @@ pub enum PoolError {
     ForeignExecutable,
     /// The process is a worker that was started, but whose start-up hook did not run.
     #[error("this process was started as a worker, but reached main; {HOOK_ADVICE}")]
-    HookMissing,
+    WorkerReachedMain,
     /// This process never checked whether it was started as a worker. Workers are this program too,
     /// so they would not check either, and would run its `main`. No worker was started.
     #[error(
         "worker processes would run this program's main: it was built without the feature `worker-hook`, and has not \
          called manyhands::init(), which must be at the top of main"
     )]
-    NoHook,
+    InitNotCalled,
     /// The program runs with more rights than the user who started it (set-user-id and the like).
     /// Its environment, by which workers are started, must not be trusted.
     #[error(
@@ -437,7 +437,7 @@ pub enum PoolError {
     #[error(
         "refused to fork while {threads} other thread(s) run: a lock one of them holds would stay locked in the \
          child. Join them first, use worker processes that are not forked from this one (StartMethod::Spawn or \
-         ForkServer), or accept the risk with the builder's allow_threads()"
+         ForkServer), or accept the risk with the builder's allow_threads(true)"
     )]
     #[non_exhaustive]
     ThreadsRunning {
@@ -532,6 +532,7 @@ impl PoolError {
 /// # Examples
 ///
 /// ```
+/// use manyhands::error::TimeoutError;
 /// use manyhands::prelude::*;
 /// use std::time::Duration;
 ///
@@ -566,7 +567,7 @@ impl fmt::Display for Subject {
     }
 }
 
-struct At<'a>(Option<&'a Location>);
+struct At<'a>(Option<&'a PanicLocation>);
 
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

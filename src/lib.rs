@@ -40,17 +40,18 @@
 //! - [`thread`] has a semaphore, an event and a barrier for programs that only use threads.
 //! - [`shm`] says how processes share objects, and which values can be shared in place;
 //!   [`SharedValue`] is one value.
-//! - [`SharedMemory`] is memory with a name, for programs that are not related.
+//! - [`shm::SharedMemory`] is memory with a name, for programs that are not related.
 //! - [`sync`] has locks, semaphores, barriers and the like, between processes; a process that is
 //!   killed does not block the others.
 //! - [`SharedArray`] is an array that processes read and write in place; [`Pool::for_each_chunk`]
 //!   gives each worker its part.
-//! - [`Queue`], [`PriorityQueue`], [`Stack`] and [`Pipe`] carry values between threads and
-//!   processes; [`queue`] says what becomes of them when a participant is killed.
-//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools; [`ShareError`]
-//!   with shared objects, [`ClaimError`] with claims on an array, [`SharedMemoryError`] with memory
-//!   that has a name. Queues have [`PushError`](queue::PushError), [`PopError`](queue::PopError)
-//!   and [`JoinError`](queue::JoinError), locks [`PoisonError`](sync::PoisonError),
+//! - [`Queue`], [`queue::PriorityQueue`], [`queue::Stack`] and [`queue::Pipe`] carry values between
+//!   threads and processes; [`queue`] says what becomes of them when a participant is killed.
+//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools;
+//!   [`shm::ShareError`] with shared objects, [`shm::ClaimError`] with claims on an array,
+//!   [`shm::SharedMemoryError`] with memory that has a name. Queues have
+//!   [`PushError`](queue::PushError), [`PopError`](queue::PopError) and
+//!   [`JoinError`](queue::JoinError), locks [`PoisonError`](sync::PoisonError),
 //!   [`TryLockError`](sync::TryLockError) and [`BarrierError`](sync::BarrierError).
 //! - A call on a lock, queue or array that may wait has up to three forms. `x` waits for as long as
 //!   it takes. `try_x` does not wait. `x_timeout` takes a [`Duration`](std::time::Duration). If it
@@ -113,26 +114,18 @@ pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};
 #[cfg(target_os = "linux")]
-pub use engine::{
-    Affinity, AnyEngine, Failures, Forked, ForkedBuilder, InnerThreads, Lend, PoolStats, Processes,
-    ProcessesBuilder, StartMethod, Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
-};
-pub use engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
-pub use error::{Death, Location, Part, PoolError, TaskError, TimeoutError};
+pub use engine::{AnyEngine, Forked, Processes, RunLent, worker_state};
+pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads};
+pub use error::{PoolError, TaskError};
 pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]
 pub use process::Process;
 #[cfg(target_os = "linux")]
-pub use queue::{Connection, Pipe, PriorityQueue, Queue, Receiver, Sender, Stack};
+pub use queue::Queue;
 #[cfg(target_os = "linux")]
-pub use select::wait_ready;
-#[cfg(target_os = "linux")]
-pub use shm::{
-    ArrayReadGuard, ArrayWriteGuard, AtomicElement, AtomicsGuard, ClaimError, FrozenArray,
-    NameError, ShareError, SharedArray, SharedMemory, SharedMemoryError, SharedValue, TileMut,
-};
+pub use shm::{SharedArray, SharedValue};
 
 /// The crate `bytemuck`, for its traits: the elements and values of shared objects implement `Pod`.
 /// See [`shm`](crate::shm#which-values-can-be-shared).
@@ -153,14 +146,15 @@ pub use bytemuck;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub mod prelude {
-    pub use crate::call::progress::Progress;
     pub use crate::call::schedule::Schedule;
     #[cfg(target_os = "linux")]
-    pub use crate::engine::{AnyEngine, Forked, Processes, StartMethod, WaitPolicy};
-    pub use crate::engine::{Executor, Reduce, Run, RunWith, Serial, Shutdown, Threads};
-    pub use crate::error::{Death, PoolError, TaskError, TimeoutError};
+    pub use crate::closure;
+    #[cfg(target_os = "linux")]
+    pub use crate::engine::{AnyEngine, Forked, Processes, RunLent, StartMethod, WaitPolicy};
+    pub use crate::engine::{Executor, Run, RunReduce, RunWith, Serial, Threads};
+    pub use crate::error::{Death, PoolError, TaskError};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
-    pub use crate::pool::{Call, Pool};
+    pub use crate::pool::Pool;
     #[cfg(target_os = "linux")]
     pub use crate::process::Process;
 }

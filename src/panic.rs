@@ -13,13 +13,13 @@ use std::sync::{Once, OnceLock};
 
 #[cfg(target_os = "linux")]
 use crate::error::ClaimError;
-use crate::error::{Location, TaskError};
+use crate::error::{PanicLocation, TaskError};
 
 /// A panic that was caught.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Caught {
     pub(crate) message: String,
-    pub(crate) location: Option<Location>,
+    pub(crate) location: Option<PanicLocation>,
     /// The claim that was refused, if the task unwound with [`Refused`] and not with a panic of the
     /// user's.
     #[cfg(target_os = "linux")]
@@ -101,7 +101,7 @@ fn note(info: &PanicHookInfo<'_>) {
     }
     let caught = Caught {
         message: message(info.payload()),
-        location: info.location().map(|place| Location {
+        location: info.location().map(|place| PanicLocation {
             file: place.file().to_owned(),
             line: place.line(),
             column: place.column(),

@@ -121,7 +121,7 @@ pub struct Usage {
 /// assert!(usage.objects >= 1 && usage.bytes >= 8_000);
 /// drop(array);
 /// assert!(shm::usage().objects < usage.objects);
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub fn usage() -> Usage {
     fork_guard::let_go_for_the_dead();

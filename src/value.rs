@@ -80,7 +80,7 @@ impl<T: Pod> SharedValue<T> {
     ///
     /// let position = SharedValue::new([1.0_f64, 2.0])?;
     /// assert_eq!(position.get(), [1.0, 2.0]);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         let object = Object::new(2 * size_of::<T>(), shape_of::<T>(), |_, _| Ok(()))?;
@@ -133,7 +133,7 @@ impl<T: Pod> SharedValue<T> {
     /// ```
     /// # use manyhands::SharedValue;
     /// assert_eq!(SharedValue::new(7u8)?.get(), 7);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn get(&self) -> T {
         let _lock = self.lock();
@@ -149,7 +149,7 @@ impl<T: Pod> SharedValue<T> {
     /// let value = SharedValue::new(7u8)?;
     /// value.set(8);
     /// assert_eq!(value.get(), 8);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn set(&self, value: T) {
         let _lock = self.lock();
@@ -170,7 +170,7 @@ impl<T: Pod> SharedValue<T> {
     /// let value = SharedValue::new(7u8)?;
     /// assert_eq!(value.update(|old| old * 2), 7);
     /// assert_eq!(value.get(), 14);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn update(&self, change: impl FnOnce(T) -> T) -> T {
         let _lock = self.lock();

@@ -23,7 +23,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 fn forked() -> Pool<Forked> {
-    let builder = Forked::builder().workers(2).allow_threads();
+    let builder = Forked::builder().workers(2).allow_threads(true);
     builder.build().unwrap()
 }
 

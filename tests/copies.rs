@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use common::{
     Killed, Leftovers, as_program, children_of, eventually, is_program, is_running, kill,
 };
-use manyhands::StartMethod;
 use manyhands::engine::ProcessesBuilder;
+use manyhands::engine::StartMethod;
 use manyhands::prelude::*;
 use manyhands::process::{ExitStatus, Process};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -36,7 +36,7 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
     Processes::builder()
         .workers(1)
         .start_method(method)
-        .allow_threads()
+        .allow_threads(true)
 }
 
 /// Forks as a library does: by the C library, or by the system call, of which that hears nothing. 0
@@ -217,7 +217,7 @@ fn in_the_middle_of_a_call_no_item_runs_or_answers_twice() {
         assert_eq!(pool.map_with(&notes.0, text, 0..50).unwrap(), texts);
         notes.are_numbers(50);
     }
-    let forked = Forked::builder().workers(2).allow_threads();
+    let forked = Forked::builder().workers(2).allow_threads(true);
     let forked = forked.build().unwrap();
     check("forked", &|path| {
         forked.map(|x| item(path, x), 0..50).unwrap()
@@ -271,7 +271,7 @@ fn in_the_middle_of_a_call_a_copy_that_panics_runs_no_other_item() {
     check("processes", &|path| {
         processes.map_with(path, item, 0..50).unwrap()
     });
-    let forked = Forked::builder().workers(2).allow_threads();
+    let forked = Forked::builder().workers(2).allow_threads(true);
     let forked = forked.build().unwrap();
     check("forked", &|path| {
         forked.map(|x| item(path, x), 0..50).unwrap()
@@ -341,7 +341,7 @@ fn a_copy_of_a_forked_child_answers_for_nothing_and_ends() {
     let Some(_none) = in_program(name) else {
         return;
     };
-    let pool = Forked::builder().workers(2).allow_threads();
+    let pool = Forked::builder().workers(2).allow_threads(true);
     let pool = pool.build().unwrap();
     for is_raw in [false, true] {
         let (code, child) = pool.submit(both_return, is_raw).result().unwrap();

@@ -61,7 +61,7 @@ const DEADLY: [(Way, Death); 6] = [
 fn forked() -> Pool<Forked> {
     Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap()
 }

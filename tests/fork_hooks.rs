@@ -36,7 +36,7 @@ fn ran() -> Vec<u32> {
 }
 
 fn forked(workers: usize) -> Pool<Forked> {
-    let builder = Forked::builder().workers(workers).allow_threads();
+    let builder = Forked::builder().workers(workers).allow_threads(true);
     builder.build().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
     Processes::builder()
         .workers(2)
         .start_method(method)
-        .allow_threads()
+        .allow_threads(true)
 }
 
 /// A number that this process shares with the children that are forked from it. Nothing is left

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Leftovers, children_of, eventually, is_running, kill};
+use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -271,7 +272,7 @@ fn noise_of_forked_children_costs_errors_and_nothing_else() {
     let mut random = seed();
     let pool = Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     for n in 0..20 {

@@ -8,7 +8,7 @@ use std::process::Command;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::prelude::*;
 use manyhands::sync::Event;
-use manyhands::{Queue, SharedValue, WaitPolicy, closure, shm};
+use manyhands::{Queue, SharedValue, closure, engine::WaitPolicy, shm};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -16,7 +16,7 @@ type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 fn forked() -> Pool<Forked> {
     Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap()
 }
@@ -497,7 +497,7 @@ fn a_handle_that_comes_back_from_another_process_is_of_the_same_object() {
     assert!(back.same_object(&one) && !back.same_object(&other));
     let queue = Queue::<u32>::bounded(1).unwrap();
     let (sender, receiver) = queue.clone().split();
-    let echo = |sender: manyhands::Sender<u32>| sender;
+    let echo = |sender: manyhands::queue::Sender<u32>| sender;
     let back = pool.submit(echo, sender.clone()).result().unwrap();
     assert!(back.same_object(&queue.sender()) && back.same_object(&sender));
     assert!(receiver.same_object(&queue.receiver()));

@@ -155,7 +155,7 @@ fn b01_every_process_knows_itself_and_its_parent() {
     assert_eq!(parent, ("main".to_owned(), std::process::id()));
 
     // The same right after a fork, which copies all that the parent knew.
-    let forked = Forked::builder().workers(1).allow_threads().build();
+    let forked = Forked::builder().workers(1).allow_threads(true).build();
     let (this, pid, parent, seen) = forked.unwrap().submit(family, ()).result().unwrap();
     assert_eq!((&*this, seen), ("main:forked", true), "{name}");
     assert_ne!(pid, std::process::id());
@@ -624,7 +624,7 @@ fn b12_children_and_grandchildren_go_with_a_parent_that_is_killed() {
         let _idle = Process::builder().daemon(true).spawn(idle, ()).unwrap();
         let pool = Pool::processes(1).unwrap();
         let _task = pool.submit(spin, ());
-        let forked = Forked::builder().workers(1).allow_threads().build();
+        let forked = Forked::builder().workers(1).allow_threads(true).build();
         let forked = forked.unwrap();
         let _of_forked = forked.submit(spin, ());
         if up {
@@ -774,7 +774,7 @@ fn a_program_that_ends_waits_for_its_children_and_kills_its_daemons() {
     let _none = Leftovers::none();
     let name = "a_program_that_ends_waits_for_its_children_and_kills_its_daemons";
     if is_program() {
-        let forked = Forked::builder().workers(1).allow_threads().build();
+        let forked = Forked::builder().workers(1).allow_threads(true).build();
         let fork = |()| drop(Process::spawn(linger, "[of a forked child]".into()).unwrap());
         forked.unwrap().submit(fork, ()).result().unwrap();
         let daemon = Process::builder().daemon(true).spawn(idle, ()).unwrap();
@@ -804,7 +804,7 @@ fn a_forked_child_cannot_use_or_break_its_parents_children() {
     eventually("it is a zombie", || !is_running(ended.pid()));
     let forked = Forked::builder()
         .workers(1)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     let refused = forked.map(

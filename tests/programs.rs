@@ -13,6 +13,7 @@ use common::errors::threads_running;
 use common::{
     Killed, Leftovers, as_program, children_of, eventually, finish, is_program, is_running,
 };
+use manyhands::Shutdown;
 use manyhands::prelude::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -52,7 +53,7 @@ fn b12_when_the_parent_is_killed_every_worker_goes_and_nothing_stays() {
         let _idle = Pool::processes(2).unwrap();
         let forked = Forked::builder()
             .workers(2)
-            .allow_threads()
+            .allow_threads(true)
             .build()
             .unwrap();
         let _tasks: Vec<_> = (0..4).map(|_| busy.submit(spin, 60)).collect();
@@ -228,7 +229,7 @@ fn b43_forked_children_borrow_a_gigabyte_without_a_copy() {
     let quarter = large.len() / 4;
     let pool = Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     let sums = pool.map(
@@ -435,7 +436,7 @@ fn what_a_task_prints_is_not_lost_when_the_pool_is_closed() {
         pool.close().unwrap();
         let pool = Forked::builder()
             .workers(1)
-            .allow_threads()
+            .allow_threads(true)
             .build()
             .unwrap();
         pool.map(
@@ -484,7 +485,7 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
     let tasks = [(); 2].map(|()| pool.submit(spin, 60));
     eventually("it runs", || tasks[0].is_running());
     let tasks = std::sync::Mutex::new(tasks.map(Some));
-    let forked = Forked::builder().workers(1).allow_threads();
+    let forked = Forked::builder().workers(1).allow_threads(true);
     let forked = forked.build().unwrap();
     let ask = |_: u32| {
         let other = PoolError::OtherProcess;
@@ -499,8 +500,8 @@ fn a_forked_child_is_refused_by_all_calls_of_its_parents_pool() {
             pool.close() == Err(other.clone()),
             pool.shutdown(Shutdown::Kill) == Err(other.clone()),
             pool.workers() == 1,
-            pool.stats() == manyhands::PoolStats::default(),
-            pool.timeline() == manyhands::Timeline::default(),
+            pool.stats() == manyhands::engine::PoolStats::default(),
+            pool.timeline() == manyhands::engine::Timeline::default(),
         ];
         let of_tasks = tasks.iter_mut().map(|task| {
             let task = task.take().unwrap();
@@ -523,7 +524,7 @@ fn a_forked_child_cannot_use_or_break_its_parents_pool() {
     let pool = Pool::processes(2).unwrap();
     let forked = Forked::builder()
         .workers(1)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     let refused = forked.map(

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::errors::cancelled;
 use common::{Leftovers, Sleeper, eventually};
 use manyhands::prelude::*;
-use manyhands::{Reduce, Shutdown, closure};
+use manyhands::{RunReduce, Shutdown, closure};
 use serde::{Deserialize, Serialize};
 
 /// A folder of a test's own, gone with it.
@@ -52,7 +52,7 @@ fn wait_for(path: PathBuf) {
 fn forked() -> Pool<Forked> {
     Forked::builder()
         .workers(2)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap()
 }
@@ -467,7 +467,7 @@ impl<'s> HeldMap<'s> {
 }
 
 fn one_child() -> Pool<Forked> {
-    let builder = Forked::builder().workers(1).allow_threads();
+    let builder = Forked::builder().workers(1).allow_threads(true);
     builder.build().unwrap()
 }
 
@@ -523,7 +523,7 @@ fn closing_a_forked_pool_in_the_middle_of_its_own_map_is_an_error() {
 /// Of a chunk of four and one of a single item the second ends first.
 fn progress_of_a_reduction_is_true<E>(pool: &Pool<E>)
 where
-    E: Reduce<fn((PathBuf, u32)) -> u32, fn(u32, u32) -> u32, (PathBuf, u32), u32>,
+    E: RunReduce<fn((PathBuf, u32)) -> u32, fn(u32, u32) -> u32, (PathBuf, u32), u32>,
 {
     let folder = Folder::new();
     let go = folder.file("go");

@@ -35,7 +35,7 @@ fn handles_reach_workers_children_and_grandchildren() -> Result {
     )?;
     assert!(child.join()?.success());
     assert_eq!(value.get(), 3);
-    let forked = Forked::builder().workers(2).allow_threads().build()?;
+    let forked = Forked::builder().workers(2).allow_threads(true).build()?;
     forked.map(|x: u64| value.update(|old| old + x), 1..=2)?;
     assert_eq!(value.get(), 6);
     Ok(())
@@ -90,7 +90,7 @@ fn a_handle_that_was_sent_keeps_the_object() -> Result {
         .result()?;
     pool.close()?;
     assert_eq!(value.get(), 9);
-    let forked = Forked::builder().workers(2).allow_threads().build()?;
+    let forked = Forked::builder().workers(2).allow_threads(true).build()?;
     let values = forked.map(|x: u64| SharedValue::new(x).unwrap(), 0..3)?;
     assert_eq!(
         values.iter().map(SharedValue::get).collect::<Vec<_>>(),

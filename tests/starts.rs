@@ -24,7 +24,7 @@ use common::{
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
-use manyhands::{StartMethod, process, worker_state};
+use manyhands::{engine::StartMethod, process, worker_state};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 const METHODS: [StartMethod; 3] = [
@@ -37,7 +37,7 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
     Processes::builder()
         .workers(2)
         .start_method(method)
-        .allow_threads()
+        .allow_threads(true)
 }
 
 /// Keeps a core busy until it is killed.

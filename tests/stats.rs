@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use common::errors::cancelled;
 use common::{Leftovers, as_program, eventually, finish, is_asleep, is_program};
 use manyhands::engine::TimelineEvent;
+use manyhands::engine::{PoolStats, Timeline, WaitPolicy};
 use manyhands::prelude::*;
-use manyhands::{PoolStats, Timeline, WaitPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[test]
@@ -40,8 +40,8 @@ fn tasks_and_failures_are_counted_by_cause() {
     );
     let total = pool.stats().total();
     let failures = total.failures;
-    assert_eq!((total.tasks, failures.all()), (55, 9));
-    assert_eq!((failures.panicked, failures.died), (3, 2));
+    assert_eq!((total.tasks, failures.total()), (55, 9));
+    assert_eq!((failures.panicked, failures.worker_died), (3, 2));
     assert_eq!((failures.timed_out, failures.out_of_memory), (2, 2));
     eventually("all that died have been replaced", || {
         pool.stats().total().respawns == 6
@@ -82,7 +82,7 @@ fn values_that_did_not_cross_are_counted_where_a_worker_found_out() {
     let counts = || {
         let total = pool.stats().total();
         let failures = total.failures;
-        assert_eq!(failures.all(), failures.encode + failures.decode);
+        assert_eq!(failures.total(), failures.encode + failures.decode);
         (total.tasks, failures.encode, failures.decode)
     };
     let take = |odd: Odd| odd == Odd::Fine;
@@ -119,11 +119,11 @@ fn a_pool_knows_its_name_and_its_age() {
         .unwrap();
     let (first, least) = (pool.stats(), Instant::now());
     assert_eq!((first.name.as_str(), first.workers.len()), ("aged", 1));
-    eventually("it grows older", || pool.stats().age > first.age);
+    eventually("it grows older", || pool.stats().uptime > first.uptime);
     let least = least.elapsed();
-    let age = pool.stats().age;
+    let age = pool.stats().uptime;
     assert!(age >= least && age <= before.elapsed(), "{age:?}");
-    let up = pool.stats().total().up;
+    let up = pool.stats().total().uptime;
     assert!(up <= before.elapsed(), "{up:?}");
 }
 
@@ -163,7 +163,7 @@ fn bytes_time_and_memory_are_what_they_must_be() {
         assert!((2 << 20..3 << 20).contains(&bytes), "{bytes}");
     }
     assert!(
-        stats.busy >= Duration::from_millis(40) && stats.busy <= stats.up,
+        stats.busy_time >= Duration::from_millis(40) && stats.busy_time <= stats.uptime,
         "{stats:?}"
     );
     assert!(stats.peak_memory > 1 << 20, "{stats:?}");
@@ -179,11 +179,11 @@ fn an_idle_worker_is_not_busy() {
     pool.submit(|()| (), ()).result().unwrap();
     let before = pool.stats().total();
     eventually("the pool is older by half a second", || {
-        pool.stats().total().up >= before.up + Duration::from_millis(500)
+        pool.stats().total().uptime >= before.uptime + Duration::from_millis(500)
     });
     let after = pool.stats().total();
     assert!(
-        after.busy.saturating_sub(before.busy) < Duration::from_millis(100),
+        after.busy_time.saturating_sub(before.busy_time) < Duration::from_millis(100),
         "{before:?} {after:?}"
     );
 }
@@ -195,7 +195,7 @@ fn a_worker_at_work_is_busy_though_it_has_waited_before() {
     let pool = builder.wait_policy(WaitPolicy::Park).build().unwrap();
     let worker = pool.submit(|()| std::process::id(), ()).result().unwrap();
     eventually("the worker sleeps", || is_asleep(worker));
-    let busy = || pool.stats().total().busy;
+    let busy = || pool.stats().total().busy_time;
     let before = busy();
     let endless = pool.submit(
         |()| -> u32 {
@@ -241,7 +241,7 @@ fn statistics_stay_when_the_pool_is_closed() {
     let stats = pool.stats().total();
     assert_eq!(stats.tasks, 100);
     assert!(
-        stats.peak_memory > 0 && stats.up > Duration::ZERO,
+        stats.peak_memory > 0 && stats.uptime > Duration::ZERO,
         "{stats:?}"
     );
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 
 fn forked(workers: usize) -> Pool<Forked> {
-    let builder = Forked::builder().workers(workers).allow_threads();
+    let builder = Forked::builder().workers(workers).allow_threads(true);
     builder.build().unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use manyhands::thread::{Barrier, BarrierError, BarrierPass, Event, Permit, Semaphore};
+use manyhands::thread::{Barrier, BarrierError, BarrierWaitResult, Event, Permit, Semaphore};
 use proptest::prelude::*;
 
 /// How long a thread may wait before its test fails. Far longer than it ever should.
@@ -55,7 +55,7 @@ fn a_thousand_passes_of_five_threads_are_in_lockstep_with_one_leader_each() {
     let barrier = leak(Barrier::new(PARTIES));
     let arrived = leak(AtomicUsize::new(0));
     let threads = [(); PARTIES].map(|()| {
-        in_thread(move || -> Result<Vec<BarrierPass>, BarrierError> {
+        in_thread(move || -> Result<Vec<BarrierWaitResult>, BarrierError> {
             let mut passes = Vec::new();
             for number in 1..=PASSES {
                 arrived.fetch_add(1, Ordering::Relaxed);

@@ -21,7 +21,7 @@ use manyhands::process::ExitStatus;
 use manyhands::queue::PopError;
 use manyhands::select::wait_ready;
 use manyhands::sync::Mutex;
-use manyhands::{Queue, SharedArray, StartMethod, closure};
+use manyhands::{Queue, SharedArray, closure, engine::StartMethod};
 use serde::{Deserialize, Serialize};
 
 /// What stands before each error in what valgrind writes.
@@ -162,7 +162,7 @@ fn work(pool: &Pool<Processes>) {
 
 fn pool(method: StartMethod) -> Pool<Processes> {
     let builder = Processes::builder().workers(2).start_method(method);
-    builder.allow_threads().build().unwrap()
+    builder.allow_threads(true).build().unwrap()
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn pools_of_forked_workers() {
             work(&pool);
             pool.close().unwrap();
         }
-        let builder = Forked::builder().workers(2).allow_threads();
+        let builder = Forked::builder().workers(2).allow_threads(true);
         let forked = builder.build().unwrap();
         let table = vec![1, 4, 9];
         assert_eq!(forked.map(|i: usize| table[i], 0..3), Ok(table.clone()));

@@ -16,10 +16,11 @@ use common::refuse::Refused;
 use common::{
     DEADLINE, Leftovers, Sleeper, Stopped, as_program, eventually, finish, is_program, is_stopped,
 };
+use manyhands::Shutdown;
 use manyhands::prelude::*;
 use manyhands::process::{ExitStatus, Stdio};
 use manyhands::select::wait_ready;
-use manyhands::{Queue, StartMethod};
+use manyhands::{Queue, engine::StartMethod};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -158,7 +159,7 @@ fn deaths(name: &str, method: StartMethod) {
     let pool = Processes::builder()
         .workers(2)
         .start_method(method)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     refused.take_away();
@@ -189,7 +190,7 @@ fn deaths(name: &str, method: StartMethod) {
     assert!(task.result().is_err());
     if refused != Refused::Descriptors {
         let builder = Processes::builder().workers(1).start_method(method);
-        let pool = builder.allow_threads().build().unwrap();
+        let pool = builder.allow_threads(true).build().unwrap();
         assert_eq!(pool.map(|x: u64| x + 1, 0..3), Ok(vec![1, 2, 3]));
         pool.close().unwrap();
     }
@@ -217,7 +218,7 @@ fn children_forked_for_tasks_are_waited_for() {
     let Some(refused) = without(name) else {
         return;
     };
-    let builder = Forked::builder().workers(3).allow_threads();
+    let builder = Forked::builder().workers(3).allow_threads(true);
     let pool = builder.build().unwrap();
     // Each child ends when there is a byte for it.
     let (gate, mut opens) = std::io::pipe().unwrap();
@@ -242,7 +243,7 @@ fn children_forked_for_tasks_are_waited_for() {
         assert_eq!(wait.join().unwrap(), Err(cancelled()));
     });
     if refused != Refused::Descriptors {
-        let builder = Forked::builder().workers(2).allow_threads();
+        let builder = Forked::builder().workers(2).allow_threads(true);
         let pool = builder.build().unwrap();
         assert_eq!(pool.map(|x: u64| x + 1, 0..3), Ok(vec![1, 2, 3]));
     }

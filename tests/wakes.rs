@@ -14,7 +14,7 @@ use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PopError, PushError};
 use manyhands::select::{Waitable, wait_ready};
 use manyhands::sync::{Barrier, BarrierError, Condvar, Event, Mutex, Once, RwLock, Semaphore};
-use manyhands::{ClaimError, Queue, SharedArray};
+use manyhands::{Queue, SharedArray, shm::ClaimError};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 

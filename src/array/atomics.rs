@@ -19,7 +19,7 @@ mod sealed {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{AtomicElement, ClaimError, SharedArray};
+/// use manyhands::{SharedArray, shm::{AtomicElement, ClaimError}};
 ///
 /// fn clear<T: AtomicElement>(array: &SharedArray<T>) -> Result<usize, ClaimError> {
 ///     Ok(array.try_atomics()?.len())
@@ -56,7 +56,7 @@ elements! {
 /// can have at once.
 ///
 /// As long as there is such a guard, no process can have plain slices of the array. For forks, the
-/// same holds as for [`ArrayReadGuard`](crate::ArrayReadGuard#forks).
+/// same holds as for [`ArrayReadGuard`](crate::shm::ArrayReadGuard#forks).
 ///
 /// # Panics
 ///

@@ -148,16 +148,16 @@ impl From<Refusal> for ClaimError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Clash(terms) => Self::Claimed {
-                by: member::pid(terms.member).unwrap_or(0),
+                by: member::pid(terms.member),
                 range: terms.start as usize..terms.end as usize,
             },
             Refusal::Frozen => Self::Frozen,
-            Refusal::Full { .. } => Self::TooMany { limit: ENTRIES },
-            Refusal::Closed => Self::Unusable {
+            Refusal::Full { .. } => Self::TooManyClaims { limit: ENTRIES },
+            Refusal::Closed => Self::System {
                 reason: "the call that has lent it has ended".to_owned(),
             },
             Refusal::Locked(by) => Self::Busy { by },
-            Refusal::Unusable(reason) => Self::Unusable { reason },
+            Refusal::Unusable(reason) => Self::System { reason },
         }
     }
 }
@@ -497,6 +497,13 @@ impl ArrayHead {
         // lock finds it. A process that is stopped with the lock is not dead.
         drop(self.hold_soon());
         self.top.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Sets the count of [`abandoned`](Self::abandoned) to zero. A death that is found later
+    /// counts.
+    pub(super) fn forget_abandoned(&self) {
+        drop(self.hold_soon());
+        self.top.abandoned.store(0, Ordering::Release);
     }
 
     /// Drops the claims of a member that has ended. Returns false if the lock could not be taken

@@ -37,7 +37,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray};
+    /// use manyhands::{SharedArray, shm::ClaimError};
     ///
     /// let array = SharedArray::from_slice(&[1, 2])?;
     /// assert_eq!(array.get(1)?, 2);
@@ -113,18 +113,18 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     ///
-    /// [`ClaimError::Length`]; otherwise fails like [`try_write`](Self::try_write).
+    /// [`ClaimError::LengthMismatch`]; otherwise fails like [`try_write`](Self::try_write).
     ///
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray};
+    /// use manyhands::{SharedArray, shm::ClaimError};
     ///
     /// let array = SharedArray::<u8>::zeros(2)?;
     /// array.copy_from_slice(&[1, 2])?;
     /// assert!(matches!(
     ///     array.copy_from_slice(&[1]),
-    ///     Err(ClaimError::Length {
+    ///     Err(ClaimError::LengthMismatch {
     ///         given: 1,
     ///         len: 2,
     ///         ..
@@ -135,7 +135,7 @@ impl<T: Pod> SharedArray<T> {
     pub fn copy_from_slice(&self, elements: &[T]) -> Result<(), ClaimError> {
         let (given, len) = (elements.len(), self.len());
         if given != len {
-            return Err(ClaimError::Length { given, len });
+            return Err(ClaimError::LengthMismatch { given, len });
         }
         self.write_briefly()?.copy_from_slice(elements);
         Ok(())
@@ -172,7 +172,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray};
+    /// use manyhands::{SharedArray, shm::ClaimError};
     ///
     /// let array = SharedArray::from_slice(&[1, 2])?;
     /// let frozen = array.clone().freeze()?;
@@ -208,7 +208,8 @@ impl<T: Pod> SharedArray<T> {
     }
 
     /// Returns whether a process has ended, killed or otherwise, while it had elements to write to.
-    /// Those elements may be half-written. Once true, the answer stays true.
+    /// Those elements may be half-written. The answer stays true until
+    /// [`clear_poison`](Self::clear_poison).
     ///
     /// Workers of [`for_each_chunk`](crate::Pool::for_each_chunk) and similar calls do not count:
     /// the call reports their deaths.
@@ -229,10 +230,38 @@ impl<T: Pod> SharedArray<T> {
     ///     array.clone(),
     /// );
     /// assert!(killed.result().map(|()| ()).is_err());
-    /// assert!(array.was_abandoned() && array.try_write().is_ok());
+    /// assert!(array.is_poisoned() && array.try_write().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn was_abandoned(&self) -> bool {
+    pub fn is_poisoned(&self) -> bool {
         self.object.head().abandoned() > 0
+    }
+
+    /// Forgets the deaths so far: [`is_poisoned`](Self::is_poisoned) is false until another process
+    /// ends while it has elements to write to. Call it after the elements have been put right.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::SharedArray;
+    /// use manyhands::prelude::*;
+    ///
+    /// let mut array = SharedArray::<u8>::zeros(2)?;
+    /// let pool = Pool::processes(1)?;
+    /// let killed = pool.submit(
+    ///     |array: SharedArray<u8>| {
+    ///         let _half = array.try_write().unwrap();
+    ///         std::process::abort()
+    ///     },
+    ///     array.clone(),
+    /// );
+    /// assert!(killed.result().map(|()| ()).is_err());
+    /// array.fill(0)?;
+    /// array.clear_poison();
+    /// assert!(!array.is_poisoned());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn clear_poison(&self) {
+        self.object.head().forget_abandoned();
     }
 }

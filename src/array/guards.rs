@@ -20,8 +20,8 @@ use super::claim::Claim;
 /// A child of [`Forked`](crate::Forked) may use its copy of the guard, and slices that were taken
 /// from it. No process can write to the elements before the child has ended, also if the parent
 /// drops its guard earlier. A process that asks for the elements meanwhile gets the error that the
-/// parent has claimed them. Workers by [`StartMethod::Fork`](crate::StartMethod::Fork) live longer:
-/// this process cannot start them as long as there is a guard.
+/// parent has claimed them. Workers by [`StartMethod::Fork`](crate::engine::StartMethod::Fork) live
+/// longer: this process cannot start them as long as there is a guard.
 ///
 /// # Panics
 ///
@@ -51,11 +51,11 @@ pub struct ArrayReadGuard<'a, T> {
 /// or thread reads or writes them as long as this guard exists.
 ///
 /// As long as it exists, this process cannot start forked children ([`Forked`](crate::Forked),
-/// [`StartMethod::Fork`](crate::StartMethod::Fork)): that is an error. A guard that is leaked keeps
-/// its claim as long as the process lives. If that process calls `exec`, the claim stays until the
-/// other program ends. If the process ends with the guard, by being killed or otherwise, the claim
-/// ends and the elements stay as they are; [`was_abandoned`](crate::SharedArray::was_abandoned)
-/// reports it.
+/// [`StartMethod::Fork`](crate::engine::StartMethod::Fork)): that is an error. A guard that is
+/// leaked keeps its claim as long as the process lives. If that process calls `exec`, the claim
+/// stays until the other program ends. If the process ends with the guard, by being killed or
+/// otherwise, the claim ends and the elements stay as they are;
+/// [`is_poisoned`](crate::SharedArray::is_poisoned) reports it.
 ///
 /// # Panics
 ///

@@ -72,7 +72,7 @@ lent! {
     /// ```
     /// use manyhands::engine::lend::LentChunks;
     /// use manyhands::prelude::*;
-    /// use manyhands::{Lend, SharedArray};
+    /// use manyhands::{RunLent, SharedArray};
     ///
     /// fn fill<E, F>(
     ///     pool: &Pool<E>,
@@ -80,7 +80,7 @@ lent! {
     /// ) -> Result<SharedArray<u8>, Box<dyn std::error::Error>>
     /// where
     ///     F: Fn(usize, &mut [u8]),
-    ///     E: Lend<LentChunks<u8>, F>,
+    ///     E: RunLent<LentChunks<u8>, F>,
     /// {
     ///     let mut image = SharedArray::zeros(6)?;
     ///     pool.for_each_chunk(&mut image, 3, row)?;

@@ -239,7 +239,7 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     ///
     /// assert_eq!(SharedArray::<u64>::zeros(5)?.len(), 5);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn len(&self) -> usize {
         // This number comes from the memory that this process has mapped. A number in shared memory
@@ -259,7 +259,7 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     ///
     /// assert!(SharedArray::<u64>::zeros(0)?.is_empty());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -359,7 +359,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray};
+    /// use manyhands::{SharedArray, shm::ClaimError};
     ///
     /// let array = SharedArray::<u8>::zeros(10)?;
     /// let (mut front, mut back) = (array.try_write_range(..5)?, array.try_write_range(5..)?);

@@ -15,7 +15,7 @@ use std::slice;
 ///
 /// ```
 /// use manyhands::prelude::*;
-/// use manyhands::{SharedArray, TileMut};
+/// use manyhands::{SharedArray, shm::TileMut};
 ///
 /// let mut matrix = SharedArray::<u32>::zeros(4 * 6)?;
 /// Pool::serial().for_each_tile(
@@ -81,7 +81,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
     /// Pool::serial().for_each_tile(
@@ -107,7 +107,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
     /// Pool::serial().for_each_tile(
@@ -132,7 +132,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 5)?;
     /// Pool::serial().for_each_tile(
@@ -174,7 +174,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::from_slice(&[1, 2, 3, 4])?;
     /// Pool::serial().for_each_tile(
@@ -205,7 +205,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::from_slice(&[2, 1, 4, 3])?;
     /// Pool::serial().for_each_tile(
@@ -231,7 +231,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
     /// Pool::serial().for_each_tile(&mut matrix, (2, 2), (2, 1), |tile: TileMut<'_, u8>| {
@@ -249,7 +249,7 @@ impl<T> TileMut<'_, T> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
     /// Pool::serial().for_each_tile(

@@ -2,7 +2,7 @@
 //!
 //! A call that is late fails with [`ClaimError::TimedOut`], also if its timeout is zero. If a claim
 //! was not even looked at, because the table was locked or full all the time, the error says that:
-//! [`ClaimError::Busy`], [`ClaimError::TooMany`].
+//! [`ClaimError::Busy`], [`ClaimError::TooManyClaims`].
 
 use std::ops::RangeBounds;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ClaimError, SharedArray};
+    /// use manyhands::{SharedArray, shm::ClaimError};
     /// use std::time::Duration;
     ///
     /// let array = SharedArray::from_slice(&[1, 2, 3])?;

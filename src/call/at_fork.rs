@@ -33,11 +33,11 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// Hooks run in the order of their registration:
 ///
 /// - in the children of [`Forked`](crate::Forked), before their first item;
-/// - in the workers of [`StartMethod::Fork`](crate::StartMethod::Fork) and
-///   [`ForkServer`](crate::StartMethod::ForkServer), also in those that replace dead ones, before
-///   the initialiser. They do not run in the process that forks the workers.
+/// - in the workers of [`StartMethod::Fork`](crate::engine::StartMethod::Fork) and
+///   [`ForkServer`](crate::engine::StartMethod::ForkServer), also in those that replace dead ones,
+///   before the initialiser. They do not run in the process that forks the workers.
 ///
-/// They do not run in workers of [`StartMethod::Spawn`](crate::StartMethod::Spawn) or in a
+/// They do not run in workers of [`StartMethod::Spawn`](crate::engine::StartMethod::Spawn) or in a
 /// [`Process`](crate::Process), which begin anew and duplicate nothing. They also do not run in
 /// children that the program or a library forks by itself: such a child may only call what a signal
 /// handler may, until it calls `exec`.
@@ -46,9 +46,9 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 ///
 /// A child has the hooks that were registered in the process it was forked from, by the time of the
 /// fork. The process that forks workers is made when the pool is. With
-/// [`StartMethod::Fork`](crate::StartMethod::Fork) it has all hooks registered by then. With
-/// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer) it is the executable, started again:
-/// it has those hooks that capture nothing, and those that
+/// [`StartMethod::Fork`](crate::engine::StartMethod::Fork) it has all hooks registered by then.
+/// With [`StartMethod::ForkServer`](crate::engine::StartMethod::ForkServer) it is the executable,
+/// started again: it has those hooks that capture nothing, and those that
 /// [`preload`](crate::engine::ProcessesBuilder::preload) registers. A hook that captures nothing
 /// and is registered by both the program and `preload` runs twice in the workers. A hook that a
 /// hook registers runs in the children of that child.
@@ -69,7 +69,7 @@ static LAST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// let _: u64 = rand::random(); // seeds the generator of this thread, which the children copy
 /// manyhands::at_fork_child(|| rand::rng().reseed().expect("the system has random numbers"));
 ///
-/// let pool = Forked::builder().workers(2).allow_threads().build()?; // doc tests have more threads
+/// let pool = Forked::builder().workers(2).allow_threads(true).build()?; // a test has threads
 /// let drawn = pool.imap(|_: u32| rand::random(), 0..8);
 /// let mut drawn: Vec<u64> = drawn.collect::<Result<_, _>>()?;
 /// drawn.sort();

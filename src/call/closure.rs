@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use super::entry;
 use crate::array::TileMut;
 use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles};
-use crate::error::{Part, TaskError};
+use crate::error::{TaskError, TaskValue};
 use crate::memory::wire;
 
 /// Makes a function that takes variables along into the worker processes.
@@ -72,7 +72,7 @@ use crate::memory::wire;
 ///
 /// ```
 /// use manyhands::prelude::*;
-/// use manyhands::{SharedArray, TileMut, closure};
+/// use manyhands::{SharedArray, closure, shm::TileMut};
 ///
 /// let pool = Pool::processes(2)?;
 /// let (input, scale) = (SharedArray::from_slice(&[1.0, 4.0, 9.0])?, 2.0);
@@ -111,13 +111,13 @@ macro_rules! closure {
     ([$($name:ident),* $(,)?] | mut $tile:ident : TileMut<'_, $of:ty> $(,)? | $body:expr) => {
         $crate::__private::bind_tiles(
             ($(::core::clone::Clone::clone(&$name),)*),
-            |($($name,)*), mut $tile: $crate::TileMut<'_, $of>| $body,
+            |($($name,)*), mut $tile: $crate::shm::TileMut<'_, $of>| $body,
         )
     };
     ([$($name:ident),* $(,)?] | $tile:tt : TileMut<'_, $of:ty> $(,)? | $body:expr) => {
         $crate::__private::bind_tiles(
             ($(::core::clone::Clone::clone(&$name),)*),
-            |($($name,)*), $tile: $crate::TileMut<'_, $of>| $body,
+            |($($name,)*), $tile: $crate::shm::TileMut<'_, $of>| $body,
         )
     };
     // One argument, with a comma after it.
@@ -335,7 +335,7 @@ unsafe fn encode<C: Serialize + 'static>(closure: *const ()) -> Result<Vec<u8>, 
 /// failure of it.
 pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
-    wire::encode(&mut bytes, context, Part::Context)?;
+    wire::encode(&mut bytes, context, TaskValue::Context)?;
     Ok(bytes)
 }
 

@@ -18,8 +18,8 @@ use crate::os::image::Image;
 ///
 /// # Errors
 ///
-/// [`ProcessError::ForeignExecutable`] if it is not: it is in a shared library that some other program
-/// has loaded.
+/// [`ProcessError::ForeignExecutable`] if it is not: it is in a shared library that some other
+/// program has loaded.
 pub(crate) fn check_image() -> Result<(), ProcessError> {
     let here = check_image as fn() -> Result<(), ProcessError> as usize;
     if Image::main().contains_code(here) {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// # Examples
 ///
 /// ```
+/// use manyhands::Progress;
 /// use manyhands::prelude::*;
 ///
 /// let mut told = Vec::new();
@@ -51,12 +52,12 @@ impl Progress {
     /// let mut estimates = Vec::new();
     /// let pool = Pool::serial();
     /// pool.call()
-    ///     .on_progress(|p| estimates.push(p.remaining()))
+    ///     .on_progress(|p| estimates.push(p.remaining_time()))
     ///     .map(|x| x, 0..3)?;
     /// assert_eq!(estimates.last(), Some(&Some(std::time::Duration::ZERO)));
     /// # Ok::<(), TaskError>(())
     /// ```
-    pub fn remaining(&self) -> Option<Duration> {
+    pub fn remaining_time(&self) -> Option<Duration> {
         let left = self.total?.saturating_sub(self.done);
         let each = self.elapsed.as_secs_f64() / self.done as f64;
         Duration::try_from_secs_f64(each * left as f64).ok()
@@ -206,7 +207,7 @@ mod tests {
             total,
             elapsed: Duration::from_secs(6),
         };
-        let left = |done, total| progress(done, total).remaining();
+        let left = |done, total| progress(done, total).remaining_time();
         assert_eq!(left(2, Some(8)), Some(Duration::from_secs(18)));
         assert_eq!(left(8, Some(8)), Some(Duration::ZERO));
         // The input was longer than it said.

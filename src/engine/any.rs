@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Forked, Lend, Processes, Reduce, Run, RunWith, Serial, Shutdown, Threads};
+use super::{
+    Executor, Forked, Processes, Run, RunLent, RunReduce, RunWith, Serial, Shutdown, Threads,
+};
 use crate::array::lend::Lent;
 use crate::call::portable::Portable;
 use crate::call::{Limits, Plan, Stream};
@@ -145,7 +147,7 @@ where
     }
 }
 
-impl<F, G, A, R> Reduce<F, G, A, R> for AnyEngine
+impl<F, G, A, R> RunReduce<F, G, A, R> for AnyEngine
 where
     F: Fn(A) -> R + Portable + Sync,
     G: Fn(R, R) -> R + Portable + Sync,
@@ -175,7 +177,7 @@ where
     }
 }
 
-impl<L: Lent<F>, F: Portable + Sync> Lend<L, F> for AnyEngine {
+impl<L: Lent<F>, F: Portable + Sync> RunLent<L, F> for AnyEngine {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         each!(self, engine => engine.lend(plan, f, lent))
     }

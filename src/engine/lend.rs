@@ -15,7 +15,7 @@ pub use crate::array::lend::{LentChunks, LentPairs, LentTiles};
 /// ```
 /// use manyhands::engine::lend::LentChunks;
 /// use manyhands::prelude::*;
-/// use manyhands::{Lend, SharedArray};
+/// use manyhands::{RunLent, SharedArray};
 ///
 /// fn clear<E, F>(
 ///     pool: &Pool<E>,
@@ -24,7 +24,7 @@ pub use crate::array::lend::{LentChunks, LentPairs, LentTiles};
 /// ) -> Result<(), TaskError>
 /// where
 ///     F: Fn(usize, &mut [u64]),
-///     E: Lend<LentChunks<u64>, F>,
+///     E: RunLent<LentChunks<u64>, F>,
 /// {
 ///     pool.for_each_chunk(array, 16, f)
 /// }
@@ -40,26 +40,26 @@ pub use crate::array::lend::{LentChunks, LentPairs, LentTiles};
     note = "processes: the function captures nothing, or is `closure!([names] |index: usize, chunk: &mut [T]| ..)`; for tiles `closure!([names] |mut tile: TileMut<'_, T>| ..)`",
     note = "forked: the function may capture anything"
 )]
-pub trait Lend<L, F>: Executor {
+pub trait RunLent<L, F>: Executor {
     #[doc(hidden)]
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError>;
 }
 
-impl<L: Lent<F>, F> Lend<L, F> for Serial {
+impl<L: Lent<F>, F> RunLent<L, F> for Serial {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
     }
 }
 
-impl<L: Lent<F>, F: Sync> Lend<L, F> for Threads {
+impl<L: Lent<F>, F: Sync> RunLent<L, F> for Threads {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
     }
 }
 
-impl<L: Lent<F>, F> Lend<L, F> for Forked {
+impl<L: Lent<F>, F> RunLent<L, F> for Forked {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)

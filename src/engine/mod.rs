@@ -21,7 +21,7 @@
 //!
 //! let table = vec![1.0, 4.0, 9.0];
 //! let borrowed = Pool::threads(2)?.map(|i| table[i], 0..3usize)?;
-//! let forked = Forked::builder().workers(2).allow_threads().build()?; // doc tests have threads
+//! let forked = Forked::builder().workers(2).allow_threads(true).build()?; // a test has threads
 //! let inherited = forked.map(|i| table[i], 0..3usize)?;
 //! let sent = Pool::processes(2)?.map(closure!([table] |i: usize| table[i]), 0..3)?;
 //! assert!(borrowed == inherited && inherited == sent);
@@ -51,7 +51,7 @@ pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
-pub use lend::Lend;
+pub use lend::RunLent;
 #[cfg(target_os = "linux")]
 pub use processes::{
     Affinity, Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod,
@@ -149,6 +149,7 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
 /// # Examples
 ///
 /// ```
+/// use manyhands::Shutdown;
 /// use manyhands::prelude::*;
 /// use std::sync::mpsc::{Receiver, channel};
 ///
@@ -240,14 +241,14 @@ pub trait Run<F, A, R>: Executor {
 /// # Examples
 ///
 /// ```
-/// use manyhands::Reduce;
+/// use manyhands::RunReduce;
 /// use manyhands::prelude::*;
 ///
 /// fn sum<E, F, G>(pool: &Pool<E>, f: F, add: G) -> Result<Option<u64>, TaskError>
 /// where
 ///     F: Fn(u64) -> u64,
 ///     G: Fn(u64, u64) -> u64,
-///     E: Reduce<F, G, u64, u64>,
+///     E: RunReduce<F, G, u64, u64>,
 /// {
 ///     pool.map_reduce(f, add, 0..5)
 /// }
@@ -261,7 +262,7 @@ pub trait Run<F, A, R>: Executor {
     note = "processes: both functions capture nothing, argument and result implement serde's `Serialize` and `DeserializeOwned`",
     note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`"
 )]
-pub trait Reduce<F, G, A, R>: Executor {
+pub trait RunReduce<F, G, A, R>: Executor {
     #[doc(hidden)]
     fn map_reduce<I>(
         &self,

@@ -2,7 +2,7 @@
 //! compare with, and the engine to debug on.
 
 use super::{
-    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
 use crate::call::{Limits, Plan, Stream};
@@ -189,7 +189,7 @@ fn run<A, R>(
     Ok(())
 }
 
-impl<F, G, A, R> Reduce<F, G, A, R> for Serial
+impl<F, G, A, R> RunReduce<F, G, A, R> for Serial
 where
     F: Fn(A) -> R,
     G: Fn(R, R) -> R,

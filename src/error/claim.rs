@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// # Examples
 ///
 /// ```
-/// use manyhands::{ClaimError, SharedArray};
+/// use manyhands::{SharedArray, shm::ClaimError};
 ///
 /// let array = SharedArray::<u8>::zeros(10)?;
 /// let front = array.try_write_range(..5)?;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// let ClaimError::Claimed { by, range, .. } = &refused else {
 ///     panic!("{refused}");
 /// };
-/// assert_eq!((*by, range.clone()), (std::process::id(), 0..5));
+/// assert_eq!((*by, range.clone()), (Some(std::process::id()), 0..5));
 /// drop(front);
 /// assert!(array.try_read().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,8 +40,8 @@ pub enum ClaimError {
     )]
     #[non_exhaustive]
     Claimed {
-        /// The process, which may be this one; 0 if it has just ended.
-        by: u32,
+        /// The process, which may be this one; `None` if it has just ended.
+        by: Option<u32>,
         /// The elements that it has claimed, the end not among them; for a worker, those that its
         /// call was lent.
         range: Range<usize>,
@@ -55,8 +55,8 @@ pub enum ClaimError {
     )]
     #[non_exhaustive]
     TimedOut {
-        /// The process, which may be this one; 0 if it has just ended.
-        by: u32,
+        /// The process, which may be this one; `None` if it has just ended.
+        by: Option<u32>,
         /// The elements that it has claimed, the end not among them; for a worker, those that its
         /// call was lent.
         range: Range<usize>,
@@ -76,7 +76,7 @@ pub enum ClaimError {
     /// The lengths of array and slice differ.
     #[error("a slice of {given} elements cannot be copied to an array of {len}")]
     #[non_exhaustive]
-    Length {
+    LengthMismatch {
         /// How many elements were given.
         given: usize,
         /// How many elements there are.
@@ -87,7 +87,7 @@ pub enum ClaimError {
         "there are {limit} claims on the array already, which is the most that one can have at a time"
     )]
     #[non_exhaustive]
-    TooMany {
+    TooManyClaims {
         /// The limit.
         limit: usize,
     },
@@ -108,7 +108,7 @@ pub enum ClaimError {
     /// cannot share objects.
     #[error("the array cannot be claimed: {reason}")]
     #[non_exhaustive]
-    Unusable {
+    System {
         /// What is wrong.
         reason: String,
     },
@@ -128,14 +128,14 @@ impl fmt::Display for Holder {
 }
 
 /// The process that has made a claim, by its pid, as a message names it.
-struct Claimant(u32);
+struct Claimant(Option<u32>);
 
 impl fmt::Display for Claimant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("a process that has just ended"),
-            pid if pid == std::process::id() => f.write_str("this process"),
-            pid => write!(f, "process {pid}"),
+            None => f.write_str("a process that has just ended"),
+            Some(pid) if pid == std::process::id() => f.write_str("this process"),
+            Some(pid) => write!(f, "process {pid}"),
         }
     }
 }
@@ -148,19 +148,23 @@ mod tests {
     fn messages_name_the_range_and_the_process() {
         let claimed = |by| ClaimError::Claimed { by, range: 3..8 }.to_string();
         let start = "elements 3..8 of the array are claimed by";
-        let this = claimed(std::process::id());
+        let this = claimed(Some(std::process::id()));
         assert!(
             this.starts_with(&format!("{start} this process;")),
             "{this}"
         );
-        let other = claimed(1);
+        let other = claimed(Some(1));
         assert!(other.starts_with(&format!("{start} process 1;")), "{other}");
-        let gone = claimed(0);
+        let gone = claimed(None);
         assert!(
             gone.starts_with(&format!("{start} a process that has just ended;")),
             "{gone}"
         );
-        let late = ClaimError::TimedOut { by: 1, range: 3..8 }.to_string();
+        let late = ClaimError::TimedOut {
+            by: Some(1),
+            range: 3..8,
+        }
+        .to_string();
         assert!(
             late.starts_with("elements 3..8 of the array are still claimed by process 1 after"),
             "{late}"

@@ -50,7 +50,7 @@ impl Death {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Death;
+    /// use manyhands::error::Death;
     ///
     /// assert_eq!(Death::Exit(3).code(), Some(3));
     /// assert_eq!(Death::Signal(9).code(), None);
@@ -70,7 +70,7 @@ impl Death {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Death;
+    /// use manyhands::error::Death;
     ///
     /// assert_eq!(Death::Signal(9).signal(), Some(9));
     /// assert_eq!(Death::Exit(9).signal(), None);
@@ -88,7 +88,7 @@ impl Death {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{Death, process::ExitStatus};
+    /// use manyhands::{process::ExitStatus, error::Death};
     ///
     /// assert_eq!(Death::Exit(3).status(), ExitStatus::Exit(3));
     /// assert_eq!(Death::Unknown.status(), ExitStatus::Unknown);

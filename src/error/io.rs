@@ -42,6 +42,7 @@ impl From<PoolError> for Error {
 /// # Examples
 ///
 /// ```
+/// use manyhands::error::TimeoutError;
 /// use manyhands::prelude::*;
 /// use std::io;
 ///

@@ -79,14 +79,14 @@ pub enum ProcessError {
     ForeignFunction,
     /// The process was itself started by this crate, but its start-up hook did not run.
     #[error("this process was started as a worker or a child, but reached main; {HOOK_ADVICE}")]
-    HookMissing,
+    WorkerReachedMain,
     /// This process never checked whether it was started as a child. Children are this program too,
     /// so they would not check either, and would run its `main`. No child was started.
     #[error(
         "a child process would run this program's main: it was built without the feature `worker-hook`, and has not \
          called manyhands::init(), which must be at the top of main"
     )]
-    NoHook,
+    InitNotCalled,
     /// The program runs with more rights than the user who started it (set-user-id and the like).
     /// Its environment, by which children are started, must not be trusted.
     #[error("a program that runs with more rights than its user starts no child processes")]
@@ -133,8 +133,8 @@ impl From<ProcessError> for PoolError {
             },
             ProcessError::ForeignExecutable => Self::ForeignExecutable,
             ProcessError::ForeignFunction => Self::ForeignFunction,
-            ProcessError::HookMissing => Self::HookMissing,
-            ProcessError::NoHook => Self::NoHook,
+            ProcessError::WorkerReachedMain => Self::WorkerReachedMain,
+            ProcessError::InitNotCalled => Self::InitNotCalled,
             ProcessError::Privileged => Self::Privileged,
             ProcessError::System { what, reason } => Self::System { what, reason },
         }
@@ -160,8 +160,8 @@ mod tests {
             },
             ProcessError::ForeignExecutable,
             ProcessError::ForeignFunction,
-            ProcessError::HookMissing,
-            ProcessError::NoHook,
+            ProcessError::WorkerReachedMain,
+            ProcessError::InitNotCalled,
             ProcessError::Privileged,
             ProcessError::system("no signal was sent", "no way"),
         ]
@@ -190,8 +190,8 @@ mod tests {
             (other, PoolError::OtherProcess),
             (image, PoolError::ForeignExecutable),
             (function, PoolError::ForeignFunction),
-            (main, PoolError::HookMissing),
-            (hook, PoolError::NoHook),
+            (main, PoolError::WorkerReachedMain),
+            (hook, PoolError::InitNotCalled),
             (rights, PoolError::Privileged),
         ] {
             assert_eq!(PoolError::from(error), of_pool);

@@ -37,12 +37,12 @@ fn of_items() -> [TaskError; 6] {
         died(index),
         TaskError::Encode {
             index: index.into(),
-            part: Part::Argument,
+            part: TaskValue::Argument,
             reason: reason.clone().into(),
         },
         TaskError::Decode {
             index: index.into(),
-            part: Part::Result,
+            part: TaskValue::Result,
             reason: reason.into(),
         },
         TaskError::TimedOut {
@@ -100,7 +100,7 @@ fn an_error_says_how_often_its_item_was_tried() {
 
 #[test]
 fn an_error_says_what_it_knows() {
-    let place = Location {
+    let place = PanicLocation {
         file: "src/main.rs".to_owned(),
         line: 12,
         column: 5,
@@ -125,7 +125,7 @@ fn an_error_says_what_it_knows() {
     says(&encode, &["argument", "cannot be serialised", "no way"]);
     says(&decode, &["result", "cannot be deserialised", "no way"]);
     says(&timed_out, &["2s"]);
-    assert_eq!(Part::Context.to_string(), "context");
+    assert_eq!(TaskValue::Context.to_string(), "context");
     let start_failed = PoolError::StartFailed {
         worker: 2,
         workers: 5,

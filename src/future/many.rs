@@ -44,7 +44,7 @@ pub enum ReturnWhen {
     FirstError,
     /// All tasks have ended.
     #[default]
-    All,
+    AllCompleted,
 }
 
 /// Waits for tasks, at most for `timeout` (`None`: for ever), and returns them in two lists, each
@@ -84,7 +84,7 @@ pub fn wait<R>(
         match when {
             ReturnWhen::FirstCompleted => board.open < board.total,
             ReturnWhen::FirstError => board.open == 0 || board.has_failed,
-            ReturnWhen::All => board.open == 0,
+            ReturnWhen::AllCompleted => board.open == 0,
         }
     };
     while board.open > 0 {
@@ -228,7 +228,8 @@ impl<R> Iterator for AsCompleted<R> {
     }
 }
 
-// For the same reason as the tasks it has. While it waits, it may run a task, whose panic is caught.
+// For the same reason as the tasks it has. While it waits, it may run a task, whose panic is
+// caught.
 impl<R> UnwindSafe for AsCompleted<R> {}
 impl<R> RefUnwindSafe for AsCompleted<R> {}
 

@@ -191,6 +191,7 @@ impl<R> TaskFuture<R> {
     /// # Examples
     ///
     /// ```
+    /// use manyhands::error::TimeoutError;
     /// use manyhands::prelude::*;
     /// use std::sync::{Arc, Barrier};
     /// use std::time::Duration;
@@ -351,9 +352,9 @@ impl<R> TaskFuture<R> {
     /// [`result`](Self::result) returns the outcome after the callbacks that were registered by the
     /// task's end have seen it. If one of these callbacks calls it, it returns
     /// [`PoolError::System`](crate::PoolError::System) instead of waiting for itself. If the
-    /// outcome has been taken, by `result_timeout`, `try_result` or `.await`, a callback that is registered
-    /// afterwards gets [`TaskError::Taken`]. A callback that panics is logged; it stops neither the
-    /// others nor the pool.
+    /// outcome has been taken, by `result_timeout`, `try_result` or `.await`, a callback that is
+    /// registered afterwards gets [`TaskError::Taken`]. A callback that panics is logged; it stops
+    /// neither the others nor the pool.
     ///
     /// [`Pool::close`](crate::Pool::close) waits for the callbacks of the pool's tasks. Dropping a
     /// pool does not. A forked child does not call what its parent has registered; what it
@@ -417,8 +418,8 @@ fn waking(slot: &Arc<Mutex<Option<Waker>>>) -> Hook {
 impl<R> Unpin for TaskFuture<R> {}
 
 // The result is in one place until it is taken, and code of the user (the task, callbacks, wakers,
-// the decoding of a result) does not run while that place is changed. As with std's `JoinHandle`, `R`
-// itself need not be unwind safe: it can only be had by a call that returns it.
+// the decoding of a result) does not run while that place is changed. As with std's `JoinHandle`,
+// `R` itself need not be unwind safe: it can only be had by a call that returns it.
 impl<R> UnwindSafe for TaskFuture<R> {}
 impl<R> RefUnwindSafe for TaskFuture<R> {}
 

@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::error::{Part, TaskError};
+use crate::error::{TaskError, TaskValue};
 use crate::panic::Caught;
 
 /// A message from parent to worker.
@@ -230,17 +230,17 @@ impl Fault {
             Self::Panicked(caught) => caught.into_error(index),
             Self::ArgumentDecode(reason) => TaskError::Decode {
                 index: index.into(),
-                part: Part::Argument,
+                part: TaskValue::Argument,
                 reason: reason.into(),
             },
             Self::ContextDecode(reason) => TaskError::Decode {
                 index: index.into(),
-                part: Part::Context,
+                part: TaskValue::Context,
                 reason: reason.into(),
             },
             Self::ResultEncode(reason) => TaskError::Encode {
                 index: index.into(),
-                part: Part::Result,
+                part: TaskValue::Result,
                 reason: reason.into(),
             },
             Self::TimedOut(limit) => TaskError::timed_out(index, limit),

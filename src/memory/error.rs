@@ -12,7 +12,7 @@ use crate::error::Holder;
 /// # Examples
 ///
 /// ```
-/// use manyhands::{ShareError, SharedArray};
+/// use manyhands::{SharedArray, shm::ShareError};
 ///
 /// let error = SharedArray::<u8>::zeros(1 << 45).unwrap_err();
 /// assert!(matches!(error, ShareError::OutOfMemory { .. }), "{error}");
@@ -22,7 +22,7 @@ use crate::error::Holder;
 ///
 /// ```
 /// use manyhands::prelude::*;
-/// use manyhands::{ShareError, SharedArray};
+/// use manyhands::{SharedArray, shm::ShareError};
 ///
 /// let make = |len: usize| SharedArray::<u8>::zeros(len);
 /// let made: Result<SharedArray<u8>, ShareError> =

@@ -16,7 +16,7 @@ use crate::os::fault::{self, Child, Fate, count_from_here};
 use crate::os::fork;
 use crate::queue::PushError;
 use crate::sync::{Barrier, BarrierError, Condvar, Event, Mutex, RwLock, Semaphore, TryLockError};
-use crate::{ClaimError, Queue, SharedArray, SharedValue};
+use crate::{Queue, SharedArray, SharedValue, shm::ClaimError};
 
 /// The most time that a call may take that waits a millisecond at most, on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(10);
@@ -220,7 +220,7 @@ fn claims_are_free_after_each_step() {
                 drop(array.try_read());
                 drop(array.set(0, 1));
                 drop(array.get(0));
-                array.was_abandoned();
+                array.is_poisoned();
             },
             |array| array.try_write().is_ok(),
         );
@@ -269,7 +269,7 @@ fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
         let pid = child.pid();
         match SharedArray::<u8>::zeros(100) {
             Ok(_) => {}
-            Err(crate::ShareError::Busy { by }) => {
+            Err(crate::shm::ShareError::Busy { by }) => {
                 assert_eq!(by, Some(pid));
                 has_met = true;
             }

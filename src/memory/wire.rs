@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::transit::{self, Sent};
 use crate::codec::{self, Reading};
-use crate::error::{ItemIndex, Part, TaskError};
+use crate::error::{ItemIndex, TaskError, TaskValue};
 use crate::panic;
 
 /// A record whose handles cease to count as under way when it has been read.
@@ -44,7 +44,7 @@ pub(crate) fn take_all<T: DeserializeOwned + 'static>(
 pub(crate) fn encode<T: Serialize + 'static>(
     out: &mut Vec<u8>,
     value: &T,
-    part: Part,
+    part: TaskValue,
 ) -> Result<(), TaskError> {
     let before = out.len();
     let error = match panic::catch(|| codec::append(out, value)) {
@@ -64,7 +64,7 @@ pub(crate) fn encode<T: Serialize + 'static>(
 pub(crate) fn undecoded(index: Option<usize>, reason: String) -> TaskError {
     TaskError::Decode {
         index: index.into(),
-        part: Part::Result,
+        part: TaskValue::Result,
         reason: reason.into(),
     }
 }

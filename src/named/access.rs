@@ -36,12 +36,12 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-read-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 100)?;
     /// let mut bytes = [1; 4];
     /// memory.read_at(96, &mut bytes)?;
     /// assert_eq!(bytes, [0; 4]);
     /// assert!(memory.read_at(97, &mut bytes).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> Result<(), SharedMemoryError> {
         load(self.bytes(offset, to.len())?, to);
@@ -60,10 +60,10 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-write-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 100)?;
     /// memory.write_at(90, b"the end...")?;
     /// assert!(memory.write_at(91, b"the end...").is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn write_at(&self, offset: usize, from: &[u8]) -> Result<(), SharedMemoryError> {
         store(self.bytes(offset, from.len())?, from);
@@ -84,10 +84,10 @@ impl SharedMemory {
     /// use std::sync::atomic::Ordering;
     ///
     /// # let name = format!("manyhands-example-u32-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 8)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 8)?;
     /// assert_eq!(memory.atomic_u32(4)?.fetch_add(1, Ordering::Relaxed), 0);
     /// assert!(memory.atomic_u32(2).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn atomic_u32(&self, offset: usize) -> Result<&AtomicU32, SharedMemoryError> {
         let place = self.place::<AtomicU32>(offset)?;
@@ -111,10 +111,10 @@ impl SharedMemory {
     /// use std::sync::atomic::Ordering;
     ///
     /// # let name = format!("manyhands-example-u64-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 16)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 16)?;
     /// memory.atomic_u64(8)?.store(u64::MAX, Ordering::Release);
     /// assert!(memory.atomic_u64(16).is_err());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn atomic_u64(&self, offset: usize) -> Result<&AtomicU64, SharedMemoryError> {
         let place = self.place::<AtomicU64>(offset)?;
@@ -132,11 +132,11 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-ptr-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 100)?;
     /// // SAFETY: the first byte is within.
     /// let first = unsafe { memory.as_ptr().read_volatile() };
     /// assert_eq!(first, 0);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.start().as_ptr()
@@ -153,10 +153,10 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-slice-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 10)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 10)?;
     /// // SAFETY: no other thread or process knows the name.
     /// assert_eq!(unsafe { memory.as_slice() }, [0; 10]);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub unsafe fn as_slice(&self) -> &[u8] {
         // SAFETY: the mapping is that long and lives as long as `self`; the caller promises that no
@@ -175,10 +175,10 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-mut-{}", std::process::id());
-    /// let mut memory = manyhands::SharedMemory::create(&name, 10)?;
+    /// let mut memory = manyhands::shm::SharedMemory::create(&name, 10)?;
     /// // SAFETY: no other thread or process knows the name.
     /// unsafe { memory.as_mut_slice() }.fill(7);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: the mapping is that long and lives as long as `self`; the caller promises that no

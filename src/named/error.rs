@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// # Examples
 ///
 /// ```
-/// use manyhands::{SharedMemory, SharedMemoryError};
+/// use manyhands::shm::{SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::open("manyhands-example-that-is-not-there").unwrap_err();
 /// let SharedMemoryError::NotFound { name, .. } = &error else {
@@ -77,7 +77,7 @@ pub enum SharedMemoryError {
         /// The name.
         name: String,
         /// The pid of the process that made it by this crate and ended without removing it. Then
-        /// [`cleanup`](crate::SharedMemory::cleanup) removes it.
+        /// [`cleanup`](crate::shm::SharedMemory::cleanup) removes it.
         left_by: Option<u32>,
     },
     /// There is no segment of this name.
@@ -188,7 +188,7 @@ pub enum SharedMemoryError {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{NameError, SharedMemory, SharedMemoryError};
+/// use manyhands::shm::{NameError, SharedMemory, SharedMemoryError};
 ///
 /// let error = SharedMemory::create("shop/stock", 64).unwrap_err();
 /// assert!(matches!(

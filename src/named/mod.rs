@@ -61,7 +61,7 @@ use owned::Owned;
 /// # Examples
 ///
 /// ```
-/// use manyhands::SharedMemory;
+/// use manyhands::shm::SharedMemory;
 /// use std::sync::atomic::Ordering;
 ///
 /// let name = format!("manyhands-example-stock-{}", std::process::id());
@@ -78,7 +78,7 @@ use owned::Owned;
 /// let mut text = vec![0; len as usize];
 /// ours.read_at(8, &mut text)?;
 /// assert_eq!(text, b"forty-two");
-/// # Ok::<(), manyhands::SharedMemoryError>(())
+/// # Ok::<(), manyhands::shm::SharedMemoryError>(())
 /// ```
 #[derive(Debug)]
 pub struct SharedMemory {
@@ -107,7 +107,7 @@ impl SharedMemory {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{SharedMemory, SharedMemoryError};
+    /// use manyhands::shm::{SharedMemory, SharedMemoryError};
     ///
     /// let name = format!("manyhands-example-create-{}", std::process::id());
     /// let memory = SharedMemory::create(&name, 100)?;
@@ -175,7 +175,7 @@ impl SharedMemory {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::SharedMemory;
+    /// use manyhands::shm::SharedMemory;
     ///
     /// // A program in any language makes one, as here by hand:
     /// let name = format!("manyhands-example-open-{}", std::process::id());
@@ -221,7 +221,7 @@ impl SharedMemory {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{SharedMemory, SharedMemoryError};
+    /// use manyhands::shm::{SharedMemory, SharedMemoryError};
     ///
     /// let name = format!("manyhands-example-unlink-{}", std::process::id());
     /// let memory = SharedMemory::create(&name, 100)?;
@@ -264,12 +264,12 @@ impl SharedMemory {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::SharedMemory;
+    /// use manyhands::shm::SharedMemory;
     ///
     /// for name in SharedMemory::cleanup()? {
     ///     eprintln!("removed {name}, which a crashed program had left");
     /// }
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn cleanup() -> Result<Vec<String>, SharedMemoryError> {
         cleanup::run()
@@ -288,7 +288,7 @@ impl SharedMemory {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::SharedMemory;
+    /// use manyhands::shm::SharedMemory;
     ///
     /// let name = format!("manyhands-example-persist-{}", std::process::id());
     /// let memory = SharedMemory::create(&name, 100)?;
@@ -296,7 +296,7 @@ impl SharedMemory {
     /// drop(memory);
     /// assert_eq!(SharedMemory::open(&name)?.len(), 100);
     /// SharedMemory::unlink(&name)?;
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn persist(&self) -> Result<(), SharedMemoryError> {
         match self.owned.as_ref().filter(|owned| owned.is_ours()) {
@@ -315,9 +315,9 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-name-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&format!("/{name}"), 100)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&format!("/{name}"), 100)?;
     /// assert_eq!(memory.name(), name);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn name(&self) -> &str {
         &self.name
@@ -330,9 +330,9 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-len-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 100)?;
     /// assert_eq!(memory.len(), 100);
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -347,10 +347,10 @@ impl SharedMemory {
     ///
     /// ```
     /// # let name = format!("manyhands-example-owner-{}", std::process::id());
-    /// let memory = manyhands::SharedMemory::create(&name, 100)?;
-    /// let opened = manyhands::SharedMemory::open(&name)?;
+    /// let memory = manyhands::shm::SharedMemory::create(&name, 100)?;
+    /// let opened = manyhands::shm::SharedMemory::open(&name)?;
     /// assert!(memory.is_owner() && !opened.is_owner());
-    /// # Ok::<(), manyhands::SharedMemoryError>(())
+    /// # Ok::<(), manyhands::shm::SharedMemoryError>(())
     /// ```
     pub fn is_owner(&self) -> bool {
         self.owned.as_ref().is_some_and(|owned| owned.is_ours())

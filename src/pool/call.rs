@@ -8,7 +8,7 @@ use crate::call::schedule::{Schedule, exact_len};
 use crate::call::seed::Seeds;
 use crate::call::stream::{Imap, ImapUnordered, Input};
 use crate::call::{Limits, Plan};
-use crate::engine::{Executor, Reduce, Run, RunWith};
+use crate::engine::{Executor, Run, RunReduce, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
 
@@ -466,7 +466,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         I: IntoIterator,
         F: Fn(I::Item) -> R,
         G: Fn(R, R) -> R,
-        E: Reduce<F, G, I::Item, R>,
+        E: RunReduce<F, G, I::Item, R>,
     {
         self.run(items.into_iter(), |engine, plan, items| {
             engine.map_reduce(plan, f, reduce, items)

@@ -5,7 +5,7 @@ use bytemuck::Pod;
 use super::{Call, Pool};
 use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles, Loan};
 use crate::array::{SharedArray, TileMut};
-use crate::engine::{Executor, Lend};
+use crate::engine::{Executor, RunLent};
 use crate::error::TaskError;
 
 impl<E: Executor> Pool<E> {
@@ -63,7 +63,7 @@ impl<E: Executor> Pool<E> {
     where
         T: Pod,
         F: Fn(usize, &mut [T]),
-        E: Lend<LentChunks<T>, F>,
+        E: RunLent<LentChunks<T>, F>,
     {
         self.call().for_each_chunk(array, chunk, f)
     }
@@ -113,7 +113,7 @@ impl<E: Executor> Pool<E> {
         T: Pod,
         U: Pod,
         F: Fn(usize, &mut [T], &[U]),
-        E: Lend<LentPairs<T, U>, F>,
+        E: RunLent<LentPairs<T, U>, F>,
     {
         self.call()
             .for_each_chunk_pair(out, of_out, input, of_input, f)
@@ -135,7 +135,7 @@ impl<E: Executor> Pool<E> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let mut matrix = SharedArray::<u8>::zeros(3 * 4)?;
     /// Pool::processes(2)?.for_each_tile(
@@ -161,7 +161,7 @@ impl<E: Executor> Pool<E> {
     where
         T: Pod,
         F: Fn(TileMut<'_, T>),
-        E: Lend<LentTiles<T>, F>,
+        E: RunLent<LentTiles<T>, F>,
     {
         self.call().for_each_tile(array, matrix, tile, f)
     }
@@ -173,7 +173,7 @@ impl<E: Executor> Call<'_, '_, E> {
     fn lend<L, F>(self, (lent, loan): (L, Loan<'_>), f: F) -> Result<(), TaskError>
     where
         L: Lent<F>,
-        E: Lend<L, F>,
+        E: RunLent<L, F>,
     {
         let (engine, plan) = self.plan(Some(lent.items()));
         let outcome = engine.lend(plan, f, lent);
@@ -225,7 +225,7 @@ impl<E: Executor> Call<'_, '_, E> {
     where
         T: Pod,
         F: Fn(usize, &mut [T]),
-        E: Lend<LentChunks<T>, F>,
+        E: RunLent<LentChunks<T>, F>,
     {
         self.lend(LentChunks::lend(array, chunk)?, f)
     }
@@ -275,7 +275,7 @@ impl<E: Executor> Call<'_, '_, E> {
         T: Pod,
         U: Pod,
         F: Fn(usize, &mut [T], &[U]),
-        E: Lend<LentPairs<T, U>, F>,
+        E: RunLent<LentPairs<T, U>, F>,
     {
         self.lend(LentPairs::lend((out, of_out), (input, of_input))?, f)
     }
@@ -294,7 +294,7 @@ impl<E: Executor> Call<'_, '_, E> {
     ///
     /// ```
     /// use manyhands::prelude::*;
-    /// use manyhands::{SharedArray, TileMut};
+    /// use manyhands::{SharedArray, shm::TileMut};
     ///
     /// let pool = Pool::processes(2)?;
     /// let mut matrix = SharedArray::<u8>::zeros(4)?;
@@ -320,7 +320,7 @@ impl<E: Executor> Call<'_, '_, E> {
     where
         T: Pod,
         F: Fn(TileMut<'_, T>),
-        E: Lend<LentTiles<T>, F>,
+        E: RunLent<LentTiles<T>, F>,
     {
         self.lend(LentTiles::lend(array, matrix, tile)?, f)
     }

@@ -191,7 +191,7 @@ impl Pool<Forked> {
     ///
     /// let table = vec![1.0, 4.0, 9.0];
     /// // `Pool::forked(2)` in a program without other threads; doc tests have some.
-    /// let pool = Forked::builder().workers(2).allow_threads().build()?;
+    /// let pool = Forked::builder().workers(2).allow_threads(true).build()?;
     /// assert_eq!(pool.map(|i| table[i] * 2.0, 0..3usize)?, [2.0, 8.0, 18.0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -236,10 +236,10 @@ impl ProcessesBuilder {
     /// - [`PoolError::ForeignExecutable`] in a shared library that another program has loaded;
     /// - [`PoolError::TooDeep`] if too many processes lie one inside the other already;
     /// - [`PoolError::Privileged`] in a set-user-id program;
-    /// - [`PoolError::NoHook`] without the feature `worker-hook` if [`init`](crate::init) was not
-    ///   called;
-    /// - [`PoolError::HookMissing`] in a process that was itself started as a worker but reached
-    ///   `main`.
+    /// - [`PoolError::InitNotCalled`] without the feature `worker-hook` if [`init`](crate::init)
+    ///   was not called;
+    /// - [`PoolError::WorkerReachedMain`] in a process that was itself started as a worker but
+    ///   reached `main`.
     ///
     /// # Examples
     ///

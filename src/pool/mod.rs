@@ -16,7 +16,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
-use crate::engine::{Executor, Reduce, Run, RunWith, Shutdown};
+use crate::engine::{Executor, Run, RunReduce, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError};
 use crate::future::{TaskFuture, wait_for_callbacks};
 
@@ -82,8 +82,8 @@ impl<E: Executor> Pool<E> {
     /// number, by which the pools of this process are counted.
     ///
     /// The statistics and the timeline of a pool of processes bear this name, and so do its workers
-    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool of
-    /// threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
+    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool
+    /// of threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
     ///
     /// # Examples
     ///
@@ -356,7 +356,7 @@ impl<E: Executor> Pool<E> {
         I: IntoIterator,
         F: Fn(I::Item) -> R,
         G: Fn(R, R) -> R,
-        E: Reduce<F, G, I::Item, R>,
+        E: RunReduce<F, G, I::Item, R>,
     {
         self.call().map_reduce(f, reduce, items)
     }
@@ -459,6 +459,7 @@ impl<E: Executor> Pool<E> {
     /// # Examples
     ///
     /// ```
+    /// use manyhands::Shutdown;
     /// use manyhands::prelude::*;
     ///
     /// let pool = Pool::processes(1)?;

@@ -46,7 +46,7 @@ impl Pool<Processes> {
     /// );
     /// let stats = pool.stats();
     /// println!("{stats}");
-    /// assert_eq!((stats.total().tasks, stats.total().failures.died), (10, 1));
+    /// assert_eq!((stats.total().tasks, stats.total().failures.worker_died), (10, 1));
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn stats(&self) -> PoolStats {

@@ -261,18 +261,18 @@ impl ProcessBuilder {
     ///
     /// # Errors
     ///
-    /// - [`ProcessError::SpawnFailed`] if the system refuses (processes, descriptors, memory), or if
-    ///   the argument or what `f` captures cannot be serialised;
-    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value, or a stream is
-    ///   [`Stdio::lines`];
+    /// - [`ProcessError::SpawnFailed`] if the system refuses (processes, descriptors, memory), or
+    ///   if the argument or what `f` captures cannot be serialised;
+    /// - [`ProcessError::InvalidOption`] if a variable cannot have this name or value, or a stream
+    ///   is [`Stdio::lines`];
     /// - [`ProcessError::TooDeep`] if too many processes lie one inside the other already;
     /// - [`ProcessError::ForeignFunction`] and [`ProcessError::ForeignExecutable`] in a shared
     ///   library that another program has loaded;
     /// - [`ProcessError::Privileged`] in a set-user-id program;
-    /// - [`ProcessError::NoHook`] in a program without the feature `worker-hook` that has not called
-    ///   [`init`](crate::init);
-    /// - [`ProcessError::HookMissing`] in a process that was itself started as a child but reached
-    ///   `main`.
+    /// - [`ProcessError::InitNotCalled`] in a program without the feature `worker-hook` that has
+    ///   not called [`init`](crate::init);
+    /// - [`ProcessError::WorkerReachedMain`] in a process that was itself started as a child but
+    ///   reached `main`.
     ///
     /// # Examples
     ///

@@ -255,7 +255,8 @@ impl Process {
     /// # Errors
     ///
     /// [`ProcessError::NotParent`] in a process forked from the child's parent, and
-    /// [`ProcessError::System`] if the system refuses, because the child runs as another user by now.
+    /// [`ProcessError::System`] if the system refuses, because the child runs as another user by
+    /// now.
     ///
     /// # Examples
     ///

@@ -69,11 +69,11 @@ pub(crate) fn check() -> Result<(), ProcessError> {
     }
     // The hook takes the variable away. It is still there, so the hook did not run.
     if std::env::var_os(variable()).is_some() {
-        return Err(ProcessError::HookMissing);
+        return Err(ProcessError::WorkerReachedMain);
     }
     // Without the hook a launched process would run `main`, and launch others in turn.
     if !HOOK_HAS_RUN.load(Ordering::Relaxed) {
-        return Err(ProcessError::NoHook);
+        return Err(ProcessError::InitNotCalled);
     }
     identity::check_depth()
 }

@@ -178,8 +178,8 @@ macro_rules! from_what_has_a_descriptor {
 }
 from_what_has_a_descriptor!(OwnedFd File PipeReader PipeWriter);
 
-// The function runs on a thread of the pool's, which catches its panics. A `Stdio` itself has nothing
-// that a panic could leave half done.
+// The function runs on a thread of the pool's, which catches its panics. A `Stdio` itself has
+// nothing that a panic could leave half done.
 impl UnwindSafe for Stdio {}
 impl RefUnwindSafe for Stdio {}
 

@@ -18,7 +18,7 @@ use crate::memory::ShareError;
 /// jobs.push("first".to_owned())?;
 /// let error = jobs.try_push("second".to_owned()).unwrap_err();
 /// assert!(matches!(error, PushError::Full(_)));
-/// assert_eq!(error.into_item(), "second");
+/// assert_eq!(error.into_inner(), "second");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,12 +67,12 @@ pub enum PushError<T> {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Pipe, queue::SendError};
+/// use manyhands::queue::{SendError, Pipe};
 ///
 /// let (sender, receiver) = Pipe::one_way()?;
 /// drop(receiver);
 /// assert_eq!(sender.send(7), Err(SendError::Disconnected(7)));
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub type SendError<T> = PushError<T>;
 
@@ -85,10 +85,10 @@ impl<T> PushError<T> {
     /// # use manyhands::Queue;
     /// let jobs = Queue::bounded(1)?;
     /// jobs.close();
-    /// assert_eq!(jobs.push(7).unwrap_err().into_item(), 7);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// assert_eq!(jobs.push(7).unwrap_err().into_inner(), 7);
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
-    pub fn into_item(self) -> T {
+    pub fn into_inner(self) -> T {
         match self {
             Self::Full(item)
             | Self::TimedOut(item)
@@ -158,7 +158,7 @@ impl<T> std::error::Error for PushError<T> {
 /// assert_eq!(jobs.try_pop(), Err(PopError::Empty));
 /// jobs.close();
 /// assert_eq!(jobs.pop(), Err(PopError::Closed));
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -196,12 +196,12 @@ pub enum PopError {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Pipe, queue::RecvError};
+/// use manyhands::queue::{RecvError, Pipe};
 ///
 /// let (sender, receiver) = Pipe::one_way::<u8>()?;
 /// drop(sender);
 /// assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub type RecvError = PopError;
 
@@ -329,9 +329,9 @@ mod tests {
             unencodable,
         ] {
             assert!(error.source().is_none());
-            assert_eq!(error.into_item(), item);
+            assert_eq!(error.into_inner(), item);
         }
-        assert_eq!(no_memory.into_item(), item);
+        assert_eq!(no_memory.into_inner(), item);
     }
 
     #[test]

@@ -139,10 +139,12 @@ fn at_each_point(fate: Fate) {
             at_each_point!(
                 PriorityQueue::bounded(6).unwrap(),
                 |queue: &PriorityQueue<Vec<u8>>, item: Vec<u8>| {
-                    queue.push(priority(&item), item).unwrap();
+                    let priority = priority(&item);
+                    queue.push(item, priority).unwrap();
                 },
                 |queue: &PriorityQueue<Vec<u8>>, item: Vec<u8>| {
-                    queue.try_push(priority(&item), item).is_ok()
+                    let priority = priority(&item);
+                    queue.try_push(item, priority).is_ok()
                 },
                 len,
                 buries_first,

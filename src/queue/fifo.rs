@@ -71,7 +71,7 @@ pub struct Queue<T> {
 /// let (sender, receiver) = Queue::bounded(8)?.split();
 /// drop(receiver);
 /// assert!(sender.send(1).is_err());
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub struct Sender<T> {
     pub(crate) handle: Handle,
@@ -88,7 +88,7 @@ pub struct Sender<T> {
 /// let (sender, receiver) = Queue::bounded(8)?.split();
 /// std::thread::spawn(move || (0..3).for_each(|x| sender.send(x).unwrap()));
 /// assert_eq!(receiver.iter().collect::<Vec<i32>>(), [0, 1, 2]);
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub struct Receiver<T> {
     pub(crate) handle: Handle,

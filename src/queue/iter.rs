@@ -76,7 +76,7 @@ impl<T: DeserializeOwned + 'static> FusedIterator for Iter<'_, T> {}
 ///     Some(*sum)
 /// });
 /// assert_eq!(sums.collect::<Vec<_>>(), [1, 3, 6, 10]);
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 #[derive(Debug)]
 pub struct IntoIter<T> {

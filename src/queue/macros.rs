@@ -57,7 +57,7 @@ macro_rules! state {
             /// ```
             #[doc = $make]
             /// assert_eq!(it.len(), 0);
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn len(&self) -> usize {
                 self.handle.len()
@@ -70,7 +70,7 @@ macro_rules! state {
             /// ```
             #[doc = $make]
             /// assert!(it.is_empty());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn is_empty(&self) -> bool {
                 self.len() == 0
@@ -83,7 +83,7 @@ macro_rules! state {
             /// ```
             #[doc = $make]
             /// assert_eq!(it.capacity(), 8);
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn capacity(&self) -> usize {
                 self.handle.capacity()
@@ -96,7 +96,7 @@ macro_rules! state {
             /// ```
             #[doc = $make]
             /// assert!(it.same_object(&it.clone()));
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn same_object(&self, other: &Self) -> bool {
                 self.handle.is_same(&other.handle)
@@ -111,7 +111,7 @@ macro_rules! state {
             #[doc = $make]
             /// it.close();
             /// assert!(it.is_closed());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn close(&self) {
                 self.handle.close();
@@ -124,7 +124,7 @@ macro_rules! state {
             /// ```
             #[doc = $make]
             /// assert!(!it.is_closed());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn is_closed(&self) -> bool {
                 self.handle.is_closed()
@@ -263,7 +263,7 @@ macro_rules! popping {
             #[doc = $make]
             /// it.close();
             /// assert_eq!(it.pop(), Err(manyhands::queue::PopError::Closed));
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn pop(&self) -> Result<T, PopError> {
                 item::pop(&self.handle, WaitMode::Forever)
@@ -280,7 +280,7 @@ macro_rules! popping {
             /// ```
             #[doc = $make]
             /// assert!(it.try_pop().is_err());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn try_pop(&self) -> Result<T, PopError> {
                 item::pop(&self.handle, WaitMode::Try)
@@ -297,7 +297,7 @@ macro_rules! popping {
             /// ```
             #[doc = $make]
             /// assert!(it.pop_timeout(std::time::Duration::from_millis(1)).is_err());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
                 item::pop(&self.handle, WaitMode::within(timeout))
@@ -320,7 +320,7 @@ macro_rules! taking {
             #[doc = $make]
             /// it.close();
             /// assert_eq!(it.iter().count(), 0);
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn iter(&self) -> Iter<'_, T> {
                 Iter::of(&self.handle)
@@ -341,7 +341,7 @@ macro_rules! taking {
             /// ```
             #[doc = $make]
             /// assert!(it.task_done().is_err());
-            /// # Ok::<(), manyhands::ShareError>(())
+            /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
             pub fn task_done(&self) -> Result<(), TaskDoneError> {
                 self.handle.task_done()

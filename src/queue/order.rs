@@ -199,7 +199,7 @@ mod tests {
         let queue = PriorityQueue::bounded(16).unwrap();
         let pushed = [3, 1, 4, 1, 5, 9, 2, 6];
         for (number, priority) in pushed.into_iter().enumerate() {
-            queue.push(priority, (priority, number)).unwrap();
+            queue.push((priority, number), priority).unwrap();
         }
         rebuild(&queue.handle.view());
         let mut expected: Vec<_> = pushed.into_iter().zip(0..).collect();

@@ -21,7 +21,7 @@ const ITEMS: usize = 64;
 ///
 /// ```
 /// use manyhands::queue::RecvError;
-/// use manyhands::{Connection, Pipe, Process};
+/// use manyhands::{Process, queue::{Connection, Pipe}};
 ///
 /// let (ours, theirs) = Pipe::duplex::<String, usize>()?;
 /// let child = Process::spawn(
@@ -54,7 +54,7 @@ impl Pipe {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Pipe;
+    /// use manyhands::queue::Pipe;
     ///
     /// let (one, other) = Pipe::duplex::<u8, String>()?;
     /// one.send(7)?;
@@ -88,7 +88,7 @@ impl Pipe {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Pipe;
+    /// use manyhands::queue::Pipe;
     ///
     /// let (sender, receiver) = Pipe::one_way()?;
     /// sender.send(7)?;
@@ -108,7 +108,7 @@ impl Pipe {
 /// # Examples
 ///
 /// ```
-/// use manyhands::{Connection, Pipe};
+/// use manyhands::queue::{Connection, Pipe};
 ///
 /// fn square(end: &Connection<u64, u64>) {
 ///     while let Ok(x) = end.recv() {
@@ -151,11 +151,11 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// drop(other);
     /// assert!(one.send(7).is_err());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn send(&self, item: A) -> Result<(), SendError<A>> {
         self.sender.send(item)
@@ -170,7 +170,7 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::SendError};
+    /// # use manyhands::queue::{SendError, Pipe};
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// for _ in 0..64 {
     ///     one.try_send(7)?;
@@ -191,7 +191,7 @@ impl<A: Serialize + 'static, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// # use std::time::Duration;
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// one.send_timeout(7, Duration::from_secs(1))?;
@@ -214,7 +214,7 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError};
+    /// # use manyhands::queue::{RecvError, Pipe};
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// other.send(7)?;
     /// drop(other);
@@ -235,10 +235,10 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError};
+    /// # use manyhands::queue::{RecvError, Pipe};
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// assert_eq!(one.try_recv(), Err(RecvError::Empty));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_recv(&self) -> Result<B, RecvError> {
         self.receiver.try_recv()
@@ -253,14 +253,14 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError};
+    /// # use manyhands::queue::{RecvError, Pipe};
     /// # use std::time::Duration;
     /// let (one, _other) = Pipe::duplex::<u8, u8>()?;
     /// assert_eq!(
     ///     one.recv_timeout(Duration::from_millis(1)),
     ///     Err(RecvError::TimedOut)
     /// );
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<B, RecvError> {
         self.receiver.recv_timeout(timeout)
@@ -268,22 +268,39 @@ impl<A, B: DeserializeOwned + 'static> Connection<A, B> {
 }
 
 impl<A, B> Connection<A, B> {
+    /// Returns whether [`recv`](Self::recv) would not wait now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::queue::Pipe;
+    /// let (one, other) = Pipe::duplex::<u8, u8>()?;
+    /// assert!(!one.is_ready());
+    /// other.send(7)?;
+    /// assert!(one.is_ready());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.receiver().handle.wait_ready(Duration::ZERO)
+    }
+
     /// Waits until [`recv`](Self::recv) would not wait, for at most `timeout`. Returns whether that
     /// came to be.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// # use std::time::Duration;
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
-    /// assert!(!one.poll(Duration::ZERO));
+    /// assert!(!one.wait_ready_timeout(Duration::ZERO));
     /// other.send(7)?;
-    /// assert!(one.poll(Duration::MAX));
+    /// assert!(one.wait_ready_timeout(Duration::MAX));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn poll(&self, timeout: Duration) -> bool {
+    pub fn wait_ready_timeout(&self, timeout: Duration) -> bool {
         self.receiver().handle.wait_ready(timeout)
     }
 
@@ -293,7 +310,7 @@ impl<A, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError, queue::SendError};
+    /// # use manyhands::{queue::{RecvError, Pipe}, queue::SendError};
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// one.send(7)?;
     /// one.close();
@@ -311,10 +328,10 @@ impl<A, B> Connection<A, B> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// let (one, other) = Pipe::duplex::<u8, u8>()?;
     /// assert!(one.same_object(&one) && !one.same_object(&other));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn same_object(&self, other: &Self) -> bool {
         self.sender.same_object(&other.sender) && self.receiver.same_object(&other.receiver)
@@ -332,13 +349,13 @@ impl<T: Serialize + 'static> Sender<T> {
     /// # Errors
     ///
     /// [`SendError`] with the item: the queue is closed, no handle is left that could take the
-    /// item, it is larger than the bytes that may lie in the queue, it cannot be serialised, or there is
-    /// no memory for it. Never `Full` or `TimedOut`.
+    /// item, it is larger than the bytes that may lie in the queue, it cannot be serialised, or
+    /// there is no memory for it. Never `Full` or `TimedOut`.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// let (sender, receiver) = Pipe::one_way()?;
     /// sender.send(7)?;
     /// assert_eq!(receiver.len(), 1);
@@ -357,11 +374,11 @@ impl<T: Serialize + 'static> Sender<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// let (sender, _receiver) = Pipe::one_way()?;
     /// while sender.try_send(7).is_ok() {}
     /// assert_eq!(sender.len(), sender.capacity());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
         item::push(&self.handle, item, 0, WaitMode::Try)
@@ -376,7 +393,7 @@ impl<T: Serialize + 'static> Sender<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// # use std::time::Duration;
     /// let (sender, receiver) = Pipe::one_way()?;
     /// sender.send_timeout(7, Duration::from_secs(1))?;
@@ -403,11 +420,11 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// let (sender, receiver) = Pipe::one_way::<u8>()?;
     /// drop(sender);
     /// assert!(receiver.recv().is_err());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn recv(&self) -> Result<T, RecvError> {
         item::pop(&self.handle, WaitMode::Forever)
@@ -422,10 +439,10 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError};
+    /// # use manyhands::queue::{RecvError, Pipe};
     /// let (_sender, receiver) = Pipe::one_way::<u8>()?;
     /// assert_eq!(receiver.try_recv(), Err(RecvError::Empty));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_recv(&self) -> Result<T, RecvError> {
         item::pop(&self.handle, WaitMode::Try)
@@ -440,12 +457,12 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::{Pipe, queue::RecvError};
+    /// # use manyhands::queue::{RecvError, Pipe};
     /// # use std::time::Duration;
     /// let (_sender, receiver) = Pipe::one_way::<u8>()?;
     /// let late = receiver.recv_timeout(Duration::ZERO);
     /// assert_eq!(late, Err(RecvError::TimedOut));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
         item::pop(&self.handle, WaitMode::within(timeout))
@@ -453,22 +470,39 @@ impl<T: DeserializeOwned + 'static> Receiver<T> {
 }
 
 impl<T> Receiver<T> {
+    /// Returns whether [`recv`](Self::recv) would not wait now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use manyhands::queue::Pipe;
+    /// let (sender, receiver) = Pipe::one_way::<u8>()?;
+    /// assert!(!receiver.is_ready());
+    /// drop(sender);
+    /// assert!(receiver.is_ready());
+    /// # Ok::<(), manyhands::shm::ShareError>(())
+    /// ```
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.handle.wait_ready(Duration::ZERO)
+    }
+
     /// Waits until [`recv`](Self::recv) would not wait, for at most `timeout`. Returns whether that
     /// came to be.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::Pipe;
+    /// # use manyhands::queue::Pipe;
     /// # use std::time::Duration;
     /// let (sender, receiver) = Pipe::one_way::<u8>()?;
-    /// assert!(!receiver.poll(Duration::ZERO));
+    /// assert!(!receiver.wait_ready_timeout(Duration::ZERO));
     /// drop(sender);
-    /// assert!(receiver.poll(Duration::MAX));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// assert!(receiver.wait_ready_timeout(Duration::MAX));
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     #[must_use]
-    pub fn poll(&self, timeout: Duration) -> bool {
+    pub fn wait_ready_timeout(&self, timeout: Duration) -> bool {
         self.handle.wait_ready(timeout)
     }
 }

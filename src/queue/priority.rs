@@ -30,12 +30,12 @@ use crate::memory::wait_mode::WaitMode;
 /// # Examples
 ///
 /// ```
-/// use manyhands::PriorityQueue;
+/// use manyhands::queue::PriorityQueue;
 ///
 /// let jobs = PriorityQueue::bounded(100)?;
-/// jobs.push(0, "sweep".to_owned())?;
-/// jobs.push(9, "fire!".to_owned())?;
-/// jobs.push(0, "water the plants".to_owned())?;
+/// jobs.push("sweep".to_owned(), 0)?;
+/// jobs.push("fire!".to_owned(), 9)?;
+/// jobs.push("water the plants".to_owned(), 0)?;
 /// assert_eq!(jobs.pop()?, "fire!");
 /// assert_eq!(jobs.pop()?, "sweep");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -56,11 +56,11 @@ impl<T: 'static> PriorityQueue<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::PriorityQueue;
+    /// use manyhands::queue::PriorityQueue;
     ///
     /// let queue = PriorityQueue::bounded(2)?;
-    /// queue.push(-1, 'a')?;
-    /// queue.push(1, 'b')?;
+    /// queue.push('a', -1)?;
+    /// queue.push('b', 1)?;
     /// assert_eq!(queue.pop()?, 'b');
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -78,10 +78,10 @@ impl<T: 'static> PriorityQueue<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::PriorityQueue;
+    /// use manyhands::queue::PriorityQueue;
     ///
-    /// assert!(PriorityQueue::<u64>::with_limits(8, 4)?.push(0, 1).is_err());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// assert!(PriorityQueue::<u64>::with_limits(8, 4)?.push(1, 0).is_err());
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
         let room = item::room::<T>(items);
@@ -100,13 +100,13 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::PriorityQueue;
+    /// # use manyhands::queue::PriorityQueue;
     /// let queue = PriorityQueue::bounded(2)?;
-    /// queue.push(5, 'a')?;
+    /// queue.push('a', 5)?;
     /// assert_eq!(queue.pop()?, 'a');
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
+    pub fn push(&self, item: T, priority: i64) -> Result<(), PushError<T>> {
         item::push(&self.handle, item, priority, WaitMode::Forever)
     }
 
@@ -119,13 +119,13 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::PriorityQueue;
+    /// # use manyhands::queue::PriorityQueue;
     /// let queue = PriorityQueue::bounded(1)?;
-    /// assert!(queue.try_push(5, 'a').is_ok());
-    /// assert!(queue.try_push(6, 'b').is_err());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// assert!(queue.try_push('a', 5).is_ok());
+    /// assert!(queue.try_push('b', 6).is_err());
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
-    pub fn try_push(&self, priority: i64, item: T) -> Result<(), PushError<T>> {
+    pub fn try_push(&self, item: T, priority: i64) -> Result<(), PushError<T>> {
         item::push(&self.handle, item, priority, WaitMode::Try)
     }
 
@@ -138,17 +138,17 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     /// # Examples
     ///
     /// ```
-    /// # use manyhands::PriorityQueue;
+    /// # use manyhands::queue::PriorityQueue;
     /// use std::time::Duration;
     ///
     /// let queue = PriorityQueue::bounded(1)?;
-    /// queue.push_timeout(5, 'a', Duration::from_secs(1))?;
+    /// queue.push_timeout('a', 5, Duration::from_secs(1))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn push_timeout(
         &self,
-        priority: i64,
         item: T,
+        priority: i64,
         timeout: Duration,
     ) -> Result<(), PushError<T>> {
         item::push(&self.handle, item, priority, WaitMode::within(timeout))
@@ -158,13 +158,13 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
 handle!(PriorityQueue, Both, PriorityQueue);
 state!(
     PriorityQueue,
-    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
 );
 popping!(
     PriorityQueue,
-    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
 );
 taking!(
     PriorityQueue,
-    "let it = manyhands::PriorityQueue::<i32>::bounded(8)?;"
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
 );

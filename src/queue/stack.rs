@@ -25,7 +25,7 @@ use crate::memory::wait_mode::WaitMode;
 /// # Examples
 ///
 /// ```
-/// use manyhands::Stack;
+/// use manyhands::queue::Stack;
 ///
 /// let undo = Stack::bounded(100)?;
 /// undo.push("typed a".to_owned())?;
@@ -49,7 +49,7 @@ impl<T: 'static> Stack<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Stack;
+    /// use manyhands::queue::Stack;
     ///
     /// let stack = Stack::bounded(2)?;
     /// stack.push(1)?;
@@ -71,14 +71,14 @@ impl<T: 'static> Stack<T> {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Stack;
+    /// use manyhands::queue::Stack;
     ///
     /// assert!(
     ///     Stack::<String>::with_limits(8, 1_000)?
     ///         .push("x".repeat(2_000))
     ///         .is_err()
     /// );
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn with_limits(items: usize, bytes: u64) -> Result<Self, ShareError> {
         let room = item::room::<T>(items);
@@ -88,7 +88,16 @@ impl<T: 'static> Stack<T> {
 }
 
 handle!(Stack, Both, Stack);
-state!(Stack, "let it = manyhands::Stack::<i32>::bounded(8)?;");
-pushing!(Stack, "let it = manyhands::Stack::bounded(8)?;");
-popping!(Stack, "let it = manyhands::Stack::<i32>::bounded(8)?;");
-taking!(Stack, "let it = manyhands::Stack::<i32>::bounded(8)?;");
+state!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);
+pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");
+popping!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);
+taking!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);

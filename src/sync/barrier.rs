@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use crate::barrier::{BarrierError, BarrierPass};
+pub use crate::barrier::{BarrierError, BarrierWaitResult};
 use crate::memory::ShareError;
 use crate::memory::deferred::Limit;
 use crate::memory::kind::{Head, Kind};
@@ -90,9 +90,9 @@ fn reason(code: u32) -> BarrierError {
 
 /// The head of a barrier. All of it but `waiters` is changed under the lock. The next owner breaks
 /// the barrier if a process was killed with the lock, which puts every word in order. Nearly always
-/// that process was a party, so the barrier breaks anyhow. A process without a handle takes the lock
-/// only to reclaim what a dead one held. If it is killed then, the barrier breaks as well: the next
-/// owner cannot tell the two apart.
+/// that process was a party, so the barrier breaks anyhow. A process without a handle takes the
+/// lock only to reclaim what a dead one held. If it is killed then, the barrier breaks as well: the
+/// next owner cannot tell the two apart.
 #[repr(C)]
 pub(super) struct BarrierHead {
     lock: RobustMutex,
@@ -232,7 +232,7 @@ impl Barrier {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::{ShareError, sync::Barrier};
+    /// use manyhands::{sync::Barrier, shm::ShareError};
     ///
     /// assert_eq!(Barrier::new(2)?.parties(), 2);
     /// assert!(matches!(Barrier::new(0), Err(ShareError::Invalid { .. })));
@@ -260,7 +260,7 @@ impl Barrier {
         self.object.head()
     }
 
-    fn arrive(&self, mode: WaitMode) -> Result<BarrierPass, BarrierError> {
+    fn arrive(&self, mode: WaitMode) -> Result<BarrierWaitResult, BarrierError> {
         if !self.object.reach(|| mode.lock_deadline()) {
             // This is a forked child that has not been able in time to make its copy of the handle
             // its own.
@@ -281,7 +281,7 @@ impl Barrier {
         let generation = head.generation.load(Ordering::Relaxed);
         let index = head.arrived.load(Ordering::Relaxed);
         let parties = head.parties.load(Ordering::Relaxed);
-        let pass = BarrierPass::new(index as usize, parties as usize);
+        let pass = BarrierWaitResult::new(index as usize, parties as usize);
         head.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
         // The last party has come: all pass.
         if pass.is_leader() {
@@ -344,7 +344,7 @@ impl Barrier {
     /// # Examples
     ///
     /// See [`Barrier`].
-    pub fn wait(&self) -> Result<BarrierPass, BarrierError> {
+    pub fn wait(&self) -> Result<BarrierWaitResult, BarrierError> {
         self.arrive(WaitMode::Forever)
     }
 
@@ -367,9 +367,9 @@ impl Barrier {
     ///     Err(BarrierError::TimedOut)
     /// );
     /// assert!(barrier.is_broken());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BarrierError> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError> {
         self.arrive(WaitMode::within(timeout))
     }
 
@@ -412,7 +412,7 @@ impl Barrier {
     /// barrier.abort();
     /// barrier.reset();
     /// assert!(barrier.wait().is_ok());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn reset(&self) {
         let head = self.head();
@@ -438,7 +438,7 @@ impl Barrier {
     ///
     /// ```
     /// assert!(!manyhands::sync::Barrier::new(1)?.is_broken());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn is_broken(&self) -> bool {
         self.head().is_broken()
@@ -450,7 +450,7 @@ impl Barrier {
     ///
     /// ```
     /// assert_eq!(manyhands::sync::Barrier::new(5)?.parties(), 5);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn parties(&self) -> usize {
         self.head().parties.load(Ordering::Relaxed) as usize
@@ -462,7 +462,7 @@ impl Barrier {
     ///
     /// ```
     /// assert_eq!(manyhands::sync::Barrier::new(5)?.waiting(), 0);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn waiting(&self) -> usize {
         self.head().arrived.load(Ordering::Relaxed) as usize

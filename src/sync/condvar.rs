@@ -110,7 +110,7 @@ impl Condvar {
     ///
     /// ```
     /// manyhands::sync::Condvar::new()?.notify_all();
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new() -> Result<Self, ShareError> {
         let object = Object::new(0, 0, |_, _| Ok(()))?;
@@ -139,7 +139,7 @@ impl Condvar {
     ///         guard = condvar.wait(guard).unwrap();
     ///     }
     /// });
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn wait<'a, T: Pod>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
         self.wait_until(guard, None).0

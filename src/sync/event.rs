@@ -66,7 +66,7 @@ impl Event {
     ///
     /// ```
     /// assert!(!manyhands::sync::Event::new()?.is_set());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new() -> Result<Self, ShareError> {
         let object = Object::new(0, 0, |_, _| Ok(()))?;
@@ -82,7 +82,7 @@ impl Event {
     /// let event = Event::new()?;
     /// event.set();
     /// event.wait();
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn set(&self) {
         let head = self.object.head();
@@ -107,7 +107,7 @@ impl Event {
     /// event.set();
     /// event.clear();
     /// assert!(!event.is_set());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn clear(&self) {
         self.object.head().state.fetch_and(!SET, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl Event {
     /// # use manyhands::sync::Event;
     /// let event = Event::new()?;
     /// assert!(!event.is_set());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn is_set(&self) -> bool {
         self.object.head().state.load(Ordering::Acquire) & SET != 0
@@ -138,7 +138,7 @@ impl Event {
     ///     scope.spawn(|| event.set());
     ///     event.wait();
     /// });
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn wait(&self) {
         self.wait_as(WaitMode::Forever);
@@ -156,7 +156,7 @@ impl Event {
     /// assert!(!event.wait_timeout(Duration::from_millis(1)));
     /// event.set();
     /// assert!(event.wait_timeout(Duration::ZERO));
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait_as(WaitMode::within(timeout))

@@ -52,7 +52,7 @@
 //! All of them panic
 //!
 //! - in a process that cannot become a member of its family of processes any more, because 1,024
-//!   others are ([`ShareError::TooManyProcesses`](crate::ShareError::TooManyProcesses));
+//!   others are ([`ShareError::TooManyProcesses`](crate::shm::ShareError::TooManyProcesses));
 //! - in a forked child whose copy of a handle outlived the object;
 //! - when a faulty process has written over the lock in shared memory.
 
@@ -66,7 +66,7 @@ mod poison;
 mod rwlock;
 mod semaphore;
 
-pub use barrier::{Barrier, BarrierError, BarrierPass};
+pub use barrier::{Barrier, BarrierError, BarrierWaitResult};
 pub use condvar::{Condvar, WaitTimeoutResult};
 pub use event::Event;
 pub use mutex::{Mutex, MutexGuard};

@@ -98,7 +98,7 @@ impl<T: Pod> Mutex<T> {
     /// ```
     /// let mutex = manyhands::sync::Mutex::new([0u32; 8])?;
     /// assert_eq!(mutex.lock().unwrap().len(), 8);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
@@ -153,7 +153,7 @@ impl<T: Pod> Mutex<T> {
     /// let mutex = Mutex::new(1u8)?;
     /// let guard = mutex.try_lock().unwrap();
     /// assert!(mutex.try_lock().is_err());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
         match self.raw.try_lock() {
@@ -181,7 +181,7 @@ impl<T: Pod> Mutex<T> {
     /// # use std::time::Duration;
     /// let mutex = Mutex::new(1u8)?;
     /// assert_eq!(*mutex.lock_timeout(Duration::from_secs(1)).unwrap(), 1);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<MutexGuard<'_, T>> {
         match self.raw.lock_timeout(timeout) {
@@ -314,7 +314,7 @@ impl<T> Mutex<T> {
     ///
     /// ```
     /// assert!(!manyhands::sync::Mutex::new(0u8)?.is_poisoned());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn is_poisoned(&self) -> bool {
         self.raw.object.head().is_poisoned()

@@ -76,7 +76,7 @@ enum State {
 /// ```
 /// let once = manyhands::sync::Once::new()?;
 /// once.call_once_force(|state| assert!(!state.is_poisoned()));
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 #[derive(Debug)]
 pub struct OnceState {
@@ -105,7 +105,7 @@ impl Once {
     ///
     /// ```
     /// assert!(!manyhands::sync::Once::new()?.is_completed());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new() -> Result<Self, ShareError> {
         let object = Object::<OnceHead>::new(0, 0, |_, _| Ok(()))?;
@@ -156,7 +156,7 @@ impl Once {
     /// assert!(once.call_once(|| {}).is_err());
     /// once.call_once_force(|state| assert!(state.is_poisoned()));
     /// assert!(once.is_completed());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn call_once_force(&self, f: impl FnOnce(&OnceState)) {
         // It cannot be an error: this call is meant for a poisoned object too.

@@ -74,7 +74,7 @@ pub struct PoisonError<G> {
 /// }
 /// let mutex = Mutex::new(1)?;
 /// assert_eq!(*with_or_without_poison(mutex.lock()), 1);
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub type LockResult<G> = Result<G, PoisonError<G>>;
 
@@ -93,7 +93,7 @@ impl<G> PoisonError<G> {
     ///     number.map_err(|error| PoisonError::new(*error.into_inner()))
     /// }
     /// assert_eq!(look(&Mutex::new(3)?).unwrap(), 3);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(guard: G) -> Self {
         Self { guard }
@@ -130,7 +130,7 @@ impl<G> PoisonError<G> {
     ///     }
     /// }
     /// # assert_eq!(last_known(&manyhands::sync::Mutex::new(3)?.lock()), 3);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn get_ref(&self) -> &G {
         &self.guard
@@ -151,7 +151,7 @@ impl<G> PoisonError<G> {
     /// # let mutex = manyhands::sync::Mutex::new(3)?;
     /// # reset(&mut mutex.lock());
     /// # assert_eq!(*mutex.lock().unwrap(), 0);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn get_mut(&mut self) -> &mut G {
         &mut self.guard
@@ -220,7 +220,7 @@ pub enum TryLockError<G> {
 ///     result.is_ok()
 /// }
 /// assert!(is_free(&Mutex::new(0)?.try_lock()));
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 pub type TryLockResult<G> = Result<G, TryLockError<G>>;
 

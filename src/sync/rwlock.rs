@@ -108,7 +108,7 @@ impl<T: Pod> RwLock<T> {
     /// ```
     /// let lock = manyhands::sync::RwLock::new(5u64)?;
     /// assert_eq!(*lock.read().unwrap(), 5);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
@@ -217,7 +217,7 @@ impl<T: Pod> RwLock<T> {
     /// # use std::time::Duration;
     /// let lock = RwLock::new(5u64)?;
     /// assert_eq!(*lock.read_timeout(Duration::MAX).unwrap(), 5);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn read_timeout(&self, timeout: Duration) -> TryLockResult<RwLockReadGuard<'_, T>> {
         let locked = self.wait_for(READ, timeout);
@@ -295,7 +295,7 @@ impl<T> RwLock<T> {
     ///
     /// ```
     /// assert!(!manyhands::sync::RwLock::new(0u8)?.is_poisoned());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn is_poisoned(&self) -> bool {
         self.object.head().is_poisoned()
@@ -318,7 +318,7 @@ impl<T> RwLock<T> {
     /// assert!(lock.read().is_err());
     /// lock.clear_poison();
     /// assert!(lock.read().is_ok());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn clear_poison(&self) {
         self.object.head().poisoned.store(0, Ordering::Relaxed);

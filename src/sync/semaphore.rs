@@ -89,7 +89,7 @@ impl Semaphore {
     /// ```
     /// let semaphore = manyhands::sync::Semaphore::new(3)?;
     /// assert_eq!(semaphore.available(), 3);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(permits: usize) -> Result<Self, ShareError> {
         let total = u32::try_from(permits).map_err(|_| ShareError::Invalid {
@@ -131,7 +131,7 @@ impl Semaphore {
     /// assert_eq!(semaphore.available(), 0);
     /// drop(permit);
     /// assert_eq!(semaphore.available(), 1);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn acquire(&self) -> Permit<'_> {
         self.acquire_many(1)
@@ -152,7 +152,7 @@ impl Semaphore {
     /// # use manyhands::sync::Semaphore;
     /// let semaphore = Semaphore::new(3)?;
     /// assert_eq!(semaphore.acquire_many(2).count(), 2);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn acquire_many(&self, count: usize) -> Permit<'_> {
         // Without a deadline, `get` does not return without them.
@@ -172,7 +172,7 @@ impl Semaphore {
     /// let semaphore = Semaphore::new(1)?;
     /// let permit = semaphore.try_acquire().unwrap();
     /// assert!(semaphore.try_acquire().is_none());
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         self.try_acquire_many(1)
@@ -187,7 +187,7 @@ impl Semaphore {
     /// let semaphore = Semaphore::new(3)?;
     /// assert!(semaphore.try_acquire_many(4).is_none());
     /// assert_eq!(semaphore.available(), 3);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn try_acquire_many(&self, count: usize) -> Option<Permit<'_>> {
         self.get(count, WaitMode::Try)
@@ -206,7 +206,7 @@ impl Semaphore {
     ///         .acquire_timeout(Duration::from_millis(1))
     ///         .is_none()
     /// );
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
         self.acquire_many_timeout(1, timeout)
@@ -226,7 +226,7 @@ impl Semaphore {
     ///         .is_none()
     /// );
     /// assert_eq!(semaphore.available(), 1);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn acquire_many_timeout(&self, count: usize, timeout: Duration) -> Option<Permit<'_>> {
         self.get(count, WaitMode::within(timeout))
@@ -239,7 +239,7 @@ impl Semaphore {
     /// ```
     /// # use manyhands::sync::Semaphore;
     /// assert_eq!(Semaphore::new(7)?.available(), 7);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn available(&self) -> usize {
         self.line().available() as usize
@@ -299,7 +299,7 @@ impl fmt::Debug for Semaphore {
 /// let semaphore = Semaphore::new(5)?;
 /// let permit: Permit<'_> = semaphore.acquire_many(2);
 /// assert_eq!(permit.count(), 2);
-/// # Ok::<(), manyhands::ShareError>(())
+/// # Ok::<(), manyhands::shm::ShareError>(())
 /// ```
 #[must_use = "the permits are given back when this is dropped"]
 pub struct Permit<'a> {
@@ -329,7 +329,7 @@ impl Permit<'_> {
     /// let semaphore = Semaphore::new(2)?;
     /// semaphore.acquire().forget();
     /// assert_eq!(semaphore.available(), 1);
-    /// # Ok::<(), manyhands::ShareError>(())
+    /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn forget(mut self) {
         if self.is_own() {

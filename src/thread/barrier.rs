@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{deadline, sleep};
-use crate::barrier::{BarrierError, BarrierPass};
+use crate::barrier::{BarrierError, BarrierWaitResult};
 use crate::shim::{Condvar, Mutex};
 
 /// A place where threads wait until a fixed number of them has come. Then all go on together, and
@@ -136,7 +136,7 @@ impl Barrier {
     ///     assert!(other.join().unwrap().is_ok());
     /// });
     /// ```
-    pub fn wait(&self) -> Result<BarrierPass, BarrierError> {
+    pub fn wait(&self) -> Result<BarrierWaitResult, BarrierError> {
         self.wait_until(None)
     }
 
@@ -161,7 +161,7 @@ impl Barrier {
     /// // A thread that comes too late learns why.
     /// assert_eq!(barrier.wait(), Err(BarrierError::TimedOut));
     /// ```
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierPass, BarrierError> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError> {
         self.wait_until(deadline(timeout))
     }
 
@@ -246,12 +246,12 @@ impl Barrier {
         self.state.lock().waiting
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<BarrierPass, BarrierError> {
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<BarrierWaitResult, BarrierError> {
         let mut state = self.state.lock();
         if let Some(reason) = state.broken {
             return Err(reason);
         }
-        let pass = BarrierPass::new(state.waiting, self.parties);
+        let pass = BarrierWaitResult::new(state.waiting, self.parties);
         if pass.is_leader() {
             state.end_round(Ok(()));
             return Ok(pass);
@@ -294,12 +294,12 @@ mod tests {
             // Two more rounds, one passed and one broken, while the first may still be waking.
             let other = in_thread(|| barrier.wait());
             eventually(|| barrier.waiting() == 1);
-            assert_eq!(barrier.wait(), Ok(BarrierPass::new(1, 2)));
+            assert_eq!(barrier.wait(), Ok(BarrierWaitResult::new(1, 2)));
             let broken = in_thread(|| barrier.wait());
             eventually(|| barrier.waiting() == 1);
             barrier.reset();
             assert_eq!(soon(&slow), Err(BarrierError::Aborted));
-            assert_eq!(soon(&other), Ok(BarrierPass::new(0, 2)));
+            assert_eq!(soon(&other), Ok(BarrierWaitResult::new(0, 2)));
             assert_eq!(soon(&broken), Err(BarrierError::Reset));
         }
     }

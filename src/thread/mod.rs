@@ -65,7 +65,7 @@ use std::time::{Duration, Instant};
 pub use self::barrier::Barrier;
 pub use self::event::Event;
 pub use self::semaphore::{Permit, Semaphore};
-pub use crate::barrier::{BarrierError, BarrierPass};
+pub use crate::barrier::{BarrierError, BarrierWaitResult};
 use crate::shim::{Condvar, MutexGuard};
 
 /// Returns when a wait that begins now is over. `None` means never: the clock does not reach that

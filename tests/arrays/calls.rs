@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{ClaimError, SharedArray, SharedValue, TileMut, closure};
+use manyhands::{
+    SharedArray, SharedValue, closure,
+    shm::{ClaimError, TileMut},
+};
 
 use crate::common::errors::timed_out;
 use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches};
@@ -21,7 +24,7 @@ fn a_claim_that_may_wait_waits_for_room_in_the_table() -> Result {
             Err(refused) => break refused,
         }
     };
-    assert_matches!(refused, ClaimError::TooMany { limit: 120, .. });
+    assert_matches!(refused, ClaimError::TooManyClaims { limit: 120, .. });
     let sleeper = Sleeper::new();
     let claim = || array.write_range_timeout(900..901, DEADLINE).is_ok();
     std::thread::scope(|scope| {
@@ -205,7 +208,7 @@ fn b74_a_result_in_place_is_there_without_having_been_sent() -> Result {
         }
     })?;
     let after = pool.stats();
-    let sent = |stats: &manyhands::PoolStats| {
+    let sent = |stats: &manyhands::engine::PoolStats| {
         stats
             .workers
             .iter()
@@ -271,7 +274,7 @@ fn b73_a_call_that_fails_says_which_chunk_and_gives_the_array_back() -> Result {
             matches!(
                 refused.as_ref().map_err(TaskError::as_claim),
                 Err(Some(ClaimError::Claimed { by, range, .. }))
-                    if *by == own && *range == (5..6)
+                    if *by == Some(own) && *range == (5..6)
             ),
             "{name}: {refused:?}"
         );
@@ -426,7 +429,7 @@ fn b73_a_chunk_whose_worker_died_is_begun_again_and_had_by_one() -> Result {
             matches!(failed, Err(TaskError::WorkerDied { .. })),
             "{failed:?}"
         );
-        assert!(array.try_write().is_ok() && !array.was_abandoned());
+        assert!(array.try_write().is_ok() && !array.is_poisoned());
     }
     Ok(())
 }
@@ -526,7 +529,7 @@ fn b73_a_claim_that_a_worker_is_refused_is_the_calls_error() -> Result {
         assert!(
             matches!(
                 refused.as_ref().map_err(TaskError::as_claim),
-                Err(Some(ClaimError::TooMany { limit: 120, .. }))
+                Err(Some(ClaimError::TooManyClaims { limit: 120, .. }))
             ),
             "{}: {refused:?}",
             pool.engine().kind()

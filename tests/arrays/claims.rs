@@ -4,7 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use manyhands::prelude::*;
-use manyhands::{ClaimError, FrozenArray, SharedArray, SharedValue};
+use manyhands::{
+    SharedArray, SharedValue,
+    shm::{ClaimError, FrozenArray},
+};
 
 use crate::common::{Leftovers, assert_matches, eventually};
 use crate::{LONG, Result, engines, forked, is_claimed, is_late};
@@ -21,7 +24,7 @@ fn b73_nobody_has_the_same_element_twice() -> Result {
     let own = std::process::id();
     assert_matches!(
         array.try_read().unwrap_err(),
-        ClaimError::Claimed { by, range, .. } if by == own && range == (60..100)
+        ClaimError::Claimed { by, range, .. } if by == Some(own) && range == (60..100)
     );
     assert!(is_claimed(&array.get(60)) && array.get(59).is_ok());
     drop((reading, also));
@@ -47,7 +50,7 @@ fn b73_nobody_has_the_same_element_twice() -> Result {
         array.clone(),
     )?;
     assert!(child.join()?.success());
-    assert!(array.try_write().is_ok() && array.was_abandoned());
+    assert!(array.try_write().is_ok() && array.is_poisoned());
     Ok(())
 }
 
@@ -70,7 +73,7 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
     let refused = array.try_write_range(19..21).unwrap_err();
     assert_matches!(
         &refused,
-        ClaimError::Claimed { by, range, .. } if *by == child.pid() && *range == (10..20)
+        ClaimError::Claimed { by, range, .. } if *by == Some(child.pid()) && *range == (10..20)
     );
     assert!(refused.to_string().contains(&child.pid().to_string()));
     // A timeout of zero is late too, and both tell who has what.
@@ -78,7 +81,7 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
         let late = array.write_range_timeout(.., time).unwrap_err();
         assert_matches!(
             late,
-            ClaimError::TimedOut { by, range, .. } if by == child.pid() && range == (10..20)
+            ClaimError::TimedOut { by, range, .. } if by == Some(child.pid()) && range == (10..20)
         );
         assert!(is_late(&array.read_range_timeout(15..16, time)));
     }
@@ -90,7 +93,7 @@ fn b73_claims_of_other_processes_count_like_ones_own() -> Result {
     // A thread that waits is told when the claim is given up.
     array.write_range_timeout(.., LONG)?.fill(1);
     assert!(child.join()?.success());
-    assert!(!array.was_abandoned());
+    assert!(!array.is_poisoned());
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use manyhands::prelude::*;
-use manyhands::{FrozenArray, SharedArray, SharedValue, StartMethod};
+use manyhands::{SharedArray, SharedValue, engine::StartMethod, shm::FrozenArray};
 
 use crate::common::{Leftovers, eventually};
 use crate::{Result, forked, is_claimed};
@@ -254,7 +254,7 @@ fn b73_workers_forked_from_a_process_have_its_arrays_and_none_of_its_claims() ->
     let _none = Leftovers::none();
     let workers = || {
         let builder = Processes::builder().workers(1);
-        builder.start_method(StartMethod::Fork).allow_threads()
+        builder.start_method(StartMethod::Fork).allow_threads(true)
     };
     let array = SharedArray::from_slice(&[5u64; 8])?;
     let guard = array.try_read()?;

@@ -17,7 +17,10 @@ use std::time::Duration;
 
 use common::{Leftovers, assert_matches};
 use manyhands::prelude::*;
-use manyhands::{ClaimError, ShareError, SharedArray, TileMut};
+use manyhands::{
+    SharedArray,
+    shm::{ClaimError, ShareError, TileMut},
+};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -35,7 +38,7 @@ fn engines() -> Vec<Pool<AnyEngine>> {
 }
 
 fn forked() -> Pool<Forked> {
-    let builder = Forked::builder().workers(2).allow_threads();
+    let builder = Forked::builder().workers(2).allow_threads(true);
     builder.build().unwrap()
 }
 
@@ -81,7 +84,7 @@ fn b71_an_array_has_its_elements_and_its_length() -> Result {
     assert_eq!(array.to_vec()?, vec![4; 1_000]);
     assert_matches!(
         array.copy_from_slice(&[1]),
-        Err(ClaimError::Length {
+        Err(ClaimError::LengthMismatch {
             given: 1,
             len: 1_000,
             ..

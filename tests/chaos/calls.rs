@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use manyhands::Call;
 use manyhands::as_completed;
 use manyhands::prelude::*;
 

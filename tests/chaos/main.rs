@@ -23,7 +23,7 @@ use common::watch::Watch;
 use common::{Leftovers, children_of, is_running, is_stopped};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
-use manyhands::{Shutdown, WaitPolicy};
+use manyhands::{Shutdown, engine::WaitPolicy};
 use nix::sys::signal::Signal;
 
 use calls::Caller;

@@ -1,6 +1,6 @@
 // What is meant to be done instead. Makes trybuild build, not only check.
 use manyhands::prelude::*;
-use manyhands::{SharedArray, TileMut, closure};
+use manyhands::{SharedArray, closure, shm::TileMut};
 
 fn main() {
     let table = [1_u8, 2];

@@ -1,6 +1,6 @@
 //! What does not cross between the processes.
 
-use manyhands::Part;
+use manyhands::error::TaskValue;
 
 use super::*;
 
@@ -17,7 +17,7 @@ macro_rules! crossing {
                 for n in 0..20 {
                     let result = pool.submit(|n: u32| Stuck(n), n).result();
                     let Err(TaskError::Encode {
-                        part: Part::Result,
+                        part: TaskValue::Result,
                         reason,
                         ..
                     }) = result
@@ -30,7 +30,7 @@ macro_rules! crossing {
                         matches!(
                             result,
                             Err(TaskError::Decode {
-                                part: Part::Result,
+                                part: TaskValue::Result,
                                 ..
                             })
                         ),
@@ -55,7 +55,7 @@ macro_rules! crossing {
                         *index == Some(at) && message.contains("no decoding")
                     }
                     TaskError::Decode { index, part, .. } => {
-                        *index == Some(at) && *part == Part::Result
+                        *index == Some(at) && *part == TaskValue::Result
                     }
                     _ => false,
                 };
@@ -217,7 +217,7 @@ fn b22_arguments_and_contexts_that_do_not_cross_fail_alone() {
             matches!(
                 result,
                 Err(TaskError::Encode {
-                    part: Part::Argument,
+                    part: TaskValue::Argument,
                     ..
                 })
             ),
@@ -225,7 +225,7 @@ fn b22_arguments_and_contexts_that_do_not_cross_fail_alone() {
         );
         let result = pool.submit(|one_way: OneWay| one_way.0, OneWay(n)).result();
         let Err(TaskError::Decode {
-            part: Part::Argument,
+            part: TaskValue::Argument,
             reason,
             ..
         }) = result
@@ -255,7 +255,7 @@ fn b22_arguments_and_contexts_that_do_not_cross_fail_alone() {
         matches!(
             outcome,
             Err(TaskError::Encode {
-                part: Part::Context,
+                part: TaskValue::Context,
                 ..
             })
         ),
@@ -266,7 +266,7 @@ fn b22_arguments_and_contexts_that_do_not_cross_fail_alone() {
         matches!(
             outcome,
             Err(TaskError::Decode {
-                part: Part::Context,
+                part: TaskValue::Context,
                 index,
                 ..
             }) if index == Some(0)

@@ -28,7 +28,7 @@ pub(crate) fn comes_to_rest(thread: nix::unistd::Pid, has_ended: impl Fn() -> bo
 pub(crate) fn nested(n: u64) -> u64 {
     fn use_up<E>(pool: &Pool<E>, n: u64) -> u64
     where
-        E: Run<fn(u64) -> u64, u64, u64> + Reduce<fn(u64) -> u64, fn(u64, u64) -> u64, u64, u64>,
+        E: Run<fn(u64) -> u64, u64, u64> + RunReduce<fn(u64) -> u64, fn(u64, u64) -> u64, u64, u64>,
     {
         let f: fn(u64) -> u64 = |x| x + 1;
         let add: fn(u64, u64) -> u64 = |a, b| a + b;
@@ -48,7 +48,11 @@ pub(crate) fn nested(n: u64) -> u64 {
         sum += as_completed(tasks)
             .filter_map(|task| task.result().ok())
             .sum::<u64>();
-        let (done, pending) = wait((0..n).map(|x| pool.submit(f, x)), ReturnWhen::All, None);
+        let (done, pending) = wait(
+            (0..n).map(|x| pool.submit(f, x)),
+            ReturnWhen::AllCompleted,
+            None,
+        );
         assert!(pending.is_empty());
         sum + done
             .into_iter()
@@ -434,7 +438,7 @@ fn b35_tasks_wait_for_tasks_of_their_own_pool() {
                 .filter_map(|task| task.result().ok())
                 .sum::<u64>();
             let tasks = (0..n).map(|x| pool.submit(|x: u64| x, x));
-            let (done, _) = wait(tasks, ReturnWhen::All, None);
+            let (done, _) = wait(tasks, ReturnWhen::AllCompleted, None);
             sum += done
                 .into_iter()
                 .filter_map(|task| task.result().ok())

@@ -195,7 +195,7 @@ macro_rules! futures {
             let _none = Leftovers::none();
             let pool = $make;
             let tasks = (690..710).map(|n| pool.submit(not_700, n));
-            let (done, pending) = wait(tasks, ReturnWhen::All, None);
+            let (done, pending) = wait(tasks, ReturnWhen::AllCompleted, None);
             assert!(pending.is_empty());
             assert!(
                 done.iter()
@@ -296,7 +296,7 @@ macro_rules! futures {
                 std::thread::scope(|scope| {
                     scope.spawn(|| assert!(block_on(all(awaited)).iter().all(Result::is_ok)));
                     scope.spawn(|| {
-                        let (done, pending) = wait(waited, ReturnWhen::All, None);
+                        let (done, pending) = wait(waited, ReturnWhen::AllCompleted, None);
                         assert!(pending.is_empty() && !done.is_empty());
                     });
                     assert!(as_completed(tasks).all(|task| task.result().is_ok()));

@@ -96,7 +96,11 @@ macro_rules! handles {
             let pool = $make;
             let task = || pool.submit(|n: u32| n, 1);
             assert_eq!(task().result_timeout(Duration::MAX), Ok(Ok(1)));
-            let (done, pending) = wait([task(), task()], ReturnWhen::All, Some(Duration::MAX));
+            let (done, pending) = wait(
+                [task(), task()],
+                ReturnWhen::AllCompleted,
+                Some(Duration::MAX),
+            );
             assert_eq!((done.len(), pending.len()), (2, 0));
             let mut completed = as_completed([task(), task()]);
             for _ in 0..2 {

@@ -43,10 +43,11 @@ use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
 use common::refuse::Refused;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};
+use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
-    Progress, Reduce, ReturnWhen, Shutdown, as_completed, at_fork_child, item_seed, wait,
+    Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, item_seed, wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,7 @@ fn forked() -> Pool<Forked> {
             nix::unistd::dup2_stderr(null.unwrap()).unwrap();
         });
     });
-    let pool = Forked::builder().workers(2).allow_threads();
+    let pool = Forked::builder().workers(2).allow_threads(true);
     pool.build().unwrap()
 }
 
@@ -226,7 +227,7 @@ mod mortal {
 /// The engines between whose workers and the caller values cross.
 mod crossing_values {
     use super::*;
-    use manyhands::Part;
+    use manyhands::error::TaskValue;
 
     crossing!(processes, processes());
     crossing!(forked, forked());

@@ -275,9 +275,9 @@ macro_rules! outcomes {
             call.map(|x: u32| x, 0..100).unwrap();
             assert!(told.is_sorted_by_key(|p| (p.done, p.elapsed)), "{told:?}");
             for p in &told {
-                let is_over = p.remaining() == Some(Duration::ZERO);
+                let is_over = p.remaining_time() == Some(Duration::ZERO);
                 assert_eq!(is_over, p.done == 100, "{p:?}");
-                assert_eq!(p.remaining().is_none(), p.done == 0, "{p:?}");
+                assert_eq!(p.remaining_time().is_none(), p.done == 0, "{p:?}");
             }
             let mut last = None;
             let call = pool.call().on_progress(|p| last = Some(*p));

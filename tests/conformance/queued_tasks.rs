@@ -85,7 +85,7 @@ macro_rules! queued_futures {
             let tasks = || running.into_iter().chain([done, queued, failed, cancelled]);
             let soon = Some(Duration::from_millis(20));
             let workers = pool.workers();
-            let (done, pending) = wait(tasks(), ReturnWhen::All, soon);
+            let (done, pending) = wait(tasks(), ReturnWhen::AllCompleted, soon);
             assert_eq!((done.len(), pending.len()), (3, workers + 1));
             let (done, rest) = wait(done, ReturnWhen::FirstError, None);
             assert_eq!((done.len(), rest.len()), (3, 0));
@@ -106,7 +106,11 @@ macro_rules! queued_futures {
             gate.open();
             let (done, pending) = wait(pending, ReturnWhen::FirstCompleted, None);
             assert!(!done.is_empty());
-            let (done, pending) = wait(done.into_iter().chain(pending), ReturnWhen::All, None);
+            let (done, pending) = wait(
+                done.into_iter().chain(pending),
+                ReturnWhen::AllCompleted,
+                None,
+            );
             assert_eq!((done.len(), pending.len()), (workers + 1, 0));
         }
 

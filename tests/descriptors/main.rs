@@ -14,8 +14,8 @@ use std::process::{Command, Output as Outcome};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use common::{Leftovers, as_program, finish, is_program};
-use manyhands::StartMethod;
 use manyhands::engine::ProcessesBuilder;
+use manyhands::engine::StartMethod;
 use manyhands::prelude::*;
 use manyhands::process::Process;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -30,7 +30,7 @@ fn builder(method: StartMethod) -> ProcessesBuilder {
     Processes::builder()
         .workers(1)
         .start_method(method)
-        .allow_threads()
+        .allow_threads(true)
 }
 
 /// The library of `library.c`, built for one test, and the file that it writes to. Both go with
@@ -201,7 +201,7 @@ fn what_a_process_keeps_open_is_out_of_the_reach_of_stale_numbers() {
         assert_eq!(self::open().iter().filter(of_lanes).count(), 1);
         assert_eq!(within_reach(), [], "{method:?}");
     }
-    let forked = Forked::builder().workers(1).allow_threads();
+    let forked = Forked::builder().workers(1).allow_threads(true);
     let forked = forked.build().unwrap();
     assert_eq!(forked.submit(|()| within_reach(), ()).result(), Ok(vec![]));
     let child = |()| assert_eq!(within_reach(), []);

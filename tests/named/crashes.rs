@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use manyhands::{SharedMemory, SharedMemoryError};
+use manyhands::shm::{SharedMemory, SharedMemoryError};
 
 use super::common::{Killed, Leftovers, as_program, assert_matches, is_program, kill};
 use super::{NAME, STRANGER, given, is_there, name_of, path, ready, run_as_stranger, start};

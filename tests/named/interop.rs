@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use manyhands::SharedMemory;
+use manyhands::shm::SharedMemory;
 use shared_memory::{Shmem, ShmemConf};
 
 use super::common::{Killed, Leftovers};

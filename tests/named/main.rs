@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use common::{Killed, Leftovers, as_program, assert_matches, finish, is_program};
 use manyhands::prelude::*;
-use manyhands::{NameError, SharedMemory, SharedMemoryError};
+use manyhands::shm::{NameError, SharedMemory, SharedMemoryError};
 use nix::sys::stat::Mode;
 
 /// What a program is told to work on.
@@ -449,7 +449,7 @@ fn b77_a_forked_child_removes_what_it_made_and_nothing_else() {
     let _none = Leftovers::none();
     let (ours, theirs) = (name_of("parent"), name_of("child"));
     let memory = SharedMemory::create(&ours, 10).unwrap();
-    let forked = Forked::builder().workers(1).allow_threads().build();
+    let forked = Forked::builder().workers(1).allow_threads(true).build();
     let forked = forked.unwrap();
     let seen = forked
         .map(

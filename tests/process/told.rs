@@ -212,7 +212,7 @@ fn a_process_that_was_forked_twice_knows_from_whom() {
     let forked = || {
         Forked::builder()
             .workers(1)
-            .allow_threads()
+            .allow_threads(true)
             .build()
             .unwrap()
     };
@@ -230,7 +230,7 @@ fn a_process_that_was_forked_twice_knows_from_whom() {
 #[test]
 fn an_endless_recursion_of_forked_children_is_refused() {
     fn descend(level: u32) -> (u32, bool) {
-        let builder = Forked::builder().workers(1).allow_threads();
+        let builder = Forked::builder().workers(1).allow_threads(true);
         let pool = builder.build().unwrap();
         let deeper = if level.is_multiple_of(2) {
             pool.submit(descend, level + 1).result()

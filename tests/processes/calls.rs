@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
-use manyhands::{Affinity, InnerThreads, closure};
+use manyhands::{
+    closure,
+    engine::{Affinity, InnerThreads},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::{Leftovers, eventually};

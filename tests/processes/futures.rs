@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
 use manyhands::{as_completed, wait};
 
@@ -170,7 +171,11 @@ fn b49_wait_gives_exactly_those_that_have_ended() {
     eventually("three have ended", || {
         all.iter().filter(|task| task.is_done()).count() == 3
     });
-    let (done, pending) = wait(all, ReturnWhen::All, Some(Duration::from_millis(50)));
+    let (done, pending) = wait(
+        all,
+        ReturnWhen::AllCompleted,
+        Some(Duration::from_millis(50)),
+    );
     assert_eq!(
         (done.len(), pending.len()),
         (3, 1),
@@ -179,7 +184,7 @@ fn b49_wait_gives_exactly_those_that_have_ended() {
     let errors = done.into_iter().map(outcome).filter(Result::is_err).count();
     assert_eq!(errors, 1 + usize::from(is_cancelled));
     touch(folder.file("open"));
-    let (done, pending) = wait(pending, ReturnWhen::All, Some(DEADLINE));
+    let (done, pending) = wait(pending, ReturnWhen::AllCompleted, Some(DEADLINE));
     assert_eq!((done.len(), pending.len()), (1, 0));
 }
 

@@ -216,7 +216,7 @@ fn all_workers_print_to_the_descriptor_that_was_given() {
         let errors = File::create(folder.file("errors")).unwrap();
         let builder = Processes::builder().workers(2).start_method(method);
         let pool = builder
-            .allow_threads()
+            .allow_threads(true)
             .stdout(writer)
             .stderr(errors)
             .build()

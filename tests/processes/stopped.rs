@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::{Shutdown, StartMethod, WaitPolicy};
+use manyhands::{
+    Shutdown,
+    engine::{StartMethod, WaitPolicy},
+};
 
 use crate::common::errors::{cancelled, timed_out};
 use crate::common::random::{Random, seed};
@@ -41,7 +44,9 @@ fn in_time<R>(what: &'static str, run: impl FnOnce() -> R) -> R {
 /// Whatever method workers are started by, and however they wait for work.
 fn pools(workers: usize) -> Vec<(&'static str, Pool<Processes>)> {
     let builder = || Processes::builder().workers(workers);
-    let fork = builder().start_method(StartMethod::Fork).allow_threads();
+    let fork = builder()
+        .start_method(StartMethod::Fork)
+        .allow_threads(true);
     let server = builder().start_method(StartMethod::ForkServer);
     // This is long, so that a worker that is stopped while it is idle is stopped while it looks for
     // work.
@@ -53,8 +58,9 @@ fn pools(workers: usize) -> Vec<(&'static str, Pool<Processes>)> {
         ("spin", spin),
         ("park", builder().wait_policy(WaitPolicy::Park)),
     ];
-    let build =
-        |(name, builder): (_, manyhands::ProcessesBuilder)| (name, builder.build().unwrap());
+    let build = |(name, builder): (_, manyhands::engine::ProcessesBuilder)| {
+        (name, builder.build().unwrap())
+    };
     builders.map(build).into()
 }
 
@@ -189,7 +195,7 @@ fn b28_a_limit_counts_from_when_a_task_could_have_begun() {
             assert_ne!(other, victim, "{name}");
         }
         let failures = pool.stats().total().failures;
-        assert_eq!((failures.timed_out, failures.all()), (1, 1));
+        assert_eq!((failures.timed_out, failures.total()), (1, 1));
     }
 }
 
@@ -477,7 +483,7 @@ fn a_stopped_fork_server_holds_up_no_call_for_long() {
     let server = Processes::builder().start_method(StartMethod::ForkServer);
     let fork = Processes::builder()
         .start_method(StartMethod::Fork)
-        .allow_threads();
+        .allow_threads(true);
     for builder in [server, fork] {
         let pool = builder.workers(2).build().unwrap();
         let first = server_of(&pool);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use manyhands::engine::ProcessesBuilder;
+use manyhands::engine::{Affinity, InnerThreads, StartMethod, WaitPolicy};
+use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
-use manyhands::{Affinity, InnerThreads, StartMethod, WaitPolicy};
 
 use crate::common::{Leftovers, as_program, eventually, finish, is_program, is_running, kill};
 use crate::{endless, outcome, pid, workers};
@@ -54,7 +55,7 @@ fn workers_have_no_variables_that_were_removed_or_cleared() {
     ] {
         let builder = || {
             let builder = Processes::builder().workers(1).start_method(method);
-            let builder = builder.allow_threads().env("MANYHANDS_A", "a");
+            let builder = builder.allow_threads(true).env("MANYHANDS_A", "a");
             builder.inner_threads(InnerThreads::AtMost(3))
         };
         let seen = |builder: ProcessesBuilder| {
@@ -156,7 +157,7 @@ fn a_limit_of_threads_that_this_process_has_is_that_of_its_workers() {
     for method in start_methods {
         let builder = Processes::builder().workers(1).start_method(method);
         let builder = builder.inner_threads(InnerThreads::AtMost(3));
-        let pool = builder.allow_threads().build().unwrap();
+        let pool = builder.allow_threads(true).build().unwrap();
         let values = names.map(|name| outcome(pool.submit(variable, name.to_owned())).unwrap());
         let values = values.each_ref().map(|value| value.as_deref().unwrap());
         assert_eq!(values, ["7", "3"], "{method:?}");

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use manyhands::StartMethod;
+use manyhands::Shutdown;
+use manyhands::engine::StartMethod;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -263,7 +264,7 @@ fn a_copy_of_this_process_that_is_lost_is_not_made_again_behind_anybodys_back() 
     let pool = Processes::builder()
         .workers(1)
         .start_method(StartMethod::Fork)
-        .allow_threads()
+        .allow_threads(true)
         .build()
         .unwrap();
     let worker = pool
@@ -380,8 +381,9 @@ fn b28_the_limit_of_a_pool_is_not_for_the_chunks_of_a_reduction() {
 #[test]
 fn b30_a_preload_that_ends_its_process_or_leaves_a_thread_is_told() {
     let _none = Leftovers::none();
-    let build =
-        |builder: manyhands::ProcessesBuilder| builder.workers(1).build().unwrap_err().to_string();
+    let build = |builder: manyhands::engine::ProcessesBuilder| {
+        builder.workers(1).build().unwrap_err().to_string()
+    };
     let text =
         build(Processes::builder().preload(|| -> Result<(), String> { std::process::exit(4) }));
     assert!(text.contains("exited with code 4"), "{text}");

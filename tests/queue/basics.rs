@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PopError, PushError, TaskDoneError};
 use manyhands::select::wait_ready;
-use manyhands::{PriorityQueue, Queue, SharedValue, Stack, shm};
+use manyhands::{
+    Queue, SharedValue,
+    queue::{PriorityQueue, Stack},
+    shm,
+};
 
 use crate::common::{DEADLINE, Leftovers, assert_matches, eventually, kill};
 use crate::{Result, setting};
@@ -60,7 +64,7 @@ fn b62_items_of_one_producer_arrive_in_its_order() -> Result {
     let (sender, receiver) = Queue::bounded(16)?.split();
     let producers: Vec<Process> = (0..3)
         .map(|who| {
-            let produce = |(who, sender): (u64, manyhands::Sender<(u64, String)>)| {
+            let produce = |(who, sender): (u64, manyhands::queue::Sender<(u64, String)>)| {
                 for number in 0..2_000u64 {
                     // Some in the slot, some in payloads.
                     sender
@@ -103,28 +107,29 @@ fn each_item_once(many: u64, capacity: usize, items: u64) -> Result {
     let (sums, results) = Queue::<(u64, u64, u64)>::bounded(8)?.split();
     let consumers: Vec<Process> = (0..many)
         .map(|_| {
-            let consume = |(jobs, sums): (manyhands::Receiver<u64>, manyhands::Sender<_>)| {
-                let mut sum = (0u64, 0u64, 0u64);
-                for item in &jobs {
-                    // Count, sum and a sum of hashes: an item that is there twice, or not at all,
-                    // changes one of them.
-                    let hash = item.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-                    sum = (
-                        sum.0 + 1,
-                        sum.1 + item,
-                        sum.2.wrapping_add(hash.wrapping_mul(hash | 1)),
-                    );
-                    jobs.task_done().unwrap();
-                }
-                sums.send(sum).unwrap();
-            };
+            let consume =
+                |(jobs, sums): (manyhands::queue::Receiver<u64>, manyhands::queue::Sender<_>)| {
+                    let mut sum = (0u64, 0u64, 0u64);
+                    for item in &jobs {
+                        // Count, sum and a sum of hashes: an item that is there twice, or not at
+                        // all, changes one of them.
+                        let hash = item.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+                        sum = (
+                            sum.0 + 1,
+                            sum.1 + item,
+                            sum.2.wrapping_add(hash.wrapping_mul(hash | 1)),
+                        );
+                        jobs.task_done().unwrap();
+                    }
+                    sums.send(sum).unwrap();
+                };
             Process::spawn(consume, (receiver.clone(), sums.clone()))
         })
         .collect::<std::result::Result<_, _>>()?;
     let start = Instant::now();
     let producers: Vec<Process> = (0..many)
         .map(|who| {
-            let produce = |(from, to, jobs): (u64, u64, manyhands::Sender<u64>)| {
+            let produce = |(from, to, jobs): (u64, u64, manyhands::queue::Sender<u64>)| {
                 (from..to).for_each(|item| jobs.send(item).unwrap());
             };
             let part = items / many;
@@ -290,7 +295,7 @@ fn b67_more_bytes_than_the_queue_takes_is_an_error_and_no_hang() -> Result {
         matches!(&error, PushError::TooLarge { limit: 1_000, .. }),
         "{error}"
     );
-    assert_eq!(error.into_item().len(), 1_001);
+    assert_eq!(error.into_inner().len(), 1_001);
     for _ in 0..3 {
         queue.push(vec![1; 300])?;
     }
@@ -315,7 +320,7 @@ fn stacks_and_priority_queues_keep_their_order_between_processes() -> Result {
         for x in 0..5 {
             stack.push(x).unwrap();
             by_priority
-                .push(i64::from(x % 2), format!("{x}{}", "y".repeat(500)))
+                .push(format!("{x}{}", "y".repeat(500)), i64::from(x % 2))
                 .unwrap();
         }
     };
@@ -520,9 +525,9 @@ fn errors_cross_to_other_processes_and_say_what_is_behind_them() -> Result {
     assert_eq!(popped, Ok("first".to_owned()));
     let popped = pool.submit(|queue: Queue<String>| queue.try_pop(), queue);
     assert_eq!(popped.result()?, Err(PopError::Empty));
-    let unreachable = PopError::Share(manyhands::ShareError::Gone);
+    let unreachable = PopError::Share(shm::ShareError::Gone);
     let behind = unreachable.source().and_then(|it| it.downcast_ref());
-    assert_eq!(behind, Some(&manyhands::ShareError::Gone));
+    assert_eq!(behind, Some(&shm::ShareError::Gone));
     let echo = |error: PopError| error;
     let echo = pool.submit(echo, unreachable.clone()).result()?;
     assert_eq!(echo, unreachable);

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PopError, PushError};
 use manyhands::select::wait_ready;
-use manyhands::{Queue, Receiver, Sender, closure};
+use manyhands::{
+    Queue, closure,
+    queue::{Receiver, Sender},
+};
 
 use crate::Result;
 use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches, eventually, kill};
@@ -384,7 +387,7 @@ fn pools_and_forked_children_use_queues() -> Result {
     let (sender, receiver) = Queue::<u64>::bounded(1_000)?.split();
     let pool = Pool::processes(2)?;
     pool.map(closure!([sender] |x: u64| sender.send(x).unwrap()), 0..100)?;
-    let forked = Forked::builder().workers(2).allow_threads().build()?;
+    let forked = Forked::builder().workers(2).allow_threads(true).build()?;
     forked.map(|x: u64| sender.send(x).unwrap(), 100..200)?;
     let made = pool
         .submit(|()| Queue::<u64>::bounded(3).unwrap(), ())

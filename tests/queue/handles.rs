@@ -6,7 +6,10 @@ use std::time::Duration;
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PopError, PushError};
 use manyhands::sync::Event;
-use manyhands::{Pipe, Queue, Receiver};
+use manyhands::{
+    Queue,
+    queue::{Pipe, Receiver},
+};
 
 use crate::Result;
 use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches, eventually, kill};
@@ -130,7 +133,7 @@ fn join_waits_for_the_item_that_a_receiver_of_this_process_has_in_hand() -> Resu
 }
 
 /// A sender whose only receiver was killed, for whom no call waits. The queue is full.
-fn killed_consumer() -> std::result::Result<(Process, manyhands::Sender<u32>), Failure> {
+fn killed_consumer() -> std::result::Result<(Process, manyhands::queue::Sender<u32>), Failure> {
     let (sender, receiver) = Queue::bounded(1)?.split();
     let hold = |receiver: Receiver<u32>| {
         receiver.recv().unwrap();
@@ -169,7 +172,7 @@ fn the_receiving_half_of_a_pipe_polls_and_waits_as_long_as_it_is_told() -> Resul
     assert_eq!(receiver.try_recv(), Err(PopError::Empty));
     let start = std::time::Instant::now();
     assert_eq!(receiver.recv_timeout(SHORT), Err(PopError::TimedOut));
-    assert!(!receiver.poll(SHORT));
+    assert!(!receiver.wait_ready_timeout(SHORT));
     assert!(start.elapsed() >= 2 * SHORT);
     let sleeper = Sleeper::new();
     std::thread::scope(|scope| {
@@ -179,13 +182,16 @@ fn the_receiving_half_of_a_pipe_polls_and_waits_as_long_as_it_is_told() -> Resul
         assert_eq!(recv.join().unwrap(), Ok(1));
     });
     sender.try_send(2)?;
-    assert!(receiver.poll(Duration::ZERO));
+    assert!(receiver.wait_ready_timeout(Duration::ZERO));
     assert_eq!(receiver.try_recv(), Ok(2));
     sender.send(3)?;
     drop(sender);
-    assert!(receiver.poll(DEADLINE));
+    assert!(receiver.wait_ready_timeout(DEADLINE));
     assert_eq!(receiver.recv(), Ok(3));
-    assert!(receiver.poll(DEADLINE), "the end can be received, too");
+    assert!(
+        receiver.wait_ready_timeout(DEADLINE),
+        "the end can be received, too"
+    );
     assert_eq!(receiver.recv_timeout(DEADLINE), Err(PopError::Disconnected));
     Ok(())
 }

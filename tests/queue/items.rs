@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 use manyhands::queue::{JoinError, PopError, PushError, TaskDoneError};
 use manyhands::select::wait_ready;
-use manyhands::{PriorityQueue, Queue, Receiver, Sender, ShareError, SharedValue, Stack, shm};
+use manyhands::{
+    Queue, SharedValue,
+    queue::{PriorityQueue, Receiver, Sender, Stack},
+    shm,
+    shm::ShareError,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -101,7 +106,7 @@ fn what_is_refused_comes_back_whole_and_keeps_nothing() -> Result {
     let full = shm::usage().objects;
     let refused = sender.try_send(value()).unwrap_err();
     assert!(matches!(refused, PushError::Full(_)), "{refused:?}");
-    assert_eq!(refused.into_item().0.get(), 6);
+    assert_eq!(refused.into_inner().0.get(), 6);
     let refused = sender.send_timeout(value(), SHORT).unwrap_err();
     assert!(matches!(refused, PushError::TimedOut(_)), "{refused:?}");
     drop(refused);
@@ -120,7 +125,7 @@ fn what_is_refused_comes_back_whole_and_keeps_nothing() -> Result {
         .push((SharedValue::new(7)?, vec![0; 200]))
         .unwrap_err();
     assert!(matches!(refused, PushError::TooLarge { limit: 100, .. }));
-    assert_eq!(refused.into_item().0.get(), 7);
+    assert_eq!(refused.into_inner().0.get(), 7);
     assert_eq!(shm::usage().objects, before);
     Ok(())
 }
@@ -231,7 +236,7 @@ fn what_was_not_popped_goes_with_its_queue_whatever_the_order() -> Result {
     );
     goes_with_its_queue!(
         PriorityQueue::bounded(8)?,
-        |queue: &PriorityQueue<Item>, x: i64, item| queue.push(-x, item),
+        |queue: &PriorityQueue<Item>, x: i64, item| queue.push(item, -x),
         [0, 1]
     );
     Ok(())
@@ -242,14 +247,14 @@ fn every_way_to_push_keeps_the_priority_and_every_order_its_limits() -> Result {
     let _none = Leftovers::none();
     let queue = PriorityQueue::bounded(5)?;
     assert_eq!(wait_ready(&[&queue], Some(SHORT)), [0_usize; 0]);
-    queue.push(1, 2_u8)?;
+    queue.push(2_u8, 1)?;
     assert_eq!(wait_ready(&[&queue], Some(SHORT)), [0]);
-    queue.push_timeout(i64::MIN, 5, SHORT)?;
-    queue.try_push(i64::MAX, 1)?;
-    queue.push_timeout(1, 3, SHORT)?;
-    queue.try_push(-1, 4)?;
+    queue.push_timeout(5, i64::MIN, SHORT)?;
+    queue.try_push(1, i64::MAX)?;
+    queue.push_timeout(3, 1, SHORT)?;
+    queue.try_push(4, -1)?;
     let start = Instant::now();
-    assert_eq!(queue.push_timeout(9, 6, SHORT), Err(PushError::TimedOut(6)));
+    assert_eq!(queue.push_timeout(6, 9, SHORT), Err(PushError::TimedOut(6)));
     assert!(start.elapsed() >= SHORT);
     assert_eq!((queue.len(), queue.capacity()), (5, 5));
     let order: Vec<u8> = queue.clone().into_iter().take(2).collect();
@@ -258,9 +263,9 @@ fn every_way_to_push_keeps_the_priority_and_every_order_its_limits() -> Result {
     assert_eq!(order, [3, 4]);
     queue.close();
     assert!(queue.is_closed());
-    assert_eq!(queue.try_push(9, 7), Err(PushError::Closed(7)));
-    assert_eq!(queue.push_timeout(9, 7, SHORT), Err(PushError::Closed(7)));
-    assert_eq!(queue.push(9, 7), Err(PushError::Closed(7)));
+    assert_eq!(queue.try_push(7, 9), Err(PushError::Closed(7)));
+    assert_eq!(queue.push_timeout(7, 9, SHORT), Err(PushError::Closed(7)));
+    assert_eq!(queue.push(7, 9), Err(PushError::Closed(7)));
     drop(queue);
 
     let stack = Stack::with_limits(2, 16)?;

@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::queue::JoinError;
-use manyhands::{PriorityQueue, Queue, SharedValue, Stack};
+use manyhands::{
+    Queue, SharedValue,
+    queue::{PriorityQueue, Stack},
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,7 +73,7 @@ line!(Queue, true, |queue, item| queue.push(item));
 line!(Stack, false, |stack, item| stack.push(item));
 line!(PriorityQueue, false, |queue, item| {
     let (_, number) = item.check();
-    queue.push((number % 5).cast_signed(), item)
+    queue.push(item, (number % 5).cast_signed())
 });
 
 /// What is sent.

@@ -3,7 +3,10 @@
 use std::collections::{BinaryHeap, VecDeque};
 
 use manyhands::queue::{PopError, PushError};
-use manyhands::{PriorityQueue, Queue, Stack};
+use manyhands::{
+    Queue,
+    queue::{PriorityQueue, Stack},
+};
 use proptest::prelude::*;
 
 use crate::common::Leftovers;
@@ -150,6 +153,6 @@ proptest! {
     fn a_priority_queue_is_a_heap(steps in steps()) {
         let _none = Leftovers::none();
         let queue = PriorityQueue::<Vec<u8>>::with_limits(CAPACITY, BYTES).unwrap();
-        check!(steps, queue, Model::Priority(BinaryHeap::new(), 0), |queue: &PriorityQueue<_>, priority, item| queue.try_push(priority, item));
+        check!(steps, queue, Model::Priority(BinaryHeap::new(), 0), |queue: &PriorityQueue<_>, priority, item| queue.try_push(item, priority));
     }
 }

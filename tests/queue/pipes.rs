@@ -6,7 +6,10 @@ use manyhands::prelude::*;
 use manyhands::queue::{PopError, PushError};
 use manyhands::select::{Waitable, wait_ready};
 use manyhands::sync::Event;
-use manyhands::{Connection, Pipe, Queue, Receiver, Sender, Stack};
+use manyhands::{
+    Queue,
+    queue::{Connection, Pipe, Receiver, Sender, Stack},
+};
 
 use crate::Result;
 use crate::common::{DEADLINE, Leftovers, kill};
@@ -50,11 +53,11 @@ fn b69_when_the_peer_is_killed_the_stream_ends() -> Result {
     };
     let child = Process::spawn(child, theirs)?;
     assert_eq!(ours.recv()?, vec![1; 100_000]);
-    assert!(ours.poll(DEADLINE));
+    assert!(ours.wait_ready_timeout(DEADLINE));
     kill(child.pid());
     assert_eq!(ours.recv()?, [2]);
     assert_eq!(ours.recv(), Err(PopError::Disconnected));
-    assert!(ours.poll(Duration::ZERO));
+    assert!(ours.wait_ready_timeout(Duration::ZERO));
     assert!(matches!(ours.send(1), Err(PushError::Disconnected(1))));
     child.join()?;
     Ok(())
@@ -65,14 +68,14 @@ fn b69_poll_waits_no_longer_than_it_is_told() -> Result {
     let _none = Leftovers::none();
     let (one, other) = Pipe::duplex::<u8, u8>()?;
     let start = Instant::now();
-    assert!(!one.poll(Duration::from_millis(20)));
+    assert!(!one.wait_ready_timeout(Duration::from_millis(20)));
     assert!(start.elapsed() >= Duration::from_millis(20));
     assert_eq!(
         one.recv_timeout(Duration::from_millis(1)),
         Err(PopError::TimedOut)
     );
     std::thread::scope(|scope| {
-        let polled = scope.spawn(|| one.poll(DEADLINE));
+        let polled = scope.spawn(|| one.wait_ready_timeout(DEADLINE));
         other.send(1).unwrap();
         assert!(polled.join().unwrap());
     });

@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
+use manyhands::Call;
 use manyhands::prelude::*;
-use manyhands::{Executor, Progress, Reduce, Run, RunWith};
+use manyhands::{Executor, Progress, Run, RunReduce, RunWith};
 
 use crate::common::errors::is_closed;
 use crate::model::Given;
@@ -124,7 +125,7 @@ impl Items<'_> {
         E: Run<F, Task, Answer>
             + Run<O, Task, ()>
             + RunWith<Vec<u64>, W, Task, Answer>
-            + Reduce<M, G, Task, Vec<u32>>,
+            + RunReduce<M, G, Task, Vec<u32>>,
     {
         let (call, input) = (self.options(pool), self.input());
         match self.spec.form {

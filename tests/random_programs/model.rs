@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use manyhands::Part;
+use manyhands::error::TaskValue;
 use manyhands::prelude::*;
 
 use crate::common::errors::{cancelled, is_cancelled_or_closed, is_closed};
@@ -181,16 +181,16 @@ impl Given {
             TaskError::Encode { index, part, .. } => {
                 *index == self.index
                     && match self.kind {
-                        Kind::StuckArgument => *part == Part::Argument,
-                        Kind::StuckResult => *part == Part::Result,
+                        Kind::StuckArgument => *part == TaskValue::Argument,
+                        Kind::StuckResult => *part == TaskValue::Result,
                         _ => false,
                     }
             }
             TaskError::Decode { index, part, .. } => {
                 *index == self.index
                     && match self.kind {
-                        Kind::BadArgument => *part == Part::Argument,
-                        Kind::BadResult => *part == Part::Result,
+                        Kind::BadArgument => *part == TaskValue::Argument,
+                        Kind::BadResult => *part == TaskValue::Result,
                         _ => false,
                     }
             }

@@ -208,7 +208,7 @@ fn wait_for(world: &World, handles: Vec<Handle>, when: When) {
     let has_callbacks = !told.is_empty();
     let mut outcomes = Vec::new();
     let when = match when {
-        When::All => Some(ReturnWhen::All),
+        When::All => Some(ReturnWhen::AllCompleted),
         When::FirstCompleted => Some(ReturnWhen::FirstCompleted),
         When::FirstError => Some(ReturnWhen::FirstError),
         When::AsCompleted => None,
@@ -226,7 +226,7 @@ fn wait_for(world: &World, handles: Vec<Handle>, when: When) {
         let is_enough = match when {
             ReturnWhen::FirstCompleted => done_count > 0 || count == 0,
             ReturnWhen::FirstError => pending_count == 0 || outcomes.iter().any(Result::is_err),
-            ReturnWhen::All => pending_count == 0,
+            ReturnWhen::AllCompleted => pending_count == 0,
             other => unreachable!("no step has {other:?}"),
         };
         hold(

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
-use manyhands::{Shutdown, WaitPolicy};
+use manyhands::{Shutdown, engine::WaitPolicy};
 use parking_lot::Mutex;
 
 use crate::common::eventually;
@@ -40,7 +40,7 @@ impl AnyPool {
             Engine::Serial => Self::Serial(Pool::serial()),
             Engine::Threads => Self::Threads(Pool::threads(spec.workers).expect("a pool")),
             Engine::Forked => {
-                let builder = Forked::builder().workers(spec.workers).allow_threads();
+                let builder = Forked::builder().workers(spec.workers).allow_threads(true);
                 Self::Forked(builder.build().expect("a pool"))
             }
             Engine::Processes => {

@@ -32,7 +32,7 @@ fn a_forked_pool_has_as_many_children_as_make_sense_here_unless_told_otherwise()
     let builder = Forked::builder();
     let workers = manyhands::available_workers().unwrap();
     assert_eq!(builder.clone().build().unwrap().workers(), workers);
-    let more = builder.workers(workers + 1).allow_threads();
+    let more = builder.workers(workers + 1).allow_threads(true);
     let pool = more.clone().build().unwrap();
     assert_eq!(
         (pool.workers(), pool.map(|n: u8| n, [1])),

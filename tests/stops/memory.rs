@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manyhands::{Process, Queue, ShareError, SharedArray, SharedValue};
+use manyhands::{Process, Queue, SharedArray, SharedValue, shm::ShareError};
 
 use crate::common::random::Random;
 use crate::common::{Leftovers, eventually};
@@ -44,8 +44,8 @@ fn array() {
             Call::new("read", move |_| drop(reads.try_read())),
             Call::new("set", move |_| drop(sets.set(1, 2))),
             Call::new("get", move |_| drop(gets.get(1))),
-            Call::new("was_abandoned", move |_| {
-                asks.was_abandoned();
+            Call::new("is_poisoned", move |_| {
+                asks.is_poisoned();
             }),
         ],
     );

@@ -112,9 +112,9 @@ queue!(
     priority_queue,
     PriorityQueue<Vec<u8>>,
     PriorityQueue::bounded(CAPACITY).unwrap(),
-    |queue, item, limit| queue.push(3, item),
-    queue.try_push(3, item),
-    queue.push_timeout(3, item, limit)
+    |queue, item, limit| queue.push(item, 3),
+    queue.try_push(item, 3),
+    queue.push_timeout(item, 3, limit)
 );
 
 #[test]
@@ -133,7 +133,7 @@ fn pipe() {
         "pipe",
         |seed| Process::spawn(body, (sender.clone(), seed)).unwrap(),
         &[
-            Call::new("poll", move |limit| _ = asked.poll(limit)),
+            Call::new("poll", move |limit| _ = asked.wait_ready_timeout(limit)),
             Call::new("recv_timeout", move |limit| {
                 drop(taken.recv_timeout(limit).map(|item| check(&item)));
             }),

@@ -2,8 +2,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
-use manyhands::sync::{Barrier, BarrierError, BarrierPass, Event, Semaphore};
-use manyhands::{ShareError, SharedValue};
+use manyhands::sync::{Barrier, BarrierError, BarrierWaitResult, Event, Semaphore};
+use manyhands::{SharedValue, shm::ShareError};
 
 use crate::common::{self, Leftovers, eventually};
 use crate::{LONG, SHORT, await_all, join_all, kill, stay};
@@ -72,7 +72,7 @@ fn b59_threads_pass_too_and_no_parties_are_an_error() {
             let threads = [(); 4].map(|()| scope.spawn(|| barrier.wait().unwrap()));
             threads.map(|thread| thread.join().unwrap())
         });
-        passes.sort_by_key(BarrierPass::index);
+        passes.sort_by_key(BarrierWaitResult::index);
         assert_eq!(passes.map(|pass| pass.index()), [0, 1, 2, 3]);
         let leaders = passes.map(|pass| pass.is_leader());
         assert_eq!(leaders, [false, false, false, true]);
@@ -81,7 +81,7 @@ fn b59_threads_pass_too_and_no_parties_are_an_error() {
 
 type End = fn(&Barrier);
 
-type Wait = fn(&Barrier) -> Result<BarrierPass, BarrierError>;
+type Wait = fn(&Barrier) -> Result<BarrierWaitResult, BarrierError>;
 
 /// What a party that comes to a broken barrier hears. If it hears nothing, this fails, and the
 /// party is left waiting.
@@ -198,7 +198,7 @@ fn b59_one_that_ends_in_order_breaks_nothing() {
     );
     join_all([child.unwrap()]);
     // Forked workers leave without exit handlers.
-    let forked = Forked::builder().workers(2).allow_threads().build();
+    let forked = Forked::builder().workers(2).allow_threads(true).build();
     let parties = forked.unwrap().map(|_: u8| barrier.parties(), 0..4);
     assert_eq!(parties.unwrap(), [2; 4]);
     // All are reclaimed by now.

@@ -77,7 +77,7 @@ fn b61_each_crosses_to_workers_children_and_grandchildren() {
     let child = |all: All| {
         let child = Process::spawn(|all: All| all.touch(), all.clone()).unwrap();
         assert!(child.join().unwrap().success());
-        let forked = Forked::builder().workers(1).allow_threads().build();
+        let forked = Forked::builder().workers(1).allow_threads(true).build();
         forked.unwrap().map(|_: u8| all.touch(), [0]).unwrap();
     };
     let child = Process::spawn(child, all.clone()).unwrap();

@@ -85,7 +85,7 @@ fn b53_locking_twice_is_a_panic_and_no_hang() {
 fn b53_a_forked_childs_copy_of_a_guard_does_nothing() {
     let _none = Leftovers::none();
     let mutex = Mutex::new(1u64).unwrap();
-    let forked = Forked::builder().workers(1).allow_threads().build();
+    let forked = Forked::builder().workers(1).allow_threads(true).build();
     let guard = std::cell::RefCell::new(Some(mutex.lock().unwrap()));
     let is_held = forked.unwrap().map(
         |_: u8| {

@@ -239,7 +239,7 @@ fn b60_a_forked_childs_copy_of_a_write_guard_neither_unlocks_nor_poisons() {
     let _none = Leftovers::none();
     let lock = RwLock::new(1u64).unwrap();
     let guard = std::cell::RefCell::new(Some(lock.write().unwrap()));
-    let forked = Forked::builder().workers(1).allow_threads().build();
+    let forked = Forked::builder().workers(1).allow_threads(true).build();
     let is_held = forked.unwrap().map(
         |_: u8| {
             let panics = std::panic::AssertUnwindSafe(|| {

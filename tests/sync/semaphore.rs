@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::sync::{Event, RwLock, Semaphore, TryLockError};
-use manyhands::{ShareError, SharedValue};
+use manyhands::{SharedValue, shm::ShareError};
 
 use crate::common::{Leftovers, Sleeper, eventually};
 use crate::{LONG, SHORT, await_all, join_all, kill, stay};
@@ -222,7 +222,7 @@ fn b56_a_forked_childs_copies_of_permits_do_nothing() {
     let _none = Leftovers::none();
     let semaphore = Semaphore::new(7).unwrap();
     let copies = std::cell::RefCell::new(vec![semaphore.acquire(), semaphore.acquire_many(2)]);
-    let forked = Forked::builder().workers(1).allow_threads().build();
+    let forked = Forked::builder().workers(1).allow_threads(true).build();
     let seen = forked.unwrap().map(
         |_: u8| {
             let own = semaphore.acquire_many(2);

@@ -265,7 +265,7 @@ fn a_full_table_is_an_error_and_has_room_again() {
     assert!(head.release(7, &terms(1, Mode::Read, 7, 8), Limit::Brief));
     assert_eq!(head.claim(&one_more), Ok(7));
     let error = ClaimError::from(full(false));
-    assert_eq!(error, ClaimError::TooMany { limit: ENTRIES });
+    assert_eq!(error, ClaimError::TooManyClaims { limit: ENTRIES });
 }
 
 #[test]

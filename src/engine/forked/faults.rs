@@ -39,7 +39,7 @@ pub(super) fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
 }
 
 fn pool(workers: usize) -> Pool<Forked> {
-    let builder = Forked::builder().workers(workers).allow_threads();
+    let builder = Forked::builder().workers(workers).allow_threads(true);
     builder.build().unwrap()
 }
 

@@ -31,7 +31,7 @@ use self::running::{Running, Task};
 use self::submit::Submitted;
 use super::fork;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Reduce, Run, RunWith, Shutdown, pool_name};
+use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
 use crate::call::{Limits, Plan, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -84,8 +84,9 @@ use crate::panic;
 /// A generator that a task makes for itself is better still. Seeded with
 /// [`item_seed`](crate::item_seed), it gives the same numbers on all engines and for any number of
 /// workers. With [`worker_seed`](crate::worker_seed) each worker has its own. What holds of a child
-/// here also holds of the workers of a pool with [`StartMethod::Fork`](crate::StartMethod::Fork),
-/// and with [`ForkServer`](crate::StartMethod::ForkServer) of all that
+/// here also holds of the workers of a pool with
+/// [`StartMethod::Fork`](crate::engine::StartMethod::Fork), and with
+/// [`ForkServer`](crate::engine::StartMethod::ForkServer) of all that
 /// [`preload`](crate::engine::ProcessesBuilder::preload) has made.
 ///
 /// # Shared arrays
@@ -96,7 +97,7 @@ use crate::panic;
 /// about to drop. It waits up to 5 seconds for calls in other threads that write
 /// ([`fill`](crate::SharedArray::fill), [`for_each_chunk`](crate::Pool::for_each_chunk) on
 /// threads). What the process has to read or as atomics stays claimed until the child has ended
-/// ([`ArrayReadGuard`](crate::ArrayReadGuard#forks)).
+/// ([`ArrayReadGuard`](crate::shm::ArrayReadGuard#forks)).
 ///
 /// # Examples
 ///
@@ -106,7 +107,7 @@ use crate::panic;
 ///
 /// let last = Cell::new(7); // borrowed, and not `Sync`
 /// // Doc tests run in several threads.
-/// let pool = Forked::builder().workers(2).allow_threads().build()?;
+/// let pool = Forked::builder().workers(2).allow_threads(true).build()?;
 /// assert_eq!(pool.map(|x| last.replace(x), [1])?, [7]);
 /// assert_eq!(last.get(), 7); // the child wrote to a copy of its own
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -133,7 +134,7 @@ pub struct Forked {
 ///     refused.as_pool(),
 ///     Some(PoolError::ThreadsRunning { .. })
 /// ));
-/// assert_eq!(builder.allow_threads().build()?.map(|x: u8| x, [1])?, [1]);
+/// assert_eq!(builder.allow_threads(true).build()?.map(|x: u8| x, [1])?, [1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -173,12 +174,12 @@ impl ForkedBuilder {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let pool = Forked::builder().workers(2).allow_threads().build()?;
+    /// let pool = Forked::builder().workers(2).allow_threads(true).build()?;
     /// assert_eq!(pool.map(|x: u64| x + 1, 0..3)?, [1, 2, 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn allow_threads(mut self) -> Self {
-        self.allow_threads = true;
+    pub fn allow_threads(mut self, are_allowed: bool) -> Self {
+        self.allow_threads = are_allowed;
         self
     }
 
@@ -329,7 +330,7 @@ where
     }
 }
 
-impl<F, G, A, R> Reduce<F, G, A, R> for Forked
+impl<F, G, A, R> RunReduce<F, G, A, R> for Forked
 where
     F: Fn(A) -> R,
     G: Fn(R, R) -> R,

@@ -47,8 +47,8 @@ pub struct ProcessesBuilder {
     settings: Settings,
 }
 
-// A builder calls nothing that it is given. The functions for lines of output run on a thread of the
-// pool, and a panic in them stays there.
+// A builder calls nothing that it is given. The functions for lines of output run on a thread of
+// the pool, and a panic in them stays there.
 impl UnwindSafe for ProcessesBuilder {}
 impl RefUnwindSafe for ProcessesBuilder {}
 
@@ -69,7 +69,8 @@ impl ProcessesBuilder {
     }
 
     /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)), also where its workers can
-    /// be seen. By default the pools of a process are counted, of whatever kind: `pool0`, `pool1` ….
+    /// be seen. By default the pools of a process are counted, of whatever kind: `pool0`, `pool1`
+    /// ….
     ///
     /// In `ps` workers started by [`StartMethod::Spawn`] are `manyhands:NAME:0`, `manyhands:NAME:1`
     /// and so on. Forked workers keep the command line of their server, which with
@@ -169,7 +170,7 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::InnerThreads;
+    /// use manyhands::engine::InnerThreads;
     /// use manyhands::prelude::*;
     ///
     /// let builder = Processes::builder().workers(1).env_clear().env("LANG", "C");
@@ -190,7 +191,7 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::InnerThreads;
+    /// use manyhands::engine::InnerThreads;
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder()
@@ -266,7 +267,7 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::StartMethod;
+    /// use manyhands::engine::StartMethod;
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder()
@@ -337,14 +338,14 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::StartMethod;
+    /// use manyhands::engine::StartMethod;
     /// use manyhands::prelude::*;
     ///
     /// let loaded = std::env::args().next(); // doc tests run in several threads
     /// let pool = Processes::builder()
     ///     .workers(1)
     ///     .start_method(StartMethod::Fork)
-    ///     .allow_threads()
+    ///     .allow_threads(true)
     ///     .build()?;
     /// assert_eq!(
     ///     pool.submit(|()| std::env::args().next(), ()).result()?,
@@ -352,8 +353,8 @@ impl ProcessesBuilder {
     /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn allow_threads(mut self) -> Self {
-        self.settings.allow_threads = true;
+    pub fn allow_threads(mut self, are_allowed: bool) -> Self {
+        self.settings.allow_threads = are_allowed;
         self
     }
 
@@ -507,7 +508,7 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::Affinity;
+    /// use manyhands::engine::Affinity;
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder()
@@ -549,7 +550,7 @@ impl ProcessesBuilder {
     /// # Examples
     ///
     /// ```
-    /// use manyhands::WaitPolicy;
+    /// use manyhands::engine::WaitPolicy;
     /// use manyhands::prelude::*;
     ///
     /// let pool = Processes::builder()

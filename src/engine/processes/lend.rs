@@ -8,11 +8,11 @@ use crate::call::Plan;
 use crate::call::closure::{self, is_portable};
 use crate::call::entry::{self, SentLoan};
 use crate::call::portable::Portable;
-use crate::engine::Lend;
+use crate::engine::RunLent;
 use crate::error::TaskError;
 use crate::memory::transit;
 
-impl<L: Lent<F>, F: Portable> Lend<L, F> for Processes {
+impl<L: Lent<F>, F: Portable> RunLent<L, F> for Processes {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         const {
             assert!(

@@ -17,7 +17,7 @@ use super::task::{Function, Results, Task};
 use crate::call::{Chunks, Limits, Plan};
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{Part, TaskError};
+use crate::error::{TaskError, TaskValue};
 use crate::future::Signal;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
@@ -360,7 +360,7 @@ fn encode_with_care<A: Serialize + 'static>(
     bytes: &mut Vec<u8>,
     item: &A,
 ) -> Result<(), TaskError> {
-    wire::encode(bytes, item, Part::Argument)
+    wire::encode(bytes, item, TaskValue::Argument)
 }
 
 /// Returns the outcomes of a call that could not be made.

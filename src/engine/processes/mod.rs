@@ -164,7 +164,7 @@ impl Processes {
         });
         PoolStats {
             name: shared.settings.name.clone(),
-            age: shared.start.elapsed(),
+            uptime: shared.start.elapsed(),
             workers: workers.collect(),
             cancelled: dispatch.cancelled,
         }

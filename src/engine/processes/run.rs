@@ -12,7 +12,7 @@ use crate::call::portable::Portable;
 use crate::call::{ChunkFuture, Limits, Plan, Stream};
 use crate::call::{closure, entry};
 use crate::engine::reduce;
-use crate::engine::{Reduce, Run, RunWith};
+use crate::engine::{Run, RunReduce, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
 use crate::memory::transit;
@@ -83,7 +83,7 @@ where
     }
 }
 
-impl<F, G, A, R> Reduce<F, G, A, R> for Processes
+impl<F, G, A, R> RunReduce<F, G, A, R> for Processes
 where
     F: Fn(A) -> R + Portable,
     G: Fn(R, R) -> R + Portable,

@@ -18,7 +18,7 @@ use crate::text::as_text;
 /// # Examples
 ///
 /// ```
-/// use manyhands::WaitPolicy;
+/// use manyhands::engine::WaitPolicy;
 /// use manyhands::prelude::*;
 /// use std::time::Duration;
 ///
@@ -70,7 +70,7 @@ impl WaitPolicy {
 /// # Examples
 ///
 /// ```
-/// use manyhands::StartMethod::{Fork, ForkServer, Spawn};
+/// use manyhands::engine::StartMethod::{Fork, ForkServer, Spawn};
 /// use manyhands::prelude::*;
 /// use std::sync::OnceLock;
 ///
@@ -79,7 +79,7 @@ impl WaitPolicy {
 /// MODEL.set("loaded".to_owned())?;
 /// for (method, has_it) in [(Spawn, false), (ForkServer, false), (Fork, true)] {
 ///     let builder = Processes::builder().workers(1).start_method(method);
-///     let pool = builder.allow_threads().build()?; // doc tests run in several threads
+///     let pool = builder.allow_threads(true).build()?; // doc tests run in several threads
 ///     assert_eq!(
 ///         pool.submit(|()| MODEL.get().is_some(), ()).result()?,
 ///         has_it
@@ -132,7 +132,7 @@ as_text!(
 /// # Examples
 ///
 /// ```
-/// use manyhands::Affinity;
+/// use manyhands::engine::Affinity;
 /// use manyhands::prelude::*;
 ///
 /// let on = |affinity| Processes::builder().workers(4).affinity(affinity).build();
@@ -176,7 +176,7 @@ as_text!(
 /// # Examples
 ///
 /// ```
-/// use manyhands::InnerThreads;
+/// use manyhands::engine::InnerThreads;
 /// use manyhands::prelude::*;
 ///
 /// let pool = Processes::builder()
@@ -316,8 +316,8 @@ mod tests {
         }
     }
 
-    /// Checks that an option is written as this text, by serde too, and read again, and that another
-    /// text is refused with a message that names the option.
+    /// Checks that an option is written as this text, by serde too, and read again, and that
+    /// another text is refused with a message that names the option.
     fn check<T>(value: &T, text: &str, option: &str)
     where
         T: std::fmt::Display + FromStr<Err = PoolError> + Serialize + DeserializeOwned,

@@ -35,7 +35,7 @@ pub struct PoolStats {
     /// The pool's name.
     pub name: String,
     /// Time since the pool was made.
-    pub age: Duration,
+    pub uptime: Duration,
     /// Each worker's place, in order. A worker that replaces another one goes on where that one
     /// was.
     pub workers: Vec<WorkerStats>,
@@ -60,7 +60,7 @@ pub struct PoolStats {
 ///     (
 ///         worker.pid,
 ///         worker.tasks,
-///         worker.failures.died,
+///         worker.failures.worker_died,
 ///         worker.respawns
 ///     ),
 ///     (Some(pid), 2, 1, 1)
@@ -80,10 +80,11 @@ pub struct WorkerStats {
     /// How often a worker was started here again: after a death, a limit of tasks, or a rest.
     pub respawns: u64,
     /// Time in which a worker was here, from the moment its start began.
-    pub up: Duration,
-    /// The part of `up` in which the worker had something to do. What comes before its first task
-    /// counts too, the initialiser included. Accurate to a microsecond for each time it ran dry.
-    pub busy: Duration,
+    pub uptime: Duration,
+    /// The part of `uptime` in which the worker had something to do. What comes before its first
+    /// task counts too, the initialiser included. Accurate to a microsecond for each time it ran
+    /// dry.
+    pub busy_time: Duration,
     /// How long what was given to the workers here had waited behind other work, in all. Accurate
     /// to the system's clock tick for each. A chunk of a call waits once.
     pub queue_wait: Duration,
@@ -114,7 +115,7 @@ pub struct WorkerStats {
 /// );
 /// let failures = pool.stats().total().failures;
 /// assert_eq!(
-///     (failures.panicked, failures.died, failures.timed_out),
+///     (failures.panicked, failures.worker_died, failures.timed_out),
 ///     (1, 1, 0)
 /// );
 /// # Ok::<(), PoolError>(())
@@ -125,7 +126,7 @@ pub struct Failures {
     /// [`TaskError::Panicked`].
     pub panicked: u64,
     /// [`TaskError::WorkerDied`].
-    pub died: u64,
+    pub worker_died: u64,
     /// [`TaskError::OutOfMemory`].
     pub out_of_memory: u64,
     /// [`TaskError::TimedOut`].
@@ -148,12 +149,12 @@ impl Failures {
     ///
     /// let pool = Pool::processes(1)?;
     /// let _ = pool.map_outcomes(|x: u8| assert!(x < 2), 0..5);
-    /// assert_eq!(pool.stats().total().failures.all(), 3);
+    /// assert_eq!(pool.stats().total().failures.total(), 3);
     /// # Ok::<(), PoolError>(())
     /// ```
-    pub fn all(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.panicked
-            + self.died
+            + self.worker_died
             + self.out_of_memory
             + self.timed_out
             + self.cancelled
@@ -169,14 +170,14 @@ impl Failures {
             TaskError::Cancelled {} => &mut self.cancelled,
             TaskError::Encode { .. } => &mut self.encode,
             TaskError::Decode { .. } => &mut self.decode,
-            _ => &mut self.died,
+            _ => &mut self.worker_died,
         };
         *counter += 1;
     }
 
     fn add(&mut self, other: &Self) {
         self.panicked += other.panicked;
-        self.died += other.died;
+        self.worker_died += other.worker_died;
         self.out_of_memory += other.out_of_memory;
         self.timed_out += other.timed_out;
         self.cancelled += other.cancelled;
@@ -195,23 +196,23 @@ impl WorkerStats {
     ///
     /// let pool = Pool::processes(1)?;
     /// pool.map(|x: u64| (0..x).sum::<u64>(), [1_000; 100])?;
-    /// let share = pool.stats().total().busy_share();
+    /// let share = pool.stats().total().utilization();
     /// assert!(share > 0.0 && share <= 1.0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn busy_share(&self) -> f64 {
-        if self.up.is_zero() {
+    pub fn utilization(&self) -> f64 {
+        if self.uptime.is_zero() {
             return 0.0;
         }
-        self.busy.as_secs_f64() / self.up.as_secs_f64()
+        self.busy_time.as_secs_f64() / self.uptime.as_secs_f64()
     }
 
     fn add(&mut self, other: &Self) {
         self.tasks += other.tasks;
         self.failures.add(&other.failures);
         self.respawns += other.respawns;
-        self.up += other.up;
-        self.busy += other.busy;
+        self.uptime += other.uptime;
+        self.busy_time += other.busy_time;
         self.queue_wait += other.queue_wait;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
@@ -265,8 +266,8 @@ impl WorkerStats {
         let up = clock::now().saturating_sub(worker.started.since);
         // The worker itself counts this. The number may be anything if the worker is corrupted.
         let idle = worker.idle_time().min(up);
-        self.up += Duration::from_nanos(up);
-        self.busy += Duration::from_nanos(up - idle);
+        self.uptime += Duration::from_nanos(up);
+        self.busy_time += Duration::from_nanos(up - idle);
         let received = worker.received();
         self.bytes_sent += worker.bytes_sent;
         self.bytes_received += received.bytes;
@@ -302,7 +303,7 @@ impl PoolStats {
 
 impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let age = self.age.as_secs_f64();
+        let age = self.uptime.as_secs_f64();
         writeln!(
             f,
             "pool {}, {age:.1} s old, {} cancelled",
@@ -329,12 +330,12 @@ impl fmt::Display for PoolStats {
         line(f, "all", "", &self.total())?;
         for (number, worker) in self.workers.iter().enumerate() {
             let failures = &worker.failures;
-            if failures.all() > 0 {
+            if failures.total() > 0 {
                 writeln!(
                     f,
                     "worker {number} failed: {} panicked, {} died, {} out of memory, {} timed out, {} cancelled, {} not encoded, {} not decoded",
                     failures.panicked,
-                    failures.died,
+                    failures.worker_died,
                     failures.out_of_memory,
                     failures.timed_out,
                     failures.cancelled,
@@ -352,9 +353,9 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, pid: &str, stats: &WorkerStats) 
         f,
         "{name:>6} {pid:>8} {:>12} {:>8} {:>8} {:>5.1}% {:>9.3} s {:>10} {:>10} {:>10}",
         stats.tasks,
-        stats.failures.all(),
+        stats.failures.total(),
         stats.respawns,
-        100.0 * stats.busy_share(),
+        100.0 * stats.utilization(),
         stats.queue_wait.as_secs_f64(),
         size(stats.bytes_sent),
         size(stats.bytes_received),
@@ -413,7 +414,7 @@ mod tests {
     fn stats(first: u64) -> WorkerStats {
         let failures = Failures {
             panicked: first,
-            died: first << 1,
+            worker_died: first << 1,
             out_of_memory: first << 2,
             timed_out: first << 3,
             cancelled: first << 4,
@@ -425,8 +426,8 @@ mod tests {
             tasks: 1_000 + first,
             failures,
             respawns: 2_000 + first,
-            up: Duration::from_secs(100 * first),
-            busy: Duration::from_secs(25 * first),
+            uptime: Duration::from_secs(100 * first),
+            busy_time: Duration::from_secs(25 * first),
             queue_wait: Duration::from_secs(3_000 + first),
             bytes_sent: 4_000 + first,
             bytes_received: 5_000 + first,
@@ -442,7 +443,7 @@ mod tests {
         };
         let failures = Failures {
             panicked: 3,
-            died: 6,
+            worker_died: 6,
             out_of_memory: 12,
             timed_out: 24,
             cancelled: 48,
@@ -454,8 +455,8 @@ mod tests {
             tasks: 2_003,
             failures,
             respawns: 4_003,
-            up: Duration::from_mins(5),
-            busy: Duration::from_secs(75),
+            uptime: Duration::from_mins(5),
+            busy_time: Duration::from_secs(75),
             queue_wait: Duration::from_secs(6_003),
             bytes_sent: 8_003,
             bytes_received: 10_003,
@@ -463,17 +464,17 @@ mod tests {
         };
         let total = pool.total();
         assert_eq!(total, expected);
-        assert_eq!(total.failures.all(), 3 * 127);
+        assert_eq!(total.failures.total(), 3 * 127);
         let is_near = |share: f64, expected: f64| (share - expected).abs() < 1e-9;
-        assert!(is_near(total.busy_share(), 0.25));
-        assert!(is_near(WorkerStats::default().busy_share(), 0.0));
+        assert!(is_near(total.utilization(), 0.25));
+        assert!(is_near(WorkerStats::default().utilization(), 0.0));
     }
 
     #[test]
     fn each_failure_is_counted_under_its_cause() {
-        use crate::error::{Death, Part};
+        use crate::error::{Death, TaskValue};
         let limit = Duration::from_secs(1);
-        let (index, pid, attempts, part) = (None, 1, 1, Part::Argument);
+        let (index, pid, attempts, part) = (None, 1, 1, TaskValue::Argument);
         let reason = String::new;
         let errors = [
             TaskError::Panicked {
@@ -514,7 +515,7 @@ mod tests {
             failures.count(&error);
             [
                 failures.panicked,
-                failures.died,
+                failures.worker_died,
                 failures.out_of_memory,
                 failures.timed_out,
                 failures.cancelled,
@@ -534,7 +535,7 @@ mod tests {
         let mut pool = PoolStats {
             workers: vec![stats(1)],
             cancelled: 77,
-            age: Duration::from_secs(12),
+            uptime: Duration::from_secs(12),
             ..PoolStats::default()
         };
         pool.workers[0].bytes_received = 500;

@@ -14,7 +14,7 @@ use super::ticket::{self, Promised, Ticket};
 use crate::call::Limits;
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{Part, TaskError};
+use crate::error::{TaskError, TaskValue};
 use crate::future::TaskFuture;
 use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
@@ -109,7 +109,7 @@ fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError
     // The buffer is taken, not borrowed: an argument's Serialize may submit tasks in turn.
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let encoded = wire::encode(&mut scratch, argument, Part::Argument);
+    let encoded = wire::encode(&mut scratch, argument, TaskValue::Argument);
     if encoded.is_ok() && scratch.len() > KEPT_BYTES {
         return Ok(scratch.into());
     }

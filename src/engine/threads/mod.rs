@@ -56,7 +56,7 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
-    Executor, Reduce, Run, RunWith, Shutdown, pool_name,
+    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
 use crate::call::{Limits, Plan, Stream};
@@ -348,7 +348,7 @@ where
     }
 }
 
-impl<F, G, A, R> Reduce<F, G, A, R> for Threads
+impl<F, G, A, R> RunReduce<F, G, A, R> for Threads
 where
     F: Fn(A) -> R + Sync,
     G: Fn(R, R) -> R + Sync,

@@ -1,7 +1,7 @@
 //! What a process believes of a queue's header that another process may have written to.
 
 use super::*;
-use crate::{PriorityQueue, Queue};
+use crate::{Queue, queue::PriorityQueue};
 
 /// Says whether the header of `view` is believed with this value in one of its words.
 macro_rules! is_believed {

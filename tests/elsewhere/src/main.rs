@@ -30,7 +30,7 @@ macro_rules! check {
         );
         let (done, pending) = wait(
             [pool.submit(fails, 3), pool.submit(fails, 4)],
-            ReturnWhen::All,
+            ReturnWhen::AllCompleted,
             None,
         );
         assert_eq!((done.len(), pending.len()), (2, 0));

@@ -13,7 +13,7 @@ use crate::{Forked, Pool, Shutdown};
 const IN_TIME: Duration = Duration::from_secs(20);
 
 fn one_child() -> Pool<Forked> {
-    let builder = Forked::builder().workers(1).allow_threads();
+    let builder = Forked::builder().workers(1).allow_threads(true);
     builder.build().unwrap()
 }
 

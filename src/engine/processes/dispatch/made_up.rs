@@ -270,7 +270,7 @@ impl MadeUp {
     pub(in crate::engine::processes) fn tally(&self, number: usize) -> (u64, u64) {
         let dispatch = self.lock();
         let stats = dispatch.tallies[number].stats(None);
-        (stats.tasks, stats.failures.died)
+        (stats.tasks, stats.failures.worker_died)
     }
 
     /// Returns why the worker is being killed, as text.

@@ -47,18 +47,18 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         let failures = now.failures;
         let counts = (failures.panicked, failures.decode, failures.timed_out);
         assert_eq!(counts, (hired, hired, hired));
-        assert_eq!(failures.all(), 3 * hired);
+        assert_eq!(failures.total(), 3 * hired);
         // A head and an item of one byte each.
         assert_eq!(now.bytes_sent, hired * (40 + 4));
         assert!(now.bytes_received > before.bytes_received);
-        assert!(now.up > before.up && now.busy <= now.up);
+        assert!(now.uptime > before.uptime && now.busy_time <= now.uptime);
         house.reclaim(0, Death::Exit(0));
         let after = stats(&house, 0);
         assert_eq!((after.pid, after.tasks), (None, now.tasks));
         assert_eq!(after.failures, failures);
         assert_eq!(after.bytes_sent, now.bytes_sent);
         assert_eq!(after.bytes_received, now.bytes_received);
-        assert!(after.up >= now.up);
+        assert!(after.uptime >= now.uptime);
         before = after;
     }
 }
@@ -87,9 +87,9 @@ fn what_workers_have_done_is_known_after_the_end_of_the_pool() {
         // Of those that were begun, the item that was next has failed there.
         assert_eq!((after.pid, after.tasks), (None, before.tasks + 1));
         assert_eq!(after.failures.cancelled, 1);
-        assert_eq!(after.failures.all(), 1);
+        assert_eq!(after.failures.total(), 1);
         assert_eq!(after.bytes_sent, before.bytes_sent);
-        assert!(after.up >= before.up && after.up > Duration::ZERO);
+        assert!(after.uptime >= before.uptime && after.uptime > Duration::ZERO);
     }
     let failed: usize = queued.iter().map(|task| task.failures().len()).sum();
     assert_eq!((failed, house.lock().cancelled), (7, 5));

@@ -9,7 +9,7 @@ use crate::engine::processes::chunk::{self, Given};
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::Begun;
 use crate::engine::processes::task::Function;
-use crate::error::{Part, PoolError};
+use crate::error::{PoolError, TaskValue};
 use crate::lane::message::Fault;
 use crate::panic::Caught;
 
@@ -80,7 +80,7 @@ fn outcomes(given: Given<u64>) -> Vec<Result<u64, TaskError>> {
 fn unsent(at: usize) -> Result<u64, TaskError> {
     Err(TaskError::Encode {
         index: Some(BASE + at).into(),
-        part: Part::Argument,
+        part: TaskValue::Argument,
         reason: "it stays here".to_owned().into(),
     })
 }
@@ -175,7 +175,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     });
     let unread = Err(TaskError::Encode {
         index: Some(BASE + 5).into(),
-        part: Part::Result,
+        part: TaskValue::Result,
         reason: "no".to_owned().into(),
     });
     let died = Err(died(&peer, segfault(), 1).with_index(BASE + 3));
