@@ -232,7 +232,7 @@ fn in_the_middle_of_a_call_no_item_runs_or_answers_twice() {
     };
     check("threads, map_outcomes", &map_outcomes);
     let limited = |path: &PathBuf| {
-        let call = threads.call().timeout(Duration::from_mins(1));
+        let call = threads.call().timeout(Duration::from_secs(60));
         call.map(|x| threads_item(path, x), 0..50).unwrap()
     };
     check("threads, with a limit", &limited);

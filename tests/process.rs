@@ -86,7 +86,7 @@ fn idle((): ()) -> ! {
 
 fn spin((): ()) {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_mins(1) {
+    while start.elapsed() < Duration::from_secs(60) {
         std::hint::spin_loop();
     }
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 const MARK: &str = "MANYHANDS-FOUND";
 
 /// Valgrind runs a program some fifty times slower, and one thread at a time.
-const DEADLINE: Duration = Duration::from_mins(3);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Runs the test `name` as a program under a tool of valgrind's. True if this is that program.
 #[track_caller]

@@ -19,7 +19,7 @@ use manyhands::{Queue, SharedArray, shm::ClaimError};
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Longer than any test.
-const LONG: Duration = Duration::from_mins(10);
+const LONG: Duration = Duration::from_secs(600);
 
 /// Runs `wait` on another thread, and `wake` when that sleeps.
 fn wakes<R: Send>(what: &str, wait: impl FnOnce() -> R + Send, wake: impl FnOnce()) -> R {

@@ -78,7 +78,7 @@ pub(crate) fn rest(thread: Sleeper) {
 }
 
 /// Longer than any block of operations takes between two questions.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Answers the questions of the program until it closes its standard output.
 pub(crate) fn answer(mut questions: ChildStdout, mut answers: ChildStdin) -> io::Result<()> {

@@ -290,7 +290,8 @@ impl<I: Iterator, R> Unordered<'_, I, R> {
             }
             let (number, chunk) = self.board.next(None).ok().flatten()?;
             let (base, count) = self.chunks.get_mut(number - self.first)?.take()?;
-            while self.chunks.pop_front_if(|chunk| chunk.is_none()).is_some() {
+            while matches!(self.chunks.front(), Some(None)) {
+                self.chunks.pop_front();
                 self.first += 1;
             }
             self.index = base;

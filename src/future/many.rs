@@ -389,11 +389,8 @@ impl<R> Board<R> {
             if let Some(number) = self.ready.pop_front() {
                 self.left -= 1;
                 let future = self.entries[number - self.base].future.take();
-                while self
-                    .entries
-                    .pop_front_if(|entry| entry.future.is_none())
-                    .is_some()
-                {
+                while matches!(self.entries.front(), Some(entry) if entry.future.is_none()) {
+                    self.entries.pop_front();
                     self.base += 1;
                 }
                 return Ok(future.map(|future| (number, future)));

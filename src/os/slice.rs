@@ -27,7 +27,7 @@ use std::time::Duration;
 /// Returns how long a slice of `usual` is in this build: `usual`, or an hour.
 pub(crate) const fn slice(usual: Duration) -> Duration {
     if cfg!(long_slices) {
-        Duration::from_hours(1)
+        Duration::from_secs(3_600)
     } else {
         usual
     }

@@ -59,8 +59,13 @@ impl Origin {
     }
 }
 
-fn cut(name: &str) -> &str {
-    &name[..name.floor_char_boundary(LONGEST_NAME)]
+/// Cuts a name to as many characters as fit into [`LONGEST_NAME`] bytes.
+pub(super) fn cut(name: &str) -> &str {
+    let mut end = name.len().min(LONGEST_NAME);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 /// Returns how often this process was forked since its identity was set, or since the start of a

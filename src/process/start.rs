@@ -22,9 +22,6 @@ use crate::memory::transit;
 use crate::os::start::Stream;
 use crate::{codec, panic};
 
-/// The most bytes of a name that go into an error.
-const LONGEST_NAME: usize = 256;
-
 /// The part of a start request that the function and the argument determine.
 struct Work {
     entry: u64,
@@ -60,7 +57,7 @@ where
     check_streams(builder)?;
     let name = name(builder.name.as_deref());
     let failed = |reason: String| ProcessError::SpawnFailed {
-        name: name[..name.floor_char_boundary(LONGEST_NAME)].to_owned(),
+        name: identity::cut(&name).to_owned(),
         reason,
     };
     let (encoded, member) = transit::grant(|| Ok((captures(f)?, encode(argument)?)));

@@ -274,7 +274,7 @@ macro_rules! queued_ends {
             let gate = Gate::new();
             let _fence = Fence(gate.clone());
             let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
-            let sleep = |_: u32| std::thread::sleep(Duration::from_mins(10));
+            let sleep = |_: u32| std::thread::sleep(Duration::from_secs(600));
             let queued: Vec<_> = (0..10_000).map(|n| pool.submit(sleep, n)).collect();
             std::thread::scope(|scope| {
                 // Opens the gate for the tasks that wait, however this part ends: the scope waits

@@ -171,7 +171,7 @@ macro_rules! mortal_limits {
                 common::kill(std::process::id());
                 unreachable!("SIGKILL cannot be survived")
             };
-            let call = pool.call().timeout(Duration::from_mins(10));
+            let call = pool.call().timeout(Duration::from_secs(600));
             let outcome = call.submit(die, ()).result();
             assert!(
                 matches!(

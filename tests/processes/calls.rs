@@ -347,7 +347,7 @@ fn b20_call_options_that_cannot_be_are_errors_before_anything_runs() {
         let first = call.imap_unordered(run, 0..3).next();
         assert!(first.unwrap().1.is_err_and(|error| refused(&error)));
     }
-    let timed = pool.call().timeout(Duration::from_mins(1));
+    let timed = pool.call().timeout(Duration::from_secs(60));
     let reduced = timed.map_reduce(run, |a, b| a + b, 0..3);
     assert!(refused(&reduced.unwrap_err()));
 }

@@ -215,7 +215,7 @@ fn b34_pools_of_all_kinds_leave_nothing_when_they_are_dropped() {
             1 => builder.max_tasks_per_worker(1),
             2 => builder.idle_timeout(Duration::from_millis(1)),
             3 => builder.initializer(|| Ok::<_, String>(vec![1u8; 1 << 16])),
-            _ => builder.task_timeout(Duration::from_mins(1)),
+            _ => builder.task_timeout(Duration::from_secs(60)),
         };
         let pool = builder.build().unwrap();
         let tasks: Vec<_> = (0..5).map(|n| pool.submit(endless, n)).collect();

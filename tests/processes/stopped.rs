@@ -50,7 +50,7 @@ fn pools(workers: usize) -> Vec<(&'static str, Pool<Processes>)> {
     let server = builder().start_method(StartMethod::ForkServer);
     // This is long, so that a worker that is stopped while it is idle is stopped while it looks for
     // work.
-    let spin = builder().wait_policy(WaitPolicy::Spin(Duration::from_mins(1)));
+    let spin = builder().wait_policy(WaitPolicy::Spin(Duration::from_secs(60)));
     let builders = [
         ("spawn", builder()),
         ("fork", fork),

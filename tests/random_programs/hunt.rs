@@ -29,7 +29,7 @@ const LONG: u64 = 60;
 const SHORT: u64 = 10;
 
 /// How long a program is shrunk.
-const SHRINKING: Duration = Duration::from_mins(4);
+const SHRINKING: Duration = Duration::from_secs(240);
 
 /// The number of runs before a program counts as one without a fault, where the fault is a matter
 /// of luck.

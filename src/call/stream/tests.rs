@@ -39,7 +39,7 @@ fn decide(size: usize, ago: Duration) -> usize {
 
 #[test]
 fn chunks_grow_while_items_are_short_and_shrink_while_they_are_long() {
-    let long = Duration::from_mins(1);
+    let long = Duration::from_secs(60);
     assert_eq!([decide(64, long), decide(2, long)], [32, 1]);
     assert_eq!(decide(1, long), 1, "a chunk has an item");
     let mut pace = Pace::Adaptive {

@@ -128,7 +128,7 @@ fn texts(house: &MadeUp, lens: &[usize]) -> Placed {
     Placed { task, counters }
 }
 
-const LONG: Duration = Duration::from_hours(1);
+const LONG: Duration = Duration::from_secs(3_600);
 
 /// Places one task of each kind, all of which fit into the lane.
 fn small(house: &MadeUp) -> Vec<Placed> {

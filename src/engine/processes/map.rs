@@ -222,9 +222,10 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
     /// The error of the first item in input order that failed. The results of all items before it
     /// have been taken.
     fn collect(&mut self, results: &mut Vec<R>) -> Result<(), TaskError> {
-        while let Some(chunk) = self
-            .under_way
-            .pop_front_if(|chunk| chunk.results.is_ended.load(Ordering::Acquire))
+        let has_ended =
+            |chunk: &Arc<Task<ChunkResults<R>>>| chunk.results.is_ended.load(Ordering::Acquire);
+        while self.under_way.front().is_some_and(has_ended)
+            && let Some(chunk) = self.under_way.pop_front()
         {
             self.collected += 1;
             let ChunkResults {

@@ -455,7 +455,7 @@ mod tests {
             tasks: 2_003,
             failures,
             respawns: 4_003,
-            uptime: Duration::from_mins(5),
+            uptime: Duration::from_secs(300),
             busy_time: Duration::from_secs(75),
             queue_wait: Duration::from_secs(6_003),
             bytes_sent: 8_003,

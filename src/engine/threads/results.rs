@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::{self, MaybeUninit};
+use std::{ptr, slice};
 
 /// The room of a vector that is left, given out from front to back.
 pub(super) struct Room<'v, R> {
@@ -73,7 +74,7 @@ impl<R> Stretch<'_, R> {
             Self::InPlace(Slots { slots, filled }) => {
                 // SAFETY: `filled` counts slots that were written, from the first on without a gap.
                 // `slots` borrows them exclusively, and `self` is borrowed as long as the slice is.
-                unsafe { slots[..*filled].assume_init_ref() }
+                unsafe { slice::from_raw_parts(slots[..*filled].as_ptr().cast(), *filled) }
             }
             Self::Apart(results) => results,
         }
@@ -93,7 +94,7 @@ impl<R> Drop for Slots<'_, R> {
         // SAFETY: `filled` counts slots that were written, from the first on without a gap, and
         // each is written once. The slots are borrowed exclusively, and this is the end of their
         // only borrower: no code reads or drops them again.
-        unsafe { results.assume_init_drop() };
+        unsafe { ptr::drop_in_place(ptr::from_mut(results) as *mut [R]) };
     }
 }
 

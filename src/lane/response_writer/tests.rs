@@ -246,7 +246,7 @@ fn limit_and_times_are_those_of_the_task_at_work() {
     assert_eq!(ends.receiver.take_times(), None);
     // An item that has time left has not exceeded it.
     ends.responses.begin(TASK, FIRST);
-    ends.responses.set_limit(Duration::from_hours(1));
+    ends.responses.set_limit(Duration::from_secs(3_600));
     ends.responses.item_starts();
     assert_eq!(ends.responses.exceeded(), None);
     assert!(!header_has_run(&ends));

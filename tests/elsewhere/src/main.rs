@@ -52,7 +52,7 @@ macro_rules! check {
 fn main() {
     std::panic::set_hook(Box::new(|info| {
         // One item panics on purpose, twice and more in each check.
-        if info.payload_as_str() != Some("three") {
+        if info.payload().downcast_ref() != Some(&"three") {
             eprintln!("{info}");
         }
     }));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{file, json_of};
 
 /// Far longer than any of these runs takes: a run that is not done by then hangs.
-const DEADLINE: Duration = Duration::from_mins(2);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn start(input: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_powercouples"))

@@ -59,7 +59,7 @@ fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again(
 #[test]
 fn an_item_whose_function_has_ended_is_not_run_again() {
     let pool = one_child();
-    let limited = pool.call().timeout(Duration::from_mins(1));
+    let limited = pool.call().timeout(Duration::from_secs(60));
     let (engine, plan) = limited.plan(Some(1));
     let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, true).unwrap();
     // The lane has no room for the result: the child waits.

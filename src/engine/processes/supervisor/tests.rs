@@ -206,7 +206,7 @@ fn the_error_of_a_start_names_its_place_and_how_the_worker_has_ended() {
 
 #[test]
 fn the_next_look_is_at_what_is_due_first() {
-    const HOUR: Duration = Duration::from_hours(1);
+    const HOUR: Duration = Duration::from_secs(3_600);
     let house = MadeUp::new(2);
     let mut supervisor = supervisor(&house);
     let now = Instant::now();

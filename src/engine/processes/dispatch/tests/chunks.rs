@@ -16,7 +16,7 @@ use crate::panic::Caught;
 const CODE: u64 = 77;
 /// Index of the first item of each chunk.
 const BASE: usize = 100;
-const MINUTE: Duration = Duration::from_mins(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const ALL: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// An item that can be sent, or not.
