@@ -64,6 +64,8 @@
 #![deny(unsafe_code)]
 
 #[cfg(target_os = "linux")]
+mod any_error;
+#[cfg(target_os = "linux")]
 mod array;
 mod barrier;
 mod call;
@@ -105,6 +107,8 @@ pub mod thread;
 #[cfg(target_os = "linux")]
 mod value;
 
+#[cfg(target_os = "linux")]
+pub use any_error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
 #[cfg(target_os = "linux")]

@@ -99,6 +99,23 @@ impl<T> PushError<T> {
             | Self::Share { item, .. } => item,
         }
     }
+
+    /// Returns the same error, without the item.
+    pub(crate) fn without_item(self) -> PushError<()> {
+        match self {
+            Self::Full(_) => PushError::Full(()),
+            Self::TimedOut(_) => PushError::TimedOut(()),
+            Self::Closed(_) => PushError::Closed(()),
+            Self::Disconnected(_) => PushError::Disconnected(()),
+            Self::TooLarge { bytes, limit, .. } => PushError::TooLarge {
+                item: (),
+                bytes,
+                limit,
+            },
+            Self::Encode { reason, .. } => PushError::Encode { item: (), reason },
+            Self::Share { source, .. } => PushError::Share { item: (), source },
+        }
+    }
 }
 
 impl<T> fmt::Display for PushError<T> {

@@ -32,5 +32,5 @@ pub(crate) const FLOORS: &[Floor] = &[
     // The traits and the engines that have them; the steps of `map_reduce` run on any of them.
     ("engine", &["engine"]),
     ("pool", &["pool"]),
-    ("lib", &["hook", "lib", "shm"]),
+    ("lib", &["any_error", "hook", "lib", "shm"]),
 ];
