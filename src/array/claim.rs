@@ -60,13 +60,13 @@ impl<'a> Claim<'a> {
     }
 
     /// Makes a claim that the calling thread gives back before it returns.
-    pub(super) fn momentary(
+    pub(super) fn copying(
         object: &'a Object<ArrayHead>,
         mode: Mode,
         ends: (u64, u64),
         lend: u64,
     ) -> Result<Self, Refusal> {
-        Self::make(object, mode, ends, lend, Use::Momentary, true)
+        Self::make(object, mode, ends, lend, Use::Copying, true)
     }
 
     fn make(

@@ -32,7 +32,7 @@ impl<T: Pod> SharedArray<T> {
 
     /// Claims all elements for the time of a call.
     pub(super) fn briefly(&self, mode: Mode) -> Result<(Claim<'_>, NonNull<[T]>), Refusal> {
-        let claim = Claim::momentary(&self.object, mode, (0, self.len() as u64), 0)?;
+        let claim = Claim::copying(&self.object, mode, (0, self.len() as u64), 0)?;
         Ok((claim, self.elements()))
     }
 

@@ -38,10 +38,10 @@ use crate::os::fork::{self, PerProcess};
 use crate::os::pidfd::Child;
 
 /// The time for which a fork waits for guards, which another thread may be about to drop.
-const PATIENCE: Duration = Duration::from_millis(20);
+const WAIT_LIMIT: Duration = Duration::from_millis(20);
 
 /// The time for which a fork waits for calls that write, which end by themselves.
-const MOST_PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The time for which a call that writes lets a fork go first.
 const COURTESY: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub(super) enum Use {
     /// A guard to write.
     Writing,
     /// A claim for the time of a call, by the thread that makes the call.
-    Momentary,
+    Copying,
 }
 
 /// The claims of a process.
@@ -111,7 +111,7 @@ thread_local! {
     static MOMENTARY: Cell<usize> = const { Cell::new(0) };
 }
 
-fn has_momentary() -> bool {
+fn is_copying() -> bool {
     MOMENTARY.try_with(Cell::get).unwrap_or(0) > 0
 }
 
@@ -121,7 +121,7 @@ pub(super) fn claim<T>(
     make: impl FnOnce() -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     let own = own();
-    if usage == Use::Momentary && !has_momentary() {
+    if usage == Use::Copying && !is_copying() {
         // Without this, threads that take turns at writing could keep others from forking.
         let start = Instant::now();
         while own.forking.load(Ordering::Relaxed) > 0 && start.elapsed() < COURTESY {
@@ -131,7 +131,7 @@ pub(super) fn claim<T>(
     let _gate = own.gate.read().unwrap_or_else(PoisonError::into_inner);
     let claimed = make()?;
     own.counts[usage as usize].fetch_add(1, Ordering::Relaxed);
-    if usage == Use::Momentary {
+    if usage == Use::Copying {
         let _ = MOMENTARY.try_with(|count| count.set(count.get() + 1));
     }
     Ok(claimed)
@@ -142,7 +142,7 @@ pub(super) fn gave_back(usage: Use) {
     // Release pairs with the load in `has`: a thread that forks after that load does so with the
     // claim gone.
     own().counts[usage as usize].fetch_sub(1, Ordering::Release);
-    if usage == Use::Momentary {
+    if usage == Use::Copying {
         let _ = MOMENTARY.try_with(|count| count.set(count.get().saturating_sub(1)));
     }
 }
@@ -182,7 +182,7 @@ impl Fork {
     pub(crate) fn depart(&self) -> io::Result<Result<Departure, InTheWay>> {
         let own = own();
         let gate = own.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let refused = [Use::Momentary, Use::Writing, Use::Shared];
+        let refused = [Use::Copying, Use::Writing, Use::Shared];
         let refused = match self.takes {
             Takes::All => &refused[..2],
             Takes::Objects => &refused[..],
@@ -227,15 +227,15 @@ impl Fork {
     ///
     /// If the caller has waited for them long enough.
     pub(crate) fn wait(&self, InTheWay(usage): InTheWay) -> io::Result<()> {
-        let (patience, reason) = match usage {
+        let (limit, reason) = match usage {
             // The calling thread is itself in the middle of such a call, which cannot end
             // meanwhile.
-            Use::Momentary if has_momentary() => (Duration::ZERO, IN_A_CALL),
-            Use::Momentary => (MOST_PATIENCE, IN_A_CALL),
-            Use::Writing => (PATIENCE, WRITING),
-            Use::Shared => (PATIENCE, READING),
+            Use::Copying if is_copying() => (Duration::ZERO, IN_A_CALL),
+            Use::Copying => (LONGEST_WAIT, IN_A_CALL),
+            Use::Writing => (WAIT_LIMIT, WRITING),
+            Use::Shared => (WAIT_LIMIT, READING),
         };
-        if self.start.elapsed() >= patience {
+        if self.start.elapsed() >= limit {
             return Err(io::Error::other(reason));
         }
         thread::sleep(STEP);

@@ -336,7 +336,7 @@ impl<T: Pod> SharedArray<T> {
     fn claim_under(&self, lend: u64, mode: Mode, ends: (u64, u64)) -> Option<Claim<'_>> {
         let claim = self.object.head().wait(
             None,
-            || Claim::momentary(&self.object, mode, ends, lend),
+            || Claim::copying(&self.object, mode, ends, lend),
             // Other workers of this call have the entries, and will give them back. A worker has no
             // timeout, so it also waits for a process that is stopped while it holds the table.
             |refusal| {

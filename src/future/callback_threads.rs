@@ -3,7 +3,7 @@
 //! One thread at a time has the *turn*: it runs the queued callbacks one after the other. A
 //! callback may wait for anything, also for what another callback does. So while callbacks are
 //! queued and the thread with the turn is in one, another thread is free and watches it. If the
-//! same callback still runs after [`PATIENCE`], the watching thread takes the turn and goes on with
+//! same callback still runs after [`IDLE_LIMIT`], the watching thread takes the turn and goes on with
 //! the queue, and another thread watches from then on. The thread that lost the turn becomes free
 //! when its callback returns. Quick callbacks need two threads, however many callbacks there are.
 //! Callbacks that wait get as many threads as wait at once.
@@ -28,7 +28,7 @@ use crate::shim::plain::{Condvar, Mutex, MutexGuard};
 use crate::shim::{Stopwatch, thread};
 
 /// How long one callback may hold up the others.
-const PATIENCE: Duration = Duration::from_millis(5);
+const IDLE_LIMIT: Duration = Duration::from_millis(5);
 
 /// How long a free thread stays for another callback.
 const LINGER: Duration = Duration::from_millis(50);
@@ -221,7 +221,7 @@ impl Threads {
             // Else it waits for a callback.
             let (time, watches) = match &state.since {
                 Some(since) if !state.queue.is_empty() && !state.is_watched => {
-                    (PATIENCE.saturating_sub(since.elapsed()), true)
+                    (IDLE_LIMIT.saturating_sub(since.elapsed()), true)
                 }
                 _ => (LINGER, false),
             };
@@ -256,7 +256,7 @@ impl Threads {
 impl State {
     /// Returns whether a free thread may take the next callback.
     fn may_take(&self) -> bool {
-        let is_over = |since: &Stopwatch| since.elapsed() >= PATIENCE;
+        let is_over = |since: &Stopwatch| since.elapsed() >= IDLE_LIMIT;
         !self.queue.is_empty() && self.since.as_ref().is_none_or(is_over)
     }
 

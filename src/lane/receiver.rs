@@ -292,7 +292,11 @@ impl Receiver {
     /// Hands on the results that a dead worker had written but not published, and returns how far
     /// the worker was. All that it published must have been taken. `None` if all items have been
     /// answered for.
-    pub(crate) fn last_books(&self, expected: &mut Expected, sink: &dyn Sink) -> Option<Fate> {
+    pub(crate) fn take_unpublished(
+        &self,
+        expected: &mut Expected,
+        sink: &dyn Sink,
+    ) -> Option<Fate> {
         let Progress { task, step } = self.lane.header().progress();
         let mut started = false;
         if task == expected.task {

@@ -335,7 +335,7 @@ impl ResponseWriter {
             self.ring_if_asked();
             self.lane
                 .header()
-                .wait_until(|| self.writer.has_room() || self.writer.is_spoilt());
+                .wait_until(|| self.writer.has_room() || self.writer.is_corrupted());
             // The wait has ended without room, so the cell is in no valid state.
             if !self.writer.has_room() {
                 die_corrupted();

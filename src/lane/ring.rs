@@ -114,7 +114,7 @@ impl Writer {
 
     /// Returns whether the next cell is in a state that neither side has put it in, so that it will
     /// never be free: other code has written over it.
-    pub(crate) fn is_spoilt(&self) -> bool {
+    pub(crate) fn is_corrupted(&self) -> bool {
         let found = self.cells.at(self.position).word.look();
         let lap_before = self.position.checked_sub(CELLS as u64);
         let is_unread = lap_before.is_some_and(|position| {
@@ -464,7 +464,11 @@ mod tests {
                     // In the first lap nothing comes before; later, what the lap before may have
                     // left is waited for.
                     let is_unread = lap > 0 && (4 * lap - 3..4 * lap).contains(&state);
-                    assert_eq!(writer.is_spoilt(), !is_right && !is_unread, "{at} {state}");
+                    assert_eq!(
+                        writer.is_corrupted(),
+                        !is_right && !is_unread,
+                        "{at} {state}"
+                    );
                     let is_ready = state == word(position, READY);
                     assert_eq!(reader.is_ready(), is_ready);
                     match reader.peek() {

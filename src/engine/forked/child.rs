@@ -301,7 +301,7 @@ impl Forked {
                 });
                 (fate, Death::Corrupted(reason))
             }
-            None => (self.receiver.last_books(expected, sink), death),
+            None => (self.receiver.take_unpublished(expected, sink), death),
         };
         let has_started = fate.is_some_and(|fate| fate.started);
         let crash_report = self.receiver.header().crash_report().read();

@@ -32,7 +32,7 @@ const MOST_FRUITLESS: usize = 16;
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 /// The same for a child that is not seen to be stopped begins at [`SLOW_START`], and is doubled
 /// each time, up to this.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) fn map<F, A, R>(
     engine: &super::Forked,
@@ -105,7 +105,7 @@ struct Call<'a, R> {
     fruitless: usize,
     /// How long a child may be at no item before it counts as stalled, though it is not seen to be
     /// stopped.
-    patience: Duration,
+    pause: Duration,
     result: PhantomData<fn() -> R>,
 }
 
@@ -152,7 +152,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             bell: PipeBell::new()
                 .map_err(|error| PoolError::system("a pipe could not be had", error))?,
             fruitless: 0,
-            patience: SLOW_START,
+            pause: SLOW_START,
             result: PhantomData,
         };
         Ok((call, plan.tracker))
@@ -307,9 +307,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if hand.has_stalled || is_at_item || rested < STALLED_AFTER {
                 continue;
             }
-            if rested >= self.patience {
+            if rested >= self.pause {
                 // It may just be a machine on which no process makes progress.
-                self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
             } else if !hand.child.is_stopped() {
                 continue;
             }

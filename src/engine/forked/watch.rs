@@ -20,7 +20,7 @@ use crate::os::worker;
 
 /// How long the watcher leaves a child alone whose lock another thread has. That thread takes what
 /// the child publishes, but may give up waiting at any time.
-const PATIENCE: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 pub(super) struct Watcher {
@@ -110,9 +110,9 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
     let bells: Vec<_> = std::iter::once(bell)
         .chain(locked.iter().map(|(task, _)| &task.bell))
         .collect();
-    let patience = (locked.len() < tasks.len()).then_some(PATIENCE);
+    let until_next_look = (locked.len() < tasks.len()).then_some(LOOK_INTERVAL);
     let pauses = tasks.iter().filter_map(|task| task.pause(None));
-    let timeout = pauses.chain(patience).min();
+    let timeout = pauses.chain(until_next_look).min();
     // If another thread has a child's lock, that thread looks at the child, also when it ends.
     let processes = locked.iter().map(|(task, _)| task.process.as_fd());
     PipeBell::wait_any(&bells, processes, timeout);

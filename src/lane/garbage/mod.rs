@@ -136,7 +136,7 @@ pub(crate) fn run(script: &[u8]) -> Report {
             checks,
             ..
         } = &mut parent;
-        let fate = receiver.last_books(expected, checks);
+        let fate = receiver.take_unpublished(expected, checks);
         assert_eq!(fate.is_some(), expected.next < expected.end);
         assert!(fate.is_none_or(|fate| fate.next == expected.next));
         parent.agree();

@@ -75,9 +75,9 @@ impl Estate {
         }
     }
 
-    fn reclaim(&self, patience: Duration) {
+    fn reclaim(&self, limit: Duration) {
         self.family
-            .reclaim_if(Some(Instant::now() + patience), |_| true);
+            .reclaim_if(Some(Instant::now() + limit), |_| true);
     }
 
     fn check(&self, is_full: bool, what: &str) {

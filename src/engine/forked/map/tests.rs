@@ -85,7 +85,7 @@ fn a_child_at_its_end_does_not_count_as_stalled() {
     let pool = one_child();
     let (engine, plan) = pool.call().plan(Some(1));
     let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, true).unwrap();
-    call.patience = Duration::from_millis(1);
+    call.pause = Duration::from_millis(1);
     let may_end: &Words = Box::leak(Box::new(Words::new()));
     // The child cannot flush its output before that thread releases it.
     let f = |n: u8| {

@@ -74,7 +74,7 @@ impl Dispatch {
         let fate = if has_begun && worker.is_sane() {
             worker
                 .receiver
-                .last_books(&mut entry.expected, &entry.batch.task.results)
+                .take_unpublished(&mut entry.expected, &entry.batch.task.results)
         } else {
             // Either the worker has not begun with the batch, or it is corrupted. What a corrupted
             // worker did after its corruption was found cannot be known. So the next item of a

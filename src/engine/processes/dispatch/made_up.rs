@@ -276,8 +276,8 @@ impl MadeUp {
     /// Returns why the worker is being killed, as text.
     pub(in crate::engine::processes) fn kill_reason(&self, number: usize) -> Option<String> {
         let dispatch = self.lock();
-        let doom = dispatch.workers[number].as_ref()?.kill_reason.as_ref()?;
-        Some(format!("{doom:?}"))
+        let reason = dispatch.workers[number].as_ref()?.kill_reason.as_ref()?;
+        Some(format!("{reason:?}"))
     }
 
     /// Returns how many batches are in a worker's lane.

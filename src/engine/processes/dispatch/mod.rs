@@ -146,7 +146,7 @@ impl Dispatch {
         let has_unsent = |worker: &Worker| !worker.outbox.is_empty();
         self.outstanding > self.busy
             || self.told > 0
-            || self.has_stalled_piece()
+            || self.has_stalled_batch()
             || self.workers.iter().flatten().any(has_unsent)
     }
 

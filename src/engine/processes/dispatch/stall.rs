@@ -143,7 +143,7 @@ impl Worker {
 
 impl Dispatch {
     /// Returns whether a stalled worker has a batch that another one could have.
-    pub(super) fn has_stalled_piece(&self) -> bool {
+    pub(super) fn has_stalled_batch(&self) -> bool {
         let has_piece = |worker: &Worker| worker.stalled.is_some() && !worker.in_flight.is_empty();
         self.lanes.has_stalled && self.workers.iter().flatten().any(has_piece)
     }

@@ -331,7 +331,7 @@ impl Worker {
         let mut wrote = false;
         while let Some(message) = self.outbox.front_mut() {
             if !self.requests.has_room() {
-                if self.requests.is_spoilt() && self.kill_reason.is_none() {
+                if self.requests.is_corrupted() && self.kill_reason.is_none() {
                     self.kill_for(KillReason::Corrupted(Corruption::CellState));
                 }
                 break;
