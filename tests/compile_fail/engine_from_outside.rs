@@ -1,6 +1,7 @@
 //! What a pool asks of its engine cannot be called from outside, neither of an engine that is known
 //! nor in generic code.
 
+use manyhands::Shutdown;
 use manyhands::prelude::*;
 
 fn of_any<E: Run<fn(u8) -> u8, u8, u8>>(pool: &Pool<E>) {
