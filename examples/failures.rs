@@ -5,7 +5,6 @@
 
 use std::process::ExitCode;
 
-use manyhands::closure;
 use manyhands::prelude::*;
 use manyhands::process::ExitStatus;
 

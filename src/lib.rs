@@ -47,7 +47,11 @@
 //!   gives each worker its part.
 //! - [`Queue`], [`queue::PriorityQueue`], [`queue::Stack`] and [`queue::Pipe`] carry values between
 //!   threads and processes; [`queue`] says what becomes of them when a participant is killed.
-//! - [`TaskError`] and [`PoolError`] list what can go wrong with tasks and pools;
+//! - [`select::wait_ready`] waits for any mix of queues, events and processes.
+//! - [`AnyEngine`] is chosen by a text when the program runs. [`item_seed`] and [`worker_seed`] are
+//!   for random numbers in tasks, [`at_fork_child`] for what a forked child must make anew.
+//! - [`error`] has what can go wrong, and [`Error`] is any of it. [`TaskError`] and [`PoolError`]
+//!   list what can go wrong with tasks and pools, [`process::ProcessError`] with one process;
 //!   [`shm::ShareError`] with shared objects, [`shm::ClaimError`] with claims on an array,
 //!   [`shm::SharedMemoryError`] with memory that has a name. Queues have
 //!   [`PushError`](queue::PushError), [`PopError`](queue::PopError) and
@@ -55,15 +59,16 @@
 //!   [`TryLockError`](sync::TryLockError) and [`BarrierError`](sync::BarrierError).
 //! - A call on a lock, queue or array that may wait has up to three forms. `x` waits for as long as
 //!   it takes. `try_x` does not wait. `x_timeout` takes a [`Duration`](std::time::Duration). If it
-//!   is late it fails with the error of `x`, in a variant `TimedOut`, also if the timeout is zero.
-//!   Only where `x` itself cannot fail is the answer an `Option` or a `bool`.
+//!   is late it fails with `TimedOut`, also if the timeout is zero: a variant of the error of `x`,
+//!   and for a lock of [`TryLockError`](sync::TryLockError). Only where `x` itself cannot fail is
+//!   the answer an `Option` or a `bool`. A wait for a condition answers as std's. Arrays have no
+//!   form that waits without a timeout.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure
 //!   model: for each step of a task's way, which process may be killed there and what the caller
 //!   sees.
 
 #![deny(unsafe_code)]
 
-#[cfg(target_os = "linux")]
 mod any_error;
 #[cfg(target_os = "linux")]
 mod array;
@@ -107,7 +112,6 @@ pub mod thread;
 #[cfg(target_os = "linux")]
 mod value;
 
-#[cfg(target_os = "linux")]
 pub use any_error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
@@ -135,6 +139,10 @@ pub use shm::{SharedArray, SharedValue};
 /// See [`shm`](crate::shm#which-values-can-be-shared).
 #[cfg(target_os = "linux")]
 pub use bytemuck;
+/// The crate `ndarray`, for the types of views of shared arrays. Which version it is, is no part of
+/// what a release of this crate promises: a later one may have another.
+#[cfg(all(target_os = "linux", feature = "ndarray"))]
+pub use ndarray;
 
 /// The names that most programs need: `use manyhands::prelude::*;`.
 ///

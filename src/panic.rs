@@ -101,11 +101,7 @@ fn note(info: &PanicHookInfo<'_>) {
     }
     let caught = Caught {
         message: message(info.payload()),
-        location: info.location().map(|place| PanicLocation {
-            file: place.file().to_owned(),
-            line: place.line(),
-            column: place.column(),
-        }),
+        location: info.location().map(PanicLocation::from),
         ..Caught::default()
     };
     if let Some(report) = report {

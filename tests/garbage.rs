@@ -248,7 +248,7 @@ fn noise_at_random_moments_costs_errors_and_nothing_else() {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             let outcome = match task.result_timeout(left) {
                 Ok(outcome) => outcome,
-                Err(TimeoutError) => panic!("a task hangs"),
+                Err(TimeoutError { .. }) => panic!("a task hangs"),
             };
             told[usize::from(outcome.is_err())] += 1;
             is_fair(&outcome);

@@ -5,6 +5,7 @@ use bytemuck::Pod;
 use super::claim::despite_the_dead;
 use super::claim_mode::Mode;
 use super::{ClaimError, FrozenArray, SharedArray};
+use crate::memory::member;
 use crate::memory::wait_mode::soon;
 
 impl<T: Pod> SharedArray<T> {
@@ -209,7 +210,7 @@ impl<T: Pod> SharedArray<T> {
 
     /// Returns whether a process has ended, killed or otherwise, while it had elements to write to.
     /// Those elements may be half-written. The answer stays true until
-    /// [`clear_poison`](Self::clear_poison).
+    /// [`clear_poison`](Self::clear_poison). Unlike a lock, a poisoned array refuses nothing.
     ///
     /// Workers of [`for_each_chunk`](crate::Pool::for_each_chunk) and similar calls do not count:
     /// the call reports their deaths.
@@ -238,7 +239,10 @@ impl<T: Pod> SharedArray<T> {
     }
 
     /// Forgets the deaths so far: [`is_poisoned`](Self::is_poisoned) is false until another process
-    /// ends while it has elements to write to. Call it after the elements have been put right.
+    /// ends while it has elements to write to.
+    ///
+    /// Put the elements right and call this under one guard, as in the example. Otherwise a process
+    /// that ends in between, half-way through a change, is forgotten as well.
     ///
     /// # Examples
     ///
@@ -246,7 +250,7 @@ impl<T: Pod> SharedArray<T> {
     /// use manyhands::SharedArray;
     /// use manyhands::prelude::*;
     ///
-    /// let mut array = SharedArray::<u8>::zeros(2)?;
+    /// let array = SharedArray::<u8>::zeros(2)?;
     /// let pool = Pool::processes(1)?;
     /// let killed = pool.submit(
     ///     |array: SharedArray<u8>| {
@@ -256,12 +260,16 @@ impl<T: Pod> SharedArray<T> {
     ///     array.clone(),
     /// );
     /// assert!(killed.result().map(|()| ()).is_err());
-    /// array.fill(0)?;
+    /// let mut all = array.try_write()?;
+    /// all.fill(0);
     /// array.clear_poison();
+    /// drop(all);
     /// assert!(!array.is_poisoned());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn clear_poison(&self) {
+        // A death that no process has looked for yet is one of those so far.
+        member::reclaim_dead();
         self.object.head().forget_abandoned();
     }
 }

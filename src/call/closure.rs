@@ -57,7 +57,6 @@ use crate::memory::wire;
 /// # Examples
 ///
 /// ```
-/// use manyhands::closure;
 /// use manyhands::prelude::*;
 ///
 /// let pool = Pool::processes(2)?;
@@ -68,11 +67,11 @@ use crate::memory::wire;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// With chunks and tiles:
+/// With chunks and tiles. The name `TileMut` needs no import here.
 ///
 /// ```
 /// use manyhands::prelude::*;
-/// use manyhands::{SharedArray, closure, shm::TileMut};
+/// use manyhands::SharedArray;
 ///
 /// let pool = Pool::processes(2)?;
 /// let (input, scale) = (SharedArray::from_slice(&[1.0, 4.0, 9.0])?, 2.0);
@@ -137,7 +136,8 @@ macro_rules! closure {
     (@types) => {
         ::core::compile_error!(
             "closure! needs the types of a chunk's arguments: closure!([names] |index: usize, chunk: &mut [T]| ..), \
-             or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..)"
+             or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..), \
+             or, for for_each_tile, closure!([names] |mut tile: TileMut<'_, T>| ..)"
         )
     };
     // The tokens after the first bar, argument and body, become the rest of a closure of two

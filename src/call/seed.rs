@@ -91,7 +91,6 @@ impl Seeds {
 ///     serial
 /// );
 /// assert_eq!(item_seed(), None); // not here
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn item_seed() -> Option<u64> {

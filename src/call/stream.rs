@@ -332,7 +332,6 @@ enum Source<S> {
 /// assert_eq!(lines.next().unwrap()?, "line 1");
 /// assert_eq!(lines.nth(8).unwrap()?, "line 10");
 /// drop(lines); // nothing more is read
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
@@ -395,7 +394,6 @@ impl<I: Iterator, R> fmt::Debug for Imap<'_, I, R> {
 ///     .filter(|(_, hit)| *hit == Ok(true));
 /// let (index, _) = hits.next().unwrap();
 /// assert_eq!((index + 1) % 97, 0); // some multiple, most likely the first
-///     
 /// # Ok::<(), PoolError>(())
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]

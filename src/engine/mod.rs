@@ -16,7 +16,6 @@
 //! [`Run`]. Code that is to run on any engine takes `E: Run<F, A, R>`.
 //!
 //! ```
-//! use manyhands::closure;
 //! use manyhands::prelude::*;
 //!
 //! let table = vec![1.0, 4.0, 9.0];
@@ -158,7 +157,6 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
 /// let running = pool.submit(|gate: Receiver<()>| gate.recv().is_ok(), gate);
 /// let queued = pool.submit(|x: u8| x, 1);
 /// queued.on_done(move |_| open.send(()).unwrap()); // once it has been cancelled
-///     
 /// # while !running.is_running() { std::thread::yield_now() }
 /// pool.shutdown(Shutdown::CancelQueued)?;
 /// assert_eq!(running.result(), Ok(true));

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(array.try_read().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
     /// Another guard, call or process has claimed some of the elements, in a way that excludes what

@@ -163,8 +163,11 @@ pub enum Corruption {
     /// There are more answers than open items, or fewer at the end of a task.
     #[error("more or fewer answers than items are open")]
     WrongCount,
-    /// Results do not have the length that they must have, or that they say.
-    #[error("results of a length that cannot be")]
+    /// Results do not have the size that as many of them have.
+    #[error("results of another size than as many of them have")]
+    WrongSize,
+    /// The first cell of a long result says no length, or one that no memory has.
+    #[error("a result of a length that cannot be")]
     ResultLength,
     /// The report of a failed item cannot be read.
     #[error("a fault that cannot be read")]

@@ -3,10 +3,10 @@
 //! One thread at a time has the *turn*: it runs the queued callbacks one after the other. A
 //! callback may wait for anything, also for what another callback does. So while callbacks are
 //! queued and the thread with the turn is in one, another thread is free and watches it. If the
-//! same callback still runs after [`IDLE_LIMIT`], the watching thread takes the turn and goes on with
-//! the queue, and another thread watches from then on. The thread that lost the turn becomes free
-//! when its callback returns. Quick callbacks need two threads, however many callbacks there are.
-//! Callbacks that wait get as many threads as wait at once.
+//! same callback still runs after [`IDLE_LIMIT`], the watching thread takes the turn and goes on
+//! with the queue, and another thread watches from then on. The thread that lost the turn becomes
+//! free when its callback returns. Quick callbacks need two threads, however many callbacks there
+//! are. Callbacks that wait get as many threads as wait at once.
 //!
 //! A free thread ends after [`LINGER`], or at once if there are more than [`KEPT`] of them.
 //!

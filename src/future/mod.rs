@@ -330,7 +330,6 @@ impl<R> TaskFuture<R> {
     /// let outcome: Result<(), _> = endless.result();
     /// assert!(matches!(outcome, Err(TaskError::Cancelled { .. })));
     /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the worker has been replaced
-    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn kill(&self) -> bool {

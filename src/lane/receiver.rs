@@ -250,7 +250,7 @@ impl Receiver {
         }
         match response.kind {
             ResponseKind::Results if !expected.fits(response.count, body) => {
-                return Err(Corruption::ResultLength);
+                return Err(Corruption::WrongSize);
             }
             // A message must answer for an item or end the task.
             ResponseKind::Results if response.count == 0 && !response.ends => {
@@ -265,8 +265,10 @@ impl Receiver {
             ResponseKind::Fault => {
                 let mut bytes = Vec::new();
                 body.append_to(&mut bytes);
-                let fault =
-                    crate::codec::exact::from_slice(&bytes).map_err(|_| Corruption::UnreadFault)?;
+                let fault = crate::codec::exact::from_slice(&bytes).map_err(|error| {
+                    log::debug!("a fault that cannot be read: {error}");
+                    Corruption::UnreadFault
+                })?;
                 match &fault {
                     Fault::Panicked(_) => received.panicked += 1,
                     Fault::TimedOut(_) => received.timed_out += 1,

@@ -201,6 +201,24 @@ fn a_process_that_is_killed_while_it_breaks_a_barrier_is_a_party_that_died() {
     assert!(has_died);
 }
 
+/// Others of a broken barrier hear why it broke first, whatever becomes of parties that come later.
+#[test]
+fn a_death_at_a_broken_barrier_does_not_change_why_it_is_broken() {
+    let _alone = fault::alone();
+    for number in 0.. {
+        let barrier = Barrier::new(2).unwrap();
+        barrier.abort();
+        let child = Child::run(Fate::Killed, number, || _ = barrier.wait());
+        let is_through = child.end();
+        member::reclaim_dead();
+        let now = barrier.wait();
+        assert_eq!(now, Err(BarrierError::Aborted), "at fault point {number}");
+        if is_through {
+            break;
+        }
+    }
+}
+
 #[test]
 fn claims_are_free_after_each_step() {
     let bodies: [fn(&SharedArray<u64>); 5] = [

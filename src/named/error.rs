@@ -218,6 +218,7 @@ pub enum NameError {
     Dots,
     /// The name is longer than names of files can be.
     #[error("it is {bytes} bytes long, and at most 255 are possible. Shorten it")]
+    #[non_exhaustive]
     TooLong {
         /// The length of the name in bytes, without a slash in front.
         bytes: usize,

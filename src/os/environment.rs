@@ -79,10 +79,10 @@ impl Environment {
 
 /// Changes the environment of this process, which has just been forked and has one thread.
 pub(crate) fn apply(environment: &Environment) {
-    let inherited = environment.is_cleared.then(env::vars_os);
-    for (name, _) in inherited.into_iter().flatten().collect::<Vec<_>>() {
+    if environment.is_cleared {
+        // Not one by one: a name may be one that std refuses.
         // SAFETY: no other thread runs in a process that has just been forked.
-        unsafe { env::remove_var(name) };
+        unsafe { libc::clearenv() };
     }
     for (name, value) in environment.changes() {
         match value {

@@ -23,13 +23,15 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file, to read and write.
+    /// Maps the first `len` bytes of a file, to read and write. The file must have them: access to
+    /// bytes behind its end would be SIGBUS.
     pub(crate) fn of(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         Self::part(file, 0, len, protection, MapFlags::MAP_SHARED)
     }
 
-    /// Maps `len` bytes from `offset` on.
+    /// Maps `len` bytes from `offset` on, which the file must have. [`bytes`](Self::bytes) is only
+    /// for mappings that can be written to.
     pub(super) fn part(
         file: impl AsFd,
         offset: i64,

@@ -29,7 +29,7 @@
 //! | [`random`] | `getrandom` |
 //! | [`sparse`] | a family's memory: `memfd_create`, `fallocate`, parts mapped and given back |
 //! | [`robust`] | robust mutexes of the C library |
-//! | [`slice`] | nothing: how long the sleepers sleep before they look again |
+//! | [`mod@slice`] | nothing: how long the sleepers sleep before they look again |
 //! | `state` | `/proc/<pid>/stat`: whether a process is stopped |
 //!
 //! Nothing else in the crate calls the kernel other than through the standard library.

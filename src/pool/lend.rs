@@ -213,7 +213,6 @@ impl<E: Executor> Call<'_, '_, E> {
     /// );
     /// assert!(matches!(outcome, Err(TaskError::TimedOut { index, .. }) if index == Some(2)));
     /// assert_eq!(array.to_vec()?[..3], [1, 1, 1]); // no worker has it any more
-    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_chunk<F, T>(

@@ -121,7 +121,6 @@ impl Pool<Processes> {
     ///     })
     /// ));
     /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the pool goes on
-    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn processes(workers: usize) -> Result<Self, PoolError> {

@@ -32,7 +32,9 @@ use crate::os::environment::Environment;
 /// ```
 ///
 /// Clones of a builder start children with the same options. They hold the same descriptors: a pipe
-/// that is a child's output is at its end when the child has ended and no clone is left.
+/// that is a child's output is at its end when the child has ended and no clone is left, nor a
+/// process that was forked from this one meanwhile ([`Forked`](crate::Forked),
+/// [`StartMethod::Fork`](crate::engine::StartMethod::Fork)).
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct ProcessBuilder {

@@ -18,6 +18,9 @@ pub(crate) type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
 /// A file, an end of a pipe and any other [`OwnedFd`] become one by `into`. The workers of a pool
 /// share it; it stays open as long as the builder and its clones, the pool and the handles of its
 /// tasks. A pipe is at its end only then, and when all its processes have ended.
+/// A process that was forked from this one meanwhile
+/// ([`Forked`](crate::Forked), [`StartMethod::Fork`](crate::engine::StartMethod::Fork)) keeps it
+/// open too. [`lines`](Self::lines) is for pools only.
 ///
 /// # Examples
 ///

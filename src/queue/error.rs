@@ -238,6 +238,7 @@ pub type RecvError = PopError;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("task_done was called once too often: this process has no item in hand")]
+#[non_exhaustive]
 pub struct TaskDoneError;
 
 fn were(items: u64) -> String {

@@ -128,12 +128,19 @@ impl BarrierHead {
     /// Takes the lock. Waits at most until the deadline that `limit` gives.
     fn hold(&self, limit: impl FnOnce() -> Option<Instant>) -> Option<Held<'_>> {
         let held = super::hold(&self.lock, limit)?;
-        // The last owner died with the lock. The break puts in order what it left half-changed.
+        // The last owner died with the lock. The break puts in order what it left half-changed. A
+        // barrier that was broken before stays broken for its first reason.
         if held.owner_died() {
-            self.break_up(BarrierError::PartyDied);
+            self.break_up(self.broken_for().unwrap_or(BarrierError::PartyDied));
             self.waiters.notify_all();
         }
         Some(held)
+    }
+
+    /// Returns why the barrier is broken. A reset that is under way is no reason.
+    fn broken_for(&self) -> Option<BarrierError> {
+        self.reason()
+            .filter(|&reason| reason != BarrierError::Reset)
     }
 
     fn is_broken(&self) -> bool {
@@ -326,9 +333,9 @@ impl Barrier {
             head.break_if(limit, reason, || head.generation() == generation)
         });
         let head = self.head();
-        // The break is put off.
+        // The break is put off, or this party came to a barrier that was broken already.
         if head.generation() == generation {
-            return Err(reason);
+            return Err(head.broken_for().unwrap_or(reason));
         }
         // The generation was broken, here or for another reason just before. Otherwise all have
         // passed.

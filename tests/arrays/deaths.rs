@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use manyhands::prelude::*;
 use manyhands::{SharedArray, SharedValue, shm::ClaimError};
 
-use crate::common::{Leftovers, assert_matches, eventually, kill, may_stop};
+use crate::common::{Leftovers, Stopped, assert_matches, eventually, is_running, kill, may_stop};
 use crate::{LONG, Result, forked, is_claimed};
 
 #[test]
@@ -164,6 +164,55 @@ fn b73_what_a_killed_process_had_claimed_is_free() -> Result {
         // Half-written elements come of the last round alone.
         assert_eq!(array.is_poisoned(), round == 2);
     }
+    Ok(())
+}
+
+#[test]
+fn b73_poison_that_was_cleared_does_not_come_back_for_a_death_before() -> Result {
+    let _none = Leftovers::none();
+    let (array, pid) = (SharedArray::<u8>::zeros(8)?, SharedValue::new(0u32)?);
+    let parent = Process::spawn(
+        |both: (SharedArray<u8>, SharedValue<u32>)| {
+            let write = |(array, pid): (SharedArray<u8>, SharedValue<u32>)| {
+                let _half = array.try_write_range(..1).unwrap();
+                pid.set(std::process::id());
+                loop {
+                    std::thread::park();
+                }
+            };
+            let _writer = Process::spawn(write, both).unwrap();
+            loop {
+                std::thread::park();
+            }
+        },
+        (array.clone(), pid.clone()),
+    )?;
+    eventually("the writer has claimed it", || pid.get() > 0);
+    // The writer's parent cannot see that it has died, and no other process is told.
+    let stopped = Stopped::new(parent.pid());
+    kill(pid.get());
+    eventually("the writer is dead", || !is_running(pid.get()));
+    array.clear_poison();
+    drop(array.write_timeout(LONG)?);
+    assert!(!array.is_poisoned());
+    drop(stopped);
+    parent.kill()?;
+    parent.join()?;
+    // A death that comes later counts.
+    let later = Process::spawn(
+        |array: SharedArray<u8>| {
+            let _half = array.try_write().unwrap();
+            std::process::abort()
+        },
+        array.clone(),
+    )?;
+    later.join()?;
+    assert!(array.is_poisoned());
+    let mut all = array.try_write()?;
+    all.fill(0);
+    array.clear_poison();
+    drop(all);
+    assert!(!array.is_poisoned());
     Ok(())
 }
 

@@ -51,11 +51,8 @@ macro_rules! handles {
             fence.0.open();
             assert_eq!(heard(&begun), Some(1));
             assert!(!task.is_done() && !task.is_running() && !task.cancel());
-            assert_eq!(task.result_timeout(Duration::ZERO), Err(TimeoutError));
-            assert_eq!(
-                task.result_timeout(Duration::from_millis(20)),
-                Err(TimeoutError)
-            );
+            assert!(task.result_timeout(Duration::ZERO).is_err());
+            assert!(task.result_timeout(Duration::from_millis(20)).is_err());
             assert!(poll(&mut task).is_pending());
             let before = woken.0.load(Ordering::SeqCst);
             go.send(()).unwrap();

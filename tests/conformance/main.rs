@@ -43,7 +43,6 @@ use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
 use common::refuse::Refused;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};
-use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{

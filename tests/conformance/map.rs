@@ -251,10 +251,7 @@ macro_rules! maps {
             let gate = Gate::new();
             let _fence = Fence(gate.clone());
             let mut task = pool.submit(|gate: Gate| gate.pass(), gate.clone());
-            assert_eq!(
-                task.result_timeout(Duration::from_millis(20)),
-                Err(TimeoutError)
-            );
+            assert!(task.result_timeout(Duration::from_millis(20)).is_err());
             assert!(!task.is_done());
             gate.open();
             assert_eq!(

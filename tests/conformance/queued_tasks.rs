@@ -164,7 +164,7 @@ macro_rules! queued_futures {
             let first = completed.next_timeout(DEADLINE).unwrap().unwrap();
             assert_eq!(first.result(), Err(cancelled()), "first what has ended");
             let late = completed.next_timeout(Duration::from_millis(20));
-            assert_eq!(late.unwrap_err(), TimeoutError);
+            assert!(late.is_err());
             assert_eq!(completed.len(), unfinished);
             gate.open();
         }

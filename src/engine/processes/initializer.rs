@@ -91,7 +91,6 @@ pub(super) fn run(number: u64) -> Result<Box<dyn Any>, String> {
 /// };
 /// assert_eq!(pool.map(count, [(); 3])?, [Some(1), Some(2), Some(3)]);
 /// assert_eq!(worker_state(|calls: &mut u32| *calls), None); // not here
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn worker_state<S: 'static, R>(f: impl FnOnce(&mut S) -> R) -> Option<R> {

@@ -116,7 +116,6 @@ use crate::process::launch;
 ///     [0, 1, 2]
 /// ); // the worker stays
 /// assert_eq!(CALLS.load(Relaxed), 0); // and its memory is not that of this process
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Processes {

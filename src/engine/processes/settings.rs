@@ -187,7 +187,6 @@ as_text!(
 ///     .submit(|()| std::env::var("OMP_NUM_THREADS").ok(), ())
 ///     .result()?;
 /// assert_eq!(there, std::env::var("OMP_NUM_THREADS").ok()); // as it is here
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

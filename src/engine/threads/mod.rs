@@ -88,7 +88,6 @@ pub(crate) use self::thread_ids::idle_thread_ids;
 /// let pool: Pool<Threads> = Pool::threads(3)?;
 /// let threads = pool.submit(|()| rayon::current_num_threads(), ());
 /// assert_eq!(threads.result()?, 3); // a parallel iterator in a task has these three
-///     
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Threads {

@@ -201,7 +201,7 @@ fn a_result_is_not_longer_than_it_says() {
 fn results_are_as_many_as_the_message_says() {
     // Three texts, said to be two.
     let report = run(&script(1, &[&[64, 1, 2], &[4, 0, 2, 9], TAKE_ALL]));
-    assert_eq!(report.refused, Some(Corruption::ResultLength));
+    assert_eq!(report.refused, Some(Corruption::WrongSize));
 }
 
 #[test]
