@@ -282,6 +282,7 @@ impl Barrier {
             // its time is up.
             return Err(BarrierError::TimedOut);
         };
+        fault::point();
         if let Some(reason) = head.reason() {
             return Err(reason);
         }
