@@ -62,7 +62,7 @@ fn b21_a_programs_own_panic_hook_is_called_and_may_be_replaced() {
 macro_rules! outcomes {
     ($make:expr) => {
         #[test]
-        fn b37_try_map_gives_every_item_its_outcome_in_order() {
+        fn b37_map_outcomes_gives_every_item_its_outcome_in_order() {
             let _none = Leftovers::none();
             let pool = $make;
             for items in [0u32, 1, 10, 1_000] {
@@ -121,7 +121,7 @@ macro_rules! outcomes {
         }
 
         #[test]
-        fn b37_try_map_of_nothing_but_failures() {
+        fn b37_map_outcomes_of_nothing_but_failures() {
             let _none = Leftovers::none();
             let pool = $make;
             let each = pool.map_outcomes(|x: u32| -> String { panic!("{x}") }, 0..300);
@@ -156,7 +156,7 @@ macro_rules! outcomes {
         }
 
         #[test]
-        fn b38_a_panic_of_the_input_of_try_map_reaches_the_caller() {
+        fn b38_a_panic_of_the_input_of_map_outcomes_reaches_the_caller() {
             let _none = Leftovers::none();
             let pool = $make;
             let input = (0..1_000u64).inspect(|&x| assert!(x != 500, "input ends at {x}"));
@@ -291,7 +291,7 @@ macro_rules! outcomes {
 macro_rules! mortal_outcomes {
     ($make:expr) => {
         #[test]
-        fn b37_a_death_costs_try_map_its_item_and_nothing_else() {
+        fn b37_a_death_costs_map_outcomes_its_item_and_nothing_else() {
             let _none = Leftovers::none();
             let pool = $make;
             let deadly = |x: u8| {

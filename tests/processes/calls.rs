@@ -247,7 +247,7 @@ fn b19_lazy_calls_read_no_further_than_their_window() {
 }
 
 #[test]
-fn b19_map_and_try_map_read_no_further_than_their_window() {
+fn b19_map_and_map_outcomes_read_no_further_than_their_window() {
     let _none = Leftovers::none();
     let pool = Pool::processes(2).unwrap();
     for form in 0..2 {
