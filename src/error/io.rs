@@ -42,11 +42,18 @@ impl From<PoolError> for Error {
 /// # Examples
 ///
 /// ```
-/// use manyhands::error::TimeoutError;
 /// use manyhands::prelude::*;
 /// use std::io;
+/// use std::sync::mpsc::channel;
+/// use std::time::Duration;
 ///
-/// assert_eq!(io::Error::from(TimeoutError).kind(), io::ErrorKind::TimedOut);
+/// let pool = Pool::threads(1)?;
+/// let (open, gate) = channel::<()>();
+/// let mut task = pool.submit(|gate: std::sync::mpsc::Receiver<()>| gate.recv().is_ok(), gate);
+/// let late = task.result_timeout(Duration::ZERO).unwrap_err();
+/// assert_eq!(io::Error::from(late).kind(), io::ErrorKind::TimedOut);
+/// # drop(open);
+/// # Ok::<(), PoolError>(())
 /// ```
 impl From<TimeoutError> for Error {
     fn from(error: TimeoutError) -> Self {
