@@ -264,6 +264,13 @@ impl TaskError {
         self.indexed(Some(at))
     }
 
+    /// Returns the same error for each of these items of its call, which are dropped; the first has
+    /// this index.
+    pub(crate) fn of_items<R>(&self, first: usize, items: impl Iterator) -> Vec<Result<R, Self>> {
+        let error = |(index, _)| Err(self.clone().with_index(index));
+        (first..).zip(items).map(error).collect()
+    }
+
     /// Returns the same error, of the item `at` of its call, or of none.
     pub(crate) fn indexed(mut self, at: Option<usize>) -> Self {
         match &mut self {
