@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::child::{Forked as Child, PipeBell};
+use super::child::{Forked as Child, wait_any};
 use super::running::Running;
 use crate::future::later;
+use crate::os::alarm::Alarm;
 use crate::os::task::OwnThread;
 use crate::os::worker;
 
@@ -32,7 +33,7 @@ struct State {
     /// Tasks that the watcher's thread has not heard of.
     new: Vec<Arc<Running>>,
     /// What wakes the thread, while there is one.
-    bell: Option<Arc<PipeBell>>,
+    bell: Option<Arc<Alarm>>,
 }
 
 impl Watcher {
@@ -44,7 +45,7 @@ impl Watcher {
             bell.ring();
             return;
         }
-        let started = PipeBell::new().and_then(|bell| {
+        let started = Alarm::new().and_then(|bell| {
             let bell = Arc::new(bell);
             let (own, theirs) = (self.state.clone(), bell.clone());
             thread::Builder::new()
@@ -64,7 +65,7 @@ impl Watcher {
     }
 }
 
-fn run(state: &Mutex<State>, bell: &PipeBell) {
+fn run(state: &Mutex<State>, bell: &Alarm) {
     let _own = OwnThread::register();
     worker::block_signals();
     let mut tasks: Vec<Arc<Running>> = Vec::new();
@@ -91,7 +92,7 @@ fn run(state: &Mutex<State>, bell: &PipeBell) {
 
 /// Waits until one of the children ends or has something to say, or until the watcher's own bell
 /// rings.
-fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
+fn wait_for_any(bell: &Alarm, tasks: &[Arc<Running>]) {
     // The locks are held while waiting, because only the thread that holds one may listen to its
     // child's bell.
     let locked: Vec<_> = tasks
@@ -108,12 +109,12 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
         return;
     }
     let bells: Vec<_> = std::iter::once(bell)
-        .chain(locked.iter().map(|(task, _)| &task.bell))
+        .chain(locked.iter().map(|(task, _)| &*task.bell))
         .collect();
     let patience = (locked.len() < tasks.len()).then_some(PATIENCE);
     let pauses = tasks.iter().filter_map(|task| task.pause(None));
     let timeout = pauses.chain(patience).min();
     // If another thread has a child's lock, that thread looks at the child, also when it ends.
     let processes = locked.iter().map(|(task, _)| task.process.as_fd());
-    PipeBell::wait_any(&bells, processes, timeout);
+    wait_any(&bells, processes, timeout);
 }
