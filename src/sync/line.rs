@@ -321,6 +321,15 @@ impl Line {
         }
     }
 
+    /// Calls those whose turn it is, releases the lock, and wakes them.
+    fn call_and_release(&self, held: Held<'_>) {
+        let called = self.call();
+        fault::point();
+        drop(held);
+        fault::point();
+        self.wake(called);
+    }
+
     fn wake_all(&self) {
         for place in &self.places {
             place.called.store(1, Ordering::Release);
@@ -369,11 +378,7 @@ impl Line {
             available.saturating_add(count.min(booked)),
             Ordering::Relaxed,
         );
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         true
     }
 
@@ -413,11 +418,7 @@ impl Line {
         let available = self.available.load(Ordering::Relaxed);
         self.available
             .store(available.saturating_add(count), Ordering::Relaxed);
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         Some(Ok(()))
     }
 
@@ -431,11 +432,7 @@ impl Line {
             self.step_out(index);
         }
         // The threads behind may have waited for this one only.
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         self.without_place.notify_all();
         true
     }
