@@ -1,20 +1,13 @@
 //! [`Queue`], and its halves.
 
 use std::marker::PhantomData;
-use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
-use super::macros::{handle, popping, pushing, state, taking};
+use super::macros::{handle, pushing, state, taking, whole};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
-use crate::memory::wait_mode::WaitMode;
 
 /// The bytes that may lie in a queue, unless its maker sets another limit.
 pub(super) const BYTES: u64 = 1 << 30;
@@ -125,7 +118,7 @@ impl<T: 'static> Queue<T> {
     /// serialised.
     ///
     /// A push waits until there is room for both. An item that alone has more bytes than this is an
-    /// error ([`PushError::TooLarge`]): its push would have to wait for a moment at which no other
+    /// error ([`PushError::TooLarge`](super::PushError::TooLarge)): its push would have to wait for a moment at which no other
     /// item is in the queue, which may never come.
     ///
     /// # Errors
@@ -209,10 +202,10 @@ impl<T> Queue<T> {
     }
 }
 
-handle!(Queue, Both, Queue);
+whole!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
 handle!(Sender, Sender, Queue);
 handle!(Receiver, Receiver, Queue);
-state!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
 state!(
     Sender,
     "let (it, _receiver) = manyhands::Queue::<i32>::bounded(8)?.split();"
@@ -221,9 +214,6 @@ state!(
     Receiver,
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
 );
-pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
-popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
-taking!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
 taking!(
     Receiver,
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"

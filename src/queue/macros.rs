@@ -5,10 +5,10 @@
 macro_rules! handle {
     ($name:ident, $role:ident, $shape:ident) => {
         impl<T> $name<T> {
-            fn of(handle: Handle) -> Self {
+            fn of(handle: super::handle::Handle) -> Self {
                 Self {
                     handle,
-                    items: PhantomData,
+                    items: std::marker::PhantomData,
                 }
             }
         }
@@ -16,7 +16,7 @@ macro_rules! handle {
         /// Makes another handle of the same queue.
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
-                Self::of(self.handle.another(Role::$role))
+                Self::of(self.handle.another(super::handle::Role::$role))
             }
         }
 
@@ -38,8 +38,11 @@ macro_rules! handle {
 
         impl<'de, T> serde::Deserialize<'de> for $name<T> {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let handle =
-                    Handle::deserialize(deserializer, shape_of::<$shape<T>>(), Role::$role)?;
+                let handle = super::handle::Handle::deserialize(
+                    deserializer,
+                    crate::memory::object::shape_of::<$shape<T>>(),
+                    super::handle::Role::$role,
+                )?;
                 Ok(Self::of(handle))
             }
         }
@@ -138,10 +141,10 @@ macro_rules! state {
             ///
             /// # Errors
             ///
-            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were lost: a
+            /// - [`JoinError::Lost`](super::JoinError::Lost) when nothing is left to wait for, but some items were lost: a
             ///   process had taken them and died, or dropped its last handle that may pop, without
             ///   `task_done`, or it could not read them. Each handle reports each lost item once.
-            /// - [`JoinError::Disconnected`] if items are left and no other handle that could take
+            /// - [`JoinError::Disconnected`](super::JoinError::Disconnected) if items are left and no other handle that could take
             ///   them. A handle that may pop itself returns this by the rule of `pop`.
             ///
             /// # Examples
@@ -151,15 +154,16 @@ macro_rules! state {
             /// it.join()?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join(&self) -> Result<(), JoinError> {
-                self.handle.join(WaitMode::Forever)
+            pub fn join(&self) -> Result<(), super::error::JoinError> {
+                self.handle
+                    .join(crate::memory::wait_mode::WaitMode::Forever)
             }
 
             /// Waits like [`join`](Self::join), but gives up after `timeout`.
             ///
             /// # Errors
             ///
-            /// As for `join`, and [`JoinError::TimedOut`].
+            /// As for `join`, and [`JoinError::TimedOut`](super::JoinError::TimedOut).
             ///
             /// # Examples
             ///
@@ -168,8 +172,12 @@ macro_rules! state {
             /// it.join_timeout(std::time::Duration::ZERO)?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
-                self.handle.join(WaitMode::within(timeout))
+            pub fn join_timeout(
+                &self,
+                timeout: std::time::Duration,
+            ) -> Result<(), super::error::JoinError> {
+                self.handle
+                    .join(crate::memory::wait_mode::WaitMode::within(timeout))
             }
         }
     };
@@ -178,12 +186,12 @@ macro_rules! state {
 /// The functions that push items without a priority into a whole queue.
 macro_rules! pushing {
     ($name:ident, $make:literal) => {
-        impl<T: Serialize + 'static> $name<T> {
+        impl<T: serde::Serialize + 'static> $name<T> {
             /// Pushes an item, and waits for room if there is none.
             ///
             /// # Errors
             ///
-            /// [`PushError`] with the item: the queue is closed, no handle is left that could take
+            /// [`PushError`](super::PushError) with the item: the queue is closed, no handle is left that could take
             /// the item, it is larger than the bytes that may lie in the queue, it cannot be
             /// serialised, or there is no memory for it. Never `Full` or `TimedOut`.
             ///
@@ -195,15 +203,20 @@ macro_rules! pushing {
             /// assert_eq!(it.len(), 1);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.handle, item, 0, WaitMode::Forever)
+            pub fn push(&self, item: T) -> Result<(), super::error::PushError<T>> {
+                super::item::push(
+                    &self.handle,
+                    item,
+                    0,
+                    crate::memory::wait_mode::WaitMode::Forever,
+                )
             }
 
             /// Pushes an item if there is room now.
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::Full`].
+            /// As for [`push`](Self::push), and [`PushError::Full`](super::PushError::Full).
             ///
             /// # Examples
             ///
@@ -213,15 +226,20 @@ macro_rules! pushing {
             /// assert_eq!(it.len(), it.capacity());
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
-                item::push(&self.handle, item, 0, WaitMode::Try)
+            pub fn try_push(&self, item: T) -> Result<(), super::error::PushError<T>> {
+                super::item::push(
+                    &self.handle,
+                    item,
+                    0,
+                    crate::memory::wait_mode::WaitMode::Try,
+                )
             }
 
             /// Pushes an item, and waits for room for at most `timeout`.
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::TimedOut`] when the time is over.
+            /// As for [`push`](Self::push), and [`PushError::TimedOut`](super::PushError::TimedOut) when the time is over.
             ///
             /// # Examples
             ///
@@ -230,8 +248,17 @@ macro_rules! pushing {
             /// it.push_timeout(7, std::time::Duration::from_secs(1))?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn push_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
-                item::push(&self.handle, item, 0, WaitMode::within(timeout))
+            pub fn push_timeout(
+                &self,
+                item: T,
+                timeout: std::time::Duration,
+            ) -> Result<(), super::error::PushError<T>> {
+                super::item::push(
+                    &self.handle,
+                    item,
+                    0,
+                    crate::memory::wait_mode::WaitMode::within(timeout),
+                )
             }
         }
     };
@@ -240,7 +267,7 @@ macro_rules! pushing {
 /// The functions that pop items from a whole queue.
 macro_rules! popping {
     ($name:ident, $make:literal) => {
-        impl<T: DeserializeOwned + 'static> $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> $name<T> {
             /// Takes the next item, and waits for one if there is none.
             ///
             /// A handle that may also push is told that no other one is left to do so if others
@@ -250,7 +277,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// [`PopError`]: the queue is closed and drained, no handle is left that could push, or
+            /// [`PopError`](super::PopError): the queue is closed and drained, no handle is left that could push, or
             /// an item could not be read. Never `Empty` or `TimedOut`.
             ///
             /// # Panics
@@ -265,15 +292,15 @@ macro_rules! popping {
             /// assert_eq!(it.pop(), Err(manyhands::queue::PopError::Closed));
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop(&self) -> Result<T, PopError> {
-                item::pop(&self.handle, WaitMode::Forever)
+            pub fn pop(&self) -> Result<T, super::error::PopError> {
+                super::item::pop(&self.handle, crate::memory::wait_mode::WaitMode::Forever)
             }
 
             /// Takes the next item if there is one now.
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::Empty`].
+            /// As for [`pop`](Self::pop), and [`PopError::Empty`](super::PopError::Empty).
             ///
             /// # Examples
             ///
@@ -282,15 +309,15 @@ macro_rules! popping {
             /// assert!(it.try_pop().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn try_pop(&self) -> Result<T, PopError> {
-                item::pop(&self.handle, WaitMode::Try)
+            pub fn try_pop(&self) -> Result<T, super::error::PopError> {
+                super::item::pop(&self.handle, crate::memory::wait_mode::WaitMode::Try)
             }
 
             /// Takes the next item, and waits for one for at most `timeout`.
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`] when the time is over.
+            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`](super::PopError::TimedOut) when the time is over.
             ///
             /// # Examples
             ///
@@ -299,8 +326,14 @@ macro_rules! popping {
             /// assert!(it.pop_timeout(std::time::Duration::from_millis(1)).is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
-                item::pop(&self.handle, WaitMode::within(timeout))
+            pub fn pop_timeout(
+                &self,
+                timeout: std::time::Duration,
+            ) -> Result<T, super::error::PopError> {
+                super::item::pop(
+                    &self.handle,
+                    crate::memory::wait_mode::WaitMode::within(timeout),
+                )
             }
         }
     };
@@ -309,7 +342,7 @@ macro_rules! popping {
 /// The functions of a handle that takes items, besides those that take one.
 macro_rules! taking {
     ($name:ident, $make:literal) => {
-        impl<T: DeserializeOwned + 'static> $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> $name<T> {
             /// Returns an iterator that takes item after item, and waits for each. It ends when the
             /// queue is closed and drained, or no handle is left that could push. Items that cannot
             /// be read are logged and left out; they count as lost in [`join`](Self::join).
@@ -322,8 +355,8 @@ macro_rules! taking {
             /// assert_eq!(it.iter().count(), 0);
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn iter(&self) -> Iter<'_, T> {
-                Iter::of(&self.handle)
+            pub fn iter(&self) -> super::iter::Iter<'_, T> {
+                super::iter::Iter::of(&self.handle)
             }
 
             /// Acknowledges an item that this process has taken as done; [`join`](Self::join) waits
@@ -334,7 +367,7 @@ macro_rules! taking {
             ///
             /// # Errors
             ///
-            /// [`TaskDoneError`] if this process has no unacknowledged item.
+            /// [`TaskDoneError`](super::TaskDoneError) if this process has no unacknowledged item.
             ///
             /// # Examples
             ///
@@ -343,29 +376,39 @@ macro_rules! taking {
             /// assert!(it.task_done().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn task_done(&self) -> Result<(), TaskDoneError> {
+            pub fn task_done(&self) -> Result<(), super::error::TaskDoneError> {
                 self.handle.task_done()
             }
         }
 
-        impl<T: DeserializeOwned + 'static> IntoIterator for $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> IntoIterator for $name<T> {
             type Item = T;
-            type IntoIter = IntoIter<T>;
+            type IntoIter = super::iter::IntoIter<T>;
 
-            fn into_iter(self) -> IntoIter<T> {
-                IntoIter::of(self.handle)
+            fn into_iter(self) -> super::iter::IntoIter<T> {
+                super::iter::IntoIter::of(self.handle)
             }
         }
 
-        impl<'a, T: DeserializeOwned + 'static> IntoIterator for &'a $name<T> {
+        impl<'a, T: serde::de::DeserializeOwned + 'static> IntoIterator for &'a $name<T> {
             type Item = T;
-            type IntoIter = Iter<'a, T>;
+            type IntoIter = super::iter::Iter<'a, T>;
 
-            fn into_iter(self) -> Iter<'a, T> {
+            fn into_iter(self) -> super::iter::Iter<'a, T> {
                 self.iter()
             }
         }
     };
 }
 
-pub(super) use {handle, popping, pushing, state, taking};
+/// All that can be done with a whole queue, but for the functions that push.
+macro_rules! whole {
+    ($name:ident, $make:literal) => {
+        crate::queue::macros::handle!($name, Both, $name);
+        crate::queue::macros::state!($name, $make);
+        crate::queue::macros::popping!($name, $make);
+        crate::queue::macros::taking!($name, $make);
+    };
+}
+
+pub(super) use {handle, popping, pushing, state, taking, whole};

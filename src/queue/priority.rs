@@ -4,15 +4,13 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
+use super::error::PushError;
 use super::fifo::BYTES;
-use super::handle::{Handle, Role};
+use super::handle::Handle;
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
-use super::macros::{handle, popping, state, taking};
+use super::macros::whole;
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -155,16 +153,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     }
 }
 
-handle!(PriorityQueue, Both, PriorityQueue);
-state!(
-    PriorityQueue,
-    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
-);
-popping!(
-    PriorityQueue,
-    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
-);
-taking!(
+whole!(
     PriorityQueue,
     "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
 );

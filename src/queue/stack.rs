@@ -1,21 +1,14 @@
 //! [`Stack`].
 
 use std::marker::PhantomData;
-use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
 use super::fifo::BYTES;
-use super::handle::{Handle, Role};
+use super::handle::Handle;
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
-use super::macros::{handle, popping, pushing, state, taking};
+use super::macros::{pushing, whole};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
-use crate::memory::wait_mode::WaitMode;
 
 /// A queue of which the newest item comes out first; otherwise like [`Queue`](super::Queue).
 ///
@@ -87,17 +80,8 @@ impl<T: 'static> Stack<T> {
     }
 }
 
-handle!(Stack, Both, Stack);
-state!(
+whole!(
     Stack,
     "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
 );
 pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");
-popping!(
-    Stack,
-    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
-);
-taking!(
-    Stack,
-    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
-);
