@@ -418,4 +418,4 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-super::shows_value!(MutexGuard: Debug, MutexGuard: Display);
+crate::text::shows_value!(MutexGuard: Debug, MutexGuard: Display);

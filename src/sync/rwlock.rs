@@ -452,4 +452,4 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     }
 }
 
-super::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display, RwLockWriteGuard: Debug, RwLockWriteGuard: Display);
+crate::text::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display, RwLockWriteGuard: Debug, RwLockWriteGuard: Display);
