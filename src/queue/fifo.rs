@@ -1,13 +1,16 @@
 //! [`Queue`], and its halves.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
+use super::error::PushError;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::macros::{handle, pushing, state, taking, whole};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
+use crate::memory::wait_mode::WaitMode;
 
 /// The bytes that may lie in a queue, unless its maker sets another limit.
 pub(super) const BYTES: u64 = 1 << 30;
@@ -118,7 +121,7 @@ impl<T: 'static> Queue<T> {
     /// serialised.
     ///
     /// A push waits until there is room for both. An item that alone has more bytes than this is an
-    /// error ([`PushError::TooLarge`](super::PushError::TooLarge)): its push would have to wait for a moment at which no other
+    /// error ([`PushError::TooLarge`]): its push would have to wait for a moment at which no other
     /// item is in the queue, which may never come.
     ///
     /// # Errors

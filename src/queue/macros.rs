@@ -5,10 +5,10 @@
 macro_rules! handle {
     ($name:ident, $role:ident, $shape:ident) => {
         impl<T> $name<T> {
-            fn of(handle: super::handle::Handle) -> Self {
+            fn of(handle: Handle) -> Self {
                 Self {
                     handle,
-                    items: std::marker::PhantomData,
+                    items: PhantomData,
                 }
             }
         }
@@ -16,7 +16,7 @@ macro_rules! handle {
         /// Makes another handle of the same queue.
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
-                Self::of(self.handle.another(super::handle::Role::$role))
+                Self::of(self.handle.another(Role::$role))
             }
         }
 
@@ -38,11 +38,8 @@ macro_rules! handle {
 
         impl<'de, T> serde::Deserialize<'de> for $name<T> {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let handle = super::handle::Handle::deserialize(
-                    deserializer,
-                    crate::memory::object::shape_of::<$shape<T>>(),
-                    super::handle::Role::$role,
-                )?;
+                let handle =
+                    Handle::deserialize(deserializer, shape_of::<$shape<T>>(), Role::$role)?;
                 Ok(Self::of(handle))
             }
         }
@@ -154,9 +151,8 @@ macro_rules! state {
             /// it.join()?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join(&self) -> Result<(), super::error::JoinError> {
-                self.handle
-                    .join(crate::memory::wait_mode::WaitMode::Forever)
+            pub fn join(&self) -> Result<(), super::JoinError> {
+                self.handle.join(WaitMode::Forever)
             }
 
             /// Waits like [`join`](Self::join), but gives up after `timeout`.
@@ -172,12 +168,8 @@ macro_rules! state {
             /// it.join_timeout(std::time::Duration::ZERO)?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join_timeout(
-                &self,
-                timeout: std::time::Duration,
-            ) -> Result<(), super::error::JoinError> {
-                self.handle
-                    .join(crate::memory::wait_mode::WaitMode::within(timeout))
+            pub fn join_timeout(&self, timeout: Duration) -> Result<(), super::JoinError> {
+                self.handle.join(WaitMode::within(timeout))
             }
         }
     };
@@ -191,7 +183,7 @@ macro_rules! pushing {
             ///
             /// # Errors
             ///
-            /// [`PushError`](super::PushError) with the item: the queue is closed, no handle is left that could take
+            /// [`PushError`] with the item: the queue is closed, no handle is left that could take
             /// the item, it is larger than the bytes that may lie in the queue, it cannot be
             /// serialised, or there is no memory for it. Never `Full` or `TimedOut`.
             ///
@@ -203,20 +195,15 @@ macro_rules! pushing {
             /// assert_eq!(it.len(), 1);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn push(&self, item: T) -> Result<(), super::error::PushError<T>> {
-                super::item::push(
-                    &self.handle,
-                    item,
-                    0,
-                    crate::memory::wait_mode::WaitMode::Forever,
-                )
+            pub fn push(&self, item: T) -> Result<(), PushError<T>> {
+                item::push(&self.handle, item, 0, WaitMode::Forever)
             }
 
             /// Pushes an item if there is room now.
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::Full`](super::PushError::Full).
+            /// As for [`push`](Self::push), and [`PushError::Full`].
             ///
             /// # Examples
             ///
@@ -226,20 +213,15 @@ macro_rules! pushing {
             /// assert_eq!(it.len(), it.capacity());
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn try_push(&self, item: T) -> Result<(), super::error::PushError<T>> {
-                super::item::push(
-                    &self.handle,
-                    item,
-                    0,
-                    crate::memory::wait_mode::WaitMode::Try,
-                )
+            pub fn try_push(&self, item: T) -> Result<(), PushError<T>> {
+                item::push(&self.handle, item, 0, WaitMode::Try)
             }
 
             /// Pushes an item, and waits for room for at most `timeout`.
             ///
             /// # Errors
             ///
-            /// As for [`push`](Self::push), and [`PushError::TimedOut`](super::PushError::TimedOut) when the time is over.
+            /// As for [`push`](Self::push), and [`PushError::TimedOut`] when the time is over.
             ///
             /// # Examples
             ///
@@ -248,17 +230,8 @@ macro_rules! pushing {
             /// it.push_timeout(7, std::time::Duration::from_secs(1))?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn push_timeout(
-                &self,
-                item: T,
-                timeout: std::time::Duration,
-            ) -> Result<(), super::error::PushError<T>> {
-                super::item::push(
-                    &self.handle,
-                    item,
-                    0,
-                    crate::memory::wait_mode::WaitMode::within(timeout),
-                )
+            pub fn push_timeout(&self, item: T, timeout: Duration) -> Result<(), PushError<T>> {
+                item::push(&self.handle, item, 0, WaitMode::within(timeout))
             }
         }
     };
@@ -292,8 +265,8 @@ macro_rules! popping {
             /// assert_eq!(it.pop(), Err(manyhands::queue::PopError::Closed));
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop(&self) -> Result<T, super::error::PopError> {
-                super::item::pop(&self.handle, crate::memory::wait_mode::WaitMode::Forever)
+            pub fn pop(&self) -> Result<T, super::PopError> {
+                item::pop(&self.handle, WaitMode::Forever)
             }
 
             /// Takes the next item if there is one now.
@@ -309,8 +282,8 @@ macro_rules! popping {
             /// assert!(it.try_pop().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn try_pop(&self) -> Result<T, super::error::PopError> {
-                super::item::pop(&self.handle, crate::memory::wait_mode::WaitMode::Try)
+            pub fn try_pop(&self) -> Result<T, super::PopError> {
+                item::pop(&self.handle, WaitMode::Try)
             }
 
             /// Takes the next item, and waits for one for at most `timeout`.
@@ -326,14 +299,8 @@ macro_rules! popping {
             /// assert!(it.pop_timeout(std::time::Duration::from_millis(1)).is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop_timeout(
-                &self,
-                timeout: std::time::Duration,
-            ) -> Result<T, super::error::PopError> {
-                super::item::pop(
-                    &self.handle,
-                    crate::memory::wait_mode::WaitMode::within(timeout),
-                )
+            pub fn pop_timeout(&self, timeout: Duration) -> Result<T, super::PopError> {
+                item::pop(&self.handle, WaitMode::within(timeout))
             }
         }
     };
@@ -376,7 +343,7 @@ macro_rules! taking {
             /// assert!(it.task_done().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn task_done(&self) -> Result<(), super::error::TaskDoneError> {
+            pub fn task_done(&self) -> Result<(), super::TaskDoneError> {
                 self.handle.task_done()
             }
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::error::PushError;
 use super::fifo::BYTES;
-use super::handle::Handle;
+use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::macros::whole;

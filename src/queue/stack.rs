@@ -1,14 +1,17 @@
 //! [`Stack`].
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
+use super::error::PushError;
 use super::fifo::BYTES;
-use super::handle::Handle;
+use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
 use super::macros::{pushing, whole};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
+use crate::memory::wait_mode::WaitMode;
 
 /// A queue of which the newest item comes out first; otherwise like [`Queue`](super::Queue).
 ///
