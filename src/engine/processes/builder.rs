@@ -123,16 +123,14 @@ impl ProcessesBuilder {
     /// assert_eq!(zone.result()?.as_deref(), Some("UTC"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    pub fn envs<I, K, V>(self, variables: I) -> Self
     where
         I: IntoIterator<Item = (K, V)>,
         K: Into<OsString>,
         V: Into<OsString>,
     {
-        for (name, value) in variables {
-            self.settings.env.set(name, value);
-        }
-        self
+        let set = |builder: Self, (name, value)| builder.env(name, value);
+        variables.into_iter().fold(self, set)
     }
 
     /// Removes a variable from the environment of the workers: one of this process, one that was
