@@ -34,7 +34,7 @@ use std::sync::atomic::Ordering;
 
 use bytemuck::Pod;
 
-use self::claim_mode::{Mode, within};
+use self::claim_mode::Mode;
 use self::claims::ArrayHead;
 pub(crate) use self::claims::reclaim;
 use crate::error::ClaimError;
@@ -341,11 +341,8 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        Ok(ArrayReadGuard::new(
-            self.claim(Mode::Read, &range)?,
-            self.part(&range),
-        ))
+        let claimed = self.claim_range(Mode::Read, range, None)?;
+        Ok(ArrayReadGuard::new(claimed))
     }
 
     /// Claims some of the elements to read and write, without waiting. Other processes and threads
@@ -374,11 +371,8 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        Ok(ArrayWriteGuard::new(
-            self.claim(Mode::Write, &range)?,
-            self.part(&range),
-        ))
+        let claimed = self.claim_range(Mode::Write, range, None)?;
+        Ok(ArrayWriteGuard::new(claimed))
     }
 
     /// Claims all elements as atomics, which all processes can have at once, without waiting.
@@ -403,10 +397,7 @@ impl<T: Pod> SharedArray<T> {
     where
         T: AtomicElement,
     {
-        let range = 0..self.len();
-        Ok(AtomicsGuard::new(
-            self.claim(Mode::Atomic, &range)?,
-            self.part(&range),
-        ))
+        let claimed = self.claim_range(Mode::Atomic, .., None)?;
+        Ok(AtomicsGuard::new(claimed))
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 
-use super::claim_mode::{Mode, within};
-use super::claims::Refusal;
+use super::claim_mode::Mode;
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
@@ -103,10 +102,8 @@ impl<T: Pod> SharedArray<T> {
         range: impl RangeBounds<usize>,
         timeout: Duration,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Read, &range, timeout);
-        let claim = claim.map_err(Refusal::when_late)?;
-        Ok(ArrayReadGuard::new(claim, self.part(&range)))
+        let claimed = self.claim_range(Mode::Read, range, Some(timeout))?;
+        Ok(ArrayReadGuard::new(claimed))
     }
 
     /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout`
@@ -135,9 +132,7 @@ impl<T: Pod> SharedArray<T> {
         range: impl RangeBounds<usize>,
         timeout: Duration,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        let range = within(range, self.len())?;
-        let claim = self.claim_within(Mode::Write, &range, timeout);
-        let claim = claim.map_err(Refusal::when_late)?;
-        Ok(ArrayWriteGuard::new(claim, self.part(&range)))
+        let claimed = self.claim_range(Mode::Write, range, Some(timeout))?;
+        Ok(ArrayWriteGuard::new(claimed))
     }
 }
