@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(target_os = "linux")]
 pub use claim::ClaimError;
 #[cfg(target_os = "linux")]
-pub(crate) use claim::Holder;
+pub(crate) use claim::holder;
 pub use death::{Corruption, Death};
 pub use item_index::ItemIndex;
 pub use message::Message;
@@ -53,7 +53,7 @@ pub use process::ProcessError;
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked. Its worker and all other tasks go on.
-    #[error("{} panicked: {message}{}", subject(*index), at(.location.as_deref()))]
+    #[error("{} panicked: {message}{}", subject(*index), at_place(.location.as_deref()))]
     #[non_exhaustive]
     Panicked {
         /// Position of the item in the input of the call.
@@ -568,7 +568,8 @@ fn subject(index: ItemIndex) -> String {
     index.get().map_or_else(|| "the task".to_owned(), item)
 }
 
-fn at(location: Option<&PanicLocation>) -> String {
+/// Returns the end of a message about a panic: where it was raised.
+pub(crate) fn at_place(location: Option<&PanicLocation>) -> String {
     location.map_or_else(String::new, |location| format!(" at {location}"))
 }
 

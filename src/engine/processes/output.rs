@@ -25,13 +25,11 @@ const LONGEST: usize = 1 << 20;
 const LAST_READ: Duration = Duration::from_secs(5);
 
 /// A thread that reads the pipes of a pool's workers.
-#[derive(Debug)]
 pub(super) struct Listener {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     alarm: Alarm,
     news: Mutex<News>,
@@ -42,12 +40,6 @@ struct News {
     streams: Vec<Stream>,
     /// Whether no more streams will come: the thread ends when those that are there have ended.
     is_last: bool,
-}
-
-impl std::fmt::Debug for News {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("News").finish_non_exhaustive()
-    }
 }
 
 /// What one worker prints to one of its outputs.

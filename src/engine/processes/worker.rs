@@ -136,10 +136,7 @@ pub(super) fn run(
     if fork::generation() > 0
         && let Err(caught) = at_fork::run()
     {
-        let reason = match &caught.location {
-            Some(place) => format!("{} at {place}", caught.message),
-            None => caught.message,
-        };
+        let reason = caught.to_string();
         crash_report::write_reason(reason.clone());
         return Err(io::Error::other(reason));
     }
