@@ -23,12 +23,6 @@ impl PoolId {
     }
 }
 
-impl Default for PoolId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[derive(Default)]
 struct Counts {
     /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks has no

@@ -7,7 +7,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,8 +15,7 @@ use super::child::{Forked as Child, wait_any};
 use super::running::Running;
 use crate::future::later;
 use crate::os::alarm::Alarm;
-use crate::os::task::OwnThread;
-use crate::os::worker;
+use crate::os::task;
 
 /// How long the watcher leaves a child alone whose lock another thread has. That thread takes what
 /// the child publishes, but may give up waiting at any time.
@@ -48,9 +46,7 @@ impl Watcher {
         let started = Alarm::new().and_then(|bell| {
             let bell = Arc::new(bell);
             let (own, theirs) = (self.state.clone(), bell.clone());
-            thread::Builder::new()
-                .name("manyhands-watch".to_owned())
-                .spawn(move || run(&own, &theirs))?;
+            task::start("manyhands-watch", None, move || run(&own, &theirs))?;
             Ok(bell)
         });
         match started {
@@ -66,8 +62,6 @@ impl Watcher {
 }
 
 fn run(state: &Mutex<State>, bell: &Alarm) {
-    let _own = OwnThread::register();
-    worker::block_signals();
     let mut tasks: Vec<Arc<Running>> = Vec::new();
     loop {
         {

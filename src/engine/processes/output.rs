@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::os::alarm::Alarm;
 use crate::os::fork::Original;
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, task::OwnThread};
+use crate::os::task;
 use crate::panic;
 use crate::process::{LineCallback, Stdio};
 
@@ -62,9 +62,7 @@ impl Listener {
             news: Mutex::default(),
         });
         let reader = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("manyhands-read".to_owned())
-            .spawn(move || read(&reader, pool))?;
+        let thread = task::start("manyhands-read", None, move || read(&reader, pool))?;
         Ok(Some(Self {
             shared,
             thread: Some(thread),
@@ -112,8 +110,6 @@ pub(super) fn reads_for(pool: usize) -> bool {
 fn read(shared: &Shared, pool: usize) {
     READS_FOR.set(pool);
     super::service::note_service();
-    let _own = OwnThread::register();
-    os::worker::block_signals();
     let mut streams: Vec<Stream> = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     let mut end = None;
