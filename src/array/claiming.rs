@@ -26,6 +26,7 @@ impl<T: Pod> SharedArray<T> {
     }
 
     /// Claims a range, and waits for it at most `timeout`; without one, not at all.
+    #[inline]
     pub(super) fn claim_range(
         &self,
         mode: Mode,

@@ -96,7 +96,7 @@ pub fn wait<R>(
     }
     let (mut done, mut pending) = (Vec::new(), Vec::new());
     for Entry { future, has_ended } in board.entries {
-        if let Some((_, future)) = future {
+        if let Some(((), future)) = future {
             // The task may have ended since the last look.
             let list = if has_ended || future.is_done() {
                 &mut done

@@ -249,6 +249,7 @@ impl Worker {
     }
 
     /// Waits for the next cell. Returns false if there will be none.
+    #[inline]
     fn await_cell(&self) -> bool {
         self.requests.has_next() || {
             // The parent may be waiting for room.
