@@ -97,7 +97,7 @@ unsafe impl<T: AtomicElement> Sync for AtomicsGuard<'_, T> {}
 
 impl<'a, T: AtomicElement> AtomicsGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, for atomics.
-    pub(super) fn new((claim, elements): (Claim<'a>, NonNull<[T]>)) -> Self {
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         let atomics = elements.cast::<T::Atomic>();
         Self {
             claim,

@@ -1,6 +1,6 @@
 //! The ways in which an array is claimed: at once, for the time of a call, or with a timeout.
 
-use std::ops::{Range, RangeBounds};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use bytemuck::Pod;
 
 use super::SharedArray;
 use super::claim::{Claim, own_number};
-use super::claim_mode::{Mode, Terms, within};
+use super::claim_mode::{Mode, Terms};
 use super::claims::Refusal;
 use super::guards::{ArrayReadGuard, ArrayWriteGuard};
 use crate::error::ClaimError;
@@ -25,24 +25,9 @@ impl<T: Pod> SharedArray<T> {
         })
     }
 
-    /// Claims a range, and waits for it at most `timeout`; without one, not at all.
-    #[inline]
-    pub(super) fn claim_range(
-        &self,
-        mode: Mode,
-        range: impl RangeBounds<usize>,
-        timeout: Option<Duration>,
-    ) -> Result<(Claim<'_>, NonNull<[T]>), ClaimError> {
-        let range = within(range, self.len())?;
+    pub(super) fn claim(&self, mode: Mode, range: &Range<usize>) -> Result<Claim<'_>, Refusal> {
         let ends = (range.start as u64, range.end as u64);
-        let claim = match timeout {
-            None => Claim::new(&self.object, mode, ends, true)?,
-            Some(timeout) => {
-                let claim = self.claim_within(mode, ends, timeout);
-                claim.map_err(Refusal::when_late)?
-            }
-        };
-        Ok((claim, self.part(&range)))
+        Claim::new(&self.object, mode, ends, true)
     }
 
     /// Claims all elements for the time of a call.
@@ -52,18 +37,20 @@ impl<T: Pod> SharedArray<T> {
     }
 
     pub(super) fn read_briefly(&self) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        Ok(ArrayReadGuard::new(self.briefly(Mode::Read)?))
+        let (claim, elements) = self.briefly(Mode::Read)?;
+        Ok(ArrayReadGuard::new(claim, elements))
     }
 
     pub(super) fn write_briefly(&self) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        Ok(ArrayWriteGuard::new(self.briefly(Mode::Write)?))
+        let (claim, elements) = self.briefly(Mode::Write)?;
+        Ok(ArrayWriteGuard::new(claim, elements))
     }
 
     /// Claims, and waits at most `timeout` for others to give back the claims that clash.
-    fn claim_within(
+    pub(super) fn claim_within(
         &self,
         mode: Mode,
-        ends: (u64, u64),
+        range: &Range<usize>,
         timeout: Duration,
     ) -> Result<Claim<'_>, Refusal> {
         let mode_of_wait = WaitMode::within(timeout);
@@ -76,6 +63,7 @@ impl<T: Pod> SharedArray<T> {
                 // The last look is late already, and the wait has looked for the dead before it.
                 let deadline = mode_of_wait.deadline();
                 let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                let ends = (range.start as u64, range.end as u64);
                 Claim::new(&self.object, mode, ends, !is_late)
             },
             |refusal| {

@@ -94,7 +94,7 @@ unsafe impl<T: Sync> Sync for ArrayWriteGuard<'_, T> {}
 
 impl<'a, T> ArrayReadGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, to read.
-    pub(super) fn new((claim, elements): (Claim<'a>, NonNull<[T]>)) -> Self {
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
             claim,
             elements,
@@ -105,7 +105,7 @@ impl<'a, T> ArrayReadGuard<'a, T> {
 
 impl<'a, T> ArrayWriteGuard<'a, T> {
     /// Makes the guard. `claim` must be on these elements, to write.
-    pub(super) fn new((claim, elements): (Claim<'a>, NonNull<[T]>)) -> Self {
+    pub(super) fn new(claim: Claim<'a>, elements: NonNull<[T]>) -> Self {
         Self {
             claim,
             elements,

@@ -34,7 +34,7 @@ use std::sync::atomic::Ordering;
 
 use bytemuck::Pod;
 
-use self::claim_mode::Mode;
+use self::claim_mode::{Mode, within};
 use self::claims::ArrayHead;
 pub(crate) use self::claims::reclaim;
 use crate::error::ClaimError;
@@ -341,8 +341,11 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        let claimed = self.claim_range(Mode::Read, range, None)?;
-        Ok(ArrayReadGuard::new(claimed))
+        let range = within(range, self.len())?;
+        Ok(ArrayReadGuard::new(
+            self.claim(Mode::Read, &range)?,
+            self.part(&range),
+        ))
     }
 
     /// Claims some of the elements to read and write, without waiting. Other processes and threads
@@ -371,8 +374,11 @@ impl<T: Pod> SharedArray<T> {
         &self,
         range: impl RangeBounds<usize>,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        let claimed = self.claim_range(Mode::Write, range, None)?;
-        Ok(ArrayWriteGuard::new(claimed))
+        let range = within(range, self.len())?;
+        Ok(ArrayWriteGuard::new(
+            self.claim(Mode::Write, &range)?,
+            self.part(&range),
+        ))
     }
 
     /// Claims all elements as atomics, which all processes can have at once, without waiting.
@@ -397,7 +403,10 @@ impl<T: Pod> SharedArray<T> {
     where
         T: AtomicElement,
     {
-        let claimed = self.claim_range(Mode::Atomic, .., None)?;
-        Ok(AtomicsGuard::new(claimed))
+        let range = 0..self.len();
+        Ok(AtomicsGuard::new(
+            self.claim(Mode::Atomic, &range)?,
+            self.part(&range),
+        ))
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 
-use super::claim_mode::Mode;
+use super::claim_mode::{Mode, within};
+use super::claims::Refusal;
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
 
 impl<T: Pod> SharedArray<T> {
@@ -102,8 +103,10 @@ impl<T: Pod> SharedArray<T> {
         range: impl RangeBounds<usize>,
         timeout: Duration,
     ) -> Result<ArrayReadGuard<'_, T>, ClaimError> {
-        let claimed = self.claim_range(Mode::Read, range, Some(timeout))?;
-        Ok(ArrayReadGuard::new(claimed))
+        let range = within(range, self.len())?;
+        let claim = self.claim_within(Mode::Read, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
+        Ok(ArrayReadGuard::new(claim, self.part(&range)))
     }
 
     /// Claims like [`try_write_range`](Self::try_write_range), but waits for at most `timeout`
@@ -132,7 +135,9 @@ impl<T: Pod> SharedArray<T> {
         range: impl RangeBounds<usize>,
         timeout: Duration,
     ) -> Result<ArrayWriteGuard<'_, T>, ClaimError> {
-        let claimed = self.claim_range(Mode::Write, range, Some(timeout))?;
-        Ok(ArrayWriteGuard::new(claimed))
+        let range = within(range, self.len())?;
+        let claim = self.claim_within(Mode::Write, &range, timeout);
+        let claim = claim.map_err(Refusal::when_late)?;
+        Ok(ArrayWriteGuard::new(claim, self.part(&range)))
     }
 }

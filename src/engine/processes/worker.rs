@@ -168,9 +168,14 @@ impl Worker {
     /// Runs tasks until the parent says that there will be no more.
     fn run(mut self) {
         loop {
-            if !self.await_cell() {
-                // The parent has said that there will be no more.
-                return;
+            let header = self.lane.header();
+            if !self.requests.has_next() {
+                self.responses.ring_if_asked();
+                header.wait_until(|| self.requests.has_next() || header.must_stop());
+                if !self.requests.has_next() {
+                    // The parent has said that there will be no more.
+                    return;
+                }
             }
             let goes_on = match self.requests.claim() {
                 // The request is this worker's: the parent cannot take it back any more.
@@ -248,16 +253,15 @@ impl Worker {
         }
     }
 
-    /// Waits for the next cell. Returns false if there will be none.
-    #[inline]
+    /// Waits for the next cell of a message. Returns false if there will be none.
     fn await_cell(&self) -> bool {
-        self.requests.has_next() || {
+        if !self.requests.has_next() {
             // The parent may be waiting for room.
             self.responses.ring_if_asked();
             let header = self.lane.header();
             header.wait_until(|| self.requests.has_next() || header.must_stop());
-            self.requests.has_next()
         }
+        self.requests.has_next()
     }
 
     fn obey(
