@@ -128,10 +128,8 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
                 let has_place =
                     || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
                 let waiters = &line.without_place;
-                if waiters
-                    .wait(mode.deadline(), has_place, member::poll_for_dead)
-                    .is_none()
-                {
+                let woken = waiters.wait(mode.deadline(), has_place, member::poll_for_dead);
+                if woken.is_none() {
                     return line.take_now(count, member, mode);
                 }
             }
@@ -507,11 +505,8 @@ impl<H: HasLine> InLine<'_, H> {
             member::poll_for_dead();
             looks_anyway.set(true);
         };
-        let has_got = place
-            .waiters
-            .wait(mode.deadline(), ready, poll_for_dead)
-            .is_some();
-        if has_got || look().is_some() {
+        let woken = place.waiters.wait(mode.deadline(), ready, poll_for_dead);
+        if woken.is_some() || look().is_some() {
             // This thread has left the list, and its place is free.
             line.without_place.notify_all();
             std::mem::forget(self);
