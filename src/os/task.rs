@@ -39,8 +39,8 @@ fn own() -> MutexGuard<'static, Vec<i32>> {
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread of the crate's own, which takes no signals. Without a size, its stack has that of
-/// all threads.
+/// Starts a thread of the crate's own, which takes no signals. Without a size, its stack has that
+/// of all threads.
 pub(crate) fn start(
     name: &str,
     stack: Option<usize>,

@@ -440,4 +440,5 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     }
 }
 
-crate::text::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display, RwLockWriteGuard: Debug, RwLockWriteGuard: Display);
+crate::text::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display);
+crate::text::shows_value!(RwLockWriteGuard: Debug, RwLockWriteGuard: Display);
