@@ -138,13 +138,13 @@ macro_rules! state {
             ///
             /// # Errors
             ///
-            /// - [`JoinError::Lost`](super::JoinError::Lost) when nothing is left to wait for, but some
-            ///   items were lost: a process had taken them and died, or dropped its last handle that
-            ///   may pop, without `task_done`, or it could not read them. Each handle reports each lost
-            ///   item once.
-            /// - [`JoinError::Disconnected`](super::JoinError::Disconnected) if items are left and no
-            ///   other handle that could take them. A handle that may pop itself returns this by the
-            ///   rule of `pop`.
+            /// - [`JoinError::Lost`](super::JoinError::Lost) when nothing is left to wait for, but
+            ///   some items were lost: a process had taken them and died, or dropped its last
+            ///   handle that may pop, without `task_done`, or it could not read them. Each handle
+            ///   reports each lost item once.
+            /// - [`JoinError::Disconnected`](super::JoinError::Disconnected) if items are left and
+            ///   no other handle that could take them. A handle that may pop itself returns this by
+            ///   the rule of `pop`.
             ///
             /// # Examples
             ///
@@ -252,8 +252,8 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// [`PopError`](super::PopError): the queue is closed and drained, no handle is left that
-            /// could push, or an item could not be read. Never `Empty` or `TimedOut`.
+            /// [`PopError`](super::PopError): the queue is closed and drained, no handle is left
+            /// that could push, or an item could not be read. Never `Empty` or `TimedOut`.
             ///
             /// # Panics
             ///
@@ -292,8 +292,8 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`](super::PopError::TimedOut) when
-            /// the time is over.
+            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`](super::PopError::TimedOut)
+            /// when the time is over.
             ///
             /// # Examples
             ///
