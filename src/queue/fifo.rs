@@ -7,7 +7,7 @@ use super::error::PushError;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::macros::{handle, pushing, state, taking, whole};
+use super::macros::{handle, popping, pushing, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -205,7 +205,10 @@ impl<T> Queue<T> {
     }
 }
 
-whole!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+handle!(Queue, Both, Queue);
+state!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+taking!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
 pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
 handle!(Sender, Sender, Queue);
 handle!(Receiver, Receiver, Queue);

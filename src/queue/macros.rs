@@ -371,14 +371,4 @@ macro_rules! taking {
     };
 }
 
-/// All that can be done with a whole queue, but for the functions that push.
-macro_rules! whole {
-    ($name:ident, $make:literal) => {
-        crate::queue::macros::handle!($name, Both, $name);
-        crate::queue::macros::state!($name, $make);
-        crate::queue::macros::popping!($name, $make);
-        crate::queue::macros::taking!($name, $make);
-    };
-}
-
-pub(super) use {handle, popping, pushing, state, taking, whole};
+pub(super) use {handle, popping, pushing, state, taking};

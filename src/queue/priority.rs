@@ -10,7 +10,7 @@ use super::fifo::BYTES;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::macros::whole;
+use super::macros::{handle, popping, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -153,7 +153,7 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
     }
 }
 
-whole!(
-    PriorityQueue,
-    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
-);
+handle!(PriorityQueue, Both, PriorityQueue);
+state!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");
+popping!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");
+taking!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");

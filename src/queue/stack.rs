@@ -8,7 +8,7 @@ use super::fifo::BYTES;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::macros::{pushing, whole};
+use super::macros::{handle, popping, pushing, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
 use crate::memory::wait_mode::WaitMode;
@@ -83,8 +83,8 @@ impl<T: 'static> Stack<T> {
     }
 }
 
-whole!(
-    Stack,
-    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
-);
+handle!(Stack, Both, Stack);
+state!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
+popping!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
+taking!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
 pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");
