@@ -154,6 +154,15 @@ impl<T: Serialize + 'static> PriorityQueue<T> {
 }
 
 handle!(PriorityQueue, Both, PriorityQueue);
-state!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");
-popping!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");
-taking!(PriorityQueue, "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;");
+state!(
+    PriorityQueue,
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
+);
+popping!(
+    PriorityQueue,
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
+);
+taking!(
+    PriorityQueue,
+    "let it = manyhands::queue::PriorityQueue::<i32>::bounded(8)?;"
+);

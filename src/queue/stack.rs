@@ -84,7 +84,16 @@ impl<T: 'static> Stack<T> {
 }
 
 handle!(Stack, Both, Stack);
-state!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
-popping!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
-taking!(Stack, "let it = manyhands::queue::Stack::<i32>::bounded(8)?;");
+state!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);
+popping!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);
+taking!(
+    Stack,
+    "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
+);
 pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");
