@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(target_os = "linux")]
 pub use claim::ClaimError;
 #[cfg(target_os = "linux")]
-pub(crate) use claim::Holder;
+pub(crate) use claim::holder;
 pub use death::{Corruption, Death};
 pub use item_index::ItemIndex;
 pub use message::Message;
@@ -53,7 +53,7 @@ pub use process::ProcessError;
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked. Its worker and all other tasks go on.
-    #[error("{}panicked: {message}{}", Subject(index.get()), At(.location.as_deref()))]
+    #[error("{} panicked: {message}{}", subject(*index), at_place(.location.as_deref()))]
     #[non_exhaustive]
     Panicked {
         /// Position of the item in the input of the call.
@@ -65,7 +65,7 @@ pub enum TaskError {
         location: Option<Box<PanicLocation>>,
     },
     /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
-    #[error("{}failed: its worker (pid {pid}) {cause}{}", Subject(index.get()), Attempts(*.attempts))]
+    #[error("{} failed: its worker (pid {pid}) {cause}{}", subject(*index), tries(*.attempts))]
     #[non_exhaustive]
     WorkerDied {
         /// Position of the item in the input of the call.
@@ -78,7 +78,7 @@ pub enum TaskError {
         attempts: u32,
     },
     /// An argument, a context or a result could not be turned into bytes.
-    #[error("{}failed: its {part} cannot be serialised: {reason}", Subject(index.get()))]
+    #[error("{} failed: its {part} cannot be serialised: {reason}", subject(*index))]
     #[non_exhaustive]
     Encode {
         /// Position of the item in the input of the call.
@@ -89,7 +89,7 @@ pub enum TaskError {
         reason: Message,
     },
     /// An argument, a context or a result could not be made from the bytes that came.
-    #[error("{}failed: its {part} cannot be deserialised: {reason}", Subject(index.get()))]
+    #[error("{} failed: its {part} cannot be deserialised: {reason}", subject(*index))]
     #[non_exhaustive]
     Decode {
         /// Position of the item in the input of the call.
@@ -102,7 +102,7 @@ pub enum TaskError {
     /// The task ran for longer than its limit. On processes and forked children it was stopped at
     /// that moment, with its worker. A thread cannot be stopped, so there the task ran to its end
     /// and its result was dropped.
-    #[error("{}took longer than its limit of {limit:?}", Subject(index.get()))]
+    #[error("{} took longer than its limit of {limit:?}", subject(*index))]
     #[non_exhaustive]
     TimedOut {
         /// Position of the item in the input of the call.
@@ -112,9 +112,9 @@ pub enum TaskError {
     },
     /// The worker process had no memory left under its limit, and died of it.
     #[error(
-        "{}failed: its worker (pid {pid}) was out of memory under its limit of {limit} bytes{}",
-        Subject(index.get()),
-        Attempts(*.attempts)
+        "{} failed: its worker (pid {pid}) was out of memory under its limit of {limit} bytes{}",
+        subject(*index),
+        tries(*.attempts)
     )]
     #[non_exhaustive]
     OutOfMemory {
@@ -263,6 +263,13 @@ impl TaskError {
     /// Returns the same error, of item `at` of its call.
     pub(crate) fn with_index(self, at: usize) -> Self {
         self.indexed(Some(at))
+    }
+
+    /// Returns the same error for each of these items of its call, which are dropped; the first has
+    /// this index.
+    pub(crate) fn of_items<R>(&self, first: usize, items: impl Iterator) -> Vec<Result<R, Self>> {
+        let error = |(index, _)| Err(self.clone().with_index(index));
+        (first..).zip(items).map(error).collect()
     }
 
     /// Returns the same error, of the item `at` of its call, or of none.
@@ -564,36 +571,21 @@ impl PoolError {
 #[non_exhaustive]
 pub struct TimeoutError;
 
-/// The task as a message names it: by its index within a call, or plainly.
-struct Subject(Option<usize>);
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(index) => write!(f, "item {index} "),
-            None => f.write_str("the task "),
-        }
-    }
+/// Returns the task as a message names it: by its index within a call, or plainly.
+fn subject(index: ItemIndex) -> String {
+    let item = |index| format!("item {index}");
+    index.get().map_or_else(|| "the task".to_owned(), item)
 }
 
-struct At<'a>(Option<&'a PanicLocation>);
-
-impl fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .map_or(Ok(()), |location| write!(f, " at {location}"))
-    }
+/// Returns the end of a message about a panic: where it was raised.
+pub(crate) fn at_place(location: Option<&PanicLocation>) -> String {
+    location.map_or_else(String::new, |location| format!(" at {location}"))
 }
 
-struct Attempts(u32);
-
-impl fmt::Display for Attempts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 > 1 {
-            write!(f, "; it was tried {} times", self.0)
-        } else {
-            Ok(())
-        }
+fn tries(count: u32) -> String {
+    match count {
+        0 | 1 => String::new(),
+        _ => format!("; it was tried {count} times"),
     }
 }
 

@@ -13,10 +13,13 @@ use std::sync::{Once, OnceLock};
 
 #[cfg(target_os = "linux")]
 use crate::error::ClaimError;
-use crate::error::{PanicLocation, TaskError};
+use crate::error::{PanicLocation, TaskError, at_place};
 
 /// A panic that was caught.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error,
+)]
+#[error("{message}{}", at_place(location.as_ref()))]
 pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<PanicLocation>,

@@ -123,6 +123,18 @@ macro_rules! as_text {
 }
 pub(crate) use as_text;
 
+/// Implements `Debug` and `Display` for guards, which show the value that they guard.
+macro_rules! shows_value {
+    ($($guard:ident: $trait:ident),*) => {$(
+        impl<T: std::fmt::$trait> std::fmt::$trait for $guard<'_, T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                (**self).fmt(f)
+            }
+        }
+    )*};
+}
+pub(crate) use shows_value;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,7 +60,7 @@ pub(super) enum Use {
 }
 
 /// The claims of a process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Own {
     /// Held to read while a claim is made, and to write during a fork.
     gate: RwLock<()>,
@@ -91,12 +91,6 @@ impl Own {
     fn taken(&self) -> MutexGuard<'_, Vec<Weak<Kept>>> {
         // No code that could panic runs under this lock.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Own {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

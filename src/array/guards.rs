@@ -1,12 +1,12 @@
 //! Slices of an array, each with the claim that makes it sound.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 
 use super::claim::Claim;
+use crate::text::shows_value;
 
 /// Elements of a [`SharedArray`](crate::SharedArray) to read: a slice. No process writes to them as
 /// long as this guard exists.
@@ -153,17 +153,7 @@ impl<T> DerefMut for ArrayWriteGuard<'_, T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for ArrayReadGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for ArrayWriteGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
-    }
-}
+shows_value!(ArrayReadGuard: Debug, ArrayWriteGuard: Debug);
 
 /// What a type that dereferences to a slice has in common with one. `$item` is the type of the
 /// elements.
@@ -190,44 +180,30 @@ pub(super) use like_a_slice;
 /// Comparisons with what a slice can be compared with.
 macro_rules! equal_to_slices {
     ([$($generics:tt)*] $name:ty, $item:ty) => {
-        impl<$($generics)*, U> PartialEq<[U]> for $name
-        where
-            $item: PartialEq<U>,
-        {
-            fn eq(&self, other: &[U]) -> bool {
-                **self == *other
-            }
-        }
+        $crate::array::guards::equal_to!([$($generics)*, U] $name, $item, [U], |other| other);
+        $crate::array::guards::equal_to!([$($generics)*, U] $name, $item, &[U], |other| *other);
+        $crate::array::guards::equal_to!(
+            [$($generics)*, U, const N: usize] $name, $item, [U; N], |other| other.as_slice()
+        );
+        $crate::array::guards::equal_to!(
+            [$($generics)*, U] $name, $item, Vec<U>, |other| other.as_slice()
+        );
+    };
+}
 
-        impl<$($generics)*, U> PartialEq<&[U]> for $name
+macro_rules! equal_to {
+    ([$($generics:tt)*] $name:ty, $item:ty, $type:ty, |$other:ident| $slice:expr) => {
+        impl<$($generics)*> PartialEq<$type> for $name
         where
             $item: PartialEq<U>,
         {
-            fn eq(&self, other: &&[U]) -> bool {
-                **self == **other
-            }
-        }
-
-        impl<$($generics)*, U, const N: usize> PartialEq<[U; N]> for $name
-        where
-            $item: PartialEq<U>,
-        {
-            fn eq(&self, other: &[U; N]) -> bool {
-                **self == *other.as_slice()
-            }
-        }
-
-        impl<$($generics)*, U> PartialEq<Vec<U>> for $name
-        where
-            $item: PartialEq<U>,
-        {
-            fn eq(&self, other: &Vec<U>) -> bool {
-                **self == *other.as_slice()
+            fn eq(&self, $other: &$type) -> bool {
+                **self == *$slice
             }
         }
     };
 }
-pub(super) use equal_to_slices;
+pub(super) use {equal_to, equal_to_slices};
 
 like_a_slice!(['a, T] ArrayReadGuard<'a, T>, T);
 like_a_slice!(['a, T] ArrayWriteGuard<'a, T>, T);

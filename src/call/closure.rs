@@ -225,77 +225,55 @@ where
     closure
 }
 
-/// Makes the closure that [`closure!`](crate::closure!) expands to for
-/// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
-#[doc(hidden)]
-pub fn bind_chunks<C, T, G>(context: C, code: G) -> impl Fn(usize, &mut [T]) + Clone + Send + Sync
-where
-    C: Serialize + DeserializeOwned + Send + Sync + 'static,
-    T: Pod,
-    G: Fn(&C, usize, &mut [T]) + Copy + Send + Sync,
-{
-    const { assert_names_all::<G>() };
-    let bound = Bound::new(context);
-    let closure = move |index: usize, chunk: &mut [T]| {
-        let bound: &Bound<C> = &bound;
-        code(&bound.context, index, chunk);
+/// Defines a function that binds the context to code for one kind of what an array lends.
+macro_rules! bind_lent {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $lent:ident<$($of:ident),+>, |$($argument:ident: $type:ty),+|
+    ) => {
+        $(#[$doc])*
+        #[doc(hidden)]
+        pub fn $name<C, $($of,)+ G>(
+            context: C,
+            code: G,
+        ) -> impl Fn($($type),+) + Clone + Send + Sync
+        where
+            C: Serialize + DeserializeOwned + Send + Sync + 'static,
+            $($of: Pod,)+
+            G: Fn(&C, $($type),+) + Copy + Send + Sync,
+        {
+            const { assert_names_all::<G>() };
+            let bound = Bound::new(context);
+            let closure = move |$($argument: $type),+| {
+                let bound: &Bound<C> = &bound;
+                code(&bound.context, $($argument),+);
+            };
+            let entry = entry::lent(move |context: &C, lent: &_, index| {
+                let f = |$($argument: $type),+| code(context, $($argument),+);
+                <$lent<$($of),+> as Lent<_>>::run(lent, &f, index);
+            });
+            remember::<_, C>(&closure, entry);
+            closure
+        }
     };
-    let entry = entry::lent(move |context: &C, chunks: &_, index| {
-        let f = |index: usize, chunk: &mut [T]| code(context, index, chunk);
-        <LentChunks<T> as Lent<_>>::run(chunks, &f, index);
-    });
-    remember::<_, C>(&closure, entry);
-    closure
 }
 
-/// Makes the closure that [`closure!`](crate::closure!) expands to for
-/// [`Pool::for_each_chunk_pair`](crate::Pool::for_each_chunk_pair).
-#[doc(hidden)]
-pub fn bind_pairs<C, T, U, G>(
-    context: C,
-    code: G,
-) -> impl Fn(usize, &mut [T], &[U]) + Clone + Send + Sync
-where
-    C: Serialize + DeserializeOwned + Send + Sync + 'static,
-    T: Pod,
-    U: Pod,
-    G: Fn(&C, usize, &mut [T], &[U]) + Copy + Send + Sync,
-{
-    const { assert_names_all::<G>() };
-    let bound = Bound::new(context);
-    let closure = move |index: usize, out: &mut [T], input: &[U]| {
-        let bound: &Bound<C> = &bound;
-        code(&bound.context, index, out, input);
-    };
-    let entry = entry::lent(move |context: &C, pairs: &_, index| {
-        let f = |index: usize, out: &mut [T], input: &[U]| code(context, index, out, input);
-        <LentPairs<T, U> as Lent<_>>::run(pairs, &f, index);
-    });
-    remember::<_, C>(&closure, entry);
-    closure
+bind_lent! {
+    /// Makes the closure that [`closure!`](crate::closure!) expands to for
+    /// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk).
+    bind_chunks, LentChunks<T>, |index: usize, chunk: &mut [T]|
 }
 
-/// Makes the closure that [`closure!`](crate::closure!) expands to for
-/// [`Pool::for_each_tile`](crate::Pool::for_each_tile).
-#[doc(hidden)]
-pub fn bind_tiles<C, T, G>(context: C, code: G) -> impl Fn(TileMut<'_, T>) + Clone + Send + Sync
-where
-    C: Serialize + DeserializeOwned + Send + Sync + 'static,
-    T: Pod,
-    G: Fn(&C, TileMut<'_, T>) + Copy + Send + Sync,
-{
-    const { assert_names_all::<G>() };
-    let bound = Bound::new(context);
-    let closure = move |tile: TileMut<'_, T>| {
-        let bound: &Bound<C> = &bound;
-        code(&bound.context, tile);
-    };
-    let entry = entry::lent(move |context: &C, tiles: &_, index| {
-        let f = |tile: TileMut<'_, T>| code(context, tile);
-        <LentTiles<T> as Lent<_>>::run(tiles, &f, index);
-    });
-    remember::<_, C>(&closure, entry);
-    closure
+bind_lent! {
+    /// Makes the closure that [`closure!`](crate::closure!) expands to for
+    /// [`Pool::for_each_chunk_pair`](crate::Pool::for_each_chunk_pair).
+    bind_pairs, LentPairs<T, U>, |index: usize, out: &mut [T], input: &[U]|
+}
+
+bind_lent! {
+    /// Makes the closure that [`closure!`](crate::closure!) expands to for
+    /// [`Pool::for_each_tile`](crate::Pool::for_each_tile).
+    bind_tiles, LentTiles<T>, |tile: TileMut<'_, T>|
 }
 
 fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::Entry) {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
@@ -169,8 +170,8 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
     }
 
     /// Gives the next chunk of the input to the workers, if there is one and room for it. Returns
-    /// the index of its first item, its length and its handle.
-    fn next(&mut self) -> Option<(usize, usize, ChunkFuture<R>)> {
+    /// the indices of its items and its handle.
+    fn next(&mut self) -> Option<(Range<usize>, ChunkFuture<R>)> {
         let size = match &self.pace {
             Pace::Fixed(size) => *size,
             Pace::Adaptive { size, .. } => (*size).min(self.stream.most),
@@ -206,21 +207,16 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
         }
         let (base, read) = (self.given, self.chunk.len());
         let chunk = (self.stream.give)(base, &mut self.chunk);
-        let count = read - self.chunk.len();
-        self.given += count;
-        Some((base, count, chunk))
+        self.given += read - self.chunk.len();
+        Some((base..self.given, chunk))
     }
 
     /// Returns the outcomes of a chunk, waiting for its end.
-    fn outcomes(&mut self, base: usize, count: usize, chunk: ChunkFuture<R>) -> Outcomes<R> {
-        let outcomes = chunk.result().unwrap_or_else(|error| {
-            // The chunk as a whole has failed, and with it each of its items.
-            let index = base..base + count;
-            index
-                .map(|index| Err(error.clone().with_index(index)))
-                .collect()
-        });
-        self.pace.note(count, self.stream.workers);
+    fn outcomes(&mut self, items: Range<usize>, chunk: ChunkFuture<R>) -> Outcomes<R> {
+        let outcomes = chunk.result();
+        self.pace.note(items.len(), self.stream.workers);
+        // If the chunk as a whole has failed, then each of its items has.
+        let outcomes = outcomes.unwrap_or_else(|error| error.of_items(items.start, items));
         if self.tracker.is_on() {
             self.done += outcomes.len();
             self.failed += outcomes.iter().filter(|outcome| outcome.is_err()).count();
@@ -232,50 +228,48 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
 
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
 
-struct Ordered<'p, I: Iterator, R> {
-    feeder: Feeder<'p, I, R>,
-    under_way: VecDeque<(usize, usize, ChunkFuture<R>)>,
-    current: Outcomes<R>,
+/// The chunks that the workers have, each with the indices of its items.
+enum UnderWay<R> {
+    InOrder(VecDeque<(Range<usize>, ChunkFuture<R>)>),
+    AsCompleted(Board<Vec<Result<R, TaskError>>, Range<usize>>),
 }
 
-impl<I: Iterator, R> Ordered<'_, I, R> {
-    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
-        loop {
-            if let Some(outcome) = self.current.next() {
-                let index = self.feeder.yielded;
-                self.feeder.yielded += 1;
-                return Some((index, outcome));
-            }
-            while let Some(chunk) = self.feeder.next() {
-                self.under_way.push_back(chunk);
-            }
-            let (base, count, chunk) = self.under_way.pop_front()?;
-            self.current = self.feeder.outcomes(base, count, chunk);
+impl<R> UnderWay<R> {
+    fn push(&mut self, items: Range<usize>, chunk: ChunkFuture<R>) {
+        match self {
+            Self::InOrder(chunks) => chunks.push_back((items, chunk)),
+            Self::AsCompleted(board) => board.push(items, chunk),
+        }
+    }
+
+    /// Takes the chunk whose outcomes come next; `None` if no chunk is left.
+    fn pop(&mut self) -> Option<(Range<usize>, ChunkFuture<R>)> {
+        match self {
+            Self::InOrder(chunks) => chunks.pop_front(),
+            Self::AsCompleted(board) => board.next(None).ok().flatten(),
+        }
+    }
+
+    /// Cancels the chunks from the last to the first, so that the chunk which would start next is
+    /// cancelled last.
+    fn cancel(&self) {
+        let cancel = |chunk: &ChunkFuture<R>| _ = chunk.cancel();
+        match self {
+            Self::InOrder(chunks) => chunks.iter().rev().for_each(|(_, chunk)| cancel(chunk)),
+            Self::AsCompleted(board) => board.rest().rev().for_each(cancel),
         }
     }
 }
 
-impl<I: Iterator, R> Drop for Ordered<'_, I, R> {
-    fn drop(&mut self) {
-        // From the last to the first, so that the chunk which would start next is cancelled last.
-        for (_, _, chunk) in self.under_way.iter().rev() {
-            chunk.cancel();
-        }
-    }
-}
-
-struct Unordered<'p, I: Iterator, R> {
+struct Open<'p, I: Iterator, R> {
     feeder: Feeder<'p, I, R>,
-    board: Board<Vec<Result<R, TaskError>>>,
-    /// First item and length of each chunk on the board, by its number there; the number of the
-    /// first entry is `first`.
-    chunks: VecDeque<Option<(usize, usize)>>,
-    first: usize,
+    under_way: UnderWay<R>,
+    /// Index of the item whose outcome is the next in `current`.
     index: usize,
     current: Outcomes<R>,
 }
 
-impl<I: Iterator, R> Unordered<'_, I, R> {
+impl<I: Iterator, R> Open<'_, I, R> {
     fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
         loop {
             if let Some(outcome) = self.current.next() {
@@ -284,36 +278,54 @@ impl<I: Iterator, R> Unordered<'_, I, R> {
                 self.feeder.yielded += 1;
                 return Some((index, outcome));
             }
-            while let Some((base, count, chunk)) = self.feeder.next() {
-                self.board.push(chunk);
-                self.chunks.push_back(Some((base, count)));
+            while let Some((items, chunk)) = self.feeder.next() {
+                self.under_way.push(items, chunk);
             }
-            let (number, chunk) = self.board.next(None).ok().flatten()?;
-            let (base, count) = self.chunks.get_mut(number - self.first)?.take()?;
-            while matches!(self.chunks.front(), Some(None)) {
-                self.chunks.pop_front();
-                self.first += 1;
-            }
-            self.index = base;
-            self.current = self.feeder.outcomes(base, count, chunk);
+            let (items, chunk) = self.under_way.pop()?;
+            self.index = items.start;
+            self.current = self.feeder.outcomes(items, chunk);
         }
     }
 }
 
-impl<I: Iterator, R> Drop for Unordered<'_, I, R> {
+impl<I: Iterator, R> Drop for Open<'_, I, R> {
     fn drop(&mut self) {
-        let rest: Vec<_> = self.board.rest().collect();
-        for chunk in rest.into_iter().rev() {
-            chunk.cancel();
-        }
+        self.under_way.cancel();
     }
 }
 
-/// A source of outcomes, or the error of a call whose options contradict themselves: that is its
-/// only outcome.
-enum Source<S> {
-    Open(Box<S>),
+/// A lazy call, or the error of a call whose options contradict themselves: that is its only
+/// outcome.
+enum Source<'p, I: Iterator, R> {
+    Open(Box<Open<'p, I, R>>),
     Refused(Option<TaskError>),
+}
+
+impl<'p, I: Iterator, R> Source<'p, I, R> {
+    fn new(
+        stream: Stream<'p, I::Item, R>,
+        schedule: Option<Schedule>,
+        plan: Plan<'p>,
+        input: Input<I>,
+        under_way: UnderWay<R>,
+    ) -> Self {
+        match Feeder::new(stream, schedule, plan, input) {
+            Ok(feeder) => Self::Open(Box::new(Open {
+                feeder,
+                under_way,
+                index: 0,
+                current: Vec::new().into_iter(),
+            })),
+            Err(error) => Self::Refused(Some(error)),
+        }
+    }
+
+    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+        match self {
+            Self::Open(open) => open.next(),
+            Self::Refused(error) => error.take().map(|error| (0, Err(error))),
+        }
+    }
 }
 
 /// The results of a lazy call, in the order of the items, made by
@@ -336,7 +348,7 @@ enum Source<S> {
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
 pub struct Imap<'p, I: Iterator, R> {
-    source: Source<Ordered<'p, I, R>>,
+    source: Source<'p, I, R>,
 }
 
 impl<'p, I: Iterator, R> Imap<'p, I, R> {
@@ -346,15 +358,10 @@ impl<'p, I: Iterator, R> Imap<'p, I, R> {
         plan: Plan<'p>,
         input: Input<I>,
     ) -> Self {
-        let source = match Feeder::new(stream, schedule, plan, input) {
-            Ok(feeder) => Source::Open(Box::new(Ordered {
-                feeder,
-                under_way: VecDeque::new(),
-                current: Vec::new().into_iter(),
-            })),
-            Err(error) => Source::Refused(Some(error)),
-        };
-        Self { source }
+        let under_way = UnderWay::InOrder(VecDeque::new());
+        Self {
+            source: Source::new(stream, schedule, plan, input, under_way),
+        }
     }
 }
 
@@ -362,10 +369,8 @@ impl<I: Iterator, R> Iterator for Imap<'_, I, R> {
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.source {
-            Source::Open(source) => source.next().map(|(_, outcome)| outcome),
-            Source::Refused(error) => error.take().map(Err),
-        }
+        let (_, outcome) = self.source.next()?;
+        Some(outcome)
     }
 }
 
@@ -398,7 +403,7 @@ impl<I: Iterator, R> fmt::Debug for Imap<'_, I, R> {
 /// ```
 #[must_use = "a lazy call does nothing until it is asked for results"]
 pub struct ImapUnordered<'p, I: Iterator, R> {
-    source: Source<Unordered<'p, I, R>>,
+    source: Source<'p, I, R>,
 }
 
 impl<'p, I: Iterator, R> ImapUnordered<'p, I, R> {
@@ -408,18 +413,10 @@ impl<'p, I: Iterator, R> ImapUnordered<'p, I, R> {
         plan: Plan<'p>,
         input: Input<I>,
     ) -> Self {
-        let source = match Feeder::new(stream, schedule, plan, input) {
-            Ok(feeder) => Source::Open(Box::new(Unordered {
-                feeder,
-                board: Board::new([]),
-                chunks: VecDeque::new(),
-                first: 0,
-                index: 0,
-                current: Vec::new().into_iter(),
-            })),
-            Err(error) => Source::Refused(Some(error)),
-        };
-        Self { source }
+        let under_way = UnderWay::AsCompleted(Board::new([]));
+        Self {
+            source: Source::new(stream, schedule, plan, input, under_way),
+        }
     }
 }
 
@@ -427,10 +424,7 @@ impl<I: Iterator, R> Iterator for ImapUnordered<'_, I, R> {
     type Item = (usize, Result<R, TaskError>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.source {
-            Source::Open(source) => source.next(),
-            Source::Refused(error) => error.take().map(|error| (0, Err(error))),
-        }
+        self.source.next()
     }
 }
 

@@ -35,10 +35,10 @@ use crate::future::{PoolId, TaskFuture};
 /// assert!(matches!(unknown, Err(PoolError::UnknownEngine { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct AnyEngine(pub(super) Which);
+pub struct AnyEngine(pub(crate) Which);
 
 /// The engine that was chosen.
-pub(super) enum Which {
+pub(crate) enum Which {
     Serial(Serial),
     Threads(Threads),
     Processes(Processes),
@@ -56,19 +56,6 @@ macro_rules! each {
         }
     };
 }
-
-/// Makes an engine of known kind into one of any kind.
-macro_rules! from {
-    ($($engine:ident),*) => {$(
-        impl $engine {
-            pub(crate) fn into_any(self) -> AnyEngine {
-                AnyEngine(Which::$engine(self))
-            }
-        }
-    )*};
-}
-
-from!(Serial, Threads, Processes, Forked);
 
 impl fmt::Debug for AnyEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

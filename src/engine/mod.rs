@@ -48,6 +48,8 @@ pub(crate) mod processes;
 #[cfg(target_os = "linux")]
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
+pub(crate) use any::Which;
+#[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
 pub use lend::RunLent;

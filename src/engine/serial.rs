@@ -106,16 +106,11 @@ where
     where
         I: Iterator<Item = A>,
     {
-        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
         let checked = self.check_open().and_then(|()| plan.chunks(1));
         if let Err(error) = checked {
-            results.extend(
-                items
-                    .enumerate()
-                    .map(|(index, _)| Err(error.clone().with_index(index))),
-            );
-            return results;
+            return error.of_items(0, items);
         }
+        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
         let keep = |outcome| {
             results.push(outcome);
             Ok(())

@@ -1,6 +1,5 @@
 //! Why a claim on an array was refused.
 
-use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -36,7 +35,7 @@ pub enum ClaimError {
     #[error(
         "elements {range:?} of the array are claimed by {}; drop the guard there, wait for the call that has been lent the \
          array or for the child that was forked with it, or ask for other elements",
-        Claimant(*.by)
+        claimant(*.by)
     )]
     #[non_exhaustive]
     Claimed {
@@ -51,7 +50,7 @@ pub enum ClaimError {
     #[error(
         "elements {range:?} of the array are still claimed by {} after the time to wait; drop the guard there, wait longer, or ask \
          for other elements",
-        Claimant(*.by)
+        claimant(*.by)
     )]
     #[non_exhaustive]
     TimedOut {
@@ -97,7 +96,7 @@ pub enum ClaimError {
     #[error(
         "the claims on the array are locked by {}, which does not go on; let it continue if it was stopped, or end it, and try \
          again",
-        Holder(*.by)
+        holder(*.by)
     )]
     #[non_exhaustive]
     Busy {
@@ -114,29 +113,21 @@ pub enum ClaimError {
     },
 }
 
-/// The process that holds a lock, by its pid, as a message names it.
-pub(crate) struct Holder(pub(crate) Option<u32>);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) if pid == std::process::id() => f.write_str("another thread of this process"),
-            Some(pid) => write!(f, "process {pid}"),
-            None => f.write_str("another process"),
-        }
+/// Returns the process that holds a lock, by its pid, as a message names it.
+pub(crate) fn holder(by: Option<u32>) -> String {
+    match by {
+        Some(pid) if pid == std::process::id() => "another thread of this process".to_owned(),
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
     }
 }
 
-/// The process that has made a claim, by its pid, as a message names it.
-struct Claimant(Option<u32>);
-
-impl fmt::Display for Claimant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("a process that has just ended"),
-            Some(pid) if pid == std::process::id() => f.write_str("this process"),
-            Some(pid) => write!(f, "process {pid}"),
-        }
+/// Returns the process that has made a claim, by its pid, as a message names it.
+fn claimant(by: Option<u32>) -> String {
+    match by {
+        None => "a process that has just ended".to_owned(),
+        Some(pid) if pid == std::process::id() => "this process".to_owned(),
+        Some(pid) => format!("process {pid}"),
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(50);
 
 pub(super) type Callback = Box<dyn FnOnce() + Send>;
 
+#[derive(Default)]
 struct Threads {
     state: Mutex<State>,
     /// Wakes a free thread.
@@ -287,12 +288,6 @@ impl State {
             self.since = None;
         }
         self.free > KEPT && (self.queue.is_empty() || self.since.is_some())
-    }
-}
-
-impl Default for Threads {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

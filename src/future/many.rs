@@ -77,9 +77,9 @@ pub fn wait<R>(
     when: ReturnWhen,
     timeout: Option<Duration>,
 ) -> (Vec<TaskFuture<R>>, Vec<TaskFuture<R>>) {
-    let mut board = Board::new(futures);
+    let mut board = Board::new(untagged(futures));
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let is_enough = |board: &mut Board<R>| {
+    let is_enough = |board: &mut Board<R, ()>| {
         board.look();
         match when {
             ReturnWhen::FirstCompleted => board.open < board.total,
@@ -96,7 +96,7 @@ pub fn wait<R>(
     }
     let (mut done, mut pending) = (Vec::new(), Vec::new());
     for Entry { future, has_ended } in board.entries {
-        if let Some(future) = future {
+        if let Some(((), future)) = future {
             // The task may have ended since the last look.
             let list = if has_ended || future.is_done() {
                 &mut done
@@ -129,7 +129,7 @@ pub fn wait<R>(
 /// ```
 pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCompleted<R> {
     AsCompleted {
-        board: Board::new(futures),
+        board: Board::new(untagged(futures)),
     }
 }
 
@@ -152,7 +152,7 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
 /// ```
 #[must_use = "an iterator does nothing until it is asked for tasks"]
 pub struct AsCompleted<R> {
-    board: Board<R>,
+    board: Board<R, ()>,
 }
 
 impl<R> AsCompleted<R> {
@@ -193,7 +193,7 @@ impl<R> AsCompleted<R> {
     ) -> Result<Option<TaskFuture<R>>, TimeoutError> {
         // A timeout too long for the clock is no deadline at all.
         let next = self.board.next(Instant::now().checked_add(timeout))?;
-        Ok(next.map(|(_, future)| future))
+        Ok(next.map(|((), future)| future))
     }
 
     /// Returns the tasks that have not been given, in the order in which they were handed in: to
@@ -220,7 +220,7 @@ impl<R> Iterator for AsCompleted<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.board.next(None).ok().flatten();
-        next.map(|(_, future)| future)
+        next.map(|((), future)| future)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -249,10 +249,10 @@ fn is_over(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// A set of tasks that are waited for together.
-pub(crate) struct Board<R> {
+/// A set of tasks that are waited for together, each with what its owner knows it by.
+pub(crate) struct Board<R, T> {
     /// The tasks that have not been given out; between them empty entries of some that have.
-    entries: VecDeque<Entry<R>>,
+    entries: VecDeque<Entry<R, T>>,
     /// Number of the first entry; they count from 0.
     base: usize,
     ended: Arc<Ended>,
@@ -274,8 +274,8 @@ pub(crate) struct Board<R> {
     first: usize,
 }
 
-struct Entry<R> {
-    future: Option<TaskFuture<R>>,
+struct Entry<R, T> {
+    future: Option<(T, TaskFuture<R>)>,
     has_ended: bool,
 }
 
@@ -286,8 +286,14 @@ struct Ended {
     signal: Signal,
 }
 
-impl<R> Board<R> {
-    pub(crate) fn new(futures: impl IntoIterator<Item = TaskFuture<R>>) -> Self {
+fn untagged<R>(
+    futures: impl IntoIterator<Item = TaskFuture<R>>,
+) -> impl Iterator<Item = ((), TaskFuture<R>)> {
+    futures.into_iter().map(|future| ((), future))
+}
+
+impl<R, T> Board<R, T> {
+    pub(crate) fn new(futures: impl IntoIterator<Item = (T, TaskFuture<R>)>) -> Self {
         let mut board = Self {
             entries: VecDeque::new(),
             base: 0,
@@ -301,14 +307,14 @@ impl<R> Board<R> {
             helped: 0,
             first: 0,
         };
-        for future in futures {
-            board.push(future);
+        for (tag, future) in futures {
+            board.push(tag, future);
         }
         board
     }
 
     /// Adds a task. Returns its number.
-    pub(crate) fn push(&mut self, future: TaskFuture<R>) -> usize {
+    pub(crate) fn push(&mut self, tag: T, future: TaskFuture<R>) {
         let number = self.total;
         let own = future.pending.family();
         self.family = match self.family {
@@ -322,13 +328,12 @@ impl<R> Board<R> {
         }));
         later::flush();
         self.entries.push_back(Entry {
-            future: Some(future),
+            future: Some((tag, future)),
             has_ended: false,
         });
         self.total += 1;
         self.open += 1;
         self.left += 1;
-        number
     }
 
     /// Notes the tasks that have ended.
@@ -339,7 +344,7 @@ impl<R> Board<R> {
             self.open -= 1;
             self.ready.push_back(number);
             let future = entry.future.as_ref();
-            self.has_failed |= future.is_some_and(|future| future.pending.has_failed());
+            self.has_failed |= future.is_some_and(|(_, future)| future.pending.has_failed());
         }
     }
 
@@ -352,14 +357,14 @@ impl<R> Board<R> {
             if signal.count() > seen {
                 return;
             }
-            if let Some(future) = entry.future.as_ref().filter(|_| !entry.has_ended) {
+            if let Some((_, future)) = entry.future.as_ref().filter(|_| !entry.has_ended) {
                 future.pending.help();
             }
             self.helped += 1;
         }
         // Skips the entries that are known to have ended.
         self.first = self.first.max(self.base);
-        let has_ended = |entry: &Entry<R>| entry.has_ended;
+        let has_ended = |entry: &Entry<R, T>| entry.has_ended;
         while self
             .entries
             .get(self.first - self.base)
@@ -370,7 +375,7 @@ impl<R> Board<R> {
         let first = self.entries.get(self.first - self.base);
         match first.and_then(|entry| entry.future.as_ref()) {
             // All tasks are of one family: the first can wait for all of them.
-            Some(first) if self.family != Some(0) => {
+            Some((_, first)) if self.family != Some(0) => {
                 first.pending.wait_for(signal, seen, deadline);
             }
             // The tasks are of several families: this thread sleeps until a hook raises the signal.
@@ -382,7 +387,7 @@ impl<R> Board<R> {
     pub(crate) fn next(
         &mut self,
         deadline: Option<Instant>,
-    ) -> Result<Option<(usize, TaskFuture<R>)>, TimeoutError> {
+    ) -> Result<Option<(T, TaskFuture<R>)>, TimeoutError> {
         loop {
             let seen = self.ended.signal.count();
             self.look();
@@ -393,7 +398,7 @@ impl<R> Board<R> {
                     self.entries.pop_front();
                     self.base += 1;
                 }
-                return Ok(future.map(|future| (number, future)));
+                return Ok(future);
             }
             if self.open == 0 {
                 return Ok(None);
@@ -406,16 +411,17 @@ impl<R> Board<R> {
     }
 
     fn into_rest(self) -> Vec<TaskFuture<R>> {
-        self.entries
-            .into_iter()
-            .filter_map(|entry| entry.future)
-            .collect()
+        let entries = self.entries.into_iter();
+        let rest = entries.filter_map(|entry| entry.future);
+        rest.map(|(_, future)| future).collect()
     }
 
     /// Returns the tasks that have not been given out.
-    pub(crate) fn rest(&self) -> impl Iterator<Item = &TaskFuture<R>> {
-        self.entries
+    pub(crate) fn rest(&self) -> impl DoubleEndedIterator<Item = &TaskFuture<R>> {
+        let rest = self
+            .entries
             .iter()
-            .filter_map(|entry| entry.future.as_ref())
+            .filter_map(|entry| entry.future.as_ref());
+        rest.map(|(_, future)| future)
     }
 }

@@ -23,12 +23,7 @@ impl PoolId {
     }
 }
 
-impl Default for PoolId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
+#[derive(Default)]
 struct Counts {
     /// Tasks of each pool whose callbacks have not all returned. A pool without such tasks has no
     /// entry.
@@ -48,12 +43,6 @@ impl Counts {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolId, usize>> {
         // Nothing that could panic happens under the lock, so poison is ignored.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::error::{TaskError, TaskValue};
+use crate::memory::wire::undecoded;
 use crate::panic::Caught;
 
 /// A message from parent to worker.
@@ -228,16 +229,8 @@ impl Fault {
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         match self {
             Self::Panicked(caught) => caught.into_error(index),
-            Self::ArgumentDecode(reason) => TaskError::Decode {
-                index: index.into(),
-                part: TaskValue::Argument,
-                reason: reason.into(),
-            },
-            Self::ContextDecode(reason) => TaskError::Decode {
-                index: index.into(),
-                part: TaskValue::Context,
-                reason: reason.into(),
-            },
+            Self::ArgumentDecode(reason) => undecoded(index, TaskValue::Argument, reason),
+            Self::ContextDecode(reason) => undecoded(index, TaskValue::Context, reason),
             Self::ResultEncode(reason) => TaskError::Encode {
                 index: index.into(),
                 part: TaskValue::Result,

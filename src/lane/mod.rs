@@ -316,32 +316,22 @@ impl Header {
     /// Notes that item `item` of task `task` is about to start.
     #[inline]
     pub(crate) fn item_starts(&self, task: u32, item: u32) {
-        fault::point();
-        // Release: nothing of the item may become visible before this, and nothing of the last one
-        // after it.
-        self.worker.progress.store(
-            Progress {
-                task,
-                step: 2 * item + 1,
-            }
-            .to_word(),
-            Ordering::Release,
-        );
-        fault::point();
+        self.set_progress(task, 2 * item + 1);
     }
 
     /// Notes that the result of item `item` is in the response ring.
     #[inline]
     pub(crate) fn item_ended(&self, task: u32, item: u32) {
+        self.set_progress(task, 2 * item + 2);
+    }
+
+    #[inline]
+    fn set_progress(&self, task: u32, step: u32) {
+        let word = Progress { task, step }.to_word();
         fault::point();
-        self.worker.progress.store(
-            Progress {
-                task,
-                step: 2 * item + 2,
-            }
-            .to_word(),
-            Ordering::Release,
-        );
+        // Release: nothing of an item may become visible before this says that it starts, and
+        // nothing of the last one after it.
+        self.worker.progress.store(word, Ordering::Release);
         fault::point();
     }
 

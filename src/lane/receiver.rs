@@ -203,13 +203,15 @@ impl Receiver {
         Ok(ends)
     }
 
+    fn split_head(message: RawBytes<'_>) -> Option<(Response, RawBytes<'_>)> {
+        let (head, body) = message.split::<RESPONSE_HEAD>()?;
+        Some((Response::from_head(head)?, body))
+    }
+
     /// Checks the first cell of a message that has more: before the rest is gathered, it must be a
     /// message that may have more. Returns how long the message may become.
     fn check_first(message: RawBytes<'_>, expected: &Expected) -> Result<usize, Corruption> {
-        let (head, body) = message
-            .split::<RESPONSE_HEAD>()
-            .ok_or(Corruption::MessageKind)?;
-        let response = Response::from_head(head).ok_or(Corruption::MessageKind)?;
+        let (response, body) = Self::split_head(message).ok_or(Corruption::MessageKind)?;
         let is_result = response.kind == ResponseKind::Results;
         let is_next = response.task == expected.task && response.first == expected.next;
         if !is_next || response.count != 1 || (is_result && expected.result_size.is_some()) {
@@ -235,10 +237,7 @@ impl Receiver {
         received: &mut Received,
         times: &mut Option<Times>,
     ) -> Result<bool, Corruption> {
-        let (head, body) = message
-            .split::<RESPONSE_HEAD>()
-            .ok_or(Corruption::MessageKind)?;
-        let response = Response::from_head(head).ok_or(Corruption::MessageKind)?;
+        let (response, body) = Self::split_head(message).ok_or(Corruption::MessageKind)?;
         // A worker answers in order, so this item of this task is the only one that can come.
         if response.task != expected.task || response.first != expected.next {
             return Err(Corruption::WrongItem);

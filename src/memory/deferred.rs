@@ -14,14 +14,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::wait_mode::soon;
 use crate::os::exit::{self, Turn};
 use crate::os::fork::{self, PerProcess};
-use crate::os::task::OwnThread;
-use crate::os::worker;
+use crate::os::task;
 
 /// How long a process that ends waits for what it has put off.
 const AT_EXIT: Duration = Duration::from_secs(2);
@@ -130,13 +128,7 @@ pub(crate) fn attend() {
         }
         state.has_thread = true;
     }
-    let thread = thread::Builder::new().name("manyhands-release".to_owned());
-    let started = thread.spawn(|| {
-        worker::block_signals();
-        let _own = OwnThread::register();
-        run();
-    });
-    if let Err(error) = started {
+    if let Err(error) = task::start("manyhands-release", None, run) {
         own.lock().has_thread = false;
         log::warn!("what is put off waits for a thread: {error}");
     }

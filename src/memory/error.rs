@@ -5,7 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Holder;
+use crate::error::holder;
 
 /// Why a shared object could not be made, or could not be reached by its handle.
 ///
@@ -93,7 +93,7 @@ pub enum ShareError {
     #[error(
         "the ledger of shared memory is locked by {}, which does not go on; let it continue if it was stopped, or end it, and \
          try again",
-        Holder(*.by)
+        holder(*.by)
     )]
     #[non_exhaustive]
     Busy {

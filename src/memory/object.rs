@@ -123,6 +123,20 @@ impl<H: Head> Object<H> {
         })
     }
 
+    /// Makes an object with a value behind its head.
+    pub(crate) fn of_value<T: bytemuck::Pod>(value: T) -> Result<Self, ShareError> {
+        const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
+        Self::new(size_of::<T>(), shape_of::<T>(), |_, tail| {
+            // SAFETY: the tail has room for a value and is aligned to 64 bytes. No other process
+            // has the object yet.
+            #[allow(unsafe_code)]
+            unsafe {
+                tail.cast::<T>().write(value);
+            }
+            Ok(())
+        })
+    }
+
     #[allow(unsafe_code)]
     fn behind(place: &Place) -> NonNull<u8> {
         // SAFETY: the block has this many bytes and more: `new` asks for as many, and `open`

@@ -167,12 +167,15 @@ impl Entries {
     /// Returns whether the process has an attachment to the block. If not, the block has an entry
     /// from now on, for [`release`].
     fn is_attached(&mut self, id: BlockId) -> bool {
-        let entry = self.attached.entry(id.index).or_insert(Entry {
-            generation: id.generation,
+        self.entry(id).count > 0
+    }
+
+    fn entry(&mut self, BlockId { index, generation }: BlockId) -> &mut Entry {
+        self.attached.entry(index).or_insert(Entry {
+            generation,
             count: 0,
             latest: Weak::new(),
-        });
-        entry.count > 0
+        })
     }
 
     /// Removes the block's entry, if there is one that says that nothing is attached to the block.
@@ -187,13 +190,8 @@ impl Entries {
     }
 
     fn note(&mut self, attachment: &Arc<Attachment>) {
-        let BlockId { index, generation } = attachment.id;
-        let entry = self.attached.entry(index).or_insert(Entry {
-            generation,
-            count: 0,
-            latest: Weak::new(),
-        });
-        entry.generation = generation;
+        let entry = self.entry(attachment.id);
+        entry.generation = attachment.id.generation;
         entry.count += 1;
         entry.latest = Arc::downgrade(attachment);
     }

@@ -89,16 +89,6 @@ impl KeptHandles {
     }
 }
 
-impl std::fmt::Debug for KeptHandles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "KeptHandles({})",
-            if self.kept.is_some() { "some" } else { "none" }
-        )
-    }
-}
-
 /// Puts back the scope that was there before, also after a panic of the user's code.
 struct Outer(Option<Scope>);
 

@@ -285,6 +285,13 @@ struct Slice {
 }
 
 impl Slice {
+    /// Makes a slice that ends at `end`, or with the deadline if that comes first.
+    fn until(end: Instant, deadline: Option<Instant>) -> Self {
+        let is_last = deadline.is_some_and(|deadline| deadline <= end);
+        let end = deadline.map_or(end, |deadline| deadline.min(end));
+        Self { end, is_last }
+    }
+
     /// Returns the part of the slice up to `end`, or all of it.
     fn cut(self, end: Option<Instant>) -> Self {
         match end {
@@ -314,16 +321,7 @@ impl Slices {
     fn next(&mut self) -> Slice {
         let end = Instant::now() + self.next;
         self.next = LONGEST_SLICE.min(self.next * 2);
-        match self.deadline {
-            Some(deadline) if deadline <= end => Slice {
-                end: deadline,
-                is_last: true,
-            },
-            _ => Slice {
-                end,
-                is_last: false,
-            },
-        }
+        Slice::until(end, self.deadline)
     }
 }
 

@@ -61,10 +61,10 @@ pub(crate) fn encode<T: Serialize + 'static>(
 }
 
 /// The error of an item whose result cannot be made from its bytes.
-pub(crate) fn undecoded(index: Option<usize>, reason: String) -> TaskError {
+pub(crate) fn undecoded(index: Option<usize>, part: TaskValue, reason: String) -> TaskError {
     TaskError::Decode {
         index: index.into(),
-        part: TaskValue::Result,
+        part,
         reason: reason.into(),
     }
 }
@@ -79,7 +79,7 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(
     index: Option<usize>,
 ) -> Result<R, TaskError> {
     match panic::catch(|| take(input)) {
-        Ok(decoded) => decoded.map_err(|reason| undecoded(index, reason)),
+        Ok(decoded) => decoded.map_err(|reason| undecoded(index, TaskValue::Result, reason)),
         Err(caught) => Err(caught.into_error(index)),
     }
 }
@@ -99,13 +99,16 @@ pub(crate) fn decode_all<R: DeserializeOwned + 'static>(
     let before = results.len();
     let decoded = match panic::catch(|| take_all(bytes, results)) {
         Ok(Ok(decoded)) => decoded,
-        Ok(Err((at, reason))) => return Err(undecoded(Some(first + at), reason)),
+        Ok(Err((at, reason))) => {
+            return Err(undecoded(Some(first + at), TaskValue::Result, reason));
+        }
         // It panicked at the first result that was not appended.
         Err(caught) => return Err(caught.into_error(Some(first + results.len() - before))),
     };
     match count {
         Some(count) if count != decoded => Err(undecoded(
             Some(first + decoded),
+            TaskValue::Result,
             format!("{decoded} results for {count} items"),
         )),
         _ => Ok(()),

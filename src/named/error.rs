@@ -1,7 +1,6 @@
 //! What can go wrong with named shared memory.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
@@ -59,7 +58,7 @@ pub enum SharedMemoryError {
         "there is no room in /dev/shm for the shared memory {name:?} of {bytes} bytes{}: remove what is not needed \
          there (SharedMemory::cleanup() removes what crashed programs have left), or have it made larger (in \
          containers: --shm-size)",
-        Free(*.free)
+        note_of(*.free)
     )]
     #[non_exhaustive]
     NoSpace {
@@ -71,7 +70,7 @@ pub enum SharedMemoryError {
         free: Option<u64>,
     },
     /// A process has made a segment of this name before.
-    #[error("shared memory with the name {name:?} exists already{}", LeftBy(*.left_by))]
+    #[error("shared memory with the name {name:?} exists already{}", advice(*.left_by))]
     #[non_exhaustive]
     AlreadyExists {
         /// The name.
@@ -258,27 +257,16 @@ impl SharedMemoryError {
     }
 }
 
-struct Free(Option<u64>);
-
-impl fmt::Display for Free {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .map_or(Ok(()), |free| write!(f, " ({free} are free)"))
-    }
+fn note_of(free: Option<u64>) -> String {
+    free.map_or_else(String::new, |free| format!(" ({free} are free)"))
 }
 
-struct LeftBy(Option<u32>);
-
-impl fmt::Display for LeftBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) => write!(
-                f,
-                ": process {pid} made it and ended without removing it. SharedMemory::cleanup() removes it"
-            ),
-            None => f.write_str(
-                ": open it, choose another name, or, if no program uses it any more, remove it by SharedMemory::unlink",
-            ),
-        }
+fn advice(left_by: Option<u32>) -> String {
+    match left_by {
+        Some(pid) => format!(
+            ": process {pid} made it and ended without removing it. SharedMemory::cleanup() removes it"
+        ),
+        None => ": open it, choose another name, or, if no program uses it any more, remove it by SharedMemory::unlink"
+            .to_owned(),
     }
 }

@@ -19,7 +19,6 @@
 //!   namespace.
 
 use std::cell::UnsafeCell;
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -289,14 +288,7 @@ impl RobustMutex {
     }
 }
 
-impl fmt::Debug for RobustMutex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RobustMutex").finish_non_exhaustive()
-    }
-}
-
 /// A [`RobustMutex`] held by this thread; unlocked when this is dropped.
-#[derive(Debug)]
 #[must_use = "the mutex is unlocked when this is dropped"]
 pub(crate) struct Held<'a> {
     mutex: &'a RobustMutex,

@@ -42,21 +42,32 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Returns the descriptor; `None` for the stream of this process.
+    pub(crate) fn into_fd(self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Inherit => Ok(None),
+            Self::Null => null().map(Some),
+            Self::Fd(fd) => Ok(Some(fd)),
+        }
+    }
+
     /// Returns what takes the place of this process's descriptor `number`; `None` if it stays as it
     /// is.
     fn source(self, number: c_int) -> io::Result<Option<OwnedFd>> {
-        match self {
-            Self::Inherit if is_inheritable(number) => Ok(None),
-            // A closed stream's number would go to the first descriptor that a constructor of a
-            // library opens.
-            Self::Inherit | Self::Null => {
-                let null = File::options().read(true).write(true).open("/dev/null")?;
-                above_standard(null.into()).map(Some)
-            }
-            // Not under the number of another stream, which is replaced first.
-            Self::Fd(fd) => above_standard(fd).map(Some),
+        if matches!(self, Self::Inherit) && is_inheritable(number) {
+            return Ok(None);
         }
+        // A closed stream's number would go to the first descriptor that a constructor of a
+        // library opens.
+        let fd = self.into_fd()?.map_or_else(null, Ok)?;
+        // Not under the number of another stream, which is replaced first.
+        above_standard(fd).map(Some)
     }
+}
+
+fn null() -> io::Result<OwnedFd> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    Ok(null.into())
 }
 
 fn is_inheritable(number: c_int) -> bool {

@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use super::fork::PerProcess;
+use super::worker;
 
 /// Returns the thread ids of all threads of this process, the caller's among them.
 pub(crate) fn ids() -> io::Result<Vec<i32>> {
@@ -35,6 +37,24 @@ static OWN: PerProcess<Mutex<Vec<i32>>> = PerProcess::new(Mutex::new(Vec::new())
 fn own() -> MutexGuard<'static, Vec<i32>> {
     // Nothing that could panic happens under the lock.
     OWN.own().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a thread of the crate's own, which takes no signals. Without a size, its stack has that
+/// of all threads.
+pub(crate) fn start(
+    name: &str,
+    stack: Option<usize>,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let mut thread = thread::Builder::new().name(name.to_owned());
+    if let Some(stack) = stack {
+        thread = thread.stack_size(stack);
+    }
+    thread.spawn(move || {
+        let _own = OwnThread::register();
+        worker::block_signals();
+        work();
+    })
 }
 
 /// Marks the calling thread as the crate's own, as long as it lives.

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::Pool;
-use crate::engine::{AnyEngine, Forked, Processes, Serial, Threads};
+use crate::engine::{AnyEngine, Forked, Processes, Serial, Threads, Which};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 
@@ -39,7 +39,7 @@ macro_rules! from {
     ($($engine:ident),*) => {$(
         impl From<Pool<$engine>> for Pool<AnyEngine> {
             fn from(pool: Pool<$engine>) -> Self {
-                Self::over(pool.into_engine().into_any())
+                Self::over(AnyEngine(Which::$engine(pool.engine)))
             }
         }
     )*};

@@ -59,11 +59,6 @@ impl<E: Executor> Pool<E> {
         Self { engine }
     }
 
-    #[cfg(target_os = "linux")]
-    pub(crate) fn into_engine(self) -> E {
-        self.engine
-    }
-
     /// Returns how many tasks run at once, at most.
     ///
     /// # Examples

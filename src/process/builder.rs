@@ -114,16 +114,14 @@ impl ProcessBuilder {
     /// assert!(child.join()?.success());
     /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
-    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    pub fn envs<I, K, V>(self, variables: I) -> Self
     where
         I: IntoIterator<Item = (K, V)>,
         K: Into<OsString>,
         V: Into<OsString>,
     {
-        for (name, value) in variables {
-            self.environment.set(name, value);
-        }
-        self
+        let set = |builder: Self, (name, value)| builder.env(name, value);
+        variables.into_iter().fold(self, set)
     }
 
     /// Removes a variable from the child's environment: one of the parent's, or one that was set

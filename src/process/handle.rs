@@ -211,7 +211,7 @@ impl Process {
     /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn is_alive(&self) -> bool {
-        self.exit_status().is_none() && !self.spawned.has_ended()
+        self.exit_status().is_none() && !self.spawned.child.has_ended()
     }
 
     /// Returns the child's process id. Once the child has ended, the system may give the number to

@@ -73,4 +73,4 @@ pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;
 pub(crate) use identity::{Origin, check_depth};
-pub(crate) use stdio::{LineCallback, Target};
+pub(crate) use stdio::LineCallback;

@@ -13,41 +13,23 @@ use super::spawned::Spawned;
 use crate::os::exit::{self, Turn};
 use crate::os::fork::PerProcess;
 
-static REGISTRY: PerProcess<Registry> = PerProcess::new(Registry::new());
+static REGISTRY: PerProcess<Mutex<Vec<Arc<Spawned>>>> = PerProcess::new(Mutex::new(Vec::new()));
 
-#[derive(Default)]
-struct Registry {
-    children: Mutex<Vec<Arc<Spawned>>>,
-}
-
-impl Registry {
-    const fn new() -> Self {
-        Self {
-            children: Mutex::new(Vec::new()),
-        }
-    }
-
-    /// Returns the registry of this process.
-    fn own() -> &'static Self {
-        REGISTRY.own()
-    }
-
-    /// Returns the children as they are now. Nothing else is done under the lock.
-    fn children(&self) -> Vec<Arc<Spawned>> {
-        self.children.lock().clone()
-    }
+/// Returns the children as they are now. Nothing else is done under the lock.
+fn children() -> Vec<Arc<Spawned>> {
+    REGISTRY.own().lock().clone()
 }
 
 /// Adds a child, and reaps others that have ended.
 pub(super) fn add(child: Arc<Spawned>) {
     exit::call_at_exit(Turn::Children, end_children);
     reap_ended();
-    Registry::own().children.lock().push(child);
+    REGISTRY.own().lock().push(child);
 }
 
 /// Removes a child that has been reaped. Only the process that started it may call this.
 pub(super) fn remove(child: &Spawned) {
-    let mut children = Registry::own().children.lock();
+    let mut children = REGISTRY.own().lock();
     let place = children
         .iter()
         .position(|other| std::ptr::eq(&raw const **other, child));
@@ -58,14 +40,14 @@ pub(super) fn remove(child: &Spawned) {
 }
 
 fn reap_ended() {
-    for child in Registry::own().children() {
+    for child in children() {
         child.exit_status();
     }
 }
 
 /// Returns the children of this process that have not ended. Reaps those that have.
 pub(super) fn active() -> Vec<Arc<Spawned>> {
-    let mut children = Registry::own().children();
+    let mut children = children();
     children.retain(|child| child.exit_status().is_none());
     children
 }
@@ -74,9 +56,9 @@ pub(super) fn active() -> Vec<Arc<Spawned>> {
 fn end_children() {
     loop {
         // The list is read again each time: a thread of this process may have started more.
-        let children = Registry::own().children();
-        for daemon in children.iter().filter(|child| child.is_daemon()) {
-            daemon.kill();
+        let children = children();
+        for daemon in children.iter().filter(|child| child.is_daemon) {
+            daemon.child.kill();
         }
         let Some(child) = children.into_iter().next() else {
             return;

@@ -14,7 +14,7 @@ use crate::os::pidfd::Child;
 pub(super) struct Spawned {
     pub(super) name: String,
     pub(super) child: Child,
-    is_daemon: bool,
+    pub(super) is_daemon: bool,
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// The exit status; empty until the child has been reaped. It is not behind a lock, because a
@@ -36,20 +36,8 @@ impl Spawned {
         }
     }
 
-    pub(super) fn is_daemon(&self) -> bool {
-        self.is_daemon
-    }
-
-    pub(super) fn kill(&self) {
-        self.child.kill();
-    }
-
     pub(super) fn is_own(&self) -> bool {
         self.generation == fork::generation()
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.child.has_ended()
     }
 
     /// Returns how the child ended, if it has, and reaps it. Never waits.
@@ -58,7 +46,7 @@ impl Spawned {
             return Some(*status);
         }
         // Only the child's parent may wait for it.
-        if !self.is_own() || !self.has_ended() {
+        if !self.is_own() || !self.child.has_ended() {
             return None;
         }
         // Only one thread reaps; others wait here for the status.

@@ -1,6 +1,5 @@
 //! The start of a child process.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,12 +13,11 @@ use super::identity::{self, Origin};
 use super::launch::{self, Launch};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
-use super::{Process, ProcessBuilder, Stdio, Target, Termination, child, registry};
+use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
 use crate::call::{closure, code};
 use crate::error::ProcessError;
 use crate::memory::member::Expected;
 use crate::memory::transit;
-use crate::os::start::Stream;
 use crate::{codec, panic};
 
 /// The part of a start request that the function and the argument determine.
@@ -121,8 +119,8 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
     let launch = Launch {
         name: &format!("manyhands:{name}"),
         environment: builder.environment.clone(),
-        stdout: stream(&builder.stdout)?,
-        stderr: stream(&builder.stderr)?,
+        stdout: builder.stdout.stream()?.0,
+        stderr: builder.stderr.stream()?.0,
     };
     let stdin = stdin(&builder.stdin)?;
     let (child, life_line) =
@@ -140,21 +138,10 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
 
 /// Returns what the child gets as standard input, after it has read its greeting from there.
 fn stdin(stdin: &Stdio) -> io::Result<OwnedFd> {
-    match stream(stdin)? {
-        Stream::Inherit => io::stdin().as_fd().try_clone_to_owned(),
-        Stream::Null => Ok(File::open("/dev/null")?.into()),
-        Stream::Fd(fd) => Ok(fd),
+    match stdin.stream()?.0.into_fd()? {
+        Some(fd) => Ok(fd),
+        None => io::stdin().as_fd().try_clone_to_owned(),
     }
-}
-
-fn stream(stdio: &Stdio) -> io::Result<Stream> {
-    Ok(match stdio.target() {
-        Target::Inherit => Stream::Inherit,
-        Target::Null => Stream::Null,
-        Target::Fd(fd) => Stream::Fd(fd.try_clone()?),
-        // `check_streams` has refused it before.
-        Target::Lines(_) => return Err(io::ErrorKind::InvalidInput.into()),
-    })
 }
 
 /// Checks that a single child can have these streams.

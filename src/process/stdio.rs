@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
+
+use crate::os::handoff;
+use crate::os::start::Stream;
 
 /// The function that is called with the name of a process and a line that it has printed.
 pub(crate) type LineCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
@@ -49,7 +52,7 @@ pub struct Stdio(Target);
 
 /// What is behind a [`Stdio`].
 #[derive(Clone, Default)]
-pub(crate) enum Target {
+enum Target {
     /// The stream of this process.
     #[default]
     Inherit,
@@ -157,8 +160,19 @@ impl Stdio {
         Self(Target::Lines(Arc::new(tell)))
     }
 
-    pub(crate) fn target(&self) -> &Target {
-        &self.0
+    /// Makes the stream of a new process, and the end of a pipe to read from if the user wants
+    /// lines.
+    pub(crate) fn stream(&self) -> io::Result<(Stream, Option<PipeReader>)> {
+        Ok(match &self.0 {
+            Target::Inherit => (Stream::Inherit, None),
+            Target::Null => (Stream::Null, None),
+            Target::Fd(fd) => (Stream::Fd(fd.try_clone()?), None),
+            Target::Lines(_) => {
+                let (reader, writer) = handoff::pipe()?;
+                handoff::never_block(reader.as_fd())?;
+                (Stream::Fd(writer.into()), Some(reader))
+            }
+        })
     }
 
     /// Returns the function that gets the lines, if there is one.

@@ -21,20 +21,27 @@ use crate::memory::ShareError;
 /// assert_eq!(error.into_inner(), "second");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError<T> {
     /// There is no room now. A call that does not wait fails so.
+    #[error("the queue is full")]
     Full(T),
     /// The timeout of the call was over before there was room, also if it was zero.
+    #[error("the queue had no room in time")]
     TimedOut(T),
     /// The queue was closed.
+    #[error("the queue is closed")]
     Closed(T),
     /// No handle is left that could take the item: all handles that may pop were dropped, or their
     /// processes have ended.
+    #[error("no process is left that could take an item out of the queue")]
     Disconnected(T),
     /// The item takes more bytes than may lie in the queue in all, so that there will never be
     /// room.
+    #[error(
+        "the item takes {bytes} bytes and the queue no more than {limit} in all; make it with `with_limits`"
+    )]
     #[non_exhaustive]
     TooLarge {
         /// The item that was to be pushed.
@@ -45,6 +52,7 @@ pub enum PushError<T> {
         limit: u64,
     },
     /// The item could not be serialised.
+    #[error("the item cannot be serialised: {reason}")]
     #[non_exhaustive]
     Encode {
         /// The item that was to be pushed.
@@ -53,6 +61,7 @@ pub enum PushError<T> {
         reason: String,
     },
     /// The item could not be laid into shared memory.
+    #[error("the item could not be laid into shared memory")]
     #[non_exhaustive]
     Share {
         /// The item that was to be pushed.
@@ -118,27 +127,6 @@ impl<T> PushError<T> {
     }
 }
 
-impl<T> fmt::Display for PushError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full(_) => f.write_str("the queue is full"),
-            Self::TimedOut(_) => f.write_str("the queue had no room in time"),
-            Self::Closed(_) => f.write_str("the queue is closed"),
-            Self::Disconnected(_) => {
-                f.write_str("no process is left that could take an item out of the queue")
-            }
-            Self::TooLarge { bytes, limit, .. } => write!(
-                f,
-                "the item takes {bytes} bytes and the queue no more than {limit} in all; make it with `with_limits`"
-            ),
-            Self::Encode { reason, .. } => {
-                write!(f, "the item cannot be serialised: {reason}")
-            }
-            Self::Share { .. } => f.write_str("the item could not be laid into shared memory"),
-        }
-    }
-}
-
 impl<T> fmt::Debug for PushError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
@@ -151,15 +139,6 @@ impl<T> fmt::Debug for PushError<T> {
             Self::Share { source, .. } => return write!(f, "Share({self}: {source})"),
         };
         write!(f, "{name}({self})")
-    }
-}
-
-impl<T> std::error::Error for PushError<T> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Share { source, .. } => Some(source),
-            _ => None,
-        }
     }
 }
 

@@ -3,14 +3,10 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
+use super::error::PushError;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
 use super::macros::{handle, popping, pushing, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
@@ -210,9 +206,12 @@ impl<T> Queue<T> {
 }
 
 handle!(Queue, Both, Queue);
+state!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+taking!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
+pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
 handle!(Sender, Sender, Queue);
 handle!(Receiver, Receiver, Queue);
-state!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
 state!(
     Sender,
     "let (it, _receiver) = manyhands::Queue::<i32>::bounded(8)?.split();"
@@ -221,9 +220,6 @@ state!(
     Receiver,
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"
 );
-pushing!(Queue, "let it = manyhands::Queue::bounded(8)?;");
-popping!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
-taking!(Queue, "let it = manyhands::Queue::<i32>::bounded(8)?;");
 taking!(
     Receiver,
     "let (_sender, it) = manyhands::Queue::<i32>::bounded(8)?.split();"

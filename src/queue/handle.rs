@@ -140,11 +140,16 @@ impl Handle {
     }
 
     fn add_to(&self, counts: &ProcessCounts) {
+        self.change(counts, 1);
+    }
+
+    /// Adds to the counts of this handle's role; the sum wraps, so that a handle can be taken off.
+    fn change(&self, counts: &ProcessCounts, by: u32) {
         if self.role.sends() {
-            counts.senders.fetch_add(1, Ordering::SeqCst);
+            counts.senders.fetch_add(by, Ordering::SeqCst);
         }
         if self.role.receives() {
-            counts.receivers.fetch_add(1, Ordering::SeqCst);
+            counts.receivers.fetch_add(by, Ordering::SeqCst);
         }
     }
 
@@ -210,12 +215,7 @@ impl Handle {
         );
         // Another thread has counted it. This one takes its own count back.
         if first.is_err() {
-            if self.role.sends() {
-                counts.senders.fetch_sub(1, Ordering::SeqCst);
-            }
-            if self.role.receives() {
-                counts.receivers.fetch_sub(1, Ordering::SeqCst);
-            }
+            self.change(counts, 1_u32.wrapping_neg());
         }
     }
 
@@ -302,10 +302,6 @@ impl Handle {
             return Others::Perhaps;
         }
         Others::None
-    }
-
-    fn other_senders(&self, view: &View<'_>, rest: &Rest) -> Others {
-        self.others(view, Deed::Push, rest)
     }
 
     /// Returns whether others may pop, besides this handle.
@@ -461,7 +457,7 @@ impl Handle {
         if rest.connected.get() == Some(epoch) {
             return None;
         }
-        match self.other_senders(view, rest) {
+        match self.others(view, Deed::Push, rest) {
             Others::Some => {
                 rest.connected.set(Some(epoch));
                 None

@@ -351,43 +351,36 @@ impl View<'_> {
 
     /// Does the rest of a push, or undoes it.
     fn end_push(&self) {
-        let (side, journal) = (&self.head.pushes, &self.head.pushes.journal);
-        // The dead process had changed nothing yet, or had finished.
-        if journal.armed.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let has_happened = journal.has_happened(side);
-        journal.count(side, has_happened);
-        // The item never got into the queue: its slot is free, and its payload is given back.
-        if !has_happened {
-            if let Some(key) = self.key(journal.slot.load(Ordering::Relaxed) as usize) {
-                key.number.store(0, Ordering::Release);
-            }
-            payload::discard(journal.payload.load(Ordering::Relaxed));
-        }
-        journal.armed.store(0, Ordering::Release);
+        // An item that never got into the queue is given up.
+        self.end(&self.head.pushes, |_, has_happened| !has_happened);
     }
 
     /// Does the rest of a pop, or undoes it.
     fn end_pop(&self) {
-        let (side, journal) = (&self.head.pops, &self.head.pops.journal);
+        // The item of a pop that happened is the dead process's, and is given up with it.
+        self.end(&self.head.pops, |journal, has_happened| {
+            let member = journal.member.load(Ordering::Relaxed) as usize;
+            if let Some(counts) = self.head.counts.get(member) {
+                let taken = journal.taken.load(Ordering::Relaxed);
+                let taken = taken + u64::from(has_happened);
+                counts.taken.store(taken, Ordering::Release);
+            }
+            has_happened
+        });
+    }
+
+    /// Ends what the journal of a side says; `settle` returns whether the item is given up.
+    fn end(&self, side: &Side, settle: impl FnOnce(&Journal, bool) -> bool) {
+        let journal = &side.journal;
         // The dead process had changed nothing yet, or had finished.
         if journal.armed.load(Ordering::Acquire) == 0 {
             return;
         }
         let has_happened = journal.has_happened(side);
         journal.count(side, has_happened);
-        let member = journal.member.load(Ordering::Relaxed) as usize;
-        if let Some(counts) = self.head.counts.get(member) {
-            let taken = journal.taken.load(Ordering::Relaxed);
-            let taken = taken + u64::from(has_happened);
-            counts.taken.store(taken, Ordering::Release);
-        }
-        // The item is the dead process's: the queue's slot is free, and the payload is given back.
-        if has_happened {
-            if let Some(key) = self.key(journal.slot.load(Ordering::Relaxed) as usize) {
-                key.number.store(0, Ordering::Release);
-            }
+        if settle(journal, has_happened) {
+            // The queue's slot is free, and the payload is given back.
+            order::vacate(self, journal.slot.load(Ordering::Relaxed) as usize);
             payload::discard(journal.payload.load(Ordering::Relaxed));
         }
         journal.armed.store(0, Ordering::Release);

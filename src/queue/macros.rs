@@ -138,11 +138,13 @@ macro_rules! state {
             ///
             /// # Errors
             ///
-            /// - [`JoinError::Lost`] when nothing is left to wait for, but some items were lost: a
-            ///   process had taken them and died, or dropped its last handle that may pop, without
-            ///   `task_done`, or it could not read them. Each handle reports each lost item once.
-            /// - [`JoinError::Disconnected`] if items are left and no other handle that could take
-            ///   them. A handle that may pop itself returns this by the rule of `pop`.
+            /// - [`JoinError::Lost`](super::JoinError::Lost) when nothing is left to wait for, but
+            ///   some items were lost: a process had taken them and died, or dropped its last
+            ///   handle that may pop, without `task_done`, or it could not read them. Each handle
+            ///   reports each lost item once.
+            /// - [`JoinError::Disconnected`](super::JoinError::Disconnected) if items are left and
+            ///   no other handle that could take them. A handle that may pop itself returns this by
+            ///   the rule of `pop`.
             ///
             /// # Examples
             ///
@@ -151,7 +153,7 @@ macro_rules! state {
             /// it.join()?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join(&self) -> Result<(), JoinError> {
+            pub fn join(&self) -> Result<(), super::JoinError> {
                 self.handle.join(WaitMode::Forever)
             }
 
@@ -159,7 +161,7 @@ macro_rules! state {
             ///
             /// # Errors
             ///
-            /// As for `join`, and [`JoinError::TimedOut`].
+            /// As for `join`, and [`JoinError::TimedOut`](super::JoinError::TimedOut).
             ///
             /// # Examples
             ///
@@ -168,7 +170,7 @@ macro_rules! state {
             /// it.join_timeout(std::time::Duration::ZERO)?;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
+            pub fn join_timeout(&self, timeout: Duration) -> Result<(), super::JoinError> {
                 self.handle.join(WaitMode::within(timeout))
             }
         }
@@ -178,7 +180,7 @@ macro_rules! state {
 /// The functions that push items without a priority into a whole queue.
 macro_rules! pushing {
     ($name:ident, $make:literal) => {
-        impl<T: Serialize + 'static> $name<T> {
+        impl<T: serde::Serialize + 'static> $name<T> {
             /// Pushes an item, and waits for room if there is none.
             ///
             /// # Errors
@@ -240,7 +242,7 @@ macro_rules! pushing {
 /// The functions that pop items from a whole queue.
 macro_rules! popping {
     ($name:ident, $make:literal) => {
-        impl<T: DeserializeOwned + 'static> $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> $name<T> {
             /// Takes the next item, and waits for one if there is none.
             ///
             /// A handle that may also push is told that no other one is left to do so if others
@@ -250,8 +252,8 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// [`PopError`]: the queue is closed and drained, no handle is left that could push, or
-            /// an item could not be read. Never `Empty` or `TimedOut`.
+            /// [`PopError`](super::PopError): the queue is closed and drained, no handle is left
+            /// that could push, or an item could not be read. Never `Empty` or `TimedOut`.
             ///
             /// # Panics
             ///
@@ -265,7 +267,7 @@ macro_rules! popping {
             /// assert_eq!(it.pop(), Err(manyhands::queue::PopError::Closed));
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop(&self) -> Result<T, PopError> {
+            pub fn pop(&self) -> Result<T, super::PopError> {
                 item::pop(&self.handle, WaitMode::Forever)
             }
 
@@ -273,7 +275,7 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::Empty`].
+            /// As for [`pop`](Self::pop), and [`PopError::Empty`](super::PopError::Empty).
             ///
             /// # Examples
             ///
@@ -282,7 +284,7 @@ macro_rules! popping {
             /// assert!(it.try_pop().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn try_pop(&self) -> Result<T, PopError> {
+            pub fn try_pop(&self) -> Result<T, super::PopError> {
                 item::pop(&self.handle, WaitMode::Try)
             }
 
@@ -290,7 +292,8 @@ macro_rules! popping {
             ///
             /// # Errors
             ///
-            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`] when the time is over.
+            /// As for [`pop`](Self::pop), and [`PopError::TimedOut`](super::PopError::TimedOut)
+            /// when the time is over.
             ///
             /// # Examples
             ///
@@ -299,7 +302,7 @@ macro_rules! popping {
             /// assert!(it.pop_timeout(std::time::Duration::from_millis(1)).is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn pop_timeout(&self, timeout: Duration) -> Result<T, PopError> {
+            pub fn pop_timeout(&self, timeout: Duration) -> Result<T, super::PopError> {
                 item::pop(&self.handle, WaitMode::within(timeout))
             }
         }
@@ -309,7 +312,7 @@ macro_rules! popping {
 /// The functions of a handle that takes items, besides those that take one.
 macro_rules! taking {
     ($name:ident, $make:literal) => {
-        impl<T: DeserializeOwned + 'static> $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> $name<T> {
             /// Returns an iterator that takes item after item, and waits for each. It ends when the
             /// queue is closed and drained, or no handle is left that could push. Items that cannot
             /// be read are logged and left out; they count as lost in [`join`](Self::join).
@@ -322,8 +325,8 @@ macro_rules! taking {
             /// assert_eq!(it.iter().count(), 0);
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn iter(&self) -> Iter<'_, T> {
-                Iter::of(&self.handle)
+            pub fn iter(&self) -> super::iter::Iter<'_, T> {
+                super::iter::Iter::of(&self.handle)
             }
 
             /// Acknowledges an item that this process has taken as done; [`join`](Self::join) waits
@@ -334,7 +337,7 @@ macro_rules! taking {
             ///
             /// # Errors
             ///
-            /// [`TaskDoneError`] if this process has no unacknowledged item.
+            /// [`TaskDoneError`](super::TaskDoneError) if this process has no unacknowledged item.
             ///
             /// # Examples
             ///
@@ -343,25 +346,25 @@ macro_rules! taking {
             /// assert!(it.task_done().is_err());
             /// # Ok::<(), manyhands::shm::ShareError>(())
             /// ```
-            pub fn task_done(&self) -> Result<(), TaskDoneError> {
+            pub fn task_done(&self) -> Result<(), super::TaskDoneError> {
                 self.handle.task_done()
             }
         }
 
-        impl<T: DeserializeOwned + 'static> IntoIterator for $name<T> {
+        impl<T: serde::de::DeserializeOwned + 'static> IntoIterator for $name<T> {
             type Item = T;
-            type IntoIter = IntoIter<T>;
+            type IntoIter = super::iter::IntoIter<T>;
 
-            fn into_iter(self) -> IntoIter<T> {
-                IntoIter::of(self.handle)
+            fn into_iter(self) -> super::iter::IntoIter<T> {
+                super::iter::IntoIter::of(self.handle)
             }
         }
 
-        impl<'a, T: DeserializeOwned + 'static> IntoIterator for &'a $name<T> {
+        impl<'a, T: serde::de::DeserializeOwned + 'static> IntoIterator for &'a $name<T> {
             type Item = T;
-            type IntoIter = Iter<'a, T>;
+            type IntoIter = super::iter::Iter<'a, T>;
 
-            fn into_iter(self) -> Iter<'a, T> {
+            fn into_iter(self) -> super::iter::Iter<'a, T> {
                 self.iter()
             }
         }

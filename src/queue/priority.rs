@@ -4,14 +4,12 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
+use super::error::PushError;
 use super::fifo::BYTES;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
 use super::macros::{handle, popping, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;

@@ -3,15 +3,11 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::error::{JoinError, PopError, PushError, TaskDoneError};
+use super::error::PushError;
 use super::fifo::BYTES;
 use super::handle::{Handle, Role};
 use super::head::Order;
 use super::item;
-use super::iter::{IntoIter, Iter};
 use super::macros::{handle, popping, pushing, state, taking};
 use crate::memory::ShareError;
 use crate::memory::object::shape_of;
@@ -92,7 +88,6 @@ state!(
     Stack,
     "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
 );
-pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");
 popping!(
     Stack,
     "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
@@ -101,3 +96,4 @@ taking!(
     Stack,
     "let it = manyhands::queue::Stack::<i32>::bounded(8)?;"
 );
+pushing!(Stack, "let it = manyhands::queue::Stack::bounded(8)?;");

@@ -304,12 +304,9 @@ impl Barrier {
         drop(lock);
         let ready = || (head.generation() != generation).then_some(());
         let waiters = &head.waiters;
-        if waiters
-            .wait(mode.deadline(), ready, member::poll_for_dead)
-            .is_none()
-            && let Err(reason) = self.give_up(generation)
-        {
-            return Err(reason);
+        let woken = waiters.wait(mode.deadline(), ready, member::poll_for_dead);
+        if woken.is_none() {
+            self.give_up(generation)?;
         }
         // The generation has ended, by a break or by a pass.
         head.broken_by(generation).map_or(Ok(pass), Err)

@@ -170,9 +170,8 @@ impl Event {
         let was_set = |state: u64| state & SET != 0 || state >> 1 != before >> 1;
         let ready = || was_set(head.state.load(Ordering::Acquire)).then_some(());
         let waiters = &head.waiters;
-        waiters
-            .wait(mode.deadline(), ready, member::poll_for_dead)
-            .is_some()
+        let woken = waiters.wait(mode.deadline(), ready, member::poll_for_dead);
+        woken.is_some()
     }
 
     /// Makes sure that [`is_set`](Self::is_set) and [`waiters`](Self::waiters) do not wait. Returns

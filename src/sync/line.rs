@@ -128,10 +128,8 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
                 let has_place =
                     || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
                 let waiters = &line.without_place;
-                if waiters
-                    .wait(mode.deadline(), has_place, member::poll_for_dead)
-                    .is_none()
-                {
+                let woken = waiters.wait(mode.deadline(), has_place, member::poll_for_dead);
+                if woken.is_none() {
                     return line.take_now(count, member, mode);
                 }
             }
@@ -321,6 +319,15 @@ impl Line {
         }
     }
 
+    /// Calls those whose turn it is, releases the lock, and wakes them.
+    fn call_and_release(&self, held: Held<'_>) {
+        let called = self.call();
+        fault::point();
+        drop(held);
+        fault::point();
+        self.wake(called);
+    }
+
     fn wake_all(&self) {
         for place in &self.places {
             place.called.store(1, Ordering::Release);
@@ -369,11 +376,7 @@ impl Line {
             available.saturating_add(count.min(booked)),
             Ordering::Relaxed,
         );
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         true
     }
 
@@ -413,11 +416,7 @@ impl Line {
         let available = self.available.load(Ordering::Relaxed);
         self.available
             .store(available.saturating_add(count), Ordering::Relaxed);
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         Some(Ok(()))
     }
 
@@ -431,11 +430,7 @@ impl Line {
             self.step_out(index);
         }
         // The threads behind may have waited for this one only.
-        let called = self.call();
-        fault::point();
-        drop(held);
-        fault::point();
-        self.wake(called);
+        self.call_and_release(held);
         self.without_place.notify_all();
         true
     }
@@ -510,11 +505,8 @@ impl<H: HasLine> InLine<'_, H> {
             member::poll_for_dead();
             looks_anyway.set(true);
         };
-        let has_got = place
-            .waiters
-            .wait(mode.deadline(), ready, poll_for_dead)
-            .is_some();
-        if has_got || look().is_some() {
+        let woken = place.waiters.wait(mode.deadline(), ready, poll_for_dead);
+        if woken.is_some() || look().is_some() {
             // This thread has left the list, and its place is free.
             line.without_place.notify_all();
             std::mem::forget(self);

@@ -97,15 +97,3 @@ fn hold(lock: &RobustMutex, limit: impl FnOnce() -> Option<Instant>) -> Option<H
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
-
-/// Implements `Debug` and `Display` for guards, which show the value that they guard.
-macro_rules! shows_value {
-    ($($guard:ident: $trait:ident),*) => {$(
-        impl<T: std::fmt::$trait> std::fmt::$trait for $guard<'_, T> {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                (**self).fmt(f)
-            }
-        }
-    )*};
-}
-use shows_value;

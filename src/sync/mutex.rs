@@ -101,16 +101,7 @@ impl<T: Pod> Mutex<T> {
     /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
-        const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
-        let object = Object::new(size_of::<T>(), shape_of::<T>(), |_, tail| {
-            // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
-            #[allow(unsafe_code)]
-            unsafe {
-                tail.cast::<T>().write(value);
-            }
-            Ok(())
-        })?;
-        Ok(Self::of(object))
+        Object::of_value(value).map(Self::of)
     }
 
     /// Waits until no other thread has the lock, and takes it.
@@ -418,4 +409,4 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-super::shows_value!(MutexGuard: Debug, MutexGuard: Display);
+crate::text::shows_value!(MutexGuard: Debug, MutexGuard: Display);

@@ -1,6 +1,5 @@
 //! The errors of the locks when what they guard may be half-changed.
 
-use std::error::Error;
 use std::fmt;
 
 /// The error of a lock whose owner did not come to the end, or of a [`Once`](super::Once) whose
@@ -56,6 +55,8 @@ use std::fmt;
 /// );
 /// # Ok::<(), Box<dyn Error>>(())
 /// ```
+#[derive(thiserror::Error)]
+#[error("{MESSAGE}")]
 pub struct PoisonError<G> {
     guard: G,
 }
@@ -166,19 +167,11 @@ impl<G> PoisonError<G> {
 const MESSAGE: &str = "poisoned: its last owner panicked or was killed, and what it guards may be half-changed; \
                        `into_inner` gives it all the same, `clear_poison` says that it is in order";
 
-impl<G> fmt::Display for PoisonError<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MESSAGE)
-    }
-}
-
 impl<G> fmt::Debug for PoisonError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PoisonError({MESSAGE:?})")
     }
 }
-
-impl<G> Error for PoisonError<G> {}
 
 /// The reason why a call that does not wait for ever did not simply get the lock.
 ///
@@ -199,13 +192,17 @@ impl<G> Error for PoisonError<G> {}
 /// });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TryLockError<G> {
     /// The caller has got the lock; see [`PoisonError`].
+    #[error("{MESSAGE}")]
     Poisoned(PoisonError<G>),
     /// A thread has the lock right now, and the caller did not ask to wait.
+    #[error("held by another thread or process")]
     WouldBlock,
     /// Another thread still had the lock when the time was up.
+    #[error("still held by another thread or process when the time was up")]
     TimedOut,
 }
 
@@ -230,16 +227,6 @@ impl<G> From<PoisonError<G>> for TryLockError<G> {
     }
 }
 
-impl<G> fmt::Display for TryLockError<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Poisoned(_) => MESSAGE,
-            Self::WouldBlock => "held by another thread or process",
-            Self::TimedOut => "still held by another thread or process when the time was up",
-        })
-    }
-}
-
 impl<G> fmt::Debug for TryLockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -249,5 +236,3 @@ impl<G> fmt::Debug for TryLockError<G> {
         }
     }
 }
-
-impl<G> Error for TryLockError<G> {}

@@ -111,15 +111,7 @@ impl<T: Pod> RwLock<T> {
     /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
-        const { assert!(align_of::<T>() <= 64, "values are aligned to 64 at most") };
-        let object = Object::<RwLockHead>::new(size_of::<T>(), shape_of::<T>(), |_, tail| {
-            // SAFETY: room for a T, aligned, which no other thread or process knows of yet.
-            #[allow(unsafe_code)]
-            unsafe {
-                tail.cast::<T>().write(value);
-            }
-            Ok(())
-        })?;
+        let object = Object::<RwLockHead>::of_value(value)?;
         object.head().line.fill(MOST);
         Ok(Self {
             object,
@@ -159,10 +151,6 @@ impl<T: Pod> RwLock<T> {
                 return locked;
             }
         }
-    }
-
-    fn wait_for(&self, permits: u32, timeout: Duration) -> Option<Locked<'_, T>> {
-        self.get(permits, WaitMode::within(timeout))
     }
 
     /// Waits until no thread writes or waits to write, and keeps writers out.
@@ -220,7 +208,7 @@ impl<T: Pod> RwLock<T> {
     /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn read_timeout(&self, timeout: Duration) -> TryLockResult<RwLockReadGuard<'_, T>> {
-        let locked = self.wait_for(READ, timeout);
+        let locked = self.get(READ, WaitMode::within(timeout));
         Ok(Self::reader(locked.ok_or(TryLockError::TimedOut)?)?)
     }
 
@@ -281,7 +269,7 @@ impl<T: Pod> RwLock<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write_timeout(&self, timeout: Duration) -> TryLockResult<RwLockWriteGuard<'_, T>> {
-        let locked = self.wait_for(WRITE, timeout);
+        let locked = self.get(WRITE, WaitMode::within(timeout));
         Ok(Self::writer(locked.ok_or(TryLockError::TimedOut)?)?)
     }
 }
@@ -452,4 +440,5 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
     }
 }
 
-super::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display, RwLockWriteGuard: Debug, RwLockWriteGuard: Display);
+crate::text::shows_value!(RwLockReadGuard: Debug, RwLockReadGuard: Display);
+crate::text::shows_value!(RwLockWriteGuard: Debug, RwLockWriteGuard: Display);

@@ -1,6 +1,6 @@
 //! One forked child, from both sides.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,66 +18,36 @@ use crate::lane::{
 };
 use crate::memory::member;
 use crate::memory::wire;
+use crate::os::alarm::Alarm;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
 
-/// A pipe as a bell: its reader can be polled together with the children's pidfds.
-#[derive(Debug)]
-pub(super) struct PipeBell {
-    reader: PipeReader,
-    writer: Arc<PipeWriter>,
-}
-
-struct PipeRinger(Arc<PipeWriter>);
-
-impl Ring for PipeRinger {
+/// The child rings only when the parent has asked for it.
+impl Ring for Arc<Alarm> {
     fn ring(&self) {
-        // The child writes one byte each time the parent has asked, so the pipe cannot be full. The
-        // reader may be gone, and then this process ends soon too.
-        let _ = (&*self.0).write(&[1]);
+        Alarm::ring(self);
     }
 }
 
-impl PipeBell {
-    pub(super) fn new() -> io::Result<Self> {
-        let (reader, writer) = handoff::pipe()?;
-        Ok(Self {
-            reader,
-            writer: Arc::new(writer),
-        })
-    }
-
-    /// Rings the bell from this side.
-    pub(super) fn ring(&self) {
-        // Each call writes one byte. It would not fit only if no thread had listened to thousands
-        // of them.
-        let _ = (&*self.writer).write(&[1]);
-    }
-
-    /// Waits until a child rings one of the bells or ends.
-    pub(super) fn wait_any<'a>(
-        bells: &[&'a Self],
-        children: impl Iterator<Item = BorrowedFd<'a>>,
-        timeout: Option<Duration>,
-    ) {
-        let fds: Vec<_> = bells
-            .iter()
-            .map(|bell| bell.reader.as_fd())
-            .chain(children)
-            .collect();
-        match wait_readable(&fds, timeout) {
-            Ok(found) => {
-                if let Some(rung) = found.and_then(|index| bells.get(index)) {
-                    // The bytes do not matter, nor does it matter if more are left.
-                    let _ = (&rung.reader).read(&mut [0; 64]);
-                }
+/// Waits until a child rings one of the bells or ends.
+pub(super) fn wait_any<'a>(
+    bells: &[&'a Alarm],
+    children: impl Iterator<Item = BorrowedFd<'a>>,
+    timeout: Option<Duration>,
+) {
+    let fds = bells.iter().copied().map(Alarm::as_fd);
+    let fds: Vec<_> = fds.chain(children).collect();
+    match wait_readable(&fds, timeout) {
+        Ok(found) => {
+            if let Some(rung) = found.and_then(|index| bells.get(index)) {
+                rung.silence();
             }
-            // The caller looks at all children after each wait.
-            Err(refused) => pause(&refused, timeout),
         }
+        // The caller looks at all children after each wait.
+        Err(refused) => pause(&refused, timeout),
     }
 }
 
@@ -136,7 +106,7 @@ impl Forked {
     /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what
     /// it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
-        bell: &PipeBell,
+        bell: &Arc<Alarm>,
         bond: Bond,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
@@ -163,7 +133,7 @@ impl Forked {
             if is_bound && let Some(work) = work.take() {
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
-                let ringer = Box::new(PipeRinger(bell.writer.clone()));
+                let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);
                 responses.done();

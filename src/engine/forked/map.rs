@@ -8,12 +8,13 @@
 //! All items are read before the first fork, so a window means nothing here.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, PipeBell, SLOW_START};
+use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, SLOW_START, wait_any};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::call::seed;
@@ -22,6 +23,7 @@ use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Corruption, Death, PoolError, TaskError};
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
+use crate::os::alarm::Alarm;
 
 /// The number of children in a row, beyond one for each worker, that end without a trace of having
 /// started an item before the call gives up.
@@ -78,9 +80,7 @@ where
             let ran = call.run(f, &mut items, &mut tracker);
             call.outcomes(ran.err())
         }
-        Err(error) => (0..items.len())
-            .map(|index| Err(error.clone().with_index(index)))
-            .collect(),
+        Err(error) => error.of_items(0, items.into_iter()),
     }
 }
 
@@ -99,7 +99,7 @@ struct Call<'a, R> {
     list: Vec<usize>,
     /// The number of chunks of the list that have been claimed.
     cursor: Cursor,
-    bell: PipeBell,
+    bell: Arc<Alarm>,
     /// The number of children in a row that ended without an item having been started since the one
     /// before.
     fruitless: usize,
@@ -140,6 +140,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             first = end;
         }
         let no_memory = |error| PoolError::system("shared memory could not be had", error);
+        let no_bell = |error| PoolError::system("an eventfd could not be had", error);
         let call = Self {
             engine,
             limits: plan.limits,
@@ -149,8 +150,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             done: 0,
             failed: 0,
             cursor: Cursor::new().map_err(no_memory)?,
-            bell: PipeBell::new()
-                .map_err(|error| PoolError::system("a pipe could not be had", error))?,
+            bell: Arc::new(Alarm::new().map_err(no_bell)?),
             fruitless: 0,
             pause: SLOW_START,
             result: PhantomData,
@@ -254,11 +254,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 hand.child.ask_for_bell();
             }
             if !hands.iter().any(|hand| hand.child.has_next()) {
-                PipeBell::wait_any(
-                    &[&self.bell],
-                    hands.iter().map(|hand| hand.child.fd()),
-                    Some(LOOK_PAUSE),
-                );
+                self.wait_any(&hands);
             }
         }
         self.list = (self.front..self.chunks.len())
@@ -283,12 +279,15 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 let stopped = hands.iter().filter(|hand| hand.child.is_stopped());
                 stopped.for_each(|hand| hand.child.kill());
             }
-            PipeBell::wait_any(
-                &[&self.bell],
-                hands.iter().map(|hand| hand.child.fd()),
-                Some(LOOK_PAUSE),
-            );
+            self.wait_any(&hands);
         }
+    }
+
+    /// Waits until a child has something to say or ends, or for the time after which the caller
+    /// looks anyway.
+    fn wait_any(&self, hands: &[Hand<'_>]) {
+        let children = hands.iter().map(|hand| hand.child.fd());
+        wait_any(&[&self.bell], children, Some(LOOK_PAUSE));
     }
 
     /// Kills children that are stopped (SIGSTOP, a debugger) while they are at no item: what they

@@ -297,7 +297,7 @@ where
     {
         match self.submitted.start_call() {
             Ok(_calling) => map::map_outcomes(self, plan, &f, items),
-            Err(error) => items.map(|_| Err(error.clone().into())).collect(),
+            Err(error) => TaskError::from(error).of_items(0, items),
         }
     }
 

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::child::{Bond, Forked as Child, LOOK_PAUSE, PipeBell};
+use super::child::{Bond, Forked as Child, LOOK_PAUSE, wait_any};
 use super::watch::Watcher;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
+use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -28,7 +29,7 @@ pub(super) const TASK: u32 = 1;
 /// A task whose child runs or has run.
 pub(super) struct Running {
     pool: PoolId,
-    pub(super) bell: PipeBell,
+    pub(super) bell: Arc<Alarm>,
     /// The child's process, which may be polled and killed also while another thread holds the lock
     /// on the rest.
     pub(super) process: Arc<Process>,
@@ -78,7 +79,7 @@ impl Running {
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
-        let bell = PipeBell::new()?;
+        let bell = Arc::new(Alarm::new()?);
         let child = Child::start(&bell, Bond::Process, work)?;
         let expected = Expected {
             task: TASK,
@@ -219,7 +220,7 @@ impl Running {
             hand.ask_for_bell();
             if !hand.has_next() {
                 let pause = self.pause(left);
-                PipeBell::wait_any(&[&self.bell], std::iter::once(hand.fd()), pause);
+                wait_any(&[&self.bell], std::iter::once(hand.fd()), pause);
             }
         }
     }

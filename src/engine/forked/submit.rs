@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
 use super::calls::{Calling, Calls};
-use super::child::{Answers, Forked as Child, PipeBell};
+use super::child::{Answers, Forked as Child, wait_any};
 use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::Limits;
@@ -89,9 +89,7 @@ impl Submitted {
     /// If the pool takes no calls any more, or is another process's: another thread of that process
     /// may have locked what is looked at here.
     pub(super) fn start_call(&self) -> Result<Calling<'_>, PoolError> {
-        if self.generation != fork::generation() {
-            return Err(PoolError::OtherProcess);
-        }
+        self.check_process()?;
         self.calls.start(self.id)
     }
 
@@ -110,6 +108,14 @@ impl Submitted {
             submitted: self,
             process,
         })
+    }
+
+    fn check_process(&self) -> Result<(), PoolError> {
+        if self.generation == fork::generation() {
+            Ok(())
+        } else {
+            Err(PoolError::OtherProcess)
+        }
     }
 
     pub(super) fn check_open(&self) -> Result<(), PoolError> {
@@ -137,9 +143,7 @@ impl Submitted {
         R: Serialize + DeserializeOwned + 'static,
         K: Send + 'static,
     {
-        if self.generation != fork::generation() {
-            return Err(PoolError::OtherProcess);
-        }
+        self.check_process()?;
         let mut work = Some((f, argument));
         let task = {
             let mut run = Some(|responses: &mut ResponseWriter| {
@@ -207,9 +211,7 @@ impl Submitted {
 
     /// Takes no more tasks, and waits for those there are.
     pub(super) fn close(&self) -> Result<(), PoolError> {
-        if self.generation != fork::generation() {
-            return Err(PoolError::OtherProcess);
-        }
+        self.check_process()?;
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
         // This does not hold the lock, which a thread that wants to kill the tasks needs.
@@ -225,9 +227,7 @@ impl Submitted {
     /// Takes no more tasks, and stops those there are. They run from the moment they are submitted,
     /// so there are none to cancel. Calls claim no more chunks.
     pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
-        if self.generation != fork::generation() {
-            return Err(PoolError::OtherProcess);
-        }
+        self.check_process()?;
         self.calls.close(self.id)?;
         self.is_cancelled.store(true, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
@@ -257,16 +257,14 @@ fn wait_for_any(running: &[Arc<Running>]) {
         .iter()
         .filter_map(|task| Some((task, task.child.try_lock()?)))
         .collect();
-    let bells: Vec<_> = locked.iter().map(|(task, _)| &task.bell).collect();
+    let bells: Vec<_> = locked.iter().map(|(task, _)| &*task.bell).collect();
     let children = || {
-        locked
-            .iter()
-            .filter_map(|(_, child)| child.as_ref())
-            .map(|(child, _)| child)
+        let children = locked.iter().filter_map(|(_, child)| child.as_ref());
+        children.map(|(child, _)| child)
     };
     children().for_each(Child::ask_for_bell);
     if !children().any(Child::has_next) {
-        PipeBell::wait_any(
+        wait_any(
             &bells,
             running.iter().map(|task| task.process.as_fd()),
             running.iter().filter_map(|task| task.pause(None)).min(),

@@ -7,16 +7,15 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::child::{Forked as Child, PipeBell};
+use super::child::{Forked as Child, wait_any};
 use super::running::Running;
 use crate::future::later;
-use crate::os::task::OwnThread;
-use crate::os::worker;
+use crate::os::alarm::Alarm;
+use crate::os::task;
 
 /// How long the watcher leaves a child alone whose lock another thread has. That thread takes what
 /// the child publishes, but may give up waiting at any time.
@@ -32,7 +31,7 @@ struct State {
     /// Tasks that the watcher's thread has not heard of.
     new: Vec<Arc<Running>>,
     /// What wakes the thread, while there is one.
-    bell: Option<Arc<PipeBell>>,
+    bell: Option<Arc<Alarm>>,
 }
 
 impl Watcher {
@@ -44,12 +43,10 @@ impl Watcher {
             bell.ring();
             return;
         }
-        let started = PipeBell::new().and_then(|bell| {
+        let started = Alarm::new().and_then(|bell| {
             let bell = Arc::new(bell);
             let (own, theirs) = (self.state.clone(), bell.clone());
-            thread::Builder::new()
-                .name("manyhands-watch".to_owned())
-                .spawn(move || run(&own, &theirs))?;
+            task::start("manyhands-watch", None, move || run(&own, &theirs))?;
             Ok(bell)
         });
         match started {
@@ -64,9 +61,7 @@ impl Watcher {
     }
 }
 
-fn run(state: &Mutex<State>, bell: &PipeBell) {
-    let _own = OwnThread::register();
-    worker::block_signals();
+fn run(state: &Mutex<State>, bell: &Alarm) {
     let mut tasks: Vec<Arc<Running>> = Vec::new();
     loop {
         {
@@ -91,7 +86,7 @@ fn run(state: &Mutex<State>, bell: &PipeBell) {
 
 /// Waits until one of the children ends or has something to say, or until the watcher's own bell
 /// rings.
-fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
+fn wait_for_any(bell: &Alarm, tasks: &[Arc<Running>]) {
     // The locks are held while waiting, because only the thread that holds one may listen to its
     // child's bell.
     let locked: Vec<_> = tasks
@@ -108,12 +103,12 @@ fn wait_for_any(bell: &PipeBell, tasks: &[Arc<Running>]) {
         return;
     }
     let bells: Vec<_> = std::iter::once(bell)
-        .chain(locked.iter().map(|(task, _)| &task.bell))
+        .chain(locked.iter().map(|(task, _)| &*task.bell))
         .collect();
     let until_next_look = (locked.len() < tasks.len()).then_some(LOOK_INTERVAL);
     let pauses = tasks.iter().filter_map(|task| task.pause(None));
     let timeout = pauses.chain(until_next_look).min();
     // If another thread has a child's lock, that thread looks at the child, also when it ends.
     let processes = locked.iter().map(|(task, _)| task.process.as_fd());
-    PipeBell::wait_any(&bells, processes, timeout);
+    wait_any(&bells, processes, timeout);
 }

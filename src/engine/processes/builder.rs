@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
-use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use super::settings::{Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
@@ -46,11 +45,6 @@ pub struct ProcessesBuilder {
     /// All others as they are set.
     settings: Settings,
 }
-
-// A builder calls nothing that it is given. The functions for lines of output run on a thread of
-// the pool, and a panic in them stays there.
-impl UnwindSafe for ProcessesBuilder {}
-impl RefUnwindSafe for ProcessesBuilder {}
 
 impl ProcessesBuilder {
     /// Sets the number of workers. The default is [`available_workers`](crate::available_workers).
@@ -129,16 +123,14 @@ impl ProcessesBuilder {
     /// assert_eq!(zone.result()?.as_deref(), Some("UTC"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    pub fn envs<I, K, V>(self, variables: I) -> Self
     where
         I: IntoIterator<Item = (K, V)>,
         K: Into<OsString>,
         V: Into<OsString>,
     {
-        for (name, value) in variables {
-            self.settings.env.set(name, value);
-        }
-        self
+        let set = |builder: Self, (name, value)| builder.env(name, value);
+        variables.into_iter().fold(self, set)
     }
 
     /// Removes a variable from the environment of the workers: one of this process, one that was

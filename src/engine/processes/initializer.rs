@@ -8,7 +8,6 @@ use crate::call::code;
 use crate::error::PoolError;
 use crate::os::fork::Original;
 use crate::panic;
-use crate::panic::Caught;
 
 /// A function that runs an initialiser in a worker. The error says why the initialiser failed.
 type Entry = fn() -> Result<Box<dyn Any>, String>;
@@ -41,12 +40,7 @@ where
     match ran {
         Ok(Ok(state)) => Ok(Box::new(state)),
         Ok(Err(reason)) => Err(reason),
-        Err(Caught {
-            message, location, ..
-        }) => Err(match location {
-            Some(place) => format!("it panicked: {message} at {place}"),
-            None => format!("it panicked: {message}"),
-        }),
+        Err(caught) => Err(format!("it panicked: {caught}")),
     }
 }
 

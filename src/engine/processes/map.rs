@@ -364,17 +364,6 @@ fn encode_with_care<A: Serialize + 'static>(
     wire::encode(bytes, item, TaskValue::Argument)
 }
 
-/// Returns the outcomes of a call that could not be made.
-pub(super) fn refuse<A, R>(
-    error: &TaskError,
-    items: impl Iterator<Item = A>,
-) -> Vec<Result<R, TaskError>> {
-    let index = items.enumerate().map(|(index, _)| index);
-    index
-        .map(|index| Err(error.clone().with_index(index)))
-        .collect()
-}
-
 /// Runs `function` on all items, and returns the outcome of each.
 pub(super) fn map_outcomes<A, R>(
     shared: &Arc<Shared>,
@@ -389,7 +378,7 @@ where
     let workers = shared.workers();
     let mut sizes = match plan.chunks(workers) {
         Ok(sizes) => sizes,
-        Err(error) => return refuse(&error, items),
+        Err(error) => return error.of_items(0, items),
     };
     let limits = shared.limits(plan.limits);
     let window = plan.window.unwrap_or(usize::MAX);
@@ -418,10 +407,7 @@ where
             Given::Outcomes(outcomes) => results.extend(outcomes),
             Given::UnderWay(chunk) => match chunk.result() {
                 Ok(outcomes) => results.extend(outcomes),
-                Err(error) => {
-                    let index = results.len()..results.len() + count;
-                    results.extend(index.map(|index| Err(error.clone().with_index(index))));
-                }
+                Err(error) => results.extend(error.of_items(results.len(), 0..count)),
             },
         }
         if tracker.is_on() {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::os::alarm::Alarm;
 use crate::os::fork::Original;
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, task::OwnThread};
+use crate::os::task;
 use crate::panic;
 use crate::process::{LineCallback, Stdio};
 
@@ -25,13 +25,11 @@ const LONGEST: usize = 1 << 20;
 const LAST_READ: Duration = Duration::from_secs(5);
 
 /// A thread that reads the pipes of a pool's workers.
-#[derive(Debug)]
 pub(super) struct Listener {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     alarm: Alarm,
     news: Mutex<News>,
@@ -42,12 +40,6 @@ struct News {
     streams: Vec<Stream>,
     /// Whether no more streams will come: the thread ends when those that are there have ended.
     is_last: bool,
-}
-
-impl std::fmt::Debug for News {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("News").finish_non_exhaustive()
-    }
 }
 
 /// What one worker prints to one of its outputs.
@@ -70,9 +62,7 @@ impl Listener {
             news: Mutex::default(),
         });
         let reader = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("manyhands-read".to_owned())
-            .spawn(move || read(&reader, pool))?;
+        let thread = task::start("manyhands-read", None, move || read(&reader, pool))?;
         Ok(Some(Self {
             shared,
             thread: Some(thread),
@@ -120,8 +110,6 @@ pub(super) fn reads_for(pool: usize) -> bool {
 fn read(shared: &Shared, pool: usize) {
     READS_FOR.set(pool);
     super::service::note_service();
-    let _own = OwnThread::register();
-    os::worker::block_signals();
     let mut streams: Vec<Stream> = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     let mut end = None;

@@ -38,7 +38,7 @@ where
         let admission = self.shared.admit();
         match admission.and_then(|admission| Ok((admission, self.function(&f)?))) {
             Ok((_admission, function)) => map::map_outcomes(&self.shared, plan, &function, items),
-            Err(error) => map::refuse(&error, items),
+            Err(error) => error.of_items(0, items),
         }
     }
 

@@ -1,7 +1,6 @@
 //! Starting a worker process.
 
-use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +12,9 @@ use super::worker::{Greeting, WORKER};
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::pidfd::Child;
-use crate::os::start::Stream;
 use crate::os::{clock, handoff};
+use crate::process::Origin;
 use crate::process::launch::Launch;
-use crate::process::{Origin, Stdio, Target};
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as
 /// long as it likes.
@@ -66,28 +64,28 @@ pub(super) fn start(
         setup: settings.setup(place.number, place.cores),
         origin: Origin::of_worker(&settings.name, place.number),
     };
-    let (stdout, from_stdout) = Sink::new(&settings.stdout)?;
-    let (stderr, from_stderr) = Sink::new(&settings.stderr)?;
+    let (stdout, from_stdout) = settings.stdout.stream()?;
+    let (stderr, from_stderr) = settings.stderr.stream()?;
     let environment = settings.environment(place.workers, place.cores.len());
     let (child, life_line) = match server {
         None => {
             let launch = Launch {
                 name: &name,
                 environment,
-                stdout: stdout.into(),
-                stderr: stderr.into(),
+                stdout,
+                stderr,
             };
             launch.launch(WORKER, &greeting, &[lane_fd.as_fd(), bell.fd()])?
         }
         Some(server) => {
             let (life_line, theirs) = handoff::pair()?;
+            let outputs = [stdout.into_fd()?, stderr.into_fd()?];
             let hire = Hire {
                 greeting,
                 environment,
-                has_stdout: !matches!(stdout, Sink::Inherit),
-                has_stderr: !matches!(stderr, Sink::Inherit),
+                has_stdout: outputs[0].is_some(),
+                has_stderr: outputs[1].is_some(),
             };
-            let outputs = [stdout.to_fd()?, stderr.to_fd()?];
             let mut fds = vec![lane_fd.as_fd(), bell.fd(), theirs.as_fd()];
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
             (server.hire(hire, &fds, meanwhile)?, life_line)
@@ -103,47 +101,6 @@ pub(super) fn start(
         since,
         _life_line: life_line,
     })
-}
-
-/// Where an output of a worker goes.
-enum Sink {
-    Inherit,
-    Null,
-    Fd(OwnedFd),
-}
-
-impl Sink {
-    /// Makes the sink, and the end of a pipe to read from, if the user wants lines.
-    fn new(stdio: &Stdio) -> io::Result<(Self, Option<PipeReader>)> {
-        Ok(match stdio.target() {
-            Target::Inherit => (Self::Inherit, None),
-            Target::Null => (Self::Null, None),
-            Target::Fd(fd) => (Self::Fd(fd.try_clone()?), None),
-            Target::Lines(_) => {
-                let (reader, writer) = handoff::pipe()?;
-                handoff::never_block(reader.as_fd())?;
-                (Self::Fd(writer.into()), Some(reader))
-            }
-        })
-    }
-
-    fn to_fd(&self) -> io::Result<Option<OwnedFd>> {
-        Ok(match self {
-            Self::Inherit => None,
-            Self::Null => Some(File::options().write(true).open("/dev/null")?.into()),
-            Self::Fd(fd) => Some(fd.try_clone()?),
-        })
-    }
-}
-
-impl From<Sink> for Stream {
-    fn from(sink: Sink) -> Self {
-        match sink {
-            Sink::Inherit => Self::Inherit,
-            Sink::Null => Self::Null,
-            Sink::Fd(fd) => Self::Fd(fd),
-        }
-    }
 }
 
 /// Makes a name of at most 15 bytes, which is what the kernel keeps. The end of it tells workers

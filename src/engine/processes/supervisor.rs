@@ -23,7 +23,7 @@ use crate::error::{Death, PoolError, TaskError};
 use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, clock, task::OwnThread};
+use crate::os::{self, clock, task};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
 
@@ -53,14 +53,11 @@ impl Handle {
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Self, PoolError> {
         let (report, started) = sync_channel(1);
         let supervised = shared.clone();
-        let thread = thread::Builder::new()
-            .name("manyhands-watch".to_owned())
-            // Forked workers run on a copy of this stack, and expect what a main thread has.
-            .stack_size(8 << 20)
-            .spawn(move || Supervisor::new(supervised).run(&report))
-            .map_err(|error| {
-                PoolError::system("the supervisor's thread could not be started", error)
-            })?;
+        let supervise = move || Supervisor::new(supervised).run(&report);
+        // Forked workers run on a copy of this stack, and expect what a main thread has.
+        let thread = task::start("manyhands-watch", Some(8 << 20), supervise).map_err(|error| {
+            PoolError::system("the supervisor's thread could not be started", error)
+        })?;
         match started.recv() {
             Ok(Ok(())) => Ok(Self { thread }),
             Ok(Err(error)) => {
@@ -148,9 +145,7 @@ impl Supervisor {
     fn run(mut self, report: &SyncSender<Result<(), PoolError>>) {
         service::supervise(self.shared.address());
         service::note_service();
-        let _own = OwnThread::register();
         let _bereaved = Bereaved(self.shared.clone());
-        os::worker::block_signals();
         self.posts.resize_with(self.shared.workers(), Post::default);
         let started = self.listen().and_then(|()| {
             (0..self.posts.len()).try_for_each(|number| {

@@ -14,7 +14,6 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
@@ -25,7 +24,7 @@ use super::service;
 use super::shared::Shared;
 use crate::future::{Signal, later};
 use crate::lane::bell::Doorbell;
-use crate::os;
+use crate::os::task;
 use crate::shim::AtomicUsize;
 
 /// The dispatch, locked. What tasks that end meanwhile have to tell the user's code is told when
@@ -104,7 +103,7 @@ impl Shared {
             let mut dispatch = self.lock();
             dispatch.pump(self);
             if is_over() {
-                self.stop_waiting(&mut dispatch, options.comes_back);
+                leader::stop_waiting(self, &mut dispatch, options.comes_back);
                 return true;
             }
             let wanted = dispatch.busy + self.waiting.load(Ordering::Relaxed);
@@ -121,10 +120,6 @@ impl Shared {
             }
             std::hint::spin_loop();
         }
-    }
-
-    fn stop_waiting(self: &Arc<Self>, dispatch: &mut Dispatch, comes_back: bool) {
-        leader::stop_waiting(self, dispatch, comes_back);
     }
 
     /// Has another thread go on when this one stops waiting.
@@ -185,16 +180,11 @@ impl Host for Shared {
             return;
         }
         let shared = self.clone();
-        let started = thread::Builder::new()
-            .name("manyhands-pump".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                service::note_service();
-                let _own = os::task::OwnThread::register();
-                os::worker::block_signals();
-                leader::pump_in_background(&*shared);
-            });
-        match started {
+        let pump = move || {
+            service::note_service();
+            leader::pump_in_background(&*shared);
+        };
+        match task::start("manyhands-pump", Some(256 << 10), pump) {
             Ok(thread) => dispatch.background = Some(thread),
             // The work goes on whenever a caller waits for it.
             Err(error) => log::warn!("pool {}: no background thread: {error}", self.settings.name),

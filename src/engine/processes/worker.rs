@@ -108,63 +108,51 @@ pub(super) fn run(
     bell: OwnedFd,
     life_line: OwnedFd,
 ) -> io::Result<()> {
-    Worker::begin(greeting, lane, bell, life_line)?.run();
+    // This is the second guard: the kernel's signal for the parent's death belongs to one
+    // thread of it.
+    fork::die_when_closed(life_line.as_fd())?;
+    if handoff::is_closed(&life_line) {
+        return Err(io::Error::other("the parent has died"));
+    }
+    own::set_name(&greeting.name);
+    own::set_signals()?;
+    greeting.origin.arrive();
+    panic::install_hook();
+
+    let (lane, bell) = {
+        // The descriptors are closed again: what is mapped needs none.
+        let (lane_fd, bell_fd) = (lane, bell);
+        (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
+    };
+    crash_report::set_own(&lane);
+    seed::set_lane(&lane);
+    lane.header().set_up();
+    bell.ring();
+    if let Err(reason) = set_up(&greeting.setup, &lane) {
+        crash_report::write_reason(reason.to_string());
+        return Err(reason);
+    }
+    // A worker that was started again has no duplicates of anything.
+    if fork::generation() > 0
+        && let Err(caught) = at_fork::run()
+    {
+        let reason = caught.to_string();
+        crash_report::write_reason(reason.clone());
+        return Err(io::Error::other(reason));
+    }
+    if let Some(initializer) = greeting.setup.initializer
+        && let Err(reason) = initializer::initialize(initializer)
+    {
+        crash_report::write_reason(reason);
+        end_worker(CANNOT_INITIALIZE);
+    }
+    lane.header().set_ready();
+    bell.ring();
+    Worker::new(lane, Box::new(bell), life_line).run();
     Ok(())
 }
 
 impl Worker {
-    fn begin(
-        greeting: Greeting,
-        lane: OwnedFd,
-        bell: OwnedFd,
-        life_line: OwnedFd,
-    ) -> io::Result<Self> {
-        // This is the second guard: the kernel's signal for the parent's death belongs to one
-        // thread of it.
-        fork::die_when_closed(life_line.as_fd())?;
-        if handoff::is_closed(&life_line) {
-            return Err(io::Error::other("the parent has died"));
-        }
-        own::set_name(&greeting.name);
-        own::set_signals()?;
-        greeting.origin.arrive();
-        panic::install_hook();
-
-        let (lane, bell) = {
-            // The descriptors are closed again: what is mapped needs none.
-            let (lane_fd, bell_fd) = (lane, bell);
-            (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
-        };
-        crash_report::set_own(&lane);
-        seed::set_lane(&lane);
-        lane.header().set_up();
-        bell.ring();
-        if let Err(reason) = set_up(&greeting.setup, &lane) {
-            crash_report::write_reason(reason.to_string());
-            return Err(reason);
-        }
-        // A worker that was started again has no duplicates of anything.
-        if fork::generation() > 0
-            && let Err(caught) = at_fork::run()
-        {
-            let reason = match &caught.location {
-                Some(place) => format!("{} at {place}", caught.message),
-                None => caught.message,
-            };
-            crash_report::write_reason(reason.clone());
-            return Err(io::Error::other(reason));
-        }
-        if let Some(initializer) = greeting.setup.initializer
-            && let Err(reason) = initializer::initialize(initializer)
-        {
-            crash_report::write_reason(reason);
-            end_worker(CANNOT_INITIALIZE);
-        }
-        lane.header().set_ready();
-        bell.ring();
-        Ok(Self::new(lane, Box::new(bell), life_line))
-    }
-
     fn new(lane: Lane, bell: Box<dyn Ring>, life_line: OwnedFd) -> Self {
         Self {
             requests: lane.request_reader(),
@@ -189,20 +177,15 @@ impl Worker {
                     return;
                 }
             }
-            match self.requests.claim() {
+            let goes_on = match self.requests.claim() {
                 // The request is this worker's: the parent cannot take it back any more.
-                Claim::Taken => {
-                    if !self.serve() {
-                        return;
-                    }
-                }
+                Claim::Taken => self.serve(),
                 // The parent took the request back before this worker claimed it.
-                Claim::TakenBack => {
-                    if !self.skip() {
-                        return;
-                    }
-                }
+                Claim::TakenBack => self.skip(),
                 Claim::Corrupted => die_corrupted(),
+            };
+            if !goes_on {
+                return;
             }
         }
     }

@@ -285,10 +285,7 @@ where
         let checked = checked.and_then(|mapping| plan.chunks(self.workers()).map(|_| mapping));
         let _mapping = match checked {
             Ok(mapping) => mapping,
-            Err(error) => {
-                let failed = |(index, _)| Err(error.clone().with_index(index));
-                return items.enumerate().map(failed).collect();
-            }
+            Err(error) => return error.of_items(0, items),
         };
         // The items fail one by one, and what could fail for all of them has been checked above.
         map::map_outcomes(&self.dispatch, plan, &f, items)

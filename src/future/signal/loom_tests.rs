@@ -128,7 +128,7 @@ fn a_wait_for_many_hears_of_each() {
             .clone()
             .map(|task| thread::spawn(move || task.ended.raise()));
         let futures = tasks.map(|task| TaskFuture::new(task));
-        let mut board = Board::new(futures);
+        let mut board = Board::new((0..).zip(futures));
         let mut seen = [(); 2].map(|()| board.next(None).unwrap().unwrap().0);
         seen.sort_unstable();
         assert_eq!(seen, [0, 1]);

@@ -342,13 +342,7 @@ fn sleep_in_crowd(
     deadline: Option<Instant>,
     mut poll_for_dead: impl FnMut(),
 ) -> Woken {
-    let end = Instant::now() + LONGEST_SLICE;
-    let is_last = deadline.is_some_and(|deadline| deadline <= end);
-    let slice = Slice {
-        end: deadline.map_or(end, |deadline| deadline.min(end)),
-        is_last,
-    };
-    match ticket.sleep_for(slice) {
+    match ticket.sleep_for(Slice::until(Instant::now() + LONGEST_SLICE, deadline)) {
         Slept::Notified => Woken::Notified,
         Slept::SliceOver => {
             poll_for_dead();

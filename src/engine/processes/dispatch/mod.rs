@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::stall::LaneWatch;
-use self::worker_slot::{Body, KillReason, Message};
+use self::worker_slot::{Body, KillReason};
 use super::context::Context;
 use super::leader::Leadership;
 use super::start::Started;
@@ -484,11 +484,7 @@ impl Dispatch {
             for worker in self.workers.iter_mut().flatten() {
                 if let Some(position) = worker.contexts.iter().position(|&known| known == id) {
                     worker.contexts.swap_remove(position);
-                    worker.post(Message {
-                        request: Request::Forget { id },
-                        body: Body::Nothing,
-                        sent: 0,
-                    });
+                    worker.post(Request::Forget { id }, Body::Nothing);
                     worker.started.lane.header().wake_worker();
                 }
             }

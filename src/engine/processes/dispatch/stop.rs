@@ -110,25 +110,22 @@ impl Dispatch {
     /// Kills the worker that has begun with the task that lies at `address`, so that the task ends
     /// with `Cancelled`. Returns false if no worker has begun with it.
     pub(in crate::engine::processes) fn kill(&mut self, address: *const ()) -> bool {
-        let Some((number, position)) = self.find(address) else {
-            return false;
-        };
-        let Some(worker) = &mut self.workers[number] else {
-            return false;
-        };
         // If the task has not begun, the worker runs another one in front of it, which must not be
         // killed.
-        if worker.kill_reason.is_some() || !worker.has_begun(&worker.in_flight[position]) {
-            return false;
+        if let Some((number, position)) = self.find(address)
+            && let Some(worker) = &mut self.workers[number]
+            && worker.kill_reason.is_none()
+            && worker.has_begun(&worker.in_flight[position])
+        {
+            worker.kill_for(KillReason::Stopped {
+                task: worker.in_flight[position].expected.task,
+                item: None,
+                error: TaskError::Cancelled {},
+            });
+            self.idle.retain(|&idle| idle != number);
+            return true;
         }
-        let task = worker.in_flight[position].expected.task;
-        worker.kill_for(KillReason::Stopped {
-            task,
-            item: None,
-            error: TaskError::Cancelled {},
-        });
-        self.idle.retain(|&idle| idle != number);
-        true
+        false
     }
 
     /// Has the supervisor look for tasks that have run too long at `at` at the latest, in

@@ -267,11 +267,7 @@ impl Worker {
         {
             self.contexts.push(context.id);
             let request = Request::Context { id: context.id };
-            self.post(Message {
-                request,
-                body: Body::Context(context.clone()),
-                sent: 0,
-            });
+            self.post(request, Body::Context(context.clone()));
         }
         self.number = next_number(self.number);
         let first = batch.first;
@@ -309,11 +305,7 @@ impl Worker {
             seen: None,
             at_head_since: None,
         });
-        self.post(Message {
-            request,
-            body,
-            sent: 0,
-        });
+        self.post(request, body);
         // The worker has got its last items.
         if self.budget == Some(0) {
             self.leave();
@@ -321,8 +313,12 @@ impl Worker {
     }
 
     /// Puts a message into the outbox, and writes as much as there is room for.
-    pub(super) fn post(&mut self, message: Message) {
-        self.outbox.push_back(message);
+    pub(super) fn post(&mut self, request: Request, body: Body) {
+        self.outbox.push_back(Message {
+            request,
+            body,
+            sent: 0,
+        });
         self.flush();
     }
 

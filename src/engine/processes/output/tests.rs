@@ -1,5 +1,6 @@
 use std::io::{PipeWriter, Write};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use super::*;
 use crate::engine::processes::dispatch::made_up::IN_TIME;

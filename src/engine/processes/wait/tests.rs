@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
+use std::thread;
 use std::time::Duration;
 
 use super::*;
