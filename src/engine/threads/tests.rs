@@ -182,7 +182,17 @@ fn a_result_whose_drop_panics_does_not_cost_the_worker() {
         }
     }
     let pool = Pool::threads(1).unwrap();
-    drop(pool.submit(|()| Grumpy, ()));
+    let gate = Arc::new(Gate::default());
+    let passed = Arc::clone(&gate);
+    // The handle goes before the result is there: the worker is to drop it, and not this thread.
+    drop(pool.submit(
+        move |()| {
+            passed.pass();
+            Grumpy
+        },
+        (),
+    ));
+    gate.open();
     assert_eq!(pool.submit(|x: i32| x + 1, 1).result(), Ok(2));
 }
 
