@@ -154,8 +154,8 @@ fn results_that_nobody_takes_keep_nothing() -> Result {
     drop(pool.call().map_outcomes(boom, 0..100));
     pool.close()?;
     gone();
-    // A child that is killed while it encodes a result keeps what is in it. So the item that fails is
-    // the last one of the only child, and the call has nothing left to kill.
+    // A child that is killed while it encodes a result keeps what is in it. So the item that fails
+    // is the last one of the only child, and the call has nothing left to kill.
     let one = Forked::builder().workers(1).allow_threads(true);
     let pool = one.build()?;
     let items = [0, 1, 2, 4, 5, 6, 7, 8, 9, 3];

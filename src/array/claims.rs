@@ -502,8 +502,10 @@ impl ArrayHead {
     /// Sets the count of [`abandoned`](Self::abandoned) to zero. A death that is found later
     /// counts.
     pub(super) fn forget_abandoned(&self) {
-        drop(self.hold_soon());
+        // Under the lock, so that no death is counted between the look and this store.
+        let held = self.hold_soon();
         self.top.abandoned.store(0, Ordering::Release);
+        drop(held);
     }
 
     /// Drops the claims of a member that has ended. Returns false if the lock could not be taken
