@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::memory::member;
-use crate::memory::wait::Ticket;
+use crate::memory::wait::WaitToken;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::alarm::Alarm;
 use crate::os::futex;
@@ -184,13 +184,13 @@ pub fn wait_ready(all: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize
             // The bell's count and the wait tokens are read before the last look at the objects: a
             // change after that look makes the sleep below return at once.
             let rung = bell.rung.load(Ordering::Acquire);
-            let tickets: Vec<_> = waiters.iter().map(|waiters| waiters.ticket()).collect();
+            let tokens: Vec<_> = waiters.iter().map(|waiters| waiters.token()).collect();
             let now = ready();
             let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if !now.is_empty() || is_over {
                 return now;
             }
-            let mut words: Vec<_> = tickets.iter().map(Ticket::word).collect();
+            let mut words: Vec<_> = tokens.iter().map(WaitToken::word).collect();
             words.insert(0, (&bell.rung, rung));
             let slice =
                 if bell.is_deaf.load(Ordering::Relaxed) || !futex::can_wait_many(words.len()) {

@@ -81,7 +81,7 @@ pub(super) struct Top {
     /// 1: no process may write any more. It never goes back to 0.
     frozen: AtomicU32,
     /// The number of processes that ended with a claim to write.
-    abandoned: AtomicU32,
+    poison: AtomicU32,
     /// All entries from here on are free.
     used: AtomicU32,
     /// 1: the holder of the lock is writing to elements. If the next holder finds a 1, those
@@ -198,7 +198,7 @@ impl ArrayHead {
         if held.owner_died() && self.top.writing.load(Ordering::Relaxed) != 0 {
             // The count goes first: if this process is killed between the two stores, the next
             // owner counts it again, which does no harm.
-            self.top.abandoned.fetch_add(1, Ordering::AcqRel);
+            self.top.poison.fetch_add(1, Ordering::AcqRel);
             self.top.writing.store(0, Ordering::Relaxed);
         }
     }
@@ -245,7 +245,7 @@ impl ArrayHead {
     }
 
     /// Works like [`in_place_of`](Self::in_place_of), for `then` that writes: if this process is
-    /// killed half-way, [`abandoned`](Self::abandoned) counts it.
+    /// killed half-way, [`poison`](Self::poison) counts it.
     pub(super) fn write_in_place_of(
         &self,
         terms: &Terms,
@@ -492,19 +492,19 @@ impl ArrayHead {
         self.top.frozen.load(Ordering::Acquire) != 0
     }
 
-    pub(super) fn abandoned(&self) -> u32 {
+    pub(super) fn poison(&self) -> u32 {
         // A process that was killed while it held the lock may not have been found yet: taking the
         // lock finds it. A process that is stopped with the lock is not dead.
         drop(self.hold_soon());
-        self.top.abandoned.load(Ordering::Acquire)
+        self.top.poison.load(Ordering::Acquire)
     }
 
-    /// Sets the count of [`abandoned`](Self::abandoned) to zero. A death that is found later
+    /// Sets the count of [`poison`](Self::poison) to zero. A death that is found later
     /// counts.
-    pub(super) fn forget_abandoned(&self) {
+    pub(super) fn clear_poison(&self) {
         // Under the lock, so that no death is counted between the look and this store.
         let held = self.hold_soon();
-        self.top.abandoned.store(0, Ordering::Release);
+        self.top.poison.store(0, Ordering::Release);
         drop(held);
     }
 
@@ -524,7 +524,7 @@ impl ArrayHead {
             if terms.mode == Mode::Write && !terms.is_empty() {
                 // The count goes first: if this process is killed between the two stores, the next
                 // one counts it again, which does no harm.
-                self.top.abandoned.fetch_add(1, Ordering::AcqRel);
+                self.top.poison.fetch_add(1, Ordering::AcqRel);
             }
             entry.state.store(0, Ordering::Release);
         }

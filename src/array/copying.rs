@@ -235,7 +235,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_poisoned(&self) -> bool {
-        self.object.head().abandoned() > 0
+        self.object.head().poison() > 0
     }
 
     /// Forgets the deaths so far: [`is_poisoned`](Self::is_poisoned) is false until another process
@@ -270,6 +270,6 @@ impl<T: Pod> SharedArray<T> {
     pub fn clear_poison(&self) {
         // A death that no process has looked for yet is one of those so far.
         member::reclaim_dead();
-        self.object.head().forget_abandoned();
+        self.object.head().clear_poison();
     }
 }

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn all_values_are_taken_up_to_the_first_that_is_spoilt() {
+    fn all_values_are_taken_up_to_the_first_that_is_corrupted() {
         // The corrupted bytes, of which none is taken, since the value does not come to its end.
         fn check<T>(values: &[T], corrupted: &[u8])
         where

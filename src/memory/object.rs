@@ -41,7 +41,7 @@ impl<H> std::fmt::Debug for Object<H> {
 
 /// What a message contains in place of a handle.
 #[derive(Serialize, Deserialize)]
-struct Ticket {
+struct SerializedHandle {
     family: u64,
     block: BlockId,
     transit: Transit,
@@ -240,12 +240,12 @@ impl<H: Head> Object<H> {
         let id = self.id();
         let transit = transit::depart(id, keep, granted).map_err(serde::ser::Error::custom)?;
         let family = family::get().map_err(serde::ser::Error::custom)?;
-        let ticket = Ticket {
+        let serialized = SerializedHandle {
             family: family.id(),
             block: id,
             transit,
         };
-        ticket.serialize(serializer)
+        serialized.serialize(serializer)
     }
 
     pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -260,8 +260,8 @@ impl<H: Head> Object<H> {
         shape: u64,
         arrived: impl FnOnce(Self, bool) -> R,
     ) -> Result<R, D::Error> {
-        let ticket = Ticket::deserialize(deserializer)?;
-        Self::open(&ticket, shape, arrived).map_err(serde::de::Error::custom)
+        let serialized = SerializedHandle::deserialize(deserializer)?;
+        Self::open(&serialized, shape, arrived).map_err(serde::de::Error::custom)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -272,15 +272,15 @@ impl<H: Head> Object<H> {
     }
 
     fn open<R>(
-        ticket: &Ticket,
+        serialized: &SerializedHandle,
         shape: u64,
         arrived: impl FnOnce(Self, bool) -> R,
     ) -> Result<R, ShareError> {
         let family = family::get()?;
-        if family.id() != ticket.family {
+        if family.id() != serialized.family {
             return Err(ShareError::Foreign);
         }
-        let attachment = Attachment::open(ticket.block, H::KIND, shape, false);
+        let attachment = Attachment::open(serialized.block, H::KIND, shape, false);
         let is_whole =
             |attachment: &Arc<Attachment>| attachment.place().len() >= tail_offset::<H>();
         let mut kept: Option<Kept> = None;
@@ -291,14 +291,14 @@ impl<H: Head> Object<H> {
                     attachment,
                     head: PhantomData,
                 };
-                Ok(arrived(object, ticket.transit == Transit::Granted))
+                Ok(arrived(object, serialized.transit == Transit::Granted))
             }
             Ok(_) => Err(ShareError::OtherType),
             Err(error) => Err(error),
         };
         // Only now: the message has kept the object alive until here, also if it is not of the
         // expected type.
-        transit::arrive(ticket.block, ticket.transit, kept);
+        transit::arrive(serialized.block, serialized.transit, kept);
         opened
     }
 }

@@ -9,7 +9,7 @@
 //! | who is killed | when | what it costs the others |
 //! |---|---|---|
 //! | a notifier | between its change of the state and its wake-up | at most 100 ms |
-//! | a sleeper | asleep, or anywhere with a [`Ticket`] | needless system calls now and then |
+//! | a sleeper | asleep, or anywhere with a [`WaitToken`] | needless system calls now and then |
 //! | a sleeper | after a `notify_one` has picked it | at most 100 ms |
 //!
 //! The 100 ms are the time after which sleepers look by themselves. A sleeper that was killed
@@ -48,11 +48,11 @@ const LONGEST_SLICE: Duration = slice(Duration::from_millis(100));
 #[repr(C)]
 pub(crate) struct Waiters {
     /// How many notifications there have been, modulo 2^32; a futex. Notifiers add to it before
-    /// they wake. If a sleeper is stopped between its ticket and its sleep for exactly a multiple
+    /// they wake. If a sleeper is stopped between its token and its sleep for exactly a multiple
     /// of 2^32 notifications, it takes the number for unchanged. It sleeps then as if the wake-up
     /// had been lost.
     signal: Futex,
-    /// Lower 32 bits: how many threads have a ticket, with those that were killed while they had
+    /// Lower 32 bits: how many threads have a token, with those that were killed while they had
     /// one. Pairs with the state of the object (add, fence, look at the state; change the state,
     /// fence, look at this).
     ///
@@ -64,7 +64,7 @@ pub(crate) struct Waiters {
     sleepers: AtomicU64,
 }
 
-/// One more thread with a ticket, in `sleepers`.
+/// One more thread with a token, in `sleepers`.
 const SLEEPER: u64 = 1;
 
 /// One more thread that was told, in `sleepers`.
@@ -81,9 +81,9 @@ const _: () = assert!(size_of::<Waiters>() == 16);
 /// The right to sleep until the next notification. A thread that has one counts as sleeping.
 #[derive(Debug)]
 #[must_use = "without a look at the state and a sleep it is of no use"]
-pub(crate) struct Ticket<'a> {
+pub(crate) struct WaitToken<'a> {
     waiters: &'a Waiters,
-    /// What `signal` was when the ticket was taken.
+    /// What `signal` was when the token was taken.
     seen: u32,
 }
 
@@ -110,7 +110,7 @@ impl Waiters {
     }
 
     fn notify(&self, count: u32) {
-        // Pairs with the fence in `ticket`. Two threads each write one word and then read the
+        // Pairs with the fence in `token`. Two threads each write one word and then read the
         // other's (the state and `sleepers`). Whatever the other orderings are, both may miss each
         // other's write, unless something puts both in one order. With the fences, either this
         // thread sees that a thread sleeps, or the sleeper's last look sees the change of this
@@ -130,11 +130,11 @@ impl Waiters {
         let told = self
             .sleepers
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, tell);
-        // No thread has a ticket, or all of them have been told already.
+        // No thread has a token, or all of them have been told already.
         if told.is_err() {
             return;
         }
-        // Release pairs with the Acquire in `ticket` and `is_notified`: a thread that sees this
+        // Release pairs with the Acquire in `token` and `is_notified`: a thread that sees this
         // number sees the change of the state.
         self.signal.fetch_add(1, Ordering::Release);
         // If this process is killed here: threads that are on their way to sleep see the number,
@@ -171,20 +171,20 @@ impl Waiters {
         }
         let mut slices = Slices::new(deadline);
         loop {
-            let ticket = self.ticket();
-            // This look comes after the ticket, so a change that it misses ends the sleep.
+            let token = self.token();
+            // This look comes after the token, so a change that it misses ends the sleep.
             if let Some(it) = ready() {
                 return Some(it);
             }
-            match ticket.sleep_for(slices.next().cut(put_off())) {
+            match token.sleep_for(slices.next().cut(put_off())) {
                 Slept::Notified => {}
                 // If this thread counts as told, its notifier was killed in the middle of it. This
-                // thread gives its ticket back now, so the next notification wakes it.
+                // thread gives its token back now, so the next notification wakes it.
                 Slept::SliceOver => poll_for_dead(),
                 // A notifier may have woken this thread alone: this look counts for it as well. And
                 // a wait that is shorter than a slice polls for the dead too.
                 Slept::TimedOut => {
-                    drop(ticket);
+                    drop(token);
                     poll_for_dead();
                     return ready();
                 }
@@ -192,9 +192,9 @@ impl Waiters {
         }
     }
 
-    /// Takes a ticket for a sleep. To be called before the look at the state: a notification that
+    /// Takes a token for a sleep. To be called before the look at the state: a notification that
     /// comes after this ends the sleep at once, or prevents it.
-    pub(crate) fn ticket(&self) -> Ticket<'_> {
+    pub(crate) fn token(&self) -> WaitToken<'_> {
         // Loaded before this thread counts as sleeping: a notifier that counts it as told adds to
         // `signal` after that, and then `signal` must differ from what was seen here. Acquire pairs
         // with the Release in `notify`: a notification from before this load will not wake this
@@ -203,21 +203,21 @@ impl Waiters {
         self.sleepers.fetch_add(SLEEPER, Ordering::Relaxed);
         // Pairs with the fence in `notify`, which explains why.
         fence(Ordering::SeqCst);
-        Ticket {
+        WaitToken {
             waiters: self,
             seen,
         }
     }
 
-    /// Returns whether any thread has a ticket. No fence orders this: the notifier has locked a
-    /// mutex that a waiter had with its ticket.
+    /// Returns whether any thread has a token. No fence orders this: the notifier has locked a
+    /// mutex that a waiter had with its token.
     fn has_sleepers(&self) -> bool {
         counts(self.sleepers.load(Ordering::Relaxed)).0 > 0
     }
 }
 
-impl<'a> Ticket<'a> {
-    /// Returns the word and its number at the ticket, for threads that sleep on many words at once.
+impl<'a> WaitToken<'a> {
+    /// Returns the word and its number at the token, for threads that sleep on many words at once.
     /// After a notification the word differs from that number.
     #[cfg(not(loom))]
     pub(crate) fn word(&self) -> (&'a AtomicU32, u32) {
@@ -240,7 +240,7 @@ impl<'a> Ticket<'a> {
         let signal = &self.waiters.signal;
         match signal.sleep(self.seen, slice.end, slice.is_last) {
             // Also for a wake-up that the number does not show. It was sent for a notification from
-            // before this ticket, and has reached this thread in place of another. If this thread
+            // before this token, and has reached this thread in place of another. If this thread
             // went back to sleep, the wake-up would be lost.
             Wake::Woken => Slept::Notified,
             Wake::TimedOut if slice.is_last => Slept::TimedOut,
@@ -249,7 +249,7 @@ impl<'a> Ticket<'a> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for WaitToken<'_> {
     fn drop(&mut self) {
         // A thread that has not been told takes one away too. It may have been woken in place of
         // one that was told. Its notifier may be between the count and the number, or have been

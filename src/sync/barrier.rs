@@ -114,7 +114,7 @@ pub(super) struct BarrierHead {
     resets: AtomicU32,
     broken_generations: [AtomicU64; REMEMBERED],
     /// For each member, the generation in which a party of it last arrived; its lower bits.
-    books: [AtomicU32; MEMBERS],
+    generations: [AtomicU32; MEMBERS],
 }
 
 // SAFETY: it is of atomics, and the lock in `LOCKS`.
@@ -215,8 +215,8 @@ impl BarrierHead {
     }
 
     fn is_waiting(&self, member: u16) -> bool {
-        let book = self.books[usize::from(member) % MEMBERS].load(Ordering::Relaxed);
-        book == self.generation.load(Ordering::Relaxed) as u32
+        let since = self.generations[usize::from(member) % MEMBERS].load(Ordering::Relaxed);
+        since == self.generation.load(Ordering::Relaxed) as u32
     }
 
     /// Breaks the barrier for a member that has ended, if it was killed or has a party that waits.
@@ -290,7 +290,7 @@ impl Barrier {
         let index = head.arrived.load(Ordering::Relaxed);
         let parties = head.parties.load(Ordering::Relaxed);
         let pass = BarrierWaitResult::new(index as usize, parties as usize);
-        head.books[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
+        head.generations[usize::from(member) % MEMBERS].store(generation as u32, Ordering::Relaxed);
         // The last party has come: all pass.
         if pass.is_leader() {
             head.next();
@@ -527,10 +527,10 @@ mod tests {
         ];
         for (what, end, reason) in ends {
             let barrier = Barrier::new(1).unwrap();
-            let ticket = barrier.head().waiters.ticket();
+            let token = barrier.head().waiters.token();
             let generation = barrier.head().generation();
             end(&barrier);
-            let (word, seen) = ticket.word();
+            let (word, seen) = token.word();
             assert_ne!(word.load(Ordering::Relaxed), seen, "{what}");
             assert_ne!(barrier.head().generation(), generation, "{what}");
             assert_eq!(barrier.head().broken_by(generation), reason, "{what}");

@@ -212,9 +212,9 @@ mod tests {
             event.object.head().reclaim();
         }];
         for (number, change) in changes.into_iter().enumerate() {
-            let ticket = event.waiters().ticket();
+            let token = event.waiters().token();
             change(&event);
-            let (word, seen) = ticket.word();
+            let (word, seen) = token.word();
             assert_ne!(word.load(Ordering::Relaxed), seen, "change {number}");
         }
     }

@@ -59,9 +59,9 @@
 mod barrier;
 mod condvar;
 mod event;
-mod line;
 mod mutex;
 mod once;
+mod permits;
 mod poison;
 mod rwlock;
 mod semaphore;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use super::line::{self, HasLine, Line, MOST};
+use super::permits::{self, HasPermits, MOST, Permits};
 use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
@@ -57,7 +57,7 @@ pub struct RwLock<T> {
 #[repr(C)]
 pub(super) struct RwLockHead {
     /// To read is to have one permit, to write is to have all.
-    line: Line,
+    permits: Permits,
     /// 1: poisoned. Set by a writer, or by the process that reclaims what it held, while it still
     /// has the permits.
     poisoned: AtomicU32,
@@ -67,22 +67,22 @@ pub(super) struct RwLockHead {
 #[allow(unsafe_code)]
 unsafe impl Head for RwLockHead {
     const KIND: Kind = Kind::RwLock;
-    const LOCKS: &'static [usize] = &[offset_of!(Self, line.lock)];
+    const LOCKS: &'static [usize] = &[offset_of!(Self, permits.lock)];
 }
 
 const READ: u32 = 1;
 const WRITE: u32 = MOST;
 
-impl HasLine for RwLockHead {
-    fn line(&self) -> &Line {
-        &self.line
+impl HasPermits for RwLockHead {
+    fn permits(&self) -> &Permits {
+        &self.permits
     }
 }
 
 impl RwLockHead {
     /// Gives back the permits of a member that has ended. If it was a writer, the lock is poisoned.
     pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
-        self.line.reclaim(member, deadline, |permits| {
+        self.permits.reclaim(member, deadline, |permits| {
             if permits == WRITE {
                 // Before any thread can have the lock. If this process is killed after this, the
                 // next one to reclaim finds the permits still there.
@@ -112,7 +112,7 @@ impl<T: Pod> RwLock<T> {
     /// ```
     pub fn new(value: T) -> Result<Self, ShareError> {
         let object = Object::<RwLockHead>::of_value(value)?;
-        object.head().line.fill(MOST);
+        object.head().permits.fill(MOST);
         Ok(Self {
             object,
             value: PhantomData,
@@ -120,7 +120,7 @@ impl<T: Pod> RwLock<T> {
     }
 
     fn get(&self, permits: u32, mode: WaitMode) -> Option<Locked<'_, T>> {
-        line::acquire(&self.object, permits, mode).then(|| Locked {
+        permits::acquire(&self.object, permits, mode).then(|| Locked {
             object: &self.object,
             value: self.object.tail().0.cast(),
             permits,
@@ -350,7 +350,7 @@ impl<T> Locked<'_, T> {
 impl<T> Drop for Locked<'_, T> {
     fn drop(&mut self) {
         if self.is_own() {
-            line::give_back(self.object, self.permits);
+            permits::give_back(self.object, self.permits);
         }
     }
 }

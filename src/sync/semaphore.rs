@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
-use super::line::{self, HasLine, Line, MOST};
+use super::permits::{self, HasPermits, MOST, Permits};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, handle, same_object};
@@ -49,26 +49,26 @@ pub struct Semaphore {
 
 #[repr(C)]
 pub(super) struct SemaphoreHead {
-    line: Line,
+    permits: Permits,
 }
 
 // SAFETY: it is of atomics, and the lock in `LOCKS`.
 #[allow(unsafe_code)]
 unsafe impl Head for SemaphoreHead {
     const KIND: Kind = Kind::Semaphore;
-    const LOCKS: &'static [usize] = &[offset_of!(Self, line.lock)];
+    const LOCKS: &'static [usize] = &[offset_of!(Self, permits.lock)];
 }
 
-impl HasLine for SemaphoreHead {
-    fn line(&self) -> &Line {
-        &self.line
+impl HasPermits for SemaphoreHead {
+    fn permits(&self) -> &Permits {
+        &self.permits
     }
 }
 
 impl SemaphoreHead {
     /// Gives back the permits of a member that has ended.
     pub(super) fn reclaim(&self, member: u16, deadline: Instant) -> bool {
-        self.line.reclaim(member, deadline, |_| {})
+        self.permits.reclaim(member, deadline, |_| {})
     }
 }
 
@@ -98,19 +98,19 @@ impl Semaphore {
             reason: format!("there can be {MOST} at most").into(),
         })?;
         let object = Object::<SemaphoreHead>::new(0, 0, |_, _| Ok(()))?;
-        object.head().line.fill(total);
+        object.head().permits.fill(total);
         Ok(Self { object })
     }
 
-    fn line(&self) -> &Line {
-        &self.object.head().line
+    fn permits(&self) -> &Permits {
+        &self.object.head().permits
     }
 
     fn get(&self, count: usize, mode: WaitMode) -> Option<Permit<'_>> {
         // No process can ever have more than there can be.
         let wanted = u32::try_from(count).ok();
         let has_got = match wanted {
-            Some(wanted) => wanted == 0 || line::acquire(&self.object, wanted, mode),
+            Some(wanted) => wanted == 0 || permits::acquire(&self.object, wanted, mode),
             None => panic!("{count} permits of a semaphore, which can have {MOST} at most"),
         };
         has_got.then(|| Permit {
@@ -242,7 +242,7 @@ impl Semaphore {
     /// # Ok::<(), manyhands::shm::ShareError>(())
     /// ```
     pub fn available(&self) -> usize {
-        self.line().available() as usize
+        self.permits().available() as usize
     }
 
     /// Adds permits, which no process need have had: a signal to waiting threads.
@@ -267,7 +267,7 @@ impl Semaphore {
     /// ```
     pub fn release(&self, count: usize) {
         let added = u32::try_from(count).map_err(|_| 0);
-        if let Err(total) = added.and_then(|count| line::add(&self.object, count)) {
+        if let Err(total) = added.and_then(|count| permits::add(&self.object, count)) {
             panic!(
                 "{count} permits more than {total} are more than the {MOST} that a semaphore can have"
             );
@@ -333,7 +333,7 @@ impl Permit<'_> {
     /// ```
     pub fn forget(mut self) {
         if self.is_own() {
-            line::forget(&self.semaphore.object, self.count);
+            permits::forget(&self.semaphore.object, self.count);
         }
         self.count = 0;
     }
@@ -347,7 +347,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.is_own() {
-            line::give_back(&self.semaphore.object, self.count);
+            permits::give_back(&self.semaphore.object, self.count);
         }
     }
 }

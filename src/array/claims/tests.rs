@@ -156,10 +156,10 @@ proptest! {
                     let had = model.claims.iter()
                         .filter(|(terms, _)| terms.member == member && terms.mode == Mode::Write && terms.start < terms.end)
                         .count();
-                    let before = head.abandoned();
+                    let before = head.poison();
                     assert!(head.reclaim(member, soon()));
                     assert!(head.reclaim(member, soon()));
-                    prop_assert_eq!((head.abandoned() - before) as usize, had);
+                    prop_assert_eq!((head.poison() - before) as usize, had);
                     let mut keep = model.claims.iter().map(|(terms, _)| terms.member != member);
                     numbers.retain(|_| keep.next().unwrap());
                     model.claims.retain(|(terms, _)| terms.member != member);
@@ -246,9 +246,9 @@ fn a_clash_with_a_worker_tells_the_elements_that_its_call_was_lent() {
 #[test]
 fn who_waits_to_write_hears_that_the_array_is_frozen() {
     let head = head();
-    let ticket = head.top.waiters.ticket();
+    let token = head.top.waiters.token();
     head.freeze(&terms(1, Mode::Read, 0, 8)).unwrap();
-    let (word, seen) = ticket.word();
+    let (word, seen) = token.word();
     assert_ne!(word.load(Ordering::Relaxed), seen, "it was not told");
 }
 
@@ -315,7 +315,7 @@ fn what_is_left_of_a_dead_lenders_workers_keeps_everybody_out() {
     );
     assert!(head.release(number, &work, Limit::Brief));
     head.claim(&terms(3, Mode::Read, 7, 8)).unwrap();
-    assert_eq!(head.abandoned(), 0);
+    assert_eq!(head.poison(), 0);
 }
 
 #[test]
@@ -425,9 +425,9 @@ fn what_makes_room_for_a_claim_wakes_who_waits() {
     for (what, change) in changes {
         let head = head();
         let number = head.claim(&read).unwrap();
-        let ticket = head.top.waiters.ticket();
+        let token = head.top.waiters.token();
         change(&head, number);
-        let (word, seen) = ticket.word();
+        let (word, seen) = token.word();
         assert_ne!(word.load(Ordering::Relaxed), seen, "{what}");
     }
 }
@@ -448,16 +448,16 @@ fn die_with_lock(head: &ArrayHead, is_writing: bool) {
 fn an_element_that_was_half_set_is_counted_once() {
     let head = head();
     die_with_lock(&head, false);
-    assert_eq!(head.abandoned(), 0, "nothing was being written");
+    assert_eq!(head.poison(), 0, "nothing was being written");
     die_with_lock(&head, true);
-    assert_eq!(head.abandoned(), 1);
+    assert_eq!(head.poison(), 1);
     die_with_lock(&head, false);
-    assert_eq!(head.abandoned(), 1, "it is counted already");
+    assert_eq!(head.poison(), 1, "it is counted already");
     // An element that is written whole does not count.
     let terms = terms(1, Mode::Write, 0, 1);
     head.write_in_place_of(&terms, || {}).unwrap();
     die_with_lock(&head, false);
-    assert_eq!(head.abandoned(), 1);
+    assert_eq!(head.poison(), 1);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::completion::{self, Completion, PendingResults};
 use super::map::encode_item;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
-use super::ticket::{self, Promised, Ticket};
 use crate::call::{ChunkFuture, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
@@ -23,7 +23,7 @@ use crate::memory::wire;
 
 /// Where the outcomes of the items go.
 struct ChunkPromise<R> {
-    ticket: Ticket,
+    completion: Completion,
     /// Index of the first item in the input.
     base: usize,
     count: usize,
@@ -55,7 +55,7 @@ struct Outcome {
 
 impl<R> ChunkPromise<R> {
     fn fail(&self, index: u32, error: TaskError) {
-        self.ticket.set_failed();
+        self.completion.set_failed();
         let mut outcome = self.outcome.lock();
         let index = index as usize;
         outcome.known = index + 1;
@@ -81,25 +81,25 @@ impl<R> Results for ChunkPromise<R> {
     }
 
     fn ended(&self) {
-        self.ticket.end();
+        self.completion.end();
     }
 
     fn is_awaited(&self) -> bool {
-        self.ticket.is_awaited()
+        self.completion.is_awaited()
     }
 
     fn is_told(&self) -> bool {
-        self.ticket.is_told()
+        self.completion.is_told()
     }
 
     fn is_cancelled(&self) -> bool {
-        self.ticket.is_cancelled()
+        self.completion.is_cancelled()
     }
 }
 
-impl<R: DeserializeOwned + 'static> Promised<Vec<Result<R, TaskError>>> for ChunkPromise<R> {
-    fn ticket(&self) -> &Ticket {
-        &self.ticket
+impl<R: DeserializeOwned + 'static> PendingResults<Vec<Result<R, TaskError>>> for ChunkPromise<R> {
+    fn completion(&self) -> &Completion {
+        &self.completion
     }
 
     fn take(&self) -> Result<Vec<Result<R, TaskError>>, TaskError> {
@@ -209,7 +209,7 @@ where
         seeds: limits.seeds.from(base + first_sent),
         handles,
         results: ChunkPromise {
-            ticket: Ticket::new(shared),
+            completion: Completion::new(shared),
             base,
             count: taken,
             unsent,
@@ -218,7 +218,7 @@ where
             result: PhantomData,
         },
     });
-    let given = match ticket::place(&task, shared) {
+    let given = match completion::place(&task, shared) {
         Ok(()) => Given::UnderWay(TaskFuture::new(task)),
         Err(error) => Given::Outcomes((0..taken).map(|_| Err(error.clone())).collect()),
     };

@@ -26,7 +26,7 @@
 //!   supervisor.
 //!
 //! Where to read on: [`run`] is how a call begins. [`map`], [`chunk`] and [`submit`] are the kinds
-//! of tasks it makes. [`ticket`] is what a handle can do with one. [`dispatch`] gives tasks to
+//! of tasks it makes. [`completion`] is what a handle can do with one. [`dispatch`] gives tasks to
 //! workers, takes their answers, and settles the accounts of dead workers. [`wait`] and [`leader`]
 //! are about the threads that wait. [`start`] and [`worker`] are the two ends of a worker's start.
 //! [`settings`] is what a builder can say.
@@ -37,6 +37,7 @@
 mod admission;
 mod builder;
 mod chunk;
+mod completion;
 mod context;
 mod dispatch;
 #[cfg(all(test, not(loom)))]
@@ -56,7 +57,6 @@ mod stats;
 mod submit;
 mod supervisor;
 mod task;
-mod ticket;
 mod timeline;
 mod wait;
 mod worker;

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::completion::{self, Completion, PendingResults};
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
-use super::ticket::{self, Promised, Ticket};
 use crate::call::Limits;
 use crate::codec;
 use crate::engine::discard::Discard;
@@ -23,7 +23,7 @@ use crate::memory::wire;
 
 /// Where the one result of a submitted task goes.
 struct Promise<R> {
-    ticket: Ticket,
+    completion: Completion,
     outcome: Mutex<Option<Result<Items, TaskError>>>,
     results: Discard,
     result: PhantomData<fn() -> R>,
@@ -49,30 +49,30 @@ impl<R> Sink for Promise<R> {
 
 impl<R> Results for Promise<R> {
     fn failed(&self, _index: u32, error: TaskError) {
-        self.ticket.set_failed();
+        self.completion.set_failed();
         *self.outcome.lock() = Some(Err(error));
     }
 
     fn ended(&self) {
-        self.ticket.end();
+        self.completion.end();
     }
 
     fn is_awaited(&self) -> bool {
-        self.ticket.is_awaited()
+        self.completion.is_awaited()
     }
 
     fn is_told(&self) -> bool {
-        self.ticket.is_told()
+        self.completion.is_told()
     }
 
     fn is_cancelled(&self) -> bool {
-        self.ticket.is_cancelled()
+        self.completion.is_cancelled()
     }
 }
 
-impl<R: DeserializeOwned + 'static> Promised<R> for Promise<R> {
-    fn ticket(&self) -> &Ticket {
-        &self.ticket
+impl<R: DeserializeOwned + 'static> PendingResults<R> for Promise<R> {
+    fn completion(&self) -> &Completion {
+        &self.completion
     }
 
     fn take(&self) -> Result<R, TaskError> {
@@ -152,13 +152,13 @@ where
         seeds: limits.seeds,
         handles,
         results: Promise {
-            ticket: Ticket::new(shared),
+            completion: Completion::new(shared),
             outcome: Mutex::new(None),
             results: Discard::of::<R>(),
             result: PhantomData,
         },
     });
-    match ticket::place(&task, shared) {
+    match completion::place(&task, shared) {
         Ok(()) => TaskFuture::new(task),
         Err(error) => ready(error),
     }

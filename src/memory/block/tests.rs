@@ -73,7 +73,7 @@ fn can_be_found(spoil: impl FnOnce(&Block)) -> bool {
 }
 
 #[test]
-fn an_entry_that_another_process_has_spoilt_is_refused() {
+fn an_entry_that_another_process_has_corrupted_is_refused() {
     assert!(can_be_found(|_| {}));
     let spoils: [fn(&Block); 6] = [
         // The object is longer than its block.

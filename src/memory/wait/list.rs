@@ -48,7 +48,7 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{LONGEST_SLICE, Slept, Slice, Slices, Ticket, Waiters, spin};
+use super::{LONGEST_SLICE, Slept, Slice, Slices, WaitToken, Waiters, spin};
 use crate::os::fault;
 use crate::os::futex::Wake;
 use crate::shim::{AtomicU32, AtomicU64, Futex};
@@ -125,7 +125,7 @@ pub(crate) struct Enqueued<'a> {
 
 enum Place<'a> {
     Slot { index: usize, waiting: u32 },
-    Crowd(Ticket<'a>),
+    Crowd(WaitToken<'a>),
 }
 
 impl WaitList {
@@ -146,7 +146,7 @@ impl WaitList {
                 self.enqueued[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
                 Place::Slot { index, waiting }
             }
-            None => Place::Crowd(self.crowd.ticket()),
+            None => Place::Crowd(self.crowd.token()),
         };
         Enqueued { list: self, place }
     }
@@ -288,7 +288,7 @@ impl Enqueued<'_> {
                     Woken::TimedOut
                 }
             }
-            Place::Crowd(ref ticket) => sleep_in_crowd(ticket, deadline, poll_for_dead),
+            Place::Crowd(ref token) => sleep_in_crowd(token, deadline, poll_for_dead),
         }
     }
 }
@@ -338,18 +338,18 @@ impl Slot {
 
 /// Sleeps for one slice, or until the crowd is notified.
 fn sleep_in_crowd(
-    ticket: &Ticket<'_>,
+    token: &WaitToken<'_>,
     deadline: Option<Instant>,
     mut poll_for_dead: impl FnMut(),
 ) -> Woken {
-    match ticket.sleep_for(Slice::until(Instant::now() + LONGEST_SLICE, deadline)) {
+    match token.sleep_for(Slice::until(Instant::now() + LONGEST_SLICE, deadline)) {
         Slept::Notified => Woken::Notified,
         Slept::SliceOver => {
             poll_for_dead();
             Woken::Notified
         }
         // A notifier may count this waiter as told already.
-        Slept::TimedOut if ticket.is_notified() => Woken::Notified,
+        Slept::TimedOut if token.is_notified() => Woken::Notified,
         Slept::TimedOut => Woken::TimedOut,
     }
 }

@@ -137,15 +137,15 @@ fn two_notifiers_and_two_waiters_of_which_one_times_out() {
 }
 
 #[test]
-fn a_ticket_that_is_dropped_unslept_takes_nobodys_notification() {
+fn a_token_that_is_dropped_unslept_takes_no_notification() {
     model(|| {
         let object = Arc::new(Object::default());
         let other = {
             let object = object.clone();
             thread::spawn(move || {
                 // This thread may be counted as told, and never sleeps.
-                drop(object.waiters.ticket());
-                drop(object.waiters.ticket());
+                drop(object.waiters.token());
+                drop(object.waiters.token());
             })
         };
         let waiter = {

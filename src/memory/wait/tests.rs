@@ -98,10 +98,10 @@ fn deadlines_do_not_pass_early_and_the_last_look_is_after_them() {
 fn the_number_of_notifications_wraps_around() {
     let waiters = Waiters::default();
     waiters.signal.store(u32::MAX, Ordering::Relaxed);
-    let ticket = waiters.ticket();
+    let token = waiters.token();
     waiters.notify_one();
     assert_eq!(waiters.signal.load(Ordering::Relaxed), 0);
-    assert!(ticket.is_notified());
+    assert!(token.is_notified());
 }
 
 #[test]

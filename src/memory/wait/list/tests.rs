@@ -213,16 +213,16 @@ fn the_crowd_is_notified_when_no_slot_is() {
     for _ in 0..SLOTS {
         list.notify_one();
     }
-    let Place::Crowd(ticket) = &crowd.place else {
+    let Place::Crowd(token) = &crowd.place else {
         unreachable!()
     };
-    assert!(!ticket.is_notified());
+    assert!(!token.is_notified());
     list.notify_one();
-    assert!(ticket.is_notified());
+    assert!(token.is_notified());
     assert_eq!(crowd.sleep(None, never), Woken::Notified);
     let crowd = list.enqueue(OWN);
     list.notify_all();
-    assert!(matches!(&crowd.place, Place::Crowd(ticket) if ticket.is_notified()));
+    assert!(matches!(&crowd.place, Place::Crowd(token) if token.is_notified()));
     assert_eq!(crowd.sleep(None, never), Woken::Notified);
     for enqueued in all {
         assert_eq!(enqueued.sleep(None, never), Woken::Notified);

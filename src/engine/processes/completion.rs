@@ -12,7 +12,7 @@ use crate::error::TaskError;
 use crate::future::{Hook, Pending, PoolId, Signal};
 
 /// The part of a task's results that its handle works with.
-pub(super) struct Ticket {
+pub(super) struct Completion {
     shared: Arc<Shared>,
     ended: Signal,
     /// Whether a caller waits for the task, or is to be told of its end.
@@ -30,8 +30,8 @@ pub(super) struct Ticket {
 }
 
 /// Results that have a handle.
-pub(super) trait Promised<R>: Results + Sized {
-    fn ticket(&self) -> &Ticket;
+pub(super) trait PendingResults<R>: Results + Sized {
+    fn completion(&self) -> &Completion;
 
     /// Takes the outcome, which is there once. Called when the task has ended.
     fn take(&self) -> Result<R, TaskError>;
@@ -40,7 +40,7 @@ pub(super) trait Promised<R>: Results + Sized {
     fn set_cancelled(&self);
 }
 
-impl Ticket {
+impl Completion {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: shared.clone(),
@@ -86,106 +86,109 @@ impl Ticket {
 }
 
 /// Gives a task to the workers. The caller may not be back soon.
-pub(super) fn place<P: Promised<R> + 'static, R>(
+pub(super) fn place<P: PendingResults<R> + 'static, R>(
     task: &Arc<Task<P>>,
     shared: &Arc<Shared>,
 ) -> Result<(), TaskError> {
     let woke = shared.place(task.clone(), true)?;
-    task.results.ticket().is_cold.store(woke, Ordering::Relaxed);
+    task.results
+        .completion()
+        .is_cold
+        .store(woke, Ordering::Relaxed);
     Ok(())
 }
 
-impl<P: Promised<R>, R> Pending<R> for Task<P> {
+impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
     fn pool(&self) -> Option<PoolId> {
-        Some(self.results.ticket().shared.id)
+        Some(self.results.completion().shared.id)
     }
 
     fn is_done(&self) -> bool {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             return true;
         }
-        if !ticket.has_ended()
-            && let Some(mut dispatch) = ticket.shared.try_lock()
+        if !completion.has_ended()
+            && let Some(mut dispatch) = completion.shared.try_lock()
         {
             // A caller that only polls must also drive the dispatch.
-            dispatch.pump(&ticket.shared);
+            dispatch.pump(&completion.shared);
         }
-        ticket.has_ended()
+        completion.has_ended()
     }
 
     fn wait(&self, deadline: Option<Instant>) -> bool {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             // The task is the parent's; `take` returns the error that says so.
             return true;
         }
         // This is read under the dispatch's lock, which a thread that goes to sleep takes after
         // this.
-        ticket.is_awaited.store(true, Ordering::Relaxed);
+        completion.is_awaited.store(true, Ordering::Relaxed);
         let options = WaitOptions {
-            cold: ticket.is_cold.load(Ordering::Relaxed),
+            cold: completion.is_cold.load(Ordering::Relaxed),
             deadline,
             comes_back: false,
         };
-        ticket.shared.wait(&ticket.ended, 0, options)
+        completion.shared.wait(&completion.ended, 0, options)
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        self.results.ticket().shared.check_process()?;
+        self.results.completion().shared.check_process()?;
         self.results.take()
     }
 
     fn has_failed(&self) -> bool {
-        let ticket = self.results.ticket();
-        ticket.is_foreign() || ticket.has_failed.load(Ordering::Relaxed)
+        let completion = self.results.completion();
+        completion.is_foreign() || completion.has_failed.load(Ordering::Relaxed)
     }
 
     fn is_running(&self) -> bool {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() || ticket.has_ended() {
+        let completion = self.results.completion();
+        if completion.is_foreign() || completion.has_ended() {
             return false;
         }
-        let mut dispatch = ticket.shared.lock();
-        dispatch.pump(&ticket.shared);
-        !ticket.has_ended() && dispatch.is_running(self.address())
+        let mut dispatch = completion.shared.lock();
+        dispatch.pump(&completion.shared);
+        !completion.has_ended() && dispatch.is_running(self.address())
     }
 
     fn cancel(&self) -> bool {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             return false;
         }
-        let mut dispatch = ticket.shared.lock();
-        if ticket.has_ended()
+        let mut dispatch = completion.shared.lock();
+        if completion.has_ended()
             || !dispatch.withdraw(
-                &ticket.shared,
+                &completion.shared,
                 (self.address(), self.count),
-                ticket.is_told(),
+                completion.is_told(),
             )
         {
             return false;
         }
-        ticket.is_cancelled.store(true, Ordering::Relaxed);
+        completion.is_cancelled.store(true, Ordering::Relaxed);
         self.results.set_cancelled();
-        ticket.end();
+        completion.end();
         // The task's place in the lane may now be another's, and a thread may wait for the end of
         // everything.
-        dispatch.pump(&ticket.shared);
+        dispatch.pump(&completion.shared);
         drop(dispatch);
-        ticket.shared.bell.ring();
+        completion.shared.bell.ring();
         true
     }
 
     fn kill(&self) -> bool {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             return false;
         }
         {
-            let mut dispatch = ticket.shared.lock();
-            dispatch.pump(&ticket.shared);
-            if ticket.has_ended() {
+            let mut dispatch = completion.shared.lock();
+            dispatch.pump(&completion.shared);
+            if completion.has_ended() {
                 return false;
             }
             if dispatch.is_running(self.address()) {
@@ -193,32 +196,32 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
             }
         }
         // A worker may begin with it at this very moment.
-        self.cancel() || ticket.shared.lock().kill(self.address())
+        self.cancel() || completion.shared.lock().kill(self.address())
     }
 
     fn on_end(&self, hook: Hook) {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             hook();
             return;
         }
-        let mut dispatch = ticket.shared.lock();
-        if !ticket.has_ended() && !ticket.is_told() {
-            ticket.is_awaited.store(true, Ordering::Relaxed);
-            ticket.is_told.store(true, Ordering::Relaxed);
+        let mut dispatch = completion.shared.lock();
+        if !completion.has_ended() && !completion.is_told() {
+            completion.is_awaited.store(true, Ordering::Relaxed);
+            completion.is_told.store(true, Ordering::Relaxed);
             dispatch.told += 1;
         }
-        ticket.ended.on_raise(0, hook);
-        ticket.shared.ensure_progress(&mut dispatch);
+        completion.ended.on_raise(0, hook);
+        completion.shared.ensure_progress(&mut dispatch);
     }
 
     fn family(&self) -> usize {
-        Arc::as_ptr(&self.results.ticket().shared) as usize
+        Arc::as_ptr(&self.results.completion().shared) as usize
     }
 
     fn wait_for(&self, signal: &Signal, seen: usize, deadline: Option<Instant>) {
-        let ticket = self.results.ticket();
-        if ticket.is_foreign() {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
             return;
         }
         let options = WaitOptions {
@@ -226,7 +229,7 @@ impl<P: Promised<R>, R> Pending<R> for Task<P> {
             deadline,
             comes_back: false,
         };
-        ticket.shared.wait(signal, seen, options);
+        completion.shared.wait(signal, seen, options);
     }
 }
 

@@ -3,14 +3,14 @@
 //!
 //! All changes happen under one lock, and the death of its owner is noticed. The truth is in three
 //! places, each of which is changed by one store: how many permits there are (`total`), how many
-//! each member has (`books`), and who waits (`places`). How many are available, and how many
-//! threads wait, are sums of these, kept for speed. [`Line::repair`] computes them anew when a
+//! each member has (`counts`), and who waits (`places`). How many are available, and how many
+//! threads wait, are sums of these, kept for speed. [`Permits::repair`] computes them anew when a
 //! process died with the lock.
 //!
 //! | killed | what it leaves | what becomes of it |
 //! |---|---|---|
-//! | with permits | its number in `books` | `reclaim` clears it |
-//! | with the lock, between `books` and `available` | a wrong sum | the next owner recomputes it |
+//! | with permits | its number in `counts` | `reclaim` clears it |
+//! | with the lock, between `counts` and `available` | a wrong sum | the next owner recomputes it |
 //! | while it waits | its place in the list | `reclaim` clears it |
 //! | between giving back and wake-up | a sleeper, `called` set or not | it looks within 100 ms |
 //!
@@ -44,13 +44,13 @@ pub(super) const MOST: u32 = u32::MAX;
 
 /// Permits, and the list of threads that wait for some. It begins as zeros, but for the lock.
 #[repr(C)]
-pub(super) struct Line {
+pub(super) struct Permits {
     /// Held for all changes. Its owner runs nothing but the code of this file meanwhile, and the
     /// `inspect` of `reclaim`.
     pub(super) lock: RobustMutex,
-    /// The number of permits that there are: those in `books` and those available.
+    /// The number of permits that there are: those in `counts` and those available.
     total: AtomicU32,
-    /// `total` less the sum of `books`.
+    /// `total` less the sum of `counts`.
     available: AtomicU32,
     /// The number of places that are taken.
     waiting: AtomicU32,
@@ -60,7 +60,7 @@ pub(super) struct Line {
     last_ticket: AtomicU64,
     places: [Place; PLACES],
     /// The number of permits that each member has.
-    books: [AtomicU32; MEMBERS],
+    counts: [AtomicU32; MEMBERS],
 }
 
 /// A place in the wait list.
@@ -82,9 +82,9 @@ struct Place {
 #[must_use]
 pub(super) struct Called(u128);
 
-/// An object that consists of a line and little else.
-pub(super) trait HasLine: Head {
-    fn line(&self) -> &Line;
+/// An object that consists of permits and little else.
+pub(super) trait HasPermits: Head {
+    fn permits(&self) -> &Permits;
 }
 
 /// The outcome of one look for permits.
@@ -93,7 +93,7 @@ enum Attempt {
     /// There are not enough permits, and the caller does not wait.
     NotNow,
     /// The caller has a place in the wait list: its index and its ticket.
-    InLine(usize, u64),
+    Enqueued(usize, u64),
     /// The caller would wait, and all places are taken.
     NoPlace,
     /// The lock was not free in time.
@@ -101,36 +101,36 @@ enum Attempt {
 }
 
 /// Takes permits for this process, and waits for them as `mode` says. Returns whether it got them.
-pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode) -> bool {
+pub(super) fn acquire<H: HasPermits>(object: &Object<H>, count: u32, mode: WaitMode) -> bool {
     let Some(head) = object.head_by(|| mode.lock_deadline()) else {
         return false;
     };
-    let line = head.line();
+    let permits = head.permits();
     let member = member::own_number();
     loop {
-        match line.attempt(count, member, mode) {
+        match permits.attempt(count, member, mode) {
             Attempt::Got => return true,
             // A caller that only tries, again and again perhaps, must learn of the dead too.
             Attempt::NotNow => {
                 member::poll_for_dead();
-                return line.take_now(count, member, mode);
+                return permits.take_now(count, member, mode);
             }
-            Attempt::InLine(index, ticket) => {
-                let in_line = InLine {
+            Attempt::Enqueued(index, ticket) => {
+                let enqueued = Enqueued {
                     object,
                     index,
                     ticket,
                 };
-                return in_line.stand(count, member, mode);
+                return enqueued.wait(count, member, mode);
             }
             // All places are taken. The caller waits until one is free, and tries again.
             Attempt::NoPlace => {
                 let has_place =
-                    || (line.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
-                let waiters = &line.without_place;
+                    || (permits.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
+                let waiters = &permits.without_place;
                 let woken = waiters.wait(mode.deadline(), has_place, member::poll_for_dead);
                 if woken.is_none() {
-                    return line.take_now(count, member, mode);
+                    return permits.take_now(count, member, mode);
                 }
             }
             Attempt::Locked => return false,
@@ -139,25 +139,25 @@ pub(super) fn acquire<H: HasLine>(object: &Object<H>, count: u32, mode: WaitMode
 }
 
 /// Gives permits of this process back.
-pub(super) fn give_back<H: HasLine>(object: &Object<H>, count: u32) {
-    object.now_or_later(move |head, limit| head.line().give_back(count, limit));
+pub(super) fn give_back<H: HasPermits>(object: &Object<H>, count: u32) {
+    object.now_or_later(move |head, limit| head.permits().give_back(count, limit));
 }
 
 /// Removes permits of this process for good.
-pub(super) fn forget<H: HasLine>(object: &Object<H>, count: u32) {
-    object.now_or_later(move |head, limit| head.line().forget(count, limit));
+pub(super) fn forget<H: HasPermits>(object: &Object<H>, count: u32) {
+    object.now_or_later(move |head, limit| head.permits().forget(count, limit));
 }
 
 /// Adds permits, unless there would be more than there can be: then it returns how many there are.
 /// If the lock is not free soon, adds them later, and logs that error.
-pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32> {
+pub(super) fn add<H: HasPermits>(object: &Object<H>, count: u32) -> Result<(), u32> {
     if let Some(head) = object.head_by(|| Limit::Brief.at())
-        && let Some(added) = head.line().add(count, Limit::Brief)
+        && let Some(added) = head.permits().add(count, Limit::Brief)
     {
         return added;
     }
     object.now_or_later(move |head, limit| {
-        let added = head.line().add(count, limit);
+        let added = head.permits().add(count, limit);
         if let Some(Err(total)) = added {
             log::error!("{count} permits more than {total} are more than a semaphore can have");
         }
@@ -166,8 +166,8 @@ pub(super) fn add<H: HasLine>(object: &Object<H>, count: u32) -> Result<(), u32>
     Ok(())
 }
 
-impl Line {
-    /// Gives a new line this many permits. Only its maker calls this.
+impl Permits {
+    /// Sets how many permits there are in a new object. Only its maker calls this.
     pub(super) fn fill(&self, total: u32) {
         self.total.store(total, Ordering::Relaxed);
         self.available.store(total, Ordering::Relaxed);
@@ -196,25 +196,25 @@ impl Line {
     /// called. The caller has the lock.
     #[cold]
     fn repair(&self) {
-        self.available.store(self.unbooked(), Ordering::Relaxed);
+        self.available.store(self.not_held(), Ordering::Relaxed);
         self.waiting
             .store(self.taken().count() as u32, Ordering::Relaxed);
         self.wake_all();
     }
 
     /// Returns what `available` should be. The caller has the lock.
-    fn unbooked(&self) -> u32 {
-        let booked: u64 = self
-            .books
+    fn not_held(&self) -> u32 {
+        let held: u64 = self
+            .counts
             .iter()
-            .map(|book| u64::from(book.load(Ordering::Relaxed)))
+            .map(|count| u64::from(count.load(Ordering::Relaxed)))
             .sum();
         // The sum is more than there are only if a process wrote to this memory in error.
-        u64::from(self.total.load(Ordering::Relaxed)).saturating_sub(booked) as u32
+        u64::from(self.total.load(Ordering::Relaxed)).saturating_sub(held) as u32
     }
 
-    fn book(&self, member: u16) -> &AtomicU32 {
-        &self.books[usize::from(member) % MEMBERS]
+    fn count_of(&self, member: u16) -> &AtomicU32 {
+        &self.counts[usize::from(member) % MEMBERS]
     }
 
     /// Returns the places that are taken, with their tickets. The caller has the lock.
@@ -241,11 +241,11 @@ impl Line {
         if wanted > u64::from(available) {
             return false;
         }
-        let book = self.book(member);
+        let own = self.count_of(member);
         fault::point();
         // From here on the permits are this member's; the sum can be computed anew.
-        book.store(
-            book.load(Ordering::Relaxed).saturating_add(count),
+        own.store(
+            own.load(Ordering::Relaxed).saturating_add(count),
             Ordering::Relaxed,
         );
         fault::point();
@@ -255,7 +255,7 @@ impl Line {
 
     /// Enqueues the caller: takes a place in the wait list, and returns its index and ticket. The
     /// caller has the lock.
-    fn line_up(&self, wanted: u32, member: u16) -> Option<(usize, u64)> {
+    fn enqueue(&self, wanted: u32, member: u16) -> Option<(usize, u64)> {
         let is_free = |place: &Place| place.ticket.load(Ordering::Relaxed) == 0;
         let index = self.places.iter().position(is_free)?;
         let ticket = self.last_ticket.load(Ordering::Relaxed) + 1;
@@ -274,7 +274,7 @@ impl Line {
     }
 
     /// Leaves the wait list. The caller has the lock.
-    fn step_out(&self, index: usize) {
+    fn dequeue(&self, index: usize) {
         self.places[index].ticket.store(0, Ordering::Relaxed);
         fault::point();
         let waiting = self.waiting.load(Ordering::Relaxed);
@@ -287,20 +287,20 @@ impl Line {
     fn call(&self) -> Called {
         let mut called = 0;
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            let mut line = [(u64::MAX, 0, 0); PLACES];
-            for (slot, (ticket, place, index)) in line.iter_mut().zip(self.taken()) {
+            let mut queue = [(u64::MAX, 0, 0); PLACES];
+            for (slot, (ticket, place, index)) in queue.iter_mut().zip(self.taken()) {
                 *slot = (ticket, place.wanted.load(Ordering::Relaxed), index);
             }
-            line.sort_unstable();
+            queue.sort_unstable();
             let mut left = self.available.load(Ordering::Relaxed);
-            for (ticket, wanted, index) in line {
+            for (ticket, wanted, index) in queue {
                 // No thread is left, or there are not enough permits for this one. Those behind it
                 // wait too.
                 if ticket == u64::MAX || wanted > left {
                     break;
                 }
                 left -= wanted;
-                // Release pairs with the swap in `stand`.
+                // Release pairs with the swap in `wait`.
                 self.places[index].called.store(1, Ordering::Release);
                 called |= 1 << index;
             }
@@ -347,8 +347,8 @@ impl Line {
         if mode == WaitMode::Try {
             return Attempt::NotNow;
         }
-        match self.line_up(count, member) {
-            Some((index, ticket)) => Attempt::InLine(index, ticket),
+        match self.enqueue(count, member) {
+            Some((index, ticket)) => Attempt::Enqueued(index, ticket),
             None => Attempt::NoPlace,
         }
     }
@@ -366,16 +366,14 @@ impl Line {
         let Some(held) = self.hold_as(limit) else {
             return false;
         };
-        let book = self.book(member);
-        let booked = book.load(Ordering::Relaxed);
+        let own = self.count_of(member);
+        let had = own.load(Ordering::Relaxed);
         fault::point();
-        book.store(booked.saturating_sub(count), Ordering::Relaxed);
+        own.store(had.saturating_sub(count), Ordering::Relaxed);
         fault::point();
         let available = self.available.load(Ordering::Relaxed);
-        self.available.store(
-            available.saturating_add(count.min(booked)),
-            Ordering::Relaxed,
-        );
+        self.available
+            .store(available.saturating_add(count.min(had)), Ordering::Relaxed);
         self.call_and_release(held);
         true
     }
@@ -387,13 +385,13 @@ impl Line {
         let Some(_held) = self.hold_as(limit) else {
             return false;
         };
-        let book = self.book(member);
-        let booked = book.load(Ordering::Relaxed);
-        let count = count.min(booked);
+        let own = self.count_of(member);
+        let had = own.load(Ordering::Relaxed);
+        let count = count.min(had);
         // If this process is killed between these two stores, the permits come back, like all that
         // a killed process has.
         fault::point();
-        book.store(booked - count, Ordering::Relaxed);
+        own.store(had - count, Ordering::Relaxed);
         fault::point();
         let total = self.total.load(Ordering::Relaxed);
         self.total
@@ -427,7 +425,7 @@ impl Line {
             return false;
         };
         if self.places[index].ticket.load(Ordering::Relaxed) == ticket {
-            self.step_out(index);
+            self.dequeue(index);
         }
         // The threads behind may have waited for this one only.
         self.call_and_release(held);
@@ -447,15 +445,15 @@ impl Line {
         let Some(held) = self.hold(|| Some(deadline)) else {
             return false;
         };
-        let book = self.book(member);
-        inspect(book.load(Ordering::Relaxed));
-        book.store(0, Ordering::Relaxed);
+        let own = self.count_of(member);
+        inspect(own.load(Ordering::Relaxed));
+        own.store(0, Ordering::Relaxed);
         for place in &self.places {
             if place.member.load(Ordering::Relaxed) == u32::from(member) {
                 place.ticket.store(0, Ordering::Relaxed);
             }
         }
-        self.available.store(self.unbooked(), Ordering::Relaxed);
+        self.available.store(self.not_held(), Ordering::Relaxed);
         self.waiting
             .store(self.taken().count() as u32, Ordering::Relaxed);
         drop(held);
@@ -465,30 +463,30 @@ impl Line {
 }
 
 /// A place in the wait list. The thread leaves it when this is dropped.
-struct InLine<'a, H: HasLine> {
+struct Enqueued<'a, H: HasPermits> {
     object: &'a Object<H>,
     index: usize,
     ticket: u64,
 }
 
-impl<H: HasLine> InLine<'_, H> {
+impl<H: HasPermits> Enqueued<'_, H> {
     /// Waits in the list until the permits are there or the time is over. Returns whether it got
     /// them.
-    fn stand(self, count: u32, member: u16, mode: WaitMode) -> bool {
-        let line = self.object.head().line();
-        let place = &line.places[self.index];
+    fn wait(self, count: u32, member: u16, mode: WaitMode) -> bool {
+        let permits = self.object.head().permits();
+        let place = &permits.places[self.index];
         // The process that should have called this thread may have been killed before it did.
         let looks_anyway = Cell::new(false);
         let look = || {
-            let Some(_held) = line.hold(|| mode.lock_deadline()) else {
+            let Some(_held) = permits.hold(|| mode.lock_deadline()) else {
                 // The lock was not free in time. The call that has led to this look must not be
                 // lost.
                 looks_anyway.set(true);
                 return None;
             };
-            let has_got = line.take(count, self.ticket, member);
+            let has_got = permits.take(count, self.ticket, member);
             if has_got {
-                line.step_out(self.index);
+                permits.dequeue(self.index);
             }
             has_got.then_some(())
         };
@@ -508,7 +506,7 @@ impl<H: HasLine> InLine<'_, H> {
         let woken = place.waiters.wait(mode.deadline(), ready, poll_for_dead);
         if woken.is_some() || look().is_some() {
             // This thread has left the list, and its place is free.
-            line.without_place.notify_all();
+            permits.without_place.notify_all();
             std::mem::forget(self);
             return true;
         }
@@ -516,11 +514,11 @@ impl<H: HasLine> InLine<'_, H> {
     }
 }
 
-impl<H: HasLine> Drop for InLine<'_, H> {
+impl<H: HasPermits> Drop for Enqueued<'_, H> {
     fn drop(&mut self) {
         let (index, ticket) = (self.index, self.ticket);
         self.object
-            .now_or_later(move |head, limit| head.line().leave(index, ticket, limit));
+            .now_or_later(move |head, limit| head.permits().leave(index, ticket, limit));
     }
 }
 
