@@ -72,13 +72,21 @@ fn a_program_that_ends_after_close_has_run_its_callbacks() {
     if is_program() {
         let pool = Pool::threads(2).unwrap();
         let closer = Arc::new(Sleeper::new());
+        // No task ends before its callback is set: this thread would run that callback itself.
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock().unwrap();
         for n in 0..10 {
-            let closer = Arc::clone(&closer);
-            pool.submit(|n: u32| n, n).on_done(move |outcome| {
+            let (gate, closer) = (Arc::clone(&gate), Arc::clone(&closer));
+            let through_gate = move |n: u32| {
+                drop(gate.lock().unwrap());
+                n
+            };
+            pool.submit(through_gate, n).on_done(move |outcome| {
                 closer.is_asleep();
                 println!("called with {outcome:?}");
             });
         }
+        drop(closed);
         closer.run(|| pool.close()).unwrap();
         std::process::exit(0);
     }

@@ -1,5 +1,6 @@
 //! Why a claim on an array was refused.
 
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,42 @@ pub enum ClaimError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// Makes an error of the kind that fits best. The [`ClaimError`] is in it
+/// ([`get_ref`](io::Error::get_ref)).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::SharedArray;
+/// use std::io;
+///
+/// fn last(array: &SharedArray<u8>) -> io::Result<Option<u8>> {
+///     Ok(array.try_read()?.last().copied())
+/// }
+/// let array = SharedArray::from_slice(&[1, 2, 3])?;
+/// let writer = array.try_write()?;
+/// assert_eq!(last(&array).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+/// drop(writer);
+/// assert_eq!(last(&array)?, Some(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl From<ClaimError> for io::Error {
+    fn from(error: ClaimError) -> Self {
+        let kind = match &error {
+            ClaimError::Claimed { .. } => ErrorKind::WouldBlock,
+            ClaimError::TimedOut { .. } => ErrorKind::TimedOut,
+            ClaimError::Frozen => ErrorKind::PermissionDenied,
+            ClaimError::OutOfBounds { .. } | ClaimError::LengthMismatch { .. } => {
+                ErrorKind::InvalidInput
+            }
+            ClaimError::TooManyClaims { .. } => ErrorKind::QuotaExceeded,
+            ClaimError::Busy { .. } => ErrorKind::ResourceBusy,
+            ClaimError::System { .. } => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
 }
 
 /// Returns the process that holds a lock, by its pid, as a message names it.

@@ -182,6 +182,46 @@ pub enum SharedMemoryError {
     },
 }
 
+/// Makes an error of the kind that fits best. The [`SharedMemoryError`] is in it
+/// ([`get_ref`](io::Error::get_ref)).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::shm::SharedMemory;
+/// use std::io;
+///
+/// fn size(name: &str) -> io::Result<usize> {
+///     Ok(SharedMemory::open(name)?.len())
+/// }
+/// let error = size("manyhands-example-that-is-not-there").unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::NotFound);
+/// ```
+impl From<SharedMemoryError> for io::Error {
+    fn from(error: SharedMemoryError) -> Self {
+        use io::ErrorKind;
+        let kind = match &error {
+            SharedMemoryError::InvalidName { .. }
+            | SharedMemoryError::ZeroBytes { .. }
+            | SharedMemoryError::NotASegment { .. }
+            | SharedMemoryError::OutOfRange { .. }
+            | SharedMemoryError::Misaligned { .. } => ErrorKind::InvalidInput,
+            SharedMemoryError::TooLarge { .. } => ErrorKind::FileTooLarge,
+            SharedMemoryError::NoSpace { .. } => ErrorKind::StorageFull,
+            SharedMemoryError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            SharedMemoryError::NotFound { .. } => ErrorKind::NotFound,
+            SharedMemoryError::Empty { .. } => ErrorKind::UnexpectedEof,
+            SharedMemoryError::PermissionDenied { .. } | SharedMemoryError::NotOwner { .. } => {
+                ErrorKind::PermissionDenied
+            }
+            SharedMemoryError::CleanupFailed { .. } | SharedMemoryError::System { .. } => {
+                ErrorKind::Other
+            }
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// What is wrong with the name of a segment.
 ///
 /// # Examples

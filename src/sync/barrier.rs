@@ -554,6 +554,26 @@ mod tests {
         assert_eq!(barrier.give_up(generation), Err(BarrierError::Aborted));
     }
 
+    /// The lock is held as a stopped process holds it. The reason is read without it.
+    #[test]
+    fn a_broken_barrier_whose_lock_is_held_tells_its_reason() {
+        let barrier = Barrier::new(2).unwrap();
+        barrier.abort();
+        let ((tell, told), (go, may_go)) = (channel(), channel::<()>());
+        thread::scope(|scope| {
+            let head = barrier.head();
+            scope.spawn(move || {
+                let _lock = head.hold(|| None);
+                tell.send(()).unwrap();
+                let _ = may_go.recv();
+            });
+            told.recv().unwrap();
+            let late = barrier.wait_timeout(Duration::from_millis(1));
+            assert_eq!(late, Err(BarrierError::Aborted));
+            drop(go);
+        });
+    }
+
     #[test]
     fn each_reason_has_a_number_that_gives_it_back() {
         use BarrierError::{Aborted, PartyDied, Reset, TimedOut};

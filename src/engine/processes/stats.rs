@@ -187,7 +187,8 @@ impl Failures {
 }
 
 impl WorkerStats {
-    /// Returns the share of its time in which the worker had something to do, from 0 to 1.
+    /// Returns the share of its time in which the worker had something to do, from 0 to 1. Its
+    /// start counts too ([`busy_time`](Self::busy_time)).
     ///
     /// # Examples
     ///
