@@ -74,7 +74,7 @@ fn a_program_that_ends_after_close_has_run_its_callbacks() {
         let closer = Arc::new(Sleeper::new());
         // No task ends before its callback is set: this thread would run that callback itself.
         let gate = Arc::new(Mutex::new(()));
-        let closed = gate.lock().unwrap();
+        let shut = gate.lock().unwrap();
         for n in 0..10 {
             let (gate, closer) = (Arc::clone(&gate), Arc::clone(&closer));
             let through_gate = move |n: u32| {
@@ -86,7 +86,7 @@ fn a_program_that_ends_after_close_has_run_its_callbacks() {
                 println!("called with {outcome:?}");
             });
         }
-        drop(closed);
+        drop(shut);
         closer.run(|| pool.close()).unwrap();
         std::process::exit(0);
     }

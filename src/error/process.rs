@@ -142,6 +142,35 @@ impl From<ProcessError> for PoolError {
     }
 }
 
+/// Makes an error of the kind that fits best. The [`ProcessError`] is in it
+/// ([`get_ref`](io::Error::get_ref)).
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::Process;
+/// use std::io;
+///
+/// fn run() -> io::Result<()> {
+///     Process::builder().env("A=B", "").spawn(|()| {}, ())?;
+///     Ok(())
+/// }
+/// assert_eq!(run().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+/// ```
+impl From<ProcessError> for io::Error {
+    fn from(error: ProcessError) -> Self {
+        let kind = match &error {
+            ProcessError::InvalidOption { .. } => ErrorKind::InvalidInput,
+            ProcessError::Privileged => ErrorKind::PermissionDenied,
+            ProcessError::ForeignExecutable | ProcessError::ForeignFunction => {
+                ErrorKind::Unsupported
+            }
+            _ => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,34 +235,5 @@ mod tests {
             crate::codec::append(&mut bytes, &error).unwrap();
             assert_eq!(crate::memory::wire::take(&mut &bytes[..]), Ok(error));
         }
-    }
-}
-
-/// Makes an error of the kind that fits best. The [`ProcessError`] is in it
-/// ([`get_ref`](io::Error::get_ref)).
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::Process;
-/// use std::io;
-///
-/// fn run() -> io::Result<()> {
-///     Process::builder().env("A=B", "").spawn(|()| {}, ())?;
-///     Ok(())
-/// }
-/// assert_eq!(run().unwrap_err().kind(), io::ErrorKind::InvalidInput);
-/// ```
-impl From<ProcessError> for io::Error {
-    fn from(error: ProcessError) -> Self {
-        let kind = match &error {
-            ProcessError::InvalidOption { .. } => ErrorKind::InvalidInput,
-            ProcessError::Privileged => ErrorKind::PermissionDenied,
-            ProcessError::ForeignExecutable | ProcessError::ForeignFunction => {
-                ErrorKind::Unsupported
-            }
-            _ => ErrorKind::Other,
-        };
-        Self::new(kind, error)
     }
 }

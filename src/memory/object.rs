@@ -240,12 +240,12 @@ impl<H: Head> Object<H> {
         let id = self.id();
         let transit = transit::depart(id, keep, granted).map_err(serde::ser::Error::custom)?;
         let family = family::get().map_err(serde::ser::Error::custom)?;
-        let serialized = SerializedHandle {
+        let sent = SerializedHandle {
             family: family.id(),
             block: id,
             transit,
         };
-        serialized.serialize(serializer)
+        sent.serialize(serializer)
     }
 
     pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -260,8 +260,8 @@ impl<H: Head> Object<H> {
         shape: u64,
         arrived: impl FnOnce(Self, bool) -> R,
     ) -> Result<R, D::Error> {
-        let serialized = SerializedHandle::deserialize(deserializer)?;
-        Self::open(&serialized, shape, arrived).map_err(serde::de::Error::custom)
+        let sent = SerializedHandle::deserialize(deserializer)?;
+        Self::open(&sent, shape, arrived).map_err(serde::de::Error::custom)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -272,15 +272,15 @@ impl<H: Head> Object<H> {
     }
 
     fn open<R>(
-        serialized: &SerializedHandle,
+        sent: &SerializedHandle,
         shape: u64,
         arrived: impl FnOnce(Self, bool) -> R,
     ) -> Result<R, ShareError> {
         let family = family::get()?;
-        if family.id() != serialized.family {
+        if family.id() != sent.family {
             return Err(ShareError::Foreign);
         }
-        let attachment = Attachment::open(serialized.block, H::KIND, shape, false);
+        let attachment = Attachment::open(sent.block, H::KIND, shape, false);
         let is_whole =
             |attachment: &Arc<Attachment>| attachment.place().len() >= tail_offset::<H>();
         let mut kept: Option<Kept> = None;
@@ -291,14 +291,14 @@ impl<H: Head> Object<H> {
                     attachment,
                     head: PhantomData,
                 };
-                Ok(arrived(object, serialized.transit == Transit::Granted))
+                Ok(arrived(object, sent.transit == Transit::Granted))
             }
             Ok(_) => Err(ShareError::OtherType),
             Err(error) => Err(error),
         };
         // Only now: the message has kept the object alive until here, also if it is not of the
         // expected type.
-        transit::arrive(serialized.block, serialized.transit, kept);
+        transit::arrive(sent.block, sent.transit, kept);
         opened
     }
 }
