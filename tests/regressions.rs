@@ -351,15 +351,16 @@ fn huge_chunk_sizes_are_chunk_sizes() {
 #[test]
 fn a_slow_callback_of_progress_uses_up_no_limit_of_a_forked_child() {
     let _none = Leftovers::none();
-    let limit = Duration::from_millis(100);
+    // Long for an item, also on a machine that has much to do.
+    let limit = Duration::from_millis(700);
     let pool = forked();
     let mut told = 0;
     let call = pool.call().chunk_size(1).timeout(limit);
     let call = call.on_progress(|_| {
         told += 1;
         // Long enough for the children to fill their lanes, and to wait for longer than the limit.
-        if told < 4 {
-            std::thread::sleep(4 * limit);
+        if told < 3 {
+            std::thread::sleep(2 * limit);
         }
     });
     let results = call.map(|item: usize| vec![item; 2_000], 0..400).unwrap();
@@ -368,9 +369,9 @@ fn a_slow_callback_of_progress_uses_up_no_limit_of_a_forked_child() {
     }
     // Nor does a caller that looks late, when the result has no room in the lane.
     let call = pool.call().timeout(limit);
-    let task = call.submit(|len: usize| vec![7_u8; len], 10_000_000);
-    std::thread::sleep(4 * limit);
-    assert_eq!(task.result().map(|result| result.len()), Ok(10_000_000));
+    let task = call.submit(|len: usize| vec![7_u8; len], 3_000_000);
+    std::thread::sleep(2 * limit);
+    assert_eq!(task.result().map(|result| result.len()), Ok(3_000_000));
 }
 
 /// An item that cannot be written.
