@@ -130,7 +130,14 @@ fn b73_counters_are_right_when_everybody_adds() -> Result {
     let _none = Leftovers::none();
     let counters = SharedArray::<u32>::zeros(8)?;
     let add = |counters: &SharedArray<u32>, x: usize| {
-        counters.try_atomics().unwrap()[x % 8].fetch_add(1, Ordering::Relaxed);
+        // Another worker may have the table locked, and no core for as long as this call waits.
+        let atomics = loop {
+            match counters.try_atomics() {
+                Err(ClaimError::Busy { .. }) => {}
+                claimed => break claimed.unwrap(),
+            }
+        };
+        atomics[x % 8].fetch_add(1, Ordering::Relaxed);
     };
     for pool in engines() {
         counters.fill(0)?;
