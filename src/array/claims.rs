@@ -499,10 +499,10 @@ impl ArrayHead {
         self.top.poison.load(Ordering::Acquire)
     }
 
-    /// Sets the count of [`poison`](Self::poison) to zero. A death that is found later
-    /// counts.
+    /// Sets the count of [`poison`](Self::poison) to zero. A death that is found later counts.
     pub(super) fn clear_poison(&self) {
-        // Under the lock, so that no death is counted between the look and this store.
+        // Under the lock, so that no death is counted between the look and this store. If a process
+        // is stopped with the lock, the store is made without it.
         let held = self.hold_soon();
         self.top.poison.store(0, Ordering::Release);
         drop(held);

@@ -489,10 +489,23 @@ impl fmt::Debug for Barrier {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::sync::mpsc::channel;
-    use std::thread;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread::{self, Scope};
 
     use super::*;
+
+    /// Has another thread take the barrier's lock. It keeps the lock until what this returns is
+    /// dropped, as a stopped process would.
+    fn hold<'scope>(scope: &'scope Scope<'scope, '_>, barrier: &'scope Barrier) -> Sender<()> {
+        let ((tell, told), (go, may_go)) = (channel(), channel());
+        scope.spawn(move || {
+            let _lock = barrier.head().hold(|| None);
+            tell.send(()).unwrap();
+            let _: Result<(), _> = may_go.recv();
+        });
+        told.recv().unwrap();
+        go
+    }
 
     /// Without these wake-ups a party looks by itself, some time later.
     #[test]
@@ -559,18 +572,11 @@ mod tests {
     fn a_broken_barrier_whose_lock_is_held_tells_its_reason() {
         let barrier = Barrier::new(2).unwrap();
         barrier.abort();
-        let ((tell, told), (go, may_go)) = (channel(), channel::<()>());
         thread::scope(|scope| {
-            let head = barrier.head();
-            scope.spawn(move || {
-                let _lock = head.hold(|| None);
-                tell.send(()).unwrap();
-                let _ = may_go.recv();
-            });
-            told.recv().unwrap();
+            let held = hold(scope, &barrier);
             let late = barrier.wait_timeout(Duration::from_millis(1));
             assert_eq!(late, Err(BarrierError::Aborted));
-            drop(go);
+            drop(held);
         });
     }
 
@@ -613,18 +619,11 @@ mod tests {
     fn a_reset_is_not_undone_by_what_came_before_it() {
         for _ in 0..20 {
             let barrier = Barrier::new(2).unwrap();
-            let ((tell, told), (go, may_go)) = (channel(), channel::<()>());
             thread::scope(|scope| {
-                let head = barrier.head();
-                scope.spawn(move || {
-                    let _lock = head.hold(|| None);
-                    tell.send(()).unwrap();
-                    let _ = may_go.recv();
-                });
-                told.recv().unwrap();
+                let held = hold(scope, &barrier);
                 barrier.abort();
                 let resets = scope.spawn(|| barrier.reset());
-                drop(go);
+                drop(held);
                 resets.join().unwrap();
             });
             // What was put off comes now, at the latest.

@@ -131,13 +131,14 @@ fn b73_counters_are_right_when_everybody_adds() -> Result {
     let counters = SharedArray::<u32>::zeros(8)?;
     let add = |counters: &SharedArray<u32>, x: usize| {
         // Another worker may have the table locked, and no core for as long as this call waits.
-        let atomics = loop {
-            match counters.try_atomics() {
-                Err(ClaimError::Busy { .. }) => {}
-                claimed => break claimed.unwrap(),
+        let mut claimed = counters.try_atomics();
+        eventually("the table of claims is free", || {
+            if matches!(claimed, Err(ClaimError::Busy { .. })) {
+                claimed = counters.try_atomics();
             }
-        };
-        atomics[x % 8].fetch_add(1, Ordering::Relaxed);
+            !matches!(claimed, Err(ClaimError::Busy { .. }))
+        });
+        claimed.unwrap()[x % 8].fetch_add(1, Ordering::Relaxed);
     };
     for pool in engines() {
         counters.fill(0)?;

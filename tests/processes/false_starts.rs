@@ -95,7 +95,7 @@ fn a_context_that_kills_workers_is_tried_as_often_as_its_item() {
     let (ended, died) = in_time(move || {
         let pool = pool(1);
         let call = pool.call().retries(2);
-        // No other item: until the caller has taken the failure, the next worker may begin with one.
+        // No other item: the next worker may begin with one before the caller has the failure.
         let ended = call.map_with(&poison, |_: &Poison, x: u32| x, 0..1);
         (ended, poison.count())
     });

@@ -1,4 +1,4 @@
-//! Tests of lines in memory of their own, and of the steps that change them.
+//! Tests of permits in memory of their own, and of the steps that change them.
 
 use std::mem;
 use std::thread;
@@ -113,7 +113,7 @@ fn permits_and_threads_that_leave_wake_those_whose_turn_it_is() {
 }
 
 #[test]
-fn burying_twice_is_burying_once() {
+fn reclaiming_twice_is_reclaiming_once() {
     let permits = permits();
     let other = MEMBERS as u16 - 1;
     assert!(permits.take(2, u64::MAX, other));
