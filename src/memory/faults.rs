@@ -303,7 +303,7 @@ fn making_an_object_gives_up_and_names_the_process_that_is_stopped() {
 }
 
 /// Runs `meanwhile` while another thread has the ledger, as a process that is stopped may have it.
-fn with_ledger_held<R>(meanwhile: impl FnOnce() -> R) -> R {
+pub(super) fn with_ledger_held<R>(meanwhile: impl FnOnce() -> R) -> R {
     let _alone = fault::alone();
     // This process is a member already, and so is the thread that holds the ledger.
     member::own_number();

@@ -125,27 +125,14 @@ impl Payload {
         let member = member::own()?;
         let id = id_of(word).ok_or(ShareError::Gone)?;
         let payload = Self { id, member };
-        let found = payload.block();
-        // What other processes wrote is checked: any other block does not belong to the queue.
-        let found = found.and_then(|block| {
-            let state = block.state();
-            let is_it = state.generation == id.generation
-                && state.is(Phase::Live)
-                && state.kind() == Some(Kind::Payload);
-            if is_it {
-                Ok(block)
-            } else {
-                Err(ShareError::Gone)
-            }
-        });
-        match found {
-            Ok(block) => {
+        match payload.block() {
+            Ok(block) if is_payload(block, id) => {
                 block.holders.insert(member);
                 Ok(payload)
             }
-            Err(error) => {
+            found => {
                 std::mem::forget(payload);
-                Err(error)
+                Err(found.err().unwrap_or(ShareError::Gone))
             }
         }
     }
@@ -214,24 +201,53 @@ impl Drop for Payload {
 
 /// Gives back a payload that a queue had, or was about to get or to let go of. Calls back the
 /// handles in it if no process has read it. May be called again, also after a process that was
-/// killed in the middle of it.
+/// killed in the middle of it. To be called by the only process that changes the queue.
+///
+/// This process takes the payload over like a receiver, for which it needs no lock. Only then does
+/// it wait for the ledger, or put that off: if it is killed, it is reclaimed with what it holds.
+/// (A process that is no member yet has to become one first, which takes the ledger.)
 pub(crate) fn discard(word: u64) {
     let Some(id) = id_of(word) else { return };
-    let mut reached = Stage::First;
+    let (mut reached, mut is_own) = (Stage::First, false);
     deferred::release(move |limit| {
         let (family, member) = match member::for_release(limit) {
             Ok(both) => both,
             Err(is_done) => return is_done,
         };
-        let Ok(lock) = family.lock(|| limit.at()) else {
-            return false;
-        };
-        if reached == Stage::First && family.join(&lock, id, member, true).is_err() {
+        is_own = is_own || take_over(family, id, member);
+        // Otherwise it is free, or a dead process has taken it over, and is reclaimed with it.
+        if !is_own {
             return true;
         }
         let take_apart = |block: &Block| registry::take_apart(family, id.index, block);
-        family.release_locked(lock, id, member, &mut reached, limit, Some(take_apart))
+        family.release(id, member, &mut reached, limit, Some(take_apart))
     });
+}
+
+/// Makes this process hold a payload that a queue has. Returns false if no queue has it any more.
+fn take_over(family: &Family, id: BlockId, member: u16) -> bool {
+    let Some(block) = family.block(id.index) else {
+        return false;
+    };
+    // The count is read first. It then belongs to this generation, as generations only go up. And
+    // as long as the payload counts, which only this process can change, it does not become free.
+    let counts = block.holders.in_flight() > 0;
+    if !counts || !is_payload(block, id) {
+        return false;
+    }
+    block.holders.insert(member);
+    fault::point();
+    block.holders.land();
+    true
+}
+
+/// Returns whether this is the block of that payload. What other processes wrote is checked: any
+/// other block does not belong to the queue.
+fn is_payload(block: &Block, id: BlockId) -> bool {
+    let state = block.state();
+    state.generation == id.generation
+        && state.is(Phase::Live)
+        && state.kind() == Some(Kind::Payload)
 }
 
 /// Calls back the handles in a payload that no process has read.
@@ -281,7 +297,11 @@ pub(crate) fn count() -> usize {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+    use crate::memory::faults::with_ledger_held;
 
     /// Returns whether the block belongs to another object now, or to none.
     fn is_given_back(id: BlockId) -> bool {
@@ -309,6 +329,29 @@ mod tests {
         discarded.go_over();
         discard(word);
         assert!(is_given_back(id));
+    }
+
+    /// If this process is killed while it waits for the ledger, the payload comes back with it. The
+    /// queue may be gone by then.
+    #[test]
+    fn a_payload_is_held_before_the_ledger_is_needed_to_give_it_back() {
+        let payload = Payload::new(b"text", &[], None).unwrap();
+        let (id, word, member) = (payload.id, payload.word(), payload.member);
+        let block = payload.block().unwrap();
+        payload.go_over();
+        assert!(!block.is_held_by(member) && block.holders.in_flight() == 1);
+        with_ledger_held(|| {
+            discard(word);
+            assert!(block.is_held_by(member) && block.holders.in_flight() == 0);
+            // Nothing is left to do for a process that comes to it again.
+            discard(word);
+            assert!(block.is_held_by(member) && !is_given_back(id));
+        });
+        let start = Instant::now();
+        while !is_given_back(id) {
+            assert!(start.elapsed() < Duration::from_secs(30), "it is lost");
+            thread::yield_now();
+        }
     }
 
     /// What another process wrote to a queue may be any number.
