@@ -24,6 +24,7 @@ use common::{
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
+use manyhands::sync::Event;
 use manyhands::{engine::StartMethod, process, worker_state};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
@@ -414,8 +415,14 @@ fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     let _none = Leftovers::none();
     let pool = builder(StartMethod::ForkServer).build().unwrap();
     let server = *children_of(std::process::id()).first().unwrap();
-    let busy = pool.submit(spin, 0);
-    eventually("the task runs", || busy.is_running());
+    // A task that its worker has claimed and not started would go to the next worker, and never end.
+    let runs = Event::new().unwrap();
+    let run = |runs: Event| {
+        runs.set();
+        spin(0);
+    };
+    let busy = pool.submit(run, runs.clone());
+    assert!(runs.wait_timeout(DEADLINE), "the task did not run");
     kill(server);
     let died = busy.result();
     // The kernel has killed it with its server.
