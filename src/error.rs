@@ -1,6 +1,6 @@
 //! All that can go wrong: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool
-//! as a whole, [`ProcessError`] for a single child process, [`TryError`] for a call whose items have
-//! errors of their own.
+//! as a whole, [`ProcessError`] for a single child process, [`TryError`] for a call whose items
+//! have errors of their own.
 //!
 //! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place
 //! of a panic). Every message says what happened, why, and what to do where that is not plain. All

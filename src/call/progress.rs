@@ -108,8 +108,8 @@ pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + Send + 'c>;
 enum Tell<'c> {
     /// The callback of the user's call.
     Items(Callback<'c>),
-    /// The tracker of a `map_reduce`, of whose chunks this call is one by one: it gets the number of
-    /// chunks that have ended, and the number of items that have ended in others.
+    /// The tracker of a `map_reduce`, of whose chunks this call is one by one: it gets the number
+    /// of chunks that have ended, and the number of items that have ended in others.
     Chunks(Box<dyn FnMut(usize, usize) + Send + 'c>),
 }
 
@@ -168,8 +168,8 @@ impl<'c> Tracker<'c> {
         self.tell_with(done, failed, 0);
     }
 
-    /// Does the same while items run, but tells nothing before the first has ended. If the items are
-    /// chunks, `within` is how many of the items in them have ended.
+    /// Does the same while items run, but tells nothing before the first has ended. If the items
+    /// are chunks, `within` is how many of the items in them have ended.
     pub(crate) fn tell_running(&mut self, done: usize, failed: usize, within: usize) {
         if done > 0 || matches!(self.tell, Some(Tell::Chunks(_))) {
             self.tell_with(done, failed, within);

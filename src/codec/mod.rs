@@ -207,8 +207,8 @@ pub(crate) fn is_err(input: &[u8]) -> bool {
     input.get(LENGTH_BYTES..).is_some_and(exact::is_err)
 }
 
-/// Finds the first record that is an `Err` among records of `Result`s. Returns how many records come
-/// before it, and at which byte it ends.
+/// Finds the first record that is an `Err` among records of `Result`s. Returns how many records
+/// come before it, and at which byte it ends.
 pub(crate) fn first_err(input: &[u8]) -> Option<(usize, usize)> {
     let mut rest = input;
     for nth in 0.. {

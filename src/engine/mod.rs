@@ -210,8 +210,8 @@ pub enum Shutdown {
     note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`"
 )]
 pub trait Run<F, A, R>: Executor {
-    /// Runs `f` on all items, or up to the first result at which the call stops: that is the last one
-    /// of those returned.
+    /// Runs `f` on all items, or up to the first result at which the call stops: that is the last
+    /// one of those returned.
     #[doc(hidden)]
     fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where

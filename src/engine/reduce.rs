@@ -95,8 +95,8 @@ impl Watch for Local {
     }
 }
 
-/// The watch of a process whose chunks come over a lane. The parent has the rest of a chunk left out
-/// by [cutting](crate::lane::Header::cut) the lane's task.
+/// The watch of a process whose chunks come over a lane. The parent has the rest of a chunk left
+/// out by [cutting](crate::lane::Header::cut) the lane's task.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub(crate) struct InLane(Option<(Lane, u32)>);
@@ -130,7 +130,8 @@ impl Watch for InLane {
 #[cfg(target_os = "linux")]
 impl Drop for InLane {
     fn drop(&mut self) {
-        // Before the next item is named: the parent must not take this count for that of the next one.
+        // Before the next item is named: the parent must not take this count for that of the next
+        // one.
         if let Some((lane, _)) = &self.0 {
             lane.header().set_within(0);
         }

@@ -1,5 +1,5 @@
-//! [`TryError`]: the error of a call whose items have errors of their own; [`SentError`]: any error,
-//! on its way to another process.
+//! [`TryError`]: the error of a call whose items have errors of their own; [`SentError`]: any
+//! error, on its way to another process.
 
 use std::error::Error;
 use std::fmt;

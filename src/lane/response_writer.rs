@@ -212,8 +212,8 @@ impl ResponseWriter {
 
     /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open
     /// cell, which has room for them. `run` gets the number of the item, from 0, and the place for
-    /// its result. It must end copies before it writes there. Returns how many items have run: fewer
-    /// if the rest is not needed any more.
+    /// its result. It must end copies before it writes there. Returns how many items have run:
+    /// fewer if the rest is not needed any more.
     ///
     /// This is the short loop around short functions: it notes the progress of each item, and
     /// nothing else. If `run` panics, [`recount`](Self::recount) must follow.

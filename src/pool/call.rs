@@ -188,9 +188,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Calls `tell` on the caller's thread while items end: at least four times a second, whatever
-    /// the chunks, and once when all have ended. (A lazy call tells of its chunks when their results
-    /// are taken. A call on threads that is made by a task of the same pool runs chunks itself, and
-    /// tells when one has ended.) An empty input has no items that could end; some
+    /// the chunks, and once when all have ended. (A lazy call tells of its chunks when their
+    /// results are taken. A call on threads that is made by a task of the same pool runs chunks
+    /// itself, and tells when one has ended.) An empty input has no items that could end; some
     /// engines call `tell` once with 0 items then, others do not. [`submit`](Self::submit) does not
     /// call it.
     ///

@@ -110,8 +110,8 @@ impl<E: Executor> Pool<E> {
     /// Runs `f` on every item and returns the results in the order of the items.
     ///
     /// Items travel in chunks; [`call`](Self::call) has the options. Blocks until all items are
-    /// done, or until one has failed and every item before it has ended. From the moment at which an
-    /// item has failed, items after it are not started any more, whatever chunk they are in. On
+    /// done, or until one has failed and every item before it has ended. From the moment at which
+    /// an item has failed, items after it are not started any more, whatever chunk they are in. On
     /// processes and forked children the call does not wait for those that run; threads cannot be
     /// left alone with what they borrow, so there it does.
     ///
@@ -253,8 +253,8 @@ impl<E: Executor> Pool<E> {
         self.call().for_each(f, items)
     }
 
-    /// Runs `f`, which may fail, on every item, and returns the values in the order of the items. The
-    /// first `Err`, in input order, ends the call.
+    /// Runs `f`, which may fail, on every item, and returns the values in the order of the items.
+    /// The first `Err`, in input order, ends the call.
     ///
     /// It ends like a [`map`](Self::map) in which an item panics: once an item has returned an
     /// `Err`, items after it are not started any more, and every item before it still runs to its
@@ -268,8 +268,8 @@ impl<E: Executor> Pool<E> {
     /// # Errors
     ///
     /// - [`TryError::Item`] with the first error, in input order, and the item's index.
-    /// - [`TryError::Task`] if an item before all those with errors has no outcome, and in all other
-    ///   cases in which [`map`](Self::map) fails.
+    /// - [`TryError::Task`] if an item before all those with errors has no outcome, and in all
+    ///   other cases in which [`map`](Self::map) fails.
     ///
     /// # Panics
     ///
@@ -306,8 +306,8 @@ impl<E: Executor> Pool<E> {
         self.call().try_map(f, items)
     }
 
-    /// Runs `f`, which may fail, on every item, for its effect and not for a value. The first `Err`,
-    /// in input order, ends the call, as in [`try_map`](Self::try_map).
+    /// Runs `f`, which may fail, on every item, for its effect and not for a value. The first
+    /// `Err`, in input order, ends the call, as in [`try_map`](Self::try_map).
     ///
     /// # Errors
     ///
@@ -322,7 +322,10 @@ impl<E: Executor> Pool<E> {
     /// ```
     /// use manyhands::prelude::*;
     ///
-    /// let check = |size: u64| if size < 100 { Ok(()) } else { Err(format!("{size} is too much")) };
+    /// let check = |size: u64| match size {
+    ///     0..100 => Ok(()),
+    ///     _ => Err(format!("{size} is too much")),
+    /// };
     /// let pool = Pool::threads(2)?;
     /// pool.try_for_each(check, [7, 70]).unwrap();
     /// let error = pool.try_for_each(check, [7, 700, 7_000]).unwrap_err();

@@ -102,8 +102,8 @@ struct Call<'a, R> {
     chunks: Vec<Chunk>,
     /// All chunks before this one are finished, without a failure that matters.
     front: usize,
-    /// The first chunk that has a failure that matters, as far as is known. Those after it are of no
-    /// use.
+    /// The first chunk that has a failure that matters, as far as is known. Those after it are of
+    /// no use.
     cut: Option<usize>,
     done: usize,
     failed: usize,

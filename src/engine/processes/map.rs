@@ -294,8 +294,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         tracker.tell_running(ended + unpublished, failed, within);
     }
 
-    /// Takes the results of the chunks that have ended, up to the first that has not. Returns true if
-    /// the last one is that at which the call stops.
+    /// Takes the results of the chunks that have ended, up to the first that has not. Returns true
+    /// if the last one is that at which the call stops.
     ///
     /// # Errors
     ///

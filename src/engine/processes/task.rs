@@ -29,15 +29,15 @@ pub(super) trait Results: Sink {
     /// ended.
     fn is_awaited(&self) -> bool;
 
-    /// Returns whether a caller still wants the items from `from` on. Once it does not, it never will
-    /// again.
+    /// Returns whether a caller still wants the items from `from` on. Once it does not, it never
+    /// will again.
     fn is_wanted(&self, from: u32) -> bool {
         let _ = from;
         true
     }
 
-    /// Returns the address of the call that the task is a part of, to know it by; null if the call is
-    /// not told of its progress.
+    /// Returns the address of the call that the task is a part of, to know it by; null if the call
+    /// is not told of its progress.
     fn call(&self) -> *const () {
         std::ptr::null()
     }

@@ -152,8 +152,8 @@ pub(super) fn collect<R, E>(
         }
     }
     // SAFETY: the loop has seen stretches that lie side by side from the vector's start on, all but
-    // the last of them full. They have filled `in_place` slots in all, which is within the capacity.
-    // So these slots hold results, and the stretches have given them up.
+    // the last of them full. They have filled `in_place` slots in all, which is within the
+    // capacity. So these slots hold results, and the stretches have given them up.
     unsafe { results.set_len(in_place) };
     for mut more in apart {
         results.append(&mut more);

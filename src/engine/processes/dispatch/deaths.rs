@@ -139,8 +139,8 @@ impl Dispatch {
         self.requeue(batch);
     }
 
-    /// Puts what is left of a batch at the front of the queue. If nothing is left, or no caller wants
-    /// it, ends its task.
+    /// Puts what is left of a batch at the front of the queue. If nothing is left, or no caller
+    /// wants it, ends its task.
     pub(super) fn requeue(&mut self, batch: Batch) {
         if batch.first < batch.task.count {
             if batch.task.results.is_wanted(batch.first) {
