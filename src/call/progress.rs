@@ -141,13 +141,12 @@ impl<'c> Tracker<'c> {
         let mut tracker = Self::new(None, None);
         if outer.is_on() {
             let tell = move |chunks: usize, within: usize| {
-                let done = match ended {
-                    Some(ended) => ended.load(Ordering::Relaxed),
-                    None => {
-                        let sizes = sizes.lock();
-                        let least = sizes.of_the_smallest(chunks);
-                        least.saturating_add(within).min(sizes.of_all())
-                    }
+                let done = if let Some(ended) = ended {
+                    ended.load(Ordering::Relaxed)
+                } else {
+                    let sizes = sizes.lock();
+                    let least = sizes.of_the_smallest(chunks);
+                    least.saturating_add(within).min(sizes.of_all())
                 };
                 // Nothing is told before the first item has ended.
                 if done > 0 {
