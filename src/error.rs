@@ -1,5 +1,6 @@
 //! All that can go wrong: [`TaskError`] for a task or one item of a call, [`PoolError`] for a pool
-//! as a whole, [`ProcessError`] for a single child process.
+//! as a whole, [`ProcessError`] for a single child process, [`TryError`] for a call whose items
+//! have errors of their own.
 //!
 //! Every variant carries what a caller can act on (the item's index, the pid, the signal, the place
 //! of a panic). Every message says what happened, why, and what to do where that is not plain. All
@@ -15,6 +16,7 @@ mod item_index;
 mod message;
 #[cfg(target_os = "linux")]
 mod process;
+mod try_error;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,6 +33,7 @@ pub use item_index::ItemIndex;
 pub use message::Message;
 #[cfg(target_os = "linux")]
 pub use process::ProcessError;
+pub use try_error::{SentError, TryError};
 
 /// Why a task has no result.
 ///

@@ -124,7 +124,7 @@ pub use call::stream::{Imap, ImapUnordered};
 #[cfg(target_os = "linux")]
 pub use engine::{AnyEngine, Forked, Processes, RunLent, worker_state};
 pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads};
-pub use error::{PoolError, TaskError};
+pub use error::{PoolError, SentError, TaskError, TryError};
 pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
@@ -164,7 +164,7 @@ pub mod prelude {
     #[cfg(target_os = "linux")]
     pub use crate::engine::{AnyEngine, Forked, Processes, RunLent, StartMethod, WaitPolicy};
     pub use crate::engine::{Executor, Run, RunReduce, RunWith, Serial, Threads};
-    pub use crate::error::{Death, PoolError, TaskError};
+    pub use crate::error::{Death, PoolError, TaskError, TryError};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
     pub use crate::pool::Pool;
     #[cfg(target_os = "linux")]

@@ -77,7 +77,7 @@ where
     let mut missing = Context::Broken("the worker was not sent it".to_owned());
     let cell = chunk.context.take().unwrap_or(&mut missing);
     // A panic in the context's Deserialize fails the first item; the next item tries again.
-    while chunk.count > 0 {
+    while chunk.count > 0 && chunk.responses.goes_on() {
         chunk.responses.item_starts();
         match panic::catch(|| cell.get::<C>()) {
             Ok(Ok(context)) => {
@@ -163,7 +163,7 @@ impl Chunk<'_> {
             return self.run_fixed(&f, argument, result);
         }
         // One `catch` serves many items: it is entered again only after an item that failed.
-        while self.count > 0 {
+        while self.count > 0 && self.responses.goes_on() {
             match panic::catch(|| self.run_until_fault(&f)) {
                 Ok(None) => {}
                 Ok(Some(fault)) => self.responses.fault(&fault),
@@ -187,9 +187,9 @@ impl Chunk<'_> {
     {
         let mut items = self.items;
         let original = self.responses.original();
-        while self.count > 0 {
+        while self.count > 0 && self.responses.goes_on() {
             let batch = self.responses.room_for(result).min(self.count);
-            let (now, later) = items.split_at(batch as usize * argument);
+            let now = &items[..batch as usize * argument];
             let outcome = panic::catch(|| {
                 self.responses.results(batch, result, |item, slot| {
                     let mut bytes = &now[item * argument..(item + 1) * argument];
@@ -198,12 +198,13 @@ impl Chunk<'_> {
                         original.end_copy(COPY_RETURNED);
                         codec::put_fixed(slot, &result);
                     }
-                });
+                })
             });
             match outcome {
-                Ok(()) => {
-                    items = later;
-                    self.count -= batch;
+                // If fewer have run, the rest is not needed, and the loop ends.
+                Ok(ran) => {
+                    items = &items[ran as usize * argument..];
+                    self.count -= ran;
                 }
                 Err(caught) => {
                     // The item after the last counted one has panicked.
@@ -222,7 +223,7 @@ impl Chunk<'_> {
         A: DeserializeOwned + 'static,
         R: Serialize + 'static,
     {
-        while self.count > 0 {
+        while self.count > 0 && self.responses.goes_on() {
             self.responses.item_starts();
             self.count -= 1;
             let argument = match wire::take::<A>(&mut self.items) {

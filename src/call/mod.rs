@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
+//! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
 //! | [`code`] | functions as numbers that mean the same in another process |
@@ -26,6 +27,7 @@ pub(crate) mod portable;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 pub(crate) mod seed;
+pub(crate) mod stop;
 pub(crate) mod stream;
 
 pub(crate) use limits::Limits;
@@ -33,4 +35,5 @@ pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;
 #[cfg(target_os = "linux")]
 pub(crate) use schedule::Chunks;
+pub(crate) use stop::{AtErr, Never, Stop};
 pub(crate) use stream::{ChunkFuture, Stream};

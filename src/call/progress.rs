@@ -1,6 +1,7 @@
 //! The progress of a call, reported to a callback on the caller's thread.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -64,6 +65,10 @@ impl Progress {
     }
 }
 
+/// How long a caller that is told of the progress waits at most until it looks again: short beside
+/// the quarter of a second that is promised.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+
 /// The sizes of the chunks that were given out.
 ///
 /// The caller knows how many chunks have ended, but not which. At least as many items have ended as
@@ -77,6 +82,11 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(crate) fn add(&mut self, size: usize) {
         *self.chunks.entry(size).or_default() += 1;
+    }
+
+    /// Returns how many items all chunks have.
+    fn of_all(&self) -> usize {
+        self.chunks.iter().map(|(size, chunks)| size * chunks).sum()
     }
 
     /// Returns how many items the `count` smallest chunks have.
@@ -94,9 +104,18 @@ impl Sizes {
 /// The callback that a call reports its progress to. A lazy call takes it along to other threads.
 pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + Send + 'c>;
 
+/// What hears of the progress.
+enum Tell<'c> {
+    /// The callback of the user's call.
+    Items(Callback<'c>),
+    /// The tracker of a `map_reduce`, of whose chunks this call is one by one: it gets the number
+    /// of chunks that have ended, and the number of items that have ended in others.
+    Chunks(Box<dyn FnMut(usize, usize) + Send + 'c>),
+}
+
 /// The callback of a call, and the counts that it was called with last.
 pub(crate) struct Tracker<'c> {
-    tell: Option<Callback<'c>>,
+    tell: Option<Tell<'c>>,
     total: Option<usize>,
     start: Instant,
     told: Option<(usize, usize)>,
@@ -105,25 +124,38 @@ pub(crate) struct Tracker<'c> {
 impl<'c> Tracker<'c> {
     pub(crate) fn new(tell: Option<Callback<'c>>, total: Option<usize>) -> Self {
         Self {
-            tell,
+            tell: tell.map(Tell::Items),
             total,
             start: Instant::now(),
             told: None,
         }
     }
 
-    /// Makes a tracker that counts chunks, and reports the items in them to `outer`.
-    pub(crate) fn by_chunks(outer: &'c mut Tracker<'_>, sizes: &'c Mutex<Sizes>) -> Self {
-        if !outer.is_on() {
-            return Self::new(None, None);
+    /// Makes a tracker that counts chunks, and reports the items in them to `outer`. `ended` is how
+    /// many items have ended, if they are counted.
+    pub(crate) fn by_chunks(
+        outer: &'c mut Tracker<'_>,
+        sizes: &'c Mutex<Sizes>,
+        ended: Option<&'c AtomicUsize>,
+    ) -> Self {
+        let mut tracker = Self::new(None, None);
+        if outer.is_on() {
+            let tell = move |chunks: usize, within: usize| {
+                let done = if let Some(ended) = ended {
+                    ended.load(Ordering::Relaxed)
+                } else {
+                    let sizes = sizes.lock();
+                    let least = sizes.of_the_smallest(chunks);
+                    least.saturating_add(within).min(sizes.of_all())
+                };
+                // Nothing is told before the first item has ended.
+                if done > 0 {
+                    outer.tell(done, 0);
+                }
+            };
+            tracker.tell = Some(Tell::Chunks(Box::new(tell)));
         }
-        let mut done = 0;
-        let tell = move |chunks: &Progress| {
-            // The count only grows: it does not go back when a smaller chunk is given out later.
-            done = done.max(sizes.lock().of_the_smallest(chunks.done));
-            outer.tell(done, 0);
-        };
-        Self::new(Some(Box::new(tell)), None)
+        tracker
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -132,15 +164,34 @@ impl<'c> Tracker<'c> {
 
     /// Calls the callback, if there is one and these counts differ from the last ones.
     pub(crate) fn tell(&mut self, done: usize, failed: usize) {
-        let Some(tell) = &mut self.tell else { return };
-        if self.told != Some((done, failed)) {
-            self.told = Some((done, failed));
-            tell(&Progress {
-                done,
-                failed,
-                total: self.total,
-                elapsed: self.start.elapsed(),
-            });
+        self.tell_with(done, failed, 0);
+    }
+
+    /// Does the same while items run, but tells nothing before the first has ended. If the items
+    /// are chunks, `within` is how many of the items in them have ended.
+    pub(crate) fn tell_running(&mut self, done: usize, failed: usize, within: usize) {
+        if done > 0 || matches!(self.tell, Some(Tell::Chunks(_))) {
+            self.tell_with(done, failed, within);
+        }
+    }
+
+    /// What is told only grows, though a worker that dies may take along what it had ended.
+    fn tell_with(&mut self, done: usize, failed: usize, within: usize) {
+        match &mut self.tell {
+            None => {}
+            Some(Tell::Chunks(tell)) => tell(done, within),
+            Some(Tell::Items(tell)) => {
+                let done = self.told.map_or(done, |(told, _)| told.max(done));
+                if self.told != Some((done, failed)) {
+                    self.told = Some((done, failed));
+                    tell(&Progress {
+                        done,
+                        failed,
+                        total: self.total,
+                        elapsed: self.start.elapsed(),
+                    });
+                }
+            }
         }
     }
 }
@@ -174,6 +225,14 @@ mod tests {
         let mut off = Tracker::new(None, Some(9));
         assert!(!off.is_on());
         off.tell(1, 0);
+        let mut told = Vec::new();
+        let note = |p: &Progress| told.push(p.done);
+        let mut running = Tracker::new(Some(Box::new(note)), None);
+        for done in [0, 2, 1, 2, 3] {
+            running.tell_running(done, 0, 9);
+        }
+        drop(running);
+        assert_eq!(told, [2, 3], "nothing of no items, and nothing goes back");
     }
 
     #[test]
@@ -182,7 +241,7 @@ mod tests {
         let mut told = Vec::new();
         let note = |p: &Progress| told.push((p.done, p.total));
         let mut outer = Tracker::new(Some(Box::new(note)), Some(7));
-        let mut chunks = Tracker::by_chunks(&mut outer, &sizes);
+        let mut chunks = Tracker::by_chunks(&mut outer, &sizes, None);
         assert!(chunks.is_on());
         sizes.lock().add(4);
         chunks.tell(1, 0);
@@ -196,7 +255,36 @@ mod tests {
         drop(outer);
         assert_eq!(told, [4, 7].map(|done| (done, Some(7))));
         let mut off = Tracker::new(None, None);
-        assert!(!Tracker::by_chunks(&mut off, &sizes).is_on());
+        assert!(!Tracker::by_chunks(&mut off, &sizes, None).is_on());
+    }
+
+    #[test]
+    fn what_has_ended_within_chunks_counts_up_to_all_that_there_is() {
+        let sizes = Mutex::new(Sizes::default());
+        let mut told = Vec::new();
+        let note = |p: &Progress| told.push(p.done);
+        let mut outer = Tracker::new(Some(Box::new(note)), None);
+        let mut chunks = Tracker::by_chunks(&mut outer, &sizes, None);
+        for size in [4, 3] {
+            sizes.lock().add(size);
+        }
+        for (done, within) in [(0, 0), (0, 2), (1, 1), (1, 0), (1, usize::MAX), (2, 0)] {
+            chunks.tell_running(done, 0, within);
+        }
+        drop(chunks);
+        drop(outer);
+        assert_eq!(told, [2, 4, 7]);
+        let (mut told, ended) = (Vec::new(), AtomicUsize::new(0));
+        let note = |p: &Progress| told.push(p.done);
+        let mut outer = Tracker::new(Some(Box::new(note)), None);
+        let mut counted = Tracker::by_chunks(&mut outer, &sizes, Some(&ended));
+        for now in [0, 1, 1, 6] {
+            ended.store(now, Ordering::Relaxed);
+            counted.tell_running(0, 0, 0);
+        }
+        drop(counted);
+        drop(outer);
+        assert_eq!(told, [1, 6]);
     }
 
     #[test]

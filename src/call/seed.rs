@@ -214,6 +214,12 @@ pub(crate) fn begin_task(seeds: Seeds) {
     });
 }
 
+/// Returns the lane that this thread runs tasks of, if it does.
+#[cfg(target_os = "linux")]
+pub(crate) fn lane() -> Option<Lane> {
+    LANE.with_borrow(Clone::clone)
+}
+
 fn lane_item() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -201,6 +201,25 @@ pub(crate) fn records_len(input: &[u8], count: usize) -> Option<usize> {
     Some(input.len() - rest.len())
 }
 
+/// Returns whether the first record of `input`, of which the value must be a `Result`, is an `Err`.
+#[inline]
+pub(crate) fn is_err(input: &[u8]) -> bool {
+    input.get(LENGTH_BYTES..).is_some_and(exact::is_err)
+}
+
+/// Finds the first record that is an `Err` among records of `Result`s. Returns how many records
+/// come before it, and at which byte it ends.
+pub(crate) fn first_err(input: &[u8]) -> Option<(usize, usize)> {
+    let mut rest = input;
+    for nth in 0.. {
+        let record = split_record(&mut rest)?;
+        if exact::is_err(record) {
+            return Some((nth, input.len() - rest.len()));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,6 +405,39 @@ mod tests {
         let mut rest = &bytes[ends[1].unwrap()..];
         assert_eq!(take::<String>(&mut rest), Ok(String::new()));
         assert_eq!(take::<String>(&mut rest), Ok("three".to_owned()));
+    }
+
+    #[test]
+    fn the_first_err_among_results_is_found_whatever_is_in_them() {
+        type Nested = Result<Result<String, ()>, Result<u8, Option<u64>>>;
+        let oks: [Nested; 3] = [Ok(Ok("Err".to_owned())), Ok(Err(())), Ok(Ok(String::new()))];
+        let errs: [Nested; 3] = [Err(Ok(1)), Err(Err(None)), Err(Err(Some(u64::MAX)))];
+        let mut bytes = Vec::new();
+        for ok in &oks {
+            let start = bytes.len();
+            append(&mut bytes, ok).unwrap();
+            assert!(!is_err(&bytes[start..]), "{ok:?}");
+        }
+        assert_eq!(first_err(&bytes), None);
+        let before = bytes.len();
+        for err in &errs {
+            bytes.truncate(before);
+            append(&mut bytes, err).unwrap();
+            assert!(is_err(&bytes[before..]), "{err:?}");
+            let end = bytes.len();
+            append(&mut bytes, &oks[0]).unwrap();
+            assert_eq!(first_err(&bytes), Some((3, end)));
+            assert_eq!(
+                first_err(&bytes[..end - 1]),
+                None,
+                "the record is not whole"
+            );
+        }
+        assert!(!is_err(&[]) && first_err(&[]).is_none());
+        let (mut unit, mut number) = (Vec::new(), Vec::new());
+        append(&mut unit, &Err::<(), ()>(())).unwrap();
+        append(&mut number, &Ok::<u64, ()>(7)).unwrap();
+        assert!(is_err(&unit) && !is_err(&number));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::array::lend::Lent;
 use crate::call::portable::Portable;
-use crate::call::{Limits, Plan, Stream};
+use crate::call::{Limits, Plan, Stop, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 
@@ -101,11 +101,12 @@ where
     A: Serialize + DeserializeOwned + Send + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>,
     {
-        each!(self, engine => engine.map(plan, f, items))
+        each!(self, engine => engine.map(plan, f, items, stop))
     }
 
     fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>

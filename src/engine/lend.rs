@@ -2,7 +2,7 @@
 
 use super::{Executor, Forked, Run, Serial, Threads};
 use crate::array::lend::Lent;
-use crate::call::Plan;
+use crate::call::{Never, Plan};
 use crate::error::TaskError;
 
 pub use crate::array::lend::{LentChunks, LentPairs, LentTiles};
@@ -48,20 +48,41 @@ pub trait RunLent<L, F>: Executor {
 impl<L: Lent<F>, F> RunLent<L, F> for Serial {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
-        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
+        Run::map(
+            self,
+            plan,
+            |index| L::run(&lent, &f, index),
+            0..items,
+            Never,
+        )
+        .map(drop)
     }
 }
 
 impl<L: Lent<F>, F: Sync> RunLent<L, F> for Threads {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
-        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
+        Run::map(
+            self,
+            plan,
+            |index| L::run(&lent, &f, index),
+            0..items,
+            Never,
+        )
+        .map(drop)
     }
 }
 
 impl<L: Lent<F>, F> RunLent<L, F> for Forked {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
-        Run::map(self, plan, |index| L::run(&lent, &f, index), 0..items).map(drop)
+        Run::map(
+            self,
+            plan,
+            |index| L::run(&lent, &f, index),
+            0..items,
+            Never,
+        )
+        .map(drop)
     }
 }

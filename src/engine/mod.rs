@@ -64,7 +64,7 @@ pub use serial::Serial;
 pub use threads::Threads;
 
 use self::sealed::Internal;
-use crate::call::{Limits, Plan, Stream};
+use crate::call::{Limits, Plan, Stop, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use std::fmt::Debug;
@@ -210,9 +210,12 @@ pub enum Shutdown {
     note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`"
 )]
 pub trait Run<F, A, R>: Executor {
+    /// Runs `f` on all items, or up to the first result at which the call stops: that is the last
+    /// one of those returned.
     #[doc(hidden)]
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>;
 
     #[doc(hidden)]

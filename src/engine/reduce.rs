@@ -5,6 +5,7 @@
 //! The order of the items is kept all the way: the reduction must be associative, and nothing more.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,9 +15,11 @@ use super::Run;
 use crate::call::progress::{Sizes, Tracker};
 use crate::call::schedule::Schedule;
 use crate::call::seed::{self, Seeds};
-use crate::call::{Limits, Plan};
+use crate::call::{AtErr, Limits, Plan};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
+#[cfg(target_os = "linux")]
+use crate::lane::Lane;
 use crate::panic::{self, Caught};
 
 /// A chunk of items, the index of the first, and the seeds of all items of the call.
@@ -32,38 +35,163 @@ pub(crate) struct Failed {
     caught: Caught,
 }
 
+/// What tells a worker in the middle of a chunk whether the rest of it is needed.
+pub(crate) trait Watch {
+    /// Returns whether the items of the chunk that begins with item `base` are needed, as far as is
+    /// known.
+    fn goes_on(&self, base: u64) -> bool;
+
+    /// Notes that one more item of the chunk has ended, so that there are `ended` now.
+    fn item_ended(&self, ended: u64);
+}
+
+/// The watch of the engines whose workers share the caller's memory.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// The first chunk that has failed, by the index of its first item.
+    failed: AtomicU64,
+    /// The items that have ended, if the caller is told of the progress.
+    ended: Option<AtomicUsize>,
+}
+
+impl Local {
+    /// Makes the watch of a call.
+    pub(crate) fn of(plan: &Plan<'_>) -> Self {
+        Self {
+            failed: AtomicU64::new(u64::MAX),
+            ended: plan.tracker.is_on().then(|| AtomicUsize::new(0)),
+        }
+    }
+
+    pub(crate) fn ended(&self) -> Option<&AtomicUsize> {
+        self.ended.as_ref()
+    }
+
+    /// Maps and reduces like [`fold`], and notes whether the chunk has failed.
+    pub(crate) fn fold<A, R>(
+        &self,
+        chunk: Chunk<A>,
+        f: impl Fn(A) -> R,
+        reduce: impl Fn(R, R) -> R,
+    ) -> Partial<R> {
+        let (base, ..) = chunk;
+        let partial = fold_in_worker(chunk, f, reduce, self);
+        if partial.is_err() {
+            self.failed.fetch_min(base, Ordering::Relaxed);
+        }
+        partial
+    }
+}
+
+impl Watch for Local {
+    fn goes_on(&self, base: u64) -> bool {
+        base <= self.failed.load(Ordering::Relaxed)
+    }
+
+    fn item_ended(&self, _ended: u64) {
+        if let Some(ended) = &self.ended {
+            ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The watch of a process whose chunks come over a lane. The parent has the rest of a chunk left
+/// out by [cutting](crate::lane::Header::cut) the lane's task.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub(crate) struct InLane(Option<(Lane, u32)>);
+
+#[cfg(target_os = "linux")]
+impl InLane {
+    /// Makes the watch of the chunk that this thread is at.
+    pub(crate) fn here() -> Self {
+        Self(seed::lane().map(|lane| {
+            lane.header().set_within(0);
+            let task = lane.header().progress().task;
+            (lane, task)
+        }))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Watch for InLane {
+    fn goes_on(&self, _base: u64) -> bool {
+        let is_cut = |(lane, task): &(Lane, u32)| lane.header().is_cut(*task);
+        !self.0.as_ref().is_some_and(is_cut)
+    }
+
+    fn item_ended(&self, ended: u64) {
+        if let Some((lane, _)) = &self.0 {
+            lane.header().set_within(ended);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for InLane {
+    fn drop(&mut self) {
+        // Before the next item is named: the parent must not take this count for that of the next
+        // one.
+        if let Some((lane, _)) = &self.0 {
+            lane.header().set_within(0);
+        }
+    }
+}
+
 /// How many results of chunks one task reduces.
 const GROUP: usize = 64;
 
-/// Maps and reduces one chunk.
-pub(crate) fn fold<A, R>(
+/// Maps and reduces one chunk, or as much of it as is needed: then the outcome is a failure, which
+/// no caller looks at.
+fn fold<A, R>(
     (base, seeds, items): Chunk<A>,
     f: impl Fn(A) -> R,
     reduce: impl Fn(R, R) -> R,
+    watch: &impl Watch,
 ) -> Partial<R> {
     // No item is noted while the reduction runs: a panic in it does not belong to one item.
     let at = Cell::new(None);
     let _none = seed::leave();
-    panic::catch(|| {
-        let mut mapped = (base..).zip(items).map(|(index, item)| {
+    let folded = panic::catch(|| {
+        let (mut total, mut ended) = (None, 0);
+        for (index, item) in (base..).zip(items) {
+            if !watch.goes_on(base) {
+                return None;
+            }
             at.set(Some(index));
             let seeded = seed::enter(seeds, index as usize);
             let value = f(item);
             drop(seeded);
             at.set(None);
-            value
-        });
-        let first = mapped.next()?;
-        Some(mapped.fold(first, &reduce))
-    })
-    .map_err(|caught| Failed {
+            total = Some(match total {
+                Some(total) => reduce(total, value),
+                None => value,
+            });
+            ended += 1;
+            watch.item_ended(ended);
+        }
+        Some(total)
+    });
+    let failed = |caught| Failed {
         index: at.get(),
         caught,
+    };
+    folded.map_err(failed)?.ok_or_else(|| {
+        failed(Caught {
+            message: "it was left out, because an item before it has failed".to_owned(),
+            ..Caught::default()
+        })
     })
 }
 
+/// Reduces two values, on the thread of the caller.
+pub(crate) fn one<R>(one: R, other: R, reduce: impl Fn(R, R) -> R) -> Result<R, TaskError> {
+    let _none = seed::leave();
+    panic::catch(|| reduce(one, other)).map_err(|caught| caught.into_error(None))
+}
+
 /// Reduces the results of some chunks.
-pub(crate) fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
+fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
     let _none = seed::leave();
     panic::catch(|| partials.into_iter().reduce(&reduce)).map_err(|caught| Failed {
         index: None,
@@ -77,11 +205,12 @@ pub(crate) fn fold_in_worker<A, R>(
     chunk: Chunk<A>,
     f: impl Fn(A) -> R,
     reduce: impl Fn(R, R) -> R,
+    watch: &impl Watch,
 ) -> Partial<R> {
     let original = Original::here();
     let f = |item| copies::run(original, || f(item));
     let reduce = |one, other| copies::run(original, || reduce(one, other));
-    let partial = fold(chunk, f, reduce);
+    let partial = fold(chunk, f, reduce, watch);
     copies::end_panicked(original);
     partial
 }
@@ -96,13 +225,29 @@ pub(crate) fn combine_in_worker<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R)
     partial
 }
 
-/// Runs the whole call, given the two functions that an engine runs.
+/// Checks that the call asks for nothing that it cannot have.
+///
+/// # Errors
+///
+/// [`TaskError::InvalidCall`] if it does.
+pub(crate) fn check(plan: &Plan<'_>) -> Result<(), TaskError> {
+    if plan.limits.timeout.is_some() {
+        return Err(TaskError::InvalidCall {
+            reason: "map_reduce has no limit for each item: it runs them in chunks. Use map and reduce the results".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Runs the whole call, given the two functions that an engine runs. `ended` counts the items that
+/// have ended, where they can be counted.
 pub(crate) fn map_reduce<E, H, K, A, R>(
     engine: &E,
     plan: Plan<'_>,
     fold: H,
     combine: K,
     items: impl Iterator<Item = A>,
+    ended: Option<&AtomicUsize>,
 ) -> Result<Option<R>, TaskError>
 where
     H: Fn(Chunk<A>) -> Partial<R>,
@@ -111,11 +256,7 @@ where
 {
     let workers = engine.workers();
     let mut sizes = plan.chunks(workers)?;
-    if plan.limits.timeout.is_some() {
-        return Err(TaskError::InvalidCall {
-            reason: "map_reduce has no limit for each item: it runs them in chunks. Use map and reduce the results".into(),
-        });
-    }
+    check(&plan)?;
     let seeds = plan.limits.seeds;
     // An iterator may go on after its end, so it is fused.
     let (mut items, mut given) = (items.fuse(), 0);
@@ -145,8 +286,13 @@ where
     };
     let mut tracker = plan.tracker;
     let window = plan.window.map(|_| 2 * workers);
-    let first = inner(window, Tracker::by_chunks(&mut tracker, &chunk_sizes));
-    let partials = engine.map(first, fold, chunks).map_err(without_index)?;
+    let first = inner(
+        window,
+        Tracker::by_chunks(&mut tracker, &chunk_sizes, ended),
+    );
+    let partials = engine
+        .map(first, fold, chunks, AtErr)
+        .map_err(without_index)?;
     let mut partials = values(partials)?;
     while partials.len() > 1 {
         let mut rest = partials.into_iter();
@@ -159,6 +305,7 @@ where
                 inner(None, Tracker::new(None, None)),
                 combine.clone(),
                 groups,
+                AtErr,
             )
             .map_err(without_index)?;
         partials = values(reduced)?;

@@ -5,7 +5,7 @@ use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Plan, Stream};
+use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -89,15 +89,18 @@ impl<F, A, R> Run<F, A, R> for Serial
 where
     F: Fn(A) -> R,
 {
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, _stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>,
     {
         self.check_open()?;
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
         run(plan, f, items, |outcome| {
-            results.push(outcome?);
-            Ok(())
+            let result = outcome?;
+            let goes_on = !S::is_met(&result);
+            results.push(result);
+            Ok(goes_on)
         })?;
         Ok(results)
     }
@@ -113,7 +116,7 @@ where
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
         let keep = |outcome| {
             results.push(outcome);
-            Ok(())
+            Ok(true)
         };
         // Only `keep` can end the loop early, and it does not.
         let _ = run(plan, f, items, keep);
@@ -163,12 +166,12 @@ where
 /// results come.
 const MOST_RESERVED: usize = 1 << 24;
 
-/// Runs all items, one after the other, until `keep` fails.
+/// Runs all items, one after the other, until `keep` fails or says that it needs no more.
 fn run<A, R>(
     plan: Plan<'_>,
     f: impl Fn(A) -> R,
     items: impl Iterator<Item = A>,
-    mut keep: impl FnMut(Result<R, TaskError>) -> Result<(), TaskError>,
+    mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
 ) -> Result<(), TaskError> {
     // Chunks have no effect here, but options that are wrong on one engine must be wrong on all.
     plan.chunks(1)?;
@@ -179,7 +182,9 @@ fn run<A, R>(
         failed += usize::from(outcome.is_err());
         let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
         tracker.tell(index + 1, failed);
-        kept?;
+        if !kept? {
+            break;
+        }
     }
     Ok(())
 }
@@ -193,9 +198,19 @@ where
     where
         I: Iterator<Item = A>,
     {
-        let fold = |chunk| reduce::fold(chunk, &f, &g);
-        let combine = |partials| reduce::combine(partials, &g);
-        reduce::map_reduce(self, plan, fold, combine, items)
+        self.check_open()?;
+        reduce::check(&plan)?;
+        let mut total = None;
+        run(plan, f, items, |outcome| {
+            let value = outcome?;
+            total = Some(match total.take() {
+                None => value,
+                // A panic here does not belong to one item.
+                Some(total) => reduce::one(total, value, &g)?,
+            });
+            Ok(true)
+        })?;
+        Ok(total)
     }
 }
 
@@ -207,6 +222,6 @@ where
     where
         I: Iterator<Item = A>,
     {
-        self.map(plan, |item| f(context, item), items)
+        self.map(plan, |item| f(context, item), items, Never)
     }
 }

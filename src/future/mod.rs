@@ -158,7 +158,7 @@ impl<R> TaskFuture<R> {
     }
 
     /// Waits until the outcome can be taken, or until the deadline.
-    fn wait(&self, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         self.pending.wait(deadline) && self.told().is_none_or(|told| told.wait(deadline))
     }
 

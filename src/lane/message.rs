@@ -33,11 +33,25 @@ pub(crate) enum Request {
         limit: Option<Duration>,
         /// Whether the worker must say, at the end, when it began and ended.
         is_recorded: bool,
+        /// After what the worker leaves out the rest of the items.
+        stops_at: StopsAt,
     },
     /// Keep a context. Body: its encoding.
     Context { id: u64 },
     /// Drop a context.
     Forget { id: u64 },
+}
+
+/// The first answer after which the rest of a task's items is not needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StopsAt {
+    /// All items are needed.
+    #[default]
+    Nothing,
+    /// The first item without a result ends the task.
+    Fault,
+    /// So does the first item whose result is an `Err`.
+    Err,
 }
 
 const REQUEST_HEAD: usize = 40;
@@ -63,6 +77,9 @@ const RUN: u32 = 1;
 /// Bits beside [`RUN`].
 const TIMED: u32 = 1 << 8;
 const RECORDED: u32 = 1 << 9;
+const STOPS_AT_FAULT: u32 = 1 << 10;
+const STOPS_AT_ERR: u32 = 1 << 11;
+const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR;
 
 impl Request {
     pub(crate) fn to_head(self) -> RequestHead {
@@ -78,6 +95,7 @@ impl Request {
                 seeds,
                 limit,
                 is_recorded,
+                stops_at,
             } => {
                 if let Some(limit) = limit {
                     len += LIMIT_BYTES;
@@ -87,8 +105,13 @@ impl Request {
                 }
                 let timed = if limit.is_some() { TIMED } else { 0 };
                 let recorded = if is_recorded { RECORDED } else { 0 };
+                let stops = match stops_at {
+                    StopsAt::Nothing => 0,
+                    StopsAt::Fault => STOPS_AT_FAULT,
+                    StopsAt::Err => STOPS_AT_ERR,
+                };
                 (
-                    RUN | timed | recorded,
+                    RUN | timed | recorded | stops,
                     task,
                     code,
                     context,
@@ -117,7 +140,7 @@ impl Request {
         let (head, mut body) = message.split_first_chunk::<REQUEST_HEAD>()?;
         let id = long(&head[16..24]);
         let request = match int(&head[0..4]) {
-            kind if kind & !(TIMED | RECORDED) == RUN => Self::Run {
+            kind if kind & !FLAGS == RUN => Self::Run {
                 limit: if kind & TIMED == 0 {
                     None
                 } else {
@@ -126,6 +149,13 @@ impl Request {
                     Some(Duration::from_nanos(u64::from_ne_bytes(*limit)))
                 },
                 is_recorded: kind & RECORDED != 0,
+                stops_at: if kind & STOPS_AT_ERR != 0 {
+                    StopsAt::Err
+                } else if kind & STOPS_AT_FAULT != 0 {
+                    StopsAt::Fault
+                } else {
+                    StopsAt::Nothing
+                },
                 task: int(&head[4..8]),
                 code: long(&head[8..16]),
                 context: id,
@@ -151,7 +181,8 @@ pub(crate) struct Response {
     /// How many items the body is about.
     pub(crate) count: u32,
     pub(crate) kind: ResponseKind,
-    /// Whether the task ends with this message.
+    /// Whether the task ends with this message: all its items have been answered for, or the rest
+    /// is not needed.
     pub(crate) ends: bool,
 }
 
@@ -247,7 +278,7 @@ mod tests {
 
     #[test]
     fn heads_come_back_as_they_went() {
-        let run = |limit| Request::Run {
+        let run = |limit, stops_at| Request::Run {
             task: 1,
             code: 1 << 40,
             context: 3,
@@ -256,10 +287,12 @@ mod tests {
             seeds: 6,
             limit,
             is_recorded: true,
+            stops_at,
         };
         for request in [
-            run(None),
-            run(Some(Duration::from_nanos(u64::MAX - 1))),
+            run(None, StopsAt::Nothing),
+            run(None, StopsAt::Fault),
+            run(Some(Duration::from_nanos(u64::MAX - 1)), StopsAt::Err),
             Request::Context { id: u64::MAX },
             Request::Forget { id: 7 },
         ] {

@@ -43,6 +43,7 @@ mod wake;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -87,6 +88,10 @@ struct ParentWords {
     spin: AtomicU32,
     /// Set once, by the parent: the worker ends when there are no requests left.
     stop: AtomicU32,
+    /// The numbers of the tasks of which no more items need to be started: the first in the lower
+    /// half, the last in the upper half. 0 if there are none. The worker looks at it before each
+    /// item.
+    cut: AtomicU64,
 }
 
 #[repr(C, align(128))]
@@ -108,6 +113,8 @@ struct WorkerWords {
     idle: AtomicU64,
     /// The time since which the worker has nothing to do; 0 if it has something.
     idle_since: AtomicU64,
+    /// For an item that is itself made of many: how many of those have ended.
+    within: AtomicU64,
     /// Which item of which task the worker is at: see [`Progress`]. The parent reads it after the
     /// worker's death, and to keep limits and find workers that are stopped.
     progress: AtomicU64,
@@ -230,6 +237,30 @@ impl Header {
         }
     }
 
+    /// Tells the worker to start no more items of the tasks with these numbers. It ends a task that
+    /// it is in the middle of after the item that runs. This replaces what was cut before.
+    pub(crate) fn cut(&self, tasks: RangeInclusive<u32>) {
+        let word = u64::from(*tasks.end()) << 32 | u64::from(*tasks.start());
+        // Relaxed: the worker acts on the number alone.
+        self.parent.cut.store(word, Ordering::Relaxed);
+    }
+
+    /// Takes back what was cut: the numbers may come again.
+    pub(crate) fn cut_none(&self) {
+        self.parent.cut.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns how many parts of the item that runs have ended, if it is the item that `progress`
+    /// names.
+    pub(crate) fn within(&self, progress: Progress) -> u64 {
+        let within = self.worker.within.load(Ordering::Acquire);
+        if self.progress() == progress {
+            within
+        } else {
+            0
+        }
+    }
+
     /// Returns whether the worker has begun to run.
     pub(crate) fn is_up(&self) -> bool {
         self.worker.ready.load(Ordering::Acquire) >= UP
@@ -307,6 +338,25 @@ impl Header {
     pub(crate) fn set_started_at(&self, nanoseconds: u64) {
         fault::point();
         self.worker.started_at.store(nanoseconds, Ordering::Release);
+    }
+
+    /// Returns whether no more items of task `task` need to be started.
+    #[inline]
+    pub(crate) fn is_cut(&self, task: u32) -> bool {
+        let word = self.parent.cut.load(Ordering::Relaxed);
+        word != 0 && Self::is_among(word, task)
+    }
+
+    #[cold]
+    fn is_among(word: u64, task: u32) -> bool {
+        (word as u32..=(word >> 32) as u32).contains(&task)
+    }
+
+    /// Notes that this many parts of the item that runs have ended. The worker sets it to 0 before
+    /// it begins with the parts.
+    #[inline]
+    pub(crate) fn set_within(&self, ended: u64) {
+        self.worker.within.store(ended, Ordering::Release);
     }
 
     pub(crate) fn must_stop(&self) -> bool {
@@ -399,7 +449,7 @@ impl Header {
 }
 
 /// Returns whether number `a` comes after number `b`; numbers wrap around.
-fn is_past(a: u32, b: u32) -> bool {
+pub(crate) fn is_past(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < u32::MAX / 2
 }
 
@@ -434,6 +484,20 @@ mod tests {
         assert!(header.takes_bell(4));
         header.ring_at(9);
         assert!(header.takes_any_bell() && !header.takes_any_bell());
+    }
+
+    #[test]
+    fn a_cut_is_of_the_tasks_that_it_names_and_of_no_other() {
+        let lane = Lane::new().unwrap();
+        let header = lane.header();
+        let cut = || [1, 4, 5, 6, 7, u32::MAX].map(|task| header.is_cut(task));
+        assert_eq!(cut(), [false; 6]);
+        header.cut(5..=5);
+        assert_eq!(cut(), [false, false, true, false, false, false]);
+        header.cut(6..=u32::MAX);
+        assert_eq!(cut(), [false, false, false, true, true, true]);
+        header.cut_none();
+        assert_eq!(cut(), [false; 6]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A worker answers for the items of a task in order. So the parent knows at any time which item
 //! comes next. A message about anything else shows that the worker's memory is corrupted.
 
-use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
+use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind, StopsAt};
 use super::raw::RawBytes;
 use super::ring::{CELL_PAYLOAD, Reader};
 use super::{Header, Lane, Progress};
@@ -20,6 +20,12 @@ pub(crate) trait Sink: Send + Sync {
 
     /// Takes the fault of item `index`, which has no result.
     fn fault(&self, index: u32, fault: Fault);
+
+    /// Returns whether a result that has come is an `Err` that ends the call. Asked only of tasks
+    /// that [stop](StopsAt::Err) there.
+    fn has_stopped(&self) -> bool {
+        false
+    }
 }
 
 /// What the parent expects of the task that a worker is at.
@@ -29,10 +35,16 @@ pub(crate) struct Expected {
     pub(crate) task: u32,
     /// Index of the item that comes next.
     pub(crate) next: u32,
-    /// One past the last item.
+    /// One past the last item. When a task has ended early, one past the last item that was
+    /// answered for.
     pub(crate) end: u32,
     /// The bytes of each result, if all results have the same size.
     pub(crate) result_size: Option<usize>,
+    /// After what the worker leaves out the rest of the items.
+    pub(crate) stops_at: StopsAt,
+    /// Whether the worker may end the task now with items left: it has been told to, or has met
+    /// what it stops at.
+    pub(crate) may_stop: bool,
 }
 
 impl Expected {
@@ -243,8 +255,10 @@ impl Receiver {
             return Err(Corruption::WrongItem);
         }
         let left = expected.end - expected.next;
-        // More answers than open items, or the end of the task with items still open.
-        if response.count > left || (response.ends && response.count != left) {
+        // More answers than open items, or the end of the task with items still open that are
+        // needed.
+        if response.count > left || (response.ends && response.count != left && !expected.may_stop)
+        {
             return Err(Corruption::WrongCount);
         }
         match response.kind {
@@ -257,7 +271,12 @@ impl Receiver {
             }
             // The end of a task whose items have all been answered for.
             ResponseKind::Results if response.count == 0 => {}
-            ResponseKind::Results => sink.results(response.first, response.count, body),
+            ResponseKind::Results => {
+                sink.results(response.first, response.count, body);
+                if expected.stops_at == StopsAt::Err && sink.has_stopped() {
+                    expected.may_stop = true;
+                }
+            }
             ResponseKind::Fault if response.count != 1 => {
                 return Err(Corruption::WrongCount);
             }
@@ -275,6 +294,7 @@ impl Receiver {
                     Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => received.decode += 1,
                 }
                 sink.fault(response.first, fault);
+                expected.may_stop |= expected.stops_at != StopsAt::Nothing;
             }
             ResponseKind::Times => {
                 let (both, rest) = body.split::<16>().ok_or(Corruption::WrongTimes)?;
@@ -287,6 +307,9 @@ impl Receiver {
             }
         }
         expected.next += response.count;
+        if response.ends {
+            expected.end = expected.next;
+        }
         Ok(response.ends)
     }
 

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::Lane;
-use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind};
+use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind, StopsAt};
 use super::ring::{CELL_PAYLOAD, Writer};
 use crate::codec;
 use crate::os::clock;
@@ -70,6 +70,9 @@ pub(crate) struct ResponseWriter {
     limit: Option<Duration>,
     /// When the last item started, if there is a limit, in nanoseconds of the system's clock.
     started_at: u64,
+    /// After what the rest of the task's items is not needed, and whether that has come.
+    stops_at: StopsAt,
+    has_stopped: bool,
     /// When the task began, if the parent wants to know that at the end.
     began_at: Option<u64>,
 }
@@ -90,6 +93,8 @@ impl ResponseWriter {
             used: 0,
             limit: None,
             started_at: 0,
+            stops_at: StopsAt::Nothing,
+            has_stopped: false,
             began_at: None,
         }
     }
@@ -105,6 +110,8 @@ impl ResponseWriter {
         self.task = task;
         self.first = first;
         self.limit = None;
+        self.stops_at = StopsAt::Nothing;
+        self.has_stopped = false;
         self.began_at = None;
         self.count = 0;
         self.used = 0;
@@ -113,6 +120,18 @@ impl ResponseWriter {
     /// Sets how long each item of this task may take. The start of each is noted then.
     pub(crate) fn set_limit(&mut self, limit: Duration) {
         self.limit = Some(limit);
+    }
+
+    /// Sets after what the rest of this task's items is not needed.
+    pub(crate) fn set_stops_at(&mut self, stops_at: StopsAt) {
+        self.stops_at = stops_at;
+    }
+
+    /// Returns whether the next item of the task is needed, as far as this process knows. If it is
+    /// not, the caller ends the task.
+    #[inline]
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.has_stopped && !self.lane.header().is_cut(self.task)
     }
 
     /// Notes when this task began. Its end will say when it began and ended.
@@ -158,6 +177,9 @@ impl ResponseWriter {
     #[inline]
     pub(crate) fn result(&mut self, bytes: &[u8]) {
         self.original.end_copy(COPY_RETURNED);
+        if self.stops_at == StopsAt::Err && codec::is_err(bytes) {
+            self.has_stopped = true;
+        }
         if self.used == 0 || bytes.len() > CELL_PAYLOAD - self.used {
             // A result that fits into no cell goes in several, as a message of its own.
             if bytes.len() > CELL_PAYLOAD - RESPONSE_HEAD {
@@ -190,7 +212,8 @@ impl ResponseWriter {
 
     /// Lets `run` write the results of the next `count` items, of `size` bytes each, into the open
     /// cell, which has room for them. `run` gets the number of the item, from 0, and the place for
-    /// its result. It must end copies before it writes there.
+    /// its result. It must end copies before it writes there. Returns how many items have run:
+    /// fewer if the rest is not needed any more.
     ///
     /// This is the short loop around short functions: it notes the progress of each item, and
     /// nothing else. If `run` panics, [`recount`](Self::recount) must follow.
@@ -200,17 +223,23 @@ impl ResponseWriter {
         count: u32,
         size: usize,
         mut run: impl FnMut(usize, &mut [u8]),
-    ) {
+    ) -> u32 {
         let header = self.lane.header();
         let first = self.first + self.count;
         let cell = self.writer.room(self.used, count as usize * size);
+        let mut ran = count;
         for (item, slot) in (0..count).zip(cell.chunks_exact_mut(size)) {
+            if header.is_cut(self.task) {
+                ran = item;
+                break;
+            }
             header.item_starts(self.task, first + item);
             run(item as usize, slot);
             header.item_ended(self.task, first + item);
         }
-        self.count += count;
-        self.used += count as usize * size;
+        self.count += ran;
+        self.used += ran as usize * size;
+        ran
     }
 
     /// Counts the results that the last `results` wrote before it panicked. Returns how many there
@@ -230,6 +259,7 @@ impl ResponseWriter {
             } else {
                 COPY_RETURNED
             });
+        self.has_stopped |= self.stops_at != StopsAt::Nothing;
         let mut bytes = Vec::new();
         // Strings and numbers always encode. Half a fault would be one that the parent cannot read.
         if codec::exact::to_vec_append(&mut bytes, fault).is_err() {
@@ -238,9 +268,13 @@ impl ResponseWriter {
         self.large(ResponseKind::Fault, &bytes);
     }
 
-    /// Ends the task: all items have been answered for.
+    /// Ends the task: all items have been answered for, or the rest is not needed.
     pub(crate) fn end(&mut self) {
         self.original.end_copy(COPY_RETURNED);
+        if self.has_stopped {
+            // The parent sees what the task stops at before it hears that the rest was left out.
+            self.flush(false);
+        }
         if let Some(began) = self.began_at.take() {
             self.flush(false);
             self.wait_for_room();
@@ -253,6 +287,12 @@ impl ResponseWriter {
                 self.used = RESPONSE_HEAD;
             }
             self.flush(true);
+        }
+        if self.has_stopped {
+            // The call may have its outcome: the parent is told at once, whichever task it waits
+            // for.
+            self.ring_if_asked();
+            return;
         }
         match self.pace {
             Pace::Tasks => {

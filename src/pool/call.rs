@@ -7,9 +7,9 @@ use crate::call::progress::{Callback, Progress, Tracker};
 use crate::call::schedule::{Schedule, exact_len};
 use crate::call::seed::Seeds;
 use crate::call::stream::{Imap, ImapUnordered, Input};
-use crate::call::{Limits, Plan};
+use crate::call::{AtErr, Limits, Never, Plan};
 use crate::engine::{Executor, Run, RunReduce, RunWith};
-use crate::error::TaskError;
+use crate::error::{TaskError, TryError};
 use crate::future::TaskFuture;
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
@@ -187,8 +187,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
-    /// Calls `tell` on the caller's thread when items have ended: at least once when all have,
-    /// never more often than chunks come back. An empty input has no items that could end; some
+    /// Calls `tell` on the caller's thread while items end: at least four times a second, whatever
+    /// the chunks, and once when all have ended. (A lazy call tells of its chunks when their
+    /// results are taken. A call on threads that is made by a task of the same pool runs chunks
+    /// itself, and tells when one has ended.) An empty input has no items that could end; some
     /// engines call `tell` once with 0 items then, others do not. [`submit`](Self::submit) does not
     /// call it.
     ///
@@ -306,10 +308,10 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         if self.schedule == Some(Schedule::Equal) && total.is_none() {
             let items: Vec<I::Item> = items.collect();
             let (engine, plan) = self.plan(Some(items.len()));
-            engine.map(plan, f, items.into_iter())
+            engine.map(plan, f, items.into_iter(), Never)
         } else {
             let (engine, plan) = self.plan(total);
-            engine.map(plan, f, items)
+            engine.map(plan, f, items, Never)
         }
     }
 
@@ -369,6 +371,71 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     {
         // A vector of units takes no memory.
         self.map(f, items).map(drop)
+    }
+
+    /// Runs [`Pool::try_map`](crate::Pool::try_map) with these options.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Pool::try_map`](crate::Pool::try_map), and [`TaskError::InvalidCall`].
+    ///
+    /// # Panics
+    ///
+    /// If the iterator or the progress callback panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let half = |x: u32| if x % 2 == 0 { Ok(x / 2) } else { Err(x) };
+    /// let pool = Pool::threads(2)?;
+    /// let call = || pool.call().chunk_size(2);
+    /// assert_eq!(call().try_map(half, [2, 4, 6]).unwrap(), [1, 2, 3]);
+    /// assert_eq!(call().try_map(half, [2, 5, 7]).unwrap_err().into_item(), Some(5));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn try_map<F, I, R, X>(self, f: F, items: I) -> Result<Vec<R>, TryError<X>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> Result<R, X>,
+        E: Run<F, I::Item, Result<R, X>>,
+    {
+        let results = self.run(items.into_iter(), |engine, plan, items| {
+            engine.map(plan, f, items, AtErr)
+        })?;
+        let results = results.into_iter().enumerate();
+        let results =
+            results.map(|(index, result)| result.map_err(|error| TryError::Item { index, error }));
+        results.collect()
+    }
+
+    /// Runs [`Pool::try_for_each`](crate::Pool::try_for_each) with these options.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`try_map`](Self::try_map).
+    ///
+    /// # Panics
+    ///
+    /// In the same cases as [`try_map`](Self::try_map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let check = |x: u32| if x < 3 { Ok(()) } else { Err("too large") };
+    /// let error = Pool::serial().call().try_for_each(check, 0..9).unwrap_err();
+    /// assert_eq!((error.index(), error.into_item()), (Some(3), Some("too large")));
+    /// ```
+    pub fn try_for_each<F, I, X>(self, f: F, items: I) -> Result<(), TryError<X>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> Result<(), X>,
+        E: Run<F, I::Item, Result<(), X>>,
+    {
+        self.try_map(f, items).map(drop)
     }
 
     /// Runs [`Pool::imap`](crate::Pool::imap) with these options.

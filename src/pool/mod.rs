@@ -17,7 +17,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
 use crate::engine::{Executor, Run, RunReduce, RunWith, Shutdown};
-use crate::error::{PoolError, TaskError};
+use crate::error::{PoolError, TaskError, TryError};
 use crate::future::{TaskFuture, wait_for_callbacks};
 
 /// Workers of one kind, ready to run functions on many items at once.
@@ -110,12 +110,16 @@ impl<E: Executor> Pool<E> {
     /// Runs `f` on every item and returns the results in the order of the items.
     ///
     /// Items travel in chunks; [`call`](Self::call) has the options. Blocks until all items are
-    /// done, or until one has failed and every item before it has ended.
+    /// done, or until one has failed and every item before it has ended. From the moment at which
+    /// an item has failed, items after it are not started any more, whatever chunk they are in. On
+    /// processes and forked children the call does not wait for those that run; threads cannot be
+    /// left alone with what they borrow, so there it does.
     ///
     /// # Errors
     ///
     /// The [`TaskError`] of the first item, in input order, that failed: the same that a serial
-    /// loop would have met. Items after it may or may not have run.
+    /// loop would have met. Some items after it may have run. (A result that cannot be deserialised
+    /// is found when its chunk has ended.)
     ///
     /// # Panics
     ///
@@ -247,6 +251,94 @@ impl<E: Executor> Pool<E> {
         E: Run<F, I::Item, ()>,
     {
         self.call().for_each(f, items)
+    }
+
+    /// Runs `f`, which may fail, on every item, and returns the values in the order of the items.
+    /// The first `Err`, in input order, ends the call.
+    ///
+    /// It ends like a [`map`](Self::map) in which an item panics: once an item has returned an
+    /// `Err`, items after it are not started any more, and every item before it still runs to its
+    /// end. To get the outcomes of all items, return the `Result`s from `map` or
+    /// [`map_outcomes`](Self::map_outcomes).
+    ///
+    /// On [`Processes`](crate::Processes) and [`Forked`](crate::Forked) the errors cross like the
+    /// values: they implement serde's traits. An `anyhow::Error` or a `Box<dyn Error>` becomes a
+    /// [`SentError`](crate::SentError) in one line.
+    ///
+    /// # Errors
+    ///
+    /// - [`TryError::Item`] with the first error, in input order, and the item's index.
+    /// - [`TryError::Task`] if an item before all those with errors has no outcome, and in all
+    ///   other cases in which [`map`](Self::map) fails.
+    ///
+    /// # Panics
+    ///
+    /// In the same cases as [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    /// struct NotANumber(String);
+    ///
+    /// fn parse(line: String) -> Result<u64, NotANumber> {
+    ///     line.parse().map_err(|_| NotANumber(line))
+    /// }
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
+    /// let parsed: Result<Vec<u64>, TryError<NotANumber>> = pool.try_map(parse, lines("1\n2\n3"));
+    /// assert_eq!(parsed.unwrap(), [1, 2, 3]);
+    /// let error = pool.try_map(parse, lines("1\ntwo\n3")).unwrap_err();
+    /// assert_eq!(error.index(), Some(1));
+    /// assert_eq!(error.into_item(), Some(NotANumber("two".into())));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn try_map<F, I, R, X>(&self, f: F, items: I) -> Result<Vec<R>, TryError<X>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> Result<R, X>,
+        E: Run<F, I::Item, Result<R, X>>,
+    {
+        self.call().try_map(f, items)
+    }
+
+    /// Runs `f`, which may fail, on every item, for its effect and not for a value. The first
+    /// `Err`, in input order, ends the call, as in [`try_map`](Self::try_map).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`try_map`](Self::try_map).
+    ///
+    /// # Panics
+    ///
+    /// In the same cases as [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let check = |size: u64| match size {
+    ///     0..100 => Ok(()),
+    ///     _ => Err(format!("{size} is too much")),
+    /// };
+    /// let pool = Pool::threads(2)?;
+    /// pool.try_for_each(check, [7, 70]).unwrap();
+    /// let error = pool.try_for_each(check, [7, 700, 7_000]).unwrap_err();
+    /// assert_eq!(error.to_string(), "item 1 failed: 700 is too much");
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn try_for_each<F, I, X>(&self, f: F, items: I) -> Result<(), TryError<X>>
+    where
+        I: IntoIterator,
+        F: Fn(I::Item) -> Result<(), X>,
+        E: Run<F, I::Item, Result<(), X>>,
+    {
+        self.call().try_for_each(f, items)
     }
 
     /// Runs `f` on every item, and returns an iterator over the outcomes in the order of the items.

@@ -9,6 +9,8 @@ mod gate;
 mod runtime;
 
 #[macro_use]
+mod at_once;
+#[macro_use]
 mod callbacks;
 #[macro_use]
 mod crossing;
@@ -46,7 +48,8 @@ use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
-    Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, item_seed, wait,
+    Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, closure, item_seed,
+    wait,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -168,6 +171,8 @@ mod calls {
                 callbacks!($make);
                 ends!($make);
                 seeds!($make);
+                at_once!($make);
+                told_at_once!($make);
             }
         };
     }
@@ -215,6 +220,7 @@ mod mortal {
                 mortal_options!($make);
                 mortal_futures!($make);
                 mortal_ends!($make);
+                mortal_at_once!($make);
             }
         };
     }

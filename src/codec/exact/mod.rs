@@ -50,6 +50,16 @@ use serde::de::DeserializeOwned;
 /// MiB.
 const MAX_DEPTH: u16 = 512;
 
+/// How the bytes of an `Err` begin, and those of no other value: a map of one, from the text `Err`.
+/// (Of a map that a program made itself the same may be said. Only results of which the type is
+/// known to be a `Result` are looked at.)
+const ERR: [u8; 5] = [kind::MAP << 5 | 1, kind::TEXT << 5 | 3, b'E', b'r', b'r'];
+
+/// Returns whether these are the bytes of an `Err`. They must be those of a `Result`.
+pub(crate) fn is_err(bytes: &[u8]) -> bool {
+    bytes.starts_with(&ERR)
+}
+
 /// The kinds of CBOR, the upper three bits of a head.
 mod kind {
     pub(super) const UNSIGNED: u8 = 0;

@@ -3,9 +3,10 @@
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
-use crate::lane::message::Fault;
+use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::wire;
 
@@ -20,29 +21,32 @@ pub(super) struct Chunk {
     pub(super) attempts: u32,
     /// Whether a living child is at this chunk.
     pub(super) is_taken: bool,
-    /// Whether results after a failure are of any use.
-    keeps_all: bool,
+    /// After which answer the rest of the call is of no use.
+    stops_at: StopsAt,
     outcome: Mutex<Outcome>,
     results: Discard,
 }
 
 #[derive(Default)]
 struct Outcome {
-    /// Results in order, as the codec wrote them: all of them, or those up to the first failure.
+    /// Results in order, as the codec wrote them: all of them, or those up to the first failure or
+    /// the result at which the call stops.
     bytes: Vec<u8>,
     /// Items without a result, counted from the first of the chunk, in order.
     failures: Vec<(u32, TaskError)>,
+    /// Whether the last result in `bytes` is one at which the call stops.
+    has_stopped: bool,
 }
 
 impl Chunk {
-    pub(super) fn new(first: usize, end: usize, keeps_all: bool, results: Discard) -> Self {
+    pub(super) fn new(first: usize, end: usize, stops_at: StopsAt, results: Discard) -> Self {
         Self {
             first,
             end,
             answered: 0,
             attempts: 0,
             is_taken: false,
-            keeps_all,
+            stops_at,
             outcome: Mutex::default(),
             results,
         }
@@ -62,29 +66,42 @@ impl Chunk {
 
     pub(super) fn fail(&self, index: u32, error: TaskError) {
         let error = error.with_index(self.first + index as usize);
-        self.outcome.lock().failures.push((index, error));
+        let mut outcome = self.outcome.lock();
+        if !outcome.has_stopped {
+            outcome.failures.push((index, error));
+        }
     }
 
     /// Returns whether the outcome of the call is certain with this chunk.
     pub(super) fn decides(&self) -> bool {
-        !self.keeps_all && self.failed() > 0
+        let outcome = self.outcome.lock();
+        let has_failed = self.stops_at != StopsAt::Nothing && !outcome.failures.is_empty();
+        has_failed || outcome.has_stopped
     }
 
-    /// Appends the results.
+    pub(super) fn stops_at(&self) -> StopsAt {
+        self.stops_at
+    }
+
+    /// Appends the results. Returns true if the last one is that at which the call stops.
     ///
     /// # Errors
     ///
     /// That of the first item that failed.
-    pub(super) fn results<R>(self, results: &mut Vec<R>) -> Result<(), TaskError>
+    pub(super) fn results<R>(self, results: &mut Vec<R>) -> Result<bool, TaskError>
     where
         R: DeserializeOwned + 'static,
     {
         let count = self.end - self.first;
-        let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
+        let Outcome {
+            bytes,
+            failures,
+            has_stopped,
+        } = std::mem::take(&mut *self.outcome.lock());
         let failure = failures.into_iter().next();
-        let expected = failure.is_none().then_some(count);
+        let expected = (failure.is_none() && !has_stopped).then_some(count);
         wire::decode_all(&bytes, results, self.first, expected)?;
-        failure.map_or(Ok(()), |(_, failure)| Err(failure))
+        failure.map_or(Ok(has_stopped), |(_, failure)| Err(failure))
     }
 
     /// Appends the outcome of each item. `failure` is why some have not been run.
@@ -93,7 +110,9 @@ impl Chunk {
         R: DeserializeOwned + 'static,
     {
         let count = self.count();
-        let Outcome { bytes, failures } = std::mem::take(&mut *self.outcome.lock());
+        let Outcome {
+            bytes, failures, ..
+        } = std::mem::take(&mut *self.outcome.lock());
         let mut bytes = bytes.as_slice();
         let mut failures = failures.into_iter().peekable();
         outcomes.extend((0..count).map(|nth| {
@@ -120,17 +139,32 @@ impl Drop for Chunk {
 impl Sink for Chunk {
     fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
         let mut outcome = self.outcome.lock();
-        if self.keeps_all || outcome.failures.is_empty() {
-            bytes.append_to(&mut outcome.bytes);
-        } else {
-            // No caller wants these results, but the handles in them must be released.
-            let mut unwanted = Vec::new();
+        let outcome = &mut *outcome;
+        // No caller wants what comes after the end of the call, but the handles in it must be
+        // released.
+        let mut unwanted = Vec::new();
+        if outcome.has_stopped
+            || (self.stops_at != StopsAt::Nothing && !outcome.failures.is_empty())
+        {
             bytes.append_to(&mut unwanted);
-            self.results.discard(unwanted);
+        } else {
+            let before = outcome.bytes.len();
+            bytes.append_to(&mut outcome.bytes);
+            if self.stops_at == StopsAt::Err
+                && let Some((_, end)) = codec::first_err(&outcome.bytes[before..])
+            {
+                outcome.has_stopped = true;
+                unwanted = outcome.bytes.split_off(before + end);
+            }
         }
+        self.results.discard(unwanted);
     }
 
     fn fault(&self, index: u32, fault: Fault) {
         self.fail(index, fault.into_error(None));
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.outcome.lock().has_stopped
     }
 }

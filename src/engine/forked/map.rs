@@ -18,11 +18,13 @@ use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, SLOW
 use super::chunk::Chunk;
 use super::submit::Enlisted;
 use crate::call::seed;
-use crate::call::{Limits, Plan, Tracker};
+use crate::call::{Limits, Plan, Stop, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{Corruption, Death, PoolError, TaskError};
+use crate::error::{Corruption, Death, PoolError, TaskError, TaskValue};
+use crate::lane::message::StopsAt;
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
+use crate::memory::wire;
 use crate::os::alarm::Alarm;
 
 /// The number of children in a row, beyond one for each worker, that end without a trace of having
@@ -36,25 +38,32 @@ const STALLED_AFTER: Duration = Duration::from_millis(100);
 /// each time, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-pub(super) fn map<F, A, R>(
+pub(super) fn map<F, A, R, S>(
     engine: &super::Forked,
     plan: Plan<'_>,
     f: &F,
     items: impl Iterator<Item = A>,
+    _stop: S,
 ) -> Result<Vec<R>, TaskError>
 where
     F: Fn(A) -> R,
     R: Serialize + DeserializeOwned + 'static,
+    S: Stop<R>,
 {
     let mut items: Vec<Option<A>> = items.map(Some).collect();
-    let (mut call, mut tracker) = Call::<R>::new(engine, plan, items.len(), false)?;
+    let stops_at = if S::AT_ERR {
+        StopsAt::Err
+    } else {
+        StopsAt::Fault
+    };
+    let (mut call, mut tracker) = Call::<R>::new(engine, plan, items.len(), stops_at)?;
     if !items.is_empty()
         && let Some(error) = call.limits.refusal(Some(0))
     {
         return Err(error);
     }
     call.run(f, &mut items, &mut tracker)?;
-    call.results()
+    call.results::<S>()
 }
 
 /// Runs `f` on all items, and returns the outcome of each. If the call as a whole fails, its error
@@ -70,7 +79,7 @@ where
     R: Serialize + DeserializeOwned + 'static,
 {
     let mut items: Vec<Option<A>> = items.map(Some).collect();
-    match Call::<R>::new(engine, plan, items.len(), true) {
+    match Call::<R>::new(engine, plan, items.len(), StopsAt::Nothing) {
         Ok((call, mut tracker)) if call.limits.refusal(None).is_some() => {
             tracker.tell(items.len(), items.len());
             let refused = (0..items.len()).filter_map(|index| call.limits.refusal(Some(index)));
@@ -93,6 +102,9 @@ struct Call<'a, R> {
     chunks: Vec<Chunk>,
     /// All chunks before this one are finished, without a failure that matters.
     front: usize,
+    /// The first chunk that has a failure that matters, as far as is known. Those after it are of
+    /// no use.
+    cut: Option<usize>,
     done: usize,
     failed: usize,
     /// The chunks that this round is about, in order.
@@ -120,12 +132,12 @@ struct Hand<'a> {
 }
 
 impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
-    /// Makes a call over `items` items. `keeps_all` says that it goes on after a failure.
+    /// Makes a call over `items` items. `stops_at` says after which answer the rest is of no use.
     fn new<'c>(
         engine: &'a super::Forked,
         plan: Plan<'c>,
         items: usize,
-        keeps_all: bool,
+        stops_at: StopsAt,
     ) -> Result<(Self, Tracker<'c>), TaskError> {
         let plan = Plan {
             total: Some(items),
@@ -136,7 +148,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let mut first = 0;
         while first < items {
             let end = items.min(first.saturating_add(sizes.next_size().min(MOST_ITEMS)));
-            chunks.push(Chunk::new(first, end, keeps_all, Discard::of::<R>()));
+            chunks.push(Chunk::new(first, end, stops_at, Discard::of::<R>()));
             first = end;
         }
         let no_memory = |error| PoolError::system("shared memory could not be had", error);
@@ -147,6 +159,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             list: (0..chunks.len()).collect(),
             chunks,
             front: 0,
+            cut: None,
             done: 0,
             failed: 0,
             cursor: Cursor::new().map_err(no_memory)?,
@@ -229,6 +242,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                     }
                     return Ok(());
                 }
+                self.cut_rest(&mut hands);
             }
             if self.engine.submitted.is_killed() {
                 return Err(TaskError::Cancelled {});
@@ -250,6 +264,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 break;
             }
             self.check(&mut hands);
+            if tracker.is_on() {
+                self.tell(&hands, tracker);
+            }
             for hand in &hands {
                 hand.child.ask_for_bell();
             }
@@ -257,10 +274,47 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 self.wait_any(&hands);
             }
         }
-        self.list = (self.front..self.chunks.len())
+        self.list = (self.front..self.cut.unwrap_or(self.chunks.len()))
             .filter(|&index| !self.chunks[index].is_finished())
             .collect();
         Ok(())
+    }
+
+    /// Tells how many items have ended, those too that the children have not published. A child may
+    /// write wrong numbers, but none that are larger than its chunk.
+    fn tell(&self, hands: &[Hand<'_>], tracker: &mut Tracker<'_>) {
+        let (mut ended, mut within) = (0, 0_usize);
+        for hand in hands {
+            let header = hand.child.receiver.header();
+            let progress = header.progress();
+            let index = progress.task.wrapping_sub(1) as usize;
+            if let Some(chunk) = self.chunks.get(index) {
+                let answered = (progress.step / 2).min(chunk.count());
+                ended += answered.saturating_sub(chunk.answered) as usize;
+                if progress.running().is_some() && !chunk.is_finished() {
+                    within = within.saturating_add(header.within(progress) as usize);
+                }
+            }
+        }
+        tracker.tell_running(self.done + ended, self.failed, within);
+    }
+
+    /// Has the children start nothing more of what comes after the first chunk that has failed, if
+    /// one has. The chunks before it are needed: all of them have been claimed, because chunks are
+    /// claimed in order.
+    fn cut_rest(&self, hands: &mut [Hand<'_>]) {
+        let Some(cut) = self.cut else {
+            return;
+        };
+        self.cursor.pass(self.list.len());
+        for hand in hands {
+            // The child may claim a later chunk at this very moment, so all of them are named.
+            let header = hand.child.receiver.header();
+            header.cut(number(cut).saturating_add(1)..=u32::MAX);
+            if let Some((index, expected)) = &mut hand.at {
+                expected.may_stop |= *index > cut;
+            }
+        }
     }
 
     /// Waits for the ends of children that have answered all items: each prints what it has
@@ -353,7 +407,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let chunk = &self.chunks[index];
             responses.begin(number(index), chunk.answered);
             seed::begin_task(self.limits.seeds.from(chunk.first));
+            responses.set_stops_at(chunk.stops_at());
             for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
+                if !responses.goes_on() {
+                    break;
+                }
                 if let Some(item) = item.take() {
                     answers.answer(responses, || f(item));
                 }
@@ -410,6 +468,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             self.fruitless = 0;
         }
         self.failed += chunk.failed() - failed;
+        if chunk.decides() && self.cut.is_none_or(|cut| index < cut) {
+            self.cut = Some(index);
+        }
     }
 
     /// Finds the unfinished chunk with this number, if no other child is at it. Returns it, and
@@ -426,6 +487,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 next: chunk.answered,
                 end: chunk.count(),
                 result_size,
+                stops_at: chunk.stops_at(),
+                may_stop: self.cut.is_some_and(|cut| index > cut),
             },
         ))
     }
@@ -491,15 +554,23 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
     }
 
-    /// Returns the results of all items.
+    /// Returns the results of all items, or up to that at which the call stops.
     ///
     /// # Errors
     ///
     /// That of the first item, in input order, that failed.
-    fn results(self) -> Result<Vec<R>, TaskError> {
+    fn results<S: Stop<R>>(self) -> Result<Vec<R>, TaskError> {
         let mut results = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
         for chunk in self.chunks {
-            chunk.results(&mut results)?;
+            if !chunk.results(&mut results)? {
+                continue;
+            }
+            if !results.last().is_some_and(S::is_met) {
+                let reason = "its bytes are those of an error, and it is none".to_owned();
+                let last = results.len().checked_sub(1);
+                return Err(wire::undecoded(last, TaskValue::Result, reason));
+            }
+            break;
         }
         Ok(results)
     }

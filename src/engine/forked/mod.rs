@@ -32,8 +32,8 @@ use self::submit::Submitted;
 use super::fork;
 use super::sealed::{Internal, Sealed};
 use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
-use crate::call::{Limits, Plan, Stream};
-use crate::engine::reduce;
+use crate::call::{Limits, Never, Plan, Stop, Stream};
+use crate::engine::reduce::{self, InLane};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::memory::wire;
@@ -282,13 +282,14 @@ where
     F: Fn(A) -> R,
     R: Serialize + DeserializeOwned + 'static,
 {
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>,
     {
         // This comes before the input is read, which may take long.
         let _calling = self.submitted.start_call()?;
-        map::map(self, plan, &f, items)
+        map::map(self, plan, &f, items, stop)
     }
 
     fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
@@ -343,9 +344,9 @@ where
     {
         // This is one call, though it is made of several.
         let _calling = self.submitted.start_call()?;
-        let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
+        let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g, &InLane::here());
         let combine = |partials| reduce::combine_in_worker(partials, &g);
-        reduce::map_reduce(self, plan, fold, combine, items)
+        reduce::map_reduce(self, plan, fold, combine, items, None)
     }
 }
 
@@ -358,6 +359,6 @@ where
     where
         I: Iterator<Item = A>,
     {
-        self.map(plan, |item| f(context, item), items)
+        self.map(plan, |item| f(context, item), items, Never)
     }
 }

@@ -17,7 +17,7 @@ use super::watch::Watcher;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, later};
-use crate::lane::message::Fault;
+use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::fork;
@@ -86,6 +86,8 @@ impl Running {
             next: 0,
             end: 1,
             result_size: results.size(),
+            stops_at: StopsAt::Nothing,
+            may_stop: false,
         };
         Ok(Self {
             pool,

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -16,14 +17,32 @@ use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
 use crate::future::TaskFuture;
-use crate::lane::message::Fault;
+use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
 
+/// What a call that is told of its progress counts of all its chunks.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Items that have an outcome.
+    ended: AtomicUsize,
+}
+
+impl Counts {
+    pub(super) fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, ended: usize) {
+        self.ended.fetch_add(ended, Ordering::Relaxed);
+    }
+}
+
 /// Where the outcomes of the items go.
 struct ChunkPromise<R> {
     completion: Completion,
+    counts: Option<Arc<Counts>>,
     /// Index of the first item in the input.
     base: usize,
     count: usize,
@@ -60,6 +79,14 @@ impl<R> ChunkPromise<R> {
         let index = index as usize;
         outcome.known = index + 1;
         outcome.failures.push((index, error));
+        drop(outcome);
+        self.count(1);
+    }
+
+    fn count(&self, ended: usize) {
+        if let Some(counts) = &self.counts {
+            counts.add(ended);
+        }
     }
 }
 
@@ -68,6 +95,8 @@ impl<R> Sink for ChunkPromise<R> {
         let mut outcome = self.outcome.lock();
         bytes.append_to(&mut outcome.bytes);
         outcome.known = (first + count) as usize;
+        drop(outcome);
+        self.count(count as usize);
     }
 
     fn fault(&self, index: u32, fault: Fault) {
@@ -86,6 +115,11 @@ impl<R> Results for ChunkPromise<R> {
 
     fn is_awaited(&self) -> bool {
         self.completion.is_awaited()
+    }
+
+    fn call(&self) -> *const () {
+        let counts = self.counts.as_ref();
+        counts.map_or(std::ptr::null(), |counts| Arc::as_ptr(counts).cast())
     }
 
     fn is_told(&self) -> bool {
@@ -154,7 +188,8 @@ pub(super) enum Given<R> {
 }
 
 /// Takes up to `size` items, as many as fit into `most` bytes, and gives them to the workers.
-/// Returns the chunk, the number of items taken, and whether the input has ended.
+/// Returns the chunk, the number of items taken, and whether the input has ended. `counts` counts
+/// what has an outcome.
 pub(super) fn give<A, R>(
     shared: &Arc<Shared>,
     limits: Limits,
@@ -162,6 +197,7 @@ pub(super) fn give<A, R>(
     base: usize,
     items: &mut impl Iterator<Item = A>,
     (size, most): (usize, usize),
+    counts: Option<&Arc<Counts>>,
 ) -> (Given<R>, usize, bool)
 where
     A: Serialize + 'static,
@@ -189,6 +225,9 @@ where
         }
     });
     let sent = taken - unsent.len();
+    if let Some(counts) = counts {
+        counts.add(unsent.len());
+    }
     let first_sent = unsent
         .iter()
         .zip(0..)
@@ -208,8 +247,10 @@ where
         limit: limits.timeout,
         seeds: limits.seeds.from(base + first_sent),
         handles,
+        stops_at: StopsAt::Nothing,
         results: ChunkPromise {
             completion: Completion::new(shared),
+            counts: counts.cloned(),
             base,
             count: taken,
             unsent,

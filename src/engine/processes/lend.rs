@@ -4,10 +4,10 @@
 use super::Processes;
 use super::task::{Function, SentContext};
 use crate::array::lend::Lent;
-use crate::call::Plan;
 use crate::call::closure::{self, is_portable};
 use crate::call::entry::{self, SentLoan};
 use crate::call::portable::Portable;
+use crate::call::{Never, Plan};
 use crate::engine::RunLent;
 use crate::error::TaskError;
 use crate::memory::transit;
@@ -39,6 +39,7 @@ impl<L: Lent<F>, F: Portable> RunLent<L, F> for Processes {
         let (bytes, entry) = encoded?;
         let context = SentContext::new(bytes, handles, &self.shared.retired);
         let function = Function::new(entry, Some(context))?;
-        self.call::<usize, ()>(plan, function, 0..items).map(drop)
+        self.call::<usize, (), _>(plan, function, 0..items, Never)
+            .map(drop)
     }
 }

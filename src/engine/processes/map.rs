@@ -5,21 +5,23 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::chunk::{self, Given};
+use super::chunk::{self, Counts, Given};
 use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
-use crate::call::{Chunks, Limits, Plan};
+use crate::call::progress;
+use crate::call::{Chunks, Limits, Plan, Stop, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
 use crate::future::Signal;
-use crate::lane::message::Fault;
+use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
@@ -29,16 +31,37 @@ use crate::memory::wire;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// What the chunks of a call have in common.
-#[derive(Default)]
 struct Call {
     /// Raised at the end of each chunk.
     chunk_ended: Signal,
+    /// Items that have an answer.
     items_ended: AtomicUsize,
     items_failed: AtomicUsize,
+    /// Index of the first item known to have failed, or to have a result at which the call stops.
+    /// The items after it are not wanted. Set under the dispatch's lock.
+    stops_at: AtomicUsize,
     /// The caller listens to the progress.
     is_watched: AtomicBool,
     /// The caller does not wait for the rest.
     is_abandoned: AtomicBool,
+}
+
+impl Call {
+    fn new(is_watched: bool) -> Self {
+        Self {
+            chunk_ended: Signal::default(),
+            items_ended: AtomicUsize::new(0),
+            items_failed: AtomicUsize::new(0),
+            stops_at: AtomicUsize::new(usize::MAX),
+            is_watched: AtomicBool::new(is_watched),
+            is_abandoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns whether the item with this index is wanted, as far as is known.
+    fn wants(&self, index: usize) -> bool {
+        index <= self.stops_at.load(Ordering::Relaxed)
+    }
 }
 
 /// Where the results of a chunk go.
@@ -48,9 +71,9 @@ struct ChunkResults<R> {
     base: usize,
     /// Number of items that this chunk's worker is to answer.
     count: usize,
+    /// Whether the results are `Result`s, and the call stops at an `Err`.
+    stops_at_err: bool,
     outcome: Mutex<Outcome>,
-    /// Number of items of this chunk that have failed.
-    failed: AtomicUsize,
     is_ended: AtomicBool,
     results: Discard,
     result: PhantomData<fn() -> R>,
@@ -66,52 +89,75 @@ impl<R> Drop for ChunkResults<R> {
 
 #[derive(Default)]
 struct Outcome {
-    /// The results in order, as the codec wrote them, up to the first item that failed.
+    /// The results in order, as the codec wrote them, up to the first item that failed or has the
+    /// result at which the call stops.
     bytes: Vec<u8>,
     /// The results after that item.
     unwanted: Vec<u8>,
     failure: Option<TaskError>,
+    /// Whether the last result in `bytes` is one at which the call stops.
+    has_stopped: bool,
 }
 
 impl<R> ChunkResults<R> {
-    /// Records that item `index` of the chunk has failed. The first failure is kept.
-    fn fail(&self, error: TaskError) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.outcome.lock().failure.get_or_insert(error);
+    /// Records that item `index` of the chunk has failed.
+    fn fail(&self, index: u32, error: TaskError) {
+        let index = self.base + index as usize;
+        if !self.call.wants(index) {
+            // An item before it has failed. This one may have been left out.
+            return;
+        }
+        self.outcome
+            .lock()
+            .failure
+            .get_or_insert(error.with_index(index));
+        self.call.stops_at.fetch_min(index, Ordering::Relaxed);
+        self.call.items_ended.fetch_add(1, Ordering::Relaxed);
+        // This comes after the count of the items that have ended, which is read after this one: so
+        // the caller never reads more failed items than ended ones.
+        self.call.items_failed.fetch_add(1, Ordering::Release);
     }
 }
 
 impl<R> Sink for ChunkResults<R> {
-    fn results(&self, _first: u32, _count: u32, bytes: RawBytes<'_>) {
+    fn results(&self, first: u32, count: u32, bytes: RawBytes<'_>) {
         let mut outcome = self.outcome.lock();
-        if outcome.failure.is_none() {
+        let outcome = &mut *outcome;
+        if outcome.failure.is_none() && !outcome.has_stopped {
+            let before = outcome.bytes.len();
             bytes.append_to(&mut outcome.bytes);
+            if self.stops_at_err
+                && let Some((nth, end)) = codec::first_err(&outcome.bytes[before..])
+            {
+                outcome.has_stopped = true;
+                outcome.unwanted = outcome.bytes.split_off(before + end);
+                let index = self.base + first as usize + nth;
+                self.call.stops_at.fetch_min(index, Ordering::Relaxed);
+            }
         } else if transit::was_ever_sent() {
             // No caller wants these results, but the handles in them must be released.
             bytes.append_to(&mut outcome.unwanted);
         }
+        self.call
+            .items_ended
+            .fetch_add(count as usize, Ordering::Relaxed);
     }
 
     fn fault(&self, index: u32, fault: Fault) {
-        self.fail(fault.into_error(Some(self.base + index as usize)));
+        self.fail(index, fault.into_error(None));
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.outcome.lock().has_stopped
     }
 }
 
 impl<R> Results for ChunkResults<R> {
     fn failed(&self, index: u32, error: TaskError) {
-        self.fail(error.with_index(self.base + index as usize));
+        self.fail(index, error);
     }
 
     fn ended(&self) {
-        self.call
-            .items_ended
-            .fetch_add(self.count, Ordering::Relaxed);
-        let failed = self.failed.load(Ordering::Relaxed);
-        if failed > 0 {
-            // This comes after the count of the items that have ended, which is read after this
-            // one: so the caller never reads more failed items than ended ones.
-            self.call.items_failed.fetch_add(failed, Ordering::Release);
-        }
         self.is_ended.store(true, Ordering::Release);
         self.call.chunk_ended.raise();
     }
@@ -120,29 +166,40 @@ impl<R> Results for ChunkResults<R> {
         self.call.is_watched.load(Ordering::Relaxed)
     }
 
-    fn is_wanted(&self) -> bool {
-        !self.call.is_abandoned.load(Ordering::Relaxed)
+    fn call(&self) -> *const () {
+        Arc::as_ptr(&self.call).cast()
+    }
+
+    fn is_wanted(&self, from: u32) -> bool {
+        self.call.wants(self.base + from as usize)
+            && !self.call.is_abandoned.load(Ordering::Relaxed)
     }
 }
 
-/// Runs `function` on all items and returns the results in order.
-pub(super) fn map<A, R>(
+/// Runs `function` on all items, or up to the first result at which the call stops, and returns the
+/// results in order.
+pub(super) fn map<A, R, S>(
     shared: &Arc<Shared>,
     plan: Plan<'_>,
     function: &Function,
     items: impl Iterator<Item = A>,
+    _stop: S,
 ) -> Result<Vec<R>, TaskError>
 where
     A: Serialize + 'static,
     R: DeserializeOwned + 'static,
+    S: Stop<R>,
 {
+    let chunks = plan.chunks(shared.workers())?;
+    let mut tracker = plan.tracker;
     let mut run = Run {
         shared,
         function,
-        chunks: plan.chunks(shared.workers())?,
+        chunks,
         limits: shared.limits(plan.limits),
         window: plan.window,
-        call: Arc::new(Call::default()),
+        stops_at_err: S::AT_ERR,
+        call: Arc::new(Call::new(tracker.is_on())),
         under_way: VecDeque::new(),
         collected: 0,
         given: 0,
@@ -150,10 +207,6 @@ where
         input_failed: None,
         input_ended: false,
     };
-    let mut tracker = plan.tracker;
-    run.call
-        .is_watched
-        .store(tracker.is_on(), Ordering::Relaxed);
     let mut items = items;
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let options = WaitOptions {
@@ -163,7 +216,17 @@ where
     };
     loop {
         let seen = run.call.chunk_ended.count();
-        run.collect(&mut results)?;
+        if run.collect(&mut results)? {
+            // The outcome is certain with the last result.
+            if let Some(last) = results.last()
+                && S::is_met(last)
+            {
+                return Ok(results);
+            }
+            let reason = "its bytes are those of an error, and it is none".to_owned();
+            let last = results.len().checked_sub(1);
+            return Err(wire::undecoded(last, TaskValue::Result, reason));
+        }
         // Nothing is given out while there is something to collect: short tasks end as fast as they
         // are given out.
         while run.has_room() && !run.has_ended_chunk() {
@@ -173,14 +236,17 @@ where
             tracker.tell(run.call.items_ended.load(Ordering::Relaxed), 0);
             return run.input_failed.take().map_or(Ok(results), Err);
         }
-        shared.wait(&run.call.chunk_ended, seen, options);
-        let Call {
-            items_ended,
-            items_failed,
-            ..
-        } = &*run.call;
-        let failed = items_failed.load(Ordering::Acquire);
-        tracker.tell(items_ended.load(Ordering::Relaxed), failed);
+        if tracker.is_on() {
+            let deadline = Some(Instant::now() + progress::PAUSE);
+            let options = WaitOptions {
+                deadline,
+                ..options
+            };
+            shared.wait(&run.call.chunk_ended, seen, options);
+            run.tell(&mut tracker);
+        } else {
+            shared.wait(&run.call.chunk_ended, seen, options);
+        }
     }
 }
 
@@ -198,6 +264,8 @@ struct Run<'a, R> {
     limits: Limits,
     /// The most items that are under way, counted from the first that has not ended.
     window: Option<usize>,
+    /// Whether the results are `Result`s, and the call stops at an `Err`.
+    stops_at_err: bool,
     call: Arc<Call>,
     /// Chunks whose results have not been taken, in the order of the input.
     under_way: VecDeque<Arc<Task<ChunkResults<R>>>>,
@@ -215,13 +283,25 @@ struct Run<'a, R> {
 }
 
 impl<R: DeserializeOwned + 'static> Run<'_, R> {
-    /// Takes the results of the chunks that have ended, up to the first that has not.
+    /// Tells how many items have ended, in the chunks that run too.
+    fn tell(&self, tracker: &mut Tracker<'_>) {
+        let dispatch = self.shared.lock();
+        let (unpublished, within) = dispatch.unpublished(Arc::as_ptr(&self.call).cast());
+        // Both counts change under the dispatch's lock.
+        let failed = self.call.items_failed.load(Ordering::Acquire);
+        let ended = self.call.items_ended.load(Ordering::Relaxed);
+        drop(dispatch);
+        tracker.tell_running(ended + unpublished, failed, within);
+    }
+
+    /// Takes the results of the chunks that have ended, up to the first that has not. Returns true
+    /// if the last one is that at which the call stops.
     ///
     /// # Errors
     ///
     /// The error of the first item in input order that failed. The results of all items before it
     /// have been taken.
-    fn collect(&mut self, results: &mut Vec<R>) -> Result<(), TaskError> {
+    fn collect(&mut self, results: &mut Vec<R>) -> Result<bool, TaskError> {
         let has_ended =
             |chunk: &Arc<Task<ChunkResults<R>>>| chunk.results.is_ended.load(Ordering::Acquire);
         while self.under_way.front().is_some_and(has_ended)
@@ -234,17 +314,22 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 count,
                 ..
             } = &chunk.results;
-            let (bytes, failure) = {
+            let (bytes, failure, has_stopped) = {
                 let mut outcome = outcome.lock();
-                (std::mem::take(&mut outcome.bytes), outcome.failure.take())
+                let bytes = std::mem::take(&mut outcome.bytes);
+                (bytes, outcome.failure.take(), outcome.has_stopped)
             };
-            let expected = failure.is_none().then_some(*count);
+            let expected = (failure.is_none() && !has_stopped).then_some(*count);
             wire::decode_all(&bytes, results, *base, expected)?;
+            // If the results stop, what failed comes later.
+            if has_stopped {
+                return Ok(true);
+            }
             if let Some(failure) = failure {
                 return Err(failure);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Returns whether another chunk may be given out: enough chunks must be under way to keep
@@ -261,6 +346,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         let items = self.given - self.call.items_ended.load(Ordering::Relaxed);
         !self.input_ended
             && self.input_failed.is_none()
+            && self.call.wants(self.given)
             && (chunks < 4 * workers || (chunks < 16 * workers && items < 1_024))
             && (!self.is_lazy || self.under_way.len() < MOST_AHEAD * workers)
             && self.window.is_none_or(|window| open < window)
@@ -322,12 +408,17 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             limit: self.limits.timeout,
             seeds: self.limits.seeds.from(base),
             handles,
+            stops_at: if self.stops_at_err {
+                StopsAt::Err
+            } else {
+                StopsAt::Fault
+            },
             results: ChunkResults {
                 call: self.call.clone(),
                 base,
                 count,
+                stops_at_err: self.stops_at_err,
                 outcome: Mutex::default(),
-                failed: AtomicUsize::new(0),
                 is_ended: AtomicBool::new(false),
                 results: Discard::of::<R>(),
                 result: PhantomData,
@@ -386,6 +477,7 @@ where
     let (mut done, mut failed) = (0, 0);
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let mut under_way = UnderWay(VecDeque::new());
+    let counts = tracker.is_on().then(|| Arc::new(Counts::default()));
     let (mut given, mut has_ended) = (0, false);
     loop {
         while !has_ended && under_way.0.len() < 8 * workers && given - results.len() < window {
@@ -393,8 +485,15 @@ where
             let planned = sizes.next_size();
             let size = planned.min(room).min(window.div_ceil(2 * workers));
             let size = (size, CHUNK_BYTES);
-            let (chunk, taken, ended) =
-                chunk::give(shared, limits, function, given, &mut items, size);
+            let (chunk, taken, ended) = chunk::give(
+                shared,
+                limits,
+                function,
+                given,
+                &mut items,
+                size,
+                counts.as_ref(),
+            );
             sizes.put_back(planned - taken);
             has_ended = ended;
             given += taken;
@@ -405,10 +504,20 @@ where
         };
         match chunk {
             Given::Outcomes(outcomes) => results.extend(outcomes),
-            Given::UnderWay(chunk) => match chunk.result() {
-                Ok(outcomes) => results.extend(outcomes),
-                Err(error) => results.extend(error.of_items(results.len(), 0..count)),
-            },
+            Given::UnderWay(chunk) => {
+                // The first chunk is still one of those under way, if telling panics.
+                under_way.0.push_front((Given::UnderWay(chunk), count));
+                if let Some(counts) = &counts {
+                    under_way.wait_and_tell(shared, counts, failed, &mut tracker);
+                }
+                let Some((Given::UnderWay(chunk), _)) = under_way.0.pop_front() else {
+                    return results;
+                };
+                match chunk.result() {
+                    Ok(outcomes) => results.extend(outcomes),
+                    Err(error) => results.extend(error.of_items(results.len(), 0..count)),
+                }
+            }
         }
         if tracker.is_on() {
             let counted: usize = results[done..]
@@ -425,6 +534,32 @@ where
 /// Chunks of a call that are under way, in order, with the number of items of each. If the call is
 /// given up because its input panics, the chunks that have not begun are cancelled.
 struct UnderWay<R>(VecDeque<(Given<R>, usize)>);
+
+impl<R> UnderWay<R> {
+    /// Waits until the first chunk has ended. Tells meanwhile how many items of the call have.
+    fn wait_and_tell(
+        &self,
+        shared: &Arc<Shared>,
+        counts: &Arc<Counts>,
+        failed: usize,
+        tracker: &mut Tracker<'_>,
+    ) {
+        let is_under_way = || {
+            let Some((Given::UnderWay(chunk), _)) = self.0.front() else {
+                return false;
+            };
+            !chunk.wait(Some(Instant::now() + progress::PAUSE))
+        };
+        while is_under_way() {
+            let dispatch = shared.lock();
+            let (unpublished, _) = dispatch.unpublished(Arc::as_ptr(counts).cast());
+            // The count changes under the dispatch's lock.
+            let ended = counts.ended();
+            drop(dispatch);
+            tracker.tell_running(ended + unpublished, failed, 0);
+        }
+    }
+}
 
 impl<R> Drop for UnderWay<R> {
     fn drop(&mut self) {

@@ -87,9 +87,9 @@ use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
 use super::{Executor, Shutdown, check_workers};
-use crate::call::Plan;
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
+use crate::call::{Plan, Stop};
 use crate::error::{PoolError, TaskError};
 use crate::future::PoolId;
 use crate::memory::transit;
@@ -241,18 +241,20 @@ impl Processes {
     }
 
     /// Runs a call. Right after it, lets the workers forget the call's context.
-    fn call<A, R>(
+    fn call<A, R, S>(
         &self,
         plan: Plan<'_>,
         function: Function,
         items: impl Iterator<Item = A>,
+        stop: S,
     ) -> Result<Vec<R>, TaskError>
     where
         A: Serialize + 'static,
         R: DeserializeOwned + 'static,
+        S: Stop<R>,
     {
         let _admission = self.shared.admit()?;
-        let results = map::map(&self.shared, plan, &function, items);
+        let results = map::map(&self.shared, plan, &function, items, stop);
         if function.context.is_some() {
             drop(function);
             if self.shared.check_process().is_ok() {

@@ -9,9 +9,9 @@ use super::chunk::{self, Given};
 use super::task::{Function, SentContext};
 use super::{Processes, map, submit};
 use crate::call::portable::Portable;
-use crate::call::{ChunkFuture, Limits, Plan, Stream};
+use crate::call::{ChunkFuture, Limits, Never, Plan, Stop, Stream};
 use crate::call::{closure, entry};
-use crate::engine::reduce;
+use crate::engine::reduce::{self, InLane};
 use crate::engine::{Run, RunReduce, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
@@ -23,12 +23,13 @@ where
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>,
     {
         let function = self.function(&f)?;
-        self.call(plan, function, items)
+        self.call(plan, function, items, stop)
     }
 
     fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
@@ -66,7 +67,7 @@ where
                 Err(error) => return TaskFuture::ready(Err(error.clone())),
             };
             let size = (given.len(), usize::MAX);
-            let chunk = chunk::give(&self.shared, limits, function, base, &mut given, size).0;
+            let chunk = chunk::give(&self.shared, limits, function, base, &mut given, size, None).0;
             // These items came after one that could not be sent: they go into another chunk.
             *items = given.collect();
             match chunk {
@@ -107,9 +108,9 @@ where
         // This is one call from the first chunk to the last, though it takes several.
         let _admission = self.shared.admit()?;
         let (add, combine) = (g.clone(), g);
-        let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &add);
+        let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &add, &InLane::here());
         let combine = move |partials| reduce::combine_in_worker(partials, &combine);
-        reduce::map_reduce(self, plan, fold, combine, items)
+        reduce::map_reduce(self, plan, fold, combine, items, None)
     }
 }
 
@@ -134,6 +135,6 @@ where
         let (bytes, handles) = transit::keep(|| closure::encode_context(context));
         let context = SentContext::new(bytes?, handles, &self.shared.retired);
         let function = Function::new(entry::with_context::<C, F, A, R>, Some(context))?;
-        self.call(plan, function, items)
+        self.call(plan, function, items, Never)
     }
 }

@@ -16,7 +16,7 @@ use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
 use crate::future::TaskFuture;
-use crate::lane::message::Fault;
+use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
 use crate::memory::wire;
@@ -151,6 +151,7 @@ where
         limit: limits.timeout,
         seeds: limits.seeds,
         handles,
+        stops_at: StopsAt::Nothing,
         results: Promise {
             completion: Completion::new(shared),
             outcome: Mutex::new(None),

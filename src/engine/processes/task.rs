@@ -11,6 +11,7 @@ use crate::call::entry::Entry;
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{PoolError, TaskError};
+use crate::lane::message::StopsAt;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
@@ -28,9 +29,17 @@ pub(super) trait Results: Sink {
     /// ended.
     fn is_awaited(&self) -> bool;
 
-    /// Returns whether a caller still wants what has not run yet.
-    fn is_wanted(&self) -> bool {
+    /// Returns whether a caller still wants the items from `from` on. Once it does not, it never
+    /// will again.
+    fn is_wanted(&self, from: u32) -> bool {
+        let _ = from;
         true
+    }
+
+    /// Returns the address of the call that the task is a part of, to know it by; null if the call
+    /// is not told of its progress.
+    fn call(&self) -> *const () {
+        std::ptr::null()
     }
 
     /// Returns whether a callback or waker is to be told of the end.
@@ -62,6 +71,9 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) seeds: Seeds,
     /// The handles of shared objects that are among the items.
     pub(super) handles: KeptHandles,
+    /// After which answer the rest of the items is not wanted. The results say so too
+    /// ([`Results::is_wanted`]).
+    pub(super) stops_at: StopsAt,
     pub(super) results: S,
 }
 

@@ -283,8 +283,10 @@ impl Worker {
                 seeds,
                 limit,
                 is_recorded,
+                stops_at,
             } => {
                 responses.begin(task, first);
+                responses.set_stops_at(stops_at);
                 seed::begin_task(Seeds(seeds));
                 if is_recorded {
                     responses.set_recorded();

@@ -14,7 +14,8 @@
 //! must not wait for itself.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::iter::once;
+use std::iter;
+use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,8 +25,8 @@ use super::dispatch::Dispatch;
 use super::results::{Room, Stretch, collect};
 use super::scoped_work::{ScopedWork, Work, lend};
 use super::spin;
-use crate::call::seed;
-use crate::call::{Limits, Plan};
+use crate::call::{Limits, Never, Plan, Stop};
+use crate::call::{progress, seed};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
 use crate::panic;
@@ -53,8 +54,8 @@ const MOST_AHEAD: usize = 256;
 /// often.
 const SHORT: Duration = Duration::from_millis(1);
 
-/// How often in a chunk a worker looks whether another has failed, so that it can stop. Looking at
-/// each item would take a twentieth of the time of a body of 5 ns.
+/// How often in a chunk a worker looks whether the pool has been shut down. Whether another worker
+/// has failed it looks before each item.
 const LOOKS_PER_CHUNK: usize = 64;
 
 /// A part of the input, and the place of its results.
@@ -65,35 +66,41 @@ struct Chunk<'r, A, R> {
     results: Stretch<'r, R>,
 }
 
-/// An item that has failed, or that was not run any more.
+/// An item that ends the call.
 struct Failure {
     index: usize,
-    error: TaskError,
+    /// Why it has no result; `None` if its result is the one at which the call stops.
+    error: Option<TaskError>,
 }
 
 /// The points in which a [`map`] and a [`map_outcomes`] differ.
-struct Manner<R> {
+struct Manner<R, S> {
     /// The limits of each item, unless the function enforces them itself.
     limits: Limits,
     /// Whether the call ends at once when the pool is shut down.
     ends_with_pool: bool,
     /// Counts how many of these results are failures.
     count_failed: fn(&[R]) -> usize,
+    /// Which results the call stops at.
+    stop: PhantomData<fn() -> S>,
 }
 
 /// The state that the caller and the workers share for the length of one call.
-struct Exchange<'f, 'r, F, A, R> {
+struct Exchange<'f, 'r, F, A, R, S> {
     dispatch: &'f Dispatch,
     function: &'f F,
-    manner: &'f Manner<R>,
+    manner: &'f Manner<R, S>,
     inbox: Mutex<VecDeque<Chunk<'r, A, R>>>,
     outbox: Mutex<Outbox<'r, A, R>>,
     /// How many chunks are in the outbox. Written under its lock; it is here for a caller that
     /// spins.
     ended: AtomicUsize,
-    /// The lowest index that is known to have failed. Items after it need not run; those before it
-    /// must. It only tells workers what to leave out: the failure itself goes through the outbox.
+    /// The lowest index that is known to have failed, or to have a result at which the call stops.
+    /// Items after it need not run; those before it must. It only tells workers what to leave out:
+    /// the failure itself goes through the outbox.
     failed_at: AtomicUsize,
+    /// Items that have run, if the caller is told of the progress.
+    ran: Option<AtomicUsize>,
     caller: Thread,
 }
 
@@ -104,23 +111,26 @@ struct Outbox<'r, A, R> {
     wake_at: usize,
 }
 
-/// Runs `function` on every item.
-pub(super) fn map<F, A, R, I>(
+/// Runs `function` on every item, or up to the first result at which the call stops.
+pub(super) fn map<F, A, R, I, S>(
     dispatch: &Dispatch,
     plan: Plan<'_>,
     function: &F,
     items: I,
+    _stop: S,
 ) -> Result<Vec<R>, TaskError>
 where
     F: Fn(A) -> R + Sync,
     A: Send,
     R: Send,
     I: Iterator<Item = A>,
+    S: Stop<R>,
 {
     let manner = Manner {
         limits: plan.limits,
         ends_with_pool: true,
         count_failed: |_| 0,
+        stop: PhantomData::<fn() -> S>,
     };
     run(dispatch, plan, &manner, function, items)
 }
@@ -147,6 +157,7 @@ where
         count_failed: |outcomes: &[Result<R, TaskError>]| {
             outcomes.iter().filter(|outcome| outcome.is_err()).count()
         },
+        stop: PhantomData::<fn() -> Never>,
     };
     let function = |(index, item)| {
         if dispatch.is_cancelled() {
@@ -161,10 +172,10 @@ where
     run(dispatch, plan, &manner, &function, items.enumerate())
 }
 
-fn run<F, A, R, I>(
+fn run<F, A, R, I, S>(
     dispatch: &Dispatch,
     plan: Plan<'_>,
-    manner: &Manner<R>,
+    manner: &Manner<R, S>,
     function: &F,
     items: I,
 ) -> Result<Vec<R>, TaskError>
@@ -173,11 +184,12 @@ where
     A: Send,
     R: Send,
     I: Iterator<Item = A>,
+    S: Stop<R>,
 {
     // A call with contradictory options is refused before any item is taken.
     plan.chunks(dispatch.workers())?;
     collect(plan.total.unwrap_or(0), |room| {
-        let exchange = Exchange::new(dispatch, function, manner);
+        let exchange = Exchange::new(dispatch, function, manner, plan.tracker.is_on());
         let caller = Caller {
             dispatch,
             exchange: &exchange,
@@ -191,8 +203,13 @@ where
     })
 }
 
-impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
-    fn new(dispatch: &'f Dispatch, function: &'f F, manner: &'f Manner<R>) -> Self {
+impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
+    fn new(
+        dispatch: &'f Dispatch,
+        function: &'f F,
+        manner: &'f Manner<R, S>,
+        is_watched: bool,
+    ) -> Self {
         Self {
             dispatch,
             function,
@@ -201,6 +218,7 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
             outbox: Mutex::new(Outbox::empty()),
             ended: AtomicUsize::new(0),
             failed_at: AtomicUsize::new(usize::MAX),
+            ran: is_watched.then(|| AtomicUsize::new(0)),
             caller: thread::current(),
         }
     }
@@ -216,7 +234,13 @@ impl<'f, 'r, F, A, R> Exchange<'f, 'r, F, A, R> {
     }
 
     fn has_failed(&self) -> bool {
-        self.failed_at.load(Ordering::Relaxed) != usize::MAX
+        !self.needs(usize::MAX)
+    }
+
+    /// Returns whether the item with this index is needed, as far as is known.
+    #[inline]
+    fn needs(&self, index: usize) -> bool {
+        index <= self.failed_at.load(Ordering::Relaxed)
     }
 
     /// Returns whether the pool has been shut down, and the call must end with it.
@@ -235,11 +259,12 @@ impl<A, R> Outbox<'_, A, R> {
     }
 }
 
-impl<F, A, R> Work for Exchange<'_, '_, F, A, R>
+impl<F, A, R, S> Work for Exchange<'_, '_, F, A, R, S>
 where
     F: Fn(A) -> R + Sync,
     A: Send,
     R: Send,
+    S: Stop<R>,
 {
     fn do_part(&self) {
         if let Some(chunk) = self.next() {
@@ -248,9 +273,10 @@ where
     }
 }
 
-impl<'r, F, A, R> Exchange<'_, 'r, F, A, R>
+impl<'r, F, A, R, S> Exchange<'_, 'r, F, A, R, S>
 where
     F: Fn(A) -> R + Sync,
+    S: Stop<R>,
 {
     /// Runs a chunk and puts it into the outbox.
     fn run(&self, mut chunk: Chunk<'r, A, R>) {
@@ -263,41 +289,67 @@ where
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
+        let mut has_stopped = false;
         // One `catch` for the whole chunk: the number of results says which item panicked.
         let outcome = panic::catch(|| {
-            let block = items.len().div_ceil(LOOKS_PER_CHUNK);
+            // Each item is counted by itself if there is one to tell.
+            let block = match self.ran {
+                Some(_) => 1,
+                None => items.len().div_ceil(LOOKS_PER_CHUNK),
+            };
             let mut items = items.drain(..);
-            while items.len() > 0 && first + results.len() <= self.failed_at.load(Ordering::Relaxed)
-            {
+            while items.len() > 0 && !has_stopped && self.needs(first + results.len()) {
                 if self.is_cancelled() {
                     return Err(TaskError::Cancelled {});
                 }
-                // Without a limit, a block of items runs with nothing in between. With a limit,
-                // each item runs by itself.
+                // Without a limit, a block of items runs with next to nothing in between. With a
+                // limit, each item runs by itself.
                 if limits.timeout.is_none() {
                     let mut index = first + results.len();
-                    results.extend(items.by_ref().take(block).map(|item| {
+                    let mut left = block;
+                    results.extend(iter::from_fn(|| {
+                        if left == 0 || has_stopped || !self.needs(index) {
+                            return None;
+                        }
+                        let item = items.next()?;
                         seed::move_to(index);
                         index += 1;
-                        function(item)
+                        left -= 1;
+                        let result = function(item);
+                        has_stopped = S::is_met(&result);
+                        Some(result)
                     }));
                 } else if let Some(item) = items.next() {
                     let outcome = limits.run(first + results.len(), || function(item));
                     // A limit catches the panic, so a panicked copy is ended here.
                     copies::end_panicked(original);
-                    results.extend(once(outcome.map_err(|failure| failure.into_error(None))?));
+                    let result = outcome.map_err(|failure| failure.into_error(None))?;
+                    has_stopped = S::is_met(&result);
+                    results.extend(iter::once(result));
+                }
+                if let Some(ran) = &self.ran {
+                    ran.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Ok(())
         });
         copies::end_panicked(original);
         let index = first + results.len();
-        let error = match outcome {
+        let failure = match outcome {
+            Ok(Ok(())) if has_stopped => Some(Failure {
+                index: index - 1,
+                error: None,
+            }),
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.with_index(index)),
-            Err(caught) => Some(caught.into_error(Some(index))),
+            Ok(Err(error)) => Some(Failure {
+                index,
+                error: Some(error.with_index(index)),
+            }),
+            Err(caught) => Some(Failure {
+                index,
+                error: Some(caught.into_error(Some(index))),
+            }),
         };
-        let failure = error.map(|error| Failure { index, error });
         if let Some(failure) = &failure {
             self.failed_at.fetch_min(failure.index, Ordering::Relaxed);
         }
@@ -316,9 +368,9 @@ where
 }
 
 /// The caller's side.
-struct Caller<'x, 'f, 'r, F, A, R> {
+struct Caller<'x, 'f, 'r, F, A, R, S> {
     dispatch: &'x Dispatch,
-    exchange: &'x Exchange<'f, 'r, F, A, R>,
+    exchange: &'x Exchange<'f, 'r, F, A, R, S>,
     room: Room<'r, R>,
     /// The buffers of ended chunks, to be filled again: writing to fresh memory would cost more
     /// than the items.
@@ -331,11 +383,12 @@ struct Caller<'x, 'f, 'r, F, A, R> {
     last: usize,
 }
 
-impl<'r, F, A, R> Caller<'_, '_, 'r, F, A, R>
+impl<'r, F, A, R, S> Caller<'_, '_, 'r, F, A, R, S>
 where
     F: Fn(A) -> R + Sync,
     A: Send,
     R: Send,
+    S: Stop<R>,
 {
     fn call(
         mut self,
@@ -381,12 +434,14 @@ where
             } else if !self.open.is_empty() {
                 // Waits for one chunk if each is reported, or if no more may be read before one has
                 // ended. Else waits for half of them while there is more input, and then for all.
-                self.await_ended(match (tracker.is_on(), has_more) {
+                let wanted = match (tracker.is_on(), has_more) {
                     (true, _) => 1,
                     (false, true) if is_far_ahead => 1,
                     (false, true) => self.open.len().div_ceil(2),
                     (false, false) => self.open.len(),
-                });
+                };
+                let pause = tracker.is_on().then_some(progress::PAUSE);
+                self.await_ended(wanted, pause.map(|pause| Instant::now() + pause));
             } else {
                 break;
             }
@@ -406,16 +461,28 @@ where
                 ended.push((chunk.first, chunk.results));
                 self.buffers.push(chunk.items);
             }
-            tracker.tell(done + failures.len(), failed + failures.len());
-        }
-        if let Some(lowest) = failures.into_iter().min_by_key(|failure| failure.index) {
-            return Err(lowest.error);
-        }
-        if has_more {
-            // The pool was shut down when all that had been given out had ended.
-            return Err(TaskError::Cancelled {});
+            let errors = failures
+                .iter()
+                .filter(|failure| failure.error.is_some())
+                .count();
+            // In chunks that run, too, items may have ended.
+            let ran = self.exchange.ran.as_ref();
+            let ran = ran.map_or(0, |ran| ran.load(Ordering::Relaxed));
+            tracker.tell_running(done.max(ran) + errors, failed + errors, 0);
         }
         ended.sort_unstable_by_key(|&(first, _)| first);
+        match failures.into_iter().min_by_key(|failure| failure.index) {
+            Some(Failure {
+                error: Some(error), ..
+            }) => return Err(error),
+            Some(Failure { index, error: None }) => {
+                // All items before it have run.
+                ended.truncate(ended.partition_point(|&(first, _)| first <= index));
+            }
+            // The pool was shut down when all that had been given out had ended.
+            None if has_more => return Err(TaskError::Cancelled {}),
+            None => {}
+        }
         Ok(ended.into_iter().map(|(_, results)| results).collect())
     }
 
@@ -454,8 +521,8 @@ where
         len == size
     }
 
-    /// Waits until `wanted` chunks are in the outbox.
-    fn await_ended(&self, wanted: usize) {
+    /// Waits until `wanted` chunks are in the outbox, or until the deadline.
+    fn await_ended(&self, wanted: usize, deadline: Option<Instant>) {
         // A caller that is a worker runs chunks itself: the other workers may all be waiting as
         // well.
         if self.dispatch.own_pool().is_this_worker() {
@@ -474,9 +541,17 @@ where
         }
         let workers = self.open.len().min(self.dispatch.workers());
         let have_ended = || self.exchange.count_ended() >= wanted;
-        if !spin::wait(workers, None, have_ended) {
+        if !spin::wait(workers, deadline, have_ended) {
             while !have_ended() {
-                thread::park();
+                let Some(deadline) = deadline else {
+                    thread::park();
+                    continue;
+                };
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                thread::park_timeout(left);
             }
         }
     }

@@ -59,9 +59,9 @@ use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Plan, Stream};
+use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::copies::{self, Original};
-use crate::engine::reduce;
+use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
@@ -269,12 +269,13 @@ where
     A: Send,
     R: Send,
 {
-    fn map<I>(&self, plan: Plan<'_>, f: F, items: I) -> Result<Vec<R>, TaskError>
+    fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
+        S: Stop<R>,
         I: Iterator<Item = A>,
     {
         let _mapping = self.dispatch.start_map()?;
-        map::map(&self.dispatch, plan, &f, items)
+        map::map(&self.dispatch, plan, &f, items, stop)
     }
 
     fn map_outcomes<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
@@ -355,11 +356,12 @@ where
     where
         I: Iterator<Item = A>,
     {
-        let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g);
+        let local = Local::of(&plan);
+        let fold = |chunk| local.fold(chunk, &f, &g);
         let combine = |partials| reduce::combine_in_worker(partials, &g);
         // Counted over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
-        reduce::map_reduce(self, plan, fold, combine, items)
+        reduce::map_reduce(self, plan, fold, combine, items, local.ended())
     }
 }
 
@@ -374,7 +376,7 @@ where
     where
         I: Iterator<Item = A>,
     {
-        self.map(plan, |item| f(context, item), items)
+        self.map(plan, |item| f(context, item), items, Never)
     }
 }
 

@@ -111,12 +111,12 @@ impl Drop for Count<'_> {
 }
 
 /// Makes a vector with room for `capacity` results. `fill` must return the stretches in the order
-/// in which the room gave them out. Results of stretches that it does not return, or of all if it
-/// fails, are dropped.
+/// in which the room gave them out. The last of them need not be full. Results of stretches that it
+/// does not return, or of all if it fails, are dropped.
 ///
 /// # Panics
 ///
-/// If a stretch that goes in place is missing or not full.
+/// If a stretch that goes in place is missing, or one before the last is not full.
 pub(super) fn collect<R, E>(
     capacity: usize,
     fill: impl for<'v> FnOnce(Room<'v, R>) -> Result<Vec<Stretch<'v, R>>, E>,
@@ -132,7 +132,9 @@ pub(super) fn collect<R, E>(
 
     let mut in_place = 0;
     let mut apart = Vec::new();
+    let mut is_full = true;
     for stretch in stretches {
+        assert!(is_full, "a stretch is not full");
         match stretch {
             Stretch::InPlace(slots) => {
                 let expected = start.wrapping_add(in_place).cast();
@@ -140,7 +142,7 @@ pub(super) fn collect<R, E>(
                     slots.slots.as_ptr() == expected,
                     "a stretch is missing or out of order"
                 );
-                assert!(slots.filled == slots.slots.len(), "a stretch is not full");
+                is_full = slots.filled == slots.slots.len();
                 in_place += slots.filled;
                 assert!(in_place <= capacity, "a stretch of another vector");
                 // From here on the results belong to the vector.
@@ -149,9 +151,9 @@ pub(super) fn collect<R, E>(
             Stretch::Apart(more) => apart.push(more),
         }
     }
-    // SAFETY: the loop has seen full stretches that lie side by side from the vector's start on,
-    // `in_place` slots in all, which is within the capacity. So these slots hold results, and the
-    // stretches have given them up.
+    // SAFETY: the loop has seen stretches that lie side by side from the vector's start on, all but
+    // the last of them full. They have filled `in_place` slots in all, which is within the
+    // capacity. So these slots hold results, and the stretches have given them up.
     unsafe { results.set_len(in_place) };
     for mut more in apart {
         results.append(&mut more);
@@ -258,8 +260,24 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not full")]
-    fn a_stretch_that_is_not_full_is_refused() {
-        let _ = collect(4, |mut room: Room<'_, u8>| Ok::<_, ()>(vec![room.next(4)]));
+    fn a_stretch_that_is_not_full_is_refused_before_another() {
+        let _ = collect(6, |mut room: Room<'_, u8>| {
+            let open = room.next(4);
+            Ok::<_, ()>(vec![open, filled(&mut room, [1, 2])])
+        });
+    }
+
+    #[test]
+    fn the_last_stretch_need_not_be_full() {
+        for capacity in [0, 5] {
+            let results = collect(capacity, |mut room| {
+                let first = filled(&mut room, [1_u64, 2]);
+                let mut last = room.next(3);
+                last.extend([3].into_iter());
+                Ok::<_, ()>(vec![first, last])
+            });
+            assert_eq!(results, Ok(vec![1, 2, 3]), "with room for {capacity}");
+        }
     }
 
     #[test]

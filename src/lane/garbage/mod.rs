@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use self::parent::{Checks, Parent};
 use self::worker::Worker;
 use super::crash_report::TEXT_BYTES;
+use super::message::StopsAt;
 use super::ring::{CELL_PAYLOAD, RING_BYTES};
 use super::{Expected, Lane, Receiver};
 use crate::error::Corruption;
@@ -105,6 +106,8 @@ pub(crate) fn run(script: &[u8]) -> Report {
             next: first,
             end,
             result_size: size,
+            stops_at: StopsAt::Nothing,
+            may_stop: false,
         },
         checks: Checks {
             next: AtomicU32::new(first),

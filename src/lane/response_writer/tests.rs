@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::error::Corruption;
 use crate::lane::{Expected, RawBytes, Receiver, Sink};
 use crate::panic::{self, Caught};
 
@@ -46,6 +47,14 @@ impl Sink for Log {
     fn fault(&self, index: u32, fault: Fault) {
         self.answers.lock().push((index, Err(fault)));
     }
+
+    fn has_stopped(&self) -> bool {
+        let answers = self.answers.lock();
+        let mut results = answers
+            .iter()
+            .filter_map(|(_, answer)| answer.as_ref().ok());
+        results.any(|result| codec::is_err(result))
+    }
 }
 
 /// A lane with both its ends.
@@ -80,6 +89,8 @@ impl Ends {
             next: FIRST,
             end: FIRST + count as u32,
             result_size: size,
+            stops_at: StopsAt::Nothing,
+            may_stop: false,
         };
         let mut has_ended = false;
         while self.receiver.has_next() {
@@ -214,6 +225,118 @@ fn the_bell_rings_at_the_end_of_what_was_asked_for() {
     ends.responses.ring_if_asked();
     ends.responses.ring_if_asked();
     assert_eq!(rings(&ends), 3);
+}
+
+/// Takes what there is of a task with four items. Returns how many were answered for, and whether
+/// the task has ended.
+fn take_some(ends: &mut Ends, stops_at: StopsAt, is_cut: bool) -> Result<(u32, bool), Corruption> {
+    let log = Log {
+        size: None,
+        answers: Mutex::default(),
+    };
+    let mut expected = Expected {
+        task: TASK,
+        next: FIRST,
+        end: FIRST + 4,
+        result_size: None,
+        stops_at,
+        may_stop: is_cut,
+    };
+    let mut has_ended = false;
+    while ends.receiver.has_next() {
+        has_ended = ends.receiver.take(&mut expected, &log)?;
+    }
+    assert_eq!(has_ended, expected.end == expected.next);
+    Ok((expected.next - FIRST, has_ended))
+}
+
+#[test]
+fn a_task_ends_early_at_what_it_stops_at_and_the_parent_is_told_at_once() {
+    let record = |value: Result<u32, String>| {
+        let mut bytes = Vec::new();
+        codec::append(&mut bytes, &value).unwrap();
+        Ok(bytes)
+    };
+    let answers = [
+        record(Ok(1)),
+        record(Err("no".to_owned())),
+        Err(panicked(1)),
+        record(Ok(2)),
+    ];
+    for (stops_at, most) in [
+        (StopsAt::Nothing, 4),
+        (StopsAt::Fault, 3),
+        (StopsAt::Err, 2),
+    ] {
+        let mut ends = Ends::new();
+        ends.responses.set_stops_at(stops_at);
+        // The parent has asked for a later task.
+        ends.responses.lane.header().ring_at(TASK + 3);
+        let mut ran = 0;
+        for answer in &answers {
+            if !ends.responses.goes_on() {
+                break;
+            }
+            ends.responses.item_starts();
+            match answer {
+                Ok(bytes) => ends.responses.result(bytes),
+                Err(fault) => ends.responses.fault(fault),
+            }
+            ran += 1;
+        }
+        ends.responses.end();
+        assert_eq!(ran, most, "{stops_at:?}");
+        let rung = ends.rings.load(Ordering::Relaxed);
+        assert_eq!(
+            rung,
+            u32::from(stops_at != StopsAt::Nothing),
+            "{stops_at:?}"
+        );
+        let taken = take_some(&mut ends, stops_at, false);
+        assert_eq!(taken, Ok((most, true)), "{stops_at:?}");
+        // The next task stops at nothing.
+        ends.responses.begin(TASK + 1, 0);
+        assert!(ends.responses.goes_on());
+        ends.responses.item_starts();
+        ends.responses.fault(&panicked(1));
+        assert!(ends.responses.goes_on());
+    }
+}
+
+#[test]
+fn a_task_that_is_cut_ends_after_the_item_that_runs_and_no_other_is() {
+    for (cut, told, taken) in [
+        (TASK..=TASK, true, Ok((1, true))),
+        (TASK - 1..=u32::MAX, true, Ok((1, true))),
+        (TASK..=TASK, false, Err(Corruption::WrongCount)),
+        (TASK + 1..=u32::MAX, false, Ok((4, true))),
+        (TASK - 1..=TASK - 1, false, Ok((4, true))),
+    ] {
+        let mut ends = Ends::new();
+        for item in 0..4 {
+            if !ends.responses.goes_on() {
+                break;
+            }
+            ends.responses.item_starts();
+            if item == 0 {
+                ends.receiver.header().cut(cut.clone());
+            }
+            ends.responses.result(&[0; 8]);
+        }
+        ends.responses.end();
+        assert_eq!(take_some(&mut ends, StopsAt::Fault, told), taken, "{cut:?}");
+        // So it is where results have one size.
+        let mut ends = Ends::new();
+        let room = ends.responses.room_for(8).min(4);
+        let lane = ends.responses.lane.clone();
+        let ran = ends.responses.results(room, 8, |item, slot| {
+            if item == 1 {
+                lane.header().cut(cut.clone());
+            }
+            slot.fill(0);
+        });
+        assert_eq!(ran, if cut.contains(&TASK) { 2 } else { 4 }, "{cut:?}");
+    }
 }
 
 #[test]

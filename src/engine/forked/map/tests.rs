@@ -30,7 +30,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again() {
     let pool = one_child();
     let (engine, plan) = pool.call().plan(Some(1));
-    let (mut call, mut tracker) = Call::<u32>::new(engine, plan, 1, true).unwrap();
+    let (mut call, mut tracker) = Call::<u32>::new(engine, plan, 1, StopsAt::Nothing).unwrap();
     let f = |stays: bool| {
         if stays {
             loop {
@@ -61,7 +61,7 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
     let pool = one_child();
     let limited = pool.call().timeout(Duration::from_secs(60));
     let (engine, plan) = limited.plan(Some(1));
-    let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, true).unwrap();
+    let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, StopsAt::Nothing).unwrap();
     // The lane has no room for the result: the child waits.
     let f = |len: usize| vec![7; len];
     let mut hand = call.hire(&f, &mut [Some(10_000_000)], 0).unwrap();
@@ -84,7 +84,7 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
 fn a_child_at_its_end_does_not_count_as_stalled() {
     let pool = one_child();
     let (engine, plan) = pool.call().plan(Some(1));
-    let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, true).unwrap();
+    let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, StopsAt::Nothing).unwrap();
     call.pause = Duration::from_millis(1);
     let may_end: &Words = Box::leak(Box::new(Words::new()));
     // The child cannot flush its output before that thread releases it.
@@ -125,7 +125,8 @@ fn after_a_shutdown_no_child_is_kept_and_no_item_begun() {
         for how in [Shutdown::CancelQueued, Shutdown::Kill] {
             let pool = one_child();
             let (engine, plan) = pool.call().plan(Some(2));
-            let (mut call, mut tracker) = Call::<u8>::new(engine, plan, 2, true).unwrap();
+            let (mut call, mut tracker) =
+                Call::<u8>::new(engine, plan, 2, StopsAt::Nothing).unwrap();
             pool.shutdown(how).unwrap();
             if how == Shutdown::Kill {
                 // The child was forked in the moment before.
@@ -146,7 +147,7 @@ fn after_a_shutdown_no_child_is_kept_and_no_item_begun() {
 fn an_item_whose_child_a_shutdown_kills_is_cancelled() {
     let pool = one_child();
     let (engine, plan) = pool.call().plan(Some(1));
-    let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, true).unwrap();
+    let (mut call, _tracker) = Call::<u8>::new(engine, plan, 1, StopsAt::Nothing).unwrap();
     let f = |()| -> u8 {
         loop {
             thread::park();
@@ -168,7 +169,7 @@ fn a_child_is_believed_only_about_a_chunk_that_is_open_and_no_others() {
     let pool = one_child();
     let call = pool.call().chunk_size(3);
     let (engine, plan) = call.plan(Some(5));
-    let (mut call, _tracker) = Call::<u32>::new(engine, plan, 5, true).unwrap();
+    let (mut call, _tracker) = Call::<u32>::new(engine, plan, 5, StopsAt::Nothing).unwrap();
     let expected = |call: &Call<'_, u32>, task| {
         let (index, expected) = call.chunk_of(task)?;
         let Expected {
@@ -196,7 +197,7 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
         let pool = one_child();
         let limited = pool.call().retries(retries);
         let (engine, plan) = limited.plan(Some(2));
-        let (mut call, mut tracker) = Call::<u8>::new(engine, plan, 2, true).unwrap();
+        let (mut call, mut tracker) = Call::<u8>::new(engine, plan, 2, StopsAt::Nothing).unwrap();
         let f = |stays: bool| {
             if stays {
                 loop {

@@ -5,6 +5,7 @@ use super::{Batch, Dispatch, State, Worker};
 use crate::engine::processes::context::Context;
 use crate::error::{Death, PoolError, TaskError};
 use crate::lane::Fate;
+use crate::lane::message::StopsAt;
 
 /// The number of false starts after which what comes before the start of an item (such as a large
 /// argument) is what kills workers.
@@ -71,6 +72,8 @@ impl Dispatch {
     ) {
         let next = entry.expected.next;
         let has_begun = worker.has_begun(&entry);
+        // The outcome of its call may be certain with what follows.
+        self.has_unwanted |= entry.batch.task.stops_at != StopsAt::Nothing;
         let fate = if has_begun && worker.is_sane() {
             worker
                 .receiver
@@ -136,10 +139,15 @@ impl Dispatch {
         self.requeue(batch);
     }
 
-    /// Puts what is left of a batch at the front of the queue. If nothing is left, ends its task.
-    fn requeue(&mut self, batch: Batch) {
+    /// Puts what is left of a batch at the front of the queue. If nothing is left, or no caller
+    /// wants it, ends its task.
+    pub(super) fn requeue(&mut self, batch: Batch) {
         if batch.first < batch.task.count {
-            self.queue.push_front(batch);
+            if batch.task.results.is_wanted(batch.first) {
+                self.queue.push_front(batch);
+            } else {
+                self.fail(batch, &TaskError::Cancelled {});
+            }
         } else {
             self.told -= usize::from(batch.task.results.is_told());
             batch.task.end();

@@ -24,7 +24,7 @@ use crate::engine::processes::wait::Locked;
 use crate::error::{Death, PoolError, TaskError};
 use crate::future::{PoolId, Signal};
 use crate::lane::bell::Bell;
-use crate::lane::message::{Fault, Request};
+use crate::lane::message::{Fault, Request, StopsAt};
 use crate::lane::{CELL_PAYLOAD, Claim, Lane, Pace, RawBytes, Reader, ResponseWriter, Ring, Sink};
 use crate::memory::transit::KeptHandles;
 use crate::os::alarm::Alarm;
@@ -190,6 +190,7 @@ impl MadeUp {
             limit: None,
             seeds: Seeds(0),
             handles: KeptHandles::default(),
+            stops_at: StopsAt::Nothing,
             results: Log::default(),
         };
         change(&mut task);
@@ -347,6 +348,7 @@ impl Peer {
                     count,
                     limit,
                     is_recorded,
+                    stops_at,
                     ..
                 },
                 _,
@@ -355,6 +357,7 @@ impl Peer {
                 continue;
             };
             self.responses.begin(task, first);
+            self.responses.set_stops_at(stops_at);
             if is_recorded {
                 self.responses.set_recorded();
             }
@@ -444,8 +447,12 @@ pub(in crate::engine::processes) struct Log {
     pub(in crate::engine::processes) is_told: bool,
     pub(in crate::engine::processes) is_awaited: bool,
     pub(in crate::engine::processes) is_unwanted: AtomicBool,
+    /// The first item that is not wanted.
+    pub(in crate::engine::processes) unwanted_from: Mutex<Option<u32>>,
     pub(in crate::engine::processes) is_cancelled: AtomicBool,
     pub(in crate::engine::processes) ended: Signal,
+    /// The address of the call.
+    pub(in crate::engine::processes) call: usize,
 }
 
 impl Sink for Log {
@@ -487,8 +494,16 @@ impl Results for Log {
         self.is_awaited
     }
 
-    fn is_wanted(&self) -> bool {
-        !self.is_unwanted.load(Ordering::SeqCst)
+    fn call(&self) -> *const () {
+        self.call as *const ()
+    }
+
+    fn is_wanted(&self, from: u32) -> bool {
+        let is_left_out = self
+            .unwanted_from
+            .lock()
+            .is_some_and(|unwanted| from >= unwanted);
+        !self.is_unwanted.load(Ordering::SeqCst) && !is_left_out
     }
 
     fn is_told(&self) -> bool {

@@ -23,6 +23,7 @@ mod stall;
 mod stop;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod unpublished;
 mod worker_slot;
 
 pub(super) use worker_slot::{Batch, Worker};
@@ -96,6 +97,9 @@ pub(super) struct Dispatch {
     /// The supervisor's watch over lanes whose workers do not begin with what is in them.
     lanes: LaneWatch,
     queue: VecDeque<Batch>,
+    /// Whether a call may have its outcome, so that what it has given out is not wanted any more:
+    /// [`Dispatch::drop_unwanted`] is due.
+    has_unwanted: bool,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be
     /// spinning.
     idle: Vec<usize>,
@@ -130,6 +134,7 @@ impl Dispatch {
             watches_idle: false,
             lanes: LaneWatch::default(),
             queue: VecDeque::new(),
+            has_unwanted: false,
             idle: Vec::new(),
             outstanding: 0,
             told: 0,
@@ -336,6 +341,10 @@ impl Dispatch {
         for number in 0..self.workers.len() {
             moved |= self.drain(context, number);
         }
+        if self.has_unwanted {
+            self.drop_unwanted(context);
+            moved = true;
+        }
         moved |= self.refill(context);
         moved |= self.rebalance(context);
         // This check is here and not in `rescue`, because every task takes this path.
@@ -354,7 +363,7 @@ impl Dispatch {
         let had_work = !worker.in_flight.is_empty();
         let goes_on = worker.stalled.is_some() && worker.goes_on();
         let (mut took, mut ended, mut told) = (false, 0, 0);
-        let mut rest = Vec::new();
+        let (mut rest, mut may_stop) = (Vec::new(), false);
         while worker.is_sane() && worker.receiver.has_next() {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
@@ -368,6 +377,7 @@ impl Dispatch {
                 .take(&mut front.expected, &front.batch.task.results);
             let tally = &mut self.tallies[number];
             tally.tasks += u64::from(front.expected.next - next);
+            may_stop |= front.expected.may_stop;
             match taken {
                 // There is more to come for this batch.
                 Ok(false) => {}
@@ -377,6 +387,9 @@ impl Dispatch {
                     let Some(entry) = worker.in_flight.pop_front() else {
                         break;
                     };
+                    if entry.expected.may_stop {
+                        worker.has_ended(entry.expected.task);
+                    }
                     if let Some(times) = times {
                         let pid = worker.started.child.pid();
                         let event = entry.event(&self.recorder, number, pid, Some(times));
@@ -390,7 +403,8 @@ impl Dispatch {
                     }
                     if entry.expected.end < entry.batch.task.count {
                         // The worker was given only a part of the batch, because it has a limit of
-                        // tasks. The rest goes to another worker.
+                        // tasks, or it has left out what is not wanted. The rest goes to another
+                        // worker, or ends.
                         rest.push(entry.batch.from(entry.expected.end));
                     } else {
                         ended += 1;
@@ -415,9 +429,10 @@ impl Dispatch {
             self.becomes_idle(context, number);
         }
         self.told -= told;
+        self.has_unwanted |= may_stop;
         self.count_down(ended);
         for batch in rest.into_iter().rev() {
-            self.queue.push_front(batch);
+            self.requeue(batch);
         }
         took || wrote
     }
@@ -427,7 +442,7 @@ impl Dispatch {
         let mut moved = false;
         while let Some(batch) = self.queue.front() {
             let results = &batch.task.results;
-            if results.is_cancelled() || !results.is_wanted() {
+            if results.is_cancelled() || !results.is_wanted(batch.first) {
                 // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
                     self.fail(batch, &TaskError::Cancelled {});

@@ -1,13 +1,15 @@
 //! Stopping what has been given out: tasks that no caller wants, that have run too long, or that
 //! are cancelled; and workers that are to leave.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::sight::Sight;
 use super::worker_slot::KillReason;
-use super::{Dispatch, State};
+use super::{Batch, Dispatch, State};
 use crate::engine::processes::context::Context;
+use crate::engine::processes::task::Results;
 use crate::error::{PoolError, TaskError};
 use crate::os;
 use crate::os::clock::nanoseconds;
@@ -21,9 +23,28 @@ const BEGINNING: Duration = Duration::from_millis(50);
 const SLOW_BEGINNING: Duration = Duration::from_secs(1);
 
 impl Dispatch {
-    /// Takes back what no caller wants any more, as far as no worker has begun with it.
+    /// Takes back what no caller wants any more. A worker that has begun with it starts no more of
+    /// its items.
     pub(in crate::engine::processes) fn drop_unwanted(&mut self, context: &Context) {
-        self.take_back_if(context, |results| !results.is_wanted());
+        self.has_unwanted = false;
+        let is_unwanted = |batch: &Batch| !batch.task.results.is_wanted(batch.first);
+        let (unwanted, queue): (VecDeque<_>, _) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(is_unwanted);
+        self.queue = queue;
+        for batch in unwanted {
+            self.fail(batch, &TaskError::Cancelled {});
+        }
+        self.take_back_if(context, |results, next| !results.is_wanted(next));
+        for worker in self.workers.iter_mut().flatten() {
+            for position in 0..worker.in_flight.len() {
+                let entry = &worker.in_flight[position];
+                // What could not be taken back has begun.
+                if !entry.batch.task.results.is_wanted(entry.expected.next) {
+                    worker.cut(position);
+                }
+            }
+        }
     }
 
     /// Cancels everything that has not begun.
@@ -31,23 +52,20 @@ impl Dispatch {
         for batch in std::mem::take(&mut self.queue) {
             self.fail(batch, &TaskError::Cancelled {});
         }
-        self.take_back_if(context, |_| true);
+        self.take_back_if(context, |_, _| true);
     }
 
-    /// Takes back the tasks whose results pass `is_it`, as far as no worker has begun with them,
-    /// and cancels them.
-    fn take_back_if(
-        &mut self,
-        context: &Context,
-        is_it: impl Fn(&dyn crate::engine::processes::task::Results) -> bool,
-    ) {
+    /// Takes back the tasks whose results and next item pass `is_it`, as far as no worker has begun
+    /// with them, and cancels them.
+    fn take_back_if(&mut self, context: &Context, is_it: impl Fn(&dyn Results, u32) -> bool) {
         for number in 0..self.workers.len() {
             let Some(worker) = &mut self.workers[number] else {
                 continue;
             };
             let mut batches = Vec::new();
             for position in (0..worker.in_flight.len()).rev() {
-                if is_it(&worker.in_flight[position].batch.task.results) {
+                let entry = &worker.in_flight[position];
+                if is_it(&entry.batch.task.results, entry.expected.next) {
                     batches.extend(worker.take_back(position));
                 }
             }

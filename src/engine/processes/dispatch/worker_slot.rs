@@ -13,7 +13,7 @@ use crate::engine::processes::task::{Function, Results, SentContext, Task};
 use crate::engine::processes::timeline::{Recorder, TimelineEvent};
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
-use crate::lane::{Expected, Received, Receiver, Times, Writer, next_number};
+use crate::lane::{Expected, Received, Receiver, Times, Writer, is_past, next_number};
 use crate::os::clock;
 
 /// Items of a task that a worker is to run: all from `first` on.
@@ -161,6 +161,9 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) budget: Option<u32>,
     /// How many bytes of memory the worker may have, if there is a limit.
     memory_limit: Option<u64>,
+    /// The number of the task that the worker was last told to start no more items of, until that
+    /// task has ended.
+    cut: Option<u32>,
     /// The worker is given nothing more, and ends when it has done what it has.
     pub(super) is_leaving: bool,
     /// What was last seen of the batch at the head of the worker's lane.
@@ -193,6 +196,7 @@ impl Worker {
             corrupted: None,
             budget: settings.max_tasks,
             memory_limit: settings.memory_limit,
+            cut: None,
             is_leaving: false,
             sight: None,
             stalled: None,
@@ -288,6 +292,7 @@ impl Worker {
             seeds: batch.task.seeds.0,
             limit: batch.task.limit,
             is_recorded: self.is_recorded,
+            stops_at: batch.task.stops_at,
         };
         let body = Body::Items(batch.task.clone(), first..first + count);
         let result_size = batch.task.result_size;
@@ -296,6 +301,8 @@ impl Worker {
             next: first,
             end: first + count,
             result_size,
+            stops_at: batch.task.stops_at,
+            may_stop: false,
         };
         self.in_flight.push_back(InFlight {
             batch,
@@ -408,6 +415,29 @@ impl Worker {
         }
         self.flush();
         Some(entry.batch)
+    }
+
+    /// Has the worker start no more items of the batch at `position`, with which it has begun, as
+    /// with all batches before it.
+    pub(super) fn cut(&mut self, position: usize) {
+        let Some(entry) = self.in_flight.get_mut(position) else {
+            return;
+        };
+        entry.expected.may_stop = true;
+        let task = entry.expected.task;
+        // A worker begins with one batch after the other, so of several the last one counts.
+        if self.cut.is_none_or(|cut| is_past(task, cut)) {
+            self.cut = Some(task);
+            self.receiver.header().cut(task..=task);
+        }
+    }
+
+    /// Forgets that a task was cut, because it has ended. Later its number may come again.
+    pub(super) fn has_ended(&mut self, task: u32) {
+        if self.cut == Some(task) {
+            self.cut = None;
+            self.receiver.header().cut_none();
+        }
     }
 
     /// Returns whether the worker has begun with this batch.

@@ -58,7 +58,7 @@ fn give(
     items: &mut impl Iterator<Item = Item>,
     size: (usize, usize),
 ) -> (Given<u64>, usize, bool) {
-    chunk::give(&house.shared, limits, &function(), BASE, items, size)
+    chunk::give(&house.shared, limits, &function(), BASE, items, size, None)
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod chunks;
+mod cut;
 mod deaths;
 mod lanes;
 mod leave;
