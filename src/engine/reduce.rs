@@ -140,6 +140,7 @@ where
         schedule: Schedule::Dynamic(1),
         limits,
         window,
+        kills: false,
         total: None,
         tracker,
     };

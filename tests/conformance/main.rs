@@ -11,6 +11,8 @@ mod runtime;
 #[macro_use]
 mod callbacks;
 #[macro_use]
+mod cancelling;
+#[macro_use]
 mod crossing;
 #[macro_use]
 mod ends;
@@ -41,7 +43,9 @@ use std::time::Duration;
 
 use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
 use common::refuse::Refused;
-use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
+use common::{
+    DEADLINE, Leftovers, as_program, assert_matches, eventually, finish_within, is_program,
+};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
@@ -167,6 +171,7 @@ mod calls {
                 handles!($make);
                 callbacks!($make);
                 ends!($make);
+                cancelling!($make);
                 seeds!($make);
             }
         };
@@ -193,6 +198,7 @@ mod queued {
                 queued_futures!($make);
                 queued_handles!($make);
                 queued_ends!($make);
+                queued_cancelling!($make);
             }
         };
     }
@@ -215,6 +221,7 @@ mod mortal {
                 mortal_options!($make);
                 mortal_futures!($make);
                 mortal_ends!($make);
+                mortal_cancelling!($make);
             }
         };
     }
