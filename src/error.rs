@@ -484,6 +484,18 @@ pub enum PoolError {
     /// The pool was closed or shut down.
     #[error("the pool is closed and takes no more tasks")]
     Closed,
+    /// A pool was closed with a time limit, and tasks or callbacks had not ended by then. The pool
+    /// is closed: its processes were killed; its threads, which cannot be stopped, end after the
+    /// tasks that they run.
+    #[error("{}", close_timed_out(*.timeout, *.workers))]
+    #[non_exhaustive]
+    CloseTimedOut {
+        /// The time that was given.
+        timeout: Duration,
+        /// How many workers were at work then; 0 if tasks waited for a worker, or callbacks had not
+        /// returned.
+        workers: usize,
+    },
     /// An option of a builder asks for what is not possible.
     #[error("{option} cannot be {value}: {reason}")]
     #[non_exhaustive]
@@ -547,9 +559,10 @@ impl PoolError {
     }
 }
 
-/// The error of [`TaskFuture::result_timeout`](crate::TaskFuture::result_timeout) and
-/// [`AsCompleted::next_timeout`](crate::AsCompleted::next_timeout) after the time they were given:
-/// no task has ended. What runs goes on.
+/// The error of [`TaskFuture::result_timeout`](crate::TaskFuture::result_timeout),
+/// [`AsCompleted::next_timeout`](crate::AsCompleted::next_timeout) and
+/// [`Imap::next_timeout`](crate::Imap::next_timeout) after the time they were given: no task has
+/// ended. What runs goes on.
 ///
 /// # Examples
 ///
@@ -573,6 +586,18 @@ impl PoolError {
 #[error("no task has ended in the time given; what runs goes on")]
 #[non_exhaustive]
 pub struct TimeoutError;
+
+fn close_timed_out(timeout: Duration, workers: usize) -> String {
+    let late = match workers {
+        0 => "tasks or callbacks had not ended".to_owned(),
+        1 => "1 worker was still at work".to_owned(),
+        _ => format!("{workers} workers were still at work"),
+    };
+    format!(
+        "{late} {timeout:?} after the pool was closed; processes were killed, threads end after what they run. Give \
+         close_timeout more time, or limit the tasks"
+    )
+}
 
 /// Returns the task as a message names it: by its index within a call, or plainly.
 fn subject(index: ItemIndex) -> String {

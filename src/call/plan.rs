@@ -15,6 +15,8 @@ pub struct Plan<'c> {
     pub(crate) limits: Limits,
     /// The most items that are read ahead of the first one that has not ended.
     pub(crate) window: Option<usize>,
+    /// Whether a lazy call that is dropped kills its items that run.
+    pub(crate) kills: bool,
     /// Items in all, if the input says so. It is a hint: an iterator may be wrong about it.
     pub(crate) total: Option<usize>,
     pub(crate) tracker: Tracker<'c>,

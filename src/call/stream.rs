@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use super::progress::Tracker;
 use super::schedule::Schedule;
-use crate::error::TaskError;
+use crate::error::{TaskError, TimeoutError};
 use crate::future::{Board, TaskFuture};
 
 /// The outcomes of a chunk's items, in order.
@@ -226,6 +226,9 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
     }
 }
 
+/// The index of an item, and its outcome.
+type Outcome<R> = (usize, Result<R, TaskError>);
+
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
 
 /// The chunks that the workers have, each with the indices of its items.
@@ -242,21 +245,31 @@ impl<R> UnderWay<R> {
         }
     }
 
-    /// Takes the chunk whose outcomes come next; `None` if no chunk is left.
-    fn pop(&mut self) -> Option<(Range<usize>, ChunkFuture<R>)> {
+    /// Takes the chunk whose outcomes come next, if that is known by the deadline; `None` if no
+    /// chunk is left. If the deadline is `None`, a chunk of a call in order may not have ended.
+    fn pop(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(Range<usize>, ChunkFuture<R>)>, TimeoutError> {
         match self {
-            Self::InOrder(chunks) => chunks.pop_front(),
-            Self::AsCompleted(board) => board.next(None).ok().flatten(),
+            Self::InOrder(chunks) => {
+                if let (Some(_), Some((_, chunk))) = (deadline, chunks.front())
+                    && !chunk.wait_until(deadline)
+                {
+                    return Err(TimeoutError);
+                }
+                Ok(chunks.pop_front())
+            }
+            Self::AsCompleted(board) => board.next(deadline),
         }
     }
 
-    /// Cancels the chunks from the last to the first, so that the chunk which would start next is
-    /// cancelled last.
-    fn cancel(&self) {
-        let cancel = |chunk: &ChunkFuture<R>| _ = chunk.cancel();
+    /// Calls `stop` for the chunks from the last to the first, so that the chunk which would start
+    /// next is stopped last.
+    fn stop(&self, stop: fn(&ChunkFuture<R>) -> bool) {
         match self {
-            Self::InOrder(chunks) => chunks.iter().rev().for_each(|(_, chunk)| cancel(chunk)),
-            Self::AsCompleted(board) => board.rest().rev().for_each(cancel),
+            Self::InOrder(chunks) => chunks.iter().rev().for_each(|(_, chunk)| _ = stop(chunk)),
+            Self::AsCompleted(board) => board.rest().rev().for_each(|chunk| _ = stop(chunk)),
         }
     }
 }
@@ -267,21 +280,25 @@ struct Open<'p, I: Iterator, R> {
     /// Index of the item whose outcome is the next in `current`.
     index: usize,
     current: Outcomes<R>,
+    /// Whether dropping this kills the items that run.
+    kills: bool,
 }
 
 impl<I: Iterator, R> Open<'_, I, R> {
-    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Outcome<R>>, TimeoutError> {
         loop {
             if let Some(outcome) = self.current.next() {
                 let index = self.index;
                 self.index += 1;
                 self.feeder.yielded += 1;
-                return Some((index, outcome));
+                return Ok(Some((index, outcome)));
             }
             while let Some((items, chunk)) = self.feeder.next() {
                 self.under_way.push(items, chunk);
             }
-            let (items, chunk) = self.under_way.pop()?;
+            let Some((items, chunk)) = self.under_way.pop(deadline)? else {
+                return Ok(None);
+            };
             self.index = items.start;
             self.current = self.feeder.outcomes(items, chunk);
         }
@@ -290,7 +307,11 @@ impl<I: Iterator, R> Open<'_, I, R> {
 
 impl<I: Iterator, R> Drop for Open<'_, I, R> {
     fn drop(&mut self) {
-        self.under_way.cancel();
+        self.under_way.stop(ChunkFuture::cancel);
+        if self.kills {
+            // What has not started is cancelled by now: a worker that is replaced finds nothing.
+            self.under_way.stop(ChunkFuture::kill);
+        }
     }
 }
 
@@ -309,21 +330,35 @@ impl<'p, I: Iterator, R> Source<'p, I, R> {
         input: Input<I>,
         under_way: UnderWay<R>,
     ) -> Self {
+        let kills = plan.kills;
         match Feeder::new(stream, schedule, plan, input) {
             Ok(feeder) => Self::Open(Box::new(Open {
                 feeder,
                 under_way,
                 index: 0,
                 current: Vec::new().into_iter(),
+                kills,
             })),
             Err(error) => Self::Refused(Some(error)),
         }
     }
 
-    fn next(&mut self) -> Option<(usize, Result<R, TaskError>)> {
+    fn next(&mut self) -> Option<Outcome<R>> {
+        match self.next_by(None) {
+            Ok(outcome) => outcome,
+            Err(TimeoutError) => unreachable!("a wait without a deadline does not end early"),
+        }
+    }
+
+    fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Outcome<R>>, TimeoutError> {
+        // A timeout too long for the clock is no deadline at all.
+        self.next_by(Instant::now().checked_add(timeout))
+    }
+
+    fn next_by(&mut self, deadline: Option<Instant>) -> Result<Option<Outcome<R>>, TimeoutError> {
         match self {
-            Self::Open(open) => open.next(),
-            Self::Refused(error) => error.take().map(|error| (0, Err(error))),
+            Self::Open(open) => open.next(deadline),
+            Self::Refused(error) => Ok(error.take().map(|error| (0, Err(error)))),
         }
     }
 }
@@ -332,7 +367,7 @@ impl<'p, I: Iterator, R> Source<'p, I, R> {
 /// [`Pool::imap`](crate::Pool::imap).
 ///
 /// It can move to another thread if its input `I` can. Dropping it cancels the items that have not
-/// started.
+/// started; with [`Call::kill_on_drop`](crate::Call::kill_on_drop), it also stops those that run.
 ///
 /// # Examples
 ///
@@ -363,6 +398,42 @@ impl<'p, I: Iterator, R> Imap<'p, I, R> {
             source: Source::new(stream, schedule, plan, input, under_way),
         }
     }
+
+    /// Waits at most `timeout` for the next result, and returns it. Returns `None` when there are
+    /// no more.
+    ///
+    /// The time that the input takes to give items is not limited. Where the caller itself runs the
+    /// items (on the serial engine, and with one forked child) neither is theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`TimeoutError`] if the result is not there by then. The items go on, and a later call still
+    /// returns it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let spin = |forever: bool| {
+    ///     while forever {
+    ///         std::hint::spin_loop()
+    ///     }
+    /// };
+    /// let mut calls = pool.call().kill_on_drop(true).imap(spin, [false, true]);
+    /// assert_eq!(calls.next_timeout(Duration::from_secs(60))?, Some(Ok(())));
+    /// assert!(calls.next_timeout(Duration::from_millis(10)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<Result<R, TaskError>>, TimeoutError> {
+        let next = self.source.next_timeout(timeout)?;
+        Ok(next.map(|(_, outcome)| outcome))
+    }
 }
 
 impl<I: Iterator, R> Iterator for Imap<'_, I, R> {
@@ -386,7 +457,7 @@ impl<I: Iterator, R> fmt::Debug for Imap<'_, I, R> {
 /// made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
 ///
 /// It can move to another thread if its input `I` can. Dropping it cancels the items that have not
-/// started.
+/// started; with [`Call::kill_on_drop`](crate::Call::kill_on_drop), it also stops those that run.
 ///
 /// # Examples
 ///
@@ -417,6 +488,36 @@ impl<'p, I: Iterator, R> ImapUnordered<'p, I, R> {
         Self {
             source: Source::new(stream, schedule, plan, input, under_way),
         }
+    }
+
+    /// Waits at most `timeout` for the next result, and returns it with the index of its item.
+    /// Returns `None` when there are no more. What is not limited is said at
+    /// [`Imap::next_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// [`TimeoutError`] if no item has ended by then. The items go on, and a later call still
+    /// returns their results.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let mut doubled = pool.imap_unordered(|x: u64| 2 * x, [21]);
+    /// let wait = Duration::from_secs(60);
+    /// assert_eq!(doubled.next_timeout(wait)?, Some((0, Ok(42))));
+    /// assert_eq!(doubled.next_timeout(wait)?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[allow(clippy::type_complexity)]
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<(usize, Result<R, TaskError>)>, TimeoutError> {
+        self.source.next_timeout(timeout)
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`AnyEngine`]: the engine that is chosen when the program runs.
 
 use std::fmt;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,6 +89,14 @@ impl Executor for AnyEngine {
 
     fn close(&self, internal: Internal) -> Result<(), PoolError> {
         each!(self, engine => engine.close(internal))
+    }
+
+    fn close_by(
+        &self,
+        deadline: Option<Instant>,
+        internal: Internal,
+    ) -> Result<Option<usize>, PoolError> {
+        each!(self, engine => engine.close_by(deadline, internal))
     }
 
     fn shutdown(&self, how: Shutdown, internal: Internal) -> Result<(), PoolError> {

@@ -69,6 +69,7 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 pub(crate) mod sealed {
     /// A mark of this crate's own engines: what a pool asks of an engine may still change.
@@ -136,6 +137,11 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
 
     #[doc(hidden)]
     fn close(&self, _: Internal) -> Result<(), PoolError>;
+
+    /// Closes the pool as [`close`](Self::close) does, but stops what has not ended by the
+    /// deadline. Returns `None` if all had ended, and otherwise how many workers were at work.
+    #[doc(hidden)]
+    fn close_by(&self, deadline: Option<Instant>, _: Internal) -> Result<Option<usize>, PoolError>;
 
     #[doc(hidden)]
     fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError>;

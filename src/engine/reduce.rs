@@ -281,6 +281,7 @@ where
         schedule: Schedule::Dynamic(1),
         limits,
         window,
+        kills: false,
         total: None,
         tracker,
     };

@@ -11,6 +11,7 @@ use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the calling thread.
 ///
@@ -78,6 +79,14 @@ impl Executor for Serial {
     fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn close_by(
+        &self,
+        _deadline: Option<Instant>,
+        internal: Internal,
+    ) -> Result<Option<usize>, PoolError> {
+        self.close(internal).map(|()| None)
     }
 
     fn shutdown(&self, _: Shutdown, internal: Internal) -> Result<(), PoolError> {

@@ -32,7 +32,8 @@ use crate::error::{TaskError, TimeoutError};
 ///
 /// Dropping it does not stop the task; its result is thrown away. A handle that has been awaited is
 /// an exception: as with other futures, dropping it means that the result is not wanted any more,
-/// and the task is cancelled if it has not started.
+/// and the task is cancelled if it has not started. With
+/// [`kill_on_drop`](TaskFuture::kill_on_drop), dropping it also stops a task that runs.
 ///
 /// # Examples
 ///
@@ -51,6 +52,8 @@ pub struct TaskFuture<R> {
     told: OnceLock<Arc<Told<R>>>,
     /// The waker to be woken, once the handle has been awaited.
     waker: Option<Arc<Mutex<Option<Waker>>>>,
+    /// Whether the task is killed when the handle is dropped.
+    kills: bool,
 }
 
 /// The engine's side of a [`TaskFuture`].
@@ -111,6 +114,7 @@ impl<R> TaskFuture<R> {
             pending,
             told: OnceLock::new(),
             waker: None,
+            kills: false,
         }
     }
 
@@ -335,6 +339,41 @@ impl<R> TaskFuture<R> {
         self.pending.kill()
     }
 
+    /// With `true`, dropping this handle before the task has ended [kills](Self::kill) the task: a
+    /// worker is not kept busy for a result that no caller will take. The default is `false`.
+    ///
+    /// An `.await` that is dropped, as by a `select!` or a timeout of the async runtime, drops the
+    /// handle and so stops the task. Handles that are consumed by [`result`](Self::result) are
+    /// dropped after the task's end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let endless = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
+    /// let endless: TaskFuture<()> = endless.kill_on_drop(true);
+    /// drop(endless);
+    /// assert_eq!(pool.submit(|x: i32| x + 1, 1).result()?, 2); // the worker is free
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kill_on_drop(mut self, kills: bool) -> Self {
+        self.kills = kills;
+        self
+    }
+
+    /// Waits until the task has ended and its callbacks have been called, or until the deadline.
+    /// Returns whether [`result`](Self::result) will return at once.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        self.wait(deadline)
+    }
+
     /// Calls `callback` with the outcome once the task has ended: with its result, its error, or
     /// [`TaskError::Cancelled`]. If the task has ended already, the callback runs at once, on this
     /// thread. Otherwise it runs on a thread that the crate keeps for callbacks.
@@ -452,7 +491,9 @@ impl<R> Future for TaskFuture<R> {
 
 impl<R> Drop for TaskFuture<R> {
     fn drop(&mut self) {
-        if self.waker.is_some() && !self.pending.is_done() {
+        if self.kills {
+            self.pending.kill();
+        } else if self.waker.is_some() && !self.pending.is_done() {
             self.pending.cancel();
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::callback_threads;
 #[cfg(target_os = "linux")]
@@ -124,18 +125,24 @@ pub(super) fn is_in_callback_of(task: usize) -> bool {
     is_within(|(_, within)| within == task)
 }
 
-/// Waits until all callbacks of the pool's tasks have returned. In a callback, of whatever pool, it
-/// returns at once: callbacks that wait for each other's end would do so for ever.
-pub(crate) fn wait_for_callbacks(pool: PoolId) {
+/// Waits until all callbacks of the pool's tasks have returned, or until the deadline. Returns false
+/// if one has not. In a callback, of whatever pool, it returns true at once: callbacks that wait for
+/// each other's end would do so for ever.
+pub(crate) fn wait_for_callbacks(pool: PoolId, deadline: Option<Instant>) -> bool {
     if is_within(|_| true) {
-        return;
+        return true;
     }
     let counts = own();
     let mut tasks = counts.lock();
     while tasks.contains_key(&pool) {
-        let waited = counts
-            .none_left
-            .wait_timeout(tasks, callback_threads::RETRY);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let pause = left.map_or(callback_threads::RETRY, |left| {
+            left.min(callback_threads::RETRY)
+        });
+        let waited = counts.none_left.wait_timeout(tasks, pause);
         let (held, time) = waited.unwrap_or_else(PoisonError::into_inner);
         tasks = held;
         if time.timed_out() {
@@ -146,4 +153,5 @@ pub(crate) fn wait_for_callbacks(pool: PoolId) {
             tasks = counts.lock();
         }
     }
+    true
 }

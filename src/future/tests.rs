@@ -151,11 +151,11 @@ fn a_pool_without_callbacks_is_not_waited_for_and_one_with_is_until_the_last() {
     let (pool, other) = (PoolId::new(), PoolId::new());
     let counted = [(); 2].map(|()| Outstanding::count(Some(pool)));
     // Neither this pool nor a task without a pool has callbacks.
-    wait_for_callbacks(other);
+    wait_for_callbacks(other, None);
     drop(Outstanding::count(None));
     let (tell, told) = channel();
     let waiter = std::thread::spawn(move || {
-        wait_for_callbacks(pool);
+        wait_for_callbacks(pool, None);
         tell.send(()).unwrap();
     });
     let [first, last] = counted;
@@ -168,16 +168,16 @@ fn a_pool_without_callbacks_is_not_waited_for_and_one_with_is_until_the_last() {
         let _outer = Within::enter(Some(other), 1);
         let inner = Within::enter(None, 2);
         assert!(is_in_callback_of(1) && is_in_callback_of(2));
-        wait_for_callbacks(pool);
+        wait_for_callbacks(pool, None);
         drop(inner);
         assert!(is_in_callback_of(1) && !is_in_callback_of(2));
-        wait_for_callbacks(pool);
+        wait_for_callbacks(pool, None);
     }
     assert!(!is_in_callback_of(1));
     drop(last);
     assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(()));
     waiter.join().unwrap();
-    wait_for_callbacks(pool);
+    wait_for_callbacks(pool, None);
 }
 
 #[test]

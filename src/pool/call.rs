@@ -39,6 +39,7 @@ pub struct Call<'p, 'c, E: Executor> {
     limits: Limits,
     seed: Option<u64>,
     window: Option<usize>,
+    kills: bool,
     progress: Option<Callback<'c>>,
 }
 
@@ -50,6 +51,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             limits: Limits::none(),
             seed: None,
             window: None,
+            kills: false,
             progress: None,
         }
     }
@@ -240,6 +242,37 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
+    /// With `true`, dropping what the call returns before its end kills the items that run: the
+    /// handle of a [submitted](Self::submit) task ([`TaskFuture::kill_on_drop`]), or the iterator
+    /// of a lazy call ([`imap`](Self::imap), [`imap_unordered`](Self::imap_unordered)). The default
+    /// is `false`: items that run come to their end.
+    ///
+    /// On processes and forked children an item is stopped by killing its process. A thread cannot
+    /// be stopped: on the other engines this changes nothing. Other calls return when all their
+    /// items have ended, and there is nothing to drop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let spin = |forever: bool| {
+    ///     while forever {
+    ///         std::hint::spin_loop()
+    ///     }
+    /// };
+    /// let mut calls = pool.call().kill_on_drop(true).imap(spin, [false, true]);
+    /// assert_eq!(calls.next(), Some(Ok(())));
+    /// drop(calls);
+    /// assert_eq!(pool.submit(spin, false).result(), Ok(())); // the worker is free
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn kill_on_drop(mut self, kills: bool) -> Self {
+        self.kills = kills;
+        self
+    }
+
     /// Returns the limits of the call's tasks, with their seeds.
     fn limits(&self) -> Limits {
         Limits {
@@ -257,6 +290,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
                 schedule: self.schedule.unwrap_or_default(),
                 limits,
                 window: self.window,
+                kills: self.kills,
                 total,
                 tracker,
             },
@@ -541,7 +575,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Runs [`Pool::submit`](crate::Pool::submit) with the options that a single task can have:
-    /// [`timeout`](Self::timeout), [`retries`](Self::retries) and [`seed`](Self::seed).
+    /// [`timeout`](Self::timeout), [`retries`](Self::retries), [`seed`](Self::seed) and
+    /// [`kill_on_drop`](Self::kill_on_drop).
     ///
     /// # Examples
     ///
@@ -568,7 +603,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         R: Send + 'static,
         E: Run<F, A, R>,
     {
-        self.engine.submit(self.limits(), f, argument)
+        let task = self.engine.submit(self.limits(), f, argument);
+        task.kill_on_drop(self.kills)
     }
 
     /// Runs [`Pool::map_with`](crate::Pool::map_with) with these options.

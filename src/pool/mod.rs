@@ -13,6 +13,7 @@ mod shared;
 pub use call::Call;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::{Duration, Instant};
 
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
@@ -529,8 +530,56 @@ impl<E: Executor> Pool<E> {
     /// ```
     pub fn close(&self) -> Result<(), PoolError> {
         self.engine.close(Internal)?;
-        wait_for_callbacks(self.engine.id(Internal));
+        wait_for_callbacks(self.engine.id(Internal), None);
         Ok(())
+    }
+
+    /// Closes the pool as [`close`](Self::close) does, but waits at most `timeout` for the tasks
+    /// and their callbacks. Tasks that have not ended by then fail with [`TaskError::Cancelled`],
+    /// and the pool is closed all the same.
+    ///
+    /// What runs on processes and forked children is stopped by killing its process, and workers
+    /// that do not end are killed too. A thread cannot be stopped: on a pool of threads the task
+    /// that it runs comes to its end, with its result, after this function has returned. On the
+    /// serial engine each call runs in its caller, and closing waits for none.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::CloseTimedOut`] if a task or callback had not ended in time; else the errors of
+    /// [`close`](Self::close).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let short = pool.submit(|x: i32| x + 1, 41);
+    /// let endless: TaskFuture<()> = pool.submit(
+    ///     |()| loop {
+    ///         std::hint::spin_loop()
+    ///     },
+    ///     (),
+    /// );
+    /// let late = pool.close_timeout(Duration::from_millis(200));
+    /// assert!(matches!(late, Err(PoolError::CloseTimedOut { workers: 1, .. })));
+    /// assert_eq!(short.result(), Ok(42));
+    /// assert!(matches!(endless.result(), Err(TaskError::Cancelled { .. })));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn close_timeout(&self, timeout: Duration) -> Result<(), PoolError> {
+        // A timeout too long for the clock is no deadline at all.
+        let deadline = Instant::now().checked_add(timeout);
+        let at_work = self.engine.close_by(deadline, Internal)?;
+        let are_callbacks_over = wait_for_callbacks(self.engine.id(Internal), deadline);
+        match at_work {
+            None if are_callbacks_over => Ok(()),
+            at_work => Err(PoolError::CloseTimedOut {
+                timeout,
+                workers: at_work.unwrap_or(0),
+            }),
+        }
     }
 
     /// Takes no more tasks and ends without waiting for those that have not started: they fail with
@@ -569,7 +618,7 @@ impl<E: Executor> Pool<E> {
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
         self.engine.shutdown(how, Internal)?;
-        wait_for_callbacks(self.engine.id(Internal));
+        wait_for_callbacks(self.engine.id(Internal), None);
         Ok(())
     }
 }

@@ -13,6 +13,8 @@ mod at_once;
 #[macro_use]
 mod callbacks;
 #[macro_use]
+mod cancelling;
+#[macro_use]
 mod crossing;
 #[macro_use]
 mod ends;
@@ -43,7 +45,9 @@ use std::time::Duration;
 
 use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
 use common::refuse::Refused;
-use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
+use common::{
+    DEADLINE, Leftovers, as_program, assert_matches, eventually, finish_within, is_program,
+};
 use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
@@ -170,6 +174,7 @@ mod calls {
                 handles!($make);
                 callbacks!($make);
                 ends!($make);
+                cancelling!($make);
                 seeds!($make);
                 at_once!($make);
                 told_at_once!($make);
@@ -198,6 +203,7 @@ mod queued {
                 queued_futures!($make);
                 queued_handles!($make);
                 queued_ends!($make);
+                queued_cancelling!($make);
             }
         };
     }
@@ -221,6 +227,7 @@ mod mortal {
                 mortal_futures!($make);
                 mortal_ends!($make);
                 mortal_at_once!($make);
+                mortal_cancelling!($make);
             }
         };
     }

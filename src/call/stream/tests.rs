@@ -94,6 +94,7 @@ fn plan(schedule: Schedule, window: Option<usize>, total: Option<usize>) -> Plan
         schedule,
         limits: Limits::none(),
         window,
+        kills: false,
         total,
         tracker: Tracker::new(None, total),
     }

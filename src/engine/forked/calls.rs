@@ -1,6 +1,7 @@
 //! The calls of a pool that are going on in its process. The end of the pool waits for them.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -65,11 +66,18 @@ impl Calls {
         Ok(())
     }
 
-    /// Waits until no call is left.
-    pub(super) fn wait(&self) {
+    /// Waits until no call is left, or until the deadline. Returns true if none is left.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();
-        self.none_left
-            .wait_while(&mut state, |state| state.count > 0);
+        let goes_on = |state: &mut State| state.count > 0;
+        match deadline {
+            None => self.none_left.wait_while(&mut state, goes_on),
+            Some(deadline) => {
+                self.none_left
+                    .wait_while_until(&mut state, goes_on, deadline);
+            }
+        }
+        state.count == 0
     }
 }
 

@@ -23,6 +23,7 @@ mod submit;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -274,6 +275,10 @@ impl Executor for Forked {
 
     fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.submitted.close()
+    }
+
+    fn close_by(&self, deadline: Option<Instant>, _: Internal) -> Result<Option<usize>, PoolError> {
+        self.submitted.close_by(deadline)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -220,7 +220,7 @@ impl Submitted {
             task.wait(None);
         }
         self.running.lock().retain(|task| !task.is_done());
-        self.calls.wait();
+        self.calls.wait(None);
         Ok(())
     }
 
@@ -232,21 +232,50 @@ impl Submitted {
         self.is_cancelled.store(true, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
         if how == Shutdown::Kill {
-            let running = self.running.lock().clone();
-            for task in &running {
-                task.stop();
-            }
-            let enlisted = {
-                let enlisted = self.enlisted.lock();
-                self.is_killed.store(true, Ordering::Release);
-                enlisted.iter().for_each(|process| process.kill());
-                enlisted.clone()
-            };
-            for process in enlisted {
-                process.wait_end(None);
-            }
+            self.kill_all();
         }
         self.close()
+    }
+
+    /// Kills all children, also those of calls that go on. Returns how many there were.
+    fn kill_all(&self) -> usize {
+        let running = self.running.lock().clone();
+        let running: Vec<_> = running.iter().filter(|task| !task.is_done()).collect();
+        for task in &running {
+            task.stop();
+        }
+        let enlisted = {
+            let enlisted = self.enlisted.lock();
+            self.is_killed.store(true, Ordering::Release);
+            enlisted.iter().for_each(|process| process.kill());
+            enlisted.clone()
+        };
+        for process in &enlisted {
+            process.wait_end(None);
+        }
+        running.len() + enlisted.len()
+    }
+
+    /// Takes no more tasks, waits for those there are, and kills what has not ended by the
+    /// deadline. Returns `None` if all had ended, and otherwise how many children were killed.
+    pub(super) fn close_by(&self, deadline: Option<Instant>) -> Result<Option<usize>, PoolError> {
+        self.check_process()?;
+        self.calls.close(self.id)?;
+        self.is_closed.store(true, Ordering::Release);
+        let running = self.running.lock().clone();
+        let all_done = running.iter().all(|task| task.wait(deadline));
+        if all_done && self.calls.wait(deadline) {
+            self.running.lock().retain(|task| !task.is_done());
+            return Ok(None);
+        }
+        self.is_cancelled.store(true, Ordering::Release);
+        let killed = self.kill_all();
+        // The threads that wait for the tasks, and the tasks' hooks, are told.
+        for task in running {
+            task.wait(None);
+        }
+        self.running.lock().retain(|task| !task.is_done());
+        Ok(Some(killed))
     }
 }
 

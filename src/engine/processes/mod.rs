@@ -72,6 +72,7 @@ pub(crate) use worker::WORKER;
 use std::fmt;
 use std::mem::{align_of, needs_drop, size_of};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -317,8 +318,23 @@ impl Executor for Processes {
 
     fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.stop_taking(false)?;
-        self.finish();
+        self.finish(None);
         Ok(())
+    }
+
+    fn close_by(&self, deadline: Option<Instant>, _: Internal) -> Result<Option<usize>, PoolError> {
+        self.stop_taking(false)?;
+        if self.finish(deadline) {
+            return Ok(None);
+        }
+        self.stop_taking(true)?;
+        let busy = {
+            let mut dispatch = self.shared.lock();
+            dispatch.pump(&self.shared);
+            dispatch.busy
+        };
+        self.end(Order::Kill);
+        Ok(Some(busy))
     }
 
     fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
@@ -328,7 +344,7 @@ impl Executor for Processes {
             Shutdown::CancelQueued => {
                 self.shared.lock().cancel_queued(&self.shared);
                 self.shared.bell.ring();
-                self.finish();
+                self.finish(None);
             }
         }
         Ok(())
@@ -370,8 +386,9 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits for the end of all tasks, then lets the workers end.
-    fn finish(&self) {
+    /// Waits for the end of all tasks, then lets the workers end and returns true. Returns false if
+    /// a task has not ended by the deadline.
+    fn finish(&self, deadline: Option<Instant>) -> bool {
         loop {
             let (all_ended, seen) = {
                 let mut dispatch = self.shared.lock();
@@ -383,11 +400,22 @@ impl Processes {
             };
             let options = WaitOptions {
                 cold: false,
-                deadline: None,
+                deadline,
                 comes_back: true,
             };
-            self.shared.wait(&all_ended, seen, options);
+            if !self.shared.wait(&all_ended, seen, options)
+                && deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            {
+                let mut dispatch = self.shared.lock();
+                dispatch.pump(&self.shared);
+                if !dispatch.has_all_ended() {
+                    // No wait follows this one.
+                    self.shared.hand_over(&mut dispatch);
+                    return false;
+                }
+            }
         }
         self.end(Order::Finish);
+        true
     }
 }

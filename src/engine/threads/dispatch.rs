@@ -264,6 +264,24 @@ impl Dispatch {
         self.idle.quit();
     }
 
+    /// Does the same as [`close`](Self::close) if the calls of `map` end by the deadline, and
+    /// returns true. Otherwise cancels what has not started, and lets the workers end after what
+    /// they run.
+    pub(super) fn close_by(&self, deadline: Instant) -> bool {
+        let mut maps = self.maps.lock();
+        self.idle.close();
+        while *maps > 0 {
+            if self.no_maps.wait_until(&mut maps, deadline).timed_out() && *maps > 0 {
+                drop(maps);
+                self.cancel();
+                return false;
+            }
+        }
+        drop(maps);
+        self.idle.quit();
+        true
+    }
+
     /// Takes no more work, and ends with [`TaskError::Cancelled`] what has not started.
     pub(super) fn cancel_queued(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

@@ -49,6 +49,7 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
@@ -63,7 +64,7 @@ use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::copies::{self, Original};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
-use crate::future::{PoolId, TaskFuture};
+use crate::future::{PoolId, Signal, TaskFuture};
 use crate::panic;
 
 pub(crate) use self::thread_ids::idle_thread_ids;
@@ -101,6 +102,8 @@ pub struct Threads {
 struct Crew {
     pool: ThreadPool,
     threads: Vec<JoinHandle<()>>,
+    /// Raised by each thread at its end.
+    ended: Arc<Signal>,
 }
 
 impl Threads {
@@ -155,11 +158,41 @@ impl Threads {
         self.dispatch.close();
         // A thread that closes at the same time waits here, until the workers are gone.
         let mut crew = self.crew.lock();
-        if let Some(Crew { pool, threads }) = crew.take() {
+        if let Some(Crew { pool, threads, .. }) = crew.take() {
             drop(pool);
             join(threads);
             thread_ids::retire(&self.dispatch);
         }
+    }
+
+    /// Does the same as [`end`](Self::end) if the work ends by the deadline, and returns `None`.
+    /// Otherwise cancels what has not started, returns how many threads were left, and lets them
+    /// end by themselves.
+    fn end_by(&self, deadline: Option<Instant>) -> Option<usize> {
+        let Some(deadline) = deadline else {
+            self.end();
+            return None;
+        };
+        let have_calls_ended = self.dispatch.close_by(deadline);
+        // Another thread that closes the pool has the crew until it has ended.
+        let Some(mut crew) = self.crew.try_lock_until(deadline) else {
+            self.dispatch.cancel();
+            return Some(0);
+        };
+        let Crew {
+            pool,
+            threads,
+            ended,
+        } = crew.take()?;
+        drop(pool);
+        let has_ended = |left: usize| ended.sleep(left, Some(deadline));
+        if have_calls_ended && threads.len().checked_sub(1).is_none_or(has_ended) {
+            join(threads);
+            thread_ids::retire(&self.dispatch);
+            return None;
+        }
+        self.dispatch.cancel();
+        Some(threads.len() - ended.count().min(threads.len()))
     }
 }
 
@@ -167,10 +200,12 @@ impl Crew {
     fn start(dispatch: &Arc<Dispatch>) -> Result<Self, PoolError> {
         let workers = dispatch.workers();
         let mut threads = Vec::with_capacity(workers);
+        let ended = Arc::new(Signal::default());
         let started = ThreadPoolBuilder::new()
             .num_threads(workers)
             .spawn_handler(|thread| {
-                threads.push(start_thread(Arc::clone(dispatch), thread)?);
+                let (dispatch, ended) = (Arc::clone(dispatch), Arc::clone(&ended));
+                threads.push(start_thread(dispatch, ended, thread)?);
                 Ok(())
             })
             .build();
@@ -178,7 +213,11 @@ impl Crew {
             Ok(pool) => {
                 let dispatch = Arc::clone(dispatch);
                 pool.spawn_broadcast(move |worker| dispatch.work(worker.index()));
-                Ok(Self { pool, threads })
+                Ok(Self {
+                    pool,
+                    threads,
+                    ended,
+                })
             }
             Err(error) => {
                 let worker = threads.len();
@@ -194,12 +233,17 @@ impl Crew {
     }
 }
 
-fn start_thread(dispatch: Arc<Dispatch>, thread: ThreadBuilder) -> io::Result<JoinHandle<()>> {
+fn start_thread(
+    dispatch: Arc<Dispatch>,
+    ended: Arc<Signal>,
+    thread: ThreadBuilder,
+) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
     thread::Builder::new().name(name).spawn(move || {
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
+        ended.raise();
     })
 }
 
@@ -246,6 +290,11 @@ impl Executor for Threads {
         self.check_closable()?;
         self.end();
         Ok(())
+    }
+
+    fn close_by(&self, deadline: Option<Instant>, _: Internal) -> Result<Option<usize>, PoolError> {
+        self.check_closable()?;
+        Ok(self.end_by(deadline))
     }
 }
 

@@ -95,6 +95,7 @@ impl Dispatch {
             self.requeue(entry.batch.from(end));
             return;
         };
+        let mut is_whole = false;
         let verdict = match &worker.kill_reason {
             Some(KillReason::Corrupted(reason)) => Verdict::Guilty(Death::Corrupted(*reason)),
             Some(KillReason::Stopped { task, item, error }) => {
@@ -102,6 +103,7 @@ impl Dispatch {
                 let is_it =
                     *task == entry.expected.task && item.is_none_or(|item| item == fate.next);
                 if is_it {
+                    is_whole = item.is_none();
                     Verdict::Condemned(error.clone())
                 } else if let Some(reason) = &worker.corrupted {
                     // The worker was corrupted too: what it had begun may have run.
@@ -133,8 +135,13 @@ impl Dispatch {
         if let Some(error) = error {
             self.tallies[number].tasks += 1;
             self.tallies[number].failures.count(&error);
-            batch.task.results.failed(next, error);
+            batch.task.results.failed(next, error.clone());
             batch = batch.from(next + 1);
+            if is_whole && batch.first < batch.task.count {
+                // No caller wants the items behind it either.
+                self.fail(batch, &error);
+                return;
+            }
         }
         self.requeue(batch);
     }
