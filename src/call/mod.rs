@@ -5,6 +5,7 @@
 //! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
+//! | [`worker_index`] | which worker of its pool runs a task |
 //! | [`code`] | functions as numbers that mean the same in another process |
 //! | [`closure`] | functions that take values along there |
 //! | [`portable`] | which functions can go there |
@@ -27,6 +28,7 @@ pub(crate) mod progress;
 pub(crate) mod schedule;
 pub(crate) mod seed;
 pub(crate) mod stream;
+pub(crate) mod worker_index;
 
 pub(crate) use limits::Limits;
 pub(crate) use plan::Plan;

@@ -19,6 +19,8 @@ mod futures;
 #[macro_use]
 mod handles;
 #[macro_use]
+mod identity;
+#[macro_use]
 mod lazy;
 #[macro_use]
 mod limits;
@@ -39,7 +41,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
+use common::errors::{cancelled, is_cancelled_or_closed, taken, task_timed_out, timed_out};
 use common::refuse::Refused;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish_within, is_program};
 use gate::{Fence, Gate, Opens};
@@ -47,6 +49,7 @@ use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
     Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, item_seed, wait,
+    worker_index,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -168,6 +171,7 @@ mod calls {
                 callbacks!($make);
                 ends!($make);
                 seeds!($make);
+                identity!($make);
             }
         };
     }
@@ -193,6 +197,7 @@ mod queued {
                 queued_futures!($make);
                 queued_handles!($make);
                 queued_ends!($make);
+                parallel_identity!($make);
             }
         };
     }
@@ -215,12 +220,18 @@ mod mortal {
                 mortal_options!($make);
                 mortal_futures!($make);
                 mortal_ends!($make);
+                mortal_identity!($make);
             }
         };
     }
 
     conformance!(processes, processes());
     conformance!(forked, forked());
+
+    mod forked_at_once {
+        use super::*;
+        parallel_identity!(forked());
+    }
 }
 
 /// The engines between whose workers and the caller values cross.

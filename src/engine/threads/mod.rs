@@ -59,7 +59,7 @@ use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Plan, Stream};
+use crate::call::{Limits, Plan, Stream, worker_index};
 use crate::copies::{self, Original};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
@@ -197,6 +197,7 @@ impl Crew {
 fn start_thread(dispatch: Arc<Dispatch>, thread: ThreadBuilder) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
     thread::Builder::new().name(name).spawn(move || {
+        worker_index::set(thread.index());
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
