@@ -16,6 +16,7 @@ mod item_index;
 mod message;
 #[cfg(target_os = "linux")]
 mod process;
+mod task_id;
 mod try_error;
 
 use std::borrow::Cow;
@@ -33,12 +34,13 @@ pub use item_index::ItemIndex;
 pub use message::Message;
 #[cfg(target_os = "linux")]
 pub use process::ProcessError;
+pub use task_id::TaskId;
 pub use try_error::{SentError, TryError};
 
 /// Why a task has no result.
 ///
-/// In a `map`, `index` is the position of the item in the input, from 0; for a task given by
-/// `submit` it is `None`.
+/// In a `map`, `index` is the position of the item in the input, from 0. For a task given by
+/// `submit` it is `None`, and [`task_id`](Self::task_id) says which task it was.
 ///
 /// # Examples
 ///
@@ -188,17 +190,44 @@ impl TaskError {
     /// assert_eq!(error.index(), Some(1));
     /// ```
     pub fn index(&self) -> Option<usize> {
+        self.subject_index()?.get()
+    }
+
+    /// Returns what the error says of the item or task that it is about.
+    fn subject_index(&self) -> Option<ItemIndex> {
         match self {
             Self::Panicked { index, .. }
             | Self::WorkerDied { index, .. }
             | Self::TimedOut { index, .. }
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
-            | Self::Decode { index, .. } => index.get(),
+            | Self::Decode { index, .. } => Some(*index),
             Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => None,
             #[cfg(target_os = "linux")]
             Self::Claim(_) => None,
         }
+    }
+
+    /// Returns which task has failed, if it was given by `submit`. Returns `None` for an item of a
+    /// call and for an error that says nothing of the task itself: it was cancelled, its result was
+    /// taken, its pool does not run it. [`TaskFuture::id`](crate::TaskFuture::id) knows it in all
+    /// cases.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let task = pool.submit(|()| std::process::abort(), ());
+    /// let id = task.id();
+    /// let error: TaskError = task.result().map(|()| ()).unwrap_err();
+    /// assert_eq!(error.task_id(), Some(id));
+    /// assert!(error.to_string().starts_with(&format!("task {id} failed")));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn task_id(&self) -> Option<TaskId> {
+        self.subject_index()?.task()
     }
 
     /// Returns the error of the pool that this one hands on; `None` for all other variants.
@@ -276,14 +305,23 @@ impl TaskError {
     }
 
     /// Returns the same error, of the item `at` of its call, or of none.
-    pub(crate) fn indexed(mut self, at: Option<usize>) -> Self {
+    pub(crate) fn indexed(self, at: Option<usize>) -> Self {
+        self.about(at.into())
+    }
+
+    /// Returns the same error, of this task.
+    pub(crate) fn of_task(self, task: TaskId) -> Self {
+        self.about(ItemIndex::of_task(task))
+    }
+
+    fn about(mut self, subject: ItemIndex) -> Self {
         match &mut self {
             Self::Panicked { index, .. }
             | Self::WorkerDied { index, .. }
             | Self::TimedOut { index, .. }
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
-            | Self::Decode { index, .. } => *index = at.into(),
+            | Self::Decode { index, .. } => *index = subject,
             Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => {}
             #[cfg(target_os = "linux")]
             Self::Claim(_) => {}
@@ -599,10 +637,13 @@ fn close_timed_out(timeout: Duration, workers: usize) -> String {
     )
 }
 
-/// Returns the task as a message names it: by its index within a call, or plainly.
+/// Returns the task as a message names it: by its index within a call, by its id, or plainly.
 fn subject(index: ItemIndex) -> String {
-    let item = |index| format!("item {index}");
-    index.get().map_or_else(|| "the task".to_owned(), item)
+    match (index.get(), index.task()) {
+        (Some(index), _) => format!("item {index}"),
+        (None, Some(task)) => format!("task {task}"),
+        (None, None) => "the task".to_owned(),
+    }
 }
 
 /// Returns the end of a message about a panic: where it was raised.

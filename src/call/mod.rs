@@ -6,6 +6,7 @@
 //! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
+//! | [`worker_index`] | which worker of its pool runs a task |
 //! | [`code`] | functions as numbers that mean the same in another process |
 //! | [`closure`] | functions that take values along there |
 //! | [`portable`] | which functions can go there |
@@ -29,6 +30,7 @@ pub(crate) mod schedule;
 pub(crate) mod seed;
 pub(crate) mod stop;
 pub(crate) mod stream;
+pub(crate) mod worker_index;
 
 pub(crate) use limits::Limits;
 pub(crate) use plan::Plan;

@@ -5,7 +5,7 @@ use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream};
+use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -141,7 +141,7 @@ where
         if let Err(error) = self.check_open() {
             return TaskFuture::ready(Err(error));
         }
-        let outcome = limits.run(0, || f(argument));
+        let outcome = limits.run(0, as_worker(|| f(argument)));
         let outcome = outcome.map_err(|failure| failure.into_error(None));
         TaskFuture::ended(Some(self.id), outcome)
     }
@@ -155,7 +155,7 @@ where
         let give = move |base: usize, items: &mut Vec<A>| {
             let items = std::mem::take(items);
             let run = |(nth, item)| {
-                let outcome = limits.run(base + nth, || f(item));
+                let outcome = limits.run(base + nth, as_worker(|| f(item)));
                 outcome.map_err(|failure| failure.into_error(Some(base + nth)))
             };
             let outcomes = || items.into_iter().enumerate().map(run).collect();
@@ -175,6 +175,15 @@ where
 /// results come.
 const MOST_RESERVED: usize = 1 << 24;
 
+/// Makes of a task one that runs as the only worker of a pool. While it runs, and no longer, this
+/// thread has the index 0.
+fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    || {
+        let _index = worker_index::enter_serial();
+        task()
+    }
+}
+
 /// Runs all items, one after the other, until `keep` fails or says that it needs no more.
 fn run<A, R>(
     plan: Plan<'_>,
@@ -187,7 +196,7 @@ fn run<A, R>(
     let mut tracker = plan.tracker;
     let mut failed = 0;
     for (index, item) in items.enumerate() {
-        let outcome = plan.limits.run(index, || f(item));
+        let outcome = plan.limits.run(index, as_worker(|| f(item)));
         failed += usize::from(outcome.is_err());
         let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
         tracker.tell(index + 1, failed);

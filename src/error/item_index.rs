@@ -1,14 +1,17 @@
-//! [`ItemIndex`]: which item of a call an error is about, in seven bytes.
+//! [`ItemIndex`]: which item of a call, or which task, an error is about, in seven bytes.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The position of an item in the input of its call, from 0; none for a task given by `submit`.
+use super::TaskId;
+
+/// The position of an item in the input of its call, from 0; none for a task given by `submit`,
+/// whose [`TaskId`] it holds instead.
 ///
 /// It takes seven bytes, so that it shares a word with what says which variant of
 /// [`TaskError`](crate::TaskError) there is. It compares with `Option<usize>`, and is printed as
-/// one by `{:?}`.
+/// one by `{:?}`, unless it holds the id of a task.
 ///
 /// # Examples
 ///
@@ -25,8 +28,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ItemIndex([u8; 7]);
 
+/// The bit of the word that says that the rest is the number of a task. Without it, the word is the
+/// position plus 1, or 0 for neither.
+const IS_TASK: u64 = 1 << 55;
+
 impl ItemIndex {
-    /// The index of a task that `submit` was given.
+    /// Neither a position nor a task.
     pub(crate) const NONE: Self = Self([0; 7]);
 
     /// Returns the position; `None` for a task given by `submit`.
@@ -40,20 +47,59 @@ impl ItemIndex {
     /// assert_eq!(ItemIndex::from(None).get(), None);
     /// ```
     pub fn get(self) -> Option<usize> {
+        let word = self.word();
+        let position = if word < IS_TASK { word } else { 0 };
+        position.checked_sub(1).map(|index| index as usize)
+    }
+
+    /// Returns the task, if it was given by `submit`; `None` for an item of a call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let task = Pool::serial().submit(|x| 10 / x, 0);
+    /// let id = task.id();
+    /// let Err(TaskError::Panicked { index, .. }) = task.result() else {
+    ///     panic!("10 / 0 has a result")
+    /// };
+    /// assert_eq!((index.get(), index.task()), (None, Some(id)));
+    /// ```
+    pub fn task(self) -> Option<TaskId> {
+        let word = self.word();
+        (word >= IS_TASK).then(|| TaskId::of_number(word - IS_TASK))
+    }
+
+    /// Makes one that holds a task. A number from 2⁵⁵ on, which no process reaches within a year,
+    /// counts as none.
+    pub(crate) fn of_task(task: TaskId) -> Self {
+        let number = task.number();
+        Self::of_word(if number < IS_TASK {
+            IS_TASK + number
+        } else {
+            0
+        })
+    }
+
+    fn word(self) -> u64 {
         let mut word = [0; 8];
         word[..7].copy_from_slice(&self.0);
         u64::from_le_bytes(word)
-            .checked_sub(1)
-            .map(|index| index as usize)
+    }
+
+    /// Packs a word, which is less than 2⁵⁶.
+    fn of_word(word: u64) -> Self {
+        let [low @ .., _] = word.to_le_bytes();
+        Self(low)
     }
 }
 
 impl From<Option<usize>> for ItemIndex {
-    /// Makes one. A position from 2⁵⁶ - 1 on, which no call reaches within a year, counts as none.
+    /// Makes one. A position from 2⁵⁵ - 1 on, which no call reaches within a year, counts as none.
     fn from(index: Option<usize>) -> Self {
         let word = index.map_or(0, |index| (index as u64).saturating_add(1));
-        let [low @ .., high] = word.to_le_bytes();
-        if high == 0 { Self(low) } else { Self::NONE }
+        Self::of_word(if word < IS_TASK { word } else { 0 })
     }
 }
 
@@ -65,19 +111,48 @@ impl PartialEq<Option<usize>> for ItemIndex {
 
 impl fmt::Debug for ItemIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(f)
+        match self.task() {
+            Some(task) => task.fmt(f),
+            None => self.get().fmt(f),
+        }
     }
+}
+
+/// What an [`ItemIndex`] holds, as it is written in a format for people to read: a position is a
+/// number.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    None,
+    Item(usize),
+    Task { task: TaskId },
 }
 
 impl Serialize for ItemIndex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.get().serialize(serializer)
+        if !serializer.is_human_readable() {
+            return self.word().serialize(serializer);
+        }
+        let written = match (self.task(), self.get()) {
+            (Some(task), _) => Written::Task { task },
+            (None, Some(index)) => Written::Item(index),
+            (None, None) => Written::None,
+        };
+        written.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for ItemIndex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Option::deserialize(deserializer).map(Self::from)
+        if !deserializer.is_human_readable() {
+            let word = u64::deserialize(deserializer)?;
+            return Ok(Self::of_word(if word < IS_TASK << 1 { word } else { 0 }));
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::None => Self::NONE,
+            Written::Item(index) => Some(index).into(),
+            Written::Task { task } => Self::of_task(task),
+        })
     }
 }
 
@@ -87,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_position_is_kept_up_to_seven_bytes() {
-        let largest = (1usize << 56) - 2;
+        let largest = (1usize << 55) - 2;
         for index in [0, 1, 254, 255, 256, 1 << 40, largest] {
             let kept = ItemIndex::from(Some(index));
             assert_eq!(kept.get(), Some(index));
@@ -95,7 +170,37 @@ mod tests {
             assert_eq!(format!("{kept:?}"), format!("{:?}", Some(index)));
         }
         for none in [None, Some(largest + 1), Some(usize::MAX)] {
+            assert_eq!(ItemIndex::from(none), ItemIndex::NONE);
             assert_eq!(ItemIndex::from(none).get(), None);
+        }
+    }
+
+    #[test]
+    fn b99_a_task_is_kept_beside_the_positions() {
+        let largest = IS_TASK - 1;
+        for number in [0, 1, 255, 1 << 40, largest] {
+            let task = TaskId::of_number(number);
+            let kept = ItemIndex::of_task(task);
+            assert_eq!((kept.task(), kept.get()), (Some(task), None));
+            assert!(kept == None && kept != ItemIndex::NONE);
+            assert_eq!(format!("{kept:?}"), format!("TaskId({number})"));
+        }
+        for none in [largest + 1, u64::MAX] {
+            assert_eq!(ItemIndex::of_task(TaskId::of_number(none)), ItemIndex::NONE);
+        }
+        assert_eq!(ItemIndex::from(Some(largest as usize - 1)).task(), None);
+    }
+
+    #[test]
+    fn b99_what_an_index_holds_is_written_and_read_again() {
+        let task = TaskId::next();
+        for (index, text) in [
+            (ItemIndex::NONE, "null".to_owned()),
+            (Some(7).into(), "7".to_owned()),
+            (ItemIndex::of_task(task), format!("{{\"task\":{task}}}")),
+        ] {
+            assert_eq!(serde_json::to_string(&index).unwrap(), text);
+            assert_eq!(serde_json::from_str::<ItemIndex>(&text).unwrap(), index);
         }
     }
 }

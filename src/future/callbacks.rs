@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::outstanding::{Outstanding, PoolId, Within, is_in_callback_of};
 use super::signal::Hook;
 use super::{Pending, Signal, callback_threads, later};
-use crate::error::{PoolError, TaskError};
+use crate::error::{PoolError, TaskError, TaskId};
 use crate::panic;
 
 pub(super) type Callback<R> = Box<dyn FnOnce(Result<&R, &TaskError>) + Send>;
@@ -18,6 +18,7 @@ pub(super) struct Told<R> {
     stage: Mutex<Stage<R>>,
     changed: Condvar,
     over: Signal,
+    task: TaskId,
     pool: Option<PoolId>,
     generation: u32,
 }
@@ -29,11 +30,12 @@ enum Stage<R> {
 }
 
 impl<R> Told<R> {
-    pub(super) fn new(pool: Option<PoolId>, first: Option<Callback<R>>) -> Arc<Self> {
+    pub(super) fn new(task: TaskId, pool: Option<PoolId>, first: Option<Callback<R>>) -> Arc<Self> {
         Arc::new(Self {
             stage: Mutex::new(Stage::Waiting(first.into_iter().collect())),
             changed: Condvar::new(),
             over: Signal::default(),
+            task,
             pool,
             generation: generation(),
         })
@@ -86,6 +88,7 @@ impl<R> Told<R> {
     }
 
     fn tell(&self, outcome: Result<R, TaskError>, outstanding: Outstanding) {
+        let outcome = outcome.map_err(|error| error.of_task(self.task));
         loop {
             let callbacks = {
                 let mut stage = self.lock();

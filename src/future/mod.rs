@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use self::callbacks::Told;
-use crate::error::{TaskError, TimeoutError};
+use crate::error::{TaskError, TaskId, TimeoutError};
 
 /// The handle of a task given to a pool by [`Pool::submit`](crate::Pool::submit). It will hold the
 /// result, or the error that says why there is none.
@@ -47,6 +47,7 @@ use crate::error::{TaskError, TimeoutError};
 /// ```
 #[must_use = "the result of the task comes through this handle"]
 pub struct TaskFuture<R> {
+    id: TaskId,
     pending: Arc<dyn Pending<R>>,
     /// The place of the result when there are callbacks: they see it first.
     told: OnceLock<Arc<Told<R>>>,
@@ -111,6 +112,7 @@ pub(crate) trait Pending<R>: Send + Sync {
 impl<R> TaskFuture<R> {
     pub(crate) fn new(pending: Arc<dyn Pending<R>>) -> Self {
         Self {
+            id: TaskId::next(),
             pending,
             told: OnceLock::new(),
             waker: None,
@@ -136,6 +138,31 @@ impl<R> TaskFuture<R> {
             has_failed: outcome.is_err(),
             outcome: Mutex::new(Some(outcome)),
         }))
+    }
+
+    /// Returns the identity of the task, which no other task of this process has. Its errors
+    /// carry it too ([`TaskError::task_id`]).
+    ///
+    /// # Examples
+    ///
+    /// The results in the order in which they come, each with what it is the result of:
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::collections::HashMap;
+    ///
+    /// let pool = Pool::threads(2)?;
+    /// let words = ["many", "hands", "make"];
+    /// let tasks: Vec<_> = words.iter().map(|&word| pool.submit(str::len, word)).collect();
+    /// let names: HashMap<_, _> = tasks.iter().map(TaskFuture::id).zip(words).collect();
+    /// for task in as_completed(tasks) {
+    ///     let word = names[&task.id()];
+    ///     assert_eq!(task.result()?, word.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> TaskId {
+        self.id
     }
 
     /// Waits for the task to end and returns its result.
@@ -167,11 +194,12 @@ impl<R> TaskFuture<R> {
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        match self.told.get() {
+        let outcome = match self.told.get() {
             Some(told) if told.is_foreign() => told.copied().unwrap_or_else(|| self.pending.take()),
             Some(told) => told.take(),
             None => self.pending.take(),
-        }
+        };
+        outcome.map_err(|error| error.of_task(self.id))
     }
 
     /// Returns the place of the result when there are callbacks. In a forked child it is `None`
@@ -424,7 +452,7 @@ impl<R> TaskFuture<R> {
         let mut callback: Option<callbacks::Callback<R>> = Some(Box::new(callback));
         let told = self
             .told
-            .get_or_init(|| Told::new(self.pending.pool(), callback.take()));
+            .get_or_init(|| Told::new(self.id, self.pending.pool(), callback.take()));
         if let Some(callback) = callback {
             if told.is_foreign() {
                 told.show_copied(callback);
@@ -502,6 +530,7 @@ impl<R> Drop for TaskFuture<R> {
 impl<R> fmt::Debug for TaskFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskFuture")
+            .field("id", &self.id)
             .field("done", &self.is_done())
             .finish()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manyhands::{PoolError, TaskError};
+use manyhands::{PoolError, TaskError, TaskId};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, from_value, json};
 
@@ -20,6 +20,11 @@ pub fn taken() -> TaskError {
 }
 
 pub fn timed_out(index: Option<usize>, limit: Duration) -> TaskError {
+    error("TimedOut", &json!({ "index": index, "limit": limit }))
+}
+
+pub fn task_timed_out(task: TaskId, limit: Duration) -> TaskError {
+    let index = json!({ "task": task });
     error("TimedOut", &json!({ "index": index, "limit": limit }))
 }
 

@@ -27,7 +27,8 @@ macro_rules! limits {
                 assert_eq!(each, [Ok(0), Err(overdue(Some(1))), Ok(1)]);
             }
             let task = pool.call().timeout(LIMIT).submit(spend, 8);
-            assert_eq!(task.result(), Err(overdue(None)));
+            let own = task_timed_out(task.id(), LIMIT);
+            assert_eq!(task.result(), Err(own));
             assert_eq!(pool.call().timeout(LIMIT).submit(spend, 0).result(), Ok(0));
         }
 
@@ -43,7 +44,9 @@ macro_rules! limits {
             let overdue = |index| timed_out(index, LIMIT);
             let call = || pool.call().timeout(LIMIT);
             assert_eq!(call().map(late, [0, 8, 0]), Err(overdue(Some(1))));
-            assert_eq!(call().submit(late, 8).result(), Err(overdue(None)));
+            let task = call().submit(late, 8);
+            let own = task_timed_out(task.id(), LIMIT);
+            assert_eq!(task.result(), Err(own));
         }
 
         #[test]
@@ -88,7 +91,8 @@ macro_rules! limits {
             assert_eq!(call().map_with(&1, with, items()), Err(overdue(Some(0))));
             let task = call().submit(run, (gate.clone(), 7));
             assert!(!task.cancel(), "it has ended");
-            assert_eq!(task.result(), Err(overdue(None)));
+            let own = task_timed_out(task.id(), Duration::ZERO);
+            assert_eq!(task.result(), Err(own));
             let task = call().submit(run, (gate.clone(), 7));
             let (told, is_told) = std::sync::mpsc::channel();
             task.on_done(move |outcome| told.send(outcome.is_err()).unwrap());
@@ -118,7 +122,9 @@ macro_rules! limits {
             for _ in 0..10 {
                 let each: Vec<_> = (0..4).map(|index| Err(overdue(Some(index)))).collect();
                 assert_eq!(call().map_outcomes(short, 0..4), each);
-                assert_eq!(call().submit(short, 1).result(), Err(overdue(None)));
+                let task = call().submit(short, 1);
+                let own = task_timed_out(task.id(), limit);
+                assert_eq!(task.result(), Err(own));
             }
             assert_eq!(call().map(short, 0..4), Err(overdue(Some(0))));
         }
@@ -158,7 +164,7 @@ macro_rules! mortal_limits {
                 .call()
                 .timeout(limit)
                 .submit(|gate: Gate| gate.pass(), gate);
-            let overdue = timed_out(None, limit);
+            let overdue = task_timed_out(endless.id(), limit);
             assert_eq!(endless.result(), Err(overdue));
             assert_eq!(pool.map(|x: u32| x + 1, 0..3), Ok(vec![1, 2, 3]));
         }

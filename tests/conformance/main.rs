@@ -23,6 +23,8 @@ mod futures;
 #[macro_use]
 mod handles;
 #[macro_use]
+mod identity;
+#[macro_use]
 mod lazy;
 #[macro_use]
 mod limits;
@@ -43,7 +45,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::errors::{cancelled, is_cancelled_or_closed, taken, timed_out};
+use common::errors::{cancelled, is_cancelled_or_closed, taken, task_timed_out, timed_out};
 use common::refuse::Refused;
 use common::{
     DEADLINE, Leftovers, as_program, assert_matches, eventually, finish_within, is_program,
@@ -53,7 +55,7 @@ use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
     Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, closure, item_seed,
-    wait,
+    wait, worker_index,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -178,6 +180,7 @@ mod calls {
                 seeds!($make);
                 at_once!($make);
                 told_at_once!($make);
+                identity!($make);
             }
         };
     }
@@ -204,6 +207,7 @@ mod queued {
                 queued_handles!($make);
                 queued_ends!($make);
                 queued_cancelling!($make);
+                parallel_identity!($make);
             }
         };
     }
@@ -228,12 +232,18 @@ mod mortal {
                 mortal_ends!($make);
                 mortal_at_once!($make);
                 mortal_cancelling!($make);
+                mortal_identity!($make);
             }
         };
     }
 
     conformance!(processes, processes());
     conformance!(forked, forked());
+
+    mod forked_at_once {
+        use super::*;
+        parallel_identity!(forked());
+    }
 }
 
 /// The engines between whose workers and the caller values cross.

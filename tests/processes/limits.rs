@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 
-use crate::common::errors::timed_out;
+use crate::common::errors::{task_timed_out, timed_out};
 use crate::common::{DEADLINE, Leftovers, is_running};
 use crate::{endless, outcome, pid};
 
@@ -45,7 +45,8 @@ fn b28_a_task_that_takes_too_long_is_stopped_and_its_worker_replaced() {
         let worker = outcome(pool.submit(pid, 0)).unwrap();
         let start = Instant::now();
         let late = pool.call().timeout(LIMIT).submit(endless, 0);
-        assert_eq!(outcome(late), Err(timed_out(None, LIMIT)));
+        let overdue = task_timed_out(late.id(), LIMIT);
+        assert_eq!(outcome(late), Err(overdue));
         assert!(start.elapsed() >= LIMIT);
         times.push(start.elapsed());
         assert_ne!(outcome(pool.submit(pid, 0)).unwrap(), worker);

@@ -12,7 +12,7 @@ use manyhands::{
     engine::{StartMethod, WaitPolicy},
 };
 
-use crate::common::errors::{cancelled, timed_out};
+use crate::common::errors::{cancelled, task_timed_out, timed_out};
 use crate::common::random::{Random, seed};
 use crate::common::{
     DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, falls_asleep_again,
@@ -186,7 +186,9 @@ fn b28_a_limit_counts_from_when_a_task_could_have_begun() {
         let call = || pool.call().timeout(LIMIT);
         let tasks: Vec<_> = (0..6).map(|n| call().submit(pid, n)).collect();
         let mut tasks = tasks.into_iter();
-        assert_eq!(outcome(tasks.next().unwrap()), Err(overdue(None)), "{name}");
+        let first = tasks.next().unwrap();
+        let overdue = task_timed_out(first.id(), LIMIT);
+        assert_eq!(outcome(first), Err(overdue), "{name}");
         assert!(start.elapsed() >= LIMIT);
         assert!(!is_running(victim));
         // They were behind it: their own limits had not begun.
@@ -283,10 +285,11 @@ fn b28_a_worker_that_is_stopped_at_any_moment_makes_no_task_late_for_ever() {
                 std::hint::spin_loop();
             }
             let stopped = Stopped::new(victim);
+            let overdue = task_timed_out(task.id(), limit);
             match outcome(task) {
                 Ok(count) => assert_eq!(count, len),
                 Err(error) => {
-                    assert_eq!(error, timed_out(None, limit));
+                    assert_eq!(error, overdue);
                     late += 1;
                 }
             }
@@ -493,7 +496,8 @@ fn a_stopped_fork_server_holds_up_no_call_for_long() {
         // A limit is kept though the worker's end cannot be told, and a new one cannot be forked.
         let start = Instant::now();
         let late = pool.call().timeout(LIMIT).submit(endless, 0);
-        assert_eq!(outcome(late), Err(overdue(None)));
+        let overdue = task_timed_out(late.id(), LIMIT);
+        assert_eq!(outcome(late), Err(overdue));
         let took = start.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?}");
         // The next worker comes from another server.

@@ -8,8 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::Limits;
-use crate::call::{at_fork, seed};
+use crate::call::{Limits, at_fork, seed, worker_index};
 use crate::engine::fork::fork_child;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
@@ -103,11 +102,12 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// Forks a child that runs `work`, and then ends. In this process `work` is left as it is: what
+    /// Forks a child that runs `work` as the worker with this index, and then ends. In this process `work` is left as it is: what
     /// it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
+        index: usize,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
         let lane = Lane::new()?;
@@ -133,6 +133,7 @@ impl Forked {
             if is_bound && let Some(work) = work.take() {
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
+                worker_index::set(index);
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);

@@ -17,8 +17,7 @@ use serde::de::DeserializeOwned;
 use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, SLOW_START, wait_any};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
-use crate::call::seed;
-use crate::call::{Limits, Plan, Stop, Tracker};
+use crate::call::{Limits, Plan, Stop, Tracker, seed, worker_index};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Corruption, Death, PoolError, TaskError, TaskValue};
@@ -124,6 +123,8 @@ struct Call<'a, R> {
 /// A child and the task that its answers are about.
 struct Hand<'a> {
     child: Child,
+    /// The index that the child has among those of its call.
+    index: usize,
     _enlisted: Enlisted<'a>,
     /// The chunk that the child is at, once the child has said so.
     at: Option<(usize, Expected)>,
@@ -257,7 +258,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 return Err(PoolError::Broken { reason }.into());
             }
             while hands.len() < self.engine.workers && self.cursor.position() < self.list.len() {
-                hands.push(self.hire(f, items, hands.len())?);
+                hands.push(self.hire(f, items, &hands)?);
             }
             // All chunks of the list have been claimed, and all children have ended.
             if hands.is_empty() {
@@ -375,22 +376,24 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         &self,
         f: &F,
         items: &mut [Option<A>],
-        living: usize,
+        living: &[Hand<'_>],
     ) -> Result<Hand<'a>, TaskError>
     where
         F: Fn(A) -> R,
     {
         self.engine.check_threads()?;
         let mut work = Some(|responses: &mut ResponseWriter| self.work(f, items, responses));
-        let child = Child::start(&self.bell, Bond::Thread, &mut work);
+        let index = worker_index::lowest_free(living.iter().map(|hand| hand.index));
+        let child = Child::start(&self.bell, Bond::Thread, index, &mut work);
         let child = child.map_err(|error| PoolError::StartFailed {
-            worker: living,
+            worker: index,
             workers: self.engine.workers,
             reason: error.to_string(),
         })?;
         Ok(Hand {
             _enlisted: self.engine.submitted.enlist(child.process())?,
             child,
+            index,
             at: None,
             has_stalled: false,
         })

@@ -29,6 +29,8 @@ pub(super) const TASK: u32 = 1;
 /// A task whose child runs or has run.
 pub(super) struct Running {
     pool: PoolId,
+    /// The index that the child has among those of its pool.
+    pub(super) index: usize,
     pub(super) bell: Arc<Alarm>,
     /// The child's process, which may be polled and killed also while another thread holds the lock
     /// on the rest.
@@ -74,13 +76,14 @@ impl Running {
     /// Forks the child.
     pub(super) fn start(
         pool: PoolId,
+        index: usize,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         limit: Option<Duration>,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
         let bell = Arc::new(Alarm::new()?);
-        let child = Child::start(&bell, Bond::Process, work)?;
+        let child = Child::start(&bell, Bond::Process, index, work)?;
         let expected = Expected {
             task: TASK,
             next: 0,
@@ -91,6 +94,7 @@ impl Running {
         };
         Ok(Self {
             pool,
+            index,
             bell,
             process: child.process(),
             generation: fork::generation(),

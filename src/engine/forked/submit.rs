@@ -15,8 +15,7 @@ use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, wait_any};
 use super::running::{Running, TASK};
 use super::watch::Watcher;
-use crate::call::Limits;
-use crate::call::seed;
+use crate::call::{Limits, seed, worker_index};
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, later};
@@ -197,13 +196,14 @@ impl Submitted {
             later::flush();
             wait_for_any(&busy);
         };
+        let index = worker_index::lowest_free(running.iter().map(|task| task.index));
         let failed = |error: std::io::Error| PoolError::StartFailed {
             worker: running.len(),
             workers,
             reason: error.to_string(),
         };
-        let task =
-            Running::start(self.id, work, limit, results, self.watcher.clone()).map_err(failed)?;
+        let task = Running::start(self.id, index, work, limit, results, self.watcher.clone())
+            .map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)

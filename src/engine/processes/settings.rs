@@ -250,6 +250,8 @@ pub(super) struct Settings {
 /// What a worker does to itself before it takes tasks. Part of its greeting.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Setup {
+    /// The index that the worker has in its pool.
+    pub(super) index: usize,
     pub(super) initializer: Option<u64>,
     /// The most bytes of data that the worker may have.
     pub(super) memory_limit: Option<u64>,
@@ -267,6 +269,7 @@ impl Settings {
             Affinity::Cores(list) => list.as_slice(),
         };
         Setup {
+            index: number,
             initializer: self.initializer,
             memory_limit: self.memory_limit,
             core: (!list.is_empty()).then(|| list[number % list.len()]),

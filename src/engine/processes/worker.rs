@@ -13,7 +13,7 @@ use super::initializer;
 use super::settings::Setup;
 use crate::call::entry::{Chunk, Context, Entry};
 use crate::call::seed::{self, Seeds};
-use crate::call::{at_fork, code};
+use crate::call::{at_fork, code, worker_index};
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Lane, Pace, Reader, ResponseWriter, Ring, crash_report, die_corrupted};
@@ -126,6 +126,7 @@ pub(super) fn run(
     };
     crash_report::set_own(&lane);
     seed::set_lane(&lane);
+    worker_index::set(greeting.setup.index);
     lane.header().set_up();
     bell.ring();
     if let Err(reason) = set_up(&greeting.setup, &lane) {

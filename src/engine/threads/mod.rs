@@ -60,7 +60,7 @@ use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream};
+use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
@@ -240,6 +240,7 @@ fn start_thread(
 ) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
     thread::Builder::new().name(name).spawn(move || {
+        worker_index::set(thread.index());
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();

@@ -39,7 +39,7 @@ fn an_item_that_a_child_began_with_before_it_was_killed_as_stalled_is_run_again(
         }
         7
     };
-    let mut hand = call.hire(&f, &mut [Some(true)], 0).unwrap();
+    let mut hand = call.hire(&f, &mut [Some(true)], &[]).unwrap();
     // The child goes on after the look that marks it as stalled.
     while hand.child.receiver.header().progress().running().is_none() {
         thread::yield_now();
@@ -64,7 +64,7 @@ fn an_item_whose_function_has_ended_is_not_run_again() {
     let (mut call, _tracker) = Call::<Vec<u8>>::new(engine, plan, 1, StopsAt::Nothing).unwrap();
     // The lane has no room for the result: the child waits.
     let f = |len: usize| vec![7; len];
-    let mut hand = call.hire(&f, &mut [Some(10_000_000)], 0).unwrap();
+    let mut hand = call.hire(&f, &mut [Some(10_000_000)], &[]).unwrap();
     while !hand.child.has_run() {
         thread::yield_now();
     }
@@ -98,7 +98,7 @@ fn a_child_at_its_end_does_not_count_as_stalled() {
         told.recv().unwrap();
         n
     };
-    let mut hand = call.hire(&f, &mut [Some(1)], 0).unwrap();
+    let mut hand = call.hire(&f, &mut [Some(1)], &[]).unwrap();
     eventually("it has nothing more to do", || {
         call.drain(&mut hand);
         hand.child.receiver.header().is_done()
@@ -130,7 +130,7 @@ fn after_a_shutdown_no_child_is_kept_and_no_item_begun() {
             pool.shutdown(how).unwrap();
             if how == Shutdown::Kill {
                 // The child was forked in the moment before.
-                let hired = call.hire(&f, &mut [Some(1), Some(2)], 0);
+                let hired = call.hire(&f, &mut [Some(1), Some(2)], &[]);
                 assert_eq!(hired.err(), Some(TaskError::Cancelled {}));
                 runs.at(0).store(0, Ordering::SeqCst);
             }
@@ -153,7 +153,7 @@ fn an_item_whose_child_a_shutdown_kills_is_cancelled() {
             thread::park();
         }
     };
-    let mut hand = call.hire(&f, &mut [Some(())], 0).unwrap();
+    let mut hand = call.hire(&f, &mut [Some(())], &[]).unwrap();
     eventually("the item runs", || {
         hand.child.receiver.header().progress().running().is_some()
     });
@@ -206,7 +206,7 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
             }
             7
         };
-        let mut hand = call.hire(&f, &mut [Some(true), Some(false)], 0).unwrap();
+        let mut hand = call.hire(&f, &mut [Some(true), Some(false)], &[]).unwrap();
         let pid = hand.child.process().pid();
         eventually("the item runs", || {
             hand.child.receiver.header().progress().running().is_some()
