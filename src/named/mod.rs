@@ -20,7 +20,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::os::mapping::Mapping;
-use crate::os::named;
+use crate::os::{named, refusal};
 use owned::Owned;
 
 /// Memory with a name, which programs that are not related share. The other program may also be one
@@ -143,13 +143,13 @@ impl SharedMemory {
         if let Some(free) = named::free().filter(|free| (bytes as u64) > *free) {
             return Err(no_space(Some(free)));
         }
-        let failed = |error: std::io::Error| match error.raw_os_error().map(Errno::from_raw) {
+        let failed = |error: std::io::Error| match refusal::code(&error) {
             Some(Errno::ENOSPC) => no_space(named::free()),
             _ => SharedMemoryError::system("make", &name, &error),
         };
         let file = named::nameless().map_err(failed)?;
         named::reserve(&file, len).map_err(failed)?;
-        let mapping = Mapping::of(&file, len).map_err(failed)?;
+        let mapping = Mapping::of("memory with a name", &file, len).map_err(failed)?;
         // If the process is killed before this, nothing is left.
         let owned = Some(Owned::publish(&file, &name, failed)?);
         Ok(Self {
@@ -199,7 +199,7 @@ impl SharedMemory {
         let Some(len) = NonZeroUsize::new(size) else {
             return Err(SharedMemoryError::Empty { name });
         };
-        let mapping = Mapping::of(&file, len).map_err(failed)?;
+        let mapping = Mapping::of("memory with a name", &file, len).map_err(failed)?;
         Ok(Self {
             name,
             mapping,

@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::refusal::refused;
+
 /// The identity of a process, for processes that read it later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
@@ -31,7 +33,9 @@ impl Life {
         Ok(Self {
             pid: std::process::id(),
             started: stat.started,
-            pids: fs::metadata("/proc/self/ns/pid")?.ino(),
+            pids: fs::metadata("/proc/self/ns/pid")
+                .map_err(|error| refused("stat", "/proc/self/ns/pid", error))?
+                .ino(),
             times: fs::metadata("/proc/self/ns/time").map_or(0, |status| status.ino()),
         })
     }
@@ -97,7 +101,7 @@ pub(crate) fn namespaces() -> (u64, u64) {
 
 fn stat_of(pid: u32) -> io::Result<Stat> {
     let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path)?;
+    let stat = fs::read_to_string(&path).map_err(|error| refused("open", &path, error))?;
     Stat::parse(&stat).ok_or_else(|| io::Error::other(format!("{path} cannot be read: {stat}")))
 }
 

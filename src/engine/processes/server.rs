@@ -146,8 +146,10 @@ impl Server {
                 let (process, taken) = fork_child(Takes::Objects, || {
                     own::close_copy(socket.as_fd());
                     let begun = own::die_with_parent(parent).and_then(|()| begin_fork(&name));
-                    if begun.is_ok() {
-                        serve(&theirs);
+                    match begun {
+                        Ok(()) => serve(&theirs),
+                        // The parent may have gone: then it needs no reason.
+                        Err(error) => _ = refuse(&theirs, error.to_string()),
                     }
                 })?;
                 let process =
@@ -484,7 +486,12 @@ fn serve(socket: &OwnedFd) {
                 })
                 .and_then(|answer| handoff::send(socket.as_fd(), &answer, &[]))
             }
-            Ok(None) | Err(_) => return,
+            Ok(None) => return,
+            Err(error) => {
+                // The parent may have gone: then it needs no reason.
+                let _ = tell_refused(socket, &error);
+                return;
+            }
         };
         if answered.is_err() {
             return;
@@ -536,11 +543,13 @@ fn fork_worker(
             children.push((child, taken));
             Ok(())
         }
-        Err(error) => {
-            let reason = error.to_string();
-            handoff::send(socket.as_fd(), &encode(&Answer::Refused { reason })?, &[])
-        }
+        Err(error) => tell_refused(socket, &error),
     }
+}
+
+fn tell_refused(socket: &OwnedFd, error: &io::Error) -> io::Result<()> {
+    let reason = error.to_string();
+    handoff::send(socket.as_fd(), &encode(&Answer::Refused { reason })?, &[])
 }
 
 /// Does what a forked worker does, from its start to its end.

@@ -196,11 +196,14 @@ impl Crew {
 
 fn start_thread(dispatch: Arc<Dispatch>, thread: ThreadBuilder) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
-    thread::Builder::new().name(name).spawn(move || {
+    let started = thread::Builder::new().name(name.clone()).spawn(move || {
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
-    })
+    });
+    #[cfg(target_os = "linux")]
+    let started = started.map_err(|error| crate::os::task::not_started(&name, error));
+    started
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
