@@ -11,6 +11,7 @@ use bytemuck::Pod;
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, handle, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 
@@ -65,7 +66,7 @@ unsafe impl Head for ValueHead {
     const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
-impl<T: Pod> SharedValue<T> {
+impl<T: Shareable> SharedValue<T> {
     /// Makes a value to share.
     ///
     /// # Errors

@@ -43,6 +43,21 @@ use owned::Owned;
 /// in any later process of the same user, for instance before it calls [`create`](Self::create).
 /// [`persist`](Self::persist) is for segments that are to stay.
 ///
+/// # Programs in Python
+///
+/// Python's `multiprocessing.shared_memory` has a *resource tracker*. It counts a segment that a
+/// program has only opened as that program's own: when the program exits, the tracker removes the
+/// name, though the owner still uses it, and prints a warning. Programs that have the memory open
+/// keep it; programs that come later do not find it. From Python 3.13 on, a program that opens a
+/// segment prevents this by `track=False`. Before that it takes the segment off the tracker's list:
+///
+/// ```python
+/// from multiprocessing import resource_tracker, shared_memory
+///
+/// stock = shared_memory.SharedMemory("stock")
+/// resource_tracker.unregister(stock._name, "shared_memory")
+/// ```
+///
 /// # Who may do what
 ///
 /// Only processes of the user who made the segment (and root) may open it. Among these there is no

@@ -31,9 +31,9 @@ const FOLDER: &str = "/dev/shm";
 pub(crate) fn nameless() -> io::Result<File> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let made = nix::fcntl::open(FOLDER, flags, mode)
+    let file = nix::fcntl::open(FOLDER, flags, mode)
         .map_err(|error| refused("open", "a file in /dev/shm", error))?;
-    let file = above_standard(made)?;
+    let file = above_standard(file)?;
     // The umask may have removed some of these rights.
     fchmod(&file, mode)?;
     Ok(file.into())

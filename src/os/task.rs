@@ -23,6 +23,21 @@ pub(crate) fn ids() -> io::Result<Vec<i32>> {
         .collect()
 }
 
+/// Returns the names of these threads of this process; those that have ended have none.
+pub(crate) fn names(ids: impl Iterator<Item = i32>) -> Vec<String> {
+    let name = |id| fs::read(format!("/proc/self/task/{id}/comm")).ok();
+    let names = ids.filter_map(name);
+    names
+        .map(|name| String::from_utf8_lossy(&name).trim_end().to_owned())
+        .collect()
+}
+
+/// Returns the names of all threads of this process but the caller.
+pub(crate) fn other_names() -> io::Result<Vec<String>> {
+    let own = current();
+    Ok(names(ids()?.into_iter().filter(|&id| id != own)))
+}
+
 /// Returns the thread id of the caller.
 pub(crate) fn current() -> i32 {
     // SAFETY: gettid takes nothing, gives a number, and cannot fail.

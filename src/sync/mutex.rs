@@ -15,6 +15,7 @@ use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::soon;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
@@ -86,7 +87,7 @@ unsafe impl Head for MutexHead {
     const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
-impl<T: Pod> Mutex<T> {
+impl<T: Shareable> Mutex<T> {
     /// Makes a mutex that is not locked.
     ///
     /// # Errors

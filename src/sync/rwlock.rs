@@ -15,6 +15,7 @@ use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, handle, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
@@ -96,7 +97,7 @@ impl RwLockHead {
     }
 }
 
-impl<T: Pod> RwLock<T> {
+impl<T: Shareable> RwLock<T> {
     /// Makes a lock around a value, not locked.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::lane::{
 use crate::memory::member;
 use crate::memory::wire;
 use crate::os::alarm::Alarm;
+use crate::os::environment::{self, Environment};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
@@ -108,6 +109,7 @@ impl Forked {
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
+        environment: &Environment,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
         let lane = Lane::new()?;
@@ -131,6 +133,7 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
+                environment::apply(environment);
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 let ringer = Box::new(bell.clone());

@@ -328,7 +328,12 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     {
         self.engine.check_threads()?;
         let mut work = Some(|responses: &mut ResponseWriter| self.work(f, items, responses));
-        let child = Child::start(&self.bell, Bond::Thread, &mut work);
+        let child = Child::start(
+            &self.bell,
+            Bond::Thread,
+            self.engine.submitted.environment(),
+            &mut work,
+        );
         let child = child.map_err(|error| PoolError::StartFailed {
             worker: living,
             workers: self.engine.workers,

@@ -20,6 +20,7 @@ use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::Fault;
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
+use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -74,13 +75,14 @@ impl Running {
     /// Forks the child.
     pub(super) fn start(
         pool: PoolId,
+        environment: &Environment,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         limit: Option<Duration>,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
         let bell = Arc::new(Alarm::new()?);
-        let child = Child::start(&bell, Bond::Process, work)?;
+        let child = Child::start(&bell, Bond::Process, environment, work)?;
         let expected = Expected {
             task: TASK,
             next: 0,

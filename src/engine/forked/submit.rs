@@ -21,6 +21,7 @@ use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
+use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -41,6 +42,8 @@ pub(super) struct Submitted {
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
     generation: u32,
+    /// How the environment of the children differs from that of this process.
+    environment: Environment,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -58,8 +61,9 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(environment: Environment) -> Self {
         Self {
+            environment,
             id: PoolId::new(),
             running: Mutex::default(),
             enlisted: Mutex::default(),
@@ -70,6 +74,11 @@ impl Submitted {
             watcher: Arc::default(),
             generation: fork::generation(),
         }
+    }
+
+    /// Returns how the environment of the children differs from that of this process.
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// Returns whether the pool was shut down together with all that runs.
@@ -202,8 +211,15 @@ impl Submitted {
             workers,
             reason: error.to_string(),
         };
-        let task =
-            Running::start(self.id, work, limit, results, self.watcher.clone()).map_err(failed)?;
+        let task = Running::start(
+            self.id,
+            &self.environment,
+            work,
+            limit,
+            results,
+            self.watcher.clone(),
+        )
+        .map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)
