@@ -12,7 +12,8 @@ use std::io::BufWriter;
 use std::time::Instant;
 
 use common::Arguments;
-use manyhands::{SharedArray, closure};
+use manyhands::SharedArray;
+use manyhands::prelude::*;
 
 const USAGE: &str = "mandelbrot [WIDTH] [HEIGHT] [ENGINE] [FILE]
 

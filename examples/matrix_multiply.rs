@@ -11,8 +11,8 @@ mod common;
 use std::time::Instant;
 
 use common::Arguments;
+use manyhands::SharedArray;
 use manyhands::prelude::*;
-use manyhands::{SharedArray, closure};
 
 const USAGE: &str = "matrix_multiply [SIZE] [ENGINE]
 
@@ -85,6 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "the shared product is wrong"
     );
     let ratio = copying.as_secs_f64() / sharing.as_secs_f64();
+    let engine = pool.engine().kind();
     eprintln!(
         "{size} x {size} on {engine}: serial {serial:.2?}, copied {copying:.2?}, shared {sharing:.2?}"
     );

@@ -123,7 +123,7 @@ fn b114_too_few_descriptors_are_named_wherever_they_end() {
     for limit in open..open + 40 {
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
         let refused = attempts(&[&format!(
-            "too many open files (RLIMIT_NOFILE is {limit}; raise it with `ulimit -n`)"
+            "Too many open files (RLIMIT_NOFILE is {limit}; raise it with `ulimit -n`)"
         )]);
         if refused.is_empty() {
             break;
@@ -249,7 +249,7 @@ fn b114_what_is_not_mounted_is_named() {
     let folder = std::env::var(WHAT).unwrap();
     let refused = match &*folder {
         "/proc" => attempts(&["/proc is not mounted", "mount -t proc proc /proc"]),
-        _ => attempts(&["open for /dev/null: no such file", "mount it"]),
+        _ => attempts(&["open for /dev/null: No such file", "mount it"]),
     };
     // What is forked needs neither.
     for name in ["spawn", "forkserver", "lines", "child"] {
@@ -325,7 +325,7 @@ fn b114_limits_on_addresses_and_mappings_are_named() {
         assert_eq!(
             error,
             format!(
-                "shared memory could not be mapped: mmap for the memory that processes share, of 134217728 bytes: out \
+                "shared memory could not be mapped: mmap for the memory that processes share, of 134217728 bytes: Out \
                  of memory (RLIMIT_AS is {limit} bytes of addresses; raise it with `ulimit -v`)"
             )
         );

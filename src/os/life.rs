@@ -29,7 +29,8 @@ pub(crate) struct Life {
 impl Life {
     /// Returns this process's own.
     pub(crate) fn own() -> io::Result<Self> {
-        let stat = stat_of(std::process::id())?;
+        let stat = stat_of(std::process::id())
+            .map_err(|error| refused("open", "/proc/self/stat", error))?;
         Ok(Self {
             pid: std::process::id(),
             started: stat.started,
@@ -101,7 +102,7 @@ pub(crate) fn namespaces() -> (u64, u64) {
 
 fn stat_of(pid: u32) -> io::Result<Stat> {
     let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).map_err(|error| refused("open", &path, error))?;
+    let stat = fs::read_to_string(&path)?;
     Stat::parse(&stat).ok_or_else(|| io::Error::other(format!("{path} cannot be read: {stat}")))
 }
 

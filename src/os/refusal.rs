@@ -51,10 +51,11 @@ pub(crate) fn refused(
         return io::Error::new(error.kind(), format!("{call} for {object}: {error}"));
     };
     let errno = Errno::from_raw(number);
+    let object = object.to_string();
     let refusal = Refusal {
         call,
-        advice: advice(call, errno),
-        object: object.to_string(),
+        advice: advice(call, &object, errno),
+        object,
         errno,
     };
     io::Error::new(error.kind(), refusal)
@@ -86,20 +87,12 @@ pub(crate) fn check_file_size(
     }
 }
 
-/// Returns what the kernel's number means, as the C library says it, without a capital letter.
-fn text(errno: Errno) -> String {
-    let text = match errno {
+/// Returns what the kernel's number means.
+fn text(errno: Errno) -> &'static str {
+    match errno {
         // "Try again" is no advice here.
-        Errno::EAGAIN => "resource temporarily unavailable",
+        Errno::EAGAIN => "Resource temporarily unavailable",
         errno => errno.desc(),
-    };
-    let mut letters = text.chars();
-    match letters.next() {
-        // "RPC version is wrong" and the like keep theirs.
-        Some(first) if letters.next().is_some_and(char::is_lowercase) => {
-            format!("{}{}", first.to_lowercase(), &text[first.len_utf8()..])
-        }
-        _ => text.to_owned(),
     }
 }
 
@@ -115,7 +108,7 @@ fn number(path: &str) -> Option<u64> {
 }
 
 /// Returns the limit that a call has met, and what to do.
-fn advice(call: &'static str, errno: Errno) -> String {
+fn advice(call: &'static str, object: &str, errno: Errno) -> String {
     match errno {
         Errno::EMFILE => format!(
             "RLIMIT_NOFILE is {}; raise it with `ulimit -n`",
@@ -130,14 +123,16 @@ fn advice(call: &'static str, errno: Errno) -> String {
             shown(limit(Resource::RLIMIT_FSIZE))
         ),
         Errno::EPERM | Errno::ENOSYS => not_allowed(call),
-        Errno::ENOENT => missing(call),
+        Errno::ENOENT => missing(object),
         Errno::EACCES => "the file's permissions, or a mount without the right to execute, do not allow it".to_owned(),
         Errno::EAGAIN if call == "timer_create" => format!(
             "RLIMIT_SIGPENDING is {}, for timers and signals of the user together; raise it with `ulimit -i`",
             shown(limit(Resource::RLIMIT_SIGPENDING))
         ),
         // The C library says so as well where a thread's stack found no memory.
-        Errno::EAGAIN => too_many_tasks().unwrap_or_else(no_memory),
+        Errno::EAGAIN if ["clone", "fork", "posix_spawn"].contains(&call) => {
+            too_many_tasks().unwrap_or_else(no_memory)
+        }
         Errno::ENOMEM => no_memory(),
         Errno::ENOSPC => memory_said(),
         Errno::E2BIG => "the environment is too large for a new program; the limit is a quarter of `ulimit -s`, and 128 KiB \
@@ -171,17 +166,15 @@ fn not_allowed(call: &str) -> String {
 }
 
 /// Returns what is missing where a file that is on every system is not there.
-fn missing(call: &str) -> String {
-    if !std::path::Path::new("/proc/self").exists() {
+fn missing(object: &str) -> String {
+    if object.contains("/proc/") && !std::path::Path::new("/proc/self").exists() {
         return "/proc is not mounted, and worker processes need it: `mount -t proc proc /proc`"
             .to_owned();
     }
-    match call {
-        "open" => {
-            "/dev is not there as it should be; in a container or chroot, mount it".to_owned()
-        }
-        _ => String::new(),
+    if object.starts_with("/dev/") {
+        return "/dev is not there as it should be; in a container or chroot, mount it".to_owned();
     }
+    String::new()
 }
 
 /// Returns which limit on processes and threads is reached; `None` if none is known to be.
@@ -292,16 +285,16 @@ mod tests {
             (
                 Errno::EMFILE,
                 format!(
-                    "memfd_create for a lane: too many open files (RLIMIT_NOFILE is {most}; raise it with `ulimit -n`)"
+                    "memfd_create for a lane: Too many open files (RLIMIT_NOFILE is {most}; raise it with `ulimit -n`)"
                 ),
             ),
             (
                 Errno::ENOSYS,
-                "memfd_create for a lane: function not implemented (a sandbox, such as a container's seccomp profile, forbids \
+                "memfd_create for a lane: Function not implemented (a sandbox, such as a container's seccomp profile, forbids \
                  memfd_create: allow it there. Or the kernel is older than Linux 3.17)"
                     .to_owned(),
             ),
-            (Errno::EBADF, "memfd_create for a lane: bad file number".to_owned()),
+            (Errno::EBADF, "memfd_create for a lane: Bad file number".to_owned()),
         ] {
             let error = refused("memfd_create", "a lane", errno);
             assert_eq!(error.to_string(), text);
@@ -310,6 +303,18 @@ mod tests {
             // One that is refused already keeps its own words.
             assert_eq!(refused("open", "x", error).to_string(), text);
         }
+        // A call that only would have to wait is no matter of limits, nor is a process that is gone.
+        let later = refused("recvmsg", "a line", Errno::EAGAIN);
+        assert_eq!(
+            later.to_string(),
+            "recvmsg for a line: Resource temporarily unavailable"
+        );
+        assert_eq!(later.kind(), io::ErrorKind::WouldBlock);
+        let gone = refused("open", "/proc/0/stat", Errno::ENOENT);
+        assert_eq!(
+            gone.to_string(),
+            "open for /proc/0/stat: No such file or directory"
+        );
         let other = refused("open", "x", io::Error::other("why"));
         assert_eq!(other.to_string(), "open for x: why");
         assert_eq!(code(&other), None);

@@ -52,12 +52,12 @@ fn with_library(test: &str) -> bool {
     let library = Library::build(test);
     let mut program = as_program(test);
     let output = finish(program.env("LD_PRELOAD", &library.0).env_remove(VARIABLE));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let printed = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
         "{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
+        printed(&output.stdout),
+        printed(&output.stderr)
     );
     true
 }
@@ -223,7 +223,7 @@ fn b118_variables_and_inner_threads_reach_every_process_of_a_pool() {
     ] {
         let refused = builder.build().unwrap_err();
         assert!(
-            matches!(&refused, PoolError::InvalidOption { option: named, .. } if named == option),
+            matches!(&refused, PoolError::InvalidOption { option: other, .. } if other == option),
             "{refused}"
         );
     }
