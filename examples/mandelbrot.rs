@@ -5,12 +5,21 @@
 //! Width, height, engine and file may be left out from the end. The last line that it prints is the
 //! same on every engine.
 
+mod common;
+
 use std::fs::File;
 use std::io::BufWriter;
 use std::time::Instant;
 
+use common::Arguments;
+use manyhands::SharedArray;
 use manyhands::prelude::*;
-use manyhands::{SharedArray, closure};
+
+const USAGE: &str = "mandelbrot [WIDTH] [HEIGHT] [ENGINE] [FILE]
+
+WIDTH and HEIGHT are in pixels, 600 and 400 by default.
+ENGINE is serial, threads[:N], processes[:N] or forked[:N], with N workers; processes by default.
+FILE is the PNG to write; without it none is written.";
 
 /// After this many steps a point counts as inside.
 const STEPS: u32 = 500;
@@ -44,11 +53,13 @@ fn colour(steps: Option<u32>) -> [u8; 3] {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let mut next = |otherwise: &str| arguments.next().unwrap_or_else(|| otherwise.to_owned());
-    let (width, height): (usize, usize) = (next("600").parse()?, next("400").parse()?);
-    let (engine, file) = (next("processes"), next(""));
-    let pool: Pool<AnyEngine> = engine.parse()?;
+    let mut arguments = Arguments::new(USAGE);
+    let (width, height) = (
+        arguments.number("WIDTH", 600),
+        arguments.number("HEIGHT", 400),
+    );
+    let (pool, file) = (arguments.pool(), arguments.word().unwrap_or_default());
+    arguments.end();
 
     let start = Instant::now();
     let mut image = SharedArray::<u8>::zeros(width * height * 3)?;
@@ -73,9 +84,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.write_header()?.write_image_data(&image)?;
-        eprintln!("written to {file}");
+        eprintln!("written to {}", file.display());
     }
-    eprintln!("{width} x {height} on {engine} in {time:.2?}");
+    eprintln!(
+        "{width} x {height} on {} in {time:.2?}",
+        pool.engine().kind()
+    );
     let inside = image
         .chunks_exact(3)
         .filter(|pixel| pixel == &[0; 3])

@@ -6,10 +6,18 @@
 //! Size and engine may be left out from the end. Both products are compared with one that this
 //! process makes alone.
 
+mod common;
+
 use std::time::Instant;
 
+use common::Arguments;
+use manyhands::SharedArray;
 use manyhands::prelude::*;
-use manyhands::{SharedArray, closure};
+
+const USAGE: &str = "matrix_multiply [SIZE] [ENGINE]
+
+SIZE is the number of rows and of columns, 512 by default.
+ENGINE is serial, threads[:N], processes[:N] or forked[:N], with N workers; processes by default.";
 
 /// Whole numbers, small enough that no sum is rounded: every order of additions gives the same.
 fn element(of: usize, index: usize) -> f64 {
@@ -33,10 +41,9 @@ fn row_of_product(row: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let size: usize = arguments.next().map_or(Ok(512), |size| size.parse())?;
-    let engine = arguments.next().unwrap_or_else(|| "processes".to_owned());
-    let pool: Pool<AnyEngine> = engine.parse()?;
+    let mut arguments = Arguments::new(USAGE);
+    let (size, pool) = (arguments.number("SIZE", 512), arguments.pool());
+    arguments.end();
     let make = |of| (0..size * size).map(move |index| element(of, index));
     let (a, b): (Vec<f64>, Vec<f64>) = (make(0).collect(), make(1).collect());
 
@@ -78,6 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "the shared product is wrong"
     );
     let ratio = copying.as_secs_f64() / sharing.as_secs_f64();
+    let engine = pool.engine().kind();
     eprintln!(
         "{size} x {size} on {engine}: serial {serial:.2?}, copied {copying:.2?}, shared {sharing:.2?}"
     );

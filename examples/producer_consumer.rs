@@ -12,15 +12,21 @@
 //! aborts in the middle of a span. The others go on, `join` says what was lost, and the sum lacks
 //! the primes of that span.
 
-use std::env;
+mod common;
+
 use std::ops::Range;
 
+use common::Arguments;
 use manyhands::prelude::*;
 use manyhands::queue::{JoinError, PushError};
 use manyhands::{
     Queue,
     queue::{Receiver, Sender},
 };
+
+const USAGE: &str = "producer_consumer [crash]
+
+With crash, one of the consumers aborts in the middle of its work.";
 
 const PRODUCERS: u64 = 2;
 const CONSUMERS: u64 = 3;
@@ -60,7 +66,9 @@ fn consume((jobs, results, crashes): (Receiver<u64>, Sender<u64>, bool)) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let crashes = env::args().nth(1).is_some_and(|word| word == "crash");
+    let mut arguments = Arguments::new(USAGE);
+    let crashes = arguments.flag("crash");
+    arguments.end();
     let (jobs, spans) = Queue::<u64>::bounded(8)?.split();
     let (results, counts) = Queue::<u64>::bounded(8)?.split();
 

@@ -4,13 +4,20 @@
 //! counts this crate's own `docs`, on processes. Other engines are `serial`, `threads:4`,
 //! `forked:4` and so on. A file that cannot be read, or is not text, is reported and not counted.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::{fs, io};
 
-use manyhands::prelude::*;
+use common::Arguments;
 use serde::{Deserialize, Serialize};
+
+const USAGE: &str = "word_count [DIRECTORY] [ENGINE]
+
+DIRECTORY is this crate's docs by default.
+ENGINE is serial, threads[:N], processes[:N] or forked[:N], with N workers; processes by default.";
 
 /// What is known of some files: of one when it has been read, of all when everything is merged.
 #[derive(Default, Serialize, Deserialize)]
@@ -70,12 +77,12 @@ fn list(directory: &Path, files: &mut Vec<PathBuf>, failed: &mut Vec<(OsString, 
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = env::args_os().skip(1);
+    let mut arguments = Arguments::new(USAGE);
     let directory = arguments
-        .next()
+        .word()
         .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs").into());
-    let engine = arguments.next().unwrap_or_else(|| "processes".into());
-    let pool: Pool<AnyEngine> = engine.to_string_lossy().parse()?;
+    let pool = arguments.pool();
+    arguments.end();
 
     let (mut files, mut failed) = (Vec::new(), Vec::new());
     list(Path::new(&directory), &mut files, &mut failed);

@@ -11,12 +11,14 @@
 #[cfg(target_os = "linux")]
 mod claim;
 mod death;
+mod engine_name;
 mod io;
 mod item_index;
 mod message;
 #[cfg(target_os = "linux")]
 mod process;
 mod task_id;
+mod thread_names;
 mod try_error;
 
 use std::borrow::Cow;
@@ -35,6 +37,8 @@ pub use message::Message;
 #[cfg(target_os = "linux")]
 pub use process::ProcessError;
 pub use task_id::TaskId;
+#[cfg(target_os = "linux")]
+pub(crate) use thread_names::listed as named_threads;
 pub use try_error::{SentError, TryError};
 
 /// Why a task has no result.
@@ -494,14 +498,16 @@ pub enum PoolError {
     /// A call would fork while other threads run, whose locks would stay locked in the child for
     /// ever.
     #[error(
-        "refused to fork while {threads} other thread(s) run: a lock one of them holds would stay locked in the \
-         child. Join them first, use worker processes that are not forked from this one (StartMethod::Spawn or \
-         ForkServer), or accept the risk with the builder's allow_threads(true)"
+        "refused to fork while {} beside this one: a lock that one of them holds would stay locked in the child. Join them \
+         first, use worker processes that are started anew (StartMethod::Spawn), or accept the risk with the builder's \
+         allow_threads(true)",
+        thread_names::running(names)
     )]
     #[non_exhaustive]
     ThreadsRunning {
-        /// How many threads other than the caller run, those that this crate keeps parked left out.
-        threads: usize,
+        /// The names of the threads other than the caller that run, those that this crate keeps
+        /// parked left out. A thread without a name of its own has that of the program.
+        names: Vec<String>,
     },
     /// The pool, or the handle of a child process, belongs to another process: this one was forked
     /// from it.
@@ -547,8 +553,9 @@ pub enum PoolError {
     },
     /// The text names no engine.
     #[error(
-        "{text:?} cannot be read as an engine; it should be serial, or threads, processes or forked, these with a colon and \
-         a whole number of workers from 1 on, unless there are to be as many as available_workers() says: \"processes:4\""
+        "unknown engine {text:?}{}Expected serial, threads[:N], processes[:N] or forked[:N]{}",
+        engine_name::what_is_wrong(text),
+        engine_name::meaning_of_n(text)
     )]
     #[non_exhaustive]
     UnknownEngine {

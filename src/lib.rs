@@ -63,6 +63,9 @@
 //!   and for a lock of [`TryLockError`](sync::TryLockError). Only where `x` itself cannot fail is
 //!   the answer an `Option` or a `bool`. A wait for a condition answers as std's. Arrays have no
 //!   form that waits without a timeout.
+//! - In the repository, `docs/when-things-die.md` says what can end a task and what the caller gets
+//!   then, `docs/forking.md` what forks and what is there twice, `docs/containers.md` what workers
+//!   need in a container or a sandbox.
 //! - `docs/design/` in the repository has the decisions, with what was measured, and the failure
 //!   model: for each step of a task's way, which process may be killed there and what the caller
 //!   sees.
@@ -116,7 +119,7 @@ pub use any_error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
 #[cfg(target_os = "linux")]
-pub use call::portable::Portable;
+pub use call::portable::{Portable, PortableValue};
 pub use call::progress::Progress;
 pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};
@@ -200,9 +203,15 @@ pub mod fuzzing {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::call::closure::{bind, bind_chunks, bind_pairs, bind_tiles};
+    pub use crate::call::portable::PortableArgument;
 }
 
 /// The README, so that its code is tested with the rest.
 #[cfg(all(doctest, target_os = "linux"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The page on forking, likewise.
+#[cfg(all(doctest, target_os = "linux"))]
+#[doc = include_str!("../docs/forking.md")]
+struct Forking;

@@ -17,6 +17,7 @@ use crate::os::alarm::Alarm;
 use crate::os::futex;
 use crate::os::readable::wait_readable;
 use crate::os::slice::slice;
+use crate::os::task::not_started;
 use crate::process::Process;
 use crate::queue::{Connection, Handle, PriorityQueue, Queue, Receiver, Stack};
 use crate::sync::Event;
@@ -244,7 +245,7 @@ fn with_poller<R>(descriptors: &[BorrowedFd<'_>], bell: &Bell, then: impl FnOnce
         let name = "manyhands-wait".to_owned();
         let poller = thread::Builder::new().name(name).spawn_scoped(scope, poll);
         if let Err(error) = poller {
-            deafen(bell, &error);
+            deafen(bell, &not_started("manyhands-wait", error));
         }
         // Rings the alarm also when `then` panics, so that the polling thread ends.
         let _ringing = Ringing(&alarm);

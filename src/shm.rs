@@ -91,6 +91,7 @@ pub use crate::array::{
 };
 pub use crate::error::ClaimError;
 pub use crate::memory::ShareError;
+pub use crate::memory::shareable::Shareable;
 pub use crate::named::{NameError, SharedMemory, SharedMemoryError};
 pub use crate::value::SharedValue;
 

@@ -11,6 +11,7 @@ use bytemuck::Pod;
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, handle, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::os::fault;
 use crate::os::robust::{Held, RobustMutex};
 
@@ -20,7 +21,7 @@ use crate::os::robust::{Held, RobustMutex};
 /// half of a change, even if the process that makes the change is killed in the middle of it. For a
 /// value that stays locked over several steps there is [`sync::Mutex`](crate::sync::Mutex).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. `bool` and
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. `bool` and
 /// `char` are not `Pod` (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
 /// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct. Clones are handles of the same value.
@@ -65,7 +66,7 @@ unsafe impl Head for ValueHead {
     const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
-impl<T: Pod> SharedValue<T> {
+impl<T: Shareable> SharedValue<T> {
     /// Makes a value to share.
     ///
     /// # Errors

@@ -30,6 +30,22 @@ fn b73_b76_parts_of_a_shared_array_can_neither_be_kept_nor_had_twice() {
 }
 
 #[test]
+fn b116_what_cannot_cross_is_told_with_the_way_out() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("tests/compile_fail/generic_ways.rs");
+    cases.compile_fail("tests/compile_fail/items_by_reference.rs");
+    cases.compile_fail("tests/compile_fail/items_of_text.rs");
+    cases.compile_fail("tests/compile_fail/items_with_a_lock_of_threads.rs");
+    cases.compile_fail("tests/compile_fail/shared_map.rs");
+    cases.compile_fail("tests/compile_fail/boxed_error.rs");
+    cases.compile_fail("tests/compile_fail/closure_without_a_list.rs");
+    cases.compile_fail("tests/compile_fail/closure_of_a_field.rs");
+    cases.compile_fail("tests/compile_fail/closure_of_two_arguments.rs");
+    cases.compile_fail("tests/compile_fail/closure_on_a_reference.rs");
+    cases.compile_fail("tests/compile_fail/generic_functions.rs");
+}
+
+#[test]
 fn what_a_pool_asks_of_its_engine_cannot_be_called_from_outside() {
     let cases = trybuild::TestCases::new();
     cases.compile_fail("tests/compile_fail/engine_from_outside.rs");

@@ -273,10 +273,17 @@ fn b44_forked_is_refused_while_other_threads_run() {
     }
     let pool = Pool::forked(2).unwrap();
     // The threads of the test harness.
-    let before = std::fs::read_dir("/proc/self/task").unwrap().count() - 1;
+    let own = nix::unistd::gettid().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let others = tasks.filter(|task| task.file_name().to_str() != Some(&own));
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap();
+    let before: Vec<String> = others.map(name).collect();
     let (stop, wait) = channel::<()>();
-    let other = std::thread::spawn(move || wait.recv());
-    let refused = threads_running(before + 1);
+    let other = std::thread::Builder::new().name("the other".to_owned());
+    let other = other.spawn(move || wait.recv()).unwrap();
+    let mut names: Vec<&str> = before.iter().map(|name| name.trim()).collect();
+    names.push("the other");
+    let refused = threads_running(&names);
     assert_eq!(
         pool.map(|x: u32| x, 0..3),
         Err(TaskError::from(refused.clone()))

@@ -351,6 +351,7 @@ fn an_engine_is_chosen_by_a_text() {
     assert_eq!(pool.workers(), cores);
     for text in [
         "",
+        "thread:2",
         "fibers",
         "processes:",
         "processes:x",
@@ -368,4 +369,39 @@ fn an_engine_is_chosen_by_a_text() {
         "processes:0".parse::<Pool<AnyEngine>>(),
         Err(PoolError::ZeroWorkers)
     ));
+}
+
+#[test]
+fn b119_with_a_limit_of_zero_no_kind_of_call_starts_anything_on_any_engine() {
+    use manyhands::SharedArray;
+    let _none = Leftovers::none();
+    let forked = Forked::builder().workers(2).allow_threads(true);
+    let pools: [Pool<AnyEngine>; 4] = [
+        Pool::serial().into(),
+        Pool::threads(2).unwrap().into(),
+        Pool::processes(2).unwrap().into(),
+        forked.build().unwrap().into(),
+    ];
+    for pool in pools {
+        let kind = pool.engine().kind();
+        let call = || pool.call().timeout(Duration::ZERO);
+        let is_late = |error: &TaskError| matches!(error, TaskError::TimedOut { limit, .. } if *limit == Duration::ZERO);
+        // It has no limit for an item, and says so, with no item run.
+        let reduced = call().map_reduce(|x: u64| x + 1, |x, y| x + y, 0..5);
+        assert!(
+            matches!(reduced, Err(TaskError::InvalidCall { .. })),
+            "{kind}: {reduced:?}"
+        );
+        let mut array = SharedArray::<u64>::zeros(10).unwrap();
+        let lent = call().for_each_chunk(&mut array, 3, |_, chunk: &mut [u64]| chunk.fill(1));
+        assert!(lent.as_ref().is_err_and(is_late), "{kind}: {lent:?}");
+        assert_eq!(array.to_vec().unwrap(), [0; 10], "{kind}");
+    }
+    let limited = Processes::builder().workers(1).task_timeout(Duration::ZERO);
+    let pool = limited.build().unwrap();
+    assert!(pool.submit(|x: u32| x, 1).result().is_err());
+    assert_eq!(
+        pool.call().timeout(Duration::MAX).map(|x: u32| x, [1]),
+        Ok(vec![1])
+    );
 }

@@ -4,17 +4,16 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use bytemuck::Pod;
-
 use super::SharedArray;
 use super::claim::{Claim, own_number};
 use super::claim_mode::{Mode, Terms};
 use super::claims::Refusal;
 use super::guards::{ArrayReadGuard, ArrayWriteGuard};
 use crate::error::ClaimError;
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::WaitMode;
 
-impl<T: Pod> SharedArray<T> {
+impl<T: Shareable> SharedArray<T> {
     pub(super) fn terms(mode: Mode, range: &Range<usize>) -> Result<Terms, Refusal> {
         Ok(Terms {
             member: own_number()?,

@@ -1,14 +1,13 @@
 //! Access to an array without a guard: each call makes a claim for its own time.
 
-use bytemuck::Pod;
-
 use super::claim::despite_the_dead;
 use super::claim_mode::Mode;
 use super::{ClaimError, FrozenArray, SharedArray};
 use crate::memory::member;
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::soon;
 
-impl<T: Pod> SharedArray<T> {
+impl<T: Shareable> SharedArray<T> {
     /// Returns a copy of all elements.
     ///
     /// # Errors

@@ -32,14 +32,13 @@ use std::ops::RangeBounds;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-use bytemuck::Pod;
-
 use self::claim_mode::{Mode, within};
 use self::claims::ArrayHead;
 pub(crate) use self::claims::reclaim;
 use crate::error::ClaimError;
 use crate::memory::ShareError;
 use crate::memory::object::{Object, shape_of};
+use crate::memory::shareable::Shareable;
 
 pub use self::atomics::{AtomicElement, AtomicsGuard};
 pub use self::frozen::FrozenArray;
@@ -66,7 +65,7 @@ pub use self::tile::TileMut;
 /// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) gives each worker disjoint chunks. An
 /// array that is complete can be [frozen](Self::freeze).
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. `bool` and
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. `bool` and
 /// `char` are not possible (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
 /// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct. The elements begin at a multiple of 64 bytes, those of a large array at a page.
@@ -89,7 +88,9 @@ pub struct SharedArray<T> {
     elements: PhantomData<fn(T) -> T>,
 }
 
-impl<T: Pod> SharedArray<T> {
+// The bounds stand at the functions: for one at the block, the compiler does not print the notes of
+// `Shareable`.
+impl<T> SharedArray<T> {
     /// Makes an array of `len` elements, all zeros.
     ///
     /// # Errors
@@ -105,7 +106,10 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(SharedArray::<u32>::zeros(3)?.to_vec()?, [0, 0, 0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn zeros(len: usize) -> Result<Self, ShareError> {
+    pub fn zeros(len: usize) -> Result<Self, ShareError>
+    where
+        T: Shareable,
+    {
         const {
             assert!(
                 align_of::<T>() <= 64,
@@ -139,10 +143,15 @@ impl<T: Pod> SharedArray<T> {
     /// assert_eq!(SharedArray::from_slice(&[1.5, 2.5])?.get(1)?, 2.5);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn from_slice(elements: &[T]) -> Result<Self, ShareError> {
+    pub fn from_slice(elements: &[T]) -> Result<Self, ShareError>
+    where
+        T: Shareable,
+    {
         Self::made(elements.len(), |into| into.copy_from_slice(elements))
     }
+}
 
+impl<T: Shareable> SharedArray<T> {
     /// Makes an array of the elements that the iterator yields. If the iterator does not say
     /// exactly how many it yields, they are collected first.
     ///

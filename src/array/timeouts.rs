@@ -7,13 +7,12 @@
 use std::ops::RangeBounds;
 use std::time::Duration;
 
-use bytemuck::Pod;
-
 use super::claim_mode::{Mode, within};
 use super::claims::Refusal;
 use super::{ArrayReadGuard, ArrayWriteGuard, ClaimError, SharedArray};
+use crate::memory::shareable::Shareable;
 
-impl<T: Pod> SharedArray<T> {
+impl<T: Shareable> SharedArray<T> {
     /// Claims like [`try_read`](Self::try_read), but waits for at most `timeout` until no process
     /// writes to any element.
     ///

@@ -30,6 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::entry;
+use super::portable::{PortableArgument, PortableValue};
 use crate::array::TileMut;
 use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles};
 use crate::error::{TaskError, TaskValue};
@@ -88,6 +89,41 @@ use crate::memory::wire;
 /// ```
 #[macro_export]
 macro_rules! closure {
+    // What a closure of the language may have and this one may not.
+    (move $($rest:tt)*) => {
+        $crate::closure!(@list)
+    };
+    (| $($rest:tt)*) => {
+        $crate::closure!(@list)
+    };
+    (|| $($rest:tt)*) => {
+        $crate::closure!(@list)
+    };
+    (@list) => {
+        ::core::compile_error!(
+            "closure! begins with the variables that it takes along, of which it clones the values: \
+             closure!([names] |argument: Type| ..). A function that uses no variables from around it needs no closure!"
+        )
+    };
+    ([self $($names:tt)*] $($rest:tt)*) => {
+        $crate::closure!(@names)
+    };
+    ([$($names:tt)*] move $($rest:tt)*) => {
+        ::core::compile_error!(
+            "closure! clones the variables in its list, and moves none: leave out the `move`, as in closure!([names] |argument: Type| ..)"
+        )
+    };
+    ([$($names:tt)*] || $($rest:tt)*) => {
+        ::core::compile_error!(
+            "the function of closure! has one argument, which may be of no size: closure!([names] |(): ()| ..)"
+        )
+    };
+    (@names) => {
+        ::core::compile_error!(
+            "the list of closure! has names of variables, and nothing else: give the value a name first, as in \
+             `let k = self.k.clone();` and then closure!([k] |argument: Type| ..)"
+        )
+    };
     // For calls that lend an array, whose arguments are borrowed: their types must be written out.
     (
         [$($name:ident),* $(,)?]
@@ -135,8 +171,9 @@ macro_rules! closure {
     };
     (@types) => {
         ::core::compile_error!(
-            "closure! needs the types of a chunk's arguments: closure!([names] |index: usize, chunk: &mut [T]| ..), \
-             or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..), \
+            "the function of closure! has one argument; several values are a tuple: closure!([names] |(a, b): (A, B)| ..). \
+             Only a function for parts of an array has more, and their types must be written out: \
+             for for_each_chunk, closure!([names] |index: usize, chunk: &mut [T]| ..), or, for for_each_chunk_pair, closure!([names] |index: usize, out: &mut [T], input: &[U]| ..), \
              or, for for_each_tile, closure!([names] |mut tile: TileMut<'_, T>| ..)"
         )
     };
@@ -147,6 +184,13 @@ macro_rules! closure {
             ($(::core::clone::Clone::clone(&$name),)*),
             |($($name,)*), $($argument_and_body)*,
         )
+    };
+    // A list with more than names in it.
+    ([$($names:tt)*] | $($rest:tt)*) => {
+        $crate::closure!(@names)
+    };
+    ($($rest:tt)*) => {
+        $crate::closure!(@list)
     };
 }
 
@@ -209,8 +253,8 @@ static TABLE: RwLock<Option<HashMap<TypeId, Known>>> = RwLock::new(None);
 #[doc(hidden)]
 pub fn bind<C, A, R, G>(context: C, code: G) -> impl Fn(A) -> R + Clone + Send + Sync
 where
-    C: Serialize + DeserializeOwned + Send + Sync + 'static,
-    A: DeserializeOwned + 'static,
+    C: PortableValue + Send + Sync + 'static,
+    A: PortableArgument + 'static,
     R: Serialize + 'static,
     G: Fn(&C, A) -> R + Copy + Send + Sync,
 {
@@ -238,7 +282,7 @@ macro_rules! bind_lent {
             code: G,
         ) -> impl Fn($($type),+) + Clone + Send + Sync
         where
-            C: Serialize + DeserializeOwned + Send + Sync + 'static,
+            C: PortableValue + Send + Sync + 'static,
             $($of: Pod,)+
             G: Fn(&C, $($type),+) + Copy + Send + Sync,
         {

@@ -3,15 +3,12 @@
 use std::fmt;
 use std::time::Instant;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::sealed::{Internal, Sealed};
 use super::{
     Executor, Forked, Processes, Run, RunLent, RunReduce, RunWith, Serial, Shutdown, Threads,
 };
 use crate::array::lend::Lent;
-use crate::call::portable::Portable;
+use crate::call::portable::{Portable, PortableValue};
 use crate::call::{Limits, Plan, Stop, Stream};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -107,8 +104,8 @@ impl Executor for AnyEngine {
 impl<F, A, R> Run<F, A, R> for AnyEngine
 where
     F: Fn(A) -> R + Portable + Sync,
-    A: Serialize + DeserializeOwned + Send + 'static,
-    R: Serialize + DeserializeOwned + Send + 'static,
+    A: PortableValue + Send + 'static,
+    R: PortableValue + Send + 'static,
 {
     fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
@@ -148,8 +145,8 @@ impl<F, G, A, R> RunReduce<F, G, A, R> for AnyEngine
 where
     F: Fn(A) -> R + Portable + Sync,
     G: Fn(R, R) -> R + Portable + Sync,
-    A: Serialize + DeserializeOwned + Send + 'static,
-    R: Serialize + DeserializeOwned + Send + 'static,
+    A: PortableValue + Send + 'static,
+    R: PortableValue + Send + 'static,
 {
     fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
     where
@@ -162,9 +159,9 @@ where
 impl<C, F, A, R> RunWith<C, F, A, R> for AnyEngine
 where
     F: Fn(&C, A) -> R + Portable + Sync,
-    C: Serialize + DeserializeOwned + Sync + 'static,
-    A: Serialize + DeserializeOwned + Send + 'static,
-    R: Serialize + DeserializeOwned + Send + 'static,
+    C: PortableValue + Sync + 'static,
+    A: PortableValue + Send + 'static,
+    R: PortableValue + Send + 'static,
 {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
     where

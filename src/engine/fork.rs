@@ -14,11 +14,19 @@ use crate::panic;
 pub(crate) fn check_threads() -> Result<(), PoolError> {
     let start = Instant::now();
     loop {
-        match threads_beside()? {
-            0 => return Ok(()),
-            // A thread of this crate may be about to park, or have ended and still be listed.
-            _ if start.elapsed() < SETTLING => std::thread::yield_now(),
-            threads => return Err(PoolError::ThreadsRunning { threads }),
+        let others = threads_beside()?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        // A thread of this crate may be about to park, or have ended and still be listed.
+        if start.elapsed() < SETTLING {
+            std::thread::yield_now();
+            continue;
+        }
+        let names = task::names(others.into_iter());
+        // They may all have ended meanwhile.
+        if !names.is_empty() {
+            return Err(PoolError::ThreadsRunning { names });
         }
     }
 }
@@ -26,16 +34,16 @@ pub(crate) fn check_threads() -> Result<(), PoolError> {
 /// How long the crate's own threads may take to come to rest before they count as others.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// Returns how many threads run beside the caller, without those that this crate keeps parked. The
+/// Returns the ids of the threads that run beside the caller, without those that this crate keeps parked. The
 /// threads of a pool that has something to do are not parked: they count.
-fn threads_beside() -> Result<usize, PoolError> {
+fn threads_beside() -> Result<Vec<i32>, PoolError> {
     let ids = task::ids().map_err(|error| {
         PoolError::system("the threads of this process could not be counted", error)
     })?;
     let mut parked = task::own_ids();
     parked.extend(threads::idle_thread_ids().unwrap_or_default());
     parked.push(task::current());
-    Ok(ids.into_iter().filter(|id| !parked.contains(id)).count())
+    Ok(ids.into_iter().filter(|id| !parked.contains(id)).collect())
 }
 
 /// Forks this process. The child never comes back from `run`.

@@ -176,6 +176,9 @@ impl Threads {
         let started = thread::Builder::new()
             .name("manyhands-call".to_owned())
             .spawn(move || self.serve());
+        #[cfg(target_os = "linux")]
+        let started =
+            started.map_err(|error| crate::os::task::not_started("manyhands-call", error));
         let mut state = self.lock();
         let Err(error) = started else {
             state.refused = None;

@@ -316,6 +316,10 @@ impl<R> TaskFuture<R> {
     /// [`TaskError::Cancelled`]. Returns true if so, and false if the task has started or ended
     /// before.
     ///
+    /// A task that is cancelled has ended: of several calls exactly one returns true, and none if
+    /// the pool has cancelled the task. (Python's `Future.cancel` is also true for a task that was
+    /// cancelled before.)
+    ///
     /// # Examples
     ///
     /// ```

@@ -33,7 +33,7 @@ pub(crate) struct Ringer {
 impl Ringer {
     pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            memory: SharedMemory::open(fd, BELL_BYTES)?,
+            memory: SharedMemory::open("the pool's bell", fd, BELL_BYTES)?,
         })
     }
 }
@@ -81,7 +81,7 @@ fn word(memory: &SharedMemory) -> &Doorbell {
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
-        let (memory, fd) = SharedMemory::new(BELL_BYTES)?;
+        let (memory, fd) = SharedMemory::new("the pool's bell", BELL_BYTES)?;
         Ok(Self { memory, fd })
     }
 

@@ -17,7 +17,7 @@ impl Cursor {
     pub(crate) fn new() -> io::Result<Self> {
         let len = NonZeroUsize::new(4_096).unwrap_or(NonZeroUsize::MIN);
         // Forked children have it mapped.
-        let (memory, _fd) = SharedMemory::new(len)?;
+        let (memory, _fd) = SharedMemory::new("the place of a call in its items", len)?;
         Ok(Self { memory })
     }
 

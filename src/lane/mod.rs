@@ -172,7 +172,7 @@ impl Lane {
 
     /// Makes a lane, and the descriptor by which another process opens it.
     pub(crate) fn new_to_send() -> io::Result<(Self, OwnedFd)> {
-        let (memory, fd) = SharedMemory::new(LANE_BYTES)?;
+        let (memory, fd) = SharedMemory::new("the lane of a worker", LANE_BYTES)?;
         let memory = Arc::new(memory);
         Ok((Self { memory }, fd))
     }
@@ -180,7 +180,7 @@ impl Lane {
     /// Maps a lane that another process made.
     pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            memory: Arc::new(SharedMemory::open(fd, LANE_BYTES)?),
+            memory: Arc::new(SharedMemory::open("the lane of a worker", fd, LANE_BYTES)?),
         })
     }
 

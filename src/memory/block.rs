@@ -25,8 +25,8 @@ use super::family::{self, Family, PAGE, SEGMENT, SMALL_END};
 use super::kind::Kind;
 use super::member;
 use crate::os::fault;
+use crate::os::memory_left;
 use crate::os::robust::Held;
-use crate::os::sparse;
 
 /// The number of entries that only large blocks get.
 const FOR_LARGE: usize = 1 << 16;
@@ -85,7 +85,7 @@ impl Family {
         }
         if len > WORTH_A_LOOK {
             // Checked before the block gets addresses, which it would keep.
-            sparse::check_left(len).map_err(|error| out_of_memory(&error))?;
+            memory_left::check_left(len, 0).map_err(|error| out_of_memory(&error))?;
         }
         let order = LEAST_ORDER.max(len.max(1).next_power_of_two().trailing_zeros());
         let lock = self.lock(|| deadline)?;
@@ -395,7 +395,7 @@ impl Family {
         if end > limit {
             return Err(CarveError::Full(ShareError::OutOfMemory {
                 bytes: size,
-                reason: "the addresses of this family are used up".to_owned(),
+                reason: self.memory.end_reason(),
             }));
         }
         if order < LARGE {

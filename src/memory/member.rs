@@ -21,6 +21,7 @@ use super::registry;
 use super::slot::{Life, Slot};
 use super::wait_mode::BRIEF;
 use crate::os::exit::{self, Turn};
+use crate::os::refusal::refused;
 use crate::os::robust::{Held, LockError};
 use crate::os::{clock, fault, fork, life};
 
@@ -113,8 +114,10 @@ fn enlist(deadline: Option<Instant>) -> Result<u16, ShareError> {
 }
 
 fn start_of(pid: u32) -> Result<u64, ShareError> {
-    life::start_time(pid)
-        .map_err(|error| ShareError::system("/proc cannot tell when this process started", &error))
+    life::start_time(pid).map_err(|error| {
+        let error = refused("open", format_args!("/proc/{pid}/stat"), error);
+        ShareError::system("/proc cannot tell when this process started", &error)
+    })
 }
 
 /// How long a process waits for another one that reclaims, which may be stopped. What is not done

@@ -25,6 +25,7 @@ pub(crate) mod member;
 pub(crate) mod object;
 pub(crate) mod payload;
 pub(crate) mod registry;
+pub(crate) mod shareable;
 mod slot;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -6,6 +6,8 @@ use std::io;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::os::refusal;
+
 /// Why a named segment could not be made, opened, used or removed.
 ///
 /// # Examples
@@ -280,7 +282,7 @@ impl SharedMemoryError {
 
     /// Makes the error for a request about the file of this name that the system refused.
     pub(super) fn refused(what: &'static str, name: &str, error: &io::Error) -> Self {
-        let code = error.raw_os_error().map(Errno::from_raw);
+        let code = refusal::code(error);
         let name = name.to_owned();
         match code {
             Some(Errno::ENOENT) => Self::NotFound { name },

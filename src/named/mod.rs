@@ -20,7 +20,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::os::mapping::Mapping;
-use crate::os::named;
+use crate::os::{named, refusal};
 use owned::Owned;
 
 /// Memory with a name, which programs that are not related share. The other program may also be one
@@ -42,6 +42,21 @@ use owned::Owned;
 /// An owner that crashes or is killed cannot remove the name. [`cleanup`](Self::cleanup) does that,
 /// in any later process of the same user, for instance before it calls [`create`](Self::create).
 /// [`persist`](Self::persist) is for segments that are to stay.
+///
+/// # Programs in Python
+///
+/// Python's `multiprocessing.shared_memory` has a *resource tracker*. It counts a segment that a
+/// program has only opened as that program's own: when the program exits, the tracker removes the
+/// name, though the owner still uses it, and prints a warning. Programs that have the memory open
+/// keep it; programs that come later do not find it. From Python 3.13 on, a program that opens a
+/// segment prevents this by `track=False`. Before that it takes the segment off the tracker's list:
+///
+/// ```python
+/// from multiprocessing import resource_tracker, shared_memory
+///
+/// stock = shared_memory.SharedMemory("stock")
+/// resource_tracker.unregister(stock._name, "shared_memory")
+/// ```
 ///
 /// # Who may do what
 ///
@@ -143,13 +158,13 @@ impl SharedMemory {
         if let Some(free) = named::free().filter(|free| (bytes as u64) > *free) {
             return Err(no_space(Some(free)));
         }
-        let failed = |error: std::io::Error| match error.raw_os_error().map(Errno::from_raw) {
+        let failed = |error: std::io::Error| match refusal::code(&error) {
             Some(Errno::ENOSPC) => no_space(named::free()),
             _ => SharedMemoryError::system("make", &name, &error),
         };
         let file = named::nameless().map_err(failed)?;
         named::reserve(&file, len).map_err(failed)?;
-        let mapping = Mapping::of(&file, len).map_err(failed)?;
+        let mapping = Mapping::of("memory with a name", &file, len).map_err(failed)?;
         // If the process is killed before this, nothing is left.
         let owned = Some(Owned::publish(&file, &name, failed)?);
         Ok(Self {
@@ -199,7 +214,7 @@ impl SharedMemory {
         let Some(len) = NonZeroUsize::new(size) else {
             return Err(SharedMemoryError::Empty { name });
         };
-        let mapping = Mapping::of(&file, len).map_err(failed)?;
+        let mapping = Mapping::of("memory with a name", &file, len).map_err(failed)?;
         Ok(Self {
             name,
             mapping,

@@ -7,6 +7,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{read, write};
 
 use super::above_standard;
+use super::refusal::refused;
 
 #[derive(Debug)]
 pub(crate) struct Alarm(OwnedFd);
@@ -14,7 +15,9 @@ pub(crate) struct Alarm(OwnedFd);
 impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(above_standard(EventFd::from_flags(flags)?.into())?))
+        let refused = |error: io::Error| refused("eventfd", "waking a thread", error);
+        let fd = EventFd::from_flags(flags).map_err(|error| refused(error.into()))?;
+        Ok(Self(above_standard(fd.into()).map_err(refused)?))
     }
 
     /// Makes the descriptor readable. Never blocks.

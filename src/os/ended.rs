@@ -16,7 +16,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::unistd::write;
 
+use super::refusal::refused;
 use super::task::OwnThread;
+use super::task::not_started;
 use super::{handoff, life, worker};
 
 /// The thread needs little stack: it makes system calls, and does little else.
@@ -59,7 +61,7 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
         // ECHILD: the child has ended, and another part of the program has reaped it. The thread
         // will report the end.
         Ok(_) | Err(Errno::ECHILD) => {}
-        Err(refused) => return Err(refused.into()),
+        Err(error) => return Err(refused("waitid", format_args!("process {pid}"), error)),
     }
     let started = life::start_time(pid.unsigned_abs()).unwrap_or(0);
     let (reader, writer) = handoff::pipe()?;
@@ -77,7 +79,8 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
             // It fails if there is no reader any more.
             let _ = write(&*theirs, &[1]);
             drop((theirs, own));
-        })?;
+        })
+        .map_err(|error| not_started("manyhands-child", error))?;
     // This process may be asked whether other threads run only once the thread counts as one of the
     // crate's own.
     let _ = is_up.recv();

@@ -96,7 +96,7 @@ mod armed {
     impl Met {
         pub(crate) fn new() -> Self {
             let len = NonZeroUsize::new(4_096).unwrap();
-            Self(Arc::new(SharedMemory::new(len).unwrap().0))
+            Self(Arc::new(SharedMemory::new("a test", len).unwrap().0))
         }
 
         fn word(&self) -> &AtomicU32 {

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, getpid};
 
+use super::refusal::refused;
+
 pub(crate) use super::generation::{
     COPY_PANICKED, COPY_RETURNED, Original, OwnPointer, forked_from, generation,
 };
@@ -57,7 +59,8 @@ pub(crate) unsafe fn fork() -> io::Result<Side> {
     // Begins to count, so that the child's fork is counted.
     let _ = generation();
     // SAFETY: the caller's obligation is the same as nix's.
-    match unsafe { nix::unistd::fork() }? {
+    let forked = unsafe { nix::unistd::fork() };
+    match forked.map_err(|error| refused("fork", "a copy of this process", error))? {
         ForkResult::Parent { child } => Ok(Side::Parent {
             child: child.as_raw().unsigned_abs(),
         }),

@@ -5,12 +5,14 @@ use std::io::{self, IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
     recvmsg, sendmsg, socketpair,
 };
 
+use super::refusal::refused;
 use super::{above_standard, out_of_reach};
 
 /// Makes a connected pair of sockets that keep message boundaries. They are close-on-exec, and
@@ -22,13 +24,15 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         SockType::SeqPacket,
         None,
         SockFlag::SOCK_CLOEXEC,
-    )?;
+    )
+    .map_err(|error| refused("socketpair", "the life line of a process", error))?;
     Ok((out_of_reach(one)?, out_of_reach(other)?))
 }
 
 /// Makes a pipe; close-on-exec.
 pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
-    let (reader, writer) = io::pipe()?;
+    let (reader, writer) =
+        io::pipe().map_err(|error| refused("pipe", "the output of a process", error))?;
     let reader = above_standard(reader.into())?;
     Ok((reader.into(), above_standard(writer.into())?.into()))
 }
@@ -75,7 +79,8 @@ fn send_with(
         if fds.is_empty() { &[] } else { &rights },
         MsgFlags::MSG_NOSIGNAL | flags,
         None,
-    )?;
+    )
+    .map_err(|error| refused("sendmsg", "the life line of a process", error))?;
     Ok(())
 }
 
@@ -100,9 +105,17 @@ pub(crate) fn receive_all(
     let mut space = cmsg_space!([RawFd; 8]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let what = "the descriptors of a process";
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)
+        .map_err(|error| refused("recvmsg", what, error))?;
     let mut fds: Vec<OwnedFd> = Vec::new();
-    for control in message.cmsgs()? {
+    // ENOBUFS: the limit on descriptors has left no room for all that came. Those that did come stay
+    // open: a process that has this little room ends, or starts no more processes.
+    let controls = message.cmsgs().map_err(|error| match error {
+        Errno::ENOBUFS => refused("recvmsg", what, Errno::EMFILE),
+        error => error.into(),
+    })?;
+    for control in controls {
         if let ControlMessageOwned::ScmRights(raw) = control {
             // SAFETY: the kernel has just made these descriptors for this message, and no other
             // code has seen them.

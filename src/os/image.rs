@@ -37,6 +37,11 @@ impl Image {
         self.code.iter().any(|segment| segment.contains(&address))
     }
 
+    /// Returns the address of the first byte of its code.
+    pub(super) fn code_start(&self) -> Option<usize> {
+        self.code.first().map(|segment| segment.start)
+    }
+
     pub(crate) fn base(&self) -> usize {
         self.base
     }

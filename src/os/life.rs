@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::refusal::refused;
+
 /// The identity of a process, for processes that read it later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
@@ -27,11 +29,14 @@ pub(crate) struct Life {
 impl Life {
     /// Returns this process's own.
     pub(crate) fn own() -> io::Result<Self> {
-        let stat = stat_of(std::process::id())?;
+        let stat = stat_of(std::process::id())
+            .map_err(|error| refused("open", "/proc/self/stat", error))?;
         Ok(Self {
             pid: std::process::id(),
             started: stat.started,
-            pids: fs::metadata("/proc/self/ns/pid")?.ino(),
+            pids: fs::metadata("/proc/self/ns/pid")
+                .map_err(|error| refused("stat", "/proc/self/ns/pid", error))?
+                .ino(),
             times: fs::metadata("/proc/self/ns/time").map_or(0, |status| status.ino()),
         })
     }

@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicU8;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::refusal::refused;
+
 /// A mapped part.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -24,15 +26,16 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len` bytes of a file, to read and write. The file must have them: access to
-    /// bytes behind its end would be SIGBUS.
-    pub(crate) fn of(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
+    /// bytes behind its end would be SIGBUS. An error calls it `what`.
+    pub(crate) fn of(what: &'static str, file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        Self::part(file, 0, len, protection, MapFlags::MAP_SHARED)
+        Self::part(what, file, 0, len, protection, MapFlags::MAP_SHARED)
     }
 
     /// Maps `len` bytes from `offset` on, which the file must have. [`bytes`](Self::bytes) is only
     /// for mappings that can be written to.
     pub(super) fn part(
+        what: &'static str,
         file: impl AsFd,
         offset: i64,
         len: NonZeroUsize,
@@ -41,7 +44,8 @@ impl Mapping {
     ) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
         // use.
-        let start = unsafe { mmap(None, len, protection, flags, file, offset) }?;
+        let start = unsafe { mmap(None, len, protection, flags, file, offset) }
+            .map_err(|error| refused("mmap", format_args!("{what}, of {len} bytes"), error))?;
         Ok(Self { start, len })
     }
 

@@ -10,6 +10,8 @@
 //! | [`sealed_bytes`] | sealed memfds for what is sent once |
 //! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
+//! | [`memory_left`] | `/proc/meminfo`, the files of control groups |
+//! | [`refusal`] | `getrlimit`, `/proc` and control groups: the limit that a refused call met |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
 //! | [`environment`] | nothing: how a new process's environment differs from this one's |
 //! | [`executable`] | `/proc/self/exe`: this program, to be started again |
@@ -56,11 +58,13 @@ pub(crate) mod image;
 pub(crate) mod life;
 pub(crate) mod mapping;
 pub(crate) mod memory;
+pub(crate) mod memory_left;
 pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod pidfd;
 pub(crate) mod random;
 pub(crate) mod readable;
+pub(crate) mod refusal;
 pub(crate) mod robust;
 pub(crate) mod sealed_bytes;
 pub(crate) mod slice;

@@ -21,6 +21,7 @@ use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{geteuid, linkat};
 
 use super::above_standard;
+use super::refusal::refused;
 
 /// The folder where the C library keeps named shared memory.
 const FOLDER: &str = "/dev/shm";
@@ -30,7 +31,9 @@ const FOLDER: &str = "/dev/shm";
 pub(crate) fn nameless() -> io::Result<File> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let file = above_standard(nix::fcntl::open(FOLDER, flags, mode)?)?;
+    let file = nix::fcntl::open(FOLDER, flags, mode)
+        .map_err(|error| refused("open", "a file in /dev/shm", error))?;
+    let file = above_standard(file)?;
     // The umask may have removed some of these rights.
     fchmod(&file, mode)?;
     Ok(file.into())
@@ -57,7 +60,8 @@ pub(crate) fn open_to_read(name: &str) -> io::Result<File> {
 fn open_for(what: OFlag, name: &str) -> io::Result<File> {
     // Any user may put any file there. To open a FIFO would wait for its other end.
     let flags = what | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
-    let fd = shm_open(&*format!("/{name}"), flags, Mode::empty())?;
+    let fd = shm_open(&*format!("/{name}"), flags, Mode::empty())
+        .map_err(|error| refused("shm_open", format_args!("/dev/shm/{name}"), error))?;
     let fd: OwnedFd = above_standard(fd)?;
     Ok(fd.into())
 }
@@ -127,7 +131,7 @@ pub(crate) fn reserve(file: &File, len: NonZeroUsize) -> io::Result<()> {
         ) {
             Ok(()) => done += step,
             Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(refused("fallocate", "memory with a name", error)),
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::readable::{pause, wait_readable};
+use super::refusal::refused;
 use super::{ExitStatus, above_standard, ended, life, worker};
 
 /// Set once the kernel has said that it has no pidfds, so that it is not asked again for each
@@ -394,7 +395,7 @@ fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
             HAS_NO_PIDFDS.store(true, Ordering::Relaxed);
             return Ok(None);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(refused("pidfd_open", format_args!("process {pid}"), error)),
     };
     // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call
     // alone.

@@ -361,7 +361,8 @@ mod tests {
 
     impl Page {
         fn new() -> Self {
-            let (memory, _fd) = SharedMemory::new(NonZeroUsize::new(4096).unwrap()).unwrap();
+            let (memory, _fd) =
+                SharedMemory::new("a test", NonZeroUsize::new(4096).unwrap()).unwrap();
             // SAFETY: a page is large enough, and aligned; no other thread has it.
             unsafe { RobustMutex::init(memory.start().cast()) }.unwrap();
             Self(memory)

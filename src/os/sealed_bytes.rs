@@ -16,26 +16,36 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 
 use super::above_standard;
 use super::mapping::Mapping;
+use super::refusal::{check_file_size, refused};
 
 /// Sealed bytes on the receiver's side.
 #[derive(Debug)]
 pub(crate) struct SealedBytes(Mapping);
 
+/// What an error calls them.
+const WHAT: &str = "the argument of a child process";
+
 /// Packs the parts, one after the other.
 pub(crate) fn pack(parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    check_file_size("write", WHAT, len as u64)?;
     let fd = memfd_create(
         c"manyhands",
         MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-    )?;
-    let mut file = File::from(above_standard(fd)?);
+    )
+    .map_err(|error| refused("memfd_create", WHAT, error))?;
+    let fd = above_standard(fd).map_err(|error| refused("fcntl", WHAT, error))?;
+    let mut file = File::from(fd);
     for part in parts {
         // If the machine is out of memory, this fails.
-        file.write_all(part)?;
+        file.write_all(part)
+            .map_err(|error| refused("write", WHAT, error))?;
     }
     fcntl(
         &file,
         FcntlArg::F_ADD_SEALS(seals() | SealFlag::F_SEAL_SEAL),
-    )?;
+    )
+    .map_err(|error| refused("fcntl", WHAT, error))?;
     Ok(file.into())
 }
 
@@ -58,7 +68,8 @@ impl SealedBytes {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(|| io::Error::other("sealed memory of no bytes"))?;
-        Mapping::part(fd, 0, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE).map(Self)
+        let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
+        Mapping::part(WHAT, fd, 0, len, protection, flags).map(Self)
     }
 
     /// Returns the bytes.

@@ -5,10 +5,10 @@
 //! that has the descriptor can map any part of it at any time, and never needs another descriptor.
 //! Parts are reserved before they are used and given back one by one.
 
-use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -17,7 +17,9 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::mapping::Mapping;
+use super::memory_left::check_left;
 use super::out_of_reach;
+use super::refusal::refused;
 
 /// 64 TiB: this many addresses there are in it, not this much memory.
 const LARGEST: u64 = 1 << 46;
@@ -25,14 +27,39 @@ const LARGEST: u64 = 1 << 46;
 /// The number of bytes that are reserved in one step: a signal undoes the step that it interrupts.
 const STEP: u64 = 64 << 20;
 
-/// The size from which a reservation is first compared with what the machine has left.
+/// The bytes after which a reservation is first compared with what the machine has left.
 const WORTH_A_LOOK: u64 = 4 << 20;
+
+/// The bytes that this process has reserved since it last looked at what the machine has left.
+#[derive(Debug, Default)]
+struct Unchecked(AtomicU64);
+
+impl Unchecked {
+    /// Has `check_left` check whether `len` bytes are left, and as many as are reserved after them
+    /// without a check: once the reservations since the last check come to [`WORTH_A_LOOK`]. A look
+    /// costs far more than a small reservation.
+    fn check(&self, len: u64, check_left: impl FnOnce(u64) -> io::Result<()>) -> io::Result<()> {
+        let before = self.0.fetch_add(len, Ordering::Relaxed);
+        if before.saturating_add(len) < WORTH_A_LOOK {
+            return Ok(());
+        }
+        let checked = check_left(len);
+        // As long as there is too little memory, each reservation is checked.
+        let next = if checked.is_ok() { 0 } else { WORTH_A_LOOK };
+        self.0.store(next, Ordering::Relaxed);
+        checked
+    }
+}
+
+/// What an error calls it.
+const WHAT: &str = "the memory that processes share";
 
 /// The memory of a family.
 #[derive(Debug)]
 pub(crate) struct Sparse {
     fd: OwnedFd,
     len: u64,
+    unchecked: Unchecked,
 }
 
 impl Sparse {
@@ -41,15 +68,21 @@ impl Sparse {
         let fd = memfd_create(
             c"manyhands-family",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-        )?;
-        let fd = out_of_reach(fd)?;
+        )
+        .map_err(|error| refused("memfd_create", WHAT, error))?;
+        let fd = out_of_reach(fd).map_err(|error| refused("fcntl", WHAT, error))?;
         // The kernel kills a process that makes a file larger than the limit on files (SIGXFSZ).
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
         let len = LARGEST.min(limit) & !0xffff;
         let size = i64::try_from(len).map_err(io::Error::other)?;
-        nix::unistd::ftruncate(&fd, size)?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals() | SealFlag::F_SEAL_SEAL))?;
-        Ok(Self { fd, len })
+        nix::unistd::ftruncate(&fd, size).map_err(|error| refused("ftruncate", WHAT, error))?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals() | SealFlag::F_SEAL_SEAL))
+            .map_err(|error| refused("fcntl", WHAT, error))?;
+        Ok(Self {
+            fd,
+            len,
+            unchecked: Unchecked::default(),
+        })
     }
 
     /// Opens a memory that another process has made. Its size must be sealed.
@@ -62,12 +95,29 @@ impl Sparse {
             ));
         }
         let len = u64::try_from(nix::sys::stat::fstat(&fd)?.st_size).map_err(io::Error::other)?;
-        Ok(Self { fd, len })
+        Ok(Self {
+            fd,
+            len,
+            unchecked: Unchecked::default(),
+        })
     }
 
     /// Returns the size in bytes, few of which are backed by memory.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Returns why there is nothing beyond the end.
+    pub(crate) fn end_reason(&self) -> String {
+        if self.len < LARGEST & !0xffff {
+            format!(
+                "the addresses of all shared objects together end at {} bytes, because RLIMIT_FSIZE was no more when the first \
+                 of these processes began to share; start the program with `ulimit -f unlimited`",
+                self.len
+            )
+        } else {
+            "the addresses of this family are used up".to_owned()
+        }
     }
 
     /// Reserves these bytes, so that they can be written to. Both numbers are multiples of a page.
@@ -80,14 +130,11 @@ impl Sparse {
         // Beyond the end the file would grow, and above the limit on files that kills the process
         // (SIGXFSZ).
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                "the limit on the size of files (`ulimit -f`) is too low",
-            ));
+            let reason = self.end_reason();
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, reason));
         }
-        if len >= WORTH_A_LOOK {
-            check_left(len)?;
-        }
+        self.unchecked
+            .check(len, |len| check_left(len, WORTH_A_LOOK))?;
         let mut done = 0;
         while done < len {
             let step = STEP.min(len - done);
@@ -100,9 +147,10 @@ impl Sparse {
                     }
                     return Err(match error {
                         Errno::ENOSPC | Errno::ENOMEM | Errno::EFBIG => {
-                            io::Error::new(io::ErrorKind::OutOfMemory, error.desc())
+                            let reason = refused("fallocate", WHAT, error);
+                            io::Error::new(io::ErrorKind::OutOfMemory, reason)
                         }
-                        error => error.into(),
+                        error => refused("fallocate", WHAT, error),
                     });
                 }
             }
@@ -123,7 +171,7 @@ impl Sparse {
         loop {
             match self.fallocate(flags, offset, len) {
                 Err(Errno::EINTR) => {}
-                done => return Ok(done?),
+                done => return done.map_err(|error| refused("fallocate", WHAT, error)),
             }
         }
     }
@@ -140,12 +188,13 @@ impl Sparse {
             .checked_add(len.get() as u64)
             .is_some_and(|end| end <= self.len);
         if !is_inside {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            let reason = self.end_reason();
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let offset = i64::try_from(offset).map_err(io::Error::other)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        Mapping::part(&self.fd, offset, len, protection, flags)
+        Mapping::part(WHAT, &self.fd, offset, len, protection, flags)
     }
 
     /// Returns how many bytes of it are backed by memory.
@@ -164,96 +213,6 @@ impl AsFd for Sparse {
 
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
-}
-
-/// Checks that this many bytes of memory are left, as far as the system says.
-///
-/// # Errors
-///
-/// `OutOfMemory` if they are not.
-pub(crate) fn check_left(len: u64) -> io::Result<()> {
-    match memory_left() {
-        Some(left) if len > left => Err(io::Error::new(
-            io::ErrorKind::OutOfMemory,
-            format!("{left} bytes are left"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Returns how many bytes the machine, or the control group of this process, still has; `None` if
-/// the system does not say.
-///
-/// A memfd belongs to no mounted file system that could be full. If it takes more than there is,
-/// the kernel frees memory by killing a process of its choice. So a caller that asks for much gets
-/// an error before that.
-fn memory_left() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |name: &str| {
-        let line = machine.lines().find_map(|line| line.strip_prefix(name))?;
-        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kilobytes * 1_024)
-    };
-    let left = field("MemAvailable:")? + field("SwapFree:").unwrap_or(0);
-    Some(left.min(group_left().unwrap_or(u64::MAX)))
-}
-
-/// Returns how many bytes the control groups of this process, of either version, leave it.
-fn group_left() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let left = groups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let (root, limit, usage, idle) = if controllers.is_empty() {
-            (
-                "/sys/fs/cgroup",
-                "memory.max",
-                "memory.current",
-                "inactive_file ",
-            )
-        } else if controllers.split(',').any(|name| name == "memory") {
-            let names = ("memory.limit_in_bytes", "memory.usage_in_bytes");
-            (
-                "/sys/fs/cgroup/memory",
-                names.0,
-                names.1,
-                "total_inactive_file ",
-            )
-        } else {
-            return None;
-        };
-        // Inside a container the path may be the one outside of it. Then the process's own group is
-        // at the root.
-        let mut path = path;
-        let mut least = u64::MAX;
-        loop {
-            let folder = format!("{root}{path}");
-            let number = |name: &str| -> Option<u64> {
-                fs::read_to_string(format!("{folder}/{name}"))
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()
-            };
-            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
-                let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
-                let idle = stat
-                    .lines()
-                    .find_map(|line| line.strip_prefix(idle)?.parse().ok());
-                least = least.min(
-                    limit
-                        .saturating_sub(usage)
-                        .saturating_add(idle.unwrap_or(0)),
-                );
-            }
-            match path.rfind('/') {
-                Some(end) if !path.is_empty() => path = &path[..end],
-                _ => break,
-            }
-        }
-        Some(least)
-    });
-    left.min()
 }
 
 #[cfg(test)]
@@ -296,11 +255,42 @@ mod tests {
     }
 
     #[test]
+    fn b115_small_reservations_are_held_against_what_is_left_together() {
+        let unchecked = Unchecked::default();
+        let (mut left, mut looks) = (20 << 20, 0_u32);
+        let made = |left: &mut u64, looks: &mut u32| {
+            let made = unchecked.check(1 << 20, |len| {
+                *looks += 1;
+                if len + WORTH_A_LOOK > *left {
+                    return Err(io::ErrorKind::OutOfMemory.into());
+                }
+                Ok(())
+            });
+            *left -= if made.is_ok() { 1 << 20 } else { 0 };
+            made.is_ok()
+        };
+        let count = (0..100).filter(|_| made(&mut left, &mut looks)).count();
+        // Before the memory is at its end they are refused, and from then on each is checked.
+        assert!((12..20).contains(&count), "{count}");
+        assert_eq!(looks as usize, count / 4 + 100 - count);
+        // When there is memory again, they are made again, and few are checked.
+        (left, looks) = (20 << 20, 0);
+        let count = (0..8).filter(|_| made(&mut left, &mut looks)).count();
+        assert_eq!((count, looks), (8, 2));
+        unchecked
+            .check(1 << 30, |_| Err(io::ErrorKind::OutOfMemory.into()))
+            .unwrap_err();
+        unchecked
+            .check(u64::MAX, |_| Err(io::ErrorKind::OutOfMemory.into()))
+            .unwrap_err();
+    }
+
+    #[test]
     fn b78_more_than_the_machine_has_is_an_error() {
         let memory = Sparse::new().unwrap();
         let error = memory.reserve(0, 1 << 45).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(memory.reserved().unwrap(), 0);
-        assert!(memory_left().unwrap() > 0);
+        assert!(crate::os::memory_left::memory_left().unwrap() > 0);
     }
 }

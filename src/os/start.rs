@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::environment::Environment;
+use super::refusal::refused;
 use super::{above_standard, executable};
 
 /// The first descriptor that is no standard stream.
@@ -65,9 +66,12 @@ impl Stream {
     }
 }
 
+/// The file that swallows everything.
+pub(super) const NULL: &str = "/dev/null";
+
 fn null() -> io::Result<OwnedFd> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    Ok(null.into())
+    let null = File::options().read(true).write(true).open(NULL);
+    Ok(null.map_err(|error| refused("open", NULL, error))?.into())
 }
 
 fn is_inheritable(number: c_int) -> bool {
@@ -85,16 +89,23 @@ pub(crate) fn start_again(
     environment: &Environment,
     streams: [Stream; 3],
 ) -> io::Result<u32> {
+    // A new process needs the file too.
+    drop(null()?);
     let start = Start {
         executable: &CString::new(executable::own().as_os_str().as_bytes())?,
         name,
+        arguments: executable::arguments()?,
         environment,
         sources: sources(streams)?,
     };
-    match close_from() {
+    let started = match close_from() {
         Some(close_from) => start.spawn(close_from),
         None => start.fork_and_exec(),
-    }
+    };
+    started.map_err(|error| {
+        let path = executable::own().display();
+        refused("posix_spawn", format_args!("this program, {path}"), error)
+    })
 }
 
 /// Opens the standard streams that are not those of this process, by their numbers.
@@ -112,6 +123,8 @@ fn sources(streams: [Stream; 3]) -> io::Result<Vec<(c_int, OwnedFd)>> {
 struct Start<'a> {
     executable: &'a CStr,
     name: &'a str,
+    /// What follows the name.
+    arguments: &'a [CString],
     environment: &'a Environment,
     sources: Vec<(c_int, OwnedFd)>,
 }
@@ -208,7 +221,8 @@ impl Start<'_> {
         // SAFETY: as above.
         check(unsafe { close_from(list, FIRST) })?;
         let attributes = Attributes::new()?;
-        let arguments = [CString::new(self.name)?];
+        let mut arguments = vec![CString::new(self.name)?];
+        arguments.extend_from_slice(self.arguments);
         let environment = lines(self.environment)?;
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
         let mut pid = 0;
@@ -232,6 +246,8 @@ impl Start<'_> {
     fn fork_and_exec(self) -> io::Result<u32> {
         let mut command = Command::new(OsStr::from_bytes(self.executable.to_bytes()));
         command.arg0(self.name);
+        let arguments = self.arguments.iter();
+        command.args(arguments.map(|argument| OsStr::from_bytes(argument.to_bytes())));
         self.environment.give_to(&mut command);
         for (number, source) in self.sources {
             let stream = Stdio::from(source);
@@ -388,6 +404,7 @@ mod tests {
             let start = Start {
                 executable: c"/bin/sh",
                 name: "a name",
+                arguments: &[],
                 environment: &environment,
                 sources: sources(streams).unwrap(),
             };
@@ -410,6 +427,7 @@ mod tests {
         let start = Start {
             executable: c"/usr/bin/env",
             name: "env",
+            arguments: &[],
             environment,
             sources: sources(streams).unwrap(),
         };
@@ -448,6 +466,7 @@ mod tests {
             let start = Start {
                 executable: c"/bin/cat",
                 name: "cat",
+                arguments: &[],
                 environment: &Environment::default(),
                 sources: sources(streams).unwrap(),
             };

@@ -7,11 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::fork::PerProcess;
+use super::refusal::refused;
 use super::worker;
 
 /// Returns the thread ids of all threads of this process, the caller's among them.
 pub(crate) fn ids() -> io::Result<Vec<i32>> {
-    fs::read_dir("/proc/self/task")?
+    fs::read_dir("/proc/self/task")
+        .map_err(|error| refused("open", "/proc/self/task", error))?
         .map(|entry| {
             let name = entry?.file_name();
             name.to_str()
@@ -19,6 +21,21 @@ pub(crate) fn ids() -> io::Result<Vec<i32>> {
                 .ok_or_else(|| io::Error::other("an entry of /proc/self/task is not a thread id"))
         })
         .collect()
+}
+
+/// Returns the names of these threads of this process; those that have ended have none.
+pub(crate) fn names(ids: impl Iterator<Item = i32>) -> Vec<String> {
+    let name = |id| fs::read(format!("/proc/self/task/{id}/comm")).ok();
+    let names = ids.filter_map(name);
+    names
+        .map(|name| String::from_utf8_lossy(&name).trim_end().to_owned())
+        .collect()
+}
+
+/// Returns the names of all threads of this process but the caller.
+pub(crate) fn other_names() -> io::Result<Vec<String>> {
+    let own = current();
+    Ok(names(ids()?.into_iter().filter(|&id| id != own)))
 }
 
 /// Returns the thread id of the caller.
@@ -50,11 +67,17 @@ pub(crate) fn start(
     if let Some(stack) = stack {
         thread = thread.stack_size(stack);
     }
-    thread.spawn(move || {
+    let started = thread.spawn(move || {
         let _own = OwnThread::register();
         worker::block_signals();
         work();
-    })
+    });
+    started.map_err(|error| not_started(name, error))
+}
+
+/// Returns the error for a thread that the system did not start, with the limit that it met.
+pub(crate) fn not_started(name: &str, error: io::Error) -> io::Error {
+    refused("clone", format_args!("the thread {name}"), error)
 }
 
 /// Marks the calling thread as the crate's own, as long as it lives.

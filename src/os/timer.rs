@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::refusal::refused;
+
 /// A timer that sends SIGKILL to its own process when it goes off. No mask, handler or busy loop of
 /// the task's can prevent that, and the parent need not run for it.
 ///
@@ -30,7 +32,8 @@ impl DeathTimer {
         let made = unsafe {
             libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr())
         };
-        Errno::result(made)?;
+        Errno::result(made)
+            .map_err(|error| refused("timer_create", "the limit of a task", error))?;
         // SAFETY: the call has written it.
         Ok(Self(unsafe { timer.assume_init() }))
     }

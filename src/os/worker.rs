@@ -17,6 +17,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::out_of_reach;
+use super::refusal::refused;
+use super::start::NULL;
 
 /// Returns the value of a variable of the environment, without the cost of std's function. The hook
 /// calls it, through which every start of every program with this crate goes.
@@ -63,7 +65,7 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
 
 /// Puts `/dev/null` in the place of standard input.
 pub(crate) fn close_stdin() -> io::Result<()> {
-    let null = File::open("/dev/null")?;
+    let null = File::open(NULL).map_err(|error| refused("open", NULL, error))?;
     Ok(nix::unistd::dup2_stdin(null.as_fd())?)
 }
 
@@ -130,7 +132,8 @@ pub(crate) fn set_stdin(fd: OwnedFd) -> io::Result<()> {
 pub(crate) fn open_standard_streams() -> io::Result<()> {
     loop {
         // Not close-on-exec: programs that this one starts must have it too.
-        let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
+        let null = nix::fcntl::open(NULL, OFlag::O_RDWR, Mode::empty())
+            .map_err(|error| refused("open", NULL, error))?;
         if null.as_raw_fd() > 2 {
             return Ok(());
         }
@@ -142,7 +145,8 @@ pub(crate) fn open_standard_streams() -> io::Result<()> {
 /// Has the kernel kill this process when the thread that started it ends. Returns an error if the
 /// parent has died already.
 pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| refused("prctl", "the end with the parent", error))?;
     // It may have died before the line above.
     if parent_id() == parent {
         Ok(())
@@ -201,17 +205,20 @@ pub(crate) fn cores() -> Vec<usize> {
 pub(crate) fn run_on(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .map_err(|error| refused("sched_setaffinity", "a worker", error))
 }
 
 /// Sets how nice this process is to others.
 pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: setpriority takes three integers.
-    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
+        .map_err(|error| refused("setpriority", "a worker", error))?;
     Ok(())
 }
 
 /// Limits the data of this process: heap and private mappings, and not what it shares with others.
 pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?)
+    setrlimit(Resource::RLIMIT_DATA, bytes, bytes)
+        .map_err(|error| refused("setrlimit", "the memory of a worker", error))
 }

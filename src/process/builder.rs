@@ -2,11 +2,8 @@
 
 use std::ffi::OsString;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::{Process, Stdio, Termination, start};
-use crate::call::portable::Portable;
+use crate::call::portable::{Portable, PortableValue};
 use crate::error::ProcessError;
 use crate::os::environment::Environment;
 
@@ -293,7 +290,7 @@ impl ProcessBuilder {
     pub fn spawn<F, A, T>(self, f: F, argument: A) -> Result<Process, ProcessError>
     where
         F: Fn(A) -> T + Portable,
-        A: Serialize + DeserializeOwned + 'static,
+        A: PortableValue + 'static,
         T: Termination,
     {
         start::spawn(&self, &f, &argument)

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::spawned::Spawned;
 use super::{ExitStatus, ProcessBuilder, Termination, registry};
-use crate::call::portable::Portable;
+use crate::call::portable::{Portable, PortableValue};
 use crate::error::ProcessError;
 
 /// The handle of a child process that runs one function; the [module](super) says how such a child
@@ -76,7 +74,7 @@ impl Process {
     pub fn spawn<F, A, T>(f: F, argument: A) -> Result<Self, ProcessError>
     where
         F: Fn(A) -> T + Portable,
-        A: Serialize + DeserializeOwned + 'static,
+        A: PortableValue + 'static,
         T: Termination,
     {
         Self::builder().spawn(f, argument)

@@ -30,7 +30,7 @@ use crate::os::fork::Original;
 use crate::os::image::Image;
 use crate::os::pidfd::{self, Child};
 use crate::os::start::{Stream, start_again};
-use crate::os::{handoff, random, worker as own};
+use crate::os::{handoff, random, refusal, worker as own};
 use crate::panic;
 
 /// The variable that makes a process look for its greeting; its value is the greeting's secret.
@@ -144,7 +144,7 @@ impl Launch<'_> {
         let child = Child::open(pid).map_err(|error| {
             // The child is reaped already, and its pid is perhaps another's: SIGCHLD is ignored, or
             // a thread of the program waits for any child.
-            if error.raw_os_error() == Some(libc::ESRCH) {
+            if refusal::code(&error) == Some(nix::errno::Errno::ESRCH) {
                 return io::Error::other("another part of the program has taken its exit status");
             }
             pidfd::kill_unopened(pid);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::entry::{self, Entry};
 use super::identity::{self, Origin};
@@ -14,6 +13,7 @@ use super::launch::{self, Launch};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
 use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
+use crate::call::portable::PortableValue;
 use crate::call::{closure, code};
 use crate::error::ProcessError;
 use crate::memory::member::Expected;
@@ -38,7 +38,7 @@ pub(super) fn spawn<F, A, T>(
 ) -> Result<Process, ProcessError>
 where
     F: Fn(A) -> T,
-    A: Serialize + DeserializeOwned + 'static,
+    A: PortableValue + 'static,
     T: Termination,
 {
     const {

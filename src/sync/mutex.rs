@@ -15,6 +15,7 @@ use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::soon;
 use crate::os::fork;
 use crate::os::robust::{Held, LockError, RobustMutex};
@@ -24,7 +25,7 @@ use crate::os::robust::{Held, LockError, RobustMutex};
 ///
 /// The value lies in shared memory, and a guard gives it in place.
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. It is not
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. It is not
 /// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
 /// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct.
@@ -86,7 +87,7 @@ unsafe impl Head for MutexHead {
     const LOCKS: &'static [usize] = &[offset_of!(Self, lock)];
 }
 
-impl<T: Pod> Mutex<T> {
+impl<T: Shareable> Mutex<T> {
     /// Makes a mutex that is not locked.
     ///
     /// # Errors

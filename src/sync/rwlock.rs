@@ -15,6 +15,7 @@ use super::poison::{LockResult, PoisonError, TryLockError, TryLockResult};
 use crate::memory::ShareError;
 use crate::memory::kind::{Head, Kind};
 use crate::memory::object::{Object, handle, same_object, shape_of};
+use crate::memory::shareable::Shareable;
 use crate::memory::wait_mode::WaitMode;
 use crate::os::fork;
 
@@ -26,7 +27,7 @@ use crate::os::fork;
 /// more: if a writer came in between, both wait for each other for ever. Nor must a thread that
 /// reads ask to write.
 ///
-/// `T` is any [`Pod`]: numbers, arrays of them, and structs of them that derive it. It is not
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. It is not
 /// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
 /// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct.
@@ -96,7 +97,7 @@ impl RwLockHead {
     }
 }
 
-impl<T: Pod> RwLock<T> {
+impl<T: Shareable> RwLock<T> {
     /// Makes a lock around a value, not locked.
     ///
     /// # Errors

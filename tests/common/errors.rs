@@ -40,8 +40,8 @@ pub fn too_deep(limit: u32) -> PoolError {
     error("TooDeep", &json!({ "limit": limit }))
 }
 
-pub fn threads_running(threads: usize) -> PoolError {
-    error("ThreadsRunning", &json!({ "threads": threads }))
+pub fn threads_running(names: &[&str]) -> PoolError {
+    error("ThreadsRunning", &json!({ "names": names }))
 }
 
 pub fn broken(reason: &str) -> PoolError {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod errors;
+pub mod mounts;
 pub mod random;
 pub mod refuse;
 pub mod watch;

@@ -68,7 +68,7 @@ impl Refused {
 }
 
 /// Has these system calls fail with `error`.
-fn refuse(calls: &[libc::c_long], error: libc::c_int) {
+pub fn refuse(calls: &[libc::c_long], error: libc::c_int) {
     let op = |code: u32, jt: usize, jf: u8, k: u32| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
         jt: u8::try_from(jt).unwrap(),

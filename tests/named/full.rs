@@ -2,45 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use manyhands::shm::{SharedMemory, SharedMemoryError};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{getegid, geteuid};
 
+use super::common::mounts::with_mounts;
 use super::common::{Leftovers, as_program, assert_matches, is_program};
 use super::{NAME, given, is_there, name_of, path, run};
 
 /// Gives a program a `/dev/shm` of 1 MiB of its own, where the kernel lets us.
 fn in_a_small_room(program: &mut Command) -> &mut Command {
-    let (user, group) = (geteuid(), getegid());
-    let users = [
-        ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("{user} {user} 1")),
-        ("/proc/self/gid_map", format!("{group} {group} 1")),
-    ];
-    let prepare = move || {
-        if user.is_root() {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-        } else {
-            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
-            for (file, text) in &users {
-                fs::write(file, text)?;
-            }
-        }
-        // What is mounted here is not to be seen elsewhere.
-        let alone = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        let none = None::<&str>;
-        mount(none, "/", none, alone, none)?;
+    with_mounts(program, || {
         let (kind, small) = (Some("tmpfs"), Some("size=1m,mode=1777"));
-        mount(kind, "/dev/shm", kind, MsFlags::empty(), small)?;
-        Ok(())
-    };
-    // SAFETY: system calls alone, of what was made before the fork.
-    unsafe { program.pre_exec(prepare) }
+        mount(kind, "/dev/shm", kind, MsFlags::empty(), small)
+    })
 }
 
 #[track_caller]

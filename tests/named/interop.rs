@@ -105,6 +105,24 @@ memory.close()
     assert!(is_there(&name));
 }
 
+/// The page of `SharedMemory` warns of this, and has the recipe that `OPEN` is.
+#[test]
+fn b121_python_without_the_recipe_removes_the_name_and_the_owner_goes_on() {
+    let _none = Leftovers::none();
+    let name = name_of("tracked");
+    let memory = SharedMemory::create(&name, 5000).unwrap();
+    memory.write_at(0, b"kept").unwrap();
+    run(&mut python("SharedMemory(name).close()", &name));
+    super::common::eventually("the tracker has removed the name", || !is_there(&name));
+    assert_eq!(read(&memory, 0, 4), b"kept");
+    // Another segment may have the name by then: it is left alone.
+    let later = SharedMemory::create(&name, 100).unwrap();
+    drop(memory);
+    assert!(is_there(&name));
+    drop(later);
+    assert!(!is_there(&name));
+}
+
 #[test]
 fn b77_we_open_what_python_made() {
     let _none = Leftovers::none();

@@ -18,6 +18,7 @@ use crate::lane::{
 use crate::memory::member;
 use crate::memory::wire;
 use crate::os::alarm::Alarm;
+use crate::os::environment::{self, Environment};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
@@ -48,6 +49,14 @@ pub(super) fn wait_any<'a>(
         // The caller looks at all children after each wait.
         Err(refused) => pause(&refused, timeout),
     }
+}
+
+/// What a child is given when it is forked.
+pub(super) struct Setup<'s> {
+    /// The index that it has among the workers of its call or pool.
+    pub(super) index: usize,
+    /// How its environment differs from that of this process.
+    pub(super) environment: &'s Environment,
 }
 
 /// How a child knows that its parent has died.
@@ -102,12 +111,12 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// Forks a child that runs `work` as the worker with this index, and then ends. In this process `work` is left as it is: what
-    /// it holds may run code of the user's when it is dropped.
+    /// Forks a child that runs `work` and then ends. In this process `work` is left as it is: what it
+    /// holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
-        index: usize,
+        setup: Setup<'_>,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
         let lane = Lane::new()?;
@@ -131,9 +140,10 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
+                environment::apply(setup.environment);
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
-                worker_index::set(index);
+                worker_index::set(setup.index);
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);

@@ -49,7 +49,7 @@ pub(super) struct Words(SharedMemory);
 impl Words {
     pub(super) fn new() -> Self {
         let len = NonZeroUsize::new(4_096).unwrap();
-        Self(SharedMemory::new(len).unwrap().0)
+        Self(SharedMemory::new("a test", len).unwrap().0)
     }
 
     pub(super) fn at(&self, index: usize) -> &AtomicU32 {

@@ -384,7 +384,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.engine.check_threads()?;
         let mut work = Some(|responses: &mut ResponseWriter| self.work(f, items, responses));
         let index = worker_index::lowest_free(living.iter().map(|hand| hand.index));
-        let child = Child::start(&self.bell, Bond::Thread, index, &mut work);
+        let setup = self.engine.submitted.setup(index);
+        let child = Child::start(&self.bell, Bond::Thread, setup, &mut work);
         let child = child.map_err(|error| PoolError::StartFailed {
             worker: index,
             workers: self.engine.workers,

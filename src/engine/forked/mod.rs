@@ -22,23 +22,26 @@ mod stream;
 mod submit;
 mod watch;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use self::running::{Running, Task};
 use self::submit::Submitted;
 use super::fork;
+use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
+use crate::call::portable::PortableValue;
 use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
+use crate::machine::usable_cores;
 use crate::memory::wire;
+use crate::os::environment::Environment;
 use crate::panic;
+use crate::process::launch;
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///
@@ -143,6 +146,8 @@ pub struct Forked {
 pub struct ForkedBuilder {
     workers: Option<usize>,
     allow_threads: bool,
+    environment: Environment,
+    inner_threads: Option<InnerThreads>,
 }
 
 impl ForkedBuilder {
@@ -185,15 +190,81 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets a variable in the environment of the children. A child sets it when it has been forked,
+    /// so libraries that were loaded before, and have read their variables, do not see it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Forked::builder().workers(1).env("GREETING", "hello");
+    /// let pool = builder.allow_threads(true).build()?;
+    /// let greeting = pool.submit(|()| std::env::var("GREETING").ok(), ()).result()?;
+    /// assert_eq!(greeting.as_deref(), Some("hello"));
+    /// assert!(std::env::var_os("GREETING").is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.set(name, value);
+        self
+    }
+
+    /// Removes a variable from the environment of the children.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Forked::builder().workers(1).env_remove("PATH");
+    /// let pool = builder.allow_threads(true).build()?;
+    /// assert!(pool.submit(|()| std::env::var_os("PATH").is_none(), ()).result()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Sets how many threads libraries inside a child may start, by the variables that they read
+    /// ([`InnerThreads`]). By default the environment is left as it is. Libraries that have read
+    /// their variables in this process do not see it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::InnerThreads;
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Forked::builder().workers(1).inner_threads(InnerThreads::AtMost(3));
+    /// let pool = builder.allow_threads(true).build()?;
+    /// let threads = pool.submit(|()| std::env::var("RAYON_NUM_THREADS").ok(), ());
+    /// # if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+    /// assert_eq!(threads.result()?.as_deref(), Some("3"));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inner_threads(mut self, threads: InnerThreads) -> Self {
+        self.inner_threads = Some(threads);
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
+        launch::check_environment(&self.environment)?;
+        let mut environment = self.environment;
+        if let Some(threads) = self.inner_threads {
+            threads.check()?;
+            threads.give_to(&mut environment, workers, usable_cores()?);
+        }
         panic::install_hook();
         Ok(Forked {
             name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
-            submitted: Submitted::new(),
+            submitted: Submitted::new(environment),
         })
     }
 }
@@ -238,7 +309,7 @@ impl Forked {
     ) -> Result<Arc<Running>, PoolError>
     where
         F: Fn(A) -> R,
-        R: Serialize + DeserializeOwned + 'static,
+        R: PortableValue + 'static,
         K: Send + 'static,
     {
         self.check_threads()?;
@@ -285,7 +356,7 @@ impl Executor for Forked {
 impl<F, A, R> Run<F, A, R> for Forked
 where
     F: Fn(A) -> R,
-    R: Serialize + DeserializeOwned + 'static,
+    R: PortableValue + 'static,
 {
     fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
@@ -341,7 +412,7 @@ impl<F, G, A, R> RunReduce<F, G, A, R> for Forked
 where
     F: Fn(A) -> R,
     G: Fn(R, R) -> R,
-    R: Serialize + DeserializeOwned + 'static,
+    R: PortableValue + 'static,
 {
     fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
     where
@@ -358,7 +429,7 @@ where
 impl<C, F, A, R> RunWith<C, F, A, R> for Forked
 where
     F: Fn(&C, A) -> R,
-    R: Serialize + DeserializeOwned + 'static,
+    R: PortableValue + 'static,
 {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, f: F, items: I) -> Result<Vec<R>, TaskError>
     where

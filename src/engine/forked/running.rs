@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::child::{Bond, Forked as Child, LOOK_PAUSE, wait_any};
+use super::child::{Bond, Forked as Child, LOOK_PAUSE, Setup, wait_any};
 use super::watch::Watcher;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
@@ -76,14 +76,15 @@ impl Running {
     /// Forks the child.
     pub(super) fn start(
         pool: PoolId,
-        index: usize,
+        setup: Setup<'_>,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         limit: Option<Duration>,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
         let bell = Arc::new(Alarm::new()?);
-        let child = Child::start(&bell, Bond::Process, index, work)?;
+        let index = setup.index;
+        let child = Child::start(&bell, Bond::Process, setup, work)?;
         let expected = Expected {
             task: TASK,
             next: 0,

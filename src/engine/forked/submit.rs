@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
 use super::calls::{Calling, Calls};
-use super::child::{Answers, Forked as Child, wait_any};
+use super::child::{Answers, Forked as Child, Setup, wait_any};
 use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::{Limits, seed, worker_index};
@@ -20,6 +20,7 @@ use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
+use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -40,6 +41,8 @@ pub(super) struct Submitted {
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
     generation: u32,
+    /// How the environment of the children differs from that of this process.
+    environment: Environment,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -57,8 +60,9 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(environment: Environment) -> Self {
         Self {
+            environment,
             id: PoolId::new(),
             running: Mutex::default(),
             enlisted: Mutex::default(),
@@ -68,6 +72,14 @@ impl Submitted {
             is_killed: AtomicBool::new(false),
             watcher: Arc::default(),
             generation: fork::generation(),
+        }
+    }
+
+    /// Returns what a child with this index is given.
+    pub(super) fn setup(&self, index: usize) -> Setup<'_> {
+        Setup {
+            index,
+            environment: &self.environment,
         }
     }
 
@@ -202,8 +214,8 @@ impl Submitted {
             workers,
             reason: error.to_string(),
         };
-        let task = Running::start(self.id, index, work, limit, results, self.watcher.clone())
-            .map_err(failed)?;
+        let (setup, watcher) = (self.setup(index), self.watcher.clone());
+        let task = Running::start(self.id, setup, work, limit, results, watcher).map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)

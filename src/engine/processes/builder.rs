@@ -180,6 +180,11 @@ impl ProcessesBuilder {
     /// share of the cores at the worker's start: [`resize`](crate::Pool::resize) does not change it
     /// for the workers that are there.
     ///
+    /// The libraries are told by variables of the environment ([`InnerThreads`]), which many read
+    /// when they are loaded. With [`StartMethod::ForkServer`] that is in the server, which gets all
+    /// the pool's variables for this reason. Threads would be missing in its workers, so there
+    /// `OPENBLAS_NUM_THREADS` is 1 unless it is set: that library starts its threads when it is loaded.
+    ///
     /// # Examples
     ///
     /// ```
@@ -322,10 +327,11 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Sets whether [`StartMethod::Fork`] may fork this process while other threads run; by default
-    /// it may not. If another thread
-    /// holds a lock at that moment, other than the allocator's and std's output locks, that lock
-    /// stays locked in the workers for ever.
+    /// Sets whether workers may be forked from a process in which other threads run: with
+    /// [`StartMethod::Fork`] from this one, with [`StartMethod::ForkServer`] from the server, in
+    /// which a library or [`preload`](Self::preload) may have started some. By default that is
+    /// refused. If another thread holds a lock at that moment, other than the allocator's and std's
+    /// output locks, that lock stays locked in the workers for ever.
     ///
     /// # Examples
     ///
@@ -620,13 +626,7 @@ impl ProcessesBuilder {
                 "a worker without memory can do nothing",
             );
         }
-        if self.settings.inner_threads == InnerThreads::AtMost(0) {
-            return wrong(
-                "inner_threads",
-                "0".into(),
-                "a library needs at least one thread",
-            );
-        }
+        self.settings.inner_threads.check()?;
         if self.settings.affinity == Affinity::Cores(Vec::new()) {
             return wrong(
                 "affinity",

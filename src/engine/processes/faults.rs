@@ -33,7 +33,7 @@ const COUNTERS: usize = 1 << 20;
 /// How often each item of these tests was started, in all processes together.
 static RUNS: LazyLock<SharedMemory> = LazyLock::new(|| {
     let len = NonZeroUsize::new(COUNTERS * size_of::<AtomicU32>()).unwrap();
-    SharedMemory::new(len).unwrap().0
+    SharedMemory::new("a test", len).unwrap().0
 });
 
 fn runs_of(counter: u64) -> &'static AtomicU32 {

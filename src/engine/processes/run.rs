@@ -2,13 +2,10 @@
 
 use std::mem::{needs_drop, size_of};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::chunk::{self, Given};
 use super::task::{Function, SentContext};
 use super::{Processes, map, submit};
-use crate::call::portable::Portable;
+use crate::call::portable::{Portable, PortableValue};
 use crate::call::{ChunkFuture, Limits, Never, Plan, Stop, Stream};
 use crate::call::{closure, entry};
 use crate::engine::reduce::{self, InLane};
@@ -20,8 +17,8 @@ use crate::memory::transit;
 impl<F, A, R> Run<F, A, R> for Processes
 where
     F: Fn(A) -> R + Portable,
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
+    A: PortableValue + 'static,
+    R: PortableValue + 'static,
 {
     fn map<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
     where
@@ -88,8 +85,8 @@ impl<F, G, A, R> RunReduce<F, G, A, R> for Processes
 where
     F: Fn(A) -> R + Portable,
     G: Fn(R, R) -> R + Portable,
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
+    A: PortableValue + 'static,
+    R: PortableValue + 'static,
 {
     fn map_reduce<I>(&self, plan: Plan<'_>, f: F, g: G, items: I) -> Result<Option<R>, TaskError>
     where
@@ -117,9 +114,9 @@ where
 impl<C, F, A, R> RunWith<C, F, A, R> for Processes
 where
     F: Fn(&C, A) -> R + Portable,
-    C: Serialize + DeserializeOwned + 'static,
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
+    C: PortableValue + 'static,
+    A: PortableValue + 'static,
+    R: PortableValue + 'static,
 {
     fn map_with<I>(&self, plan: Plan<'_>, context: &C, _: F, items: I) -> Result<Vec<R>, TaskError>
     where

@@ -28,6 +28,7 @@ use crate::array::fork_guard::{Taken, Takes};
 use crate::call::at_fork;
 use crate::codec::exact;
 use crate::engine::fork::fork_child;
+use crate::error::named_threads;
 use crate::memory::family;
 use crate::os::ExitStatus;
 use crate::os::environment::{self, Environment};
@@ -59,6 +60,8 @@ pub(super) struct Opening {
     preload: Option<u64>,
     /// The numbers of the after-fork hooks that the server has from the start.
     hooks: Vec<u64>,
+    /// Whether the server may fork though it has other threads.
+    allow_threads: bool,
 }
 
 /// A worker to fork. With it come the descriptors of lane, bell and life line, and of the outputs
@@ -111,10 +114,14 @@ pub(super) struct Server {
 }
 
 /// How a server comes to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Origin {
     /// The executable, started again. It runs this function first.
-    Started { preload: Option<u64> },
+    Started {
+        preload: Option<u64>,
+        allow_threads: bool,
+        environment: Environment,
+    },
     /// Forked from this process.
     Forked,
 }
@@ -124,14 +131,19 @@ impl Server {
     pub(super) fn start(pool: &str, origin: Origin) -> io::Result<Self> {
         let name = format!("manyhands:{pool}:fork");
         let (process, socket, taken) = match origin {
-            Origin::Started { preload } => {
+            Origin::Started {
+                preload,
+                allow_threads,
+                environment,
+            } => {
                 let opening = Opening {
                     preload,
                     hooks: at_fork::codes(),
+                    allow_threads,
                 };
                 let launch = Launch {
                     name: &name,
-                    environment: Environment::default(),
+                    environment,
                     stdout: Stream::Inherit,
                     stderr: Stream::Inherit,
                 };
@@ -146,8 +158,10 @@ impl Server {
                 let (process, taken) = fork_child(Takes::Objects, || {
                     own::close_copy(socket.as_fd());
                     let begun = own::die_with_parent(parent).and_then(|()| begin_fork(&name));
-                    if begun.is_ok() {
-                        serve(&theirs);
+                    match begun {
+                        Ok(()) => serve(&theirs),
+                        // The parent may have gone: then it needs no reason.
+                        Err(error) => _ = refuse(&theirs, error.to_string()),
                     }
                 })?;
                 let process =
@@ -414,6 +428,8 @@ fn become_server() -> io::Result<()> {
     own::set_signals()?;
     crate::panic::install_hook();
     at_fork::adopt(&opening.hooks);
+    // Asked before anything is preloaded: what runs now was started by a library as it was loaded.
+    let at_start = os::task::other_names()?;
     if let Some(preload) = opening.preload {
         match initializer::run(preload) {
             // What the function has made stays, for the workers.
@@ -424,13 +440,32 @@ fn become_server() -> io::Result<()> {
             }
         }
     }
-    if os::task::ids()?.len() > 1 {
-        let reason =
-            "what the workers share left a thread running, which they would not have".to_owned();
-        return refuse(&socket, reason);
+    let now = os::task::other_names()?;
+    if !now.is_empty() && !opening.allow_threads {
+        return refuse(&socket, threads_in_the_way(&at_start, &now));
     }
     serve(&socket);
     Ok(())
+}
+
+/// Returns why workers cannot be forked beside these threads.
+fn threads_in_the_way(at_start: &[String], now: &[String]) -> String {
+    let names = named_threads(now);
+    let (cause, way_out) = if at_start.is_empty() {
+        (
+            "the function of `preload` left it",
+            "End the threads there, or start them in each worker, with an initialiser",
+        )
+    } else {
+        (
+            "a library started it when it was loaded",
+            "Tell the library to start none: OpenBLAS by .env(\"OPENBLAS_NUM_THREADS\", \"1\")",
+        )
+    };
+    format!(
+        "the process that forks the workers has {names} beside its own, which the workers would not have; {cause}. \
+         {way_out}; or use StartMethod::Spawn without `preload`, or accept the risk with allow_threads(true)"
+    )
 }
 
 /// Answers every question with the reason why there will be no workers.
@@ -484,7 +519,12 @@ fn serve(socket: &OwnedFd) {
                 })
                 .and_then(|answer| handoff::send(socket.as_fd(), &answer, &[]))
             }
-            Ok(None) | Err(_) => return,
+            Ok(None) => return,
+            Err(error) => {
+                // The parent may have gone: then it needs no reason.
+                let _ = tell_refused(socket, &error);
+                return;
+            }
         };
         if answered.is_err() {
             return;
@@ -536,11 +576,13 @@ fn fork_worker(
             children.push((child, taken));
             Ok(())
         }
-        Err(error) => {
-            let reason = error.to_string();
-            handoff::send(socket.as_fd(), &encode(&Answer::Refused { reason })?, &[])
-        }
+        Err(error) => tell_refused(socket, &error),
     }
+}
+
+fn tell_refused(socket: &OwnedFd, error: &io::Error) -> io::Result<()> {
+    let reason = error.to_string();
+    handoff::send(socket.as_fd(), &encode(&Answer::Refused { reason })?, &[])
 }
 
 /// Does what a forked worker does, from its start to its end.

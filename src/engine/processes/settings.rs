@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::PoolError;
 use crate::os::environment::Environment;
 use crate::process::Stdio;
 use crate::text::as_text;
@@ -222,6 +223,9 @@ pub(super) const INNER_THREADS: [&str; 8] = [
     "MANYHANDS_WORKERS",
 ];
 
+/// Those of them that are read by libraries that start threads when they are loaded.
+const STARTS_THREADS_ON_LOAD: [&str; 1] = ["OPENBLAS_NUM_THREADS"];
+
 /// What a builder has been told, and checked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
@@ -280,19 +284,57 @@ impl Settings {
     /// Returns the environment of a worker, where there are `workers` workers and this process may
     /// use `cores` cores.
     pub(super) fn environment(&self, workers: usize, cores: usize) -> Environment {
-        let most = match self.inner_threads {
-            InnerThreads::Share => Some((cores / workers.max(1)).max(1)),
-            InnerThreads::AtMost(most) => Some(most),
-            InnerThreads::Inherit => None,
-        };
         let mut environment = self.env.clone();
-        if let Some(most) = most {
-            let most = most.to_string();
-            for name in INNER_THREADS {
-                environment.set_default(name, &most);
+        self.inner_threads.give_to(&mut environment, workers, cores);
+        environment
+    }
+
+    /// Returns the environment of the process that forks the workers. Libraries of which the
+    /// workers have copies are loaded in it, and those read their variables then. Threads that a
+    /// library starts as it is loaded would not be in the workers, so such a library is told to
+    /// start none.
+    pub(super) fn server_environment(&self, workers: usize, cores: usize) -> Environment {
+        let mut environment = self.env.clone();
+        if self.inner_threads != InnerThreads::Inherit {
+            for name in STARTS_THREADS_ON_LOAD {
+                environment.set_default(name, "1");
             }
         }
+        self.inner_threads.give_to(&mut environment, workers, cores);
         environment
+    }
+}
+
+impl InnerThreads {
+    /// Checks that a library can have this many threads.
+    pub(in crate::engine) fn check(self) -> Result<(), PoolError> {
+        if self != Self::AtMost(0) {
+            return Ok(());
+        }
+        Err(PoolError::InvalidOption {
+            option: "inner_threads".into(),
+            value: "0".into(),
+            reason: "a library needs at least one thread".into(),
+        })
+    }
+
+    /// Sets the variables for one of `workers` processes where this process may use `cores` cores.
+    /// Those that have a value keep it.
+    pub(in crate::engine) fn give_to(
+        self,
+        environment: &mut Environment,
+        workers: usize,
+        cores: usize,
+    ) {
+        let most = match self {
+            Self::Share => (cores / workers.max(1)).max(1),
+            Self::AtMost(most) => most,
+            Self::Inherit => return,
+        };
+        let most = most.to_string();
+        for name in INNER_THREADS {
+            environment.set_default(name, &most);
+        }
     }
 }
 

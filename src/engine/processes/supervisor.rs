@@ -291,6 +291,8 @@ impl Supervisor {
             StartMethod::Fork => Some(Origin::Forked),
             StartMethod::ForkServer => Some(Origin::Started {
                 preload: settings.preload,
+                allow_threads: settings.allow_threads,
+                environment: settings.server_environment(place.workers, self.cores.len()),
             }),
         };
         if let Some(origin) = origin

@@ -239,13 +239,16 @@ fn start_thread(
     thread: ThreadBuilder,
 ) -> io::Result<JoinHandle<()>> {
     let name = format!("manyhands-{}", thread.index());
-    thread::Builder::new().name(name).spawn(move || {
+    let started = thread::Builder::new().name(name.clone()).spawn(move || {
         worker_index::set(thread.index());
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
         ended.raise();
-    })
+    });
+    #[cfg(target_os = "linux")]
+    let started = started.map_err(|error| crate::os::task::not_started(&name, error));
+    started
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {

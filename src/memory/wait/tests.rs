@@ -23,7 +23,7 @@ struct Page(SharedMemory);
 impl Page {
     fn new() -> Self {
         Self(
-            SharedMemory::new(NonZeroUsize::new(4096).unwrap())
+            SharedMemory::new("a test", NonZeroUsize::new(4096).unwrap())
                 .unwrap()
                 .0,
         )

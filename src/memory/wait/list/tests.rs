@@ -18,7 +18,7 @@ struct Page(SharedMemory);
 impl Page {
     fn new() -> Self {
         Self(
-            SharedMemory::new(NonZeroUsize::new(8192).unwrap())
+            SharedMemory::new("a test", NonZeroUsize::new(8192).unwrap())
                 .unwrap()
                 .0,
         )
