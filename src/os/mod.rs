@@ -8,7 +8,9 @@
 //! | [`life`] | `kill` with no signal, `/proc`: whether a process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`sealed_bytes`] | sealed memfds for what is sent once |
-//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
+//! | [`pidfd`] | `waitid`; `kill` where there are no pidfds |
+//! | `process_fd` | `pidfd_open`, `pidfd_send_signal` |
+//! | [`tree`] | `/proc`: the processes that a child has started, and theirs |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
 //! | [`environment`] | nothing: how a new process's environment differs from this one's |
@@ -21,6 +23,7 @@
 //! | [`fault`] | nothing; in tests, `raise` |
 //! | [`fork`] | `fork`, `_exit`, `O_ASYNC` life lines |
 //! | [`generation`] | `pthread_atfork`, `MADV_WIPEONFORK`: whether this process was forked |
+//! | [`guard`] | `setsid`, `chdir`: a process that outlives the program |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
@@ -51,6 +54,7 @@ pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod futex;
 mod generation;
+pub(crate) mod guard;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod life;
@@ -59,6 +63,7 @@ pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod pidfd;
+mod process_fd;
 pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod robust;
@@ -69,6 +74,7 @@ pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod task;
 pub(crate) mod timer;
+pub(crate) mod tree;
 pub(crate) mod worker;
 
 use std::io;

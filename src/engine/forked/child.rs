@@ -22,8 +22,10 @@ use crate::os::alarm::Alarm;
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
+use crate::os::tree::{self, Entry};
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
+use crate::process;
 
 /// The child rings only when the parent has asked for it.
 impl Ring for Arc<Alarm> {
@@ -108,6 +110,7 @@ impl Forked {
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
+        entry: Option<Entry>,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
         let lane = Lane::new()?;
@@ -116,7 +119,8 @@ impl Forked {
             Bond::Process => Some(handoff::pair()?),
         };
         let parent = std::process::id();
-        let (pid, taken) = fork_child(Takes::All, || {
+        let mut chain = entry.as_ref().map(Entry::chain);
+        let forked = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
                 None => worker::die_with_parent(parent).is_ok(),
                 Some((ours, theirs)) => {
@@ -131,6 +135,9 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
+                if let Some(chain) = chain.take() {
+                    tree::mark_forked_child(chain);
+                }
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 let ringer = Box::new(bell.clone());
@@ -138,9 +145,11 @@ impl Forked {
                 work(&mut responses);
                 responses.done();
             }
-        })?;
+        });
+        process::tree::settle();
+        let (pid, taken) = forked?;
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
-        let child = Arc::new(child);
+        let child = Arc::new(child.with_tree(entry));
         taken.taken_by(&child);
         let receiver = Receiver::new(lane);
         Ok(Self {
@@ -274,6 +283,7 @@ impl Forked {
             None => (self.receiver.take_unpublished(expected, sink), death),
         };
         let has_started = fate.is_some_and(|fate| fate.started);
+        self.child.tree_ended(!has_started && is_in_order(death));
         let crash_report = self.receiver.header().crash_report().read();
         let error = if let Some(caught) = crash_report
             && cfg!(panic = "abort")
@@ -303,6 +313,12 @@ impl Forked {
         Duration::from_nanos(started.map_or(0, |started| clock::now().saturating_sub(started)))
     }
 
+    /// Waits for the end of a child that is at no item, or has been killed.
+    pub(super) fn reap_at_rest(&mut self) {
+        let death = self.reap();
+        self.child.tree_ended(is_in_order(death));
+    }
+
     pub(super) fn reap(&mut self) -> Death {
         self.is_reaped = true;
         let status = self.child.reap();
@@ -327,9 +343,14 @@ impl Drop for Forked {
         // wait for.
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
-            self.reap();
+            self.reap_at_rest();
         }
     }
+}
+
+/// Returns whether a child that was at no item has ended as one that has nothing more to do.
+fn is_in_order(death: Death) -> bool {
+    matches!(death, Death::Exit(0) | Death::Unknown)
 }
 
 /// What a child does with its items: it runs each within its limit, and answers it.

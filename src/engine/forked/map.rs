@@ -328,7 +328,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     {
         self.engine.check_threads()?;
         let mut work = Some(|responses: &mut ResponseWriter| self.work(f, items, responses));
-        let child = Child::start(&self.bell, Bond::Thread, &mut work);
+        let entry = self.engine.submitted.entry();
+        let child = Child::start(&self.bell, Bond::Thread, entry, &mut work);
         let child = child.map_err(|error| PoolError::StartFailed {
             worker: living,
             workers: self.engine.workers,
@@ -439,7 +440,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
         let Some((index, mut expected)) = hand.at.take() else {
             // The child was at no chunk.
-            hand.child.reap();
+            hand.child.reap_at_rest();
             return;
         };
         self.chunks[index].is_taken = false;

@@ -22,6 +22,7 @@ use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::os::tree::Entry;
 
 /// The number of the only task of a child.
 pub(super) const TASK: u32 = 1;
@@ -74,13 +75,14 @@ impl Running {
     /// Forks the child.
     pub(super) fn start(
         pool: PoolId,
+        entry: Option<Entry>,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         limit: Option<Duration>,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
         let bell = Arc::new(Alarm::new()?);
-        let child = Child::start(&bell, Bond::Process, work)?;
+        let child = Child::start(&bell, Bond::Process, entry, work)?;
         let expected = Expected {
             task: TASK,
             next: 0,

@@ -23,6 +23,8 @@ use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::os::tree::Entry;
+use crate::process::tree;
 
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
@@ -41,6 +43,7 @@ pub(super) struct Submitted {
     is_killed: AtomicBool,
     watcher: Arc<Watcher>,
     generation: u32,
+    spares_descendants: bool,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -58,7 +61,7 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(spares_descendants: bool) -> Self {
         Self {
             id: PoolId::new(),
             running: Mutex::default(),
@@ -69,7 +72,15 @@ impl Submitted {
             is_killed: AtomicBool::new(false),
             watcher: Arc::default(),
             generation: fork::generation(),
+            spares_descendants,
         }
+    }
+
+    /// Makes what finds the descendants of a child that is about to be forked.
+    pub(super) fn entry(&self) -> Option<Entry> {
+        (!self.spares_descendants)
+            .then(|| tree::enlist(true))
+            .flatten()
     }
 
     /// Returns whether the pool was shut down together with all that runs.
@@ -202,8 +213,9 @@ impl Submitted {
             workers,
             reason: error.to_string(),
         };
-        let task =
-            Running::start(self.id, work, limit, results, self.watcher.clone()).map_err(failed)?;
+        let watcher = self.watcher.clone();
+        let task = Running::start(self.id, self.entry(), work, limit, results, watcher);
+        let task = task.map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
         Ok(task)
@@ -239,7 +251,7 @@ impl Submitted {
             let enlisted = {
                 let enlisted = self.enlisted.lock();
                 self.is_killed.store(true, Ordering::Release);
-                enlisted.iter().for_each(|process| process.kill());
+                Process::kill_all(enlisted.iter().map(Arc::as_ref));
                 enlisted.clone()
             };
             for process in enlisted {
