@@ -5,7 +5,7 @@
 //! needs no line of its own for it, and a launched process does not run `main`.
 
 use crate::engine::{FORK_SERVER, WORKER};
-use crate::process::{CHILD, launch};
+use crate::process::{CHILD, GUARD, launch};
 
 #[cfg(feature = "worker-hook")]
 #[allow(unsafe_code)]
@@ -23,5 +23,5 @@ static HOOK: extern "C" fn() = {
 /// Takes the role that this process was launched in, and then does not return. Returns if the
 /// process was not launched in a role.
 pub(crate) fn take_role() {
-    launch::take_role(&[WORKER, FORK_SERVER, CHILD]);
+    launch::take_role(&[WORKER, FORK_SERVER, CHILD, GUARD]);
 }

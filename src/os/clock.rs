@@ -15,6 +15,15 @@ pub(crate) fn last_tick() -> u64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
+/// Returns the time since the start of the machine in the clock ticks in which `/proc` says when a
+/// process was started.
+pub(super) fn boot_ticks() -> u64 {
+    // SAFETY: sysconf takes an integer.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let ticks = u64::try_from(ticks).ok().filter(|&ticks| ticks > 0);
+    read(libc::CLOCK_BOOTTIME) / (1_000_000_000 / ticks.unwrap_or(100))
+}
+
 /// Returns `deadline` as the kernel takes it, in time of the monotonic clock. A deadline that is
 /// too far away becomes the farthest that there is.
 pub(crate) fn deadline(deadline: Instant) -> libc::timespec {

@@ -79,6 +79,29 @@ pub(crate) fn is_running(pid: u32, started: u64) -> bool {
     }
 }
 
+/// A process as `/proc` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) parent: u32,
+    pub(super) started: u64,
+    /// Whether it is a zombie, or about to be one.
+    pub(super) is_dead: bool,
+}
+
+/// Looks at the process that has this pid now.
+pub(super) fn see(pid: u32) -> io::Result<Seen> {
+    let stat = stat_of(pid)?;
+    if stat.pid != pid {
+        // /proc belongs to another namespace.
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    Ok(Seen {
+        parent: stat.parent,
+        started: stat.started,
+        is_dead: stat.is_dead,
+    })
+}
+
 /// Returns the process that a thread belongs to, by the thread's id. `None` if there is no such
 /// thread, or `/proc` does not show it.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
@@ -109,6 +132,7 @@ fn stat_of(pid: u32) -> io::Result<Stat> {
 /// What the kernel says of a process in `/proc/<pid>/stat`.
 struct Stat {
     pid: u32,
+    parent: u32,
     started: u64,
     is_dead: bool,
 }
@@ -123,6 +147,7 @@ impl Stat {
         let threads: u32 = fields.get(17)?.parse().ok()?;
         Some(Self {
             pid,
+            parent: fields.get(1)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
             // If the first thread has ended while others run, the state looks the same.
             is_dead: matches!(*fields.first()?, "Z" | "X") && threads <= 1,

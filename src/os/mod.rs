@@ -8,7 +8,9 @@
 //! | [`life`] | `kill` with no signal, `/proc`: whether a process that left something still runs |
 //! | [`futex`] | `futex` wait and wake on shared memory, `futex_waitv` |
 //! | [`sealed_bytes`] | sealed memfds for what is sent once |
-//! | [`pidfd`] | `pidfd_open`, `pidfd_send_signal`, `waitid`; `kill` where there are no pidfds |
+//! | [`pidfd`] | `waitid`; `kill` where there are no pidfds |
+//! | `process_fd` | `pidfd_open`, `pidfd_send_signal` |
+//! | [`tree`] | `/proc`: the processes that a child has started, and theirs |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
 //! | [`memory_left`] | `/proc/meminfo`, the files of control groups |
 //! | [`refusal`] | `getrlimit`, `/proc` and control groups: the limit that a refused call met |
@@ -23,6 +25,7 @@
 //! | [`fault`] | nothing; in tests, `raise` |
 //! | [`fork`] | `fork`, `_exit`, `O_ASYNC` life lines |
 //! | [`generation`] | `pthread_atfork`, `MADV_WIPEONFORK`: whether this process was forked |
+//! | [`guard`] | `setsid`, `chdir`: a process that outlives the program |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
 //! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
@@ -53,6 +56,7 @@ pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod futex;
 mod generation;
+pub(crate) mod guard;
 pub(crate) mod handoff;
 pub(crate) mod image;
 pub(crate) mod life;
@@ -62,6 +66,7 @@ pub(crate) mod memory_left;
 pub(crate) mod named;
 pub(crate) mod oom;
 pub(crate) mod pidfd;
+mod process_fd;
 pub(crate) mod random;
 pub(crate) mod readable;
 pub(crate) mod refusal;
@@ -73,6 +78,7 @@ pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod task;
 pub(crate) mod timer;
+pub(crate) mod tree;
 pub(crate) mod worker;
 
 use std::io;

@@ -9,9 +9,9 @@
 
 use std::io::{self, PipeWriter};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,11 +22,8 @@ use parking_lot::Mutex;
 
 use super::readable::{pause, wait_readable};
 use super::refusal::refused;
-use super::{ExitStatus, above_standard, ended, life, worker};
-
-/// Set once the kernel has said that it has no pidfds, so that it is not asked again for each
-/// child. Valgrind prints several lines each time.
-static HAS_NO_PIDFDS: AtomicBool = AtomicBool::new(false);
+use super::tree::{self, Entry};
+use super::{ExitStatus, above_standard, ended, life, process_fd, worker};
 
 /// The time between two looks at a child whose descriptor may be silent.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
@@ -41,6 +38,8 @@ pub(crate) struct Child {
     is_adopted: bool,
     /// The most memory it has had resident, in bytes; 0 until it has been waited for.
     peak: AtomicU64,
+    /// What finds the processes that the child has started, if they are to end with it.
+    tree: Option<Entry>,
 }
 
 /// The name by which the kernel knows which process is meant.
@@ -66,7 +65,7 @@ impl Child {
     /// Where the kernel has no pidfds, a thread of its own waits for the child.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let raw = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let (fd, name) = if let Some(fd) = open_pidfd(raw)? {
+        let (fd, name) = if let Some(fd) = process_fd::open(raw)? {
             (fd, Name::Descriptor)
         } else {
             let (fd, writer) = ended::watch(raw)?;
@@ -78,6 +77,7 @@ impl Child {
             name,
             is_adopted: false,
             peak: AtomicU64::new(0),
+            tree: None,
         })
     }
 
@@ -98,6 +98,21 @@ impl Child {
             name,
             is_adopted: true,
             peak: AtomicU64::new(0),
+            tree: None,
+        }
+    }
+
+    /// Has the processes that the child starts end with it, when it is ended by force.
+    pub(crate) fn with_tree(mut self, tree: Option<Entry>) -> Self {
+        self.tree = tree;
+        self
+    }
+
+    /// Says how the child has ended. After an end by force, the processes that it has started end
+    /// too. After an end in order, they are left alone.
+    pub(crate) fn tree_ended(&self, is_in_order: bool) {
+        if let Some(tree) = &self.tree {
+            tree.ended(is_in_order);
         }
     }
 
@@ -128,17 +143,48 @@ impl Child {
         }
     }
 
-    /// Sends SIGKILL. If the child has ended already, that is no error.
+    /// Sends SIGKILL to the child, and to the processes that it has started. If the child has ended
+    /// already, that is no error.
     pub(crate) fn kill(&self) {
-        if let Err(error) = self.signal(Signal::SIGKILL) {
-            log::error!("SIGKILL to process {} failed: {error}", self.pid);
+        Self::kill_all([self]);
+    }
+
+    /// Kills several children, like [`kill`](Self::kill). What they have started is looked for once
+    /// for all of them.
+    pub(crate) fn kill_all<'a>(children: impl IntoIterator<Item = &'a Self>) {
+        for (pid, error) in Self::try_kill_all(children) {
+            log::error!("SIGKILL to process {pid} failed: {error}");
         }
+    }
+
+    /// Kills the child like [`kill`](Self::kill), and returns the kernel's refusal.
+    pub(crate) fn try_kill(&self) -> io::Result<()> {
+        let refused = Self::try_kill_all([self]).pop();
+        refused.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn try_kill_all<'a>(children: impl IntoIterator<Item = &'a Self>) -> Vec<(u32, io::Error)> {
+        // What a child that has ended by itself has started is none of this call's business.
+        let is_meant = |child: &&Self| child.tree.is_none() || !child.has_ended();
+        let children: Vec<_> = children.into_iter().filter(is_meant).collect();
+        let roots = children.iter().filter(|child| child.tree.is_some());
+        let roots = roots.filter(|child| child.is_pidfd());
+        let roots: Vec<_> = roots.map(|child| (child.pid, child.as_fd())).collect();
+        let tables = children.iter().filter_map(|child| child.tree.as_ref());
+        let found = tree::stop_descendants(&roots, tables.clone().find_map(Entry::table));
+        let kill = |child: &&Self| Some((child.pid, child.signal(Signal::SIGKILL).err()?));
+        let refused = children.iter().filter_map(kill).collect();
+        drop(found);
+        for tree in tables {
+            tree.ended(false);
+        }
+        refused
     }
 
     /// Sends a signal. If the child has ended already, that is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let sent = match &self.name {
-            Name::Descriptor => match self.signal_by_descriptor(signal) {
+            Name::Descriptor => match process_fd::signal(self.fd.as_fd(), signal) {
                 // A filter of system calls refuses it, or the program has closed the descriptor. A
                 // child that runs has not been reaped, so its number is its own.
                 Err(Errno::ENOSYS | Errno::EPERM | Errno::EBADF) if !self.has_ended() => {
@@ -161,20 +207,6 @@ impl Child {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn signal_by_descriptor(&self, signal: Signal) -> Result<(), Errno> {
-        // SAFETY: a null siginfo asks for the plain signal; the descriptor is ours.
-        let sent = Errno::result(unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                signal as libc::c_int,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        });
-        sent.map(drop)
     }
 
     /// Returns whether the number still is the child's, by the kernel's answer. Another thread may
@@ -380,26 +412,6 @@ pub(crate) fn kill_unopened(pid: u32) {
         log::error!("SIGKILL to process {pid} failed: {error}");
     }
     while waitpid(pid, None) == Err(Errno::EINTR) {}
-}
-
-/// Opens a pidfd; `None` where there are no pidfds.
-fn open_pidfd(pid: libc::pid_t) -> io::Result<Option<OwnedFd>> {
-    if HAS_NO_PIDFDS.load(Ordering::Relaxed) {
-        return Ok(None);
-    }
-    // SAFETY: pidfd_open takes two integers and touches no memory.
-    let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
-        Ok(fd) => i32::try_from(fd).map_err(io::Error::other)?,
-        // A filter of system calls answers with EPERM.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            HAS_NO_PIDFDS.store(true, Ordering::Relaxed);
-            return Ok(None);
-        }
-        Err(error) => return Err(refused("pidfd_open", format_args!("process {pid}"), error)),
-    };
-    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds) for this call
-    // alone.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Waits for the end of a child and takes its exit status. Returns how it ended, and the most

@@ -41,6 +41,7 @@ pub struct ProcessBuilder {
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
     pub(super) is_daemon: bool,
+    pub(super) kills_descendants: bool,
 }
 
 impl Default for ProcessBuilder {
@@ -52,6 +53,7 @@ impl Default for ProcessBuilder {
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
             is_daemon: false,
+            kills_descendants: true,
         }
     }
 }
@@ -144,7 +146,9 @@ impl ProcessBuilder {
     /// call.
     ///
     /// A child starts without any variable of the user's. But if this program needs
-    /// `LD_LIBRARY_PATH` to find its shared libraries, so does the child.
+    /// `LD_LIBRARY_PATH` to find its shared libraries, so does the child. One variable is there in
+    /// any case: `MANYHANDS_TREE`, by which
+    /// [`kill_descendants`](Self::kill_descendants) finds what the child has started.
     ///
     /// # Examples
     ///
@@ -152,7 +156,11 @@ impl ProcessBuilder {
     /// use manyhands::Process;
     ///
     /// let child = Process::builder().env_clear().env("LANG", "C").spawn(
-    ///     |()| assert!(std::env::vars_os().eq([("LANG".into(), "C".into())])),
+    ///     |()| {
+    ///         let mut names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
+    ///         names.sort();
+    ///         assert_eq!(names, ["LANG", "MANYHANDS_TREE"]);
+    ///     },
     ///     (),
     /// )?;
     /// assert!(child.join()?.success());
@@ -251,6 +259,47 @@ impl ProcessBuilder {
     /// ```
     pub fn daemon(mut self, is_daemon: bool) -> Self {
         self.is_daemon = is_daemon;
+        self
+    }
+
+    /// Sets whether the processes that the child has started, and those that these have started,
+    /// are killed when the child is ended by force: by a signal ([`Process::kill`]), as a
+    /// [daemon](Self::daemon) at the end of its parent, or with a parent that is killed. By
+    /// default, they are. When the child ends by itself, with whatever exit code, they are left
+    /// alone.
+    ///
+    /// They are found by the variable `MANYHANDS_TREE`, which each process gives to those that it
+    /// starts, and, if the child is killed by its parent, by their parents. So a process is not
+    /// found if it has removed the variable and its own parent has ended, or if the child has died
+    /// of a signal and the process has removed the variable. A process that runs as another user is
+    /// not killed. The end comes some milliseconds after that of the child. After a death that the
+    /// parent has not caused, it comes when the parent looks at the child ([`Process::join`], for
+    /// example).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    /// use std::io::Read;
+    /// use std::process::Command;
+    ///
+    /// let (mut reader, writer) = std::io::pipe()?;
+    /// let child = Process::builder().stdout(writer).spawn(
+    ///     |()| {
+    ///         println!("it begins");
+    ///         // It has the child's standard output, too.
+    ///         Command::new("sleep").arg("1000").status().unwrap();
+    ///     },
+    ///     (),
+    /// )?;
+    /// let mut output = [0; 10];
+    /// reader.read_exact(&mut output)?;
+    /// child.kill()?;
+    /// reader.read_to_end(&mut Vec::new())?; // no process has the output any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kill_descendants(mut self, are_killed: bool) -> Self {
+        self.kills_descendants = are_killed;
         self
     }
 

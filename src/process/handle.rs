@@ -1,6 +1,7 @@
 //! [`Process`]: the handle of a child.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -247,8 +248,9 @@ impl Process {
     }
 
     /// Asks the child to end, with SIGTERM. Unless it has a handler for that, it dies of it.
-    /// Nothing in it is cleaned up, and its own children die with it. If the child has ended
-    /// already, that is no error.
+    /// Nothing in it is cleaned up, and its own children die with it. The programs that it has
+    /// started end when this process hears of the death, by [`join`](Self::join) for example. If
+    /// the child has ended already, that is no error.
     ///
     /// # Errors
     ///
@@ -272,10 +274,12 @@ impl Process {
     /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn terminate(&self) -> Result<(), ProcessError> {
-        self.send(Signal::SIGTERM)
+        self.check_own()?;
+        sent(self.spawned.child.signal(Signal::SIGTERM))
     }
 
-    /// Kills the child, with SIGKILL, which no process can escape.
+    /// Kills the child, with SIGKILL, which no process can escape. The processes that it has
+    /// started are killed too ([`ProcessBuilder::kill_descendants`]).
     ///
     /// # Errors
     ///
@@ -297,16 +301,15 @@ impl Process {
     /// # Ok::<(), manyhands::process::ProcessError>(())
     /// ```
     pub fn kill(&self) -> Result<(), ProcessError> {
-        self.send(Signal::SIGKILL)
-    }
-
-    fn send(&self, signal: Signal) -> Result<(), ProcessError> {
         self.check_own()?;
-        let sent = self.spawned.child.signal(signal);
-        sent.map_err(|error| {
-            ProcessError::system("the signal could not be sent to the child process", error)
-        })
+        sent(self.spawned.child.try_kill())
     }
+}
+
+fn sent(sent: io::Result<()>) -> Result<(), ProcessError> {
+    sent.map_err(|error| {
+        ProcessError::system("the signal could not be sent to the child process", error)
+    })
 }
 
 /// Returns the children of this process that have not ended: those started as a [`Process`],

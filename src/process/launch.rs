@@ -125,16 +125,26 @@ impl Launch<'_> {
         told: &T,
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<(Child, OwnedFd)> {
+        let mut fds = fds.to_vec();
+        fds.extend(family::for_children());
+        self.launch_alone(role, told, &fds)
+    }
+
+    /// Launches a process like [`launch`](Self::launch), but not as one of the family.
+    pub(super) fn launch_alone<T: Serialize>(
+        self,
+        role: Role,
+        told: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<(Child, OwnedFd)> {
         let (life_line, theirs) = handoff::pair()?;
         let secret = random::word();
         let fingerprint = Image::main().fingerprint();
         let mut message = [role.magic, secret.to_ne_bytes(), fingerprint.to_ne_bytes()].concat();
         let body = (std::process::id(), told);
         exact::to_vec_append(&mut message, &body).map_err(io::Error::other)?;
-        let mut fds = fds.to_vec();
-        fds.extend(family::for_children());
         // The greeting is sent before there is a process to read it: it waits on the socket.
-        handoff::send(life_line.as_fd(), &message, &fds)?;
+        handoff::send(life_line.as_fd(), &message, fds)?;
 
         // Last: whatever the user has said of this variable, the process must find its greeting.
         let mut environment = self.environment;

@@ -26,6 +26,8 @@
 //! | the parent is killed | the kernel kills the child at once, and the child's own children |
 //! | the parent ends normally | it waits for its children |
 //! | | it kills those that are [daemons](ProcessBuilder::daemon) |
+//! | it is ended by a signal | the processes that it has started are killed too |
+//! | | ([`kill_descendants`](ProcessBuilder::kill_descendants)) |
 //! | its handle is dropped | nothing: it runs on |
 //!
 //! How it ends is its [`ExitStatus`]:
@@ -52,6 +54,7 @@
 mod builder;
 mod child;
 mod entry;
+mod guard;
 mod handle;
 mod identity;
 pub(crate) mod launch;
@@ -61,6 +64,7 @@ mod spawned;
 mod start;
 mod start_request;
 mod stdio;
+pub(crate) mod tree;
 
 pub use builder::ProcessBuilder;
 pub use handle::{Process, active_children};
@@ -72,5 +76,6 @@ pub use crate::error::ProcessError;
 pub use crate::os::ExitStatus;
 
 pub(crate) use child::CHILD;
+pub(crate) use guard::GUARD;
 pub(crate) use identity::{Origin, check_depth};
 pub(crate) use stdio::LineCallback;

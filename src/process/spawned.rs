@@ -57,6 +57,9 @@ impl Spawned {
             // Before a caller learns of the end: what the child held of shared objects must be free
             // again then.
             member::has_ended(self.child.pid());
+            // A child that nothing has killed has ended by itself, with whatever code.
+            let is_in_order = !matches!(status, ExitStatus::Signal(_));
+            self.child.tree_ended(is_in_order);
             status
         });
         if is_first {

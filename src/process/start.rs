@@ -12,7 +12,7 @@ use super::identity::{self, Origin};
 use super::launch::{self, Launch};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
-use super::{Process, ProcessBuilder, Stdio, Termination, child, registry};
+use super::{Process, ProcessBuilder, Stdio, Termination, child, registry, tree};
 use crate::call::portable::PortableValue;
 use crate::call::{closure, code};
 use crate::error::ProcessError;
@@ -67,7 +67,9 @@ where
         argument,
         member,
     };
-    let spawned = start(&name, builder, work).map_err(|error| failed(error.to_string()))?;
+    let spawned = start(&name, builder, work).map_err(|error| failed(error.to_string()));
+    tree::settle();
+    let spawned = spawned?;
     let spawned = Arc::new(spawned);
     registry::add(spawned.clone());
     Ok(Process::of(spawned))
@@ -116,9 +118,13 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
         captures: work.captures.len() as u64,
     };
     let (request, length) = start_request::pack(&head, &work.captures, &work.argument)?;
+    let is_asked = builder.kills_descendants;
+    let entry = is_asked.then(|| tree::enlist(false)).flatten();
+    let mut environment = builder.environment.clone();
+    tree::mark(&mut environment, entry.as_ref());
     let launch = Launch {
         name: &format!("manyhands:{name}"),
-        environment: builder.environment.clone(),
+        environment,
         stdout: builder.stdout.stream()?.0,
         stderr: builder.stderr.stream()?.0,
     };
@@ -130,7 +136,7 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
     }
     Ok(Spawned::new(
         name.to_owned(),
-        child,
+        child.with_tree(entry),
         builder.is_daemon,
         life_line,
     ))

@@ -76,7 +76,11 @@ impl Traces {
                         .into_owned(),
                 )
             })
-            .filter(|target| !target.starts_with("/proc/") && !target.contains("manyhands-family"))
+            // The family's memory and the guard's table stay as long as the process.
+            .filter(|target| {
+                let stays = ["manyhands-family", "guard-of-manyhands"];
+                !target.starts_with("/proc/") && !stays.iter().any(|name| target.contains(name))
+            })
             .collect();
         descriptors.sort();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();

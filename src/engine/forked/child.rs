@@ -22,8 +22,10 @@ use crate::os::environment::{self, Environment};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::timer::DeathTimer;
+use crate::os::tree::{self, Entry};
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
+use crate::process;
 
 /// The child rings only when the parent has asked for it.
 impl Ring for Arc<Alarm> {
@@ -57,6 +59,8 @@ pub(super) struct Setup<'s> {
     pub(super) index: usize,
     /// How its environment differs from that of this process.
     pub(super) environment: &'s Environment,
+    /// What finds its descendants, if they are to end with it.
+    pub(super) entry: Option<Entry>,
 }
 
 /// How a child knows that its parent has died.
@@ -125,7 +129,8 @@ impl Forked {
             Bond::Process => Some(handoff::pair()?),
         };
         let parent = std::process::id();
-        let (pid, taken) = fork_child(Takes::All, || {
+        let mut chain = setup.entry.as_ref().map(Entry::chain);
+        let forked = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
                 None => worker::die_with_parent(parent).is_ok(),
                 Some((ours, theirs)) => {
@@ -141,6 +146,9 @@ impl Forked {
             };
             if is_bound && let Some(work) = work.take() {
                 environment::apply(setup.environment);
+                if let Some(chain) = chain.take() {
+                    tree::mark_forked_child(chain);
+                }
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 worker_index::set(setup.index);
@@ -149,9 +157,11 @@ impl Forked {
                 work(&mut responses);
                 responses.done();
             }
-        })?;
+        });
+        process::tree::settle();
+        let (pid, taken) = forked?;
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
-        let child = Arc::new(child);
+        let child = Arc::new(child.with_tree(setup.entry));
         taken.taken_by(&child);
         let receiver = Receiver::new(lane);
         Ok(Self {
@@ -285,6 +295,7 @@ impl Forked {
             None => (self.receiver.take_unpublished(expected, sink), death),
         };
         let has_started = fate.is_some_and(|fate| fate.started);
+        self.child.tree_ended(!has_started && is_in_order(death));
         let crash_report = self.receiver.header().crash_report().read();
         let error = if let Some(caught) = crash_report
             && cfg!(panic = "abort")
@@ -314,6 +325,12 @@ impl Forked {
         Duration::from_nanos(started.map_or(0, |started| clock::now().saturating_sub(started)))
     }
 
+    /// Waits for the end of a child that is at no item, or has been killed.
+    pub(super) fn reap_at_rest(&mut self) {
+        let death = self.reap();
+        self.child.tree_ended(is_in_order(death));
+    }
+
     pub(super) fn reap(&mut self) -> Death {
         self.is_reaped = true;
         let status = self.child.reap();
@@ -338,9 +355,14 @@ impl Drop for Forked {
         // wait for.
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
-            self.reap();
+            self.reap_at_rest();
         }
     }
+}
+
+/// Returns whether a child that was at no item has ended as one that has nothing more to do.
+fn is_in_order(death: Death) -> bool {
+    matches!(death, Death::Exit(0) | Death::Unknown)
 }
 
 /// What a child does with its items: it runs each within its limit, and answers it.

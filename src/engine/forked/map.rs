@@ -506,7 +506,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
         let Some((index, mut expected)) = hand.at.take() else {
             // The child was at no chunk.
-            hand.child.reap();
+            hand.child.reap_at_rest();
             return;
         };
         self.chunks[index].is_taken = false;

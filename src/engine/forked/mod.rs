@@ -148,6 +148,7 @@ pub struct ForkedBuilder {
     allow_threads: bool,
     environment: Environment,
     inner_threads: Option<InnerThreads>,
+    spares_descendants: bool,
 }
 
 impl ForkedBuilder {
@@ -250,6 +251,46 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets whether the processes that a child has started, and those that these have started, are
+    /// killed when the child is ended by force: by a limit, by
+    /// [`kill`](crate::TaskFuture::kill), by [`Shutdown::Kill`](crate::Shutdown::Kill), with a pool
+    /// that is dropped, because another item of its call has failed, by a crash, or with a program
+    /// that is killed (Ctrl-C, say). By default, they are. When a child has run its items, they are
+    /// left alone.
+    ///
+    /// How they are found, and which are not:
+    /// [`ProcessesBuilder::kill_descendants`](crate::engine::ProcessesBuilder::kill_descendants). A
+    /// limit ends a forked child from within, like a crash. In a library that another program has
+    /// loaded, and without the feature `worker-hook`, there is no guard: descendants outlive a
+    /// program that is killed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    ///
+    /// // Doc tests run in several threads.
+    /// let builder = Forked::builder().workers(1).allow_threads(true);
+    /// let hangs = |()| Command::new("sleep").arg("1000").status().unwrap().code();
+    /// let pool = builder.clone().build()?;
+    /// let task = pool.call().timeout(Duration::from_millis(100)).submit(hangs, ());
+    /// assert!(matches!(task.result(), Err(TaskError::TimedOut { .. }))); // and `sleep` ends
+    ///
+    /// let pool = builder.kill_descendants(false).build()?;
+    /// let leaves = |()| -> () {
+    ///     Command::new("sleep").arg("0.1").spawn().unwrap();
+    ///     std::process::abort()
+    /// };
+    /// assert!(pool.submit(leaves, ()).result().is_err()); // this `sleep` goes on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kill_descendants(mut self, are_killed: bool) -> Self {
+        self.spares_descendants = !are_killed;
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
@@ -264,7 +305,7 @@ impl ForkedBuilder {
             name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
-            submitted: Submitted::new(environment),
+            submitted: Submitted::new(environment, self.spares_descendants),
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::lane::ResponseWriter;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::process::tree;
 
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
@@ -43,6 +44,7 @@ pub(super) struct Submitted {
     generation: u32,
     /// How the environment of the children differs from that of this process.
     environment: Environment,
+    spares_descendants: bool,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -60,7 +62,7 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new(environment: Environment) -> Self {
+    pub(super) fn new(environment: Environment, spares_descendants: bool) -> Self {
         Self {
             environment,
             id: PoolId::new(),
@@ -72,14 +74,17 @@ impl Submitted {
             is_killed: AtomicBool::new(false),
             watcher: Arc::default(),
             generation: fork::generation(),
+            spares_descendants,
         }
     }
 
-    /// Returns what a child with this index is given.
+    /// Returns what a child with this index, which is about to be forked, is given.
     pub(super) fn setup(&self, index: usize) -> Setup<'_> {
+        let entry = (!self.spares_descendants).then(|| tree::enlist(true));
         Setup {
             index,
             environment: &self.environment,
+            entry: entry.flatten(),
         }
     }
 
@@ -259,7 +264,7 @@ impl Submitted {
         let enlisted = {
             let enlisted = self.enlisted.lock();
             self.is_killed.store(true, Ordering::Release);
-            enlisted.iter().for_each(|process| process.kill());
+            Process::kill_all(enlisted.iter().map(Arc::as_ref));
             enlisted.clone()
         };
         for process in &enlisted {

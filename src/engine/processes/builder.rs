@@ -259,6 +259,45 @@ impl ProcessesBuilder {
         self
     }
 
+    /// Sets whether the processes that a worker has started, and those that these have started, are
+    /// killed when the worker is ended by force: by a limit, by
+    /// [`kill`](crate::TaskFuture::kill), by [`Shutdown::Kill`](crate::Shutdown::Kill), with a pool
+    /// that is dropped, by a crash, or with a program that is killed (Ctrl-C, say). By default, they
+    /// are. When a worker ends in order, they are left alone: after
+    /// [`close`](crate::Pool::close), and when it leaves the pool because it has been idle or has
+    /// run its tasks.
+    ///
+    /// All that runs is killed that the worker has started, also by tasks that have ended. They are
+    /// found by the variable `MANYHANDS_TREE`, which each process gives to those that it starts,
+    /// also with another session; and, if the pool ends the worker, by their parents. So a process
+    /// is not found if it has removed the variable and either its own parent has ended or the worker
+    /// has died by itself. A process that runs as another user is not killed. The end comes some
+    /// milliseconds after that of the worker, from a small process, `manyhands:guard`, that is there
+    /// as long as the program.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::processes(1)?;
+    /// let hangs = |()| Command::new("sleep").arg("1000").status().unwrap().code();
+    /// let task = pool.call().timeout(Duration::from_millis(100)).submit(hangs, ());
+    /// assert!(matches!(task.result(), Err(TaskError::TimedOut { .. }))); // and `sleep` ends
+    ///
+    /// let daemons = Processes::builder().workers(1).kill_descendants(false).build()?;
+    /// let starts = |()| Command::new("sleep").arg("0.1").spawn().unwrap().id();
+    /// daemons.submit(starts, ()).result()?;
+    /// drop(daemons); // this `sleep` goes on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kill_descendants(mut self, are_killed: bool) -> Self {
+        self.settings.spares_descendants = !are_killed;
+        self
+    }
+
     /// Sets how the workers are started.
     ///
     /// # Examples

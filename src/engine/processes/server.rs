@@ -35,6 +35,7 @@ use crate::os::environment::{self, Environment};
 use crate::os::pidfd::{self, Child};
 use crate::os::readable::{pause, wait_readable};
 use crate::os::start::Stream;
+use crate::os::tree;
 use crate::os::{self, fork, handoff, worker as own};
 use crate::process::launch::{CANNOT_BEGIN, Launch, Role, receive_greeting};
 
@@ -606,5 +607,8 @@ fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
         own::replace_stderr(&next()?)?;
     }
     environment::apply(&environment);
+    if let Some(chain) = std::env::var_os(tree::VARIABLE) {
+        tree::mark_this_copy(chain.as_encoded_bytes());
+    }
     worker::run(greeting, lane, bell, life_line)
 }

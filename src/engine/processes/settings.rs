@@ -249,6 +249,8 @@ pub(super) struct Settings {
     pub(super) preload: Option<u64>,
     /// Whether this process may be forked while other threads run.
     pub(super) allow_threads: bool,
+    /// Whether the processes that a worker has started are left alone when it is ended by force.
+    pub(super) spares_descendants: bool,
 }
 
 /// What a worker does to itself before it takes tasks. Part of its greeting.

@@ -15,6 +15,7 @@ use crate::os::pidfd::Child;
 use crate::os::{clock, handoff};
 use crate::process::Origin;
 use crate::process::launch::Launch;
+use crate::process::tree;
 
 /// How long a worker may take from its start to its first sign of life. Its initialiser may take as
 /// long as it likes.
@@ -66,7 +67,11 @@ pub(super) fn start(
     };
     let (stdout, from_stdout) = settings.stdout.stream()?;
     let (stderr, from_stderr) = settings.stderr.stream()?;
-    let environment = settings.environment(place.workers, place.cores.len());
+    let mut environment = settings.environment(place.workers, place.cores.len());
+    let is_asked = !settings.spares_descendants;
+    let is_forked = server.is_some();
+    let entry = is_asked.then(|| tree::enlist(is_forked)).flatten();
+    tree::mark(&mut environment, entry.as_ref());
     let (child, life_line) = match server {
         None => {
             let launch = Launch {
@@ -96,7 +101,7 @@ pub(super) fn start(
         listener.add(&name, from_stderr, &settings.stderr);
     }
     Ok(Started {
-        child: Arc::new(child),
+        child: Arc::new(child.with_tree(entry)),
         lane,
         since,
         _life_line: life_line,

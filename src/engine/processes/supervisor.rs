@@ -26,6 +26,7 @@ use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, clock, task};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
+use crate::process::tree;
 
 /// The pause after a failed start until the next one is tried. It is doubled each time, up to
 /// [`LONGEST_PAUSE`].
@@ -117,6 +118,11 @@ impl Drop for Bereaved {
     }
 }
 
+/// Returns whether a worker that was at no item has ended as one that has nothing more to do.
+fn is_in_order(death: Death) -> bool {
+    matches!(death, Death::Exit(0) | Death::Unknown)
+}
+
 struct Supervisor {
     shared: Arc<Shared>,
     posts: Vec<Post>,
@@ -153,6 +159,7 @@ impl Supervisor {
                 hired.map_err(|error| self.start_failed(number, error.to_string()))
             })
         });
+        tree::settle();
         if let Err(error) = started {
             self.give_up(error.clone());
             let _ = report.send(Err(error));
@@ -333,7 +340,8 @@ impl Supervisor {
 
     /// Settles the tasks of a worker that has ended. Returns false if the pool has ended with it.
     fn replace(&mut self, number: usize, death: Death) -> bool {
-        self.posts[number].child = None;
+        let child = self.posts[number].child.take();
+        let was_in_order;
         let (was_ready, was_leaving, was_late, crash_report) = {
             let mut dispatch = self.shared.lock();
             let worker = dispatch.workers[number].as_ref();
@@ -341,11 +349,15 @@ impl Supervisor {
             let was_late = worker.is_some_and(Worker::has_not_come_up);
             let was_leaving = worker.is_some_and(|worker| !worker.is_open()) && !was_late;
             let crash_report = worker.and_then(Worker::crash_report);
-            dispatch.reclaim(&self.shared, number, death);
+            let was_at_item = dispatch.reclaim(&self.shared, number, death);
             dispatch.pump(&self.shared);
+            was_in_order = !was_at_item && is_in_order(death);
             (was_ready, was_leaving, was_late, crash_report)
         };
         self.shared.bell.ring();
+        if let Some(child) = child {
+            child.tree_ended(was_in_order);
+        }
         // The worker had worked, or was meant to end: nothing is wrong with its start.
         if was_ready || was_leaving {
             let post = &mut self.posts[number];
@@ -466,7 +478,8 @@ impl Supervisor {
                 if child.wait_end(Some(deadline.saturating_duration_since(Instant::now()))) {
                     // This comes before the pool's accounts are settled: only then is it known how
                     // much memory the worker had.
-                    self.reap(&child);
+                    let death = self.reap(&child);
+                    child.tree_ended(is_in_order(death));
                 } else {
                     log::warn!(
                         "worker process {} did not end by itself and is killed",
@@ -491,9 +504,10 @@ impl Supervisor {
         self.shared.bell.ring();
         let posts = std::mem::take(&mut self.posts);
         let children = || posts.iter().filter_map(|post| post.child.as_ref());
-        children().for_each(|child| child.kill());
+        Child::kill_all(children().map(Arc::as_ref));
         children().for_each(|child| {
-            self.reap(child);
+            let death = self.reap(child);
+            child.tree_ended(is_in_order(death));
         });
         self.server = None;
         // When this returns, everything that the workers have printed has been told.

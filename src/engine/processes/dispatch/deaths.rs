@@ -24,21 +24,21 @@ enum Verdict {
 
 impl Dispatch {
     /// Reclaims what a dead worker had: fails the one item that it had started, and gives the rest
-    /// to others.
+    /// to others. Returns whether it had started one.
     pub(in crate::engine::processes) fn reclaim(
         &mut self,
         context: &Context,
         number: usize,
         death: Death,
-    ) {
+    ) -> bool {
         self.drain(context, number);
         let Some(mut worker) = self.workers[number].take() else {
-            return;
+            return false;
         };
         self.idle.retain(|&idle| idle != number);
         self.tallies[number].reclaim(&worker);
         if worker.in_flight.is_empty() {
-            return;
+            return false;
         }
         self.busy -= 1;
         if context.settings.timeline
@@ -50,18 +50,20 @@ impl Dispatch {
             self.recorder.record(event);
         }
         let entries = std::mem::take(&mut worker.in_flight);
+        let mut had_started = false;
         // This goes from the last to the first, because each goes to the front of the queue.
         for (position, entry) in entries.into_iter().enumerate().rev() {
-            self.close_books(number, &worker, entry, position == 0, death);
+            had_started |= self.close_books(number, &worker, entry, position == 0, death);
         }
         // The dead worker may not be replaced, if it was to leave, and all others may rest.
         if !self.queue.is_empty() && self.idle.is_empty() {
             self.call_back(context);
         }
+        had_started
     }
 
     /// Settles one batch of a dead worker: takes its last answers, fails the item that the worker
-    /// died of, if there is one, and queues the rest again.
+    /// died of, if there is one, and queues the rest again. Returns whether an item had started.
     fn close_books(
         &mut self,
         number: usize,
@@ -69,7 +71,7 @@ impl Dispatch {
         mut entry: InFlight,
         is_front: bool,
         death: Death,
-    ) {
+    ) -> bool {
         let next = entry.expected.next;
         let has_begun = worker.has_begun(&entry);
         // The outcome of its call may be certain with what follows.
@@ -93,7 +95,7 @@ impl Dispatch {
             // was missing.
             let end = entry.expected.end;
             self.requeue(entry.batch.from(end));
-            return;
+            return false;
         };
         let mut is_whole = false;
         let verdict = match &worker.kill_reason {
@@ -144,6 +146,7 @@ impl Dispatch {
             }
         }
         self.requeue(batch);
+        started
     }
 
     /// Puts what is left of a batch at the front of the queue. If nothing is left, or no caller

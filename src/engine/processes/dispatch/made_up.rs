@@ -88,6 +88,7 @@ impl MadeUp {
             start_method: StartMethod::Spawn,
             preload: None,
             allow_threads: false,
+            spares_descendants: false,
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());

@@ -1,0 +1,169 @@
+//! Looks for marks in `/proc`, and kills the processes that have them.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use super::mark::{MAPPING, Mark, VARIABLE, Wanted};
+use crate::os::{life, process_fd};
+
+/// How often `/proc` is read at most. Descendants that start others while they are killed are found
+/// by the next reading.
+const MOST_READINGS: usize = 64;
+
+/// Kills all processes that have the mark of one of these children of a program, and not this
+/// process. Returns how many it has killed.
+pub(crate) fn hunt(program: u64, wanted: &[Wanted]) -> usize {
+    let wanted: HashMap<u64, u64> = wanted.iter().map(|it| (it.number, it.since)).collect();
+    let mut hunter = Hunter {
+        program,
+        has_copies: wanted.keys().any(|number| number & 1 == 1),
+        wanted,
+        own_program: file_of(Path::new("/proc/self/exe")),
+        buffer: Vec::new(),
+    };
+    let mut killed = HashMap::new();
+    for _ in 0..MOST_READINGS {
+        let before = killed.len();
+        for pid in pids() {
+            if pid != std::process::id()
+                && hunter.is_marked(pid)
+                && let Some(started) = kill_if(pid, |pid| hunter.is_hit(pid))
+            {
+                killed.insert(pid, started);
+            }
+        }
+        // Those that were killed start nothing any more. So a reading that finds no other has found
+        // the last ones.
+        if killed.len() == before {
+            break;
+        }
+    }
+    killed.len()
+}
+
+/// Kills a process if it still is the one that was meant, once its number can no longer become
+/// another's. Returns when it was started; `None` if it has not been killed.
+pub(super) fn kill_if(pid: u32, mut is_meant: impl FnMut(u32) -> Option<u64>) -> Option<u64> {
+    let fd = process_fd::open(pid.cast_signed()).ok()??;
+    // The descriptor means the process that has the number now. If that ends, and another one gets
+    // the number, the signal goes to no process.
+    let started = is_meant(pid)?;
+    match process_fd::signal(fd.as_fd(), Signal::SIGKILL) {
+        Ok(()) => Some(started),
+        Err(error) => {
+            log::debug!("process {pid}, which a task has started, is not killed: {error}");
+            None
+        }
+    }
+}
+
+/// Kills the process that was started at this time under this pid.
+pub(super) fn kill(pid: u32, started: u64) {
+    kill_if(pid, |pid| {
+        let seen = life::see(pid).ok()?;
+        (seen.started == started).then_some(started)
+    });
+}
+
+struct Hunter {
+    program: u64,
+    /// The numbers of the children, and since when their marks have been there.
+    wanted: HashMap<u64, u64>,
+    /// Whether one of them was forked.
+    has_copies: bool,
+    /// Device and inode of the executable of this process, which is also that of forked children.
+    own_program: Option<(u64, u64)>,
+    buffer: Vec<u8>,
+}
+
+impl Hunter {
+    /// Returns since when the mark has been there.
+    fn since(&self, mark: Mark) -> Option<u64> {
+        let is_own = mark.program == self.program;
+        let since = self.wanted.get(&mark.number).copied();
+        since.filter(|_| is_own)
+    }
+
+    /// Returns whether a process has a mark of one of the children.
+    fn is_marked(&mut self, pid: u32) -> bool {
+        self.oldest_mark(pid).is_some()
+    }
+
+    /// Returns when a process was started, if it has a mark and was started after it was made.
+    fn is_hit(&mut self, pid: u32) -> Option<u64> {
+        let since = self.oldest_mark(pid)?;
+        let seen = life::see(pid).ok()?;
+        (seen.started >= since && !seen.is_dead).then_some(seen.started)
+    }
+
+    fn oldest_mark(&mut self, pid: u32) -> Option<u64> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let in_environment = if read(&format!("/proc/{pid}/environ"), &mut buffer) {
+            let marks = marks_in(&buffer);
+            marks.filter_map(|mark| self.since(mark)).min()
+        } else {
+            None
+        };
+        let found = in_environment.or_else(|| {
+            let is_copy = self.has_copies
+                && self.own_program.is_some()
+                && file_of(Path::new(&format!("/proc/{pid}/exe"))) == self.own_program;
+            (is_copy && read(&format!("/proc/{pid}/maps"), &mut buffer))
+                .then(|| {
+                    let marks = marks_of_mappings(&buffer);
+                    marks.filter_map(|mark| self.since(mark)).min()
+                })
+                .flatten()
+        });
+        self.buffer = buffer;
+        found
+    }
+}
+
+/// Returns the marks in an environment, as `/proc` shows it.
+pub(super) fn marks_in(environment: &[u8]) -> impl Iterator<Item = Mark> {
+    environment
+        .split(|&byte| byte == 0)
+        .filter_map(|line| {
+            let value = line.strip_prefix(VARIABLE.as_bytes())?;
+            value.strip_prefix(b"=")
+        })
+        .flat_map(|value| value.split(|&byte| byte == b','))
+        .filter_map(Mark::parse)
+}
+
+/// Returns the marks in the names of mappings, as `/proc` shows them.
+fn marks_of_mappings(maps: &[u8]) -> impl Iterator<Item = Mark> {
+    maps.split(|&byte| byte == b'\n').filter_map(|line| {
+        let name = std::str::from_utf8(line).ok()?;
+        let (_, mark) = name.split_once("/memfd:")?.1.split_once(MAPPING)?;
+        Mark::parse(mark.strip_suffix(" (deleted)").unwrap_or(mark).as_bytes())
+    })
+}
+
+/// Reads a whole file. Returns false if that cannot be read: the process is another user's, or has
+/// ended.
+fn read(path: &str, buffer: &mut Vec<u8>) -> bool {
+    buffer.clear();
+    File::open(path).is_ok_and(|mut file| file.read_to_end(buffer).is_ok())
+}
+
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// Returns the pids of all processes that `/proc` shows.
+pub(super) fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    entries.filter_map(|entry| pid(entry.ok()?)).collect()
+}
