@@ -21,7 +21,6 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::readable::{pause, wait_readable};
-use super::refusal::refused;
 use super::tree::{self, Entry};
 use super::{ExitStatus, above_standard, ended, life, process_fd, worker};
 

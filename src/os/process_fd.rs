@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use super::refusal::refused;
-use nix::sys::signal::Signal;
 
 /// Set once the kernel has said that it has no pidfds, so that it is not asked again for each
 /// child. Valgrind prints several lines each time.

@@ -156,7 +156,8 @@ pub(crate) fn mark_this_copy(chain: &[u8]) {
         .and_then(|file| {
             // The file is empty. No access is allowed, so that does not matter.
             let flags = MapFlags::MAP_SHARED;
-            Mapping::part(&file, 0, NonZeroUsize::MIN, ProtFlags::PROT_NONE, flags)
+            let (what, len) = ("the mark of a forked child", NonZeroUsize::MIN);
+            Mapping::part(what, &file, 0, len, ProtFlags::PROT_NONE, flags)
         });
     match mapped {
         Ok(mapping) => std::mem::forget(mapping),

@@ -22,7 +22,6 @@ use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
-use crate::os::tree::Entry;
 
 /// The number of the only task of a child.
 pub(super) const TASK: u32 = 1;

@@ -99,7 +99,7 @@ impl Table {
     }
 
     fn map(file: &OwnedFd) -> io::Result<&'static Self> {
-        let mapping = Mapping::of(file, LEN)?;
+        let mapping = Mapping::of("the table of children", file, LEN)?;
         let start = mapping.start().cast::<Self>();
         std::mem::forget(mapping);
         // SAFETY: the file is as long as a table, and stays mapped. All of it is atomics, of which

@@ -142,7 +142,7 @@ impl Dispatch {
             if is_whole && batch.first < batch.task.count {
                 // No caller wants the items behind it either.
                 self.fail(batch, &error);
-                return;
+                return started;
             }
         }
         self.requeue(batch);
