@@ -415,7 +415,8 @@ fn a_server_that_is_killed_takes_its_workers_along_and_is_replaced() {
     let _none = Leftovers::none();
     let pool = builder(StartMethod::ForkServer).build().unwrap();
     let server = *children_of(std::process::id()).first().unwrap();
-    // A task that its worker has claimed and not started would go to the next worker, and never end.
+    // A task that its worker has claimed and not started would go to the next worker, and never
+    // end.
     let runs = Event::new().unwrap();
     let run = |runs: Event| {
         runs.set();

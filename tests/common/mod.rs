@@ -23,6 +23,10 @@ use parking_lot::{Mutex, MutexGuard};
 /// How long a condition may take to come true before a test fails. Far longer than it ever should.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The time between two looks at a condition. Looks without a pause would take a core from the
+/// processes that are to make it true.
+pub const PAUSE: Duration = Duration::from_micros(100);
+
 /// Asserts that a value matches a pattern, which may have a guard, and prints the value if it does
 /// not. For values that only the crate can make.
 #[allow(unused_macros, reason = "each test binary uses its part")]
@@ -166,7 +170,7 @@ impl Drop for Leftovers {
                     self.before
                 );
             }
-            std::thread::yield_now();
+            std::thread::sleep(PAUSE);
         }
     }
 }
@@ -268,7 +272,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "this never came true: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(PAUSE);
     }
 }
 

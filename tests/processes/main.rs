@@ -72,7 +72,7 @@ impl Drop for Touches {
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn wait_for(path: PathBuf) -> u32 {
     while !path.exists() {
-        std::thread::yield_now();
+        std::thread::sleep(common::PAUSE);
     }
     std::process::id()
 }

@@ -198,6 +198,11 @@ impl Idle {
             if before.is_quit() || is_wanted() {
                 self.counters
                     .fetch_sub(ASLEEP - SEARCHING, Ordering::Relaxed);
+                // If this worker was the last to get up from a nap, it has set no alarm, and the
+                // others sleep for good. It stays awake now, so another must nap.
+                let napper = self.ensure_napper(&mut sleepers);
+                drop(sleepers);
+                self.unpark(napper);
                 return Woken::Called;
             }
             if in_vain {
@@ -272,15 +277,21 @@ impl Idle {
         }
         self.workers[worker].sleep.store(ROUSED, Ordering::Relaxed);
         // A worker is awake now, so another must nap.
-        let napper = if sleepers.napping.is_empty() {
-            self.set_alarm(&mut sleepers)
-        } else {
-            None
-        };
+        let napper = self.ensure_napper(&mut sleepers);
         drop(sleepers);
         self.unpark(Some(worker));
         self.unpark(napper);
         true
+    }
+
+    /// Gives an alarm to a worker if none has one. The caller must unpark it, so that it sees the
+    /// alarm.
+    fn ensure_napper(&self, sleepers: &mut Sleepers) -> Option<usize> {
+        if sleepers.napping.is_empty() {
+            self.set_alarm(sleepers)
+        } else {
+            None
+        }
     }
 
     /// Gives an alarm to the worker that has slept longest. The caller must unpark it, so that it

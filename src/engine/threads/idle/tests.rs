@@ -66,3 +66,31 @@ fn the_last_that_ends_its_search_looks_again_if_another_sleeps() {
     idle.counters.fetch_add(ASLEEP, Ordering::Relaxed);
     assert!(idle.stop_searching());
 }
+
+/// The task may share out work by rayon, which only a worker that naps finds.
+#[test]
+fn the_last_that_gets_up_gives_an_alarm_to_another_when_it_finds_a_task() {
+    let idle = Idle::new(2);
+    // Both sleep: worker 0 fell asleep first, with an alarm, and then worker 1, the last.
+    idle.counters.fetch_add(2 * ASLEEP, Ordering::Relaxed);
+    {
+        let mut sleepers = idle.sleepers.lock();
+        sleepers.napping.push(0);
+        idle.workers[0].sleep.store(SHORTEST_NAP, Ordering::Relaxed);
+        sleepers.for_good.push_back(1);
+    }
+    // All others are asleep, so worker 0 sets no alarm. It is about to sleep again, and its last
+    // look shows a task.
+    assert!(idle.get_up(0) == Woken::ByAlarm);
+    assert_eq!(idle.sleepers.lock().for_good, [1]);
+    assert!(idle.sleep(0, true, || true) == Woken::Called);
+    let counters = idle.counters();
+    assert_eq!((counters.searching(), counters.asleep()), (1, 1));
+    let sleepers = idle.sleepers.lock();
+    assert_eq!((&*sleepers.napping, sleepers.for_good.len()), (&[1][..], 0));
+    assert_eq!(
+        idle.workers[1].sleep.load(Ordering::Relaxed),
+        sleepers.nap,
+        "its thread sees the alarm"
+    );
+}
