@@ -162,3 +162,38 @@ fn b34_a_million_tasks_on_threads_leave_nothing() {
         || tasks(&pool, 1_000_000, bytes, square),
     );
 }
+
+/// Makes calls that end at an `Err` in the middle, and some that are given up while they run.
+fn calls_that_end_early(pool: &Pool<Processes>, count: u64) {
+    for n in 0..count {
+        let half = n % 100;
+        let refuse = |(n, at): (u64, u64)| if n == at { Err(n) } else { Ok(n) };
+        let items = (0..100).map(|n| (n, half));
+        let refused = pool.call().chunk_size(7).try_map(refuse, items);
+        assert_eq!(refused.unwrap_err().into_item(), Some(half));
+        if n.is_multiple_of(20) {
+            let endless = |n: u64| {
+                if n == 5 {
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                n
+            };
+            let call = pool.call().chunk_size(5).kill_on_drop(true);
+            let results: Vec<_> = call.imap(endless, 0..50).take(5).collect();
+            assert_eq!(results.into_iter().sum::<Result<u64, _>>(), Ok(10));
+        }
+    }
+}
+
+#[test]
+fn b85_b94_ten_thousand_calls_that_end_early_leave_nothing() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    leaves_nothing(
+        2_000,
+        || calls_that_end_early(&pool, 500),
+        || calls_that_end_early(&pool, 10_000),
+    );
+}

@@ -171,7 +171,7 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
 
     /// Gives the next chunk of the input to the workers, if there is one and room for it. Returns
     /// the indices of its items and its handle.
-    fn next(&mut self) -> Option<(Range<usize>, ChunkFuture<R>)> {
+    fn next(&mut self) -> Option<Given<R>> {
         let size = match &self.pace {
             Pace::Fixed(size) => *size,
             Pace::Adaptive { size, .. } => (*size).min(self.stream.most),
@@ -231,9 +231,12 @@ type Outcome<R> = (usize, Result<R, TaskError>);
 
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
 
+/// The indices of a chunk's items, and its outcomes to come.
+type Given<R> = (Range<usize>, ChunkFuture<R>);
+
 /// The chunks that the workers have, each with the indices of its items.
 enum UnderWay<R> {
-    InOrder(VecDeque<(Range<usize>, ChunkFuture<R>)>),
+    InOrder(VecDeque<Given<R>>),
     AsCompleted(Board<Vec<Result<R, TaskError>>, Range<usize>>),
 }
 
@@ -247,10 +250,7 @@ impl<R> UnderWay<R> {
 
     /// Takes the chunk whose outcomes come next, if that is known by the deadline; `None` if no
     /// chunk is left. If the deadline is `None`, a chunk of a call in order may not have ended.
-    fn pop(
-        &mut self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(Range<usize>, ChunkFuture<R>)>, TimeoutError> {
+    fn pop(&mut self, deadline: Option<Instant>) -> Result<Option<Given<R>>, TimeoutError> {
         match self {
             Self::InOrder(chunks) => {
                 if let (Some(_), Some((_, chunk))) = (deadline, chunks.front())

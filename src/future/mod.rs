@@ -536,7 +536,7 @@ impl<R> fmt::Debug for TaskFuture<R> {
         f.debug_struct("TaskFuture")
             .field("id", &self.id)
             .field("done", &self.is_done())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -86,13 +86,13 @@ impl Parent {
 }
 
 /// Forks this process, and leaves its parent with the child: that has a session of its own, and
-/// becomes a child of the first process of the system. Returns true in the child. The caller, which
-/// has started no threads, ends when this returns false.
-pub(crate) fn leave_parent() -> io::Result<bool> {
+/// becomes a child of the first process of the system. Returns the child's pid, and `None` in the
+/// child. The caller, which has started no threads, ends when this returns a pid.
+pub(crate) fn leave_parent() -> io::Result<Option<u32>> {
     // SAFETY: the child holds no lock that a thread of a library could have held at the fork, but
     // those of the allocator, which the C library takes care of. It runs nothing of that library.
     match unsafe { fork::fork() }? {
-        Side::Parent { .. } => Ok(false),
+        Side::Parent { child } => Ok(Some(child)),
         Side::Child => {
             for ending in ENDING {
                 // SAFETY: no handler is involved.
@@ -100,7 +100,7 @@ pub(crate) fn leave_parent() -> io::Result<bool> {
             }
             setsid()?;
             chdir("/")?;
-            Ok(true)
+            Ok(None)
         }
     }
 }

@@ -44,15 +44,17 @@ fn become_guard() -> io::Result<()> {
     // If it has died already, the guard begins with its last work.
     let parent = Parent::open(parent);
     // The program is not to have a child that it does not know of.
-    if guard::leave_parent()? {
-        own::set_name("mh-guard");
-        stand_guard(greeting.program, table_of, parent);
+    if let Some(guard) = guard::leave_parent()? {
+        // This process says so, and not the guard: a guard that is killed in its first moments is
+        // one that has died, and not one that is still to come.
+        table_of.set_guard(guard);
+        return Ok(());
     }
-    Ok(())
+    own::set_name("mh-guard");
+    stand_guard(greeting.program, table_of, parent)
 }
 
 fn stand_guard(program: u64, table: &'static Table, parent: Parent) -> ! {
-    table.begin_guard();
     let parent: &'static Parent = Box::leak(Box::new(parent));
     let watcher = thread::Builder::new()
         .name("mh-guard".to_owned())

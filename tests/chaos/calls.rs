@@ -11,7 +11,7 @@ use manyhands::prelude::*;
 use super::Round;
 use super::common::errors::is_cancelled_or_closed;
 use super::common::random::Random;
-use super::job::{Answer, Job, MOST_FALSE_STARTS, Rules, Way, run};
+use super::job::{Answer, Job, MOST_FALSE_STARTS, Rules, Way, run, run_or_refuse};
 
 /// This many retries let every job that can live come to its end.
 const MANY: u32 = 1_000_000;
@@ -36,7 +36,7 @@ impl<'r> Caller<'r> {
             if self.is_ending() {
                 return;
             }
-            match self.random.below(11) {
+            match self.random.below(14) {
                 0 | 1 => self.submit(),
                 2 => self.map(),
                 3 => self.map_outcomes(),
@@ -45,6 +45,8 @@ impl<'r> Caller<'r> {
                 7 => self.told(),
                 8 => self.leave(),
                 9 => self.map_with(),
+                10 | 11 => self.try_map(),
+                12 => self.give_up(),
                 _ => self.idle(),
             }
             self.round.calls.fetch_add(1, Ordering::Relaxed);
@@ -175,6 +177,65 @@ impl<'r> Caller<'r> {
                 jobs[index].check(Err(error), Some(index), rules, is_ending);
             }
         }
+    }
+
+    /// A call that ends at the first `Err`, in input order.
+    fn try_map(&mut self) {
+        let (jobs, rules) = (self.jobs(50), self.rules());
+        let first_refused = self.random.below(80);
+        let items: Vec<(Job, bool)> = jobs
+            .iter()
+            .enumerate()
+            .map(|(index, job)| {
+                let is_refused =
+                    index == first_refused || (index > first_refused && self.random.one_in(2));
+                (job.clone(), is_refused)
+            })
+            .collect();
+        let size = 1 + self.random.below(20);
+        let call = self.call(rules).chunk_size(size);
+        match self.during("try_map", || call.try_map(run_or_refuse, items)) {
+            Ok(answers) => {
+                assert!(first_refused >= jobs.len(), "an `Err` was lost");
+                assert_eq!(answers.len(), jobs.len());
+                for (index, (job, answer)) in jobs.iter().zip(answers).enumerate() {
+                    job.check(Ok(answer), Some(index), rules, self.is_ending());
+                }
+            }
+            Err(TryError::Item { index, error, .. }) => {
+                assert_eq!(index, first_refused, "not the first `Err`");
+                jobs[index].check(Ok(error), Some(index), rules, self.is_ending());
+            }
+            Err(TryError::Task(error)) => {
+                let is_ending = self.is_ending();
+                let index = error.index().or(is_ending.then_some(0)).expect("an index");
+                assert!(index <= first_refused, "an error behind an `Err` was told");
+                jobs[index].check(Err(error), Some(index), rules, is_ending);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// Drops what runs: a task, and a lazy call of which some results are waited for.
+    fn give_up(&mut self) {
+        let endless = Job::new(&mut self.random, Way::Endless);
+        let stopped = self.round.pool.submit(run, endless).kill_on_drop(true);
+        let (mut jobs, rules) = (self.jobs(10), self.rules());
+        jobs.push(Job::new(&mut self.random, Way::Endless));
+        let waits: Vec<u64> = (0..self.random.below(jobs.len()))
+            .map(|_| self.random.below(3) as u64)
+            .collect();
+        let size = 1 + self.random.below(10);
+        let call = self.call(rules).chunk_size(size).kill_on_drop(true);
+        let mut results = call.imap_unordered(run, jobs.clone());
+        for wait in waits.into_iter().map(Duration::from_millis) {
+            let next = self.during("next_timeout", || results.next_timeout(wait));
+            let Ok(Some((index, outcome))) = next else {
+                break;
+            };
+            jobs[index].check(outcome, Some(index), rules, self.is_ending());
+        }
+        self.during("drop of what runs", || drop((results, stopped)));
     }
 
     fn map_outcomes(&mut self) {

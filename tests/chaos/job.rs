@@ -150,6 +150,12 @@ pub(crate) fn run(job: Job) -> Answer {
     }
 }
 
+/// Runs a job, and returns its answer as an error if it is to be refused.
+pub(crate) fn run_or_refuse((job, is_refused): (Job, bool)) -> Result<Answer, Answer> {
+    let answer = run(job);
+    if is_refused { Err(answer) } else { Ok(answer) }
+}
+
 fn answer(n: u64) -> u64 {
     n.wrapping_mul(3) + 1
 }

@@ -228,7 +228,7 @@ fn end(round: &Round, mut random: Random) {
         }
         std::thread::yield_now();
     }
-    let way = random.below(6);
+    let way = random.below(7);
     if way < 3 {
         return;
     }
@@ -238,6 +238,14 @@ fn end(round: &Round, mut random: Random) {
         4 => round.watch.during("end", "cancel", || {
             round.pool.shutdown(Shutdown::CancelQueued)
         }),
+        5 => {
+            let timeout = Duration::from_millis(random.below(100) as u64);
+            let close = || round.pool.close_timeout(timeout);
+            match round.watch.during("end", "close_timeout", close) {
+                Err(PoolError::CloseTimedOut { .. }) => Ok(()),
+                other => other,
+            }
+        }
         _ => round
             .watch
             .during("end", "kill", || round.pool.shutdown(Shutdown::Kill)),

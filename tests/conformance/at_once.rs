@@ -94,7 +94,7 @@ pub(crate) fn half(n: u32) -> Result<u32, String> {
 }
 
 pub(crate) fn is_even(n: u32) -> Result<(), String> {
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         Ok(())
     } else {
         Err(format!("{n} is odd"))
@@ -321,8 +321,7 @@ macro_rules! at_once {
                 }
             }
             // Results of results, of nothing, and of what `closure!` takes along.
-            type Inner = Result<Vec<String>, ()>;
-            let nested = |n: u32| -> Result<Inner, Option<u8>> {
+            let nested = |n: u32| -> Result<Result<Vec<String>, ()>, Option<u8>> {
                 match n {
                     0 => Ok(Ok(vec!["Err".to_owned()])),
                     1 => Ok(Err(())),

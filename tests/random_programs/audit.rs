@@ -47,7 +47,7 @@ fn may_stop_workers(program: &Program, number: usize) -> bool {
     }
     let is_own = |pool: usize| pool % program.pools.len() == number;
     let limited = |options: &Options| options.is_tight();
-    let ends = |end: End| matches!(end, End::Kill | End::Drop);
+    let ends = |end: End| matches!(end, End::Kill | End::CloseIn(_) | End::Drop);
     let mut steps = program.threads.iter().flatten();
     program.from_outside
         || ends(program.pools[number].end)
@@ -56,7 +56,7 @@ fn may_stop_workers(program: &Program, number: usize) -> bool {
             Step::Call(spec) => is_own(spec.pool) && limited(&spec.options),
             Step::End { pool, how } => is_own(*pool) && ends(*how),
             // Of whatever pool the task is.
-            Step::Kill { .. } => true,
+            Step::Kill { .. } | Step::Leave { kills: true, .. } => true,
             _ => false,
         })
 }

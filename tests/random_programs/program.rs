@@ -51,6 +51,8 @@ pub(crate) struct PoolSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum End {
     Close,
+    /// Close, and give the tasks this many milliseconds.
+    CloseIn(u64),
     CancelQueued,
     Kill,
     Drop,
@@ -235,10 +237,13 @@ pub(crate) enum Step {
     Kill {
         slot: usize,
     },
-    /// Drops the handle, if `polled` after it has been polled once.
+    /// Drops the handle, if `polled` after it has been polled once. If `kills`, that kills the
+    /// task.
     Leave {
         slot: usize,
         polled: bool,
+        #[serde(default)]
+        kills: bool,
     },
     OnDone {
         slot: usize,
@@ -279,6 +284,7 @@ fn slot() -> impl Strategy<Value = usize> + Clone {
 fn end() -> impl Strategy<Value = End> + Clone {
     prop_oneof![
         3 => Just(End::Close),
+        1 => (0..30u64).prop_map(End::CloseIn),
         2 => Just(End::Drop),
         1 => Just(End::CancelQueued),
         1 => Just(End::Kill),
@@ -420,7 +426,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (slot(), how).prop_map(|(slot, how)| Step::Result { slot, how }),
         3 => slot().prop_map(|slot| Step::Cancel { slot }),
         2 => slot().prop_map(|slot| Step::Kill { slot }),
-        1 => (slot(), any::<bool>()).prop_map(|(slot, polled)| Step::Leave { slot, polled }),
+        2 => (slot(), any::<bool>(), any::<bool>()).prop_map(|(slot, polled, kills)| Step::Leave { slot, polled, kills }),
         6 => (slot(), callback).prop_map(|(slot, callback)| Step::OnDone { slot, callback }),
         4 => (prop::collection::vec(slot(), 1..5), when).prop_map(|(slots, when)| Step::Wait { slots, when }),
         14 => call().prop_map(Step::Call),

@@ -69,9 +69,15 @@ pub(crate) fn step(world: &'static World, step: &Step, id: u32) {
                 handle.given.is_killed |= handle.future.kill();
             }
         }
-        Step::Leave { slot, polled } => {
+        Step::Leave {
+            slot,
+            polled,
+            kills,
+        } => {
             let taken = world.slots[*slot].lock().take();
-            if let (Some(mut handle), true) = (taken, *polled) {
+            let Some(mut handle) = taken else { return };
+            handle.future = handle.future.kill_on_drop(*kills);
+            if *polled {
                 let polled = pin!(&mut handle.future).poll(&mut Context::from_waker(Waker::noop()));
                 if let Poll::Ready(outcome) = polled {
                     world.settle_handle(handle.given, &handle.told, &outcome);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
@@ -51,7 +52,7 @@ impl AnyPool {
                     builder = builder.max_tasks_per_worker(tasks);
                 }
                 if let Some(millis) = spec.idle_timeout {
-                    builder = builder.idle_timeout(std::time::Duration::from_millis(millis));
+                    builder = builder.idle_timeout(Duration::from_millis(millis));
                 }
                 if spec.parks {
                     builder = builder.wait_policy(WaitPolicy::Park);
@@ -61,12 +62,18 @@ impl AnyPool {
         }
     }
 
-    fn end(&self, how: End) -> Result<(), PoolError> {
-        each!(self, pool => match how {
+    /// Ends the pool. Returns false if tasks or callbacks had not ended when the time was over.
+    fn end(&self, how: End) -> Result<bool, PoolError> {
+        let ended = each!(self, pool => match how {
             End::Close => pool.close(),
+            End::CloseIn(millis) => pool.close_timeout(Duration::from_millis(millis)),
             End::CancelQueued => pool.shutdown(Shutdown::CancelQueued),
             End::Kill | End::Drop => pool.shutdown(Shutdown::Kill),
-        })
+        });
+        match ended {
+            Err(PoolError::CloseTimedOut { .. }) => Ok(false),
+            ended => ended.map(|()| true),
+        }
     }
 }
 
@@ -243,17 +250,26 @@ impl World {
             deeds.cancels.store(true, Ordering::SeqCst);
         }
         let ended = pool.end(how);
+        hold(ended.is_ok(), "a pool can be ended, once or twice", || {
+            format!("{ended:?}")
+        });
+        let is_in_time = ended == Ok(true);
         hold(
-            ended == Ok(()),
-            "a pool can be ended, once or twice",
-            || format!("{ended:?}"),
+            is_in_time || matches!(how, End::CloseIn(_)),
+            "only an end with a time limit comes too early",
+            || format!("{how:?}"),
         );
         deeds.has_ended.store(true, Ordering::SeqCst);
-        self.note_end(number);
-        if is_in_callback {
+        // A thread cannot be stopped: the task that it runs may go on.
+        let goes_on = !is_in_time && self.program.pools[number].engine == Engine::Threads;
+        if !goes_on {
+            self.note_end(number);
+        }
+        if is_in_callback || goes_on {
             return;
         }
-        for told in told {
+        // Callbacks that take longer go on.
+        for told in told.into_iter().filter(|_| is_in_time) {
             let times = told.times.load(Ordering::SeqCst);
             hold(
                 times == 1,

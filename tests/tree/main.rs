@@ -4,6 +4,12 @@
 //! and one without an environment. The test harness runs other threads, so forking is allowed here
 //! by `allow_threads`.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::zombie_processes,
+    reason = "tasks own their arguments, and what they start outlives them"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -402,7 +408,7 @@ fn b82_a_killed_parent_ends_the_tree() {
     }
     let _none = Leftovers::none();
     end_programs("b82_a_killed_parent_ends_the_tree", |program| {
-        kill(program.0.id())
+        kill(program.0.id());
     });
 }
 

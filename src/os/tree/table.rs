@@ -61,7 +61,7 @@ struct Stopped {
 pub(crate) struct Table {
     /// Changes whenever the guard is to look.
     bell: AtomicU32,
-    /// The guard's pid; 0 until it runs.
+    /// The guard's pid; 0 until there is one.
     guard: AtomicU32,
     /// When the guard was started.
     guard_started: AtomicU64,
@@ -172,9 +172,8 @@ impl Table {
 
     // The guard's side -----------------------------------------------------------------------
 
-    /// Says that this process is the guard.
-    pub(crate) fn begin_guard(&self) {
-        let pid = std::process::id();
+    /// Says which process is the guard: a child of this process.
+    pub(crate) fn set_guard(&self, pid: u32) {
         let started = life::start_time(pid).unwrap_or(0);
         self.guard_started.store(started, Ordering::Relaxed);
         self.guard.store(pid, Ordering::Release);

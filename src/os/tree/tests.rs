@@ -161,7 +161,7 @@ fn a_table_has_each_child_until_it_has_ended_in_order_or_its_descendants_have() 
     let added = (10..).map_while(|number| table.add(child(number))).count();
     assert_eq!(added, 4_096 - 2);
     assert_eq!(table.is_guarded(), None);
-    guards.begin_guard();
+    guards.set_guard(std::process::id());
     assert_eq!(table.is_guarded(), Some(true));
     guards.forget_guard();
     assert_eq!(table.is_guarded(), None);
