@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::errors::timed_out;
+use common::errors::task_timed_out;
 use common::{DEADLINE, Leftovers, as_program, eventually, finish, is_program};
 use manyhands::engine::ProcessesBuilder;
 use manyhands::prelude::*;
@@ -354,7 +354,7 @@ fn a_task_that_is_stopped_in_a_hook_has_a_limit_though_only_its_callback_waits()
             task.on_done(move |outcome| {
                 tell.send(outcome.copied().map_err(Clone::clone)).unwrap();
             });
-            let overdue = Err(timed_out(None, limit));
+            let overdue = Err(task_timed_out(task.id(), limit));
             assert_eq!(told.recv_timeout(DEADLINE / 3), Ok(overdue));
         },
     );

@@ -16,7 +16,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::errors::{timed_out, too_deep};
+use common::errors::{task_timed_out, too_deep};
 use common::{
     DEADLINE, Killed, Leftovers, as_program, children_of, eventually, finish, is_program,
     is_running, kill,
@@ -106,7 +106,8 @@ fn b28_a_limit_stops_a_forked_worker_too() {
         let limit = Duration::from_millis(50);
         let pool = builder(method).task_timeout(limit).build().unwrap();
         let endless = pool.submit(spin, 0);
-        assert_eq!(endless.result(), Err(timed_out(None, limit)), "{method:?}");
+        let overdue = Err(task_timed_out(endless.id(), limit));
+        assert_eq!(endless.result(), overdue, "{method:?}");
         assert_eq!(pool.submit(|x: u8| x, 3).result(), Ok(3), "{method:?}");
     }
 }

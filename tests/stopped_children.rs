@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use common::errors::timed_out;
+use common::errors::{task_timed_out, timed_out};
 use common::{DEADLINE, Leftovers, children_of};
 use manyhands::prelude::*;
 use nix::sys::signal::{Signal, kill, raise};
@@ -152,9 +152,9 @@ fn a_stopped_child_in_the_middle_of_an_item_is_stopped_by_its_limit() {
             assert_eq!(outcome, Ok(index as u32));
         }
     }
-    let outcome = in_time("submit", || call().submit(stop, 3).result());
-    let late = timed_out(None, limit);
-    assert_eq!(outcome, Err(late));
+    let task = call().submit(stop, 3);
+    let late = task_timed_out(task.id(), limit);
+    assert_eq!(in_time("submit", || task.result()), Err(late));
 }
 
 #[test]
@@ -168,17 +168,18 @@ fn a_submitted_child_that_is_stopped_before_it_begins_is_ended_by_its_limit() {
         let task = pool.call().timeout(limit).submit(short, 7);
         // Waits for room, as long as the first has not ended.
         let next = in_time("submit", || pool.call().timeout(limit).submit(short, 8));
+        let overdue = [&task, &next].map(|task| task_timed_out(task.id(), limit));
         match in_time("result", || task.result()) {
             Ok(n) => assert_eq!(n, 7),
             Err(error) => {
-                assert_eq!(error, timed_out(None, limit));
+                assert_eq!(error, overdue[0]);
                 late += 1;
             }
         }
         // It was the one that was stopped, if the first was too quick.
         let second = in_time("result", || next.result());
-        let overdue = Err(timed_out(None, limit));
-        assert!(second == Ok(8) || second == overdue, "{second:?}");
+        let is_right = matches!(&second, Ok(8)) || second.as_ref().err() == Some(&overdue[1]);
+        assert!(is_right, "{second:?}");
         stopper.end();
     }
     println!("{late} were stopped before their end");

@@ -112,11 +112,13 @@ pub(crate) fn waits_for_failure((gate, n): (Gate, u32)) -> Result<u32, u32> {
         // What comes before is needed, and is not over when item 5 fails.
         0..5 => {
             eventually("item 5 fails", || gate.folder().join("fails").exists());
-            thread::sleep(2 * ITEM);
+            if n == 4 {
+                thread::sleep(18 * ITEM);
+            }
             Ok(n)
         }
         _ => {
-            thread::sleep(ITEM);
+            thread::sleep(2 * ITEM);
             Ok(n)
         }
     }

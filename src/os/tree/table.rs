@@ -19,7 +19,11 @@ use nix::sys::mman::{MmapAdvise, madvise};
 use super::hunt;
 use super::mark::Wanted;
 use crate::os::mapping::Mapping;
+use crate::os::refusal::{check_file_size, refused};
 use crate::os::{futex, life, out_of_reach};
+
+/// What the table is, for errors.
+const WHAT: &str = "the table of children";
 
 /// The number of children that the guard can know at once.
 const SLOTS: usize = 4_096;
@@ -79,7 +83,9 @@ impl Table {
         let file = out_of_reach(file)?;
         // Reserved, so that no write to it can fail.
         let size = i64::try_from(LEN.get()).map_err(io::Error::other)?;
-        fallocate(&file, FallocateFlags::empty(), 0, size)?;
+        check_file_size("fallocate", WHAT, LEN.get() as u64)?;
+        fallocate(&file, FallocateFlags::empty(), 0, size)
+            .map_err(|error| refused("fallocate", WHAT, error))?;
         let table = Self::map(&file)?;
         // Copies of this process have their own children, and their own table.
         let start = std::ptr::NonNull::from(table).cast();
@@ -99,7 +105,7 @@ impl Table {
     }
 
     fn map(file: &OwnedFd) -> io::Result<&'static Self> {
-        let mapping = Mapping::of("the table of children", file, LEN)?;
+        let mapping = Mapping::of(WHAT, file, LEN)?;
         let start = mapping.start().cast::<Self>();
         std::mem::forget(mapping);
         // SAFETY: the file is as long as a table, and stays mapped. All of it is atomics, of which
