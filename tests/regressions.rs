@@ -263,7 +263,7 @@ fn once(mark: &Path, len: usize) -> bool {
 }
 
 /// Panics when it is first decoded, and then works.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Moody(PathBuf);
 
 impl<'de> Deserialize<'de> for Moody {
@@ -282,16 +282,25 @@ fn items_keep_their_arguments_when_the_context_fails_for_the_one_before() {
     let _none = Leftovers::none();
     let folder = Folder::new();
     let pool = Pool::processes(1).unwrap();
-    let context = Moody(folder.0.clone());
-    let call = pool.call().schedule(Schedule::Equal);
-    let outcome = call.map_with(
-        &context,
-        |moody, n: u32| touch(moody.0.join(format!("item-{n}"))),
-        10..13,
-    );
+    let moody = Moody(folder.0.clone());
+    let call = || pool.call().schedule(Schedule::Equal);
+    // Of these calls the second goes on after a failure.
+    let with = |moody: &Moody, n: u32| touch(moody.0.join(format!("item-{n}")));
+    let outcome = call().map_with(&moody, with, 10..13);
     assert!(
         matches!(outcome, Err(TaskError::Panicked{ index, .. }) if index == Some(0)),
         "{outcome:?}"
+    );
+    assert!(
+        !folder.file("item-11").exists(),
+        "it was started all the same"
+    );
+    std::fs::remove_file(folder.file("decoded")).unwrap();
+    let bound = closure!([moody] |n: u32| touch(moody.0.join(format!("item-{n}"))));
+    let outcomes = call().map_outcomes(bound, 10..13);
+    assert!(
+        matches!(outcomes[0], Err(TaskError::Panicked{ index, .. }) if index == Some(0)),
+        "{outcomes:?}"
     );
     assert!(
         !folder.file("item-10").exists(),

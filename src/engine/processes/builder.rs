@@ -152,7 +152,8 @@ impl ProcessesBuilder {
     }
 
     /// Clears the environment of the workers: they have only the variables that are set after this
-    /// call, and those of [`InnerThreads`].
+    /// call, those of [`InnerThreads`], and `MANYHANDS_TREE`, by which
+    /// [`kill_descendants`](Self::kill_descendants) finds what a worker has started.
     ///
     /// A worker starts without any variable of the user's. But if this program needs
     /// `LD_LIBRARY_PATH` to find its shared libraries, so do workers that are started by
@@ -167,8 +168,12 @@ impl ProcessesBuilder {
     ///
     /// let builder = Processes::builder().workers(1).env_clear().env("LANG", "C");
     /// let pool = builder.inner_threads(InnerThreads::Inherit).build()?;
-    /// let all = pool.submit(|()| std::env::vars().collect::<Vec<_>>(), ());
-    /// assert_eq!(all.result()?, [("LANG".to_owned(), "C".to_owned())]);
+    /// let names = |()| {
+    ///     let mut names: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
+    ///     names.sort();
+    ///     names
+    /// };
+    /// assert_eq!(pool.submit(names, ()).result()?, ["LANG", "MANYHANDS_TREE"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn env_clear(mut self) -> Self {
