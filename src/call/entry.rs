@@ -187,12 +187,13 @@ impl Chunk<'_> {
     {
         let mut items = self.items;
         let original = self.responses.original();
-        while self.count > 0 && self.responses.goes_on() {
+        while self.count > 0 && !self.responses.has_stopped() {
             let batch = self.responses.room_for(result).min(self.count);
-            let now = &items[..batch as usize * argument];
+            let mut left = &items[..batch as usize * argument];
             let outcome = panic::catch(|| {
-                self.responses.results(batch, result, |item, slot| {
-                    let mut bytes = &now[item * argument..(item + 1) * argument];
+                self.responses.results(batch, result, |_, slot| {
+                    let (mut bytes, later) = left.split_at(argument);
+                    left = later;
                     if let Ok(argument) = wire::take::<A>(&mut bytes) {
                         let result = f(argument);
                         original.end_copy(COPY_RETURNED);
@@ -201,8 +202,11 @@ impl Chunk<'_> {
                 })
             });
             match outcome {
-                // If fewer have run, the rest is not needed, and the loop ends.
                 Ok(ran) => {
+                    // The rest is not needed any more.
+                    if ran < batch {
+                        break;
+                    }
                     items = &items[ran as usize * argument..];
                     self.count -= ran;
                 }

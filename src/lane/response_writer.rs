@@ -127,6 +127,12 @@ impl ResponseWriter {
         self.stops_at = stops_at;
     }
 
+    /// Returns whether an item of the task has had the answer after which the rest is not needed.
+    #[inline]
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.has_stopped
+    }
+
     /// Returns whether the next item of the task is needed, as far as this process knows. If it is
     /// not, the caller ends the task.
     #[inline]
@@ -225,17 +231,20 @@ impl ResponseWriter {
         mut run: impl FnMut(usize, &mut [u8]),
     ) -> u32 {
         let header = self.lane.header();
-        let first = self.first + self.count;
+        let (task, first) = (self.task, self.first + self.count);
         let cell = self.writer.room(self.used, count as usize * size);
-        let mut ran = count;
+        let mut ran = 0;
         for (item, slot) in (0..count).zip(cell.chunks_exact_mut(size)) {
-            if header.is_cut(self.task) {
-                ran = item;
+            if header.is_cut(task) {
                 break;
             }
-            header.item_starts(self.task, first + item);
+            // That one item starts says that the one before it has ended.
+            header.item_starts(task, first + item);
             run(item as usize, slot);
-            header.item_ended(self.task, first + item);
+            ran = item + 1;
+        }
+        if ran > 0 {
+            header.item_ended(task, first + ran - 1);
         }
         self.count += ran;
         self.used += ran as usize * size;
