@@ -42,7 +42,10 @@ use super::stats::Tally;
 use super::timeline::Recorder;
 use crate::error::{Corruption, PoolError, TaskError};
 use crate::future::Signal;
-use crate::lane::{self, message::Request};
+use crate::lane::{
+    self,
+    message::{Request, StopsAt},
+};
 use crate::os::clock;
 
 /// The most tasks in a lane, the running one included. More would not keep a worker busier, and
@@ -261,6 +264,11 @@ impl Dispatch {
         if self.idle.is_empty() {
             // A worker may have run dry without any thread having looked.
             self.pump(context);
+        }
+        // The outcome of its call may have become certain while the caller encoded it.
+        if batch.task.stops_at != StopsAt::Nothing && !batch.task.results.is_wanted(batch.first) {
+            self.fail(batch, &TaskError::Cancelled {});
+            return false;
         }
         // If all workers are busy, one that rests may help.
         if self.idle.is_empty() {

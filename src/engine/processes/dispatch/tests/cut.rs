@@ -233,3 +233,21 @@ fn what_a_worker_has_done_of_a_call_is_known_before_it_is_published() {
     assert!(alien.has_ended());
     assert_eq!(unpublished(), (0, 0));
 }
+
+#[test]
+fn what_is_given_out_when_the_outcome_is_known_goes_to_no_worker() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    // The caller has encoded a chunk meanwhile.
+    let late = house.place_with(4, |task| {
+        task.stops_at = StopsAt::Fault;
+        unwant(task, 0);
+    });
+    assert!(late.has_ended());
+    assert_eq!(left_out(&late), [0, 1, 2, 3]);
+    house.assert_at_rest();
+    assert_eq!(house.lock().cancelled, 4);
+    let next = place(&house, 2);
+    house.finish(&mut [&mut peer]);
+    assert!(left_out(&next).is_empty());
+}
