@@ -177,6 +177,8 @@ macro_rules! fails_at_once {
                     // Its items take long, and it is no other case.
                     continue;
                 }
+                // A limit takes its time. All kinds of calls keep it in the same way.
+                let is_short = way == Way::Overdue && count > 20;
                 let call = || {
                     let call = pool.call().schedule(schedule);
                     if way == Way::Overdue {
@@ -202,6 +204,9 @@ macro_rules! fails_at_once {
                         let error = call().map(run, items(gate, count, way)).unwrap_err();
                         (error.index(), false)
                     });
+                    if is_short {
+                        continue;
+                    }
                     check("map_with", &|gate| {
                         let items = (0..count).map(|n| (n, way));
                         let error = call().map_with(gate, run_with, items).unwrap_err();
@@ -256,7 +261,7 @@ macro_rules! at_once {
                 // An item that waits for a later one would wait for ever.
                 return;
             }
-            for count in [20, 200, 2_000] {
+            for count in [20, 2_000] {
                 let what = format!("{count} items");
                 let fence = Fence(Gate::new());
                 let gate = &fence.0;
