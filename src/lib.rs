@@ -126,8 +126,8 @@ pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};
 pub use call::worker_index::worker_index;
 #[cfg(target_os = "linux")]
-pub use engine::{AnyEngine, Forked, Processes, RunLent, worker_state};
-pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads};
+pub use engine::{AnyEngine, Forked, Processes, RunLent};
+pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads, worker_state};
 pub use error::{PoolError, SentError, TaskError, TaskId, TryError};
 pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};

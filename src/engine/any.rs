@@ -131,6 +131,15 @@ where
         each!(self, engine => engine.submit(limits, f, argument))
     }
 
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.broadcast(limits, f, arguments))
+    }
+
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
     where
         F: Send + 'static,

@@ -28,6 +28,8 @@
 //! ```
 
 #[cfg(target_os = "linux")]
+mod affinity;
+#[cfg(target_os = "linux")]
 mod any;
 #[cfg(target_os = "linux")]
 mod discard;
@@ -37,6 +39,7 @@ pub(crate) mod reduce;
 mod serial;
 mod threads;
 mod unwind_safe;
+mod worker_state;
 
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
@@ -46,6 +49,8 @@ pub(crate) mod forked;
 pub(crate) mod processes;
 
 #[cfg(target_os = "linux")]
+pub use affinity::Affinity;
+#[cfg(target_os = "linux")]
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub(crate) use any::Which;
@@ -54,14 +59,15 @@ pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
 pub use lend::RunLent;
 #[cfg(target_os = "linux")]
-pub use processes::{
-    Affinity, Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod,
-    Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
-};
-#[cfg(target_os = "linux")]
 pub(crate) use processes::{FORK_SERVER, WORKER};
+#[cfg(target_os = "linux")]
+pub use processes::{
+    Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod, Timeline,
+    TimelineEvent, WaitPolicy, WorkerStats,
+};
 pub use serial::Serial;
-pub use threads::Threads;
+pub use threads::{Threads, ThreadsBuilder};
+pub use worker_state::worker_state;
 
 use self::sealed::Internal;
 use crate::call::{Limits, Plan, Stop, Stream};
@@ -236,6 +242,15 @@ pub trait Run<F, A, R>: Executor {
         A: Send + 'static,
         R: Send + 'static;
 
+    /// Runs `f` once on each worker, with the argument of that index. Returns the outcomes of all
+    /// workers, without indices; one outcome if the engine as a whole refuses.
+    #[doc(hidden)]
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static;
+
     #[doc(hidden)]
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
     where
@@ -328,6 +343,18 @@ fn pool_name(given: Option<String>) -> String {
     name.replace(char::is_control, " ")
 }
 
+/// Makes a name of at most 15 bytes, which is what the kernel keeps. The end of it tells workers
+/// apart.
+#[cfg(target_os = "linux")]
+fn short_name(pool: &str, separator: char, worker: usize) -> String {
+    let end = format!("{separator}{worker}");
+    let mut kept = pool.len().min(15_usize.saturating_sub(end.len()));
+    while !pool.is_char_boundary(kept) {
+        kept -= 1;
+    }
+    format!("{}{end}", &pool[..kept])
+}
+
 /// The most process ids that Linux has (`PID_MAX_LIMIT`).
 #[cfg(target_os = "linux")]
 const MOST_PROCESSES: usize = 1 << 22;
@@ -351,5 +378,21 @@ pub(crate) fn check_workers(workers: usize) -> Result<(), PoolError> {
             value: workers.to_string(),
             reason: "the system has no more than 4,194,304 processes".into(),
         }),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_keep_the_number() {
+        assert_eq!(short_name("render", ':', 3), "render:3");
+        assert_eq!(short_name("render", '-', 3), "render-3");
+        assert_eq!(
+            short_name("a-very-long-pool-name", ':', 12),
+            "a-very-long-:12"
+        );
+        assert_eq!(short_name("ßßßßßßßßßß", ':', 1), "ßßßßßß:1");
     }
 }

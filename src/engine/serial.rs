@@ -146,6 +146,22 @@ where
         TaskFuture::ended(Some(self.id), outcome)
     }
 
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if let Err(error) = self.check_open() {
+            return vec![Err(error)];
+        }
+        let run = |argument| {
+            let outcome = limits.run(0, as_worker(|| f(argument)));
+            outcome.map_err(|failure| failure.into_error(None))
+        };
+        arguments.into_iter().map(run).collect()
+    }
+
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
     where
         F: Send + 'static,

@@ -274,7 +274,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Returns the limits of the call's tasks, with their seeds.
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         Limits {
             seeds: Seeds::of_call(self.seed),
             ..self.limits

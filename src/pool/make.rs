@@ -4,7 +4,7 @@ use super::Pool;
 use super::shared::Shared;
 #[cfg(target_os = "linux")]
 use crate::engine::{Forked, ForkedBuilder, Processes, ProcessesBuilder};
-use crate::engine::{Serial, Threads};
+use crate::engine::{Serial, Threads, ThreadsBuilder};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 
@@ -46,7 +46,7 @@ impl Pool<Threads> {
     /// ```
     pub fn threads(workers: usize) -> Result<Self, PoolError> {
         Ok(Self {
-            engine: Threads::new(workers)?,
+            engine: Threads::builder().workers(workers).start()?,
         })
     }
 
@@ -215,6 +215,35 @@ impl Pool<Forked> {
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
         Self::forked(available_workers()?)
+    }
+}
+
+impl ThreadsBuilder {
+    /// Makes the pool, once each thread has run its initialiser.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::ZeroWorkers`], if there is to be none.
+    /// - [`PoolError::InvalidOption`] for a list of no cores.
+    /// - [`PoolError::InitializerFailed`] if that has happened in a thread.
+    /// - [`PoolError::StartFailed`] if the system refused a thread or its stack, or cannot run it
+    ///   on the core that it was given.
+    /// - [`PoolError::System`] or [`PoolError::InvalidVariable`] if no number of workers was given,
+    ///   and the number of usable cores cannot be found out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).build()?;
+    /// assert_eq!(pool.map(|x| x * x, 0..3)?, [0, 1, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn build(self) -> Result<Pool<Threads>, PoolError> {
+        Ok(Pool {
+            engine: self.start()?,
+        })
     }
 }
 

@@ -78,8 +78,8 @@ impl<E: Executor> Pool<E> {
     /// number, by which the pools of this process are counted.
     ///
     /// The statistics and the timeline of a pool of processes bear this name, and so do its workers
-    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool
-    /// of threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
+    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)), and the threads of a
+    /// pool of threads ([`ThreadsBuilder::name`](crate::engine::ThreadsBuilder::name)).
     ///
     /// # Examples
     ///
@@ -494,6 +494,53 @@ impl<E: Executor> Pool<E> {
         E: Run<F, A, R>,
     {
         self.call().submit(f, argument)
+    }
+
+    /// Runs `f` once on each worker, and returns the results in the order of the workers' indices
+    /// ([`worker_index`](crate::worker_index)).
+    ///
+    /// Each worker gets a copy of the argument. A worker that is busy runs its part when it has
+    /// time for it, in its turn with the tasks that it has been given. So this waits for the task
+    /// that each worker runs, and must not be called by a task of the same pool. A worker that dies
+    /// at its part is not asked again.
+    ///
+    /// The workers of [`Forked`](crate::Forked) are children that are forked for the call: what
+    /// `f` changes in them is gone with it. [`Serial`](crate::Serial) runs `f` once.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first worker that failed, with its index as that of the item, once all have
+    /// ended. [`PoolError::System`] if a task of the pool asks for it on
+    /// [`Threads`](crate::Threads). [`TaskError::Cancelled`] if the pool is shut down, or made
+    /// smaller, before each worker has begun.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::worker_index;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let pids = pool.broadcast(|()| std::process::id(), ())?;
+    /// assert!(pids.len() == 2 && pids[0] != pids[1]);
+    /// let indices = pool.broadcast(|()| worker_index(), ())?;
+    /// assert_eq!(indices, [Some(0), Some(1)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn broadcast<F, A, R>(&self, f: F, argument: A) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Clone + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, A, R>,
+    {
+        let limits = self.call().limits();
+        let arguments = vec![argument; self.workers()];
+        let outcomes = self.engine.broadcast(limits, f, arguments);
+        let outcomes = outcomes.into_iter().enumerate();
+        outcomes
+            .map(|(worker, outcome)| outcome.map_err(|error| error.with_index(worker)))
+            .collect()
     }
 
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken

@@ -208,6 +208,7 @@ mod queued {
                 queued_ends!($make);
                 queued_cancelling!($make);
                 parallel_identity!($make);
+                lasting_identity!($make);
             }
         };
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::array::fork_guard::{Taken, Takes};
 use crate::call::{Limits, at_fork, seed, worker_index};
 use crate::engine::fork::fork_child;
+use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{
@@ -55,12 +56,24 @@ pub(super) fn wait_any<'a>(
 
 /// What a child is given when it is forked.
 pub(super) struct Setup<'s> {
-    /// The index that it has among the workers of its call or pool.
+    /// What its pool is called.
+    pub(super) pool: &'s str,
+    /// The index that no other living child of its call, or of the tasks of its pool, has.
     pub(super) index: usize,
     /// How its environment differs from that of this process.
     pub(super) environment: &'s Environment,
     /// What finds its descendants, if they are to end with it.
     pub(super) entry: Option<Entry>,
+}
+
+impl Setup<'_> {
+    /// Makes this process, which has just been forked, the worker with its index and name.
+    fn take_place(&self) {
+        let Self { pool, index, .. } = *self;
+        worker_index::set(index);
+        worker::set_name(&short_name(pool, ':', index));
+        panic::name_this_thread(&format!("{pool}:{index}"));
+    }
 }
 
 /// How a child knows that its parent has died.
@@ -115,8 +128,8 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// Forks a child that runs `work` and then ends. In this process `work` is left as it is: what it
-    /// holds may run code of the user's when it is dropped.
+    /// Forks a child that is given `setup`, runs `work`, and then ends. In this process `work` is left
+    /// as it is: what it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
@@ -151,7 +164,7 @@ impl Forked {
                 }
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
-                worker_index::set(setup.index);
+                setup.take_place();
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);

@@ -118,7 +118,6 @@ use crate::process::launch;
 /// ```
 #[derive(Debug)]
 pub struct Forked {
-    name: String,
     workers: usize,
     allow_threads: bool,
     submitted: Submitted,
@@ -302,10 +301,9 @@ impl ForkedBuilder {
         }
         panic::install_hook();
         Ok(Forked {
-            name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
-            submitted: Submitted::new(environment, self.spares_descendants),
+            submitted: Submitted::new(pool_name(None), environment, self.spares_descendants),
         })
     }
 }
@@ -370,7 +368,7 @@ impl Executor for Forked {
     }
 
     fn name(&self, _: Internal) -> &str {
-        &self.name
+        &self.submitted.name
     }
 
     fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
@@ -446,6 +444,37 @@ where
             })),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let _calling = match self.submitted.start_call() {
+            Ok(calling) => calling,
+            Err(error) => return vec![Err(error.into())],
+        };
+        let start = |(worker, argument)| {
+            self.check_threads()?;
+            let place = (worker, self.workers);
+            let limits = limits.of_item(worker);
+            self.submitted
+                .start_part::<F, A, R>(place, limits, &f, argument)
+        };
+        let parts: Vec<_> = arguments.into_iter().enumerate().map(start).collect();
+        let end = |part: Result<(Arc<Running>, _), TaskError>| {
+            let (running, _enlisted) = part?;
+            running.wait(None);
+            match running.take_outcome() {
+                Err(TaskError::WorkerDied { .. }) if self.submitted.is_killed() => {
+                    Err(TaskError::Cancelled {})
+                }
+                outcome => wire::decode(&mut outcome?.as_slice(), None),
+            }
+        };
+        parts.into_iter().map(end).collect()
     }
 }
 

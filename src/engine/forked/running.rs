@@ -171,6 +171,12 @@ impl Running {
         self.is_done.load(Ordering::Acquire)
     }
 
+    /// Takes the outcome of a task that has ended.
+    pub(super) fn take_outcome(&self) -> Result<Vec<u8>, TaskError> {
+        let outcome = self.outcome.lock().take();
+        outcome.unwrap_or(Err(TaskError::Taken {}))
+    }
+
     /// Keeps something until the task has ended and a thread has found that out.
     pub(super) fn keep(&self, kept: impl Send + 'static) {
         *self.kept.lock() = Some(Box::new(kept));
@@ -327,8 +333,7 @@ where
         let outcome = if self.running.is_foreign() {
             Err(PoolError::OtherProcess.into())
         } else {
-            let outcome = self.running.outcome.lock().take();
-            outcome.ok_or(TaskError::Taken {})?
+            self.running.take_outcome()
         };
         (self.open)(outcome)
     }

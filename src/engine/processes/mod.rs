@@ -62,9 +62,8 @@ mod wait;
 mod worker;
 
 pub use builder::ProcessesBuilder;
-pub use initializer::worker_state;
 pub(crate) use server::FORK_SERVER;
-pub use settings::{Affinity, InnerThreads, StartMethod, WaitPolicy};
+pub use settings::{InnerThreads, StartMethod, WaitPolicy};
 pub use stats::{Failures, PoolStats, WorkerStats};
 pub use timeline::{Timeline, TimelineEvent};
 pub(crate) use worker::WORKER;

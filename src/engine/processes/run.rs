@@ -46,7 +46,28 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        submit::submit(&self.shared, limits, self.function(&f), argument)
+        submit::submit(&self.shared, limits, self.function(&f), argument, None)
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let function = self.function(&f);
+        let give = |(worker, argument)| {
+            let limits = limits.of_item(worker);
+            submit::submit(
+                &self.shared,
+                limits,
+                function.clone(),
+                argument,
+                Some(worker),
+            )
+        };
+        let tasks: Vec<TaskFuture<R>> = arguments.into_iter().enumerate().map(give).collect();
+        tasks.into_iter().map(TaskFuture::result).collect()
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>

@@ -15,7 +15,7 @@ use super::thread_ids::ThreadIds;
 use crate::copies::{COPY_RETURNED, Original};
 use crate::error::{PoolError, TaskError};
 use crate::panic;
-use crate::shim::{AtomicBool, Condvar, Mutex, SegQueue, fence};
+use crate::shim::{AtomicBool, AtomicUsize, Condvar, Mutex, SegQueue, fence};
 
 /// How often a poster looks whether a worker takes the task by itself, before it wakes one: 0.4 µs
 /// in all, where a wake-up costs 5. A worker that has just announced the result of its last task is
@@ -31,6 +31,8 @@ pub(super) struct Dispatch {
     idle: Idle,
     own_pool: OwnPool,
     thread_ids: ThreadIds,
+    /// How many parts of broadcasts each worker has not begun.
+    parts: Box<[AtomicUsize]>,
     /// How many calls of `map` are going on.
     maps: Mutex<usize>,
     /// Wakes [`close`](Self::close) when `maps` has become 0.
@@ -59,6 +61,7 @@ impl Dispatch {
             idle: Idle::new(workers),
             own_pool: OwnPool::new(),
             thread_ids: ThreadIds::default(),
+            parts: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             maps: Mutex::new(0),
             no_maps: Condvar::new(),
             cancelled: AtomicBool::new(false),
@@ -132,6 +135,30 @@ impl Dispatch {
         })
     }
 
+    /// Counts one part of a broadcast for each worker, before the parts are given out: no worker
+    /// falls asleep before it has begun with its own.
+    pub(super) fn announce_parts(&self) {
+        for parts in &self.parts {
+            parts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that worker `me` has begun with a part of a broadcast.
+    pub(super) fn begin_part(&self, me: usize) {
+        self.parts[me].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn has_part(&self, me: usize) -> bool {
+        // Relaxed: a worker that takes the lock of the sleepers after `wake_all` sees the count,
+        // and one that had it before is woken.
+        self.parts[me].load(Ordering::Relaxed) > 0
+    }
+
+    /// Wakes all workers.
+    pub(super) fn wake_all(&self) {
+        while self.idle.wake_one() {}
+    }
+
     /// Runs the worker `me`, from the start of the pool to its end.
     pub(super) fn work(&self, me: usize) {
         let mut awake = Awake::new();
@@ -154,7 +181,8 @@ impl Dispatch {
                 if self.may_end() {
                     return;
                 }
-                let sleep = || self.idle.sleep(me, in_vain, || !self.queue.is_empty());
+                let is_wanted = || !self.queue.is_empty() || self.has_part(me);
+                let sleep = || self.idle.sleep(me, in_vain, is_wanted);
                 let woken;
                 (awake, woken) = awake.while_asleep(sleep);
                 if woken == Woken::Called {

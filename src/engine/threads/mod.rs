@@ -22,6 +22,8 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`broadcast`] | one call on each thread |
+//! | [`builder`] | what a user can say of a pool, and what its threads do first |
 //! | [`dispatch`] | the queue, the worker's loop, what closing means |
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
 //! | [`spin`] | which threads may spin, and for how long |
@@ -32,6 +34,8 @@
 //! | [`pool_id`] | which pool a thread belongs to |
 //! | [`thread_ids`] | which threads are this crate's, for the engine that forks |
 
+mod broadcast;
+mod builder;
 mod dispatch;
 mod idle;
 mod map;
@@ -48,17 +52,21 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
+use self::builder::Setup;
+pub use self::builder::ThreadsBuilder;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
+    worker_state,
 };
 use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
@@ -107,7 +115,27 @@ struct Crew {
 }
 
 impl Threads {
-    pub(crate) fn new(workers: usize) -> Result<Self, PoolError> {
+    /// Returns a builder of a pool of threads, for all settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).name("render").build()?;
+    /// assert_eq!(pool.workers(), 2);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn builder() -> ThreadsBuilder {
+        ThreadsBuilder::default()
+    }
+
+    fn start(
+        workers: usize,
+        name: Option<String>,
+        stack_size: Option<usize>,
+        setup: Setup,
+    ) -> Result<Self, PoolError> {
         if workers == 0 {
             return Err(PoolError::ZeroWorkers);
         }
@@ -120,10 +148,15 @@ impl Threads {
         }
         panic::install_hook();
         let dispatch = Arc::new(Dispatch::new(workers));
-        let crew = Crew::start(&dispatch)?;
+        let names = name.clone().filter(|name| !name.is_empty());
+        let look = Look {
+            names: names.map_or_else(|| "manyhands".to_owned(), |name| pool_name(Some(name))),
+            stack_size,
+        };
+        let crew = Crew::start(&dispatch, &look, setup)?;
         thread_ids::register(&dispatch);
         Ok(Self {
-            name: pool_name(None),
+            name: pool_name(name),
             dispatch,
             crew: Mutex::new(Some(crew)),
         })
@@ -196,8 +229,15 @@ impl Threads {
     }
 }
 
+/// What the threads of a pool are given by those that start them.
+struct Look {
+    /// What their names begin with.
+    names: String,
+    stack_size: Option<usize>,
+}
+
 impl Crew {
-    fn start(dispatch: &Arc<Dispatch>) -> Result<Self, PoolError> {
+    fn start(dispatch: &Arc<Dispatch>, look: &Look, setup: Setup) -> Result<Self, PoolError> {
         let workers = dispatch.workers();
         let mut threads = Vec::with_capacity(workers);
         let ended = Arc::new(Signal::default());
@@ -205,19 +245,27 @@ impl Crew {
             .num_threads(workers)
             .spawn_handler(|thread| {
                 let (dispatch, ended) = (Arc::clone(dispatch), Arc::clone(&ended));
-                threads.push(start_thread(dispatch, ended, thread)?);
+                threads.push(start_thread(dispatch, ended, thread, look)?);
                 Ok(())
             })
             .build();
         match started {
             Ok(pool) => {
-                let dispatch = Arc::clone(dispatch);
-                pool.spawn_broadcast(move |worker| dispatch.work(worker.index()));
-                Ok(Self {
+                let ready = begin_work(&pool, dispatch, setup);
+                let crew = Self {
                     pool,
                     threads,
                     ended,
-                })
+                };
+                match ready {
+                    Ok(()) => Ok(crew),
+                    Err(error) => {
+                        dispatch.cancel();
+                        drop(crew.pool);
+                        join(crew.threads);
+                        Err(error)
+                    }
+                }
             }
             Err(error) => {
                 let worker = threads.len();
@@ -233,14 +281,61 @@ impl Crew {
     }
 }
 
+/// Has the threads begin with their work, and waits until each has been set up.
+///
+/// # Errors
+///
+/// That of the first thread, by its index, that could not be set up. It takes no tasks.
+fn begin_work(pool: &ThreadPool, dispatch: &Arc<Dispatch>, setup: Setup) -> Result<(), PoolError> {
+    let workers = dispatch.workers();
+    let dispatch = Arc::clone(dispatch);
+    if !setup.is_needed() {
+        pool.spawn_broadcast(move |worker| dispatch.work(worker.index()));
+        return Ok(());
+    }
+    let (report, reports) = mpsc::channel();
+    pool.spawn_broadcast(move |worker| {
+        let index = worker.index();
+        let ready = setup.run(index, workers);
+        let takes_tasks = ready.is_ok();
+        // The other side hears of all threads before it goes on.
+        let _ = report.send((index, ready));
+        if takes_tasks {
+            dispatch.work(index);
+        }
+        worker_state::end();
+    });
+    let mut failed: Vec<(usize, PoolError)> = reports
+        .into_iter()
+        .take(workers)
+        .filter_map(|(index, ready)| Some((index, ready.err()?)))
+        .collect();
+    failed.sort_by_key(|&(index, _)| index);
+    failed
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(_, error)| Err(error))
+}
+
 fn start_thread(
     dispatch: Arc<Dispatch>,
     ended: Arc<Signal>,
     thread: ThreadBuilder,
+    look: &Look,
 ) -> io::Result<JoinHandle<()>> {
-    let name = format!("manyhands-{}", thread.index());
-    let started = thread::Builder::new().name(name.clone()).spawn(move || {
-        worker_index::set(thread.index());
+    let index = thread.index();
+    let name = format!("{}-{index}", look.names);
+    let mut builder = thread::Builder::new().name(name.clone());
+    if let Some(bytes) = look.stack_size {
+        builder = builder.stack_size(bytes);
+    }
+    // The kernel keeps the first 15 bytes of a name, and the number is at its end.
+    #[cfg(target_os = "linux")]
+    let short = super::short_name(&look.names, '-', index);
+    let started = builder.spawn(move || {
+        #[cfg(target_os = "linux")]
+        crate::os::worker::set_name(&short);
+        worker_index::set(index);
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
@@ -344,6 +439,31 @@ where
         // The items fail one by one, and what could fail for all of them has been checked above.
         map::map_outcomes(&self.dispatch, plan, &f, items)
             .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let refused = |error: PoolError| vec![Err(error.into())];
+        let _mapping = match self.dispatch.start_map() {
+            Ok(mapping) => mapping,
+            Err(error) => return refused(error),
+        };
+        if self.dispatch.own_pool().is_this_worker() {
+            return refused(PoolError::System {
+                what: "the broadcast was not started".into(),
+                reason: "it waits for each worker of the pool, and one of them asked for it"
+                    .to_owned(),
+            });
+        }
+        let wait = match &*self.crew.lock() {
+            Some(crew) => broadcast::start(&self.dispatch, &crew.pool, limits, f, arguments),
+            None => return refused(PoolError::Closed),
+        };
+        wait()
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>

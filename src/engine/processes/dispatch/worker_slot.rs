@@ -25,6 +25,8 @@ pub(in crate::engine::processes) struct Batch {
     /// How many workers in a row have died that were to run this batch next and had not started an
     /// item.
     pub(super) false_starts: u32,
+    /// The only worker that may run the batch, if there is one.
+    pub(super) only: Option<usize>,
     /// When the batch came, if that is recorded or the batch has to wait behind others; by the
     /// clock, or by its last tick.
     pub(in crate::engine::processes) queued: Option<u64>,
@@ -37,6 +39,7 @@ impl Batch {
             first: 0,
             attempts: 0,
             false_starts: 0,
+            only: None,
             queued: None,
         }
     }
