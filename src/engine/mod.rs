@@ -259,6 +259,45 @@ pub trait Run<F, A, R>: Executor {
         R: Send + 'static;
 }
 
+/// An engine that can run `F`, once, on an argument of type `A`, for a result of type `R`.
+/// [`Pool::submit_once`](crate::Pool::submit_once) asks for this bound.
+///
+/// [`Processes`](crate::Processes) is none: a worker makes the function anew from its type, for
+/// each task.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::RunOnce;
+/// use manyhands::prelude::*;
+///
+/// fn later<E, F>(pool: &Pool<E>, f: F) -> TaskFuture<usize>
+/// where
+///     F: FnOnce(()) -> usize + Send + 'static,
+///     E: RunOnce<F, (), usize>,
+/// {
+///     pool.submit_once(f, ())
+/// }
+///
+/// let words = vec!["many", "hands"];
+/// assert_eq!(later(&Pool::serial(), move |()| words.into_iter().count()).result()?, 2);
+/// # Ok::<(), TaskError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run this function once on `{A}` for a result of `{R}`",
+    note = "threads: function, argument and result are `Send`",
+    note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`",
+    note = "processes: a worker is sent no values that a function can use up; put them into the argument and call `submit`"
+)]
+pub trait RunOnce<F, A, R>: Executor {
+    #[doc(hidden)]
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static;
+}
+
 /// An engine that can run `F` on arguments of type `A` and reduce the results, of type `R`, by `G`.
 /// [`Pool::map_reduce`](crate::Pool::map_reduce) asks for this bound.
 ///

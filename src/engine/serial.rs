@@ -2,7 +2,7 @@
 //! compare with, and the engine to debug on.
 
 use super::{
-    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
+    Executor, Run, RunOnce, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
 use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
@@ -138,12 +138,7 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        if let Err(error) = self.check_open() {
-            return TaskFuture::ready(Err(error));
-        }
-        let outcome = limits.run(0, as_worker(|| f(argument)));
-        let outcome = outcome.map_err(|failure| failure.into_error(None));
-        TaskFuture::ended(Some(self.id), outcome)
+        self.submit_once(limits, f, argument)
     }
 
     fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
@@ -184,6 +179,25 @@ where
             depth: 1,
             most: 1,
         }
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Serial
+where
+    F: FnOnce(A) -> R,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if let Err(error) = self.check_open() {
+            return TaskFuture::ready(Err(error));
+        }
+        let outcome = limits.run(0, as_worker(|| f(argument)));
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        TaskFuture::ended(Some(self.id), outcome)
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
-use crate::engine::{Executor, Run, RunReduce, RunWith, Shutdown};
+use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith, Shutdown};
 use crate::error::{PoolError, TaskError, TryError};
 use crate::future::{TaskFuture, wait_for_callbacks};
 
@@ -494,6 +494,35 @@ impl<E: Executor> Pool<E> {
         E: Run<F, A, R>,
     {
         self.call().submit(f, argument)
+    }
+
+    /// Gives one task to the pool, like [`submit`](Self::submit), whose function may use up what it
+    /// captures.
+    ///
+    /// On [`Processes`](crate::Processes) there is no such form: a worker makes the function anew
+    /// from its type. There, what a task uses up is its argument.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let (sender, receiver) = channel();
+    /// let data = vec![1, 2, 3];
+    /// pool.submit_once(move |()| sender.send(data).unwrap(), ()).result()?;
+    /// assert_eq!(receiver.recv()?, [1, 2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_once<F, A, R>(&self, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+        E: RunOnce<F, A, R>,
+    {
+        self.call().submit_once(f, argument)
     }
 
     /// Runs `f` once on each worker, and returns the results in the order of the workers' indices

@@ -192,6 +192,24 @@ mod calls {
     conformance!(any, Pool::<AnyEngine>::from(processes()));
 }
 
+/// The engines that run a function which can run once.
+mod at_most_once {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                once!($make);
+            }
+        };
+    }
+
+    conformance!(serial, Pool::serial());
+    conformance!(threads, Pool::threads(2).unwrap());
+    conformance!(forked, forked());
+}
+
 /// The engines whose tasks wait in a queue when there are more than workers. On the others a task
 /// runs when it is submitted.
 mod queued {

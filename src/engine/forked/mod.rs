@@ -31,7 +31,7 @@ use self::submit::Submitted;
 use super::fork;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
+use super::{Executor, Run, RunOnce, RunReduce, RunWith, Shutdown, pool_name};
 use crate::call::portable::PortableValue;
 use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
@@ -347,7 +347,7 @@ impl Forked {
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
-        F: Fn(A) -> R,
+        F: FnOnce(A) -> R,
         R: PortableValue + 'static,
         K: Send + 'static,
     {
@@ -432,18 +432,7 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        if self.submitted.check_open().is_ok()
-            && let Some(error) = limits.refusal(None)
-        {
-            return TaskFuture::ready(Err(error));
-        }
-        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
-            Ok(running) => TaskFuture::new(Arc::new(Task {
-                running,
-                open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
-            })),
-            Err(error) => TaskFuture::ready(Err(error.into())),
-        }
+        self.submit_once(limits, f, argument)
     }
 
     fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
@@ -475,6 +464,32 @@ where
             }
         };
         parts.into_iter().map(end).collect()
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Forked
+where
+    F: FnOnce(A) -> R,
+    R: PortableValue + 'static,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.submitted.check_open().is_ok()
+            && let Some(error) = limits.refusal(None)
+        {
+            return TaskFuture::ready(Err(error));
+        }
+        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
+            Ok(running) => TaskFuture::new(Arc::new(Task {
+                running,
+                open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
+            })),
+            Err(error) => TaskFuture::ready(Err(error.into())),
+        }
     }
 }
 

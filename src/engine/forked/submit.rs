@@ -159,7 +159,7 @@ impl Submitted {
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
-        F: Fn(A) -> R,
+        F: FnOnce(A) -> R,
         R: Serialize + DeserializeOwned + 'static,
         K: Send + 'static,
     {

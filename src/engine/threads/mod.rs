@@ -64,7 +64,7 @@ pub use self::builder::ThreadsBuilder;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
-    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
+    Executor, Run, RunOnce, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
     worker_state,
 };
@@ -495,6 +495,22 @@ where
     }
 
     fn submit(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.submit_once(limits, f, argument)
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Threads
+where
+    F: FnOnce(A) -> R,
+    A: Send,
+    R: Send,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
         A: Send + 'static,

@@ -122,7 +122,7 @@ impl<F, A, R> Task<F, A, R> {
 
 impl<F, A, R> Job for Task<F, A, R>
 where
-    F: Fn(A) -> R + Send,
+    F: FnOnce(A) -> R + Send,
     A: Send,
     R: Send,
 {
@@ -146,7 +146,7 @@ where
 
 impl<F, A, R> Pending<R> for Task<F, A, R>
 where
-    F: Fn(A) -> R + Send,
+    F: FnOnce(A) -> R + Send,
     A: Send,
     R: Send,
 {
