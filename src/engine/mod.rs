@@ -31,13 +31,16 @@
 mod affinity;
 #[cfg(target_os = "linux")]
 mod any;
+mod clock;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]
 pub mod lend;
 pub(crate) mod reduce;
 mod serial;
+mod stats;
 mod threads;
+mod timeline;
 mod unwind_safe;
 mod worker_state;
 
@@ -61,12 +64,11 @@ pub use lend::RunLent;
 #[cfg(target_os = "linux")]
 pub(crate) use processes::{FORK_SERVER, WORKER};
 #[cfg(target_os = "linux")]
-pub use processes::{
-    Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod, Timeline,
-    TimelineEvent, WaitPolicy, WorkerStats,
-};
-pub use serial::Serial;
+pub use processes::{InnerThreads, Processes, ProcessesBuilder, StartMethod, WaitPolicy};
+pub use serial::{Serial, SerialBuilder};
+pub use stats::{Failures, PoolStats, WorkerStats};
 pub use threads::{Threads, ThreadsBuilder};
+pub use timeline::{Timeline, TimelineEvent};
 pub use worker_state::worker_state;
 
 use self::sealed::Internal;
@@ -155,6 +157,15 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
     /// Returns whether the engine takes tasks.
     #[doc(hidden)]
     fn is_open(&self, _: Internal) -> bool;
+
+    /// Returns what the workers have done so far. In a forked child of the process that made the
+    /// pool it is nothing: the pool is the parent's.
+    #[doc(hidden)]
+    fn stats(&self, _: Internal) -> PoolStats;
+
+    /// Returns what has run where and when, with no events if no record is kept.
+    #[doc(hidden)]
+    fn timeline(&self, _: Internal) -> Timeline;
 }
 
 /// The way in which [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.

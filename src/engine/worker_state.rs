@@ -35,6 +35,13 @@ pub(super) fn end() {
 /// outside of workers, on engines without an initialiser, or when called from within another
 /// `worker_state`.
 ///
+/// # Other engines
+///
+/// [`Forked`](crate::Forked) and [`Serial`](crate::Serial) have no initialiser, because their tasks
+/// see what the caller has: they capture it. A forked child lives for one call, and its copy of
+/// what it captures goes with it. What cannot be copied, such as a connection, a hook makes in each
+/// child ([`at_fork_child`](crate::at_fork_child)), or the task itself.
+///
 /// # When the state is dropped
 ///
 /// A worker that comes to its end in order drops its state, after its last task: when its pool is

@@ -4,7 +4,7 @@ use super::Pool;
 use super::shared::Shared;
 #[cfg(target_os = "linux")]
 use crate::engine::{Forked, ForkedBuilder, Processes, ProcessesBuilder};
-use crate::engine::{Serial, Threads, ThreadsBuilder};
+use crate::engine::{Serial, SerialBuilder, Threads, ThreadsBuilder};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 
@@ -21,7 +21,7 @@ impl Pool<Serial> {
     /// ```
     pub fn serial() -> Self {
         Self {
-            engine: Serial::new(),
+            engine: Serial::builder().start(),
         }
     }
 }
@@ -215,6 +215,25 @@ impl Pool<Forked> {
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
         Self::forked(available_workers()?)
+    }
+}
+
+impl SerialBuilder {
+    /// Makes the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool: Pool<Serial> = Serial::builder().build();
+    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn build(self) -> Pool<Serial> {
+        Pool {
+            engine: self.start(),
+        }
     }
 }
 

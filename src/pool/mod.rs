@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
-use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith, Shutdown};
+use crate::engine::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline};
 use crate::error::{PoolError, TaskError, TryError};
 use crate::future::{TaskFuture, wait_for_callbacks};
 
@@ -418,8 +418,12 @@ impl<E: Executor> Pool<E> {
     /// Runs `f` on every item and reduces the results to one, both on the workers. Returns `None`
     /// if there were no items.
     ///
-    /// `reduce` must be associative; the order of the items is kept. A worker's death costs a
-    /// chunk, and [`Call::retries`] runs that again. Such an error does not name an item.
+    /// `reduce` must be associative; the order of the items is kept. A worker folds the items of a
+    /// chunk one by one, and what the chunks have come to is reduced in groups. A worker's death
+    /// costs a chunk, and [`Call::retries`] runs that again. Such an error does not name an item.
+    ///
+    /// On a pool of processes `f` may be made by [`closure!`](crate::closure!): what it takes along
+    /// is sent once to each worker. `reduce` captures nothing there.
     ///
     /// # Errors
     ///
@@ -437,6 +441,9 @@ impl<E: Executor> Pool<E> {
     /// let pool = Pool::processes(2)?;
     /// let sum = pool.map_reduce(|x: u64| x * x, |a, b| a + b, 1..=100u64)?;
     /// assert_eq!(sum, Some(338_350));
+    /// let prices = vec![2, 3, 5];
+    /// let price = closure!([prices] |nth: usize| prices[nth]);
+    /// assert_eq!(pool.map_reduce(price, |a, b| a + b, [0, 2, 2])?, Some(12));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn map_reduce<F, G, I, R>(&self, f: F, reduce: G, items: I) -> Result<Option<R>, TaskError>
@@ -570,6 +577,55 @@ impl<E: Executor> Pool<E> {
         outcomes
             .map(|(worker, outcome)| outcome.map_err(|error| error.with_index(worker)))
             .collect()
+    }
+
+    /// Returns what the workers have done since the pool was made.
+    ///
+    /// It is counted on every engine, and costs a task next to nothing. What a caller has the
+    /// result of is counted. On [`Serial`](crate::Serial) the items of a call are counted at the
+    /// end of the call. In a forked child of the process that made the pool there is nothing: the
+    /// workers are those of the parent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let _ = pool.map_outcomes(
+    ///     |x: i32| {
+    ///         if x == 7 {
+    ///             std::process::abort()
+    ///         }
+    ///     },
+    ///     0..10,
+    /// );
+    /// let stats = pool.stats();
+    /// println!("{stats}");
+    /// assert_eq!((stats.total().tasks, stats.total().failures.worker_died), (10, 1));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn stats(&self) -> PoolStats {
+        self.engine.stats(Internal)
+    }
+
+    /// Returns what has run where and when, if the pool's builder was asked for a record
+    /// ([`ProcessesBuilder::timeline`](crate::engine::ProcessesBuilder::timeline), and those of the
+    /// other engines); otherwise it is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).timeline(true).build()?;
+    /// pool.map(|x: u64| x * x, 0..100)?;
+    /// let items: usize = pool.timeline().events.iter().map(|event| event.items).sum();
+    /// assert_eq!(items, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(&self) -> Timeline {
+        self.engine.timeline(Internal)
     }
 
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken

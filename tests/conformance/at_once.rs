@@ -496,7 +496,7 @@ macro_rules! told_at_once {
 macro_rules! once {
     ($make:expr) => {
         #[test]
-        fn a_function_that_is_submitted_once_uses_up_what_it_captures() {
+        fn b131_a_function_that_is_submitted_once_uses_up_what_it_captures() {
             let _none = Leftovers::none();
             let pool = $make;
             let words = vec![String::from("many"), String::from("hands")];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
 use crate::call::{Limits, at_fork, seed, worker_index};
 use crate::engine::fork::fork_child;
@@ -64,6 +65,8 @@ pub(super) struct Setup<'s> {
     pub(super) environment: &'s Environment,
     /// What finds its descendants, if they are to end with it.
     pub(super) entry: Option<Entry>,
+    /// Where what it does is counted.
+    pub(super) accounts: &'s Arc<Accounts>,
 }
 
 impl Setup<'_> {
@@ -125,6 +128,12 @@ pub(super) struct Forked {
     is_overdue: bool,
     /// With [`Bond::Process`]: the child dies when this is closed.
     _life_line: Option<OwnedFd>,
+    accounts: Arc<Accounts>,
+    index: usize,
+    /// When it was started, and since when it has run what it runs now at the earliest, by the
+    /// system's clock.
+    since: u64,
+    free_since: u64,
 }
 
 impl Forked {
@@ -142,6 +151,7 @@ impl Forked {
             Bond::Process => Some(handoff::pair()?),
         };
         let parent = std::process::id();
+        let since = clock::now();
         let mut chain = setup.entry.as_ref().map(Entry::chain);
         let forked = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
@@ -177,6 +187,7 @@ impl Forked {
         let child = Arc::new(child.with_tree(setup.entry));
         taken.taken_by(&child);
         let receiver = Receiver::new(lane);
+        setup.accounts.started(setup.index);
         Ok(Self {
             child,
             taken,
@@ -187,6 +198,10 @@ impl Forked {
             sight: None,
             is_overdue: false,
             _life_line: ends.map(|(ours, _theirs)| ours),
+            accounts: setup.accounts.clone(),
+            index: setup.index,
+            since,
+            free_since: since,
         })
     }
 
@@ -352,6 +367,38 @@ impl Forked {
         status.into()
     }
 
+    /// Counts tasks of this child that have ended.
+    pub(super) fn count(&self, tasks: usize) {
+        if tasks > 0 {
+            self.accounts.tasks(self.index, tasks as u64);
+        }
+    }
+
+    /// Counts a task that failed though this child has not said so.
+    pub(super) fn count_failure(&self, error: &TaskError) {
+        self.accounts.failed(self.index, error);
+    }
+
+    /// Records a task, or a chunk of `items` items, that was given to the pool at `queued` and that
+    /// this child has ended, or died of.
+    pub(super) fn record(&mut self, queued: u64, items: u32, completed: bool) {
+        let times = self.receiver.take_times();
+        if !self.accounts.has_timeline() {
+            return;
+        }
+        let now = clock::now();
+        // A child says what it likes, but no more than can be true. One that has died has left no
+        // times.
+        let (started, ended) = times.map_or((self.free_since, now), |times| {
+            let started = times.started.clamp(self.free_since.min(now), now);
+            (started, times.ended.clamp(started, now))
+        });
+        self.free_since = ended;
+        let who = (self.index, self.child.pid());
+        let times = [queued.min(started), started, ended];
+        self.accounts.record(who, items as usize, times, completed);
+    }
+
     /// Returns the process itself, to be polled or killed without a hold on the rest.
     pub(super) fn process(&self) -> Arc<Child> {
         self.child.clone()
@@ -369,6 +416,11 @@ impl Drop for Forked {
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
             self.reap_at_rest();
+        }
+        if self.generation == fork::generation() {
+            let (received, memory) = (self.receiver.received(), self.child.peak_memory());
+            self.accounts
+                .ended(self.index, self.since, received, memory);
         }
     }
 }

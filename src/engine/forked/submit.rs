@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
+use super::accounts::Accounts;
 use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, Setup, wait_any};
 use super::running::{Running, TASK};
@@ -47,6 +48,7 @@ pub(super) struct Submitted {
     /// How the environment of the children differs from that of this process.
     environment: Environment,
     spares_descendants: bool,
+    pub(super) accounts: Arc<Accounts>,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -64,7 +66,12 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new(name: String, environment: Environment, spares_descendants: bool) -> Self {
+    pub(super) fn new(
+        name: String,
+        environment: Environment,
+        spares_descendants: bool,
+        accounts: Accounts,
+    ) -> Self {
         Self {
             environment,
             id: PoolId::new(),
@@ -78,6 +85,7 @@ impl Submitted {
             watcher: Arc::default(),
             generation: fork::generation(),
             spares_descendants,
+            accounts: Arc::new(accounts),
         }
     }
 
@@ -89,6 +97,7 @@ impl Submitted {
             index,
             environment: &self.environment,
             entry: entry.flatten(),
+            accounts: &self.accounts,
         }
     }
 
@@ -130,7 +139,7 @@ impl Submitted {
         })
     }
 
-    fn check_process(&self) -> Result<(), PoolError> {
+    pub(super) fn check_process(&self) -> Result<(), PoolError> {
         if self.generation == fork::generation() {
             Ok(())
         } else {
@@ -168,7 +177,7 @@ impl Submitted {
         let task = {
             let mut run = Some(|responses: &mut ResponseWriter| {
                 if let Some((f, argument)) = work.take() {
-                    responses.begin(TASK, 0);
+                    self.begin(responses);
                     seed::begin_task(limits.seeds);
                     Answers::new(limits, responses).answer(responses, || f(argument));
                     responses.end();
@@ -184,6 +193,14 @@ impl Submitted {
             task.keep(keep(f, argument));
         }
         Ok(task)
+    }
+
+    /// Begins the only task of a child, in the child.
+    fn begin(&self, responses: &mut ResponseWriter) {
+        responses.begin(TASK, 0);
+        if self.accounts.has_timeline() {
+            responses.set_recorded();
+        }
     }
 
     /// Forks a child for one part of a broadcast, as the worker with this index. Like the children
@@ -204,7 +221,7 @@ impl Submitted {
         let mut work = Some(argument);
         let mut run = Some(|responses: &mut ResponseWriter| {
             if let Some(argument) = work.take() {
-                responses.begin(TASK, 0);
+                self.begin(responses);
                 seed::begin_task(limits.seeds);
                 Answers::new(limits, responses).answer(responses, || f(argument));
                 responses.end();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::counts;
 use super::dispatch::Dispatch;
 use crate::call::Limits;
 use crate::copies::{self, Original};
@@ -22,6 +23,8 @@ struct Broadcast<F, A, R> {
     /// Wakes the caller; goes with `outcomes`.
     part_ended: Condvar,
     limits: Limits,
+    /// The stamp with which the parts were given out.
+    queued: u64,
 }
 
 /// Gives each thread its part. Returns what waits for the outcomes, in the order of the threads.
@@ -43,6 +46,7 @@ where
         arguments: Mutex::new(arguments.into_iter().map(Some).collect()),
         part_ended: Condvar::new(),
         limits,
+        queued: dispatch.stamp(),
     });
     dispatch.announce_parts();
     let (work, of) = (Arc::clone(&broadcast), Arc::clone(dispatch));
@@ -62,11 +66,14 @@ where
     fn run(&self, worker: usize) {
         let argument = self.arguments.lock().get_mut(worker).and_then(Option::take);
         let Some(argument) = argument else { return };
+        let began = counts::begin(self.queued);
         let original = Original::here();
         let run = || copies::run(original, || (self.function)(argument));
         let outcome = self.limits.run(worker, run);
         copies::end_panicked(original);
         let outcome = outcome.map_err(|failure| failure.into_error(None));
+        let outcome = outcome.inspect_err(counts::failed);
+        counts::end(1, self.queued, began);
         self.outcomes.lock()[worker] = Some(outcome);
         self.part_ended.notify_one();
     }

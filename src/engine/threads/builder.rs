@@ -45,6 +45,7 @@ pub struct ThreadsBuilder {
     workers: Option<usize>,
     name: Option<String>,
     stack_size: Option<usize>,
+    has_timeline: bool,
     setup: Setup,
 }
 
@@ -182,12 +183,32 @@ impl ThreadsBuilder {
         self
     }
 
+    /// Keeps a record of what runs where and when, for [`Pool::timeline`](crate::Pool::timeline).
+    /// It holds the last million tasks and chunks, and costs three readings of the clock and a lock
+    /// for each.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(1).timeline(true).build()?;
+    /// pool.submit(|x: u8| x, 1).result()?;
+    /// assert_eq!(pool.timeline().events.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(mut self, is_kept: bool) -> Self {
+        self.has_timeline = is_kept;
+        self
+    }
+
     /// Starts the threads of the engine that was asked for.
     pub(crate) fn start(self) -> Result<Threads, PoolError> {
         let workers = self.workers.map_or_else(available_workers, Ok)?;
         self.setup.check()?;
         let stack_size = self.stack_size.or_else(default_stack);
-        Threads::start(workers, self.name, stack_size, self.setup)
+        let has_timeline = self.has_timeline;
+        Threads::start(workers, self.name, stack_size, has_timeline, self.setup)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::hint::spin_loop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::Yield;
 
+use super::counts::{Counts, PoolCounts};
 use super::idle::{Idle, Woken};
 use super::pool_id::{Inside, OwnPool};
 use super::spin::{self, Awake};
@@ -39,6 +40,7 @@ pub(super) struct Dispatch {
     no_maps: Condvar,
     /// Whether tasks that have not started must not start any more. Set once.
     cancelled: AtomicBool,
+    counts: PoolCounts,
 }
 
 /// What happened to a job that was posted.
@@ -55,7 +57,7 @@ pub(super) enum Posted {
 }
 
 impl Dispatch {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, has_timeline: bool) -> Self {
         Self {
             queue: SegQueue::new(),
             idle: Idle::new(workers),
@@ -65,11 +67,24 @@ impl Dispatch {
             maps: Mutex::new(0),
             no_maps: Condvar::new(),
             cancelled: AtomicBool::new(false),
+            counts: PoolCounts::new(workers, has_timeline),
         }
     }
 
     pub(super) fn own_pool(&self) -> OwnPool {
         self.own_pool
+    }
+
+    pub(super) fn counts(&self) -> &PoolCounts {
+        &self.counts
+    }
+
+    /// Returns the stamp of a task that is about to be given out.
+    pub(super) fn stamp(&self) -> u64 {
+        self.counts.stamp(|| {
+            let counters = self.idle.counters();
+            counters.searching() + counters.asleep() == 0
+        })
     }
 
     pub(super) fn thread_ids(&self) -> &ThreadIds {
@@ -162,9 +177,10 @@ impl Dispatch {
     /// Runs the worker `me`, from the start of the pool to its end.
     pub(super) fn work(&self, me: usize) {
         let mut awake = Awake::new();
+        let counts = self.counts.begin(me);
         self.idle.start(me);
         loop {
-            while let Some(job) = self.search() {
+            while let Some(job) = self.search(counts) {
                 run(job);
                 while let Some(job) = self.queue.pop() {
                     run(job);
@@ -179,10 +195,11 @@ impl Dispatch {
                     break;
                 }
                 if self.may_end() {
+                    counts.has_ended();
                     return;
                 }
                 let is_wanted = || !self.queue.is_empty() || self.has_part(me);
-                let sleep = || self.idle.sleep(me, in_vain, is_wanted);
+                let sleep = || counts.while_asleep(|| self.idle.sleep(me, in_vain, is_wanted));
                 let woken;
                 (awake, woken) = awake.while_asleep(sleep);
                 if woken == Woken::Called {
@@ -196,12 +213,12 @@ impl Dispatch {
     /// Searches for a job, and ends the search. Returns `None` if none was found in the time for
     /// searching. It looks only once if there is no core to watch the queue on, or if the pool is
     /// about to end.
-    fn search(&self) -> Option<Arc<dyn Job>> {
-        let mut looks = 0;
+    fn search(&self, counts: &Counts) -> Option<Arc<dyn Job>> {
+        let (mut looks, mut helped) = (0, Duration::ZERO);
         let mut look = || {
             looks += 1;
             if looks % LOOKS_PER_HELP == 0 {
-                self.help_rayon_meanwhile();
+                helped += self.help_rayon_meanwhile();
             }
             if self.queue.is_empty() {
                 None
@@ -210,7 +227,12 @@ impl Dispatch {
             }
         };
         let found = if spin::may_search() && !self.idle.counters().is_quit() {
-            spin::watch(Instant::now() + spin::SPIN, look)
+            let now = Instant::now();
+            let (found, until) = spin::watch(now, now + spin::SPIN, look);
+            if until > now {
+                counts.has_rested((until - now).saturating_sub(helped));
+            }
+            found
         } else {
             look()
         };
@@ -218,16 +240,21 @@ impl Dispatch {
         found
     }
 
-    /// Looks for jobs of rayon in the middle of a search.
-    fn help_rayon_meanwhile(&self) {
+    /// Looks for jobs of rayon in the middle of a search. Returns for how long it has run one.
+    fn help_rayon_meanwhile(&self) -> Duration {
         let counters = self.idle.counters();
         // A worker that is at work may have given jobs to rayon. Such a job may take long, so this
         // worker must not count as searching while it runs one.
         if counters.searching() + counters.asleep() < self.workers() {
             self.stop_searching();
-            self.help_rayon();
+            let since = Instant::now();
+            let has_helped = self.help_rayon();
             self.idle.start_searching();
+            if has_helped {
+                return since.elapsed();
+            }
         }
+        Duration::ZERO
     }
 
     /// Runs a job of rayon, if there is one. Such jobs come from tasks that use rayon, on any

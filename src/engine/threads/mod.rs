@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`broadcast`] | one call on each thread |
 //! | [`builder`] | what a user can say of a pool, and what its threads do first |
+//! | [`counts`] | what each worker has done |
 //! | [`dispatch`] | the queue, the worker's loop, what closing means |
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
 //! | [`spin`] | which threads may spin, and for how long |
@@ -36,6 +37,7 @@
 
 mod broadcast;
 mod builder;
+mod counts;
 mod dispatch;
 mod idle;
 mod map;
@@ -64,11 +66,11 @@ pub use self::builder::ThreadsBuilder;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
-    Executor, Run, RunOnce, RunReduce, RunWith, Shutdown, pool_name,
+    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name,
     sealed::{Internal, Sealed},
     worker_state,
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
@@ -134,6 +136,7 @@ impl Threads {
         workers: usize,
         name: Option<String>,
         stack_size: Option<usize>,
+        has_timeline: bool,
         setup: Setup,
     ) -> Result<Self, PoolError> {
         if workers == 0 {
@@ -147,7 +150,7 @@ impl Threads {
             });
         }
         panic::install_hook();
-        let dispatch = Arc::new(Dispatch::new(workers));
+        let dispatch = Arc::new(Dispatch::new(workers, has_timeline));
         let names = name.clone().filter(|name| !name.is_empty());
         let look = Look {
             names: names.map_or_else(|| "manyhands".to_owned(), |name| pool_name(Some(name))),
@@ -164,6 +167,31 @@ impl Threads {
 }
 
 impl Threads {
+    /// Gives the workers a task that counts as `items` tasks.
+    fn give<F, A, R>(&self, work: (F, A), limits: Limits, items: usize) -> TaskFuture<R>
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.dispatch.is_closed() {
+            return TaskFuture::ready(Err(PoolError::Closed.into()));
+        }
+        if let Some(error) = limits.refusal(None) {
+            return TaskFuture::ready(Err(error));
+        }
+        let counted = (items, self.dispatch.stamp());
+        let task = Arc::new(Task::new(work, limits, self.dispatch.own_pool(), counted));
+        match self.dispatch.post(Arc::clone(&task) as _) {
+            Posted::Left => {}
+            Posted::Woke => task.set_cold(),
+            // If a worker has started the task all the same, the task gets its result.
+            Posted::Closed => task.cancel(PoolError::Closed.into()),
+            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
+        }
+        TaskFuture::new(task)
+    }
+
     /// Checks that this thread may close the pool.
     ///
     /// # Errors
@@ -395,6 +423,26 @@ impl Executor for Threads {
         self.check_closable()?;
         Ok(self.end_by(deadline))
     }
+
+    fn stats(&self, _: Internal) -> PoolStats {
+        if !self.dispatch.own_pool().is_this_process() {
+            return PoolStats::default();
+        }
+        let counts = self.dispatch.counts();
+        PoolStats {
+            name: self.name.clone(),
+            uptime: counts.age(),
+            workers: counts.workers(),
+            cancelled: counts.count_cancelled(),
+        }
+    }
+
+    fn timeline(&self, _: Internal) -> Timeline {
+        if !self.dispatch.own_pool().is_this_process() {
+            return Timeline::default();
+        }
+        self.dispatch.counts().timeline(&self.name)
+    }
 }
 
 impl Drop for Threads {
@@ -474,17 +522,20 @@ where
     {
         let f = Arc::new(f);
         let give = move |base: usize, items: &mut Vec<A>| {
+            let items_given = items.len();
             let f = Arc::clone(&f);
             let run = move |items: Vec<A>| {
                 let original = Original::here();
                 let run = |(nth, item)| {
                     let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
                     copies::end_panicked(original);
-                    outcome.map_err(|failure| failure.into_error(Some(base + nth)))
+                    let outcome = outcome.map_err(|failure| failure.into_error(Some(base + nth)));
+                    outcome.inspect_err(counts::failed)
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::none(), run, mem::take(items))
+            // The limits are those of each item.
+            self.give((run, mem::take(items)), Limits::none(), items_given)
         };
         Stream {
             give: Box::new(give),
@@ -516,21 +567,7 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        if self.dispatch.is_closed() {
-            return TaskFuture::ready(Err(PoolError::Closed.into()));
-        }
-        if let Some(error) = limits.refusal(None) {
-            return TaskFuture::ready(Err(error));
-        }
-        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.own_pool()));
-        match self.dispatch.post(Arc::clone(&task) as _) {
-            Posted::Left => {}
-            Posted::Woke => task.set_cold(),
-            // If a worker has started the task all the same, the task gets its result.
-            Posted::Closed => task.cancel(PoolError::Closed.into()),
-            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
-        }
-        TaskFuture::new(task)
+        self.give((f, argument), limits, 1)
     }
 }
 
@@ -550,6 +587,9 @@ where
         let combine = |partials| reduce::combine_in_worker(partials, &g);
         // Counted over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
+        let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
+            self.map(plan, fold, chunks, AtErr)
+        };
         reduce::map_reduce(self, plan, fold, combine, items, local.ended())
     }
 }

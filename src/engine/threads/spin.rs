@@ -72,12 +72,11 @@ pub(super) fn wait(workers: usize, deadline: Option<Instant>, ended: impl Fn() -
     if waiting + AWAKE.load(Ordering::Relaxed).max(workers) > cores() {
         return false;
     }
-    let limit = Instant::now() + SPIN;
-    watch(
-        deadline.map_or(limit, |deadline| deadline.min(limit)),
-        || ended().then_some(()),
-    )
-    .is_some()
+    let now = Instant::now();
+    let limit = now + SPIN;
+    let limit = deadline.map_or(limit, |deadline| deadline.min(limit));
+    let (seen, _) = watch(now, limit, || ended().then_some(()));
+    seen.is_some()
 }
 
 struct Leave;
@@ -88,17 +87,23 @@ impl Drop for Leave {
     }
 }
 
-/// Calls `look` until it sees something or `limit` has passed.
-pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Calls `look` until it sees something or `limit` has passed. Returns also when it looked at the
+/// clock last, which is `now` if it did not.
+pub(super) fn watch<T>(
+    mut now: Instant,
+    limit: Instant,
+    mut look: impl FnMut() -> Option<T>,
+) -> (Option<T>, Instant) {
     loop {
         for _ in 0..LOOKS {
             if let seen @ Some(_) = look() {
-                return seen;
+                return (seen, now);
             }
             spin_loop();
         }
-        if Instant::now() >= limit {
-            return None;
+        now = Instant::now();
+        if now >= limit {
+            return (None, now);
         }
     }
 }

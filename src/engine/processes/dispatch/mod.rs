@@ -39,8 +39,8 @@ use self::worker_slot::{Body, InFlight, KillReason};
 use super::context::Context;
 use super::leader::Leadership;
 use super::start::Started;
-use super::stats::Tally;
-use super::timeline::Recorder;
+use super::tally::Tally;
+use crate::engine::timeline::Recorder;
 use crate::error::{Corruption, PoolError, TaskError};
 use crate::future::Signal;
 use crate::lane::{self, message::Request};
@@ -129,7 +129,7 @@ impl Dispatch {
             workers: (0..workers).map(|_| None).collect(),
             tallies: Vec::new(),
             cancelled: 0,
-            recorder: Recorder::new(),
+            recorder: Recorder::new(clock::now()),
             target: workers,
             resting: vec![false; workers],
             order: None,

@@ -10,7 +10,7 @@ use super::sight::{Sight, Stalled};
 use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
-use crate::engine::processes::timeline::{Recorder, TimelineEvent};
+use crate::engine::timeline::{Recorder, TimelineEvent};
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
 use crate::lane::{Expected, Received, Receiver, Times, Writer, is_past, next_number};
