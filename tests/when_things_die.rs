@@ -82,12 +82,10 @@ fn deaths() -> Vec<String> {
         let items = ["fine", how].map(str::to_owned);
         tell(&pool.map(task, items).unwrap_err());
     }
-    tell(
-        &pool
-            .submit(task, "SIGSEGV".to_owned())
-            .result()
-            .unwrap_err(),
-    );
+    let crashed = pool.submit(task, "SIGSEGV".to_owned());
+    let own_name = format!("task {} ", crashed.id());
+    let message = crashed.result().unwrap_err().to_string();
+    tell(&message.replace(&own_name, "task 17 "));
     let tries = pool.call().retries(2).map(task, ["SIGKILL".to_owned()]);
     tell(&tries.unwrap_err());
     let limit = pool.call().timeout(Duration::from_millis(250));

@@ -218,20 +218,19 @@ impl Counts {
         recorder.record(event);
     }
 
-    /// Adds a time in which this worker has had nothing to do.
+    /// Adds a time in which this worker has had nothing to do, in nanoseconds.
     #[inline]
-    pub(super) fn has_rested(&self, time: Duration) {
-        add(&self.numbers.idle, time.as_nanos() as u64);
+    pub(super) fn has_rested(&self, time: u64) {
+        add(&self.numbers.idle, time);
     }
 
-    /// Notes that this worker has nothing to do as long as `sleep` runs.
-    pub(super) fn while_asleep<T>(&self, sleep: impl FnOnce() -> T) -> T {
+    /// Notes that this worker has nothing to do as long as `sleep` runs. `since` is when it looked
+    /// at the clock last, if it has done nothing since.
+    pub(super) fn while_asleep<T>(&self, since: Option<u64>, sleep: impl FnOnce() -> T) -> T {
         let idle = &self.numbers.idle;
         let before = idle.load(Ordering::Relaxed);
-        idle.store(
-            SLEEPS | clock::now().saturating_sub(before),
-            Ordering::Relaxed,
-        );
+        let since = since.unwrap_or_else(clock::now);
+        idle.store(SLEEPS | since.saturating_sub(before), Ordering::Relaxed);
         let woken = sleep();
         let since = idle.load(Ordering::Relaxed) & !SLEEPS;
         idle.store(clock::now().saturating_sub(since), Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::hint::spin_loop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rayon::Yield;
 
@@ -14,6 +14,7 @@ use super::spin::{self, Awake};
 use super::task::Job;
 use super::thread_ids::ThreadIds;
 use crate::copies::{COPY_RETURNED, Original};
+use crate::engine::clock;
 use crate::error::{PoolError, TaskError};
 use crate::panic;
 use crate::shim::{AtomicBool, AtomicUsize, Condvar, Mutex, SegQueue, fence};
@@ -180,7 +181,9 @@ impl Dispatch {
         let counts = self.counts.begin(me);
         self.idle.start(me);
         loop {
-            while let Some(job) = self.search(counts) {
+            // Since when the worker has had nothing to do, if it has looked at the clock.
+            let mut rests_since = None;
+            while let Some(job) = self.search(counts, &mut rests_since) {
                 run(job);
                 while let Some(job) = self.queue.pop() {
                     run(job);
@@ -199,7 +202,9 @@ impl Dispatch {
                     return;
                 }
                 let is_wanted = || !self.queue.is_empty() || self.has_part(me);
-                let sleep = || counts.while_asleep(|| self.idle.sleep(me, in_vain, is_wanted));
+                let since = rests_since.take();
+                let sleep =
+                    || counts.while_asleep(since, || self.idle.sleep(me, in_vain, is_wanted));
                 let woken;
                 (awake, woken) = awake.while_asleep(sleep);
                 if woken == Woken::Called {
@@ -211,10 +216,10 @@ impl Dispatch {
     }
 
     /// Searches for a job, and ends the search. Returns `None` if none was found in the time for
-    /// searching. It looks only once if there is no core to watch the queue on, or if the pool is
-    /// about to end.
-    fn search(&self, counts: &Counts) -> Option<Arc<dyn Job>> {
-        let (mut looks, mut helped) = (0, Duration::ZERO);
+    /// searching, and then says in `rests_since` since when this worker has had nothing to do. It
+    /// looks only once if there is no core to watch the queue on, or if the pool is about to end.
+    fn search(&self, counts: &Counts, rests_since: &mut Option<u64>) -> Option<Arc<dyn Job>> {
+        let (mut looks, mut helped) = (0, 0);
         let mut look = || {
             looks += 1;
             if looks % LOOKS_PER_HELP == 0 {
@@ -227,10 +232,13 @@ impl Dispatch {
             }
         };
         let found = if spin::may_search() && !self.idle.counters().is_quit() {
-            let now = Instant::now();
+            let now = clock::now();
             let (found, until) = spin::watch(now, now + spin::SPIN, look);
             if until > now {
                 counts.has_rested((until - now).saturating_sub(helped));
+            }
+            if found.is_none() {
+                *rests_since = Some(until);
             }
             found
         } else {
@@ -240,21 +248,22 @@ impl Dispatch {
         found
     }
 
-    /// Looks for jobs of rayon in the middle of a search. Returns for how long it has run one.
-    fn help_rayon_meanwhile(&self) -> Duration {
+    /// Looks for jobs of rayon in the middle of a search. Returns for how long it has run one, in
+    /// nanoseconds.
+    fn help_rayon_meanwhile(&self) -> u64 {
         let counters = self.idle.counters();
         // A worker that is at work may have given jobs to rayon. Such a job may take long, so this
         // worker must not count as searching while it runs one.
         if counters.searching() + counters.asleep() < self.workers() {
             self.stop_searching();
-            let since = Instant::now();
+            let since = clock::now();
             let has_helped = self.help_rayon();
             self.idle.start_searching();
             if has_helped {
-                return since.elapsed();
+                return clock::now().saturating_sub(since);
             }
         }
-        Duration::ZERO
+        0
     }
 
     /// Runs a job of rayon, if there is one. Such jobs come from tasks that use rayon, on any
