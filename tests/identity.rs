@@ -226,8 +226,8 @@ fn b102_panics_are_printed_with_the_name_of_the_worker() {
     if is_program() {
         let fail = |text: String| -> u32 { panic!("{text}") };
         let builder = Threads::builder().workers(1).name("render");
-        let threads = builder.build().unwrap().submit(fail, "one".into());
-        threads.result().unwrap_err();
+        let pool = builder.build().unwrap();
+        pool.submit(fail, "one".into()).result().unwrap_err();
         for (method, text) in [
             (StartMethod::Spawn, "two"),
             (StartMethod::ForkServer, "three"),

@@ -476,7 +476,7 @@ where
             total = Some(match total.take() {
                 None => value,
                 // A panic here does not belong to one item.
-                Some(total) => reduce::one(total, value, &g)?,
+                Some(total) => as_worker(|| reduce::one(total, value, &g))()?,
             });
             Ok(true)
         })?;

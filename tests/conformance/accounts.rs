@@ -77,9 +77,14 @@ macro_rules! accounts {
             assert!(busy >= Duration::from_millis(40), "{busy:?}");
             let share = pool.stats().total().utilization();
             assert!(share > 0.0 && share <= 1.0, "{share}");
-            // All that is beyond the task is work that the pool itself has, or idle workers' spin.
-            let most = took + Duration::from_secs(2);
+            // All that is beyond the task is work that the pool itself has.
+            let most = took * pool.workers() as u32;
             assert!(busy <= most, "{busy:?} of {took:?}");
+            // Workers that have nothing to do are not busy.
+            let before = pool.stats().total().busy_time;
+            takes(400);
+            let busy = pool.stats().total().busy_time - before;
+            assert!(busy < Duration::from_millis(200), "{busy:?}");
         }
 
         #[test]
@@ -136,7 +141,7 @@ macro_rules! queued_accounts {
             let pool = $make;
             let gate = Gate::new();
             let _fence = Fence(gate.clone());
-            let pass = |gate: Gate| gate.pass();
+            let pass = |gate: Gate| gate.pass_counted();
             let workers = 0..pool.workers();
             let running: Vec<_> = workers.map(|_| pool.submit(pass, gate.clone())).collect();
             eventually("all workers are at the gate", || {

@@ -275,7 +275,8 @@ mod accounted {
             .map_reduce(add, |x, y| x + y, 0..1_000_usize);
         assert_eq!(sum, Ok(Some(1_000 + 6_000)));
         let sent = pool.stats().total().bytes_sent;
-        assert!((800_000..2_400_000).contains(&sent), "{sent}");
+        // Each number takes a byte.
+        assert!((200_000..300_000).contains(&sent), "{sent}");
     }
 }
 
