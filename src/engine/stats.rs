@@ -82,8 +82,9 @@ pub struct WorkerStats {
     /// How often a worker was started here again: after a death, a limit of tasks, or a rest. For
     /// each call a pool of forked children starts its children again, and that counts too.
     pub respawns: u64,
-    /// Time in which a worker was here, from the moment its start began. On
-    /// [`Serial`](crate::Serial) the age of the pool.
+    /// Time in which a worker was here, from the moment its start began. A thread is here from when
+    /// it takes tasks, after its initialiser. Of forked children those that have ended are counted.
+    /// On [`Serial`](crate::Serial) it is the age of the pool.
     pub uptime: Duration,
     /// The part of `uptime` in which the worker had something to do. What comes before its first
     /// task counts too, the initialiser included. Accurate to a microsecond for each time it ran

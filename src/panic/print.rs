@@ -43,7 +43,10 @@ fn text(name: &str, info: &PanicHookInfo<'_>, backtrace: &Backtrace) -> String {
     if let Some(location) = info.location() {
         let _ = write!(text, " panicked at {location}");
     }
-    let message = info.payload_as_str().unwrap_or("Box<dyn Any>");
+    let payload = info.payload();
+    let text_of = payload.downcast_ref::<String>().map(String::as_str);
+    let message = payload.downcast_ref::<&str>().copied().or(text_of);
+    let message = message.unwrap_or("Box<dyn Any>");
     let _ = writeln!(text, ":\n{message}");
     if backtrace.status() == BacktraceStatus::Captured {
         let _ = write!(text, "stack backtrace:\n{backtrace}");

@@ -374,22 +374,7 @@ where
             self.failed_at.fetch_min(failure.index, Ordering::Relaxed);
         }
         let error = failure.as_ref().and_then(|failure| failure.error.as_ref());
-        let mut ran = results.len();
-        match error {
-            None if !self.dispatch.is_cancelled() => {}
-            None => {
-                let cancelled = (self.manner.count_cancelled)(results.as_slice());
-                self.dispatch.counts().cancelled(cancelled);
-                ran -= cancelled;
-            }
-            Some(TaskError::Cancelled {}) => self.dispatch.counts().cancelled(given - ran),
-            Some(error) => {
-                ran += 1;
-                if is_worker {
-                    counts::failed(error);
-                }
-            }
-        }
+        let ran = self.count(given, results.as_slice(), error, is_worker);
         if is_worker && ran > 0 {
             counts::end(ran, queued, began);
         }
@@ -403,6 +388,36 @@ where
         drop(outbox);
         if wakes {
             self.caller.unpark();
+        }
+    }
+
+    /// Counts what has failed, or was cancelled, of a chunk of `given` items. Returns how many have
+    /// run.
+    fn count(
+        &self,
+        given: usize,
+        results: &[R],
+        error: Option<&TaskError>,
+        is_worker: bool,
+    ) -> usize {
+        let ran = results.len();
+        match error {
+            None if !self.dispatch.is_cancelled() => ran,
+            None => {
+                let cancelled = (self.manner.count_cancelled)(results);
+                self.dispatch.counts().cancelled(cancelled);
+                ran - cancelled
+            }
+            Some(TaskError::Cancelled {}) => {
+                self.dispatch.counts().cancelled(given - ran);
+                ran
+            }
+            Some(error) => {
+                if is_worker {
+                    counts::failed(error);
+                }
+                ran + 1
+            }
         }
     }
 }
