@@ -119,6 +119,7 @@ fn b100_threads_run_on_the_cores_that_they_are_given() {
 // Stacks -------------------------------------------------------------------------------------
 
 /// Uses this many bytes of the stack, and a bit more.
+#[allow(clippy::large_stack_arrays, reason = "the stack is what it is to use")]
 fn use_stack(bytes: usize) -> usize {
     const FRAME: usize = 64 << 10;
     // Not moved: a copy of it would take as much again.

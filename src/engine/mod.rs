@@ -273,8 +273,7 @@ pub trait Run<F, A, R>: Executor {
 /// An engine that can run `F`, once, on an argument of type `A`, for a result of type `R`.
 /// [`Pool::submit_once`](crate::Pool::submit_once) asks for this bound.
 ///
-/// [`Processes`](crate::Processes) is none: a worker makes the function anew from its type, for
-/// each task.
+/// [`Processes`] is none: a worker makes the function anew from its type, for each task.
 ///
 /// # Examples
 ///
