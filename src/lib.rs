@@ -126,8 +126,9 @@ pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};
 pub use call::worker_index::worker_index;
 #[cfg(target_os = "linux")]
-pub use engine::{AnyEngine, Forked, Processes, RunLent, worker_state};
-pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads};
+pub use engine::{AnyEngine, Forked, Processes, RunLent};
+pub use engine::{Executor, Run, RunOnce, RunReduce, RunWith};
+pub use engine::{Serial, Shutdown, Threads, worker_state};
 pub use error::{PoolError, SentError, TaskError, TaskId, TryError};
 pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
@@ -167,7 +168,7 @@ pub mod prelude {
     pub use crate::closure;
     #[cfg(target_os = "linux")]
     pub use crate::engine::{AnyEngine, Forked, Processes, RunLent, StartMethod, WaitPolicy};
-    pub use crate::engine::{Executor, Run, RunReduce, RunWith, Serial, Threads};
+    pub use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith, Serial, Threads};
     pub use crate::error::{Death, PoolError, TaskError, TryError};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
     pub use crate::pool::Pool;

@@ -4,7 +4,10 @@
 //! puts a hook in front of the program's own. It notes message and place for threads that are
 //! inside [`catch`], and then calls the hook that was there before. So what the user sees on
 //! stderr, or does in a hook, stays as it was. If the program replaces the hook later, places are
-//! lost and nothing else.
+//! lost and nothing else. Where std would print a thread without a name, because it runs the tasks
+//! of a worker process, [`print`] prints the worker's.
+
+mod print;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -14,6 +17,9 @@ use std::sync::{Once, OnceLock};
 #[cfg(target_os = "linux")]
 use crate::error::ClaimError;
 use crate::error::{PanicLocation, TaskError, at_place};
+
+#[cfg(target_os = "linux")]
+pub(crate) use self::print::name_this_thread;
 
 /// A panic that was caught.
 #[derive(
@@ -88,11 +94,24 @@ pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = take_hook();
+        // With no hook set, `take_hook` gives that of std.
+        let is_std = is_same(&*previous, &*take_hook());
         set_hook(Box::new(move |info| {
             note(info);
-            previous(info);
+            if !(is_std && print::print(info)) {
+                previous(info);
+            }
         }));
     });
+}
+
+type HookFn = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
+
+/// Returns whether two hooks are of the same type. A hook that captures nothing has no address of
+/// its own: the types tell them apart.
+fn is_same(one: &HookFn, other: &HookFn) -> bool {
+    // If one type has two tables, the hook of std is called as before.
+    std::ptr::eq(one, other)
 }
 
 fn note(info: &PanicHookInfo<'_>) {

@@ -18,7 +18,7 @@
 //! Unsafe code is allowed here, to find the `Bound` in the closure that is made of nothing else.
 #![allow(unsafe_code)]
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::mem::{MaybeUninit, align_of, needs_drop, size_of, transmute};
@@ -26,14 +26,15 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 use parking_lot::RwLock;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::code;
 use super::entry;
 use super::portable::{PortableArgument, PortableValue};
 use crate::array::TileMut;
 use crate::array::lend::{Lent, LentChunks, LentPairs, LentTiles};
-use crate::error::{TaskError, TaskValue};
+use crate::error::{PoolError, TaskError, TaskValue};
 use crate::memory::wire;
 
 /// Makes a function that takes variables along into the worker processes.
@@ -236,7 +237,20 @@ struct Known {
     encode: unsafe fn(*const ()) -> Result<Vec<u8>, TaskError>,
     entry: entry::Entry,
     reconstruct: Reconstruct,
+    carry: Option<Carry>,
 }
+
+/// How a [`Carried`] is made of such a closure in another process.
+#[derive(Clone, Copy)]
+struct Carry {
+    decode: Decode,
+    /// The address of a function that takes the context and an argument of the closure:
+    /// `fn(&dyn Any, A) -> R`.
+    call: usize,
+}
+
+/// Decodes a context.
+type Decode = fn(&[u8]) -> Result<Box<dyn Any>, String>;
 
 /// Fails to compile if the body of a `closure!` captures.
 const fn assert_names_all<G>() {
@@ -265,7 +279,12 @@ where
         let bound: &Bound<C> = &bound;
         code(&bound.context, argument)
     };
-    remember::<_, C>(&closure, entry::with_context::<C, G, A, R>);
+    let call = call_bound::<C, A, R, G> as fn(&dyn Any, A) -> R;
+    let carry = Carry {
+        decode: decode_bound::<C>,
+        call: call as usize,
+    };
+    remember::<_, C>(&closure, entry::with_context::<C, G, A, R>, Some(carry));
     closure
 }
 
@@ -296,7 +315,7 @@ macro_rules! bind_lent {
                 let f = |$($argument: $type),+| code(context, $($argument),+);
                 <$lent<$($of),+> as Lent<_>>::run(lent, &f, index);
             });
-            remember::<_, C>(&closure, entry);
+            remember::<_, C>(&closure, entry, None);
             closure
         }
     };
@@ -320,7 +339,10 @@ bind_lent! {
     bind_tiles, LentTiles<T>, |tile: TileMut<'_, T>|
 }
 
-fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::Entry) {
+fn remember<K, C>(_: &K, entry: entry::Entry, carry: Option<Carry>)
+where
+    C: Serialize + DeserializeOwned + 'static,
+{
     const {
         assert!(
             size_of::<K>() == size_of::<Bound<C>>(),
@@ -339,6 +361,7 @@ fn remember<K, C: Serialize + DeserializeOwned + 'static>(_: &K, entry: entry::E
         encode: encode::<C>,
         entry,
         reconstruct: reconstruct_bound::<C>,
+        carry,
     };
     TABLE.write().get_or_insert_default().insert(id, known);
 }
@@ -361,12 +384,8 @@ pub(crate) fn encode_context<C: Serialize + 'static>(context: &C) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Returns how to send `f`.
-///
-/// # Errors
-///
-/// If `closure!` did not make it, or what the context's `Serialize` said.
-pub(crate) fn sendable<F>(f: &F) -> Result<Sendable, TaskError> {
+/// Looks up the type of `f`, and encodes the context.
+fn known<F>(f: &F) -> Result<(Known, Vec<u8>), TaskError> {
     let known = TABLE
         .read()
         .as_ref()
@@ -376,11 +395,91 @@ pub(crate) fn sendable<F>(f: &F) -> Result<Sendable, TaskError> {
     })?;
     // SAFETY: the type of `f` is one that `bind` put into the table together with this function.
     let context = unsafe { (known.encode)(std::ptr::from_ref(f).cast()) }?;
+    Ok((known, context))
+}
+
+/// Returns how to send `f`.
+///
+/// # Errors
+///
+/// If `closure!` did not make it, or what the context's `Serialize` said.
+pub(crate) fn sendable<F>(f: &F) -> Result<Sendable, TaskError> {
+    let (known, context) = known(f)?;
     Ok(Sendable {
         context,
         entry: known.entry,
         reconstruct: known.reconstruct,
     })
+}
+
+/// A function made by [`closure!`](crate::closure!), in a process to which it was sent as a part of
+/// another function's context: see [`carry`].
+pub(crate) struct Carried<A, R> {
+    context: Box<dyn Any>,
+    call: fn(&dyn Any, A) -> R,
+}
+
+impl<A, R> Carried<A, R> {
+    pub(crate) fn call(&self, argument: A) -> R {
+        (self.call)(&*self.context, argument)
+    }
+}
+
+/// A [`Carried`] as it is sent: the numbers of the functions that make and call it, and the context
+/// that those know the type of.
+#[derive(Serialize, Deserialize)]
+struct SentCarried {
+    decode: u64,
+    call: u64,
+    context: Vec<u8>,
+}
+
+/// Encodes `f` as a [`Carried`] of the same argument and result.
+///
+/// # Errors
+///
+/// If `closure!` did not make it, or what the context's `Serialize` said.
+pub(crate) fn carry<F, A, R>(f: &F) -> Result<Vec<u8>, TaskError>
+where
+    F: Fn(A) -> R,
+{
+    let (known, context) = known(f)?;
+    let carry = known.carry.ok_or_else(|| TaskError::InvalidCall {
+        reason: "the function is one for parts of an array".into(),
+    })?;
+    encode_context(&SentCarried {
+        decode: code::number(carry.decode as usize).map_err(PoolError::from)?,
+        call: code::number(carry.call).map_err(PoolError::from)?,
+        context,
+    })
+}
+
+impl<'de, A: 'static, R: 'static> Deserialize<'de> for Carried<A, R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let sent = SentCarried::deserialize(deserializer)?;
+        let missing = || D::Error::custom("the executable does not have its function");
+        // SAFETY: the number comes from the parent, which runs the same build by the fingerprint in
+        // its greeting, and which makes it of a `Decode`.
+        let decode = unsafe { code::function::<Decode>(sent.decode) }.ok_or_else(missing)?;
+        // SAFETY: likewise. It is the number of a function of this type: the parent has it from the
+        // table, for a closure that takes an A and returns an R, and `bind` has put it there for
+        // the argument and the result of that closure.
+        let call = unsafe { code::function::<fn(&dyn Any, A) -> R>(sent.call) };
+        let call = call.ok_or_else(missing)?;
+        let context = decode(&sent.context).map_err(D::Error::custom)?;
+        Ok(Self { context, call })
+    }
+}
+
+fn decode_bound<C: DeserializeOwned + 'static>(mut bytes: &[u8]) -> Result<Box<dyn Any>, String> {
+    Ok(Box::new(wire::take::<C>(&mut bytes)?))
+}
+
+/// Calls the code of a closure with its context, which [`decode_bound`] has made.
+fn call_bound<C: 'static, A, R, G: Fn(&C, A) -> R>(context: &dyn Any, argument: A) -> R {
+    let context = context.downcast_ref::<C>();
+    let context = context.expect("the functions that decode and call go together");
+    entry::zero_sized::<G>()(context, argument)
 }
 
 /// Reconstructs the closure of type `F` in another process, from what [`sendable`] returned for it.

@@ -140,6 +140,18 @@ where
     of::<Loan<L, C>, _>(|loan, index| zero_sized::<G>()(&loan.context, &loan.lent, index))
 }
 
+/// Returns the entry of a function of this crate's own that takes a context of type `C`.
+pub(crate) fn of_context<C, A, R, G>(_run: G) -> Entry
+where
+    C: DeserializeOwned + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+    G: Fn(&C, A) -> R + Copy,
+{
+    const { assert!(size_of::<G>() == 0, "a worker makes it from its type alone") };
+    with_context::<C, G, A, R>
+}
+
 /// Returns a zero-sized reference to the function, which has nothing in it but its type.
 #[allow(unsafe_code)]
 pub(crate) fn zero_sized<'a, F: 'a>() -> &'a F {

@@ -44,6 +44,14 @@ impl Limits {
         }
     }
 
+    /// Returns the limits of the item with this index, as those of an item 0.
+    pub(crate) fn of_item(self, index: usize) -> Self {
+        Self {
+            seeds: self.seeds.from(index),
+            ..self
+        }
+    }
+
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {

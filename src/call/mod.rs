@@ -32,7 +32,7 @@ pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod worker_index;
 
-pub(crate) use limits::Limits;
+pub(crate) use limits::{Failure, Limits};
 pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;
 #[cfg(target_os = "linux")]

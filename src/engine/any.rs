@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::sealed::{Internal, Sealed};
 use super::{
-    Executor, Forked, Processes, Run, RunLent, RunReduce, RunWith, Serial, Shutdown, Threads,
+    Executor, Forked, PoolStats, Processes, Run, RunLent, RunReduce, RunWith, Serial, Shutdown,
+    Threads, Timeline,
 };
 use crate::array::lend::Lent;
 use crate::call::portable::{Portable, PortableValue};
@@ -17,8 +18,8 @@ use crate::future::{PoolId, TaskFuture};
 ///
 /// It can run what all engines can run: functions that capture nothing or are made by
 /// [`closure!`](crate::closure!), on values that are `Send` and implement serde's traits. The
-/// functions of [`map_with`](crate::Pool::map_with) and [`map_reduce`](crate::Pool::map_reduce)
-/// must capture nothing, not even by `closure!`.
+/// function of [`map_with`](crate::Pool::map_with) and the one by which
+/// [`map_reduce`](crate::Pool::map_reduce) reduces must capture nothing, not even by `closure!`.
 ///
 /// # Examples
 ///
@@ -99,6 +100,14 @@ impl Executor for AnyEngine {
     fn shutdown(&self, how: Shutdown, internal: Internal) -> Result<(), PoolError> {
         each!(self, engine => engine.shutdown(how, internal))
     }
+
+    fn stats(&self, internal: Internal) -> PoolStats {
+        each!(self, engine => Executor::stats(engine, internal))
+    }
+
+    fn timeline(&self, internal: Internal) -> Timeline {
+        each!(self, engine => Executor::timeline(engine, internal))
+    }
 }
 
 impl<F, A, R> Run<F, A, R> for AnyEngine
@@ -129,6 +138,15 @@ where
         R: Send + 'static,
     {
         each!(self, engine => engine.submit(limits, f, argument))
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.broadcast(limits, f, arguments))
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>

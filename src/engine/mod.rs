@@ -28,15 +28,21 @@
 //! ```
 
 #[cfg(target_os = "linux")]
+mod affinity;
+#[cfg(target_os = "linux")]
 mod any;
+mod clock;
 #[cfg(target_os = "linux")]
 mod discard;
 #[cfg(target_os = "linux")]
 pub mod lend;
 pub(crate) mod reduce;
 mod serial;
+mod stats;
 mod threads;
+mod timeline;
 mod unwind_safe;
+mod worker_state;
 
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
@@ -46,6 +52,8 @@ pub(crate) mod forked;
 pub(crate) mod processes;
 
 #[cfg(target_os = "linux")]
+pub use affinity::Affinity;
+#[cfg(target_os = "linux")]
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub(crate) use any::Which;
@@ -54,14 +62,14 @@ pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
 pub use lend::RunLent;
 #[cfg(target_os = "linux")]
-pub use processes::{
-    Affinity, Failures, InnerThreads, PoolStats, Processes, ProcessesBuilder, StartMethod,
-    Timeline, TimelineEvent, WaitPolicy, WorkerStats, worker_state,
-};
-#[cfg(target_os = "linux")]
 pub(crate) use processes::{FORK_SERVER, WORKER};
-pub use serial::Serial;
-pub use threads::Threads;
+#[cfg(target_os = "linux")]
+pub use processes::{InnerThreads, Processes, ProcessesBuilder, StartMethod, WaitPolicy};
+pub use serial::{Serial, SerialBuilder};
+pub use stats::{Failures, PoolStats, WorkerStats};
+pub use threads::{Threads, ThreadsBuilder};
+pub use timeline::{Timeline, TimelineEvent};
+pub use worker_state::worker_state;
 
 use self::sealed::Internal;
 use crate::call::{Limits, Plan, Stop, Stream};
@@ -149,6 +157,15 @@ pub trait Executor: sealed::Sealed + Send + Sync + Debug {
     /// Returns whether the engine takes tasks.
     #[doc(hidden)]
     fn is_open(&self, _: Internal) -> bool;
+
+    /// Returns what the workers have done so far. In a forked child of the process that made the
+    /// pool it is nothing: the pool is the parent's.
+    #[doc(hidden)]
+    fn stats(&self, _: Internal) -> PoolStats;
+
+    /// Returns what has run where and when, with no events if no record is kept.
+    #[doc(hidden)]
+    fn timeline(&self, _: Internal) -> Timeline;
 }
 
 /// The way in which [`Pool::shutdown`](crate::Pool::shutdown) ends a pool that has work left.
@@ -236,8 +253,55 @@ pub trait Run<F, A, R>: Executor {
         A: Send + 'static,
         R: Send + 'static;
 
+    /// Runs `f` once on each worker, with the argument of that index. Returns the outcomes of all
+    /// workers, without indices; one outcome if the engine as a whole refuses.
+    #[doc(hidden)]
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static;
+
     #[doc(hidden)]
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static;
+}
+
+/// An engine that can run `F`, once, on an argument of type `A`, for a result of type `R`.
+/// [`Pool::submit_once`](crate::Pool::submit_once) asks for this bound.
+///
+/// [`Processes`] is none: a worker makes the function anew from its type, for each task.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::RunOnce;
+/// use manyhands::prelude::*;
+///
+/// fn later<E, F>(pool: &Pool<E>, f: F) -> TaskFuture<usize>
+/// where
+///     F: FnOnce(()) -> usize + Send + 'static,
+///     E: RunOnce<F, (), usize>,
+/// {
+///     pool.submit_once(f, ())
+/// }
+///
+/// let words = vec!["many", "hands"];
+/// assert_eq!(later(&Pool::serial(), move |()| words.into_iter().count()).result()?, 2);
+/// # Ok::<(), TaskError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run this function once on `{A}` for a result of `{R}`",
+    note = "threads: function, argument and result are `Send`",
+    note = "forked: the result implements serde's `Serialize` and `DeserializeOwned`",
+    note = "processes: a worker is sent no values that a function can use up; put them into the argument and call `submit`"
+)]
+pub trait RunOnce<F, A, R>: Executor {
+    #[doc(hidden)]
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
         A: Send + 'static,
@@ -328,6 +392,18 @@ fn pool_name(given: Option<String>) -> String {
     name.replace(char::is_control, " ")
 }
 
+/// Makes a name of at most 15 bytes, which is what the kernel keeps. The end of it tells workers
+/// apart.
+#[cfg(target_os = "linux")]
+fn short_name(pool: &str, separator: char, worker: usize) -> String {
+    let end = format!("{separator}{worker}");
+    let mut kept = pool.len().min(15_usize.saturating_sub(end.len()));
+    while !pool.is_char_boundary(kept) {
+        kept -= 1;
+    }
+    format!("{}{end}", &pool[..kept])
+}
+
 /// The most process ids that Linux has (`PID_MAX_LIMIT`).
 #[cfg(target_os = "linux")]
 const MOST_PROCESSES: usize = 1 << 22;
@@ -351,5 +427,21 @@ pub(crate) fn check_workers(workers: usize) -> Result<(), PoolError> {
             value: workers.to_string(),
             reason: "the system has no more than 4,194,304 processes".into(),
         }),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_keep_the_number() {
+        assert_eq!(short_name("render", ':', 3), "render:3");
+        assert_eq!(short_name("render", '-', 3), "render-3");
+        assert_eq!(
+            short_name("a-very-long-pool-name", ':', 12),
+            "a-very-long-:12"
+        );
+        assert_eq!(short_name("ßßßßßßßßßß", ':', 1), "ßßßßßß:1");
     }
 }

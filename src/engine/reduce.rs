@@ -239,8 +239,8 @@ pub(crate) fn check(plan: &Plan<'_>) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Runs the whole call, given the two functions that an engine runs. `ended` counts the items that
-/// have ended, where they can be counted.
+/// Runs the whole call, given how the engine folds all chunks, and the function that combines some
+/// of their values. `ended` counts the items that have ended, where they can be counted.
 pub(crate) fn map_reduce<E, H, K, A, R>(
     engine: &E,
     plan: Plan<'_>,
@@ -250,9 +250,9 @@ pub(crate) fn map_reduce<E, H, K, A, R>(
     ended: Option<&AtomicUsize>,
 ) -> Result<Option<R>, TaskError>
 where
-    H: Fn(Chunk<A>) -> Partial<R>,
+    H: FnOnce(Plan<'_>, &mut dyn Iterator<Item = Chunk<A>>) -> Result<Vec<Partial<R>>, TaskError>,
     K: Fn(Vec<R>) -> Partial<R> + Clone,
-    E: Run<H, Chunk<A>, Partial<R>> + Run<K, Vec<R>, Partial<R>>,
+    E: Run<K, Vec<R>, Partial<R>>,
 {
     let workers = engine.workers();
     let mut sizes = plan.chunks(workers)?;
@@ -263,7 +263,7 @@ where
     // The sizes for the progress.
     let chunk_sizes = Mutex::new(Sizes::default());
     let most = plan.window.unwrap_or(usize::MAX).div_ceil(2 * workers);
-    let chunks = std::iter::from_fn(|| {
+    let mut chunks = std::iter::from_fn(|| {
         let chunk: Vec<A> = items.by_ref().take(sizes.next_size().min(most)).collect();
         let base = given as u64;
         given += chunk.len();
@@ -291,9 +291,7 @@ where
         window,
         Tracker::by_chunks(&mut tracker, &chunk_sizes, ended),
     );
-    let partials = engine
-        .map(first, fold, chunks, AtErr)
-        .map_err(without_index)?;
+    let partials = fold(first, &mut chunks).map_err(without_index)?;
     let mut partials = values(partials)?;
     while partials.len() > 1 {
         let mut rest = partials.into_iter();

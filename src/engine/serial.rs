@@ -1,17 +1,20 @@
 //! The engine without parallelism: the caller runs every task, at once. It is the baseline to
 //! compare with, and the engine to debug on.
 
+use super::timeline::Recorder;
 use super::{
-    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
+    Executor, Failures, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline,
+    TimelineEvent, WorkerStats, clock, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{Failure, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
 use crate::panic;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The engine of [`Pool::serial`](crate::Pool::serial): tasks run on the calling thread.
 ///
@@ -32,16 +35,196 @@ pub struct Serial {
     closed: AtomicBool,
     id: PoolId,
     name: String,
+    counts: Counts,
+}
+
+/// Makes a [`Pool<Serial>`](crate::Pool); see [`Serial::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// let pool = Serial::builder().name("baseline").timeline(true).build();
+/// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+/// assert_eq!(pool.timeline().events[0].items, 2);
+/// # Ok::<(), TaskError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SerialBuilder {
+    name: Option<String>,
+    has_timeline: bool,
+}
+
+/// What the calls of a pool have done. They may come from several threads, so each adds up in a
+/// [`Counting`] of its own.
+#[derive(Debug)]
+struct Counts {
+    /// When the pool was made, by the clock of the engine.
+    start: u64,
+    tasks: AtomicU64,
+    panicked: AtomicU64,
+    timed_out: AtomicU64,
+    busy: AtomicU64,
+    recorder: Option<Mutex<Recorder>>,
+}
+
+/// What one call has done so far. The pool counts it when this is dropped.
+struct Counting<'c> {
+    counts: &'c Counts,
+    began: u64,
+    tasks: u64,
+    panicked: u64,
+    timed_out: u64,
+}
+
+impl Counts {
+    fn new(has_timeline: bool) -> Self {
+        let start = clock::now();
+        Self {
+            start,
+            tasks: AtomicU64::new(0),
+            panicked: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            recorder: has_timeline.then(|| Mutex::new(Recorder::new(start))),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        match self.recorder {
+            Some(_) => clock::now(),
+            None => clock::last_tick(),
+        }
+    }
+
+    fn begin(&self) -> Counting<'_> {
+        Counting {
+            counts: self,
+            began: self.now(),
+            tasks: 0,
+            panicked: 0,
+            timed_out: 0,
+        }
+    }
+}
+
+impl Counting<'_> {
+    /// Counts a task that has ended.
+    fn ended<R>(&mut self, outcome: &Result<R, Failure>) {
+        self.tasks += 1;
+        match outcome {
+            Ok(_) => {}
+            Err(Failure::Panicked(_)) => self.panicked += 1,
+            Err(Failure::TimedOut(_)) => self.timed_out += 1,
+        }
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        if self.tasks == 0 {
+            return;
+        }
+        let Self { counts, began, .. } = *self;
+        let ended = counts.now();
+        let add = |number: &AtomicU64, more: u64| {
+            if more > 0 {
+                number.fetch_add(more, Ordering::Relaxed);
+            }
+        };
+        add(&counts.tasks, self.tasks);
+        add(&counts.panicked, self.panicked);
+        add(&counts.timed_out, self.timed_out);
+        add(&counts.busy, ended.saturating_sub(began));
+        if let Some(recorder) = &counts.recorder {
+            let mut recorder = recorder.lock();
+            let event = TimelineEvent {
+                worker: 0,
+                pid: std::process::id(),
+                items: self.tasks as usize,
+                queued: recorder.since_start(began),
+                started: recorder.since_start(began),
+                ended: recorder.since_start(ended),
+                completed: true,
+            };
+            recorder.record(event);
+        }
+    }
+}
+
+impl SerialBuilder {
+    /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// assert_eq!(Serial::builder().name("baseline").build().name(), "baseline");
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Keeps a record of what runs when, for [`Pool::timeline`](crate::Pool::timeline): one event
+    /// for each call. It holds the last million.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Serial::builder().timeline(true).build();
+    /// pool.submit(|x: u8| x, 1).result()?;
+    /// assert_eq!(pool.timeline().events.len(), 1);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn timeline(mut self, is_kept: bool) -> Self {
+        self.has_timeline = is_kept;
+        self
+    }
+
+    /// Makes the engine that was asked for.
+    pub(crate) fn start(self) -> Serial {
+        panic::install_hook();
+        Serial {
+            closed: AtomicBool::new(false),
+            id: PoolId::new(),
+            name: pool_name(self.name),
+            counts: Counts::new(self.has_timeline),
+        }
+    }
 }
 
 impl Serial {
-    pub(crate) fn new() -> Self {
-        panic::install_hook();
-        Self {
-            closed: AtomicBool::new(false),
-            id: PoolId::new(),
-            name: pool_name(None),
-        }
+    /// Returns a builder of a pool without parallelism, for all settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Serial::builder().name("baseline").build();
+    /// assert_eq!(pool.workers(), 1);
+    /// ```
+    pub fn builder() -> SerialBuilder {
+        SerialBuilder::default()
+    }
+
+    /// Runs one task, with its limits, and counts it.
+    fn run_one<R>(
+        &self,
+        limits: Limits,
+        index: usize,
+        task: impl FnOnce() -> R,
+    ) -> Result<R, Failure> {
+        let mut counting = self.counts.begin();
+        let outcome = limits.run(index, as_worker(task));
+        counting.ended(&outcome);
+        outcome
     }
 
     fn check_open(&self) -> Result<(), TaskError> {
@@ -92,6 +275,39 @@ impl Executor for Serial {
     fn shutdown(&self, _: Shutdown, internal: Internal) -> Result<(), PoolError> {
         self.close(internal)
     }
+
+    fn stats(&self, _: Internal) -> PoolStats {
+        let counts = &self.counts;
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let age = Duration::from_nanos(clock::now().saturating_sub(counts.start));
+        // Calls of several threads at once are each busy.
+        let busy_time = Duration::from_nanos(read(&counts.busy)).min(age);
+        let worker = WorkerStats {
+            tasks: read(&counts.tasks),
+            failures: Failures {
+                panicked: read(&counts.panicked),
+                timed_out: read(&counts.timed_out),
+                ..Failures::default()
+            },
+            uptime: age,
+            busy_time,
+            peak_memory: clock::own_peak_memory(),
+            ..WorkerStats::default()
+        };
+        PoolStats {
+            name: self.name.clone(),
+            uptime: age,
+            workers: vec![worker],
+            cancelled: 0,
+        }
+    }
+
+    fn timeline(&self, _: Internal) -> Timeline {
+        match &self.counts.recorder {
+            Some(recorder) => recorder.lock().snapshot(&self.name),
+            None => Recorder::new(self.counts.start).snapshot(&self.name),
+        }
+    }
 }
 
 impl<F, A, R> Run<F, A, R> for Serial
@@ -105,7 +321,7 @@ where
     {
         self.check_open()?;
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
-        run(plan, f, items, |outcome| {
+        self.run(plan, f, items, |outcome| {
             let result = outcome?;
             let goes_on = !S::is_met(&result);
             results.push(result);
@@ -128,7 +344,7 @@ where
             Ok(true)
         };
         // Only `keep` can end the loop early, and it does not.
-        let _ = run(plan, f, items, keep);
+        let _ = self.run(plan, f, items, keep);
         results
     }
 
@@ -138,12 +354,23 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
+        self.submit_once(limits, f, argument)
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
         if let Err(error) = self.check_open() {
-            return TaskFuture::ready(Err(error));
+            return vec![Err(error)];
         }
-        let outcome = limits.run(0, as_worker(|| f(argument)));
-        let outcome = outcome.map_err(|failure| failure.into_error(None));
-        TaskFuture::ended(Some(self.id), outcome)
+        let run = |argument| {
+            let outcome = self.run_one(limits, 0, || f(argument));
+            outcome.map_err(|failure| failure.into_error(None))
+        };
+        arguments.into_iter().map(run).collect()
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
@@ -155,7 +382,7 @@ where
         let give = move |base: usize, items: &mut Vec<A>| {
             let items = std::mem::take(items);
             let run = |(nth, item)| {
-                let outcome = limits.run(base + nth, as_worker(|| f(item)));
+                let outcome = self.run_one(limits, base + nth, || f(item));
                 outcome.map_err(|failure| failure.into_error(Some(base + nth)))
             };
             let outcomes = || items.into_iter().enumerate().map(run).collect();
@@ -168,6 +395,25 @@ where
             depth: 1,
             most: 1,
         }
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Serial
+where
+    F: FnOnce(A) -> R,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if let Err(error) = self.check_open() {
+            return TaskFuture::ready(Err(error));
+        }
+        let outcome = self.run_one(limits, 0, || f(argument));
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        TaskFuture::ended(Some(self.id), outcome)
     }
 }
 
@@ -184,27 +430,33 @@ fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
     }
 }
 
-/// Runs all items, one after the other, until `keep` fails or says that it needs no more.
-fn run<A, R>(
-    plan: Plan<'_>,
-    f: impl Fn(A) -> R,
-    items: impl Iterator<Item = A>,
-    mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
-) -> Result<(), TaskError> {
-    // Chunks have no effect here, but options that are wrong on one engine must be wrong on all.
-    plan.chunks(1)?;
-    let mut tracker = plan.tracker;
-    let mut failed = 0;
-    for (index, item) in items.enumerate() {
-        let outcome = plan.limits.run(index, as_worker(|| f(item)));
-        failed += usize::from(outcome.is_err());
-        let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
-        tracker.tell(index + 1, failed);
-        if !kept? {
-            break;
+impl Serial {
+    /// Runs all items, one after the other, until `keep` fails or says that it needs no more.
+    fn run<A, R>(
+        &self,
+        plan: Plan<'_>,
+        f: impl Fn(A) -> R,
+        items: impl Iterator<Item = A>,
+        mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
+    ) -> Result<(), TaskError> {
+        // Chunks have no effect here, but options that are wrong on one engine must be wrong on
+        // all.
+        plan.chunks(1)?;
+        let mut counting = self.counts.begin();
+        let mut tracker = plan.tracker;
+        let mut failed = 0;
+        for (index, item) in items.enumerate() {
+            let outcome = plan.limits.run(index, as_worker(|| f(item)));
+            counting.ended(&outcome);
+            failed += usize::from(outcome.is_err());
+            let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
+            tracker.tell(index + 1, failed);
+            if !kept? {
+                break;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl<F, G, A, R> RunReduce<F, G, A, R> for Serial
@@ -219,7 +471,7 @@ where
         self.check_open()?;
         reduce::check(&plan)?;
         let mut total = None;
-        run(plan, f, items, |outcome| {
+        self.run(plan, f, items, |outcome| {
             let value = outcome?;
             total = Some(match total.take() {
                 None => value,

@@ -187,6 +187,7 @@ fn handles_and_what_waits_for_them_may_cross_a_caught_panic() {
     check::<TaskFuture<std::cell::Cell<u8>>>();
     check::<AsCompleted<std::cell::Cell<u8>>>();
     check::<crate::pool::Pool<crate::engine::Threads>>();
+    check::<crate::engine::ThreadsBuilder>();
     #[cfg(target_os = "linux")]
     check::<crate::engine::ProcessesBuilder>();
 }

@@ -99,6 +99,11 @@ fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Returns the limit on the stacks of this process's main threads, in bytes.
+pub(crate) fn stack_limit() -> u64 {
+    getrlimit(Resource::RLIMIT_STACK).map_or(0, |(soft, _)| soft)
+}
+
 /// The number from which descriptors that are kept open begin, if the limit on them allows it.
 const HIGH: u64 = 512;
 

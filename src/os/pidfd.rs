@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::readable::{pause, wait_readable};
 use super::tree::{self, Entry};
-use super::{ExitStatus, above_standard, ended, life, process_fd, worker};
+use super::{ExitStatus, above_standard, ended, life, process_fd, state, worker};
 
 /// The time between two looks at a child whose descriptor may be silent.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
@@ -291,14 +291,7 @@ impl Child {
     /// kernel does not say.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
         match self.peak.load(Ordering::Relaxed) {
-            0 => {
-                let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-                let line = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix("VmHWM:"))?;
-                let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-                Some(kilobytes * 1_024)
-            }
+            0 => state::peak_memory(self.pid),
             peak => Some(peak),
         }
     }

@@ -9,6 +9,17 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
     state.starts_with(['T', 't'])
 }
 
+/// Returns the most memory that a process has had resident at once, in bytes; `None` if the kernel
+/// does not say.
+pub(crate) fn peak_memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1_024)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

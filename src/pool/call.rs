@@ -8,7 +8,7 @@ use crate::call::schedule::{Schedule, exact_len};
 use crate::call::seed::Seeds;
 use crate::call::stream::{Imap, ImapUnordered, Input};
 use crate::call::{AtErr, Limits, Never, Plan};
-use crate::engine::{Executor, Run, RunReduce, RunWith};
+use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith};
 use crate::error::{TaskError, TryError};
 use crate::future::TaskFuture;
 
@@ -274,7 +274,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Returns the limits of the call's tasks, with their seeds.
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         Limits {
             seeds: Seeds::of_call(self.seed),
             ..self.limits
@@ -605,6 +605,33 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     {
         let task = self.engine.submit(self.limits(), f, argument);
         task.kill_on_drop(self.kills)
+    }
+
+    /// Runs [`Pool::submit_once`](crate::Pool::submit_once) with the options that
+    /// [`submit`](Self::submit) takes. No engine that runs a function once runs it again, whatever
+    /// [`retries`](Self::retries) says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// let words = vec![String::from("many"), String::from("hands")];
+    /// let pool = Pool::threads(1)?;
+    /// let call = pool.call().timeout(Duration::from_secs(60));
+    /// let text = call.submit_once(move |()| words.concat(), ());
+    /// assert_eq!(text.result()?, "manyhands");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_once<F, A, R>(self, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+        E: RunOnce<F, A, R>,
+    {
+        self.engine.submit_once(self.limits(), f, argument)
     }
 
     /// Runs [`Pool::map_with`](crate::Pool::map_with) with these options.

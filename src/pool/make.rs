@@ -4,7 +4,7 @@ use super::Pool;
 use super::shared::Shared;
 #[cfg(target_os = "linux")]
 use crate::engine::{Forked, ForkedBuilder, Processes, ProcessesBuilder};
-use crate::engine::{Serial, Threads};
+use crate::engine::{Serial, SerialBuilder, Threads, ThreadsBuilder};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 
@@ -21,7 +21,7 @@ impl Pool<Serial> {
     /// ```
     pub fn serial() -> Self {
         Self {
-            engine: Serial::new(),
+            engine: Serial::builder().start(),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Pool<Threads> {
     /// ```
     pub fn threads(workers: usize) -> Result<Self, PoolError> {
         Ok(Self {
-            engine: Threads::new(workers)?,
+            engine: Threads::builder().workers(workers).start()?,
         })
     }
 
@@ -215,6 +215,54 @@ impl Pool<Forked> {
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
         Self::forked(available_workers()?)
+    }
+}
+
+impl SerialBuilder {
+    /// Makes the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool: Pool<Serial> = Serial::builder().build();
+    /// assert_eq!(pool.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn build(self) -> Pool<Serial> {
+        Pool {
+            engine: self.start(),
+        }
+    }
+}
+
+impl ThreadsBuilder {
+    /// Makes the pool, once each thread has run its initialiser.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::ZeroWorkers`], if there is to be none.
+    /// - [`PoolError::InvalidOption`] for a list of no cores.
+    /// - [`PoolError::InitializerFailed`] if that has happened in a thread.
+    /// - [`PoolError::StartFailed`] if the system refused a thread or its stack, or cannot run it
+    ///   on the core that it was given.
+    /// - [`PoolError::System`] or [`PoolError::InvalidVariable`] if no number of workers was given,
+    ///   and the number of usable cores cannot be found out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).build()?;
+    /// assert_eq!(pool.map(|x| x * x, 0..3)?, [0, 1, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn build(self) -> Result<Pool<Threads>, PoolError> {
+        Ok(Pool {
+            engine: self.start()?,
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
-use crate::engine::{Executor, Run, RunReduce, RunWith, Shutdown};
+use crate::engine::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline};
 use crate::error::{PoolError, TaskError, TryError};
 use crate::future::{TaskFuture, wait_for_callbacks};
 
@@ -78,8 +78,8 @@ impl<E: Executor> Pool<E> {
     /// number, by which the pools of this process are counted.
     ///
     /// The statistics and the timeline of a pool of processes bear this name, and so do its workers
-    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)). The threads of a pool
-    /// of threads are `manyhands-0`, `manyhands-1` and so on, whatever the pool is called.
+    /// ([`ProcessesBuilder::name`](crate::engine::ProcessesBuilder::name)), and the threads of a
+    /// pool of threads ([`ThreadsBuilder::name`](crate::engine::ThreadsBuilder::name)).
     ///
     /// # Examples
     ///
@@ -418,8 +418,12 @@ impl<E: Executor> Pool<E> {
     /// Runs `f` on every item and reduces the results to one, both on the workers. Returns `None`
     /// if there were no items.
     ///
-    /// `reduce` must be associative; the order of the items is kept. A worker's death costs a
-    /// chunk, and [`Call::retries`] runs that again. Such an error does not name an item.
+    /// `reduce` must be associative; the order of the items is kept. A worker folds the items of a
+    /// chunk one by one, and what the chunks have come to is reduced in groups. A worker's death
+    /// costs a chunk, and [`Call::retries`] runs that again. Such an error does not name an item.
+    ///
+    /// On a pool of processes `f` may be made by [`closure!`](crate::closure!): what it takes along
+    /// is sent once to each worker. `reduce` captures nothing there.
     ///
     /// # Errors
     ///
@@ -437,6 +441,9 @@ impl<E: Executor> Pool<E> {
     /// let pool = Pool::processes(2)?;
     /// let sum = pool.map_reduce(|x: u64| x * x, |a, b| a + b, 1..=100u64)?;
     /// assert_eq!(sum, Some(338_350));
+    /// let prices = vec![2, 3, 5];
+    /// let price = closure!([prices] |nth: usize| prices[nth]);
+    /// assert_eq!(pool.map_reduce(price, |a, b| a + b, [0, 2, 2])?, Some(12));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn map_reduce<F, G, I, R>(&self, f: F, reduce: G, items: I) -> Result<Option<R>, TaskError>
@@ -494,6 +501,131 @@ impl<E: Executor> Pool<E> {
         E: Run<F, A, R>,
     {
         self.call().submit(f, argument)
+    }
+
+    /// Gives one task to the pool, like [`submit`](Self::submit), whose function may use up what it
+    /// captures.
+    ///
+    /// On [`Processes`](crate::Processes) there is no such form: a worker makes the function anew
+    /// from its type. There, what a task uses up is its argument.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let pool = Pool::threads(1)?;
+    /// let (sender, receiver) = channel();
+    /// let data = vec![1, 2, 3];
+    /// pool.submit_once(move |()| sender.send(data).unwrap(), ()).result()?;
+    /// assert_eq!(receiver.recv()?, [1, 2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_once<F, A, R>(&self, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+        E: RunOnce<F, A, R>,
+    {
+        self.call().submit_once(f, argument)
+    }
+
+    /// Runs `f` once on each worker, and returns the results in the order of the workers' indices
+    /// ([`worker_index`](crate::worker_index)).
+    ///
+    /// Each worker gets a copy of the argument. A worker that is busy runs its part when it has
+    /// time for it, in its turn with the tasks that it has been given. So this waits for the task
+    /// that each worker runs, and must not be called by a task of the same pool. A worker that dies
+    /// at its part is not asked again.
+    ///
+    /// The workers of [`Forked`](crate::Forked) are children that are forked for the call: what
+    /// `f` changes in them is gone with it. [`Serial`](crate::Serial) runs `f` once.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first worker that failed, with its index as that of the item, once all have
+    /// ended. [`PoolError::System`] if a task of the pool asks for it on
+    /// [`Threads`](crate::Threads). [`TaskError::Cancelled`] if the pool is shut down, or made
+    /// smaller, before each worker has begun.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::worker_index;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let pids = pool.broadcast(|()| std::process::id(), ())?;
+    /// assert!(pids.len() == 2 && pids[0] != pids[1]);
+    /// let indices = pool.broadcast(|()| worker_index(), ())?;
+    /// assert_eq!(indices, [Some(0), Some(1)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn broadcast<F, A, R>(&self, f: F, argument: A) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Clone + Send + 'static,
+        R: Send + 'static,
+        E: Run<F, A, R>,
+    {
+        let limits = self.call().limits();
+        let arguments = vec![argument; self.workers()];
+        let outcomes = self.engine.broadcast(limits, f, arguments);
+        let outcomes = outcomes.into_iter().enumerate();
+        outcomes
+            .map(|(worker, outcome)| outcome.map_err(|error| error.with_index(worker)))
+            .collect()
+    }
+
+    /// Returns what the workers have done since the pool was made.
+    ///
+    /// It is counted on every engine, and costs a task next to nothing. What a caller has the
+    /// result of is counted. On [`Serial`](crate::Serial) the items of a call are counted at the
+    /// end of the call. In a forked child of the process that made the pool there is nothing: the
+    /// workers are those of the parent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let _ = pool.map_outcomes(
+    ///     |x: i32| {
+    ///         if x == 7 {
+    ///             std::process::abort()
+    ///         }
+    ///     },
+    ///     0..10,
+    /// );
+    /// let stats = pool.stats();
+    /// println!("{stats}");
+    /// assert_eq!((stats.total().tasks, stats.total().failures.worker_died), (10, 1));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn stats(&self) -> PoolStats {
+        self.engine.stats(Internal)
+    }
+
+    /// Returns what has run where and when, if the pool's builder was asked for a record
+    /// ([`ProcessesBuilder::timeline`](crate::engine::ProcessesBuilder::timeline), and those of the
+    /// other engines); otherwise it is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).timeline(true).build()?;
+    /// pool.map(|x: u64| x * x, 0..100)?;
+    /// let items: usize = pool.timeline().events.iter().map(|event| event.items).sum();
+    /// assert_eq!(items, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(&self) -> Timeline {
+        self.engine.timeline(Internal)
     }
 
     /// Takes no more tasks, waits for those it has, and ends the workers. Results not yet taken

@@ -217,17 +217,20 @@ pub(crate) fn take_role(roles: &[Role]) {
 /// belong to it, and the pid of the parent.
 pub(crate) fn receive_greeting<T: DeserializeOwned, const FDS: usize>()
 -> io::Result<(T, [OwnedFd; FDS], u32)> {
-    let mut message = vec![0; MOST_BYTES];
-    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
-    let mut fds = fds.into_iter();
-    let own_fds: Vec<_> = fds.by_ref().take(FDS).collect();
-    let own_fds = own_fds
+    let (told, fds, parent) = receive_greeting_with(|_| FDS)?;
+    let fds = fds
         .try_into()
         .map_err(|_| io::Error::other("the greeting came without its descriptors"))?;
-    // The memory of the family comes after the role's own descriptors, if there is one.
-    if let Some(memory) = fds.next() {
-        family::inherit(memory);
-    }
+    Ok((told, fds, parent))
+}
+
+/// Takes the greeting like [`receive_greeting`], for a role to which as many descriptors belong as
+/// `count` makes of what it is told.
+pub(crate) fn receive_greeting_with<T: DeserializeOwned>(
+    count: impl FnOnce(&T) -> usize,
+) -> io::Result<(T, Vec<OwnedFd>, u32)> {
+    let mut message = vec![0; MOST_BYTES];
+    let (len, fds) = handoff::receive_all(own::stdin(), &mut message)?;
     let (head, body) = message[..len]
         .split_at_checked(HEAD)
         .ok_or_else(|| io::Error::other("the greeting is cut short"))?;
@@ -237,5 +240,17 @@ pub(crate) fn receive_greeting<T: DeserializeOwned, const FDS: usize>()
         ));
     }
     let (parent, told) = exact::from_slice(body).map_err(io::Error::other)?;
+    let count = count(&told);
+    let mut fds = fds.into_iter();
+    let own_fds: Vec<_> = fds.by_ref().take(count).collect();
+    if own_fds.len() < count {
+        return Err(io::Error::other(
+            "the greeting came without its descriptors",
+        ));
+    }
+    // The memory of the family comes after the role's own descriptors, if there is one.
+    if let Some(memory) = fds.next() {
+        family::inherit(memory);
+    }
     Ok((told, own_fds, parent))
 }

@@ -497,3 +497,29 @@ macro_rules! told_at_once {
         }
     };
 }
+
+/// Functions that use up what they capture.
+macro_rules! once {
+    ($make:expr) => {
+        #[test]
+        fn b131_a_function_that_is_submitted_once_uses_up_what_it_captures() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let words = vec![String::from("many"), String::from("hands")];
+            let capture = words.clone();
+            let task = pool.submit_once(move |more: String| capture.concat() + &more, "!".into());
+            assert_eq!(task.result(), Ok("manyhands!".to_owned()));
+            let capture = words.clone();
+            let task = pool.submit_once(move |()| -> usize { panic!("{}", capture.concat()) }, ());
+            let error = task.result().unwrap_err();
+            assert!(error.to_string().contains("manyhands"), "{error}");
+            let call = pool.call().timeout(Duration::ZERO);
+            let task = call.submit_once(move |()| words.len(), ());
+            let late = task_timed_out(task.id(), Duration::ZERO);
+            assert_eq!(task.result(), Err(late));
+            pool.close().unwrap();
+            let late = pool.submit_once(|()| 1, ()).result();
+            assert_eq!(late.unwrap_err().as_pool(), Some(&PoolError::Closed));
+        }
+    };
+}

@@ -96,6 +96,43 @@ macro_rules! identity {
         }
 
         #[test]
+        fn b105_a_broadcast_runs_once_on_each_worker_in_order() {
+            use $crate::identity::{see, seen_by};
+            let _none = Leftovers::none();
+            let pool = $make;
+            let all: Vec<_> = (0..pool.workers())
+                .map(|index| seen_by(Some(index)))
+                .collect();
+            for _ in 0..20 {
+                assert_eq!(pool.broadcast(see, 1), Ok(all.clone()));
+            }
+            // Between tasks, too.
+            let tasks: Vec<_> = (0..50).map(|x| pool.submit(|x: u32| x + 1, x)).collect();
+            assert_eq!(pool.broadcast(see, 1), Ok(all.clone()));
+            for (x, task) in (0..).zip(tasks) {
+                assert_eq!(task.result(), Ok(x + 1));
+            }
+            let text = pool.broadcast(|text: String| text + "!", "x".repeat(100_000));
+            assert!(text.unwrap().iter().all(|text| text.len() == 100_001));
+        }
+
+        #[test]
+        fn b105_a_broadcast_fails_with_the_index_of_the_worker() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let last = pool.workers() - 1;
+            let fail = |at: usize| assert!(worker_index() != Some(at), "not on {at}");
+            let error = pool.broadcast(fail, last).unwrap_err();
+            assert_eq!((error.index(), error.task_id()), (Some(last), None));
+            let text = format!("item {last} panicked: not on {last}");
+            assert!(error.to_string().starts_with(&text), "{error}");
+            assert_eq!(pool.broadcast(fail, 7), Ok(vec![(); last + 1]));
+            pool.close().unwrap();
+            let closed = pool.broadcast(fail, 7).unwrap_err();
+            assert_eq!(closed.as_pool(), Some(&PoolError::Closed));
+        }
+
+        #[test]
         fn b99_each_task_has_an_id_and_errors_carry_it() {
             let _none = Leftovers::none();
             let pool = $make;
@@ -194,6 +231,71 @@ macro_rules! parallel_identity {
                 assert_eq!(indices, both());
             }
         }
+
+        #[test]
+        fn b105_broadcasts_at_the_same_time_do_not_wait_for_each_other() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            std::thread::scope(|scope| {
+                let calls: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            (0..25).all(|x: usize| {
+                                let sums = pool.broadcast(|x| x + worker_index().unwrap(), x);
+                                sums == Ok(vec![x, x + 1])
+                            })
+                        })
+                    })
+                    .collect();
+                assert!(calls.into_iter().all(|call| call.join().unwrap()));
+            });
+        }
+    };
+}
+
+/// The engines with workers that stay.
+macro_rules! lasting_identity {
+    ($make:expr) => {
+        #[test]
+        fn b105_a_broadcast_waits_for_a_worker_that_is_busy() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let begun = Gate::new();
+            let _begun = Fence(begun.clone());
+            let busy = pool.submit(
+                |gate: Gate| {
+                    let index = worker_index();
+                    gate.pass_counted();
+                    index
+                },
+                gate.clone(),
+            );
+            eventually("a worker is at the gate", || gate.waiting() == 1);
+            std::thread::scope(|scope| {
+                let _opens = Opens(&gate);
+                let mark = |begun: Gate| {
+                    let index = worker_index().unwrap();
+                    begun.mark(&format!("part-{index}"));
+                    index
+                };
+                let pool = &pool;
+                let parts = {
+                    let begun = begun.clone();
+                    scope.spawn(move || pool.broadcast(mark, begun))
+                };
+                eventually("the other worker has run its part", || begun.waiting() == 1);
+                // It takes tasks meanwhile.
+                let free = pool.submit(|_: u32| worker_index(), 1).result().unwrap();
+                let part = format!("part-{}", free.unwrap());
+                assert!(begun.folder().join(part).exists());
+                assert!(!parts.is_finished());
+                gate.open();
+                assert_eq!(parts.join().unwrap(), Ok(vec![0, 1]));
+                assert_ne!(busy.result().unwrap(), free);
+            });
+        }
     };
 }
 
@@ -253,6 +355,27 @@ macro_rules! mortal_identity {
                 (0..10).map(|x| (gate.clone(), x)),
             );
             assert_eq!(twice, Ok(vec![true; 10]));
+        }
+
+        #[test]
+        fn b105_a_worker_that_dies_at_its_part_fails_it_and_is_replaced() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let die = |at: usize| {
+                if worker_index() == Some(at) {
+                    std::process::abort();
+                }
+                at
+            };
+            for at in [1, 0, 1] {
+                let error = pool.broadcast(die, at).unwrap_err();
+                assert!(matches!(error, TaskError::WorkerDied { .. }), "{error}");
+                assert_eq!(error.index(), Some(at));
+                assert_eq!(
+                    pool.broadcast(|_: u32| worker_index(), 1),
+                    Ok(vec![Some(0), Some(1)])
+                );
+            }
         }
     };
 }

@@ -9,6 +9,8 @@ mod gate;
 mod runtime;
 
 #[macro_use]
+mod accounts;
+#[macro_use]
 mod at_once;
 #[macro_use]
 mod callbacks;
@@ -127,8 +129,8 @@ fn processes() -> Pool<Processes> {
     pool.build().unwrap()
 }
 
-/// As [`processes`].
-fn forked() -> Pool<Forked> {
+/// Has forked children print nothing.
+fn quiet_children() {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         at_fork_child(|| {
@@ -136,6 +138,11 @@ fn forked() -> Pool<Forked> {
             nix::unistd::dup2_stderr(null.unwrap()).unwrap();
         });
     });
+}
+
+/// As [`processes`].
+fn forked() -> Pool<Forked> {
+    quiet_children();
     let pool = Forked::builder().workers(2).allow_threads(true);
     pool.build().unwrap()
 }
@@ -192,6 +199,105 @@ mod calls {
     conformance!(any, Pool::<AnyEngine>::from(processes()));
 }
 
+/// Statistics and timelines, which are asked for. The second argument is whether tasks run in the
+/// process of the caller.
+mod accounted {
+    use super::*;
+    use std::time::Instant;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr, $runs_here:expr) => {
+            mod $engine {
+                use super::*;
+                accounts!($make, $runs_here);
+                reduces!($make);
+            }
+        };
+    }
+
+    fn threads() -> Pool<Threads> {
+        let builder = Threads::builder().workers(2).timeline(true);
+        builder.build().unwrap()
+    }
+
+    fn processes() -> Pool<Processes> {
+        let builder = Processes::builder().workers(2).stderr(Stdio::null());
+        builder.timeline(true).build().unwrap()
+    }
+
+    fn forked() -> Pool<Forked> {
+        quiet_children();
+        let builder = Forked::builder().workers(2).allow_threads(true);
+        builder.timeline(true).build().unwrap()
+    }
+
+    conformance!(serial, Serial::builder().timeline(true).build(), true);
+    conformance!(threads, threads(), true);
+    conformance!(processes, processes(), false);
+    conformance!(forked, forked(), false);
+    conformance!(any, Pool::<AnyEngine>::from(threads()), true);
+
+    mod queued_threads {
+        use super::*;
+        queued_accounts!(Pool::threads(2).unwrap());
+    }
+    mod queued_processes {
+        use super::*;
+        queued_accounts!(super::super::processes());
+    }
+    mod queued_any {
+        use super::*;
+        queued_accounts!(Pool::<AnyEngine>::from(Pool::threads(2).unwrap()));
+    }
+
+    #[test]
+    fn b129_without_a_record_the_timeline_is_empty() {
+        let _none = Leftovers::none();
+        let pool = Pool::threads(1).unwrap();
+        pool.submit(|x: u32| x, 1).result().unwrap();
+        let timeline = pool.timeline();
+        assert_eq!((&*timeline.name, timeline.events.len()), (pool.name(), 0));
+        let pool = Pool::serial();
+        pool.submit(|x: u32| x, 1).result().unwrap();
+        assert_eq!(pool.timeline().events.len(), 0);
+    }
+
+    #[test]
+    fn b130_what_closure_binds_is_sent_once_to_each_worker() {
+        let _none = Leftovers::none();
+        let pool = super::processes();
+        let array = manyhands::SharedArray::from_slice(&[5_u64, 7]).unwrap();
+        let table = vec![1_u64; 100_000];
+        let add = closure!([table, array] |n: usize| table[n] + array.get(n % 2).unwrap());
+        let sum = pool
+            .call()
+            .chunk_size(10)
+            .map_reduce(add, |x, y| x + y, 0..1_000_usize);
+        assert_eq!(sum, Ok(Some(1_000 + 6_000)));
+        let sent = pool.stats().total().bytes_sent;
+        // Each number takes a byte.
+        assert!((200_000..300_000).contains(&sent), "{sent}");
+    }
+}
+
+/// The engines that run a function which can run once.
+mod at_most_once {
+    use super::*;
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr) => {
+            mod $engine {
+                use super::*;
+                once!($make);
+            }
+        };
+    }
+
+    conformance!(serial, Pool::serial());
+    conformance!(threads, Pool::threads(2).unwrap());
+    conformance!(forked, forked());
+}
+
 /// The engines whose tasks wait in a queue when there are more than workers. On the others a task
 /// runs when it is submitted.
 mod queued {
@@ -208,6 +314,7 @@ mod queued {
                 queued_ends!($make);
                 queued_cancelling!($make);
                 parallel_identity!($make);
+                lasting_identity!($make);
             }
         };
     }

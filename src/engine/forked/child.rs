@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
 use crate::call::{Limits, at_fork, seed, worker_index};
 use crate::engine::fork::fork_child;
+use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{
@@ -55,12 +57,26 @@ pub(super) fn wait_any<'a>(
 
 /// What a child is given when it is forked.
 pub(super) struct Setup<'s> {
-    /// The index that it has among the workers of its call or pool.
+    /// What its pool is called.
+    pub(super) pool: &'s str,
+    /// The index that no other living child of its call, or of the tasks of its pool, has.
     pub(super) index: usize,
     /// How its environment differs from that of this process.
     pub(super) environment: &'s Environment,
     /// What finds its descendants, if they are to end with it.
     pub(super) entry: Option<Entry>,
+    /// Where what it does is counted.
+    pub(super) accounts: &'s Arc<Accounts>,
+}
+
+impl Setup<'_> {
+    /// Makes this process, which has just been forked, the worker with its index and name.
+    fn take_place(&self) {
+        let Self { pool, index, .. } = *self;
+        worker_index::set(index);
+        worker::set_name(&short_name(pool, ':', index));
+        panic::name_this_thread(&format!("{pool}:{index}"));
+    }
 }
 
 /// How a child knows that its parent has died.
@@ -112,11 +128,17 @@ pub(super) struct Forked {
     is_overdue: bool,
     /// With [`Bond::Process`]: the child dies when this is closed.
     _life_line: Option<OwnedFd>,
+    accounts: Arc<Accounts>,
+    index: usize,
+    /// When it was started, and since when it has run what it runs now at the earliest, by the
+    /// system's clock.
+    since: u64,
+    free_since: u64,
 }
 
 impl Forked {
-    /// Forks a child that runs `work` and then ends. In this process `work` is left as it is: what it
-    /// holds may run code of the user's when it is dropped.
+    /// Forks a child that is given `setup`, runs `work`, and then ends. In this process `work` is left
+    /// as it is: what it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,
@@ -129,6 +151,7 @@ impl Forked {
             Bond::Process => Some(handoff::pair()?),
         };
         let parent = std::process::id();
+        let since = clock::now();
         let mut chain = setup.entry.as_ref().map(Entry::chain);
         let forked = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
@@ -151,7 +174,7 @@ impl Forked {
                 }
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
-                worker_index::set(setup.index);
+                setup.take_place();
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);
@@ -164,6 +187,7 @@ impl Forked {
         let child = Arc::new(child.with_tree(setup.entry));
         taken.taken_by(&child);
         let receiver = Receiver::new(lane);
+        setup.accounts.started(setup.index);
         Ok(Self {
             child,
             taken,
@@ -174,6 +198,10 @@ impl Forked {
             sight: None,
             is_overdue: false,
             _life_line: ends.map(|(ours, _theirs)| ours),
+            accounts: setup.accounts.clone(),
+            index: setup.index,
+            since,
+            free_since: since,
         })
     }
 
@@ -339,6 +367,38 @@ impl Forked {
         status.into()
     }
 
+    /// Counts tasks of this child that have ended.
+    pub(super) fn count(&self, tasks: usize) {
+        if tasks > 0 {
+            self.accounts.tasks(self.index, tasks as u64);
+        }
+    }
+
+    /// Counts a task that failed though this child has not said so.
+    pub(super) fn count_failure(&self, error: &TaskError) {
+        self.accounts.failed(self.index, error);
+    }
+
+    /// Records a task, or a chunk of `items` items, that was given to the pool at `queued` and that
+    /// this child has ended, or died of.
+    pub(super) fn record(&mut self, queued: u64, items: u32, completed: bool) {
+        let times = self.receiver.take_times();
+        if !self.accounts.has_timeline() {
+            return;
+        }
+        let now = clock::now();
+        // A child says what it likes, but no more than can be true. One that has died has left no
+        // times.
+        let (started, ended) = times.map_or((self.free_since, now), |times| {
+            let started = times.started.clamp(self.free_since.min(now), now);
+            (started, times.ended.clamp(started, now))
+        });
+        self.free_since = ended;
+        let who = (self.index, self.child.pid());
+        let times = [queued.min(started), started, ended];
+        self.accounts.record(who, items as usize, times, completed);
+    }
+
     /// Returns the process itself, to be polled or killed without a hold on the rest.
     pub(super) fn process(&self) -> Arc<Child> {
         self.child.clone()
@@ -356,6 +416,11 @@ impl Drop for Forked {
         if !self.is_reaped && self.generation == fork::generation() {
             self.child.kill();
             self.reap_at_rest();
+        }
+        if self.generation == fork::generation() {
+            let (received, memory) = (self.receiver.received(), self.child.peak_memory());
+            self.accounts
+                .ended(self.index, self.since, received, memory);
         }
     }
 }

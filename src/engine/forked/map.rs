@@ -25,6 +25,7 @@ use crate::lane::message::StopsAt;
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
 use crate::memory::wire;
 use crate::os::alarm::Alarm;
+use crate::os::clock;
 
 /// The number of children in a row, beyond one for each worker, that end without a trace of having
 /// started an item before the call gives up.
@@ -98,6 +99,8 @@ const MOST_ITEMS: usize = 1 << 30;
 struct Call<'a, R> {
     engine: &'a super::Forked,
     limits: Limits,
+    /// When the call began, by the system's clock.
+    began: u64,
     chunks: Vec<Chunk>,
     /// All chunks before this one are finished, without a failure that matters.
     front: usize,
@@ -128,6 +131,8 @@ struct Hand<'a> {
     _enlisted: Enlisted<'a>,
     /// The chunk that the child is at, once the child has said so.
     at: Option<(usize, Expected)>,
+    /// The item of that chunk with which the child began.
+    from: u32,
     /// Whether the child was killed because it was at no item for long.
     has_stalled: bool,
 }
@@ -157,6 +162,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let call = Self {
             engine,
             limits: plan.limits,
+            began: clock::now(),
             list: (0..chunks.len()).collect(),
             chunks,
             front: 0,
@@ -183,7 +189,12 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         F: Fn(A) -> R,
     {
         while !self.is_decided() {
-            self.round(f, items, tracker)?;
+            let went = self.round(f, items, tracker);
+            if matches!(went, Err(TaskError::Cancelled {})) {
+                let left = items.len().saturating_sub(self.done);
+                self.engine.submitted.accounts.cancelled(left);
+            }
+            went?;
         }
         tracker.tell(self.done, self.failed);
         Ok(())
@@ -223,7 +234,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         loop {
             let mut moved = false;
             for hand in &mut hands {
+                let done = self.done;
                 moved |= self.drain(hand);
+                hand.child.count(self.done - done);
             }
             // A child may publish its last message between the look above and its end, so an ended
             // child is drained once more.
@@ -231,8 +244,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 hands.into_iter().partition(|hand| hand.child.has_ended());
             hands = living;
             for hand in &mut ended {
+                let done = self.done;
                 self.drain(hand);
                 self.reclaim(hand);
+                hand.child.count(self.done - done);
             }
             if moved || !ended.is_empty() {
                 tracker.tell(self.done, self.failed);
@@ -396,6 +411,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             child,
             index,
             at: None,
+            from: 0,
             has_stalled: false,
         })
     }
@@ -412,6 +428,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             responses.begin(number(index), chunk.answered);
             seed::begin_task(self.limits.seeds.from(chunk.first));
             responses.set_stops_at(chunk.stops_at());
+            if self.engine.submitted.accounts.has_timeline() {
+                responses.set_recorded();
+            }
             for item in &mut items[chunk.first + chunk.answered as usize..chunk.end] {
                 if !responses.goes_on() {
                     break;
@@ -436,8 +455,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             took = true;
             if hand.at.is_none() {
                 hand.at = self.chunk_of(hand.child.receiver.next_task());
-                if let Some((index, _)) = &hand.at {
+                if let Some((index, expected)) = &hand.at {
                     self.chunks[*index].is_taken = true;
+                    hand.from = expected.next;
                 }
             }
             let Some((index, expected)) = &mut hand.at else {
@@ -451,6 +471,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let ended = hand.child.take(expected, &self.chunks[index]);
             self.note(index, expected.next, failed);
             if ended {
+                let items = expected.end.saturating_sub(hand.from);
+                hand.child.record(self.began, items, true);
                 self.chunks[index].is_taken = false;
                 hand.at = None;
             }
@@ -503,6 +525,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         if hand.at.is_none() {
             // The child may have begun a chunk and published nothing of it.
             hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));
+            hand.from = hand.at.as_ref().map_or(0, |(_, expected)| expected.next);
         }
         let Some((index, mut expected)) = hand.at.take() else {
             // The child was at no chunk.
@@ -523,6 +546,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         {
             // The child had started an item and had not answered it.
             self.fruitless = 0;
+            let items = expected.end.saturating_sub(hand.from);
+            hand.child.record(self.began, items, false);
             // The child seemed to be at no item, and went on in the moment before the signal: its
             // item may run again. But an item whose function has ended is not run twice.
             let is_innocent = hand.has_stalled
@@ -551,6 +576,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 error
             };
             if is_final || attempts > self.limits.retries {
+                hand.child.count_failure(&error);
                 let failed = chunk.failed();
                 chunk.fail(next, error.with_attempts(attempts));
                 self.note(index, next + 1, failed);

@@ -11,6 +11,7 @@
 //! sleep, and hold no locks but the crate's own. A child never takes those, because its copies of
 //! pools and handles refuse ([`PoolError::OtherProcess`]).
 
+mod accounts;
 mod calls;
 mod child;
 mod chunk;
@@ -26,14 +27,15 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::accounts::Accounts;
 use self::running::{Running, Task};
 use self::submit::Submitted;
 use super::fork;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
+use super::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name};
 use crate::call::portable::PortableValue;
-use crate::call::{Limits, Never, Plan, Stop, Stream};
+use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, TaskFuture};
@@ -118,7 +120,6 @@ use crate::process::launch;
 /// ```
 #[derive(Debug)]
 pub struct Forked {
-    name: String,
     workers: usize,
     allow_threads: bool,
     submitted: Submitted,
@@ -149,6 +150,8 @@ pub struct ForkedBuilder {
     environment: Environment,
     inner_threads: Option<InnerThreads>,
     spares_descendants: bool,
+    name: Option<String>,
+    has_timeline: bool,
 }
 
 impl ForkedBuilder {
@@ -291,6 +294,43 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)). Its children are `NAME:0`,
+    /// `NAME:1` and so on, in the messages of panics, in debuggers and in `ps`, where the name is
+    /// cut so that it fits into 15 bytes with the number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Forked::builder().workers(1).name("render").build()?;
+    /// assert_eq!(pool.name(), "render");
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Keeps a record of what runs where and when, for [`Pool::timeline`](crate::Pool::timeline).
+    /// It holds the last million tasks and chunks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let builder = Forked::builder().workers(1).allow_threads(true);
+    /// let pool = builder.timeline(true).build()?;
+    /// pool.submit(|x: u8| x, 1).result()?;
+    /// assert_eq!(pool.timeline().events.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(mut self, is_kept: bool) -> Self {
+        self.has_timeline = is_kept;
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
@@ -302,10 +342,14 @@ impl ForkedBuilder {
         }
         panic::install_hook();
         Ok(Forked {
-            name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
-            submitted: Submitted::new(environment, self.spares_descendants),
+            submitted: Submitted::new(
+                pool_name(self.name),
+                environment,
+                self.spares_descendants,
+                Accounts::new(self.has_timeline),
+            ),
         })
     }
 }
@@ -349,7 +393,7 @@ impl Forked {
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
-        F: Fn(A) -> R,
+        F: FnOnce(A) -> R,
         R: PortableValue + 'static,
         K: Send + 'static,
     {
@@ -370,7 +414,7 @@ impl Executor for Forked {
     }
 
     fn name(&self, _: Internal) -> &str {
-        &self.name
+        &self.submitted.name
     }
 
     fn shutdown(&self, how: Shutdown, _: Internal) -> Result<(), PoolError> {
@@ -391,6 +435,26 @@ impl Executor for Forked {
 
     fn close_by(&self, deadline: Option<Instant>, _: Internal) -> Result<Option<usize>, PoolError> {
         self.submitted.close_by(deadline)
+    }
+
+    fn stats(&self, _: Internal) -> PoolStats {
+        if self.submitted.check_process().is_err() {
+            return PoolStats::default();
+        }
+        let accounts = &self.submitted.accounts;
+        PoolStats {
+            name: self.submitted.name.clone(),
+            uptime: accounts.age(),
+            workers: accounts.workers(self.workers),
+            cancelled: accounts.count_cancelled(),
+        }
+    }
+
+    fn timeline(&self, _: Internal) -> Timeline {
+        if self.submitted.check_process().is_err() {
+            return Timeline::default();
+        }
+        self.submitted.accounts.timeline(&self.submitted.name)
     }
 }
 
@@ -434,6 +498,52 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
+        self.submit_once(limits, f, argument)
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let _calling = match self.submitted.start_call() {
+            Ok(calling) => calling,
+            Err(error) => return vec![Err(error.into())],
+        };
+        let start = |(worker, argument)| {
+            self.check_threads()?;
+            let place = (worker, self.workers);
+            let limits = limits.of_item(worker);
+            self.submitted
+                .start_part::<F, A, R>(place, limits, &f, argument)
+        };
+        let parts: Vec<_> = arguments.into_iter().enumerate().map(start).collect();
+        let end = |part: Result<(Arc<Running>, _), TaskError>| {
+            let (running, _enlisted) = part?;
+            running.wait(None);
+            match running.take_outcome() {
+                Err(TaskError::WorkerDied { .. }) if self.submitted.is_killed() => {
+                    Err(TaskError::Cancelled {})
+                }
+                outcome => wire::decode(&mut outcome?.as_slice(), None),
+            }
+        };
+        parts.into_iter().map(end).collect()
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Forked
+where
+    F: FnOnce(A) -> R,
+    R: PortableValue + 'static,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
         if self.submitted.check_open().is_ok()
             && let Some(error) = limits.refusal(None)
         {
@@ -463,6 +573,9 @@ where
         let _calling = self.submitted.start_call()?;
         let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g, &InLane::here());
         let combine = |partials| reduce::combine_in_worker(partials, &g);
+        let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
+            self.map(plan, fold, chunks, AtErr)
+        };
         reduce::map_reduce(self, plan, fold, combine, items, None)
     }
 }

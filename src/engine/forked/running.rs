@@ -20,6 +20,7 @@ use crate::future::{Hook, Pending, PoolId, later};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
+use crate::os::clock;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
 
@@ -40,6 +41,8 @@ pub(super) struct Running {
     /// How long the task may take.
     limit: Option<Duration>,
     is_cancelled: AtomicBool,
+    /// When the task was given to the pool, by the system's clock.
+    queued: u64,
     /// The child and what is expected of it, until it has ended.
     pub(super) child: Mutex<Option<(Child, Expected)>>,
     outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
@@ -82,6 +85,7 @@ impl Running {
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
+        let queued = clock::now();
         let bell = Arc::new(Alarm::new()?);
         let index = setup.index;
         let child = Child::start(&bell, Bond::Process, setup, work)?;
@@ -96,6 +100,7 @@ impl Running {
         Ok(Self {
             pool,
             index,
+            queued,
             bell,
             process: child.process(),
             generation: fork::generation(),
@@ -132,6 +137,7 @@ impl Running {
         if has_ended {
             let (fate, error) = hand.reclaim(expected, self, self.limit);
             // The child has died before it answered.
+            let has_died = fate.is_some();
             if let Some(Fate { .. }) = fate {
                 let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
                 self.was_cancelled.store(is_cancelled, Ordering::Relaxed);
@@ -140,8 +146,11 @@ impl Running {
                 } else {
                     error
                 };
+                hand.count_failure(&error);
                 *self.outcome.lock() = Some(Err(error));
             }
+            hand.count(1);
+            hand.record(self.queued, 1, !has_died);
             self.finish(child);
         }
     }
@@ -169,6 +178,12 @@ impl Running {
 
     pub(super) fn is_done(&self) -> bool {
         self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Takes the outcome of a task that has ended.
+    pub(super) fn take_outcome(&self) -> Result<Vec<u8>, TaskError> {
+        let outcome = self.outcome.lock().take();
+        outcome.unwrap_or(Err(TaskError::Taken {}))
     }
 
     /// Keeps something until the task has ended and a thread has found that out.
@@ -327,8 +342,7 @@ where
         let outcome = if self.running.is_foreign() {
             Err(PoolError::OtherProcess.into())
         } else {
-            let outcome = self.running.outcome.lock().take();
-            outcome.ok_or(TaskError::Taken {})?
+            self.running.take_outcome()
         };
         (self.open)(outcome)
     }

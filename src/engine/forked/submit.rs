@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::Shutdown;
+use super::accounts::Accounts;
 use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, Setup, wait_any};
 use super::running::{Running, TASK};
@@ -28,6 +29,8 @@ use crate::process::tree;
 /// The tasks submitted to a pool, and the children of its other calls.
 pub(super) struct Submitted {
     pub(super) id: PoolId,
+    /// What the pool is called.
+    pub(super) name: String,
     /// The tasks whose children have not been seen to end.
     running: Mutex<Vec<Arc<Running>>>,
     /// The children of calls of `map`.
@@ -45,6 +48,7 @@ pub(super) struct Submitted {
     /// How the environment of the children differs from that of this process.
     environment: Environment,
     spares_descendants: bool,
+    pub(super) accounts: Arc<Accounts>,
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -62,10 +66,16 @@ impl Drop for Enlisted<'_> {
 }
 
 impl Submitted {
-    pub(super) fn new(environment: Environment, spares_descendants: bool) -> Self {
+    pub(super) fn new(
+        name: String,
+        environment: Environment,
+        spares_descendants: bool,
+        accounts: Accounts,
+    ) -> Self {
         Self {
             environment,
             id: PoolId::new(),
+            name,
             running: Mutex::default(),
             enlisted: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -75,6 +85,7 @@ impl Submitted {
             watcher: Arc::default(),
             generation: fork::generation(),
             spares_descendants,
+            accounts: Arc::new(accounts),
         }
     }
 
@@ -82,9 +93,11 @@ impl Submitted {
     pub(super) fn setup(&self, index: usize) -> Setup<'_> {
         let entry = (!self.spares_descendants).then(|| tree::enlist(true));
         Setup {
+            pool: &self.name,
             index,
             environment: &self.environment,
             entry: entry.flatten(),
+            accounts: &self.accounts,
         }
     }
 
@@ -126,7 +139,7 @@ impl Submitted {
         })
     }
 
-    fn check_process(&self) -> Result<(), PoolError> {
+    pub(super) fn check_process(&self) -> Result<(), PoolError> {
         if self.generation == fork::generation() {
             Ok(())
         } else {
@@ -155,7 +168,7 @@ impl Submitted {
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
-        F: Fn(A) -> R,
+        F: FnOnce(A) -> R,
         R: Serialize + DeserializeOwned + 'static,
         K: Send + 'static,
     {
@@ -164,7 +177,7 @@ impl Submitted {
         let task = {
             let mut run = Some(|responses: &mut ResponseWriter| {
                 if let Some((f, argument)) = work.take() {
-                    responses.begin(TASK, 0);
+                    self.begin(responses);
                     seed::begin_task(limits.seeds);
                     Answers::new(limits, responses).answer(responses, || f(argument));
                     responses.end();
@@ -180,6 +193,55 @@ impl Submitted {
             task.keep(keep(f, argument));
         }
         Ok(task)
+    }
+
+    /// Begins the only task of a child, in the child.
+    fn begin(&self, responses: &mut ResponseWriter) {
+        responses.begin(TASK, 0);
+        if self.accounts.has_timeline() {
+            responses.set_recorded();
+        }
+    }
+
+    /// Forks a child for one part of a broadcast, as the worker with this index. Like the children
+    /// of other calls, it does not count among those of submitted tasks.
+    pub(super) fn start_part<F, A, R>(
+        &self,
+        (index, workers): (usize, usize),
+        limits: Limits,
+        f: &F,
+        argument: A,
+    ) -> Result<(Arc<Running>, Enlisted<'_>), TaskError>
+    where
+        F: Fn(A) -> R,
+        A: Send + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let setup = self.setup(index);
+        let mut work = Some(argument);
+        let mut run = Some(|responses: &mut ResponseWriter| {
+            if let Some(argument) = work.take() {
+                self.begin(responses);
+                seed::begin_task(limits.seeds);
+                Answers::new(limits, responses).answer(responses, || f(argument));
+                responses.end();
+            }
+        });
+        let (limit, results) = (limits.timeout, Discard::of::<R>());
+        let watcher = self.watcher.clone();
+        let part = Running::start(self.id, setup, &mut run, limit, results, watcher);
+        let part = part.map_err(|error| PoolError::StartFailed {
+            worker: index,
+            workers,
+            reason: error.to_string(),
+        })?;
+        let part = Arc::new(part);
+        if let Some(argument) = work {
+            // The child has copies of the handles in it, and copies hold nothing.
+            part.keep(argument);
+        }
+        let enlisted = self.enlist(part.process.clone())?;
+        Ok((part, enlisted))
     }
 
     fn fork(
@@ -334,6 +396,7 @@ impl Drop for Submitted {
 impl fmt::Debug for Submitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submitted")
+            .field("name", &self.name)
             .field(
                 "running",
                 &self.running.try_lock().map(|running| running.len()),

@@ -3,10 +3,16 @@
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::mem::{needs_drop, size_of};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::settings::{Affinity, InnerThreads, Settings, StartMethod, WaitPolicy};
-use super::{Processes, initializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Processes;
+use super::initializer::{self, Model};
+use super::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
+use crate::engine::affinity::Affinity;
 use crate::engine::{pool_name, workers_or_available};
 use crate::error::PoolError;
 use crate::process::{Stdio, launch};
@@ -40,6 +46,7 @@ pub struct ProcessesBuilder {
     workers: Option<usize>,
     name: Option<String>,
     initializer: Option<Result<u64, PoolError>>,
+    model: Option<Result<Arc<Model>, PoolError>>,
     start_method: Option<StartMethod>,
     preload: Option<Result<u64, PoolError>>,
     /// All others as they are set.
@@ -178,6 +185,46 @@ impl ProcessesBuilder {
     /// ```
     pub fn env_clear(mut self) -> Self {
         self.settings.env.clear();
+        self
+    }
+
+    /// Sets variables in the environment of each worker, by its index
+    /// ([`worker_index`](crate::worker_index)). They come before those that were set for all
+    /// workers by [`env`](Self::env).
+    ///
+    /// `variables` runs in this process, at the start of each worker, and again when a worker is
+    /// replaced; one thread of the pool calls it. If it panics, or gives a name that no variable
+    /// can have, the worker is not started: [`build`](Self::build) returns
+    /// [`PoolError::StartFailed`], and a worker that was to replace another is tried again a few
+    /// times.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .env_per_worker(|index| [("CUDA_VISIBLE_DEVICES", index.to_string())])
+    ///     .build()?;
+    /// let device = |name: String| std::env::var(name).unwrap();
+    /// let devices = pool.broadcast(device, "CUDA_VISIBLE_DEVICES".into())?;
+    /// assert_eq!(devices, ["0", "1"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env_per_worker<F, I, K, V>(mut self, variables: F) -> Self
+    where
+        F: Fn(usize) -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = (K, V)>,
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        self.settings.env_per_worker = Some(Arc::new(move |index| {
+            let variables = variables(index).into_iter();
+            variables
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect()
+        }));
         self
     }
 
@@ -445,6 +492,53 @@ impl ProcessesBuilder {
         }
         drop(initializer);
         self.initializer = Some(initializer::number::<F, S, E>());
+        self.model = None;
+        self
+    }
+
+    /// Runs `initializer` once in each worker, before its first task, on a copy of `model`. What it
+    /// returns becomes the worker's state, as with [`initializer`](Self::initializer).
+    ///
+    /// The model is serialised once, here, and each worker has it from shared memory. A shared
+    /// object in it, such as a [`SharedArray`](crate::SharedArray), is not copied, and stays as
+    /// long as the pool.
+    ///
+    /// If the model cannot be serialised, [`build`](Self::build) returns
+    /// [`PoolError::InvalidOption`]; if it cannot be made from its bytes in the worker,
+    /// [`PoolError::InitializerFailed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::worker_state;
+    ///
+    /// let words = vec!["many".to_owned(), "hands".to_owned()]; // known only now
+    /// let load = |words: Vec<String>| Ok::<_, String>(words.join(" "));
+    /// let pool = Processes::builder()
+    ///     .workers(2)
+    ///     .initializer_with(&words, load)
+    ///     .build()?;
+    /// let count = |letter: char| worker_state(|text: &mut String| text.matches(letter).count());
+    /// assert_eq!(pool.map(count, ['a', 'n', 'x'])?, [Some(2), Some(2), Some(0)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn initializer_with<M, F, S, E>(mut self, model: &M, initializer: F) -> Self
+    where
+        M: Serialize + DeserializeOwned + 'static,
+        F: Fn(M) -> Result<S, E> + Clone,
+        S: 'static,
+        E: Display,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0 && !needs_drop::<F>(),
+                "an initialiser must not capture variables: it runs in another process. Put what it needs into the model"
+            );
+        }
+        drop(initializer);
+        self.initializer = Some(initializer::number_with::<M, F, S, E>());
+        self.model = Some(Model::encode(model).map(Arc::new));
         self
     }
 
@@ -640,6 +734,7 @@ impl ProcessesBuilder {
         let settings = Settings {
             name: pool_name(self.name),
             initializer: self.initializer.transpose()?,
+            model: self.model.transpose()?,
             start_method,
             preload: self.preload.transpose()?,
             ..self.settings
@@ -671,13 +766,7 @@ impl ProcessesBuilder {
             );
         }
         self.settings.inner_threads.check()?;
-        if self.settings.affinity == Affinity::Cores(Vec::new()) {
-            return wrong(
-                "affinity",
-                "an empty list".into(),
-                "each worker needs a core to run on",
-            );
-        }
+        self.settings.affinity.check()?;
         if !(-20..=19).contains(&self.settings.nice) {
             return wrong(
                 "nice",

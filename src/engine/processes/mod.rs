@@ -53,20 +53,16 @@ mod service;
 mod settings;
 mod shared;
 mod start;
-mod stats;
 mod submit;
 mod supervisor;
+mod tally;
 mod task;
-mod timeline;
 mod wait;
 mod worker;
 
 pub use builder::ProcessesBuilder;
-pub use initializer::worker_state;
 pub(crate) use server::FORK_SERVER;
-pub use settings::{Affinity, InnerThreads, StartMethod, WaitPolicy};
-pub use stats::{Failures, PoolStats, WorkerStats};
-pub use timeline::{Timeline, TimelineEvent};
+pub use settings::{InnerThreads, StartMethod, WaitPolicy};
 pub(crate) use worker::WORKER;
 
 use std::fmt;
@@ -87,7 +83,7 @@ use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Shutdown, check_workers};
+use super::{Executor, PoolStats, Shutdown, Timeline, check_workers};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::call::{Plan, Stop};
@@ -146,39 +142,6 @@ impl Processes {
         shared.check_process()?;
         check_workers(workers)?;
         shared.lock().resize(shared, workers)
-    }
-
-    /// Returns what the workers have done: see [`Pool::stats`](crate::Pool::stats).
-    pub(crate) fn stats(&self) -> PoolStats {
-        let shared = &self.shared;
-        if shared.check_process().is_err() {
-            // This is a forked child: the pool and its workers are the parent's.
-            return PoolStats::default();
-        }
-        let mut dispatch = shared.lock();
-        dispatch.pump(shared);
-        let tallies = dispatch.tallies.iter().enumerate();
-        let workers = tallies.map(|(number, tally)| {
-            let worker = dispatch.workers.get(number).and_then(Option::as_ref);
-            tally.stats(worker)
-        });
-        PoolStats {
-            name: shared.settings.name.clone(),
-            uptime: shared.start.elapsed(),
-            workers: workers.collect(),
-            cancelled: dispatch.cancelled,
-        }
-    }
-
-    /// Returns what has run where and when: see [`Pool::timeline`](crate::Pool::timeline).
-    pub(crate) fn timeline(&self) -> Timeline {
-        let shared = &self.shared;
-        if shared.check_process().is_err() {
-            return Timeline::default();
-        }
-        let mut dispatch = shared.lock();
-        dispatch.pump(shared);
-        dispatch.recorder.snapshot(&shared.settings.name)
     }
 
     fn start(workers: usize, settings: Settings) -> Result<Self, PoolError> {
@@ -348,6 +311,37 @@ impl Executor for Processes {
             }
         }
         Ok(())
+    }
+
+    fn stats(&self, _: Internal) -> PoolStats {
+        let shared = &self.shared;
+        if shared.check_process().is_err() {
+            // This is a forked child: the pool and its workers are the parent's.
+            return PoolStats::default();
+        }
+        let mut dispatch = shared.lock();
+        dispatch.pump(shared);
+        let tallies = dispatch.tallies.iter().enumerate();
+        let workers = tallies.map(|(number, tally)| {
+            let worker = dispatch.workers.get(number).and_then(Option::as_ref);
+            tally.stats(worker)
+        });
+        PoolStats {
+            name: shared.settings.name.clone(),
+            uptime: shared.start.elapsed(),
+            workers: workers.collect(),
+            cancelled: dispatch.cancelled,
+        }
+    }
+
+    fn timeline(&self, _: Internal) -> Timeline {
+        let shared = &self.shared;
+        if shared.check_process().is_err() {
+            return Timeline::default();
+        }
+        let mut dispatch = shared.lock();
+        dispatch.pump(shared);
+        dispatch.recorder.snapshot(&shared.settings.name)
     }
 }
 

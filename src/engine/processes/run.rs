@@ -5,8 +5,9 @@ use std::mem::{needs_drop, size_of};
 use super::chunk::{self, Given};
 use super::task::{Function, SentContext};
 use super::{Processes, map, submit};
+use crate::call::closure::Carried;
 use crate::call::portable::{Portable, PortableValue};
-use crate::call::{ChunkFuture, Limits, Never, Plan, Stop, Stream};
+use crate::call::{AtErr, ChunkFuture, Limits, Never, Plan, Stop, Stream};
 use crate::call::{closure, entry};
 use crate::engine::reduce::{self, InLane};
 use crate::engine::{Run, RunReduce, RunWith};
@@ -46,7 +47,28 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        submit::submit(&self.shared, limits, self.function(&f), argument)
+        submit::submit(&self.shared, limits, self.function(&f), argument, None)
+    }
+
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let function = self.function(&f);
+        let give = |(worker, argument)| {
+            let limits = limits.of_item(worker);
+            submit::submit(
+                &self.shared,
+                limits,
+                function.clone(),
+                argument,
+                Some(worker),
+            )
+        };
+        let tasks: Vec<TaskFuture<R>> = arguments.into_iter().enumerate().map(give).collect();
+        tasks.into_iter().map(TaskFuture::result).collect()
     }
 
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
@@ -94,19 +116,35 @@ where
     {
         const {
             assert!(
-                size_of::<F>() == 0
-                    && !needs_drop::<F>()
-                    && size_of::<G>() == 0
-                    && !needs_drop::<G>(),
-                "the functions of map_reduce must not capture variables on a pool of processes, by closure! neither. \
-                 Put what they need into the items, or map with a context and reduce the results"
+                closure::is_portable::<F>() && size_of::<G>() == 0 && !needs_drop::<G>(),
+                "the functions of map_reduce must not capture variables on a pool of processes, but for the first one by \
+                 closure!([names] |item: Type| ...). Put what they need into that one or into the items"
             );
         }
         // This is one call from the first chunk to the last, though it takes several.
         let _admission = self.shared.admit()?;
-        let (add, combine) = (g.clone(), g);
-        let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &add, &InLane::here());
-        let combine = move |partials| reduce::combine_in_worker(partials, &combine);
+        let combine = {
+            let g = g.clone();
+            move |partials| reduce::combine_in_worker(partials, &g)
+        };
+        if size_of::<F>() == 0 {
+            let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &g, &InLane::here());
+            let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
+                self.map(plan, fold, chunks, AtErr)
+            };
+            return reduce::map_reduce(self, plan, fold, combine, items, None);
+        }
+        // What `f` captures is sent once to each worker, as the context of the fold.
+        let (bytes, handles) = transit::keep(|| closure::carry(&f));
+        let context = SentContext::new(bytes?, handles, &self.shared.retired);
+        let entry = entry::of_context(|f: &Carried<A, R>, chunk: reduce::Chunk<A>| {
+            let g = entry::zero_sized::<G>();
+            reduce::fold_in_worker(chunk, |item| f.call(item), g, &InLane::here())
+        });
+        let function = Function::new(entry, Some(context))?;
+        let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
+            self.call(plan, function, chunks, AtErr)
+        };
         reduce::map_reduce(self, plan, fold, combine, items, None)
     }
 }

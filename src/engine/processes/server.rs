@@ -600,6 +600,7 @@ fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
             .ok_or_else(|| io::Error::other("the greeting came without its descriptors"))
     };
     let (lane, bell, life_line) = (next()?, next()?, next()?);
+    let model = greeting.setup.model.map(|_| next()).transpose()?;
     if has_stdout {
         own::replace_stdout(&next()?)?;
     }
@@ -610,5 +611,5 @@ fn run_worker(hire: Hire, fds: Vec<OwnedFd>) -> io::Result<()> {
     if let Some(chain) = std::env::var_os(tree::VARIABLE) {
         tree::mark_this_copy(chain.as_encoded_bytes());
     }
-    worker::run(greeting, lane, bell, life_line)
+    worker::run(greeting, (lane, bell, model), life_line)
 }

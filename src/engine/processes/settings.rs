@@ -1,12 +1,19 @@
 //! What can be said about a pool's workers, once, when the pool is made.
 
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::initializer::Model;
+use crate::engine::affinity::Affinity;
 use crate::error::PoolError;
 use crate::os::environment::Environment;
-use crate::process::Stdio;
+use crate::os::fork::Original;
+use crate::panic;
+use crate::process::{Stdio, launch};
 use crate::text::as_text;
 
 /// How long workers and callers watch for what they wait for before they sleep.
@@ -126,45 +133,6 @@ as_text!(
     ForkServer = "forkserver"
 );
 
-/// On which cores the workers of a pool may run.
-///
-/// As text, and with serde, they are `inherit`, `spread` and `cores:0,2`.
-///
-/// # Examples
-///
-/// ```
-/// use manyhands::engine::Affinity;
-/// use manyhands::prelude::*;
-///
-/// let on = |affinity| Processes::builder().workers(4).affinity(affinity).build();
-/// // On four cores, if there are that many.
-/// assert_eq!(on(Affinity::Spread)?.map(|x: u8| x / 2, [8, 6])?, [4, 3]);
-/// assert!(matches!(on(Affinity::Cores(vec![])), Err(PoolError::InvalidOption { .. })));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Affinity {
-    /// All workers run on all cores that this process may use: the scheduler decides.
-    #[default]
-    Inherit,
-    /// Each worker runs on one core: worker `n` on the `n`-th of those this process may use, and
-    /// again from the first when there are more workers than cores.
-    Spread,
-    /// Each worker runs on one core of this list, by the system's numbers: worker `n` on the
-    /// `n`-th, and again from the first.
-    Cores(Vec<usize>),
-}
-
-as_text!(
-    Affinity,
-    "affinity",
-    "inherit, spread, or cores with their numbers (cores:0,2)",
-    Inherit = "inherit",
-    Spread = "spread";
-    Cores = "cores"
-);
-
 /// How many threads libraries inside a worker may start (`OpenMP`, `OpenBLAS`, MKL, BLIS,
 /// Accelerate, numexpr, rayon, and this crate's own pools).
 ///
@@ -225,17 +193,22 @@ pub(super) const INNER_THREADS: [&str; 8] = [
 
 /// Those of them that are read by libraries that start threads when they are loaded.
 const STARTS_THREADS_ON_LOAD: [&str; 1] = ["OPENBLAS_NUM_THREADS"];
+/// The variables of each worker, by its index.
+pub(super) type PerWorker = Arc<dyn Fn(usize) -> Vec<(OsString, OsString)> + Send + Sync>;
 
 /// What a builder has been told, and checked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Settings {
     pub(super) name: String,
     pub(super) env: Environment,
+    pub(super) env_per_worker: Option<PerWorker>,
     pub(super) inner_threads: InnerThreads,
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
     /// The number of the initialiser's entry.
     pub(super) initializer: Option<u64>,
+    /// The value that the initialiser gets.
+    pub(super) model: Option<Arc<Model>>,
     pub(super) max_tasks: Option<u32>,
     pub(super) memory_limit: Option<u64>,
     pub(super) task_timeout: Option<Duration>,
@@ -259,6 +232,8 @@ pub(super) struct Setup {
     /// The index that the worker has in its pool.
     pub(super) index: usize,
     pub(super) initializer: Option<u64>,
+    /// How many bytes the value for the initialiser takes. They come as a descriptor.
+    pub(super) model: Option<u64>,
     /// The most bytes of data that the worker may have.
     pub(super) memory_limit: Option<u64>,
     /// The core that the worker shall run on.
@@ -269,26 +244,43 @@ pub(super) struct Setup {
 impl Settings {
     /// Returns the setup of worker `number`, where this process may use these cores.
     pub(super) fn setup(&self, number: usize, cores: &[usize]) -> Setup {
-        let list = match &self.affinity {
-            Affinity::Inherit => &[],
-            Affinity::Spread => cores,
-            Affinity::Cores(list) => list.as_slice(),
-        };
         Setup {
             index: number,
             initializer: self.initializer,
+            model: self.model.as_ref().map(|model| model.len),
             memory_limit: self.memory_limit,
-            core: (!list.is_empty()).then(|| list[number % list.len()]),
+            core: self.affinity.core(number, cores),
             nice: self.nice,
         }
     }
 
-    /// Returns the environment of a worker, where there are `workers` workers and this process may
-    /// use `cores` cores.
-    pub(super) fn environment(&self, workers: usize, cores: usize) -> Environment {
+    /// Returns how the environment of this worker differs from that of this process, where there are
+    /// `workers` workers and this process may use `cores` cores. The user's own function for it runs
+    /// here.
+    ///
+    /// # Errors
+    ///
+    /// If that function panics, or gives what is no variable.
+    pub(super) fn environment(
+        &self,
+        number: usize,
+        workers: usize,
+        cores: usize,
+    ) -> io::Result<Environment> {
         let mut environment = self.env.clone();
+        if let Some(per_worker) = &self.env_per_worker {
+            let original = Original::here();
+            let given = panic::catch(|| per_worker(number));
+            original.end_copy_after(&given);
+            let given = given
+                .map_err(|caught| io::Error::other(format!("env_per_worker panicked: {caught}")))?;
+            for (name, value) in given {
+                environment.set(name, value);
+            }
+            launch::check_environment(&environment).map_err(io::Error::other)?;
+        }
         self.inner_threads.give_to(&mut environment, workers, cores);
-        environment
+        Ok(environment)
     }
 
     /// Returns the environment of the process that forks the workers. Libraries of which the
@@ -439,7 +431,7 @@ mod tests {
         // This holds where the environment of this process says nothing of it.
         let own = "VECLIB_MAXIMUM_THREADS";
         let most = |settings: &Settings, workers, cores| {
-            let environment = settings.environment(workers, cores);
+            let environment = settings.environment(0, workers, cores).unwrap();
             let variables: Vec<_> = environment.changes().collect();
             let is_unset = |name: &&str| std::env::var_os(name).is_none();
             let unset = INNER_THREADS.into_iter().filter(is_unset).count();
@@ -467,7 +459,7 @@ mod tests {
         settings.env.set(name, "5");
         settings.env.set("A", "x=y");
         settings.env.remove(INNER_THREADS[4]);
-        let environment = settings.environment(1, 1);
+        let environment = settings.environment(0, 1, 1).unwrap();
         let of = |name: &str| {
             let found = environment.changes().find(|(other, _)| *other == name);
             found.map(|(_, value)| value.map(|value| value.to_str().unwrap()))

@@ -65,6 +65,20 @@ impl Shared {
         Ok(woke)
     }
 
+    /// Takes a task that this worker alone may run.
+    pub(super) fn place_at(
+        self: &Arc<Self>,
+        task: Arc<Task<dyn Results>>,
+        worker: usize,
+    ) -> Result<(), TaskError> {
+        self.check_process()?;
+        let mut dispatch = self.lock();
+        self.check_takes(&dispatch.state)?;
+        dispatch.place_at(self, worker, Batch::new(task));
+        self.ensure_progress(&mut dispatch);
+        Ok(())
+    }
+
     /// Looks at the lanes ([`Dispatch::watch_lanes`]), and ensures that what moved goes on.
     pub(super) fn watch_lanes(
         self: &Arc<Self>,

@@ -9,6 +9,7 @@ use super::output::Listener;
 use super::server::{Hire, Server};
 use super::settings::Settings;
 use super::worker::{Greeting, WORKER};
+use crate::engine::short_name;
 use crate::lane::Lane;
 use crate::lane::bell::Bell;
 use crate::os::pidfd::Child;
@@ -61,13 +62,14 @@ pub(super) fn start(
     // The first thing the worker does is to report; the bell shall ring for it.
     let name = format!("manyhands:{}:{}", settings.name, place.number);
     let greeting = Greeting {
-        name: short_name(&settings.name, place.number),
+        name: short_name(&settings.name, ':', place.number),
         setup: settings.setup(place.number, place.cores),
         origin: Origin::of_worker(&settings.name, place.number),
     };
     let (stdout, from_stdout) = settings.stdout.stream()?;
     let (stderr, from_stderr) = settings.stderr.stream()?;
-    let mut environment = settings.environment(place.workers, place.cores.len());
+    let mut environment = settings.environment(place.number, place.workers, place.cores.len())?;
+    let model = settings.model.as_ref().map(|model| model.fd.as_fd());
     let is_asked = !settings.spares_descendants;
     let is_forked = server.is_some();
     let entry = is_asked.then(|| tree::enlist(is_forked)).flatten();
@@ -80,7 +82,9 @@ pub(super) fn start(
                 stdout,
                 stderr,
             };
-            launch.launch(WORKER, &greeting, &[lane_fd.as_fd(), bell.fd()])?
+            let mut fds = vec![lane_fd.as_fd(), bell.fd()];
+            fds.extend(model);
+            launch.launch(WORKER, &greeting, &fds)?
         }
         Some(server) => {
             let (life_line, theirs) = handoff::pair()?;
@@ -92,6 +96,7 @@ pub(super) fn start(
                 has_stderr: outputs[1].is_some(),
             };
             let mut fds = vec![lane_fd.as_fd(), bell.fd(), theirs.as_fd()];
+            fds.extend(model);
             fds.extend(outputs.iter().flatten().map(AsFd::as_fd));
             (server.hire(hire, &fds, meanwhile)?, life_line)
         }
@@ -106,27 +111,4 @@ pub(super) fn start(
         since,
         _life_line: life_line,
     })
-}
-
-/// Makes a name of at most 15 bytes, which is what the kernel keeps. The end of it tells workers
-/// apart.
-fn short_name(pool: &str, number: usize) -> String {
-    let number = format!(":{number}");
-    let mut end = pool.len().min(15_usize.saturating_sub(number.len()));
-    while !pool.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{number}", &pool[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_names_keep_the_number() {
-        assert_eq!(short_name("render", 3), "render:3");
-        assert_eq!(short_name("a-very-long-pool-name", 12), "a-very-long-:12");
-        assert_eq!(short_name("ßßßßßßßßßß", 1), "ßßßßßß:1");
-    }
 }

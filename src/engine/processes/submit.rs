@@ -118,12 +118,13 @@ fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError
     items
 }
 
-/// Gives one task to the workers.
+/// Gives one task to the workers, or to this one alone.
 pub(super) fn submit<A, R>(
     shared: &Arc<Shared>,
     limits: Limits,
     function: Result<Function, TaskError>,
     argument: A,
+    worker: Option<usize>,
 ) -> TaskFuture<R>
 where
     A: Serialize + 'static,
@@ -159,7 +160,11 @@ where
             result: PhantomData,
         },
     });
-    match completion::place(&task, shared) {
+    let placed = match worker {
+        None => completion::place(&task, shared),
+        Some(worker) => shared.place_at(task.clone(), worker),
+    };
+    match placed {
         Ok(()) => TaskFuture::new(task),
         Err(error) => ready(error),
     }

@@ -438,6 +438,12 @@ impl Supervisor {
             self.shared.settings.name
         );
         post.retry = Some(Instant::now() + pause);
+        if post.weight >= MOST_FAILURES {
+            // The other workers go on, but what is for this one alone would wait for ever.
+            let error = TaskError::from(reason.clone());
+            self.shared.lock().fail_pinned(number, &error);
+            self.shared.bell.ring();
+        }
         let nobody_left = self.posts.iter().all(|post| post.child.is_none());
         let tired = {
             let dispatch = self.shared.lock();

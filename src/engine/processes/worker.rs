@@ -14,6 +14,7 @@ use super::settings::Setup;
 use crate::call::entry::{Chunk, Context, Entry};
 use crate::call::seed::{self, Seeds};
 use crate::call::{at_fork, code, worker_index};
+use crate::engine::worker_state;
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
 use crate::lane::{Claim, Lane, Pace, Reader, ResponseWriter, Ring, crash_report, die_corrupted};
@@ -21,13 +22,14 @@ use crate::os::fork;
 use crate::os::{exit, handoff, oom, worker as own};
 use crate::panic;
 use crate::process::Origin;
-use crate::process::launch::{Role, receive_greeting};
+use crate::process::launch::{Role, receive_greeting_with};
 
 /// Exit code of a worker whose initialiser failed.
 const CANNOT_INITIALIZE: i32 = 96;
 
-/// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell
-/// and the family's memory. A forked worker has the last from its server.
+/// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell,
+/// what the initialiser gets, if there is anything, and the family's memory. A forked worker has the
+/// last from its server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Greeting {
     /// What `ps` shall show as the command's name.
@@ -87,10 +89,17 @@ pub(crate) const WORKER: Role = Role {
 
 /// Becomes the worker that the greeting asks for, and returns when there is nothing more to do.
 fn begin() -> io::Result<()> {
-    let (greeting, [lane, bell], parent) = receive_greeting()?;
+    let count = |greeting: &Greeting| 2 + usize::from(greeting.setup.model.is_some());
+    let (greeting, fds, parent) = receive_greeting_with(count)?;
+    let mut fds = fds.into_iter();
+    let (Some(lane), Some(bell), model) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(io::Error::other(
+            "the greeting came without its descriptors",
+        ));
+    };
     let life_line = own::take_stdin()?;
     own::die_with_parent(parent)?;
-    run(greeting, lane, bell, life_line)
+    run(greeting, (lane, bell, model), life_line)
 }
 
 /// Does a worker's work over a test's lane, until the parent says that there will be no more.
@@ -104,8 +113,7 @@ pub(super) fn serve_here(lane: Lane, bell: impl Ring + 'static, life_line: Owned
 /// Does a worker's work, from its first sign of life to its end.
 pub(super) fn run(
     greeting: Greeting,
-    lane: OwnedFd,
-    bell: OwnedFd,
+    (lane, bell, model): (OwnedFd, OwnedFd, Option<OwnedFd>),
     life_line: OwnedFd,
 ) -> io::Result<()> {
     // This is the second guard: the kernel's signal for the parent's death belongs to one
@@ -118,6 +126,7 @@ pub(super) fn run(
     own::set_signals()?;
     greeting.origin.arrive();
     panic::install_hook();
+    panic::name_this_thread(crate::process::current().name());
 
     let (lane, bell) = {
         // The descriptors are closed again: what is mapped needs none.
@@ -142,7 +151,7 @@ pub(super) fn run(
         return Err(io::Error::other(reason));
     }
     if let Some(initializer) = greeting.setup.initializer
-        && let Err(reason) = initializer::initialize(initializer)
+        && let Err(reason) = initializer::initialize(initializer, model.zip(greeting.setup.model))
     {
         crash_report::write_reason(reason);
         end_worker(CANNOT_INITIALIZE);
@@ -150,6 +159,7 @@ pub(super) fn run(
     lane.header().set_ready();
     bell.ring();
     Worker::new(lane, Box::new(bell), life_line).run();
+    worker_state::end();
     Ok(())
 }
 

@@ -7,15 +7,17 @@ use std::time::Instant;
 
 use rayon::Yield;
 
+use super::counts::{Counts, PoolCounts};
 use super::idle::{Idle, Woken};
 use super::pool_id::{Inside, OwnPool};
 use super::spin::{self, Awake};
 use super::task::Job;
 use super::thread_ids::ThreadIds;
 use crate::copies::{COPY_RETURNED, Original};
+use crate::engine::clock;
 use crate::error::{PoolError, TaskError};
 use crate::panic;
-use crate::shim::{AtomicBool, Condvar, Mutex, SegQueue, fence};
+use crate::shim::{AtomicBool, AtomicUsize, Condvar, Mutex, SegQueue, fence};
 
 /// How often a poster looks whether a worker takes the task by itself, before it wakes one: 0.4 µs
 /// in all, where a wake-up costs 5. A worker that has just announced the result of its last task is
@@ -31,12 +33,15 @@ pub(super) struct Dispatch {
     idle: Idle,
     own_pool: OwnPool,
     thread_ids: ThreadIds,
+    /// How many parts of broadcasts each worker has not begun.
+    parts: Box<[AtomicUsize]>,
     /// How many calls of `map` are going on.
     maps: Mutex<usize>,
     /// Wakes [`close`](Self::close) when `maps` has become 0.
     no_maps: Condvar,
     /// Whether tasks that have not started must not start any more. Set once.
     cancelled: AtomicBool,
+    counts: PoolCounts,
 }
 
 /// What happened to a job that was posted.
@@ -53,20 +58,34 @@ pub(super) enum Posted {
 }
 
 impl Dispatch {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, has_timeline: bool) -> Self {
         Self {
             queue: SegQueue::new(),
             idle: Idle::new(workers),
             own_pool: OwnPool::new(),
             thread_ids: ThreadIds::default(),
+            parts: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             maps: Mutex::new(0),
             no_maps: Condvar::new(),
             cancelled: AtomicBool::new(false),
+            counts: PoolCounts::new(workers, has_timeline),
         }
     }
 
     pub(super) fn own_pool(&self) -> OwnPool {
         self.own_pool
+    }
+
+    pub(super) fn counts(&self) -> &PoolCounts {
+        &self.counts
+    }
+
+    /// Returns the stamp of a task that is about to be given out.
+    pub(super) fn stamp(&self) -> u64 {
+        self.counts.stamp(|| {
+            let counters = self.idle.counters();
+            counters.searching() + counters.asleep() == 0
+        })
     }
 
     pub(super) fn thread_ids(&self) -> &ThreadIds {
@@ -132,12 +151,39 @@ impl Dispatch {
         })
     }
 
+    /// Counts one part of a broadcast for each worker, before the parts are given out: no worker
+    /// falls asleep before it has begun with its own.
+    pub(super) fn announce_parts(&self) {
+        for parts in &self.parts {
+            parts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that worker `me` has begun with a part of a broadcast.
+    pub(super) fn begin_part(&self, me: usize) {
+        self.parts[me].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn has_part(&self, me: usize) -> bool {
+        // Relaxed: a worker that takes the lock of the sleepers after `wake_all` sees the count,
+        // and one that had it before is woken.
+        self.parts[me].load(Ordering::Relaxed) > 0
+    }
+
+    /// Wakes all workers.
+    pub(super) fn wake_all(&self) {
+        while self.idle.wake_one() {}
+    }
+
     /// Runs the worker `me`, from the start of the pool to its end.
     pub(super) fn work(&self, me: usize) {
         let mut awake = Awake::new();
+        let counts = self.counts.begin(me);
         self.idle.start(me);
         loop {
-            while let Some(job) = self.search() {
+            // Since when the worker has had nothing to do, if it has looked at the clock.
+            let mut rests_since = None;
+            while let Some(job) = self.search(counts, &mut rests_since) {
                 run(job);
                 while let Some(job) = self.queue.pop() {
                     run(job);
@@ -152,9 +198,13 @@ impl Dispatch {
                     break;
                 }
                 if self.may_end() {
+                    counts.has_ended();
                     return;
                 }
-                let sleep = || self.idle.sleep(me, in_vain, || !self.queue.is_empty());
+                let is_wanted = || !self.queue.is_empty() || self.has_part(me);
+                let since = rests_since.take();
+                let sleep =
+                    || counts.while_asleep(since, || self.idle.sleep(me, in_vain, is_wanted));
                 let woken;
                 (awake, woken) = awake.while_asleep(sleep);
                 if woken == Woken::Called {
@@ -166,14 +216,14 @@ impl Dispatch {
     }
 
     /// Searches for a job, and ends the search. Returns `None` if none was found in the time for
-    /// searching. It looks only once if there is no core to watch the queue on, or if the pool is
-    /// about to end.
-    fn search(&self) -> Option<Arc<dyn Job>> {
-        let mut looks = 0;
+    /// searching, and then says in `rests_since` since when this worker has had nothing to do. It
+    /// looks only once if there is no core to watch the queue on, or if the pool is about to end.
+    fn search(&self, counts: &Counts, rests_since: &mut Option<u64>) -> Option<Arc<dyn Job>> {
+        let (mut looks, mut helped) = (0, 0);
         let mut look = || {
             looks += 1;
             if looks % LOOKS_PER_HELP == 0 {
-                self.help_rayon_meanwhile();
+                helped += self.help_rayon_meanwhile();
             }
             if self.queue.is_empty() {
                 None
@@ -182,7 +232,15 @@ impl Dispatch {
             }
         };
         let found = if spin::may_search() && !self.idle.counters().is_quit() {
-            spin::watch(Instant::now() + spin::SPIN, look)
+            let now = clock::now();
+            let (found, until) = spin::watch(now, now + spin::SPIN, look);
+            if until > now {
+                counts.has_rested((until - now).saturating_sub(helped));
+            }
+            if found.is_none() {
+                *rests_since = Some(until);
+            }
+            found
         } else {
             look()
         };
@@ -190,16 +248,22 @@ impl Dispatch {
         found
     }
 
-    /// Looks for jobs of rayon in the middle of a search.
-    fn help_rayon_meanwhile(&self) {
+    /// Looks for jobs of rayon in the middle of a search. Returns for how long it has run one, in
+    /// nanoseconds.
+    fn help_rayon_meanwhile(&self) -> u64 {
         let counters = self.idle.counters();
         // A worker that is at work may have given jobs to rayon. Such a job may take long, so this
         // worker must not count as searching while it runs one.
         if counters.searching() + counters.asleep() < self.workers() {
             self.stop_searching();
-            self.help_rayon();
+            let since = clock::now();
+            let has_helped = self.help_rayon();
             self.idle.start_searching();
+            if has_helped {
+                return clock::now().saturating_sub(since);
+            }
         }
+        0
     }
 
     /// Runs a job of rayon, if there is one. Such jobs come from tasks that use rayon, on any

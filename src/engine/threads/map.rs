@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::counts;
 use super::dispatch::Dispatch;
 use super::results::{Room, Stretch, collect};
 use super::scoped_work::{ScopedWork, Work, lend};
@@ -64,6 +65,8 @@ struct Chunk<'r, A, R> {
     first: usize,
     items: Vec<A>,
     results: Stretch<'r, R>,
+    /// The stamp with which it was given out.
+    queued: u64,
 }
 
 /// An item that ends the call.
@@ -81,6 +84,8 @@ struct Manner<R, S> {
     ends_with_pool: bool,
     /// Counts how many of these results are failures.
     count_failed: fn(&[R]) -> usize,
+    /// Counts how many of these results are of items that were cancelled before they began.
+    count_cancelled: fn(&[R]) -> usize,
     /// Which results the call stops at.
     stop: PhantomData<fn() -> S>,
 }
@@ -130,6 +135,7 @@ where
         limits: plan.limits,
         ends_with_pool: true,
         count_failed: |_| 0,
+        count_cancelled: |_| 0,
         stop: PhantomData::<fn() -> S>,
     };
     run(dispatch, plan, &manner, function, items)
@@ -157,6 +163,10 @@ where
         count_failed: |outcomes: &[Result<R, TaskError>]| {
             outcomes.iter().filter(|outcome| outcome.is_err()).count()
         },
+        count_cancelled: |outcomes: &[Result<R, TaskError>]| {
+            let is_cancelled = |outcome: &&_| matches!(outcome, Err(TaskError::Cancelled {}));
+            outcomes.iter().filter(is_cancelled).count()
+        },
         stop: PhantomData::<fn() -> Never>,
     };
     let function = |(index, item)| {
@@ -167,7 +177,8 @@ where
         }
         let outcome = limits.run(index, || copies::run(original, || function(item)));
         copies::end_panicked(original);
-        outcome.map_err(|failure| failure.into_error(Some(index)))
+        let outcome = outcome.map_err(|failure| failure.into_error(Some(index)));
+        outcome.inspect_err(counts::failed)
     };
     run(dispatch, plan, &manner, &function, items.enumerate())
 }
@@ -284,7 +295,16 @@ where
             first,
             ref mut items,
             ref mut results,
+            queued,
         } = chunk;
+        let given = items.len();
+        // A thread that shuts the pool down, and is none of its workers, runs what is left.
+        let is_worker = self.dispatch.own_pool().is_this_worker();
+        let began = if is_worker {
+            counts::begin(queued)
+        } else {
+            None
+        };
         let limits = self.manner.limits;
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
@@ -353,6 +373,11 @@ where
         if let Some(failure) = &failure {
             self.failed_at.fetch_min(failure.index, Ordering::Relaxed);
         }
+        let error = failure.as_ref().and_then(|failure| failure.error.as_ref());
+        let ran = self.count(given, results.as_slice(), error, is_worker);
+        if is_worker && ran > 0 {
+            counts::end(ran, queued, began);
+        }
 
         let mut outbox = self.outbox.lock();
         outbox.failures.extend(failure);
@@ -363,6 +388,36 @@ where
         drop(outbox);
         if wakes {
             self.caller.unpark();
+        }
+    }
+
+    /// Counts what has failed, or was cancelled, of a chunk of `given` items. Returns how many have
+    /// run.
+    fn count(
+        &self,
+        given: usize,
+        results: &[R],
+        error: Option<&TaskError>,
+        is_worker: bool,
+    ) -> usize {
+        let ran = results.len();
+        match error {
+            None if !self.dispatch.is_cancelled() => ran,
+            None => {
+                let cancelled = (self.manner.count_cancelled)(results);
+                self.dispatch.counts().cancelled(cancelled);
+                ran - cancelled
+            }
+            Some(TaskError::Cancelled {}) => {
+                self.dispatch.counts().cancelled(given - ran);
+                ran
+            }
+            Some(error) => {
+                if is_worker {
+                    counts::failed(error);
+                }
+                ran + 1
+            }
         }
     }
 }
@@ -511,6 +566,7 @@ where
                 first: self.given,
                 items: buffer,
                 results: self.room.next(len),
+                queued: self.dispatch.stamp(),
             };
             self.open.insert(self.given);
             self.given += len;

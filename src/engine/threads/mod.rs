@@ -22,6 +22,9 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`broadcast`] | one call on each thread |
+//! | [`builder`] | what a user can say of a pool, and what its threads do first |
+//! | [`counts`] | what each worker has done |
 //! | [`dispatch`] | the queue, the worker's loop, what closing means |
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
 //! | [`spin`] | which threads may spin, and for how long |
@@ -32,6 +35,9 @@
 //! | [`pool_id`] | which pool a thread belongs to |
 //! | [`thread_ids`] | which threads are this crate's, for the engine that forks |
 
+mod broadcast;
+mod builder;
+mod counts;
 mod dispatch;
 mod idle;
 mod map;
@@ -48,19 +54,23 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
+use self::builder::Setup;
+pub use self::builder::ThreadsBuilder;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
-    Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
+    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name,
     sealed::{Internal, Sealed},
+    worker_state,
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
@@ -107,7 +117,28 @@ struct Crew {
 }
 
 impl Threads {
-    pub(crate) fn new(workers: usize) -> Result<Self, PoolError> {
+    /// Returns a builder of a pool of threads, for all settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).name("render").build()?;
+    /// assert_eq!(pool.workers(), 2);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn builder() -> ThreadsBuilder {
+        ThreadsBuilder::default()
+    }
+
+    fn start(
+        workers: usize,
+        name: Option<String>,
+        stack_size: Option<usize>,
+        has_timeline: bool,
+        setup: Setup,
+    ) -> Result<Self, PoolError> {
         if workers == 0 {
             return Err(PoolError::ZeroWorkers);
         }
@@ -119,11 +150,16 @@ impl Threads {
             });
         }
         panic::install_hook();
-        let dispatch = Arc::new(Dispatch::new(workers));
-        let crew = Crew::start(&dispatch)?;
+        let dispatch = Arc::new(Dispatch::new(workers, has_timeline));
+        let names = name.clone().filter(|name| !name.is_empty());
+        let look = Look {
+            names: names.map_or_else(|| "manyhands".to_owned(), |name| pool_name(Some(name))),
+            stack_size,
+        };
+        let crew = Crew::start(&dispatch, &look, setup)?;
         thread_ids::register(&dispatch);
         Ok(Self {
-            name: pool_name(None),
+            name: pool_name(name),
             dispatch,
             crew: Mutex::new(Some(crew)),
         })
@@ -131,6 +167,31 @@ impl Threads {
 }
 
 impl Threads {
+    /// Gives the workers a task that counts as `items` tasks.
+    fn give<F, A, R>(&self, work: (F, A), limits: Limits, items: usize) -> TaskFuture<R>
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.dispatch.is_closed() {
+            return TaskFuture::ready(Err(PoolError::Closed.into()));
+        }
+        if let Some(error) = limits.refusal(None) {
+            return TaskFuture::ready(Err(error));
+        }
+        let counted = (items, self.dispatch.stamp());
+        let task = Arc::new(Task::new(work, limits, self.dispatch.own_pool(), counted));
+        match self.dispatch.post(Arc::clone(&task) as _) {
+            Posted::Left => {}
+            Posted::Woke => task.set_cold(),
+            // If a worker has started the task all the same, the task gets its result.
+            Posted::Closed => task.cancel(PoolError::Closed.into()),
+            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
+        }
+        TaskFuture::new(task)
+    }
+
     /// Checks that this thread may close the pool.
     ///
     /// # Errors
@@ -196,8 +257,15 @@ impl Threads {
     }
 }
 
+/// What the threads of a pool are given by those that start them.
+struct Look {
+    /// What their names begin with.
+    names: String,
+    stack_size: Option<usize>,
+}
+
 impl Crew {
-    fn start(dispatch: &Arc<Dispatch>) -> Result<Self, PoolError> {
+    fn start(dispatch: &Arc<Dispatch>, look: &Look, setup: Setup) -> Result<Self, PoolError> {
         let workers = dispatch.workers();
         let mut threads = Vec::with_capacity(workers);
         let ended = Arc::new(Signal::default());
@@ -205,19 +273,27 @@ impl Crew {
             .num_threads(workers)
             .spawn_handler(|thread| {
                 let (dispatch, ended) = (Arc::clone(dispatch), Arc::clone(&ended));
-                threads.push(start_thread(dispatch, ended, thread)?);
+                threads.push(start_thread(dispatch, ended, thread, look)?);
                 Ok(())
             })
             .build();
         match started {
             Ok(pool) => {
-                let dispatch = Arc::clone(dispatch);
-                pool.spawn_broadcast(move |worker| dispatch.work(worker.index()));
-                Ok(Self {
+                let ready = begin_work(&pool, dispatch, setup);
+                let crew = Self {
                     pool,
                     threads,
                     ended,
-                })
+                };
+                match ready {
+                    Ok(()) => Ok(crew),
+                    Err(error) => {
+                        dispatch.cancel();
+                        drop(crew.pool);
+                        join(crew.threads);
+                        Err(error)
+                    }
+                }
             }
             Err(error) => {
                 let worker = threads.len();
@@ -233,14 +309,61 @@ impl Crew {
     }
 }
 
+/// Has the threads begin with their work, and waits until each has been set up.
+///
+/// # Errors
+///
+/// That of the first thread, by its index, that could not be set up. It takes no tasks.
+fn begin_work(pool: &ThreadPool, dispatch: &Arc<Dispatch>, setup: Setup) -> Result<(), PoolError> {
+    let workers = dispatch.workers();
+    let dispatch = Arc::clone(dispatch);
+    if !setup.is_needed() {
+        pool.spawn_broadcast(move |worker| dispatch.work(worker.index()));
+        return Ok(());
+    }
+    let (report, reports) = mpsc::channel();
+    pool.spawn_broadcast(move |worker| {
+        let index = worker.index();
+        let ready = setup.run(index, workers);
+        let takes_tasks = ready.is_ok();
+        // The other side hears of all threads before it goes on.
+        let _ = report.send((index, ready));
+        if takes_tasks {
+            dispatch.work(index);
+        }
+        worker_state::end();
+    });
+    let mut failed: Vec<(usize, PoolError)> = reports
+        .into_iter()
+        .take(workers)
+        .filter_map(|(index, ready)| Some((index, ready.err()?)))
+        .collect();
+    failed.sort_by_key(|&(index, _)| index);
+    failed
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(_, error)| Err(error))
+}
+
 fn start_thread(
     dispatch: Arc<Dispatch>,
     ended: Arc<Signal>,
     thread: ThreadBuilder,
+    look: &Look,
 ) -> io::Result<JoinHandle<()>> {
-    let name = format!("manyhands-{}", thread.index());
-    let started = thread::Builder::new().name(name.clone()).spawn(move || {
-        worker_index::set(thread.index());
+    let index = thread.index();
+    let name = format!("{}-{index}", look.names);
+    let mut builder = thread::Builder::new().name(name.clone());
+    if let Some(bytes) = look.stack_size {
+        builder = builder.stack_size(bytes);
+    }
+    // The kernel keeps the first 15 bytes of a name, and the number is at its end.
+    #[cfg(target_os = "linux")]
+    let short = super::short_name(&look.names, '-', index);
+    let started = builder.spawn(move || {
+        #[cfg(target_os = "linux")]
+        crate::os::worker::set_name(&short);
+        worker_index::set(index);
         dispatch.own_pool().adopt_this_thread();
         dispatch.thread_ids().sign_in();
         thread.run();
@@ -300,6 +423,26 @@ impl Executor for Threads {
         self.check_closable()?;
         Ok(self.end_by(deadline))
     }
+
+    fn stats(&self, _: Internal) -> PoolStats {
+        if !self.dispatch.own_pool().is_this_process() {
+            return PoolStats::default();
+        }
+        let counts = self.dispatch.counts();
+        PoolStats {
+            name: self.name.clone(),
+            uptime: counts.age(),
+            workers: counts.workers(),
+            cancelled: counts.count_cancelled(),
+        }
+    }
+
+    fn timeline(&self, _: Internal) -> Timeline {
+        if !self.dispatch.own_pool().is_this_process() {
+            return Timeline::default();
+        }
+        self.dispatch.counts().timeline(&self.name)
+    }
 }
 
 impl Drop for Threads {
@@ -346,6 +489,31 @@ where
             .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
     }
 
+    fn broadcast(&self, limits: Limits, f: F, arguments: Vec<A>) -> Vec<Result<R, TaskError>>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let refused = |error: PoolError| vec![Err(error.into())];
+        let _mapping = match self.dispatch.start_map() {
+            Ok(mapping) => mapping,
+            Err(error) => return refused(error),
+        };
+        if self.dispatch.own_pool().is_this_worker() {
+            return refused(PoolError::System {
+                what: "the broadcast was not started".into(),
+                reason: "it waits for each worker of the pool, and one of them asked for it"
+                    .to_owned(),
+            });
+        }
+        let wait = match &*self.crew.lock() {
+            Some(crew) => broadcast::start(&self.dispatch, &crew.pool, limits, f, arguments),
+            None => return refused(PoolError::Closed),
+        };
+        wait()
+    }
+
     fn stream(&self, limits: Limits, f: F) -> Stream<'_, A, R>
     where
         F: Send + 'static,
@@ -354,17 +522,20 @@ where
     {
         let f = Arc::new(f);
         let give = move |base: usize, items: &mut Vec<A>| {
+            let items_given = items.len();
             let f = Arc::clone(&f);
             let run = move |items: Vec<A>| {
                 let original = Original::here();
                 let run = |(nth, item)| {
                     let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
                     copies::end_panicked(original);
-                    outcome.map_err(|failure| failure.into_error(Some(base + nth)))
+                    let outcome = outcome.map_err(|failure| failure.into_error(Some(base + nth)));
+                    outcome.inspect_err(counts::failed)
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::none(), run, mem::take(items))
+            // The limits are those of each item.
+            self.give((run, mem::take(items)), Limits::none(), items_given)
         };
         Stream {
             give: Box::new(give),
@@ -380,21 +551,23 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        if self.dispatch.is_closed() {
-            return TaskFuture::ready(Err(PoolError::Closed.into()));
-        }
-        if let Some(error) = limits.refusal(None) {
-            return TaskFuture::ready(Err(error));
-        }
-        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.own_pool()));
-        match self.dispatch.post(Arc::clone(&task) as _) {
-            Posted::Left => {}
-            Posted::Woke => task.set_cold(),
-            // If a worker has started the task all the same, the task gets its result.
-            Posted::Closed => task.cancel(PoolError::Closed.into()),
-            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
-        }
-        TaskFuture::new(task)
+        self.submit_once(limits, f, argument)
+    }
+}
+
+impl<F, A, R> RunOnce<F, A, R> for Threads
+where
+    F: FnOnce(A) -> R,
+    A: Send,
+    R: Send,
+{
+    fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.give((f, argument), limits, 1)
     }
 }
 
@@ -414,6 +587,9 @@ where
         let combine = |partials| reduce::combine_in_worker(partials, &g);
         // Counted over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
+        let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
+            self.map(plan, fold, chunks, AtErr)
+        };
         reduce::map_reduce(self, plan, fold, combine, items, local.ended())
     }
 }

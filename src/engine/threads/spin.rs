@@ -11,12 +11,14 @@
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
-/// How long to watch before going to sleep.
-pub(super) const SPIN: Duration = Duration::from_micros(50);
+use crate::engine::clock;
+
+/// How long to watch before going to sleep, in nanoseconds.
+pub(super) const SPIN: u64 = 50_000;
 
 /// How many looks there are between two looks at the clock, which costs as much as one of them.
 const LOOKS: u32 = 16;
@@ -72,12 +74,12 @@ pub(super) fn wait(workers: usize, deadline: Option<Instant>, ended: impl Fn() -
     if waiting + AWAKE.load(Ordering::Relaxed).max(workers) > cores() {
         return false;
     }
-    let limit = Instant::now() + SPIN;
-    watch(
-        deadline.map_or(limit, |deadline| deadline.min(limit)),
-        || ended().then_some(()),
-    )
-    .is_some()
+    let now = clock::now();
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = left.map_or(SPIN, |left| left.as_nanos().min(SPIN.into()) as u64);
+    let limit = now.saturating_add(left);
+    let (seen, _) = watch(now, limit, || ended().then_some(()));
+    seen.is_some()
 }
 
 struct Leave;
@@ -88,17 +90,23 @@ impl Drop for Leave {
     }
 }
 
-/// Calls `look` until it sees something or `limit` has passed.
-pub(super) fn watch<T>(limit: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Calls `look` until it sees something or `limit` has passed, by the engine's clock. Returns also when it looked at the
+/// clock last, which is `now` if it did not.
+pub(super) fn watch<T>(
+    mut now: u64,
+    limit: u64,
+    mut look: impl FnMut() -> Option<T>,
+) -> (Option<T>, u64) {
     loop {
         for _ in 0..LOOKS {
             if let seen @ Some(_) = look() {
-                return seen;
+                return (seen, now);
             }
             spin_loop();
         }
-        if Instant::now() >= limit {
-            return None;
+        now = clock::now();
+        if now >= limit {
+            return (None, now);
         }
     }
 }

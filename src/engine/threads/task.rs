@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::pool_id::OwnPool;
-use super::spin;
+use super::{counts, spin, thread_ids};
 use crate::call::Limits;
 use crate::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
@@ -39,6 +39,10 @@ pub(super) struct Task<F, A, R> {
     is_hooked: AtomicBool,
     limits: Limits,
     own_pool: OwnPool,
+    /// How many tasks it counts as in the statistics.
+    items: usize,
+    /// The stamp with which it was given out.
+    queued: u64,
 }
 
 enum Stage<F, A, R> {
@@ -49,7 +53,13 @@ enum Stage<F, A, R> {
 }
 
 impl<F, A, R> Task<F, A, R> {
-    pub(super) fn new(function: F, argument: A, limits: Limits, own_pool: OwnPool) -> Self {
+    /// Makes a task that counts as `items` tasks, and is given out with the stamp `queued`.
+    pub(super) fn new(
+        (function, argument): (F, A),
+        limits: Limits,
+        own_pool: OwnPool,
+        (items, queued): (usize, u64),
+    ) -> Self {
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -59,6 +69,8 @@ impl<F, A, R> Task<F, A, R> {
             is_hooked: AtomicBool::new(false),
             limits,
             own_pool,
+            items,
+            queued,
         }
     }
 
@@ -105,9 +117,13 @@ impl<F, A, R> Task<F, A, R> {
 
     /// Ends the task with `reason` if no thread has started it. Returns true if so.
     fn end_queued(&self, reason: TaskError) -> bool {
+        let is_cancelled = matches!(reason, TaskError::Cancelled {});
         let Some(unused) = self.start(Stage::Ended(Err(reason))) else {
             return false;
         };
+        if is_cancelled && let Some(pool) = thread_ids::find(self.own_pool) {
+            pool.counts().cancelled(self.items);
+        }
         self.announce();
         // Dropping an argument may panic, and cancelling must reach every task.
         let _ = panic::catch(move || drop(unused));
@@ -122,7 +138,7 @@ impl<F, A, R> Task<F, A, R> {
 
 impl<F, A, R> Job for Task<F, A, R>
 where
-    F: Fn(A) -> R + Send,
+    F: FnOnce(A) -> R + Send,
     A: Send,
     R: Send,
 {
@@ -130,11 +146,17 @@ where
         if let Some((function, argument)) = self.start(Stage::Running) {
             // The function is dropped in here too: when the result is seen, all that the task held
             // is gone.
+            let began = counts::begin(self.queued);
             let original = Original::here();
             let run = move || copies::run(original, || function(argument));
             let outcome = self.limits.run(0, run);
             copies::end_panicked(original);
-            *self.stage.lock() = Stage::Ended(outcome.map_err(|failure| failure.into_error(None)));
+            let outcome = outcome.map_err(|failure| failure.into_error(None));
+            if let Err(error) = &outcome {
+                counts::failed(error);
+            }
+            counts::end(self.items, self.queued, began);
+            *self.stage.lock() = Stage::Ended(outcome);
             self.announce();
         }
     }
@@ -146,7 +168,7 @@ where
 
 impl<F, A, R> Pending<R> for Task<F, A, R>
 where
-    F: Fn(A) -> R + Send,
+    F: FnOnce(A) -> R + Send,
     A: Send,
     R: Send,
 {

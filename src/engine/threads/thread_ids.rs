@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::dispatch::Dispatch;
+use super::pool_id::OwnPool;
 
 /// The pools of this process.
 static POOLS: Mutex<Vec<Weak<Dispatch>>> = Mutex::new(Vec::new());
@@ -43,6 +44,13 @@ pub(super) fn register(pool: &Arc<Dispatch>) {
     let mut pools = POOLS.lock();
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(pool));
+}
+
+/// Returns the pool of this process that this is, if it is still there.
+pub(super) fn find(own: OwnPool) -> Option<Arc<Dispatch>> {
+    let pools = POOLS.lock();
+    let mut pools = pools.iter().filter_map(Weak::upgrade);
+    pools.find(|pool| pool.own_pool() == own)
 }
 
 /// Removes a pool whose threads were joined from that list, when the threads are gone: `join`

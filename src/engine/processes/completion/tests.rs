@@ -21,7 +21,7 @@ fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
     let function = Function::new(entry_of(|x| x), None).unwrap();
     let answer = function.code << 32;
     let limits = Limits::none();
-    let task = submit::submit(&house.shared, limits, Ok(function), 5_u64);
+    let task = submit::submit(&house.shared, limits, Ok(function), 5_u64, None);
     (task, answer)
 }
 

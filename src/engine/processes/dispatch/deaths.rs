@@ -154,7 +154,7 @@ impl Dispatch {
     pub(super) fn requeue(&mut self, batch: Batch) {
         if batch.first < batch.task.count {
             if batch.task.results.is_wanted(batch.first) {
-                self.queue.push_front(batch);
+                self.put_back(batch);
             } else {
                 self.fail(batch, &TaskError::Cancelled {});
             }
@@ -204,6 +204,7 @@ impl Dispatch {
             worker.outbox.clear();
         }
         batches.extend(self.queue.drain(..));
+        batches.append(&mut self.pinned);
         for batch in batches {
             self.fail(batch, error);
         }

@@ -13,10 +13,9 @@ use parking_lot::Mutex;
 use super::{Batch, Worker};
 use crate::call::seed::Seeds;
 use crate::codec;
+use crate::engine::affinity::Affinity;
 use crate::engine::processes::context::Context;
-use crate::engine::processes::settings::{
-    Affinity, InnerThreads, Settings, StartMethod, WaitPolicy,
-};
+use crate::engine::processes::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
 use crate::engine::processes::shared::Shared;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, Retired, Task};
@@ -73,10 +72,12 @@ impl MadeUp {
         let mut settings = Settings {
             name: "made-up".to_owned(),
             env: Environment::default(),
+            env_per_worker: None,
             inner_threads: InnerThreads::Inherit,
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
             initializer: None,
+            model: None,
             max_tasks: None,
             memory_limit: None,
             task_timeout: None,

@@ -18,6 +18,7 @@
 mod deaths;
 #[cfg(all(test, not(loom)))]
 pub(super) mod made_up;
+mod pinned;
 mod sight;
 mod stall;
 mod stop;
@@ -34,12 +35,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::stall::LaneWatch;
-use self::worker_slot::{Body, KillReason};
+use self::worker_slot::{Body, InFlight, KillReason};
 use super::context::Context;
 use super::leader::Leadership;
 use super::start::Started;
-use super::stats::Tally;
-use super::timeline::Recorder;
+use super::tally::Tally;
+use crate::engine::timeline::Recorder;
 use crate::error::{Corruption, PoolError, TaskError};
 use crate::future::Signal;
 use crate::lane::{
@@ -103,6 +104,8 @@ pub(super) struct Dispatch {
     /// Whether a call may have its outcome, so that what it has given out is not wanted any more:
     /// [`Dispatch::drop_unwanted`] is due.
     has_unwanted: bool,
+    /// Batches that wait for the one worker that may run them.
+    pinned: Vec<Batch>,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be
     /// spinning.
     idle: Vec<usize>,
@@ -129,7 +132,7 @@ impl Dispatch {
             workers: (0..workers).map(|_| None).collect(),
             tallies: Vec::new(),
             cancelled: 0,
-            recorder: Recorder::new(),
+            recorder: Recorder::new(clock::now()),
             target: workers,
             resting: vec![false; workers],
             order: None,
@@ -138,6 +141,7 @@ impl Dispatch {
             lanes: LaneWatch::default(),
             queue: VecDeque::new(),
             has_unwanted: false,
+            pinned: Vec::new(),
             idle: Vec::new(),
             outstanding: 0,
             told: 0,
@@ -311,7 +315,7 @@ impl Dispatch {
     fn give(&mut self, context: &Context, number: usize, batch: Batch) -> bool {
         let Some(worker) = &mut self.workers[number] else {
             // The worker has died and has not been replaced yet.
-            self.queue.push_front(batch);
+            self.put_back(batch);
             return false;
         };
         if worker.in_flight.is_empty() {
@@ -352,6 +356,10 @@ impl Dispatch {
         if self.has_unwanted {
             self.drop_unwanted(context);
             moved = true;
+        }
+        // These come first: the queue may never be empty.
+        if !self.pinned.is_empty() {
+            moved |= self.give_pinned(context);
         }
         moved |= self.refill(context);
         moved |= self.rebalance(context);
@@ -445,6 +453,15 @@ impl Dispatch {
         took || wrote
     }
 
+    /// Puts a batch back where it came from, in front of the others.
+    fn put_back(&mut self, batch: Batch) {
+        if batch.only.is_some() {
+            self.pinned.push(batch);
+        } else {
+            self.queue.push_front(batch);
+        }
+    }
+
     /// Gives queued batches to workers that can take more. Returns true if anything moved.
     fn refill(&mut self, context: &Context) -> bool {
         let mut moved = false;
@@ -485,19 +502,29 @@ impl Dispatch {
 
     /// Takes back a batch that waits behind others: the last one of the fullest lane, if the worker
     /// has not claimed it. If that one cannot be had, any other that waits is taken, so that those
-    /// before it do not wait for it.
+    /// before it do not wait for it. What one worker alone may run stays where it is.
     fn take_waiting(&mut self) -> Option<Batch> {
         let has_waiting = |worker: &&mut Worker| worker.in_flight.len() > 1;
         let loads = self.workers.iter_mut().flatten().filter(has_waiting);
         let busiest = loads.max_by_key(|worker| worker.in_flight.len())?;
         let last = busiest.in_flight.len() - 1;
-        if let Some(batch) = busiest.take_back(last) {
+        let is_free = |worker: &Worker, position: usize| {
+            let entry: &InFlight = &worker.in_flight[position];
+            entry.batch.only.is_none()
+        };
+        if is_free(busiest, last)
+            && let Some(batch) = busiest.take_back(last)
+        {
             return Some(batch);
         }
         let mut loads = self.workers.iter_mut().flatten().filter(has_waiting);
         loads.find_map(|worker| {
             let mut behind = (1..worker.in_flight.len()).rev();
-            behind.find_map(|position| worker.take_back(position))
+            behind.find_map(|position| {
+                is_free(worker, position)
+                    .then(|| worker.take_back(position))
+                    .flatten()
+            })
         })
     }
 

@@ -215,8 +215,13 @@ impl Dispatch {
                 if worker.kill_reason.is_some() {
                     break;
                 }
+                // What this worker alone may run stays with it.
+                let mut entries = worker.in_flight.iter();
+                let Some(first) = entries.position(|entry| entry.batch.only.is_none()) else {
+                    break;
+                };
                 // The worker may have gone on in this very moment.
-                let Some(batch) = worker.take_back(0) else {
+                let Some(batch) = worker.take_back(first) else {
                     break;
                 };
                 if worker.in_flight.is_empty() {

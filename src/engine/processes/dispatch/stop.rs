@@ -49,7 +49,8 @@ impl Dispatch {
 
     /// Cancels everything that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
-        for batch in std::mem::take(&mut self.queue) {
+        let pinned = std::mem::take(&mut self.pinned);
+        for batch in std::mem::take(&mut self.queue).into_iter().chain(pinned) {
             self.fail(batch, &TaskError::Cancelled {});
         }
         self.take_back_if(context, |_, _| true);

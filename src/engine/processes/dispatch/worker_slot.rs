@@ -10,7 +10,7 @@ use super::sight::{Sight, Stalled};
 use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
-use crate::engine::processes::timeline::{Recorder, TimelineEvent};
+use crate::engine::timeline::{Recorder, TimelineEvent};
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
 use crate::lane::{Expected, Received, Receiver, Times, Writer, is_past, next_number};
@@ -25,6 +25,8 @@ pub(in crate::engine::processes) struct Batch {
     /// How many workers in a row have died that were to run this batch next and had not started an
     /// item.
     pub(super) false_starts: u32,
+    /// The only worker that may run the batch, if there is one.
+    pub(super) only: Option<usize>,
     /// When the batch came, if that is recorded or the batch has to wait behind others; by the
     /// clock, or by its last tick.
     pub(in crate::engine::processes) queued: Option<u64>,
@@ -37,6 +39,7 @@ impl Batch {
             first: 0,
             attempts: 0,
             false_starts: 0,
+            only: None,
             queued: None,
         }
     }

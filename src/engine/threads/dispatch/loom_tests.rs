@@ -82,7 +82,7 @@ impl Pool {
     /// Makes a pool of which this many workers have been started.
     fn with(workers: usize, started: usize) -> Self {
         let mut pool = Self {
-            dispatch: Arc::new(Dispatch::new(workers)),
+            dispatch: Arc::new(Dispatch::new(workers, false)),
             workers: Vec::new(),
             ends: Arc::default(),
         };

@@ -29,7 +29,7 @@ impl Job for Noted {
 
 #[test]
 fn a_pool_rests_while_it_has_neither_calls_nor_jobs() {
-    let dispatch = Dispatch::new(0);
+    let dispatch = Dispatch::new(0, false);
     assert!(dispatch.is_at_rest());
     let outer = dispatch.start_map().unwrap();
     let inner = dispatch.start_map().unwrap();
@@ -50,7 +50,7 @@ fn a_pool_rests_while_it_has_neither_calls_nor_jobs() {
 
 #[test]
 fn a_closed_pool_takes_calls_of_calls_that_go_on_and_no_others() {
-    let dispatch = Arc::new(Dispatch::new(0));
+    let dispatch = Arc::new(Dispatch::new(0, false));
     let outer = dispatch.start_map().unwrap();
     let (tell, told) = channel();
     let own = Arc::clone(&dispatch);
@@ -78,6 +78,6 @@ fn a_closed_pool_takes_calls_of_calls_that_go_on_and_no_others() {
     assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(()));
     closer.join().unwrap();
     assert_eq!(dispatch.start_map().map(drop), Err(PoolError::Closed));
-    let another = Dispatch::new(0);
+    let another = Dispatch::new(0, false);
     assert!(another.start_map().is_ok(), "another pool is not concerned");
 }

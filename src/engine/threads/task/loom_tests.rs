@@ -23,7 +23,12 @@ fn model(run: impl Fn() + Send + Sync + 'static) {
 
 fn task() -> Arc<Task<fn(u32) -> u32, u32, u32>> {
     let double: fn(u32) -> u32 = |x| 2 * x;
-    Arc::new(Task::new(double, 21, Limits::none(), OwnPool::new()))
+    Arc::new(Task::new(
+        (double, 21),
+        Limits::none(),
+        OwnPool::new(),
+        (1, 0),
+    ))
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::engine::processes::stats::WorkerStats;
 use crate::engine::processes::task::SentContext;
+use crate::engine::stats::WorkerStats;
 use crate::error::PoolError;
 use crate::lane::message::Fault;
 use crate::memory::transit::KeptHandles;

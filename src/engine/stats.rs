@@ -1,15 +1,13 @@
-//! What a pool's workers have done so far.
+//! What a pool's workers have done so far, whatever its engine.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::dispatch::{Batch, Worker};
 use crate::error::TaskError;
-use crate::os::clock;
 
-/// What a pool of processes has done since it was made; see [`Pool::stats`](crate::Pool::stats).
+/// What a pool has done since it was made; see [`Pool::stats`](crate::Pool::stats).
 ///
 /// Its text form is a table with a line for each worker and one for all. Programs read it through
 /// serde: durations are in seconds and nanoseconds, as serde writes them, and sizes in bytes.
@@ -46,6 +44,9 @@ pub struct PoolStats {
 
 /// What has been done in the place of one worker.
 ///
+/// What an engine does not have is `None` or zero there: threads have no process ids of their own,
+/// and nothing is sent to them. The fields say what each engine counts.
+///
 /// # Examples
 ///
 /// ```
@@ -70,30 +71,38 @@ pub struct PoolStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WorkerStats {
-    /// Process id of the worker that is there now, if one is.
+    /// Process id of the worker process that is there now, if one is. On threads and
+    /// [`Serial`](crate::Serial) there is none, and forked children come and go with their calls.
     pub pid: Option<u32>,
     /// Tasks that have ended, failed ones included. Items of calls count singly, but a chunk of
     /// [`map_reduce`](crate::Pool::map_reduce) counts as one.
     pub tasks: u64,
     /// Those of these tasks that have failed, by cause.
     pub failures: Failures,
-    /// How often a worker was started here again: after a death, a limit of tasks, or a rest.
+    /// How often a worker was started here again: after a death, a limit of tasks, or a rest. For
+    /// each call a pool of forked children starts its children again, and that counts too.
     pub respawns: u64,
-    /// Time in which a worker was here, from the moment its start began.
+    /// Time in which a worker was here, from the moment its start began. A thread is here from when
+    /// it takes tasks, after its initialiser. Of forked children those that have ended are counted.
+    /// On [`Serial`](crate::Serial) it is the age of the pool.
     pub uptime: Duration,
     /// The part of `uptime` in which the worker had something to do. What comes before its first
     /// task counts too, the initialiser included. Accurate to a microsecond for each time it ran
-    /// dry.
+    /// dry. A forked child has something to do from its start to its end. On
+    /// [`Serial`](crate::Serial) it is the time in calls, each accurate to the system's clock tick.
     pub busy_time: Duration,
     /// How long what was given to the workers here had waited behind other work, in all. Accurate
-    /// to the system's clock tick for each. A chunk of a call waits once.
+    /// to the system's clock tick for each. A chunk of a call waits once. Zero on
+    /// [`Serial`](crate::Serial) and forked children: there, what waits waits in the caller.
     pub queue_wait: Duration,
-    /// Bytes sent to the workers: functions, contexts, arguments.
+    /// Bytes sent to the workers: functions, contexts, arguments. Only worker processes are sent
+    /// anything: threads and forked children see the caller's memory.
     pub bytes_sent: u64,
-    /// Bytes received from the workers: results and errors.
+    /// Bytes received from worker processes and forked children: results and errors.
     pub bytes_received: u64,
     /// The most memory that a worker here has had resident at once, in bytes, shared memory
-    /// included.
+    /// included. On threads and [`Serial`](crate::Serial) that of this program, of which the
+    /// workers are a part.
     pub peak_memory: u64,
 }
 
@@ -175,7 +184,7 @@ impl Failures {
         *counter += 1;
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.panicked += other.panicked;
         self.worker_died += other.worker_died;
         self.out_of_memory += other.out_of_memory;
@@ -218,66 +227,6 @@ impl WorkerStats {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.peak_memory = self.peak_memory.max(other.peak_memory);
-    }
-}
-
-/// What has been done in the place of a worker, without what the present worker itself counts.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    /// The number of workers that were started here.
-    pub(super) hired: u64,
-    pub(super) tasks: u64,
-    pub(super) failures: Failures,
-    queue_wait: u64,
-    /// What the workers that have ended here have done.
-    past: WorkerStats,
-}
-
-impl Tally {
-    /// Counts how long a batch has waited, when it is the next that the worker here runs.
-    pub(super) fn waited(&mut self, batch: &Batch) {
-        if let Some(queued) = batch.queued {
-            self.queue_wait += clock::last_tick().saturating_sub(queued);
-        }
-    }
-
-    /// Adds what the worker here has done, when it has ended.
-    pub(super) fn reclaim(&mut self, worker: &Worker) {
-        self.past.add_worker(worker);
-    }
-
-    /// Returns everything together. `worker` is the one that is here now.
-    pub(super) fn stats(&self, worker: Option<&Worker>) -> WorkerStats {
-        let mut stats = self.past.clone();
-        stats.tasks = self.tasks;
-        stats.failures.add(&self.failures);
-        stats.respawns = self.hired.saturating_sub(1);
-        stats.queue_wait = Duration::from_nanos(self.queue_wait);
-        if let Some(worker) = worker {
-            stats.add_worker(worker);
-            stats.pid = Some(worker.started.child.pid());
-        }
-        stats
-    }
-}
-
-impl WorkerStats {
-    /// Adds what one worker has done.
-    fn add_worker(&mut self, worker: &Worker) {
-        let up = clock::now().saturating_sub(worker.started.since);
-        // The worker itself counts this. The number may be anything if the worker is corrupted.
-        let idle = worker.idle_time().min(up);
-        self.uptime += Duration::from_nanos(up);
-        self.busy_time += Duration::from_nanos(up - idle);
-        let received = worker.received();
-        self.bytes_sent += worker.bytes_sent;
-        self.bytes_received += received.bytes;
-        self.failures.panicked += received.panicked;
-        self.failures.encode += received.encode;
-        self.failures.decode += received.decode;
-        self.failures.timed_out += received.timed_out;
-        let memory = worker.started.child.peak_memory();
-        self.peak_memory = self.peak_memory.max(memory.unwrap_or(0));
     }
 }
 

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::os::clock;
-
 /// The most events that a pool keeps. When there are more, the oldest are dropped.
 const MOST_EVENTS: usize = 1 << 20;
 
@@ -73,7 +71,8 @@ pub struct Timeline {
 pub struct TimelineEvent {
     /// Number of the worker.
     pub worker: usize,
-    /// The worker's process id.
+    /// The id of the process in which it has run: on threads and [`Serial`](crate::Serial) this
+    /// program's.
     pub pid: u32,
     /// The number of items that the worker was to run: 1 for a submitted task, and for a chunk of
     /// [`map_reduce`](crate::Pool::map_reduce).
@@ -92,22 +91,23 @@ pub struct TimelineEvent {
 /// The events of a pool, as they come.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    /// When the pool was made, in nanoseconds of the system's clock.
+    /// When the pool was made, in nanoseconds of the clock that the engine reads.
     start: u64,
     events: VecDeque<TimelineEvent>,
     dropped: u64,
 }
 
 impl Recorder {
-    pub(super) fn new() -> Self {
+    /// Makes a recorder of a pool that is made at this moment of the clock that its engine reads.
+    pub(super) fn new(start: u64) -> Self {
         Self {
-            start: clock::now(),
+            start,
             events: VecDeque::new(),
             dropped: 0,
         }
     }
 
-    /// Returns a time of the system's clock as the time since the pool was made.
+    /// Returns a time of that clock as the time since the pool was made.
     pub(super) fn since_start(&self, time: u64) -> Duration {
         Duration::from_nanos(time.saturating_sub(self.start))
     }
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_trace_has_times_in_microseconds_from_the_first_event() {
-        let mut recorder = Recorder::new();
+        let mut recorder = Recorder::new(0);
         recorder.record(EVENT);
         let mut trace = Vec::new();
         recorder
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_oldest_events_go_when_there_are_too_many() {
-        let mut recorder = Recorder::new();
+        let mut recorder = Recorder::new(0);
         for nth in 0..MOST_EVENTS as u64 + 5 {
             recorder.record(TimelineEvent {
                 queued: Duration::from_nanos(nth),
