@@ -13,7 +13,7 @@ use std::sync::{Once, OnceLock};
 
 #[cfg(target_os = "linux")]
 use crate::error::ClaimError;
-use crate::error::{PanicLocation, TaskError, at_place};
+use crate::error::{Message, PanicLocation, TaskError, at_place, capture_backtrace};
 
 /// A panic that was caught.
 #[derive(
@@ -23,6 +23,8 @@ use crate::error::{PanicLocation, TaskError, at_place};
 pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<PanicLocation>,
+    /// The stack at the panic, if the environment asks for it.
+    pub(crate) backtrace: Option<String>,
     /// The claim that was refused, if the task unwound with [`Refused`] and not with a panic of the
     /// user's.
     #[cfg(target_os = "linux")]
@@ -56,6 +58,7 @@ impl Caught {
             index: index.into(),
             message: self.message.into(),
             location: self.location.map(Box::new),
+            backtrace: self.backtrace.map(Message::from),
         }
     }
 }
@@ -105,6 +108,7 @@ fn note(info: &PanicHookInfo<'_>) {
     let caught = Caught {
         message: message(info.payload()),
         location: info.location().map(PanicLocation::from),
+        backtrace: capture_backtrace(),
         ..Caught::default()
     };
     if let Some(report) = report {

@@ -40,6 +40,7 @@ use crate::future::{PoolId, TaskFuture};
 use crate::machine::usable_cores;
 use crate::memory::wire;
 use crate::os::environment::Environment;
+use crate::os::memory_kills;
 use crate::panic;
 use crate::process::launch;
 
@@ -301,6 +302,7 @@ impl ForkedBuilder {
             threads.give_to(&mut environment, workers, usable_cores()?);
         }
         panic::install_hook();
+        memory_kills::begin();
         Ok(Forked {
             name: pool_name(None),
             workers,
