@@ -24,7 +24,7 @@ pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<PanicLocation>,
     /// The stack at the panic, if the environment asks for it.
-    pub(crate) backtrace: Option<String>,
+    pub(crate) backtrace: Option<Message>,
     /// The claim that was refused, if the task unwound with [`Refused`] and not with a panic of the
     /// user's.
     #[cfg(target_os = "linux")]
@@ -58,7 +58,7 @@ impl Caught {
             index: index.into(),
             message: self.message.into(),
             location: self.location.map(Box::new),
-            backtrace: self.backtrace.map(Message::from),
+            backtrace: self.backtrace,
         }
     }
 }
@@ -108,7 +108,7 @@ fn note(info: &PanicHookInfo<'_>) {
     let caught = Caught {
         message: message(info.payload()),
         location: info.location().map(PanicLocation::from),
-        backtrace: capture_backtrace(),
+        backtrace: capture_backtrace().map(Message::from),
         ..Caught::default()
     };
     if let Some(report) = report {

@@ -55,6 +55,7 @@ fn is_panic(name: &str) -> bool {
         "core::panicking::",
         "std::sys::backtrace::",
         "std::backtrace",
+        "std::panic::panic_any",
         "rust_begin_unwind",
         "__rustc::rust_begin_unwind",
         "core::result::unwrap_failed",
@@ -73,7 +74,7 @@ fn runs_tasks(name: &str) -> bool {
 
 /// Returns whether a function belongs to what this crate calls to catch a panic, and to the call of
 /// a closure.
-fn is_glue(name: &str) -> bool {
+pub(super) fn is_glue(name: &str) -> bool {
     let name = name.trim_start_matches('<');
     let starts = [
         "std::panicking::",

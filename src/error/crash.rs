@@ -354,15 +354,25 @@ fn functions(frames: &[CrashFrame], _build: u64) -> Vec<Vec<Function>> {
     frames.iter().map(|_| Vec::new()).collect()
 }
 
-/// Returns the frames up to the first one of this crate that was not called by the crash itself:
+/// Returns the frames up to the first one of this crate, and not the calls of closures before it:
 /// what comes then is how tasks are run.
 fn without_own<'a, 'b>(frames: &'b [Named<'a>]) -> &'b [Named<'a>] {
-    let is_own = |frame: &Named<'_>| {
+    let is = |frame: &Named<'_>, kind: fn(&str) -> bool| {
         let mut functions = frame.functions.iter();
-        functions.any(|function| super::backtrace::is_own(&function.name))
+        functions.any(|function| kind(&function.name))
     };
-    match frames.iter().position(is_own) {
-        Some(first) if first > 0 => &frames[..first],
-        _ => frames,
+    let own = frames
+        .iter()
+        .position(|frame| is(frame, super::backtrace::is_own));
+    let Some(first @ 1..) = own else {
+        return frames;
+    };
+    let mut kept = &frames[..first];
+    while let [before @ .., last] = kept
+        && !before.is_empty()
+        && is(last, super::backtrace::is_glue)
+    {
+        kept = before;
     }
+    kept
 }

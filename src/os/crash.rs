@@ -20,7 +20,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 
@@ -68,6 +68,12 @@ static STD: AtomicUsize = AtomicUsize::new(0);
 /// The thread that writes the record; 0 for none.
 static WRITER: AtomicI32 = AtomicI32::new(0);
 
+/// Whether the writer is in the handler of the standard library.
+static IS_IN_STD: AtomicBool = AtomicBool::new(false);
+
+/// Whether the handler of the standard library has given its signal the default action.
+static IS_GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
 /// Room that the handler uses, of which a stack has not enough.
 struct Room {
     maps: Maps,
@@ -89,9 +95,17 @@ static ROOM: Only<Room> = Only(UnsafeCell::new(Room {
 static STACK: Only<MaybeUninit<[u128; STACK_BYTES / 16]>> =
     Only(UnsafeCell::new(MaybeUninit::uninit()));
 
-/// Does what takes a lock, before a fork after which [`write_down`] is called.
+/// Where the code of the main executable lies; empty until [`prepare`] was called. Not an
+/// [`Image`]: a forked child might find that half-way made for ever.
+static CODE_START: AtomicUsize = AtomicUsize::new(0);
+static CODE_END: AtomicUsize = AtomicUsize::new(0);
+
+/// Does what takes a lock. Called before a fork after which the child calls [`write_down`]: without
+/// it the handlers of the standard library are not known in the child, and stay in place.
 pub(crate) fn prepare() {
-    Image::main();
+    let code = Image::main().code_span();
+    CODE_START.store(code.start, Ordering::Relaxed);
+    CODE_END.store(code.end, Ordering::Relaxed);
 }
 
 /// Has crashes of this process written to `record`, which must stay where it is as long as the
@@ -99,6 +113,7 @@ pub(crate) fn prepare() {
 pub(crate) fn write_down(record: &CrashRecord) -> io::Result<()> {
     RECORD.set(ptr::from_ref(record).cast_mut());
     WRITER.store(0, Ordering::Relaxed);
+    IS_GIVEN_UP.store(false, Ordering::Relaxed);
     use_own_stack()?;
     let std = std_handler();
     for signal in SIGNALS {
@@ -176,37 +191,108 @@ fn std_handler() -> Option<usize> {
         && is_formed(&segv)
         && is_formed(&bus)
         && handler != own as usize
-        && Image::main().contains_code(handler);
+        && (CODE_START.load(Ordering::Relaxed)..CODE_END.load(Ordering::Relaxed))
+            .contains(&handler);
     is_std.then_some(handler)
 }
 
 /// The handler.
 unsafe extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let error = Errno::last();
+    // SAFETY: null, or set by `write_down`, whose caller keeps the record.
+    let record = unsafe { RECORD.get().as_ref() };
+    // SAFETY: the kernel has given it to the handler.
+    let signal_info = unsafe { &*info };
+    // SAFETY: as above.
+    let interrupted = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let head = head(signal, signal_info, interrupted);
+    let record = record.filter(|record| begin(record, &head));
     let std = STD.load(Ordering::Relaxed);
     let is_std = std != 0 && matches!(signal, libc::SIGSEGV | libc::SIGBUS);
-    if is_std {
+    if is_std && !IS_GIVEN_UP.load(Ordering::Acquire) {
         // SAFETY: this was in place as a handler of this kind.
         let std = unsafe { std::mem::transmute::<usize, Handler>(std) };
+        IS_IN_STD.store(record.is_some(), Ordering::Relaxed);
         // SAFETY: the arguments are those that the kernel gave.
         unsafe { std(signal, info, context) };
+        IS_IN_STD.store(false, Ordering::Relaxed);
         // If it has not given the signal up, the process goes on.
         let is_given_up = action(signal).is_ok_and(|now| now.sa_sigaction == libc::SIG_DFL);
         if !is_given_up {
+            if let Some(record) = record {
+                record.take_back();
+                WRITER.store(0, Ordering::Release);
+            }
             error.set();
             return;
         }
+        // The process is to die. Other threads that crash meanwhile must not end it before the
+        // record is written.
+        IS_GIVEN_UP.store(true, Ordering::Release);
+        let _ = install(signal);
     }
     if signal == libc::SIGABRT {
-        oom::note_abort(error);
+        oom::note_abort(error, stack_pointer(interrupted));
     }
-    // SAFETY: null, or set by `write_down`, whose caller keeps the record.
-    if let Some(record) = unsafe { RECORD.get().as_ref() } {
-        // SAFETY: the pointers are those that the kernel gave.
-        unsafe { write(record, signal, info, context) };
+    match record {
+        Some(record) => write_stack(record, &head, interrupted),
+        None => await_writer(),
     }
-    // SAFETY: as above.
+    // SAFETY: the pointer is the kernel's.
     unsafe { die(signal, info) };
+}
+
+/// Returns what the kernel says of a signal.
+fn head(signal: c_int, info: &libc::siginfo_t, context: &libc::ucontext_t) -> Head {
+    let code = info.si_code;
+    let has_address = code > 0 && code != SI_KERNEL && signal != libc::SIGABRT;
+    // SAFETY: the kernel sets the address for these signals, unless a process has sent them.
+    let address = has_address.then(|| unsafe { info.si_addr() }.addr());
+    // SAFETY: the kernel sets the sender for signals that a process has sent. For others the bytes
+    // are part of something else, and are not used.
+    let sender = unsafe { info.si_pid() };
+    let sender = if code <= 0 { sender } else { 0 };
+    Head {
+        signal,
+        code,
+        address,
+        instruction: registers(context)[unwind::PC],
+        sender: sender.cast_unsigned(),
+    }
+}
+
+/// Writes the signal down, if this thread is the first one that crashes. Returns whether it is.
+fn begin(record: &CrashRecord, head: &Head) -> bool {
+    // SAFETY: gettid takes nothing.
+    let own = unsafe { libc::gettid() };
+    match WRITER.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {
+        Ok(_) => {}
+        // The standard library's handler has been called for a signal, and aborts: that is what the
+        // process dies of.
+        Err(writer) if writer == own && IS_IN_STD.swap(false, Ordering::Relaxed) => {
+            record.take_back();
+        }
+        Err(_) => return false,
+    }
+    record.write_head(head);
+    true
+}
+
+/// Waits for the thread that writes the record to end the process, but not for ever.
+fn await_writer() {
+    let writer = WRITER.load(Ordering::Relaxed);
+    // SAFETY: gettid takes nothing.
+    let own = unsafe { libc::gettid() };
+    // The writer itself may be here a second time: its writing has crashed. In a copy of a worker
+    // there is no record, and the writer is a thread of the original.
+    if writer != 0 && writer != own && !RECORD.get().is_null() {
+        let pause = libc::timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        // SAFETY: the call reads the time.
+        unsafe { libc::nanosleep(&raw const pause, ptr::null_mut()) };
+    }
 }
 
 /// Has the process die of this signal when the handler returns.
@@ -226,54 +312,13 @@ unsafe fn die(signal: c_int, info: *mut libc::siginfo_t) {
     }
 }
 
-/// Writes the crash down. The first thread that crashes does so; others wait until it has ended the
-/// process, but not for ever.
-unsafe fn write(
-    record: &CrashRecord,
-    signal: c_int,
-    info: *mut libc::siginfo_t,
-    context: *mut c_void,
-) {
-    // SAFETY: gettid takes nothing.
-    let own = unsafe { libc::gettid() };
-    let writer = WRITER.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed);
-    if let Err(writer) = writer {
-        // The writer itself may be here a second time: its writing has crashed.
-        if writer != own {
-            let pause = libc::timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
-            };
-            // SAFETY: the call reads the time.
-            unsafe { libc::nanosleep(&raw const pause, ptr::null_mut()) };
-        }
-        return;
-    }
-    // SAFETY: the kernel has given it to the handler.
-    let code = unsafe { (*info).si_code };
-    let has_address = code > 0 && code != SI_KERNEL && signal != libc::SIGABRT;
-    // SAFETY: the kernel sets the address for these signals, unless a process has sent them.
-    let address = has_address.then(|| unsafe { (*info).si_addr() } as usize);
-    // SAFETY: the kernel sets the sender for signals that a process has sent.
-    let sender = if code <= 0 {
-        unsafe { (*info).si_pid() }
-    } else {
-        0
-    };
-    // SAFETY: the kernel has given it to the handler.
-    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+/// Writes the stack down. Called by the thread that is the writer.
+fn write_stack(record: &CrashRecord, head: &Head, context: &libc::ucontext_t) {
     let registers = registers(context);
-    record.write_head(&Head {
-        signal,
-        code,
-        address,
-        instruction: registers[unwind::PC],
-        sender: sender.cast_unsigned(),
-    });
     // SAFETY: this thread is the writer.
     let Room { maps, walk } = unsafe { &mut *ROOM.0.get() };
-    let is_access = matches!(signal, libc::SIGSEGV | libc::SIGBUS);
-    let access = address.filter(|_| is_access);
+    let is_access = matches!(head.signal, libc::SIGSEGV | libc::SIGBUS);
+    let access = head.address.filter(|_| is_access);
     let fault = access.map(|address| (address, registers[unwind::RSP]));
     let mut interrupted = None;
     if let Some((address, stack)) = fault
@@ -306,6 +351,8 @@ unsafe fn write(
             // The standard library's handler has found that a stack has overflowed, and aborts.
             if number == libc::SIGSEGV.cast_unsigned() || number == libc::SIGBUS.cast_unsigned() {
                 interrupted.get_or_insert((address, stack));
+                // What comes now is the way to it. The handler's is of no interest.
+                record.forget_frames();
             }
             true
         }
@@ -359,7 +406,25 @@ fn registers(context: &libc::ucontext_t) -> Registers {
         libc::REG_R15,
         libc::REG_RIP,
     ];
-    ORDER.map(|register| context.uc_mcontext.gregs[register as usize] as usize)
+    ORDER.map(|register| {
+        context.uc_mcontext.gregs[register.cast_unsigned() as usize].cast_unsigned() as usize
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn stack_pointer(context: &libc::ucontext_t) -> usize {
+    registers(context)[unwind::RSP]
+}
+
+#[cfg(target_arch = "aarch64")]
+fn stack_pointer(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.sp as usize
+}
+
+/// Returns where nothing is found: where the pointer is kept is not known.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn stack_pointer(_: &libc::ucontext_t) -> usize {
+    0
 }
 
 /// Returns no registers: what is known of other processors is the signal and its address.

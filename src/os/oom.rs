@@ -33,8 +33,7 @@ static FAILURE: AtomicUsize = AtomicUsize::new(0);
 
 /// The largest distance from the start of the function to the call that never returns.
 const FUNCTION_BYTES: usize = 96;
-/// The way back is looked for in this much of the stack: the kernel's record of the signal takes up
-/// to 11 KiB.
+/// The way back is looked for in this much of the stack.
 const STACK_BYTES: usize = 32 << 10;
 
 /// Has `word` set when this process aborts because an allocation has failed. The word must stay
@@ -51,26 +50,27 @@ pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
 }
 
 /// Sets the word, if this process aborts because an allocation has failed. Called by the handler,
-/// with the error that the system had last before it.
-pub(super) fn note_abort(last_error: Errno) {
+/// with the error that the system had last before it, and the stack pointer of the code that it
+/// interrupted.
+pub(super) fn note_abort(last_error: Errno, stack: usize) {
     let is_last_error = last_error == Errno::ENOMEM;
     let word = WORD.get();
     // SAFETY: the function above made it from a reference, and its caller has promised that the
     // word stays.
     let word = unsafe { word.as_ref() };
     if let Some(word) = word
-        && (is_last_error || comes_from_allocator())
+        && (is_last_error || comes_from_allocator(stack))
     {
         word.store(1, Ordering::Relaxed);
     }
 }
 
-/// Returns whether an address within `handle_alloc_error` is on the stack.
-fn comes_from_allocator() -> bool {
+/// Returns whether an address within `handle_alloc_error` is on the stack from here on.
+fn comes_from_allocator(stack: usize) -> bool {
     let failure = FAILURE.load(Ordering::Relaxed);
     let mut words = [0_usize; 64];
-    let mut at = ptr::from_ref(&words) as usize + size_of_val(&words);
-    let end = at + STACK_BYTES;
+    let mut at = stack;
+    let end = at.saturating_add(STACK_BYTES);
     while at < end {
         let Ok(offset) = libc::off_t::try_from(at) else {
             return false;

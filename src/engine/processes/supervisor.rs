@@ -153,6 +153,7 @@ impl Supervisor {
         service::note_service();
         let _bereaved = Bereaved(self.shared.clone());
         memory_kills::begin();
+        os::crash::prepare();
         self.posts.resize_with(self.shared.workers(), Post::default);
         let started = self.listen().and_then(|()| {
             (0..self.posts.len()).try_for_each(|number| {

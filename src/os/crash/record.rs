@@ -101,6 +101,11 @@ impl CrashRecord {
         fault::point();
     }
 
+    /// Takes back what was written: the process goes on, or dies of another signal.
+    pub(super) fn take_back(&self) {
+        self.written.store(0, Ordering::Release);
+    }
+
     /// Says that the process has overflowed its stack.
     pub(super) fn set_overflowed(&self) {
         self.flags.fetch_or(OVERFLOWED, Ordering::Relaxed);
@@ -116,6 +121,11 @@ impl CrashRecord {
         self.frames_len
             .store(len.wrapping_add(1), Ordering::Relaxed);
         (len as usize) + 1 < FRAMES
+    }
+
+    /// Takes back all frames.
+    pub(super) fn forget_frames(&self) {
+        self.frames_len.store(0, Ordering::Relaxed);
     }
 
     /// Adds a module, unless it is there already or there is no room for it.

@@ -212,7 +212,7 @@ fn b127_any_noise_is_a_crash_or_none() {
             random ^= random << 17;
             // Small numbers are those that mean something.
             match random % 4 {
-                0 => random % 64 << 32 | (random >> 8) % 3,
+                0 => ((random % 64) << 32) | ((random >> 8) % 3),
                 1 => (random >> 8) % 700,
                 2 => u64::MAX,
                 _ => random,

@@ -382,6 +382,7 @@ impl Walk {
 
     /// Runs instructions of a table, with `upto` only those that are about addresses from the first
     /// to the second.
+    #[allow(clippy::too_many_lines, reason = "one arm for each instruction")]
     fn run(
         &mut self,
         common: &Common,
