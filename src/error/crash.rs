@@ -32,7 +32,7 @@ use crate::signals::signal_name;
 ///     panic!("it lives")
 /// };
 /// assert_eq!(crash.signal, 6);
-/// assert_eq!(crash.reason, CrashReason::Aborted { panic: None });
+/// assert!(matches!(crash.reason, CrashReason::Aborted { said: None, .. }));
 /// assert!(crash.to_string().starts_with("it called abort"));
 /// # Ok::<(), PoolError>(())
 /// ```
@@ -90,9 +90,10 @@ pub enum CrashReason {
     /// It called `abort`.
     #[non_exhaustive]
     Aborted {
-        /// The panics of the same item before that, if there were any: a panic while another one
-        /// unwinds, or in code that must not unwind, aborts.
-        panic: Option<Message>,
+        /// What came before, if it is known: the panics of the same item, because a panic while
+        /// another one unwinds, or in code that must not unwind, aborts; or that the worker has
+        /// found corrupted what it shares with its parent.
+        said: Option<Message>,
     },
     /// A process has sent the signal.
     #[non_exhaustive]
@@ -164,14 +165,14 @@ impl Crash {
         }
     }
 
-    /// Makes one of what a process `pid` has left, and of the panics of its last item.
+    /// Makes one of what a process `pid` has left, and of what it has said of its last item.
     #[cfg(target_os = "linux")]
-    pub(crate) fn of(found: crate::os::crash::Found, pid: u32, panic: Option<String>) -> Self {
+    pub(crate) fn of(found: crate::os::crash::Found, pid: u32, said: Option<String>) -> Self {
         let reason = if found.has_overflowed {
             CrashReason::StackOverflow
         } else if found.signal == ABRT && found.sender == pid {
-            let panic = panic.map(Message::from);
-            CrashReason::Aborted { panic }
+            let said = said.map(Message::from);
+            CrashReason::Aborted { said }
         } else if found.code <= 0 {
             CrashReason::Sent { by: found.sender }
         } else {
@@ -237,10 +238,8 @@ impl Crash {
         match &self.reason {
             CrashReason::Fault => self.write_fault(f),
             CrashReason::StackOverflow => f.write_str("it overflowed its stack"),
-            CrashReason::Aborted { panic: None } => f.write_str("it called abort"),
-            CrashReason::Aborted { panic: Some(panic) } => {
-                write!(f, "it aborted after it panicked: {panic}")
-            }
+            CrashReason::Aborted { said: None } => f.write_str("it called abort"),
+            CrashReason::Aborted { said: Some(said) } => write!(f, "it aborted after {said}"),
             CrashReason::Sent { by } => write!(f, "process {by} sent the signal"),
             CrashReason::OutOfMemory { limit: Some(limit) } => write!(
                 f,

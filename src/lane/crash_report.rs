@@ -72,17 +72,29 @@ fn write(caught: &Caught) {
         leave(header, caught, true);
         return;
     }
-    let before = header.crash_report.read_panics(header.progress());
+    let before = header.crash_report.read_words(header.progress());
     let message = match before {
         Some(before) if before.len() > TEXT_BYTES / 4 => return,
         Some(before) => format!("{before}; then it panicked: {caught}"),
-        None => caught.to_string(),
+        None => format!("it panicked: {caught}"),
     };
-    let panics = Caught {
+    leave_words(header, message);
+}
+
+/// Writes down why this worker is about to abort, for a sentence that goes on after "it aborted
+/// after".
+pub(super) fn write_before_abort(words: &str) {
+    if let Some(header) = own() {
+        leave_words(header, words.to_owned());
+    }
+}
+
+fn leave_words(header: &Header, message: String) {
+    let words = Caught {
         message,
         ..Caught::default()
     };
-    leave(header, &panics, false);
+    leave(header, &words, false);
 }
 
 fn own() -> Option<&'static Header> {
@@ -154,9 +166,9 @@ impl CrashReport {
             .flatten()
     }
 
-    /// Returns the panics of the item at which the worker was, if there were any and the report of
-    /// them makes sense.
-    pub(super) fn read_panics(&self, at: Progress) -> Option<String> {
+    /// Returns what the worker has said of the item at which it was, if that makes sense: its panics,
+    /// or why it aborted.
+    pub(super) fn read_words(&self, at: Progress) -> Option<String> {
         let is_it = self.progress.load(Ordering::Relaxed) == at.to_word()
             && self.is_final.load(Ordering::Relaxed) == 0;
         is_it

@@ -320,8 +320,8 @@ impl Header {
             return Some(Box::new(Crash::out_of_memory(kill.limit)));
         }
         let found = self.crash.read(signal)?;
-        let panics = self.crash_report.read_panics(self.progress());
-        Some(Box::new(Crash::of(found, pid, panics)))
+        let words = self.crash_report.read_words(self.progress());
+        Some(Box::new(Crash::of(found, pid, words)))
     }
 
     // What the worker does ------------------------------------------------------------------------

@@ -17,12 +17,11 @@ fn handle(signal: c_int, handler: usize) {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     // SAFETY: the handlers of these tests make one system call, or touch one atomic.
-    assert_eq!(
-        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) },
-        0
-    );
+    let set = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as initialisers are")]
 fn handle_42() -> Result<(), String> {
     handle(libc::SIGSEGV, exit_with_42 as *const () as usize);
     Ok(())
@@ -57,6 +56,16 @@ fn crash_of(pool: &Pool<AnyEngine>, way: Way) -> (Crash, String) {
     crash(pool.submit(the_way_there, way).result())
 }
 
+unsafe extern "C" fn mend(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel gives a valid pointer.
+    let info = unsafe { &*info };
+    // SAFETY: this signal has an address.
+    let address = unsafe { info.si_addr() };
+    let page = address.map_addr(|address| address & !4_095);
+    // SAFETY: the page is the one that the task has mapped for this.
+    unsafe { libc::mprotect(page, 4_096, libc::PROT_READ | libc::PROT_WRITE) };
+}
+
 #[test]
 fn b124_a_fault_that_the_program_mends_ends_nothing() {
     let name = "handlers::b124_a_fault_that_the_program_mends_ends_nothing";
@@ -67,23 +76,14 @@ fn b124_a_fault_that_the_program_mends_ends_nothing() {
         return;
     }
     // As the standard library's, this handler is for both signals, with these flags.
-    unsafe extern "C" fn mend(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the kernel gives a valid pointer, and this signal has an address.
-        let address = unsafe { (*info).si_addr() };
-        let page = address.map_addr(|address| address & !4_095);
-        // SAFETY: the page is the one that the task has mapped for this.
-        unsafe { libc::mprotect(page, 4_096, libc::PROT_READ | libc::PROT_WRITE) };
-    }
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         // SAFETY: zeros are valid: no flags, and an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = mend as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         // SAFETY: the handler makes one system call.
-        assert_eq!(
-            unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) },
-            0
-        );
+        let set = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        assert_eq!(set, 0);
     }
     let touch = |times: u32| {
         for _ in 0..times {

@@ -44,9 +44,7 @@ struct Fuse(bool);
 
 impl Drop for Fuse {
     fn drop(&mut self) {
-        if std::hint::black_box(self.0) {
-            panic!("the second");
-        }
+        assert!(!std::hint::black_box(self.0), "the second");
     }
 }
 
@@ -282,7 +280,7 @@ fn b112_a_crash_has_its_signal_code_and_address() {
         assert!(illegal.address.is_some() && illegal.address == illegal.instruction);
         assert_eq!(
             of(Way::Abort).reason,
-            serde_json::from_str(r#"{"Aborted":{"panic":null}}"#).unwrap()
+            serde_json::from_str(r#"{"Aborted":{"said":null}}"#).unwrap()
         );
         let sent = of(Way::Sent);
         assert!(
@@ -373,7 +371,8 @@ fn b126_a_worker_that_writes_over_its_lane_is_named() {
         let text = error.to_string();
         println!("{name}: {text}");
         assert!(
-            text.contains("wrote what cannot be right and was killed") || text.contains("SIGABRT"),
+            text.contains("wrote what cannot be right and was killed")
+                || text.contains("had corrupted the memory that it shares with its parent"),
             "{name}: {text}"
         );
     }
