@@ -8,8 +8,10 @@
 //! may use a pool in turn and return its error. They are `#[non_exhaustive]`, because later engines
 //! fail in ways of their own.
 
+mod backtrace;
 #[cfg(target_os = "linux")]
 mod claim;
+mod crash;
 mod death;
 mod engine_name;
 mod io;
@@ -27,10 +29,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use backtrace::capture as capture_backtrace;
 #[cfg(target_os = "linux")]
 pub use claim::ClaimError;
 #[cfg(target_os = "linux")]
 pub(crate) use claim::holder;
+#[cfg(target_os = "linux")]
+pub(crate) use crash::because;
+pub use crash::{Crash, CrashFrame, CrashReason};
 pub use death::{Corruption, Death};
 pub use item_index::ItemIndex;
 pub use message::Message;
@@ -72,9 +78,19 @@ pub enum TaskError {
         /// Where the panic was raised; `None` if the program's own panic hook has replaced this
         /// crate's.
         location: Option<Box<PanicLocation>>,
+        /// The stack at the panic, if the variables `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` of the
+        /// process that panicked ask for backtraces, as the standard library reads them. At `1` it
+        /// has the frames of the task alone, at `full` all. `None` if the program's own panic hook
+        /// has replaced this crate's.
+        backtrace: Option<Message>,
     },
     /// The worker process ended while it ran this task: it crashed, was killed, or called `exit`.
-    #[error("{} failed: its worker (pid {pid}) {cause}{}", subject(*index), tries(*.attempts))]
+    #[error(
+        "{} failed: its worker (pid {pid}) {cause}{}{}",
+        subject(*index),
+        crash::because(.crash.as_deref()),
+        tries(*.attempts)
+    )]
     #[non_exhaustive]
     WorkerDied {
         /// Position of the item in the input of the call.
@@ -85,6 +101,9 @@ pub enum TaskError {
         cause: Death,
         /// How many times the task was started in all: 1 without `retries`.
         attempts: u32,
+        /// What the worker has left of its crash, if it was one. Printed, it has a line for each
+        /// frame of the stack.
+        crash: Option<Box<Crash>>,
     },
     /// An argument, a context or a result could not be turned into bytes.
     #[error("{} failed: its {part} cannot be serialised: {reason}", subject(*index))]

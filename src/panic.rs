@@ -16,7 +16,7 @@ use std::sync::{Once, OnceLock};
 
 #[cfg(target_os = "linux")]
 use crate::error::ClaimError;
-use crate::error::{PanicLocation, TaskError, at_place};
+use crate::error::{Message, PanicLocation, TaskError, at_place, capture_backtrace};
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::print::name_this_thread;
@@ -29,6 +29,8 @@ pub(crate) use self::print::name_this_thread;
 pub(crate) struct Caught {
     pub(crate) message: String,
     pub(crate) location: Option<PanicLocation>,
+    /// The stack at the panic, if the environment asks for it.
+    pub(crate) backtrace: Option<Message>,
     /// The claim that was refused, if the task unwound with [`Refused`] and not with a panic of the
     /// user's.
     #[cfg(target_os = "linux")]
@@ -62,6 +64,7 @@ impl Caught {
             index: index.into(),
             message: self.message.into(),
             location: self.location.map(Box::new),
+            backtrace: self.backtrace,
         }
     }
 }
@@ -124,6 +127,7 @@ fn note(info: &PanicHookInfo<'_>) {
     let caught = Caught {
         message: message(info.payload()),
         location: info.location().map(PanicLocation::from),
+        backtrace: capture_backtrace().map(Message::from),
         ..Caught::default()
     };
     if let Some(report) = report {

@@ -431,12 +431,14 @@ mod tests {
                 index: index.into(),
                 message: reason().into(),
                 location: None,
+                backtrace: None,
             },
             TaskError::WorkerDied {
                 index: index.into(),
                 pid,
                 cause: Death::Signal(9),
                 attempts,
+                crash: None,
             },
             TaskError::OutOfMemory {
                 index: index.into(),

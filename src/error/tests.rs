@@ -13,6 +13,7 @@ fn died(index: Option<usize>) -> TaskError {
         pid: 4_711,
         cause: Death::Exit(3),
         attempts: 1,
+        crash: None,
     }
 }
 
@@ -33,6 +34,7 @@ fn of_items() -> [TaskError; 6] {
             index: index.into(),
             message: "on purpose".to_owned().into(),
             location: None,
+            backtrace: None,
         },
         died(index),
         TaskError::Encode {
@@ -109,6 +111,7 @@ fn an_error_says_what_it_knows() {
         index: None.into(),
         message: "on purpose".to_owned().into(),
         location,
+        backtrace: None,
     };
     let says = |error: &TaskError, parts: &[&str]| {
         let text = error.to_string();

@@ -1,18 +1,23 @@
-//! What a worker built with `panic = "abort"` leaves behind: the panic that ended it.
+//! What a worker leaves behind in words: the panic that ended it, or why it cannot begin.
 //!
-//! Such a worker cannot catch a panic. Only the panic hook runs before the abort, and it writes
-//! message and place here. The parent reads them when it finds the worker dead of SIGABRT. With
-//! `panic = "unwind"` no panic is written, because then it does not end the worker. In every build
-//! a worker that cannot begin, because its initialiser failed or the system refused something,
-//! writes down why.
+//! A worker built with `panic = "abort"` cannot catch a panic. Only the panic hook runs before the
+//! abort, and it writes message and place here. The parent reads them when it finds the worker dead
+//! of SIGABRT, and they are the error of the task. With `panic = "unwind"` a panic ends the worker
+//! only if it comes while another one unwinds, or in code that must not unwind. So the panics of a
+//! task are written down with the item that they belong to, and say more of an abort at that item.
+//! In every build a worker that cannot begin, because its initialiser failed or the system refused
+//! something, writes down why.
+//!
+//! What ends a worker by a signal is written down beside this, by [`crate::os::crash`].
 
 use std::cell::UnsafeCell;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::Lane;
 use super::raw::RawBytes;
+use super::{Header, Lane, Progress};
 use crate::codec::exact;
+use crate::os::crash;
 use crate::os::fault;
 use crate::os::fork::OwnPointer;
 use crate::panic::{Caught, Report, report_by};
@@ -24,50 +29,92 @@ pub(super) const TEXT_BYTES: usize = 2_048;
 pub(crate) struct CrashReport {
     /// The number of bytes of `text` that are written; 0 for none. Set once, after the text.
     len: AtomicU32,
+    /// Whether the text is final: nothing is written over it.
+    is_final: AtomicU32,
+    /// The worker's progress at the panic that the text is about.
+    progress: AtomicU64,
     text: UnsafeCell<[u8; TEXT_BYTES]>,
 }
 
-/// The place of this process's crash report; null in processes that are not workers, and in copies
+/// The header of this process's lane; null in processes that are not workers, and in copies
 /// of workers.
-static OWN: OwnPointer<CrashReport> = OwnPointer::null();
+static OWN: OwnPointer<Header> = OwnPointer::null();
 
-/// Makes this process write its crash report into the lane, which it keeps mapped from now on.
+/// Makes this process write its crash report, and what ends it by a signal, into the lane, which it
+/// keeps mapped from now on.
 pub(crate) fn set_own(lane: &Lane) {
-    let words = ptr::from_ref(lane.header().crash_report());
+    let header = ptr::from_ref(lane.header());
     std::mem::forget(lane.clone());
-    OWN.set(words.cast_mut());
+    OWN.set(header.cast_mut());
+    // The worker can do without: its death by a signal is told without the address then.
+    if let Err(error) = crash::write_down(lane.header().crash_record()) {
+        log::debug!("crashes of this process are not written down: {error}");
+    }
     report_by(Report {
         is_wanted: wanted,
         write,
     });
 }
 
-/// Returns whether a panic on any thread of this process must be written down.
+/// Returns whether a panic on any thread of this process must be written down, and not only those in
+/// tasks.
 fn wanted() -> bool {
     cfg!(panic = "abort") && !OWN.get().is_null()
 }
 
-/// Writes a panic down, if this process is a worker that will die of it. Only the first panic is
-/// kept.
+/// Writes a panic down, if this process is a worker. If the worker will die of it, only the first
+/// panic is kept. Otherwise it is added to those of the same item, as far as there is room.
 fn write(caught: &Caught) {
+    let Some(header) = own() else {
+        return;
+    };
     if wanted() {
-        leave(caught);
+        leave(header, caught, true);
+        return;
     }
+    let before = header.crash_report.read_words(header.progress());
+    let message = match before {
+        Some(before) if before.len() > TEXT_BYTES / 4 => return,
+        Some(before) => format!("{before}; then it panicked: {caught}"),
+        None => format!("it panicked: {caught}"),
+    };
+    leave_words(header, message);
+}
+
+/// Writes down why this worker is about to abort, for a sentence that goes on after "it aborted
+/// after".
+pub(super) fn write_before_abort(words: &str) {
+    if let Some(header) = own() {
+        leave_words(header, words.to_owned());
+    }
+}
+
+fn leave_words(header: &Header, message: String) {
+    let words = Caught {
+        message,
+        ..Caught::default()
+    };
+    leave(header, &words, false);
+}
+
+fn own() -> Option<&'static Header> {
+    // SAFETY: null, or set by `set_own`, which keeps the mapping for good.
+    unsafe { OWN.get().as_ref() }
 }
 
 /// Writes down why this worker cannot begin.
 pub(crate) fn write_reason(reason: String) {
-    leave(&Caught {
+    let reason = Caught {
         message: reason,
         ..Caught::default()
-    });
+    };
+    if let Some(header) = own() {
+        leave(header, &reason, true);
+    }
 }
 
-fn leave(caught: &Caught) {
-    // SAFETY: null, or set by `set_own`, which keeps the mapping for good.
-    let Some(words) = (unsafe { OWN.get().as_ref() }) else {
-        return;
-    };
+fn leave(header: &Header, caught: &Caught, is_final: bool) {
+    let words = &header.crash_report;
     // A message that is too long is not lost, but cut at a character's end. The rest of the record
     // is the file's path.
     let mut caught = caught.clone();
@@ -76,11 +123,18 @@ fn leave(caught: &Caught) {
         end -= 1;
     }
     caught.message.truncate(end);
+    // There is no room for it.
+    caught.backtrace = None;
     let mut text = Vec::new();
     if exact::to_vec_append(&mut text, &caught).is_err() {
         return;
     }
-    if text.len() <= TEXT_BYTES && words.len.load(Ordering::Relaxed) == 0 {
+    if text.len() <= TEXT_BYTES && words.is_final.load(Ordering::Relaxed) == 0 {
+        words.len.store(0, Ordering::Release);
+        words.is_final.store(u32::from(is_final), Ordering::Relaxed);
+        words
+            .progress
+            .store(header.progress().to_word(), Ordering::Relaxed);
         // SAFETY: within the array by the check. Two threads that panic at the same time could mix
         // their texts; the reader checks what it finds.
         unsafe {
@@ -101,11 +155,28 @@ impl CrashReport {
         unsafe {
             ptr::copy_nonoverlapping(noise.as_ptr(), self.text.get().cast::<u8>(), len_of_noise);
         }
+        self.is_final.store(1, Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
     }
 
     /// Returns the report that the worker left, if it makes sense.
     pub(crate) fn read(&self) -> Option<Caught> {
+        (self.is_final.load(Ordering::Relaxed) != 0)
+            .then(|| self.read_text())
+            .flatten()
+    }
+
+    /// Returns what the worker has said of the item at which it was, if that makes sense: its panics,
+    /// or why it aborted.
+    pub(super) fn read_words(&self, at: Progress) -> Option<String> {
+        let is_it = self.progress.load(Ordering::Relaxed) == at.to_word()
+            && self.is_final.load(Ordering::Relaxed) == 0;
+        is_it
+            .then(|| self.read_text())?
+            .map(|caught| caught.message)
+    }
+
+    fn read_text(&self) -> Option<Caught> {
         let len = self.len.load(Ordering::Acquire) as usize;
         if len == 0 || len > TEXT_BYTES {
             return None;

@@ -49,7 +49,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::os::{clock, fault, memory::SharedMemory};
+use crate::error::Crash;
+use crate::os::crash::CrashRecord;
+use crate::os::{clock, fault, memory::SharedMemory, memory_kills};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use raw::RawBytes;
@@ -77,6 +79,7 @@ pub(crate) struct Header {
     parent: ParentWords,
     worker: WorkerWords,
     crash_report: CrashReport,
+    crash: CrashRecord,
 }
 
 #[repr(C, align(128))]
@@ -309,6 +312,18 @@ impl Header {
         &self.crash_report
     }
 
+    /// Returns what is known of the crash of the worker, process `pid`, by this signal, which the
+    /// parent has not sent. The worker must have ended.
+    pub(crate) fn crash(&self, pid: u32, signal: i32) -> Option<Box<Crash>> {
+        if signal == libc::SIGKILL {
+            let kill = memory_kills::take()?;
+            return Some(Box::new(Crash::out_of_memory(kill.limit)));
+        }
+        let found = self.crash.read(signal)?;
+        let words = self.crash_report.read_words(self.progress());
+        Some(Box::new(Crash::of(found, pid, words)))
+    }
+
     // What the worker does ------------------------------------------------------------------------
 
     pub(crate) fn set_up(&self) {
@@ -321,6 +336,11 @@ impl Header {
 
     pub(crate) fn set_done(&self) {
         self.worker.ready.store(DONE, Ordering::Release);
+    }
+
+    /// Returns where this process writes down its crash.
+    pub(crate) fn crash_record(&self) -> &CrashRecord {
+        &self.crash
     }
 
     /// Returns the word that a worker sets when an allocation has failed.

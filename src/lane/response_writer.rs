@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::Lane;
+use super::crash_report;
 use super::message::{Fault, RESPONSE_HEAD, Response, ResponseKind, StopsAt};
 use super::ring::{CELL_PAYLOAD, Writer};
 use crate::codec;
@@ -45,6 +46,9 @@ pub(crate) fn die_corrupted() -> ! {
         io::stderr(),
         "manyhands: something in this worker process wrote where nothing was its own, and has corrupted the memory that \
          it shares with its parent"
+    );
+    crash_report::write_before_abort(
+        "it found that something in it had corrupted the memory that it shares with its parent",
     );
     std::process::abort()
 }

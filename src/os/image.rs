@@ -42,6 +42,13 @@ impl Image {
         self.code.first().map(|segment| segment.start)
     }
 
+    /// Returns the addresses from its first byte of code to its last.
+    pub(super) fn code_span(&self) -> Range<usize> {
+        let start = self.code.iter().map(|segment| segment.start).min();
+        let end = self.code.iter().map(|segment| segment.end).max();
+        start.unwrap_or(0)..end.unwrap_or(0)
+    }
+
     pub(crate) fn base(&self) -> usize {
         self.base
     }

@@ -12,6 +12,7 @@
 //! | `process_fd` | `pidfd_open`, `pidfd_send_signal` |
 //! | [`tree`] | `/proc`: the processes that a child has started, and theirs |
 //! | [`ended`] | `waitid`, on a thread of its own, where there are no pidfds |
+//! | [`memory_kills`] | the counters of control groups, `/proc/vmstat` |
 //! | [`memory_left`] | `/proc/meminfo`, the files of control groups |
 //! | [`refusal`] | `getrlimit`, `/proc` and control groups: the limit that a refused call met |
 //! | [`readable`] | `poll`, and `pselect` where that is refused |
@@ -28,7 +29,10 @@
 //! | [`guard`] | `setsid`, `chdir`: a process that outlives the program |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
-//! | [`oom`] | a handler of SIGABRT, `/proc/self/mem` |
+//! | [`crash`] | handlers of the signals that stand for crashes, `sigaltstack`, `/proc/self/maps`, |
+//! | | `process_vm_readv`, `rt_tgsigqueueinfo` |
+//! | `symbols` | `/proc/self/maps`, the files that are loaded |
+//! | [`oom`] | `/proc/self/mem` |
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |
 //! | [`task`] | the threads of this process, from `/proc/self/task` |
 //! | [`random`] | `getrandom` |
@@ -47,6 +51,7 @@ pub use exit_status::ExitStatus;
 
 pub(crate) mod alarm;
 pub(crate) mod clock;
+pub(crate) mod crash;
 mod ended;
 pub(crate) mod environment;
 pub(crate) mod executable;
@@ -62,6 +67,7 @@ pub(crate) mod image;
 pub(crate) mod life;
 pub(crate) mod mapping;
 pub(crate) mod memory;
+pub(crate) mod memory_kills;
 pub(crate) mod memory_left;
 pub(crate) mod named;
 pub(crate) mod oom;
@@ -76,6 +82,8 @@ pub(crate) mod slice;
 pub(crate) mod sparse;
 pub(crate) mod start;
 pub(crate) mod state;
+#[cfg(feature = "symbols")]
+pub(crate) mod symbols;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod tree;

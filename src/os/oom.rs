@@ -1,7 +1,7 @@
 //! Tells an abort for lack of memory from other aborts.
 //!
 //! When an allocation fails, Rust prints a line and aborts, and a library cannot change that. The
-//! only thing that it gets is SIGABRT. Its handler looks for two signs. One is that the last error
+//! only thing that it gets is SIGABRT. Its handler, [`crash`], has this module look for two signs. One is that the last error
 //! of the system is `ENOMEM`: the allocator leaves this error (and a backtrace, if one is printed,
 //! overwrites it). The other is that the way back through the stack leads into
 //! [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never returns. An
@@ -9,7 +9,7 @@
 //! other aborts.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::os::fd::IntoRawFd;
@@ -17,8 +17,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::crash;
 use super::fork::OwnPointer;
 use super::out_of_reach;
 
@@ -33,8 +33,7 @@ static FAILURE: AtomicUsize = AtomicUsize::new(0);
 
 /// The largest distance from the start of the function to the call that never returns.
 const FUNCTION_BYTES: usize = 96;
-/// The way back is looked for in this much of the stack: the kernel's record of the signal takes up
-/// to 11 KiB.
+/// The way back is looked for in this much of the stack.
 const STACK_BYTES: usize = 32 << 10;
 
 /// Has `word` set when this process aborts because an allocation has failed. The word must stay
@@ -47,41 +46,31 @@ pub(crate) fn note_failed_allocations(word: &AtomicU32) -> io::Result<()> {
     let failure: fn(Layout) -> ! = handle_alloc_error;
     FAILURE.store(failure as usize, Ordering::Relaxed);
     WORD.set(ptr::from_ref(word).cast_mut());
-    // The handler raises the signal again. The default action is in place then, and it kills.
-    let action = SigAction::new(
-        SigHandler::Handler(note),
-        SaFlags::SA_RESETHAND,
-        SigSet::empty(),
-    );
-    // SAFETY: the handler makes one system call that may be made in handlers, and reads and writes
-    // atomics.
-    unsafe { sigaction(Signal::SIGABRT, &action) }?;
-    Ok(())
+    crash::take_aborts()
 }
 
-extern "C" fn note(_: c_int) {
-    let is_last_error = Errno::last() == Errno::ENOMEM;
+/// Sets the word, if this process aborts because an allocation has failed. Called by the handler,
+/// with the error that the system had last before it, and the stack pointer of the code that it
+/// interrupted.
+pub(super) fn note_abort(last_error: Errno, stack: usize) {
+    let is_last_error = last_error == Errno::ENOMEM;
     let word = WORD.get();
     // SAFETY: the function above made it from a reference, and its caller has promised that the
     // word stays.
     let word = unsafe { word.as_ref() };
     if let Some(word) = word
-        && (is_last_error || comes_from_allocator())
+        && (is_last_error || comes_from_allocator(stack))
     {
         word.store(1, Ordering::Relaxed);
     }
-    // `abort` would send the signal a second time; other senders do not. The handler blocks this
-    // one, and it kills the process after the handler.
-    // SAFETY: raise may be called in a handler.
-    unsafe { libc::raise(libc::SIGABRT) };
 }
 
-/// Returns whether an address within `handle_alloc_error` is on the stack.
-fn comes_from_allocator() -> bool {
+/// Returns whether an address within `handle_alloc_error` is on the stack from here on.
+fn comes_from_allocator(stack: usize) -> bool {
     let failure = FAILURE.load(Ordering::Relaxed);
     let mut words = [0_usize; 64];
-    let mut at = ptr::from_ref(&words) as usize + size_of_val(&words);
-    let end = at + STACK_BYTES;
+    let mut at = stack;
+    let end = at.saturating_add(STACK_BYTES);
     while at < end {
         let Ok(offset) = libc::off_t::try_from(at) else {
             return false;

@@ -29,6 +29,7 @@ fn a_panic_is_caught_with_its_message_and_place() {
         index,
         message,
         location,
+        ..
     } = error
     else {
         panic!("{error:?}")

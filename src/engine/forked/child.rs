@@ -152,6 +152,7 @@ impl Forked {
         };
         let parent = std::process::id();
         let since = clock::now();
+        os::crash::prepare();
         let mut chain = setup.entry.as_ref().map(Entry::chain);
         let forked = fork_child(Takes::All, || {
             let is_bound = match ends.take() {
@@ -336,11 +337,14 @@ impl Forked {
         {
             TaskError::timed_out(None, limit)
         } else {
+            let pid = self.child.pid();
+            let header = self.receiver.header();
             TaskError::WorkerDied {
                 index: ItemIndex::NONE,
-                pid: self.child.pid(),
+                pid,
                 cause,
                 attempts: 1,
+                crash: cause.signal().and_then(|signal| header.crash(pid, signal)),
             }
         };
         (fate, error)

@@ -42,6 +42,7 @@ use crate::future::{PoolId, TaskFuture};
 use crate::machine::usable_cores;
 use crate::memory::wire;
 use crate::os::environment::Environment;
+use crate::os::memory_kills;
 use crate::panic;
 use crate::process::launch;
 
@@ -341,6 +342,7 @@ impl ForkedBuilder {
             threads.give_to(&mut environment, workers, usable_cores()?);
         }
         panic::install_hook();
+        memory_kills::begin();
         Ok(Forked {
             workers,
             allow_threads: self.allow_threads,

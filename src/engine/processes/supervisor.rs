@@ -19,11 +19,11 @@ use super::service::{self, join};
 use super::settings::StartMethod;
 use super::shared::Shared;
 use super::start::{Place, START_TIME, start};
-use crate::error::{Death, PoolError, TaskError};
+use crate::error::{Crash, Death, PoolError, TaskError, because};
 use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
 use crate::os::readable::{pause, wait_readable};
-use crate::os::{self, clock, task};
+use crate::os::{self, clock, memory_kills, task};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
 use crate::process::tree;
@@ -152,6 +152,8 @@ impl Supervisor {
         service::supervise(self.shared.address());
         service::note_service();
         let _bereaved = Bereaved(self.shared.clone());
+        memory_kills::begin();
+        os::crash::prepare();
         self.posts.resize_with(self.shared.workers(), Post::default);
         let started = self.listen().and_then(|()| {
             (0..self.posts.len()).try_for_each(|number| {
@@ -342,17 +344,21 @@ impl Supervisor {
     fn replace(&mut self, number: usize, death: Death) -> bool {
         let child = self.posts[number].child.take();
         let was_in_order;
-        let (was_ready, was_leaving, was_late, crash_report) = {
+        let (was_ready, was_leaving, was_late, crash_report, crash) = {
             let mut dispatch = self.shared.lock();
             let worker = dispatch.workers[number].as_ref();
             let was_ready = worker.is_some_and(Worker::is_ready);
             let was_late = worker.is_some_and(Worker::has_not_come_up);
             let was_leaving = worker.is_some_and(|worker| !worker.is_open()) && !was_late;
             let crash_report = worker.and_then(Worker::crash_report);
+            // Of a worker that was ready, its task's error has it.
+            let crash = worker
+                .filter(|_| !was_ready)
+                .and_then(|worker| worker.crash(death));
             let was_at_item = dispatch.reclaim(&self.shared, number, death);
             dispatch.pump(&self.shared);
             was_in_order = !was_at_item && is_in_order(death);
-            (was_ready, was_leaving, was_late, crash_report)
+            (was_ready, was_leaving, was_late, crash_report, crash)
         };
         self.shared.bell.ring();
         if let Some(child) = child {
@@ -368,7 +374,7 @@ impl Supervisor {
         let why = if was_late {
             self.start_failed(number, format!("it was not up within {START_TIME:?}"))
         } else {
-            self.why_not_ready(number, death, crash_report)
+            self.why_not_ready(number, death, crash_report, crash.as_deref())
         };
         // While the pool is being built, one worker that does not come up is enough to fail.
         if !self.shared.is_built.load(Ordering::Acquire) {
@@ -390,12 +396,13 @@ impl Supervisor {
         worker: usize,
         death: Death,
         crash_report: Option<String>,
+        crash: Option<&Crash>,
     ) -> PoolError {
         let has_initializer = self.shared.settings.initializer.is_some();
         // The text of a death speaks of a task, and there was none yet.
         let how = match death {
             Death::Exit(code) => format!("exited with code {code}"),
-            other => other.to_string(),
+            other => format!("{other}{}", because(crash)),
         };
         match crash_report {
             Some(reason) if has_initializer && death != Death::Exit(CANNOT_BEGIN) => {

@@ -223,6 +223,7 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
             pid,
             cause: Death::Corrupted(Corruption::MessageKind),
             attempts: 1,
+            crash: None,
         };
         let first = if retries == 0 { Err(died) } else { Ok(7) };
         assert_eq!(call.outcomes(None), [first, Ok(7)]);

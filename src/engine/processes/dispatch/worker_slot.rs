@@ -11,7 +11,7 @@ use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
 use crate::engine::timeline::{Recorder, TimelineEvent};
-use crate::error::{Corruption, Death, ItemIndex, TaskError};
+use crate::error::{Corruption, Crash, Death, ItemIndex, TaskError};
 use crate::lane::message::Request;
 use crate::lane::{Expected, Received, Receiver, Times, Writer, is_past, next_number};
 use crate::os::clock;
@@ -262,6 +262,13 @@ impl Worker {
         })
     }
 
+    /// Returns what is known of a crash by which the worker died, if the parent did not kill it.
+    pub(in crate::engine::processes) fn crash(&self, death: Death) -> Option<Box<Crash>> {
+        let signal = death.signal().filter(|_| self.kill_reason.is_none())?;
+        let pid = self.started.child.pid();
+        self.receiver.header().crash(pid, signal)
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.receiver.header().is_up()
     }
@@ -509,6 +516,7 @@ impl Worker {
             pid,
             cause,
             attempts,
+            crash: self.crash(cause),
         })
     }
 }

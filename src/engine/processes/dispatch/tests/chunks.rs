@@ -172,6 +172,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
         index: Some(BASE + 1).into(),
         message: "on purpose".to_owned().into(),
         location: None,
+        backtrace: None,
     });
     let unread = Err(TaskError::Encode {
         index: Some(BASE + 5).into(),

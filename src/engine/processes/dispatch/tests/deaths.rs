@@ -133,6 +133,7 @@ fn retries_are_counted_for_each_item_anew() {
         pid,
         cause: segfault(),
         attempts,
+        crash: None,
     };
     let pid_of_1 = match failures[0].1 {
         TaskError::WorkerDied { pid, .. } => pid,

@@ -30,6 +30,7 @@ fn died(peer: &Peer, cause: Death, attempts: u32) -> TaskError {
         pid: peer.pid,
         cause,
         attempts,
+        crash: None,
     }
 }
 
