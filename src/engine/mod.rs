@@ -33,6 +33,8 @@ mod any;
 mod discard;
 #[cfg(target_os = "linux")]
 pub mod lend;
+#[cfg(target_os = "linux")]
+pub(crate) mod logs;
 pub(crate) mod reduce;
 mod serial;
 mod threads;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::{Limits, at_fork, seed, worker_index};
+use crate::call::{Limits, at_fork, logs, seed, worker_index};
 use crate::engine::fork::fork_child;
+use crate::engine::logs::{Attached, Courier};
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
 use crate::lane::{
@@ -61,6 +62,8 @@ pub(super) struct Setup<'s> {
     pub(super) environment: &'s Environment,
     /// What finds its descendants, if they are to end with it.
     pub(super) entry: Option<Entry>,
+    /// What takes its log records, if they are forwarded.
+    pub(super) courier: Option<Arc<Courier>>,
 }
 
 /// How a child knows that its parent has died.
@@ -100,6 +103,8 @@ pub(super) struct Forked {
     child: Arc<Child>,
     /// What the child uses of what this process had when the child was forked.
     taken: Taken,
+    /// Says that the child lives, if its log records are forwarded.
+    attached: Option<Attached>,
     pub(super) receiver: Receiver,
     is_reaped: bool,
     /// [`fork::generation`] of the parent.
@@ -123,7 +128,7 @@ impl Forked {
         setup: Setup<'_>,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
-        let lane = Lane::new()?;
+        let (lane, _fd) = Lane::new_with(setup.courier.is_some())?;
         let mut ends = match bond {
             Bond::Thread => None,
             Bond::Process => Some(handoff::pair()?),
@@ -152,6 +157,9 @@ impl Forked {
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 worker_index::set(setup.index);
+                if let Some(courier) = &setup.courier {
+                    logs::set_own(&lane, courier.bell().clone());
+                }
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);
@@ -163,10 +171,14 @@ impl Forked {
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
         let child = Arc::new(child.with_tree(setup.entry));
         taken.taken_by(&child);
+        let attached = setup
+            .courier
+            .map(|courier| courier.attach(setup.index, pid, &lane));
         let receiver = Receiver::new(lane);
         Ok(Self {
             child,
             taken,
+            attached,
             receiver,
             is_reaped: false,
             generation: fork::generation(),
@@ -336,6 +348,7 @@ impl Forked {
         let status = self.child.reap();
         member::has_ended(self.child.pid());
         self.taken.let_go();
+        drop(self.attached.take());
         status.into()
     }
 

@@ -27,15 +27,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::running::{Running, Task};
-use self::submit::Submitted;
+use self::submit::{Log, Submitted};
 use super::fork;
+use super::logs::Logs;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
+use crate::call;
 use crate::call::portable::PortableValue;
 use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
-use crate::error::{PoolError, TaskError};
+use crate::error::{ItemIndex, PoolError, TaskError, TaskId};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::usable_cores;
 use crate::memory::wire;
@@ -149,6 +151,7 @@ pub struct ForkedBuilder {
     environment: Environment,
     inner_threads: Option<InnerThreads>,
     spares_descendants: bool,
+    logs: Option<Logs>,
 }
 
 impl ForkedBuilder {
@@ -291,6 +294,28 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets whether the log records of the children go through this process's logger, with the index
+    /// of the child. This takes a [`Forwarder`](crate::logs::Forwarder) around the logger. By
+    /// default they do if the program has a logger when the pool is made: see
+    /// [`logs`](crate::logs).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::logs::Logs;
+    /// use manyhands::prelude::*;
+    ///
+    /// // The copies of the logger do what they do.
+    /// let builder = Forked::builder().workers(1).logs(Logs::Off);
+    /// let pool = builder.allow_threads(true).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn logs(mut self, logs: Logs) -> Self {
+        self.logs = Some(logs);
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
@@ -301,11 +326,15 @@ impl ForkedBuilder {
             threads.give_to(&mut environment, workers, usable_cores()?);
         }
         panic::install_hook();
+        let name = pool_name(None);
+        // A child has the logger of this process, and cannot have another one.
+        let is_forwarded = Logs::are_forwarded(self.logs) && call::logs::copies_forward();
+        let log = Log::new(name.clone(), is_forwarded);
         Ok(Forked {
-            name: pool_name(None),
+            name,
             workers,
             allow_threads: self.allow_threads,
-            submitted: Submitted::new(environment, self.spares_descendants),
+            submitted: Submitted::new(environment, self.spares_descendants, log),
         })
     }
 }
@@ -346,6 +375,7 @@ impl Forked {
         &self,
         limits: Limits,
         work: (F, A),
+        name: ItemIndex,
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
@@ -354,7 +384,8 @@ impl Forked {
         K: Send + 'static,
     {
         self.check_threads()?;
-        self.submitted.submit(self.workers, limits, work, keep)
+        self.submitted
+            .submit(self.workers, limits, work, name, keep)
     }
 }
 
@@ -439,11 +470,18 @@ where
         {
             return TaskFuture::ready(Err(error));
         }
-        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
-            Ok(running) => TaskFuture::new(Arc::new(Task {
-                running,
-                open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
-            })),
+        let id = TaskId::next();
+        let name = ItemIndex::of_task(id);
+        match self.start(limits, (f, argument), name, |f, argument| (f, argument)) {
+            Ok(running) => TaskFuture::with_id(
+                id,
+                Arc::new(Task {
+                    running,
+                    open: |outcome: Result<Vec<u8>, _>| {
+                        wire::decode(&mut outcome?.as_slice(), None)
+                    },
+                }),
+            ),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }
     }

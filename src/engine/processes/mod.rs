@@ -49,7 +49,7 @@ mod map;
 mod output;
 mod run;
 mod server;
-mod service;
+pub(in crate::engine) mod service;
 mod settings;
 mod shared;
 mod start;
@@ -87,7 +87,7 @@ use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Shutdown, check_workers};
+use super::{Executor, Shutdown, check_workers, logs};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::call::{Plan, Stop};
@@ -160,7 +160,12 @@ impl Processes {
         let tallies = dispatch.tallies.iter().enumerate();
         let workers = tallies.map(|(number, tally)| {
             let worker = dispatch.workers.get(number).and_then(Option::as_ref);
-            tally.stats(worker)
+            let (came, dropped) = shared.log_counts.lock().get(number);
+            WorkerStats {
+                log_records: came,
+                log_records_dropped: dropped,
+                ..tally.stats(worker)
+            }
         });
         PoolStats {
             name: shared.settings.name.clone(),
@@ -369,6 +374,7 @@ impl Processes {
                     .into(),
             });
         }
+        logs::check_may_close()?;
         if service::supervises(self.shared.address()) {
             return Err(PoolError::System {
                 what: "the pool was not closed".into(),
