@@ -86,7 +86,7 @@ fn b107_records_of_all_lengths_come_in_order_over_many_laps() {
     let (mut writer, mut reader) = (writer(&lane), RecordReader::new(lane.clone()));
     let mut next = 0;
     for round in 0..200_usize {
-        let messages: Vec<String> = (0..round % 7 + 1)
+        let messages: Vec<String> = (0..=round % 7)
             .map(|nth| {
                 next += 1;
                 format!("{next} {}", "x".repeat((round * 31 + nth * 977) % 9_000))
@@ -273,6 +273,17 @@ fn b108_what_is_no_record_is_refused_and_nothing_more_is_read() {
         assert_eq!((reader.take(), reader.has_next()), (Ok(0), false));
         assert_eq!(reader.records().count(), 0);
     }
+}
+
+#[test]
+fn b108_a_record_longer_than_what_it_says_is_refused() {
+    let mut longer = bytes("good");
+    longer.resize(longer.len() + 8, 0);
+    let len = longer.len() as u32;
+    longer[..4].copy_from_slice(&len.to_ne_bytes());
+    let lane = lane();
+    spoil(&lane, 0, &longer, u64::from(len));
+    assert_eq!(RecordReader::new(lane).take(), Err(Unreadable));
 }
 
 #[test]
