@@ -23,7 +23,7 @@ use manyhands::{Shutdown, TaskId, worker_index};
 
 /// A record as the logger has got it.
 #[derive(Clone, Debug)]
-struct Line {
+struct Kept {
     origin: Origin,
     level: Level,
     target: String,
@@ -33,7 +33,7 @@ struct Line {
     message: String,
 }
 
-impl Line {
+impl Kept {
     /// Returns the message without what says where it comes from.
     fn text(&self) -> &str {
         let start = format!("[{}] ", self.origin);
@@ -48,7 +48,7 @@ impl Line {
 /// What the logger does with the records of a pool before it keeps them.
 type Hook = Arc<dyn Fn(&Origin) + Send + Sync>;
 
-static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+static LINES: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 static HOOKS: Mutex<BTreeMap<String, Hook>> = Mutex::new(BTreeMap::new());
 
 struct Keep;
@@ -68,7 +68,7 @@ impl Log for Keep {
             hook(&origin);
         }
         let text = |text: &str| text.to_owned();
-        LINES.lock().unwrap().push(Line {
+        LINES.lock().unwrap().push(Kept {
             origin,
             level: record.level(),
             target: text(record.target()),
@@ -92,7 +92,7 @@ fn set_logger() {
 }
 
 /// Returns what the logger has got from the workers of this pool.
-fn lines(pool: &str) -> Vec<Line> {
+fn lines(pool: &str) -> Vec<Kept> {
     let lines = LINES.lock().unwrap();
     let own = lines.iter().filter(|line| &*line.origin.pool == pool);
     own.cloned().collect()
@@ -121,8 +121,8 @@ fn log_two(item: u32) -> (u32, usize) {
 }
 
 /// Checks that the lines are what `log_two` has logged, where item `n` has given `answers[n]`.
-fn check_two(lines: &[Line], answers: &[(u32, usize)]) {
-    let mut by_item: BTreeMap<usize, Vec<&Line>> = BTreeMap::new();
+fn check_two(lines: &[Kept], answers: &[(u32, usize)]) {
+    let mut by_item: BTreeMap<usize, Vec<&Kept>> = BTreeMap::new();
     let mut by_worker: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for line in lines {
         let item = line.origin.item.unwrap_or_else(|| panic!("{line:?}"));
@@ -251,7 +251,9 @@ fn b107_submitted_tasks_have_their_id() {
     fn check<E: Executor>(pool: &Pool<E>, tasks: Vec<TaskFuture<()>>) {
         let name = pool.name().to_owned();
         let ids: Vec<TaskId> = tasks.iter().map(TaskFuture::id).collect();
-        tasks.into_iter().for_each(|task| task.result().unwrap());
+        for task in tasks {
+            task.result().unwrap();
+        }
         pool.close().unwrap();
         let lines = lines(&name);
         assert_eq!(lines.len(), ids.len());
@@ -290,15 +292,15 @@ fn b107_threads_of_a_task_count_as_the_task() {
         let threads: Vec<_> = (0..4)
             .map(|_| std::thread::spawn(move || (0..50).for_each(|_| log::info!("{x}"))))
             .collect();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     };
     pool.map(log, 0..3).unwrap();
     drop(pool);
     let lines = lines("threads");
     assert_eq!(lines.len(), 3 * 200);
-    let is_right = |line: &Line| line.origin.item == Some(line.number() as usize);
+    let is_right = |line: &Kept| line.origin.item == Some(line.number() as usize);
     assert!(lines.iter().all(is_right));
 }
 
@@ -463,7 +465,7 @@ fn b108_what_a_worker_wrote_before_it_died_comes() {
         std::thread::sleep(DEADLINE);
     };
     let check = |name: &str| {
-        let numbers: Vec<u64> = lines(name).iter().map(Line::number).collect();
+        let numbers: Vec<u64> = lines(name).iter().map(Kept::number).collect();
         assert_eq!(
             numbers,
             [(0..100).collect::<Vec<u64>>(), vec![0, 1, 2]].concat()
@@ -502,16 +504,17 @@ fn b108_what_a_worker_wrote_before_it_died_comes() {
 
 #[test]
 fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
+    type End = fn(Pool<Processes>);
+    type EndForked = fn(Pool<Forked>);
     let _none = Leftovers::none();
     set_logger();
     let log = |x: u32| (0..20).for_each(|_| log::info!("{x}"));
-    type End = fn(Pool<Processes>);
     let ends: [(&str, End); 4] = [
         ("close", |pool| pool.close().unwrap()),
         ("drop", drop),
         ("kill", |pool| pool.shutdown(Shutdown::Kill).unwrap()),
         ("cancel", |pool| {
-            pool.shutdown(Shutdown::CancelQueued).unwrap()
+            pool.shutdown(Shutdown::CancelQueued).unwrap();
         }),
     ];
     for (end, ends) in ends {
@@ -523,7 +526,6 @@ fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
         ends(pool);
         assert_eq!(lines(&name).len(), 400, "{end}");
     }
-    type EndForked = fn(Pool<Forked>);
     let ends: [EndForked; 3] = [
         |pool| pool.close().unwrap(),
         drop,
@@ -587,7 +589,7 @@ fn b108_records_of_workers_killed_at_random_are_whole() {
 }
 
 /// Returns how many records were dropped, as this line says.
-fn dropped(line: &Line) -> u64 {
+fn dropped(line: &Kept) -> u64 {
     let text = line.text();
     let (count, rest) = text.split_once(' ').unwrap();
     let worker = line.origin.worker;
@@ -730,7 +732,7 @@ fn b110_a_logger_that_panics_gets_the_next_record() {
         (1..11).collect::<Vec<_>>()
     );
     pool.close().unwrap();
-    let numbers: Vec<u64> = lines("panics").iter().map(Line::number).collect();
+    let numbers: Vec<u64> = lines("panics").iter().map(Kept::number).collect();
     assert_eq!(numbers, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
 }
 
@@ -801,6 +803,50 @@ fn b110_a_logger_may_use_the_pool_but_not_close_it() {
     }
     POOL.lock().unwrap().take();
     CHILDREN.lock().unwrap().take();
+}
+
+#[test]
+fn b110_children_are_forked_while_no_worker_s_record_is_logged() {
+    /// Takes long with the records of workers, and has a lock meanwhile.
+    struct Slow(Mutex<u64>);
+    impl Log for Slow {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, _: &Record<'_>) {
+            let mut count = self.0.lock().unwrap();
+            *count += 1;
+            if logs::origin().is_some() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        fn flush(&self) {}
+    }
+    static LOGGER: Slow = Slow(Mutex::new(0));
+    let name = "b110_children_are_forked_while_no_worker_s_record_is_logged";
+    if !is_program() {
+        let output = finish(&mut as_program(name));
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    log::set_logger(&LOGGER).unwrap();
+    log::set_max_level(LevelFilter::Info);
+    let workers = Pool::processes(1).unwrap();
+    let children = Forked::builder()
+        .workers(1)
+        .allow_threads(true)
+        .build()
+        .unwrap();
+    for round in 0..20 {
+        let busy = workers.submit(|x: u32| (0..20).for_each(|_| log::info!("{x}")), round);
+        // This hangs if the child has a copy of the locked lock.
+        children
+            .map(|x: u32| log::info!("{x}"), [round; 3])
+            .unwrap();
+        busy.result().unwrap();
+    }
+    workers.close().unwrap();
+    assert_eq!(*LOGGER.0.lock().unwrap(), 400);
 }
 
 #[test]

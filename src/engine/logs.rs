@@ -22,14 +22,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::processes::service;
+use crate::call::logs::copies_forward;
 use crate::error::{ItemIndex, PoolError, TaskId};
 use crate::lane::Lane;
 use crate::lane::bell::RecordBell;
 use crate::lane::records::{RawRecord, RecordReader, records_are_asked_for};
-use crate::os::fork::{self, Original};
+use crate::os::fork::{self, Original, PerProcess};
 use crate::os::task;
 use crate::panic;
 use crate::text::as_text;
@@ -176,6 +177,24 @@ pub(super) fn check_may_close() -> Result<(), PoolError> {
             "closing waits until the workers' records have been logged, and the logger asked for it"
                 .into(),
     })
+}
+
+/// Held by a courier while the logger has a record, if forked children have a copy of that logger.
+///
+/// Each process has one for itself: a forked child's copy is held for ever.
+static LOGGING: PerProcess<Mutex<()>> = PerProcess::new(Mutex::new(()));
+
+/// How long a fork waits for the logger. A logger that takes longer may hang.
+const MOST_LOGGING: Duration = Duration::from_secs(1);
+
+/// Waits until no courier is in the logger, and keeps them out of it as long as the value lives. A
+/// child that is forked meanwhile has a copy of the logger whose locks are free.
+pub(crate) fn keep_out() -> Option<MutexGuard<'static, ()>> {
+    // The logger itself may fork.
+    if IS_COURIER.get() {
+        return None;
+    }
+    LOGGING.own().try_lock_for(MOST_LOGGING)
 }
 
 /// The shortest time between two records that tell of dropped ones, for each worker.
@@ -519,6 +538,8 @@ fn give(origin: &Origin, message: &str, about: &About<'_>) {
     if about.level > log::max_level() {
         return;
     }
+    // With a `Forwarder` children do not use their copies.
+    let logging = (!copies_forward()).then(|| LOGGING.own().lock());
     ORIGIN.set(Some(origin.clone()));
     let original = Original::here();
     let logged = panic::catch(|| {
@@ -536,4 +557,5 @@ fn give(origin: &Origin, message: &str, about: &About<'_>) {
     // A logger may fork, mostly by a C library. A copy that goes on would read records away.
     original.end_copy_after(&logged);
     ORIGIN.set(None);
+    drop(logging);
 }
