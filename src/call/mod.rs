@@ -12,6 +12,7 @@
 //! | [`portable`] | which functions can go there |
 //! | [`entry`] | where a worker process enters a function |
 //! | [`at_fork`] | what forked children run first |
+//! | [`logs`] | log records on their way to the parent |
 
 #[cfg(target_os = "linux")]
 pub(crate) mod at_fork;
@@ -22,6 +23,8 @@ pub(crate) mod code;
 #[cfg(target_os = "linux")]
 pub(crate) mod entry;
 mod limits;
+#[cfg(target_os = "linux")]
+pub(crate) mod logs;
 mod plan;
 #[cfg(target_os = "linux")]
 pub(crate) mod portable;

@@ -214,6 +214,36 @@ pub(crate) fn begin_task(seeds: Seeds) {
     });
 }
 
+/// The item that a thread is at.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// None.
+    Nowhere,
+    /// The item that the lane's progress word names.
+    InLane,
+    /// The item of its call with this index.
+    Item(usize),
+}
+
+/// Returns which item this thread is at.
+#[cfg(target_os = "linux")]
+pub(crate) fn at() -> At {
+    match CURRENT.with(|current| current.at.get()) {
+        NOWHERE => At::Nowhere,
+        IN_LANE => At::InLane,
+        index => At::Item(index as usize),
+    }
+}
+
+/// Returns whether this thread runs the tasks of a lane.
+#[cfg(target_os = "linux")]
+pub(crate) fn has_lane() -> bool {
+    // At the end of a thread, its lane is gone already.
+    LANE.try_with(|lane| lane.try_borrow().is_ok_and(|lane| lane.is_some()))
+        .unwrap_or(true)
+}
+
 /// Returns the lane that this thread runs tasks of, if it does.
 #[cfg(target_os = "linux")]
 pub(crate) fn lane() -> Option<Lane> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::threads;
+use super::{logs, threads};
 use crate::array::fork_guard::{self, Taken, Takes};
 use crate::error::PoolError;
 use crate::os::fork::Original;
@@ -50,7 +50,7 @@ fn threads_beside() -> Result<Vec<i32>, PoolError> {
 ///
 /// Standard output and error are flushed before the fork, so that the child does not print again
 /// what the parent had buffered. They are locked during the fork, so that the child finds them
-/// free.
+/// free. No courier is in the program's logger meanwhile ([`logs::keep_out`]).
 ///
 /// The child's copies of this process's memory (objects, and slices of arrays) stay as they are as
 /// long as the parent keeps what this returns.
@@ -64,15 +64,17 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // first.
     crate::memory::family::for_children();
     let fork = fork_guard::Fork::new(takes);
-    let (out, err, departure) = loop {
+    let (logger, out, err, departure) = loop {
+        // This comes first: a courier in the logger may need the streams.
+        let logger = logs::keep_out();
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
         // If the output is closed or full, that is no error of this call.
         let _ = (out.flush(), err.flush());
         match fork.depart()? {
-            Ok(departure) => break (out, err, departure),
+            Ok(departure) => break (logger, out, err, departure),
             Err(in_the_way) => {
                 // The streams are unlocked first: the threads that are waited for may need them.
-                drop((out, err));
+                drop((out, err, logger));
                 fork.wait(in_the_way)?;
             }
         }
@@ -83,11 +85,14 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // child's memory is its own.
     match unsafe { os::fork::fork() }? {
         os::fork::Side::Parent { child } => {
-            drop((out, err));
+            drop((out, err, logger));
             Ok((child, departure.end()))
         }
         os::fork::Side::Child => {
             fate.arm();
+            // The guard of the child's copy is not dropped: that could wait for threads that the
+            // child does not have.
+            std::mem::forget(logger);
             drop((out, err, departure));
             // Not dropped: only the parent has waited.
             std::mem::forget(fork);

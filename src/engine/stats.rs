@@ -104,6 +104,12 @@ pub struct WorkerStats {
     /// included. On threads and [`Serial`](crate::Serial) that of this program, of which the
     /// workers are a part.
     pub peak_memory: u64,
+    /// Log records of the workers here that this process has taken to give them to its logger: see
+    /// [`logs`](crate::logs).
+    pub log_records: u64,
+    /// Log records that the workers here have dropped, because they came faster than they were
+    /// logged.
+    pub log_records_dropped: u64,
 }
 
 /// Tasks that have failed, by cause.
@@ -227,6 +233,8 @@ impl WorkerStats {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.peak_memory = self.peak_memory.max(other.peak_memory);
+        self.log_records += other.log_records;
+        self.log_records_dropped += other.log_records_dropped;
     }
 }
 
@@ -291,6 +299,13 @@ impl fmt::Display for PoolStats {
                     failures.cancelled,
                     failures.encode,
                     failures.decode
+                )?;
+            }
+            if worker.log_records_dropped > 0 {
+                writeln!(
+                    f,
+                    "worker {number} dropped {} log records and sent {}",
+                    worker.log_records_dropped, worker.log_records
                 )?;
             }
         }
@@ -382,6 +397,8 @@ mod tests {
             bytes_sent: 4_000 + first,
             bytes_received: 5_000 + first,
             peak_memory: 6_000 + first,
+            log_records: 7_000 + first,
+            log_records_dropped: 8_000 + first,
         }
     }
 
@@ -411,6 +428,8 @@ mod tests {
             bytes_sent: 8_003,
             bytes_received: 10_003,
             peak_memory: 6_002,
+            log_records: 14_003,
+            log_records_dropped: 16_003,
         };
         let total = pool.total();
         assert_eq!(total, expected);
@@ -507,6 +526,8 @@ mod tests {
         let causes = "worker 0 failed: 1 panicked, 2 died, 4 out of memory, 8 timed out, \
                       16 cancelled, 32 not encoded, 64 not decoded";
         assert_eq!(lines[4].join(" "), causes, "{table}");
+        let dropped = "worker 0 dropped 8001 log records and sent 7001";
+        assert_eq!(lines[5].join(" "), dropped, "{table}");
         pool.workers[0].pid = None;
         assert!(pool.to_string().contains("\n     0        - "), "{table}");
     }

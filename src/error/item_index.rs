@@ -82,6 +82,27 @@ impl ItemIndex {
         })
     }
 
+    /// Returns the word that says what this holds, for another process of the same build.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn to_word(self) -> u64 {
+        self.word()
+    }
+
+    /// Makes one of a word that another process has written; `None` if it stands for nothing.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        (word < IS_TASK << 1).then(|| Self::of_word(word))
+    }
+
+    /// Returns the item that lies `more` items behind this one; a task stays what it is.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn plus(self, more: usize) -> Self {
+        match self.get() {
+            Some(index) => Some(index.saturating_add(more)).into(),
+            None => self,
+        }
+    }
+
     fn word(self) -> u64 {
         let mut word = [0; 8];
         word[..7].copy_from_slice(&self.0);

@@ -111,8 +111,13 @@ pub(crate) trait Pending<R>: Send + Sync {
 
 impl<R> TaskFuture<R> {
     pub(crate) fn new(pending: Arc<dyn Pending<R>>) -> Self {
+        Self::with_id(TaskId::next(), pending)
+    }
+
+    /// Makes a handle of the task that was given this id before it was given to its engine.
+    pub(crate) fn with_id(id: TaskId, pending: Arc<dyn Pending<R>>) -> Self {
         Self {
-            id: TaskId::next(),
+            id,
             pending,
             told: OnceLock::new(),
             waker: None,

@@ -9,6 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,29 +19,45 @@ use crate::shim::Futex;
 
 const BELL_BYTES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
+/// Where the bell for log records lies in the same memory: a thread that waits for tasks is not
+/// woken by it.
+const RECORDS_AT: usize = 128;
+
 #[derive(Debug)]
 pub(crate) struct Bell {
-    memory: SharedMemory,
+    memory: Arc<SharedMemory>,
     /// For workers that start later.
     fd: OwnedFd,
 }
 
 /// A worker's side of the bell of its pool.
 pub(crate) struct Ringer {
-    memory: SharedMemory,
+    memory: Arc<SharedMemory>,
+}
+
+/// The bell of a pool for log records, from either side.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordBell {
+    memory: Arc<SharedMemory>,
 }
 
 impl Ringer {
     pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            memory: SharedMemory::open("the pool's bell", fd, BELL_BYTES)?,
+            memory: Arc::new(SharedMemory::open("the pool's bell", fd, BELL_BYTES)?),
         })
+    }
+
+    pub(crate) fn for_records(&self) -> RecordBell {
+        RecordBell {
+            memory: self.memory.clone(),
+        }
     }
 }
 
 impl Ring for Ringer {
     fn ring(&self) {
-        word(&self.memory).ring();
+        word(&self.memory, 0).ring();
     }
 }
 
@@ -70,19 +87,37 @@ impl Doorbell {
     }
 }
 
-fn word(memory: &SharedMemory) -> &Doorbell {
+/// Returns the bell that lies at byte `at`: 0 or [`RECORDS_AT`].
+fn word(memory: &SharedMemory, at: usize) -> &Doorbell {
     if cfg!(loom) {
         unreachable!("under loom a bell is not what lies in memory");
     }
-    // SAFETY: the mapping is page-aligned, large enough and lives as long as `memory`; a bell is
-    // one word, of which any value is valid.
-    unsafe { memory.start().cast::<Doorbell>().as_ref() }
+    // SAFETY: within the mapping, which has a page.
+    let start = unsafe { memory.start().add(at) };
+    // SAFETY: the address is aligned, by the alignment of the mapping and of `at`, and the mapping
+    // lives as long as `memory`; a bell is one word, of which any value is valid.
+    unsafe { start.cast::<Doorbell>().as_ref() }
+}
+
+impl Deref for RecordBell {
+    type Target = Doorbell;
+
+    fn deref(&self) -> &Doorbell {
+        word(&self.memory, RECORDS_AT)
+    }
 }
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
         let (memory, fd) = SharedMemory::new("the pool's bell", BELL_BYTES)?;
+        let memory = Arc::new(memory);
         Ok(Self { memory, fd })
+    }
+
+    pub(crate) fn for_records(&self) -> RecordBell {
+        RecordBell {
+            memory: self.memory.clone(),
+        }
     }
 
     /// Returns the descriptor by which a worker opens its [`Ringer`].
@@ -95,6 +130,6 @@ impl Deref for Bell {
     type Target = Doorbell;
 
     fn deref(&self) -> &Doorbell {
-        word(&self.memory)
+        word(&self.memory, 0)
     }
 }

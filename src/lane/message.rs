@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::error::{TaskError, TaskValue};
+use crate::error::{ItemIndex, TaskError, TaskValue};
 use crate::memory::wire::undecoded;
 use crate::panic::Caught;
 
@@ -35,6 +35,9 @@ pub(crate) enum Request {
         is_recorded: bool,
         /// After what the worker leaves out the rest of the items.
         stops_at: StopsAt,
+        /// The index of the task's first item in the input of its call, or the task itself, for
+        /// the worker's log records. Only if those are forwarded.
+        name: Option<ItemIndex>,
     },
     /// Keep a context. Body: its encoding.
     Context { id: u64 },
@@ -58,10 +61,12 @@ const REQUEST_HEAD: usize = 40;
 /// Bytes of the limit, which follows the head of a request that has one. Other requests stay as
 /// short as they are.
 const LIMIT_BYTES: usize = 8;
+/// Bytes of the task's name, which comes after that.
+const NAME_BYTES: usize = 8;
 
 /// The head of a request, with the limit if there is one.
 pub(crate) struct RequestHead {
-    bytes: [u8; REQUEST_HEAD + LIMIT_BYTES],
+    bytes: [u8; REQUEST_HEAD + LIMIT_BYTES + NAME_BYTES],
     len: usize,
 }
 
@@ -79,12 +84,13 @@ const TIMED: u32 = 1 << 8;
 const RECORDED: u32 = 1 << 9;
 const STOPS_AT_FAULT: u32 = 1 << 10;
 const STOPS_AT_ERR: u32 = 1 << 11;
-const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR;
+const NAMED: u32 = 1 << 12;
+const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR | NAMED;
 
 impl Request {
     pub(crate) fn to_head(self) -> RequestHead {
         let mut len = REQUEST_HEAD;
-        let mut limit_bytes = [0; LIMIT_BYTES];
+        let mut more = [0; LIMIT_BYTES + NAME_BYTES];
         let (kind, task, code, context, first, count, seeds) = match self {
             Self::Run {
                 task,
@@ -96,14 +102,22 @@ impl Request {
                 limit,
                 is_recorded,
                 stops_at,
+                name,
             } => {
+                let mut given = 0;
                 if let Some(limit) = limit {
                     len += LIMIT_BYTES;
+                    given |= TIMED;
                     // A limit that does not fit is longer than the machine will run.
                     let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-                    limit_bytes = limit.to_ne_bytes();
+                    more[..LIMIT_BYTES].copy_from_slice(&limit.to_ne_bytes());
                 }
-                let timed = if limit.is_some() { TIMED } else { 0 };
+                if let Some(name) = name {
+                    let at = len - REQUEST_HEAD;
+                    more[at..at + NAME_BYTES].copy_from_slice(&name.to_word().to_ne_bytes());
+                    len += NAME_BYTES;
+                    given |= NAMED;
+                }
                 let recorded = if is_recorded { RECORDED } else { 0 };
                 let stops = match stops_at {
                     StopsAt::Nothing => 0,
@@ -111,7 +125,7 @@ impl Request {
                     StopsAt::Err => STOPS_AT_ERR,
                 };
                 (
-                    RUN | timed | recorded | stops,
+                    RUN | given | recorded | stops,
                     task,
                     code,
                     context,
@@ -123,7 +137,7 @@ impl Request {
             Self::Context { id } => (2, 0, 0, id, 0, 0, 0),
             Self::Forget { id } => (3, 0, 0, id, 0, 0, 0),
         };
-        let mut head = [0; REQUEST_HEAD + LIMIT_BYTES];
+        let mut head = [0; REQUEST_HEAD + LIMIT_BYTES + NAME_BYTES];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
         head[4..8].copy_from_slice(&task.to_ne_bytes());
         head[8..16].copy_from_slice(&code.to_ne_bytes());
@@ -131,7 +145,7 @@ impl Request {
         head[24..28].copy_from_slice(&first.to_ne_bytes());
         head[28..32].copy_from_slice(&count.to_ne_bytes());
         head[32..40].copy_from_slice(&seeds.to_ne_bytes());
-        head[REQUEST_HEAD..].copy_from_slice(&limit_bytes);
+        head[REQUEST_HEAD..].copy_from_slice(&more);
         RequestHead { bytes: head, len }
     }
 
@@ -147,6 +161,13 @@ impl Request {
                     let (limit, rest) = body.split_first_chunk::<LIMIT_BYTES>()?;
                     body = rest;
                     Some(Duration::from_nanos(u64::from_ne_bytes(*limit)))
+                },
+                name: if kind & NAMED == 0 {
+                    None
+                } else {
+                    let (name, rest) = body.split_first_chunk::<NAME_BYTES>()?;
+                    body = rest;
+                    ItemIndex::from_word(u64::from_ne_bytes(*name))
                 },
                 is_recorded: kind & RECORDED != 0,
                 stops_at: if kind & STOPS_AT_ERR != 0 {
@@ -275,10 +296,11 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::TaskId;
 
     #[test]
     fn heads_come_back_as_they_went() {
-        let run = |limit, stops_at| Request::Run {
+        let run = |limit, stops_at, name| Request::Run {
             task: 1,
             code: 1 << 40,
             context: 3,
@@ -288,11 +310,17 @@ mod tests {
             limit,
             is_recorded: true,
             stops_at,
+            name,
         };
         for request in [
-            run(None, StopsAt::Nothing),
-            run(None, StopsAt::Fault),
-            run(Some(Duration::from_nanos(u64::MAX - 1)), StopsAt::Err),
+            run(None, StopsAt::Nothing, None),
+            run(None, StopsAt::Fault, Some(Some(7).into())),
+            run(Some(Duration::from_nanos(u64::MAX - 1)), StopsAt::Err, None),
+            run(
+                Some(Duration::from_nanos(8)),
+                StopsAt::Err,
+                Some(ItemIndex::of_task(TaskId::next())),
+            ),
             Request::Context { id: u64::MAX },
             Request::Forget { id: 7 },
         ] {

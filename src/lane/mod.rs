@@ -8,6 +8,7 @@
 //!            reads responses                   writes responses
 //!
 //!   header: who sleeps, whom to wake, how far the worker is, its crash report
+//!   behind the rings, if the parent forwards them: the worker's log records
 //! ```
 //!
 //! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so to hand over
@@ -36,6 +37,7 @@ pub(crate) mod garbage;
 pub(crate) mod message;
 mod raw;
 mod receiver;
+pub(crate) mod records;
 mod response_writer;
 mod ring;
 mod wake;
@@ -71,6 +73,20 @@ pub(crate) use wake::{Asleep, RingAt};
 const HEADER_BYTES: usize = 4_096;
 /// Header, requests, responses.
 const LANE_BYTES: NonZeroUsize = NonZeroUsize::new(HEADER_BYTES + 2 * RING_BYTES).unwrap();
+
+/// Room for log records, which lie behind the rings: a page of words and 128 KiB.
+const RECORDS_BYTES: usize = HEADER_BYTES + (128 << 10);
+/// Header, requests, responses, records.
+const LANE_BYTES_WITH_RECORDS: NonZeroUsize =
+    NonZeroUsize::new(LANE_BYTES.get() + RECORDS_BYTES).unwrap();
+
+fn lane_bytes(has_records: bool) -> NonZeroUsize {
+    if has_records {
+        LANE_BYTES_WITH_RECORDS
+    } else {
+        LANE_BYTES
+    }
+}
 
 /// The words of a lane that are not messages. Each group has cache lines of its own, and is named
 /// after the side that writes it most.
@@ -168,23 +184,31 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Makes a lane for this process and those that it forks.
+    /// Makes a lane for this process and those that it forks, without room for log records.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new() -> io::Result<Self> {
-        Self::new_to_send().map(|(lane, _fd)| lane)
+        Self::new_with(false).map(|(lane, _fd)| lane)
     }
 
-    /// Makes a lane, and the descriptor by which another process opens it.
-    pub(crate) fn new_to_send() -> io::Result<(Self, OwnedFd)> {
-        let (memory, fd) = SharedMemory::new("the lane of a worker", LANE_BYTES)?;
+    /// Makes a lane, and the descriptor by which another process opens it. There is room for log
+    /// records if `has_records` says so.
+    pub(crate) fn new_with(has_records: bool) -> io::Result<(Self, OwnedFd)> {
+        let (memory, fd) = SharedMemory::new("the lane of a worker", lane_bytes(has_records))?;
         let memory = Arc::new(memory);
         Ok((Self { memory }, fd))
     }
 
-    /// Maps a lane that another process made.
-    pub(crate) fn open(fd: &OwnedFd) -> io::Result<Self> {
+    /// Maps a lane that another process made, with room for log records or without.
+    pub(crate) fn open(fd: &OwnedFd, has_records: bool) -> io::Result<Self> {
+        let len = lane_bytes(has_records);
         Ok(Self {
-            memory: Arc::new(SharedMemory::open("the lane of a worker", fd, LANE_BYTES)?),
+            memory: Arc::new(SharedMemory::open("the lane of a worker", fd, len)?),
         })
+    }
+
+    /// Returns whether there is room for log records.
+    fn has_records(&self) -> bool {
+        self.memory.len() > LANE_BYTES.get()
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -435,7 +459,7 @@ impl Header {
                 // Spun for long enough. A sleep may end for no reason, so the condition is checked
                 // again.
                 while !ready() {
-                    self.worker.asleep.sleep_unless(&mut ready);
+                    self.worker.asleep.sleep_unless(&mut ready, None);
                 }
                 now = clock::now();
                 break;

@@ -12,6 +12,7 @@
 //! word. Otherwise the side that waits sees the cells, and does not sleep.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::is_past;
 use crate::os::fault;
@@ -38,15 +39,15 @@ impl Asleep {
         true
     }
 
-    /// Sleeps once, unless `ready` holds. May return for no reason.
-    pub(crate) fn sleep_unless(&self, ready: &mut impl FnMut() -> bool) {
+    /// Sleeps once, at most for `timeout`, unless `ready` holds. May return for no reason.
+    pub(crate) fn sleep_unless(&self, ready: &mut impl FnMut() -> bool, timeout: Option<Duration>) {
         self.0.store(1, Ordering::Relaxed);
         fault::point();
         // Pairs with the fence in `wake`.
         fence(Ordering::SeqCst);
         // The word is set, so a parent that publishes from now on wakes this thread.
         if !ready() {
-            self.0.sleep_for(1, None);
+            self.0.sleep_for(1, timeout);
         }
         self.0.store(0, Ordering::Relaxed);
     }

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::{Limits, at_fork, seed, worker_index};
+use crate::call::{Limits, at_fork, logs, seed, worker_index};
 use crate::engine::fork::fork_child;
+use crate::engine::logs::{Attached, Courier};
 use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
@@ -67,6 +68,8 @@ pub(super) struct Setup<'s> {
     pub(super) entry: Option<Entry>,
     /// Where what it does is counted.
     pub(super) accounts: &'s Arc<Accounts>,
+    /// What takes its log records, if they are forwarded.
+    pub(super) courier: Option<Arc<Courier>>,
 }
 
 impl Setup<'_> {
@@ -116,6 +119,8 @@ pub(super) struct Forked {
     child: Arc<Child>,
     /// What the child uses of what this process had when the child was forked.
     taken: Taken,
+    /// Says that the child lives, if its log records are forwarded.
+    attached: Option<Attached>,
     pub(super) receiver: Receiver,
     is_reaped: bool,
     /// [`fork::generation`] of the parent.
@@ -145,7 +150,7 @@ impl Forked {
         setup: Setup<'_>,
         work: &mut Option<W>,
     ) -> io::Result<Self> {
-        let lane = Lane::new()?;
+        let (lane, _fd) = Lane::new_with(setup.courier.is_some())?;
         let mut ends = match bond {
             Bond::Thread => None,
             Bond::Process => Some(handoff::pair()?),
@@ -176,6 +181,9 @@ impl Forked {
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
                 setup.take_place();
+                if let Some(courier) = &setup.courier {
+                    logs::set_own(&lane, courier.bell().clone());
+                }
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);
                 work(&mut responses);
@@ -187,11 +195,15 @@ impl Forked {
         let child = Child::open(pid).inspect_err(|_| pidfd::kill_unopened(pid))?;
         let child = Arc::new(child.with_tree(setup.entry));
         taken.taken_by(&child);
+        let attached = setup
+            .courier
+            .map(|courier| courier.attach(setup.index, pid, &lane));
         let receiver = Receiver::new(lane);
         setup.accounts.started(setup.index);
         Ok(Self {
             child,
             taken,
+            attached,
             receiver,
             is_reaped: false,
             generation: fork::generation(),
@@ -368,6 +380,7 @@ impl Forked {
         let status = self.child.reap();
         member::has_ended(self.child.pid());
         self.taken.let_go();
+        drop(self.attached.take());
         status.into()
     }
 

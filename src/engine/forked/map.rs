@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, SLOW_START, wait_any};
 use super::chunk::Chunk;
 use super::submit::Enlisted;
-use crate::call::{Limits, Plan, Stop, Tracker, seed, worker_index};
+use crate::call::{Limits, Plan, Stop, Tracker, logs, seed, worker_index};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Corruption, Death, PoolError, TaskError, TaskValue};
@@ -427,6 +427,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let chunk = &self.chunks[index];
             responses.begin(number(index), chunk.answered);
             seed::begin_task(self.limits.seeds.from(chunk.first));
+            logs::begin_task(Some(chunk.first).into());
             responses.set_stops_at(chunk.stops_at());
             if self.engine.submitted.accounts.has_timeline() {
                 responses.set_recorded();

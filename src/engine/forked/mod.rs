@@ -29,15 +29,17 @@ use std::time::Instant;
 
 use self::accounts::Accounts;
 use self::running::{Running, Task};
-use self::submit::Submitted;
+use self::submit::{Log, Submitted};
 use super::fork;
+use super::logs::Logs;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name};
+use crate::call;
 use crate::call::portable::PortableValue;
 use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
-use crate::error::{PoolError, TaskError};
+use crate::error::{ItemIndex, PoolError, TaskError, TaskId};
 use crate::future::{PoolId, TaskFuture};
 use crate::machine::usable_cores;
 use crate::memory::wire;
@@ -153,6 +155,7 @@ pub struct ForkedBuilder {
     spares_descendants: bool,
     name: Option<String>,
     has_timeline: bool,
+    logs: Option<Logs>,
 }
 
 impl ForkedBuilder {
@@ -295,6 +298,28 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets whether the log records of the children go through this process's logger, with the index
+    /// of the child. This takes a [`Forwarder`](crate::logs::Forwarder) around the logger. By
+    /// default they do if the program has a logger when the pool is made: see
+    /// [`logs`](crate::logs).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::logs::Logs;
+    /// use manyhands::prelude::*;
+    ///
+    /// // The copies of the logger do what they do.
+    /// let builder = Forked::builder().workers(1).logs(Logs::Off);
+    /// let pool = builder.allow_threads(true).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn logs(mut self, logs: Logs) -> Self {
+        self.logs = Some(logs);
+        self
+    }
+
     /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)). Its children are `NAME:0`,
     /// `NAME:1` and so on, in the messages of panics, in debuggers and in `ps`, where the name is
     /// cut so that it fits into 15 bytes with the number.
@@ -343,14 +368,19 @@ impl ForkedBuilder {
         }
         panic::install_hook();
         memory_kills::begin();
+        let name = pool_name(self.name);
+        // A child has the logger of this process, and cannot have another one.
+        let is_forwarded = Logs::are_forwarded(self.logs) && call::logs::copies_forward();
+        let log = Log::new(name.clone(), is_forwarded);
         Ok(Forked {
             workers,
             allow_threads: self.allow_threads,
             submitted: Submitted::new(
-                pool_name(self.name),
+                name,
                 environment,
                 self.spares_descendants,
                 Accounts::new(self.has_timeline),
+                log,
             ),
         })
     }
@@ -392,6 +422,7 @@ impl Forked {
         &self,
         limits: Limits,
         work: (F, A),
+        name: ItemIndex,
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
@@ -400,7 +431,8 @@ impl Forked {
         K: Send + 'static,
     {
         self.check_threads()?;
-        self.submitted.submit(self.workers, limits, work, keep)
+        self.submitted
+            .submit(self.workers, limits, work, name, keep)
     }
 }
 
@@ -551,11 +583,18 @@ where
         {
             return TaskFuture::ready(Err(error));
         }
-        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
-            Ok(running) => TaskFuture::new(Arc::new(Task {
-                running,
-                open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
-            })),
+        let id = TaskId::next();
+        let name = ItemIndex::of_task(id);
+        match self.start(limits, (f, argument), name, |f, argument| (f, argument)) {
+            Ok(running) => TaskFuture::with_id(
+                id,
+                Arc::new(Task {
+                    running,
+                    open: |outcome: Result<Vec<u8>, _>| {
+                        wire::decode(&mut outcome?.as_slice(), None)
+                    },
+                }),
+            ),
             Err(error) => TaskFuture::ready(Err(error.into())),
         }
     }

@@ -16,11 +16,13 @@ use super::calls::{Calling, Calls};
 use super::child::{Answers, Forked as Child, Setup, wait_any};
 use super::running::{Running, TASK};
 use super::watch::Watcher;
-use crate::call::{Limits, seed, worker_index};
+use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
-use crate::error::{PoolError, TaskError};
+use crate::engine::logs::{Courier, check_may_close};
+use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
+use crate::lane::bell::Bell;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
@@ -49,6 +51,59 @@ pub(super) struct Submitted {
     environment: Environment,
     spares_descendants: bool,
     pub(super) accounts: Arc<Accounts>,
+    log: Log,
+}
+
+/// What takes the log records of a pool's children.
+#[derive(Default)]
+pub(super) struct Log {
+    /// The name of the pool.
+    pub(super) pool: String,
+    /// Whether the records are forwarded.
+    pub(super) is_forwarded: bool,
+    /// Started with the first child.
+    courier: Mutex<Option<Arc<Courier>>>,
+}
+
+impl Log {
+    pub(super) fn new(pool: String, is_forwarded: bool) -> Self {
+        Self {
+            pool,
+            is_forwarded,
+            courier: Mutex::default(),
+        }
+    }
+
+    /// Returns what takes the records, if they are forwarded.
+    fn courier(&self) -> Option<Arc<Courier>> {
+        if !self.is_forwarded {
+            return None;
+        }
+        let mut courier = self.courier.lock();
+        if courier.is_none() {
+            let started = Bell::new()
+                .and_then(|bell| Courier::start(&self.pool, bell.for_records(), Arc::default()));
+            match started {
+                Ok(started) => *courier = Some(Arc::new(started)),
+                Err(error) => {
+                    drop(courier);
+                    // Then the copies of the logger do what they do.
+                    log::warn!("pool {}: log records are not forwarded: {error}", self.pool);
+                    return None;
+                }
+            }
+        }
+        courier.clone()
+    }
+
+    /// Waits until everything that the children have written has been logged. They have ended.
+    fn finish(&self) {
+        // The lock is free meanwhile: the logger may use the pool.
+        let courier = self.courier.lock().clone();
+        if let Some(courier) = courier {
+            courier.finish();
+        }
+    }
 }
 
 /// A child of a call of `map`. It is on the list of those that a shutdown kills as long as this
@@ -71,6 +126,7 @@ impl Submitted {
         environment: Environment,
         spares_descendants: bool,
         accounts: Accounts,
+        log: Log,
     ) -> Self {
         Self {
             environment,
@@ -86,6 +142,7 @@ impl Submitted {
             generation: fork::generation(),
             spares_descendants,
             accounts: Arc::new(accounts),
+            log,
         }
     }
 
@@ -98,6 +155,7 @@ impl Submitted {
             environment: &self.environment,
             entry: entry.flatten(),
             accounts: &self.accounts,
+            courier: self.log.courier(),
         }
     }
 
@@ -165,6 +223,7 @@ impl Submitted {
         workers: usize,
         limits: Limits,
         (f, argument): (F, A),
+        name: ItemIndex,
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, PoolError>
     where
@@ -179,6 +238,7 @@ impl Submitted {
                 if let Some((f, argument)) = work.take() {
                     self.begin(responses);
                     seed::begin_task(limits.seeds);
+                    logs::begin_task(name);
                     Answers::new(limits, responses).answer(responses, || f(argument));
                     responses.end();
                 }
@@ -291,6 +351,7 @@ impl Submitted {
     /// Takes no more tasks, and waits for those there are.
     pub(super) fn close(&self) -> Result<(), PoolError> {
         self.check_process()?;
+        check_may_close()?;
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
         // This does not hold the lock, which a thread that wants to kill the tasks needs.
@@ -300,6 +361,7 @@ impl Submitted {
         }
         self.running.lock().retain(|task| !task.is_done());
         self.calls.wait(None);
+        self.log.finish();
         Ok(())
     }
 
@@ -307,6 +369,7 @@ impl Submitted {
     /// so there are none to cancel. Calls claim no more chunks.
     pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), PoolError> {
         self.check_process()?;
+        check_may_close()?;
         self.calls.close(self.id)?;
         self.is_cancelled.store(true, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
@@ -339,12 +402,14 @@ impl Submitted {
     /// deadline. Returns `None` if all had ended, and otherwise how many children were killed.
     pub(super) fn close_by(&self, deadline: Option<Instant>) -> Result<Option<usize>, PoolError> {
         self.check_process()?;
+        check_may_close()?;
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
         let running = self.running.lock().clone();
         let all_done = running.iter().all(|task| task.wait(deadline));
         if all_done && self.calls.wait(deadline) {
             self.running.lock().retain(|task| !task.is_done());
+            self.log.finish();
             return Ok(None);
         }
         self.is_cancelled.store(true, Ordering::Release);
@@ -354,6 +419,7 @@ impl Submitted {
             task.wait(None);
         }
         self.running.lock().retain(|task| !task.is_done());
+        self.log.finish();
         Ok(Some(killed))
     }
 }
@@ -389,6 +455,7 @@ impl Drop for Submitted {
     fn drop(&mut self) {
         if self.generation == fork::generation() {
             self.running.lock().drain(..).for_each(|task| task.cancel());
+            self.log.finish();
         }
     }
 }

@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 use super::Processes;
 use super::initializer::{self, Model};
 use super::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
+use crate::call;
 use crate::engine::affinity::Affinity;
+use crate::engine::logs::Logs;
 use crate::engine::{pool_name, workers_or_available};
 use crate::error::PoolError;
 use crate::process::{Stdio, launch};
@@ -719,6 +721,25 @@ impl ProcessesBuilder {
         self
     }
 
+    /// Sets whether the log records of the workers go through this process's logger. By default they
+    /// do if it has a logger when the pool is made: see [`logs`](crate::logs).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::logs::Logs;
+    /// use manyhands::prelude::*;
+    ///
+    /// // A logger of the worker's own.
+    /// let pool = Processes::builder().workers(1).logs(Logs::Off).build()?;
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn logs(mut self, logs: Logs) -> Self {
+        self.settings.logs = Some(logs);
+        self
+    }
+
     /// Starts the workers of the engine that was asked for.
     pub(crate) fn start(self) -> Result<Processes, PoolError> {
         let workers = workers_or_available(self.workers)?;
@@ -731,12 +752,20 @@ impl ProcessesBuilder {
         if start_method == StartMethod::Fork && !self.settings.allow_threads {
             crate::engine::fork::check_threads()?;
         }
+        // A copy of this process has its logger, and cannot have another one.
+        let can_forward = start_method != StartMethod::Fork || call::logs::copies_forward();
+        let logs = if can_forward && Logs::are_forwarded(self.settings.logs) {
+            Logs::Forward
+        } else {
+            Logs::Off
+        };
         let settings = Settings {
             name: pool_name(self.name),
             initializer: self.initializer.transpose()?,
             model: self.model.transpose()?,
             start_method,
             preload: self.preload.transpose()?,
+            logs: Some(logs),
             ..self.settings
         };
         Processes::start(workers, settings)

@@ -248,6 +248,7 @@ where
         seeds: limits.seeds.from(base + first_sent),
         handles,
         stops_at: StopsAt::Nothing,
+        name: Some(base + first_sent).into(),
         results: ChunkPromise {
             completion: Completion::new(shared),
             counts: counts.cloned(),

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::settings::Settings;
 use super::task::Retired;
 use crate::call::Limits;
+use crate::engine::logs;
 use crate::error::PoolError;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
@@ -34,6 +37,8 @@ pub(super) struct Context {
     /// The alarm that calls the supervisor.
     pub(super) alarm: Arc<Alarm>,
     pub(super) retired: Arc<Retired>,
+    /// What is known of the workers' log records.
+    pub(super) log_counts: Arc<Mutex<logs::Counts>>,
 }
 
 impl Context {
@@ -56,6 +61,7 @@ impl Context {
             bell,
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
+            log_counts: Arc::default(),
         })
     }
 

@@ -413,6 +413,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             } else {
                 StopsAt::Fault
             },
+            name: Some(base).into(),
             results: ChunkResults {
                 call: self.call.clone(),
                 base,

@@ -49,7 +49,7 @@ mod map;
 mod output;
 mod run;
 mod server;
-mod service;
+pub(in crate::engine) mod service;
 mod settings;
 mod shared;
 mod start;
@@ -83,7 +83,7 @@ use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
-use super::{Executor, PoolStats, Shutdown, Timeline, check_workers};
+use super::{Executor, PoolStats, Shutdown, Timeline, check_workers, logs};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::call::{Plan, Stop};
@@ -363,6 +363,7 @@ impl Processes {
                     .into(),
             });
         }
+        logs::check_may_close()?;
         if service::supervises(self.shared.address()) {
             return Err(PoolError::System {
                 what: "the pool was not closed".into(),

@@ -22,7 +22,7 @@ pub(super) fn supervise(pool: usize) {
 }
 
 /// Records that this thread is a pool's own.
-pub(super) fn note_service() {
+pub(in crate::engine) fn note_service() {
     SERVES.set(true);
 }
 
@@ -34,7 +34,7 @@ pub(super) fn serves_a_pool() -> bool {
 }
 
 /// Waits for the end of a thread, unless it is this one, which is in a waker and ends after it.
-pub(super) fn join(thread: JoinHandle<()>) {
+pub(in crate::engine) fn join(thread: JoinHandle<()>) {
     if thread.thread().id() == thread::current().id() {
         return;
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::initializer::Model;
 use crate::engine::affinity::Affinity;
+use crate::engine::logs::Logs;
 use crate::error::PoolError;
 use crate::os::environment::Environment;
 use crate::os::fork::Original;
@@ -224,6 +225,9 @@ pub(super) struct Settings {
     pub(super) allow_threads: bool,
     /// Whether the processes that a worker has started are left alone when it is ended by force.
     pub(super) spares_descendants: bool,
+    /// Whether the workers' log records are forwarded. There is always a value when the pool is
+    /// made.
+    pub(super) logs: Option<Logs>,
 }
 
 /// What a worker does to itself before it takes tasks. Part of its greeting.
@@ -239,9 +243,17 @@ pub(super) struct Setup {
     /// The core that the worker shall run on.
     pub(super) core: Option<usize>,
     pub(super) nice: i32,
+    /// Up to which level the worker's log records go to the parent, if they do: the number of a
+    /// [`LevelFilter`](log::LevelFilter).
+    pub(super) log_level: Option<u8>,
 }
 
 impl Settings {
+    /// Returns whether the workers' log records are forwarded.
+    pub(super) fn forwards_logs(&self) -> bool {
+        self.logs == Some(Logs::Forward)
+    }
+
     /// Returns the setup of worker `number`, where this process may use these cores.
     pub(super) fn setup(&self, number: usize, cores: &[usize]) -> Setup {
         Setup {
@@ -251,6 +263,7 @@ impl Settings {
             memory_limit: self.memory_limit,
             core: self.affinity.core(number, cores),
             nice: self.nice,
+            log_level: self.forwards_logs().then(|| log::max_level() as u8),
         }
     }
 

@@ -58,7 +58,7 @@ pub(super) fn start(
     meanwhile: &dyn Fn(),
 ) -> io::Result<Started> {
     let since = clock::now();
-    let (lane, lane_fd) = Lane::new_to_send()?;
+    let (lane, lane_fd) = Lane::new_with(settings.forwards_logs())?;
     // The first thing the worker does is to report; the bell shall ring for it.
     let name = format!("manyhands:{}:{}", settings.name, place.number);
     let greeting = Greeting {

@@ -14,7 +14,7 @@ use super::task::{Function, Items, Results, Task};
 use crate::call::Limits;
 use crate::codec;
 use crate::engine::discard::Discard;
-use crate::error::{TaskError, TaskValue};
+use crate::error::{ItemIndex, TaskError, TaskId, TaskValue};
 use crate::future::TaskFuture;
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
@@ -142,6 +142,7 @@ where
     // This must not happen while the dispatch is locked: the argument's Drop is the user's code.
     drop(argument);
     let limits = shared.limits(limits);
+    let id = TaskId::next();
     let task = Arc::new(Task {
         function,
         items,
@@ -153,6 +154,7 @@ where
         seeds: limits.seeds,
         handles,
         stops_at: StopsAt::Nothing,
+        name: ItemIndex::of_task(id),
         results: Promise {
             completion: Completion::new(shared),
             outcome: Mutex::new(None),
@@ -165,7 +167,7 @@ where
         Some(worker) => shared.place_at(task.clone(), worker),
     };
     match placed {
-        Ok(()) => TaskFuture::new(task),
+        Ok(()) => TaskFuture::with_id(id, task),
         Err(error) => ready(error),
     }
 }

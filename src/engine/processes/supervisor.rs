@@ -19,6 +19,7 @@ use super::service::{self, join};
 use super::settings::StartMethod;
 use super::shared::Shared;
 use super::start::{Place, START_TIME, start};
+use crate::engine::logs::{Attached, Courier};
 use crate::error::{Crash, Death, PoolError, TaskError, because};
 use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
@@ -93,6 +94,8 @@ impl Handle {
 #[derive(Default)]
 struct Post {
     child: Option<Arc<Child>>,
+    /// Says that the worker lives, if its log records are forwarded.
+    logs: Option<Attached>,
     /// The number of starts in a row that came to nothing.
     failures: u32,
     /// What these starts weigh together.
@@ -132,6 +135,8 @@ struct Supervisor {
     has_lost_template: bool,
     /// Reads what workers print, if the user wants it.
     listener: Option<Listener>,
+    /// Gives the workers' log records to the logger, if they are forwarded.
+    courier: Option<Courier>,
     /// The cores this process may use.
     cores: Vec<usize>,
 }
@@ -143,6 +148,7 @@ impl Supervisor {
             server: None,
             has_lost_template: false,
             listener: None,
+            courier: None,
             cores: os::worker::cores(),
             shared,
         }
@@ -175,6 +181,12 @@ impl Supervisor {
         let settings = &self.shared.settings;
         self.listener = Listener::start(self.shared.address(), &settings.stdout, &settings.stderr)
             .map_err(|error| PoolError::system("the workers' output cannot be read", error))?;
+        if settings.forwards_logs() {
+            let bell = self.shared.bell.for_records();
+            let started = Courier::start(&settings.name, bell, self.shared.log_counts.clone());
+            let failed = |error| PoolError::system("the workers' log cannot be read", error);
+            self.courier = Some(started.map_err(failed)?);
+        }
         Ok(())
     }
 
@@ -333,6 +345,9 @@ impl Supervisor {
         let started = start(settings, &place, bell, self.server.as_mut(), &meanwhile)?;
         let post = &mut self.posts[number];
         post.child = Some(started.child.clone());
+        if let Some(courier) = &self.courier {
+            post.logs = Some(courier.attach(number, started.child.pid(), &started.lane));
+        }
         post.retry = None;
         let mut dispatch = self.shared.lock();
         dispatch.add(&self.shared, number, started);
@@ -343,6 +358,7 @@ impl Supervisor {
     /// Settles the tasks of a worker that has ended. Returns false if the pool has ended with it.
     fn replace(&mut self, number: usize, death: Death) -> bool {
         let child = self.posts[number].child.take();
+        drop(self.posts[number].logs.take());
         let was_in_order;
         let (was_ready, was_leaving, was_late, crash_report, crash) = {
             let mut dispatch = self.shared.lock();
@@ -525,6 +541,9 @@ impl Supervisor {
         self.server = None;
         // When this returns, everything that the workers have printed has been told.
         drop(self.listener.take());
+        // And everything that they have logged.
+        drop(posts);
+        drop(self.courier.take());
     }
 }
 

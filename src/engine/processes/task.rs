@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::call::entry::Entry;
 use crate::call::seed::Seeds;
 use crate::codec;
-use crate::error::{PoolError, TaskError};
+use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::lane::message::StopsAt;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::KeptHandles;
@@ -74,6 +74,9 @@ pub(super) struct Task<S: ?Sized> {
     /// After which answer the rest of the items is not wanted. The results say so too
     /// ([`Results::is_wanted`]).
     pub(super) stops_at: StopsAt,
+    /// The index of the first item in the input of the call, as the workers count, or the task
+    /// itself.
+    pub(super) name: ItemIndex,
     pub(super) results: S,
 }
 

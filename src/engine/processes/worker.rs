@@ -13,7 +13,7 @@ use super::initializer;
 use super::settings::Setup;
 use crate::call::entry::{Chunk, Context, Entry};
 use crate::call::seed::{self, Seeds};
-use crate::call::{at_fork, code, worker_index};
+use crate::call::{at_fork, code, logs, worker_index};
 use crate::engine::worker_state;
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
@@ -131,11 +131,15 @@ pub(super) fn run(
     let (lane, bell) = {
         // The descriptors are closed again: what is mapped needs none.
         let (lane_fd, bell_fd) = (lane, bell);
-        (Lane::open(&lane_fd)?, Ringer::open(&bell_fd)?)
+        let lane = Lane::open(&lane_fd, greeting.setup.log_level.is_some())?;
+        (lane, Ringer::open(&bell_fd)?)
     };
     crash_report::set_own(&lane);
     seed::set_lane(&lane);
     worker_index::set(greeting.setup.index);
+    if greeting.setup.log_level.is_some() {
+        logs::set_own(&lane, bell.for_records());
+    }
     lane.header().set_up();
     bell.ring();
     if let Err(reason) = set_up(&greeting.setup, &lane) {
@@ -155,6 +159,10 @@ pub(super) fn run(
     {
         crash_report::write_reason(reason);
         end_worker(CANNOT_INITIALIZE);
+    }
+    if let Some(level) = greeting.setup.log_level {
+        // The initialiser may have set a logger, which stays.
+        logs::install(level);
     }
     lane.header().set_ready();
     bell.ring();
@@ -295,10 +303,14 @@ impl Worker {
                 limit,
                 is_recorded,
                 stops_at,
+                name,
             } => {
                 responses.begin(task, first);
                 responses.set_stops_at(stops_at);
                 seed::begin_task(Seeds(seeds));
+                if let Some(name) = name {
+                    logs::begin_task(name);
+                }
                 if is_recorded {
                     responses.set_recorded();
                 }

@@ -37,7 +37,7 @@ impl Lane {
         for task in 1..=tasks {
             let mut is_there = || self.requests.load(Ordering::Acquire) >= task;
             while !is_there() {
-                self.asleep.sleep_unless(&mut is_there);
+                self.asleep.sleep_unless(&mut is_there, None);
             }
             self.responses.store(task, Ordering::Release);
             if self.bell_at.take(task) {

@@ -20,7 +20,7 @@ use crate::engine::processes::shared::Shared;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, Retired, Task};
 use crate::engine::processes::wait::Locked;
-use crate::error::{Death, PoolError, TaskError};
+use crate::error::{Death, ItemIndex, PoolError, TaskError};
 use crate::future::{PoolId, Signal};
 use crate::lane::bell::Bell;
 use crate::lane::message::{Fault, Request, StopsAt};
@@ -90,6 +90,7 @@ impl MadeUp {
             preload: None,
             allow_threads: false,
             spares_descendants: false,
+            logs: None,
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());
@@ -104,6 +105,7 @@ impl MadeUp {
             bell: Bell::new().unwrap(),
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
+            log_counts: Arc::default(),
         };
         let shared = Arc::new(Shared::new(context));
         Self {
@@ -193,6 +195,7 @@ impl MadeUp {
             seeds: Seeds(0),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,
+            name: ItemIndex::NONE,
             results: Log::default(),
         };
         change(&mut task);

@@ -180,6 +180,8 @@ pub(in crate::engine::processes) struct Worker {
     pub(super) idle_since: Option<Instant>,
     /// Whether what the worker runs goes into the timeline.
     is_recorded: bool,
+    /// Whether the worker is told what each task is, for its log records.
+    is_named: bool,
     pub(in crate::engine::processes) bytes_sent: u64,
 }
 
@@ -206,6 +208,7 @@ impl Worker {
             lingers_since: None,
             idle_since: None,
             is_recorded: settings.timeline,
+            is_named: settings.forwards_logs(),
             bytes_sent: 0,
         }
     }
@@ -303,6 +306,7 @@ impl Worker {
             limit: batch.task.limit,
             is_recorded: self.is_recorded,
             stops_at: batch.task.stops_at,
+            name: self.is_named.then_some(batch.task.name),
         };
         let body = Body::Items(batch.task.clone(), first..first + count);
         let result_size = batch.task.result_size;

@@ -132,7 +132,8 @@ impl Lane {
             let is_there = || self.requests.load(Ordering::Acquire) >= task;
             let must_stop = || self.stop.load(Ordering::Acquire) != 0;
             while !is_there() && !must_stop() {
-                self.asleep.sleep_unless(&mut || is_there() || must_stop());
+                self.asleep
+                    .sleep_unless(&mut || is_there() || must_stop(), None);
             }
             if !is_there() {
                 return;

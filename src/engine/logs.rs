@@ -1,0 +1,561 @@
+//! The parent's side of log records: a thread for each pool that forwards them, the courier, which
+//! takes them out of the lanes and gives them to the program's logger.
+//!
+//! ```text
+//!   worker 0 ── lane ──┐
+//!   worker 1 ── lane ──┼──▶ courier ──▶ log::logger()
+//!   worker 2 ── lane ──┘       ▲
+//!        └──────── bell ───────┘  if the courier sleeps
+//! ```
+//!
+//! A thread of its own, because a logger is code of the user's: it may be slow, may panic, may use
+//! the pool. No lock is held while it runs, and nothing else waits for the courier but the end of
+//! the pool. The records of a worker are given to the logger in the order in which they were
+//! written.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use log::{Level, Record};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::processes::service;
+use crate::call::logs::copies_forward;
+use crate::error::{ItemIndex, PoolError, TaskId};
+use crate::lane::Lane;
+use crate::lane::bell::RecordBell;
+use crate::lane::records::{RawRecord, RecordReader, records_are_asked_for};
+use crate::os::fork::{self, Original, PerProcess};
+use crate::os::task;
+use crate::panic;
+use crate::text::as_text;
+
+/// Whether the log records of workers go through this process's logger.
+///
+/// As text, and with serde, they are `forward` and `off`.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::logs::Logs;
+/// use manyhands::prelude::*;
+///
+/// // The workers print their own records.
+/// let pool = Processes::builder().workers(1).logs(Logs::Off).build()?;
+/// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Logs {
+    /// They go through this process's logger.
+    Forward,
+    /// They stay in the worker, and are lost there unless it has a logger.
+    Off,
+}
+
+as_text!(
+    Logs,
+    "logs",
+    "forward or off",
+    Forward = "forward",
+    Off = "off"
+);
+
+impl Logs {
+    /// Returns whether a pool forwards that is made now, where the builder has said this.
+    pub(super) fn are_forwarded(given: Option<Self>) -> bool {
+        match given {
+            Some(given) => given == Self::Forward,
+            None => log::max_level() != log::LevelFilter::Off,
+        }
+    }
+}
+
+/// Where a log record comes from that a worker has written; see [`origin`].
+///
+/// # Examples
+///
+/// See [`origin`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The name of the pool.
+    pub pool: Arc<str>,
+    /// The index of the worker ([`worker_index`](crate::worker_index)).
+    pub worker: usize,
+    /// The process id of the worker.
+    pub pid: u32,
+    /// The item of its call at which the worker was.
+    pub item: Option<usize>,
+    /// The task at which the worker was, if it was given by [`submit`](crate::Pool::submit).
+    pub task: Option<TaskId>,
+}
+
+/// Writes what stands before the message of such a record: `worker 2, item 5`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}", self.worker)?;
+        if let Some(item) = self.item {
+            write!(f, ", item {item}")?;
+        }
+        if let Some(task) = self.task {
+            write!(f, ", task {task}")?;
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
+    /// Whether this thread is a courier.
+    static IS_COURIER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns where the record comes from that the program's logger is being given; `None` for
+/// records of this process.
+///
+/// A logger calls it to write worker and task in a way of its own. Loggers that do not find them in
+/// the message, which begins with them.
+///
+/// # Examples
+///
+/// ```
+/// use log::{LevelFilter, Log, Metadata, Record};
+/// use manyhands::logs;
+/// use manyhands::prelude::*;
+/// use std::sync::Mutex;
+///
+/// static SEEN: Mutex<Vec<(Option<TaskId>, String)>> = Mutex::new(Vec::new());
+///
+/// struct Keep;
+///
+/// impl Log for Keep {
+///     fn enabled(&self, _: &Metadata) -> bool {
+///         true
+///     }
+///     fn log(&self, record: &Record) {
+///         if let Some(origin) = logs::origin() {
+///             let text = record.args().to_string();
+///             SEEN.lock().unwrap().push((origin.task, text));
+///         }
+///     }
+///     fn flush(&self) {}
+/// }
+///
+/// use manyhands::TaskId;
+///
+/// log::set_logger(&Keep)?;
+/// log::set_max_level(LevelFilter::Info);
+/// let pool = Pool::processes(1)?; // the program has a logger, so records are forwarded
+/// let task = pool.submit(|x: u32| log::info!("at {x}"), 7);
+/// let id = task.id();
+/// task.result()?;
+/// pool.close()?; // by now everything has been logged
+/// let text = format!("[worker 0, task {id}] at 7");
+/// assert_eq!(*SEEN.lock().unwrap(), [(Some(id), text)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn origin() -> Option<Origin> {
+    ORIGIN.with(|origin| origin.borrow().clone())
+}
+
+/// Checks that this thread may wait for the end of a pool, which waits until its records have been
+/// logged.
+pub(super) fn check_may_close() -> Result<(), PoolError> {
+    if !IS_COURIER.get() {
+        return Ok(());
+    }
+    Err(PoolError::System {
+        what: "the pool was not closed".into(),
+        reason:
+            "closing waits until the workers' records have been logged, and the logger asked for it"
+                .into(),
+    })
+}
+
+/// Held by a courier while the logger has a record, if forked children have a copy of that logger.
+///
+/// Each process has one for itself: a forked child's copy is held for ever.
+static LOGGING: PerProcess<Mutex<()>> = PerProcess::new(Mutex::new(()));
+
+/// How long a fork waits for the logger. A logger that takes longer may hang.
+const MOST_LOGGING: Duration = Duration::from_secs(1);
+
+/// Waits until no courier is in the logger, and keeps them out of it as long as the value lives. A
+/// child that is forked meanwhile has a copy of the logger whose locks are free.
+pub(crate) fn keep_out() -> Option<MutexGuard<'static, ()>> {
+    // The logger itself may fork.
+    if IS_COURIER.get() {
+        return None;
+    }
+    LOGGING.own().try_lock_for(MOST_LOGGING)
+}
+
+/// The shortest time between two records that tell of dropped ones, for each worker.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// How often a lane is looked at before the others have their turn.
+const TURNS: usize = 4;
+
+/// What is known of the records of a pool.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// By the index of the worker: records that were given to the logger or are about to be, and
+    /// records that workers which have ended had dropped.
+    workers: Vec<(u64, u64)>,
+    /// The workers that are there.
+    lanes: Vec<(u64, usize, Lane)>,
+}
+
+impl Counts {
+    fn of(&mut self, worker: usize) -> &mut (u64, u64) {
+        if self.workers.len() <= worker {
+            self.workers.resize(worker + 1, (0, 0));
+        }
+        &mut self.workers[worker]
+    }
+
+    /// Returns how many records of the workers with this index have come, and how many they have
+    /// dropped.
+    pub(super) fn get(&self, worker: usize) -> (u64, u64) {
+        let (came, before) = self.workers.get(worker).copied().unwrap_or_default();
+        let lanes = self.lanes.iter().filter(|(_, index, _)| *index == worker);
+        let dropped = lanes.map(|(.., lane)| lane.records_dropped());
+        (came, dropped.fold(before, u64::saturating_add))
+    }
+}
+
+/// What the courier and those that give it work share.
+#[derive(Debug)]
+struct Shared {
+    pool: Arc<str>,
+    bell: RecordBell,
+    counts: Arc<Mutex<Counts>>,
+    news: Mutex<News>,
+}
+
+#[derive(Default)]
+struct News {
+    sources: Vec<Source>,
+    next: u64,
+    /// Whether no more records will come: all workers have ended.
+    is_last: bool,
+}
+
+impl fmt::Debug for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("News").finish_non_exhaustive()
+    }
+}
+
+/// The lane of one worker.
+struct Source {
+    number: u64,
+    worker: usize,
+    pid: u32,
+    reader: RecordReader,
+    has_ended: Arc<AtomicBool>,
+    /// The dropped records that the logger has been told of, and when.
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+/// A pool's hold on its courier.
+#[derive(Debug)]
+pub(super) struct Courier {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    generation: u32,
+}
+
+/// Says that a worker lives, as long as this is there. When it is dropped, what the worker has
+/// written is logged, and then its lane is let go.
+#[derive(Debug)]
+pub(super) struct Attached {
+    has_ended: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
+}
+
+impl Courier {
+    /// Starts a courier for the pool with this name.
+    pub(super) fn start(
+        pool: &str,
+        bell: RecordBell,
+        counts: Arc<Mutex<Counts>>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            pool: pool.into(),
+            bell,
+            counts,
+            news: Mutex::default(),
+        });
+        let own = shared.clone();
+        let thread = task::start("manyhands-logs", None, move || carry(&own))?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            generation: fork::generation(),
+        })
+    }
+
+    /// Has the records in the lane of a worker logged from now on.
+    pub(super) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let number = {
+            let mut news = self.shared.news.lock();
+            news.next += 1;
+            let number = news.next;
+            news.sources.push(Source {
+                number,
+                worker,
+                pid,
+                reader: RecordReader::new(lane.clone()),
+                has_ended: has_ended.clone(),
+                told: 0,
+                told_at: None,
+            });
+            number
+        };
+        let mut counts = self.shared.counts.lock();
+        counts.lanes.push((number, worker, lane.clone()));
+        drop(counts);
+        self.shared.bell.ring();
+        Attached {
+            has_ended,
+            shared: self.shared.clone(),
+        }
+    }
+
+    pub(super) fn bell(&self) -> &RecordBell {
+        &self.shared.bell
+    }
+}
+
+impl Courier {
+    /// Waits until everything that the workers have written has been logged. They have ended, and
+    /// no others come.
+    pub(super) fn finish(&self) {
+        if self.generation != fork::generation() {
+            // The thread is the parent's.
+            return;
+        }
+        self.shared.news.lock().is_last = true;
+        self.shared.bell.ring();
+        if IS_COURIER.get() {
+            // The logger has dropped the pool. This thread may be the one to be waited for, or wait
+            // for another courier that waits for this one.
+            return;
+        }
+        // Another thread that ends the pool at the same time waits here for the courier too.
+        let mut thread = self.thread.lock();
+        if let Some(thread) = thread.take() {
+            service::join(thread);
+        }
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        self.finish();
+        if self.generation != fork::generation() {
+            // In a forked child there is no such thread: even its handle must not be dropped.
+            std::mem::forget(self.thread.get_mut().take());
+        }
+    }
+}
+
+fn carry(shared: &Shared) {
+    IS_COURIER.set(true);
+    service::note_service();
+    let mut sources: Vec<Source> = Vec::new();
+    loop {
+        let heard = shared.bell.listen();
+        let is_last = {
+            let mut news = shared.news.lock();
+            sources.append(&mut news.sources);
+            news.is_last
+        };
+        let mut has_more = false;
+        sources.retain_mut(|source| {
+            // This is asked before the look, so that nothing is missed.
+            let has_ended = is_last || source.has_ended.load(Ordering::Acquire);
+            let took = source.take(shared);
+            has_more |= took;
+            let is_over = has_ended && !took;
+            source.tell_dropped(shared, is_over);
+            if is_over {
+                source.let_go(shared);
+            }
+            !is_over
+        });
+        if has_more {
+            continue;
+        }
+        if is_last && sources.is_empty() {
+            return;
+        }
+        for source in &sources {
+            source.reader.ask_for_bell();
+        }
+        records_are_asked_for();
+        if !sources.iter().any(|source| source.reader.has_next()) {
+            let now = Instant::now();
+            let next = sources.iter().filter_map(Source::tells_at);
+            let next = next.min().map(|at| at.saturating_duration_since(now));
+            shared.bell.sleep(heard, next);
+        }
+    }
+}
+
+impl Source {
+    /// Logs what there is, up to some records. Returns whether there was anything.
+    fn take(&mut self, shared: &Shared) -> bool {
+        let mut took = false;
+        for _ in 0..TURNS {
+            match self.reader.take() {
+                Ok(0) => break,
+                Ok(count) => {
+                    took = true;
+                    shared.counts.lock().of(self.worker).0 += count as u64;
+                    for record in self.reader.records() {
+                        self.log(shared, &record);
+                    }
+                }
+                Err(_) => {
+                    let text = "what it has logged cannot be read, and no more of it is: other code has written over it";
+                    self.log_own(shared, text);
+                }
+            }
+        }
+        took
+    }
+
+    fn origin(&self, shared: &Shared, index: ItemIndex) -> Origin {
+        Origin {
+            pool: shared.pool.clone(),
+            worker: self.worker,
+            pid: self.pid,
+            item: index.get(),
+            task: index.task(),
+        }
+    }
+
+    fn log(&self, shared: &Shared, record: &RawRecord<'_>) {
+        let origin = self.origin(shared, record.index);
+        let message = String::from_utf8_lossy(record.message);
+        let target = String::from_utf8_lossy(record.target);
+        let module = record.module.map(String::from_utf8_lossy);
+        let file = record.file.map(String::from_utf8_lossy);
+        let about = About {
+            level: record.level,
+            target: &target,
+            module: module.as_deref(),
+            file: file.as_deref(),
+            line: record.line,
+        };
+        give(&origin, &message, &about);
+    }
+
+    /// Logs what the courier itself has to say of this worker.
+    fn log_own(&self, shared: &Shared, text: &str) {
+        let origin = self.origin(shared, ItemIndex::NONE);
+        let about = About {
+            level: Level::Warn,
+            target: module_path!(),
+            module: Some(module_path!()),
+            file: None,
+            line: None,
+        };
+        give(&origin, text, &about);
+    }
+
+    /// Returns how many records were dropped that the logger has not been told of.
+    fn untold(&self) -> u64 {
+        let dropped = self.reader.lane().records_dropped();
+        dropped.wrapping_sub(self.told)
+    }
+
+    /// Returns when the logger may be told of dropped records, if there are any.
+    fn tells_at(&self) -> Option<Instant> {
+        let at = self.told_at.map_or_else(Instant::now, |at| at + BETWEEN);
+        (self.untold() > 0).then_some(at)
+    }
+
+    /// Tells the logger how many records were dropped, if it is time for that or `has_ended` says
+    /// that there will be none.
+    fn tell_dropped(&mut self, shared: &Shared, has_ended: bool) {
+        let now = Instant::now();
+        let is_due = self.tells_at().is_some_and(|at| has_ended || at <= now);
+        if !is_due {
+            return;
+        }
+        let dropped = self.untold();
+        self.told = self.told.wrapping_add(dropped);
+        self.told_at = Some(now);
+        let text = match dropped {
+            1 => format!("1 log record of worker {} was dropped", self.worker),
+            _ => format!(
+                "{dropped} log records of worker {} were dropped",
+                self.worker
+            ),
+        };
+        self.log_own(shared, &text);
+    }
+
+    /// Counts what the worker has dropped, which has ended.
+    fn let_go(&self, shared: &Shared) {
+        let mut counts = shared.counts.lock();
+        counts.lanes.retain(|(number, ..)| *number != self.number);
+        let before = &mut counts.of(self.worker).1;
+        *before = before.saturating_add(self.reader.lane().records_dropped());
+    }
+}
+
+/// What a record has besides its message.
+struct About<'a> {
+    level: Level,
+    target: &'a str,
+    module: Option<&'a str>,
+    file: Option<&'a str>,
+    line: Option<u32>,
+}
+
+/// Gives a record to the program's logger, which may panic.
+fn give(origin: &Origin, message: &str, about: &About<'_>) {
+    if about.level > log::max_level() {
+        return;
+    }
+    // With a `Forwarder` children do not use their copies.
+    let logging = (!copies_forward()).then(|| LOGGING.own().lock());
+    ORIGIN.set(Some(origin.clone()));
+    let original = Original::here();
+    let logged = panic::catch(|| {
+        log::logger().log(
+            &Record::builder()
+                .level(about.level)
+                .target(about.target)
+                .module_path(about.module)
+                .file(about.file)
+                .line(about.line)
+                .args(format_args!("[{origin}] {message}"))
+                .build(),
+        );
+    });
+    // A logger may fork, mostly by a C library. A copy that goes on would read records away.
+    original.end_copy_after(&logged);
+    ORIGIN.set(None);
+    drop(logging);
+}
