@@ -34,7 +34,10 @@ use super::fork;
 use super::logs::Logs;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name};
+use super::{
+    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, WorkerStats,
+    pool_name,
+};
 use crate::call;
 use crate::call::portable::PortableValue;
 use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream};
@@ -476,10 +479,20 @@ impl Executor for Forked {
             return PoolStats::default();
         }
         let accounts = &self.submitted.accounts;
+        let counts = self.submitted.log.counts.lock();
+        let workers = accounts.workers(self.workers).into_iter().enumerate();
+        let workers = workers.map(|(number, worker)| {
+            let (came, dropped) = counts.get(number);
+            WorkerStats {
+                log_records: came,
+                log_records_dropped: dropped,
+                ..worker
+            }
+        });
         PoolStats {
             name: self.submitted.name.clone(),
             uptime: accounts.age(),
-            workers: accounts.workers(self.workers),
+            workers: workers.collect(),
             cancelled: accounts.count_cancelled(),
         }
     }

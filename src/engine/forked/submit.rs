@@ -18,7 +18,7 @@ use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
-use crate::engine::logs::{Courier, check_may_close};
+use crate::engine::logs::{Counts, Courier, check_may_close};
 use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
@@ -51,7 +51,7 @@ pub(super) struct Submitted {
     environment: Environment,
     spares_descendants: bool,
     pub(super) accounts: Arc<Accounts>,
-    log: Log,
+    pub(super) log: Log,
 }
 
 /// What takes the log records of a pool's children.
@@ -61,6 +61,8 @@ pub(super) struct Log {
     pub(super) pool: String,
     /// Whether the records are forwarded.
     pub(super) is_forwarded: bool,
+    /// What is known of the records.
+    pub(super) counts: Arc<Mutex<Counts>>,
     /// Started with the first child.
     courier: Mutex<Option<Arc<Courier>>>,
 }
@@ -70,6 +72,7 @@ impl Log {
         Self {
             pool,
             is_forwarded,
+            counts: Arc::default(),
             courier: Mutex::default(),
         }
     }
@@ -81,8 +84,9 @@ impl Log {
         }
         let mut courier = self.courier.lock();
         if courier.is_none() {
-            let started = Bell::new()
-                .and_then(|bell| Courier::start(&self.pool, bell.for_records(), Arc::default()));
+            let started = Bell::new().and_then(|bell| {
+                Courier::start(&self.pool, bell.for_records(), self.counts.clone())
+            });
             match started {
                 Ok(started) => *courier = Some(Arc::new(started)),
                 Err(error) => {

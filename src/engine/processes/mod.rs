@@ -83,7 +83,7 @@ use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
-use super::{Executor, PoolStats, Shutdown, Timeline, check_workers, logs};
+use super::{Executor, PoolStats, Shutdown, Timeline, WorkerStats, check_workers, logs};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
 use crate::call::{Plan, Stop};
@@ -324,7 +324,12 @@ impl Executor for Processes {
         let tallies = dispatch.tallies.iter().enumerate();
         let workers = tallies.map(|(number, tally)| {
             let worker = dispatch.workers.get(number).and_then(Option::as_ref);
-            tally.stats(worker)
+            let (came, dropped) = shared.log_counts.lock().get(number);
+            WorkerStats {
+                log_records: came,
+                log_records_dropped: dropped,
+                ..tally.stats(worker)
+            }
         });
         PoolStats {
             name: shared.settings.name.clone(),
