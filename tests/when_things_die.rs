@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 /// How a task ends.
+#[allow(clippy::needless_pass_by_value, reason = "a worker gets values")]
 fn task(how: String) -> u32 {
     match &*how {
         "panic" => panic!("no such customer: 17"),
@@ -38,18 +39,15 @@ fn stable(message: &str) -> String {
     {
         let (before, found) = rest.split_at(at);
         text.push_str(before);
-        let (new, tail) = match found.strip_prefix("pid ") {
-            Some(tail) => (
+        let is_place = |c: char| c.is_ascii_digit() || c == ':';
+        let (new, tail) = if let Some(tail) = found.strip_prefix("pid ") {
+            (
                 "pid 4711",
                 tail.trim_start_matches(|c: char| c.is_ascii_digit()),
-            ),
-            None => {
-                let place = |c: char| c.is_ascii_digit() || c == ':';
-                (
-                    "src/main.rs:7:5",
-                    found[file!().len()..].trim_start_matches(place),
-                )
-            }
+            )
+        } else {
+            let tail = &found[file!().len()..];
+            ("src/main.rs:7:5", tail.trim_start_matches(is_place))
         };
         text.push_str(new);
         rest = tail;

@@ -88,8 +88,10 @@ pub struct WorkerStats {
     pub uptime: Duration,
     /// The part of `uptime` in which the worker had something to do. What comes before its first
     /// task counts too, the initialiser included. Accurate to a microsecond for each time it ran
-    /// dry. A forked child has something to do from its start to its end. On
-    /// [`Serial`](crate::Serial) it is the time in calls, each accurate to the system's clock tick.
+    /// dry. On threads it is measured if a timeline is kept, and zero otherwise: a task would pay
+    /// for two looks at the clock each time its thread falls asleep. A forked child has something
+    /// to do from its start to its end. On [`Serial`](crate::Serial) it is the time in calls, each
+    /// accurate to the system's clock tick.
     pub busy_time: Duration,
     /// How long what was given to the workers here had waited behind other work, in all. Accurate
     /// to the system's clock tick for each. A chunk of a call waits once. Zero on

@@ -72,7 +72,8 @@ macro_rules! accounts {
             let start = Instant::now();
             pool.submit(takes, 50).result().unwrap();
             let took = start.elapsed();
-            let busy = pool.stats().total().busy_time - before;
+            let since = |before| pool.stats().total().busy_time.saturating_sub(before);
+            let busy = since(before);
             // The serial engine counts by the system's clock tick.
             assert!(busy >= Duration::from_millis(40), "{busy:?}");
             let share = pool.stats().total().utilization();
@@ -83,7 +84,8 @@ macro_rules! accounts {
             // Workers that have nothing to do are not busy.
             let before = pool.stats().total().busy_time;
             takes(400);
-            let busy = pool.stats().total().busy_time - before;
+            // A worker may find out late that it has had nothing to do, so the time may shrink.
+            let busy = since(before);
             assert!(busy < Duration::from_millis(200), "{busy:?}");
         }
 

@@ -185,7 +185,7 @@ impl ThreadsBuilder {
 
     /// Keeps a record of what runs where and when, for [`Pool::timeline`](crate::Pool::timeline).
     /// It holds the last million tasks and chunks, and costs three readings of the clock and a lock
-    /// for each.
+    /// for each. The statistics have then also how busy the threads were.
     ///
     /// # Examples
     ///

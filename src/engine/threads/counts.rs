@@ -221,12 +221,18 @@ impl Counts {
     /// Adds a time in which this worker has had nothing to do, in nanoseconds.
     #[inline]
     pub(super) fn has_rested(&self, time: u64) {
-        add(&self.numbers.idle, time);
+        if self.records.is_some() {
+            add(&self.numbers.idle, time);
+        }
     }
 
-    /// Notes that this worker has nothing to do as long as `sleep` runs. `since` is when it looked
-    /// at the clock last, if it has done nothing since.
+    /// Notes that this worker has nothing to do as long as `sleep` runs, if that is measured.
+    /// `since` is when it looked at the clock last, if it has done nothing since.
+    #[inline]
     pub(super) fn while_asleep<T>(&self, since: Option<u64>, sleep: impl FnOnce() -> T) -> T {
+        if self.records.is_none() {
+            return sleep();
+        }
         let idle = &self.numbers.idle;
         let before = idle.load(Ordering::Relaxed);
         let since = since.unwrap_or_else(clock::now);
@@ -262,7 +268,10 @@ impl Counts {
                 ..Failures::default()
             },
             uptime: Duration::from_nanos(up),
-            busy_time: Duration::from_nanos(up.saturating_sub(idle)),
+            busy_time: match self.records {
+                Some(_) => Duration::from_nanos(up.saturating_sub(idle)),
+                None => Duration::ZERO,
+            },
             queue_wait: Duration::from_nanos(read(&numbers.queue_wait)),
             ..WorkerStats::default()
         }
