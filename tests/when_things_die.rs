@@ -23,7 +23,7 @@ fn task(how: String) -> u32 {
         "exit" => std::process::exit(3),
         // SAFETY: nothing is mapped there, so nothing is written. The process ends.
         "SIGSEGV" => unsafe {
-            std::ptr::without_provenance_mut::<u64>(std::hint::black_box(8)).write_volatile(1)
+            std::ptr::without_provenance_mut::<u64>(std::hint::black_box(8)).write_volatile(1);
         },
         "SIGKILL" => raise(Signal::SIGKILL).unwrap(),
         "memory" => drop(vec![1_u8; 1 << 30]),
