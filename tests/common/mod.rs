@@ -9,8 +9,9 @@ pub mod refuse;
 pub mod watch;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
@@ -177,6 +178,10 @@ impl Drop for Leftovers {
 
 fn list(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
+    names_of(entries)
+}
+
+fn names_of(entries: fs::ReadDir) -> Vec<String> {
     entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .collect()
@@ -443,11 +448,41 @@ fn read_all(from: &mut impl Read) -> Vec<u8> {
     bytes
 }
 
-/// Kills a process after this time, unless this is dropped before.
+/// What each thread of a process and of its descendants waits for, by the kernel's word.
+fn what_is_stuck(pid: u32) -> String {
+    let mut text = String::new();
+    let mut processes = vec![pid];
+    while let Some(pid) = processes.pop() {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map(names_of);
+        for task in tasks.unwrap_or_default() {
+            let of = |file: &str| {
+                let read = fs::read_to_string(format!("/proc/{pid}/task/{task}/{file}"));
+                read.unwrap_or_default().trim_end().to_owned()
+            };
+            let stat = of("stat");
+            let state = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next());
+            let (name, place, call) = (of("comm"), of("wchan"), of("syscall"));
+            let _ = writeln!(
+                text,
+                "  {pid}/{task} {name}: {state:?} in {place}, system call {call}"
+            );
+        }
+        processes.extend(children_of(pid));
+    }
+    text
+}
+
+/// Kills a process after this time, unless this is dropped before. Says first what it waits for.
 fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         if wait.recv_timeout(deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let message = format!("not ended within {deadline:?}:\n{}", what_is_stuck(pid));
+            // Not by `eprintln`, which the test harness keeps for itself.
+            let _ = std::io::stderr().write_all(message.as_bytes());
             kill(pid);
         }
     });
