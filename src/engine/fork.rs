@@ -46,11 +46,16 @@ fn threads_beside() -> Result<Vec<i32>, PoolError> {
     Ok(ids.into_iter().filter(|id| !parked.contains(id)).collect())
 }
 
+/// How long a fork waits for threads of the crate's own that are on their way. They may end with
+/// code of the user's, which may hang.
+const MOST_ON_THE_WAY: Duration = Duration::from_secs(1);
+
 /// Forks this process. The child never comes back from `run`.
 ///
 /// Standard output and error are flushed before the fork, so that the child does not print again
 /// what the parent had buffered. They are locked during the fork, so that the child finds them
-/// free. No courier is in the program's logger meanwhile ([`logs::keep_out`]).
+/// free. No courier is in the program's logger meanwhile ([`logs::keep_out`]), and no thread of the
+/// crate's own begins or ends ([`task::settled`]).
 ///
 /// The child's copies of this process's memory (objects, and slices of arrays) stay as they are as
 /// long as the parent keeps what this returns.
@@ -64,14 +69,23 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // first.
     crate::memory::family::for_children();
     let fork = fork_guard::Fork::new(takes);
-    let (logger, out, err, departure) = loop {
+    let start = Instant::now();
+    let (logger, out, err, departure, settled) = loop {
         // This comes first: a courier in the logger may need the streams.
         let logger = logs::keep_out();
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
         // If the output is closed or full, that is no error of this call.
         let _ = (out.flush(), err.flush());
         match fork.depart()? {
-            Ok(departure) => break (logger, out, err, departure),
+            Ok(departure) => {
+                let settled = task::settled();
+                if settled.is_some() || start.elapsed() >= MOST_ON_THE_WAY {
+                    break (logger, out, err, departure, settled);
+                }
+                // A thread that ends may need any of them.
+                drop((departure, out, err, logger));
+                std::thread::yield_now();
+            }
             Err(in_the_way) => {
                 // The streams are unlocked first: the threads that are waited for may need them.
                 drop((out, err, logger));
@@ -85,14 +99,14 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
     // child's memory is its own.
     match unsafe { os::fork::fork() }? {
         os::fork::Side::Parent { child } => {
-            drop((out, err, logger));
+            drop((settled, out, err, logger));
             Ok((child, departure.end()))
         }
         os::fork::Side::Child => {
             fate.arm();
             // The guard of the child's copy is not dropped: that could wait for threads that the
             // child does not have.
-            std::mem::forget(logger);
+            std::mem::forget((logger, settled));
             drop((out, err, departure));
             // Not dropped: only the parent has waited.
             std::mem::forget(fork);
@@ -107,5 +121,22 @@ pub(crate) fn fork_child(takes: Takes, run: impl FnOnce()) -> std::io::Result<(u
             let _ = (std::io::stdout().flush(), std::io::stderr().flush());
             os::fork::exit_now(code)
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Forked, Pool};
+
+    /// The other way round, that it does not fork at once, cannot be seen.
+    #[test]
+    fn a_fork_waits_for_a_thread_that_is_being_started_but_not_for_ever() {
+        let pool: Pool<Forked> = Forked::builder().allow_threads(true).build().unwrap();
+        let coming = task::Coming::new();
+        let start = Instant::now();
+        assert_eq!(pool.submit(|x: u32| x + 1, 1).result(), Ok(2));
+        assert!(start.elapsed() >= MOST_ON_THE_WAY);
+        drop(coming);
     }
 }

@@ -173,9 +173,15 @@ impl Threads {
         // Other threads count on this one from now on.
         state.free += 1;
         drop(state);
+        #[cfg(target_os = "linux")]
+        let coming = crate::os::task::Coming::new();
         let started = thread::Builder::new()
             .name("manyhands-call".to_owned())
-            .spawn(move || self.serve());
+            .spawn(move || {
+                #[cfg(target_os = "linux")]
+                let _there = crate::os::task::There::begin(coming);
+                self.serve();
+            });
         #[cfg(target_os = "linux")]
         let started =
             started.map_err(|error| crate::os::task::not_started("manyhands-call", error));

@@ -17,8 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::write;
 
 use super::refusal::refused;
-use super::task::OwnThread;
-use super::task::not_started;
+use super::task::{Coming, OwnThread, There, not_started};
 use super::{handoff, life, worker};
 
 /// The thread needs little stack: it makes system calls, and does little else.
@@ -68,17 +67,19 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
     let writer = Arc::new(writer);
     let theirs = writer.clone();
     let (up, is_up) = sync_channel(1);
+    let coming = Coming::new();
     thread::Builder::new()
         .name("manyhands-child".to_owned())
         .stack_size(STACK)
         .spawn(move || {
+            let there = There::begin(coming);
             let own = OwnThread::register();
             let _ = up.send(());
             worker::block_signals();
             wait_for_end(pid, started);
             // It fails if there is no reader any more.
             let _ = write(&*theirs, &[1]);
-            drop((theirs, own));
+            drop((theirs, own, there));
         })
         .map_err(|error| not_started("manyhands-child", error))?;
     // This process may be asked whether other threads run only once the thread counts as one of the

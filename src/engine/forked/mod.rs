@@ -185,7 +185,8 @@ impl ForkedBuilder {
     /// child, and a task that takes it waits for ever. The C library takes care of its allocator's
     /// locks, and this crate holds those of std's standard output and standard error around the
     /// fork. What remains are the locks of the program and of its libraries: loggers, pools,
-    /// caches. Without other threads there is no such risk.
+    /// caches, and the one that `std::process::exit` shares with threads that start or end. Without
+    /// other threads there is no such risk.
     ///
     /// # Examples
     ///
