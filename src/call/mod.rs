@@ -13,6 +13,7 @@
 //! | [`entry`] | where a worker process enters a function |
 //! | [`at_fork`] | what forked children run first |
 //! | [`logs`] | log records on their way to the parent |
+//! | [`service`] | the threads that belong to a pool |
 
 #[cfg(target_os = "linux")]
 pub(crate) mod at_fork;
@@ -31,6 +32,8 @@ pub(crate) mod portable;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 pub(crate) mod seed;
+#[cfg(target_os = "linux")]
+pub(crate) mod service;
 pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod worker_index;

@@ -28,7 +28,7 @@ use log::Level;
 use super::bell::RecordBell;
 use super::raw::RawBytes;
 use super::wake::{Asleep, RingAt, bell_is_asked_for};
-use super::{LANE_BYTES, Lane, RECORDS_BYTES};
+use super::{Lane, RECORDS_BYTES};
 use crate::error::ItemIndex;
 use crate::os::fault;
 
@@ -89,8 +89,8 @@ impl Lane {
     /// Returns the address of byte `offset` of the part for records, which has `len` bytes from
     /// there on; `None` if the lane has no such part.
     fn records_at(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
-        let before = LANE_BYTES.get();
-        if !self.has_records() || offset + len > RECORDS_BYTES {
+        let before = self.records_start()?;
+        if offset + len > RECORDS_BYTES {
             return None;
         }
         // SAFETY: within the mapping, which has `RECORDS_BYTES` behind the rest of the lane.

@@ -6,6 +6,7 @@
 //! A forked child has none of its parent's children, so each process has a registry of its own.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -52,17 +53,24 @@ pub(super) fn active() -> Vec<Arc<Spawned>> {
     children
 }
 
+/// How long the end of the program waits for the logger, for each child.
+const LAST_LOGGING: Duration = Duration::from_secs(2);
+
 /// Ends the children when this process ends normally: kills the daemons and waits for the others.
 fn end_children() {
     loop {
         // The list is read again each time: a thread of this process may have started more.
         let children = children();
         for daemon in children.iter().filter(|child| child.is_daemon) {
-            daemon.child.kill();
+            if let Err(error) = daemon.kill() {
+                log::error!("SIGKILL to process {} failed: {error}", daemon.child.pid());
+            }
         }
         let Some(child) = children.into_iter().next() else {
             return;
         };
         child.wait(None);
+        // A logger that hangs does not keep the program from its end.
+        child.wait_logged(Some(Instant::now() + LAST_LOGGING));
     }
 }

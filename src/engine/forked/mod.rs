@@ -31,7 +31,6 @@ use self::accounts::Accounts;
 use self::running::{Running, Task};
 use self::submit::{Log, Submitted};
 use super::fork;
-use super::logs::Logs;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{
@@ -50,6 +49,7 @@ use crate::os::environment::Environment;
 use crate::os::memory_kills;
 use crate::panic;
 use crate::process::launch;
+use crate::process::logs::Logs;
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///

@@ -18,7 +18,6 @@ use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
-use crate::engine::logs::{Counts, Courier, check_may_close};
 use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
@@ -26,6 +25,7 @@ use crate::lane::bell::Bell;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::process::logs::{Counts, Courier, check_may_close};
 use crate::process::tree;
 
 /// The tasks submitted to a pool, and the children of its other calls.

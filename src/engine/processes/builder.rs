@@ -14,9 +14,9 @@ use super::initializer::{self, Model};
 use super::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
 use crate::call;
 use crate::engine::affinity::Affinity;
-use crate::engine::logs::Logs;
 use crate::engine::{pool_name, workers_or_available};
 use crate::error::PoolError;
+use crate::process::logs::Logs;
 use crate::process::{Stdio, launch};
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].

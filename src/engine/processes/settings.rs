@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::initializer::Model;
 use crate::engine::affinity::Affinity;
-use crate::engine::logs::Logs;
 use crate::error::PoolError;
 use crate::os::environment::Environment;
 use crate::os::fork::Original;
 use crate::panic;
+use crate::process::logs::Logs;
 use crate::process::{Stdio, launch};
 use crate::text::as_text;
 

@@ -1,5 +1,6 @@
-//! The parent's side of log records: a thread for each pool that forwards them, the courier, which
-//! takes them out of the lanes and gives them to the program's logger.
+//! The parent's side of log records: a thread for each pool that forwards them, and one for all
+//! single children. This thread, the courier, takes them out of the lanes and gives them to the
+//! program's logger.
 //!
 //! ```text
 //!   worker 0 ── lane ──┐
@@ -10,32 +11,33 @@
 //!
 //! A thread of its own, because a logger is code of the user's: it may be slow, may panic, may use
 //! the pool. No lock is held while it runs, and nothing else waits for the courier but the end of
-//! the pool. The records of a worker are given to the logger in the order in which they were
-//! written.
+//! the pool, and the wait for a child. The records of a worker are given to the logger in the order
+//! in which they were written.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::processes::service;
 use crate::call::logs::copies_forward;
+use crate::call::service;
 use crate::error::{ItemIndex, PoolError, TaskId};
 use crate::lane::Lane;
-use crate::lane::bell::RecordBell;
+use crate::lane::bell::{Bell, RecordBell};
 use crate::lane::records::{RawRecord, RecordReader, records_are_asked_for};
 use crate::os::fork::{self, Original, PerProcess};
 use crate::os::task;
 use crate::panic;
 use crate::text::as_text;
 
-/// Whether the log records of workers go through this process's logger.
+/// Whether the log records of workers and child processes go through this process's logger.
 ///
 /// As text, and with serde, they are `forward` and `off`.
 ///
@@ -55,7 +57,7 @@ use crate::text::as_text;
 pub enum Logs {
     /// They go through this process's logger.
     Forward,
-    /// They stay in the worker, and are lost there unless it has a logger.
+    /// They stay in the worker or child, and are lost there unless it has a logger.
     Off,
 }
 
@@ -68,8 +70,8 @@ as_text!(
 );
 
 impl Logs {
-    /// Returns whether a pool forwards that is made now, where the builder has said this.
-    pub(super) fn are_forwarded(given: Option<Self>) -> bool {
+    /// Returns whether a pool or child forwards that is made now, where the builder has said this.
+    pub(crate) fn are_forwarded(given: Option<Self>) -> bool {
         match given {
             Some(given) => given == Self::Forward,
             None => log::max_level() != log::LevelFilter::Off,
@@ -77,7 +79,7 @@ impl Logs {
     }
 }
 
-/// Where a log record comes from that a worker has written; see [`origin`].
+/// Where a log record comes from that a worker or child process has written; see [`origin`].
 ///
 /// # Examples
 ///
@@ -85,11 +87,12 @@ impl Logs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Origin {
-    /// The name of the pool.
-    pub pool: Arc<str>,
-    /// The index of the worker ([`worker_index`](crate::worker_index)).
-    pub worker: usize,
-    /// The process id of the worker.
+    /// The name of the pool, or of the child ([`Process::name`](crate::Process::name)).
+    pub name: Arc<str>,
+    /// The index of the worker ([`worker_index`](crate::worker_index)); `None` if a
+    /// [`Process`](crate::Process) has written the record.
+    pub worker: Option<usize>,
+    /// The process id of the worker or child.
     pub pid: u32,
     /// The item of its call at which the worker was.
     pub item: Option<usize>,
@@ -97,10 +100,13 @@ pub struct Origin {
     pub task: Option<TaskId>,
 }
 
-/// Writes what stands before the message of such a record: `worker 2, item 5`.
+/// Writes what stands before the message of such a record: `worker 2, item 5` or `process indexer`.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {}", self.worker)?;
+        match self.worker {
+            Some(worker) => write!(f, "worker {worker}")?,
+            None => write!(f, "process {}", self.name)?,
+        }
         if let Some(item) = self.item {
             write!(f, ", item {item}")?;
         }
@@ -167,7 +173,7 @@ pub fn origin() -> Option<Origin> {
 
 /// Checks that this thread may wait for the end of a pool, which waits until its records have been
 /// logged.
-pub(super) fn check_may_close() -> Result<(), PoolError> {
+pub(crate) fn check_may_close() -> Result<(), PoolError> {
     if !IS_COURIER.get() {
         return Ok(());
     }
@@ -205,7 +211,7 @@ const TURNS: usize = 4;
 
 /// What is known of the records of a pool.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// By the index of the worker: records that were given to the logger or are about to be, and
     /// records that workers which have ended had dropped.
     workers: Vec<(u64, u64)>,
@@ -223,7 +229,7 @@ impl Counts {
 
     /// Returns how many records of the workers with this index have come, and how many they have
     /// dropped.
-    pub(super) fn get(&self, worker: usize) -> (u64, u64) {
+    pub(crate) fn get(&self, worker: usize) -> (u64, u64) {
         let (came, before) = self.workers.get(worker).copied().unwrap_or_default();
         let lanes = self.lanes.iter().filter(|(_, index, _)| *index == worker);
         let dropped = lanes.map(|(.., lane)| lane.records_dropped());
@@ -234,9 +240,7 @@ impl Counts {
 /// What the courier and those that give it work share.
 #[derive(Debug)]
 struct Shared {
-    pool: Arc<str>,
     bell: RecordBell,
-    counts: Arc<Mutex<Counts>>,
     news: Mutex<News>,
 }
 
@@ -254,21 +258,47 @@ impl fmt::Debug for News {
     }
 }
 
-/// The lane of one worker.
+/// The lane of one worker or child.
 struct Source {
     number: u64,
-    worker: usize,
+    /// The name of its pool, or its own if it is a single child.
+    name: Arc<str>,
+    worker: Option<usize>,
     pid: u32,
     reader: RecordReader,
-    has_ended: Arc<AtomicBool>,
+    counts: Arc<Mutex<Counts>>,
+    end: Arc<End>,
     /// The dropped records that the logger has been told of, and when.
     told: u64,
     told_at: Option<Instant>,
 }
 
-/// A pool's hold on its courier.
+/// How far a worker or child is at its end.
+#[derive(Debug, Default)]
+struct End {
+    /// Whether it has ended.
+    has_ended: AtomicBool,
+    /// Whether what it has written has been logged.
+    is_logged: Mutex<bool>,
+    /// Told of that.
+    logged: Condvar,
+}
+
+/// Its records have been logged, or will never be.
+impl Drop for Source {
+    fn drop(&mut self) {
+        *self.end.is_logged.lock() = true;
+        self.end.logged.notify_all();
+    }
+}
+
+/// A hold on a courier.
 #[derive(Debug)]
-pub(super) struct Courier {
+pub(crate) struct Courier {
+    /// The name of the pool.
+    pool: Arc<str>,
+    /// What is known of the records of the pool.
+    counts: Arc<Mutex<Counts>>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     generation: u32,
@@ -277,34 +307,41 @@ pub(super) struct Courier {
 /// Says that a worker lives, as long as this is there. When it is dropped, what the worker has
 /// written is logged, and then its lane is let go.
 #[derive(Debug)]
-pub(super) struct Attached {
-    has_ended: Arc<AtomicBool>,
+pub(crate) struct Attached {
+    end: Arc<End>,
     shared: Arc<Shared>,
+}
+
+impl Attached {
+    /// Says that the worker has ended.
+    fn end(&self) {
+        self.end.has_ended.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.has_ended.store(true, Ordering::Release);
-        self.shared.bell.ring();
+        self.end();
     }
 }
 
 impl Courier {
     /// Starts a courier for the pool with this name.
-    pub(super) fn start(
+    pub(crate) fn start(
         pool: &str,
         bell: RecordBell,
         counts: Arc<Mutex<Counts>>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            pool: pool.into(),
             bell,
-            counts,
             news: Mutex::default(),
         });
         let own = shared.clone();
         let thread = task::start("manyhands-logs", None, move || carry(&own))?;
         Ok(Self {
+            pool: pool.into(),
+            counts,
             shared,
             thread: Mutex::new(Some(thread)),
             generation: fork::generation(),
@@ -312,34 +349,46 @@ impl Courier {
     }
 
     /// Has the records in the lane of a worker logged from now on.
-    pub(super) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
-        let has_ended = Arc::new(AtomicBool::new(false));
+    pub(crate) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
+        self.add(self.pool.clone(), Some(worker), pid, lane, &self.counts)
+    }
+
+    fn add(
+        &self,
+        name: Arc<str>,
+        worker: Option<usize>,
+        pid: u32,
+        lane: &Lane,
+        counts: &Arc<Mutex<Counts>>,
+    ) -> Attached {
+        let end = Arc::<End>::default();
         let number = {
             let mut news = self.shared.news.lock();
             news.next += 1;
             let number = news.next;
             news.sources.push(Source {
                 number,
+                name,
                 worker,
                 pid,
                 reader: RecordReader::new(lane.clone()),
-                has_ended: has_ended.clone(),
+                counts: counts.clone(),
+                end: end.clone(),
                 told: 0,
                 told_at: None,
             });
             number
         };
-        let mut counts = self.shared.counts.lock();
-        counts.lanes.push((number, worker, lane.clone()));
-        drop(counts);
+        let place = worker.unwrap_or_default();
+        counts.lock().lanes.push((number, place, lane.clone()));
         self.shared.bell.ring();
         Attached {
-            has_ended,
+            end,
             shared: self.shared.clone(),
         }
     }
 
-    pub(super) fn bell(&self) -> &RecordBell {
+    pub(crate) fn bell(&self) -> &RecordBell {
         &self.shared.bell
     }
 }
@@ -347,7 +396,7 @@ impl Courier {
 impl Courier {
     /// Waits until everything that the workers have written has been logged. They have ended, and
     /// no others come.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if self.generation != fork::generation() {
             // The thread is the parent's.
             return;
@@ -391,13 +440,13 @@ fn carry(shared: &Shared) {
         let mut has_more = false;
         sources.retain_mut(|source| {
             // This is asked before the look, so that nothing is missed.
-            let has_ended = is_last || source.has_ended.load(Ordering::Acquire);
-            let took = source.take(shared);
+            let has_ended = is_last || source.end.has_ended.load(Ordering::Acquire);
+            let took = source.take();
             has_more |= took;
             let is_over = has_ended && !took;
-            source.tell_dropped(shared, is_over);
+            source.tell_dropped(is_over);
             if is_over {
-                source.let_go(shared);
+                source.let_go();
             }
             !is_over
         });
@@ -422,30 +471,35 @@ fn carry(shared: &Shared) {
 
 impl Source {
     /// Logs what there is, up to some records. Returns whether there was anything.
-    fn take(&mut self, shared: &Shared) -> bool {
+    fn take(&mut self) -> bool {
         let mut took = false;
         for _ in 0..TURNS {
             match self.reader.take() {
                 Ok(0) => break,
                 Ok(count) => {
                     took = true;
-                    shared.counts.lock().of(self.worker).0 += count as u64;
+                    self.counts.lock().of(self.place()).0 += count as u64;
                     for record in self.reader.records() {
-                        self.log(shared, &record);
+                        self.log(&record);
                     }
                 }
                 Err(_) => {
                     let text = "what it has logged cannot be read, and no more of it is: other code has written over it";
-                    self.log_own(shared, text);
+                    self.log_own(text);
                 }
             }
         }
         took
     }
 
-    fn origin(&self, shared: &Shared, index: ItemIndex) -> Origin {
+    /// Returns where it is counted.
+    fn place(&self) -> usize {
+        self.worker.unwrap_or_default()
+    }
+
+    fn origin(&self, index: ItemIndex) -> Origin {
         Origin {
-            pool: shared.pool.clone(),
+            name: self.name.clone(),
             worker: self.worker,
             pid: self.pid,
             item: index.get(),
@@ -453,8 +507,8 @@ impl Source {
         }
     }
 
-    fn log(&self, shared: &Shared, record: &RawRecord<'_>) {
-        let origin = self.origin(shared, record.index);
+    fn log(&self, record: &RawRecord<'_>) {
+        let origin = self.origin(record.index);
         let message = String::from_utf8_lossy(record.message);
         let target = String::from_utf8_lossy(record.target);
         let module = record.module.map(String::from_utf8_lossy);
@@ -470,8 +524,8 @@ impl Source {
     }
 
     /// Logs what the courier itself has to say of this worker.
-    fn log_own(&self, shared: &Shared, text: &str) {
-        let origin = self.origin(shared, ItemIndex::NONE);
+    fn log_own(&self, text: &str) {
+        let origin = self.origin(ItemIndex::NONE);
         let about = About {
             level: Level::Warn,
             target: module_path!(),
@@ -496,7 +550,7 @@ impl Source {
 
     /// Tells the logger how many records were dropped, if it is time for that or `has_ended` says
     /// that there will be none.
-    fn tell_dropped(&mut self, shared: &Shared, has_ended: bool) {
+    fn tell_dropped(&mut self, has_ended: bool) {
         let now = Instant::now();
         let is_due = self.tells_at().is_some_and(|at| has_ended || at <= now);
         if !is_due {
@@ -505,22 +559,100 @@ impl Source {
         let dropped = self.untold();
         self.told = self.told.wrapping_add(dropped);
         self.told_at = Some(now);
+        let of = self.origin(ItemIndex::NONE);
         let text = match dropped {
-            1 => format!("1 log record of worker {} was dropped", self.worker),
-            _ => format!(
-                "{dropped} log records of worker {} were dropped",
-                self.worker
-            ),
+            1 => format!("1 log record of {of} was dropped"),
+            _ => format!("{dropped} log records of {of} were dropped"),
         };
-        self.log_own(shared, &text);
+        self.log_own(&text);
     }
 
     /// Counts what the worker has dropped, which has ended.
-    fn let_go(&self, shared: &Shared) {
-        let mut counts = shared.counts.lock();
+    fn let_go(&self) {
+        let mut counts = self.counts.lock();
         counts.lanes.retain(|(number, ..)| *number != self.number);
-        let before = &mut counts.of(self.worker).1;
+        let before = &mut counts.of(self.place()).1;
         *before = before.saturating_add(self.reader.lane().records_dropped());
+    }
+}
+
+// Single children -------------------------------------------------------------------------------
+
+/// What takes the log records of the single children of a process.
+pub(super) struct ForChildren {
+    /// For children that start later.
+    bell: Bell,
+    courier: Courier,
+}
+
+/// Started with the first child whose records are forwarded, and there as long as the process. A
+/// forked child has children of its own, so it has one of its own.
+static FOR_CHILDREN: PerProcess<Mutex<Option<&'static ForChildren>>> =
+    PerProcess::new(Mutex::new(None));
+
+impl ForChildren {
+    /// Returns what takes the log records of the children of this process.
+    pub(super) fn own() -> io::Result<&'static Self> {
+        let mut own = FOR_CHILDREN.own().lock();
+        if let Some(own) = *own {
+            return Ok(own);
+        }
+        let bell = Bell::new()?;
+        let courier = Courier::start("", bell.for_records(), Arc::default())?;
+        Ok(own.insert(Box::leak(Box::new(Self { bell, courier }))))
+    }
+
+    /// Returns the descriptor by which a child opens the bell.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.fd()
+    }
+
+    /// Has the records in the lane of a child logged from now on.
+    pub(super) fn attach(&self, name: &str, pid: u32, lane: &Lane) -> ChildLogs {
+        let counts = Arc::default();
+        let attached = self.courier.add(name.into(), None, pid, lane, &counts);
+        ChildLogs { attached, counts }
+    }
+}
+
+/// The log records of a child, as its parent has them.
+#[derive(Debug)]
+pub(super) struct ChildLogs {
+    attached: Attached,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl ChildLogs {
+    /// Says that the child has ended.
+    pub(super) fn end(&self) {
+        self.attached.end();
+    }
+
+    /// Waits until all that the child has written has been logged, at most until the deadline. The
+    /// child has ended.
+    pub(super) fn wait(&self, deadline: Option<Instant>) {
+        // The logger waits for a child. This thread may be the one to be waited for, or wait for
+        // another courier that waits for this one.
+        if IS_COURIER.get() {
+            return;
+        }
+        let end = &self.attached.end;
+        let mut is_logged = end.is_logged.lock();
+        while !*is_logged {
+            match deadline {
+                None => end.logged.wait(&mut is_logged),
+                Some(deadline) => {
+                    if end.logged.wait_until(&mut is_logged, deadline).timed_out() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns how many records have come, and how many were dropped.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        self.counts.lock().get(0)
     }
 }
 
