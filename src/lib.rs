@@ -162,7 +162,7 @@ pub use ndarray;
 ///
 /// A [`Process`] is treated as a worker is, with its name in the place of the worker and the task
 /// (`[process indexer] …`). [`Process::join`] returns when its records have been logged, and a
-/// program that ends waits for them, for two seconds at most if the logger hangs.
+/// program that ends waits for them, unless the logger does nothing for two seconds.
 ///
 /// - It is the default if the program has a logger when the pool is made, that is, if
 ///   [`log::max_level`] is not `Off`. [`Logs`](logs::Logs) on the builders of
@@ -180,13 +180,21 @@ pub use ndarray;
 ///   is room. The logger is told how many were dropped, and the
 ///   [statistics](engine::WorkerStats::log_records_dropped) have the number. A record is cut at
 ///   16 KiB.
+/// - With the feature `tracing`, what tasks emit by `tracing` goes through the subscriber that is the
+///   default where the pool or child is made, in order with the log records, and under the same
+///   conditions. Fields keep their types. The message stays as it is: there are the fields
+///   `manyhands.worker` (of a [`Process`], `manyhands.process`), `manyhands.item` or
+///   `manyhands.task`, and `manyhands.spans` with the names of the spans that were open
+///   (`outer:inner`). Forked children need nothing else for it; threads that a task starts in one
+///   have this program's subscriber.
 /// - The logger runs on a thread that the pool has for this; all children of [`Process`] share one.
 ///   If it panics, it gets the next record
 ///   all the same. It may use pools, but not close one of processes or forked children.
 #[cfg(target_os = "linux")]
 pub mod logs {
     pub use crate::call::logs::Forwarder;
-    pub use crate::process::logs::{Logs, Origin, origin};
+    pub use crate::process::logs::Logs;
+    pub use crate::process::origin::{Origin, origin};
 }
 
 /// The names that most programs need: `use manyhands::prelude::*;`.

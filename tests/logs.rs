@@ -89,12 +89,15 @@ impl Log for Keep {
     fn flush(&self) {}
 }
 
-/// Gives this process its logger.
+/// Gives this process its logger. Called before a test looks at what there is.
 fn set_logger() {
     static SET: Once = Once::new();
     SET.call_once(|| {
         log::set_boxed_logger(Box::new(Forwarder::new(Keep))).unwrap();
         log::set_max_level(LevelFilter::Debug);
+        // Makes what a process keeps once it has had a child whose records are forwarded.
+        let first = child("the first").spawn(|()| {}, ()).unwrap();
+        first.join().unwrap();
     });
 }
 
@@ -175,8 +178,8 @@ fn check_two(lines: &[Kept], answers: &[(u32, usize)]) {
 
 #[test]
 fn b107_records_of_workers_come_through_this_logger_whatever_started_them() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     for method in [
         StartMethod::Spawn,
         StartMethod::Fork,
@@ -199,8 +202,8 @@ fn b107_records_of_workers_come_through_this_logger_whatever_started_them() {
 
 #[test]
 fn b107_records_of_forked_children_come_through_this_logger() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Forked::builder()
         .workers(2)
         .allow_threads(true)
@@ -465,8 +468,8 @@ fn b107_workers_of_a_worker_log_through_it() {
 
 #[test]
 fn b108_what_a_worker_wrote_before_it_died_comes() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let die = |count: u32| {
         (0..count).for_each(|nth| log::info!("{nth}"));
         kill(std::process::id());
@@ -514,8 +517,8 @@ fn b108_what_a_worker_wrote_before_it_died_comes() {
 fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
     type End = fn(Pool<Processes>);
     type EndForked = fn(Pool<Forked>);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let log = |x: u32| (0..20).for_each(|_| log::info!("{x}"));
     let ends: [(&str, End); 4] = [
         ("close", |pool| pool.close().unwrap()),
@@ -555,8 +558,8 @@ fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
 
 #[test]
 fn b108_records_of_workers_killed_at_random_are_whole() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let mut random = Random::new(seed());
     let pool = Processes::builder()
         .workers(2)
@@ -639,8 +642,8 @@ impl Gate {
 
 #[test]
 fn b109_a_logger_that_hangs_costs_records_and_not_tasks() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let count = 20_000_u32;
     let log = |count: u32| (0..count).for_each(|nth| log::info!("{nth}"));
     let pool = Processes::builder()
@@ -696,8 +699,8 @@ fn check_sum(name: &str, sent: u64, pool: Option<&Pool<Processes>>) -> u64 {
 
 #[test]
 fn b109_what_comes_and_what_is_dropped_is_all() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let count = number("MANYHANDS_RECORDS").unwrap_or(100_000) / 2;
     let pool = Processes::builder()
         .workers(2)
@@ -721,8 +724,8 @@ fn b109_what_comes_and_what_is_dropped_is_all() {
 #[test]
 fn b110_a_logger_that_panics_gets_the_next_record() {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("panics")
@@ -746,8 +749,8 @@ fn b110_a_logger_may_use_the_pool_but_not_close_it() {
     static POOL: Mutex<Option<Arc<Pool<Processes>>>> = Mutex::new(None);
     static CHILDREN: Mutex<Option<Arc<Pool<Forked>>>> = Mutex::new(None);
     static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("used")
@@ -857,8 +860,8 @@ fn b110_children_are_forked_while_no_worker_s_record_is_logged() {
 #[test]
 fn b110_a_pool_is_dropped_by_its_logger() {
     static POOL: Mutex<Option<Pool<Processes>>> = Mutex::new(None);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("dropped")
@@ -884,20 +887,10 @@ fn child(name: &str) -> ProcessBuilder {
     Process::builder().name(name)
 }
 
-/// Makes what a process keeps once it has had a child whose records are forwarded.
-fn before_children() -> Leftovers {
-    static MADE: Once = Once::new();
-    set_logger();
-    MADE.call_once(|| {
-        let first = child("the first").spawn(|()| {}, ()).unwrap();
-        first.join().unwrap();
-    });
-    Leftovers::none()
-}
-
 #[test]
 fn b137_records_of_a_child_come_through_this_logger() {
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let child = child("one").spawn(
         |text: String| {
             log::info!(target: "a::target", "{text}");
@@ -944,7 +937,8 @@ fn b137_a_child_may_have_a_logger_of_its_own() {
         fn log(&self, _: &Record<'_>) {}
         fn flush(&self) {}
     }
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let set = |()| {
         log::info!("before");
         let is_set = log::set_logger(&Own).is_ok();
@@ -961,7 +955,8 @@ fn b137_a_child_may_have_a_logger_of_its_own() {
 
 #[test]
 fn b137_children_of_children_log_through_them() {
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let outer = child("outer child").spawn(
         |()| {
             let inner = child("inner").spawn(|x: u32| log::info!("{x}"), 5).unwrap();
@@ -981,7 +976,8 @@ fn b137_children_of_children_log_through_them() {
 
 #[test]
 fn b137_all_is_logged_when_join_returns() {
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     hook("slow", |_| std::thread::sleep(Duration::from_micros(100)));
     let log = |count: u32| (0..count).for_each(|nth| log::info!("{nth}"));
     let slow = child("slow").spawn(log, 400).unwrap();
@@ -1006,7 +1002,8 @@ fn b137_all_is_logged_when_join_returns() {
 fn b137_a_logger_may_wait_for_a_child() {
     static CHILD: Mutex<Option<Process>> = Mutex::new(None);
     static SEEN: Mutex<Option<ExitStatus>> = Mutex::new(None);
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     hook("waited for", |_| {
         let child = CHILD.lock().unwrap().clone().unwrap();
         *SEEN.lock().unwrap() = Some(child.join().unwrap());
@@ -1042,15 +1039,18 @@ fn b137_a_program_ends_when_the_records_of_its_children_have_been_logged() {
         log::set_max_level(LevelFilter::Info);
         let log = |()| (0..100).for_each(|nth| log::info!("{nth}"));
         drop(child("left").spawn(log, ()).unwrap());
+        // Its end is known, and its records are not waited for.
+        let polled = child("polled").spawn(log, ()).unwrap();
+        eventually("it has ended", || polled.exit_status().is_some());
         return;
     }
     let output = finish(&mut as_program(name));
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stderr).unwrap();
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with("[process left] "));
-    assert_eq!(lines.count(), 100, "{text}");
+    for start in ["[process left] ", "[process polled] "] {
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        assert_eq!(lines.count(), 100, "{start}: {text}");
+    }
 }
 
 /// Checks that `sent` records of a child have come or were counted as dropped, in order. Returns
@@ -1085,7 +1085,8 @@ fn log_many(count: u64) {
 
 #[test]
 fn b139_what_a_child_wrote_before_it_was_killed_comes() {
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let die = |count: u64| {
         log_many(count);
         kill(std::process::id());
@@ -1108,7 +1109,8 @@ fn b139_what_a_child_wrote_before_it_was_killed_comes() {
 
 #[test]
 fn b139_a_logger_that_hangs_costs_records_and_not_the_child() {
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let gate = Gate::before("hung");
     let hung = child("hung").spawn(log_many, 5_000).unwrap();
     gate.has_come();
@@ -1123,7 +1125,8 @@ fn b139_a_logger_that_hangs_costs_records_and_not_the_child() {
 #[test]
 fn b139_what_a_stopped_child_has_written_comes_and_it_goes_on() {
     use nix::sys::signal::{Signal, raise};
-    let _none = before_children();
+    set_logger();
+    let _none = Leftovers::none();
     let stop = |()| {
         log_many(3);
         raise(Signal::SIGSTOP).unwrap();

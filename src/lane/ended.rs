@@ -75,10 +75,10 @@ fn bytes(mut ended: Ended) -> Vec<u8> {
             return bytes;
         }
         // The stack has a bound of its own, so this is a path or an error of unusual length.
-        if let Ended::Panicked(caught) = &mut ended {
-            if caught.backtrace.take().is_none() {
-                caught.location = None;
-            }
+        if let Ended::Panicked(caught) = &mut ended
+            && caught.backtrace.take().is_none()
+        {
+            caught.location = None;
         }
     }
     Vec::new()

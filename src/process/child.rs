@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::launch::{CANNOT_BEGIN, Role, receive_greeting_with};
 use super::start_request::StartRequest;
 use super::{entry, outcome};
-use crate::call::logs;
+use crate::call::{logs, traces};
 use crate::lane::bell::Ringer;
 use crate::lane::ended::{self, Ended};
 use crate::lane::{Lane, crash_report};
@@ -26,6 +26,8 @@ pub(super) struct Greeting {
     /// Up to which level the log records go to the parent, if they do: the number of a
     /// [`LevelFilter`](log::LevelFilter).
     pub(super) log_level: Option<u8>,
+    /// Up to which level its events of `tracing` do, then too; 0 for none.
+    pub(super) trace_level: u8,
 }
 
 /// The role of a single child.
@@ -86,8 +88,12 @@ fn begin() -> io::Result<StartRequest> {
     own::set_name(this.name());
     panic::install_hook();
     panic::name_this_thread(this.name());
-    let log = bell.zip(greeting.log_level);
+    let level = greeting.log_level;
+    let log = bell.zip(level);
     set_lane(&lane, log)?;
+    if level.is_some() {
+        traces::install(greeting.trace_level);
+    }
     Ok(request)
 }
 

@@ -14,27 +14,28 @@
 //! the pool, and the wait for a child. The records of a worker are given to the logger in the order
 //! in which they were written.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::origin::{About, Origin, call};
+use super::traces::Tracer;
 use crate::call::logs::copies_forward;
 use crate::call::service;
-use crate::error::{ItemIndex, PoolError, TaskId};
+use crate::error::{ItemIndex, PoolError};
 use crate::lane::Lane;
 use crate::lane::bell::{Bell, RecordBell};
 use crate::lane::records::{RawRecord, RecordReader, records_are_asked_for};
-use crate::os::fork::{self, Original, PerProcess};
+use crate::os::fork::{self, PerProcess};
 use crate::os::task;
-use crate::panic;
 use crate::text::as_text;
 
 /// Whether the log records of workers and child processes go through this process's logger.
@@ -70,105 +71,19 @@ as_text!(
 );
 
 impl Logs {
-    /// Returns whether a pool or child forwards that is made now, where the builder has said this.
-    pub(crate) fn are_forwarded(given: Option<Self>) -> bool {
+    /// Returns whether a pool or child forwards that is made now, where the builder has said this,
+    /// and events of `tracing` go through `tracer`.
+    pub(crate) fn are_forwarded(given: Option<Self>, tracer: &Tracer) -> bool {
         match given {
             Some(given) => given == Self::Forward,
-            None => log::max_level() != log::LevelFilter::Off,
+            None => log::max_level() != log::LevelFilter::Off || tracer.is_there(),
         }
-    }
-}
-
-/// Where a log record comes from that a worker or child process has written; see [`origin`].
-///
-/// # Examples
-///
-/// See [`origin`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Origin {
-    /// The name of the pool, or of the child ([`Process::name`](crate::Process::name)).
-    pub name: Arc<str>,
-    /// The index of the worker ([`worker_index`](crate::worker_index)); `None` if a
-    /// [`Process`](crate::Process) has written the record.
-    pub worker: Option<usize>,
-    /// The process id of the worker or child.
-    pub pid: u32,
-    /// The item of its call at which the worker was.
-    pub item: Option<usize>,
-    /// The task at which the worker was, if it was given by [`submit`](crate::Pool::submit).
-    pub task: Option<TaskId>,
-}
-
-/// Writes what stands before the message of such a record: `worker 2, item 5` or `process indexer`.
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.worker {
-            Some(worker) => write!(f, "worker {worker}")?,
-            None => write!(f, "process {}", self.name)?,
-        }
-        if let Some(item) = self.item {
-            write!(f, ", item {item}")?;
-        }
-        if let Some(task) = self.task {
-            write!(f, ", task {task}")?;
-        }
-        Ok(())
     }
 }
 
 thread_local! {
-    static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
     /// Whether this thread is a courier.
     static IS_COURIER: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Returns where the record comes from that the program's logger is being given; `None` for
-/// records of this process.
-///
-/// A logger calls it to write worker and task in a way of its own. Loggers that do not find them in
-/// the message, which begins with them.
-///
-/// # Examples
-///
-/// ```
-/// use log::{LevelFilter, Log, Metadata, Record};
-/// use manyhands::logs;
-/// use manyhands::prelude::*;
-/// use std::sync::Mutex;
-///
-/// static SEEN: Mutex<Vec<(Option<TaskId>, String)>> = Mutex::new(Vec::new());
-///
-/// struct Keep;
-///
-/// impl Log for Keep {
-///     fn enabled(&self, _: &Metadata) -> bool {
-///         true
-///     }
-///     fn log(&self, record: &Record) {
-///         if let Some(origin) = logs::origin() {
-///             let text = record.args().to_string();
-///             SEEN.lock().unwrap().push((origin.task, text));
-///         }
-///     }
-///     fn flush(&self) {}
-/// }
-///
-/// use manyhands::TaskId;
-///
-/// log::set_logger(&Keep)?;
-/// log::set_max_level(LevelFilter::Info);
-/// let pool = Pool::processes(1)?; // the program has a logger, so records are forwarded
-/// let task = pool.submit(|x: u32| log::info!("at {x}"), 7);
-/// let id = task.id();
-/// task.result()?;
-/// pool.close()?; // by now everything has been logged
-/// let text = format!("[worker 0, task {id}] at 7");
-/// assert_eq!(*SEEN.lock().unwrap(), [(Some(id), text)]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn origin() -> Option<Origin> {
-    ORIGIN.with(|origin| origin.borrow().clone())
 }
 
 /// Checks that this thread may wait for the end of a pool, which waits until its records have been
@@ -242,6 +157,8 @@ impl Counts {
 struct Shared {
     bell: RecordBell,
     news: Mutex<News>,
+    /// The records that the logger has been given.
+    given: AtomicU64,
 }
 
 #[derive(Default)]
@@ -267,6 +184,8 @@ struct Source {
     pid: u32,
     reader: RecordReader,
     counts: Arc<Mutex<Counts>>,
+    /// What its events of `tracing` go through.
+    tracer: Tracer,
     end: Arc<End>,
     /// The dropped records that the logger has been told of, and when.
     told: u64,
@@ -284,6 +203,25 @@ struct End {
     logged: Condvar,
 }
 
+impl End {
+    /// Waits until what was written has been logged, at most until the deadline. Returns whether it
+    /// has.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut is_logged = self.is_logged.lock();
+        while !*is_logged {
+            match deadline {
+                None => self.logged.wait(&mut is_logged),
+                Some(deadline) => {
+                    if self.logged.wait_until(&mut is_logged, deadline).timed_out() {
+                        return *is_logged;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
 /// Its records have been logged, or will never be.
 impl Drop for Source {
     fn drop(&mut self) {
@@ -299,6 +237,7 @@ pub(crate) struct Courier {
     pool: Arc<str>,
     /// What is known of the records of the pool.
     counts: Arc<Mutex<Counts>>,
+    tracer: Tracer,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     generation: u32,
@@ -332,16 +271,19 @@ impl Courier {
         pool: &str,
         bell: RecordBell,
         counts: Arc<Mutex<Counts>>,
+        tracer: Tracer,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             bell,
             news: Mutex::default(),
+            given: AtomicU64::new(0),
         });
         let own = shared.clone();
         let thread = task::start("manyhands-logs", None, move || carry(&own))?;
         Ok(Self {
             pool: pool.into(),
             counts,
+            tracer,
             shared,
             thread: Mutex::new(Some(thread)),
             generation: fork::generation(),
@@ -350,16 +292,16 @@ impl Courier {
 
     /// Has the records in the lane of a worker logged from now on.
     pub(crate) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
-        self.add(self.pool.clone(), Some(worker), pid, lane, &self.counts)
+        let named = (self.pool.clone(), Some(worker), pid);
+        self.add(named, lane, &self.counts, &self.tracer)
     }
 
     fn add(
         &self,
-        name: Arc<str>,
-        worker: Option<usize>,
-        pid: u32,
+        (name, worker, pid): (Arc<str>, Option<usize>, u32),
         lane: &Lane,
         counts: &Arc<Mutex<Counts>>,
+        tracer: &Tracer,
     ) -> Attached {
         let end = Arc::<End>::default();
         let number = {
@@ -373,6 +315,7 @@ impl Courier {
                 pid,
                 reader: RecordReader::new(lane.clone()),
                 counts: counts.clone(),
+                tracer: tracer.clone(),
                 end: end.clone(),
                 told: 0,
                 told_at: None,
@@ -390,6 +333,11 @@ impl Courier {
 
     pub(crate) fn bell(&self) -> &RecordBell {
         &self.shared.bell
+    }
+
+    /// Returns whether events of `tracing` are emitted.
+    pub(crate) fn takes_events(&self) -> bool {
+        self.tracer.is_there()
     }
 }
 
@@ -441,7 +389,7 @@ fn carry(shared: &Shared) {
         sources.retain_mut(|source| {
             // This is asked before the look, so that nothing is missed.
             let has_ended = is_last || source.end.has_ended.load(Ordering::Acquire);
-            let took = source.take();
+            let took = source.take(&shared.given);
             has_more |= took;
             let is_over = has_ended && !took;
             source.tell_dropped(is_over);
@@ -471,7 +419,7 @@ fn carry(shared: &Shared) {
 
 impl Source {
     /// Logs what there is, up to some records. Returns whether there was anything.
-    fn take(&mut self) -> bool {
+    fn take(&mut self, given: &AtomicU64) -> bool {
         let mut took = false;
         for _ in 0..TURNS {
             match self.reader.take() {
@@ -481,6 +429,7 @@ impl Source {
                     self.counts.lock().of(self.place()).0 += count as u64;
                     for record in self.reader.records() {
                         self.log(&record);
+                        given.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 Err(_) => {
@@ -520,7 +469,18 @@ impl Source {
             file: file.as_deref(),
             line: record.line,
         };
-        give(&origin, &message, &about);
+        match record.extra {
+            None => give(&origin, &message, &about),
+            Some(extra) => {
+                // Forked children do not use their copies of the subscriber. But its locks, and
+                // those of `tracing`, are free in them.
+                let logging = LOGGING.own().lock();
+                call(&origin, || {
+                    self.tracer.emit(&origin, &message, &about, extra);
+                });
+                drop(logging);
+            }
+        }
     }
 
     /// Logs what the courier itself has to say of this worker.
@@ -533,7 +493,14 @@ impl Source {
             file: None,
             line: None,
         };
-        give(&origin, text, &about);
+        if log::max_level() == log::LevelFilter::Off {
+            // The program has no logger, but it may have a subscriber.
+            call(&origin, || {
+                self.tracer.emit(&origin, text, &about, &[]);
+            });
+        } else {
+            give(&origin, text, &about);
+        }
     }
 
     /// Returns how many records were dropped that the logger has not been told of.
@@ -583,6 +550,8 @@ pub(super) struct ForChildren {
     /// For children that start later.
     bell: Bell,
     courier: Courier,
+    /// The children whose records may not have been logged.
+    open: Mutex<Vec<Weak<End>>>,
 }
 
 /// Started with the first child whose records are forwarded, and there as long as the process. A
@@ -598,8 +567,13 @@ impl ForChildren {
             return Ok(own);
         }
         let bell = Bell::new()?;
-        let courier = Courier::start("", bell.for_records(), Arc::default())?;
-        Ok(own.insert(Box::leak(Box::new(Self { bell, courier }))))
+        let records = bell.for_records();
+        let courier = Courier::start("", records, Arc::default(), Tracer::default())?;
+        Ok(own.insert(Box::leak(Box::new(Self {
+            bell,
+            courier,
+            open: Mutex::default(),
+        }))))
     }
 
     /// Returns the descriptor by which a child opens the bell.
@@ -608,10 +582,40 @@ impl ForChildren {
     }
 
     /// Has the records in the lane of a child logged from now on.
-    pub(super) fn attach(&self, name: &str, pid: u32, lane: &Lane) -> ChildLogs {
+    pub(super) fn attach(&self, name: &str, pid: u32, lane: &Lane, tracer: &Tracer) -> ChildLogs {
         let counts = Arc::default();
-        let attached = self.courier.add(name.into(), None, pid, lane, &counts);
+        let named = (name.into(), None, pid);
+        let attached = self.courier.add(named, lane, &counts, tracer);
+        let mut open = self.open.lock();
+        open.retain(|end| end.upgrade().is_some_and(|end| !*end.is_logged.lock()));
+        open.push(Arc::downgrade(&attached.end));
         ChildLogs { attached, counts }
+    }
+}
+
+/// How long the end of the program waits for a logger that does nothing.
+const LAST_LOGGING: Duration = Duration::from_secs(2);
+
+/// Waits until what the children of this process have written has been logged, unless the logger
+/// hangs. They have ended.
+pub(super) fn wait_for_children() {
+    if IS_COURIER.get() {
+        return;
+    }
+    let own = *FOR_CHILDREN.own().lock();
+    let Some(own) = own else { return };
+    let open = std::mem::take(&mut *own.open.lock());
+    let given = &own.courier.shared.given;
+    for end in open.iter().filter_map(Weak::upgrade) {
+        loop {
+            let before = given.load(Ordering::Relaxed);
+            if end.wait(Some(Instant::now() + LAST_LOGGING)) {
+                break;
+            }
+            if given.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
     }
 }
 
@@ -636,18 +640,7 @@ impl ChildLogs {
         if IS_COURIER.get() {
             return;
         }
-        let end = &self.attached.end;
-        let mut is_logged = end.is_logged.lock();
-        while !*is_logged {
-            match deadline {
-                None => end.logged.wait(&mut is_logged),
-                Some(deadline) => {
-                    if end.logged.wait_until(&mut is_logged, deadline).timed_out() {
-                        return;
-                    }
-                }
-            }
-        }
+        self.attached.end.wait(deadline);
     }
 
     /// Returns how many records have come, and how many were dropped.
@@ -656,25 +649,14 @@ impl ChildLogs {
     }
 }
 
-/// What a record has besides its message.
-struct About<'a> {
-    level: Level,
-    target: &'a str,
-    module: Option<&'a str>,
-    file: Option<&'a str>,
-    line: Option<u32>,
-}
-
-/// Gives a record to the program's logger, which may panic.
+/// Gives a record to the program's logger.
 fn give(origin: &Origin, message: &str, about: &About<'_>) {
     if about.level > log::max_level() {
         return;
     }
     // With a `Forwarder` children do not use their copies.
     let logging = (!copies_forward()).then(|| LOGGING.own().lock());
-    ORIGIN.set(Some(origin.clone()));
-    let original = Original::here();
-    let logged = panic::catch(|| {
+    call(origin, || {
         log::logger().log(
             &Record::builder()
                 .level(about.level)
@@ -686,8 +668,5 @@ fn give(origin: &Origin, message: &str, about: &About<'_>) {
                 .build(),
         );
     });
-    // A logger may fork, mostly by a C library. A copy that goes on would read records away.
-    original.end_copy_after(&logged);
-    ORIGIN.set(None);
     drop(logging);
 }

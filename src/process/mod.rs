@@ -63,12 +63,14 @@ mod handle;
 mod identity;
 pub(crate) mod launch;
 pub(crate) mod logs;
+pub(crate) mod origin;
 mod outcome;
 mod registry;
 mod spawned;
 mod start;
 mod start_request;
 mod stdio;
+pub(crate) mod traces;
 pub(crate) mod tree;
 
 pub use builder::ProcessBuilder;

@@ -6,10 +6,10 @@
 //! A forked child has none of its parent's children, so each process has a registry of its own.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::logs;
 use super::spawned::Spawned;
 use crate::os::exit::{self, Turn};
 use crate::os::fork::PerProcess;
@@ -53,9 +53,6 @@ pub(super) fn active() -> Vec<Arc<Spawned>> {
     children
 }
 
-/// How long the end of the program waits for the logger, for each child.
-const LAST_LOGGING: Duration = Duration::from_secs(2);
-
 /// Ends the children when this process ends normally: kills the daemons and waits for the others.
 fn end_children() {
     loop {
@@ -67,10 +64,10 @@ fn end_children() {
             }
         }
         let Some(child) = children.into_iter().next() else {
+            // Also of those that were reaped before.
+            logs::wait_for_children();
             return;
         };
         child.wait(None);
-        // A logger that hangs does not keep the program from its end.
-        child.wait_logged(Some(Instant::now() + LAST_LOGGING));
     }
 }

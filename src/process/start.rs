@@ -14,6 +14,7 @@ use super::launch::{self, Launch};
 use super::logs::{ForChildren, Logs};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
+use super::traces::Tracer;
 use super::{Process, ProcessBuilder, Stdio, Termination, child, registry, tree};
 use crate::call::portable::PortableValue;
 use crate::call::{closure, code};
@@ -127,13 +128,15 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
     let entry = is_asked.then(|| tree::enlist(false)).flatten();
     let mut environment = builder.environment.clone();
     tree::mark(&mut environment, entry.as_ref());
-    let are_forwarded = Logs::are_forwarded(builder.logs);
+    let tracer = Tracer::here();
+    let are_forwarded = Logs::are_forwarded(builder.logs, &tracer);
     let logs = are_forwarded.then(ForChildren::own).transpose()?;
     let (lane, lane_fd) = Lane::new_child(are_forwarded)?;
     kills_until_now();
     let greeting = Greeting {
         length,
         log_level: are_forwarded.then(|| log::max_level() as u8),
+        trace_level: tracer.level(),
     };
     let launch = Launch {
         name: &format!("manyhands:{name}"),
@@ -145,7 +148,7 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
     let mut fds = vec![request.as_fd(), stdin.as_fd(), lane_fd.as_fd()];
     fds.extend(logs.map(ForChildren::bell));
     let (child, life_line) = launch.launch(child::CHILD, &greeting, &fds)?;
-    let logs = logs.map(|logs| logs.attach(name, child.pid(), &lane));
+    let logs = logs.map(|logs| logs.attach(name, child.pid(), &lane, &tracer));
     if let Some(member) = work.member {
         member.settle(child.pid());
     }

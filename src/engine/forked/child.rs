@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::{Limits, at_fork, logs, seed, worker_index};
+use crate::call::{Limits, at_fork, logs, seed, traces, worker_index};
 use crate::engine::fork::fork_child;
 use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
@@ -183,6 +183,9 @@ impl Forked {
                 setup.take_place();
                 if let Some(courier) = &setup.courier {
                     logs::set_own(&lane, courier.bell().clone());
+                    if courier.takes_events() {
+                        traces::begin_copy();
+                    }
                 }
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);

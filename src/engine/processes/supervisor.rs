@@ -183,7 +183,9 @@ impl Supervisor {
             .map_err(|error| PoolError::system("the workers' output cannot be read", error))?;
         if settings.forwards_logs() {
             let bell = self.shared.bell.for_records();
-            let started = Courier::start(&settings.name, bell, self.shared.log_counts.clone());
+            let counts = self.shared.log_counts.clone();
+            let tracer = settings.tracer.clone();
+            let started = Courier::start(&settings.name, bell, counts, tracer);
             let failed = |error| PoolError::system("the workers' log cannot be read", error);
             self.courier = Some(started.map_err(failed)?);
         }
