@@ -180,8 +180,8 @@ pub use ndarray;
 ///   is room. The logger is told how many were dropped, and the
 ///   [statistics](engine::WorkerStats::log_records_dropped) have the number. A record is cut at
 ///   16 KiB.
-/// - With the feature `tracing`, what tasks emit by `tracing` goes through the subscriber that is the
-///   default where the pool or child is made, in order with the log records, and under the same
+/// - With the feature `tracing`, what tasks emit by `tracing` goes through the subscriber that is
+///   the default where the pool or child is made, in order with the log records, and under the same
 ///   conditions. Fields keep their types. The message stays as it is: there are the fields
 ///   `manyhands.worker` (of a [`Process`], `manyhands.process`), `manyhands.item` or
 ///   `manyhands.task`, and `manyhands.spans` with the names of the spans that were open

@@ -2,8 +2,8 @@
 //! returned, or why it could not begin.
 //!
 //! It is written into the child's lane before the child ends, whole, and valid by one store at the
-//! end. The parent reads it after the end, and only if the child ended with an exit code that stands
-//! for a failure. What ends a child by a signal is told by [`crate::os::crash`].
+//! end. The parent reads it when the child has ended with another exit code than 0.
+//! What ends a child by a signal is told by [`crate::os::crash`].
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
