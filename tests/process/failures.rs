@@ -42,6 +42,7 @@ fn parts(child: &Process) -> (ExitStatus, Option<String>, Option<manyhands::erro
 }
 
 #[inline(never)]
+#[allow(clippy::needless_pass_by_value, reason = "the argument moves into the child")]
 fn panics_here(text: String) {
     assert!(std::hint::black_box(false), "{text}");
 }
