@@ -1091,9 +1091,16 @@ fn b139_what_a_child_wrote_before_it_was_killed_comes() {
         log_many(count);
         kill(std::process::id());
     };
-    let dies = child("killed child").spawn(die, 100).unwrap();
-    assert_eq!(dies.join().unwrap(), ExitStatus::Signal(9));
-    assert_eq!(check_child(&dies, Some(100)).0, 100);
+    // All is in the ring when the child dies, but for what the logger hangs at.
+    let gate = Gate::before("killed child");
+    let dies = child("killed child").spawn(die, 200).unwrap();
+    gate.has_come();
+    eventually("it is dead", || {
+        dies.exit_status() == Some(ExitStatus::Signal(9))
+    });
+    gate.open();
+    dies.join().unwrap();
+    assert_eq!(check_child(&dies, Some(200)).0, 200);
 
     let mut random = Random::new(seed());
     for round in 0..number("MANYHANDS_KILLS").unwrap_or(10) {
@@ -1157,7 +1164,9 @@ fn b139_a_child_that_logs_dies_with_its_parent() {
     let name = "b139_a_child_that_logs_dies_with_its_parent";
     if is_program() {
         set_logger();
-        let logs = child("orphan").spawn(log_many, u64::MAX).unwrap();
+        // Its descendants are spared, so that there is no guard that kills it.
+        let logs = child("orphan").kill_descendants(false);
+        let logs = logs.spawn(log_many, u64::MAX).unwrap();
         eventually("it logs", || logs.log_records() > 0);
         println!("child {}", logs.pid());
         kill(std::process::id());

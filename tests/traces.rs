@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
 
 use common::{DEADLINE, Leftovers, as_program, assert_matches, finish, is_program, kill};
 use manyhands::logs::{self, Logs, Origin};
@@ -233,6 +234,7 @@ fn check(events: &[Kept], count: u32) {
             (Level::DEBUG, "traces")
         );
         assert_eq!(second.number("number"), item as u64);
+        assert_eq!(second.field("message"), None);
         assert_eq!(second.text("manyhands.spans"), "outer:inner");
     }
 }
@@ -422,16 +424,22 @@ fn b141_what_a_worker_emitted_before_it_died_comes() {
     set_subscriber();
     let _none = Leftovers::none();
     let die = |()| {
-        (0..100_u64).for_each(|nth| tracing::info!(nth));
+        (0..400_u64).for_each(|nth| tracing::info!(nth));
         kill(std::process::id());
         std::thread::sleep(DEADLINE);
     };
+    // Most of it is in the ring when the worker dies.
+    let be_slow = |name: &str| {
+        let slow: Hook = Arc::new(|| std::thread::sleep(Duration::from_millis(1)));
+        HOOKS.lock().unwrap().insert(name.to_owned(), slow);
+    };
+    be_slow("dies");
     let check = |name: &str| {
         let numbers: Vec<u64> = events(name)
             .iter()
             .map(|event| event.number("nth"))
             .collect();
-        assert_eq!(numbers, (0..100).collect::<Vec<u64>>());
+        assert_eq!(numbers, (0..400).collect::<Vec<u64>>());
     };
     let pool = Processes::builder()
         .workers(1)
@@ -446,6 +454,7 @@ fn b141_what_a_worker_emitted_before_it_died_comes() {
     check("dies");
     let pool = forked();
     let name = pool.name().to_owned();
+    be_slow(&name);
     assert!(pool.submit(die, ()).result().is_err());
     pool.close().unwrap();
     check(&name);

@@ -42,7 +42,10 @@ fn parts(child: &Process) -> (ExitStatus, Option<String>, Option<manyhands::erro
 }
 
 #[inline(never)]
-#[allow(clippy::needless_pass_by_value, reason = "the argument moves into the child")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the argument moves into the child"
+)]
 fn panics_here(text: String) {
     assert!(std::hint::black_box(false), "{text}");
 }

@@ -295,7 +295,7 @@ impl Known {
         let process = origin.worker.is_none().then_some(&*origin.name);
         let spans = (!extra.spans.is_empty()).then(|| extra.spans.join(":"));
         let own: [Given<'_>; OWN_FIELDS.len()] = [
-            Some(Box::new(display(message))),
+            (!message.is_empty()).then(|| Box::new(display(message)) as Box<dyn Sent>),
             origin.worker.map(number),
             process.map(|name| Box::new(name) as Box<dyn Sent>),
             origin.item.map(number),
