@@ -65,7 +65,11 @@ impl Tracer {
         let Some(dispatch) = &self.dispatch else {
             return;
         };
-        let extra = &exact::from_slice::<Extra>(extra).unwrap_or_default();
+        let unread = || Extra {
+            name: "event".to_owned(),
+            ..Extra::default()
+        };
+        let extra = &exact::from_slice(extra).unwrap_or_else(|_| unread());
         let level = level_of(about.level);
         if level > LevelFilter::current() {
             return;
