@@ -572,3 +572,32 @@ fn b141_threads_of_a_worker_emit_too() {
         assert_eq!(event.number("x"), event.number("manyhands.item"));
     }
 }
+
+#[test]
+fn b140_workers_of_a_worker_emit_through_it() {
+    set_subscriber();
+    let pool = Processes::builder()
+        .workers(1)
+        .name("outer")
+        .build()
+        .unwrap();
+    let outer = |x: u64| {
+        let inner = Pool::processes(1).unwrap();
+        inner.map(|x: u64| tracing::info!(x), [x]).unwrap();
+        inner.close().unwrap();
+    };
+    pool.map(outer, [5, 6]).unwrap();
+    pool.close().unwrap();
+    let events = events("outer");
+    let numbers: Vec<u64> = events.iter().map(|event| event.number("x")).collect();
+    assert_eq!(numbers, [5, 6]);
+    for (nth, event) in events.iter().enumerate() {
+        // First where the outer worker was, then where the inner one was.
+        let items = event
+            .fields
+            .iter()
+            .filter(|(name, _)| name == "manyhands.item");
+        let items: Vec<&Value> = items.map(|(_, value)| value).collect();
+        assert_eq!(items, [&Value::Unsigned(nth as u64), &Value::Unsigned(0)]);
+    }
+}
