@@ -385,15 +385,16 @@ fn b140_without_a_subscriber_nothing_is_forwarded() {
 fn b141_a_subscriber_that_hangs_costs_events_and_not_tasks() {
     set_subscriber();
     let _none = Leftovers::none();
-    let (open, opened) = channel::<()>();
-    let opened = Mutex::new(opened);
-    let hang: Hook = Arc::new(move || assert!(opened.lock().unwrap().recv().is_err()));
-    HOOKS.lock().unwrap().insert("hangs".to_owned(), hang);
+    // On a failure, the subscriber is let go before the pool waits for it.
     let pool = Processes::builder()
         .workers(1)
         .name("hangs")
         .build()
         .unwrap();
+    let (open, opened) = channel::<()>();
+    let opened = Mutex::new(opened);
+    let hang: Hook = Arc::new(move || assert!(opened.lock().unwrap().recv().is_err()));
+    HOOKS.lock().unwrap().insert("hangs".to_owned(), hang);
     let count = 20_000_u64;
     let many = |count: u64| (0..count).for_each(|nth| tracing::info!(nth));
     // This ends while the subscriber hangs.
