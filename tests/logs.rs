@@ -21,7 +21,7 @@ use common::{
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use manyhands::logs::{self, Forwarder, Logs, Origin};
 use manyhands::prelude::*;
-use manyhands::process::{ExitStatus, ProcessBuilder};
+use manyhands::process::{ExitStatus, ProcessBuilder, Stdio};
 use manyhands::{Shutdown, TaskId, worker_index};
 
 /// A record as the logger has got it.
@@ -1164,8 +1164,10 @@ fn b139_a_child_that_logs_dies_with_its_parent() {
     let name = "b139_a_child_that_logs_dies_with_its_parent";
     if is_program() {
         set_logger();
-        // Its descendants are spared, so that there is no guard that kills it.
+        // Its descendants are spared, so that there is no guard that kills it. It has not the
+        // output that the test reads to its end.
         let logs = child("orphan").kill_descendants(false);
+        let logs = logs.stdout(Stdio::null()).stderr(Stdio::null());
         let logs = logs.spawn(log_many, u64::MAX).unwrap();
         eventually("it logs", || logs.log_records() > 0);
         println!("child {}", logs.pid());
