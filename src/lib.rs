@@ -149,7 +149,8 @@ pub use bytemuck;
 #[cfg(all(target_os = "linux", feature = "ndarray"))]
 pub use ndarray;
 
-/// Log records of workers: they go through the logger of the program, if it has one.
+/// Log records of workers and child processes: they go through the logger of the program, if it has
+/// one.
 ///
 /// A program that logs by the crate [`log`] sets a logger in `main`, where no worker process comes
 /// to. So a worker's records go to the parent, by memory that both share, and there to its logger:
@@ -159,13 +160,19 @@ pub use ndarray;
 /// Results do not wait for records. [`close`](Pool::close) returns when all have been logged, and
 /// so does dropping the pool.
 ///
+/// A [`Process`] is treated as a worker is, with its name in the place of the worker and the task
+/// (`[process indexer] …`). [`Process::join`] returns when its records have been logged, and a
+/// program that ends waits for them, unless the logger does nothing for two seconds.
+///
 /// - It is the default if the program has a logger when the pool is made, that is, if
 ///   [`log::max_level`] is not `Off`. [`Logs`](logs::Logs) on the builders of
-///   [`Processes`](engine::ProcessesBuilder::logs) and [`Forked`](engine::ForkedBuilder::logs) says
-///   otherwise.
+///   [`Processes`](engine::ProcessesBuilder::logs), [`Forked`](engine::ForkedBuilder::logs) and
+///   [`Process`](process::ProcessBuilder::logs) says otherwise.
 /// - A worker gets its logger after its initialiser, and only if there is none by then. An
 ///   initialiser that sets a logger keeps it; what an initialiser logs without one is lost. The
 ///   worker's level is that which this program has when the worker is started.
+/// - A [`Process`] gets its logger before its function begins. A function that sets a logger of its
+///   own needs [`Logs::Off`](logs::Logs::Off).
 /// - Children that are forked have the program's logger already. Theirs go to the parent if that
 ///   logger is a [`Forwarder`](logs::Forwarder).
 /// - A worker has room for 128 KiB of records that have not been read. If there is none, a task
@@ -173,12 +180,21 @@ pub use ndarray;
 ///   is room. The logger is told how many were dropped, and the
 ///   [statistics](engine::WorkerStats::log_records_dropped) have the number. A record is cut at
 ///   16 KiB.
-/// - The logger runs on a thread that the pool has for this. If it panics, it gets the next record
+/// - With the feature `tracing`, what tasks emit by `tracing` goes through the subscriber that is
+///   the default where the pool or child is made, in order with the log records, and under the same
+///   conditions. Fields keep their types. The message stays as it is: there are the fields
+///   `manyhands.worker` (of a [`Process`], `manyhands.process`), `manyhands.item` or
+///   `manyhands.task`, and `manyhands.spans` with the names of the spans that were open
+///   (`outer:inner`). Forked children need nothing else for it; threads that a task starts in one
+///   have this program's subscriber.
+/// - The logger runs on a thread that the pool has for this; all children of [`Process`] share one.
+///   If it panics, it gets the next record
 ///   all the same. It may use pools, but not close one of processes or forked children.
 #[cfg(target_os = "linux")]
 pub mod logs {
     pub use crate::call::logs::Forwarder;
-    pub use crate::engine::logs::{Logs, Origin, origin};
+    pub use crate::process::logs::Logs;
+    pub use crate::process::origin::{Origin, origin};
 }
 
 /// The names that most programs need: `use manyhands::prelude::*;`.

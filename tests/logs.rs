@@ -1,5 +1,6 @@
 //! Log records of workers and forked children: that they come, in order and whole, through the
-//! logger of this process, and what it costs when they come too fast. Behaviours 107 to 110.
+//! logger of this process, and what it costs when they come too fast. Behaviours 107 to 110; of
+//! single children, 137 and 139.
 
 mod common;
 
@@ -14,11 +15,13 @@ use std::time::Duration;
 
 use common::random::{Random, number, seed};
 use common::{
-    DEADLINE, Leftovers, as_program, assert_matches, eventually, finish, is_program, kill,
+    DEADLINE, Leftovers, as_program, assert_matches, eventually, finish, is_program, is_running,
+    kill,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use manyhands::logs::{self, Forwarder, Logs, Origin};
 use manyhands::prelude::*;
+use manyhands::process::{ExitStatus, ProcessBuilder, Stdio};
 use manyhands::{Shutdown, TaskId, worker_index};
 
 /// A record as the logger has got it.
@@ -38,6 +41,10 @@ impl Kept {
     fn text(&self) -> &str {
         let start = format!("[{}] ", self.origin);
         self.message.strip_prefix(&start).unwrap()
+    }
+
+    fn worker(&self) -> usize {
+        self.origin.worker.unwrap_or_else(|| panic!("{self:?}"))
     }
 
     fn number(&self) -> u64 {
@@ -63,7 +70,7 @@ impl Log for Keep {
         let Some(origin) = logs::origin() else {
             return;
         };
-        let hook = HOOKS.lock().unwrap().get(&*origin.pool).cloned();
+        let hook = HOOKS.lock().unwrap().get(&*origin.name).cloned();
         if let Some(hook) = hook {
             hook(&origin);
         }
@@ -82,19 +89,22 @@ impl Log for Keep {
     fn flush(&self) {}
 }
 
-/// Gives this process its logger.
+/// Gives this process its logger. Called before a test looks at what there is.
 fn set_logger() {
     static SET: Once = Once::new();
     SET.call_once(|| {
         log::set_boxed_logger(Box::new(Forwarder::new(Keep))).unwrap();
         log::set_max_level(LevelFilter::Debug);
+        // Makes what a process keeps once it has had a child whose records are forwarded.
+        let first = child("the first").spawn(|()| {}, ()).unwrap();
+        first.join().unwrap();
     });
 }
 
-/// Returns what the logger has got from the workers of this pool.
+/// Returns what the logger has got from the workers of this pool, or from this child.
 fn lines(pool: &str) -> Vec<Kept> {
     let lines = LINES.lock().unwrap();
-    let own = lines.iter().filter(|line| &*line.origin.pool == pool);
+    let own = lines.iter().filter(|line| &*line.origin.name == pool);
     own.cloned().collect()
 }
 
@@ -142,9 +152,10 @@ fn check_two(lines: &[Kept], answers: &[(u32, usize)]) {
         };
         for line in [first, second] {
             let origin = &line.origin;
-            assert_eq!((origin.pid, origin.worker), answers[item], "{line:?}");
+            let answer = (origin.pid, line.worker());
+            assert_eq!(answer, answers[item], "{line:?}");
             assert_eq!(origin.task, None);
-            let start = format!("[worker {}, item {item}] ", origin.worker);
+            let start = format!("[worker {}, item {item}] ", line.worker());
             assert!(line.message.starts_with(&start), "{line:?}");
             assert_eq!(line.module.as_deref(), Some("logs"));
             assert!(
@@ -167,8 +178,8 @@ fn check_two(lines: &[Kept], answers: &[(u32, usize)]) {
 
 #[test]
 fn b107_records_of_workers_come_through_this_logger_whatever_started_them() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     for method in [
         StartMethod::Spawn,
         StartMethod::Fork,
@@ -191,8 +202,8 @@ fn b107_records_of_workers_come_through_this_logger_whatever_started_them() {
 
 #[test]
 fn b107_records_of_forked_children_come_through_this_logger() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Forked::builder()
         .workers(2)
         .allow_threads(true)
@@ -260,7 +271,7 @@ fn b107_submitted_tasks_have_their_id() {
         for line in lines {
             let id = ids[line.number() as usize];
             assert_eq!((line.origin.task, line.origin.item), (Some(id), None));
-            let start = format!("[worker {}, task {id}] ", line.origin.worker);
+            let start = format!("[worker {}, task {id}] ", line.worker());
             assert!(line.message.starts_with(&start), "{line:?}");
         }
     }
@@ -457,8 +468,8 @@ fn b107_workers_of_a_worker_log_through_it() {
 
 #[test]
 fn b108_what_a_worker_wrote_before_it_died_comes() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let die = |count: u32| {
         (0..count).for_each(|nth| log::info!("{nth}"));
         kill(std::process::id());
@@ -506,8 +517,8 @@ fn b108_what_a_worker_wrote_before_it_died_comes() {
 fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
     type End = fn(Pool<Processes>);
     type EndForked = fn(Pool<Forked>);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let log = |x: u32| (0..20).for_each(|_| log::info!("{x}"));
     let ends: [(&str, End); 4] = [
         ("close", |pool| pool.close().unwrap()),
@@ -547,8 +558,8 @@ fn b108_all_is_logged_when_the_end_of_the_pool_returns() {
 
 #[test]
 fn b108_records_of_workers_killed_at_random_are_whole() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let mut random = Random::new(seed());
     let pool = Processes::builder()
         .workers(2)
@@ -592,10 +603,10 @@ fn b108_records_of_workers_killed_at_random_are_whole() {
 fn dropped(line: &Kept) -> u64 {
     let text = line.text();
     let (count, rest) = text.split_once(' ').unwrap();
-    let worker = line.origin.worker;
+    let of = &line.origin;
     let rests = [
-        format!("log records of worker {worker} were dropped"),
-        format!("log record of worker {worker} was dropped"),
+        format!("log records of {of} were dropped"),
+        format!("log record of {of} was dropped"),
     ];
     assert!(rests.iter().any(|expected| rest == expected), "{text}");
     count.parse().unwrap()
@@ -631,8 +642,8 @@ impl Gate {
 
 #[test]
 fn b109_a_logger_that_hangs_costs_records_and_not_tasks() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let count = 20_000_u32;
     let log = |count: u32| (0..count).for_each(|nth| log::info!("{nth}"));
     let pool = Processes::builder()
@@ -688,8 +699,8 @@ fn check_sum(name: &str, sent: u64, pool: Option<&Pool<Processes>>) -> u64 {
 
 #[test]
 fn b109_what_comes_and_what_is_dropped_is_all() {
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let count = number("MANYHANDS_RECORDS").unwrap_or(100_000) / 2;
     let pool = Processes::builder()
         .workers(2)
@@ -702,10 +713,7 @@ fn b109_what_comes_and_what_is_dropped_is_all() {
     let took = start.elapsed();
     pool.close().unwrap();
     let told = check_sum("many", 2 * count, Some(&pool));
-    let workers: BTreeSet<usize> = lines("many")
-        .iter()
-        .map(|line| line.origin.worker)
-        .collect();
+    let workers: BTreeSet<usize> = lines("many").iter().map(Kept::worker).collect();
     assert_eq!(workers.len(), 2);
     println!(
         "{} records in {took:?}, of which {told} were dropped",
@@ -716,8 +724,8 @@ fn b109_what_comes_and_what_is_dropped_is_all() {
 #[test]
 fn b110_a_logger_that_panics_gets_the_next_record() {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("panics")
@@ -741,8 +749,8 @@ fn b110_a_logger_may_use_the_pool_but_not_close_it() {
     static POOL: Mutex<Option<Arc<Pool<Processes>>>> = Mutex::new(None);
     static CHILDREN: Mutex<Option<Arc<Pool<Forked>>>> = Mutex::new(None);
     static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("used")
@@ -852,8 +860,8 @@ fn b110_children_are_forked_while_no_worker_s_record_is_logged() {
 #[test]
 fn b110_a_pool_is_dropped_by_its_logger() {
     static POOL: Mutex<Option<Pool<Processes>>> = Mutex::new(None);
-    let _none = Leftovers::none();
     set_logger();
+    let _none = Leftovers::none();
     let pool = Processes::builder()
         .workers(1)
         .name("dropped")
@@ -873,4 +881,306 @@ fn b110_a_pool_is_dropped_by_its_logger() {
     let _ = task.result();
     eventually("it is dropped", || POOL.lock().unwrap().is_none());
     eventually("it is logged", || lines("dropped").len() == 1);
+}
+
+fn child(name: &str) -> ProcessBuilder {
+    Process::builder().name(name)
+}
+
+#[test]
+fn b137_records_of_a_child_come_through_this_logger() {
+    set_logger();
+    let _none = Leftovers::none();
+    let child = child("one").spawn(
+        |text: String| {
+            log::info!(target: "a::target", "{text}");
+            log::debug!("and more");
+            log::trace!("not of this level");
+            let other = std::thread::spawn(|| log::error!("of a thread"));
+            other.join().unwrap();
+        },
+        "first".to_owned(),
+    );
+    let child = child.unwrap();
+    assert!(child.join().unwrap().success());
+    let lines = lines("one");
+    let texts: Vec<_> = lines.iter().map(|line| (line.level, line.text())).collect();
+    let expected = [
+        (Level::Info, "first"),
+        (Level::Debug, "and more"),
+        (Level::Error, "of a thread"),
+    ];
+    assert_eq!(texts, expected);
+    assert_eq!(lines[0].message, "[process one] first");
+    assert_eq!(
+        (lines[0].target.as_str(), lines[1].target.as_str()),
+        ("a::target", "logs")
+    );
+    for line in &lines {
+        let origin = &line.origin;
+        let parts = (origin.worker, origin.pid, origin.item, origin.task);
+        assert_eq!(parts, (None, child.pid(), None, None));
+        assert_eq!(line.module.as_deref(), Some("logs"));
+        assert!(line.file.as_deref().unwrap().ends_with("logs.rs") && line.line.is_some());
+    }
+    assert_eq!((child.log_records(), child.log_records_dropped()), (3, 0));
+}
+
+#[test]
+fn b137_a_child_may_have_a_logger_of_its_own() {
+    /// Takes what it is given, and does nothing.
+    struct Own;
+    impl Log for Own {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, _: &Record<'_>) {}
+        fn flush(&self) {}
+    }
+    set_logger();
+    let _none = Leftovers::none();
+    let set = |()| {
+        log::info!("before");
+        let is_set = log::set_logger(&Own).is_ok();
+        log::info!("after");
+        u8::from(is_set)
+    };
+    for (logs, code, count) in [(Logs::Off, 1, 0), (Logs::Forward, 0, 2)] {
+        let name = format!("logger-{logs}");
+        let child = child(&name).logs(logs).spawn(set, ()).unwrap();
+        assert_eq!(child.join().unwrap(), ExitStatus::Exit(code));
+        assert_eq!(lines(&name).len(), count);
+    }
+}
+
+#[test]
+fn b137_children_of_children_log_through_them() {
+    set_logger();
+    let _none = Leftovers::none();
+    let outer = child("outer child").spawn(
+        |()| {
+            let inner = child("inner").spawn(|x: u32| log::info!("{x}"), 5).unwrap();
+            inner.join().unwrap();
+            let pool = Pool::processes(1).unwrap();
+            pool.map(|x: u32| log::info!("{x}"), [6]).unwrap();
+            pool.close().unwrap();
+            log::info!("7");
+        },
+        (),
+    );
+    assert!(outer.unwrap().join().unwrap().success());
+    let lines = lines("outer child");
+    let texts: Vec<&str> = lines.iter().map(Kept::text).collect();
+    assert_eq!(texts, ["[process inner] 5", "[worker 0, item 0] 6", "7"]);
+}
+
+#[test]
+fn b137_all_is_logged_when_join_returns() {
+    set_logger();
+    let _none = Leftovers::none();
+    hook("slow", |_| std::thread::sleep(Duration::from_micros(100)));
+    let log = |count: u32| (0..count).for_each(|nth| log::info!("{nth}"));
+    let slow = child("slow").spawn(log, 400).unwrap();
+    assert!(slow.join().unwrap().success());
+    assert_eq!(lines("slow").len(), 400);
+
+    // A logger that hangs does not keep the end of a child from a caller with little time.
+    let gate = Gate::before("late");
+    let late = child("late").spawn(log, 10).unwrap();
+    gate.has_come();
+    eventually("it has ended", || {
+        let status = late.join_timeout(Duration::from_millis(1)).unwrap();
+        status == Some(ExitStatus::Exit(0))
+    });
+    assert!(lines("late").len() < 10);
+    gate.open();
+    late.join().unwrap();
+    assert_eq!(lines("late").len(), 10);
+}
+
+#[test]
+fn b137_a_logger_may_wait_for_a_child() {
+    static CHILD: Mutex<Option<Process>> = Mutex::new(None);
+    static SEEN: Mutex<Option<ExitStatus>> = Mutex::new(None);
+    set_logger();
+    let _none = Leftovers::none();
+    hook("waited for", |_| {
+        let child = CHILD.lock().unwrap().clone().unwrap();
+        *SEEN.lock().unwrap() = Some(child.join().unwrap());
+    });
+    {
+        let mut slot = CHILD.lock().unwrap();
+        let log = |()| log::info!("wait for me");
+        *slot = Some(child("waited for").spawn(log, ()).unwrap());
+    }
+    eventually("it is logged", || lines("waited for").len() == 1);
+    assert_eq!(*SEEN.lock().unwrap(), Some(ExitStatus::Exit(0)));
+    CHILD.lock().unwrap().take().unwrap().join().unwrap();
+}
+
+#[test]
+fn b137_a_program_ends_when_the_records_of_its_children_have_been_logged() {
+    /// Prints what it is given, slowly.
+    struct Print;
+    impl Log for Print {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &Record<'_>) {
+            std::thread::sleep(Duration::from_millis(1));
+            let text = format!("{}\n", record.args());
+            std::io::stderr().write_all(text.as_bytes()).unwrap();
+        }
+        fn flush(&self) {}
+    }
+    let name = "b137_a_program_ends_when_the_records_of_its_children_have_been_logged";
+    if is_program() {
+        log::set_logger(&Print).unwrap();
+        log::set_max_level(LevelFilter::Info);
+        let log = |()| (0..100).for_each(|nth| log::info!("{nth}"));
+        drop(child("left").spawn(log, ()).unwrap());
+        // Its end is known, and its records are not waited for.
+        let polled = child("polled").spawn(log, ()).unwrap();
+        eventually("it has ended", || polled.exit_status().is_some());
+        return;
+    }
+    let output = finish(&mut as_program(name));
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    for start in ["[process left] ", "[process polled] "] {
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        assert_eq!(lines.count(), 100, "{start}: {text}");
+    }
+}
+
+/// Checks that `sent` records of a child have come or were counted as dropped, in order. Returns
+/// how many came, and how many were dropped.
+fn check_child(child: &Process, sent: Option<u64>) -> (u64, u64) {
+    let (mut came, mut told, mut last) = (0, 0, None);
+    for line in lines(child.name()) {
+        if line.level == Level::Warn {
+            told += dropped(&line);
+            continue;
+        }
+        came += 1;
+        let (number, rest) = line.text().split_once(' ').unwrap();
+        let number: u64 = number.parse().unwrap();
+        assert_eq!(rest, "x".repeat(number as usize * 7 % 600));
+        assert!(last.is_none_or(|last| last < number), "{line:?}");
+        last = Some(number);
+    }
+    assert_eq!(
+        (child.log_records(), child.log_records_dropped()),
+        (came, told)
+    );
+    assert!(sent.is_none_or(|sent| came + told == sent), "{came} {told}");
+    (came, told)
+}
+
+fn log_many(count: u64) {
+    for nth in 0..count {
+        log::info!("{nth} {}", "x".repeat(nth as usize * 7 % 600));
+    }
+}
+
+#[test]
+fn b139_what_a_child_wrote_before_it_was_killed_comes() {
+    set_logger();
+    let _none = Leftovers::none();
+    let die = |count: u64| {
+        log_many(count);
+        kill(std::process::id());
+    };
+    // All is in the ring when the child dies, but for what the logger hangs at.
+    let gate = Gate::before("killed child");
+    let dies = child("killed child").spawn(die, 200).unwrap();
+    gate.has_come();
+    eventually("it is dead", || {
+        dies.exit_status() == Some(ExitStatus::Signal(9))
+    });
+    gate.open();
+    dies.join().unwrap();
+    assert_eq!(check_child(&dies, Some(200)).0, 200);
+
+    let mut random = Random::new(seed());
+    for round in 0..number("MANYHANDS_KILLS").unwrap_or(10) {
+        let name = format!("killed child {round}");
+        let dies = child(&name).spawn(log_many, u64::MAX).unwrap();
+        eventually("it logs", || dies.log_records() > 0);
+        std::thread::sleep(Duration::from_micros(random.below(3_000) as u64));
+        dies.kill().unwrap();
+        assert_eq!(dies.join().unwrap(), ExitStatus::Signal(9));
+        check_child(&dies, None);
+    }
+}
+
+#[test]
+fn b139_a_logger_that_hangs_costs_records_and_not_the_child() {
+    set_logger();
+    let _none = Leftovers::none();
+    let gate = Gate::before("hung");
+    let hung = child("hung").spawn(log_many, 5_000).unwrap();
+    gate.has_come();
+    eventually("it has ended", || {
+        hung.exit_status() == Some(ExitStatus::Exit(0))
+    });
+    gate.open();
+    hung.join().unwrap();
+    assert!(check_child(&hung, Some(5_000)).1 > 0);
+}
+
+#[test]
+fn b139_what_a_stopped_child_has_written_comes_and_it_goes_on() {
+    use nix::sys::signal::{Signal, raise};
+    set_logger();
+    let _none = Leftovers::none();
+    let stop = |()| {
+        log_many(3);
+        raise(Signal::SIGSTOP).unwrap();
+        log::info!("3 {}", "x".repeat(21));
+    };
+    let stops = child("stopped child").spawn(stop, ()).unwrap();
+    eventually("it is stopped", || common::is_stopped(stops.pid()));
+    eventually("three have come", || lines("stopped child").len() == 3);
+    let pid = nix::unistd::Pid::from_raw(stops.pid().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGCONT).unwrap();
+    assert!(stops.join().unwrap().success());
+    assert_eq!(check_child(&stops, Some(4)), (4, 0));
+
+    // One that is stopped in the middle of it is killed as any other.
+    let stops = child("stopped at any time")
+        .spawn(log_many, u64::MAX)
+        .unwrap();
+    eventually("it logs", || stops.log_records() > 0);
+    let pid = nix::unistd::Pid::from_raw(stops.pid().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+    stops.kill().unwrap();
+    assert_eq!(stops.join().unwrap(), ExitStatus::Signal(9));
+    check_child(&stops, None);
+}
+
+#[test]
+fn b139_a_child_that_logs_dies_with_its_parent() {
+    let name = "b139_a_child_that_logs_dies_with_its_parent";
+    if is_program() {
+        set_logger();
+        // Its descendants are spared, so that there is no guard that kills it. It has not the
+        // output that the test reads to its end.
+        let logs = child("orphan").kill_descendants(false);
+        let logs = logs.stdout(Stdio::null()).stderr(Stdio::null());
+        let logs = logs.spawn(log_many, u64::MAX).unwrap();
+        eventually("it logs", || logs.log_records() > 0);
+        println!("child {}", logs.pid());
+        kill(std::process::id());
+        return;
+    }
+    let output = finish(&mut as_program(name));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let pid = text
+        .lines()
+        .find_map(|line| line.split_once("child "))
+        .unwrap()
+        .1;
+    let pid = pid.parse().unwrap();
+    eventually("it is gone", || !is_running(pid));
 }

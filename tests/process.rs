@@ -1,6 +1,8 @@
 //! Single child processes: `Process`, and who is whose child.
 
 mod common;
+#[path = "process/failures.rs"]
+mod failures;
 #[path = "process/told.rs"]
 mod told;
 

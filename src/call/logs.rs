@@ -67,7 +67,8 @@ pub(crate) fn set_own(lane: &Lane, bell: RecordBell) {
 pub(crate) fn install(level: u8) {
     let known = LevelFilter::iter().find(|known| *known as u8 == level);
     let level = known.unwrap_or(LevelFilter::Off);
-    if log::set_logger(&WorkerLogger).is_ok() {
+    // At `Off`, only events of `tracing` are sent.
+    if level != LevelFilter::Off && log::set_logger(&WorkerLogger).is_ok() {
         log::set_max_level(level);
         MAY_FORWARD.store(true, Ordering::Relaxed);
     }
@@ -116,31 +117,50 @@ fn send(record: &log::Record<'_>) {
     bytes.clear();
     // This runs code of the user's, which may log, fork or panic. No lock is held.
     let is_written = write!(text, "{}", record.args()).is_ok();
-    let Some(own) = own().filter(|_| is_written) else {
+    if own().is_none() || !is_written {
         return;
-    };
+    }
     Record {
         level: record.level(),
         target: record.target(),
         module: record.module_path(),
         file: record.file(),
         line: record.line(),
-        index: own.index(),
+        index: ItemIndex::NONE,
         message: &text,
+        extra: None,
     }
-    .write_to(&mut bytes);
-    // What is called under the lock logs only if the kernel refuses to sleep. That record would
-    // wait for this lock, so it is left out.
-    if !IS_SENDING.replace(true) {
-        own.writer.lock().write(&bytes);
-        IS_SENDING.set(false);
-    }
+    .send(&mut bytes);
     if text.capacity() <= KEPT && bytes.capacity() <= KEPT {
         let _ = SCRATCH.try_with(|scratch| {
             if let Ok(mut scratch) = scratch.try_borrow_mut() {
                 *scratch = (text, bytes);
             }
         });
+    }
+}
+
+/// Returns whether this process sends its records.
+#[cfg(feature = "tracing")]
+pub(super) fn sends() -> bool {
+    own().is_some()
+}
+
+impl Record<'_> {
+    /// Sends the record, by way of `bytes`, which is empty, with the item or task that the calling
+    /// thread is at. Nothing comes of it in a process that has no sender.
+    pub(super) fn send(mut self, bytes: &mut Vec<u8>) {
+        let Some(own) = own() else {
+            return;
+        };
+        self.index = own.index();
+        self.write_to(bytes);
+        // What is called under the lock logs only if the kernel refuses to sleep. That record would
+        // wait for this lock, so it is left out.
+        if !IS_SENDING.replace(true) {
+            own.writer.lock().write(bytes);
+            IS_SENDING.set(false);
+        }
     }
 }
 

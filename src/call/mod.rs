@@ -13,6 +13,8 @@
 //! | [`entry`] | where a worker process enters a function |
 //! | [`at_fork`] | what forked children run first |
 //! | [`logs`] | log records on their way to the parent |
+//! | [`traces`] | events of `tracing`, likewise |
+//! | [`service`] | the threads that belong to a pool |
 
 #[cfg(target_os = "linux")]
 pub(crate) mod at_fork;
@@ -31,8 +33,12 @@ pub(crate) mod portable;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 pub(crate) mod seed;
+#[cfg(target_os = "linux")]
+pub(crate) mod service;
 pub(crate) mod stop;
 pub(crate) mod stream;
+#[cfg(target_os = "linux")]
+pub(crate) mod traces;
 pub(crate) mod worker_index;
 
 pub(crate) use limits::{Failure, Limits};

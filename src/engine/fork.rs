@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::{logs, threads};
+use super::threads;
 use crate::array::fork_guard::{self, Taken, Takes};
 use crate::error::PoolError;
 use crate::os::fork::Original;
 use crate::os::{self, exit, fault, task};
 use crate::panic;
+use crate::process::logs;
 
 /// Checks that no other threads run.
 pub(crate) fn check_threads() -> Result<(), PoolError> {

@@ -36,8 +36,6 @@ mod clock;
 mod discard;
 #[cfg(target_os = "linux")]
 pub mod lend;
-#[cfg(target_os = "linux")]
-pub(crate) mod logs;
 pub(crate) mod reduce;
 mod serial;
 mod stats;

@@ -6,9 +6,11 @@ use std::io::{self, ErrorKind};
 
 use serde::{Deserialize, Serialize};
 
-use super::{HOOK_ADVICE, PoolError};
+use super::{Crash, HOOK_ADVICE, Message, PanicLocation, PoolError, at_place, because};
+use crate::os::ExitStatus;
 
-/// Why a [`Process`](crate::Process) could not be started, waited for or sent a signal.
+/// Why a [`Process`](crate::Process) could not be started, waited for or sent a signal, or how it
+/// failed.
 ///
 /// A function that returns [`PoolError`] passes it on with `?`.
 ///
@@ -92,6 +94,41 @@ pub enum ProcessError {
     /// Its environment, by which children are started, must not be trusted.
     #[error("a program that runs with more rights than its user starts no child processes")]
     Privileged,
+    /// The function of the child panicked; see [`Process::result`](crate::Process::result).
+    #[error("the process {name} (pid {pid}) failed: it panicked: {message}{}", at_place(.location.as_deref()))]
+    #[non_exhaustive]
+    Panicked {
+        /// The name of the child.
+        name: String,
+        /// Its process id.
+        pid: u32,
+        /// The panic's message.
+        message: Message,
+        /// Where the panic was raised; `None` if the program's own panic hook has replaced this
+        /// crate's.
+        location: Option<Box<PanicLocation>>,
+        /// The stack at the panic, if the child's variables `RUST_BACKTRACE` or
+        /// `RUST_LIB_BACKTRACE` ask for backtraces, as the standard library reads them.
+        backtrace: Option<Message>,
+    },
+    /// The child ended with another exit code than 0, or by a signal; see
+    /// [`Process::result`](crate::Process::result).
+    #[error("the process {name} (pid {pid}) failed: it {status}{}", why(reason.as_ref(), crash.as_deref()))]
+    #[non_exhaustive]
+    Failed {
+        /// The name of the child.
+        name: String,
+        /// Its process id.
+        pid: u32,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it has also printed to standard error: the error that its function returned, or why
+        /// that could not run. `None` if it has called `exit`, or has died of a signal.
+        reason: Option<Message>,
+        /// What it has left of its crash, if it was one. Printed, it has a line for each frame of
+        /// the stack.
+        crash: Option<Box<Crash>>,
+    },
     /// The system refused what was asked of it.
     #[error("{what}: {reason}")]
     #[non_exhaustive]
@@ -101,6 +138,11 @@ pub enum ProcessError {
         /// What it said.
         reason: String,
     },
+}
+
+/// Returns the end of a message about a failure: what is known of its cause.
+fn why(reason: Option<&Message>, crash: Option<&Crash>) -> String {
+    reason.map_or_else(|| because(crash), |reason| format!(": {reason}"))
 }
 
 impl ProcessError {
@@ -138,6 +180,14 @@ impl From<ProcessError> for PoolError {
             ProcessError::InitNotCalled => Self::InitNotCalled,
             ProcessError::Privileged => Self::Privileged,
             ProcessError::System { what, reason } => Self::System { what, reason },
+            ProcessError::Panicked { .. } | ProcessError::Failed { .. } => {
+                let text = error.to_string();
+                let (what, reason) = text.split_once(" failed: ").unwrap_or((&text, ""));
+                Self::System {
+                    what: format!("{what} failed").into(),
+                    reason: reason.to_owned(),
+                }
+            }
         }
     }
 }
@@ -175,7 +225,7 @@ impl From<ProcessError> for io::Error {
 mod tests {
     use super::*;
 
-    fn one_of_each() -> [ProcessError; 10] {
+    fn one_of_each() -> [ProcessError; 12] {
         [
             ProcessError::SpawnFailed {
                 name: "spy".to_owned(),
@@ -194,6 +244,20 @@ mod tests {
             ProcessError::InitNotCalled,
             ProcessError::Privileged,
             ProcessError::system("no signal was sent", "no way"),
+            ProcessError::Panicked {
+                name: "spy".to_owned(),
+                pid: 7,
+                message: "a step failed: no way".into(),
+                location: None,
+                backtrace: Some("0: main".into()),
+            },
+            ProcessError::Failed {
+                name: "spy".to_owned(),
+                pid: 7,
+                status: ExitStatus::Exit(1),
+                reason: Some("no way".into()),
+                crash: None,
+            },
         ]
     }
 
@@ -210,9 +274,11 @@ mod tests {
             hook,
             rights,
             system,
+            panicked,
+            died,
         ] = one_of_each();
         // These say the same, word for word.
-        for error in [failed, deep, invalid, system] {
+        for error in [failed, deep, invalid, system, panicked, died] {
             let text = error.to_string();
             assert_eq!(PoolError::from(error).to_string(), text);
         }

@@ -11,6 +11,8 @@
 //!   behind the rings, if the parent forwards them: the worker's log records
 //! ```
 //!
+//! A single child is given no tasks. Its lane has no rings, but room for how it [`ended`].
+//!
 //! Each direction is a [`ring`] of cells of one page. A cell carries its own state, so to hand over
 //! a small message moves one cache line and nothing else. A message larger than a cell goes in
 //! several, one after the other through the ring. So a lane has one size however large its payloads
@@ -32,6 +34,7 @@
 pub(crate) mod bell;
 pub(crate) mod crash_report;
 mod cursor;
+pub(crate) mod ended;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod garbage;
 pub(crate) mod message;
@@ -80,11 +83,27 @@ const RECORDS_BYTES: usize = HEADER_BYTES + (128 << 10);
 const LANE_BYTES_WITH_RECORDS: NonZeroUsize =
     NonZeroUsize::new(LANE_BYTES.get() + RECORDS_BYTES).unwrap();
 
+/// Room for what a single child says of its end.
+const ENDED_BYTES: usize = 40 << 10;
+/// The lane of a single child: header, how it ended.
+const CHILD_BYTES: NonZeroUsize = NonZeroUsize::new(HEADER_BYTES + ENDED_BYTES).unwrap();
+/// The same, and records.
+const CHILD_BYTES_WITH_RECORDS: NonZeroUsize =
+    NonZeroUsize::new(CHILD_BYTES.get() + RECORDS_BYTES).unwrap();
+
 fn lane_bytes(has_records: bool) -> NonZeroUsize {
     if has_records {
         LANE_BYTES_WITH_RECORDS
     } else {
         LANE_BYTES
+    }
+}
+
+fn child_bytes(has_records: bool) -> NonZeroUsize {
+    if has_records {
+        CHILD_BYTES_WITH_RECORDS
+    } else {
+        CHILD_BYTES
     }
 }
 
@@ -206,9 +225,35 @@ impl Lane {
         })
     }
 
-    /// Returns whether there is room for log records.
-    fn has_records(&self) -> bool {
-        self.memory.len() > LANE_BYTES.get()
+    /// Makes the lane of a single child, and the descriptor by which the child opens it.
+    pub(crate) fn new_child(has_records: bool) -> io::Result<(Self, OwnedFd)> {
+        let (memory, fd) = SharedMemory::new("the lane of a child", child_bytes(has_records))?;
+        let memory = Arc::new(memory);
+        Ok((Self { memory }, fd))
+    }
+
+    /// Maps the lane of a single child, which its parent made.
+    pub(crate) fn open_child(fd: &OwnedFd, has_records: bool) -> io::Result<Self> {
+        let len = child_bytes(has_records);
+        Ok(Self {
+            memory: Arc::new(SharedMemory::open("the lane of a child", fd, len)?),
+        })
+    }
+
+    /// Returns where the room for log records begins; `None` if there is none.
+    fn records_start(&self) -> Option<usize> {
+        let len = NonZeroUsize::new(self.memory.len())?;
+        [
+            (LANE_BYTES_WITH_RECORDS, LANE_BYTES),
+            (CHILD_BYTES_WITH_RECORDS, CHILD_BYTES),
+        ]
+        .into_iter()
+        .find_map(|(whole, before)| (len == whole).then_some(before.get()))
+    }
+
+    /// Returns whether there are rings for tasks and answers: a single child has none.
+    fn has_rings(&self) -> bool {
+        self.memory.len() >= LANE_BYTES.get()
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -224,19 +269,23 @@ impl Lane {
 
     /// Returns the parent's side of the requests.
     pub(crate) fn request_writer(&self) -> Writer {
+        assert!(self.has_rings(), "a child has no tasks");
         Writer::new(self.memory.clone(), HEADER_BYTES)
     }
 
     /// Returns the worker's side of the requests.
     pub(crate) fn request_reader(&self) -> Reader {
+        assert!(self.has_rings(), "a child has no tasks");
         Reader::new(self.memory.clone(), HEADER_BYTES)
     }
 
     fn response_writer(&self) -> Writer {
+        assert!(self.has_rings(), "a child has no tasks");
         Writer::new(self.memory.clone(), HEADER_BYTES + RING_BYTES)
     }
 
     fn response_reader(&self) -> Reader {
+        assert!(self.has_rings(), "a child has no tasks");
         Reader::new(self.memory.clone(), HEADER_BYTES + RING_BYTES)
     }
 }

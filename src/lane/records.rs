@@ -28,7 +28,7 @@ use log::Level;
 use super::bell::RecordBell;
 use super::raw::RawBytes;
 use super::wake::{Asleep, RingAt, bell_is_asked_for};
-use super::{LANE_BYTES, Lane, RECORDS_BYTES};
+use super::{Lane, RECORDS_BYTES};
 use crate::error::ItemIndex;
 use crate::os::fault;
 
@@ -44,6 +44,7 @@ const MOST_AT_ONCE: usize = 32 << 10;
 /// How long a thread waits for room before it drops its record.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
+const _: () = assert!(MOST_OF_EXTRA + 3 * MOST_OF_NAME + 512 <= MOST);
 const _: () = assert!(MOST <= MOST_AT_ONCE && MOST_AT_ONCE <= RING && RING.is_power_of_two());
 
 /// The words of the ring. Each side has a cache line of its own.
@@ -89,8 +90,8 @@ impl Lane {
     /// Returns the address of byte `offset` of the part for records, which has `len` bytes from
     /// there on; `None` if the lane has no such part.
     fn records_at(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
-        let before = LANE_BYTES.get();
-        if !self.has_records() || offset + len > RECORDS_BYTES {
+        let before = self.records_start()?;
+        if offset + len > RECORDS_BYTES {
             return None;
         }
         // SAFETY: within the mapping, which has `RECORDS_BYTES` behind the rest of the lane.
@@ -121,6 +122,8 @@ impl Lane {
 const HEAD: usize = 32;
 /// Stands for a text that is not there.
 const NONE: u16 = u16::MAX;
+/// The most bytes of what an event has besides.
+const MOST_OF_EXTRA: usize = 12 << 10;
 /// The most bytes of the names of target, module and file.
 const MOST_OF_NAME: usize = 1_024;
 
@@ -135,6 +138,8 @@ pub(crate) struct Record<'a> {
     /// The item or the task at which the worker was.
     pub(crate) index: ItemIndex,
     pub(crate) message: &'a str,
+    /// Of an event of `tracing`, what it has besides. At least a byte.
+    pub(crate) extra: Option<&'a [u8]>,
 }
 
 /// Returns as much of `text` as fits into `most` bytes.
@@ -152,7 +157,10 @@ impl Record<'_> {
         const CUT: &str = " [cut]";
         let names = [Some(self.target), self.module, self.file];
         let names = names.map(|name| name.map(|name| cut(name, MOST_OF_NAME)));
-        let before = HEAD + names.iter().flatten().map(|name| name.len()).sum::<usize>();
+        let extra = self.extra.unwrap_or_default();
+        let extra = extra.get(..MOST_OF_EXTRA).unwrap_or(extra);
+        let names_len = names.iter().flatten().map(|name| name.len()).sum::<usize>();
+        let before = HEAD + names_len + extra.len();
         let (message, is_cut) = if self.message.len() > MOST - before {
             (cut(self.message, MOST - before - CUT.len()), true)
         } else {
@@ -169,7 +177,7 @@ impl Record<'_> {
         out.push(self.level as u8);
         out.push(u8::from(self.line.is_some()));
         out.extend_from_slice(&self.line.unwrap_or(0).to_ne_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&(extra.len() as u32).to_ne_bytes());
         out.extend_from_slice(&self.index.to_word().to_ne_bytes());
         for name in names.into_iter().flatten() {
             out.extend_from_slice(name.as_bytes());
@@ -178,6 +186,7 @@ impl Record<'_> {
         if is_cut {
             out.extend_from_slice(CUT.as_bytes());
         }
+        out.extend_from_slice(extra);
         out.resize(len, 0);
     }
 }
@@ -198,6 +207,8 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) module: Option<&'a [u8]>,
     pub(crate) file: Option<&'a [u8]>,
     pub(crate) message: &'a [u8],
+    /// Of an event of `tracing`, what it has besides.
+    pub(crate) extra: Option<&'a [u8]>,
 }
 
 impl<'a> RawRecord<'a> {
@@ -210,7 +221,7 @@ impl<'a> RawRecord<'a> {
         let (file, rest) = split::<2>(rest)?;
         let ([level, has_line], rest) = split::<2>(rest)?;
         let (line, rest) = split::<4>(rest)?;
-        let (_unused, rest) = split::<4>(rest)?;
+        let (extra, rest) = split::<4>(rest)?;
         let (index, mut rest) = split::<8>(rest)?;
         let mut text = |len: usize| {
             let (text, after) = rest.split_at_checked(len)?;
@@ -223,6 +234,7 @@ impl<'a> RawRecord<'a> {
         };
         let (target, module, file) = (name(target)??, name(module)?, name(file)?);
         let message = text(u32::from_ne_bytes(message) as usize)?;
+        let extra = text(u32::from_ne_bytes(extra) as usize)?;
         // What is left only fills up the last word.
         if rest.len() >= 8 || rest.iter().any(|&byte| byte != 0) {
             return None;
@@ -239,6 +251,7 @@ impl<'a> RawRecord<'a> {
             module,
             file,
             message,
+            extra: (!extra.is_empty()).then_some(extra),
         })
     }
 }

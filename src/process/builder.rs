@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::logs::Logs;
 use super::{Process, Stdio, Termination, start};
 use crate::call::portable::{Portable, PortableValue};
 use crate::error::ProcessError;
@@ -42,6 +43,7 @@ pub struct ProcessBuilder {
     pub(super) stderr: Stdio,
     pub(super) is_daemon: bool,
     pub(super) kills_descendants: bool,
+    pub(super) logs: Option<Logs>,
 }
 
 impl Default for ProcessBuilder {
@@ -54,6 +56,7 @@ impl Default for ProcessBuilder {
             stderr: Stdio::inherit(),
             is_daemon: false,
             kills_descendants: true,
+            logs: None,
         }
     }
 }
@@ -300,6 +303,32 @@ impl ProcessBuilder {
     /// ```
     pub fn kill_descendants(mut self, are_killed: bool) -> Self {
         self.kills_descendants = are_killed;
+        self
+    }
+
+    /// Sets whether the child's log records go through this process's logger. By default they do if
+    /// it has a logger when the child is started: see [`logs`](crate::logs).
+    ///
+    /// Then the child has a logger before its function begins, and the crate [`log`] takes no
+    /// second one. A function that sets a logger of its own (`env_logger::init()`) needs
+    /// [`Logs::Off`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    /// use manyhands::logs::Logs;
+    ///
+    /// // A logger of the child's own.
+    /// let child = Process::builder().logs(Logs::Off).spawn(
+    ///     |()| log::set_max_level(log::LevelFilter::Info), // and `set_logger`
+    ///     (),
+    /// )?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn logs(mut self, logs: Logs) -> Self {
+        self.logs = Some(logs);
         self
     }
 

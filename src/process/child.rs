@@ -1,15 +1,34 @@
 //! The child's side: what a child does from its start to its end.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::launch::{CANNOT_BEGIN, Role, receive_greeting};
+use serde::{Deserialize, Serialize};
+
+use super::launch::{CANNOT_BEGIN, Role, receive_greeting_with};
 use super::start_request::StartRequest;
 use super::{entry, outcome};
+use crate::call::{logs, traces};
+use crate::lane::bell::Ringer;
+use crate::lane::ended::{self, Ended};
+use crate::lane::{Lane, crash_report};
 use crate::memory::member;
 use crate::os::fork::{self, Original};
 use crate::os::{handoff, worker as own};
 use crate::panic;
+
+/// What a child is told in its greeting. With it come the start request, the standard input, the
+/// lane and, if the log records are forwarded, the bell for them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Greeting {
+    /// The length of the start request.
+    pub(super) length: u64,
+    /// Up to which level the log records go to the parent, if they do: the number of a
+    /// [`LevelFilter`](log::LevelFilter).
+    pub(super) log_level: Option<u8>,
+    /// Up to which level its events of `tracing` do, then too; 0 for none.
+    pub(super) trace_level: u8,
+}
 
 /// The role of a single child.
 pub(crate) const CHILD: Role = Role {
@@ -38,8 +57,17 @@ fn become_process() -> ! {
 /// Takes the greeting and the start request, and sets this process up as they say.
 fn begin() -> io::Result<StartRequest> {
     // The parent's pid is not used: the life line, below, says whether the parent lives.
-    let (length, [request, stdin], _parent) = receive_greeting()?;
-    let request = StartRequest::open(&request, length)?;
+    let count = |greeting: &Greeting| 3 + usize::from(greeting.log_level.is_some());
+    let (greeting, fds, _parent) = receive_greeting_with(count)?;
+    let mut fds = fds.into_iter();
+    let (Some(request), Some(stdin), Some(lane), bell) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
+        return Err(io::Error::other(
+            "the greeting came without its descriptors",
+        ));
+    };
+    let request = StartRequest::open(&request, greeting.length)?;
     let life_line = own::take_stdin()?;
     // Not PR_SET_PDEATHSIG: that is about the thread which started this process, and that thread
     // may end before the parent does.
@@ -56,8 +84,29 @@ fn begin() -> io::Result<StartRequest> {
     if let Some(place) = request.head.member {
         member::arrive(place).map_err(io::Error::other)?;
     }
-    own::set_name(super::identity::current().name());
+    let this = super::identity::current();
+    own::set_name(this.name());
+    panic::install_hook();
+    panic::name_this_thread(this.name());
+    let level = greeting.log_level;
+    let log = bell.zip(level);
+    set_lane(&lane, log)?;
+    if level.is_some() {
+        traces::install(greeting.trace_level);
+    }
     Ok(request)
+}
+
+/// Has this process tell its parent of its end, and of what it logs.
+fn set_lane(lane: &OwnedFd, log: Option<(OwnedFd, u8)>) -> io::Result<()> {
+    let lane = Lane::open_child(lane, log.is_some())?;
+    ended::set_own(&lane);
+    crash_report::set_own(&lane);
+    if let Some((bell, level)) = log {
+        logs::set_own(&lane, Ringer::open(&bell)?.for_records());
+        logs::install(level);
+    }
+    Ok(())
 }
 
 fn run(request: StartRequest) -> i32 {
@@ -76,6 +125,9 @@ fn run(request: StartRequest) -> i32 {
             CANNOT_BEGIN
         }
         // The panic hook has printed the panic.
-        Err(_) => PANICKED,
+        Err(caught) => {
+            ended::say(Ended::Panicked(caught));
+            PANICKED
+        }
     }
 }

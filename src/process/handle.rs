@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::logs::ChildLogs;
 use super::spawned::Spawned;
 use super::{ExitStatus, ProcessBuilder, Termination, registry};
 use crate::call::portable::{Portable, PortableValue};
@@ -104,7 +105,8 @@ impl Process {
         }
     }
 
-    /// Waits until the child has ended, and returns how. Later calls return the same.
+    /// Waits until the child has ended and its [log records](crate::logs) have been logged, and
+    /// returns how it ended. Later calls return the same.
     ///
     /// # Errors
     ///
@@ -124,13 +126,15 @@ impl Process {
         self.check_own()?;
         loop {
             if let Some(status) = self.spawned.wait(None) {
+                self.spawned.wait_logged(None);
                 return Ok(status);
             }
         }
     }
 
-    /// Waits at most `timeout` for the end of the child. With a timeout of zero the call returns at
-    /// once.
+    /// Waits at most `timeout` for the end of the child, and until its [log records](crate::logs)
+    /// have been logged. With a timeout of zero the call returns at once. If the child has ended by
+    /// then, the call says how, whatever is left to log.
     ///
     /// Returns `Ok(None)` if the child has not ended by then; the child goes on. That is no error,
     /// as with std's [`try_wait`](std::process::Child::try_wait).
@@ -159,10 +163,91 @@ impl Process {
     pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ProcessError> {
         self.check_own()?;
         match Instant::now().checked_add(timeout) {
-            Some(deadline) => Ok(self.spawned.wait(Some(deadline))),
+            Some(deadline) => {
+                let status = self.spawned.wait(Some(deadline));
+                if status.is_some() {
+                    self.spawned.wait_logged(Some(deadline));
+                }
+                Ok(status)
+            }
             // The deadline is beyond what the clock can count.
             None => self.join().map(Some),
         }
+    }
+
+    /// Waits until the child has ended, like [`join`](Self::join), and returns an error if it has
+    /// not ended with exit code 0. The error says how, and why:
+    ///
+    /// - of a panic, message and place, and the backtrace if `RUST_BACKTRACE` asks for it;
+    /// - of an `Err` that the function returned, its text;
+    /// - of a function that could not run, why;
+    /// - of a crash (SIGSEGV and the like), the address and the stack.
+    ///
+    /// Later calls return the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError::Panicked`], [`ProcessError::Failed`], and the errors of
+    /// [`join`](Self::join).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::process::{Process, ProcessError};
+    ///
+    /// let child = Process::spawn(|()| assert_eq!(1 + 1, 3, "so it is"), ())?;
+    /// let Err(ProcessError::Panicked { message, .. }) = child.result() else {
+    ///     panic!("it went well")
+    /// };
+    /// assert!(message.contains("so it is"));
+    ///
+    /// let child = Process::spawn(|()| std::process::abort(), ())?;
+    /// let Err(ProcessError::Failed { crash: Some(crash), .. }) = child.result() else {
+    ///     panic!("it lives")
+    /// };
+    /// println!("{crash}"); // the reason, and the stack
+    ///
+    /// assert_eq!(Process::spawn(|()| {}, ())?.result(), Ok(()));
+    /// # Ok::<(), ProcessError>(())
+    /// ```
+    pub fn result(&self) -> Result<(), ProcessError> {
+        self.join()?;
+        self.spawned.failure().map_or(Ok(()), Err)
+    }
+
+    /// Returns how many [log records](crate::logs) of the child have come and gone through this
+    /// process's logger, or are about to. In a process forked from the child's parent, returns 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::Process;
+    ///
+    /// // This program has no logger, so none are forwarded.
+    /// let child = Process::spawn(|()| log::info!("done"), ())?;
+    /// child.join()?;
+    /// assert_eq!((child.log_records(), child.log_records_dropped()), (0, 0));
+    /// # Ok::<(), manyhands::process::ProcessError>(())
+    /// ```
+    pub fn log_records(&self) -> u64 {
+        self.log_counts().0
+    }
+
+    /// Returns how many [log records](crate::logs) the child has dropped, because there was no room
+    /// for them in time. In a process forked from the child's parent, returns 0.
+    ///
+    /// # Examples
+    ///
+    /// See [`log_records`](Self::log_records).
+    pub fn log_records_dropped(&self) -> u64 {
+        self.log_counts().1
+    }
+
+    fn log_counts(&self) -> (u64, u64) {
+        // In a copy of the parent another thread may hold the lock of the counts for ever.
+        let own = self.spawned.logs.as_ref();
+        let own = own.filter(|_| self.spawned.is_own());
+        own.map_or((0, 0), ChildLogs::counts)
     }
 
     /// Returns how the child ended; `None` if it has not. Never waits.
@@ -302,7 +387,7 @@ impl Process {
     /// ```
     pub fn kill(&self) -> Result<(), ProcessError> {
         self.check_own()?;
-        sent(self.spawned.child.try_kill())
+        sent(self.spawned.kill())
     }
 }
 

@@ -26,6 +26,7 @@
 //! | the parent is killed | the kernel kills the child at once, and the child's own children |
 //! | the parent ends normally | it waits for its children |
 //! | | it kills those that are [daemons](ProcessBuilder::daemon) |
+//! | its [log records](crate::logs) | go through the parent's logger, if that has one |
 //! | it is ended by a signal | the processes that it has started are killed too |
 //! | | ([`kill_descendants`](ProcessBuilder::kill_descendants)) |
 //! | its handle is dropped | nothing: it runs on |
@@ -44,6 +45,9 @@
 //!
 //! A function never runs if its argument cannot be deserialised, for example.
 //!
+//! [`Process::result`] makes an error of what is no success: with the panic and its backtrace, the
+//! error that the function returned, or the [crash](crate::error::Crash) and its stack.
+//!
 //! If the function forks, the copy of the child has no part in that: it ends when the function
 //! returns in it, with exit code 0, or with 101 if the function panics there.
 //!
@@ -58,12 +62,15 @@ mod guard;
 mod handle;
 mod identity;
 pub(crate) mod launch;
+pub(crate) mod logs;
+pub(crate) mod origin;
 mod outcome;
 mod registry;
 mod spawned;
 mod start;
 mod start_request;
 mod stdio;
+pub(crate) mod traces;
 pub(crate) mod tree;
 
 pub use builder::ProcessBuilder;

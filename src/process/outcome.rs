@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use super::identity;
+use crate::lane::ended::{self, Ended};
 
 /// A type that a function run by a [`Process`](super::Process) may return: its value becomes an
 /// exit code.
@@ -76,9 +77,11 @@ impl<T: Termination, E: Display> Termination for Result<T, E> {
     }
 }
 
-/// Prints to standard error what went wrong in this process. If standard error cannot be written
-/// to, that is not reported as a further error.
+/// Prints to standard error what went wrong in this process, and says it to the parent. If standard
+/// error cannot be written to, that is not reported as a further error.
 pub(super) fn complain(error: &dyn Display) {
+    let error = error.to_string();
+    ended::say(Ended::Failed(error.clone()));
     let name = identity::name();
     let text = format!("manyhands: process {name}: {error}\n");
     let _ = io::stderr().write_all(text.as_bytes());

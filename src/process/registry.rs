@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::logs;
 use super::spawned::Spawned;
 use crate::os::exit::{self, Turn};
 use crate::os::fork::PerProcess;
@@ -58,9 +59,13 @@ fn end_children() {
         // The list is read again each time: a thread of this process may have started more.
         let children = children();
         for daemon in children.iter().filter(|child| child.is_daemon) {
-            daemon.child.kill();
+            if let Err(error) = daemon.kill() {
+                log::error!("SIGKILL to process {} failed: {error}", daemon.child.pid());
+            }
         }
         let Some(child) = children.into_iter().next() else {
+            // Also of those that were reaped before.
+            logs::wait_for_children();
             return;
         };
         child.wait(None);

@@ -2,22 +2,28 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
+use super::child::Greeting;
 use super::entry::{self, Entry};
 use super::identity::{self, Origin};
 use super::launch::{self, Launch};
+use super::logs::{ForChildren, Logs};
 use super::spawned::Spawned;
 use super::start_request::{self, Head};
+use super::traces::Tracer;
 use super::{Process, ProcessBuilder, Stdio, Termination, child, registry, tree};
 use crate::call::portable::PortableValue;
 use crate::call::{closure, code};
 use crate::error::ProcessError;
+use crate::lane::Lane;
 use crate::memory::member::Expected;
 use crate::memory::transit;
+use crate::os::fork::PerProcess;
+use crate::os::memory_kills;
 use crate::{codec, panic};
 
 /// The part of a start request that the function and the argument determine.
@@ -122,6 +128,16 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
     let entry = is_asked.then(|| tree::enlist(false)).flatten();
     let mut environment = builder.environment.clone();
     tree::mark(&mut environment, entry.as_ref());
+    let tracer = Tracer::here();
+    let are_forwarded = Logs::are_forwarded(builder.logs, &tracer);
+    let logs = are_forwarded.then(ForChildren::own).transpose()?;
+    let (lane, lane_fd) = Lane::new_child(are_forwarded)?;
+    kills_until_now();
+    let greeting = Greeting {
+        length,
+        log_level: are_forwarded.then(|| log::max_level() as u8),
+        trace_level: tracer.level(),
+    };
     let launch = Launch {
         name: &format!("manyhands:{name}"),
         environment,
@@ -129,8 +145,10 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
         stderr: builder.stderr.stream()?.0,
     };
     let stdin = stdin(&builder.stdin)?;
-    let (child, life_line) =
-        launch.launch(child::CHILD, &length, &[request.as_fd(), stdin.as_fd()])?;
+    let mut fds = vec![request.as_fd(), stdin.as_fd(), lane_fd.as_fd()];
+    fds.extend(logs.map(ForChildren::bell));
+    let (child, life_line) = launch.launch(child::CHILD, &greeting, &fds)?;
+    let logs = logs.map(|logs| logs.attach(name, child.pid(), &lane, &tracer));
     if let Some(member) = work.member {
         member.settle(child.pid());
     }
@@ -139,7 +157,14 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
         child.with_tree(entry),
         builder.is_daemon,
         life_line,
+        (lane, logs),
     ))
+}
+
+/// Counts the kernel's kills for memory before the first child as none of a child's.
+fn kills_until_now() {
+    static BEGUN: PerProcess<OnceLock<()>> = PerProcess::new(OnceLock::new());
+    BEGUN.own().get_or_init(memory_kills::begin);
 }
 
 /// Returns what the child gets as standard input, after it has read its greeting from there.

@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::{Limits, at_fork, logs, seed, worker_index};
+use crate::call::{Limits, at_fork, logs, seed, traces, worker_index};
 use crate::engine::fork::fork_child;
-use crate::engine::logs::{Attached, Courier};
 use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
 use crate::lane::message::Fault;
@@ -29,6 +28,7 @@ use crate::os::tree::{self, Entry};
 use crate::os::{self, clock, fork, handoff, worker};
 use crate::panic::{self, Caught};
 use crate::process;
+use crate::process::logs::{Attached, Courier};
 
 /// The child rings only when the parent has asked for it.
 impl Ring for Arc<Alarm> {
@@ -183,6 +183,9 @@ impl Forked {
                 setup.take_place();
                 if let Some(courier) = &setup.courier {
                     logs::set_own(&lane, courier.bell().clone());
+                    if courier.takes_events() {
+                        traces::begin_copy();
+                    }
                 }
                 let ringer = Box::new(bell.clone());
                 let mut responses = ResponseWriter::new(lane.clone(), ringer, Pace::Breaths);

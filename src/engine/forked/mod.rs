@@ -31,7 +31,6 @@ use self::accounts::Accounts;
 use self::running::{Running, Task};
 use self::submit::{Log, Submitted};
 use super::fork;
-use super::logs::Logs;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{
@@ -50,6 +49,8 @@ use crate::os::environment::Environment;
 use crate::os::memory_kills;
 use crate::panic;
 use crate::process::launch;
+use crate::process::logs::Logs;
+use crate::process::traces::Tracer;
 
 /// The engine of [`Pool::forked`](crate::Pool::forked): children forked for each call.
 ///
@@ -374,8 +375,13 @@ impl ForkedBuilder {
         memory_kills::begin();
         let name = pool_name(self.name);
         // A child has the logger of this process, and cannot have another one.
-        let is_forwarded = Logs::are_forwarded(self.logs) && call::logs::copies_forward();
-        let log = Log::new(name.clone(), is_forwarded);
+        let tracer = Tracer::here();
+        let can_forward = call::logs::copies_forward() || tracer.is_there();
+        let is_forwarded = can_forward && Logs::are_forwarded(self.logs, &tracer);
+        if is_forwarded && tracer.is_there() {
+            call::traces::prepare_copies();
+        }
+        let log = Log::new(name.clone(), is_forwarded, tracer);
         Ok(Forked {
             workers,
             allow_threads: self.allow_threads,

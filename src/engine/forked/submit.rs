@@ -18,7 +18,6 @@ use super::running::{Running, TASK};
 use super::watch::Watcher;
 use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
-use crate::engine::logs::{Counts, Courier, check_may_close};
 use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::future::{PoolId, later};
 use crate::lane::ResponseWriter;
@@ -26,6 +25,8 @@ use crate::lane::bell::Bell;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::process::logs::{Counts, Courier, check_may_close};
+use crate::process::traces::Tracer;
 use crate::process::tree;
 
 /// The tasks submitted to a pool, and the children of its other calls.
@@ -61,6 +62,8 @@ pub(super) struct Log {
     pub(super) pool: String,
     /// Whether the records are forwarded.
     pub(super) is_forwarded: bool,
+    /// What events of `tracing` go through.
+    tracer: Tracer,
     /// What is known of the records.
     pub(super) counts: Arc<Mutex<Counts>>,
     /// Started with the first child.
@@ -68,10 +71,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(pool: String, is_forwarded: bool) -> Self {
+    pub(super) fn new(pool: String, is_forwarded: bool, tracer: Tracer) -> Self {
         Self {
             pool,
             is_forwarded,
+            tracer,
             counts: Arc::default(),
             courier: Mutex::default(),
         }
@@ -85,7 +89,8 @@ impl Log {
         let mut courier = self.courier.lock();
         if courier.is_none() {
             let started = Bell::new().and_then(|bell| {
-                Courier::start(&self.pool, bell.for_records(), self.counts.clone())
+                let (counts, tracer) = (self.counts.clone(), self.tracer.clone());
+                Courier::start(&self.pool, bell.for_records(), counts, tracer)
             });
             match started {
                 Ok(started) => *courier = Some(Arc::new(started)),

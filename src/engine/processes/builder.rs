@@ -14,9 +14,10 @@ use super::initializer::{self, Model};
 use super::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
 use crate::call;
 use crate::engine::affinity::Affinity;
-use crate::engine::logs::Logs;
 use crate::engine::{pool_name, workers_or_available};
 use crate::error::PoolError;
+use crate::process::logs::Logs;
+use crate::process::traces::Tracer;
 use crate::process::{Stdio, launch};
 
 /// Makes a [`Pool<Processes>`](crate::Pool); see [`Processes::builder`].
@@ -753,8 +754,13 @@ impl ProcessesBuilder {
             crate::engine::fork::check_threads()?;
         }
         // A copy of this process has its logger, and cannot have another one.
-        let can_forward = start_method != StartMethod::Fork || call::logs::copies_forward();
-        let logs = if can_forward && Logs::are_forwarded(self.settings.logs) {
+        let tracer = Tracer::here();
+        let is_copy = start_method == StartMethod::Fork;
+        let can_forward = !is_copy || call::logs::copies_forward() || tracer.is_there();
+        let logs = if can_forward && Logs::are_forwarded(self.settings.logs, &tracer) {
+            if is_copy && tracer.is_there() {
+                call::traces::prepare_copies();
+            }
             Logs::Forward
         } else {
             Logs::Off
@@ -766,6 +772,7 @@ impl ProcessesBuilder {
             start_method,
             preload: self.preload.transpose()?,
             logs: Some(logs),
+            tracer,
             ..self.settings
         };
         Processes::start(workers, settings)

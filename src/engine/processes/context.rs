@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use super::settings::Settings;
 use super::task::Retired;
 use crate::call::Limits;
-use crate::engine::logs;
 use crate::error::PoolError;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
 use crate::machine::usable_cores;
 use crate::os::alarm::Alarm;
 use crate::os::fork;
+use crate::process::logs;
 use crate::shim::AtomicUsize;
 
 /// What does not change as long as the pool lives, and what its threads are called by.

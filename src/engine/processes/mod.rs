@@ -49,7 +49,6 @@ mod map;
 mod output;
 mod run;
 mod server;
-pub(in crate::engine) mod service;
 mod settings;
 mod shared;
 mod start;
@@ -83,15 +82,16 @@ use self::shared::Shared;
 use self::supervisor::Handle;
 use self::task::{Function, SentContext};
 use super::sealed::{Internal, Sealed};
-use super::{Executor, PoolStats, Shutdown, Timeline, WorkerStats, check_workers, logs};
+use super::{Executor, PoolStats, Shutdown, Timeline, WorkerStats, check_workers};
 use crate::call::closure::{self, BOUND_ALIGN};
 use crate::call::entry;
+use crate::call::service;
 use crate::call::{Plan, Stop};
 use crate::error::{PoolError, TaskError};
 use crate::future::PoolId;
 use crate::memory::transit;
 use crate::panic;
-use crate::process::launch;
+use crate::process::{launch, logs};
 
 /// The engine of [`Pool::processes`](crate::Pool::processes): persistent worker processes.
 ///

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::call::service;
 use crate::os::alarm::Alarm;
 use crate::os::fork::Original;
 use crate::os::readable::{pause, wait_readable};
@@ -91,7 +92,7 @@ impl Drop for Listener {
         self.shared.news.lock().is_last = true;
         self.shared.alarm.ring();
         if let Some(thread) = self.thread.take() {
-            super::service::join(thread);
+            service::join(thread);
         }
     }
 }
@@ -109,7 +110,7 @@ pub(super) fn reads_for(pool: usize) -> bool {
 
 fn read(shared: &Shared, pool: usize) {
     READS_FOR.set(pool);
-    super::service::note_service();
+    service::note_service();
     let mut streams: Vec<Stream> = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     let mut end = None;

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::initializer::Model;
 use crate::engine::affinity::Affinity;
-use crate::engine::logs::Logs;
 use crate::error::PoolError;
 use crate::os::environment::Environment;
 use crate::os::fork::Original;
 use crate::panic;
+use crate::process::logs::Logs;
+use crate::process::traces::Tracer;
 use crate::process::{Stdio, launch};
 use crate::text::as_text;
 
@@ -228,6 +229,8 @@ pub(super) struct Settings {
     /// Whether the workers' log records are forwarded. There is always a value when the pool is
     /// made.
     pub(super) logs: Option<Logs>,
+    /// What the workers' events of `tracing` go through.
+    pub(super) tracer: Tracer,
 }
 
 /// What a worker does to itself before it takes tasks. Part of its greeting.
@@ -246,6 +249,10 @@ pub(super) struct Setup {
     /// Up to which level the worker's log records go to the parent, if they do: the number of a
     /// [`LevelFilter`](log::LevelFilter).
     pub(super) log_level: Option<u8>,
+    /// Up to which level its events of `tracing` do, then too; 0 for none.
+    pub(super) trace_level: u8,
+    /// Whether it has a copy of this process's subscriber of `tracing`.
+    pub(super) is_copy: bool,
 }
 
 impl Settings {
@@ -264,6 +271,8 @@ impl Settings {
             core: self.affinity.core(number, cores),
             nice: self.nice,
             log_level: self.forwards_logs().then(|| log::max_level() as u8),
+            trace_level: self.tracer.level(),
+            is_copy: self.start_method == StartMethod::Fork,
         }
     }
 

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use super::dispatch::{LAST_ORDERS, Order, Worker};
 use super::output::Listener;
 use super::server::{Origin, Server};
-use super::service::{self, join};
 use super::settings::StartMethod;
 use super::shared::Shared;
 use super::start::{Place, START_TIME, start};
-use crate::engine::logs::{Attached, Courier};
+use crate::call::service::{self, join};
 use crate::error::{Crash, Death, PoolError, TaskError, because};
 use crate::memory::member;
 use crate::os::pidfd::{Child, SLICE};
@@ -27,6 +26,7 @@ use crate::os::readable::{pause, wait_readable};
 use crate::os::{self, clock, memory_kills, task};
 use crate::panic;
 use crate::process::launch::CANNOT_BEGIN;
+use crate::process::logs::{Attached, Courier};
 use crate::process::tree;
 
 /// The pause after a failed start until the next one is tried. It is doubled each time, up to
@@ -183,7 +183,9 @@ impl Supervisor {
             .map_err(|error| PoolError::system("the workers' output cannot be read", error))?;
         if settings.forwards_logs() {
             let bell = self.shared.bell.for_records();
-            let started = Courier::start(&settings.name, bell, self.shared.log_counts.clone());
+            let counts = self.shared.log_counts.clone();
+            let tracer = settings.tracer.clone();
+            let started = Courier::start(&settings.name, bell, counts, tracer);
             let failed = |error| PoolError::system("the workers' log cannot be read", error);
             self.courier = Some(started.map_err(failed)?);
         }

@@ -20,8 +20,8 @@ use parking_lot::MutexGuard;
 
 use super::dispatch::{Dispatch, State};
 use super::leader::{self, Host, Leadership, WaitOptions};
-use super::service;
 use super::shared::Shared;
+use crate::call::service;
 use crate::future::{Signal, later};
 use crate::lane::bell::Doorbell;
 use crate::os::task;

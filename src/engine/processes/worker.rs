@@ -13,7 +13,7 @@ use super::initializer;
 use super::settings::Setup;
 use crate::call::entry::{Chunk, Context, Entry};
 use crate::call::seed::{self, Seeds};
-use crate::call::{at_fork, code, logs, worker_index};
+use crate::call::{at_fork, code, logs, traces, worker_index};
 use crate::engine::worker_state;
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
@@ -163,6 +163,11 @@ pub(super) fn run(
     if let Some(level) = greeting.setup.log_level {
         // The initialiser may have set a logger, which stays.
         logs::install(level);
+        match greeting.setup.trace_level {
+            0 => {}
+            _ if greeting.setup.is_copy => traces::begin_copy(),
+            level => traces::install(level),
+        }
     }
     lane.header().set_ready();
     bell.ring();

@@ -20,6 +20,7 @@ fn record(message: &str) -> Record<'_> {
         line: Some(7),
         index: Some(3).into(),
         message,
+        extra: None,
     }
 }
 
@@ -57,6 +58,7 @@ fn b107_a_record_comes_as_it_went() {
                 line,
                 index,
                 message: "what happened",
+                extra: (index == task).then_some(b"more of it"),
             };
             let mut bytes = Vec::new();
             sent.write_to(&mut bytes);
@@ -73,6 +75,7 @@ fn b107_a_record_comes_as_it_went() {
                 line: came.line,
                 index: came.index,
                 message: text(came.message),
+                extra: came.extra,
             };
             assert_eq!(came, sent);
             assert!(!reader.has_next());
@@ -104,12 +107,14 @@ fn b107_records_of_all_lengths_come_in_order_over_many_laps() {
 fn b109_what_is_too_long_is_cut_between_two_characters() {
     let lane = lane();
     let (mut writer, mut reader) = (writer(&lane), RecordReader::new(lane.clone()));
+    let extra = vec![7; 2 * MOST];
     for prefix in ["", "a"] {
         let message = format!("{prefix}{}", "ä".repeat(MOST));
         let target = format!("{prefix}{}", "ö".repeat(MOST));
         let mut bytes = Vec::new();
         Record {
             target: &target,
+            extra: Some(&extra),
             ..record(&message)
         }
         .write_to(&mut bytes);
@@ -122,7 +127,7 @@ fn b109_what_is_too_long_is_cut_between_two_characters() {
         assert!((MOST_OF_NAME - 1..=MOST_OF_NAME).contains(&came_target.len()));
         let text = std::str::from_utf8(came.message).unwrap();
         let kept = text.strip_suffix(" [cut]").unwrap();
-        assert!(message.starts_with(kept) && kept.len() > MOST - 2 * MOST_OF_NAME);
+        assert!(message.starts_with(kept) && kept.len() > MOST - MOST_OF_EXTRA - 2 * MOST_OF_NAME);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::os::alarm::Alarm;
 use crate::os::environment::Environment;
 use crate::os::{clock, fork, pidfd};
 use crate::process::Stdio;
+use crate::process::traces::Tracer;
 
 /// The first made-up pid. No process has a number as high as this: the kernel's are below 2^22.
 const FIRST_PID: u32 = 1 << 30;
@@ -91,6 +92,7 @@ impl MadeUp {
             allow_threads: false,
             spares_descendants: false,
             logs: None,
+            tracer: Tracer::default(),
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());

@@ -1,5 +1,6 @@
-//! The parent's side of log records: a thread for each pool that forwards them, the courier, which
-//! takes them out of the lanes and gives them to the program's logger.
+//! The parent's side of log records: a thread for each pool that forwards them, and one for all
+//! single children. This thread, the courier, takes them out of the lanes and gives them to the
+//! program's logger.
 //!
 //! ```text
 //!   worker 0 ── lane ──┐
@@ -10,32 +11,34 @@
 //!
 //! A thread of its own, because a logger is code of the user's: it may be slow, may panic, may use
 //! the pool. No lock is held while it runs, and nothing else waits for the courier but the end of
-//! the pool. The records of a worker are given to the logger in the order in which they were
-//! written.
+//! the pool, and the wait for a child. The records of a worker are given to the logger in the order
+//! in which they were written.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::processes::service;
+use super::origin::{About, Origin, call};
+use super::traces::Tracer;
 use crate::call::logs::copies_forward;
-use crate::error::{ItemIndex, PoolError, TaskId};
+use crate::call::service;
+use crate::error::{ItemIndex, PoolError};
 use crate::lane::Lane;
-use crate::lane::bell::RecordBell;
+use crate::lane::bell::{Bell, RecordBell};
 use crate::lane::records::{RawRecord, RecordReader, records_are_asked_for};
-use crate::os::fork::{self, Original, PerProcess};
+use crate::os::fork::{self, PerProcess};
 use crate::os::task;
-use crate::panic;
 use crate::text::as_text;
 
-/// Whether the log records of workers go through this process's logger.
+/// Whether the log records of workers and child processes go through this process's logger.
 ///
 /// As text, and with serde, they are `forward` and `off`.
 ///
@@ -55,7 +58,7 @@ use crate::text::as_text;
 pub enum Logs {
     /// They go through this process's logger.
     Forward,
-    /// They stay in the worker, and are lost there unless it has a logger.
+    /// They stay in the worker or child, and are lost there unless it has a logger.
     Off,
 }
 
@@ -68,106 +71,24 @@ as_text!(
 );
 
 impl Logs {
-    /// Returns whether a pool forwards that is made now, where the builder has said this.
-    pub(super) fn are_forwarded(given: Option<Self>) -> bool {
+    /// Returns whether a pool or child forwards that is made now, where the builder has said this,
+    /// and events of `tracing` go through `tracer`.
+    pub(crate) fn are_forwarded(given: Option<Self>, tracer: &Tracer) -> bool {
         match given {
             Some(given) => given == Self::Forward,
-            None => log::max_level() != log::LevelFilter::Off,
+            None => log::max_level() != log::LevelFilter::Off || tracer.is_there(),
         }
-    }
-}
-
-/// Where a log record comes from that a worker has written; see [`origin`].
-///
-/// # Examples
-///
-/// See [`origin`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Origin {
-    /// The name of the pool.
-    pub pool: Arc<str>,
-    /// The index of the worker ([`worker_index`](crate::worker_index)).
-    pub worker: usize,
-    /// The process id of the worker.
-    pub pid: u32,
-    /// The item of its call at which the worker was.
-    pub item: Option<usize>,
-    /// The task at which the worker was, if it was given by [`submit`](crate::Pool::submit).
-    pub task: Option<TaskId>,
-}
-
-/// Writes what stands before the message of such a record: `worker 2, item 5`.
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {}", self.worker)?;
-        if let Some(item) = self.item {
-            write!(f, ", item {item}")?;
-        }
-        if let Some(task) = self.task {
-            write!(f, ", task {task}")?;
-        }
-        Ok(())
     }
 }
 
 thread_local! {
-    static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
     /// Whether this thread is a courier.
     static IS_COURIER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns where the record comes from that the program's logger is being given; `None` for
-/// records of this process.
-///
-/// A logger calls it to write worker and task in a way of its own. Loggers that do not find them in
-/// the message, which begins with them.
-///
-/// # Examples
-///
-/// ```
-/// use log::{LevelFilter, Log, Metadata, Record};
-/// use manyhands::logs;
-/// use manyhands::prelude::*;
-/// use std::sync::Mutex;
-///
-/// static SEEN: Mutex<Vec<(Option<TaskId>, String)>> = Mutex::new(Vec::new());
-///
-/// struct Keep;
-///
-/// impl Log for Keep {
-///     fn enabled(&self, _: &Metadata) -> bool {
-///         true
-///     }
-///     fn log(&self, record: &Record) {
-///         if let Some(origin) = logs::origin() {
-///             let text = record.args().to_string();
-///             SEEN.lock().unwrap().push((origin.task, text));
-///         }
-///     }
-///     fn flush(&self) {}
-/// }
-///
-/// use manyhands::TaskId;
-///
-/// log::set_logger(&Keep)?;
-/// log::set_max_level(LevelFilter::Info);
-/// let pool = Pool::processes(1)?; // the program has a logger, so records are forwarded
-/// let task = pool.submit(|x: u32| log::info!("at {x}"), 7);
-/// let id = task.id();
-/// task.result()?;
-/// pool.close()?; // by now everything has been logged
-/// let text = format!("[worker 0, task {id}] at 7");
-/// assert_eq!(*SEEN.lock().unwrap(), [(Some(id), text)]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn origin() -> Option<Origin> {
-    ORIGIN.with(|origin| origin.borrow().clone())
-}
-
 /// Checks that this thread may wait for the end of a pool, which waits until its records have been
 /// logged.
-pub(super) fn check_may_close() -> Result<(), PoolError> {
+pub(crate) fn check_may_close() -> Result<(), PoolError> {
     if !IS_COURIER.get() {
         return Ok(());
     }
@@ -205,7 +126,7 @@ const TURNS: usize = 4;
 
 /// What is known of the records of a pool.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// By the index of the worker: records that were given to the logger or are about to be, and
     /// records that workers which have ended had dropped.
     workers: Vec<(u64, u64)>,
@@ -223,7 +144,7 @@ impl Counts {
 
     /// Returns how many records of the workers with this index have come, and how many they have
     /// dropped.
-    pub(super) fn get(&self, worker: usize) -> (u64, u64) {
+    pub(crate) fn get(&self, worker: usize) -> (u64, u64) {
         let (came, before) = self.workers.get(worker).copied().unwrap_or_default();
         let lanes = self.lanes.iter().filter(|(_, index, _)| *index == worker);
         let dropped = lanes.map(|(.., lane)| lane.records_dropped());
@@ -234,10 +155,10 @@ impl Counts {
 /// What the courier and those that give it work share.
 #[derive(Debug)]
 struct Shared {
-    pool: Arc<str>,
     bell: RecordBell,
-    counts: Arc<Mutex<Counts>>,
     news: Mutex<News>,
+    /// The records that the logger has been given.
+    given: AtomicU64,
 }
 
 #[derive(Default)]
@@ -254,21 +175,69 @@ impl fmt::Debug for News {
     }
 }
 
-/// The lane of one worker.
+/// The lane of one worker or child.
 struct Source {
     number: u64,
-    worker: usize,
+    /// The name of its pool, or its own if it is a single child.
+    name: Arc<str>,
+    worker: Option<usize>,
     pid: u32,
     reader: RecordReader,
-    has_ended: Arc<AtomicBool>,
+    counts: Arc<Mutex<Counts>>,
+    /// What its events of `tracing` go through.
+    tracer: Tracer,
+    end: Arc<End>,
     /// The dropped records that the logger has been told of, and when.
     told: u64,
     told_at: Option<Instant>,
 }
 
-/// A pool's hold on its courier.
+/// How far a worker or child is at its end.
+#[derive(Debug, Default)]
+struct End {
+    /// Whether it has ended.
+    has_ended: AtomicBool,
+    /// Whether what it has written has been logged.
+    is_logged: Mutex<bool>,
+    /// Told of that.
+    logged: Condvar,
+}
+
+impl End {
+    /// Waits until what was written has been logged, at most until the deadline. Returns whether it
+    /// has.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut is_logged = self.is_logged.lock();
+        while !*is_logged {
+            match deadline {
+                None => self.logged.wait(&mut is_logged),
+                Some(deadline) => {
+                    if self.logged.wait_until(&mut is_logged, deadline).timed_out() {
+                        return *is_logged;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Its records have been logged, or will never be.
+impl Drop for Source {
+    fn drop(&mut self) {
+        *self.end.is_logged.lock() = true;
+        self.end.logged.notify_all();
+    }
+}
+
+/// A hold on a courier.
 #[derive(Debug)]
-pub(super) struct Courier {
+pub(crate) struct Courier {
+    /// The name of the pool.
+    pool: Arc<str>,
+    /// What is known of the records of the pool.
+    counts: Arc<Mutex<Counts>>,
+    tracer: Tracer,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     generation: u32,
@@ -277,34 +246,44 @@ pub(super) struct Courier {
 /// Says that a worker lives, as long as this is there. When it is dropped, what the worker has
 /// written is logged, and then its lane is let go.
 #[derive(Debug)]
-pub(super) struct Attached {
-    has_ended: Arc<AtomicBool>,
+pub(crate) struct Attached {
+    end: Arc<End>,
     shared: Arc<Shared>,
+}
+
+impl Attached {
+    /// Says that the worker has ended.
+    fn end(&self) {
+        self.end.has_ended.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.has_ended.store(true, Ordering::Release);
-        self.shared.bell.ring();
+        self.end();
     }
 }
 
 impl Courier {
     /// Starts a courier for the pool with this name.
-    pub(super) fn start(
+    pub(crate) fn start(
         pool: &str,
         bell: RecordBell,
         counts: Arc<Mutex<Counts>>,
+        tracer: Tracer,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            pool: pool.into(),
             bell,
-            counts,
             news: Mutex::default(),
+            given: AtomicU64::new(0),
         });
         let own = shared.clone();
         let thread = task::start("manyhands-logs", None, move || carry(&own))?;
         Ok(Self {
+            pool: pool.into(),
+            counts,
+            tracer,
             shared,
             thread: Mutex::new(Some(thread)),
             generation: fork::generation(),
@@ -312,42 +291,60 @@ impl Courier {
     }
 
     /// Has the records in the lane of a worker logged from now on.
-    pub(super) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
-        let has_ended = Arc::new(AtomicBool::new(false));
+    pub(crate) fn attach(&self, worker: usize, pid: u32, lane: &Lane) -> Attached {
+        let named = (self.pool.clone(), Some(worker), pid);
+        self.add(named, lane, &self.counts, &self.tracer)
+    }
+
+    fn add(
+        &self,
+        (name, worker, pid): (Arc<str>, Option<usize>, u32),
+        lane: &Lane,
+        counts: &Arc<Mutex<Counts>>,
+        tracer: &Tracer,
+    ) -> Attached {
+        let end = Arc::<End>::default();
         let number = {
             let mut news = self.shared.news.lock();
             news.next += 1;
             let number = news.next;
             news.sources.push(Source {
                 number,
+                name,
                 worker,
                 pid,
                 reader: RecordReader::new(lane.clone()),
-                has_ended: has_ended.clone(),
+                counts: counts.clone(),
+                tracer: tracer.clone(),
+                end: end.clone(),
                 told: 0,
                 told_at: None,
             });
             number
         };
-        let mut counts = self.shared.counts.lock();
-        counts.lanes.push((number, worker, lane.clone()));
-        drop(counts);
+        let place = worker.unwrap_or_default();
+        counts.lock().lanes.push((number, place, lane.clone()));
         self.shared.bell.ring();
         Attached {
-            has_ended,
+            end,
             shared: self.shared.clone(),
         }
     }
 
-    pub(super) fn bell(&self) -> &RecordBell {
+    pub(crate) fn bell(&self) -> &RecordBell {
         &self.shared.bell
+    }
+
+    /// Returns whether events of `tracing` are emitted.
+    pub(crate) fn takes_events(&self) -> bool {
+        self.tracer.is_there()
     }
 }
 
 impl Courier {
     /// Waits until everything that the workers have written has been logged. They have ended, and
     /// no others come.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if self.generation != fork::generation() {
             // The thread is the parent's.
             return;
@@ -391,13 +388,13 @@ fn carry(shared: &Shared) {
         let mut has_more = false;
         sources.retain_mut(|source| {
             // This is asked before the look, so that nothing is missed.
-            let has_ended = is_last || source.has_ended.load(Ordering::Acquire);
-            let took = source.take(shared);
+            let has_ended = is_last || source.end.has_ended.load(Ordering::Acquire);
+            let took = source.take(&shared.given);
             has_more |= took;
             let is_over = has_ended && !took;
-            source.tell_dropped(shared, is_over);
+            source.tell_dropped(is_over);
             if is_over {
-                source.let_go(shared);
+                source.let_go();
             }
             !is_over
         });
@@ -422,30 +419,36 @@ fn carry(shared: &Shared) {
 
 impl Source {
     /// Logs what there is, up to some records. Returns whether there was anything.
-    fn take(&mut self, shared: &Shared) -> bool {
+    fn take(&mut self, given: &AtomicU64) -> bool {
         let mut took = false;
         for _ in 0..TURNS {
             match self.reader.take() {
                 Ok(0) => break,
                 Ok(count) => {
                     took = true;
-                    shared.counts.lock().of(self.worker).0 += count as u64;
+                    self.counts.lock().of(self.place()).0 += count as u64;
                     for record in self.reader.records() {
-                        self.log(shared, &record);
+                        self.log(&record);
+                        given.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 Err(_) => {
                     let text = "what it has logged cannot be read, and no more of it is: other code has written over it";
-                    self.log_own(shared, text);
+                    self.log_own(text);
                 }
             }
         }
         took
     }
 
-    fn origin(&self, shared: &Shared, index: ItemIndex) -> Origin {
+    /// Returns where it is counted.
+    fn place(&self) -> usize {
+        self.worker.unwrap_or_default()
+    }
+
+    fn origin(&self, index: ItemIndex) -> Origin {
         Origin {
-            pool: shared.pool.clone(),
+            name: self.name.clone(),
             worker: self.worker,
             pid: self.pid,
             item: index.get(),
@@ -453,8 +456,8 @@ impl Source {
         }
     }
 
-    fn log(&self, shared: &Shared, record: &RawRecord<'_>) {
-        let origin = self.origin(shared, record.index);
+    fn log(&self, record: &RawRecord<'_>) {
+        let origin = self.origin(record.index);
         let message = String::from_utf8_lossy(record.message);
         let target = String::from_utf8_lossy(record.target);
         let module = record.module.map(String::from_utf8_lossy);
@@ -466,12 +469,23 @@ impl Source {
             file: file.as_deref(),
             line: record.line,
         };
-        give(&origin, &message, &about);
+        match record.extra {
+            None => give(&origin, &message, &about),
+            Some(extra) => {
+                // Forked children do not use their copies of the subscriber. But its locks, and
+                // those of `tracing`, are free in them.
+                let logging = LOGGING.own().lock();
+                call(&origin, || {
+                    self.tracer.emit(&origin, &message, &about, extra);
+                });
+                drop(logging);
+            }
+        }
     }
 
     /// Logs what the courier itself has to say of this worker.
-    fn log_own(&self, shared: &Shared, text: &str) {
-        let origin = self.origin(shared, ItemIndex::NONE);
+    fn log_own(&self, text: &str) {
+        let origin = self.origin(ItemIndex::NONE);
         let about = About {
             level: Level::Warn,
             target: module_path!(),
@@ -479,7 +493,14 @@ impl Source {
             file: None,
             line: None,
         };
-        give(&origin, text, &about);
+        if log::max_level() == log::LevelFilter::Off {
+            // The program has no logger, but it may have a subscriber.
+            call(&origin, || {
+                self.tracer.emit(&origin, text, &about, &[]);
+            });
+        } else {
+            give(&origin, text, &about);
+        }
     }
 
     /// Returns how many records were dropped that the logger has not been told of.
@@ -496,7 +517,7 @@ impl Source {
 
     /// Tells the logger how many records were dropped, if it is time for that or `has_ended` says
     /// that there will be none.
-    fn tell_dropped(&mut self, shared: &Shared, has_ended: bool) {
+    fn tell_dropped(&mut self, has_ended: bool) {
         let now = Instant::now();
         let is_due = self.tells_at().is_some_and(|at| has_ended || at <= now);
         if !is_due {
@@ -505,44 +526,137 @@ impl Source {
         let dropped = self.untold();
         self.told = self.told.wrapping_add(dropped);
         self.told_at = Some(now);
+        let of = self.origin(ItemIndex::NONE);
         let text = match dropped {
-            1 => format!("1 log record of worker {} was dropped", self.worker),
-            _ => format!(
-                "{dropped} log records of worker {} were dropped",
-                self.worker
-            ),
+            1 => format!("1 log record of {of} was dropped"),
+            _ => format!("{dropped} log records of {of} were dropped"),
         };
-        self.log_own(shared, &text);
+        self.log_own(&text);
     }
 
     /// Counts what the worker has dropped, which has ended.
-    fn let_go(&self, shared: &Shared) {
-        let mut counts = shared.counts.lock();
+    fn let_go(&self) {
+        let mut counts = self.counts.lock();
         counts.lanes.retain(|(number, ..)| *number != self.number);
-        let before = &mut counts.of(self.worker).1;
+        let before = &mut counts.of(self.place()).1;
         *before = before.saturating_add(self.reader.lane().records_dropped());
     }
 }
 
-/// What a record has besides its message.
-struct About<'a> {
-    level: Level,
-    target: &'a str,
-    module: Option<&'a str>,
-    file: Option<&'a str>,
-    line: Option<u32>,
+// Single children -------------------------------------------------------------------------------
+
+/// What takes the log records of the single children of a process.
+pub(super) struct ForChildren {
+    /// For children that start later.
+    bell: Bell,
+    courier: Courier,
+    /// The children whose records may not have been logged.
+    open: Mutex<Vec<Weak<End>>>,
 }
 
-/// Gives a record to the program's logger, which may panic.
+/// Started with the first child whose records are forwarded, and there as long as the process. A
+/// forked child has children of its own, so it has one of its own.
+static FOR_CHILDREN: PerProcess<Mutex<Option<&'static ForChildren>>> =
+    PerProcess::new(Mutex::new(None));
+
+impl ForChildren {
+    /// Returns what takes the log records of the children of this process.
+    pub(super) fn own() -> io::Result<&'static Self> {
+        let mut own = FOR_CHILDREN.own().lock();
+        if let Some(own) = *own {
+            return Ok(own);
+        }
+        let bell = Bell::new()?;
+        let records = bell.for_records();
+        let courier = Courier::start("", records, Arc::default(), Tracer::default())?;
+        Ok(own.insert(Box::leak(Box::new(Self {
+            bell,
+            courier,
+            open: Mutex::default(),
+        }))))
+    }
+
+    /// Returns the descriptor by which a child opens the bell.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.fd()
+    }
+
+    /// Has the records in the lane of a child logged from now on.
+    pub(super) fn attach(&self, name: &str, pid: u32, lane: &Lane, tracer: &Tracer) -> ChildLogs {
+        let counts = Arc::default();
+        let named = (name.into(), None, pid);
+        let attached = self.courier.add(named, lane, &counts, tracer);
+        let mut open = self.open.lock();
+        open.retain(|end| end.upgrade().is_some_and(|end| !*end.is_logged.lock()));
+        open.push(Arc::downgrade(&attached.end));
+        ChildLogs { attached, counts }
+    }
+}
+
+/// How long the end of the program waits for a logger that does nothing.
+const LAST_LOGGING: Duration = Duration::from_secs(2);
+
+/// Waits until what the children of this process have written has been logged, unless the logger
+/// hangs. They have ended.
+pub(super) fn wait_for_children() {
+    if IS_COURIER.get() {
+        return;
+    }
+    let own = *FOR_CHILDREN.own().lock();
+    let Some(own) = own else { return };
+    let open = std::mem::take(&mut *own.open.lock());
+    let given = &own.courier.shared.given;
+    for end in open.iter().filter_map(Weak::upgrade) {
+        loop {
+            let before = given.load(Ordering::Relaxed);
+            if end.wait(Some(Instant::now() + LAST_LOGGING)) {
+                break;
+            }
+            if given.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
+/// The log records of a child, as its parent has them.
+#[derive(Debug)]
+pub(super) struct ChildLogs {
+    attached: Attached,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl ChildLogs {
+    /// Says that the child has ended.
+    pub(super) fn end(&self) {
+        self.attached.end();
+    }
+
+    /// Waits until all that the child has written has been logged, at most until the deadline. The
+    /// child has ended.
+    pub(super) fn wait(&self, deadline: Option<Instant>) {
+        // The logger waits for a child. This thread may be the one to be waited for, or wait for
+        // another courier that waits for this one.
+        if IS_COURIER.get() {
+            return;
+        }
+        self.attached.end.wait(deadline);
+    }
+
+    /// Returns how many records have come, and how many were dropped.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        self.counts.lock().get(0)
+    }
+}
+
+/// Gives a record to the program's logger.
 fn give(origin: &Origin, message: &str, about: &About<'_>) {
     if about.level > log::max_level() {
         return;
     }
     // With a `Forwarder` children do not use their copies.
     let logging = (!copies_forward()).then(|| LOGGING.own().lock());
-    ORIGIN.set(Some(origin.clone()));
-    let original = Original::here();
-    let logged = panic::catch(|| {
+    call(origin, || {
         log::logger().log(
             &Record::builder()
                 .level(about.level)
@@ -554,8 +668,5 @@ fn give(origin: &Origin, message: &str, about: &About<'_>) {
                 .build(),
         );
     });
-    // A logger may fork, mostly by a C library. A copy that goes on would read records away.
-    original.end_copy_after(&logged);
-    ORIGIN.set(None);
     drop(logging);
 }

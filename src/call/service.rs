@@ -12,29 +12,29 @@ thread_local! {
 
 /// Returns whether this thread supervises the pool at `pool`. It runs wakers, and must not wait for
 /// its own end in one.
-pub(super) fn supervises(pool: usize) -> bool {
+pub(crate) fn supervises(pool: usize) -> bool {
     SUPERVISES.get() == pool
 }
 
 /// Records that this thread supervises the pool at `pool`; 0 for none.
-pub(super) fn supervise(pool: usize) {
+pub(crate) fn supervise(pool: usize) {
     SUPERVISES.set(pool);
 }
 
 /// Records that this thread is a pool's own.
-pub(in crate::engine) fn note_service() {
+pub(crate) fn note_service() {
     SERVES.set(true);
 }
 
 /// Returns whether this thread is a pool's own. That pool waits for it at the pool's end. So this
 /// thread must not wait for the end of any pool: that pool's threads may be waiting for the end of
 /// this thread's pool.
-pub(super) fn serves_a_pool() -> bool {
+pub(crate) fn serves_a_pool() -> bool {
     SERVES.get()
 }
 
 /// Waits for the end of a thread, unless it is this one, which is in a waker and ends after it.
-pub(in crate::engine) fn join(thread: JoinHandle<()>) {
+pub(crate) fn join(thread: JoinHandle<()>) {
     if thread.thread().id() == thread::current().id() {
         return;
     }
