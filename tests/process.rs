@@ -888,3 +888,29 @@ fn a_child_that_cannot_be_started_is_a_clear_error() {
         );
     }
 }
+
+/// Of the tests themselves: with `RUST_BACKTRACE=1` their children write tens of thousands of lines.
+#[test]
+fn b143_what_children_of_a_test_write_is_kept_and_shown_if_it_fails() {
+    const INNER: &str = "MANYHANDS_TEST_INNER";
+    if let Ok(inner) = std::env::var(INNER) {
+        let _none = Leftovers::none();
+        let child = Process::spawn(|()| eprintln!("a child is loud"), ()).unwrap();
+        child.join().unwrap();
+        assert_eq!(inner, "passes");
+        return;
+    }
+    let _none = Leftovers::none();
+    for (inner, is_shown) in [("passes", false), ("fails", true)] {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.args([
+            "--exact",
+            "b143_what_children_of_a_test_write_is_kept_and_shown_if_it_fails",
+        ]);
+        let output = finish(program.env(INNER, inner).env_remove("RUST_TEST_NOCAPTURE"));
+        assert_eq!(output.status.success(), !is_shown, "{output:?}");
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert_eq!(printed.contains("a child is loud"), is_shown, "{printed}");
+    }
+}

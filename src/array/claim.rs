@@ -230,17 +230,75 @@ pub(super) fn own_number() -> Result<u16, Refusal> {
     Ok(member::own_by(|| Some(soon()))?)
 }
 
-/// Makes an attempt. If other claims are in the way, reclaims the members that are dead and makes a
-/// second attempt.
+/// Stands for all members: no member has this number.
+const EVERY: u16 = u16::MAX;
+
+/// Makes an attempt, and another one for each claim that is in the way. Before that it reclaims the
+/// member that has the claim, if it is dead. If the table is full, reclaims all that are dead.
 pub(super) fn despite_the_dead<T>(
     mut attempt: impl FnMut() -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
-    match attempt() {
-        Err(Refusal::Clash(_) | Refusal::Full { .. }) => {
-            fork_guard::let_go_for_the_dead();
-            member::reclaim_dead_by(soon());
-            attempt()
+    let mut outcome = attempt();
+    if matches!(outcome, Err(Refusal::Clash(_) | Refusal::Full { .. })) {
+        fork_guard::let_go_for_the_dead();
+    }
+    // The members that were in the way. A claim of one that is met again has not gone.
+    let mut met = Vec::new();
+    loop {
+        match &outcome {
+            // The member that is in the way is known, so the size of the family costs nothing.
+            Err(Refusal::Clash(other)) if !met.contains(&other.member) => {
+                member::reclaim_if_over(other.member, soon());
+                met.push(other.member);
+                outcome = attempt();
+            }
+            Err(Refusal::Full { .. }) if !met.contains(&EVERY) => {
+                member::reclaim_dead_by(soon());
+                met.push(EVERY);
+                outcome = attempt();
+            }
+            _ => return outcome,
         }
-        outcome => outcome,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Makes attempts that are refused like this, one after the other, and then succeed. Returns
+    /// how many are made.
+    fn attempts(refused: Vec<Refusal>) -> Result<usize, Refusal> {
+        let mut refused = refused.into_iter();
+        let mut count = 0;
+        despite_the_dead(|| {
+            count += 1;
+            refused.next().map_or(Ok(count), Err)
+        })
+    }
+
+    /// Each claim that is in the way has a member of its own, and each of these may be dead.
+    #[test]
+    fn b142_claims_of_several_members_are_met_one_after_the_other() {
+        let own = own_number().unwrap();
+        let clash = |member: u16| {
+            Refusal::Clash(Terms {
+                member,
+                mode: Mode::Write,
+                start: 0,
+                end: 1,
+                lend: 0,
+            })
+        };
+        let full = || Refusal::Full {
+            is_of_siblings: false,
+        };
+        assert_eq!(attempts(vec![]), Ok(1));
+        assert_eq!(attempts(vec![clash(own), clash(3), clash(5)]), Ok(4));
+        assert_eq!(attempts(vec![full(), clash(own)]), Ok(3));
+        // Reclaimed once, and still in the way: it lives.
+        let lives = attempts(vec![clash(3), clash(own), clash(3)]);
+        assert_eq!(lives, Err(clash(3)));
+        assert_eq!(attempts(vec![full(), full()]), Err(full()));
     }
 }

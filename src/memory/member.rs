@@ -9,7 +9,9 @@
 //! Which process reclaims? The one that waits for the dead process anyhow: a pool's supervisor, or
 //! the parent when it looks at a child. That process may die too. So every process that waits for a
 //! shared object polls for the dead now and then ([`poll_for_dead`]), all of them together twenty
-//! times a second. A mutex does not need that: the kernel itself tells the next owner.
+//! times a second, a part of the family each time. Where an object knows which members are in the
+//! way, its callers look at these first ([`PollOfHolders`], [`reclaim_if_over`]). A mutex does not
+//! need any of that: the kernel itself tells the next owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,8 +32,11 @@ pub(crate) use super::slot::{End, MEMBERS};
 /// The pause between two polls for the dead, of all waiting processes together.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many members are looked at in each poll. To look at one takes some 10 µs.
+/// How many members are looked at in each poll, at least. To look at one takes some 10 µs.
 const BEAT: usize = 32;
+
+/// The most polls that it takes to look at all members, however many there are: half a second.
+const MOST_BEATS: usize = 10;
 
 /// This process's number, and the [`fork::generation`] for which it is valid, from 1 on; 0: none
 /// yet.
@@ -94,6 +99,12 @@ pub(super) fn ledger_deadline() -> Option<Instant> {
 pub(crate) fn pid(number: u16) -> Option<u32> {
     let slot = family::if_any()?.slots().get(usize::from(number))?;
     (!slot.is(Life::Free)).then(|| slot.pid())
+}
+
+/// Returns whether the process that has this number is certainly gone: it has ended, and its parent
+/// has waited for it. One system call.
+pub(crate) fn is_gone(number: u16) -> bool {
+    pid(number).is_none_or(life::is_gone)
 }
 
 fn remember(generation: u32, number: u16) {
@@ -271,9 +282,25 @@ impl Family {
     /// together look at all members.
     fn has_dead_on_this_beat(&self) -> bool {
         let slots = self.slots();
-        let beat = self.header().beat.fetch_add(BEAT as u32, Ordering::Relaxed) as usize;
-        let some = slots.iter().cycle().skip(beat % slots.len().max(1));
-        some.take(BEAT.min(slots.len())).any(Slot::is_over)
+        let count = BEAT.max(slots.len().div_ceil(MOST_BEATS)).min(slots.len());
+        let beat = &self.header().beat;
+        let first = beat.fetch_add(count as u32, Ordering::Relaxed) as usize;
+        let some = slots.iter().cycle().skip(first % slots.len().max(1));
+        some.take(count).any(Slot::is_over)
+    }
+
+    /// Reclaims those of these members that have ended. Waits for another process that reclaims
+    /// like [`reclaim_if`](Self::reclaim_if).
+    fn reclaim_met(&self, met: impl Iterator<Item = u16>, others: Option<Instant>) {
+        let slots = self.slots();
+        let over: Vec<&Slot> = met
+            .filter_map(|number| slots.get(usize::from(number)))
+            .filter(|slot| slot.is_over())
+            .collect();
+        if !over.is_empty() {
+            let is_meant = |slot: &Slot| over.iter().any(|other| std::ptr::eq(*other, slot));
+            self.reclaim_if(others, is_meant);
+        }
     }
 
     /// Fails if this process is in another namespace than its family: processes that cannot see one
@@ -325,21 +352,72 @@ pub(crate) fn poll_for_dead() {
         return;
     };
     deferred::attend();
-    let header = family.header();
-    let (now, last) = (clock::now(), header.poll_for_dead.load(Ordering::Relaxed));
-    let is_due = now.saturating_sub(last) >= POLL_PAUSE.as_nanos() as u64 || last > now;
-    let is_first = || {
-        header
-            .poll_for_dead
-            .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-    };
-    if !is_due || !is_first() {
-        return;
-    }
-    if family.has_dead_on_this_beat() {
+    if is_due(&family.header().poll_for_dead) && family.has_dead_on_this_beat() {
         let own = std::process::id();
         family.reclaim_if(None, |slot| slot.pid() != own);
+    }
+}
+
+/// Returns whether the last poll, of any process, is 50 ms ago, for one of all that ask. `last` is
+/// when that poll was, in nanoseconds of the monotonic clock.
+fn is_due(last: &AtomicU64) -> bool {
+    let (now, before) = (clock::now(), last.load(Ordering::Relaxed));
+    let is_due = now.saturating_sub(before) >= POLL_PAUSE.as_nanos() as u64 || before > now;
+    is_due
+        && last
+            .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+}
+
+/// The polls for those members that are in the way at one object: they are few, so a dead one is
+/// met at once, however large the family is. It lies in the object, and begins as zeros.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct PollOfHolders {
+    /// As in [`is_due`].
+    last: AtomicU64,
+    /// How many holders all polls so far have looked at.
+    beat: AtomicU64,
+}
+
+impl PollOfHolders {
+    /// Polls for the dead like [`poll_for_dead`], and also looks at `holders`, which the object
+    /// holds up its callers for: at 32 of them every 50 ms, in turn.
+    pub(crate) fn poll<I: Iterator<Item = u16>>(&self, holders: impl FnOnce() -> I) {
+        poll_for_dead();
+        if let Some(family) = family::if_any()
+            && is_due(&self.last)
+        {
+            self.look(family, holders());
+        }
+    }
+
+    /// Returns whether there was a poll.
+    #[cfg(test)]
+    pub(crate) fn is_begun(&self) -> bool {
+        self.last.load(Ordering::Relaxed) != 0
+    }
+
+    /// Makes the next poll due.
+    #[cfg(test)]
+    pub(crate) fn start_anew(&self) {
+        self.last.store(0, Ordering::Relaxed);
+    }
+
+    fn look(&self, family: &Family, holders: impl Iterator<Item = u16>) {
+        let holders: Vec<u16> = holders.collect();
+        let count = holders.len().min(BEAT);
+        let first = self.beat.fetch_add(count as u64, Ordering::Relaxed) as usize;
+        let some = holders.iter().cycle().skip(first % holders.len().max(1));
+        family.reclaim_met(some.take(count).copied(), None);
+    }
+}
+
+/// Reclaims a member that is in the way, if it has ended. Waits until the deadline at most for
+/// another process that reclaims.
+pub(crate) fn reclaim_if_over(number: u16, deadline: Instant) {
+    if let Some(family) = family::if_any() {
+        family.reclaim_met(std::iter::once(number), Some(deadline));
     }
 }
 

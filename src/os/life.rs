@@ -79,6 +79,15 @@ pub(crate) fn is_running(pid: u32, started: u64) -> bool {
     }
 }
 
+/// Returns whether the first thread of a process runs, like [`is_running`] for the process. Of a
+/// process that is killed, the first thread may end before the others.
+pub(crate) fn is_first_thread_running(pid: u32, started: u64) -> bool {
+    match stat_of(pid) {
+        Ok(stat) if stat.pid == pid => stat.started == started && !stat.has_first_ended,
+        _ => !is_gone(pid),
+    }
+}
+
 /// A process as `/proc` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -111,7 +120,7 @@ pub(crate) fn process_of(thread: u32) -> Option<u32> {
 }
 
 /// Returns whether there is no process of this number, by the kernel's answer to a signal.
-pub(super) fn is_gone(pid: u32) -> bool {
+pub(crate) fn is_gone(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
     pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
@@ -134,6 +143,9 @@ struct Stat {
     pid: u32,
     parent: u32,
     started: u64,
+    /// Whether the first thread has ended.
+    has_first_ended: bool,
+    /// Whether all threads have.
     is_dead: bool,
 }
 
@@ -145,12 +157,14 @@ impl Stat {
         // The fields from the third on. The third is the state.
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let threads: u32 = fields.get(17)?.parse().ok()?;
+        let has_first_ended = matches!(*fields.first()?, "Z" | "X");
         Some(Self {
             pid,
             parent: fields.get(1)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
+            has_first_ended,
             // If the first thread has ended while others run, the state looks the same.
-            is_dead: matches!(*fields.first()?, "Z" | "X") && threads <= 1,
+            is_dead: has_first_ended && threads <= 1,
         })
     }
 }
@@ -219,6 +233,7 @@ mod tests {
             let rest = rest.replacen(" 20 0 1 ", &format!(" 20 0 {threads} "), 1);
             let stat = Stat::parse(&format!("12 (a) {rest}")).unwrap();
             assert_eq!(stat.is_dead, is_dead, "{state} with {threads} threads");
+            assert_eq!(stat.has_first_ended, state != "R");
         }
         for nonsense in ["", ")", "12 (a) R", "x (a) R 1 2 3"] {
             assert!(Stat::parse(nonsense).is_none());

@@ -286,7 +286,7 @@ impl Handle {
             sum + u64::from(handles.load(Ordering::SeqCst))
         });
         if sum > u64::from(is_own) {
-            rest.had_others.set(true);
+            Self::note_others(view, deed, is_own, rest);
             return Others::Some;
         }
         // A handle went while we looked. One may have been passed on from the counts of a process
@@ -302,6 +302,33 @@ impl Handle {
             return Others::Perhaps;
         }
         Others::None
+    }
+
+    /// Notes for the rest of the call that others may do this. `is_own`: this handle may do it
+    /// itself. Only then is it asked later whether there were others.
+    fn note_others(view: &View<'_>, deed: Deed, is_own: bool, rest: &Rest) {
+        if is_own && !rest.had_others.get() {
+            rest.had_others.set(Self::is_any_there(view, deed));
+        }
+    }
+
+    /// Returns whether another handle may do this whose process is there. The handles of a process
+    /// that has ended still count until it is reclaimed. That process is no other that has gone
+    /// during a call, if the call has begun after its end.
+    fn is_any_there(view: &View<'_>, deed: Deed) -> bool {
+        let own = usize::from(member::own_number());
+        let counts = view.head.counts[..member::numbers()].iter().enumerate();
+        counts
+            .filter_map(|(number, counts)| {
+                let handles = match deed {
+                    Deed::Push => &counts.senders,
+                    Deed::Pop => &counts.receivers,
+                };
+                let handles = handles.load(Ordering::SeqCst);
+                let besides = handles.saturating_sub(u32::from(number == own));
+                (besides > 0).then_some(number)
+            })
+            .any(|number| number == own || !member::is_gone(number as u16))
     }
 
     /// Returns whether others may pop, besides this handle.
@@ -379,7 +406,7 @@ impl Handle {
         let epoch = view.head.epoch.load(Ordering::SeqCst);
         // No handle has gone since there were others, so they are still there.
         if self.connected.load(Ordering::Relaxed) == epoch {
-            rest.had_others.set(true);
+            Self::note_others(view, Deed::Pop, self.role.receives(), rest);
             return false;
         }
         match self.other_receivers(view, rest) {

@@ -71,9 +71,13 @@
 //!   then (of a push: popped);
 //! - or if it waits without a timeout in a process of one thread.
 //!
-//! If others have come and gone before the call, that says nothing: the call waits. So where the
-//! end of a queue matters, split it, or close it. `try_push` and `try_pop` by a whole handle do not
-//! ask for others at all: the handle can serve itself.
+//! If others have come and gone before the call, that says nothing: the call waits. A process that
+//! has ended, and that its parent has waited for, has gone. So where the end of a queue matters,
+//! split it, or close it. `try_push` and `try_pop` by a whole handle do not ask for others at all:
+//! the handle can serve itself.
+//!
+//! A child that the program forks by itself, and that ends by `_exit`, counts as killed if it has
+//! used a handle: it runs no code that could tell. So drop its handles before.
 //!
 //! # Timeouts
 //!

@@ -22,7 +22,8 @@
 //! The kernel itself tells the next owner of a mutex. The death of a holder of another object has
 //! to be noticed by a process. A pool notices it for its workers, and a parent when it waits for
 //! its child. A thread that waits at an object polls for the dead meanwhile, so that it takes a
-//! tenth of a second at most.
+//! tenth of a second at most. In a family of more than 64 processes, a barrier takes up to half a
+//! second.
 //!
 //! ```
 //! use manyhands::prelude::*;

@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use crate::memory::deferred::Limit;
 use crate::memory::kind::Head;
-use crate::memory::member::{self, MEMBERS};
+use crate::memory::member::{self, MEMBERS, PollOfHolders};
 use crate::memory::object::Object;
 use crate::memory::wait::Waiters;
 use crate::memory::wait_mode::WaitMode;
@@ -58,6 +58,8 @@ pub(super) struct Permits {
     without_place: Waiters,
     /// The last ticket that was given out.
     last_ticket: AtomicU64,
+    /// The polls for members that have permits.
+    poll: PollOfHolders,
     places: [Place; PLACES],
     /// The number of permits that each member has.
     counts: [AtomicU32; MEMBERS],
@@ -112,7 +114,7 @@ pub(super) fn acquire<H: HasPermits>(object: &Object<H>, count: u32, mode: WaitM
             Attempt::Got => return true,
             // A caller that only tries, again and again perhaps, must learn of the dead too.
             Attempt::NotNow => {
-                member::poll_for_dead();
+                permits.poll_for_dead();
                 return permits.take_now(count, member, mode);
             }
             Attempt::Enqueued(index, ticket) => {
@@ -128,7 +130,8 @@ pub(super) fn acquire<H: HasPermits>(object: &Object<H>, count: u32, mode: WaitM
                 let has_place =
                     || (permits.waiting.load(Ordering::Relaxed) < PLACES as u32).then_some(());
                 let waiters = &permits.without_place;
-                let woken = waiters.wait(mode.deadline(), has_place, member::poll_for_dead);
+                let poll = || permits.poll_for_dead();
+                let woken = waiters.wait(mode.deadline(), has_place, poll);
                 if woken.is_none() {
                     return permits.take_now(count, member, mode);
                 }
@@ -211,6 +214,19 @@ impl Permits {
             .sum();
         // The sum is more than there are only if a process wrote to this memory in error.
         u64::from(self.total.load(Ordering::Relaxed)).saturating_sub(held) as u32
+    }
+
+    /// Polls for the dead, and looks first at those that have permits.
+    fn poll_for_dead(&self) {
+        self.poll.poll(|| self.holders());
+    }
+
+    /// Returns the members that have permits.
+    fn holders(&self) -> impl Iterator<Item = u16> {
+        let counts = self.counts[..member::numbers()].iter().enumerate();
+        counts.filter_map(|(number, count)| {
+            (count.load(Ordering::Relaxed) > 0).then_some(number as u16)
+        })
     }
 
     fn count_of(&self, member: u16) -> &AtomicU32 {
@@ -500,7 +516,7 @@ impl<H: HasPermits> Enqueued<'_, H> {
             look()
         };
         let poll_for_dead = || {
-            member::poll_for_dead();
+            permits.poll_for_dead();
             looks_anyway.set(true);
         };
         let woken = place.waiters.wait(mode.deadline(), ready, poll_for_dead);

@@ -6,6 +6,7 @@ pub mod errors;
 pub mod mounts;
 pub mod random;
 pub mod refuse;
+pub mod stderr;
 pub mod watch;
 
 use std::collections::BTreeSet;
@@ -131,6 +132,7 @@ impl Traces {
 impl Leftovers {
     pub fn none() -> Self {
         let alone = ALONE.lock();
+        stderr::begin();
         // The first caller in the process makes this, and it is kept.
         let _ = std::thread::available_parallelism();
         Self {
@@ -156,6 +158,7 @@ impl Drop for Leftovers {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.kill_children();
+            stderr::show();
             return;
         }
         let start = Instant::now();
@@ -166,6 +169,7 @@ impl Drop for Leftovers {
             }
             if start.elapsed() > DEADLINE {
                 self.kill_children();
+                stderr::show();
                 panic!(
                     "something was left behind:\n{now:#?}\nbefore:\n{:#?}",
                     self.before
@@ -493,7 +497,6 @@ fn watch(pid: u32, deadline: Duration) -> std::sync::mpsc::Sender<()> {
 /// after twice [`DEADLINE`]: with slices of an hour, a lost wake-up is a test that does not end.
 #[cfg(long_slices)]
 fn abort_overdue_test() -> std::sync::mpsc::Sender<()> {
-    use std::io::Write;
     use std::sync::mpsc::{RecvTimeoutError, channel};
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
@@ -501,8 +504,9 @@ fn abort_overdue_test() -> std::sync::mpsc::Sender<()> {
     std::thread::spawn(move || {
         if wait.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
             // Not by `eprintln`, which the test harness keeps for itself.
-            let message = format!("{test}: it waits for a wake-up that does not come\n");
-            let _ = std::io::stderr().write_all(message.as_bytes());
+            stderr::say(&format!(
+                "{test}: it waits for a wake-up that does not come\n"
+            ));
             std::process::abort();
         }
     });

@@ -1,7 +1,6 @@
 //! Deadlines for everything that a test waits for: a hang is a failure that says where.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,8 +28,7 @@ impl Watch {
                 if places.values().any(|(_, since)| since.elapsed() > deadline) {
                     // Threads that hang cannot be stopped. This is written past the test harness,
                     // which would keep it to itself.
-                    let text = format!("hangs, {round}: {places:#?}\n");
-                    let _ = std::io::stderr().write_all(text.as_bytes());
+                    super::stderr::say(&format!("hangs, {round}: {places:#?}\n"));
                     std::process::abort();
                 }
             }

@@ -44,6 +44,32 @@ macro_rules! queued_futures {
         }
 
         #[test]
+        fn b120_of_several_calls_of_cancel_exactly_one_is_true() {
+            let _none = Leftovers::none();
+            let pool = $make;
+            let gate = Gate::new();
+            let _fence = Fence(gate.clone());
+            let running = occupy(&pool, |gate: Gate| gate.pass_counted(), &gate);
+            for round in 0..200_usize {
+                let task = pool.submit(|x: usize| x, round);
+                let start = std::sync::Barrier::new(3);
+                let cancel = || {
+                    start.wait();
+                    usize::from(task.cancel())
+                };
+                let told: usize = std::thread::scope(|scope| {
+                    let others = [(); 3].map(|()| scope.spawn(cancel));
+                    others.into_iter().map(|other| other.join().unwrap()).sum()
+                });
+                assert_eq!(told, 1, "round {round}");
+                assert!(!task.cancel() && !task.kill());
+                assert_eq!(task.result(), Err(cancelled()));
+            }
+            gate.open();
+            assert!(running.into_iter().all(|task| task.result().is_ok()));
+        }
+
+        #[test]
         fn b48_callbacks_hear_of_a_cancellation() {
             use $crate::runtime::Ear;
             let _none = Leftovers::none();

@@ -281,3 +281,24 @@ fn b10_nor_what_another_thread_opens_while_a_process_starts() {
         ends.store(true, Ordering::Relaxed);
     });
 }
+
+/// The page 0032 of the design says what each of them is for.
+#[test]
+fn b145_a_pool_takes_two_descriptors_and_two_for_each_worker() {
+    let _none = Leftovers::none();
+    let name = "b145_a_pool_takes_two_descriptors_and_two_for_each_worker";
+    if !is_program() {
+        return passed(&finish(&mut as_program(name)));
+    }
+    // The program's own are there with the first pool.
+    let _first = builder(StartMethod::Spawn).build().unwrap();
+    for (method, server) in [(StartMethod::Spawn, 0), (StartMethod::ForkServer, 2)] {
+        for workers in [1, 4] {
+            let before = open().len();
+            let pool = builder(method).workers(workers).build().unwrap();
+            assert_eq!(pool.map(|x: u64| x, 0..9).unwrap().len(), 9);
+            let taken = open().len() - before;
+            assert_eq!(taken, 2 + 2 * workers + server, "{method:?}, {workers}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::common::errors::{cancelled, task_timed_out, timed_out};
 use crate::common::random::{Random, seed};
 use crate::common::{
     DEADLINE, Killed, Leftovers, Stopped, as_program, children_of, eventually, falls_asleep_again,
-    finish, is_program, is_running, is_stopped, thread_named,
+    finish, is_program, is_running, is_stopped, stderr, thread_named,
 };
 use crate::{Folder, begin_and_wait, endless, outcome, pid, touch, wait_for, workers};
 
@@ -32,7 +32,7 @@ fn in_time<R>(what: &'static str, run: impl FnOnce() -> R) -> R {
     let (done, over) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         if over.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("this hangs: {what}");
+            stderr::say(&format!("this hangs: {what}\n"));
             std::process::abort();
         }
     });

@@ -11,7 +11,9 @@ use manyhands::{
 };
 
 use crate::Result;
-use crate::common::{DEADLINE, Leftovers, Sleeper, assert_matches, eventually, kill};
+use crate::common::{
+    DEADLINE, Leftovers, Sleeper, as_program, assert_matches, eventually, finish, is_program, kill,
+};
 
 #[test]
 fn closing_lets_the_rest_out_and_nothing_in() -> Result {
@@ -449,5 +451,72 @@ fn what_is_ready_is_not_empty() -> Result {
     assert_eq!(wait_ready(&[&queue], Some(time)), [0usize; 0]);
     queue.close();
     assert_eq!(wait_ready(&[&queue], Some(time)), [0]);
+    Ok(())
+}
+
+/// Forks by itself. The child uses a copy of its parent's handle, and ends in order.
+fn fork_and_use(used: impl FnOnce()) -> nix::unistd::Pid {
+    // SAFETY: the other thread of this program waits, and has nothing locked.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Parent { child } => child,
+        nix::unistd::ForkResult::Child => {
+            used();
+            // SAFETY: it runs what is registered for the end of a process.
+            unsafe { libc::exit(0) }
+        }
+    }
+}
+
+/// A child that has ended counts until it is reclaimed. It is none of those that go during a call.
+#[cfg(not(long_slices))]
+#[test]
+fn b144_a_child_that_has_ended_before_a_call_does_not_disconnect_a_whole_handle() -> Result {
+    let name = "ends::b144_a_child_that_has_ended_before_a_call_does_not_disconnect_a_whole_handle";
+    if !is_program() {
+        let _none = Leftovers::none();
+        let output = finish(&mut as_program(name));
+        assert!(output.status.success(), "{output:?}");
+        return Ok(());
+    }
+    let wait = |child| nix::sys::wait::waitpid(child, None).unwrap();
+    let long = Duration::from_millis(300);
+    for _ in 0..3 {
+        let queue = Queue::<u8>::bounded(1)?;
+        wait(fork_and_use(|| {
+            assert_eq!(queue.try_pop(), Err(PopError::Empty));
+        }));
+        assert_eq!(queue.pop_timeout(long), Err(PopError::TimedOut));
+        queue.push(1)?;
+        wait(fork_and_use(|| assert!(queue.try_push(2).is_err())));
+        assert_matches!(queue.push_timeout(3, long), Err(PushError::TimedOut(3)));
+        // It had seen that there are others, and no handle has gone since.
+        let (ready, stay) = (Queue::<u8>::bounded(1)?, Queue::<u8>::bounded(1)?);
+        let child = fork_and_use(|| {
+            assert!(queue.try_push(2).is_err());
+            ready.push(1).unwrap();
+            assert_eq!(stay.pop_timeout(DEADLINE), Ok(1));
+        });
+        assert_eq!(ready.pop_timeout(DEADLINE), Ok(1));
+        assert_matches!(queue.push_timeout(3, long), Err(PushError::TimedOut(3)));
+        stay.push(1)?;
+        wait(child);
+        assert_matches!(queue.push_timeout(3, long), Err(PushError::TimedOut(3)));
+    }
+    // One that ends meanwhile is one of those.
+    let [queue, ready, stay] = [(); 3].map(|()| Queue::<u8>::bounded(1).unwrap());
+    let child = fork_and_use(|| {
+        assert_eq!(queue.try_pop(), Err(PopError::Empty));
+        ready.push(1).unwrap();
+        assert_eq!(stay.pop_timeout(DEADLINE), Ok(1));
+    });
+    assert_eq!(ready.pop_timeout(DEADLINE), Ok(1));
+    let sleeper = Sleeper::new();
+    std::thread::scope(|scope| {
+        let popper = scope.spawn(|| sleeper.run(|| queue.pop_timeout(DEADLINE)));
+        sleeper.is_asleep();
+        stay.push(1).unwrap();
+        wait(child);
+        assert_eq!(popper.join().unwrap(), Err(PopError::Disconnected));
+    });
     Ok(())
 }

@@ -256,6 +256,24 @@ fn b82_a_dropped_pool_ends_the_tree() {
     assert!(task.result().is_err());
 }
 
+/// What has another environment is found by its parents alone. So the workers must not be dead
+/// before it has been looked for.
+#[test]
+fn b146_what_has_no_mark_ends_with_a_dropped_pool_whenever_that_is() {
+    let _none = Leftovers::none();
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        for round in 0..20 {
+            let pool = processes(method);
+            let descendants = Descendants::new();
+            let task = pool.submit(hangs, descendants.path());
+            descendants.are(ALL);
+            drop(pool);
+            descendants.end(&format!("drop, {method:?}, round {round}"));
+            assert!(task.result().is_err());
+        }
+    }
+}
+
 #[test]
 fn b82_a_crash_ends_the_tree() {
     let _none = Leftovers::none();

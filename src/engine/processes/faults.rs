@@ -474,7 +474,7 @@ fn the_pool_ends_while_its_worker_is_stopped_at_any_step() {
             || stop_when_done(&house, &lane),
         );
         let error = TaskError::from(PoolError::Closed);
-        house.lock().end(PoolError::Closed, &error);
+        drop(house.lock().end(PoolError::Closed, &error));
         house.assert_at_rest();
         let is_through = child.end();
         for placed in &placed {

@@ -114,7 +114,8 @@ impl Drop for Bereaved {
             let reason = PoolError::Broken {
                 reason: "its supervisor panicked".to_owned(),
             };
-            self.0.lock().end(reason.clone(), &reason.into());
+            // The supervisor has killed the workers, or could not.
+            drop(self.0.lock().end(reason.clone(), &reason.into()));
             self.0.wake_background.notify_all();
             self.0.bell.ring();
         }
@@ -529,13 +530,15 @@ impl Supervisor {
             PoolError::Closed => TaskError::Cancelled {},
             other => other.clone().into(),
         };
-        self.shared.lock().end(reason, &error);
+        let workers = self.shared.lock().end(reason, &error);
         // A caller that waits need not wait for the workers to be gone.
         self.shared.wake_background.notify_all();
         self.shared.bell.ring();
         let posts = std::mem::take(&mut self.posts);
         let children = || posts.iter().filter_map(|post| post.child.as_ref());
         Child::kill_all(children().map(Arc::as_ref));
+        // Their life lines close.
+        drop(workers);
         children().for_each(|child| {
             let death = self.reap(child);
             child.tree_ended(is_in_order(death));

@@ -295,15 +295,47 @@ fn family_of(members: u16, dead: u16) -> Family {
 
 #[test]
 fn a_few_beats_find_the_dead_member_whatever_its_number() {
-    for (members, dead) in [(1, 0), (33, 32), (100, 0), (100, 50), (100, 99)] {
+    for (members, dead) in [
+        (1, 0),
+        (33, 32),
+        (100, 0),
+        (100, 50),
+        (100, 99),
+        (MEMBERS as u16, 1_023),
+    ] {
         let family = family_of(members, dead);
-        let beats = usize::from(members).div_ceil(BEAT);
+        let beats = usize::from(members).div_ceil(BEAT).min(MOST_BEATS);
         let found = (0..beats).any(|_| family.has_dead_on_this_beat());
         assert!(found, "number {dead} of {members}");
         family.reclaim_if(Some(Instant::now() + IN_TIME), |_| true);
         let found = (0..beats).any(|_| family.has_dead_on_this_beat());
         assert!(!found, "number {dead} of {members} is found again");
     }
+}
+
+/// Members that are not in the way are not looked at, however many there are.
+#[test]
+fn b142_a_dead_member_that_is_in_the_way_is_met_at_the_first_poll_in_a_full_family() {
+    let is_free = |family: &Family, number: u16| family.slots()[usize::from(number)].is(Life::Free);
+    for dead in [0, 500, MEMBERS as u16 - 1] {
+        let family = family_of(MEMBERS as u16, dead);
+        let poll = PollOfHolders::default();
+        let others = (0..3).map(|other| (dead + 100 + other) % MEMBERS as u16);
+        poll.look(&family, others.clone());
+        assert!(!is_free(&family, dead), "number {dead} is not in the way");
+        poll.look(&family, others.chain([dead]));
+        assert!(is_free(&family, dead), "number {dead}");
+    }
+    // Many are in the way: they are looked at in turn.
+    let family = family_of(200, 150);
+    let poll = PollOfHolders::default();
+    let polls = 200_usize.div_ceil(BEAT);
+    for _ in 0..polls {
+        poll.look(&family, 0..200);
+    }
+    assert!(is_free(&family, 150));
+    // None is in the way.
+    poll.look(&family, 0..0);
 }
 
 #[test]

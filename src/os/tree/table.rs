@@ -168,7 +168,9 @@ impl Table {
     pub(crate) fn is_guarded(&self) -> Option<bool> {
         let pid = self.guard.load(Ordering::Acquire);
         let started = self.guard_started.load(Ordering::Relaxed);
-        (pid != 0).then(|| life::is_running(pid, started))
+        // Its first thread does the work, and ends only with it. A guard that was killed may have
+        // others for a moment.
+        (pid != 0).then(|| life::is_first_thread_running(pid, started))
     }
 
     /// Says that there is no guard.

@@ -172,3 +172,32 @@ fn a_thread_that_gets_its_permits_makes_room_for_one_without_a_place() {
         assert!(is_told(&token), "its place is free");
     });
 }
+
+/// Callers that wait, and those that try, poll for the members that have permits.
+#[test]
+fn b142_callers_look_at_the_members_that_have_permits() {
+    let object: Result<Object<SemaphoreHead>, _> = Object::new(0, 0, |_, _| Ok(()));
+    let object = object.unwrap();
+    let permits = object.head().permits();
+    permits.fill(2);
+    assert_eq!(permits.holders().count(), 0);
+    assert!(acquires(permits, 2));
+    let own = member::own_number();
+    assert_eq!(permits.holders().collect::<Vec<_>>(), [own]);
+    assert!(!permits.poll.is_begun());
+    for mode in [WaitMode::Try, WaitMode::within(Duration::from_millis(1))] {
+        permits.poll.start_anew();
+        assert!(!acquire(&object, 1, mode));
+        assert!(permits.poll.is_begun(), "{mode:?}");
+    }
+    // Without a place in the list.
+    permits.poll.start_anew();
+    while permits.enqueue(1, own).is_some() {}
+    permits.waiting.store(PLACES as u32, Ordering::Relaxed);
+    assert!(!acquire(
+        &object,
+        1,
+        WaitMode::within(Duration::from_millis(1))
+    ));
+    assert!(permits.poll.is_begun());
+}

@@ -181,7 +181,16 @@ impl Dispatch {
 
     /// Ends the pool: everything that has not ended fails with `error`, and what comes later with
     /// `reason`.
-    pub(in crate::engine::processes) fn end(&mut self, reason: PoolError, error: &TaskError) {
+    ///
+    /// Returns what the pool has of its workers. To be dropped when they have been killed: with it
+    /// their life lines close, by which they die, and what they have started can be found by its
+    /// parents only while they live.
+    #[must_use = "the workers die when it is dropped"]
+    pub(in crate::engine::processes) fn end(
+        &mut self,
+        reason: PoolError,
+        error: &TaskError,
+    ) -> impl Sized + use<> {
         self.state = State::Ended(reason);
         let is_cancelled = matches!(error, TaskError::Cancelled { .. });
         let (mut batches, mut begun) = (Vec::new(), 0);
@@ -210,9 +219,10 @@ impl Dispatch {
         }
         // The items that a worker had begun are counted apart from those that no worker had begun.
         self.cancelled -= begun;
-        self.workers.clear();
+        let workers = std::mem::take(&mut self.workers);
         self.idle.clear();
         self.busy = 0;
         self.all_ended.raise();
+        workers
     }
 }

@@ -239,7 +239,7 @@ impl MadeUp {
         let mut dispatch = self.lock();
         let background = dispatch.background.take();
         let reason = PoolError::Closed;
-        dispatch.end(reason.clone(), &TaskError::from(reason));
+        drop(dispatch.end(reason.clone(), &TaskError::from(reason)));
         drop(dispatch);
         if let Some(background) = background {
             self.shared.wake_background.notify_all();

@@ -79,9 +79,11 @@ fn what_workers_have_done_is_known_after_the_end_of_the_pool() {
     peers[1].publish();
     house.pump();
     let before = [0, 1].map(|number| stats(&house, number));
-    house
-        .lock()
-        .end(PoolError::Closed, &TaskError::Cancelled {});
+    drop(
+        house
+            .lock()
+            .end(PoolError::Closed, &TaskError::Cancelled {}),
+    );
     for (number, before) in before.iter().enumerate() {
         let after = stats(&house, number);
         // Of those that were begun, the item that was next has failed there.

@@ -383,7 +383,7 @@ fn the_end_of_a_pool_fails_what_is_open_once_and_tells_those_who_wait() {
         reason: "a test".to_owned(),
     };
     let error = TaskError::from(reason.clone());
-    house.lock().end(reason, &error);
+    drop(house.lock().end(reason, &error));
     assert!(signal.count() > seen, "who waits for the end was not told");
     assert_eq!(tasks[0].failures(), []);
     assert_eq!(tasks[1].failures(), [(2, error.clone())]);
@@ -414,6 +414,6 @@ fn the_end_of_a_pool_is_told_also_while_a_call_goes_on() {
     house.lock().calls = 1;
     let signal = house.lock().all_ended.clone();
     let error = PoolError::Closed;
-    house.lock().end(error.clone(), &TaskError::from(error));
+    drop(house.lock().end(error.clone(), &TaskError::from(error)));
     assert_eq!(signal.count(), 1);
 }
