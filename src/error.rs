@@ -136,11 +136,18 @@ pub enum TaskError {
         /// How many times the task was started in all: 1 without `retries`.
         attempts: u32,
     },
-    /// The task was cancelled before it had a result: by its handle, or because its pool was shut
-    /// down or dropped.
+    /// The task was cancelled before it had a result: by its handle, by a token that its call
+    /// carried, or because its pool was shut down or dropped.
     #[error("the task was cancelled before it had a result")]
     #[non_exhaustive]
     Cancelled {},
+    /// The deadline of the call ([`Call::deadline`](crate::Call::deadline)) passed before the task
+    /// had a result. Either it had not started, and never will, or it ran and was stopped at that
+    /// moment, with its worker. A thread cannot be stopped, so there the task runs to its end and
+    /// its result is dropped.
+    #[error("the deadline of its call passed before the task had a result")]
+    #[non_exhaustive]
+    DeadlineExceeded {},
     /// The result was taken before, by an earlier `result_timeout`, `try_result`
     /// or `.await`.
     #[error("the result of this task was taken before")]
@@ -206,7 +213,11 @@ impl TaskError {
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => Some(*index),
-            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => None,
+            Self::Cancelled {}
+            | Self::DeadlineExceeded {}
+            | Self::Taken {}
+            | Self::InvalidCall { .. }
+            | Self::Pool(_) => None,
             #[cfg(target_os = "linux")]
             Self::Claim(_) => None,
         }
@@ -326,7 +337,11 @@ impl TaskError {
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => *index = subject,
-            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => {}
+            Self::Cancelled {}
+            | Self::DeadlineExceeded {}
+            | Self::Taken {}
+            | Self::InvalidCall { .. }
+            | Self::Pool(_) => {}
             #[cfg(target_os = "linux")]
             Self::Claim(_) => {}
         }

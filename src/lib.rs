@@ -129,7 +129,7 @@ pub use call::worker_index::worker_index;
 pub use engine::{AnyEngine, Forked, Processes, RunLent, worker_state};
 pub use engine::{Executor, Run, RunReduce, RunWith, Serial, Shutdown, Threads};
 pub use error::{PoolError, SentError, TaskError, TaskId, TryError};
-pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
+pub use future::{AsCompleted, CancellationToken, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]

@@ -105,7 +105,7 @@ where
     {
         self.check_open()?;
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
-        run(plan, f, items, |outcome| {
+        run(plan, f, items, false, |outcome| {
             let result = outcome?;
             let goes_on = !S::is_met(&result);
             results.push(result);
@@ -128,7 +128,7 @@ where
             Ok(true)
         };
         // Only `keep` can end the loop early, and it does not.
-        let _ = run(plan, f, items, keep);
+        let _ = run(plan, f, items, true, keep);
         results
     }
 
@@ -184,22 +184,37 @@ fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
     }
 }
 
-/// Runs all items, one after the other, until `keep` fails or says that it needs no more.
+/// Runs all items, one after the other, until `keep` fails or says that it needs no more. When the
+/// call is over, the items that are left fail: all of them if `reads_on`, and else one, which is
+/// not read.
 fn run<A, R>(
     plan: Plan<'_>,
     f: impl Fn(A) -> R,
     items: impl Iterator<Item = A>,
+    reads_on: bool,
     mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
 ) -> Result<(), TaskError> {
     // Chunks have no effect here, but options that are wrong on one engine must be wrong on all.
     plan.chunks(1)?;
     let mut tracker = plan.tracker;
     let mut failed = 0;
-    for (index, item) in items.enumerate() {
+    let mut items = items.enumerate();
+    let mut done = 0;
+    loop {
+        if !reads_on
+            && plan.total != Some(done)
+            && let Some(reason) = plan.limits.ended()
+        {
+            return keep(Err(reason.error())).map(drop);
+        }
+        let Some((index, item)) = items.next() else {
+            break;
+        };
+        done = index + 1;
         let outcome = plan.limits.run(index, as_worker(|| f(item)));
         failed += usize::from(outcome.is_err());
         let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
-        tracker.tell(index + 1, failed);
+        tracker.tell(done, failed);
         if !kept? {
             break;
         }
@@ -219,7 +234,7 @@ where
         self.check_open()?;
         reduce::check(&plan)?;
         let mut total = None;
-        run(plan, f, items, |outcome| {
+        run(plan, f, items, false, |outcome| {
             let value = outcome?;
             total = Some(match total.take() {
                 None => value,

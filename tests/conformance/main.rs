@@ -17,6 +17,8 @@ mod cancelling;
 #[macro_use]
 mod crossing;
 #[macro_use]
+mod early_ends;
+#[macro_use]
 mod ends;
 #[macro_use]
 mod futures;
@@ -43,7 +45,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::errors::{cancelled, is_cancelled_or_closed, taken, task_timed_out, timed_out};
 use common::refuse::Refused;
@@ -54,8 +56,8 @@ use gate::{Fence, Gate, Opens};
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
-    Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, closure, item_seed,
-    wait, worker_index,
+    CancellationToken, Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child,
+    closure, item_seed, wait, worker_index,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -177,6 +179,7 @@ mod calls {
                 callbacks!($make);
                 ends!($make);
                 cancelling!($make);
+                early_ends!($make);
                 seeds!($make);
                 at_once!($make);
                 told_at_once!($make);
@@ -207,6 +210,7 @@ mod queued {
                 queued_handles!($make);
                 queued_ends!($make);
                 queued_cancelling!($make);
+                queued_early_ends!($make);
                 parallel_identity!($make);
             }
         };
@@ -232,6 +236,7 @@ mod mortal {
                 mortal_ends!($make);
                 mortal_at_once!($make);
                 mortal_cancelling!($make);
+                mortal_early_ends!($make);
                 mortal_identity!($make);
             }
         };
@@ -243,6 +248,22 @@ mod mortal {
     mod forked_at_once {
         use super::*;
         parallel_identity!(forked());
+    }
+}
+
+/// The engines whose tasks have the memory of their caller.
+mod sharing {
+    use super::*;
+
+    mod serial {
+        use super::*;
+        sharing_early_ends!(Pool::serial());
+    }
+
+    mod threads {
+        use super::*;
+        sharing_early_ends!(Pool::threads(2).unwrap());
+        threads_early_ends!(Pool::threads(2).unwrap());
     }
 }
 

@@ -344,10 +344,10 @@ impl Forked {
     /// Forks a child for one task.
     fn start<F, A, R, K>(
         &self,
-        limits: Limits,
+        limits: &Limits,
         work: (F, A),
         keep: impl FnOnce(F, A) -> K,
-    ) -> Result<Arc<Running>, PoolError>
+    ) -> Result<Arc<Running>, TaskError>
     where
         F: Fn(A) -> R,
         R: PortableValue + 'static,
@@ -439,12 +439,12 @@ where
         {
             return TaskFuture::ready(Err(error));
         }
-        match self.start(limits, (f, argument), |f, argument| (f, argument)) {
+        match self.start(&limits, (f, argument), |f, argument| (f, argument)) {
             Ok(running) => TaskFuture::new(Arc::new(Task {
                 running,
                 open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),
             })),
-            Err(error) => TaskFuture::ready(Err(error.into())),
+            Err(error) => TaskFuture::ready(Err(error)),
         }
     }
 }

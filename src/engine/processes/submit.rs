@@ -15,7 +15,7 @@ use crate::call::Limits;
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
-use crate::future::TaskFuture;
+use crate::future::{Reason, TaskFuture};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
@@ -61,6 +61,15 @@ impl<R> Results for Promise<R> {
         self.completion.is_awaited()
     }
 
+    fn is_wanted(&self, _from: u32) -> bool {
+        self.completion.stopped().is_none()
+    }
+
+    fn unwanted(&self) -> TaskError {
+        let stopped = self.completion.stopped();
+        stopped.map_or(TaskError::Cancelled {}, Reason::error)
+    }
+
     fn is_told(&self) -> bool {
         self.completion.is_told()
     }
@@ -81,8 +90,8 @@ impl<R: DeserializeOwned + 'static> PendingResults<R> for Promise<R> {
         wire::decode(&mut bytes.as_slice(), None)
     }
 
-    fn set_cancelled(&self) {
-        self.failed(0, TaskError::Cancelled {});
+    fn fail_rest(&self, error: &TaskError) {
+        self.failed(0, error.clone());
     }
 }
 

@@ -29,6 +29,7 @@ use crate::call::{Limits, Never, Plan, Stop};
 use crate::call::{progress, seed};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
+use crate::future::{Ending, Reason};
 use crate::panic;
 use crate::shim::thread::{self, Thread};
 use crate::shim::{AtomicUsize, Mutex};
@@ -127,7 +128,7 @@ where
     S: Stop<R>,
 {
     let manner = Manner {
-        limits: plan.limits,
+        limits: plan.limits.clone(),
         ends_with_pool: true,
         count_failed: |_| 0,
         stop: PhantomData::<fn() -> S>,
@@ -149,7 +150,7 @@ where
     R: Send,
     I: Iterator<Item = A>,
 {
-    let limits = plan.limits;
+    let limits = plan.limits.clone();
     let original = Original::here();
     let manner = Manner {
         limits: Limits::none(),
@@ -198,6 +199,7 @@ where
             given: 0,
             open: BTreeSet::new(),
             last: 0,
+            ending: plan.limits.ending.clone(),
         };
         lend(&exchange, |scoped| caller.call(scoped, plan, items))
     })
@@ -285,7 +287,8 @@ where
             ref mut items,
             ref mut results,
         } = chunk;
-        let limits = self.manner.limits;
+        let limits = &self.manner.limits;
+        let runs_in_blocks = limits.timeout.is_none() && limits.ending.is_none();
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
@@ -303,8 +306,8 @@ where
                     return Err(TaskError::Cancelled {});
                 }
                 // Without a limit, a block of items runs with next to nothing in between. With a
-                // limit, each item runs by itself.
-                if limits.timeout.is_none() {
+                // limit, or if the call may end early, each item runs by itself.
+                if runs_in_blocks {
                     let mut index = first + results.len();
                     let mut left = block;
                     results.extend(iter::from_fn(|| {
@@ -367,6 +370,21 @@ where
     }
 }
 
+/// Parks this thread until `is_over`, or until the deadline.
+fn park_until(is_over: &impl Fn() -> bool, deadline: Option<Instant>) {
+    while !is_over() {
+        let Some(deadline) = deadline else {
+            thread::park();
+            continue;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        thread::park_timeout(left);
+    }
+}
+
 /// The caller's side.
 struct Caller<'x, 'f, 'r, F, A, R, S> {
     dispatch: &'x Dispatch,
@@ -381,6 +399,8 @@ struct Caller<'x, 'f, 'r, F, A, R, S> {
     open: BTreeSet<usize>,
     /// How many items the last chunk has.
     last: usize,
+    /// What may end the call early, if anything may.
+    ending: Option<Ending>,
 }
 
 impl<'r, F, A, R, S> Caller<'_, '_, 'r, F, A, R, S>
@@ -417,12 +437,20 @@ where
         let (mut done, mut failed) = (0, 0);
         let mut ended = Vec::new();
         let mut failures = Vec::new();
+        let ending = self.ending.clone();
+        let _watch = ending.as_ref().map(|ending| {
+            let caller = thread::current();
+            ending.watch(move |_| caller.unpark())
+        });
         loop {
             let is_far_ahead = match plan.window {
                 None => is_long && self.is_far_ahead(workers),
                 Some(most) => self.ahead() + size > most,
             };
-            let goes_on = has_more && !self.exchange.has_failed() && !self.exchange.is_cancelled();
+            let goes_on = has_more
+                && !self.exchange.has_failed()
+                && !self.exchange.is_cancelled()
+                && self.stops_for().is_none();
             if goes_on && self.open.len() < window && !is_far_ahead {
                 has_more = self.give_out(scoped, &mut items, size);
                 size = next_size();
@@ -479,11 +507,22 @@ where
                 // All items before it have run.
                 ended.truncate(ended.partition_point(|&(first, _)| first <= index));
             }
-            // The pool was shut down when all that had been given out had ended.
-            None if has_more => return Err(TaskError::Cancelled {}),
+            // The call was over, or the pool was shut down, when all that had been given out had
+            // ended.
+            None if has_more && plan.total != Some(self.given) => {
+                let reason = self.stops_for().unwrap_or(Reason::Cancelled);
+                return Err(reason.error());
+            }
             None => {}
         }
         Ok(ended.into_iter().map(|(_, results)| results).collect())
+    }
+
+    /// Returns why the call is over, if it is and does not give an outcome for each item.
+    fn stops_for(&self) -> Option<Reason> {
+        let ending = self.ending.as_ref()?;
+        let stops = self.exchange.manner.ends_with_pool;
+        stops.then(|| ending.reason()).flatten()
     }
 
     /// Returns how many items have been read from the first one on that is not known to have ended.
@@ -504,7 +543,18 @@ where
         size: usize,
     ) -> bool {
         let mut buffer = self.buffers.pop().unwrap_or_default();
-        buffer.extend(items.take(size));
+        let mut has_more = true;
+        if self.ending.is_none() {
+            buffer.extend(items.take(size));
+            has_more = buffer.len() == size;
+        } else {
+            // The input may take its time.
+            while has_more && buffer.len() < size && self.stops_for().is_none() {
+                let item = items.next();
+                has_more = item.is_some();
+                buffer.extend(item);
+            }
+        }
         let len = buffer.len();
         if len > 0 {
             let chunk = Chunk {
@@ -518,7 +568,7 @@ where
             self.exchange.inbox.lock().push_back(chunk);
             self.dispatch.post(Arc::clone(scoped) as _);
         }
-        len == size
+        has_more
     }
 
     /// Waits until `wanted` chunks are in the outbox, or until the deadline.
@@ -541,19 +591,37 @@ where
         }
         let workers = self.open.len().min(self.dispatch.workers());
         let have_ended = || self.exchange.count_ended() >= wanted;
-        if !spin::wait(workers, deadline, have_ended) {
-            while !have_ended() {
-                let Some(deadline) = deadline else {
-                    thread::park();
-                    continue;
-                };
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                thread::park_timeout(left);
+        let is_over = || {
+            self.ending
+                .as_ref()
+                .is_some_and(|ending| ending.reason().is_some())
+        };
+        if self.ending.is_some() {
+            if !spin::wait(workers, deadline, || have_ended() || is_over()) || is_over() {
+                self.await_until_over(&have_ended, deadline);
             }
+        } else if !spin::wait(workers, deadline, have_ended) {
+            park_until(&have_ended, deadline);
         }
+    }
+
+    /// Waits like [`await_ended`](Self::await_ended), in a call that may end early.
+    fn await_until_over(&self, have_ended: &impl Fn() -> bool, deadline: Option<Instant>) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let is_over = || ending.reason().is_some();
+        let first = deadline.into_iter().chain(ending.deadline()).min();
+        park_until(&|| have_ended() || is_over(), first);
+        if !is_over() {
+            return;
+        }
+        // The workers may have other things to do, so this thread itself ends what no worker has
+        // taken: no item of it runs. Then it waits for the items that run.
+        while let Some(chunk) = self.exchange.next() {
+            self.exchange.run(chunk);
+        }
+        park_until(have_ended, deadline);
     }
 
     fn take_outbox(&self) -> Outbox<'r, A, R> {

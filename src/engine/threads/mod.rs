@@ -26,12 +26,14 @@
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
 //! | [`spin`] | which threads may spin, and for how long |
 //! | [`task`] | one submitted task and its handle's side |
+//! | [`chunk`] | a chunk of a lazy call that may end early |
 //! | [`map`] | many items: chunks, order, the lowest failure |
 //! | [`scoped_work`] | borrowing across threads, for which `map` needs `unsafe` |
 //! | [`results`] | writing results in place, for which `map` needs `unsafe` too |
 //! | [`pool_id`] | which pool a thread belongs to |
 //! | [`thread_ids`] | which threads are this crate's, for the engine that forks |
 
+mod chunk;
 mod dispatch;
 mod idle;
 mod map;
@@ -54,13 +56,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
+use self::chunk::StoppableChunk;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
     Executor, Run, RunReduce, RunWith, Shutdown, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{ChunkFuture, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
@@ -354,17 +357,23 @@ where
     {
         let f = Arc::new(f);
         let give = move |base: usize, items: &mut Vec<A>| {
-            let f = Arc::clone(&f);
-            let run = move |items: Vec<A>| {
+            let (f, limits) = (Arc::clone(&f), limits.clone());
+            let is_stoppable = limits.ending.is_some();
+            let run = move |nth: usize, item| {
                 let original = Original::here();
-                let run = |(nth, item)| {
-                    let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
-                    copies::end_panicked(original);
-                    outcome.map_err(|failure| failure.into_error(Some(base + nth)))
-                };
+                let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
+                copies::end_panicked(original);
+                outcome.map_err(|failure| failure.into_error(Some(base + nth)))
+            };
+            let items = mem::take(items);
+            if is_stoppable {
+                return self.give_stoppable(base, items, run);
+            }
+            let run_all = move |items: Vec<A>| {
+                let run = |(nth, item)| run(nth, item);
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::none(), run, mem::take(items))
+            self.submit(Limits::none(), run_all, items)
         };
         Stream {
             give: Box::new(give),
@@ -387,14 +396,60 @@ where
             return TaskFuture::ready(Err(error));
         }
         let task = Arc::new(Task::new(f, argument, limits, self.dispatch.own_pool()));
-        match self.dispatch.post(Arc::clone(&task) as _) {
+        self.post(&task);
+        TaskFuture::new(task)
+    }
+}
+
+impl Threads {
+    fn post<F, A, R>(&self, task: &Arc<Task<F, A, R>>)
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        match self.dispatch.post(Arc::clone(task) as _) {
             Posted::Left => {}
             Posted::Woke => task.set_cold(),
             // If a worker has started the task all the same, the task gets its result.
             Posted::Closed => task.cancel(PoolError::Closed.into()),
             Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
         }
-        TaskFuture::new(task)
+    }
+
+    /// Gives a chunk of a lazy call that may end early. When it does, the items of the chunk that
+    /// have ended keep their outcomes.
+    fn give_stoppable<A, R>(
+        &self,
+        base: usize,
+        items: Vec<A>,
+        run: impl Fn(usize, A) -> Result<R, TaskError> + Send + 'static,
+    ) -> ChunkFuture<R>
+    where
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.dispatch.is_closed() {
+            return TaskFuture::ready(Err(PoolError::Closed.into()));
+        }
+        let count = items.len();
+        let outcomes = Arc::new(Mutex::new(Vec::with_capacity(count)));
+        let kept = Arc::clone(&outcomes);
+        let run_all = move |items: Vec<A>| {
+            for (nth, item) in items.into_iter().enumerate() {
+                let outcome = run(nth, item);
+                kept.lock().push(outcome);
+            }
+        };
+        let task = Task::new(run_all, items, Limits::none(), self.dispatch.own_pool());
+        let task = Arc::new(task.stoppable());
+        self.post(&task);
+        TaskFuture::new(Arc::new(StoppableChunk {
+            outcomes,
+            base,
+            count,
+            task,
+        }))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! One allocation serves both sides: the pool holds it as a [`Job`], the handle as a [`Pending`].
 
+use std::cell::RefCell;
 use std::mem;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -11,9 +13,37 @@ use super::spin;
 use crate::call::Limits;
 use crate::copies::{self, Original};
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, PoolId, later};
+use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
 use crate::panic;
 use crate::shim::{AtomicBool, Condvar, Mutex};
+
+thread_local! {
+    /// The addresses of the tasks on this thread's stack that can be stopped, the innermost last.
+    static RUNNING: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A task that can be stopped and runs on this thread, as long as this lives.
+struct Here(());
+
+impl Here {
+    fn enter(task: *const ()) -> Self {
+        RUNNING.with_borrow_mut(|running| running.push(task));
+        Self(())
+    }
+
+    fn is_in(task: *const ()) -> bool {
+        // At the end of a thread the list is gone already, and no task runs there.
+        RUNNING
+            .try_with(|running| running.borrow().contains(&task))
+            .unwrap_or(false)
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        RUNNING.with_borrow_mut(Vec::pop);
+    }
+}
 
 /// A job that a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
@@ -38,6 +68,10 @@ pub(super) struct Task<F, A, R> {
     /// Whether there are any hooks: a task without hooks costs only a look at this flag.
     is_hooked: AtomicBool,
     limits: Limits,
+    /// What may stop the task, if anything may.
+    watch: OnceLock<Watch>,
+    /// Whether the task may be stopped while it runs.
+    is_stoppable: bool,
     own_pool: OwnPool,
 }
 
@@ -57,8 +91,34 @@ impl<F, A, R> Task<F, A, R> {
             cold: AtomicBool::new(false),
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
+            is_stoppable: limits.ending.is_some(),
             limits,
+            watch: OnceLock::new(),
             own_pool,
+        }
+    }
+
+    /// Lets the task be stopped while it runs, though it has no limits of its own.
+    pub(super) fn stoppable(mut self) -> Self {
+        self.is_stoppable = true;
+        self
+    }
+
+    fn address(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// Sets the outcome of the task, which has run on this thread, unless it was stopped meanwhile.
+    fn end_run(&self, outcome: Result<R, TaskError>) {
+        let mut stage = self.stage.lock();
+        if matches!(*stage, Stage::Running) {
+            *stage = Stage::Ended(outcome);
+            drop(stage);
+            self.announce();
+        } else {
+            drop(stage);
+            // The result is dropped here, by code of the user that may panic.
+            let _ = panic::catch(|| drop(outcome));
         }
     }
 
@@ -131,11 +191,12 @@ where
             // The function is dropped in here too: when the result is seen, all that the task held
             // is gone.
             let original = Original::here();
+            let here = self.is_stoppable.then(|| Here::enter(self.address()));
             let run = move || copies::run(original, || function(argument));
             let outcome = self.limits.run(0, run);
             copies::end_panicked(original);
-            *self.stage.lock() = Stage::Ended(outcome.map_err(|failure| failure.into_error(None)));
-            self.announce();
+            drop(here);
+            self.end_run(outcome.map_err(|failure| failure.into_error(None)));
         }
     }
 
@@ -226,6 +287,25 @@ where
 
     fn cancel(&self) -> bool {
         !self.is_done() && self.end_queued(TaskError::Cancelled {})
+    }
+
+    /// A task that runs goes on to its end, and its outcome is thrown away. If this is called in
+    /// the task itself, the task keeps its outcome.
+    fn stop(&self, reason: Reason) {
+        if self.is_done() || self.end_queued(reason.error()) || Here::is_in(self.address()) {
+            return;
+        }
+        let mut stage = self.stage.lock();
+        if matches!(*stage, Stage::Running) {
+            *stage = Stage::Ended(Err(reason.error()));
+            drop(stage);
+            self.announce();
+        }
+    }
+
+    fn keep(&self, watch: Watch) {
+        // A task is given one.
+        let _ = self.watch.set(watch);
     }
 
     fn on_end(&self, hook: Hook) {

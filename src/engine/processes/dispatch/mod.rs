@@ -40,7 +40,7 @@ use super::leader::Leadership;
 use super::start::Started;
 use super::stats::Tally;
 use super::timeline::Recorder;
-use crate::error::{Corruption, PoolError, TaskError};
+use crate::error::{Corruption, PoolError};
 use crate::future::Signal;
 use crate::lane::{self, message::Request};
 use crate::os::clock;
@@ -445,7 +445,7 @@ impl Dispatch {
             if results.is_cancelled() || !results.is_wanted(batch.first) {
                 // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
-                    self.fail(batch, &TaskError::Cancelled {});
+                    self.fail_unwanted(batch);
                 }
                 moved = true;
                 continue;

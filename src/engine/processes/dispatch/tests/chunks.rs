@@ -48,6 +48,7 @@ fn limits() -> Limits {
         retries: 3,
         timeout: Some(MINUTE),
         seeds: Seeds(5),
+        ending: None,
     }
 }
 
@@ -58,7 +59,7 @@ fn give(
     items: &mut impl Iterator<Item = Item>,
     size: (usize, usize),
 ) -> (Given<u64>, usize, bool) {
-    chunk::give(&house.shared, limits, &function(), BASE, items, size, None)
+    chunk::give(&house.shared, &limits, &function(), BASE, items, size, None)
 }
 
 #[track_caller]
