@@ -543,6 +543,17 @@ pub enum PoolError {
     /// The pool was closed or shut down.
     #[error("the pool is closed and takes no more tasks")]
     Closed,
+    /// As many submitted tasks wait for a worker as the pool's queue takes
+    /// ([`WhenFull::Refuse`](crate::engine::WhenFull::Refuse)). The task does not start.
+    #[error(
+        "the pool's queue is full: {limit} tasks wait for a worker, and its limit is {limit}. Take results before more is \
+         submitted, set a higher limit, or let submit wait (WhenFull::Wait)"
+    )]
+    #[non_exhaustive]
+    QueueFull {
+        /// The limit that the pool's builder was given.
+        limit: usize,
+    },
     /// A pool was closed with a time limit, and tasks or callbacks had not ended by then. The pool
     /// is closed: its processes were killed; its threads, which cannot be stopped, end after the
     /// tasks that they run.

@@ -38,6 +38,8 @@ mod serial;
 mod threads;
 mod unwind_safe;
 
+mod backlog;
+
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
 #[cfg(target_os = "linux")]
@@ -49,6 +51,7 @@ pub(crate) mod processes;
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub(crate) use any::Which;
+pub use backlog::WhenFull;
 #[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]
@@ -61,7 +64,7 @@ pub use processes::{
 #[cfg(target_os = "linux")]
 pub(crate) use processes::{FORK_SERVER, WORKER};
 pub use serial::Serial;
-pub use threads::Threads;
+pub use threads::{Threads, ThreadsBuilder};
 
 use self::sealed::Internal;
 use crate::call::{Limits, Plan, Stop, Stream};

@@ -3,6 +3,7 @@
 use super::Pool;
 use super::shared::Shared;
 #[cfg(target_os = "linux")]
+use crate::engine::ThreadsBuilder;
 use crate::engine::{Forked, ForkedBuilder, Processes, ProcessesBuilder};
 use crate::engine::{Serial, Threads};
 use crate::error::PoolError;
@@ -215,6 +216,32 @@ impl Pool<Forked> {
     /// ```
     pub fn forked_default() -> Result<Self, PoolError> {
         Self::forked(available_workers()?)
+    }
+}
+
+impl ThreadsBuilder {
+    /// Makes the pool.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::ZeroWorkers`], if there is to be none.
+    /// - [`PoolError::StartFailed`] if the system gives no more threads.
+    /// - [`PoolError::System`] or [`PoolError::InvalidVariable`] if no number of workers was given,
+    ///   and the number of usable cores cannot be found out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).build()?;
+    /// assert_eq!(pool.map(|x| x * x, 0..3)?, [0, 1, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn build(self) -> Result<Pool<Threads>, PoolError> {
+        Ok(Pool {
+            engine: self.start()?,
+        })
     }
 }
 

@@ -370,7 +370,16 @@ macro_rules! mortal_early_ends {
             let _none = Leftovers::none();
             let pool = $make;
             for end in [End::Token, End::Deadline] {
-                for kind in ["submit", "dropped", "on_done", "imap", "imap_unordered"] {
+                for kind in [
+                    "submit",
+                    "dropped",
+                    "on_done",
+                    "imap",
+                    "imap_unordered",
+                    "map",
+                    "map_reduce",
+                    "map_outcomes",
+                ] {
                     let what = format!("{kind}, {end:?}");
                     let fence = Fence(Gate::new());
                     let gate = &fence.0;
@@ -410,6 +419,20 @@ macro_rules! mortal_early_ends {
                                     let outcome = receive.recv_timeout(DEADLINE).unwrap();
                                     assert!(end.is_outcome(&outcome), "{what}: {outcome:?}");
                                 }
+                            }
+                            "map" => {
+                                let outcome = call().map(hold, items(gate, 60));
+                                assert!(end.is_outcome(&outcome), "{what}: {outcome:?}");
+                            }
+                            "map_reduce" => {
+                                let call = call();
+                                let outcome = call.map_reduce(hold, |a, b| a + b, items(gate, 60));
+                                assert!(end.is_outcome(&outcome), "{what}: {outcome:?}");
+                            }
+                            "map_outcomes" => {
+                                let each = call().map_outcomes(hold, items(gate, 60));
+                                let is_it = |outcome| end.is_outcome(outcome);
+                                assert!(each.iter().all(is_it), "{what}: {each:?}");
                             }
                             "imap" => {
                                 let all: Vec<_> = call().imap(hold, items(gate, 200)).collect();

@@ -31,7 +31,7 @@ use self::submit::Submitted;
 use super::fork;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
-use super::{Executor, Run, RunReduce, RunWith, Shutdown, pool_name};
+use super::{Executor, Run, RunReduce, RunWith, Shutdown, WhenFull, pool_name};
 use crate::call::portable::PortableValue;
 use crate::call::{Limits, Never, Plan, Stop, Stream};
 use crate::engine::reduce::{self, InLane};
@@ -121,6 +121,8 @@ pub struct Forked {
     name: String,
     workers: usize,
     allow_threads: bool,
+    /// Whether `submit` fails when no child is free, and does not wait.
+    refuses: bool,
     submitted: Submitted,
 }
 
@@ -149,6 +151,7 @@ pub struct ForkedBuilder {
     environment: Environment,
     inner_threads: Option<InnerThreads>,
     spares_descendants: bool,
+    refuses: bool,
 }
 
 impl ForkedBuilder {
@@ -291,6 +294,34 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets what [`submit`](crate::Pool::submit) does when all children that there may be run. A
+    /// forked pool has no queue: a task runs from the moment it is submitted. By default, `submit`
+    /// waits until one has ended ([`WhenFull::Wait`]).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::WhenFull;
+    /// use manyhands::prelude::*;
+    ///
+    /// // Doc tests run in several threads.
+    /// let builder = Forked::builder().workers(1).allow_threads(true);
+    /// let pool = builder.when_full(WhenFull::Refuse).build()?;
+    /// let spin = |()| loop {
+    ///     std::hint::spin_loop()
+    /// };
+    /// let endless: TaskFuture<()> = pool.submit(spin, ());
+    /// let refused = pool.submit(|x: u8| x, 1).result().unwrap_err();
+    /// assert!(matches!(refused.as_pool(), Some(PoolError::QueueFull { limit: 0, .. })));
+    /// assert!(endless.kill());
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.refuses = when_full == WhenFull::Refuse;
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
@@ -305,6 +336,7 @@ impl ForkedBuilder {
             name: pool_name(None),
             workers,
             allow_threads: self.allow_threads,
+            refuses: self.refuses,
             submitted: Submitted::new(environment, self.spares_descendants),
         })
     }
@@ -341,11 +373,12 @@ impl Forked {
 }
 
 impl Forked {
-    /// Forks a child for one task.
+    /// Forks a child for one task. If as many run as may, waits for one to end if it `waits`.
     fn start<F, A, R, K>(
         &self,
         limits: &Limits,
         work: (F, A),
+        waits: bool,
         keep: impl FnOnce(F, A) -> K,
     ) -> Result<Arc<Running>, TaskError>
     where
@@ -354,7 +387,8 @@ impl Forked {
         K: Send + 'static,
     {
         self.check_threads()?;
-        self.submitted.submit(self.workers, limits, work, keep)
+        self.submitted
+            .submit((self.workers, waits), limits, work, keep)
     }
 }
 
@@ -439,7 +473,8 @@ where
         {
             return TaskFuture::ready(Err(error));
         }
-        match self.start(&limits, (f, argument), |f, argument| (f, argument)) {
+        let waits = !self.refuses;
+        match self.start(&limits, (f, argument), waits, |f, argument| (f, argument)) {
             Ok(running) => TaskFuture::new(Arc::new(Task {
                 running,
                 open: |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None),

@@ -57,7 +57,7 @@ where
     {
         return TaskFuture::ready(Ok(vec![Err(error)]));
     }
-    match engine.start(limits, (f, item), |_, item| item) {
+    match engine.start(limits, (f, item), true, |_, item| item) {
         Ok(running) => TaskFuture::new(Arc::new(Task {
             running,
             open: move |outcome: Result<Vec<u8>, _>| {

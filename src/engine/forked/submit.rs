@@ -144,13 +144,13 @@ impl Submitted {
     }
 
     /// Forks a child for the task. If there are `workers` children already, first waits for one to
-    /// end.
+    /// end if it `waits`, and fails if not.
     ///
     /// What `keep` makes of function and argument stays until the task has ended: the child has
     /// copies of the handles of shared objects among them, and copies hold nothing.
     pub(super) fn submit<F, A, R, K>(
         &self,
-        workers: usize,
+        (workers, waits): (usize, bool),
         limits: &Limits,
         (f, argument): (F, A),
         keep: impl FnOnce(F, A) -> K,
@@ -171,7 +171,7 @@ impl Submitted {
                     responses.end();
                 }
             });
-            self.fork(workers, limits, &mut run, Discard::of::<R>())
+            self.fork((workers, waits), limits, &mut run, Discard::of::<R>())
         };
         later::flush();
         // This happens without the lock, and when all is in order: dropping what the work holds may
@@ -185,7 +185,7 @@ impl Submitted {
 
     fn fork(
         &self,
-        workers: usize,
+        (workers, waits): (usize, bool),
         limits: &Limits,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         results: Discard,
@@ -210,6 +210,11 @@ impl Submitted {
             });
             if running.len() < workers {
                 break running;
+            }
+            if !waits {
+                drop(running);
+                later::flush();
+                return Err(PoolError::QueueFull { limit: 0 }.into());
             }
             let busy = running.clone();
             // The lock is free while this thread waits, so that another thread can shut the pool

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Results, Task};
+use crate::engine::backlog::Slot;
 use crate::error::TaskError;
 use crate::future::{Hook, Pending, PoolId, Reason, Signal, Watch};
 
@@ -29,6 +30,8 @@ pub(super) struct Completion {
     has_failed: AtomicBool,
     /// What may stop the task, if anything may.
     watch: OnceLock<Watch>,
+    /// The place of the task among the submitted ones, if they are bounded.
+    slot: Option<Slot>,
     /// Why the task has been stopped, if it has: no worker is to begin with it any more.
     stopped: OnceLock<Reason>,
 }
@@ -46,7 +49,13 @@ pub(super) trait PendingResults<R>: Results + Sized {
 
 impl Completion {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self::in_slot(shared, None)
+    }
+
+    /// Makes that of a task that has this place among the submitted ones.
+    pub(super) fn in_slot(shared: &Arc<Shared>, slot: Option<Slot>) -> Self {
         Self {
+            slot,
             shared: shared.clone(),
             ended: Signal::default(),
             is_awaited: AtomicBool::new(false),
@@ -61,6 +70,9 @@ impl Completion {
 
     /// Marks the task as ended, and tells all that wait for it.
     pub(super) fn end(&self) {
+        if let Some(slot) = &self.slot {
+            slot.free();
+        }
         self.ended.raise();
     }
 
@@ -71,6 +83,7 @@ impl Completion {
 
     pub(super) fn is_awaited(&self) -> bool {
         self.is_awaited.load(Ordering::Relaxed)
+            || self.slot.as_ref().is_some_and(Slot::is_waited_for)
     }
 
     pub(super) fn is_told(&self) -> bool {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::settings::Settings;
 use super::task::Retired;
 use crate::call::Limits;
+use crate::engine::backlog::Backlog;
 use crate::error::PoolError;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
@@ -34,6 +35,8 @@ pub(super) struct Context {
     /// The alarm that calls the supervisor.
     pub(super) alarm: Arc<Alarm>,
     pub(super) retired: Arc<Retired>,
+    /// What bounds the submitted tasks, if anything does.
+    pub(super) backlog: Option<Arc<Backlog>>,
 }
 
 impl Context {
@@ -47,6 +50,9 @@ impl Context {
         let alarm = Arc::new(alarm);
         Ok(Self {
             id: PoolId::new(),
+            backlog: settings
+                .queue_limit
+                .map(|(limit, full)| Arc::new(Backlog::new(limit, full))),
             settings,
             workers: AtomicUsize::new(workers),
             cores: usable_cores().unwrap_or(1),

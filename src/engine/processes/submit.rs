@@ -3,19 +3,23 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::completion::{self, Completion, PendingResults};
+use super::leader::WaitOptions;
+use super::service;
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
 use crate::call::Limits;
 use crate::codec;
+use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
-use crate::future::{Reason, TaskFuture};
+use crate::future::{Reason, Signal, TaskFuture};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
@@ -127,6 +131,35 @@ fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError
     items
 }
 
+/// How a caller waits until there is room for its task.
+struct Waits<'a>(&'a Arc<Shared>);
+
+impl Patience for Waits<'_> {
+    fn must_not_wait(&self) -> bool {
+        // In a waker: the thread moves on the tasks of its pool.
+        service::serves_a_pool()
+    }
+
+    fn check(&self) -> Result<(), TaskError> {
+        self.0.check_process()?;
+        self.0.check_takes(&self.0.lock().state)
+    }
+
+    fn sleep(&self, freed: &Signal, seen: usize, deadline: Option<Instant>) {
+        let options = WaitOptions {
+            cold: false,
+            deadline,
+            comes_back: false,
+        };
+        self.0.wait(freed, seen, options);
+    }
+
+    fn alarm(&self) -> Box<dyn FnOnce() + Send> {
+        let shared = self.0.clone();
+        Box::new(move || shared.bell.ring())
+    }
+}
+
 /// Gives one task to the workers.
 pub(super) fn submit<A, R>(
     shared: &Arc<Shared>,
@@ -141,6 +174,14 @@ where
     let ready = |error| TaskFuture::ready(Err(error));
     let function = match function {
         Ok(function) => function,
+        Err(error) => return ready(error),
+    };
+    let slot = shared.backlog.as_ref().map(|backlog| {
+        let patience = Waits(shared);
+        backlog.take(|| shared.workers(), limits.ending.as_ref(), &patience)
+    });
+    let slot = match slot.transpose() {
+        Ok(slot) => slot,
         Err(error) => return ready(error),
     };
     let (items, handles) = match encode(&argument) {
@@ -162,7 +203,7 @@ where
         handles,
         stops_at: StopsAt::Nothing,
         results: Promise {
-            completion: Completion::new(shared),
+            completion: Completion::in_slot(shared, slot),
             outcome: Mutex::new(None),
             results: Discard::of::<R>(),
             result: PhantomData,

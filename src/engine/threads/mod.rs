@@ -33,6 +33,7 @@
 //! | [`pool_id`] | which pool a thread belongs to |
 //! | [`thread_ids`] | which threads are this crate's, for the engine that forks |
 
+mod builder;
 mod chunk;
 mod dispatch;
 mod idle;
@@ -56,6 +57,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
+pub use self::builder::ThreadsBuilder;
 use self::chunk::StoppableChunk;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
@@ -65,6 +67,7 @@ use super::{
 };
 use crate::call::{ChunkFuture, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
+use crate::engine::backlog::{Backlog, Patience};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
 use crate::future::{PoolId, Signal, TaskFuture};
@@ -99,6 +102,8 @@ pub struct Threads {
     dispatch: Arc<Dispatch>,
     /// The threads; `None` once they have ended.
     crew: Mutex<Option<Crew>>,
+    /// What bounds the submitted tasks, if anything does.
+    backlog: Option<Arc<Backlog>>,
 }
 
 /// The threads, which end when the rayon pool is dropped and the [`Dispatch`] lets them.
@@ -110,6 +115,21 @@ struct Crew {
 }
 
 impl Threads {
+    /// Returns a builder of a pool of threads, for all settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).build()?;
+    /// assert_eq!(pool.workers(), 2);
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn builder() -> ThreadsBuilder {
+        ThreadsBuilder::default()
+    }
+
     pub(crate) fn new(workers: usize) -> Result<Self, PoolError> {
         if workers == 0 {
             return Err(PoolError::ZeroWorkers);
@@ -129,6 +149,7 @@ impl Threads {
             name: pool_name(None),
             dispatch,
             crew: Mutex::new(Some(crew)),
+            backlog: None,
         })
     }
 }
@@ -373,7 +394,13 @@ where
                 let run = |(nth, item)| run(nth, item);
                 items.into_iter().enumerate().map(run).collect()
             };
-            self.submit(Limits::none(), run_all, items)
+            if self.dispatch.is_closed() {
+                return TaskFuture::ready(Err(PoolError::Closed.into()));
+            }
+            let own_pool = self.dispatch.own_pool();
+            let task = Arc::new(Task::new(run_all, items, Limits::none(), own_pool));
+            self.post(&task);
+            TaskFuture::new(task)
         };
         Stream {
             give: Box::new(give),
@@ -395,9 +422,44 @@ where
         if let Some(error) = limits.refusal(None) {
             return TaskFuture::ready(Err(error));
         }
-        let task = Arc::new(Task::new(f, argument, limits, self.dispatch.own_pool()));
+        let slot = self.backlog.as_ref().map(|backlog| {
+            backlog.take(
+                || self.workers(),
+                limits.ending.as_ref(),
+                &Waits(&self.dispatch),
+            )
+        });
+        let slot = match slot.transpose() {
+            Ok(slot) => slot,
+            Err(error) => return TaskFuture::ready(Err(error)),
+        };
+        let task = Task::new(f, argument, limits, self.dispatch.own_pool());
+        let task = Arc::new(task.in_slot(slot));
         self.post(&task);
         TaskFuture::new(task)
+    }
+}
+
+/// How a caller waits until there is room for its task.
+struct Waits<'a>(&'a Dispatch);
+
+impl Patience for Waits<'_> {
+    fn must_not_wait(&self) -> bool {
+        self.0.own_pool().is_this_worker()
+    }
+
+    fn check(&self) -> Result<(), TaskError> {
+        if !self.0.own_pool().is_this_process() {
+            return Err(PoolError::OtherProcess.into());
+        }
+        if self.0.is_closed() {
+            return Err(PoolError::Closed.into());
+        }
+        Ok(())
+    }
+
+    fn sleep(&self, freed: &Signal, seen: usize, deadline: Option<Instant>) {
+        freed.sleep(seen, deadline);
     }
 }
 

@@ -12,6 +12,7 @@ use super::pool_id::OwnPool;
 use super::spin;
 use crate::call::Limits;
 use crate::copies::{self, Original};
+use crate::engine::backlog::Slot;
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
 use crate::panic;
@@ -72,6 +73,8 @@ pub(super) struct Task<F, A, R> {
     watch: OnceLock<Watch>,
     /// Whether the task may be stopped while it runs.
     is_stoppable: bool,
+    /// The place of the task among the submitted ones, if they are bounded.
+    slot: Option<Slot>,
     own_pool: OwnPool,
 }
 
@@ -94,6 +97,7 @@ impl<F, A, R> Task<F, A, R> {
             is_stoppable: limits.ending.is_some(),
             limits,
             watch: OnceLock::new(),
+            slot: None,
             own_pool,
         }
     }
@@ -101,6 +105,12 @@ impl<F, A, R> Task<F, A, R> {
     /// Lets the task be stopped while it runs, though it has no limits of its own.
     pub(super) fn stoppable(mut self) -> Self {
         self.is_stoppable = true;
+        self
+    }
+
+    /// Gives the task this place among the submitted ones.
+    pub(super) fn in_slot(mut self, slot: Option<Slot>) -> Self {
+        self.slot = slot;
         self
     }
 
@@ -143,6 +153,9 @@ impl<F, A, R> Task<F, A, R> {
     /// Announces that `stage` is [`Stage::Ended`]. Called once, without the lock, by the thread
     /// that has set that.
     fn announce(&self) {
+        if let Some(slot) = &self.slot {
+            slot.free();
+        }
         // Release: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
         // No wake-up is lost: a thread that waits has looked at `stage` under its lock.

@@ -89,6 +89,7 @@ impl MadeUp {
             preload: None,
             allow_threads: false,
             spares_descendants: false,
+            queue_limit: None,
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());
@@ -103,6 +104,7 @@ impl MadeUp {
             bell: Bell::new().unwrap(),
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
+            backlog: None,
         };
         let shared = Arc::new(Shared::new(context));
         Self {
