@@ -50,6 +50,7 @@ pub(crate) fn hold_unit(item: Item) {
     hold(item);
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "a function for `try_map`")]
 pub(crate) fn try_hold(item: Item) -> Result<u32, String> {
     Ok(hold(item))
 }
@@ -414,7 +415,9 @@ macro_rules! mortal_early_ends {
                                         send.send(error).unwrap();
                                     });
                                 };
-                                tasks().map(tell);
+                                for task in tasks() {
+                                    tell(task);
+                                }
                                 for _ in 0..2 {
                                     let outcome = receive.recv_timeout(DEADLINE).unwrap();
                                     assert!(end.is_outcome(&outcome), "{what}: {outcome:?}");
