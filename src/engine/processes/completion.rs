@@ -1,15 +1,16 @@
 //! What the handle of a task needs to wait for it, to be told of its end and to stop it, whatever
 //! its result is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Results, Task};
+use crate::engine::backlog::Slot;
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, PoolId, Signal};
+use crate::future::{Hook, Pending, PoolId, Reason, Signal, Watch};
 
 /// The part of a task's results that its handle works with.
 pub(super) struct Completion {
@@ -27,6 +28,12 @@ pub(super) struct Completion {
     is_cold: AtomicBool,
     /// Whether the task has ended without a result. It stays so when the outcome has been taken.
     has_failed: AtomicBool,
+    /// What may stop the task, if anything may.
+    watch: OnceLock<Watch>,
+    /// The place of the task among the submitted ones, if they are bounded.
+    slot: Option<Slot>,
+    /// Why the task has been stopped, if it has: no worker is to begin with it any more.
+    stopped: OnceLock<Reason>,
 }
 
 /// Results that have a handle.
@@ -36,13 +43,19 @@ pub(super) trait PendingResults<R>: Results + Sized {
     /// Takes the outcome, which is there once. Called when the task has ended.
     fn take(&self) -> Result<R, TaskError>;
 
-    /// Sets everything that has no outcome yet to cancelled.
-    fn set_cancelled(&self);
+    /// Fails everything that has no outcome yet.
+    fn fail_rest(&self, error: &TaskError);
 }
 
 impl Completion {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self::in_slot(shared, None)
+    }
+
+    /// Makes that of a task that has this place among the submitted ones.
+    pub(super) fn in_slot(shared: &Arc<Shared>, slot: Option<Slot>) -> Self {
         Self {
+            slot,
             shared: shared.clone(),
             ended: Signal::default(),
             is_awaited: AtomicBool::new(false),
@@ -50,11 +63,16 @@ impl Completion {
             is_cancelled: AtomicBool::new(false),
             is_cold: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            watch: OnceLock::new(),
+            stopped: OnceLock::new(),
         }
     }
 
     /// Marks the task as ended, and tells all that wait for it.
     pub(super) fn end(&self) {
+        if let Some(slot) = &self.slot {
+            slot.free();
+        }
         self.ended.raise();
     }
 
@@ -65,6 +83,7 @@ impl Completion {
 
     pub(super) fn is_awaited(&self) -> bool {
         self.is_awaited.load(Ordering::Relaxed)
+            || self.slot.as_ref().is_some_and(Slot::is_waited_for)
     }
 
     pub(super) fn is_told(&self) -> bool {
@@ -73,6 +92,10 @@ impl Completion {
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stopped(&self) -> Option<Reason> {
+        self.stopped.get().copied()
     }
 
     fn has_ended(&self) -> bool {
@@ -96,6 +119,62 @@ pub(super) fn place<P: PendingResults<R> + 'static, R>(
         .is_cold
         .store(woke, Ordering::Relaxed);
     Ok(())
+}
+
+impl<P> Task<P> {
+    /// Ends the task with this error if no worker has begun with it. Returns true if so.
+    fn withdraw<R>(&self, error: &TaskError) -> bool
+    where
+        P: PendingResults<R>,
+    {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return false;
+        }
+        let mut dispatch = completion.shared.lock();
+        if completion.has_ended()
+            || !dispatch.withdraw(
+                &completion.shared,
+                (self.address(), self.count),
+                completion.is_told(),
+            )
+        {
+            return false;
+        }
+        completion.is_cancelled.store(true, Ordering::Relaxed);
+        self.results.fail_rest(error);
+        completion.end();
+        // The task's place in the lane may now be another's, and a thread may wait for the end of
+        // everything.
+        dispatch.pump(&completion.shared);
+        drop(dispatch);
+        completion.shared.bell.ring();
+        true
+    }
+
+    /// Ends the task with this error, also if a worker has begun with it. Returns true if this call
+    /// has caused it.
+    fn end_with<R>(&self, error: &TaskError) -> bool
+    where
+        P: PendingResults<R>,
+    {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return false;
+        }
+        {
+            let mut dispatch = completion.shared.lock();
+            dispatch.pump(&completion.shared);
+            if completion.has_ended() {
+                return false;
+            }
+            if dispatch.is_running(self.address()) {
+                return dispatch.kill(self.address(), error);
+            }
+        }
+        // A worker may begin with it at this very moment.
+        self.withdraw(error) || completion.shared.lock().kill(self.address(), error)
+    }
 }
 
 impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
@@ -155,48 +234,22 @@ impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
     }
 
     fn cancel(&self) -> bool {
-        let completion = self.results.completion();
-        if completion.is_foreign() {
-            return false;
-        }
-        let mut dispatch = completion.shared.lock();
-        if completion.has_ended()
-            || !dispatch.withdraw(
-                &completion.shared,
-                (self.address(), self.count),
-                completion.is_told(),
-            )
-        {
-            return false;
-        }
-        completion.is_cancelled.store(true, Ordering::Relaxed);
-        self.results.set_cancelled();
-        completion.end();
-        // The task's place in the lane may now be another's, and a thread may wait for the end of
-        // everything.
-        dispatch.pump(&completion.shared);
-        drop(dispatch);
-        completion.shared.bell.ring();
-        true
+        self.withdraw(&TaskError::Cancelled {})
     }
 
     fn kill(&self) -> bool {
-        let completion = self.results.completion();
-        if completion.is_foreign() {
-            return false;
-        }
-        {
-            let mut dispatch = completion.shared.lock();
-            dispatch.pump(&completion.shared);
-            if completion.has_ended() {
-                return false;
-            }
-            if dispatch.is_running(self.address()) {
-                return dispatch.kill(self.address());
-            }
-        }
-        // A worker may begin with it at this very moment.
-        self.cancel() || completion.shared.lock().kill(self.address())
+        self.end_with(&TaskError::Cancelled {})
+    }
+
+    fn stop(&self, reason: Reason) {
+        // A worker that is killed for another task may have this one too.
+        self.results.completion().stopped.get_or_init(|| reason);
+        self.end_with(&reason.error());
+    }
+
+    fn keep(&self, watch: Watch) {
+        // A task is given one.
+        let _ = self.results.completion().watch.set(watch);
     }
 
     fn on_end(&self, hook: Hook) {

@@ -36,6 +36,11 @@ pub(super) trait Results: Sink {
         true
     }
 
+    /// Returns the error of the items that no caller wants.
+    fn unwanted(&self) -> TaskError {
+        TaskError::Cancelled {}
+    }
+
     /// Returns the address of the call that the task is a part of, to know it by; null if the call
     /// is not told of its progress.
     fn call(&self) -> *const () {

@@ -91,6 +91,7 @@ impl MadeUp {
             allow_threads: false,
             spares_descendants: false,
             logs: None,
+            queue_limit: None,
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());
@@ -106,6 +107,7 @@ impl MadeUp {
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
             log_counts: Arc::default(),
+            backlog: None,
         };
         let shared = Arc::new(Shared::new(context));
         Self {

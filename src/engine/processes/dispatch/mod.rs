@@ -41,7 +41,7 @@ use super::leader::Leadership;
 use super::start::Started;
 use super::tally::Tally;
 use crate::engine::timeline::Recorder;
-use crate::error::{Corruption, PoolError, TaskError};
+use crate::error::{Corruption, PoolError};
 use crate::future::Signal;
 use crate::lane::{
     self,
@@ -271,7 +271,7 @@ impl Dispatch {
         }
         // The outcome of its call may have become certain while the caller encoded it.
         if batch.task.stops_at != StopsAt::Nothing && !batch.task.results.is_wanted(batch.first) {
-            self.fail(batch, &TaskError::Cancelled {});
+            self.fail_unwanted(batch);
             return false;
         }
         // If all workers are busy, one that rests may help.
@@ -470,7 +470,7 @@ impl Dispatch {
             if results.is_cancelled() || !results.is_wanted(batch.first) {
                 // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
-                    self.fail(batch, &TaskError::Cancelled {});
+                    self.fail_unwanted(batch);
                 }
                 moved = true;
                 continue;
