@@ -37,8 +37,8 @@ pub struct PoolStats {
     /// Each worker's place, in order. A worker that replaces another one goes on where that one
     /// was.
     pub workers: Vec<WorkerStats>,
-    /// Tasks that were cancelled before any worker had begun with them. Items of calls count
-    /// singly.
+    /// Tasks that were cancelled before any worker had begun with them, or whose call had ended by
+    /// then at its deadline. Items of calls count singly; those that were not read do not count.
     pub cancelled: u64,
 }
 

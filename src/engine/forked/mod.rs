@@ -161,7 +161,7 @@ pub struct ForkedBuilder {
     name: Option<String>,
     has_timeline: bool,
     logs: Option<Logs>,
-    refuses: bool,
+    when_full: Option<WhenFull>,
 }
 
 impl ForkedBuilder {
@@ -387,7 +387,7 @@ impl ForkedBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.refuses = when_full == WhenFull::Refuse;
+        self.when_full = Some(when_full);
         self
     }
 
@@ -409,7 +409,7 @@ impl ForkedBuilder {
         Ok(Forked {
             workers,
             allow_threads: self.allow_threads,
-            refuses: self.refuses,
+            refuses: self.when_full == Some(WhenFull::Refuse),
             submitted: Submitted::new(
                 name,
                 environment,
