@@ -21,10 +21,10 @@ use crate::os::robust::{Held, RobustMutex};
 /// half of a change, even if the process that makes the change is killed in the middle of it. For a
 /// value that stays locked over several steps there is [`sync::Mutex`](crate::sync::Mutex).
 ///
-/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. `bool` and
-/// `char` are not `Pod` (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
-/// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
-/// with a struct. Clones are handles of the same value.
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it.
+/// `bool` and `char` are not `Pod` (use a `u8` or `u32`), nor are `String` and `Vec` (use an array,
+/// or a [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an
+/// example with a struct. Clones are handles of the same value.
 ///
 /// # Examples
 ///

@@ -404,7 +404,8 @@ fn b40_a_pool_of_threads_that_cannot_all_be_started_leaves_none() {
     // Room for one more stack.
     let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
     setrlimit(Resource::RLIMIT_AS, soft + (5 << 19), hard).unwrap();
-    let failed = Pool::threads(3).map(drop);
+    let threads = || Threads::builder().workers(3).stack_size(2 << 20).build();
+    let failed = threads().map(drop);
     let left = common::threads();
     drop(refused);
     let Err(PoolError::StartFailed {

@@ -265,7 +265,8 @@ fn b114_the_limits_on_processes_and_threads_are_named() {
     if !is_program() {
         let _none = Leftovers::none();
         if nix::unistd::geteuid().is_root() {
-            // The limit is not for root. A user that has no processes must be able to read this file.
+            // The limit is not for root. A user that has no processes must be able to read this
+            // file.
             let copy = Copied::new("nproc");
             let mut program = as_program(name);
             let mut other = Command::new(&copy.0);

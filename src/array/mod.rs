@@ -65,10 +65,11 @@ pub use self::tile::TileMut;
 /// [`Pool::for_each_chunk`](crate::Pool::for_each_chunk) gives each worker disjoint chunks. An
 /// array that is complete can be [frozen](Self::freeze).
 ///
-/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. `bool` and
-/// `char` are not possible (use a `u8` or `u32`), nor are `String` and `Vec` (use an array, or a
-/// [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which has an example
-/// with a struct. The elements begin at a multiple of 64 bytes, those of a large array at a page.
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it.
+/// `bool` and `char` are not possible (use a `u8` or `u32`), nor are `String` and `Vec` (use an
+/// array, or a [queue](crate::queue)): see [`shm`](crate::shm#which-values-can-be-shared), which
+/// has an example with a struct. The elements begin at a multiple of 64 bytes, those of a large
+/// array at a page.
 ///
 /// # Examples
 ///

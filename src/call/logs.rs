@@ -171,8 +171,8 @@ impl Log for WorkerLogger {
 /// the child does not have that thread. If the logger is in a `Forwarder`, the children of
 /// [`Forked`](crate::Forked) and workers with
 /// [`StartMethod::Fork`](crate::engine::StartMethod::Fork) send their records to this process,
-/// where the logger gets them with the worker's index and the task. In this process, and in processes
-/// forked by other code, a `Forwarder` does what the logger does.
+/// where the logger gets them with the worker's index and the task. In this process, and in
+/// processes forked by other code, a `Forwarder` does what the logger does.
 ///
 /// Workers that are started afresh need no `Forwarder`.
 ///

@@ -34,8 +34,8 @@ pub(crate) fn check_threads() -> Result<(), PoolError> {
 /// How long the crate's own threads may take to come to rest before they count as others.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// Returns the ids of the threads that run beside the caller, without those that this crate keeps parked. The
-/// threads of a pool that has something to do are not parked: they count.
+/// Returns the ids of the threads that run beside the caller, without those that this crate keeps
+/// parked. The threads of a pool that has something to do are not parked: they count.
 fn threads_beside() -> Result<Vec<i32>, PoolError> {
     let ids = task::ids().map_err(|error| {
         PoolError::system("the threads of this process could not be counted", error)

@@ -15,10 +15,10 @@ use crate::signals::signal_name;
 ///
 /// It is printed with one line for the [`reason`](Self::reason), and one for each frame of the
 /// stack, from the innermost outwards. Names of functions, and places in the source, come from the
-/// files that were loaded, as far as they have symbols, and are looked up when the crash is printed;
-/// that takes some milliseconds. Without the feature `symbols`, or in another program than the one
-/// that crashed, a frame is printed as file and offset, which `addr2line -e FILE OFFSET` takes.
-/// `{}` leaves out the frames of this crate and what called it, `{:#}` has all.
+/// files that were loaded, as far as they have symbols, and are looked up when the crash is
+/// printed; that takes some milliseconds. Without the feature `symbols`, or in another program than
+/// the one that crashed, a frame is printed as file and offset, which `addr2line -e FILE OFFSET`
+/// takes. `{}` leaves out the frames of this crate and what called it, `{:#}` has all.
 ///
 /// # Examples
 ///
@@ -74,7 +74,8 @@ pub struct Crash {
 ///     }
 ///     sum(0)
 /// };
-/// let Err(TaskError::WorkerDied { crash: Some(crash), .. }) = pool.submit(deep, ()).result() else {
+/// let outcome = pool.submit(deep, ()).result();
+/// let Err(TaskError::WorkerDied { crash: Some(crash), .. }) = outcome else {
 ///     panic!("it lives")
 /// };
 /// assert_eq!(crash.reason, CrashReason::StackOverflow);

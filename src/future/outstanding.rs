@@ -125,9 +125,9 @@ pub(super) fn is_in_callback_of(task: usize) -> bool {
     is_within(|(_, within)| within == task)
 }
 
-/// Waits until all callbacks of the pool's tasks have returned, or until the deadline. Returns false
-/// if one has not. In a callback, of whatever pool, it returns true at once: callbacks that wait for
-/// each other's end would do so for ever.
+/// Waits until all callbacks of the pool's tasks have returned, or until the deadline. Returns
+/// false if one has not. In a callback, of whatever pool, it returns true at once: callbacks that
+/// wait for each other's end would do so for ever.
 pub(crate) fn wait_for_callbacks(pool: PoolId, deadline: Option<Instant>) -> bool {
     if is_within(|_| true) {
         return true;

@@ -56,8 +56,8 @@ pub(crate) fn set_own(lane: &Lane) {
     });
 }
 
-/// Returns whether a panic on any thread of this process must be written down, and not only those in
-/// tasks.
+/// Returns whether a panic on any thread of this process must be written down, and not only those
+/// in tasks.
 fn wanted() -> bool {
     cfg!(panic = "abort") && !OWN.get().is_null()
 }
@@ -166,8 +166,8 @@ impl CrashReport {
             .flatten()
     }
 
-    /// Returns what the worker has said of the item at which it was, if that makes sense: its panics,
-    /// or why it aborted.
+    /// Returns what the worker has said of the item at which it was, if that makes sense: its
+    /// panics, or why it aborted.
     pub(super) fn read_words(&self, at: Progress) -> Option<String> {
         let is_it = self.progress.load(Ordering::Relaxed) == at.to_word()
             && self.is_final.load(Ordering::Relaxed) == 0;

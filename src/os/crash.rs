@@ -3,7 +3,8 @@
 //! The handler runs in a process in which anything may be broken. So it takes no lock and no heap,
 //! and reads memory only where the kernel says that it is there. It writes the signal, its address
 //! and the way up the stack into memory that the parent reads after the death. Then the process
-//! dies of the same signal, with the same `siginfo`, so that a core dump is what it would have been.
+//! dies of the same signal, with the same `siginfo`, so that a core dump is what it would have
+//! been.
 //!
 //! Signals that the program or a library handles stay theirs: the handler is installed only where
 //! the default is in place. The one exception is the handler by which the standard library reports
@@ -49,8 +50,8 @@ const SA_RESTORER: c_int = 0x0400_0000;
 
 /// How far below a stack its overflow may reach: the size of the largest frame.
 const FRAME_BYTES: usize = 1 << 20;
-/// How far below the stack pointer code writes: a page at a time where the compiler probes, and less
-/// elsewhere.
+/// How far below the stack pointer code writes: a page at a time where the compiler probes, and
+/// less elsewhere.
 const BELOW_POINTER: usize = 4_096 + 256;
 
 /// Bytes of the stack on which handlers run.
@@ -175,7 +176,8 @@ fn set_action(signal: c_int, handler: usize, flags: c_int) -> io::Result<()> {
 }
 
 /// Returns the handler of the standard library, if it is in place. It cannot be named; it is known
-/// by its form: the same function of this program for SIGSEGV and SIGBUS, with flags as it has them.
+/// by its form: the same function of this program for SIGSEGV and SIGBUS, with flags as it has
+/// them.
 ///
 /// A handler of the program's that looks the same is treated the same: it is called first, and what
 /// it handles is handled.

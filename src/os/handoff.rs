@@ -109,8 +109,8 @@ pub(crate) fn receive_all(
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)
         .map_err(|error| refused("recvmsg", what, error))?;
     let mut fds: Vec<OwnedFd> = Vec::new();
-    // ENOBUFS: the limit on descriptors has left no room for all that came. Those that did come stay
-    // open: a process that has this little room ends, or starts no more processes.
+    // ENOBUFS: the limit on descriptors has left no room for all that came. Those that did come
+    // stay open: a process that has this little room ends, or starts no more processes.
     let controls = message.cmsgs().map_err(|error| match error {
         Errno::ENOBUFS => refused("recvmsg", what, Errno::EMFILE),
         error => error.into(),

@@ -3,7 +3,8 @@
 //!
 //! The counter is that of the control group in which this process is. A group counts each of its
 //! processes that is killed for memory, whether its own limit was met, that of a group around it or
-//! that of the machine. Where there is no group, the kernel's counter for the whole machine is read.
+//! that of the machine. Where there is no group, the kernel's counter for the whole machine is
+//! read.
 //!
 //! A counter does not say which process it was. The first death by SIGKILL that is looked at after
 //! the counter has grown counts as one of those. Were another process of the group killed for

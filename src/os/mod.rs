@@ -29,8 +29,8 @@
 //! | [`guard`] | `setsid`, `chdir`: a process that outlives the program |
 //! | [`alarm`] | `eventfd` |
 //! | [`clock`] | `clock_gettime` |
-//! | [`crash`] | handlers of the signals that stand for crashes, `sigaltstack`, `/proc/self/maps`, |
-//! | | `process_vm_readv`, `rt_tgsigqueueinfo` |
+//! | [`crash`] | handlers of the signals that stand for crashes, `sigaltstack`, |
+//! | | `/proc/self/maps`, `process_vm_readv`, `rt_tgsigqueueinfo` |
 //! | `symbols` | `/proc/self/maps`, the files that are loaded |
 //! | [`oom`] | `/proc/self/mem` |
 //! | [`timer`] | `timer_create`: a limit that a process cannot outlive |

@@ -1,12 +1,12 @@
 //! Tells an abort for lack of memory from other aborts.
 //!
 //! When an allocation fails, Rust prints a line and aborts, and a library cannot change that. The
-//! only thing that it gets is SIGABRT. Its handler, [`crash`], has this module look for two signs. One is that the last error
-//! of the system is `ENOMEM`: the allocator leaves this error (and a backtrace, if one is printed,
-//! overwrites it). The other is that the way back through the stack leads into
-//! [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never returns. An
-//! optimiser may have dissolved that function; then an abort with a backtrace cannot be told from
-//! other aborts.
+//! only thing that it gets is SIGABRT. Its handler, [`crash`], has this module look for two signs.
+//! One is that the last error of the system is `ENOMEM`: the allocator leaves this error (and a
+//! backtrace, if one is printed, overwrites it). The other is that the way back through the stack
+//! leads into [`std::alloc::handle_alloc_error`], which is entered for this reason alone and never
+//! returns. An optimiser may have dissolved that function; then an abort with a backtrace cannot be
+//! told from other aborts.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::c_void;

@@ -303,7 +303,8 @@ mod tests {
             // One that is refused already keeps its own words.
             assert_eq!(refused("open", "x", error).to_string(), text);
         }
-        // A call that only would have to wait is no matter of limits, nor is a process that is gone.
+        // A call that only would have to wait is no matter of limits, nor is a process that is
+        // gone.
         let later = refused("recvmsg", "a line", Errno::EAGAIN);
         assert_eq!(
             later.to_string(),

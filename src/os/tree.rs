@@ -6,7 +6,7 @@
 //! | a descendant that | is found by |
 //! |---|---|
 //! | has become another program | the variable [`VARIABLE`] in its environment |
-//! | is a copy of a child that was started again | the same: `/proc` shows the child's environment |
+//! | is a copy of a child that was started again | the same: `/proc` has the child's environment |
 //! | is a copy of a forked child | a mapping whose name has the mark in it ([`mark_this_copy`]) |
 //! | has another environment | its parents, as long as the chain is whole ([`stop_descendants`]) |
 //!

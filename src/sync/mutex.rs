@@ -25,8 +25,8 @@ use crate::os::robust::{Held, LockError, RobustMutex};
 ///
 /// The value lies in shared memory, and a guard gives it in place.
 ///
-/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. It is not
-/// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it.
+/// It is not `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
 /// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct.
 ///

@@ -27,8 +27,8 @@ use crate::os::fork;
 /// more: if a writer came in between, both wait for each other for ever. Nor must a thread that
 /// reads ask to write.
 ///
-/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it. It is not
-/// `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
+/// `T` is any [`Pod`](bytemuck::Pod): numbers, arrays of them, and structs of them that derive it.
+/// It is not `bool` or `char` (use a `u8` or `u32`), nor `String` or `Vec` (use an array, or a
 /// [queue](crate::queue)). See [`shm`](crate::shm#which-values-can-be-shared), which has an example
 /// with a struct.
 ///

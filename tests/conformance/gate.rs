@@ -99,8 +99,8 @@ pub struct Fence(pub Gate);
 
 impl Drop for Fence {
     fn drop(&mut self) {
-        // In one step: a task that comes while the files are removed one by one would find a gate that
-        // is there and not open, and keep the folder from being removed by its own mark.
+        // In one step: a task that comes while the files are removed one by one would find a gate
+        // that is there and not open, and keep the folder from being removed by its own mark.
         let gone = self.0.folder.with_extension("gone");
         if std::fs::rename(&self.0.folder, &gone).is_ok() {
             let _ = std::fs::remove_dir_all(gone);

@@ -10,7 +10,7 @@ use manyhands::process::Stdio;
 use manyhands::worker_state;
 
 use crate::common::{Leftovers, eventually, kill};
-use crate::{Folder, outcome, pid, workers};
+use crate::{Folder, end_workers, outcome, pid, workers};
 
 /// The folder of the test, as its workers know it.
 fn folder() -> PathBuf {
@@ -61,7 +61,7 @@ fn b30_it_runs_once_in_each_worker_before_the_first_task() {
     assert_eq!(last.values().sum::<u32>(), 220);
     assert_eq!(folder.count("start-"), 2);
     // One that takes the place of another is initialised too.
-    workers().into_iter().for_each(kill);
+    end_workers();
     assert!(outcome(pool.submit(call, 0)).unwrap().is_some());
     eventually("both are back", || folder.count("start-") == 4);
 }
@@ -334,7 +334,7 @@ fn b30_starts_that_somebody_else_cut_short_do_not_make_the_next_failure_the_last
         })
         .build()
         .unwrap();
-    workers().into_iter().for_each(kill);
+    end_workers();
     eventually("it has been tried again", || folder.count("start-") >= 2);
     assert!(outcome(pool.submit(pid, 0)).is_ok());
     assert_eq!(folder.count("start-"), 7);

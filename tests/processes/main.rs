@@ -22,7 +22,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{DEADLINE, children_of, eventually};
+use common::{DEADLINE, children_of, eventually, is_running, kill};
 use manyhands::prelude::*;
 
 /// A folder of a test's own, gone with it: what tasks in other processes leave for each other.
@@ -111,4 +111,14 @@ fn outcome<R>(mut task: TaskFuture<R>) -> Result<R, TaskError> {
 
 fn workers() -> BTreeSet<u32> {
     children_of(std::process::id())
+}
+
+/// Kills all workers. None of them runs any more when this returns: one that is being killed may
+/// still begin with a task.
+fn end_workers() {
+    let workers = workers();
+    workers.iter().copied().for_each(kill);
+    eventually("the workers have ended", || {
+        !workers.iter().copied().any(is_running)
+    });
 }

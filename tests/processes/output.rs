@@ -10,7 +10,7 @@ use manyhands::prelude::*;
 use manyhands::process::Stdio;
 
 use crate::common::{Leftovers, eventually, kill};
-use crate::{Folder, endless, outcome, touch, wait_for, workers};
+use crate::{Folder, end_workers, endless, outcome, touch, wait_for};
 
 type Lines = Arc<Mutex<Vec<(String, String)>>>;
 
@@ -227,7 +227,7 @@ fn all_workers_print_to_the_descriptor_that_was_given() {
         };
         pool.call().chunk_size(1).map(talk, 0..20).unwrap();
         // A worker that takes the place of another prints there too.
-        workers().into_iter().for_each(kill);
+        end_workers();
         assert_eq!(outcome(pool.submit(talk, 20)), Ok(()));
         drop(pool);
         // The pool has closed its copy, so this ends.

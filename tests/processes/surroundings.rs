@@ -7,7 +7,7 @@ use manyhands::engine::{Affinity, InnerThreads, StartMethod, WaitPolicy};
 use manyhands::prelude::*;
 
 use crate::common::{Leftovers, as_program, eventually, finish, is_program, is_running, kill};
-use crate::{endless, outcome, pid, workers};
+use crate::{end_workers, endless, outcome, pid};
 
 #[allow(clippy::needless_pass_by_value, reason = "a task takes its argument")]
 fn variable(name: String) -> Option<String> {
@@ -64,7 +64,7 @@ fn workers_have_no_variables_that_were_removed_or_cleared() {
             let pool = builder.build().unwrap();
             let first = outcome(pool.submit(all, ())).unwrap();
             // A worker that takes the place of another has the same.
-            workers().into_iter().for_each(kill);
+            end_workers();
             assert_eq!(outcome(pool.submit(all, ())).unwrap(), first);
             first
         };
@@ -129,7 +129,7 @@ fn workers_have_the_variables_that_were_set_for_them() {
     assert_eq!(value("PATH"), std::env::var("PATH").ok());
     assert_eq!(value("MANYHANDS_WORKER"), None);
     // A worker that takes the place of another has them too.
-    workers().into_iter().for_each(kill);
+    end_workers();
     assert_eq!(value("GREETING").as_deref(), Some("hello again"));
     assert!(std::env::var_os("GREETING").is_none(), "here is not there");
 }

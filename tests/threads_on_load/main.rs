@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 
 use common::{Leftovers, as_program, finish, is_program};
 use manyhands::engine::{InnerThreads, ProcessesBuilder, StartMethod};
@@ -147,11 +148,17 @@ fn b118_a_fork_server_that_has_threads_says_which_and_recommends_what_works() {
     assert_eq!(allowed.submit(of_library, 0).result(), Ok(0));
     // The function of `preload` is told apart.
     let leaves_thread = || {
+        // A thread names itself when it begins.
+        let (begun, begins) = mpsc::channel();
         let thread = std::thread::Builder::new().name("left-behind".to_owned());
-        thread
-            .spawn(std::thread::park)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        let started = thread.spawn(move || {
+            begun.send(()).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        started.map_err(|error| error.to_string())?;
+        begins.recv().map_err(|error| error.to_string())
     };
     let preload = Processes::builder().workers(1).preload(leaves_thread);
     let error = preload.build().unwrap_err().to_string();

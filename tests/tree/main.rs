@@ -287,6 +287,37 @@ fn b82_a_crash_ends_the_tree() {
     descendants.end("crash, Process");
 }
 
+/// While a process becomes another program, it has no environment for a moment.
+#[test]
+fn b82_descendants_that_become_other_programs_all_the_time_end_too() {
+    const RESTLESS: usize = 12;
+    fn starts(file: String) {
+        for _ in 0..RESTLESS {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tree/restless.sh");
+            Command::new("setsid")
+                .args(["sh", path, &file])
+                .spawn()
+                .unwrap();
+        }
+        while pids(Path::new(&file)).len() < RESTLESS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::process::abort();
+    }
+    let _none = Leftovers::none();
+    for round in 0..5 {
+        let descendants = Descendants::new();
+        let pool = processes(StartMethod::Spawn);
+        let task = pool.submit(starts, descendants.path()).result();
+        assert!(
+            matches!(task, Err(TaskError::WorkerDied { .. })),
+            "{task:?}"
+        );
+        descendants.end(&format!("restless, {round}"));
+        descendants.are(RESTLESS);
+    }
+}
+
 #[test]
 fn b82_copies_that_a_task_has_forked_end_with_it() {
     /// Forks twice, as a daemon does, without another program; and hangs or crashes.

@@ -142,8 +142,8 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// Forks a child that is given `setup`, runs `work`, and then ends. In this process `work` is left
-    /// as it is: what it holds may run code of the user's when it is dropped.
+    /// Forks a child that is given `setup`, runs `work`, and then ends. In this process `work` is
+    /// left as it is: what it holds may run code of the user's when it is dropped.
     pub(super) fn start<W: FnOnce(&mut ResponseWriter)>(
         bell: &Arc<Alarm>,
         bond: Bond,

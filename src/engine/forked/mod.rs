@@ -304,8 +304,8 @@ impl ForkedBuilder {
         self
     }
 
-    /// Sets whether the log records of the children go through this process's logger, with the index
-    /// of the child. This takes a [`Forwarder`](crate::logs::Forwarder) around the logger. By
+    /// Sets whether the log records of the children go through this process's logger, with the
+    /// index of the child. This takes a [`Forwarder`](crate::logs::Forwarder) around the logger. By
     /// default they do if the program has a logger when the pool is made: see
     /// [`logs`](crate::logs).
     ///

@@ -237,7 +237,8 @@ impl ProcessesBuilder {
     /// The libraries are told by variables of the environment ([`InnerThreads`]), which many read
     /// when they are loaded. With [`StartMethod::ForkServer`] that is in the server, which gets all
     /// the pool's variables for this reason. Threads would be missing in its workers, so there
-    /// `OPENBLAS_NUM_THREADS` is 1 unless it is set: that library starts its threads when it is loaded.
+    /// `OPENBLAS_NUM_THREADS` is 1 unless it is set: that library starts its threads when it is
+    /// loaded.
     ///
     /// # Examples
     ///
@@ -314,20 +315,19 @@ impl ProcessesBuilder {
     }
 
     /// Sets whether the processes that a worker has started, and those that these have started, are
-    /// killed when the worker is ended by force: by a limit, by
-    /// [`kill`](crate::TaskFuture::kill), by [`Shutdown::Kill`](crate::Shutdown::Kill), with a pool
-    /// that is dropped, by a crash, or with a program that is killed (Ctrl-C, say). By default, they
-    /// are. When a worker ends in order, they are left alone: after
-    /// [`close`](crate::Pool::close), and when it leaves the pool because it has been idle or has
-    /// run its tasks.
+    /// killed when the worker is ended by force: by a limit, by [`kill`](crate::TaskFuture::kill),
+    /// by [`Shutdown::Kill`](crate::Shutdown::Kill), with a pool that is dropped, by a crash, or
+    /// with a program that is killed (Ctrl-C, say). By default, they are. When a worker ends in
+    /// order, they are left alone: after [`close`](crate::Pool::close), and when it leaves the pool
+    /// because it has been idle or has run its tasks.
     ///
     /// All that runs is killed that the worker has started, also by tasks that have ended. They are
     /// found by the variable `MANYHANDS_TREE`, which each process gives to those that it starts,
     /// also with another session; and, if the pool ends the worker, by their parents. So a process
-    /// is not found if it has removed the variable and either its own parent has ended or the worker
-    /// has died by itself. A process that runs as another user is not killed. The end comes some
-    /// milliseconds after that of the worker, from a small process, `manyhands:guard`, that is there
-    /// as long as the program.
+    /// is not found if it has removed the variable and either its own parent has ended or the
+    /// worker has died by itself. A process that runs as another user is not killed. The end comes
+    /// some milliseconds after that of the worker, from a small process, `manyhands:guard`, that is
+    /// there as long as the program.
     ///
     /// # Examples
     ///
@@ -721,8 +721,8 @@ impl ProcessesBuilder {
         self
     }
 
-    /// Sets whether the log records of the workers go through this process's logger. By default they
-    /// do if it has a logger when the pool is made: see [`logs`](crate::logs).
+    /// Sets whether the log records of the workers go through this process's logger. By default
+    /// they do if it has a logger when the pool is made: see [`logs`](crate::logs).
     ///
     /// # Examples
     ///

@@ -270,9 +270,9 @@ impl Settings {
         }
     }
 
-    /// Returns how the environment of this worker differs from that of this process, where there are
-    /// `workers` workers and this process may use `cores` cores. The user's own function for it runs
-    /// here.
+    /// Returns how the environment of this worker differs from that of this process, where there
+    /// are `workers` workers and this process may use `cores` cores. The user's own function for it
+    /// runs here.
     ///
     /// # Errors
     ///

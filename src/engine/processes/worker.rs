@@ -28,8 +28,8 @@ use crate::process::launch::{Role, receive_greeting_with};
 const CANNOT_INITIALIZE: i32 = 96;
 
 /// What the parent tells a worker before it starts it. With it come the descriptors of lane, bell,
-/// what the initialiser gets, if there is anything, and the family's memory. A forked worker has the
-/// last from its server.
+/// what the initialiser gets, if there is anything, and the family's memory. A forked worker has
+/// the last from its server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Greeting {
     /// What `ps` shall show as the command's name.

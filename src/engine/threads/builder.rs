@@ -76,9 +76,9 @@ impl ThreadsBuilder {
     }
 
     /// Sets what the pool is called ([`Pool::name`](crate::Pool::name)). Its threads are `NAME-0`,
-    /// `NAME-1` and so on, in the messages of panics, in debuggers and in `ps -L`, where the name is
-    /// cut so that it fits into 15 bytes with the number. Those of a pool without a name of its own
-    /// are `manyhands-0`, `manyhands-1` ….
+    /// `NAME-1` and so on, in the messages of panics, in debuggers and in `ps -L`, where the name
+    /// is cut so that it fits into 15 bytes with the number. Those of a pool without a name of its
+    /// own are `manyhands-0`, `manyhands-1` ….
     ///
     /// # Examples
     ///

@@ -243,12 +243,15 @@ impl Counts {
         recorder.record(event);
     }
 
-    /// Adds a time in which this worker has had nothing to do, in nanoseconds.
+    /// Returns whether a record is kept of what runs, and of how busy this worker is.
     #[inline]
+    pub(super) fn are_recorded(&self) -> bool {
+        self.records.is_some()
+    }
+
+    /// Adds a time in which this worker has had nothing to do, in nanoseconds.
     pub(super) fn has_rested(&self, time: u64) {
-        if self.records.is_some() {
-            add(&self.numbers.idle, time);
-        }
+        add(&self.numbers.idle, time);
     }
 
     /// Notes that this worker has nothing to do as long as `sleep` runs, if that is measured.

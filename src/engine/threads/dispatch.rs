@@ -216,36 +216,60 @@ impl Dispatch {
     }
 
     /// Searches for a job, and ends the search. Returns `None` if none was found in the time for
-    /// searching, and then says in `rests_since` since when this worker has had nothing to do. It
-    /// looks only once if there is no core to watch the queue on, or if the pool is about to end.
+    /// searching, and then says in `rests_since` since when this worker has had nothing to do, if
+    /// that is measured. It looks only once if there is no core to watch the queue on, or if the
+    /// pool is about to end.
     fn search(&self, counts: &Counts, rests_since: &mut Option<u64>) -> Option<Arc<dyn Job>> {
-        let (mut looks, mut helped) = (0, 0);
-        let mut look = || {
+        let found = if spin::may_search() && !self.idle.counters().is_quit() {
+            let now = clock::now();
+            if counts.are_recorded() {
+                self.watch_and_count(now, counts, rests_since)
+            } else {
+                let look = self.look(|_helped| {});
+                spin::watch(now, now + spin::SPIN, look).0
+            }
+        } else {
+            self.look(|_helped| {})()
+        };
+        self.stop_searching();
+        found
+    }
+
+    /// Watches the queue from `now` on, and counts how long this worker has had nothing to do.
+    #[cold]
+    fn watch_and_count(
+        &self,
+        now: u64,
+        counts: &Counts,
+        rests_since: &mut Option<u64>,
+    ) -> Option<Arc<dyn Job>> {
+        let mut helped = 0;
+        let look = self.look(|time| helped += time);
+        let (found, until) = spin::watch(now, now + spin::SPIN, look);
+        if until > now {
+            counts.has_rested((until - now).saturating_sub(helped));
+        }
+        if found.is_none() {
+            *rests_since = Some(until);
+        }
+        found
+    }
+
+    /// Returns what looks once for a job, and now and then for one of rayon's: `helped` hears how
+    /// long that has run, in nanoseconds.
+    fn look(&self, mut helped: impl FnMut(u64)) -> impl FnMut() -> Option<Arc<dyn Job>> {
+        let mut looks = 0;
+        move || {
             looks += 1;
             if looks % LOOKS_PER_HELP == 0 {
-                helped += self.help_rayon_meanwhile();
+                helped(self.help_rayon_meanwhile());
             }
             if self.queue.is_empty() {
                 None
             } else {
                 self.queue.pop()
             }
-        };
-        let found = if spin::may_search() && !self.idle.counters().is_quit() {
-            let now = clock::now();
-            let (found, until) = spin::watch(now, now + spin::SPIN, look);
-            if until > now {
-                counts.has_rested((until - now).saturating_sub(helped));
-            }
-            if found.is_none() {
-                *rests_since = Some(until);
-            }
-            found
-        } else {
-            look()
-        };
-        self.stop_searching();
-        found
+        }
     }
 
     /// Looks for jobs of rayon in the middle of a search. Returns for how long it has run one, in

@@ -90,8 +90,8 @@ impl Drop for Leave {
     }
 }
 
-/// Calls `look` until it sees something or `limit` has passed, by the engine's clock. Returns also when it looked at the
-/// clock last, which is `now` if it did not.
+/// Calls `look` until it sees something or `limit` has passed, by the engine's clock. Returns also
+/// when it looked at the clock last, which is `now` if it did not.
 pub(super) fn watch<T>(
     mut now: u64,
     limit: u64,

@@ -6,6 +6,8 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -15,6 +17,14 @@ use crate::os::{life, process_fd};
 /// How often `/proc` is read at most. Descendants that start others while they are killed are found
 /// by the next reading.
 const MOST_READINGS: usize = 64;
+
+/// How long to wait before another look at a process that is becoming another program, at first and
+/// at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often such a look is repeated in a row, when nothing else is found: for about half a second.
+const MOST_PAUSES: u32 = 15;
 
 /// Kills all processes that have the mark of one of these children of a program, and not this
 /// process. Returns how many it has killed.
@@ -26,10 +36,13 @@ pub(crate) fn hunt(program: u64, wanted: &[Wanted]) -> usize {
         wanted,
         own_program: file_of(Path::new("/proc/self/exe")),
         buffer: Vec::new(),
+        is_in_doubt: false,
     };
     let mut killed = HashMap::new();
-    for _ in 0..MOST_READINGS {
+    let (mut readings, mut pauses) = (0, 0);
+    while readings < MOST_READINGS && pauses <= MOST_PAUSES {
         let before = killed.len();
+        hunter.is_in_doubt = false;
         for pid in pids() {
             if pid != std::process::id()
                 && hunter.is_marked(pid)
@@ -39,8 +52,13 @@ pub(crate) fn hunt(program: u64, wanted: &[Wanted]) -> usize {
             }
         }
         // Those that were killed start nothing any more. So a reading that finds no other has found
-        // the last ones.
-        if killed.len() == before {
+        // the last ones, if it could see all that there is.
+        if killed.len() > before {
+            (readings, pauses) = (readings + 1, 0);
+        } else if hunter.is_in_doubt {
+            thread::sleep(FIRST_PAUSE.saturating_mul(1 << pauses).min(LONGEST_PAUSE));
+            pauses += 1;
+        } else {
             break;
         }
     }
@@ -80,6 +98,9 @@ struct Hunter {
     /// Device and inode of the executable of this process, which is also that of forked children.
     own_program: Option<(u64, u64)>,
     buffer: Vec<u8>,
+    /// Whether a process has been seen in the moment in which it becomes another program: it shows
+    /// no environment then.
+    is_in_doubt: bool,
 }
 
 impl Hunter {
@@ -105,6 +126,10 @@ impl Hunter {
     fn oldest_mark(&mut self, pid: u32) -> Option<u64> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let in_environment = if read(&format!("/proc/{pid}/environ"), &mut buffer) {
+            if buffer.is_empty() {
+                self.is_in_doubt |= becomes_another(pid, &mut buffer);
+                buffer.clear();
+            }
             let marks = marks_in(&buffer);
             marks.filter_map(|mark| self.since(mark)).min()
         } else {
@@ -152,6 +177,14 @@ fn marks_of_mappings(maps: &[u8]) -> impl Iterator<Item = Mark> {
 fn read(path: &str, buffer: &mut Vec<u8>) -> bool {
     buffer.clear();
     File::open(path).is_ok_and(|mut file| file.read_to_end(buffer).is_ok())
+}
+
+/// Returns whether a process without an environment is one that is becoming another program: then
+/// it has no arguments yet either, but an executable. Threads of the kernel and zombies have none.
+fn becomes_another(pid: u32, buffer: &mut Vec<u8>) -> bool {
+    read(&format!("/proc/{pid}/cmdline"), buffer)
+        && buffer.is_empty()
+        && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 fn file_of(path: &Path) -> Option<(u64, u64)> {
