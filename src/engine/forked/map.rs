@@ -375,6 +375,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     ///
     /// That of the reason, unless the outcome is certain all the same.
     fn end(&mut self, mut hands: Vec<Hand<'_>>, reason: Reason) -> Result<(), TaskError> {
+        // A child that is killed last must not claim what is left before that.
+        self.cursor.pass(self.list.len());
         for hand in &hands {
             hand.child.kill();
         }

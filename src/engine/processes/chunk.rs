@@ -262,9 +262,10 @@ where
         seeds: limits.seeds.from(base + first_sent),
         handles,
         stops_at: StopsAt::Nothing,
+        may_end: limits.ending.is_some(),
         name: Some(base + first_sent).into(),
         results: ChunkPromise {
-            completion: Completion::new(shared),
+            completion: Completion::new(shared, limits.ending.clone()),
             counts: counts.cloned(),
             base,
             count: taken,

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::task::{Results, Task};
 use crate::engine::backlog::Slot;
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, PoolId, Reason, Signal, Watch};
+use crate::future::{Ending, Hook, Pending, PoolId, Reason, Signal, Watch};
 
 /// The part of a task's results that its handle works with.
 pub(super) struct Completion {
@@ -32,8 +32,8 @@ pub(super) struct Completion {
     watch: OnceLock<Watch>,
     /// The place of the task among the submitted ones, if they are bounded.
     slot: Option<Slot>,
-    /// Why the task has been stopped, if it has: no worker is to begin with it any more.
-    stopped: OnceLock<Reason>,
+    /// What may end the call early that the task is a part of, if anything may.
+    ending: Option<Ending>,
 }
 
 /// Results that have a handle.
@@ -48,14 +48,19 @@ pub(super) trait PendingResults<R>: Results + Sized {
 }
 
 impl Completion {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self::in_slot(shared, None)
+    pub(super) fn new(shared: &Arc<Shared>, ending: Option<Ending>) -> Self {
+        Self::in_slot(shared, ending, None)
     }
 
     /// Makes that of a task that has this place among the submitted ones.
-    pub(super) fn in_slot(shared: &Arc<Shared>, slot: Option<Slot>) -> Self {
+    pub(super) fn in_slot(
+        shared: &Arc<Shared>,
+        ending: Option<Ending>,
+        slot: Option<Slot>,
+    ) -> Self {
         Self {
             slot,
+            ending,
             shared: shared.clone(),
             ended: Signal::default(),
             is_awaited: AtomicBool::new(false),
@@ -64,7 +69,6 @@ impl Completion {
             is_cold: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             watch: OnceLock::new(),
-            stopped: OnceLock::new(),
         }
     }
 
@@ -94,8 +98,11 @@ impl Completion {
         self.is_cancelled.load(Ordering::Relaxed)
     }
 
+    /// Returns why the call of the task is over, if it is: no worker is to begin with the task any
+    /// more. All tasks of the call say so from the same moment, whenever they are stopped.
+    #[inline]
     pub(super) fn stopped(&self) -> Option<Reason> {
-        self.stopped.get().copied()
+        self.ending.as_ref()?.reason()
     }
 
     fn has_ended(&self) -> bool {
@@ -242,9 +249,28 @@ impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
     }
 
     fn stop(&self, reason: Reason) {
-        // A worker that is killed for another task may have this one too.
-        self.results.completion().stopped.get_or_init(|| reason);
-        self.end_with(&reason.error());
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return;
+        }
+        let shared = &completion.shared;
+        {
+            let mut dispatch = shared.lock();
+            // The first task of a call that is stopped has ended all that no worker had begun with.
+            if completion.has_ended() {
+                return;
+            }
+            dispatch.pump(shared);
+            // This comes before the kill: the place of a killed worker is taken by another one,
+            // which must not begin with anything of the call.
+            dispatch.drop_unwanted(shared);
+            if !completion.has_ended() {
+                dispatch.kill(self.address(), &reason.error());
+            }
+            dispatch.pump(shared);
+        }
+        // Threads may wait for tasks that have ended here.
+        shared.bell.ring();
     }
 
     fn keep(&self, watch: Watch) {

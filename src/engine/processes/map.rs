@@ -452,6 +452,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             } else {
                 StopsAt::Fault
             },
+            may_end: false,
             name: Some(base).into(),
             results: ChunkResults {
                 call: self.call.clone(),

@@ -204,9 +204,10 @@ where
         seeds: limits.seeds,
         handles,
         stops_at: StopsAt::Nothing,
+        may_end: limits.ending.is_some(),
         name: ItemIndex::of_task(id),
         results: Promise {
-            completion: Completion::in_slot(shared, slot),
+            completion: Completion::in_slot(shared, limits.ending, slot),
             outcome: Mutex::new(None),
             results: Discard::of::<R>(),
             result: PhantomData,

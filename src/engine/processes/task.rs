@@ -79,6 +79,9 @@ pub(super) struct Task<S: ?Sized> {
     /// After which answer the rest of the items is not wanted. The results say so too
     /// ([`Results::is_wanted`]).
     pub(super) stops_at: StopsAt,
+    /// Whether the task may end early with its call, and the results say so
+    /// ([`Results::is_wanted`]).
+    pub(super) may_end: bool,
     /// The index of the first item in the input of the call, as the workers count, or the task
     /// itself.
     pub(super) name: ItemIndex,

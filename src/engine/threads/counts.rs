@@ -24,7 +24,7 @@ use crate::error::TaskError;
 thread_local! {
     /// The counts of the worker that this thread is.
     static HERE: OnceCell<Arc<Counts>> = const { OnceCell::new() };
-    /// How many items of the chunk that this thread runs were late: see [`late_in`].
+    /// How many items of the chunk that this thread runs were late: see [`before_late`].
     static LATE: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -210,12 +210,17 @@ pub(super) fn was_late() {
     LATE.set(LATE.get() + 1);
 }
 
-/// Runs a chunk, and returns how many of its items were late, too. Other chunks may run on top of
-/// it, on this thread.
-pub(super) fn late_in<T>(run: impl FnOnce() -> T) -> (T, usize) {
-    let before = LATE.replace(0);
-    let ran = run();
-    (ran, LATE.replace(before))
+/// Begins to count the items that are late in a chunk. Returns the count of the chunk below it on
+/// this thread, for [`after_late`].
+#[cold]
+pub(super) fn before_late() -> usize {
+    LATE.replace(0)
+}
+
+/// Returns how many items of the chunk were late, and goes back to the count of the one below it.
+#[cold]
+pub(super) fn after_late(below: usize) -> usize {
+    LATE.replace(below)
 }
 
 /// Adds to a number that this thread alone writes.

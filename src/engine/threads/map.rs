@@ -392,7 +392,10 @@ where
             }
             Ok(())
         };
-        let (outcome, late) = counts::late_in(|| panic::catch(run));
+        // Only a call that may end early has late items.
+        let below = self.ending.as_ref().map(|_| counts::before_late());
+        let outcome = panic::catch(run);
+        let late = below.map_or(0, counts::after_late);
         copies::end_panicked(original);
         let index = first + results.len();
         let failure = match outcome {

@@ -197,6 +197,7 @@ impl MadeUp {
             seeds: Seeds(0),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,
+            may_end: false,
             name: ItemIndex::NONE,
             results: Log::default(),
         };

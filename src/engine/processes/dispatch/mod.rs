@@ -269,8 +269,10 @@ impl Dispatch {
             // A worker may have run dry without any thread having looked.
             self.pump(context);
         }
-        // The outcome of its call may have become certain while the caller encoded it.
-        if batch.task.stops_at != StopsAt::Nothing && !batch.task.results.is_wanted(batch.first) {
+        // The outcome of its call may have become certain while the caller encoded it, or the call
+        // may have ended.
+        let may_be_unwanted = batch.task.stops_at != StopsAt::Nothing || batch.task.may_end;
+        if may_be_unwanted && !batch.task.results.is_wanted(batch.first) {
             self.fail_unwanted(batch);
             return false;
         }
@@ -494,7 +496,11 @@ impl Dispatch {
             let Some(batch) = self.take_waiting() else {
                 break;
             };
-            self.give(context, idle, batch);
+            if batch.task.results.is_wanted(batch.first) {
+                self.give(context, idle, batch);
+            } else {
+                self.fail_unwanted(batch);
+            }
             moved = true;
         }
         moved

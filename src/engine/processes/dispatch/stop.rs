@@ -35,7 +35,8 @@ impl Dispatch {
         for batch in unwanted {
             self.fail_unwanted(batch);
         }
-        self.take_back_if(context, |results, next| !results.is_wanted(next));
+        let is_unwanted = |results: &dyn Results, next: u32| !results.is_wanted(next);
+        self.take_back_if(context, is_unwanted, Self::fail_unwanted);
         for worker in self.workers.iter_mut().flatten() {
             for position in 0..worker.in_flight.len() {
                 let entry = &worker.in_flight[position];
@@ -53,12 +54,18 @@ impl Dispatch {
         for batch in std::mem::take(&mut self.queue).into_iter().chain(pinned) {
             self.fail(batch, &TaskError::Cancelled {});
         }
-        self.take_back_if(context, |_, _| true);
+        let cancel = |dispatch: &mut Self, batch| dispatch.fail(batch, &TaskError::Cancelled {});
+        self.take_back_if(context, |_, _| true, cancel);
     }
 
     /// Takes back the tasks whose results and next item pass `is_it`, as far as no worker has begun
-    /// with them, and cancels them.
-    fn take_back_if(&mut self, context: &Context, is_it: impl Fn(&dyn Results, u32) -> bool) {
+    /// with them, and has `fail` end them.
+    fn take_back_if(
+        &mut self,
+        context: &Context,
+        is_it: impl Fn(&dyn Results, u32) -> bool,
+        fail: impl Fn(&mut Self, Batch),
+    ) {
         for number in 0..self.workers.len() {
             let Some(worker) = &mut self.workers[number] else {
                 continue;
@@ -74,7 +81,7 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
             for batch in batches {
-                self.fail(batch, &TaskError::Cancelled {});
+                fail(self, batch);
             }
         }
     }
