@@ -75,6 +75,7 @@ impl Limits {
 
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
+    #[inline]
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
         let limit = self.timeout.filter(Duration::is_zero)?;
         Some(TaskError::timed_out(index, limit))

@@ -100,12 +100,17 @@ impl CancellationToken {
 }
 
 /// Makes what ends a call that carries these tokens and has this deadline; `None` if nothing does.
+#[inline]
 pub(crate) fn ending_of(tokens: &[CancellationToken], deadline: Option<Instant>) -> Option<Ending> {
     if tokens.is_empty() && deadline.is_none() {
         return None;
     }
-    let endings = tokens.iter().map(|token| &token.0);
-    Some(Ending::of_call(endings, deadline))
+    Some(ending_of_some(tokens, deadline))
+}
+
+#[cold]
+fn ending_of_some(tokens: &[CancellationToken], deadline: Option<Instant>) -> Ending {
+    Ending::of_call(tokens.iter().map(|token| &token.0), deadline)
 }
 
 impl Default for CancellationToken {

@@ -10,7 +10,7 @@ use crate::call::stream::{Imap, ImapUnordered, Input};
 use crate::call::{AtErr, Limits, Never, Plan};
 use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith};
 use crate::error::{TaskError, TryError};
-use crate::future::{CancellationToken, TaskFuture, ending_of};
+use crate::future::{CancellationToken, Ending, TaskFuture, ending_of};
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
 ///
@@ -40,9 +40,23 @@ pub struct Call<'p, 'c, E: Executor> {
     seed: Option<u64>,
     window: Option<usize>,
     kills: bool,
+    /// What may end the call early. Most calls have nothing of it, and none of its size.
+    ends: Option<Box<Ends>>,
+    progress: Option<Callback<'c>>,
+}
+
+/// What may end a call early.
+#[derive(Default)]
+struct Ends {
     tokens: Vec<CancellationToken>,
     deadline: Option<Instant>,
-    progress: Option<Callback<'c>>,
+}
+
+impl Ends {
+    #[cold]
+    fn ending(&self) -> Option<Ending> {
+        ending_of(&self.tokens, self.deadline)
+    }
 }
 
 impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
@@ -54,8 +68,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             seed: None,
             window: None,
             kills: false,
-            tokens: Vec::new(),
-            deadline: None,
+            ends: None,
             progress: None,
         }
     }
@@ -318,7 +331,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
-        self.tokens.push(token.clone());
+        let ends = self.ends.get_or_insert_default();
+        ends.tokens.push(token.clone());
         self
     }
 
@@ -353,15 +367,16 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
+        self.ends.get_or_insert_default().deadline = Some(deadline);
         self
     }
 
     /// Returns the limits of the call's tasks, with their seeds.
+    #[inline]
     pub(super) fn limits(&self) -> Limits {
         Limits {
             seeds: Seeds::of_call(self.seed),
-            ending: ending_of(&self.tokens, self.deadline),
+            ending: self.ends.as_ref().and_then(|ends| ends.ending()),
             retries: self.limits.retries,
             timeout: self.limits.timeout,
         }
@@ -723,11 +738,25 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Submits a task with the limits of this call, and has it end with the call.
+    #[inline]
     fn submitted<R: Send + 'static>(
         self,
         submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
     ) -> TaskFuture<R> {
         let limits = self.limits();
+        if limits.ending.is_some() {
+            return self.submitted_until_end(limits, submit);
+        }
+        submit(self.engine, limits).kill_on_drop(self.kills)
+    }
+
+    /// Submits a task of a call that may end early.
+    #[cold]
+    fn submitted_until_end<R: Send + 'static>(
+        self,
+        limits: Limits,
+        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
+    ) -> TaskFuture<R> {
         let Some(ending) = limits.ending.clone() else {
             return submit(self.engine, limits).kill_on_drop(self.kills);
         };
@@ -783,7 +812,10 @@ impl<E: Executor> fmt::Debug for Call<'_, '_, E> {
             .field("engine", &self.engine.kind())
             .field("schedule", &self.schedule)
             .field("limits", &self.limits)
-            .field("deadline", &self.deadline)
+            .field(
+                "deadline",
+                &self.ends.as_ref().and_then(|ends| ends.deadline),
+            )
             .finish_non_exhaustive()
     }
 }

@@ -28,12 +28,19 @@ pub(super) struct Completion {
     is_cold: AtomicBool,
     /// Whether the task has ended without a result. It stays so when the outcome has been taken.
     has_failed: AtomicBool,
-    /// What may stop the task, if anything may.
+    /// What few tasks have.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few tasks have: those of calls that may end early, and those of pools that bound how many
+/// wait.
+struct Rare {
+    /// What may end the call early that the task is a part of, if anything may.
+    ending: Option<Ending>,
+    /// What stops the task then.
     watch: OnceLock<Watch>,
     /// The place of the task among the submitted ones, if they are bounded.
     slot: Option<Slot>,
-    /// What may end the call early that the task is a part of, if anything may.
-    ending: Option<Ending>,
 }
 
 /// Results that have a handle.
@@ -47,6 +54,17 @@ pub(super) trait PendingResults<R>: Results + Sized {
     fn fail_rest(&self, error: &TaskError);
 }
 
+impl Rare {
+    #[cold]
+    fn new(ending: Option<Ending>, slot: Option<Slot>) -> Self {
+        Self {
+            ending,
+            watch: OnceLock::new(),
+            slot,
+        }
+    }
+}
+
 impl Completion {
     pub(super) fn new(shared: &Arc<Shared>, ending: Option<Ending>) -> Self {
         Self::in_slot(shared, ending, None)
@@ -58,9 +76,9 @@ impl Completion {
         ending: Option<Ending>,
         slot: Option<Slot>,
     ) -> Self {
+        let is_rare = ending.is_some() || slot.is_some();
         Self {
-            slot,
-            ending,
+            rare: is_rare.then(|| Box::new(Rare::new(ending, slot))),
             shared: shared.clone(),
             ended: Signal::default(),
             is_awaited: AtomicBool::new(false),
@@ -68,13 +86,12 @@ impl Completion {
             is_cancelled: AtomicBool::new(false),
             is_cold: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
-            watch: OnceLock::new(),
         }
     }
 
     /// Marks the task as ended, and tells all that wait for it.
     pub(super) fn end(&self) {
-        if let Some(slot) = &self.slot {
+        if let Some(slot) = self.slot() {
             slot.free();
         }
         self.ended.raise();
@@ -86,8 +103,7 @@ impl Completion {
     }
 
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Ordering::Relaxed)
-            || self.slot.as_ref().is_some_and(Slot::is_waited_for)
+        self.is_awaited.load(Ordering::Relaxed) || self.slot().is_some_and(Slot::is_waited_for)
     }
 
     pub(super) fn is_told(&self) -> bool {
@@ -102,7 +118,12 @@ impl Completion {
     /// more. All tasks of the call say so from the same moment, whenever they are stopped.
     #[inline]
     pub(super) fn stopped(&self) -> Option<Reason> {
-        self.ending.as_ref()?.reason()
+        self.rare.as_ref()?.ending.as_ref()?.reason()
+    }
+
+    #[inline]
+    fn slot(&self) -> Option<&Slot> {
+        self.rare.as_ref()?.slot.as_ref()
     }
 
     fn has_ended(&self) -> bool {
@@ -275,7 +296,9 @@ impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
 
     fn keep(&self, watch: Watch) {
         // A task is given one.
-        let _ = self.results.completion().watch.set(watch);
+        if let Some(rare) = &self.results.completion().rare {
+            let _ = rare.watch.set(watch);
+        }
     }
 
     fn on_end(&self, hook: Hook) {

@@ -418,8 +418,12 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         }
         let mut count = 0;
         let ((), handles) = transit::keep(|| {
-            // The input may take its time, or end the call.
-            while count < size && bytes.len() < CHUNK_BYTES && self.limits.ended().is_none() {
+            let ending = self.limits.ending.as_ref();
+            while count < size && bytes.len() < CHUNK_BYTES {
+                // The input may take its time, or end the call.
+                if ending.is_some_and(|ending| ending.reason().is_some()) {
+                    break;
+                }
                 // This calls the user's iterator: if it panics, dropping `self` abandons the call.
                 let Some(item) = items.next() else {
                     self.input_ended = true;

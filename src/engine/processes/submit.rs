@@ -177,13 +177,15 @@ where
         Ok(function) => function,
         Err(error) => return ready(error),
     };
-    let slot = shared.backlog.as_ref().map(|backlog| {
-        let patience = Waits(shared);
-        backlog.take(|| shared.workers(), limits.ending.as_ref(), &patience)
-    });
-    let slot = match slot.transpose() {
-        Ok(slot) => slot,
-        Err(error) => return ready(error),
+    let slot = match &shared.backlog {
+        None => None,
+        Some(backlog) => {
+            let patience = Waits(shared);
+            match backlog.take(|| shared.workers(), limits.ending.as_ref(), &patience) {
+                Ok(slot) => Some(slot),
+                Err(error) => return ready(error),
+            }
+        }
     };
     let (items, handles) = match encode(&argument) {
         Ok(encoded) => encoded,

@@ -75,7 +75,7 @@ use super::{
 };
 use crate::call::{AtErr, ChunkFuture, Failure, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
-use crate::engine::backlog::{Backlog, Patience};
+use crate::engine::backlog::{Backlog, Patience, Slot};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
 use crate::future::{Ending, PoolId, Signal, TaskFuture};
@@ -571,20 +571,17 @@ where
         if let Some(error) = limits.refusal(None) {
             return TaskFuture::ready(Err(error));
         }
-        let slot = self.backlog.as_ref().map(|backlog| {
-            backlog.take(
-                || self.workers(),
-                limits.ending.as_ref(),
-                &Waits(&self.dispatch),
-            )
-        });
-        let slot = match slot.transpose() {
-            Ok(slot) => slot,
-            Err(error) => return TaskFuture::ready(Err(error)),
+        let slot = match &self.backlog {
+            None => None,
+            Some(backlog) => match self.take_slot(backlog, &limits) {
+                Ok(slot) => Some(slot),
+                Err(error) => return TaskFuture::ready(Err(error)),
+            },
         };
         let counted = (1, self.dispatch.stamp());
-        let task = Task::new((f, argument), limits, self.dispatch.own_pool(), counted);
-        let task = Arc::new(task.in_slot(slot));
+        let own_pool = self.dispatch.own_pool();
+        let task = Task::in_slot((f, argument), limits, own_pool, counted, slot);
+        let task = Arc::new(task);
         self.post(&task);
         TaskFuture::new(task)
     }
@@ -614,6 +611,14 @@ impl Patience for Waits<'_> {
 }
 
 impl Threads {
+    /// Takes a place among the submitted tasks, or waits for one.
+    #[cold]
+    fn take_slot(&self, backlog: &Arc<Backlog>, limits: &Limits) -> Result<Slot, TaskError> {
+        let waits = Waits(&self.dispatch);
+        backlog.take(|| self.workers(), limits.ending.as_ref(), &waits)
+    }
+
+    #[inline]
     fn post<F, A, R>(&self, task: &Arc<Task<F, A, R>>)
     where
         F: FnOnce(A) -> R + Send + 'static,

@@ -69,6 +69,19 @@ pub(super) struct Task<F, A, R> {
     /// Whether there are any hooks: a task without hooks costs only a look at this flag.
     is_hooked: AtomicBool,
     limits: Limits,
+    /// What few tasks have.
+    rare: Option<Box<Rare>>,
+    own_pool: OwnPool,
+    /// How many tasks it counts as in the statistics.
+    items: usize,
+    /// The stamp with which it was given out.
+    queued: u64,
+}
+
+/// What few tasks have: those of calls that may end early, and those of pools that bound how many
+/// wait.
+#[derive(Default)]
+struct Rare {
     /// What may stop the task, if anything may.
     watch: OnceLock<Watch>,
     /// Whether the task may be stopped while it runs.
@@ -79,11 +92,6 @@ pub(super) struct Task<F, A, R> {
     stopped: OnceLock<Reason>,
     /// The place of the task among the submitted ones, if they are bounded.
     slot: Option<Slot>,
-    own_pool: OwnPool,
-    /// How many tasks it counts as in the statistics.
-    items: usize,
-    /// The stamp with which it was given out.
-    queued: u64,
 }
 
 enum Stage<F, A, R> {
@@ -93,14 +101,39 @@ enum Stage<F, A, R> {
     Taken { failed: bool },
 }
 
+impl Rare {
+    #[cold]
+    fn of(limits: &Limits, slot: Option<Slot>) -> Self {
+        Self {
+            is_stoppable: limits.ending.is_some(),
+            slot,
+            ..Self::default()
+        }
+    }
+}
+
 impl<F, A, R> Task<F, A, R> {
     /// Makes a task that counts as `items` tasks, and is given out with the stamp `queued`.
+    #[inline]
     pub(super) fn new(
+        work: (F, A),
+        limits: Limits,
+        own_pool: OwnPool,
+        counted: (usize, u64),
+    ) -> Self {
+        Self::in_slot(work, limits, own_pool, counted, None)
+    }
+
+    /// Makes one that has this place among the submitted ones.
+    #[inline]
+    pub(super) fn in_slot(
         (function, argument): (F, A),
         limits: Limits,
         own_pool: OwnPool,
         (items, queued): (usize, u64),
+        slot: Option<Slot>,
     ) -> Self {
+        let is_rare = limits.ending.is_some() || slot.is_some();
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -108,12 +141,8 @@ impl<F, A, R> Task<F, A, R> {
             cold: AtomicBool::new(false),
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
-            is_stoppable: limits.ending.is_some(),
-            counts_itself: false,
-            stopped: OnceLock::new(),
+            rare: is_rare.then(|| Box::new(Rare::of(&limits, slot))),
             limits,
-            watch: OnceLock::new(),
-            slot: None,
             own_pool,
             items,
             queued,
@@ -123,14 +152,9 @@ impl<F, A, R> Task<F, A, R> {
     /// Lets the task be stopped while it runs, though it has no limits of its own. Its function
     /// counts what it runs.
     pub(super) fn stoppable(mut self) -> Self {
-        self.is_stoppable = true;
-        self.counts_itself = true;
-        self
-    }
-
-    /// Gives the task this place among the submitted ones.
-    pub(super) fn in_slot(mut self, slot: Option<Slot>) -> Self {
-        self.slot = slot;
+        let rare = self.rare.get_or_insert_default();
+        rare.is_stoppable = true;
+        rare.counts_itself = true;
         self
     }
 
@@ -138,9 +162,24 @@ impl<F, A, R> Task<F, A, R> {
         std::ptr::from_ref(self).cast()
     }
 
-    /// Sets the outcome of the task, whose run on this thread has ended, unless the task was stopped
+    /// Sets the outcome of the task, whose run on this thread has ended, unless it was stopped
     /// meanwhile. Counts it before that: `began` is when it began, if that is measured.
     fn end_run(&self, outcome: Result<R, Failure>, began: Option<u64>) {
+        if let Some(rare) = &self.rare {
+            self.end_rare_run(rare, outcome, began);
+            return;
+        }
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        if let Err(error) = &outcome {
+            counts::failed(error);
+        }
+        counts::end(self.items, self.queued, began);
+        *self.stage.lock() = Stage::Ended(outcome);
+        self.announce();
+    }
+
+    #[cold]
+    fn end_rare_run(&self, rare: &Rare, outcome: Result<R, Failure>, began: Option<u64>) {
         let is_unbegun = outcome.as_ref().is_err_and(Failure::is_unbegun);
         let outcome = outcome.map_err(|failure| failure.into_error(None));
         if is_unbegun {
@@ -148,8 +187,8 @@ impl<F, A, R> Task<F, A, R> {
         }
         let mut stage = self.stage.lock();
         let is_running = matches!(*stage, Stage::Running);
-        if !is_unbegun && !self.counts_itself {
-            let stopped = self.stopped.get().filter(|_| !is_running);
+        if !is_unbegun && !rare.counts_itself {
+            let stopped = rare.stopped.get().filter(|_| !is_running);
             let stopped = stopped.map(|reason| reason.error());
             if let Some(error) = stopped.as_ref().or(outcome.as_ref().err()) {
                 counts::failed(error);
@@ -195,7 +234,7 @@ impl<F, A, R> Task<F, A, R> {
     /// Announces that `stage` is [`Stage::Ended`]. Called once, without the lock, by the thread
     /// that has set that.
     fn announce(&self) {
-        if let Some(slot) = &self.slot {
+        if let Some(slot) = self.rare.as_ref().and_then(|rare| rare.slot.as_ref()) {
             slot.free();
         }
         // Release: pairs with the load in `has_ended`.
@@ -254,7 +293,8 @@ where
             // is gone.
             let began = counts::begin(self.queued);
             let original = Original::here();
-            let here = self.is_stoppable.then(|| Here::enter(self.address()));
+            let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
+            let here = rare.map(|_| Here::enter(self.address()));
             let run = move || copies::run(original, || function(argument));
             let outcome = self.limits.run(0, run);
             copies::end_panicked(original);
@@ -358,9 +398,10 @@ where
         if self.is_done() || self.end_queued(reason.error()) || Here::is_in(self.address()) {
             return;
         }
+        let Some(rare) = &self.rare else { return };
         let mut stage = self.stage.lock();
         if matches!(*stage, Stage::Running) {
-            self.stopped.get_or_init(|| reason);
+            rare.stopped.get_or_init(|| reason);
             *stage = Stage::Ended(Err(reason.error()));
             drop(stage);
             self.announce();
@@ -368,8 +409,10 @@ where
     }
 
     fn keep(&self, watch: Watch) {
-        // A task is given one.
-        let _ = self.watch.set(watch);
+        // A task that may be stopped has a place for it, and is given one.
+        if let Some(rare) = &self.rare {
+            let _ = rare.watch.set(watch);
+        }
     }
 
     fn on_end(&self, hook: Hook) {
