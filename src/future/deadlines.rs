@@ -150,7 +150,15 @@ impl Drop for Entry {
         if !std::ptr::eq(self.deadlines, own()) {
             return;
         }
-        let fire = self.deadlines.lock().entries.remove(&self.key);
+        let (fire, is_last) = {
+            let mut state = self.deadlines.lock();
+            let fire = state.entries.remove(&self.key);
+            (fire, state.entries.is_empty())
+        };
+        if is_last {
+            // The thread sleeps until this deadline, and must not stay for it.
+            self.deadlines.changed.notify_one();
+        }
         drop(fire);
     }
 }
