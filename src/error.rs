@@ -155,11 +155,18 @@ pub enum TaskError {
         /// How many times the task was started in all: 1 without `retries`.
         attempts: u32,
     },
-    /// The task was cancelled before it had a result: by its handle, or because its pool was shut
-    /// down or dropped.
+    /// The task was cancelled before it had a result: by its handle, by a token that its call
+    /// carried, or because its pool was shut down or dropped.
     #[error("the task was cancelled before it had a result")]
     #[non_exhaustive]
     Cancelled {},
+    /// The deadline of the call ([`Call::deadline`](crate::Call::deadline)) passed before the task
+    /// had a result. Either it had not started, and never will, or it ran and was stopped at that
+    /// moment, with its worker. A thread cannot be stopped, so there the task runs to its end and
+    /// its result is dropped.
+    #[error("the deadline of its call passed before the task had a result")]
+    #[non_exhaustive]
+    DeadlineExceeded {},
     /// The result was taken before, by an earlier `result_timeout`, `try_result`
     /// or `.await`.
     #[error("the result of this task was taken before")]
@@ -225,7 +232,11 @@ impl TaskError {
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => Some(*index),
-            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => None,
+            Self::Cancelled {}
+            | Self::DeadlineExceeded {}
+            | Self::Taken {}
+            | Self::InvalidCall { .. }
+            | Self::Pool(_) => None,
             #[cfg(target_os = "linux")]
             Self::Claim(_) => None,
         }
@@ -345,7 +356,11 @@ impl TaskError {
             | Self::OutOfMemory { index, .. }
             | Self::Encode { index, .. }
             | Self::Decode { index, .. } => *index = subject,
-            Self::Cancelled {} | Self::Taken {} | Self::InvalidCall { .. } | Self::Pool(_) => {}
+            Self::Cancelled {}
+            | Self::DeadlineExceeded {}
+            | Self::Taken {}
+            | Self::InvalidCall { .. }
+            | Self::Pool(_) => {}
             #[cfg(target_os = "linux")]
             Self::Claim(_) => {}
         }
@@ -547,6 +562,17 @@ pub enum PoolError {
     /// The pool was closed or shut down.
     #[error("the pool is closed and takes no more tasks")]
     Closed,
+    /// As many submitted tasks wait for a worker as the pool's queue takes
+    /// ([`WhenFull::Refuse`](crate::engine::WhenFull::Refuse)). The task does not start.
+    #[error(
+        "the pool's queue is full: {limit} tasks wait for a worker, and its limit is {limit}. Take results before more is \
+         submitted, set a higher limit, or let submit wait (WhenFull::Wait)"
+    )]
+    #[non_exhaustive]
+    QueueFull {
+        /// The limit that the pool's builder was given.
+        limit: usize,
+    },
     /// A pool was closed with a time limit, and tasks or callbacks had not ended by then. The pool
     /// is closed: its processes were killed; its threads, which cannot be stopped, end after the
     /// tasks that they run.

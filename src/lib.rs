@@ -130,7 +130,7 @@ pub use engine::{AnyEngine, Forked, Processes, RunLent};
 pub use engine::{Executor, Run, RunOnce, RunReduce, RunWith};
 pub use engine::{Serial, Shutdown, Threads, worker_state};
 pub use error::{PoolError, SentError, TaskError, TaskId, TryError};
-pub use future::{AsCompleted, ReturnWhen, TaskFuture, as_completed, wait};
+pub use future::{AsCompleted, CancellationToken, ReturnWhen, TaskFuture, as_completed, wait};
 pub use machine::{available_workers, physical_cores};
 pub use pool::{Call, Pool};
 #[cfg(target_os = "linux")]

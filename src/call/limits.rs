@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::seed::{self, Seeds};
 use crate::error::TaskError;
+use crate::future::{Ending, Reason};
 use crate::panic::{self, Caught};
 
 /// The limits that a call sets for each of its tasks.
 #[doc(hidden)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// How often a task is run again after the death of its worker.
     pub(crate) retries: u32,
@@ -16,19 +17,32 @@ pub struct Limits {
     pub(crate) timeout: Option<Duration>,
     /// The source of the seeds of its items.
     pub(crate) seeds: Seeds,
+    /// What may end the call early, if anything may.
+    pub(crate) ending: Option<Ending>,
 }
 
 /// The reason why a task that ran in this process has no result.
 pub(crate) enum Failure {
     Panicked(Caught),
     TimedOut(Duration),
+    /// The call was over before the item started.
+    Ended(Reason),
+    /// The deadline of the call passed while the item ran.
+    Late,
 }
 
 impl Failure {
+    /// Returns whether the item has not been run, because its call was over.
+    pub(crate) fn is_unbegun(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         match self {
             Self::Panicked(caught) => caught.into_error(index),
             Self::TimedOut(limit) => TaskError::timed_out(index, limit),
+            Self::Ended(reason) => reason.error(),
+            Self::Late => Reason::DeadlineExceeded.error(),
         }
     }
 }
@@ -41,28 +55,67 @@ impl Limits {
             retries: 0,
             timeout: None,
             seeds: Seeds::default(),
+            ending: None,
         }
     }
 
     /// Returns the limits of the item with this index, as those of an item 0.
-    pub(crate) fn of_item(self, index: usize) -> Self {
+    pub(crate) fn of_item(&self, index: usize) -> Self {
         Self {
             seeds: self.seeds.from(index),
-            ..self
+            ..self.clone()
         }
+    }
+
+    /// Returns why the call is over, if it is.
+    #[inline]
+    pub(crate) fn ended(&self) -> Option<Reason> {
+        self.ending.as_ref()?.reason()
     }
 
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
+    #[inline]
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
         let limit = self.timeout.filter(Duration::is_zero)?;
         Some(TaskError::timed_out(index, limit))
     }
 
-    /// Runs the item with this index on this thread. An item that takes too long cannot be stopped
-    /// here. Its outcome is thrown away in the end, so that the caller sees the same on every
-    /// engine.
+    /// Runs the item with this index on this thread, unless its call is over. An item that takes
+    /// too long cannot be stopped here. Its outcome is thrown away in the end, so that the caller
+    /// sees the same on every engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
+        match &self.ending {
+            None => self.run_timed(index, task),
+            Some(ending) => self.run_until(ending, index, task),
+        }
+    }
+
+    #[cold]
+    fn run_until<R>(
+        &self,
+        ending: &Ending,
+        index: usize,
+        task: impl FnOnce() -> R,
+    ) -> Result<R, Failure> {
+        if let Some(reason) = ending.reason() {
+            // The task's captures are dropped here, by code of the user that may panic.
+            let _ = panic::catch(|| drop(task));
+            return Err(Failure::Ended(reason));
+        }
+        let outcome = self.run_timed(index, task);
+        // An item that ran when a token was cancelled has its result: the item itself may have
+        // cancelled.
+        if ending.reason() == Some(Reason::DeadlineExceeded) {
+            // The result is dropped here, by code of the user that may panic.
+            let _ = panic::catch(|| drop(outcome));
+            return Err(Failure::Late);
+        }
+        outcome
+    }
+
+    #[inline]
+    fn run_timed<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let _at = seed::enter(self.seeds, index);
         let Some(limit) = self.timeout else {
             return panic::catch(task).map_err(Failure::Panicked);

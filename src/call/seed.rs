@@ -34,6 +34,7 @@ pub(crate) struct Seeds(pub(crate) u64);
 
 impl Seeds {
     /// Returns the seeds of a call: those of this seed, or of one that no other call has.
+    #[inline]
     pub(crate) fn of_call(seed: Option<u64>) -> Self {
         Self(seed.unwrap_or_else(next_call))
     }
@@ -281,6 +282,7 @@ thread_local! {
     static OWN: Cell<Option<Own>> = const { Cell::new(None) };
 }
 
+#[inline]
 fn own() -> Own {
     let generation = generation();
     if let Some(own) = OWN.get()
@@ -288,6 +290,11 @@ fn own() -> Own {
     {
         return own;
     }
+    make_own(generation)
+}
+
+#[cold]
+fn make_own(generation: u32) -> Own {
     let own = Own {
         generation,
         calls: random::word(),
@@ -298,6 +305,7 @@ fn own() -> Own {
 }
 
 /// Returns a seed for a call that was given none.
+#[inline]
 fn next_call() -> u64 {
     let mut own = own();
     own.calls = own.calls.wrapping_add(GAMMA);

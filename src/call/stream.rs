@@ -14,10 +14,13 @@ use super::plan::Plan;
 use super::progress::Tracker;
 use super::schedule::Schedule;
 use crate::error::{TaskError, TimeoutError};
-use crate::future::{Board, TaskFuture};
+use crate::future::{Board, Ending, TaskFuture};
 
 /// The outcomes of a chunk's items, in order.
 pub(crate) type ChunkFuture<R> = TaskFuture<Vec<Result<R, TaskError>>>;
+
+/// A chunk that the workers have, with the indices of its items.
+type Given<R> = (Range<usize>, ChunkFuture<R>);
 
 /// The part of a lazy call that an engine supplies.
 #[doc(hidden)]
@@ -124,6 +127,16 @@ struct Feeder<'p, I: Iterator, R> {
     done: usize,
     failed: usize,
     tracker: Tracker<'p>,
+    early: Option<Early<R>>,
+}
+
+/// What may end a call early, and what is done with its chunks then. The functions are known where
+/// the call is made: results can cross to other threads there.
+struct Early<R> {
+    ending: Ending,
+    end_with: fn(&ChunkFuture<R>, &Ending),
+    /// Makes a chunk that has failed as a whole.
+    failed: fn(TaskError) -> ChunkFuture<R>,
 }
 
 impl<'p, I: Iterator, R> Feeder<'p, I, R> {
@@ -132,10 +145,16 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
         schedule: Option<Schedule>,
         plan: Plan<'p>,
         input: Input<I>,
-    ) -> Result<Self, TaskError> {
+    ) -> Result<Self, TaskError>
+    where
+        R: Send + 'static,
+    {
         let most = stream.most.min(plan.window.unwrap_or(usize::MAX));
         // `chunks` also checks the options.
         let mut chunks = plan.chunks(stream.workers)?;
+        if let Some(ending) = &plan.limits.ending {
+            ending.arm()?;
+        }
         let pace = match schedule {
             Some(Schedule::Dynamic(size)) => Pace::Fixed(size.min(most)),
             Some(Schedule::Equal) if plan.total.is_some() => {
@@ -166,12 +185,20 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
             done: 0,
             failed: 0,
             tracker: plan.tracker,
+            early: plan.limits.ending.map(|ending| Early {
+                ending,
+                end_with: ChunkFuture::end_with,
+                failed: |error| TaskFuture::ready(Err(error)),
+            }),
         })
     }
 
     /// Gives the next chunk of the input to the workers, if there is one and room for it. Returns
     /// the indices of its items and its handle.
     fn next(&mut self) -> Option<Given<R>> {
+        if self.is_over() {
+            return self.rest();
+        }
         let size = match &self.pace {
             Pace::Fixed(size) => *size,
             Pace::Adaptive { size, .. } => (*size).min(self.stream.most),
@@ -191,7 +218,7 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
         if room < size {
             return None;
         }
-        while self.chunk.len() < size {
+        while self.chunk.len() < size && !self.is_over() {
             // The iterator is put back only if `next` returns: after a panic nothing more is read
             // from it.
             let Some(mut input) = self.input.take() else {
@@ -202,13 +229,43 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
                 self.input = Some(input);
             }
         }
+        // The call may have ended while the input was read, or the input may have ended it.
+        if self.is_over() {
+            return self.rest();
+        }
         if self.chunk.is_empty() {
             return None;
         }
         let (base, read) = (self.given, self.chunk.len());
         let chunk = (self.stream.give)(base, &mut self.chunk);
         self.given += read - self.chunk.len();
+        if let Some(early) = &self.early {
+            (early.end_with)(&chunk, &early.ending);
+        }
         Some((base..self.given, chunk))
+    }
+
+    /// Returns whether the call is over before its items have ended.
+    fn is_over(&self) -> bool {
+        let early = self.early.as_ref();
+        early.is_some_and(|early| early.ending.reason().is_some())
+    }
+
+    /// Returns, once, what a call that is over gives for the items that were not given to the
+    /// workers: the errors of those that were read, or one for all of the input that is left.
+    fn rest(&mut self) -> Option<Given<R>> {
+        let early = self.early.as_ref()?;
+        let failed = (early.failed)(early.ending.reason()?.error());
+        let input = self.input.take();
+        let read = self.chunk.drain(..).len();
+        // The input says whether there is more, if it knows.
+        let has_more = input.is_some_and(|input| input.size_hint().1 != Some(0));
+        if read == 0 && !has_more {
+            return None;
+        }
+        let base = self.given;
+        self.given += read.max(1);
+        Some((base..self.given, failed))
     }
 
     /// Returns the outcomes of a chunk, waiting for its end.
@@ -230,9 +287,6 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
 type Outcome<R> = (usize, Result<R, TaskError>);
 
 type Outcomes<R> = std::vec::IntoIter<Result<R, TaskError>>;
-
-/// The indices of a chunk's items, and its outcomes to come.
-type Given<R> = (Range<usize>, ChunkFuture<R>);
 
 /// The chunks that the workers have, each with the indices of its items.
 enum UnderWay<R> {
@@ -329,7 +383,10 @@ impl<'p, I: Iterator, R> Source<'p, I, R> {
         plan: Plan<'p>,
         input: Input<I>,
         under_way: UnderWay<R>,
-    ) -> Self {
+    ) -> Self
+    where
+        R: Send + 'static,
+    {
         let kills = plan.kills;
         match Feeder::new(stream, schedule, plan, input) {
             Ok(feeder) => Self::Open(Box::new(Open {
@@ -392,7 +449,10 @@ impl<'p, I: Iterator, R> Imap<'p, I, R> {
         schedule: Option<Schedule>,
         plan: Plan<'p>,
         input: Input<I>,
-    ) -> Self {
+    ) -> Self
+    where
+        R: Send + 'static,
+    {
         let under_way = UnderWay::InOrder(VecDeque::new());
         Self {
             source: Source::new(stream, schedule, plan, input, under_way),
@@ -483,7 +543,10 @@ impl<'p, I: Iterator, R> ImapUnordered<'p, I, R> {
         schedule: Option<Schedule>,
         plan: Plan<'p>,
         input: Input<I>,
-    ) -> Self {
+    ) -> Self
+    where
+        R: Send + 'static,
+    {
         let under_way = UnderWay::AsCompleted(Board::new([]));
         Self {
             source: Source::new(stream, schedule, plan, input, under_way),

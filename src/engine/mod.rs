@@ -44,6 +44,8 @@ mod timeline;
 mod unwind_safe;
 mod worker_state;
 
+mod backlog;
+
 #[cfg(target_os = "linux")]
 pub(crate) mod fork;
 #[cfg(target_os = "linux")]
@@ -57,6 +59,7 @@ pub use affinity::Affinity;
 pub use any::AnyEngine;
 #[cfg(target_os = "linux")]
 pub(crate) use any::Which;
+pub use backlog::WhenFull;
 #[cfg(target_os = "linux")]
 pub use forked::{Forked, ForkedBuilder};
 #[cfg(target_os = "linux")]

@@ -18,6 +18,7 @@ use crate::call::seed::{self, Seeds};
 use crate::call::{AtErr, Limits, Plan};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
+use crate::future::Ending;
 #[cfg(target_os = "linux")]
 use crate::lane::Lane;
 use crate::panic::{self, Caught};
@@ -33,6 +34,8 @@ pub(crate) type Partial<R> = Result<Option<R>, Failed>;
 pub(crate) struct Failed {
     index: Option<u64>,
     caught: Caught,
+    /// Whether there was no panic: the rest of the chunk was left out.
+    is_left_out: bool,
 }
 
 /// What tells a worker in the middle of a chunk whether the rest of it is needed.
@@ -52,6 +55,8 @@ pub(crate) struct Local {
     failed: AtomicU64,
     /// The items that have ended, if the caller is told of the progress.
     ended: Option<AtomicUsize>,
+    /// What may end the call early, if anything may.
+    ending: Option<Ending>,
 }
 
 impl Local {
@@ -60,6 +65,7 @@ impl Local {
         Self {
             failed: AtomicU64::new(u64::MAX),
             ended: plan.tracker.is_on().then(|| AtomicUsize::new(0)),
+            ending: plan.limits.ending.clone(),
         }
     }
 
@@ -85,7 +91,8 @@ impl Local {
 
 impl Watch for Local {
     fn goes_on(&self, base: u64) -> bool {
-        base <= self.failed.load(Ordering::Relaxed)
+        let is_over = |ending: &Ending| ending.reason().is_some();
+        base <= self.failed.load(Ordering::Relaxed) && !self.ending.as_ref().is_some_and(is_over)
     }
 
     fn item_ended(&self, _ended: u64) {
@@ -175,9 +182,11 @@ fn fold<A, R>(
     let failed = |caught| Failed {
         index: at.get(),
         caught,
+        is_left_out: false,
     };
-    folded.map_err(failed)?.ok_or_else(|| {
-        failed(Caught {
+    folded.map_err(failed)?.ok_or_else(|| Failed {
+        is_left_out: true,
+        ..failed(Caught {
             message: "it was left out, because an item before it has failed".to_owned(),
             ..Caught::default()
         })
@@ -196,6 +205,7 @@ fn combine<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R) -> Partial<R> {
     panic::catch(|| partials.into_iter().reduce(&reduce)).map_err(|caught| Failed {
         index: None,
         caught,
+        is_left_out: false,
     })
 }
 
@@ -258,6 +268,7 @@ where
     let mut sizes = plan.chunks(workers)?;
     check(&plan)?;
     let seeds = plan.limits.seeds;
+    let ending = plan.limits.ending.clone();
     // An iterator may go on after its end, so it is fused.
     let (mut items, mut given) = (items.fuse(), 0);
     // The sizes for the progress.
@@ -279,7 +290,7 @@ where
     };
     let inner = |window, tracker| Plan {
         schedule: Schedule::Dynamic(1),
-        limits,
+        limits: limits.clone(),
         window,
         kills: false,
         total: None,
@@ -292,7 +303,7 @@ where
         Tracker::by_chunks(&mut tracker, &chunk_sizes, ended),
     );
     let partials = fold(first, &mut chunks).map_err(without_index)?;
-    let mut partials = values(partials)?;
+    let mut partials = values(partials, ending.as_ref())?;
     while partials.len() > 1 {
         let mut rest = partials.into_iter();
         let groups = std::iter::from_fn(|| {
@@ -307,17 +318,24 @@ where
                 AtErr,
             )
             .map_err(without_index)?;
-        partials = values(reduced)?;
+        partials = values(reduced, ending.as_ref())?;
     }
     Ok(partials.pop())
 }
 
 /// Returns the values of chunks, or the error of the first item that failed.
-fn values<R>(partials: Vec<Partial<R>>) -> Result<Vec<R>, TaskError> {
+fn values<R>(partials: Vec<Partial<R>>, ending: Option<&Ending>) -> Result<Vec<R>, TaskError> {
     let partials = partials.into_iter().filter_map(Result::transpose);
     let values: Result<Vec<R>, Failed> = partials.collect();
-    values.map_err(|Failed { index, caught }| {
-        caught.into_error(index.and_then(|index| index.try_into().ok()))
+    values.map_err(|failed| {
+        // Of chunks that were left out because of a failure, none is the first that failed.
+        if failed.is_left_out
+            && let Some(reason) = ending.and_then(Ending::reason)
+        {
+            return reason.error();
+        }
+        let index = failed.index.and_then(|index| index.try_into().ok());
+        failed.caught.into_error(index)
     })
 }
 

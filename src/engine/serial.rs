@@ -66,6 +66,8 @@ struct Counts {
     tasks: AtomicU64,
     panicked: AtomicU64,
     timed_out: AtomicU64,
+    /// Items whose calls were over before they began.
+    cancelled: AtomicU64,
     busy: AtomicU64,
     recorder: Option<Mutex<Recorder>>,
 }
@@ -87,6 +89,7 @@ impl Counts {
             tasks: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             recorder: has_timeline.then(|| Mutex::new(Recorder::new(start))),
         }
@@ -113,11 +116,15 @@ impl Counts {
 impl Counting<'_> {
     /// Counts a task that has ended.
     fn ended<R>(&mut self, outcome: &Result<R, Failure>) {
+        if let Err(Failure::Ended(_)) = outcome {
+            self.counts.cancelled.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.tasks += 1;
         match outcome {
-            Ok(_) => {}
+            Ok(_) | Err(Failure::Ended(_)) => {}
             Err(Failure::Panicked(_)) => self.panicked += 1,
-            Err(Failure::TimedOut(_)) => self.timed_out += 1,
+            Err(Failure::TimedOut(_) | Failure::Late) => self.timed_out += 1,
         }
     }
 }
@@ -217,7 +224,7 @@ impl Serial {
     /// Runs one task, with its limits, and counts it.
     fn run_one<R>(
         &self,
-        limits: Limits,
+        limits: &Limits,
         index: usize,
         task: impl FnOnce() -> R,
     ) -> Result<R, Failure> {
@@ -298,7 +305,7 @@ impl Executor for Serial {
             name: self.name.clone(),
             uptime: age,
             workers: vec![worker],
-            cancelled: 0,
+            cancelled: read(&counts.cancelled),
         }
     }
 
@@ -321,7 +328,7 @@ where
     {
         self.check_open()?;
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
-        self.run(plan, f, items, |outcome| {
+        self.run(plan, f, items, false, |outcome| {
             let result = outcome?;
             let goes_on = !S::is_met(&result);
             results.push(result);
@@ -344,7 +351,7 @@ where
             Ok(true)
         };
         // Only `keep` can end the loop early, and it does not.
-        let _ = self.run(plan, f, items, keep);
+        let _ = self.run(plan, f, items, true, keep);
         results
     }
 
@@ -367,7 +374,7 @@ where
             return vec![Err(error)];
         }
         let run = |argument| {
-            let outcome = self.run_one(limits, 0, || f(argument));
+            let outcome = self.run_one(&limits, 0, || f(argument));
             outcome.map_err(|failure| failure.into_error(None))
         };
         arguments.into_iter().map(run).collect()
@@ -382,7 +389,7 @@ where
         let give = move |base: usize, items: &mut Vec<A>| {
             let items = std::mem::take(items);
             let run = |(nth, item)| {
-                let outcome = self.run_one(limits, base + nth, || f(item));
+                let outcome = self.run_one(&limits, base + nth, || f(item));
                 outcome.map_err(|failure| failure.into_error(Some(base + nth)))
             };
             let outcomes = || items.into_iter().enumerate().map(run).collect();
@@ -411,7 +418,7 @@ where
         if let Err(error) = self.check_open() {
             return TaskFuture::ready(Err(error));
         }
-        let outcome = self.run_one(limits, 0, || f(argument));
+        let outcome = self.run_one(&limits, 0, || f(argument));
         let outcome = outcome.map_err(|failure| failure.into_error(None));
         TaskFuture::ended(Some(self.id), outcome)
     }
@@ -431,12 +438,15 @@ fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
 }
 
 impl Serial {
-    /// Runs all items, one after the other, until `keep` fails or says that it needs no more.
+    /// Runs all items, one after the other, until `keep` fails or says that it needs no more. When
+    /// the call is over, the items that are left fail: all of them if `reads_on`, and else one,
+    /// which is not read.
     fn run<A, R>(
         &self,
         plan: Plan<'_>,
         f: impl Fn(A) -> R,
         items: impl Iterator<Item = A>,
+        reads_on: bool,
         mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
     ) -> Result<(), TaskError> {
         // Chunks have no effect here, but options that are wrong on one engine must be wrong on
@@ -445,12 +455,24 @@ impl Serial {
         let mut counting = self.counts.begin();
         let mut tracker = plan.tracker;
         let mut failed = 0;
-        for (index, item) in items.enumerate() {
+        let mut items = items.enumerate();
+        let mut done = 0;
+        loop {
+            if !reads_on
+                && plan.total != Some(done)
+                && let Some(reason) = plan.limits.ended()
+            {
+                return keep(Err(reason.error())).map(drop);
+            }
+            let Some((index, item)) = items.next() else {
+                break;
+            };
+            done = index + 1;
             let outcome = plan.limits.run(index, as_worker(|| f(item)));
             counting.ended(&outcome);
             failed += usize::from(outcome.is_err());
             let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
-            tracker.tell(index + 1, failed);
+            tracker.tell(done, failed);
             if !kept? {
                 break;
             }
@@ -471,7 +493,7 @@ where
         self.check_open()?;
         reduce::check(&plan)?;
         let mut total = None;
-        self.run(plan, f, items, |outcome| {
+        self.run(plan, f, items, false, |outcome| {
             let value = outcome?;
             total = Some(match total.take() {
                 None => value,

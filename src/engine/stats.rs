@@ -37,8 +37,8 @@ pub struct PoolStats {
     /// Each worker's place, in order. A worker that replaces another one goes on where that one
     /// was.
     pub workers: Vec<WorkerStats>,
-    /// Tasks that were cancelled before any worker had begun with them. Items of calls count
-    /// singly.
+    /// Tasks that were cancelled before any worker had begun with them, or whose call had ended by
+    /// then at its deadline. Items of calls count singly; those that were not read do not count.
     pub cancelled: u64,
 }
 
@@ -146,7 +146,8 @@ pub struct Failures {
     pub worker_died: u64,
     /// [`TaskError::OutOfMemory`].
     pub out_of_memory: u64,
-    /// [`TaskError::TimedOut`].
+    /// [`TaskError::TimedOut`], and [`TaskError::DeadlineExceeded`] after a worker had begun with
+    /// them.
     pub timed_out: u64,
     /// [`TaskError::Cancelled`], after a worker had begun with them.
     pub cancelled: u64,
@@ -183,7 +184,7 @@ impl Failures {
         let counter = match error {
             TaskError::Panicked { .. } => &mut self.panicked,
             TaskError::OutOfMemory { .. } => &mut self.out_of_memory,
-            TaskError::TimedOut { .. } => &mut self.timed_out,
+            TaskError::TimedOut { .. } | TaskError::DeadlineExceeded {} => &mut self.timed_out,
             TaskError::Cancelled {} => &mut self.cancelled,
             TaskError::Encode { .. } => &mut self.encode,
             TaskError::Decode { .. } => &mut self.decode,

@@ -29,7 +29,9 @@ impl From<PoolError> for Error {
             PoolError::StartTimedOut { .. } => ErrorKind::TimedOut,
             PoolError::Privileged => ErrorKind::PermissionDenied,
             PoolError::ForeignExecutable | PoolError::ForeignFunction => ErrorKind::Unsupported,
-            PoolError::ThreadsRunning { .. } => ErrorKind::ResourceBusy,
+            PoolError::ThreadsRunning { .. } | PoolError::QueueFull { .. } => {
+                ErrorKind::ResourceBusy
+            }
             PoolError::Closed => ErrorKind::BrokenPipe,
             _ => ErrorKind::Other,
         };

@@ -74,6 +74,7 @@ fn an_error_of_a_whole_call_has_no_index() {
     let reason = Cow::Borrowed("of no use");
     for error in [
         TaskError::Cancelled {},
+        TaskError::DeadlineExceeded {},
         TaskError::Taken {},
         TaskError::InvalidCall { reason },
         TaskError::from(ClaimError::Frozen),

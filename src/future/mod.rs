@@ -2,15 +2,21 @@
 
 mod callback_threads;
 mod callbacks;
+mod deadlines;
+mod ending;
 pub(crate) mod later;
 mod many;
 mod outstanding;
 mod signal;
+mod token;
 
+pub(crate) use self::ending::{Ending, Reason, Watch};
 pub(crate) use self::many::Board;
 pub use self::many::{AsCompleted, ReturnWhen, as_completed, wait};
 pub(crate) use self::outstanding::{PoolId, wait_for_callbacks};
 pub(crate) use self::signal::{Hook, Signal};
+pub use self::token::CancellationToken;
+pub(crate) use self::token::ending_of;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -89,6 +95,14 @@ pub(crate) trait Pending<R>: Send + Sync {
         self.cancel()
     }
 
+    /// Ends the task with the error of this reason, where that is possible: also a task that runs.
+    /// One that runs in this process goes on, and its outcome is thrown away, unless it is itself
+    /// what asks for it.
+    fn stop(&self, reason: Reason);
+
+    /// Keeps this as long as the task is kept.
+    fn keep(&self, watch: Watch);
+
     /// Runs `hook` when the task has ended, or now if it has.
     fn on_end(&self, hook: Hook);
 
@@ -143,6 +157,20 @@ impl<R> TaskFuture<R> {
             has_failed: outcome.is_err(),
             outcome: Mutex::new(Some(outcome)),
         }))
+    }
+
+    /// Has the task end early with the call that it is a part of.
+    pub(crate) fn end_with(&self, ending: &Ending)
+    where
+        R: 'static,
+    {
+        let task = Arc::downgrade(&self.pending);
+        let stop = move |reason| {
+            if let Some(task) = task.upgrade() {
+                task.stop(reason);
+            }
+        };
+        self.pending.keep(ending.watch(stop));
     }
 
     /// Returns the identity of the task, which no other task of this process has. Its errors
@@ -583,6 +611,12 @@ impl<R: Send> Pending<R> for Ready<R> {
 
     fn cancel(&self) -> bool {
         false
+    }
+
+    fn stop(&self, _reason: Reason) {}
+
+    fn keep(&self, watch: Watch) {
+        drop(watch);
     }
 
     fn on_end(&self, hook: Hook) {

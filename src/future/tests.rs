@@ -63,6 +63,12 @@ impl Pending<u32> for EndsAt {
         self.cancelled.fetch_add(1, Ordering::SeqCst) == 0
     }
 
+    fn stop(&self, _reason: Reason) {}
+
+    fn keep(&self, watch: Watch) {
+        drop(watch);
+    }
+
     fn on_end(&self, hook: Hook) {
         if self.end == 0 {
             hook();

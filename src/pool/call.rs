@@ -1,7 +1,7 @@
 //! [`Call`]: the options of one call, and the plan that they make for the engine.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::call::progress::{Callback, Progress, Tracker};
 use crate::call::schedule::{Schedule, exact_len};
@@ -10,7 +10,7 @@ use crate::call::stream::{Imap, ImapUnordered, Input};
 use crate::call::{AtErr, Limits, Never, Plan};
 use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith};
 use crate::error::{TaskError, TryError};
-use crate::future::TaskFuture;
+use crate::future::{CancellationToken, Ending, TaskFuture, ending_of};
 
 /// Options of one call on a [`Pool`](crate::Pool), made by [`Pool::call`](crate::Pool::call).
 ///
@@ -40,7 +40,23 @@ pub struct Call<'p, 'c, E: Executor> {
     seed: Option<u64>,
     window: Option<usize>,
     kills: bool,
+    /// What may end the call early. Most calls have nothing of it, and none of its size.
+    ends: Option<Box<Ends>>,
     progress: Option<Callback<'c>>,
+}
+
+/// What may end a call early.
+#[derive(Default)]
+struct Ends {
+    tokens: Vec<CancellationToken>,
+    deadline: Option<Instant>,
+}
+
+impl Ends {
+    #[cold]
+    fn ending(&self) -> Option<Ending> {
+        ending_of(&self.tokens, self.deadline)
+    }
 }
 
 impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
@@ -52,6 +68,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             seed: None,
             window: None,
             kills: false,
+            ends: None,
             progress: None,
         }
     }
@@ -273,11 +290,95 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self
     }
 
+    /// Ends the call when the token is cancelled, whatever it is made with: `map` and its like,
+    /// [`submit`](Self::submit), lazy calls. With several tokens, the first that is cancelled ends
+    /// it.
+    ///
+    /// Items that have not started never will, and fail with [`TaskError::Cancelled`]. With a token
+    /// that is cancelled already, none starts and no input is read. `map` and its like return when
+    /// the first failure in input order is certain, as ever; [`map_outcomes`](Self::map_outcomes)
+    /// still gives an outcome for each item. A lazy call gives the outcomes of the items that it
+    /// has read, then one error for the rest of its input, and ends.
+    ///
+    /// On processes and forked children, items that run fail too: their processes are killed. What
+    /// runs in this process, on threads and in turn, comes to its end by itself. Calls that lend
+    /// what they work with (`map` and its like) wait for that, and what ran has its result.
+    /// Submitted tasks and lazy calls do not wait: what runs has been cancelled for the caller, and
+    /// its result is thrown away when it comes. Only a task that cancels its own token goes on to
+    /// have a result.
+    ///
+    /// The caller reads the input of a call: while the input keeps it waiting, it returns from
+    /// there first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::CancellationToken;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let token = CancellationToken::new();
+    /// let outcome = std::thread::scope(|scope| {
+    ///     let call = pool.call().cancel_on(&token);
+    ///     let endless = |_: u32| loop {
+    ///         std::hint::spin_loop()
+    ///     };
+    ///     let call = scope.spawn(move || call.for_each(endless, 0..100));
+    ///     token.cancel();
+    ///     call.join().unwrap()
+    /// });
+    /// assert!(matches!(outcome, Err(TaskError::Cancelled { .. })));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
+        let ends = self.ends.get_or_insert_default();
+        ends.tokens.push(token.clone());
+        self
+    }
+
+    /// Sets when the call as a whole must have ended, whatever it is made with: `map` and its like,
+    /// [`submit`](Self::submit), lazy calls. What has no result by then fails with
+    /// [`TaskError::DeadlineExceeded`], and what has not started never will.
+    ///
+    /// At the deadline the call ends as by [`cancel_on`](Self::cancel_on): processes of items that
+    /// run are killed, and what runs on a thread comes to its end by itself. Its result is thrown
+    /// away, so that what came too late is the same on every engine. The limit of each single item
+    /// is [`timeout`](Self::timeout).
+    ///
+    /// A thread keeps the deadlines of submitted tasks and lazy calls. If the system refuses it,
+    /// they fail with [`PoolError::System`](crate::PoolError::System) and nothing starts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let spin = |forever: bool| {
+    ///     while forever {
+    ///         std::hint::spin_loop()
+    ///     }
+    /// };
+    /// let soon = Instant::now() + Duration::from_secs(1);
+    /// let each = pool.call().deadline(soon).map_outcomes(spin, [false, true, false]);
+    /// assert_eq!(each[0], Ok(()));
+    /// assert!(matches!(each[1], Err(TaskError::DeadlineExceeded { .. })));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.ends.get_or_insert_default().deadline = Some(deadline);
+        self
+    }
+
     /// Returns the limits of the call's tasks, with their seeds.
+    #[inline]
     pub(super) fn limits(&self) -> Limits {
         Limits {
             seeds: Seeds::of_call(self.seed),
-            ..self.limits
+            ending: self.ends.as_ref().and_then(|ends| ends.ending()),
+            retries: self.limits.retries,
+            timeout: self.limits.timeout,
         }
     }
 
@@ -498,7 +599,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     {
         let schedule = self.schedule;
         self.run(items.into_iter(), |engine, plan, items| {
-            Imap::new(engine.stream(plan.limits, f), schedule, plan, items)
+            let limits = plan.limits.clone();
+            Imap::new(engine.stream(limits, f), schedule, plan, items)
         })
     }
 
@@ -532,7 +634,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     {
         let schedule = self.schedule;
         self.run(items.into_iter(), |engine, plan, items| {
-            ImapUnordered::new(engine.stream(plan.limits, f), schedule, plan, items)
+            let limits = plan.limits.clone();
+            ImapUnordered::new(engine.stream(limits, f), schedule, plan, items)
         })
     }
 
@@ -575,8 +678,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 
     /// Runs [`Pool::submit`](crate::Pool::submit) with the options that a single task can have:
-    /// [`timeout`](Self::timeout), [`retries`](Self::retries), [`seed`](Self::seed) and
-    /// [`kill_on_drop`](Self::kill_on_drop).
+    /// [`timeout`](Self::timeout), [`retries`](Self::retries), [`seed`](Self::seed),
+    /// [`kill_on_drop`](Self::kill_on_drop), [`cancel_on`](Self::cancel_on) and
+    /// [`deadline`](Self::deadline).
     ///
     /// # Examples
     ///
@@ -603,8 +707,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         R: Send + 'static,
         E: Run<F, A, R>,
     {
-        let task = self.engine.submit(self.limits(), f, argument);
-        task.kill_on_drop(self.kills)
+        self.submitted(|engine, limits| engine.submit(limits, f, argument))
     }
 
     /// Runs [`Pool::submit_once`](crate::Pool::submit_once) with the options that
@@ -631,7 +734,41 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         R: Send + 'static,
         E: RunOnce<F, A, R>,
     {
-        self.engine.submit_once(self.limits(), f, argument)
+        self.submitted(|engine, limits| engine.submit_once(limits, f, argument))
+    }
+
+    /// Submits a task with the limits of this call, and has it end with the call.
+    #[inline]
+    fn submitted<R: Send + 'static>(
+        self,
+        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
+    ) -> TaskFuture<R> {
+        let limits = self.limits();
+        if limits.ending.is_some() {
+            return self.submitted_until_end(limits, submit);
+        }
+        submit(self.engine, limits).kill_on_drop(self.kills)
+    }
+
+    /// Submits a task of a call that may end early.
+    #[cold]
+    fn submitted_until_end<R: Send + 'static>(
+        self,
+        limits: Limits,
+        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
+    ) -> TaskFuture<R> {
+        let Some(ending) = limits.ending.clone() else {
+            return submit(self.engine, limits).kill_on_drop(self.kills);
+        };
+        if let Some(reason) = ending.reason() {
+            return TaskFuture::ready(Err(reason.error()));
+        }
+        if let Err(error) = ending.arm() {
+            return TaskFuture::ready(Err(error.into()));
+        }
+        let task = submit(self.engine, limits);
+        task.end_with(&ending);
+        task.kill_on_drop(self.kills)
     }
 
     /// Runs [`Pool::map_with`](crate::Pool::map_with) with these options.
@@ -675,6 +812,10 @@ impl<E: Executor> fmt::Debug for Call<'_, '_, E> {
             .field("engine", &self.engine.kind())
             .field("schedule", &self.schedule)
             .field("limits", &self.limits)
+            .field(
+                "deadline",
+                &self.ends.as_ref().and_then(|ends| ends.deadline),
+            )
             .finish_non_exhaustive()
     }
 }

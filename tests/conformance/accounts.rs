@@ -62,6 +62,80 @@ macro_rules! accounts {
         }
 
         #[test]
+        fn b128_what_ends_early_is_counted_once() {
+            use std::sync::atomic::{AtomicBool, Ordering};
+
+            use $crate::early_ends::*;
+            let _none = Leftovers::none();
+            for end in [End::Token, End::Deadline] {
+                for kind in ["submit", "map_outcomes", "imap"] {
+                    let pool = $make;
+                    let engine = pool.engine().kind();
+                    let opens = ["serial", "threads"].contains(&engine);
+                    let fence = Fence(Gate::new());
+                    let gate = &fence.0;
+                    let token = CancellationToken::new();
+                    let deadline = deadline_for(end);
+                    let call = || {
+                        let call = pool.call().chunk_size(4).cancel_on(&token);
+                        match deadline {
+                            Some(deadline) => call.deadline(deadline),
+                            None => call,
+                        }
+                    };
+                    // More than can run, where they can wait.
+                    let waits = ["threads", "processes"].contains(&engine);
+                    let count = match kind {
+                        "submit" if !waits => pool.workers() as u32,
+                        _ => 20,
+                    };
+                    // What is submitted after the end counts nowhere. What does not wait begins at
+                    // once.
+                    let are_given = &AtomicBool::new(kind != "submit" || !waits);
+                    let (outcomes, is_in_time): (Vec<_>, _) = std::thread::scope(|scope| {
+                        let (workers, ended) = (pool.workers(), (&token, deadline));
+                        let is_due =
+                            move || are_given.load(Ordering::SeqCst) && gate.waiting() >= workers;
+                        let ender = scope.spawn(move || end_when(is_due, gate, ended, opens));
+                        let all = || items(gate, count);
+                        let outcomes = match kind {
+                            "submit" => {
+                                let submit = |item| call().submit(hold, item);
+                                let tasks: Vec<_> = all().map(submit).collect();
+                                are_given.store(true, Ordering::SeqCst);
+                                tasks.into_iter().map(TaskFuture::result).collect()
+                            }
+                            "map_outcomes" => call().map_outcomes(hold, all()),
+                            _ => call().imap(hold, all()).collect(),
+                        };
+                        (outcomes, ender.join().unwrap())
+                    });
+                    let ok = outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+                    // What was stopped on a thread is counted when the thread has ended it.
+                    pool.close().unwrap();
+                    let (stats, count) = (pool.stats(), u64::from(count));
+                    let (all, failures) = (stats.total(), stats.total().failures);
+                    let what = format!("{kind}, {end:?}, {engine}, {ok} of {count}: {stats:?}");
+                    assert_eq!(all.tasks, ok + failures.total(), "{what}");
+                    let ended = match end {
+                        End::Token => failures.cancelled,
+                        End::Deadline => failures.timed_out,
+                    };
+                    assert_eq!(failures.total(), ended, "{what}");
+                    // A deadline may pass before all are submitted.
+                    if kind == "imap" || !is_in_time {
+                        assert!(all.tasks + stats.cancelled <= count, "{what}");
+                    } else {
+                        assert_eq!(all.tasks + stats.cancelled, count, "{what}");
+                    }
+                    if !opens && is_in_time {
+                        assert_eq!((ended, ok), (pool.workers() as u64, 0), "{what}");
+                    }
+                }
+            }
+        }
+
+        #[test]
         fn b128_a_worker_is_busy_as_long_as_it_works() {
             use $crate::accounts::takes;
             let _none = Leftovers::none();

@@ -15,10 +15,10 @@ pub(crate) fn sleeps(thread: nix::unistd::Pid) -> bool {
 /// not for a lock on its way, or until `has_ended` says that it never will.
 #[track_caller]
 pub(crate) fn comes_to_rest(thread: nix::unistd::Pid, has_ended: impl Fn() -> bool) {
-    let mut since = std::time::Instant::now();
+    let mut since = Instant::now();
     eventually("the thread comes to rest", || {
         if !sleeps(thread) {
-            since = std::time::Instant::now();
+            since = Instant::now();
         }
         has_ended() || since.elapsed() > Duration::from_millis(20)
     });

@@ -19,6 +19,8 @@ mod cancelling;
 #[macro_use]
 mod crossing;
 #[macro_use]
+mod early_ends;
+#[macro_use]
 mod ends;
 #[macro_use]
 mod futures;
@@ -37,6 +39,8 @@ mod options;
 #[macro_use]
 mod outcomes;
 #[macro_use]
+mod queue_limit;
+#[macro_use]
 mod queued_tasks;
 #[macro_use]
 mod seeds;
@@ -45,7 +49,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::errors::{cancelled, is_cancelled_or_closed, taken, task_timed_out, timed_out};
 use common::refuse::Refused;
@@ -53,11 +57,12 @@ use common::{
     DEADLINE, Leftovers, as_program, assert_matches, eventually, finish_within, is_program,
 };
 use gate::{Fence, Gate, Opens};
+use manyhands::engine::WhenFull;
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
 use manyhands::{
-    Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child, closure, item_seed,
-    wait, worker_index,
+    CancellationToken, Progress, ReturnWhen, RunReduce, Shutdown, as_completed, at_fork_child,
+    closure, item_seed, wait, worker_index,
 };
 use seeds::{ask_with_text, seed_of, seeds_of};
 use serde::{Deserialize, Serialize};
@@ -184,6 +189,7 @@ mod calls {
                 callbacks!($make);
                 ends!($make);
                 cancelling!($make);
+                early_ends!($make);
                 seeds!($make);
                 at_once!($make);
                 told_at_once!($make);
@@ -313,6 +319,7 @@ mod queued {
                 queued_handles!($make);
                 queued_ends!($make);
                 queued_cancelling!($make);
+                queued_early_ends!($make);
                 parallel_identity!($make);
                 lasting_identity!($make);
             }
@@ -339,6 +346,7 @@ mod mortal {
                 mortal_ends!($make);
                 mortal_at_once!($make);
                 mortal_cancelling!($make);
+                mortal_early_ends!($make);
                 mortal_identity!($make);
             }
         };
@@ -350,6 +358,78 @@ mod mortal {
     mod forked_at_once {
         use super::*;
         parallel_identity!(forked());
+    }
+}
+
+/// The engines whose builders bound the tasks that wait.
+mod bounded {
+    use super::*;
+
+    mod threads {
+        use super::*;
+        queue_limits!(Threads::builder().workers(2));
+
+        #[test]
+        fn b97_a_task_of_the_pool_itself_is_not_held_up() {
+            let _none = Leftovers::none();
+            let builder = Threads::builder().workers(1);
+            let pool = std::sync::Arc::new(builder.queue_limit(0, WhenFull::Wait).build().unwrap());
+            let own = pool.clone();
+            let within = move |()| {
+                let tasks: Vec<_> = (0..9u32).map(|n| own.submit(|n| n, n)).collect();
+                let results = tasks.into_iter().map(TaskFuture::result);
+                results.collect::<Result<Vec<_>, _>>()
+            };
+            let task = pool.submit(within, ());
+            assert_eq!(task.result().unwrap(), Ok((0..9).collect()));
+        }
+    }
+
+    mod processes {
+        use super::*;
+        queue_limits!(Processes::builder().workers(2).stderr(Stdio::null()));
+    }
+
+    #[test]
+    fn b97_a_forked_pool_refuses_what_no_child_is_free_for() {
+        use early_ends::hold;
+        let _none = Leftovers::none();
+        let fence = Fence(Gate::new());
+        let gate = &fence.0;
+        let builder = Forked::builder().workers(2).allow_threads(true);
+        let pool = builder.when_full(WhenFull::Refuse).build().unwrap();
+        let tasks = [0, 1].map(|n| pool.submit(hold, (gate.clone(), n)));
+        let refused = pool.submit(hold, (gate.clone(), 2)).result().unwrap_err();
+        assert_matches!(
+            refused.as_pool(),
+            Some(PoolError::QueueFull { limit: 0, .. })
+        );
+        eventually("both run", || gate.waiting() == 2);
+        gate.open();
+        assert_eq!(tasks.map(TaskFuture::result), [Ok(0), Ok(1)]);
+        assert!(!gate.folder().join("2").exists());
+        for n in 0..9u32 {
+            assert_eq!(pool.submit(|n: u32| n, n).result(), Ok(n));
+        }
+        let lazy: Vec<_> = pool.imap(|n: u32| n, 0..9).collect();
+        assert_eq!(lazy, (0..9).map(Ok).collect::<Vec<_>>());
+        assert_eq!(pool.map(|n: u32| n, 0..9), Ok((0..9).collect()));
+    }
+}
+
+/// The engines whose tasks have the memory of their caller.
+mod sharing {
+    use super::*;
+
+    mod serial {
+        use super::*;
+        sharing_early_ends!(Pool::serial());
+    }
+
+    mod threads {
+        use super::*;
+        sharing_early_ends!(Pool::threads(2).unwrap());
+        threads_early_ends!(Pool::threads(2).unwrap());
     }
 }
 

@@ -463,7 +463,7 @@ pub(super) struct Answers {
 impl Answers {
     /// Runs the after-fork hooks. This must be called in the child, before it touches what is the
     /// program's.
-    pub(super) fn new(limits: Limits, responses: &ResponseWriter) -> Self {
+    pub(super) fn new(limits: &Limits, responses: &ResponseWriter) -> Self {
         let broken = at_fork::run().err();
         responses.ready();
         Self {

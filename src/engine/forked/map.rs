@@ -16,11 +16,12 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Answers, Bond, Forked as Child, LAST_ORDERS, LOOK_PAUSE, SLOW_START, wait_any};
 use super::chunk::Chunk;
-use super::submit::Enlisted;
+use super::submit::{EndBell, Enlisted};
 use crate::call::{Limits, Plan, Stop, Tracker, logs, seed, worker_index};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{Corruption, Death, PoolError, TaskError, TaskValue};
+use crate::future::{Ending, Reason};
 use crate::lane::message::StopsAt;
 use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
 use crate::memory::wire;
@@ -50,7 +51,7 @@ where
     R: Serialize + DeserializeOwned + 'static,
     S: Stop<R>,
 {
-    let mut items: Vec<Option<A>> = items.map(Some).collect();
+    let mut items = read(&plan.limits, items)?;
     let stops_at = if S::AT_ERR {
         StopsAt::Err
     } else {
@@ -93,6 +94,30 @@ where
     }
 }
 
+/// Reads the input to its end.
+///
+/// # Errors
+///
+/// If the call ends before that.
+fn read<A>(
+    limits: &Limits,
+    mut items: impl Iterator<Item = A>,
+) -> Result<Vec<Option<A>>, TaskError> {
+    if limits.ending.is_none() {
+        return Ok(items.map(Some).collect());
+    }
+    let mut read = Vec::new();
+    loop {
+        if let Some(reason) = limits.ended() {
+            return Err(reason.error());
+        }
+        let Some(item) = items.next() else {
+            return Ok(read);
+        };
+        read.push(Some(item));
+    }
+}
+
 /// The most items of a chunk. Items of a chunk are counted in 32 bits, twice over.
 const MOST_ITEMS: usize = 1 << 30;
 
@@ -109,6 +134,8 @@ struct Call<'a, R> {
     cut: Option<usize>,
     done: usize,
     failed: usize,
+    /// Items that were running when the call ended, and failed with it.
+    stopped: usize,
     /// The chunks that this round is about, in order.
     list: Vec<usize>,
     /// The number of chunks of the list that have been claimed.
@@ -169,6 +196,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             cut: None,
             done: 0,
             failed: 0,
+            stopped: 0,
             cursor: Cursor::new().map_err(no_memory)?,
             bell: Arc::new(Alarm::new().map_err(no_bell)?),
             fruitless: 0,
@@ -188,10 +216,12 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
+        let end = self.limits.ending.as_ref();
+        let _end = end.map(|ending| EndBell::ringing(ending, &self.bell));
         while !self.is_decided() {
             let went = self.round(f, items, tracker);
-            if matches!(went, Err(TaskError::Cancelled {})) {
-                let left = items.len().saturating_sub(self.done);
+            if let Err(TaskError::Cancelled {} | TaskError::DeadlineExceeded {}) = went {
+                let left = items.len().saturating_sub(self.done + self.stopped);
                 self.engine.submitted.accounts.cancelled(left);
             }
             went?;
@@ -229,6 +259,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         if self.engine.submitted.is_cancelled() {
             return Err(TaskError::Cancelled {});
         }
+        if let Some(reason) = self.limits.ended() {
+            return Err(reason.error());
+        }
         self.cursor.reset();
         let mut hands: Vec<Hand<'a>> = Vec::new();
         loop {
@@ -262,6 +295,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             }
             if self.engine.submitted.is_killed() {
                 return Err(TaskError::Cancelled {});
+            }
+            if let Some(reason) = self.limits.ended() {
+                return self.end(hands, reason);
             }
             if self.engine.submitted.is_cancelled() {
                 // The children end what they have claimed.
@@ -333,6 +369,28 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
     }
 
+    /// Ends the call early: kills all children, and takes what they had done.
+    ///
+    /// # Errors
+    ///
+    /// That of the reason, unless the outcome is certain all the same.
+    fn end(&mut self, mut hands: Vec<Hand<'_>>, reason: Reason) -> Result<(), TaskError> {
+        // A child that is killed last must not claim what is left before that.
+        self.cursor.pass(self.list.len());
+        for hand in &hands {
+            hand.child.kill();
+        }
+        for hand in &mut hands {
+            hand.child.process().wait_end(None);
+            self.drain(hand);
+            self.reclaim(hand);
+        }
+        if self.is_decided() {
+            return Ok(());
+        }
+        Err(reason.error())
+    }
+
     /// Waits for the ends of children that have answered all items: each prints what it has
     /// buffered, and ends what it has made. Children that do not come to their end are killed.
     fn see_off(&self, mut hands: Vec<Hand<'_>>) {
@@ -340,7 +398,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         loop {
             hands.retain(|hand| !hand.child.has_ended());
             let waited = start.elapsed();
-            let is_over = waited >= LAST_ORDERS || self.engine.submitted.is_killed();
+            let is_over = waited >= LAST_ORDERS
+                || self.engine.submitted.is_killed()
+                || self.limits.ended().is_some();
             if hands.is_empty() || is_over {
                 // The children that are left are killed when they are dropped.
                 return;
@@ -357,7 +417,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// looks anyway.
     fn wait_any(&self, hands: &[Hand<'_>]) {
         let children = hands.iter().map(|hand| hand.child.fd());
-        wait_any(&[&self.bell], children, Some(LOOK_PAUSE));
+        let deadline = self.limits.ending.as_ref().and_then(Ending::deadline);
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(LOOK_PAUSE, |left| left.min(LOOK_PAUSE));
+        wait_any(&[&self.bell], children, Some(pause));
     }
 
     /// Kills children that are stopped (SIGSTOP, a debugger) while they are at no item: what they
@@ -422,7 +485,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
-        let mut answers = Answers::new(self.limits, responses);
+        let mut answers = Answers::new(&self.limits, responses);
         while let Some(&index) = self.list.get(self.cursor.claim()) {
             let chunk = &self.chunks[index];
             responses.begin(number(index), chunk.answered);
@@ -549,18 +612,26 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             self.fruitless = 0;
             let items = expected.end.saturating_sub(hand.from);
             hand.child.record(self.began, items, false);
+            let is_killed = matches!(
+                error,
+                TaskError::WorkerDied {
+                    cause: Death::Signal(9),
+                    ..
+                }
+            );
             // The child seemed to be at no item, and went on in the moment before the signal: its
             // item may run again. But an item whose function has ended is not run twice.
-            let is_innocent = hand.has_stalled
-                && !hand.child.has_run()
-                && matches!(
-                    error,
-                    TaskError::WorkerDied {
-                        cause: Death::Signal(9),
-                        ..
-                    }
-                );
-            if is_innocent {
+            let is_innocent = hand.has_stalled && !hand.child.has_run();
+            // An item that was running when the call ended fails with the call.
+            if is_killed && let Some(reason) = self.limits.ended() {
+                if !is_innocent {
+                    hand.child.count(1);
+                    hand.child.count_failure(&reason.error());
+                    self.stopped += 1;
+                }
+                return;
+            }
+            if is_killed && is_innocent {
                 return;
             }
             let chunk = &mut self.chunks[index];

@@ -34,8 +34,8 @@ use super::fork;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{
-    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, WorkerStats,
-    pool_name,
+    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, WhenFull,
+    WorkerStats, pool_name,
 };
 use crate::call;
 use crate::call::portable::PortableValue;
@@ -129,6 +129,8 @@ use crate::process::traces::Tracer;
 pub struct Forked {
     workers: usize,
     allow_threads: bool,
+    /// Whether `submit` fails when no child is free, and does not wait.
+    refuses: bool,
     submitted: Submitted,
 }
 
@@ -160,6 +162,7 @@ pub struct ForkedBuilder {
     name: Option<String>,
     has_timeline: bool,
     logs: Option<Logs>,
+    when_full: Option<WhenFull>,
 }
 
 impl ForkedBuilder {
@@ -362,6 +365,34 @@ impl ForkedBuilder {
         self
     }
 
+    /// Sets what [`submit`](crate::Pool::submit) does when all children that there may be run. A
+    /// forked pool has no queue: a task runs from the moment it is submitted. By default, `submit`
+    /// waits until one has ended ([`WhenFull::Wait`]).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::WhenFull;
+    /// use manyhands::prelude::*;
+    ///
+    /// // Doc tests run in several threads.
+    /// let builder = Forked::builder().workers(1).allow_threads(true);
+    /// let pool = builder.when_full(WhenFull::Refuse).build()?;
+    /// let spin = |()| loop {
+    ///     std::hint::spin_loop()
+    /// };
+    /// let endless: TaskFuture<()> = pool.submit(spin, ());
+    /// let refused = pool.submit(|x: u8| x, 1).result().unwrap_err();
+    /// assert!(matches!(refused.as_pool(), Some(PoolError::QueueFull { limit: 0, .. })));
+    /// assert!(endless.kill());
+    /// assert_eq!(pool.submit(|x: u8| x, 1).result()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = Some(when_full);
+        self
+    }
+
     /// Makes the engine that was asked for.
     pub(crate) fn start(self) -> Result<Forked, PoolError> {
         let workers = super::workers_or_available(self.workers)?;
@@ -385,6 +416,7 @@ impl ForkedBuilder {
         Ok(Forked {
             workers,
             allow_threads: self.allow_threads,
+            refuses: self.when_full == Some(WhenFull::Refuse),
             submitted: Submitted::new(
                 name,
                 environment,
@@ -427,14 +459,15 @@ impl Forked {
 }
 
 impl Forked {
-    /// Forks a child for one task.
+    /// Forks a child for one task. If as many run as may, waits for one to end if it `waits`.
     fn start<F, A, R, K>(
         &self,
-        limits: Limits,
+        limits: &Limits,
         work: (F, A),
         name: ItemIndex,
+        waits: bool,
         keep: impl FnOnce(F, A) -> K,
-    ) -> Result<Arc<Running>, PoolError>
+    ) -> Result<Arc<Running>, TaskError>
     where
         F: FnOnce(A) -> R,
         R: PortableValue + 'static,
@@ -442,7 +475,7 @@ impl Forked {
     {
         self.check_threads()?;
         self.submitted
-            .submit(self.workers, limits, work, name, keep)
+            .submit((self.workers, waits), limits, work, name, keep)
     }
 }
 
@@ -570,7 +603,7 @@ where
             let place = (worker, self.workers);
             let limits = limits.of_item(worker);
             self.submitted
-                .start_part::<F, A, R>(place, limits, &f, argument)
+                .start_part::<F, A, R>(place, &limits, &f, argument)
         };
         let parts: Vec<_> = arguments.into_iter().enumerate().map(start).collect();
         let end = |part: Result<(Arc<Running>, _), TaskError>| {
@@ -605,7 +638,9 @@ where
         }
         let id = TaskId::next();
         let name = ItemIndex::of_task(id);
-        match self.start(limits, (f, argument), name, |f, argument| (f, argument)) {
+        let waits = !self.refuses;
+        let keep = |f, argument| (f, argument);
+        match self.start(&limits, (f, argument), name, waits, keep) {
             Ok(running) => TaskFuture::with_id(
                 id,
                 Arc::new(Task {
@@ -615,7 +650,7 @@ where
                     },
                 }),
             ),
-            Err(error) => TaskFuture::ready(Err(error.into())),
+            Err(error) => TaskFuture::ready(Err(error)),
         }
     }
 }

@@ -6,8 +6,8 @@
 
 use std::any::Any;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use super::child::{Bond, Forked as Child, LOOK_PAUSE, Setup, wait_any};
 use super::watch::Watcher;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, PoolId, later};
+use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
@@ -40,9 +40,12 @@ pub(super) struct Running {
     generation: u32,
     /// How long the task may take.
     limit: Option<Duration>,
-    is_cancelled: AtomicBool,
     /// When the task was given to the pool, by the system's clock.
     queued: u64,
+    /// Why the child is killed, if the task is to end early.
+    stopped: OnceLock<Reason>,
+    /// What may stop the task, if anything may.
+    watch: OnceLock<Watch>,
     /// The child and what is expected of it, until it has ended.
     pub(super) child: Mutex<Option<(Child, Expected)>>,
     outcome: Mutex<Option<Result<Vec<u8>, TaskError>>>,
@@ -53,7 +56,7 @@ pub(super) struct Running {
     /// Whether the task has failed, for callers that ask after the outcome has been taken. Set
     /// before `is_done`.
     has_failed: AtomicBool,
-    /// Whether the task has ended because of `is_cancelled`. Set before `is_done`.
+    /// Whether the task has ended because of `stopped`. Set before `is_done`.
     was_cancelled: AtomicBool,
     /// Set under the lock of `hooks`.
     is_done: AtomicBool,
@@ -105,7 +108,8 @@ impl Running {
             process: child.process(),
             generation: fork::generation(),
             limit,
-            is_cancelled: AtomicBool::new(false),
+            stopped: OnceLock::new(),
+            watch: OnceLock::new(),
             child: Mutex::new(Some((child, expected))),
             outcome: Mutex::default(),
             results,
@@ -139,13 +143,10 @@ impl Running {
             // The child has died before it answered.
             let has_died = fate.is_some();
             if let Some(Fate { .. }) = fate {
-                let is_cancelled = self.is_cancelled.load(Ordering::Acquire);
-                self.was_cancelled.store(is_cancelled, Ordering::Relaxed);
-                let error = if is_cancelled {
-                    TaskError::Cancelled {}
-                } else {
-                    error
-                };
+                let stopped = self.stopped.get();
+                self.was_cancelled
+                    .store(stopped.is_some(), Ordering::Relaxed);
+                let error = stopped.map_or(error, |reason| reason.error());
                 hand.count_failure(&error);
                 *self.outcome.lock() = Some(Err(error));
             }
@@ -247,10 +248,10 @@ impl Running {
         }
     }
 
-    /// Kills the child, unless it has ended.
-    pub(super) fn stop(&self) {
+    /// Kills the child, unless it has ended, for this reason.
+    pub(super) fn stop(&self, reason: Reason) {
         if !self.has_ended() {
-            self.is_cancelled.store(true, Ordering::Release);
+            self.stopped.get_or_init(|| reason);
             self.process.kill();
         }
     }
@@ -258,7 +259,7 @@ impl Running {
     /// Kills the child, unless it has ended, and waits for its end. Threads that wait for it are
     /// told.
     pub(super) fn cancel(&self) {
-        self.stop();
+        self.stop(Reason::Cancelled);
         self.wait(None);
     }
 
@@ -316,6 +317,17 @@ where
         // This waits, but only until the kernel has removed the process.
         self.running.cancel();
         self.running.was_cancelled.load(Ordering::Relaxed)
+    }
+
+    fn stop(&self, reason: Reason) {
+        if !self.running.is_foreign() {
+            self.running.stop(reason);
+        }
+    }
+
+    fn keep(&self, watch: Watch) {
+        // A task is given one.
+        let _ = self.running.watch.set(watch);
     }
 
     fn on_end(&self, hook: Hook) {

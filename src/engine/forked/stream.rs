@@ -24,9 +24,9 @@ where
             Some(item) => {
                 let limits = Limits {
                     seeds: limits.seeds.from(base),
-                    ..limits
+                    ..limits.clone()
                 };
-                give(engine, limits, &f, base, item)
+                give(engine, &limits, &f, base, item)
             }
             None => TaskFuture::ready(Ok(Vec::new())),
         }
@@ -42,7 +42,7 @@ where
 
 fn give<F, A, R>(
     engine: &Forked,
-    limits: Limits,
+    limits: &Limits,
     f: &F,
     index: usize,
     item: A,
@@ -57,7 +57,7 @@ where
     {
         return TaskFuture::ready(Ok(vec![Err(error)]));
     }
-    match engine.start(limits, (f, item), Some(index).into(), |_, item| item) {
+    match engine.start(limits, (f, item), Some(index).into(), true, |_, item| item) {
         Ok(running) => TaskFuture::new(Arc::new(Task {
             running,
             open: move |outcome: Result<Vec<u8>, _>| {
@@ -67,6 +67,6 @@ where
                 ])
             },
         })),
-        Err(error) => TaskFuture::ready(Err(error.into())),
+        Err(error) => TaskFuture::ready(Err(error)),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -19,9 +19,10 @@ use super::watch::Watcher;
 use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
 use crate::error::{ItemIndex, PoolError, TaskError};
-use crate::future::{PoolId, later};
+use crate::future::{Ending, PoolId, Reason, Watch, later};
 use crate::lane::ResponseWriter;
 use crate::lane::bell::Bell;
+use crate::os::alarm::Alarm;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
@@ -223,18 +224,18 @@ impl Submitted {
     }
 
     /// Forks a child for the task. If there are `workers` children already, first waits for one to
-    /// end.
+    /// end if it `waits`, and fails if not.
     ///
     /// What `keep` makes of function and argument stays until the task has ended: the child has
     /// copies of the handles of shared objects among them, and copies hold nothing.
     pub(super) fn submit<F, A, R, K>(
         &self,
-        workers: usize,
-        limits: Limits,
+        (workers, waits): (usize, bool),
+        limits: &Limits,
         (f, argument): (F, A),
         name: ItemIndex,
         keep: impl FnOnce(F, A) -> K,
-    ) -> Result<Arc<Running>, PoolError>
+    ) -> Result<Arc<Running>, TaskError>
     where
         F: FnOnce(A) -> R,
         R: Serialize + DeserializeOwned + 'static,
@@ -252,7 +253,7 @@ impl Submitted {
                     responses.end();
                 }
             });
-            self.fork(workers, limits.timeout, &mut run, Discard::of::<R>())
+            self.fork((workers, waits), limits, &mut run, Discard::of::<R>())
         };
         later::flush();
         // This happens without the lock, and when all is in order: dropping what the work holds may
@@ -277,7 +278,7 @@ impl Submitted {
     pub(super) fn start_part<F, A, R>(
         &self,
         (index, workers): (usize, usize),
-        limits: Limits,
+        limits: &Limits,
         f: &F,
         argument: A,
     ) -> Result<(Arc<Running>, Enlisted<'_>), TaskError>
@@ -315,16 +316,20 @@ impl Submitted {
 
     fn fork(
         &self,
-        workers: usize,
-        limit: Option<Duration>,
+        (workers, waits): (usize, bool),
+        limits: &Limits,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         results: Discard,
-    ) -> Result<Arc<Running>, PoolError> {
+    ) -> Result<Arc<Running>, TaskError> {
+        let mut end = None;
         // The lock is held until the child is on the list: two threads at once must not fork one
         // child too many.
         let mut running = loop {
             let mut running = self.running.lock();
             self.check_open()?;
+            if let Some(reason) = limits.ended() {
+                return Err(reason.error());
+            }
             if running.len() < workers {
                 break running;
             }
@@ -337,12 +342,23 @@ impl Submitted {
             if running.len() < workers {
                 break running;
             }
+            if !waits {
+                drop(running);
+                later::flush();
+                return Err(PoolError::QueueFull { limit: 0 }.into());
+            }
             let busy = running.clone();
             // The lock is free while this thread waits, so that another thread can shut the pool
             // down.
             drop(running);
             later::flush();
-            wait_for_any(&busy);
+            if end.is_none()
+                && let Some(ending) = &limits.ending
+            {
+                end = Some(EndBell::of(ending)?);
+                continue;
+            }
+            wait_for_any(&busy, end.as_ref().map(|end| &*end.bell));
         };
         let index = worker_index::lowest_free(running.iter().map(|task| task.index));
         let failed = |error: std::io::Error| PoolError::StartFailed {
@@ -351,6 +367,7 @@ impl Submitted {
             reason: error.to_string(),
         };
         let (setup, watcher) = (self.setup(index), self.watcher.clone());
+        let limit = limits.timeout;
         let task = Running::start(self.id, setup, work, limit, results, watcher).map_err(failed)?;
         let task = Arc::new(task);
         running.push(task.clone());
@@ -393,7 +410,7 @@ impl Submitted {
         let running = self.running.lock().clone();
         let running: Vec<_> = running.iter().filter(|task| !task.is_done()).collect();
         for task in &running {
-            task.stop();
+            task.stop(Reason::Cancelled);
         }
         let enlisted = {
             let enlisted = self.enlisted.lock();
@@ -433,14 +450,39 @@ impl Submitted {
     }
 }
 
-/// Waits until one of the children ends or has something to say. If another thread waits for a
-/// child, what that child says is left to that thread; its end is not.
-fn wait_for_any(running: &[Arc<Running>]) {
+/// A bell that rings when a call ends early, as long as this lives.
+pub(super) struct EndBell {
+    pub(super) bell: Arc<Alarm>,
+    _watch: Watch,
+}
+
+impl EndBell {
+    /// Makes the bell of a call with this ending.
+    fn of(ending: &Ending) -> Result<Self, PoolError> {
+        let no_bell = |error| PoolError::system("an eventfd could not be had", error);
+        let bell = Arc::new(Alarm::new().map_err(no_bell)?);
+        Ok(Self::ringing(ending, &bell))
+    }
+
+    /// Has this bell ring for a call with this ending.
+    pub(super) fn ringing(ending: &Ending, bell: &Arc<Alarm>) -> Self {
+        let rings = bell.clone();
+        Self {
+            bell: bell.clone(),
+            _watch: ending.watch(move |_| rings.ring()),
+        }
+    }
+}
+
+/// Waits until one of the children ends or has something to say, or until the call ends early. If
+/// another thread waits for a child, what that child says is left to that thread; its end is not.
+fn wait_for_any(running: &[Arc<Running>], end: Option<&Alarm>) {
     let locked: Vec<_> = running
         .iter()
         .filter_map(|task| Some((task, task.child.try_lock()?)))
         .collect();
-    let bells: Vec<_> = locked.iter().map(|(task, _)| &*task.bell).collect();
+    let bells = locked.iter().map(|(task, _)| &*task.bell);
+    let bells: Vec<_> = bells.chain(end).collect();
     let children = || {
         let children = locked.iter().filter_map(|(_, child)| child.as_ref());
         children.map(|(child, _)| child)

@@ -14,7 +14,7 @@ use super::initializer::{self, Model};
 use super::settings::{InnerThreads, Settings, StartMethod, WaitPolicy};
 use crate::call;
 use crate::engine::affinity::Affinity;
-use crate::engine::{pool_name, workers_or_available};
+use crate::engine::{WhenFull, pool_name, workers_or_available};
 use crate::error::PoolError;
 use crate::process::logs::Logs;
 use crate::process::traces::Tracer;
@@ -738,6 +738,32 @@ impl ProcessesBuilder {
     /// ```
     pub fn logs(mut self, logs: Logs) -> Self {
         self.settings.logs = Some(logs);
+        self
+    }
+
+    /// Sets how many submitted tasks may wait for a worker, and what
+    /// [`submit`](crate::Pool::submit) does when as many wait: so the arguments of tasks that have
+    /// not started take no more memory than that. By default there is no limit.
+    ///
+    /// A task counts from `submit` to its end, and there may be one for each worker more than the
+    /// limit. A cancelled task makes room. A waker must not be held up, so what it submits passes
+    /// the limit. Other calls do not count: they keep their own windows
+    /// ([`Call::window`](crate::Call::window)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::WhenFull;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Processes::builder().workers(2).queue_limit(10, WhenFull::Wait).build()?;
+    /// let tasks: Vec<_> = (0..1_000u64).map(|x| pool.submit(|x| x * x, x)).collect();
+    /// let squares = tasks.into_iter().map(TaskFuture::result);
+    /// assert_eq!(squares.collect::<Result<Vec<_>, _>>()?[999], 998_001);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue_limit(mut self, tasks: usize, when_full: WhenFull) -> Self {
+        self.settings.queue_limit = Some((tasks, when_full));
         self
     }
 

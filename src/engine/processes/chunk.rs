@@ -16,7 +16,7 @@ use crate::call::{ChunkFuture, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
-use crate::future::TaskFuture;
+use crate::future::{Reason, TaskFuture};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
@@ -122,6 +122,15 @@ impl<R> Results for ChunkPromise<R> {
         counts.map_or(std::ptr::null(), |counts| Arc::as_ptr(counts).cast())
     }
 
+    fn is_wanted(&self, _from: u32) -> bool {
+        self.completion.stopped().is_none()
+    }
+
+    fn unwanted(&self) -> TaskError {
+        let stopped = self.completion.stopped();
+        stopped.map_or(TaskError::Cancelled {}, Reason::error)
+    }
+
     fn is_told(&self) -> bool {
         self.completion.is_told()
     }
@@ -172,10 +181,10 @@ impl<R: DeserializeOwned + 'static> PendingResults<Vec<Result<R, TaskError>>> fo
         Ok(outcomes)
     }
 
-    fn set_cancelled(&self) {
+    fn fail_rest(&self, error: &TaskError) {
         let known = self.outcome.lock().known;
         for index in known..self.count - self.unsent.len() {
-            self.fail(index as u32, TaskError::Cancelled {});
+            self.fail(index as u32, error.clone());
         }
     }
 }
@@ -192,7 +201,7 @@ pub(super) enum Given<R> {
 /// what has an outcome.
 pub(super) fn give<A, R>(
     shared: &Arc<Shared>,
-    limits: Limits,
+    limits: &Limits,
     function: &Function,
     base: usize,
     items: &mut impl Iterator<Item = A>,
@@ -224,6 +233,11 @@ where
             taken += 1;
         }
     });
+    if let Some(reason) = limits.ended() {
+        // The call has ended while its input was read.
+        let outcomes = (0..taken).map(|_| Err(reason.error())).collect();
+        return (Given::Outcomes(outcomes), taken, has_ended);
+    }
     let sent = taken - unsent.len();
     if let Some(counts) = counts {
         counts.add(unsent.len());
@@ -248,9 +262,10 @@ where
         seeds: limits.seeds.from(base + first_sent),
         handles,
         stops_at: StopsAt::Nothing,
+        may_end: limits.ending.is_some(),
         name: Some(base + first_sent).into(),
         results: ChunkPromise {
-            completion: Completion::new(shared),
+            completion: Completion::new(shared, limits.ending.clone()),
             counts: counts.cloned(),
             base,
             count: taken,

@@ -1,15 +1,16 @@
 //! What the handle of a task needs to wait for it, to be told of its end and to stop it, whatever
 //! its result is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Results, Task};
+use crate::engine::backlog::Slot;
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, PoolId, Signal};
+use crate::future::{Ending, Hook, Pending, PoolId, Reason, Signal, Watch};
 
 /// The part of a task's results that its handle works with.
 pub(super) struct Completion {
@@ -27,6 +28,19 @@ pub(super) struct Completion {
     is_cold: AtomicBool,
     /// Whether the task has ended without a result. It stays so when the outcome has been taken.
     has_failed: AtomicBool,
+    /// What few tasks have.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few tasks have: those of calls that may end early, and those of pools that bound how many
+/// wait.
+struct Rare {
+    /// What may end the call early that the task is a part of, if anything may.
+    ending: Option<Ending>,
+    /// What stops the task then.
+    watch: OnceLock<Watch>,
+    /// The place of the task among the submitted ones, if they are bounded.
+    slot: Option<Slot>,
 }
 
 /// Results that have a handle.
@@ -36,13 +50,35 @@ pub(super) trait PendingResults<R>: Results + Sized {
     /// Takes the outcome, which is there once. Called when the task has ended.
     fn take(&self) -> Result<R, TaskError>;
 
-    /// Sets everything that has no outcome yet to cancelled.
-    fn set_cancelled(&self);
+    /// Fails everything that has no outcome yet.
+    fn fail_rest(&self, error: &TaskError);
+}
+
+impl Rare {
+    #[cold]
+    fn new(ending: Option<Ending>, slot: Option<Slot>) -> Self {
+        Self {
+            ending,
+            watch: OnceLock::new(),
+            slot,
+        }
+    }
 }
 
 impl Completion {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, ending: Option<Ending>) -> Self {
+        Self::in_slot(shared, ending, None)
+    }
+
+    /// Makes that of a task that has this place among the submitted ones.
+    pub(super) fn in_slot(
+        shared: &Arc<Shared>,
+        ending: Option<Ending>,
+        slot: Option<Slot>,
+    ) -> Self {
+        let is_rare = ending.is_some() || slot.is_some();
         Self {
+            rare: is_rare.then(|| Box::new(Rare::new(ending, slot))),
             shared: shared.clone(),
             ended: Signal::default(),
             is_awaited: AtomicBool::new(false),
@@ -55,6 +91,9 @@ impl Completion {
 
     /// Marks the task as ended, and tells all that wait for it.
     pub(super) fn end(&self) {
+        if let Some(slot) = self.slot() {
+            slot.free();
+        }
         self.ended.raise();
     }
 
@@ -64,7 +103,7 @@ impl Completion {
     }
 
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Ordering::Relaxed)
+        self.is_awaited.load(Ordering::Relaxed) || self.slot().is_some_and(Slot::is_waited_for)
     }
 
     pub(super) fn is_told(&self) -> bool {
@@ -73,6 +112,18 @@ impl Completion {
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the call of the task is over, if it is: no worker is to begin with the task any
+    /// more. All tasks of the call say so from the same moment, whenever they are stopped.
+    #[inline]
+    pub(super) fn stopped(&self) -> Option<Reason> {
+        self.rare.as_ref()?.ending.as_ref()?.reason()
+    }
+
+    #[inline]
+    fn slot(&self) -> Option<&Slot> {
+        self.rare.as_ref()?.slot.as_ref()
     }
 
     fn has_ended(&self) -> bool {
@@ -96,6 +147,62 @@ pub(super) fn place<P: PendingResults<R> + 'static, R>(
         .is_cold
         .store(woke, Ordering::Relaxed);
     Ok(())
+}
+
+impl<P> Task<P> {
+    /// Ends the task with this error if no worker has begun with it. Returns true if so.
+    fn withdraw<R>(&self, error: &TaskError) -> bool
+    where
+        P: PendingResults<R>,
+    {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return false;
+        }
+        let mut dispatch = completion.shared.lock();
+        if completion.has_ended()
+            || !dispatch.withdraw(
+                &completion.shared,
+                (self.address(), self.count),
+                completion.is_told(),
+            )
+        {
+            return false;
+        }
+        completion.is_cancelled.store(true, Ordering::Relaxed);
+        self.results.fail_rest(error);
+        completion.end();
+        // The task's place in the lane may now be another's, and a thread may wait for the end of
+        // everything.
+        dispatch.pump(&completion.shared);
+        drop(dispatch);
+        completion.shared.bell.ring();
+        true
+    }
+
+    /// Ends the task with this error, also if a worker has begun with it. Returns true if this call
+    /// has caused it.
+    fn end_with<R>(&self, error: &TaskError) -> bool
+    where
+        P: PendingResults<R>,
+    {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return false;
+        }
+        {
+            let mut dispatch = completion.shared.lock();
+            dispatch.pump(&completion.shared);
+            if completion.has_ended() {
+                return false;
+            }
+            if dispatch.is_running(self.address()) {
+                return dispatch.kill(self.address(), error);
+            }
+        }
+        // A worker may begin with it at this very moment.
+        self.withdraw(error) || completion.shared.lock().kill(self.address(), error)
+    }
 }
 
 impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
@@ -155,48 +262,43 @@ impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
     }
 
     fn cancel(&self) -> bool {
-        let completion = self.results.completion();
-        if completion.is_foreign() {
-            return false;
-        }
-        let mut dispatch = completion.shared.lock();
-        if completion.has_ended()
-            || !dispatch.withdraw(
-                &completion.shared,
-                (self.address(), self.count),
-                completion.is_told(),
-            )
-        {
-            return false;
-        }
-        completion.is_cancelled.store(true, Ordering::Relaxed);
-        self.results.set_cancelled();
-        completion.end();
-        // The task's place in the lane may now be another's, and a thread may wait for the end of
-        // everything.
-        dispatch.pump(&completion.shared);
-        drop(dispatch);
-        completion.shared.bell.ring();
-        true
+        self.withdraw(&TaskError::Cancelled {})
     }
 
     fn kill(&self) -> bool {
+        self.end_with(&TaskError::Cancelled {})
+    }
+
+    fn stop(&self, reason: Reason) {
         let completion = self.results.completion();
         if completion.is_foreign() {
-            return false;
+            return;
         }
+        let shared = &completion.shared;
         {
-            let mut dispatch = completion.shared.lock();
-            dispatch.pump(&completion.shared);
+            let mut dispatch = shared.lock();
+            // The first task of a call that is stopped has ended all that no worker had begun with.
             if completion.has_ended() {
-                return false;
+                return;
             }
-            if dispatch.is_running(self.address()) {
-                return dispatch.kill(self.address());
+            dispatch.pump(shared);
+            // This comes before the kill: the place of a killed worker is taken by another one,
+            // which must not begin with anything of the call.
+            dispatch.drop_unwanted(shared);
+            if !completion.has_ended() {
+                dispatch.kill(self.address(), &reason.error());
             }
+            dispatch.pump(shared);
         }
-        // A worker may begin with it at this very moment.
-        self.cancel() || completion.shared.lock().kill(self.address())
+        // Threads may wait for tasks that have ended here.
+        shared.bell.ring();
+    }
+
+    fn keep(&self, watch: Watch) {
+        // A task is given one.
+        if let Some(rare) = &self.results.completion().rare {
+            let _ = rare.watch.set(watch);
+        }
     }
 
     fn on_end(&self, hook: Hook) {

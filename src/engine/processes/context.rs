@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::settings::Settings;
 use super::task::Retired;
 use crate::call::Limits;
+use crate::engine::backlog::Backlog;
 use crate::error::PoolError;
 use crate::future::PoolId;
 use crate::lane::bell::Bell;
@@ -39,6 +40,8 @@ pub(super) struct Context {
     pub(super) retired: Arc<Retired>,
     /// What is known of the workers' log records.
     pub(super) log_counts: Arc<Mutex<logs::Counts>>,
+    /// What bounds the submitted tasks, if anything does.
+    pub(super) backlog: Option<Arc<Backlog>>,
 }
 
 impl Context {
@@ -52,6 +55,9 @@ impl Context {
         let alarm = Arc::new(alarm);
         Ok(Self {
             id: PoolId::new(),
+            backlog: settings
+                .queue_limit
+                .map(|(limit, full)| Arc::new(Backlog::new(limit, full))),
             settings,
             workers: AtomicUsize::new(workers),
             cores: usable_cores().unwrap_or(1),

@@ -374,7 +374,7 @@ fn pair(step: Step, fate: Fate, number: i64) -> bool {
             }
             // A worker that is being killed does not go on.
             Step::Kill(nth) if fate == Fate::KilledLater => {
-                if dispatch.kill(placed[nth].task.address()) {
+                if dispatch.kill(placed[nth].task.address(), &TaskError::Cancelled {}) {
                     killed.store(nth, Ordering::SeqCst);
                 }
             }

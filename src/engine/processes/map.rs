@@ -20,7 +20,7 @@ use crate::call::{Chunks, Limits, Plan, Stop, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
-use crate::future::Signal;
+use crate::future::{Ending, Reason, Signal};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
@@ -206,16 +206,31 @@ where
         is_lazy: plan.window.is_some() || plan.total.is_none_or(|total| total > MOST_RESERVED),
         input_failed: None,
         input_ended: false,
+        total: plan.total,
+        ended: None,
     };
+    let _watch = run.limits.ending.as_ref().map(|ending| {
+        let (call, shared) = (run.call.clone(), shared.clone());
+        ending.watch(move |_| {
+            // The caller looks whether the call is over after each wait.
+            call.chunk_ended.raise();
+            shared.bell.ring();
+        })
+    });
     let mut items = items;
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let options = WaitOptions {
         cold: false,
-        deadline: None,
+        deadline: run.limits.ending.as_ref().and_then(Ending::deadline),
         comes_back: !run.is_lazy,
     };
-    loop {
+    'call: loop {
         let seen = run.call.chunk_ended.count();
+        // Before the look at what has ended: an item that was in time has its result.
+        let ended = run.limits.ended();
+        if ended.is_some() {
+            shared.lock().pump(shared);
+        }
         if run.collect(&mut results)? {
             // The outcome is certain with the last result.
             if let Some(last) = results.last()
@@ -227,9 +242,20 @@ where
             let last = results.len().checked_sub(1);
             return Err(wire::undecoded(last, TaskValue::Result, reason));
         }
+        if let Some(reason) = ended {
+            if run.has_more() {
+                run.ended = ended;
+                return Err(reason.error());
+            }
+            tracker.tell(run.call.items_ended.load(Ordering::Relaxed), 0);
+            return run.input_failed.take().map_or(Ok(results), Err);
+        }
         // Nothing is given out while there is something to collect: short tasks end as fast as they
         // are given out.
         while run.has_room() && !run.has_ended_chunk() {
+            if run.limits.ended().is_some() {
+                continue 'call;
+            }
             run.give_chunk(&mut items)?;
         }
         if run.under_way.is_empty() {
@@ -237,9 +263,9 @@ where
             return run.input_failed.take().map_or(Ok(results), Err);
         }
         if tracker.is_on() {
-            let deadline = Some(Instant::now() + progress::PAUSE);
+            let pause = Some(Instant::now() + progress::PAUSE);
             let options = WaitOptions {
-                deadline,
+                deadline: pause.into_iter().chain(options.deadline).min(),
                 ..options
             };
             shared.wait(&run.call.chunk_ended, seen, options);
@@ -280,6 +306,10 @@ struct Run<'a, R> {
     /// it end first.
     input_failed: Option<TaskError>,
     input_ended: bool,
+    /// Items in all, if the input says so.
+    total: Option<usize>,
+    /// Why the call has been ended early, if it has.
+    ended: Option<Reason>,
 }
 
 impl<R: DeserializeOwned + 'static> Run<'_, R> {
@@ -332,6 +362,14 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         Ok(false)
     }
 
+    /// Returns whether an item is left that has no result.
+    fn has_more(&self) -> bool {
+        let has_read_all = self.input_ended || self.total == Some(self.given);
+        // What could not be encoded is the first item without a result.
+        let goes_on = !has_read_all && self.input_failed.is_none();
+        goes_on || !self.under_way.is_empty()
+    }
+
     /// Returns whether another chunk may be given out: enough chunks must be under way to keep
     /// every worker busy, but not so many that a long input is read far ahead.
     fn has_room(&self) -> bool {
@@ -380,7 +418,12 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         }
         let mut count = 0;
         let ((), handles) = transit::keep(|| {
+            let ending = self.limits.ending.as_ref();
             while count < size && bytes.len() < CHUNK_BYTES {
+                // The input may take its time, or end the call.
+                if ending.is_some_and(|ending| ending.reason().is_some()) {
+                    break;
+                }
                 // This calls the user's iterator: if it panics, dropping `self` abandons the call.
                 let Some(item) = items.next() else {
                     self.input_ended = true;
@@ -413,6 +456,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             } else {
                 StopsAt::Fault
             },
+            may_end: false,
             name: Some(base).into(),
             results: ChunkResults {
                 call: self.call.clone(),
@@ -480,7 +524,18 @@ where
     let mut under_way = UnderWay(VecDeque::new());
     let counts = tracker.is_on().then(|| Arc::new(Counts::default()));
     let (mut given, mut has_ended) = (0, false);
+    let ending = limits.ending.clone();
     loop {
+        if let Some(ending) = &ending
+            && let Some(reason) = ending.fire_if_over()
+            && !has_ended
+        {
+            // What has not been given to the workers fails here, after what has.
+            let rest = reason.error().of_items(given, &mut items);
+            (has_ended, given) = (true, given + rest.len());
+            let count = rest.len();
+            under_way.0.push_back((Given::Outcomes(rest), count));
+        }
         while !has_ended && under_way.0.len() < 8 * workers && given - results.len() < window {
             let room = window - (given - results.len());
             let planned = sizes.next_size();
@@ -488,7 +543,7 @@ where
             let size = (size, CHUNK_BYTES);
             let (chunk, taken, ended) = chunk::give(
                 shared,
-                limits,
+                &limits,
                 function,
                 given,
                 &mut items,
@@ -498,7 +553,13 @@ where
             sizes.put_back(planned - taken);
             has_ended = ended;
             given += taken;
+            if let (Some(ending), Given::UnderWay(chunk)) = (&ending, &chunk) {
+                chunk.end_with(ending);
+            }
             under_way.0.push_back((chunk, taken));
+            if limits.ended().is_some() {
+                break;
+            }
         }
         let Some((chunk, count)) = under_way.0.pop_front() else {
             return results;
@@ -509,7 +570,9 @@ where
                 // The first chunk is still one of those under way, if telling panics.
                 under_way.0.push_front((Given::UnderWay(chunk), count));
                 if let Some(counts) = &counts {
-                    under_way.wait_and_tell(shared, counts, failed, &mut tracker);
+                    under_way.wait_and_tell(shared, counts, failed, ending.as_ref(), &mut tracker);
+                } else if let Some(ending) = &ending {
+                    under_way.wait_until_over(ending);
                 }
                 let Some((Given::UnderWay(chunk), _)) = under_way.0.pop_front() else {
                     return results;
@@ -543,21 +606,41 @@ impl<R> UnderWay<R> {
         shared: &Arc<Shared>,
         counts: &Arc<Counts>,
         failed: usize,
+        ending: Option<&Ending>,
         tracker: &mut Tracker<'_>,
     ) {
-        let is_under_way = || {
-            let Some((Given::UnderWay(chunk), _)) = self.0.front() else {
-                return false;
-            };
-            !chunk.wait(Some(Instant::now() + progress::PAUSE))
+        let deadline = ending.and_then(Ending::deadline);
+        let next = || {
+            let pause = Instant::now() + progress::PAUSE;
+            deadline
+                .filter(|at| *at > Instant::now())
+                .map_or(pause, |at| pause.min(at))
         };
-        while is_under_way() {
+        while !self.wait_first(Some(next())) {
+            if let Some(ending) = ending {
+                ending.fire_if_over();
+            }
             let dispatch = shared.lock();
             let (unpublished, _) = dispatch.unpublished(Arc::as_ptr(counts).cast());
             // The count changes under the dispatch's lock.
             let ended = counts.ended();
             drop(dispatch);
             tracker.tell_running(ended + unpublished, failed, 0);
+        }
+    }
+
+    /// Waits until the first chunk has ended. At the deadline, stops what runs.
+    fn wait_until_over(&self, ending: &Ending) {
+        if !self.wait_first(ending.deadline()) {
+            ending.fire_if_over();
+        }
+    }
+
+    /// Waits until the first chunk has ended, or until the deadline. Returns true if it has.
+    fn wait_first(&self, deadline: Option<Instant>) -> bool {
+        match self.0.front() {
+            Some((Given::UnderWay(chunk), _)) => chunk.wait(deadline),
+            _ => true,
         }
     }
 }
@@ -581,6 +664,10 @@ impl<R> Drop for Run<'_, R> {
         if !self.under_way.is_empty() {
             self.call.is_abandoned.store(true, Ordering::Relaxed);
             dispatch.drop_unwanted(self.shared);
+            if let Some(reason) = self.ended {
+                let call = Arc::as_ptr(&self.call).cast();
+                dispatch.kill_if(&reason.error(), |results| results.call() == call);
+            }
         }
         // Other threads may have relied on this thread, which has said that it would come back to
         // wait.

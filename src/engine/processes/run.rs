@@ -86,7 +86,16 @@ where
                 Err(error) => return TaskFuture::ready(Err(error.clone())),
             };
             let size = (given.len(), usize::MAX);
-            let chunk = chunk::give(&self.shared, limits, function, base, &mut given, size, None).0;
+            let chunk = chunk::give(
+                &self.shared,
+                &limits,
+                function,
+                base,
+                &mut given,
+                size,
+                None,
+            )
+            .0;
             // These items came after one that could not be sent: they go into another chunk.
             *items = given.collect();
             match chunk {

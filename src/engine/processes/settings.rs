@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::initializer::Model;
+use crate::engine::WhenFull;
 use crate::engine::affinity::Affinity;
 use crate::error::PoolError;
 use crate::os::environment::Environment;
@@ -219,6 +220,8 @@ pub(super) struct Settings {
     pub(super) nice: i32,
     pub(super) wait_policy: WaitPolicy,
     pub(super) timeline: bool,
+    /// How many submitted tasks may wait for a worker, and what happens when as many wait.
+    pub(super) queue_limit: Option<(usize, WhenFull)>,
     pub(super) start_method: StartMethod,
     /// The number of the function that the fork server runs first.
     pub(super) preload: Option<u64>,

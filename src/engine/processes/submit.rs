@@ -3,19 +3,23 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::completion::{self, Completion, PendingResults};
+use super::leader::WaitOptions;
+use super::service;
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
 use crate::call::Limits;
 use crate::codec;
+use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
 use crate::error::{ItemIndex, TaskError, TaskId, TaskValue};
-use crate::future::TaskFuture;
+use crate::future::{Reason, Signal, TaskFuture};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
@@ -61,6 +65,15 @@ impl<R> Results for Promise<R> {
         self.completion.is_awaited()
     }
 
+    fn is_wanted(&self, _from: u32) -> bool {
+        self.completion.stopped().is_none()
+    }
+
+    fn unwanted(&self) -> TaskError {
+        let stopped = self.completion.stopped();
+        stopped.map_or(TaskError::Cancelled {}, Reason::error)
+    }
+
     fn is_told(&self) -> bool {
         self.completion.is_told()
     }
@@ -81,8 +94,8 @@ impl<R: DeserializeOwned + 'static> PendingResults<R> for Promise<R> {
         wire::decode(&mut bytes.as_slice(), None)
     }
 
-    fn set_cancelled(&self) {
-        self.failed(0, TaskError::Cancelled {});
+    fn fail_rest(&self, error: &TaskError) {
+        self.failed(0, error.clone());
     }
 }
 
@@ -118,7 +131,36 @@ fn encode_alone<A: Serialize + 'static>(argument: &A) -> Result<Items, TaskError
     items
 }
 
-/// Gives one task to the workers, or to this one alone.
+/// How a caller waits until there is room for its task.
+struct Waits<'a>(&'a Arc<Shared>);
+
+impl Patience for Waits<'_> {
+    fn must_not_wait(&self) -> bool {
+        // In a waker: the thread moves on the tasks of its pool.
+        service::serves_a_pool()
+    }
+
+    fn check(&self) -> Result<(), TaskError> {
+        self.0.check_process()?;
+        self.0.check_takes(&self.0.lock().state)
+    }
+
+    fn sleep(&self, freed: &Signal, seen: usize, deadline: Option<Instant>) {
+        let options = WaitOptions {
+            cold: false,
+            deadline,
+            comes_back: false,
+        };
+        self.0.wait(freed, seen, options);
+    }
+
+    fn alarm(&self) -> Box<dyn FnOnce() + Send> {
+        let shared = self.0.clone();
+        Box::new(move || shared.bell.ring())
+    }
+}
+
+/// Gives one task to the workers.
 pub(super) fn submit<A, R>(
     shared: &Arc<Shared>,
     limits: Limits,
@@ -134,6 +176,16 @@ where
     let function = match function {
         Ok(function) => function,
         Err(error) => return ready(error),
+    };
+    let slot = match &shared.backlog {
+        None => None,
+        Some(backlog) => {
+            let patience = Waits(shared);
+            match backlog.take(|| shared.workers(), limits.ending.as_ref(), &patience) {
+                Ok(slot) => Some(slot),
+                Err(error) => return ready(error),
+            }
+        }
     };
     let (items, handles) = match encode(&argument) {
         Ok(encoded) => encoded,
@@ -154,9 +206,10 @@ where
         seeds: limits.seeds,
         handles,
         stops_at: StopsAt::Nothing,
+        may_end: limits.ending.is_some(),
         name: ItemIndex::of_task(id),
         results: Promise {
-            completion: Completion::new(shared),
+            completion: Completion::in_slot(shared, limits.ending, slot),
             outcome: Mutex::new(None),
             results: Discard::of::<R>(),
             result: PhantomData,

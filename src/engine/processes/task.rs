@@ -36,6 +36,11 @@ pub(super) trait Results: Sink {
         true
     }
 
+    /// Returns the error of the items that no caller wants.
+    fn unwanted(&self) -> TaskError {
+        TaskError::Cancelled {}
+    }
+
     /// Returns the address of the call that the task is a part of, to know it by; null if the call
     /// is not told of its progress.
     fn call(&self) -> *const () {
@@ -74,6 +79,9 @@ pub(super) struct Task<S: ?Sized> {
     /// After which answer the rest of the items is not wanted. The results say so too
     /// ([`Results::is_wanted`]).
     pub(super) stops_at: StopsAt,
+    /// Whether the task may end early with its call, and the results say so
+    /// ([`Results::is_wanted`]).
+    pub(super) may_end: bool,
     /// The index of the first item in the input of the call, as the workers count, or the task
     /// itself.
     pub(super) name: ItemIndex,

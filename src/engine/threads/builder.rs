@@ -9,7 +9,8 @@ use super::Threads;
 use crate::copies::Original;
 #[cfg(target_os = "linux")]
 use crate::engine::affinity::Affinity;
-use crate::engine::worker_state;
+use crate::engine::backlog::Backlog;
+use crate::engine::{WhenFull, worker_state};
 use crate::error::PoolError;
 use crate::machine::available_workers;
 use crate::panic;
@@ -47,6 +48,7 @@ pub struct ThreadsBuilder {
     stack_size: Option<usize>,
     has_timeline: bool,
     setup: Setup,
+    queue_limit: Option<(usize, WhenFull)>,
 }
 
 /// What a thread does before its first task.
@@ -202,13 +204,42 @@ impl ThreadsBuilder {
         self
     }
 
+    /// Sets how many submitted tasks may wait for a worker, and what
+    /// [`submit`](crate::Pool::submit) does when as many wait: so the arguments of tasks that have
+    /// not started take no more memory than that. By default there is no limit.
+    ///
+    /// A task counts from `submit` to its end, and there may be one for each worker more than the
+    /// limit. A cancelled task makes room. A task of the pool itself must not be held up, so what
+    /// it submits passes the limit. Other calls do not count: they keep their own windows
+    /// ([`Call::window`](crate::Call::window)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::engine::WhenFull;
+    /// use manyhands::prelude::*;
+    ///
+    /// let pool = Threads::builder().workers(2).queue_limit(10, WhenFull::Wait).build()?;
+    /// let tasks: Vec<_> = (0..1_000u64).map(|x| pool.submit(|x| x * x, x)).collect();
+    /// let squares = tasks.into_iter().map(TaskFuture::result);
+    /// assert_eq!(squares.collect::<Result<Vec<_>, _>>()?[999], 998_001);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue_limit(mut self, tasks: usize, when_full: WhenFull) -> Self {
+        self.queue_limit = Some((tasks, when_full));
+        self
+    }
+
     /// Starts the threads of the engine that was asked for.
     pub(crate) fn start(self) -> Result<Threads, PoolError> {
         let workers = self.workers.map_or_else(available_workers, Ok)?;
         self.setup.check()?;
         let stack_size = self.stack_size.or_else(default_stack);
         let has_timeline = self.has_timeline;
-        Threads::start(workers, self.name, stack_size, has_timeline, self.setup)
+        let mut threads = Threads::start(workers, self.name, stack_size, has_timeline, self.setup)?;
+        let limit = self.queue_limit;
+        threads.backlog = limit.map(|(limit, full)| Arc::new(Backlog::new(limit, full)));
+        Ok(threads)
     }
 }
 

@@ -4,8 +4,11 @@
 //! counts as ended. So a caller that has a result sees the task in the statistics. Nothing is
 //! counted by the thread that gives a task out, except that a task which finds all workers at work
 //! is stamped with the time.
+//!
+//! A task that is stopped while it runs is an exception: its caller has the error at once, and it
+//! counts when its thread has come to its end.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +24,8 @@ use crate::error::TaskError;
 thread_local! {
     /// The counts of the worker that this thread is.
     static HERE: OnceCell<Arc<Counts>> = const { OnceCell::new() };
+    /// How many items of the chunk that this thread runs were late: see [`before_late`].
+    static LATE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Marks the word [`Numbers::idle`] of a worker that sleeps.
@@ -40,6 +45,8 @@ struct Numbers {
     tasks: AtomicU64,
     panicked: AtomicU64,
     timed_out: AtomicU64,
+    /// Tasks that were stopped while they ran.
+    cancelled: AtomicU64,
     queue_wait: AtomicU64,
     /// How long the worker has had nothing to do, in nanoseconds. While it sleeps: since when it
     /// would have, had it done so all in one, with [`SLEEPS`]. It is one word, so that a reader
@@ -74,6 +81,7 @@ impl PoolCounts {
                     tasks: AtomicU64::new(0),
                     panicked: AtomicU64::new(0),
                     timed_out: AtomicU64::new(0),
+                    cancelled: AtomicU64::new(0),
                     queue_wait: AtomicU64::new(0),
                     idle: AtomicU64::new(0),
                 }),
@@ -188,9 +196,31 @@ pub(super) fn end(items: usize, queued: u64, began: Option<u64>) {
 pub(super) fn failed(error: &TaskError) {
     here(|counts| match error {
         TaskError::Panicked { .. } => add(&counts.numbers.panicked, 1),
-        TaskError::TimedOut { .. } => add(&counts.numbers.timed_out, 1),
+        TaskError::TimedOut { .. } | TaskError::DeadlineExceeded {} => {
+            add(&counts.numbers.timed_out, 1);
+        }
+        TaskError::Cancelled {} => add(&counts.numbers.cancelled, 1),
         _ => {}
     });
+}
+
+/// Notes that an item of the chunk that this thread runs was late for its call.
+#[cold]
+pub(super) fn was_late() {
+    LATE.set(LATE.get() + 1);
+}
+
+/// Begins to count the items that are late in a chunk. Returns the count of the chunk below it on
+/// this thread, for [`after_late`].
+#[cold]
+pub(super) fn before_late() -> usize {
+    LATE.replace(0)
+}
+
+/// Returns how many items of the chunk were late, and goes back to the count of the one below it.
+#[cold]
+pub(super) fn after_late(below: usize) -> usize {
+    LATE.replace(below)
 }
 
 /// Adds to a number that this thread alone writes.
@@ -268,6 +298,7 @@ impl Counts {
             failures: Failures {
                 panicked: read(&numbers.panicked),
                 timed_out: read(&numbers.timed_out),
+                cancelled: read(&numbers.cancelled),
                 ..Failures::default()
             },
             uptime: Duration::from_nanos(up),

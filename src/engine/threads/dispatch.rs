@@ -81,6 +81,7 @@ impl Dispatch {
     }
 
     /// Returns the stamp of a task that is about to be given out.
+    #[inline]
     pub(super) fn stamp(&self) -> u64 {
         self.counts.stamp(|| {
             let counters = self.idle.counters();
@@ -96,6 +97,7 @@ impl Dispatch {
         self.idle.workers()
     }
 
+    #[inline]
     pub(super) fn is_closed(&self) -> bool {
         self.idle.counters().is_closed()
     }

@@ -26,10 +26,11 @@ use super::dispatch::Dispatch;
 use super::results::{Room, Stretch, collect};
 use super::scoped_work::{ScopedWork, Work, lend};
 use super::spin;
-use crate::call::{Limits, Never, Plan, Stop};
+use crate::call::{self, Limits, Never, Plan, Stop};
 use crate::call::{progress, seed};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
+use crate::future::{Ending, Reason};
 use crate::panic;
 use crate::shim::thread::{self, Thread};
 use crate::shim::{AtomicUsize, Mutex};
@@ -84,7 +85,8 @@ struct Manner<R, S> {
     ends_with_pool: bool,
     /// Counts how many of these results are failures.
     count_failed: fn(&[R]) -> usize,
-    /// Counts how many of these results are of items that were cancelled before they began.
+    /// Counts how many of these results are of items that were cancelled before they began, or were
+    /// late.
     count_cancelled: fn(&[R]) -> usize,
     /// Which results the call stops at.
     stop: PhantomData<fn() -> S>,
@@ -106,6 +108,8 @@ struct Exchange<'f, 'r, F, A, R, S> {
     failed_at: AtomicUsize,
     /// Items that have run, if the caller is told of the progress.
     ran: Option<AtomicUsize>,
+    /// What may end the call early, if anything may.
+    ending: Option<Ending>,
     caller: Thread,
 }
 
@@ -132,7 +136,7 @@ where
     S: Stop<R>,
 {
     let manner = Manner {
-        limits: plan.limits,
+        limits: plan.limits.clone(),
         ends_with_pool: true,
         count_failed: |_| 0,
         count_cancelled: |_| 0,
@@ -155,7 +159,7 @@ where
     R: Send,
     I: Iterator<Item = A>,
 {
-    let limits = plan.limits;
+    let limits = plan.limits.clone();
     let original = Original::here();
     let manner = Manner {
         limits: Limits::none(),
@@ -164,8 +168,13 @@ where
             outcomes.iter().filter(|outcome| outcome.is_err()).count()
         },
         count_cancelled: |outcomes: &[Result<R, TaskError>]| {
-            let is_cancelled = |outcome: &&_| matches!(outcome, Err(TaskError::Cancelled {}));
-            outcomes.iter().filter(is_cancelled).count()
+            let is_unbegun = |outcome: &&_| {
+                matches!(
+                    outcome,
+                    Err(TaskError::Cancelled {} | TaskError::DeadlineExceeded {})
+                )
+            };
+            outcomes.iter().filter(is_unbegun).count()
         },
         stop: PhantomData::<fn() -> Never>,
     };
@@ -177,10 +186,28 @@ where
         }
         let outcome = limits.run(index, || copies::run(original, || function(item)));
         copies::end_panicked(original);
-        let outcome = outcome.map_err(|failure| failure.into_error(Some(index)));
-        outcome.inspect_err(counts::failed)
+        outcome.map_err(|failure| count_failure(failure, index))
     };
     run(dispatch, plan, &manner, &function, items.enumerate())
+}
+
+/// Counts the failure of an item of [`map_outcomes`], unless the item has not begun: that is
+/// counted with the chunk.
+#[cold]
+fn count_failure(failure: call::Failure, index: usize) -> TaskError {
+    let is_unbegun = failure.is_unbegun();
+    note_late(&failure);
+    let error = failure.into_error(Some(index));
+    if !is_unbegun {
+        counts::failed(&error);
+    }
+    error
+}
+
+fn note_late(failure: &call::Failure) {
+    if matches!(failure, call::Failure::Late) {
+        counts::was_late();
+    }
 }
 
 fn run<F, A, R, I, S>(
@@ -200,7 +227,7 @@ where
     // A call with contradictory options is refused before any item is taken.
     plan.chunks(dispatch.workers())?;
     collect(plan.total.unwrap_or(0), |room| {
-        let exchange = Exchange::new(dispatch, function, manner, plan.tracker.is_on());
+        let exchange = Exchange::new(dispatch, function, manner, &plan);
         let caller = Caller {
             dispatch,
             exchange: &exchange,
@@ -209,6 +236,7 @@ where
             given: 0,
             open: BTreeSet::new(),
             last: 0,
+            ending: plan.limits.ending.clone(),
         };
         lend(&exchange, |scoped| caller.call(scoped, plan, items))
     })
@@ -219,7 +247,7 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
         dispatch: &'f Dispatch,
         function: &'f F,
         manner: &'f Manner<R, S>,
-        is_watched: bool,
+        plan: &Plan<'_>,
     ) -> Self {
         Self {
             dispatch,
@@ -229,7 +257,8 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
             outbox: Mutex::new(Outbox::empty()),
             ended: AtomicUsize::new(0),
             failed_at: AtomicUsize::new(usize::MAX),
-            ran: is_watched.then(|| AtomicUsize::new(0)),
+            ran: plan.tracker.is_on().then(|| AtomicUsize::new(0)),
+            ending: plan.limits.ending.clone(),
             caller: thread::current(),
         }
     }
@@ -252,6 +281,12 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
     #[inline]
     fn needs(&self, index: usize) -> bool {
         index <= self.failed_at.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the pool has been shut down, or the call is over.
+    fn is_over(&self) -> bool {
+        let has_ended = |ending: &Ending| ending.reason().is_some();
+        self.dispatch.is_cancelled() || self.ending.as_ref().is_some_and(has_ended)
     }
 
     /// Returns whether the pool has been shut down, and the call must end with it.
@@ -305,13 +340,14 @@ where
         } else {
             None
         };
-        let limits = self.manner.limits;
+        let limits = &self.manner.limits;
+        let runs_in_blocks = limits.timeout.is_none() && limits.ending.is_none();
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
         let mut has_stopped = false;
         // One `catch` for the whole chunk: the number of results says which item panicked.
-        let outcome = panic::catch(|| {
+        let run = || {
             // Each item is counted by itself if there is one to tell.
             let block = match self.ran {
                 Some(_) => 1,
@@ -323,8 +359,8 @@ where
                     return Err(TaskError::Cancelled {});
                 }
                 // Without a limit, a block of items runs with next to nothing in between. With a
-                // limit, each item runs by itself.
-                if limits.timeout.is_none() {
+                // limit, or if the call may end early, each item runs by itself.
+                if runs_in_blocks {
                     let mut index = first + results.len();
                     let mut left = block;
                     results.extend(iter::from_fn(|| {
@@ -343,7 +379,10 @@ where
                     let outcome = limits.run(first + results.len(), || function(item));
                     // A limit catches the panic, so a panicked copy is ended here.
                     copies::end_panicked(original);
-                    let result = outcome.map_err(|failure| failure.into_error(None))?;
+                    let result = outcome.map_err(|failure| {
+                        note_late(&failure);
+                        failure.into_error(None)
+                    })?;
                     has_stopped = S::is_met(&result);
                     results.extend(iter::once(result));
                 }
@@ -352,7 +391,11 @@ where
                 }
             }
             Ok(())
-        });
+        };
+        // Only a call that may end early has late items.
+        let below = self.ending.as_ref().map(|_| counts::before_late());
+        let outcome = panic::catch(run);
+        let late = below.map_or(0, counts::after_late);
         copies::end_panicked(original);
         let index = first + results.len();
         let failure = match outcome {
@@ -374,7 +417,7 @@ where
             self.failed_at.fetch_min(failure.index, Ordering::Relaxed);
         }
         let error = failure.as_ref().and_then(|failure| failure.error.as_ref());
-        let ran = self.count(given, results.as_slice(), error, is_worker);
+        let ran = self.count((given, late), results.as_slice(), error, is_worker);
         if is_worker && ran > 0 {
             counts::end(ran, queued, began);
         }
@@ -391,34 +434,53 @@ where
         }
     }
 
-    /// Counts what has failed, or was cancelled, of a chunk of `given` items. Returns how many have
-    /// run.
+    /// Counts what has failed, or was cancelled, of a chunk of `given` items, of which `late` were
+    /// late. Returns how many have run.
     fn count(
         &self,
-        given: usize,
+        (given, late): (usize, usize),
         results: &[R],
         error: Option<&TaskError>,
         is_worker: bool,
     ) -> usize {
         let ran = results.len();
+        let cancelled = |items| self.dispatch.counts().cancelled(items);
         match error {
-            None if !self.dispatch.is_cancelled() => ran,
+            None if !self.is_over() => ran,
             None => {
-                let cancelled = (self.manner.count_cancelled)(results);
-                self.dispatch.counts().cancelled(cancelled);
-                ran - cancelled
+                let unbegun = (self.manner.count_cancelled)(results) - late;
+                cancelled(unbegun + given - ran);
+                ran - unbegun
             }
-            Some(TaskError::Cancelled {}) => {
-                self.dispatch.counts().cancelled(given - ran);
+            Some(TaskError::Cancelled {} | TaskError::DeadlineExceeded {}) if late == 0 => {
+                cancelled(given - ran);
                 ran
             }
             Some(error) => {
                 if is_worker {
                     counts::failed(error);
                 }
+                if self.is_over() {
+                    cancelled(given - ran - 1);
+                }
                 ran + 1
             }
         }
+    }
+}
+
+/// Parks this thread until `is_over`, or until the deadline.
+fn park_until(is_over: &impl Fn() -> bool, deadline: Option<Instant>) {
+    while !is_over() {
+        let Some(deadline) = deadline else {
+            thread::park();
+            continue;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        thread::park_timeout(left);
     }
 }
 
@@ -436,6 +498,8 @@ struct Caller<'x, 'f, 'r, F, A, R, S> {
     open: BTreeSet<usize>,
     /// How many items the last chunk has.
     last: usize,
+    /// What may end the call early, if anything may.
+    ending: Option<Ending>,
 }
 
 impl<'r, F, A, R, S> Caller<'_, '_, 'r, F, A, R, S>
@@ -472,12 +536,20 @@ where
         let (mut done, mut failed) = (0, 0);
         let mut ended = Vec::new();
         let mut failures = Vec::new();
+        let ending = self.ending.clone();
+        let _watch = ending.as_ref().map(|ending| {
+            let caller = thread::current();
+            ending.watch(move |_| caller.unpark())
+        });
         loop {
             let is_far_ahead = match plan.window {
                 None => is_long && self.is_far_ahead(workers),
                 Some(most) => self.ahead() + size > most,
             };
-            let goes_on = has_more && !self.exchange.has_failed() && !self.exchange.is_cancelled();
+            let goes_on = has_more
+                && !self.exchange.has_failed()
+                && !self.exchange.is_cancelled()
+                && self.stops_for().is_none();
             if goes_on && self.open.len() < window && !is_far_ahead {
                 has_more = self.give_out(scoped, &mut items, size);
                 size = next_size();
@@ -534,11 +606,22 @@ where
                 // All items before it have run.
                 ended.truncate(ended.partition_point(|&(first, _)| first <= index));
             }
-            // The pool was shut down when all that had been given out had ended.
-            None if has_more => return Err(TaskError::Cancelled {}),
+            // The call was over, or the pool was shut down, when all that had been given out had
+            // ended.
+            None if has_more && plan.total != Some(self.given) => {
+                let reason = self.stops_for().unwrap_or(Reason::Cancelled);
+                return Err(reason.error());
+            }
             None => {}
         }
         Ok(ended.into_iter().map(|(_, results)| results).collect())
+    }
+
+    /// Returns why the call is over, if it is and does not give an outcome for each item.
+    fn stops_for(&self) -> Option<Reason> {
+        let ending = self.ending.as_ref()?;
+        let stops = self.exchange.manner.ends_with_pool;
+        stops.then(|| ending.reason()).flatten()
     }
 
     /// Returns how many items have been read from the first one on that is not known to have ended.
@@ -559,7 +642,18 @@ where
         size: usize,
     ) -> bool {
         let mut buffer = self.buffers.pop().unwrap_or_default();
-        buffer.extend(items.take(size));
+        let mut has_more = true;
+        if self.ending.is_none() {
+            buffer.extend(items.take(size));
+            has_more = buffer.len() == size;
+        } else {
+            // The input may take its time.
+            while has_more && buffer.len() < size && self.stops_for().is_none() {
+                let item = items.next();
+                has_more = item.is_some();
+                buffer.extend(item);
+            }
+        }
         let len = buffer.len();
         if len > 0 {
             let chunk = Chunk {
@@ -574,7 +668,7 @@ where
             self.exchange.inbox.lock().push_back(chunk);
             self.dispatch.post(Arc::clone(scoped) as _);
         }
-        len == size
+        has_more
     }
 
     /// Waits until `wanted` chunks are in the outbox, or until the deadline.
@@ -597,19 +691,37 @@ where
         }
         let workers = self.open.len().min(self.dispatch.workers());
         let have_ended = || self.exchange.count_ended() >= wanted;
-        if !spin::wait(workers, deadline, have_ended) {
-            while !have_ended() {
-                let Some(deadline) = deadline else {
-                    thread::park();
-                    continue;
-                };
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                thread::park_timeout(left);
+        let is_over = || {
+            self.ending
+                .as_ref()
+                .is_some_and(|ending| ending.reason().is_some())
+        };
+        if self.ending.is_some() {
+            if !spin::wait(workers, deadline, || have_ended() || is_over()) || is_over() {
+                self.await_until_over(&have_ended, deadline);
             }
+        } else if !spin::wait(workers, deadline, have_ended) {
+            park_until(&have_ended, deadline);
         }
+    }
+
+    /// Waits like [`await_ended`](Self::await_ended), in a call that may end early.
+    fn await_until_over(&self, have_ended: &impl Fn() -> bool, deadline: Option<Instant>) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let is_over = || ending.reason().is_some();
+        let first = deadline.into_iter().chain(ending.deadline()).min();
+        park_until(&|| have_ended() || is_over(), first);
+        if !is_over() {
+            return;
+        }
+        // The workers may have other things to do, so this thread itself ends what no worker has
+        // taken: no item of it runs. Then it waits for the items that run.
+        while let Some(chunk) = self.exchange.next() {
+            self.exchange.run(chunk);
+        }
+        park_until(have_ended, deadline);
     }
 
     fn take_outbox(&self) -> Outbox<'r, A, R> {

@@ -29,6 +29,7 @@
 //! | [`idle`] | how workers sleep and wake, and why no wake-up is lost |
 //! | [`spin`] | which threads may spin, and for how long |
 //! | [`task`] | one submitted task and its handle's side |
+//! | [`chunk`] | a chunk of a lazy call that may end early |
 //! | [`map`] | many items: chunks, order, the lowest failure |
 //! | [`scoped_work`] | borrowing across threads, for which `map` needs `unsafe` |
 //! | [`results`] | writing results in place, for which `map` needs `unsafe` too |
@@ -37,6 +38,7 @@
 
 mod broadcast;
 mod builder;
+mod chunk;
 mod counts;
 mod dispatch;
 mod idle;
@@ -63,6 +65,7 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 use self::builder::Setup;
 pub use self::builder::ThreadsBuilder;
+use self::chunk::StoppableChunk;
 use self::dispatch::{Dispatch, Posted};
 use self::task::{Job, Task};
 use super::{
@@ -70,11 +73,12 @@ use super::{
     sealed::{Internal, Sealed},
     worker_state,
 };
-use crate::call::{AtErr, Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{AtErr, ChunkFuture, Failure, Limits, Never, Plan, Stop, Stream, worker_index};
 use crate::copies::{self, Original};
+use crate::engine::backlog::{Backlog, Patience, Slot};
 use crate::engine::reduce::{self, Local};
 use crate::error::{PoolError, TaskError};
-use crate::future::{PoolId, Signal, TaskFuture};
+use crate::future::{Ending, PoolId, Signal, TaskFuture};
 use crate::panic;
 
 pub(crate) use self::thread_ids::idle_thread_ids;
@@ -106,6 +110,8 @@ pub struct Threads {
     dispatch: Arc<Dispatch>,
     /// The threads; `None` once they have ended.
     crew: Mutex<Option<Crew>>,
+    /// What bounds the submitted tasks, if anything does.
+    backlog: Option<Arc<Backlog>>,
 }
 
 /// The threads, which end when the rayon pool is dropped and the [`Dispatch`] lets them.
@@ -162,36 +168,12 @@ impl Threads {
             name: pool_name(name),
             dispatch,
             crew: Mutex::new(Some(crew)),
+            backlog: None,
         })
     }
 }
 
 impl Threads {
-    /// Gives the workers a task that counts as `items` tasks.
-    fn give<F, A, R>(&self, work: (F, A), limits: Limits, items: usize) -> TaskFuture<R>
-    where
-        F: FnOnce(A) -> R + Send + 'static,
-        A: Send + 'static,
-        R: Send + 'static,
-    {
-        if self.dispatch.is_closed() {
-            return TaskFuture::ready(Err(PoolError::Closed.into()));
-        }
-        if let Some(error) = limits.refusal(None) {
-            return TaskFuture::ready(Err(error));
-        }
-        let counted = (items, self.dispatch.stamp());
-        let task = Arc::new(Task::new(work, limits, self.dispatch.own_pool(), counted));
-        match self.dispatch.post(Arc::clone(&task) as _) {
-            Posted::Left => {}
-            Posted::Woke => task.set_cold(),
-            // If a worker has started the task all the same, the task gets its result.
-            Posted::Closed => task.cancel(PoolError::Closed.into()),
-            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
-        }
-        TaskFuture::new(task)
-    }
-
     /// Checks that this thread may close the pool.
     ///
     /// # Errors
@@ -522,20 +504,36 @@ where
     {
         let f = Arc::new(f);
         let give = move |base: usize, items: &mut Vec<A>| {
-            let items_given = items.len();
-            let f = Arc::clone(&f);
-            let run = move |items: Vec<A>| {
+            let (f, limits) = (Arc::clone(&f), limits.clone());
+            let ending = limits.ending.clone();
+            let run = move |nth: usize, item| {
                 let original = Original::here();
+                let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
+                copies::end_panicked(original);
+                outcome
+            };
+            let items = mem::take(items);
+            if let Some(ending) = ending {
+                return self.give_stoppable(base, items, ending, run);
+            }
+            let items_given = items.len();
+            let run_all = move |items: Vec<A>| {
                 let run = |(nth, item)| {
-                    let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
-                    copies::end_panicked(original);
+                    let outcome = run(nth, item);
                     let outcome = outcome.map_err(|failure| failure.into_error(Some(base + nth)));
                     outcome.inspect_err(counts::failed)
                 };
                 items.into_iter().enumerate().map(run).collect()
             };
+            if self.dispatch.is_closed() {
+                return TaskFuture::ready(Err(PoolError::Closed.into()));
+            }
+            let counted = (items_given, self.dispatch.stamp());
             // The limits are those of each item.
-            self.give((run, mem::take(items)), Limits::none(), items_given)
+            let (limits, own_pool) = (Limits::none(), self.dispatch.own_pool());
+            let task = Arc::new(Task::new((run_all, items), limits, own_pool, counted));
+            self.post(&task);
+            TaskFuture::new(task)
         };
         Stream {
             give: Box::new(give),
@@ -567,7 +565,138 @@ where
         A: Send + 'static,
         R: Send + 'static,
     {
-        self.give((f, argument), limits, 1)
+        if self.dispatch.is_closed() {
+            return TaskFuture::ready(Err(PoolError::Closed.into()));
+        }
+        if let Some(error) = limits.refusal(None) {
+            return TaskFuture::ready(Err(error));
+        }
+        let slot = match &self.backlog {
+            None => None,
+            Some(backlog) => match self.take_slot(backlog, &limits) {
+                Ok(slot) => Some(slot),
+                Err(error) => return TaskFuture::ready(Err(error)),
+            },
+        };
+        let counted = (1, self.dispatch.stamp());
+        let own_pool = self.dispatch.own_pool();
+        let task = Task::in_slot((f, argument), limits, own_pool, counted, slot);
+        let task = Arc::new(task);
+        self.post(&task);
+        TaskFuture::new(task)
+    }
+}
+
+/// How a caller waits until there is room for its task.
+struct Waits<'a>(&'a Dispatch);
+
+impl Patience for Waits<'_> {
+    fn must_not_wait(&self) -> bool {
+        self.0.own_pool().is_this_worker()
+    }
+
+    fn check(&self) -> Result<(), TaskError> {
+        if !self.0.own_pool().is_this_process() {
+            return Err(PoolError::OtherProcess.into());
+        }
+        if self.0.is_closed() {
+            return Err(PoolError::Closed.into());
+        }
+        Ok(())
+    }
+
+    fn sleep(&self, freed: &Signal, seen: usize, deadline: Option<Instant>) {
+        freed.sleep(seen, deadline);
+    }
+}
+
+impl Threads {
+    /// Takes a place among the submitted tasks, or waits for one.
+    #[cold]
+    fn take_slot(&self, backlog: &Arc<Backlog>, limits: &Limits) -> Result<Slot, TaskError> {
+        let waits = Waits(&self.dispatch);
+        backlog.take(|| self.workers(), limits.ending.as_ref(), &waits)
+    }
+
+    #[inline]
+    fn post<F, A, R>(&self, task: &Arc<Task<F, A, R>>)
+    where
+        F: FnOnce(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        match self.dispatch.post(Arc::clone(task) as _) {
+            Posted::Left => {}
+            Posted::Woke => task.set_cold(),
+            // If a worker has started the task all the same, the task gets its result.
+            Posted::Closed => task.cancel(PoolError::Closed.into()),
+            Posted::OtherProcess => task.cancel(PoolError::OtherProcess.into()),
+        }
+    }
+
+    /// Gives a chunk of a lazy call that may end early. When it does, the items of the chunk that
+    /// have ended keep their outcomes.
+    fn give_stoppable<A, R>(
+        &self,
+        base: usize,
+        items: Vec<A>,
+        ending: Ending,
+        run: impl Fn(usize, A) -> Result<R, Failure> + Send + 'static,
+    ) -> ChunkFuture<R>
+    where
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.dispatch.is_closed() {
+            return TaskFuture::ready(Err(PoolError::Closed.into()));
+        }
+        let count = items.len();
+        let outcomes = Arc::new(Mutex::new(Some(Vec::with_capacity(count))));
+        let own_pool = self.dispatch.own_pool();
+        let queued = self.dispatch.stamp();
+        let (kept, own) = (Arc::clone(&outcomes), own_pool);
+        let run_all = move |items: Vec<A>| {
+            let began = counts::begin(queued);
+            let mut ran = 0;
+            for (nth, item) in items.into_iter().enumerate() {
+                let outcome = run(nth, item);
+                let has_run = !outcome.as_ref().is_err_and(Failure::is_unbegun);
+                let outcome = outcome.map_err(|failure| failure.into_error(Some(base + nth)));
+                ran += usize::from(has_run);
+                // The lock is held until the item has been counted: a caller that has the outcome
+                // sees the item in the statistics.
+                let mut kept = kept.lock();
+                match (&*kept, ending.reason()) {
+                    _ if !has_run => {}
+                    (None, Some(reason)) => counts::failed(&reason.error()),
+                    _ => {
+                        let _ = outcome.as_ref().inspect_err(|error| counts::failed(error));
+                    }
+                }
+                if let Some(kept) = &mut *kept {
+                    kept.push(outcome);
+                }
+            }
+            if ran > 0 {
+                counts::end(ran, queued, began);
+            }
+            if ran < count
+                && let Some(pool) = thread_ids::find(own)
+            {
+                pool.counts().cancelled(count - ran);
+            }
+        };
+        // The function counts what it runs, and the limits are those of each item.
+        let counted = (count, counts::NOT_QUEUED);
+        let task = Task::new((run_all, items), Limits::none(), own_pool, counted);
+        let task = Arc::new(task.stoppable());
+        self.post(&task);
+        TaskFuture::new(Arc::new(StoppableChunk {
+            outcomes,
+            base,
+            count,
+            task,
+        }))
     }
 }
 

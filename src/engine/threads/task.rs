@@ -2,18 +2,49 @@
 //!
 //! One allocation serves both sides: the pool holds it as a [`Job`], the handle as a [`Pending`].
 
+use std::cell::RefCell;
 use std::mem;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::pool_id::OwnPool;
 use super::{counts, spin, thread_ids};
-use crate::call::Limits;
+use crate::call::{Failure, Limits};
 use crate::copies::{self, Original};
+use crate::engine::backlog::Slot;
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, PoolId, later};
+use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
 use crate::panic;
 use crate::shim::{AtomicBool, Condvar, Mutex};
+
+thread_local! {
+    /// The addresses of the tasks on this thread's stack that can be stopped, the innermost last.
+    static RUNNING: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A task that can be stopped and runs on this thread, as long as this lives.
+struct Here(());
+
+impl Here {
+    fn enter(task: *const ()) -> Self {
+        RUNNING.with_borrow_mut(|running| running.push(task));
+        Self(())
+    }
+
+    fn is_in(task: *const ()) -> bool {
+        // At the end of a thread the list is gone already, and no task runs there.
+        RUNNING
+            .try_with(|running| running.borrow().contains(&task))
+            .unwrap_or(false)
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        RUNNING.with_borrow_mut(Vec::pop);
+    }
+}
 
 /// A job that a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
@@ -38,11 +69,29 @@ pub(super) struct Task<F, A, R> {
     /// Whether there are any hooks: a task without hooks costs only a look at this flag.
     is_hooked: AtomicBool,
     limits: Limits,
+    /// What few tasks have.
+    rare: Option<Box<Rare>>,
     own_pool: OwnPool,
     /// How many tasks it counts as in the statistics.
     items: usize,
     /// The stamp with which it was given out.
     queued: u64,
+}
+
+/// What few tasks have: those of calls that may end early, and those of pools that bound how many
+/// wait.
+#[derive(Default)]
+struct Rare {
+    /// What may stop the task, if anything may.
+    watch: OnceLock<Watch>,
+    /// Whether the task may be stopped while it runs.
+    is_stoppable: bool,
+    /// Whether the function of the task counts what it runs.
+    counts_itself: bool,
+    /// Why the task was stopped while it ran, if it was. Set under the lock of `stage`.
+    stopped: OnceLock<Reason>,
+    /// The place of the task among the submitted ones, if they are bounded.
+    slot: Option<Slot>,
 }
 
 enum Stage<F, A, R> {
@@ -52,14 +101,39 @@ enum Stage<F, A, R> {
     Taken { failed: bool },
 }
 
+impl Rare {
+    #[cold]
+    fn of(limits: &Limits, slot: Option<Slot>) -> Self {
+        Self {
+            is_stoppable: limits.ending.is_some(),
+            slot,
+            ..Self::default()
+        }
+    }
+}
+
 impl<F, A, R> Task<F, A, R> {
     /// Makes a task that counts as `items` tasks, and is given out with the stamp `queued`.
+    #[inline]
     pub(super) fn new(
+        work: (F, A),
+        limits: Limits,
+        own_pool: OwnPool,
+        counted: (usize, u64),
+    ) -> Self {
+        Self::in_slot(work, limits, own_pool, counted, None)
+    }
+
+    /// Makes one that has this place among the submitted ones.
+    #[inline]
+    pub(super) fn in_slot(
         (function, argument): (F, A),
         limits: Limits,
         own_pool: OwnPool,
         (items, queued): (usize, u64),
+        slot: Option<Slot>,
     ) -> Self {
+        let is_rare = limits.ending.is_some() || slot.is_some();
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -67,10 +141,75 @@ impl<F, A, R> Task<F, A, R> {
             cold: AtomicBool::new(false),
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
+            rare: is_rare.then(|| Box::new(Rare::of(&limits, slot))),
             limits,
             own_pool,
             items,
             queued,
+        }
+    }
+
+    /// Lets the task be stopped while it runs, though it has no limits of its own. Its function
+    /// counts what it runs.
+    pub(super) fn stoppable(mut self) -> Self {
+        let rare = self.rare.get_or_insert_default();
+        rare.is_stoppable = true;
+        rare.counts_itself = true;
+        self
+    }
+
+    fn address(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// Sets the outcome of the task, whose run on this thread has ended, unless it was stopped
+    /// meanwhile. Counts it before that: `began` is when it began, if that is measured.
+    fn end_run(&self, outcome: Result<R, Failure>, began: Option<u64>) {
+        if let Some(rare) = &self.rare {
+            self.end_rare_run(rare, outcome, began);
+            return;
+        }
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        if let Err(error) = &outcome {
+            counts::failed(error);
+        }
+        counts::end(self.items, self.queued, began);
+        *self.stage.lock() = Stage::Ended(outcome);
+        self.announce();
+    }
+
+    #[cold]
+    fn end_rare_run(&self, rare: &Rare, outcome: Result<R, Failure>, began: Option<u64>) {
+        let is_unbegun = outcome.as_ref().is_err_and(Failure::is_unbegun);
+        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        if is_unbegun {
+            self.count_cancelled();
+        }
+        let mut stage = self.stage.lock();
+        let is_running = matches!(*stage, Stage::Running);
+        if !is_unbegun && !rare.counts_itself {
+            let stopped = rare.stopped.get().filter(|_| !is_running);
+            let stopped = stopped.map(|reason| reason.error());
+            if let Some(error) = stopped.as_ref().or(outcome.as_ref().err()) {
+                counts::failed(error);
+            }
+            counts::end(self.items, self.queued, began);
+        }
+        if is_running {
+            *stage = Stage::Ended(outcome);
+            drop(stage);
+            self.announce();
+        } else {
+            drop(stage);
+            // The result is dropped here, by code of the user that may panic.
+            let _ = panic::catch(|| drop(outcome));
+        }
+    }
+
+    /// Counts what the task stands for as tasks that no worker had begun with.
+    fn count_cancelled(&self) {
+        if let Some(pool) = thread_ids::find(self.own_pool) {
+            pool.counts().cancelled(self.items);
         }
     }
 
@@ -95,6 +234,9 @@ impl<F, A, R> Task<F, A, R> {
     /// Announces that `stage` is [`Stage::Ended`]. Called once, without the lock, by the thread
     /// that has set that.
     fn announce(&self) {
+        if let Some(slot) = self.rare.as_ref().and_then(|rare| rare.slot.as_ref()) {
+            slot.free();
+        }
         // Release: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
         // No wake-up is lost: a thread that waits has looked at `stage` under its lock.
@@ -117,12 +259,15 @@ impl<F, A, R> Task<F, A, R> {
 
     /// Ends the task with `reason` if no thread has started it. Returns true if so.
     fn end_queued(&self, reason: TaskError) -> bool {
-        let is_cancelled = matches!(reason, TaskError::Cancelled {});
+        let is_cancelled = matches!(
+            reason,
+            TaskError::Cancelled {} | TaskError::DeadlineExceeded {}
+        );
         let Some(unused) = self.start(Stage::Ended(Err(reason))) else {
             return false;
         };
-        if is_cancelled && let Some(pool) = thread_ids::find(self.own_pool) {
-            pool.counts().cancelled(self.items);
+        if is_cancelled {
+            self.count_cancelled();
         }
         self.announce();
         // Dropping an argument may panic, and cancelling must reach every task.
@@ -148,16 +293,13 @@ where
             // is gone.
             let began = counts::begin(self.queued);
             let original = Original::here();
+            let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
+            let here = rare.map(|_| Here::enter(self.address()));
             let run = move || copies::run(original, || function(argument));
             let outcome = self.limits.run(0, run);
             copies::end_panicked(original);
-            let outcome = outcome.map_err(|failure| failure.into_error(None));
-            if let Err(error) = &outcome {
-                counts::failed(error);
-            }
-            counts::end(self.items, self.queued, began);
-            *self.stage.lock() = Stage::Ended(outcome);
-            self.announce();
+            drop(here);
+            self.end_run(outcome, began);
         }
     }
 
@@ -248,6 +390,29 @@ where
 
     fn cancel(&self) -> bool {
         !self.is_done() && self.end_queued(TaskError::Cancelled {})
+    }
+
+    /// A task that runs goes on to its end, and its outcome is thrown away. If this is called in
+    /// the task itself, the task keeps its outcome.
+    fn stop(&self, reason: Reason) {
+        if self.is_done() || self.end_queued(reason.error()) || Here::is_in(self.address()) {
+            return;
+        }
+        let Some(rare) = &self.rare else { return };
+        let mut stage = self.stage.lock();
+        if matches!(*stage, Stage::Running) {
+            rare.stopped.get_or_init(|| reason);
+            *stage = Stage::Ended(Err(reason.error()));
+            drop(stage);
+            self.announce();
+        }
+    }
+
+    fn keep(&self, watch: Watch) {
+        // A task that may be stopped has a place for it, and is given one.
+        if let Some(rare) = &self.rare {
+            let _ = rare.watch.set(watch);
+        }
     }
 
     fn on_end(&self, hook: Hook) {

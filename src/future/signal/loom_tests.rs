@@ -9,7 +9,7 @@ use loom::thread;
 
 use super::Signal;
 use crate::error::TaskError;
-use crate::future::{Board, Hook, Pending, PoolId, TaskFuture};
+use crate::future::{Board, Hook, Pending, PoolId, Reason, TaskFuture, Watch};
 use crate::shim::AtomicUsize;
 
 /// Tries the orders with at most three switches away from a thread that could go on.
@@ -112,6 +112,12 @@ impl Pending<()> for Task {
 
     fn cancel(&self) -> bool {
         false
+    }
+
+    fn stop(&self, _reason: Reason) {}
+
+    fn keep(&self, watch: Watch) {
+        drop(watch);
     }
 
     fn on_end(&self, hook: Hook) {

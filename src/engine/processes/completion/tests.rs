@@ -1,7 +1,9 @@
 //! What a task's handle tells and does, with made-up lanes.
 
+use std::iter;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::call::Limits;
@@ -11,17 +13,28 @@ use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, until};
 use crate::engine::processes::submit;
 use crate::engine::processes::task::Function;
 use crate::error::Death;
-use crate::future::TaskFuture;
+use crate::future::{CancellationToken, TaskFuture, ending_of};
 
 /// Submits a task. Returns its handle, and what its worker will answer.
 fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
+    submit_until(house, None)
+}
+
+/// Submits a task of a call that ends early with this.
+fn submit_until(house: &MadeUp, ending: Option<&Ending>) -> (TaskFuture<u64>, u64) {
     fn entry_of<F: Fn(u64) -> u64>(_: F) -> Entry {
         entry::plain::<F, u64, u64>
     }
     let function = Function::new(entry_of(|x| x), None).unwrap();
     let answer = function.code << 32;
-    let limits = Limits::none();
+    let limits = Limits {
+        ending: ending.cloned(),
+        ..Limits::none()
+    };
     let task = submit::submit(&house.shared, limits, Ok(function), 5_u64, None);
+    if let Some(ending) = ending {
+        task.end_with(ending);
+    }
     (task, answer)
 }
 
@@ -148,10 +161,103 @@ fn a_wait_with_a_deadline_ends_without_the_task_and_leaves_it_alone() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
     let (mut task, answer) = submit(&house);
-    let moment = std::time::Duration::from_millis(1);
+    let moment = Duration::from_millis(1);
     assert!(task.result_timeout(moment).is_err());
     peer.serve();
     assert_eq!(task.result_timeout(IN_TIME), Ok(Ok(answer)));
     assert_eq!(task.result(), Err(TaskError::Taken {}));
     house.end_background();
+}
+
+/// Returns what ends with this token.
+fn ending_with(token: &CancellationToken) -> Ending {
+    ending_of(std::slice::from_ref(token), None).unwrap()
+}
+
+#[test]
+fn b89_once_a_worker_is_killed_for_a_call_nothing_else_of_that_call_begins() {
+    let house = Arc::new(MadeUp::new(1));
+    let mut peer = house.hire(0);
+    let token = CancellationToken::new();
+    let ending = ending_with(&token);
+    let (running, _) = submit_until(&house, Some(&ending));
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    // The end comes to one task after the other. After the first one, which is killed, this takes
+    // so long that the worker has been replaced.
+    let (send, next) = channel();
+    let own = Arc::clone(&house);
+    let _between = ending.watch(move |_| {
+        own.reclaim(0, Death::Signal(9));
+        send.send(own.hire(0).begin()).unwrap();
+    });
+    // More than a lane takes.
+    let behind = (0..40).map(|_| submit_until(&house, Some(&ending)).0);
+    let behind: Vec<_> = behind.collect();
+    token.cancel();
+    assert_eq!(next.recv(), Ok(None), "what the new worker begins with");
+    for task in iter::once(running).chain(behind) {
+        assert!(task.is_done());
+        assert_eq!(task.result(), Err(TaskError::Cancelled {}));
+    }
+    house.assert_at_rest();
+    assert_eq!(
+        house.lock().cancelled,
+        40,
+        "what had begun is not one of them"
+    );
+}
+
+#[test]
+fn b89_a_worker_killed_for_one_task_that_has_just_begun_another_of_a_call_ends_both() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let token = CancellationToken::new();
+    let ending = ending_with(&token);
+    let [first, second, third] = [(); 3].map(|()| submit_until(&house, Some(&ending)));
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    assert!(first.0.kill());
+    // The signal has not come yet.
+    peer.answer(&begun);
+    peer.responses.end();
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    token.cancel();
+    assert!(third.0.is_done() && !second.0.is_done());
+    house.reclaim(0, Death::Signal(9));
+    assert_eq!(house.hire(0).begin(), None, "nothing begins again");
+    assert_eq!(first.0.result(), Ok(first.1), "it has ended in time");
+    for task in [second.0, third.0] {
+        assert!(task.is_done());
+        assert_eq!(task.result(), Err(TaskError::Cancelled {}));
+    }
+    house.assert_at_rest();
+}
+
+#[test]
+fn b89_from_a_deadline_on_nothing_moves_to_another_worker_and_nothing_new_begins() {
+    let house = MadeUp::new(2);
+    let mut peer = house.hire(0);
+    let at = Instant::now() + Duration::from_millis(20);
+    let ending = ending_of(&[], Some(at)).unwrap();
+    let (long, _) = submit(&house);
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    // These are in the lane of the one worker. No thread stops them at the deadline.
+    let behind: Vec<_> = (0..5)
+        .map(|_| submit_until(&house, Some(&ending)).0)
+        .collect();
+    until("the deadline passes", || Instant::now() > at);
+    let mut other = house.hire(1);
+    let late = submit_until(&house, Some(&ending)).0;
+    assert_eq!(other.begin(), None);
+    for task in behind.into_iter().chain([late]) {
+        assert!(task.is_done());
+        assert_eq!(task.result(), Err(TaskError::DeadlineExceeded {}));
+    }
+    peer.answer(&begun);
+    peer.responses.end();
+    assert!(long.result().is_ok());
+    house.assert_at_rest();
 }

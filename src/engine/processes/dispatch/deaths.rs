@@ -156,7 +156,7 @@ impl Dispatch {
             if batch.task.results.is_wanted(batch.first) {
                 self.put_back(batch);
             } else {
-                self.fail(batch, &TaskError::Cancelled {});
+                self.fail_unwanted(batch);
             }
         } else {
             self.told -= usize::from(batch.task.results.is_told());
@@ -165,13 +165,22 @@ impl Dispatch {
         }
     }
 
+    /// Ends a batch that no worker has any more, and that no caller wants.
+    pub(super) fn fail_unwanted(&mut self, batch: Batch) {
+        let error = batch.task.results.unwanted();
+        self.fail(batch, &error);
+    }
+
     /// Ends a batch that no worker has any more, with an error for each of its items, unless it was
     /// cancelled and so has ended already.
     pub(super) fn fail(&mut self, batch: Batch, error: &TaskError) {
         if batch.task.results.is_cancelled() {
             return;
         }
-        if matches!(error, TaskError::Cancelled { .. }) {
+        if matches!(
+            error,
+            TaskError::Cancelled {} | TaskError::DeadlineExceeded {}
+        ) {
             self.cancelled += u64::from(batch.task.count - batch.first);
         }
         self.told -= usize::from(batch.task.results.is_told());

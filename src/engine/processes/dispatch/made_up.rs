@@ -93,6 +93,7 @@ impl MadeUp {
             spares_descendants: false,
             logs: None,
             tracer: Tracer::default(),
+            queue_limit: None,
         };
         change(&mut settings);
         let alarm = Arc::new(Alarm::new().unwrap());
@@ -108,6 +109,7 @@ impl MadeUp {
             retired: Arc::new(Retired::new(alarm.clone())),
             alarm,
             log_counts: Arc::default(),
+            backlog: None,
         };
         let shared = Arc::new(Shared::new(context));
         Self {
@@ -197,6 +199,7 @@ impl MadeUp {
             seeds: Seeds(0),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,
+            may_end: false,
             name: ItemIndex::NONE,
             results: Log::default(),
         };

@@ -41,7 +41,7 @@ use super::leader::Leadership;
 use super::start::Started;
 use super::tally::Tally;
 use crate::engine::timeline::Recorder;
-use crate::error::{Corruption, PoolError, TaskError};
+use crate::error::{Corruption, PoolError};
 use crate::future::Signal;
 use crate::lane::{
     self,
@@ -269,9 +269,11 @@ impl Dispatch {
             // A worker may have run dry without any thread having looked.
             self.pump(context);
         }
-        // The outcome of its call may have become certain while the caller encoded it.
-        if batch.task.stops_at != StopsAt::Nothing && !batch.task.results.is_wanted(batch.first) {
-            self.fail(batch, &TaskError::Cancelled {});
+        // The outcome of its call may have become certain while the caller encoded it, or the call
+        // may have ended.
+        let may_be_unwanted = batch.task.stops_at != StopsAt::Nothing || batch.task.may_end;
+        if may_be_unwanted && !batch.task.results.is_wanted(batch.first) {
+            self.fail_unwanted(batch);
             return false;
         }
         // If all workers are busy, one that rests may help.
@@ -470,7 +472,7 @@ impl Dispatch {
             if results.is_cancelled() || !results.is_wanted(batch.first) {
                 // No caller wants this task any more: it is not given out.
                 if let Some(batch) = self.queue.pop_front() {
-                    self.fail(batch, &TaskError::Cancelled {});
+                    self.fail_unwanted(batch);
                 }
                 moved = true;
                 continue;
@@ -494,7 +496,11 @@ impl Dispatch {
             let Some(batch) = self.take_waiting() else {
                 break;
             };
-            self.give(context, idle, batch);
+            if batch.task.results.is_wanted(batch.first) {
+                self.give(context, idle, batch);
+            } else {
+                self.fail_unwanted(batch);
+            }
             moved = true;
         }
         moved

@@ -35,10 +35,14 @@ impl Dispatch {
         let mut has_moved = false;
         for batch in std::mem::take(&mut self.pinned) {
             let results = &batch.task.results;
-            let is_unwanted = results.is_cancelled() || !results.is_wanted(batch.first);
-            let worker = batch.only.filter(|&worker| worker < self.target);
-            let Some(worker) = worker.filter(|_| !is_unwanted) else {
-                // No caller wants it any more, or the pool has got smaller.
+            if results.is_cancelled() || !results.is_wanted(batch.first) {
+                // No caller wants it any more.
+                self.fail_unwanted(batch);
+                has_moved = true;
+                continue;
+            }
+            let Some(worker) = batch.only.filter(|&worker| worker < self.target) else {
+                // The pool has got smaller.
                 self.fail(batch, &TaskError::Cancelled {});
                 has_moved = true;
                 continue;

@@ -227,7 +227,11 @@ impl Dispatch {
                 if worker.in_flight.is_empty() {
                     self.runs_dry(context, number);
                 }
-                self.give(context, idle, batch);
+                if batch.task.results.is_wanted(batch.first) {
+                    self.give(context, idle, batch);
+                } else {
+                    self.fail_unwanted(batch);
+                }
                 moved = true;
             }
         }

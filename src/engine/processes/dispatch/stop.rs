@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::sight::Sight;
-use super::worker_slot::KillReason;
+use super::worker_slot::{InFlight, KillReason};
 use super::{Batch, Dispatch, State};
 use crate::engine::processes::context::Context;
 use crate::engine::processes::task::Results;
@@ -33,9 +33,10 @@ impl Dispatch {
             .partition(is_unwanted);
         self.queue = queue;
         for batch in unwanted {
-            self.fail(batch, &TaskError::Cancelled {});
+            self.fail_unwanted(batch);
         }
-        self.take_back_if(context, |results, next| !results.is_wanted(next));
+        let is_unwanted = |results: &dyn Results, next: u32| !results.is_wanted(next);
+        self.take_back_if(context, is_unwanted, Self::fail_unwanted);
         for worker in self.workers.iter_mut().flatten() {
             for position in 0..worker.in_flight.len() {
                 let entry = &worker.in_flight[position];
@@ -53,12 +54,18 @@ impl Dispatch {
         for batch in std::mem::take(&mut self.queue).into_iter().chain(pinned) {
             self.fail(batch, &TaskError::Cancelled {});
         }
-        self.take_back_if(context, |_, _| true);
+        let cancel = |dispatch: &mut Self, batch| dispatch.fail(batch, &TaskError::Cancelled {});
+        self.take_back_if(context, |_, _| true, cancel);
     }
 
     /// Takes back the tasks whose results and next item pass `is_it`, as far as no worker has begun
-    /// with them, and cancels them.
-    fn take_back_if(&mut self, context: &Context, is_it: impl Fn(&dyn Results, u32) -> bool) {
+    /// with them, and has `fail` end them.
+    fn take_back_if(
+        &mut self,
+        context: &Context,
+        is_it: impl Fn(&dyn Results, u32) -> bool,
+        fail: impl Fn(&mut Self, Batch),
+    ) {
         for number in 0..self.workers.len() {
             let Some(worker) = &mut self.workers[number] else {
                 continue;
@@ -74,7 +81,7 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
             for batch in batches {
-                self.fail(batch, &TaskError::Cancelled {});
+                fail(self, batch);
             }
         }
     }
@@ -127,8 +134,12 @@ impl Dispatch {
     }
 
     /// Kills the worker that has begun with the task that lies at `address`, so that the task ends
-    /// with `Cancelled`. Returns false if no worker has begun with it.
-    pub(in crate::engine::processes) fn kill(&mut self, address: *const ()) -> bool {
+    /// with this error. Returns false if no worker has begun with it.
+    pub(in crate::engine::processes) fn kill(
+        &mut self,
+        address: *const (),
+        error: &TaskError,
+    ) -> bool {
         // If the task has not begun, the worker runs another one in front of it, which must not be
         // killed.
         if let Some((number, position)) = self.find(address)
@@ -139,12 +150,33 @@ impl Dispatch {
             worker.kill_for(KillReason::Stopped {
                 task: worker.in_flight[position].expected.task,
                 item: None,
-                error: TaskError::Cancelled {},
+                error: error.clone(),
             });
             self.idle.retain(|&idle| idle != number);
             return true;
         }
         false
+    }
+
+    /// Kills the workers that have begun with tasks whose results pass `is_it`, so that those tasks
+    /// end with this error.
+    pub(in crate::engine::processes) fn kill_if(
+        &mut self,
+        error: &TaskError,
+        is_it: impl Fn(&dyn Results) -> bool,
+    ) {
+        let mut begun = Vec::new();
+        for worker in self.workers.iter().flatten() {
+            let entries = worker.in_flight.iter();
+            let is_begun = |entry: &&InFlight| worker.has_begun(entry);
+            // A worker that has ended its task has begun with the next one.
+            let last = entries.take_while(is_begun).last();
+            let ours = last.filter(|entry| is_it(&entry.batch.task.results));
+            begun.extend(ours.map(|entry| entry.batch.task.address()));
+        }
+        for address in begun {
+            self.kill(address, error);
+        }
     }
 
     /// Has the supervisor look for tasks that have run too long at `at` at the latest, in

@@ -35,6 +35,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         seeds: Seeds(0),
         handles: KeptHandles::default(),
         stops_at: StopsAt::Nothing,
+        may_end: false,
         name: ItemIndex::NONE,
         results: Nothing,
     }

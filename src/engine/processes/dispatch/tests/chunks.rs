@@ -48,13 +48,14 @@ fn limits() -> Limits {
         retries: 3,
         timeout: Some(MINUTE),
         seeds: Seeds(5),
+        ending: None,
     }
 }
 
 /// Gives a chunk out. Returns what of the input was taken, and whether that was its end.
 fn give(
     house: &MadeUp,
-    limits: Limits,
+    limits: &Limits,
     items: &mut impl Iterator<Item = Item>,
     size: (usize, usize),
 ) -> (Given<u64>, usize, bool) {
@@ -96,7 +97,7 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
     let mut items = [Bad, Bad, Good, Good, Bad, Good, Bad].into_iter();
-    let (given, taken, has_ended) = give(&house, limits(), &mut items, ALL);
+    let (given, taken, has_ended) = give(&house, &limits(), &mut items, ALL);
     // The worker counts without the items that it is not sent, so the rest goes into another chunk.
     assert_eq!((taken, has_ended), (5, false));
     let chunk = under_way(given);
@@ -112,15 +113,20 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
     peer.serve();
     let expected = [unsent(0), unsent(1), sent(0), sent(1), unsent(4)];
     assert_eq!(chunk.result().unwrap(), expected);
-    let (given, taken, has_ended) = give(&house, limits(), &mut items, (2, usize::MAX));
+    let (given, taken, has_ended) = give(&house, &limits(), &mut items, (2, usize::MAX));
     assert_eq!((taken, has_ended), (2, false));
     let chunk = under_way(given);
     peer.serve();
     assert_eq!(chunk.result().unwrap(), [sent(0), unsent(1)]);
-    let (given, taken, has_ended) = give(&house, limits(), &mut items, ALL);
+    let (given, taken, has_ended) = give(&house, &limits(), &mut items, ALL);
     assert_eq!((taken, has_ended, outcomes(given)), (0, true, Vec::new()));
     // No worker hears of a chunk of which nothing could be sent.
-    let (given, taken, _) = give(&house, limits(), &mut [Bad; 3].into_iter(), (2, usize::MAX));
+    let (given, taken, _) = give(
+        &house,
+        &limits(),
+        &mut [Bad; 3].into_iter(),
+        (2, usize::MAX),
+    );
     assert_eq!((taken, outcomes(given)), (2, vec![unsent(0), unsent(1)]));
     house.assert_at_rest();
 }
@@ -133,7 +139,7 @@ fn a_chunk_takes_no_more_items_and_bytes_than_it_may() {
     crate::codec::append(&mut one, &Good).unwrap();
     for (size, items) in [((4, usize::MAX), 4), ((9, 2 * one.len() + 1), 3), (ALL, 6)] {
         let mut input = [Good; 6].into_iter();
-        let (given, taken, has_ended) = give(&house, limits(), &mut input, size);
+        let (given, taken, has_ended) = give(&house, &limits(), &mut input, size);
         assert_eq!((taken, input.len()), (items, 6 - items));
         assert_eq!(has_ended, items == 6);
         let chunk = under_way(given);
@@ -151,7 +157,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
         ..limits()
     };
     let mut items = [Bad, Good, Good, Good, Good, Good].into_iter();
-    let chunk = under_way(give(&house, limits, &mut items, ALL).0);
+    let chunk = under_way(give(&house, &limits, &mut items, ALL).0);
     let mut begun: Begun = peer.must_begin();
     peer.start(&mut begun);
     let caught = Caught {
@@ -191,7 +197,7 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
         let house = MadeUp::new(1);
         let mut peer = house.hire(0);
         let mut items = [Bad, Good, Good, Good, Good].into_iter();
-        let chunk = under_way(give(&house, limits(), &mut items, ALL).0);
+        let chunk = under_way(give(&house, &limits(), &mut items, ALL).0);
         let mut begun = peer.must_begin();
         peer.run(&mut begun, answered);
         assert!(chunk.is_running() && !chunk.cancel());
@@ -217,7 +223,7 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
     let closed = TaskError::from(PoolError::Closed);
     house.lock().state = State::Closing { cancels: false };
     let mut items = [Good, Good, Bad, Good].into_iter();
-    let (given, taken, _) = give(&house, limits(), &mut items, ALL);
+    let (given, taken, _) = give(&house, &limits(), &mut items, ALL);
     assert_eq!((taken, outcomes(given)), (3, vec![Err(closed); 3]));
     house.lock().state = State::Open;
     // A task that may take no time is over its limit before it starts.
@@ -226,7 +232,7 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
         timeout: Some(limit),
         ..limits()
     };
-    let chunk = under_way(give(&house, limits, &mut [Good; 2].into_iter(), ALL).0);
+    let chunk = under_way(give(&house, &limits, &mut [Good; 2].into_iter(), ALL).0);
     let overdue = |at| {
         let index = Some(BASE + at);
         Err(TaskError::TimedOut {

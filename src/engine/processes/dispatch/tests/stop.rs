@@ -236,16 +236,24 @@ fn a_killed_task_is_cancelled_and_what_is_behind_it_is_not() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
     let (first, second) = (house.place(1), house.place(1));
-    assert!(!house.lock().kill(first.address()), "it has not begun");
+    assert!(
+        !house.lock().kill(first.address(), &TaskError::Cancelled {}),
+        "it has not begun"
+    );
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
     assert!(
-        !house.lock().kill(second.address()),
+        !house
+            .lock()
+            .kill(second.address(), &TaskError::Cancelled {}),
         "that would kill the first"
     );
     assert_eq!(house.kill_reason(0), None);
-    assert!(house.lock().kill(first.address()));
-    assert!(!house.lock().kill(first.address()), "once");
+    assert!(house.lock().kill(first.address(), &TaskError::Cancelled {}));
+    assert!(
+        !house.lock().kill(first.address(), &TaskError::Cancelled {}),
+        "once"
+    );
     house.reclaim(0, killed());
     let mut other = house.hire(0);
     house.finish(&mut [&mut other]);
@@ -264,7 +272,7 @@ fn a_worker_that_is_being_killed_gets_nothing_more() {
     let first = house.place(1);
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
-    assert!(house.lock().kill(first.address()));
+    assert!(house.lock().kill(first.address(), &TaskError::Cancelled {}));
     house.place(1);
     assert_eq!(house.in_flight(0), 1);
     // This holds also when the worker has ended its task in the last moment.
@@ -390,7 +398,7 @@ fn the_task_at_an_address_is_the_one_that_is_meant() {
         .iter()
         .find(|task| task.function.code == code)
         .unwrap();
-    assert!(house.lock().kill(its.address()));
+    assert!(house.lock().kill(its.address(), &TaskError::Cancelled {}));
     assert_eq!(house.kill_reason(0), None);
     assert!(house.kill_reason(1).is_some());
 }
@@ -415,7 +423,7 @@ fn what_was_found_out_first_stays_the_reason_of_a_kill() {
     peer.start(&mut begun);
     stop_overdue(&house, started_at(&peer) + nanoseconds(SECOND));
     assert!(
-        !house.lock().kill(task.address()),
+        !house.lock().kill(task.address(), &TaskError::Cancelled {}),
         "it is being killed already"
     );
     // In its last moment the worker writes nonsense, which is not read again and again.
