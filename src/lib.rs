@@ -121,6 +121,7 @@ pub use call::at_fork::at_fork_child;
 #[cfg(target_os = "linux")]
 pub use call::portable::{Portable, PortableValue};
 pub use call::progress::Progress;
+pub use call::retry::{Retry, RetryOn};
 pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::retry::Retry;
 use super::seed::{self, Seeds};
 use crate::error::TaskError;
 use crate::future::{Ending, Reason};
@@ -11,8 +12,8 @@ use crate::panic::{self, Caught};
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How often a task is run again after the death of its worker.
-    pub(crate) retries: u32,
+    /// After which failures a task is run again.
+    pub(crate) retry: Retry,
     /// How long the task may take.
     pub(crate) timeout: Option<Duration>,
     /// The source of the seeds of its items.
@@ -52,7 +53,7 @@ impl Limits {
     /// code outside of this crate could call an engine.
     pub(crate) fn none() -> Self {
         Self {
-            retries: 0,
+            retry: Retry::NONE,
             timeout: None,
             seeds: Seeds::default(),
             ending: None,

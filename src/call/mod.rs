@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
+//! | [`retry`] | which failures are followed by another attempt |
 //! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
@@ -29,6 +30,7 @@ mod plan;
 #[cfg(target_os = "linux")]
 pub(crate) mod portable;
 pub(crate) mod progress;
+pub(crate) mod retry;
 pub(crate) mod schedule;
 pub(crate) mod seed;
 pub(crate) mod stop;
@@ -40,5 +42,8 @@ pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;
 #[cfg(target_os = "linux")]
 pub(crate) use schedule::Chunks;
+#[cfg(target_os = "linux")]
+pub(crate) use retry::RetryOn;
+pub(crate) use retry::Retry;
 pub(crate) use stop::{AtErr, Never, Stop};
 pub(crate) use stream::{ChunkFuture, Stream};

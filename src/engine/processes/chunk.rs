@@ -257,7 +257,7 @@ where
         count: sent as u32,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retries: limits.retries,
+        retry: limits.retry,
         limit: limits.timeout,
         seeds: limits.seeds.from(base + first_sent),
         handles,

@@ -443,7 +443,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             count: count as u32,
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
-            retries: self.limits.retries,
+            retry: self.limits.retry,
             limit: self.limits.timeout,
             seeds: self.limits.seeds.from(base),
             handles,

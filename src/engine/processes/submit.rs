@@ -199,7 +199,7 @@ where
         count: 1,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retries: limits.retries,
+        retry: limits.retry,
         limit: limits.timeout,
         seeds: limits.seeds,
         handles,

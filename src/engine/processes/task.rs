@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::call::entry::Entry;
+use crate::call::Retry;
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{ItemIndex, PoolError, TaskError};
@@ -68,8 +69,8 @@ pub(super) struct Task<S: ?Sized> {
     /// The size in bytes of each argument and of each result, if all have the same.
     pub(super) argument_size: Option<usize>,
     pub(super) result_size: Option<usize>,
-    /// How often an item may be started again after the death of its worker.
-    pub(super) retries: u32,
+    /// After which failures an item is started again.
+    pub(super) retry: Retry,
     /// How long each item may run.
     pub(super) limit: Option<Duration>,
     /// The seeds of the items, as the workers count them.

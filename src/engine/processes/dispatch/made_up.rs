@@ -192,7 +192,7 @@ impl MadeUp {
             count,
             argument_size: Some(1),
             result_size: Some(8),
-            retries: 0,
+            retry: Retry::NONE,
             limit: None,
             seeds: Seeds(0),
             handles: KeptHandles::default(),

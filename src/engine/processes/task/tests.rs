@@ -30,7 +30,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         count: items.len() as u32,
         argument_size: size,
         result_size: None,
-        retries: 0,
+        retry: Retry::NONE,
         limit: None,
         seeds: Seeds(0),
         handles: KeptHandles::default(),
