@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::retry::Retry;
+use super::retry::{Retry, RetryOn};
 use super::seed::{self, Seeds};
 use crate::error::TaskError;
 use crate::future::{Ending, Reason};
@@ -36,6 +36,15 @@ impl Failure {
     /// Returns whether the item has not been run, because its call was over.
     pub(crate) fn is_unbegun(&self) -> bool {
         matches!(self, Self::Ended(_))
+    }
+
+    /// Returns the cause, if it is one after which an item may be tried again.
+    pub(crate) fn cause(&self) -> Option<RetryOn> {
+        match self {
+            Self::Panicked(caught) => (!caught.is_refusal()).then_some(RetryOn::PANIC),
+            Self::TimedOut(_) => Some(RetryOn::TIMEOUT),
+            Self::Ended(_) | Self::Late => None,
+        }
     }
 
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {

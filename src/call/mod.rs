@@ -40,10 +40,8 @@ pub(crate) mod worker_index;
 pub(crate) use limits::{Failure, Limits};
 pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;
+pub(crate) use retry::{Retry, RetryOn};
 #[cfg(target_os = "linux")]
 pub(crate) use schedule::Chunks;
-#[cfg(target_os = "linux")]
-pub(crate) use retry::RetryOn;
-pub(crate) use retry::Retry;
 pub(crate) use stop::{AtErr, Never, Stop};
 pub(crate) use stream::{ChunkFuture, Stream};

@@ -126,6 +126,17 @@ pub struct Retry {
 /// The longest pause that one becomes by doubling.
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// A call whose items have one attempt, or several after deaths alone: see
+/// [`Call`](crate::Call).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Once;
+
+/// A call with a policy: see [`Call::retry`](crate::Call::retry).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Retrying;
+
 impl Retry {
     /// The policy of a call that has none.
     pub(crate) const NONE: Self = Self::up_to(0);
@@ -264,7 +275,11 @@ mod tests {
             (RetryOn::DEATH, 1, false),
             (RetryOn::TIMEOUT, 1, false),
         ] {
-            assert_eq!(policy.allows(cause, attempts), again, "{cause:?}, {attempts}");
+            assert_eq!(
+                policy.allows(cause, attempts),
+                again,
+                "{cause:?}, {attempts}"
+            );
         }
         assert!(!Retry::NONE.is_on() && !Retry::NONE.allows(RetryOn::DEATH, 1));
         assert!(policy.is_for_answers() && !Retry::up_to(9).is_for_answers());

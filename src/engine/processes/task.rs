@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::call::entry::Entry;
 use crate::call::Retry;
+use crate::call::entry::Entry;
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::error::{ItemIndex, PoolError, TaskError};
@@ -47,6 +47,14 @@ pub(super) trait Results: Sink {
     fn call(&self) -> *const () {
         std::ptr::null()
     }
+
+    /// Records how often the item was started whose `Err` ends the call.
+    fn tried(&self, attempts: u32) {
+        let _ = attempts;
+    }
+
+    /// Drops results that no caller wants.
+    fn discard(&self, bytes: Vec<u8>);
 
     /// Returns whether a callback or waker is to be told of the end.
     fn is_told(&self) -> bool {
@@ -118,6 +126,16 @@ impl<S: ?Sized> Task<S> {
     /// Returns the address that the task lies at, to know it by.
     pub(super) fn address(&self) -> *const () {
         std::ptr::from_ref(self).cast()
+    }
+}
+
+/// Returns after which answer a worker is to end a task of which all items are needed: if an item
+/// may be tried again, those behind it are not to start before.
+pub(super) fn stops_at(retry: Retry) -> StopsAt {
+    if retry.is_for_answers() {
+        StopsAt::Fault
+    } else {
+        StopsAt::Nothing
     }
 }
 

@@ -11,6 +11,7 @@ use nix::sys::eventfd::EventFd;
 use parking_lot::Mutex;
 
 use super::{Batch, Worker};
+use crate::call::Retry;
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::engine::affinity::Affinity;
@@ -203,7 +204,8 @@ impl MadeUp {
         change(&mut task);
         let task = Arc::new(task);
         let mut dispatch = self.lock();
-        dispatch.told += usize::from(task.results.is_told());
+        // With a policy, `place` counts it.
+        dispatch.told += usize::from(task.results.is_told() && !task.retry.is_on());
         dispatch.place(&self.shared, Batch::new(task.clone()));
         drop(dispatch);
         task
@@ -255,6 +257,7 @@ impl MadeUp {
         let counts = (dispatch.outstanding, dispatch.busy, dispatch.told);
         assert_eq!(counts, (0, 0, 0), "outstanding, busy, told");
         assert!(dispatch.queue.is_empty(), "a batch is in the queue");
+        assert!(dispatch.paused.first().is_none(), "a batch is in a pause");
         let workers = dispatch.workers.iter().enumerate();
         let free = workers.filter_map(|(number, worker)| {
             let worker = worker.as_ref()?;
@@ -488,6 +491,8 @@ impl Sink for Log {
 }
 
 impl Results for Log {
+    fn discard(&self, _bytes: Vec<u8>) {}
+
     fn failed(&self, index: u32, error: TaskError) {
         self.answers.lock().push((index, Err(error)));
     }

@@ -32,7 +32,8 @@ impl Dispatch {
             .into_iter()
             .partition(is_unwanted);
         self.queue = queue;
-        for batch in unwanted {
+        let paused = self.paused.take_if(is_unwanted);
+        for batch in unwanted.into_iter().chain(paused) {
             self.fail_unwanted(batch);
         }
         self.take_back_if(context, |results, next| !results.is_wanted(next));
@@ -50,7 +51,9 @@ impl Dispatch {
     /// Cancels everything that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
         let pinned = std::mem::take(&mut self.pinned);
-        for batch in std::mem::take(&mut self.queue).into_iter().chain(pinned) {
+        let paused = self.paused.take_if(|_| true);
+        let queue = std::mem::take(&mut self.queue).into_iter();
+        for batch in queue.chain(pinned).chain(paused) {
             self.fail(batch, &TaskError::Cancelled {});
         }
         self.take_back_if(context, |_, _| true);
@@ -119,10 +122,13 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
         }
-        // If it is in no lane, it is in the queue, and `refill` will skip it there.
+        // If it is in no lane, it is in the queue, and `refill` will skip it there; or in a pause.
+        let is_it = |batch: &Batch| batch.task.address() == address;
+        let paused = self.paused.take_if(is_it);
         self.cancelled += u64::from(items);
         self.told -= usize::from(is_told);
         self.count_down(1);
+        drop(paused);
         true
     }
 

@@ -12,6 +12,8 @@ impl Sink for Nothing {
 }
 
 impl Results for Nothing {
+    fn discard(&self, _bytes: Vec<u8>) {}
+
     fn failed(&self, _: u32, _: TaskError) {}
     fn ended(&self) {}
     fn is_awaited(&self) -> bool {
