@@ -108,11 +108,14 @@ where
             if !cause.is_some_and(|cause| limits.retry.allows(cause, self.attempts)) {
                 break outcome;
             }
-            if let Some(pool) = thread_ids::find(self.own_pool) {
+            let pool = thread_ids::find(self.own_pool);
+            // What has not started when the pool is shut down does not start.
+            let is_cancelled = pool.as_ref().is_some_and(|pool| pool.is_cancelled());
+            if let Some(pool) = pool.filter(|_| !is_cancelled) {
                 pool.counts().retried();
             }
             let pause = limits.retry.pause(self.attempts);
-            if !pause.is_zero() {
+            if !pause.is_zero() || is_cancelled {
                 return Ran::Again((self, argument), pause);
             }
         };
