@@ -111,9 +111,11 @@ impl fmt::Debug for RetryOn {
 ///     _ => Ok(page * 10),
 /// };
 /// let policy = Retry::up_to(3).on(RetryOn::ERROR).backoff(Duration::from_millis(1));
-/// let pages = Pool::threads(1)?.call().retry(policy).try_map(fetch, [7])?;
-/// assert_eq!((pages, asked.into_inner()), (vec![70], 3));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// let pool = Pool::threads(1)?;
+/// let pages = pool.call().retry(policy).try_map(fetch, [7]);
+/// assert_eq!(pages, Ok(vec![70]));
+/// assert_eq!(asked.into_inner(), 3);
+/// # Ok::<(), PoolError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "a policy does nothing until it is given to a call"]

@@ -56,12 +56,12 @@ impl Job {
     }
 
     /// Notes that an attempt has begun. Returns which one it is, from 1.
-    fn begin(&self) -> u32 {
+    fn begin(self) -> u32 {
         let is_ours = |attempt: &u32| {
             let name = format!("{}-{attempt}", self.n);
             File::create_new(self.gate.folder().join(name)).is_ok()
         };
-        (1..).find(is_ours).unwrap()
+        (1..1_000).find(is_ours).unwrap()
     }
 }
 
@@ -84,9 +84,10 @@ pub(crate) fn work(job: Job) -> u32 {
 }
 
 pub(crate) fn try_work(job: Job) -> Result<u32, String> {
+    let Job { way, fails, .. } = job;
     let attempt = job.begin();
-    if attempt <= job.fails {
-        match job.way {
+    if attempt <= fails {
+        match way {
             Panics => panic!("attempt {attempt}"),
             TimesOut => std::thread::sleep(2 * LIMIT),
             Dies => {
