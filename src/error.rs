@@ -68,7 +68,12 @@ pub use try_error::{SentError, TryError};
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked. Its worker and all other tasks go on.
-    #[error("{} panicked: {message}{}", subject(*index), at_place(.location.as_deref()))]
+    #[error(
+        "{} panicked: {message}{}{}",
+        subject(*index),
+        at_place(.location.as_deref()),
+        tries(.message.attempts())
+    )]
     #[non_exhaustive]
     Panicked {
         /// Position of the item in the input of the call.
@@ -130,13 +135,16 @@ pub enum TaskError {
     /// The task ran for longer than its limit. On processes and forked children it was stopped at
     /// that moment, with its worker. A thread cannot be stopped, so there the task ran to its end
     /// and its result was dropped.
-    #[error("{} took longer than its limit of {limit:?}", subject(*index))]
+    #[error("{} took longer than its limit of {limit:?}{}", subject(*index), tries(*.attempts))]
     #[non_exhaustive]
     TimedOut {
         /// Position of the item in the input of the call.
         index: ItemIndex,
         /// The limit.
         limit: Duration,
+        /// How many times the task was started in all, each time with the whole limit: 1 without a
+        /// [`Retry`](crate::Retry). A start that its stopped worker did not come to counts too.
+        attempts: u32,
     },
     /// The worker process had no memory left under its limit, and died of it.
     #[error(
@@ -264,6 +272,32 @@ impl TaskError {
         self.subject_index()?.task()
     }
 
+    /// Returns how many times the item or task was started in all, this time included: 1 without a
+    /// [`Retry`](crate::Retry). `None` for errors after which nothing is tried again. Of a panic it
+    /// is lost if the error goes through serde.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{Retry, RetryOn};
+    ///
+    /// let policy = Retry::up_to(1).on(RetryOn::PANIC);
+    /// let pool = Pool::processes(1)?;
+    /// let error = pool.call().retry(policy).submit(|x: u8| 10 / x, 0).result().unwrap_err();
+    /// assert_eq!(error.attempts(), Some(2));
+    /// # Ok::<(), PoolError>(())
+    /// ```
+    pub fn attempts(&self) -> Option<u32> {
+        match self {
+            Self::WorkerDied { attempts, .. }
+            | Self::OutOfMemory { attempts, .. }
+            | Self::TimedOut { attempts, .. } => Some(*attempts),
+            Self::Panicked { message, .. } => Some(message.attempts()),
+            _ => None,
+        }
+    }
+
     /// Returns the error of the pool that this one hands on; `None` for all other variants.
     ///
     /// # Examples
@@ -314,14 +348,18 @@ impl TaskError {
         Self::TimedOut {
             index: index.into(),
             limit,
+            attempts: 1,
         }
     }
 
     /// Returns the same error, after `tried` attempts.
-    #[cfg(target_os = "linux")]
     pub(crate) fn with_attempts(mut self, tried: u32) -> Self {
-        if let Self::WorkerDied { attempts, .. } | Self::OutOfMemory { attempts, .. } = &mut self {
-            *attempts = tried;
+        match &mut self {
+            Self::WorkerDied { attempts, .. }
+            | Self::OutOfMemory { attempts, .. }
+            | Self::TimedOut { attempts, .. } => *attempts = tried,
+            Self::Panicked { message, .. } => message.set_attempts(tried),
+            _ => {}
         }
         self
     }

@@ -121,13 +121,14 @@ pub use call::at_fork::at_fork_child;
 #[cfg(target_os = "linux")]
 pub use call::portable::{Portable, PortableValue};
 pub use call::progress::Progress;
+pub use call::retry::{Retry, RetryOn, Retrying};
 pub use call::schedule::Schedule;
 pub use call::seed::{item_seed, worker_seed};
 pub use call::stream::{Imap, ImapUnordered};
 pub use call::worker_index::worker_index;
 #[cfg(target_os = "linux")]
 pub use engine::{AnyEngine, Forked, Processes, RunLent};
-pub use engine::{Executor, Run, RunOnce, RunReduce, RunWith};
+pub use engine::{Executor, Run, RunAgain, RunOnce, RunReduce, RunWith};
 pub use engine::{Serial, Shutdown, Threads, worker_state};
 pub use error::{PoolError, SentError, TaskError, TaskId, TryError};
 pub use future::{AsCompleted, CancellationToken, ReturnWhen, TaskFuture, as_completed, wait};
@@ -211,12 +212,14 @@ pub mod logs {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub mod prelude {
+    pub use crate::call::retry::{Retry, RetryOn};
     pub use crate::call::schedule::Schedule;
     #[cfg(target_os = "linux")]
     pub use crate::closure;
     #[cfg(target_os = "linux")]
     pub use crate::engine::{AnyEngine, Forked, Processes, RunLent, StartMethod, WaitPolicy};
-    pub use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith, Serial, Threads};
+    pub use crate::engine::{Executor, Run, RunAgain, RunOnce, RunReduce, RunWith};
+    pub use crate::engine::{Serial, Threads};
     pub use crate::error::{Death, PoolError, TaskError, TryError};
     pub use crate::future::{ReturnWhen, TaskFuture, as_completed, wait};
     pub use crate::pool::Pool;

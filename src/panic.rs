@@ -55,6 +55,14 @@ impl Refused {
 }
 
 impl Caught {
+    /// Returns whether it is no panic of the task's own: it could not have what it works on.
+    pub(crate) fn is_refusal(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.claim.is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         #[cfg(target_os = "linux")]
         if let Some(claim) = self.claim {

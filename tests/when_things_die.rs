@@ -111,6 +111,17 @@ fn deaths() -> Vec<String> {
     tell(&tries.unwrap_err());
     let limit = pool.call().timeout(Duration::from_millis(250));
     tell(&limit.map(task, ["long".to_owned()]).unwrap_err());
+    let causes = RetryOn::PANIC | RetryOn::TIMEOUT | RetryOn::ERROR;
+    let policy = Retry::up_to(2).on(causes);
+    let again = || {
+        pool.call()
+            .retry(policy)
+            .timeout(Duration::from_millis(250))
+    };
+    tell(&again().map(task, ["panic".to_owned()]).unwrap_err());
+    tell(&again().map(task, ["long".to_owned()]).unwrap_err());
+    let search = |id: u32| Err::<(), _>(format!("no such customer: {id}"));
+    tell(&again().try_map(search, [17]).unwrap_err());
     let cancelled = pool.submit(task, "long".to_owned());
     assert!(cancelled.kill());
     tell(&cancelled.result().unwrap_err());

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::retry::{Retry, RetryOn};
 use super::seed::{self, Seeds};
 use crate::error::TaskError;
 use crate::future::{Ending, Reason};
@@ -11,8 +12,8 @@ use crate::panic::{self, Caught};
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How often a task is run again after the death of its worker.
-    pub(crate) retries: u32,
+    /// After which failures a task is run again.
+    pub(crate) retry: Retry,
     /// How long the task may take.
     pub(crate) timeout: Option<Duration>,
     /// The source of the seeds of its items.
@@ -37,6 +38,15 @@ impl Failure {
         matches!(self, Self::Ended(_))
     }
 
+    /// Returns the cause, if it is one after which an item may be tried again.
+    pub(crate) fn cause(&self) -> Option<RetryOn> {
+        match self {
+            Self::Panicked(caught) => (!caught.is_refusal()).then_some(RetryOn::PANIC),
+            Self::TimedOut(_) => Some(RetryOn::TIMEOUT),
+            Self::Ended(_) | Self::Late => None,
+        }
+    }
+
     pub(crate) fn into_error(self, index: Option<usize>) -> TaskError {
         match self {
             Self::Panicked(caught) => caught.into_error(index),
@@ -52,7 +62,7 @@ impl Limits {
     /// code outside of this crate could call an engine.
     pub(crate) fn none() -> Self {
         Self {
-            retries: 0,
+            retry: Retry::NONE,
             timeout: None,
             seeds: Seeds::default(),
             ending: None,

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
+//! | [`retry`] | which failures are followed by another attempt |
 //! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
 //! | [`seed`] | the seeds of items |
@@ -31,6 +32,7 @@ mod plan;
 #[cfg(target_os = "linux")]
 pub(crate) mod portable;
 pub(crate) mod progress;
+pub(crate) mod retry;
 pub(crate) mod schedule;
 pub(crate) mod seed;
 #[cfg(target_os = "linux")]
@@ -44,6 +46,7 @@ pub(crate) mod worker_index;
 pub(crate) use limits::{Failure, Limits};
 pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;
+pub(crate) use retry::{Retry, RetryOn};
 #[cfg(target_os = "linux")]
 pub(crate) use schedule::Chunks;
 pub(crate) use stop::{AtErr, Never, Stop};

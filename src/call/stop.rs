@@ -1,5 +1,7 @@
 //! Which results end a call at once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 /// After which result a call needs none of the items that follow. A failure always is one.
 ///
 /// It is an argument of a call of an engine. No other crate can name it.
@@ -10,6 +12,11 @@ pub trait Stop<R>: Copy + Send + Sync {
 
     /// Returns whether this result is one.
     fn is_met(result: &R) -> bool;
+
+    /// Records how often the item of that result was started.
+    fn tried(self, attempts: u32) {
+        let _ = attempts;
+    }
 }
 
 /// No result ends the call: `map` and its like.
@@ -29,13 +36,27 @@ impl<R> Stop<R> for Never {
 /// An `Err` ends the call: `try_map` and its like.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AtErr;
+pub(crate) struct AtErr<'a> {
+    /// Where it is said how often the item was started, if a caller wants to know.
+    pub(crate) attempts: Option<&'a AtomicU32>,
+}
 
-impl<T, E> Stop<Result<T, E>> for AtErr {
+impl AtErr<'_> {
+    /// The same, for callers that do not want to know how often the item was started.
+    pub(crate) const PLAIN: Self = Self { attempts: None };
+}
+
+impl<T, E> Stop<Result<T, E>> for AtErr<'_> {
     const AT_ERR: bool = true;
 
     #[inline]
     fn is_met(result: &Result<T, E>) -> bool {
         result.is_err()
+    }
+
+    fn tried(self, attempts: u32) {
+        if let Some(told) = self.attempts {
+            told.store(attempts, Ordering::Relaxed);
+        }
     }
 }

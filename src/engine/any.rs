@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::sealed::{Internal, Sealed};
 use super::{
-    Executor, Forked, PoolStats, Processes, Run, RunLent, RunReduce, RunWith, Serial, Shutdown,
-    Threads, Timeline,
+    Executor, Forked, PoolStats, Processes, Run, RunAgain, RunLent, RunReduce, RunWith, Serial,
+    Shutdown, Threads, Timeline,
 };
 use crate::array::lend::Lent;
 use crate::call::portable::{Portable, PortableValue};
@@ -156,6 +156,46 @@ where
         R: Send + 'static,
     {
         each!(self, engine => engine.stream(limits, f))
+    }
+}
+
+impl<F, A, R> RunAgain<F, A, R> for AnyEngine
+where
+    F: Fn(A) -> R + Portable + Sync,
+    A: PortableValue + Clone + Send + 'static,
+    R: PortableValue + Send + 'static,
+{
+    fn map_again<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
+    where
+        S: Stop<R>,
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.map_again(plan, f, items, stop))
+    }
+
+    fn map_outcomes_again<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        each!(self, engine => engine.map_outcomes_again(plan, f, items))
+    }
+
+    fn submit_again(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.submit_again(limits, f, argument))
+    }
+
+    fn stream_again(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        each!(self, engine => engine.stream_again(limits, f))
     }
 }
 

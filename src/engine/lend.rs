@@ -1,6 +1,6 @@
 //! The engines that lend an array to a function, part by part.
 
-use super::{Executor, Forked, Run, Serial, Threads};
+use super::{Executor, Forked, Run, RunAgain, Serial, Threads};
 use crate::array::lend::Lent;
 use crate::call::{Never, Plan};
 use crate::error::TaskError;
@@ -48,28 +48,22 @@ pub trait RunLent<L, F>: Executor {
 impl<L: Lent<F>, F> RunLent<L, F> for Serial {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
-        Run::map(
-            self,
-            plan,
-            |index| L::run(&lent, &f, index),
-            0..items,
-            Never,
-        )
-        .map(drop)
+        let run = |index| L::run(&lent, &f, index);
+        if plan.limits.retry.is_for_answers() {
+            return RunAgain::map_again(self, plan, run, 0..items, Never).map(drop);
+        }
+        Run::map(self, plan, run, 0..items, Never).map(drop)
     }
 }
 
 impl<L: Lent<F>, F: Sync> RunLent<L, F> for Threads {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
-        Run::map(
-            self,
-            plan,
-            |index| L::run(&lent, &f, index),
-            0..items,
-            Never,
-        )
-        .map(drop)
+        let run = |index| L::run(&lent, &f, index);
+        if plan.limits.retry.is_for_answers() {
+            return RunAgain::map_again(self, plan, run, 0..items, Never).map(drop);
+        }
+        Run::map(self, plan, run, 0..items, Never).map(drop)
     }
 }
 

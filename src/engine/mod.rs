@@ -30,6 +30,8 @@
 #[cfg(target_os = "linux")]
 mod affinity;
 #[cfg(target_os = "linux")]
+mod again;
+#[cfg(target_os = "linux")]
 mod any;
 mod clock;
 #[cfg(target_os = "linux")]
@@ -271,6 +273,79 @@ pub trait Run<F, A, R>: Executor {
         F: Send + 'static,
         A: Send + 'static,
         R: Send + 'static;
+}
+
+/// An engine that can run `F` on arguments of type `A`, for results of type `R`, and run it again
+/// if it fails. The calls of [`Call::retry`](crate::Call::retry) ask for this bound.
+///
+/// [`Processes`] and [`Forked`] can if they can run the function at all. On [`Threads`] and
+/// [`Serial`] the argument must be [`Clone`] too.
+///
+/// # Examples
+///
+/// ```
+/// use manyhands::prelude::*;
+///
+/// fn patient<E, F>(pool: &Pool<E>, f: F, words: Vec<String>) -> Result<Vec<usize>, TaskError>
+/// where
+///     F: Fn(String) -> usize,
+///     E: RunAgain<F, String, usize>,
+/// {
+///     let policy = Retry::up_to(2).on(RetryOn::DEATH | RetryOn::PANIC);
+///     pool.call().retry(policy).map(f, words)
+/// }
+///
+/// let words = || vec!["many".to_owned(), "hands".to_owned()];
+/// assert_eq!(patient(&Pool::serial(), |word| word.len(), words())?, [4, 5]);
+/// assert_eq!(patient(&Pool::processes(2)?, |word| word.len(), words())?, [4, 5]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run this function on `{A}` again, for results of `{R}`",
+    note = "an item that is tried again is used up by each attempt: on threads and serial it must implement `Clone`, besides what a call without `retry` asks for",
+    note = "`retries(n)`, for deaths of workers alone, asks for nothing more"
+)]
+pub trait RunAgain<F, A, R>: Run<F, A, R> {
+    /// Runs a `map` with the policy that is in the limits.
+    #[doc(hidden)]
+    fn map_again<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
+    where
+        S: Stop<R>,
+        I: Iterator<Item = A>,
+    {
+        self.map(plan, f, items, stop)
+    }
+
+    /// Runs a `map_outcomes` with the policy that is in the limits.
+    #[doc(hidden)]
+    fn map_outcomes_again<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        self.map_outcomes(plan, f, items)
+    }
+
+    /// Submits a task with the policy that is in the limits.
+    #[doc(hidden)]
+    fn submit_again(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.submit(limits, f, argument)
+    }
+
+    /// Begins a lazy call with the policy that is in the limits.
+    #[doc(hidden)]
+    fn stream_again(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.stream(limits, f)
+    }
 }
 
 /// An engine that can run `F`, once, on an argument of type `A`, for a result of type `R`.

@@ -315,7 +315,7 @@ where
                 inner(None, Tracker::new(None, None)),
                 combine.clone(),
                 groups,
-                AtErr,
+                AtErr::PLAIN,
             )
             .map_err(without_index)?;
         partials = values(reduced, ending.as_ref())?;

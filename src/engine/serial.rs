@@ -3,16 +3,18 @@
 
 use super::timeline::Recorder;
 use super::{
-    Executor, Failures, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline,
+    Executor, Failures, PoolStats, Run, RunAgain, RunOnce, RunReduce, RunWith, Shutdown, Timeline,
     TimelineEvent, WorkerStats, clock, pool_name,
     sealed::{Internal, Sealed},
 };
-use crate::call::{Failure, Limits, Never, Plan, Stop, Stream, worker_index};
+use crate::call::{Failure, Limits, Never, Plan, RetryOn, Stop, Stream, worker_index};
 use crate::engine::reduce;
 use crate::error::{PoolError, TaskError};
-use crate::future::{PoolId, TaskFuture};
+use crate::future::{Ending, PoolId, Signal, TaskFuture};
 use crate::panic;
 use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,12 +32,13 @@ use std::time::{Duration, Instant};
 /// assert_eq!(order.into_inner(), [3, 1, 2]);
 /// # Ok::<(), TaskError>(())
 /// ```
-#[derive(Debug)]
 pub struct Serial {
     closed: AtomicBool,
     id: PoolId,
     name: String,
     counts: Counts,
+    /// Raised when a call in a pause is to look whether that is over.
+    pauses: Arc<Signal>,
 }
 
 /// Makes a [`Pool<Serial>`](crate::Pool); see [`Serial::builder`].
@@ -68,6 +71,8 @@ struct Counts {
     timed_out: AtomicU64,
     /// Items whose calls were over before they began.
     cancelled: AtomicU64,
+    /// Attempts that failed and were followed by another.
+    retried: AtomicU64,
     busy: AtomicU64,
     recorder: Option<Mutex<Recorder>>,
 }
@@ -90,6 +95,7 @@ impl Counts {
             panicked: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             recorder: has_timeline.then(|| Mutex::new(Recorder::new(start))),
         }
@@ -202,6 +208,7 @@ impl SerialBuilder {
             id: PoolId::new(),
             name: pool_name(self.name),
             counts: Counts::new(self.has_timeline),
+            pauses: Arc::default(),
         }
     }
 }
@@ -234,12 +241,94 @@ impl Serial {
         outcome
     }
 
+    /// Runs one task until it has an outcome after which it is not tried again, and counts it.
+    /// Returns how often it was started, too.
+    fn run_one_again<A: Clone, R>(
+        &self,
+        limits: &Limits,
+        index: usize,
+        f: &impl Fn(A) -> R,
+        argument: A,
+    ) -> Result<R, TaskError> {
+        let mut counting = self.counts.begin();
+        let (outcome, attempts) = self.attempts(limits, index, f, argument, |_| false);
+        counting.ended(&outcome);
+        outcome.map_err(|failure| failure.into_error(None).with_attempts(attempts))
+    }
+
+    /// Runs the item with this index until it has an outcome after which it is not tried again.
+    /// Returns how often it was started, too. `is_error` says which results are errors.
+    fn attempts<A: Clone, R>(
+        &self,
+        limits: &Limits,
+        index: usize,
+        f: &impl Fn(A) -> R,
+        item: A,
+        is_error: impl Fn(&R) -> bool,
+    ) -> (Result<R, Failure>, u32) {
+        let mut attempts = 0;
+        let outcome = loop {
+            let outcome = limits.run(index, as_worker(|| f(item.clone())));
+            attempts += 1;
+            let cause = match &outcome {
+                Ok(result) => is_error(result).then_some(RetryOn::ERROR),
+                Err(failure) => failure.cause(),
+            };
+            if !cause.is_some_and(|cause| limits.retry.allows(cause, attempts)) {
+                break outcome;
+            }
+            self.counts.retried.fetch_add(1, Ordering::Relaxed);
+            // An error of the user's is dropped here, and may panic.
+            let _ = panic::catch(|| drop(outcome));
+            self.pause(limits, limits.retry.pause(attempts));
+            if let Some(reason) = limits.ended() {
+                break Err(Failure::Ended(reason));
+            }
+        };
+        let _ = panic::catch(|| drop(item));
+        (outcome, attempts)
+    }
+
+    /// Waits as long as this pause lasts: until the call is over or the pool is closed, at most.
+    fn pause(&self, limits: &Limits, pause: Duration) {
+        // A time too long for the clock has no end.
+        let due = Instant::now()
+            .checked_add(pause)
+            .filter(|_| !pause.is_zero());
+        if pause.is_zero() {
+            return;
+        }
+        let _watch = limits.ending.as_ref().map(|ending| {
+            let pauses = Arc::clone(&self.pauses);
+            ending.watch(move |_| pauses.raise())
+        });
+        let deadline = limits.ending.as_ref().and_then(Ending::deadline);
+        let until = due.into_iter().chain(deadline).min();
+        loop {
+            let seen = self.pauses.count();
+            let is_over = self.closed.load(Ordering::Relaxed) || limits.ended().is_some();
+            if is_over || due.is_some_and(|due| Instant::now() >= due) {
+                return;
+            }
+            self.pauses.sleep(seen, until);
+        }
+    }
+
     fn check_open(&self) -> Result<(), TaskError> {
         if self.closed.load(Ordering::Relaxed) {
             Err(PoolError::Closed.into())
         } else {
             Ok(())
         }
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serial")
+            .field("name", &self.name)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -268,6 +357,7 @@ impl Executor for Serial {
 
     fn close(&self, _: Internal) -> Result<(), PoolError> {
         self.closed.store(true, Ordering::Relaxed);
+        self.pauses.raise();
         Ok(())
     }
 
@@ -306,6 +396,7 @@ impl Executor for Serial {
             uptime: age,
             workers: vec![worker],
             cancelled: read(&counts.cancelled),
+            retried: read(&counts.retried),
         }
     }
 
@@ -328,7 +419,8 @@ where
     {
         self.check_open()?;
         let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
-        self.run(plan, f, items, false, |outcome| {
+        let run = once(f);
+        self.run(plan, run, items, false, |outcome| {
             let result = outcome?;
             let goes_on = !S::is_met(&result);
             results.push(result);
@@ -351,7 +443,7 @@ where
             Ok(true)
         };
         // Only `keep` can end the loop early, and it does not.
-        let _ = self.run(plan, f, items, true, keep);
+        let _ = self.run(plan, once(f), items, true, keep);
         results
     }
 
@@ -405,6 +497,90 @@ where
     }
 }
 
+impl<F, A, R> RunAgain<F, A, R> for Serial
+where
+    F: Fn(A) -> R,
+    A: Clone,
+{
+    fn map_again<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
+    where
+        S: Stop<R>,
+        I: Iterator<Item = A>,
+    {
+        self.check_open()?;
+        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+        let mut tried = 1;
+        let run = |limits: &Limits, index, item| {
+            let (outcome, attempts) = self.attempts(limits, index, &f, item, S::is_met);
+            tried = attempts;
+            (outcome, attempts)
+        };
+        self.run(plan, run, items, false, |outcome| {
+            let result = outcome?;
+            let goes_on = !S::is_met(&result);
+            results.push(result);
+            Ok(goes_on)
+        })?;
+        stop.tried(tried);
+        Ok(results)
+    }
+
+    fn map_outcomes_again<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        let checked = self.check_open().and_then(|()| plan.chunks(1));
+        if let Err(error) = checked {
+            return error.of_items(0, items);
+        }
+        let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
+        let keep = |outcome| {
+            results.push(outcome);
+            Ok(true)
+        };
+        let run = |limits: &Limits, index, item| self.attempts(limits, index, &f, item, |_| false);
+        // Only `keep` can end the loop early, and it does not.
+        let _ = self.run(plan, run, items, true, keep);
+        results
+    }
+
+    fn submit_again(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if let Err(error) = self.check_open() {
+            return TaskFuture::ready(Err(error));
+        }
+        let outcome = self.run_one_again(&limits, 0, &f, argument);
+        TaskFuture::ended(Some(self.id), outcome)
+    }
+
+    fn stream_again(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let give = move |base: usize, items: &mut Vec<A>| {
+            let items = std::mem::take(items);
+            let run = |(nth, item)| {
+                let outcome = self.run_one_again(&limits, base + nth, &f, item);
+                outcome.map_err(|error| error.with_index(base + nth))
+            };
+            let outcomes = || items.into_iter().enumerate().map(run).collect();
+            TaskFuture::ready(self.check_open().map(|()| outcomes()))
+        };
+        Stream {
+            give: Box::new(give),
+            workers: 1,
+            depth: 1,
+            most: 1,
+        }
+    }
+}
+
 impl<F, A, R> RunOnce<F, A, R> for Serial
 where
     F: FnOnce(A) -> R,
@@ -428,6 +604,11 @@ where
 /// results come.
 const MOST_RESERVED: usize = 1 << 24;
 
+/// Returns what runs `f` once on an item, with the limits of its call.
+fn once<A, R>(f: impl Fn(A) -> R) -> impl FnMut(&Limits, usize, A) -> (Result<R, Failure>, u32) {
+    move |limits, index, item| (limits.run(index, as_worker(|| f(item))), 1)
+}
+
 /// Makes of a task one that runs as the only worker of a pool. While it runs, and no longer, this
 /// thread has the index 0.
 fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
@@ -438,13 +619,13 @@ fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
 }
 
 impl Serial {
-    /// Runs all items, one after the other, until `keep` fails or says that it needs no more. When
+    /// Runs all items with `run`, one after the other, until `keep` fails or says that it needs no more. When
     /// the call is over, the items that are left fail: all of them if `reads_on`, and else one,
     /// which is not read.
     fn run<A, R>(
         &self,
         plan: Plan<'_>,
-        f: impl Fn(A) -> R,
+        mut run: impl FnMut(&Limits, usize, A) -> (Result<R, Failure>, u32),
         items: impl Iterator<Item = A>,
         reads_on: bool,
         mut keep: impl FnMut(Result<R, TaskError>) -> Result<bool, TaskError>,
@@ -468,10 +649,12 @@ impl Serial {
                 break;
             };
             done = index + 1;
-            let outcome = plan.limits.run(index, as_worker(|| f(item)));
+            let (outcome, attempts) = run(&plan.limits, index, item);
             counting.ended(&outcome);
             failed += usize::from(outcome.is_err());
-            let kept = keep(outcome.map_err(|failure| failure.into_error(Some(index))));
+            let failed_with =
+                |failure: Failure| failure.into_error(Some(index)).with_attempts(attempts);
+            let kept = keep(outcome.map_err(failed_with));
             tracker.tell(done, failed);
             if !kept? {
                 break;
@@ -493,7 +676,7 @@ where
         self.check_open()?;
         reduce::check(&plan)?;
         let mut total = None;
-        self.run(plan, f, items, false, |outcome| {
+        self.run(plan, once(f), items, false, |outcome| {
             let value = outcome?;
             total = Some(match total.take() {
                 None => value,

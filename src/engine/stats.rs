@@ -40,6 +40,10 @@ pub struct PoolStats {
     /// Tasks that were cancelled before any worker had begun with them, or whose call had ended by
     /// then at its deadline. Items of calls count singly; those that were not read do not count.
     pub cancelled: u64,
+    /// Attempts that failed and were followed by another ([`Call::retry`](crate::Call::retry),
+    /// [`Call::retries`](crate::Call::retries)). Whatever their number, a task counts once, with its
+    /// last outcome.
+    pub retried: u64,
 }
 
 /// What has been done in the place of one worker.
@@ -265,11 +269,15 @@ impl PoolStats {
 impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let age = self.uptime.as_secs_f64();
-        writeln!(
+        write!(
             f,
             "pool {}, {age:.1} s old, {} cancelled",
             self.name, self.cancelled
         )?;
+        if self.retried > 0 {
+            write!(f, ", {} retried", self.retried)?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "{:>6} {:>8} {:>12} {:>8} {:>8} {:>6} {:>11} {:>10} {:>10} {:>10}",
@@ -471,6 +479,7 @@ mod tests {
             TaskError::TimedOut {
                 index: index.into(),
                 limit,
+                attempts: 1,
             },
             TaskError::Cancelled {},
             TaskError::Encode {
@@ -509,6 +518,7 @@ mod tests {
         let mut pool = PoolStats {
             workers: vec![stats(1)],
             cancelled: 77,
+            retried: 0,
             uptime: Duration::from_secs(12),
             ..PoolStats::default()
         };

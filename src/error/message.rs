@@ -28,13 +28,37 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-pub struct Message(Box<Box<str>>);
+pub struct Message(Box<Text>);
+
+/// The text, with what an error has no other room for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Text {
+    text: Box<str>,
+    /// How often the task was started that panicked with this text.
+    attempts: u32,
+}
+
+impl Message {
+    pub(super) fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    pub(super) fn set_attempts(&mut self, attempts: u32) {
+        self.0.attempts = attempts;
+    }
+}
+
+impl From<Box<str>> for Message {
+    fn from(text: Box<str>) -> Self {
+        Self(Box::new(Text { text, attempts: 1 }))
+    }
+}
 
 impl Deref for Message {
     type Target = str;
 
     fn deref(&self) -> &str {
-        &self.0
+        &self.0.text
     }
 }
 
@@ -46,19 +70,19 @@ impl AsRef<str> for Message {
 
 impl From<&str> for Message {
     fn from(text: &str) -> Self {
-        Self(Box::new(text.into()))
+        Box::<str>::from(text).into()
     }
 }
 
 impl From<String> for Message {
     fn from(text: String) -> Self {
-        Self(Box::new(text.into_boxed_str()))
+        text.into_boxed_str().into()
     }
 }
 
 impl From<Message> for String {
     fn from(message: Message) -> Self {
-        message.0.into_string()
+        message.0.text.into_string()
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Message, TaskError};
+use super::{Message, TaskError, tries};
 
 /// Why [`Pool::try_map`](crate::Pool::try_map) or
 /// [`Pool::try_for_each`](crate::Pool::try_for_each) has no results: the function returned an `Err`
@@ -40,6 +40,8 @@ pub enum TryError<E> {
         index: usize,
         /// What the function returned.
         error: E,
+        /// How many times the item was started in all: 1 without a [`Retry`](crate::Retry).
+        attempts: u32,
     },
     /// An item has no outcome: it panicked, its worker died, its pool was shut down.
     Task(TaskError),
@@ -66,6 +68,28 @@ impl<E> TryError<E> {
         }
     }
 
+    /// Returns how many times the item was started in all: 1 without a [`Retry`](crate::Retry).
+    /// `None` for errors after which nothing is tried again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{Retry, RetryOn};
+    ///
+    /// let odd = |x: u32| if x % 2 == 1 { Err("odd") } else { Ok(x / 2) };
+    /// let policy = Retry::up_to(2).on(RetryOn::ERROR);
+    /// let error = Pool::serial().call().retry(policy).try_map(odd, [2, 4, 5]).unwrap_err();
+    /// assert_eq!((error.index(), error.attempts()), (Some(2), Some(3)));
+    /// assert_eq!(error.to_string(), "item 2 failed: odd; it was tried 3 times");
+    /// ```
+    pub fn attempts(&self) -> Option<u32> {
+        match self {
+            Self::Item { attempts, .. } => Some(*attempts),
+            Self::Task(error) => error.attempts(),
+        }
+    }
+
     /// Returns what the function returned, if that is the error.
     ///
     /// # Examples
@@ -88,7 +112,11 @@ impl<E> TryError<E> {
 impl<E: fmt::Display> fmt::Display for TryError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Item { index, error } => write!(f, "item {index} failed: {error}"),
+            Self::Item {
+                index,
+                error,
+                attempts,
+            } => write!(f, "item {index} failed: {error}{}", tries(*attempts)),
             Self::Task(error) => error.fmt(f),
         }
     }
@@ -244,6 +272,7 @@ mod tests {
         let high = TryError::Item {
             index: 3,
             error: middle.clone(),
+            attempts: 1,
         };
         let expected = [
             "item 3 failed: the file cannot be read",
@@ -267,8 +296,10 @@ mod tests {
         let item = TryError::Item {
             index: 7,
             error: "no",
+            attempts: 2,
         };
-        assert_eq!(item.to_string(), "item 7 failed: no");
+        assert_eq!(item.to_string(), "item 7 failed: no; it was tried 2 times");
+        assert_eq!(item.attempts(), Some(2));
         assert_eq!((item.index(), item.into_item()), (Some(7), Some("no")));
     }
 }

@@ -1,5 +1,5 @@
-//! The thread that fires deadlines of calls for which no caller waits: of submitted tasks and lazy
-//! calls. It sleeps until the first of them, and ends when there is none.
+//! The thread that fires deadlines of calls for which no caller waits, of submitted tasks and lazy
+//! calls, and that ends the pauses of such tasks on threads. It sleeps until the first of them, and ends when there is none.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,7 +48,7 @@ fn own() -> &'static Deadlines {
 }
 
 /// A deadline that is to be fired. It is forgotten when this is dropped.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     key: (Instant, u64),
     /// The list that it is on. That of a forked child's parent is not to be touched.
     deadlines: &'static Deadlines,
@@ -59,7 +59,7 @@ pub(super) struct Entry {
 /// # Errors
 ///
 /// If the system refuses the thread.
-pub(super) fn at(time: Instant, fire: Fire) -> io::Result<Entry> {
+pub(crate) fn at(time: Instant, fire: Fire) -> io::Result<Entry> {
     let deadlines = own();
     let mut state = deadlines.lock();
     let key = (time, state.next);
@@ -141,6 +141,18 @@ impl Deadlines {
                 state.has_thread = false;
                 return;
             }
+        }
+    }
+}
+
+impl Entry {
+    /// Forgets the deadline, and has the thread end soon if it was the last. To drop it is cheaper:
+    /// then the thread sleeps until that time.
+    pub(crate) fn forget(self) {
+        let deadlines = self.deadlines;
+        drop(self);
+        if std::ptr::eq(deadlines, own()) {
+            deadlines.changed.notify_one();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod callback_threads;
 mod callbacks;
-mod deadlines;
+pub(crate) mod deadlines;
 mod ending;
 pub(crate) mod later;
 mod many;

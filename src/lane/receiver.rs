@@ -21,6 +21,13 @@ pub(crate) trait Sink: Send + Sync {
     /// Takes the fault of item `index`, which has no result.
     fn fault(&self, index: u32, fault: Fault);
 
+    /// Returns whether item `index`, which has this fault, is tried again: then this answer does not
+    /// count, and another one will come.
+    fn tries_again(&self, index: u32, fault: &Fault) -> bool {
+        let _ = (index, fault);
+        false
+    }
+
     /// Returns whether a result that has come is an `Err` that ends the call. Asked only of tasks
     /// that [stop](StopsAt::Err) there.
     fn has_stopped(&self) -> bool {
@@ -287,13 +294,15 @@ impl Receiver {
                     log::debug!("a fault that cannot be read: {error}");
                     Corruption::UnreadFault
                 })?;
-                match &fault {
-                    Fault::Panicked(_) => received.panicked += 1,
-                    Fault::TimedOut(_) => received.timed_out += 1,
-                    Fault::ResultEncode(_) => received.encode += 1,
-                    Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => received.decode += 1,
+                if !sink.tries_again(response.first, &fault) {
+                    match &fault {
+                        Fault::Panicked(_) => received.panicked += 1,
+                        Fault::TimedOut(_) => received.timed_out += 1,
+                        Fault::ResultEncode(_) => received.encode += 1,
+                        Fault::ArgumentDecode(_) | Fault::ContextDecode(_) => received.decode += 1,
+                    }
+                    sink.fault(response.first, fault);
                 }
-                sink.fault(response.first, fault);
                 expected.may_stop |= expected.stops_at != StopsAt::Nothing;
             }
             ResponseKind::Times => {

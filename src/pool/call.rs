@@ -1,13 +1,16 @@
 //! [`Call`]: the options of one call, and the plan that they make for the engine.
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use crate::call::progress::{Callback, Progress, Tracker};
+use crate::call::retry::{Once, Retrying};
 use crate::call::schedule::{Schedule, exact_len};
 use crate::call::seed::Seeds;
 use crate::call::stream::{Imap, ImapUnordered, Input};
-use crate::call::{AtErr, Limits, Never, Plan};
+use crate::call::{AtErr, Limits, Never, Plan, Retry};
 use crate::engine::{Executor, Run, RunOnce, RunReduce, RunWith};
 use crate::error::{TaskError, TryError};
 use crate::future::{CancellationToken, Ending, TaskFuture, ending_of};
@@ -30,8 +33,11 @@ use crate::future::{CancellationToken, Ending, TaskFuture, ending_of};
 /// assert_eq!((cubes[19], seen), (6_859, 20));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// The last type parameter says which bounds the calls have: [`retry`](Self::retry) sets it to
+/// [`Retrying`].
 #[must_use = "a call does nothing until it is ended with `map`"]
-pub struct Call<'p, 'c, E: Executor> {
+pub struct Call<'p, 'c, E: Executor, M = Once> {
     engine: &'p E,
     /// The schedule that the caller has set. `None` if it has set none: the default differs between
     /// calls that know their input and lazy ones.
@@ -43,6 +49,7 @@ pub struct Call<'p, 'c, E: Executor> {
     /// What may end the call early. Most calls have nothing of it, and none of its size.
     ends: Option<Box<Ends>>,
     progress: Option<Callback<'c>>,
+    manner: PhantomData<M>,
 }
 
 /// What may end a call early.
@@ -59,9 +66,10 @@ impl Ends {
     }
 }
 
-impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
+impl<'p, E: Executor> Call<'p, '_, E> {
     pub(super) fn new(engine: &'p E) -> Self {
         Self {
+            manner: PhantomData,
             engine,
             schedule: None,
             limits: Limits::none(),
@@ -72,7 +80,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
             progress: None,
         }
     }
+}
 
+impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// Sets how many items a chunk has: short for [`Schedule::Dynamic`]. A chunk size of 0 makes
     /// the call fail with [`TaskError::InvalidCall`].
     ///
@@ -182,8 +192,9 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// Runs an item again, at most this many times, when the worker that ran it died. The default
     /// is 0.
     ///
-    /// A panic does not count as a death, because it would come again. On engines whose workers
-    /// cannot die alone this changes nothing.
+    /// It is [`retry`](Self::retry) with [`Retry::up_to(retries)`](Retry::up_to), and replaces a
+    /// policy that was set before. On engines whose workers cannot die alone this changes nothing,
+    /// and so it asks for no [`Clone`]. Other causes than deaths, and pauses: see `retry`.
     ///
     /// # Examples
     ///
@@ -202,8 +213,80 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.limits.retries = retries;
+        self.limits.retry = Retry::up_to(retries);
         self
+    }
+
+    /// Runs an item again as this policy says, when it has failed. Without one, and without
+    /// [`retries`](Self::retries), each item has one attempt.
+    ///
+    /// Errors say how often the item was started ([`TaskError::attempts`],
+    /// [`TryError::attempts`]); the error is that of the last attempt. After that the item fails as
+    /// it would without a policy: alone, or with its call. Each attempt has the whole
+    /// [`timeout`](Self::timeout) and the same [seed](crate::item_seed). What would come again is
+    /// not tried again: an argument that cannot be decoded, a result that cannot be encoded.
+    ///
+    /// On threads and [`Serial`](crate::Serial) items must be [`Clone`], because each attempt uses
+    /// one up; on processes and forked children the parent keeps them anyway. The bound of these
+    /// calls is [`RunAgain`](crate::RunAgain). They are `map`, `map_outcomes`, `for_each`,
+    /// `try_map`, `try_for_each`, `imap`, `imap_unordered`, `submit`, and those that lend arrays,
+    /// whose chunks are begun again with what is in them by then. `map_with` and `map_reduce` do
+    /// not take a policy, and do not compile with one: use `closure!` for the one, and
+    /// [`retries`](Self::retries) for the other.
+    ///
+    /// On forked children a submitted task, or an item of a lazy call, is tried again by a child
+    /// that is forked later: see [`Forked`](crate::Forked).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{Retry, RetryOn};
+    /// use std::time::Duration;
+    ///
+    /// // Fails until its file is there.
+    /// fn work(path: String) -> u8 {
+    ///     if !std::fs::exists(&path).unwrap() {
+    ///         std::fs::write(&path, "was here").unwrap();
+    ///         std::process::abort();
+    ///     }
+    ///     7
+    /// }
+    ///
+    /// let path = std::env::temp_dir().join(format!("retry-{}", std::process::id()));
+    /// let policy = Retry::up_to(3)
+    ///     .on(RetryOn::DEATH | RetryOn::TIMEOUT | RetryOn::PANIC)
+    ///     .backoff(Duration::from_millis(10));
+    /// let pool = Pool::processes(2)?;
+    /// let items = [path.display().to_string()];
+    /// assert_eq!(pool.call().retry(policy).map(work, items)?, [7]);
+    /// # std::fs::remove_file(path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry(self, policy: Retry) -> Call<'p, 'c, E, Retrying> {
+        let Self {
+            engine,
+            schedule,
+            mut limits,
+            seed,
+            window,
+            kills,
+            ends,
+            progress,
+            manner: _,
+        } = self;
+        limits.retry = policy;
+        Call {
+            engine,
+            schedule,
+            limits,
+            seed,
+            window,
+            kills,
+            ends,
+            progress,
+            manner: PhantomData,
+        }
     }
 
     /// Calls `tell` on the caller's thread while items end: at least four times a second, whatever
@@ -377,7 +460,7 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         Limits {
             seeds: Seeds::of_call(self.seed),
             ending: self.ends.as_ref().and_then(|ends| ends.ending()),
-            retries: self.limits.retries,
+            retry: self.limits.retry,
             timeout: self.limits.timeout,
         }
     }
@@ -400,7 +483,11 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
 
     /// Lets `run` make the call. If the input must be known in full and does not say how long it
     /// is, reads it first.
-    fn run<I: Iterator, T>(self, items: I, run: impl FnOnce(&'p E, Plan<'c>, Input<I>) -> T) -> T {
+    pub(super) fn run<I: Iterator, T>(
+        self,
+        items: I,
+        run: impl FnOnce(&'p E, Plan<'c>, Input<I>) -> T,
+    ) -> T {
         let total = exact_len(items.size_hint());
         if self.schedule == Some(Schedule::Equal) && total.is_none() {
             let items: Vec<I::Item> = items.collect();
@@ -412,6 +499,47 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         }
     }
 
+    /// Submits a task with the limits of this call, and has it end with the call.
+    #[inline]
+    pub(super) fn submitted<R: Send + 'static>(
+        self,
+        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
+    ) -> TaskFuture<R> {
+        let limits = self.limits();
+        if limits.ending.is_some() {
+            return self.submitted_until_end(limits, submit);
+        }
+        submit(self.engine, limits).kill_on_drop(self.kills)
+    }
+
+    /// Submits a task of a call that may end early.
+    #[cold]
+    fn submitted_until_end<R: Send + 'static>(
+        self,
+        limits: Limits,
+        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
+    ) -> TaskFuture<R> {
+        let Some(ending) = limits.ending.clone() else {
+            return submit(self.engine, limits).kill_on_drop(self.kills);
+        };
+        if let Some(reason) = ending.reason() {
+            return TaskFuture::ready(Err(reason.error()));
+        }
+        if let Err(error) = ending.arm() {
+            return TaskFuture::ready(Err(error.into()));
+        }
+        let task = submit(self.engine, limits);
+        task.end_with(&ending);
+        task.kill_on_drop(self.kills)
+    }
+
+    /// Returns the schedule that was set.
+    pub(super) fn given_schedule(&self) -> Option<Schedule> {
+        self.schedule
+    }
+}
+
+impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     /// Runs [`Pool::map`](crate::Pool::map) with these options.
     ///
     /// # Errors
@@ -536,13 +664,12 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         F: Fn(I::Item) -> Result<R, X>,
         E: Run<F, I::Item, Result<R, X>>,
     {
+        let tried = AtomicU32::new(1);
+        let attempts = Some(&tried);
         let results = self.run(items.into_iter(), |engine, plan, items| {
-            engine.map(plan, f, items, AtErr)
+            engine.map(plan, f, items, AtErr { attempts })
         })?;
-        let results = results.into_iter().enumerate();
-        let results =
-            results.map(|(index, result)| result.map_err(|error| TryError::Item { index, error }));
-        results.collect()
+        up_to_err(results, tried.into_inner())
     }
 
     /// Runs [`Pool::try_for_each`](crate::Pool::try_for_each) with these options.
@@ -737,40 +864,6 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         self.submitted(|engine, limits| engine.submit_once(limits, f, argument))
     }
 
-    /// Submits a task with the limits of this call, and has it end with the call.
-    #[inline]
-    fn submitted<R: Send + 'static>(
-        self,
-        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
-    ) -> TaskFuture<R> {
-        let limits = self.limits();
-        if limits.ending.is_some() {
-            return self.submitted_until_end(limits, submit);
-        }
-        submit(self.engine, limits).kill_on_drop(self.kills)
-    }
-
-    /// Submits a task of a call that may end early.
-    #[cold]
-    fn submitted_until_end<R: Send + 'static>(
-        self,
-        limits: Limits,
-        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
-    ) -> TaskFuture<R> {
-        let Some(ending) = limits.ending.clone() else {
-            return submit(self.engine, limits).kill_on_drop(self.kills);
-        };
-        if let Some(reason) = ending.reason() {
-            return TaskFuture::ready(Err(reason.error()));
-        }
-        if let Err(error) = ending.arm() {
-            return TaskFuture::ready(Err(error.into()));
-        }
-        let task = submit(self.engine, limits);
-        task.end_with(&ending);
-        task.kill_on_drop(self.kills)
-    }
-
     /// Runs [`Pool::map_with`](crate::Pool::map_with) with these options.
     ///
     /// # Errors
@@ -806,7 +899,23 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
     }
 }
 
-impl<E: Executor> fmt::Debug for Call<'_, '_, E> {
+/// Returns the results of a call that stops at an `Err`, or that `Err`, whose item was started
+/// `attempts` times.
+pub(super) fn up_to_err<R, X>(
+    results: Vec<Result<R, X>>,
+    attempts: u32,
+) -> Result<Vec<R>, TryError<X>> {
+    let results = results.into_iter().enumerate();
+    let failed = |index, error| TryError::Item {
+        index,
+        error,
+        attempts,
+    };
+    let results = results.map(|(index, result)| result.map_err(|error| failed(index, error)));
+    results.collect()
+}
+
+impl<E: Executor, M> fmt::Debug for Call<'_, '_, E, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("engine", &self.engine.kind())

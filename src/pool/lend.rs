@@ -167,7 +167,7 @@ impl<E: Executor> Pool<E> {
     }
 }
 
-impl<E: Executor> Call<'_, '_, E> {
+impl<E: Executor, M> Call<'_, '_, E, M> {
     /// Makes the call. The loan has ended before it returns, and also before a callback's panic
     /// goes on.
     fn lend<L, F>(self, (lent, loan): (L, Loan<'_>), f: F) -> Result<(), TaskError>

@@ -8,6 +8,7 @@ mod lend;
 mod make;
 #[cfg(target_os = "linux")]
 mod processes;
+mod retry;
 mod shared;
 
 pub use call::Call;

@@ -20,12 +20,18 @@ pub fn taken() -> TaskError {
 }
 
 pub fn timed_out(index: Option<usize>, limit: Duration) -> TaskError {
-    error("TimedOut", &json!({ "index": index, "limit": limit }))
+    error(
+        "TimedOut",
+        &json!({ "index": index, "limit": limit, "attempts": 1 }),
+    )
 }
 
 pub fn task_timed_out(task: TaskId, limit: Duration) -> TaskError {
     let index = json!({ "task": task });
-    error("TimedOut", &json!({ "index": index, "limit": limit }))
+    error(
+        "TimedOut",
+        &json!({ "index": index, "limit": limit, "attempts": 1 }),
+    )
 }
 
 pub fn is_closed(error: &TaskError) -> bool {

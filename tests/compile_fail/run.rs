@@ -46,6 +46,14 @@ fn b116_what_cannot_cross_is_told_with_the_way_out() {
 }
 
 #[test]
+fn b136_a_policy_asks_for_copies_only_where_it_needs_them_and_the_message_says_so() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("cases/retry_ways.rs");
+    cases.compile_fail("cases/retry_without_clone.rs");
+    cases.compile_fail("cases/retry_of_a_reduction.rs");
+}
+
+#[test]
 fn what_a_pool_asks_of_its_engine_cannot_be_called_from_outside() {
     let cases = trybuild::TestCases::new();
     // As above: a check would be one more build of what the programs need.

@@ -43,6 +43,8 @@ mod queue_limit;
 #[macro_use]
 mod queued_tasks;
 #[macro_use]
+mod retry;
+#[macro_use]
 mod seeds;
 
 use std::os::unix::process::CommandExt;
@@ -203,6 +205,36 @@ mod calls {
     conformance!(processes, processes());
     conformance!(forked, forked());
     conformance!(any, Pool::<AnyEngine>::from(processes()));
+}
+
+/// Items that are tried again.
+mod tried_again {
+    use super::*;
+    use retry::Way::{Dies, Panics, TimesOut};
+
+    macro_rules! conformance {
+        ($engine:ident, $make:expr, $ways:expr) => {
+            mod $engine {
+                use super::*;
+                retry!($make, $ways);
+            }
+        };
+    }
+
+    conformance!(serial, Pool::serial(), [Panics, TimesOut]);
+    conformance!(threads, Pool::threads(2).unwrap(), [Panics, TimesOut]);
+    conformance!(processes, processes(), [Panics, TimesOut, Dies]);
+    conformance!(forked, forked(), [Panics, TimesOut, Dies]);
+    conformance!(any, Pool::<AnyEngine>::from(processes()), [Panics, Dies]);
+
+    mod queued_threads {
+        use super::*;
+        queued_retry!(Pool::threads(2).unwrap());
+    }
+    mod queued_processes {
+        use super::*;
+        queued_retry!(processes());
+    }
 }
 
 /// Statistics and timelines, which are asked for. The second argument is whether tasks run in the

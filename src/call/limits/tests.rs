@@ -32,6 +32,7 @@ fn overdue(limit: Duration) -> TaskError {
     TaskError::TimedOut {
         index: index.into(),
         limit,
+        attempts: 1,
     }
 }
 

@@ -138,6 +138,7 @@ fn a_chunk_that_fails_as_a_whole_is_the_outcome_of_each_of_its_items() {
             Err(TaskError::TimedOut {
                 index: None.into(),
                 limit,
+                attempts: 1,
             })
         } else {
             Ok(outcomes)
@@ -156,6 +157,7 @@ fn a_chunk_that_fails_as_a_whole_is_the_outcome_of_each_of_its_items() {
         Err(TaskError::TimedOut {
             index: index.into(),
             limit,
+            attempts: 1,
         })
     };
     let expected = [Ok(0), Ok(1), Ok(2), failed(3), failed(4), failed(5), Ok(6)];

@@ -23,6 +23,8 @@ pub(super) struct Accounts {
     places: Mutex<Vec<Account>>,
     /// Items that no child had begun with when the pool was shut down.
     cancelled: AtomicU64,
+    /// Attempts that failed and were followed by another.
+    retried: AtomicU64,
     recorder: Option<Mutex<Recorder>>,
 }
 
@@ -47,6 +49,7 @@ impl Accounts {
             start,
             places: Mutex::default(),
             cancelled: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
             recorder: has_timeline.then(|| Mutex::new(Recorder::new(start))),
         }
     }
@@ -101,6 +104,15 @@ impl Accounts {
 
     pub(super) fn count_cancelled(&self) -> u64 {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Counts an attempt that failed and is followed by another.
+    pub(super) fn retried(&self) {
+        self.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_retried(&self) -> u64 {
+        self.retried.load(Ordering::Relaxed)
     }
 
     pub(super) fn age(&self) -> Duration {

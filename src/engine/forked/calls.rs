@@ -66,6 +66,11 @@ impl Calls {
         Ok(())
     }
 
+    /// Returns whether the pool takes no more calls.
+    pub(super) fn are_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
     /// Waits until no call is left, or until the deadline. Returns true if none is left.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();

@@ -1,9 +1,12 @@
 //! [`Chunk`]: some items of a call, and what has come of them.
 
+use std::time::Instant;
+
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
+use crate::engine::again::Target;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
 use crate::lane::message::{Fault, StopsAt};
@@ -19,6 +22,10 @@ pub(super) struct Chunk {
     pub(super) answered: u32,
     /// How often the item after those has been started.
     pub(super) attempts: u32,
+    /// The item that has failed and is tried again, as far as the child has not ended the chunk.
+    pub(super) again: Option<u32>,
+    /// When the next attempt is due, if there is a pause before it.
+    pub(super) due: Option<Instant>,
     /// Whether a living child is at this chunk.
     pub(super) is_taken: bool,
     /// After which answer the rest of the call is of no use.
@@ -36,6 +43,8 @@ struct Outcome {
     failures: Vec<(u32, TaskError)>,
     /// Whether the last result in `bytes` is one at which the call stops.
     has_stopped: bool,
+    /// How often the item of that result was started, if it could be more than once.
+    attempts: u32,
 }
 
 impl Chunk {
@@ -45,6 +54,8 @@ impl Chunk {
             end,
             answered: 0,
             attempts: 0,
+            again: None,
+            due: None,
             is_taken: false,
             stops_at,
             outcome: Mutex::default(),
@@ -83,12 +94,13 @@ impl Chunk {
         self.stops_at
     }
 
-    /// Appends the results. Returns true if the last one is that at which the call stops.
+    /// Appends the results. If the last one is that at which the call stops, returns how often its
+    /// item was started.
     ///
     /// # Errors
     ///
     /// That of the first item that failed.
-    pub(super) fn results<R>(self, results: &mut Vec<R>) -> Result<bool, TaskError>
+    pub(super) fn results<R>(self, results: &mut Vec<R>) -> Result<Option<u32>, TaskError>
     where
         R: DeserializeOwned + 'static,
     {
@@ -97,11 +109,15 @@ impl Chunk {
             bytes,
             failures,
             has_stopped,
+            attempts,
         } = std::mem::take(&mut *self.outcome.lock());
         let failure = failures.into_iter().next();
         let expected = (failure.is_none() && !has_stopped).then_some(count);
         wire::decode_all(&bytes, results, self.first, expected)?;
-        failure.map_or(Ok(has_stopped), |(_, failure)| Err(failure))
+        match failure {
+            Some((_, failure)) => Err(failure),
+            None => Ok(has_stopped.then_some(attempts.max(1))),
+        }
     }
 
     /// Appends the outcome of each item. `failure` is why some have not been run.
@@ -126,6 +142,28 @@ impl Chunk {
             // A result that cannot be decoded leaves `bytes` at the next one.
             wire::decode(&mut bytes, Some(index))
         }));
+    }
+}
+
+impl Target for Chunk {
+    fn results(&self, first: u32, count: u32, bytes: RawBytes<'_>) {
+        Sink::results(self, first, count, bytes);
+    }
+
+    fn has_stopped(&self) -> bool {
+        Sink::has_stopped(self)
+    }
+
+    fn failed(&self, index: u32, error: TaskError) {
+        self.fail(index, error);
+    }
+
+    fn tried(&self, attempts: u32) {
+        self.outcome.lock().attempts = attempts;
+    }
+
+    fn discard(&self, bytes: Vec<u8>) {
+        self.results.discard(bytes);
     }
 }
 

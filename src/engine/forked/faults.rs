@@ -222,7 +222,8 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
                     error,
                     &TaskError::TimedOut {
                         index: index.into(),
-                        limit
+                        limit,
+                        attempts: 1,
                     },
                     "at {number}"
                 );

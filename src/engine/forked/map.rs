@@ -19,11 +19,12 @@ use super::chunk::Chunk;
 use super::submit::{EndBell, Enlisted};
 use crate::call::{Limits, Plan, Stop, Tracker, logs, seed, worker_index};
 use crate::codec;
+use crate::engine::again::Answered;
 use crate::engine::discard::Discard;
 use crate::error::{Corruption, Death, PoolError, TaskError, TaskValue};
 use crate::future::{Ending, Reason};
 use crate::lane::message::StopsAt;
-use crate::lane::{Cursor, Expected, Fate, ResponseWriter};
+use crate::lane::{Cursor, Expected, Fate, ResponseWriter, Sink};
 use crate::memory::wire;
 use crate::os::alarm::Alarm;
 use crate::os::clock;
@@ -44,7 +45,7 @@ pub(super) fn map<F, A, R, S>(
     plan: Plan<'_>,
     f: &F,
     items: impl Iterator<Item = A>,
-    _stop: S,
+    stop: S,
 ) -> Result<Vec<R>, TaskError>
 where
     F: Fn(A) -> R,
@@ -64,7 +65,7 @@ where
         return Err(error);
     }
     call.run(f, &mut items, &mut tracker)?;
-    call.results::<S>()
+    call.results(stop)
 }
 
 /// Runs `f` on all items, and returns the outcome of each. If the call as a whole fails, its error
@@ -160,6 +161,8 @@ struct Hand<'a> {
     at: Option<(usize, Expected)>,
     /// The item of that chunk with which the child began.
     from: u32,
+    /// The chunk that the child has ended last.
+    ended: Option<usize>,
     /// Whether the child was killed because it was at no item for long.
     has_stalled: bool,
 }
@@ -219,7 +222,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let end = self.limits.ending.as_ref();
         let _end = end.map(|ending| EndBell::ringing(ending, &self.bell));
         while !self.is_decided() {
-            let went = self.round(f, items, tracker);
+            let went = self.await_due();
+            let went = went.and_then(|()| self.round(f, items, tracker));
             if let Err(TaskError::Cancelled {} | TaskError::DeadlineExceeded {}) = went {
                 let left = items.len().saturating_sub(self.done + self.stopped);
                 self.engine.submitted.accounts.cancelled(left);
@@ -243,6 +247,45 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             self.front += 1;
         }
         true
+    }
+
+    /// Leaves out of the list what is in a pause. If that is all of it, waits until the first chunk
+    /// is due.
+    ///
+    /// # Errors
+    ///
+    /// If the call ends before that.
+    fn await_due(&mut self) -> Result<(), TaskError> {
+        if !self.limits.retry.is_on() {
+            return Ok(());
+        }
+        loop {
+            let now = Instant::now();
+            let due = |index: &usize| self.chunks[*index].due.filter(|due| *due > now);
+            let Some(first) = self.list.iter().filter_map(due).min() else {
+                return Ok(());
+            };
+            if self.engine.submitted.is_closing() {
+                // The end of the pool waits for results, and not for the clock.
+                return Ok(());
+            }
+            let is_due = |index: &usize| due(index).is_none();
+            let list: Vec<usize> = self.list.iter().copied().filter(is_due).collect();
+            if !list.is_empty() {
+                self.list = list;
+                return Ok(());
+            }
+            if self.engine.submitted.is_cancelled() {
+                return Err(TaskError::Cancelled {});
+            }
+            if let Some(reason) = self.limits.ended() {
+                return Err(reason.error());
+            }
+            let deadline = self.limits.ending.as_ref().and_then(Ending::deadline);
+            let first = deadline.map_or(first, |at| at.min(first));
+            let pause = first.saturating_duration_since(now).min(LOOK_PAUSE);
+            wait_any(&[&self.bell], std::iter::empty(), Some(pause));
+        }
     }
 
     /// Forks children until all chunks of the list are claimed and all children have ended, or the
@@ -340,7 +383,9 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let header = hand.child.receiver.header();
             let progress = header.progress();
             let index = progress.task.wrapping_sub(1) as usize;
-            if let Some(chunk) = self.chunks.get(index) {
+            if hand.ended != Some(index)
+                && let Some(chunk) = self.chunks.get(index)
+            {
                 let answered = (progress.step / 2).min(chunk.count());
                 ended += answered.saturating_sub(chunk.answered) as usize;
                 if progress.running().is_some() && !chunk.is_finished() {
@@ -475,6 +520,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             index,
             at: None,
             from: 0,
+            ended: None,
             has_stalled: false,
         })
     }
@@ -491,7 +537,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             responses.begin(number(index), chunk.answered);
             seed::begin_task(self.limits.seeds.from(chunk.first));
             logs::begin_task(Some(chunk.first).into());
-            responses.set_stops_at(chunk.stops_at());
+            responses.set_stops_at(self.stops_at(chunk));
             if self.engine.submitted.accounts.has_timeline() {
                 responses.set_recorded();
             }
@@ -510,6 +556,42 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 break;
             }
         }
+    }
+
+    /// Returns after which answer a child ends the chunk: if an item may be tried again, those behind
+    /// it are not to start before.
+    fn stops_at(&self, chunk: &Chunk) -> StopsAt {
+        match chunk.stops_at() {
+            StopsAt::Nothing if self.limits.retry.is_for_answers() => StopsAt::Fault,
+            stops_at => stops_at,
+        }
+    }
+
+    /// Calls `take` with what takes the answers for this chunk.
+    fn answered<T>(&mut self, index: usize, take: impl FnOnce(&dyn Sink) -> T) -> T {
+        let retry = self.limits.retry;
+        let chunk = &self.chunks[index];
+        if !retry.is_on() {
+            return take(chunk);
+        }
+        let first = (chunk.answered, chunk.attempts);
+        let answered = Answered::new(chunk, retry, self.stops_at(chunk), first, chunk.again);
+        let taken = take(&answered);
+        self.chunks[index].again = answered.again();
+        taken
+    }
+
+    /// Counts an attempt at the first item of a chunk that has no answer. It is followed by another
+    /// when its pause is over.
+    fn try_again(&mut self, index: usize, attempts: u32) {
+        let pause = self.limits.retry.pause(attempts);
+        let chunk = &mut self.chunks[index];
+        chunk.attempts = attempts;
+        chunk.due = Instant::now()
+            .checked_add(pause)
+            .filter(|_| !pause.is_zero());
+        self.engine.submitted.accounts.retried();
+        self.fruitless = 0;
     }
 
     /// Takes what a child has published. Returns true if there was anything.
@@ -532,13 +614,19 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             };
             let index = *index;
             let failed = self.chunks[index].failed();
-            let ended = hand.child.take(expected, &self.chunks[index]);
-            self.note(index, expected.next, failed);
+            let child = &mut hand.child;
+            let ended = self.answered(index, |sink| child.take(expected, sink));
+            let next = self.chunks[index].again.unwrap_or(expected.next);
+            self.note(index, next, failed);
             if ended {
                 let items = expected.end.saturating_sub(hand.from);
                 hand.child.record(self.began, items, true);
                 self.chunks[index].is_taken = false;
                 hand.at = None;
+                hand.ended = Some(index);
+                if self.chunks[index].again.take().is_some() {
+                    self.try_again(index, self.chunks[index].attempts + 1);
+                }
             }
         }
         if took {
@@ -577,7 +665,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 next: chunk.answered,
                 end: chunk.count(),
                 result_size,
-                stops_at: chunk.stops_at(),
+                stops_at: self.stops_at(chunk),
                 may_stop: self.cut.is_some_and(|cut| index > cut),
             },
         ))
@@ -588,7 +676,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.fruitless += usize::from(!hand.has_stalled);
         if hand.at.is_none() {
             // The child may have begun a chunk and published nothing of it.
-            hand.at = self.chunk_of(Some(hand.child.receiver.header().progress().task));
+            let task = hand.child.receiver.header().progress().task;
+            // A chunk that it has ended, and that is not finished, is another child's.
+            let has_ended = hand.ended.is_some_and(|ended| number(ended) == task);
+            hand.at = self.chunk_of(Some(task).filter(|_| !has_ended));
             hand.from = hand.at.as_ref().map_or(0, |(_, expected)| expected.next);
         }
         let Some((index, mut expected)) = hand.at.take() else {
@@ -599,10 +690,17 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         self.chunks[index].is_taken = false;
         let failed = self.chunks[index].failed();
         let limit = self.limits.timeout;
-        let (fate, error) = hand
-            .child
-            .reclaim(&mut expected, &self.chunks[index], limit);
-        self.note(index, expected.next, failed);
+        let child = &mut hand.child;
+        let (fate, error) = self.answered(index, |sink| child.reclaim(&mut expected, sink, limit));
+        let again = self.chunks[index].again.take();
+        self.note(index, again.unwrap_or(expected.next), failed);
+        if again.is_some() {
+            // The child had answered that the item failed, and was to start no other.
+            let items = expected.end.saturating_sub(hand.from);
+            hand.child.record(self.began, items, false);
+            self.try_again(index, self.chunks[index].attempts + 1);
+            return;
+        }
         if let Some(Fate {
             next,
             started: true,
@@ -634,21 +732,17 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if is_killed && is_innocent {
                 return;
             }
-            let chunk = &mut self.chunks[index];
-            chunk.attempts += 1;
-            let attempts = chunk.attempts;
-            // An item that was stopped by its own doing would be stopped again.
-            let is_final = matches!(
-                error,
-                TaskError::Panicked { .. } | TaskError::TimedOut { .. }
-            );
+            let attempts = self.chunks[index].attempts + 1;
             let error = if self.engine.submitted.is_killed() {
                 TaskError::Cancelled {}
             } else {
                 error
             };
-            if is_final || attempts > self.limits.retries {
+            if self.limits.retry.allows_after(&error, attempts) {
+                self.try_again(index, attempts);
+            } else {
                 hand.child.count_failure(&error);
+                let chunk = &self.chunks[index];
                 let failed = chunk.failed();
                 chunk.fail(next, error.with_attempts(attempts));
                 self.note(index, next + 1, failed);
@@ -661,12 +755,13 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// # Errors
     ///
     /// That of the first item, in input order, that failed.
-    fn results<S: Stop<R>>(self) -> Result<Vec<R>, TaskError> {
+    fn results<S: Stop<R>>(self, stop: S) -> Result<Vec<R>, TaskError> {
         let mut results = Vec::with_capacity(self.chunks.last().map_or(0, |chunk| chunk.end));
         for chunk in self.chunks {
-            if !chunk.results(&mut results)? {
+            let Some(attempts) = chunk.results(&mut results)? else {
                 continue;
-            }
+            };
+            stop.tried(attempts);
             if !results.last().is_some_and(S::is_met) {
                 let reason = "its bytes are those of an error, and it is none".to_owned();
                 let last = results.len().checked_sub(1);

@@ -34,7 +34,7 @@ use super::fork;
 use super::processes::InnerThreads;
 use super::sealed::{Internal, Sealed};
 use super::{
-    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, WhenFull,
+    Executor, PoolStats, Run, RunAgain, RunOnce, RunReduce, RunWith, Shutdown, Timeline, WhenFull,
     WorkerStats, pool_name,
 };
 use crate::call;
@@ -58,7 +58,15 @@ use crate::process::traces::Tracer;
 /// the first fork, whatever [`Call::window`](crate::Call::window) says. A lazy call forks a child
 /// for each item. A submitted task runs at once, so it can be killed but not cancelled. It is not
 /// run again if its child dies, whatever [`Call::retries`](crate::Call::retries) says: the new
-/// child would be forked later, while this process is in the middle of something else.
+/// child would be forked later, while this process is in the middle of something else. Nor is an
+/// item of a lazy call.
+///
+/// With a policy ([`Call::retry`](crate::Call::retry)) they are. The next child is forked by the
+/// thread that waits for the result or asks for it, and gets function and argument as they were
+/// then. A task with a callback or a waker is looked after by a thread of this crate. That one can
+/// fork only if the pool [allows threads](ForkedBuilder::allow_threads); if not, the task fails with
+/// the attempt that has failed, and the log says so. [`imap_unordered`](crate::Pool::imap_unordered)
+/// waits in this way too. In a pause the task keeps its place among the children that may run.
 ///
 /// If the function forks in turn, the copy of the child answers nothing. It ends when the function
 /// returns in it, with exit code 0, or with 101 if the function panics there.
@@ -450,11 +458,7 @@ impl Forked {
     ///
     /// If other threads run, unless that was allowed.
     fn check_threads(&self) -> Result<(), PoolError> {
-        crate::process::check_depth()?;
-        if self.allow_threads {
-            return Ok(());
-        }
-        fork::check_threads()
+        may_fork(self.allow_threads)
     }
 }
 
@@ -477,6 +481,41 @@ impl Forked {
         self.submitted
             .submit((self.workers, waits), limits, work, name, keep)
     }
+}
+
+impl Forked {
+    /// Forks a child for one task, and another one when it has failed, as the policy says.
+    fn start_again<F, A, R>(
+        &self,
+        limits: &Limits,
+        work: (F, A),
+        name: ItemIndex,
+        waits: bool,
+    ) -> Result<Arc<Running>, TaskError>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: PortableValue + 'static,
+    {
+        self.check_threads()?;
+        let allow_threads = self.allow_threads;
+        let check = move || may_fork(allow_threads);
+        let (workers, submitted) = (self.workers, &self.submitted);
+        submitted.submit_again((workers, waits), check, limits, work, name)
+    }
+}
+
+/// Checks that this process may fork.
+///
+/// # Errors
+///
+/// If other threads run, unless that is allowed.
+fn may_fork(allow_threads: bool) -> Result<(), PoolError> {
+    crate::process::check_depth()?;
+    if allow_threads {
+        return Ok(());
+    }
+    fork::check_threads()
 }
 
 impl Sealed for Forked {}
@@ -534,6 +573,7 @@ impl Executor for Forked {
             uptime: accounts.age(),
             workers: workers.collect(),
             cancelled: accounts.count_cancelled(),
+            retried: accounts.count_retried(),
         }
     }
 
@@ -620,6 +660,44 @@ where
     }
 }
 
+impl<F, A, R> RunAgain<F, A, R> for Forked
+where
+    F: Fn(A) -> R,
+    R: PortableValue + 'static,
+{
+    fn submit_again(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        if self.submitted.check_open().is_ok()
+            && let Some(error) = limits.refusal(None)
+        {
+            return TaskFuture::ready(Err(error));
+        }
+        let id = TaskId::next();
+        let waits = !self.refuses;
+        match self.start_again(&limits, (f, argument), ItemIndex::of_task(id), waits) {
+            Ok(running) => {
+                let open =
+                    |outcome: Result<Vec<u8>, _>| wire::decode(&mut outcome?.as_slice(), None);
+                TaskFuture::with_id(id, Arc::new(Task { running, open }))
+            }
+            Err(error) => TaskFuture::ready(Err(error)),
+        }
+    }
+
+    fn stream_again(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        stream::stream_again(self, limits, f)
+    }
+}
+
 impl<F, A, R> RunOnce<F, A, R> for Forked
 where
     F: FnOnce(A) -> R,
@@ -670,7 +748,7 @@ where
         let fold = |chunk| reduce::fold_in_worker(chunk, &f, &g, &InLane::here());
         let combine = |partials| reduce::combine_in_worker(partials, &g);
         let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
-            self.map(plan, fold, chunks, AtErr)
+            self.map(plan, fold, chunks, AtErr::PLAIN)
         };
         reduce::map_reduce(self, plan, fold, combine, items, None)
     }

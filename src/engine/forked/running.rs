@@ -1,8 +1,11 @@
 //! One task, one child: [`Running`] is what the pool has of the task, [`Task`] is its handle.
 //!
-//! A child that dies is not replaced, whatever retries were asked for. The new child would have to
-//! be forked later, by the thread that happens to find the old one dead, and in whatever state the
-//! other threads are in by then.
+//! A child that dies is not replaced, whatever [`Call::retries`](crate::Call::retries) says: the
+//! new child is forked later, by the thread that happens to find the old one dead, and in whatever
+//! state the other threads are in by then. With a policy ([`Call::retry`](crate::Call::retry)) a
+//! program has asked for just that. Function and argument are kept for it, as the first child had
+//! them: a child changes only its copies. The next child is forked at once, and waits itself until
+//! its pause is over.
 
 use std::any::Any;
 use std::io;
@@ -14,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, Setup, wait_any};
 use super::watch::Watcher;
+use crate::call::Retry;
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
@@ -27,6 +31,16 @@ use crate::os::pidfd::Child as Process;
 /// The number of the only task of a child.
 pub(super) const TASK: u32 = 1;
 
+/// Forks another child with this bell and index, which begins after this pause.
+type ForkAgain = dyn FnMut(&Arc<Alarm>, usize, Duration) -> Result<Child, PoolError> + Send;
+
+/// How a task is tried again.
+pub(super) struct Again {
+    pub(super) retry: Retry,
+    pub(super) attempts: u32,
+    pub(super) fork: Box<ForkAgain>,
+}
+
 /// A task whose child runs or has run.
 pub(super) struct Running {
     pool: PoolId,
@@ -35,7 +49,13 @@ pub(super) struct Running {
     pub(super) bell: Arc<Alarm>,
     /// The child's process, which may be polled and killed also while another thread holds the lock
     /// on the rest.
-    pub(super) process: Arc<Process>,
+    process: Mutex<Arc<Process>>,
+    /// What is done when an attempt has failed, if there may be another.
+    again: Mutex<Option<Again>>,
+    /// Whether the child has answered that the attempt failed, and is to be followed by another.
+    is_again: AtomicBool,
+    /// When the pause of the child that is there is over, if it is in one.
+    due: Mutex<Option<Instant>>,
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// How long the task may take.
@@ -74,7 +94,35 @@ impl Sink for Running {
     }
 
     fn fault(&self, _index: u32, fault: Fault) {
-        *self.outcome.lock() = Some(Err(fault.into_error(None)));
+        let error = fault.into_error(None).with_attempts(self.attempts());
+        *self.outcome.lock() = Some(Err(error));
+    }
+
+    fn tries_again(&self, _index: u32, fault: &Fault) -> bool {
+        let again = self.again.lock();
+        let Some(again) = again.as_ref().filter(|_| self.stopped.get().is_none()) else {
+            return false;
+        };
+        let error = fault.clone().into_error(None);
+        let is_again = again.retry.allows_after(&error, again.attempts);
+        if is_again {
+            // If no other child can be forked, this is the outcome.
+            *self.outcome.lock() = Some(Err(error.with_attempts(again.attempts)));
+            self.is_again.store(true, Ordering::Relaxed);
+        }
+        is_again
+    }
+}
+
+/// Returns what is expected of a child.
+fn expected(results: &Discard) -> Expected {
+    Expected {
+        task: TASK,
+        next: 0,
+        end: 1,
+        result_size: results.size(),
+        stops_at: StopsAt::Nothing,
+        may_stop: false,
     }
 }
 
@@ -92,20 +140,16 @@ impl Running {
         let bell = Arc::new(Alarm::new()?);
         let index = setup.index;
         let child = Child::start(&bell, Bond::Process, setup, work)?;
-        let expected = Expected {
-            task: TASK,
-            next: 0,
-            end: 1,
-            result_size: results.size(),
-            stops_at: StopsAt::Nothing,
-            may_stop: false,
-        };
+        let expected = expected(&results);
         Ok(Self {
             pool,
             index,
             queued,
             bell,
-            process: child.process(),
+            process: Mutex::new(child.process()),
+            again: Mutex::default(),
+            is_again: AtomicBool::new(false),
+            due: Mutex::default(),
             generation: fork::generation(),
             limit,
             stopped: OnceLock::new(),
@@ -122,13 +166,69 @@ impl Running {
         })
     }
 
+    /// Has the task tried again when an attempt has failed.
+    pub(super) fn again(self, again: Option<Again>) -> Self {
+        *self.again.lock() = again;
+        self
+    }
+
+    /// Returns how often the task has been started.
+    fn attempts(&self) -> u32 {
+        self.again.lock().as_ref().map_or(1, |again| again.attempts)
+    }
+
+    /// Returns the process of the child that is there now.
+    pub(super) fn process(&self) -> Arc<Process> {
+        self.process.lock().clone()
+    }
+
+    /// Returns whether the child waits until its pause is over.
+    fn is_in_pause(&self) -> bool {
+        let mut due = self.due.lock();
+        if due.is_some_and(|due| due <= Instant::now()) {
+            *due = None;
+        }
+        due.is_some()
+    }
+
+    /// Forks another child for the task, in place of one whose attempt has failed. Returns false if
+    /// there can be none: then that failure is the outcome.
+    fn fork_again(&self, child: &mut Option<(Child, Expected)>) -> bool {
+        let mut again = self.again.lock();
+        let Some(again) = again.as_mut() else {
+            return false;
+        };
+        let pause = again.retry.pause(again.attempts);
+        let next = match (again.fork)(&self.bell, self.index, pause) {
+            Ok(next) => next,
+            Err(error) => {
+                log::warn!("a task that has failed cannot be tried again: {error}");
+                return false;
+            }
+        };
+        again.attempts = again.attempts.saturating_add(1);
+        *self.due.lock() = Instant::now()
+            .checked_add(pause)
+            .filter(|_| !pause.is_zero());
+        *self.outcome.lock() = None;
+        *self.process.lock() = next.process();
+        if self.stopped.get().is_some() {
+            // The thread that stops the task may have killed the child before.
+            next.kill();
+        }
+        *child = Some((next, expected(&self.results)));
+        true
+    }
+
     /// Takes what the child has published, and reclaims the child if it has ended. Never blocks.
     /// Runs hooks: when the lock is free again, the caller must call [`later::flush`].
     pub(super) fn look(&self, child: &mut Option<(Child, Expected)>) {
         let Some((hand, expected)) = child else {
             return;
         };
-        if let Some(limit) = self.limit {
+        if let Some(limit) = self.limit
+            && !self.is_in_pause()
+        {
             hand.stop_if_overdue(limit);
         }
         // This is asked before the last look, so that nothing that the child published before its
@@ -144,14 +244,38 @@ impl Running {
             let has_died = fate.is_some();
             if let Some(Fate { .. }) = fate {
                 let stopped = self.stopped.get();
+                let attempts = self.attempts();
+                let again = self.again.lock();
+                let retry = again.as_ref().filter(|_| stopped.is_none());
+                let is_again =
+                    retry.is_some_and(|again| again.retry.allows_after(&error, attempts));
+                drop(again);
+                self.is_again.store(is_again, Ordering::Relaxed);
                 self.was_cancelled
                     .store(stopped.is_some(), Ordering::Relaxed);
                 let error = stopped.map_or(error, |reason| reason.error());
-                hand.count_failure(&error);
-                *self.outcome.lock() = Some(Err(error));
+                *self.outcome.lock() = Some(Err(error.with_attempts(attempts)));
+            }
+            let is_again = self.is_again.swap(false, Ordering::Relaxed);
+            if is_again {
+                hand.record(self.queued, 1, false);
+            }
+            if is_again && self.stopped.get().is_none() && self.fork_again(child) {
+                return;
+            }
+            let Some((hand, _)) = child else {
+                return;
+            };
+            // What the child itself has said is counted with it.
+            if (has_died || is_again)
+                && let Some(Err(error)) = &*self.outcome.lock()
+            {
+                hand.count_failure(error);
             }
             hand.count(1);
-            hand.record(self.queued, 1, !has_died);
+            if !is_again {
+                hand.record(self.queued, 1, !has_died);
+            }
             self.finish(child);
         }
     }
@@ -196,7 +320,7 @@ impl Running {
     /// code of the user's.
     fn let_go(&self) {
         if self.is_done() {
-            let kept = self.kept.lock().take();
+            let kept = (self.kept.lock().take(), self.again.lock().take());
             drop(kept);
         }
     }
@@ -252,7 +376,7 @@ impl Running {
     pub(super) fn stop(&self, reason: Reason) {
         if !self.has_ended() {
             self.stopped.get_or_init(|| reason);
-            self.process.kill();
+            self.process.lock().kill();
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Forked;
-use super::running::Task;
+use super::running::{Running, Task};
 use crate::call::{Limits, Stream};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
@@ -40,6 +41,39 @@ where
     }
 }
 
+/// Makes a lazy call whose items are tried again.
+pub(super) fn stream_again<F, A, R>(engine: &Forked, limits: Limits, f: F) -> Stream<'_, A, R>
+where
+    F: Fn(A) -> R + Send + 'static,
+    A: Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
+{
+    // Only children lock it, each its copy.
+    let f = Arc::new(Mutex::new(f));
+    let give = move |base: usize, items: &mut Vec<A>| {
+        // A chunk has at most one item here.
+        let Some(item) = items.pop() else {
+            return TaskFuture::ready(Ok(Vec::new()));
+        };
+        if engine.submitted.check_open().is_ok()
+            && let Some(error) = limits.refusal(Some(base))
+        {
+            return TaskFuture::ready(Ok(vec![Err(error)]));
+        }
+        let limits = limits.of_item(base);
+        let f = f.clone();
+        let run = move |item| (f.lock())(item);
+        let started = engine.start_again(&limits, (run, item), Some(base).into(), true);
+        handle(started, base)
+    };
+    Stream {
+        give: Box::new(give),
+        workers: engine.workers,
+        depth: 1,
+        most: 1,
+    }
+}
+
 fn give<F, A, R>(
     engine: &Forked,
     limits: &Limits,
@@ -57,7 +91,19 @@ where
     {
         return TaskFuture::ready(Ok(vec![Err(error)]));
     }
-    match engine.start(limits, (f, item), Some(index).into(), true, |_, item| item) {
+    let started = engine.start(limits, (f, item), Some(index).into(), true, |_, item| item);
+    handle(started, index)
+}
+
+/// Returns the handle of the item with this index, for which a child has been forked.
+fn handle<R>(
+    started: Result<Arc<Running>, TaskError>,
+    index: usize,
+) -> TaskFuture<Vec<Result<R, TaskError>>>
+where
+    R: DeserializeOwned + Send + 'static,
+{
+    match started {
         Ok(running) => TaskFuture::new(Arc::new(Task {
             running,
             open: move |outcome: Result<Vec<u8>, _>| {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use super::super::Shutdown;
 use super::accounts::Accounts;
 use super::calls::{Calling, Calls};
-use super::child::{Answers, Forked as Child, Setup, wait_any};
-use super::running::{Running, TASK};
+use super::child::{Answers, Bond, Forked as Child, Setup, wait_any};
+use super::running::{Again, Running, TASK};
 use super::watch::Watcher;
 use crate::call::{Limits, logs, seed, worker_index};
 use crate::engine::discard::Discard;
@@ -26,6 +26,7 @@ use crate::os::alarm::Alarm;
 use crate::os::environment::Environment;
 use crate::os::fork;
 use crate::os::pidfd::Child as Process;
+use crate::os::readable::wait_readable;
 use crate::process::logs::{Counts, Courier, check_may_close};
 use crate::process::traces::Tracer;
 use crate::process::tree;
@@ -54,6 +55,9 @@ pub(super) struct Submitted {
     spares_descendants: bool,
     pub(super) accounts: Arc<Accounts>,
     pub(super) log: Log,
+    /// Rings when the pool closes, for children that wait until a pause is over. Made with the first
+    /// task that has a policy.
+    pauses: OnceLock<Arc<Alarm>>,
 }
 
 /// What takes the log records of a pool's children.
@@ -153,6 +157,14 @@ impl Submitted {
             spares_descendants,
             accounts: Arc::new(accounts),
             log,
+            pauses: OnceLock::new(),
+        }
+    }
+
+    /// Ends the pauses of submitted tasks.
+    fn end_pauses(&self) {
+        if let Some(pauses) = self.pauses.get() {
+            pauses.ring();
         }
     }
 
@@ -177,6 +189,11 @@ impl Submitted {
     /// Returns whether the pool was shut down: what has not started is not to start.
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the pool takes no calls any more, and its end waits for those that go on.
+    pub(super) fn is_closing(&self) -> bool {
+        self.calls.are_closed() && !self.is_cancelled()
     }
 
     /// Begins a call, for which the end of the pool waits.
@@ -253,7 +270,8 @@ impl Submitted {
                     responses.end();
                 }
             });
-            self.fork((workers, waits), limits, &mut run, Discard::of::<R>())
+            let results = Discard::of::<R>();
+            self.fork((workers, waits), limits, &mut run, results, None)
         };
         later::flush();
         // This happens without the lock, and when all is in order: dropping what the work holds may
@@ -265,12 +283,88 @@ impl Submitted {
         Ok(task)
     }
 
+    /// Forks a child for the task like [`submit`](Self::submit), and another one when it has failed,
+    /// as the policy says. `check` says whether this process may fork.
+    pub(super) fn submit_again<F, A, R>(
+        &self,
+        (workers, waits): (usize, bool),
+        check: impl Fn() -> Result<(), PoolError> + Send + 'static,
+        limits: &Limits,
+        (f, argument): (F, A),
+        name: ItemIndex,
+    ) -> Result<Arc<Running>, TaskError>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        self.check_process()?;
+        if self.pauses.get().is_none() {
+            let no_bell = |error| PoolError::system("an eventfd could not be had", error);
+            // Another thread may have made one meanwhile.
+            let _ = self.pauses.set(Arc::new(Alarm::new().map_err(no_bell)?));
+        }
+        // The parent never takes it out.
+        let work = Arc::new(Mutex::new(Some((f, argument))));
+        let run = {
+            let (limits, accounts) = (limits.clone(), self.accounts.clone());
+            move |responses: &mut ResponseWriter| {
+                let work = work.lock().take();
+                if let Some((f, argument)) = work {
+                    begin(&accounts, responses);
+                    seed::begin_task(limits.seeds);
+                    logs::begin_task(name);
+                    Answers::new(&limits, responses).answer(responses, || f(argument));
+                    responses.end();
+                }
+            }
+        };
+        let run = Arc::new(run);
+        let (own, pauses) = (run.clone(), self.pauses.get().cloned());
+        let (pool, environment) = (self.name.clone(), self.environment.clone());
+        let (spares, accounts) = (self.spares_descendants, self.accounts.clone());
+        let courier = self.log.courier();
+        let fork = move |bell: &Arc<Alarm>, index: usize, pause: Duration| {
+            check()?;
+            let entry = (!spares).then(|| tree::enlist(true));
+            let setup = Setup {
+                pool: &pool,
+                index,
+                environment: &environment,
+                entry: entry.flatten(),
+                accounts: &accounts,
+                courier: courier.clone(),
+            };
+            let mut work = Some(|responses: &mut ResponseWriter| {
+                if !pause.is_zero()
+                    && let Some(pauses) = &pauses
+                {
+                    // If the wait is refused, there is no pause.
+                    let _ = wait_readable(&[pauses.as_fd()], Some(pause));
+                }
+                own(responses);
+            });
+            let child = Child::start(bell, Bond::Process, setup, &mut work);
+            let failed = |error| PoolError::system("another child could not be forked", error);
+            let child = child.map_err(failed)?;
+            accounts.retried();
+            Ok(child)
+        };
+        let again = Again {
+            retry: limits.retry,
+            attempts: 1,
+            fork: Box::new(fork),
+        };
+        let mut first = Some(|responses: &mut ResponseWriter| run(responses));
+        let results = Discard::of::<R>();
+        let task = self.fork((workers, waits), limits, &mut first, results, Some(again));
+        later::flush();
+        task
+    }
+
     /// Begins the only task of a child, in the child.
     fn begin(&self, responses: &mut ResponseWriter) {
-        responses.begin(TASK, 0);
-        if self.accounts.has_timeline() {
-            responses.set_recorded();
-        }
+        begin(&self.accounts, responses);
     }
 
     /// Forks a child for one part of a broadcast, as the worker with this index. Like the children
@@ -310,7 +404,7 @@ impl Submitted {
             // The child has copies of the handles in it, and copies hold nothing.
             part.keep(argument);
         }
-        let enlisted = self.enlist(part.process.clone())?;
+        let enlisted = self.enlist(part.process())?;
         Ok((part, enlisted))
     }
 
@@ -320,6 +414,7 @@ impl Submitted {
         limits: &Limits,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
         results: Discard,
+        again: Option<Again>,
     ) -> Result<Arc<Running>, TaskError> {
         let mut end = None;
         // The lock is held until the child is on the list: two threads at once must not fork one
@@ -369,7 +464,7 @@ impl Submitted {
         let (setup, watcher) = (self.setup(index), self.watcher.clone());
         let limit = limits.timeout;
         let task = Running::start(self.id, setup, work, limit, results, watcher).map_err(failed)?;
-        let task = Arc::new(task);
+        let task = Arc::new(task.again(again));
         running.push(task.clone());
         Ok(task)
     }
@@ -380,6 +475,7 @@ impl Submitted {
         check_may_close()?;
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
+        self.end_pauses();
         // This does not hold the lock, which a thread that wants to kill the tasks needs.
         let running = self.running.lock().clone();
         for task in running {
@@ -399,6 +495,7 @@ impl Submitted {
         self.calls.close(self.id)?;
         self.is_cancelled.store(true, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
+        self.end_pauses();
         if how == Shutdown::Kill {
             self.kill_all();
         }
@@ -431,6 +528,7 @@ impl Submitted {
         check_may_close()?;
         self.calls.close(self.id)?;
         self.is_closed.store(true, Ordering::Release);
+        self.end_pauses();
         let running = self.running.lock().clone();
         let all_done = running.iter().all(|task| task.wait(deadline));
         if all_done && self.calls.wait(deadline) {
@@ -447,6 +545,14 @@ impl Submitted {
         self.running.lock().retain(|task| !task.is_done());
         self.log.finish();
         Ok(Some(killed))
+    }
+}
+
+/// Begins the only task of a child, in the child.
+fn begin(accounts: &Accounts, responses: &mut ResponseWriter) {
+    responses.begin(TASK, 0);
+    if accounts.has_timeline() {
+        responses.set_recorded();
     }
 }
 
@@ -489,9 +595,10 @@ fn wait_for_any(running: &[Arc<Running>], end: Option<&Alarm>) {
     };
     children().for_each(Child::ask_for_bell);
     if !children().any(Child::has_next) {
+        let processes: Vec<_> = running.iter().map(|task| task.process()).collect();
         wait_any(
             &bells,
-            running.iter().map(|task| task.process.as_fd()),
+            processes.iter().map(|process| process.as_fd()),
             running.iter().filter_map(|task| task.pause(None)).min(),
         );
     }

@@ -109,6 +109,7 @@ fn wait_for_any(bell: &Alarm, tasks: &[Arc<Running>]) {
     let pauses = tasks.iter().filter_map(|task| task.pause(None));
     let timeout = pauses.chain(until_next_look).min();
     // If another thread has a child's lock, that thread looks at the child, also when it ends.
-    let processes = locked.iter().map(|(task, _)| task.process.as_fd());
+    let processes: Vec<_> = locked.iter().map(|(task, _)| task.process()).collect();
+    let processes = processes.iter().map(|process| process.as_fd());
     wait_any(&bells, processes, timeout);
 }

@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 use super::completion::{self, Completion, PendingResults};
 use super::map::encode_item;
 use super::shared::Shared;
-use super::task::{Function, Results, Task};
+use super::task::{Function, Results, Task, stops_at};
 use crate::call::{ChunkFuture, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
 use crate::future::{Reason, TaskFuture};
-use crate::lane::message::{Fault, StopsAt};
+use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
 use crate::memory::wire;
@@ -129,6 +129,10 @@ impl<R> Results for ChunkPromise<R> {
     fn unwanted(&self) -> TaskError {
         let stopped = self.completion.stopped();
         stopped.map_or(TaskError::Cancelled {}, Reason::error)
+    }
+
+    fn discard(&self, bytes: Vec<u8>) {
+        self.results.discard(bytes);
     }
 
     fn is_told(&self) -> bool {
@@ -257,11 +261,11 @@ where
         count: sent as u32,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retries: limits.retries,
+        retry: limits.retry,
         limit: limits.timeout,
         seeds: limits.seeds.from(base + first_sent),
         handles,
-        stops_at: StopsAt::Nothing,
+        stops_at: stops_at(limits.retry),
         may_end: limits.ending.is_some(),
         name: Some(base + first_sent).into(),
         results: ChunkPromise {

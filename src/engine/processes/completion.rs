@@ -18,8 +18,8 @@ pub(super) struct Completion {
     ended: Signal,
     /// Whether a caller waits for the task, or is to be told of its end.
     is_awaited: AtomicBool,
-    /// Whether a callback or waker is to be told of the task's end. Set once, under the dispatch's
-    /// lock.
+    /// Whether a callback or waker is to be told of the task's end, or its answers must be seen for
+    /// another reason. Set once, under the dispatch's lock or before the dispatch has the task.
     is_told: AtomicBool,
     /// Whether the task was cancelled before a worker began with it. Set once, under the dispatch's
     /// lock.
@@ -141,11 +141,14 @@ pub(super) fn place<P: PendingResults<R> + 'static, R>(
     task: &Arc<Task<P>>,
     shared: &Arc<Shared>,
 ) -> Result<(), TaskError> {
+    let completion = task.results.completion();
+    if task.retry.is_for_answers() {
+        // An answer after which it is tried again must be seen, though no caller may wait for it.
+        completion.is_awaited.store(true, Ordering::Relaxed);
+        completion.is_told.store(true, Ordering::Relaxed);
+    }
     let woke = shared.place(task.clone(), true)?;
-    task.results
-        .completion()
-        .is_cold
-        .store(woke, Ordering::Relaxed);
+    completion.is_cold.store(woke, Ordering::Relaxed);
     Ok(())
 }
 

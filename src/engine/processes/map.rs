@@ -97,6 +97,8 @@ struct Outcome {
     failure: Option<TaskError>,
     /// Whether the last result in `bytes` is one at which the call stops.
     has_stopped: bool,
+    /// How often the item of that result was started, if it could be more than once.
+    attempts: u32,
 }
 
 impl<R> ChunkResults<R> {
@@ -166,6 +168,14 @@ impl<R> Results for ChunkResults<R> {
         self.call.is_watched.load(Ordering::Relaxed)
     }
 
+    fn tried(&self, attempts: u32) {
+        self.outcome.lock().attempts = attempts;
+    }
+
+    fn discard(&self, bytes: Vec<u8>) {
+        self.results.discard(bytes);
+    }
+
     fn call(&self) -> *const () {
         Arc::as_ptr(&self.call).cast()
     }
@@ -183,7 +193,7 @@ pub(super) fn map<A, R, S>(
     plan: Plan<'_>,
     function: &Function,
     items: impl Iterator<Item = A>,
-    _stop: S,
+    stop: S,
 ) -> Result<Vec<R>, TaskError>
 where
     A: Serialize + 'static,
@@ -208,6 +218,7 @@ where
         input_ended: false,
         total: plan.total,
         ended: None,
+        attempts: 1,
     };
     let _watch = run.limits.ending.as_ref().map(|ending| {
         let (call, shared) = (run.call.clone(), shared.clone());
@@ -236,6 +247,7 @@ where
             if let Some(last) = results.last()
                 && S::is_met(last)
             {
+                stop.tried(run.attempts);
                 return Ok(results);
             }
             let reason = "its bytes are those of an error, and it is none".to_owned();
@@ -310,6 +322,8 @@ struct Run<'a, R> {
     total: Option<usize>,
     /// Why the call has been ended early, if it has.
     ended: Option<Reason>,
+    /// How often the item was started at whose result the call stops.
+    attempts: u32,
 }
 
 impl<R: DeserializeOwned + 'static> Run<'_, R> {
@@ -344,15 +358,17 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
                 count,
                 ..
             } = &chunk.results;
-            let (bytes, failure, has_stopped) = {
+            let (bytes, failure, has_stopped, attempts) = {
                 let mut outcome = outcome.lock();
                 let bytes = std::mem::take(&mut outcome.bytes);
-                (bytes, outcome.failure.take(), outcome.has_stopped)
+                let failure = outcome.failure.take();
+                (bytes, failure, outcome.has_stopped, outcome.attempts)
             };
             let expected = (failure.is_none() && !has_stopped).then_some(*count);
             wire::decode_all(&bytes, results, *base, expected)?;
             // If the results stop, what failed comes later.
             if has_stopped {
+                self.attempts = attempts.max(1);
                 return Ok(true);
             }
             if let Some(failure) = failure {
@@ -447,7 +463,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             count: count as u32,
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
-            retries: self.limits.retries,
+            retry: self.limits.retry,
             limit: self.limits.timeout,
             seeds: self.limits.seeds.from(base),
             handles,

@@ -336,6 +336,7 @@ impl Executor for Processes {
             uptime: shared.start.elapsed(),
             workers: workers.collect(),
             cancelled: dispatch.cancelled,
+            retried: dispatch.retried,
         }
     }
 
@@ -382,6 +383,10 @@ impl Processes {
             state @ State::Open => *state = State::Closing { cancels },
             State::Closing { cancels: before } => *before |= cancels,
             State::Ended(_) => {}
+        }
+        if !cancels {
+            dispatch.resume_all(&self.shared);
+            self.shared.ensure_progress(&mut dispatch);
         }
         Ok(())
     }

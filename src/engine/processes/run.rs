@@ -10,7 +10,7 @@ use crate::call::portable::{Portable, PortableValue};
 use crate::call::{AtErr, ChunkFuture, Limits, Never, Plan, Stop, Stream};
 use crate::call::{closure, entry};
 use crate::engine::reduce::{self, InLane};
-use crate::engine::{Run, RunReduce, RunWith};
+use crate::engine::{Run, RunAgain, RunReduce, RunWith};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
 use crate::memory::transit;
@@ -112,6 +112,8 @@ where
     }
 }
 
+impl<F, A, R> RunAgain<F, A, R> for Processes where Self: Run<F, A, R> {}
+
 impl<F, G, A, R> RunReduce<F, G, A, R> for Processes
 where
     F: Fn(A) -> R + Portable,
@@ -139,7 +141,7 @@ where
         if size_of::<F>() == 0 {
             let fold = move |chunk| reduce::fold_in_worker(chunk, &f, &g, &InLane::here());
             let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
-                self.map(plan, fold, chunks, AtErr)
+                self.map(plan, fold, chunks, AtErr::PLAIN)
             };
             return reduce::map_reduce(self, plan, fold, combine, items, None);
         }
@@ -152,7 +154,7 @@ where
         });
         let function = Function::new(entry, Some(context))?;
         let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
-            self.call(plan, function, chunks, AtErr)
+            self.call(plan, function, chunks, AtErr::PLAIN)
         };
         reduce::map_reduce(self, plan, fold, combine, items, None)
     }

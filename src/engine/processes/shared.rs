@@ -92,6 +92,16 @@ impl Shared {
         next
     }
 
+    /// Puts what is due after its pause into the queue ([`Dispatch::resume_due`]), and ensures that
+    /// it goes on.
+    pub(super) fn resume_due(self: &Arc<Self>, dispatch: &mut Dispatch) -> Option<Duration> {
+        let (next, has_moved) = dispatch.resume_due(self, Instant::now());
+        if has_moved {
+            self.ensure_progress(dispatch);
+        }
+        next
+    }
+
     /// Waits until all workers take tasks.
     pub(super) fn wait_ready(&self) -> Result<(), PoolError> {
         let deadline = Instant::now() + START_TIME;

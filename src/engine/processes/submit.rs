@@ -13,14 +13,14 @@ use super::completion::{self, Completion, PendingResults};
 use super::leader::WaitOptions;
 use super::service;
 use super::shared::Shared;
-use super::task::{Function, Items, Results, Task};
+use super::task::{Function, Items, Results, Task, stops_at};
 use crate::call::Limits;
 use crate::codec;
 use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
 use crate::error::{ItemIndex, TaskError, TaskId, TaskValue};
 use crate::future::{Reason, Signal, TaskFuture};
-use crate::lane::message::{Fault, StopsAt};
+use crate::lane::message::Fault;
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit::{self, KeptHandles};
 use crate::memory::wire;
@@ -72,6 +72,10 @@ impl<R> Results for Promise<R> {
     fn unwanted(&self) -> TaskError {
         let stopped = self.completion.stopped();
         stopped.map_or(TaskError::Cancelled {}, Reason::error)
+    }
+
+    fn discard(&self, bytes: Vec<u8>) {
+        self.results.discard(bytes);
     }
 
     fn is_told(&self) -> bool {
@@ -201,11 +205,11 @@ where
         count: 1,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retries: limits.retries,
+        retry: limits.retry,
         limit: limits.timeout,
         seeds: limits.seeds,
         handles,
-        stops_at: StopsAt::Nothing,
+        stops_at: stops_at(limits.retry),
         may_end: limits.ending.is_some(),
         name: ItemIndex::of_task(id),
         results: Promise {

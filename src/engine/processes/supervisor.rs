@@ -253,6 +253,7 @@ impl Supervisor {
                 dispatch.stop_overdue(clock::now()),
                 dispatch.let_idle_go(&shared, Instant::now()),
                 dispatch.end_lingering(&shared, clock::now()),
+                shared.resume_due(&mut dispatch),
             ];
             let places: Vec<bool> = (0..dispatch.target)
                 .map(|number| dispatch.is_wanted(number))

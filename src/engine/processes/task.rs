@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::call::Retry;
 use crate::call::entry::Entry;
 use crate::call::seed::Seeds;
 use crate::codec;
@@ -47,6 +48,14 @@ pub(super) trait Results: Sink {
         std::ptr::null()
     }
 
+    /// Records how often the item was started whose `Err` ends the call.
+    fn tried(&self, attempts: u32) {
+        let _ = attempts;
+    }
+
+    /// Drops results that no caller wants.
+    fn discard(&self, bytes: Vec<u8>);
+
     /// Returns whether a callback or waker is to be told of the end.
     fn is_told(&self) -> bool {
         false
@@ -68,8 +77,8 @@ pub(super) struct Task<S: ?Sized> {
     /// The size in bytes of each argument and of each result, if all have the same.
     pub(super) argument_size: Option<usize>,
     pub(super) result_size: Option<usize>,
-    /// How often an item may be started again after the death of its worker.
-    pub(super) retries: u32,
+    /// After which failures an item is started again.
+    pub(super) retry: Retry,
     /// How long each item may run.
     pub(super) limit: Option<Duration>,
     /// The seeds of the items, as the workers count them.
@@ -120,6 +129,16 @@ impl<S: ?Sized> Task<S> {
     /// Returns the address that the task lies at, to know it by.
     pub(super) fn address(&self) -> *const () {
         std::ptr::from_ref(self).cast()
+    }
+}
+
+/// Returns after which answer a worker is to end a task of which all items are needed: if an item
+/// may be tried again, those behind it are not to start before.
+pub(super) fn stops_at(retry: Retry) -> StopsAt {
+    if retry.is_for_answers() {
+        StopsAt::Fault
+    } else {
+        StopsAt::Nothing
     }
 }
 

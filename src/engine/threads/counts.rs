@@ -63,6 +63,8 @@ pub(super) struct PoolCounts {
     workers: Box<[Arc<Counts>]>,
     /// Tasks that were cancelled before a worker had begun with them.
     cancelled: AtomicU64,
+    /// Attempts that failed and were followed by another.
+    retried: AtomicU64,
     records: Option<Arc<Records>>,
 }
 
@@ -93,6 +95,7 @@ impl PoolCounts {
             start,
             workers: (0..workers).map(counts).collect(),
             cancelled: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
             records,
         }
     }
@@ -127,6 +130,16 @@ impl PoolCounts {
 
     pub(super) fn count_cancelled(&self) -> u64 {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Counts an attempt that failed and is followed by another.
+    #[cold]
+    pub(super) fn retried(&self) {
+        self.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_retried(&self) -> u64 {
+        self.retried.load(Ordering::Relaxed)
     }
 
     pub(super) fn age(&self) -> Duration {

@@ -1,9 +1,11 @@
 //! [`Dispatch`]: hands the jobs in a pool's queue to its workers.
 
+use std::collections::HashMap;
 use std::hint::spin_loop;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::Yield;
 
@@ -16,6 +18,7 @@ use super::thread_ids::ThreadIds;
 use crate::copies::{COPY_RETURNED, Original};
 use crate::engine::clock;
 use crate::error::{PoolError, TaskError};
+use crate::future::deadlines::{self, Entry};
 use crate::panic;
 use crate::shim::{AtomicBool, AtomicUsize, Condvar, Mutex, SegQueue, fence};
 
@@ -26,6 +29,9 @@ const GRACE: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// After how many looks a searching worker also looks for jobs of rayon: every 6 µs.
 const LOOKS_PER_HELP: u32 = 256;
+
+/// The longest time until a job is taken again: the clock has no end for longer ones.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1 << 30);
 
 /// The queue of a pool, and the workers that take jobs from it.
 pub(super) struct Dispatch {
@@ -42,6 +48,17 @@ pub(super) struct Dispatch {
     /// Whether tasks that have not started must not start any more. Set once.
     cancelled: AtomicBool,
     counts: PoolCounts,
+    paused: Mutex<Paused>,
+}
+
+/// The jobs that are taken again when their pause is over.
+#[derive(Default)]
+struct Paused {
+    jobs: HashMap<u64, (Arc<dyn Job>, Entry)>,
+    /// The number of the next one.
+    next: u64,
+    /// Whether the pool ends: there are no pauses any more.
+    is_over: bool,
 }
 
 /// What happened to a job that was posted.
@@ -69,7 +86,63 @@ impl Dispatch {
             no_maps: Condvar::new(),
             cancelled: AtomicBool::new(false),
             counts: PoolCounts::new(workers, has_timeline),
+            paused: Mutex::default(),
         }
+    }
+
+    /// Takes a job that has failed, to post it again after this pause. Returns the number of the
+    /// pause; `None` if there is none any more, or nothing that would end it.
+    pub(super) fn pause(self: &Arc<Self>, job: Arc<dyn Job>, pause: Duration) -> Option<u64> {
+        // A time too long for the clock.
+        let due = Instant::now().checked_add(pause.min(LONGEST_PAUSE))?;
+        let mut paused = self.paused.lock();
+        if paused.is_over {
+            return None;
+        }
+        let number = paused.next;
+        let own = Arc::downgrade(self);
+        let end = move || {
+            if let Some(dispatch) = own.upgrade() {
+                let job = dispatch.paused.lock().jobs.remove(&number);
+                if let Some((job, _entry)) = job {
+                    dispatch.post(job);
+                }
+            }
+        };
+        let entry = deadlines::at(due, Box::new(end)).ok()?;
+        paused.next += 1;
+        paused.jobs.insert(number, (job, entry));
+        Some(number)
+    }
+
+    /// Lets go of the job in this pause.
+    pub(super) fn forget_pause(&self, number: u64) {
+        let job = self.paused.lock().jobs.remove(&number);
+        if let Some((job, entry)) = job {
+            entry.forget();
+            drop(job);
+        }
+    }
+
+    /// Ends all pauses, now and in the future: the jobs are posted, in the order in which they
+    /// failed.
+    fn end_pauses(&self) {
+        for job in self.take_paused() {
+            self.post(job);
+        }
+    }
+
+    fn take_paused(&self) -> Vec<Arc<dyn Job>> {
+        let mut paused = self.paused.lock();
+        paused.is_over = true;
+        let mut jobs: Vec<_> = mem::take(&mut paused.jobs).into_iter().collect();
+        drop(paused);
+        jobs.sort_unstable_by_key(|(number, _)| *number);
+        let forget = |(_, (job, entry)): (_, (_, Entry))| {
+            entry.forget();
+            job
+        };
+        jobs.into_iter().map(forget).collect()
     }
 
     pub(super) fn own_pool(&self) -> OwnPool {
@@ -347,6 +420,7 @@ impl Dispatch {
     /// Takes no more work, waits for the calls of `map`, and lets the workers end when the queue is
     /// empty.
     pub(super) fn close(&self) {
+        self.end_pauses();
         let mut maps = self.maps.lock();
         self.idle.close();
         self.no_maps.wait_while(&mut maps, |maps| *maps > 0);
@@ -358,6 +432,7 @@ impl Dispatch {
     /// returns true. Otherwise cancels what has not started, and lets the workers end after what
     /// they run.
     pub(super) fn close_by(&self, deadline: Instant) -> bool {
+        self.end_pauses();
         let mut maps = self.maps.lock();
         self.idle.close();
         while *maps > 0 {
@@ -380,6 +455,9 @@ impl Dispatch {
         // job is seen here.
         fence(Ordering::SeqCst);
         while let Some(job) = self.queue.pop() {
+            job.cancel(TaskError::Cancelled {});
+        }
+        for job in self.take_paused() {
             job.cancel(TaskError::Cancelled {});
         }
     }

@@ -18,9 +18,14 @@ use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+mod again;
+
+pub(super) use self::again::{map_again, map_outcomes_again};
+
+use self::again::Policy;
 use super::counts;
 use super::dispatch::Dispatch;
 use super::results::{Room, Stretch, collect};
@@ -68,6 +73,10 @@ struct Chunk<'r, A, R> {
     results: Stretch<'r, R>,
     /// The stamp with which it was given out.
     queued: u64,
+    /// How often the item after those results has been started, if items are tried again.
+    attempts: u32,
+    /// When that item is to be tried again, if there is a pause before it.
+    due: Option<Instant>,
 }
 
 /// An item that ends the call.
@@ -75,10 +84,12 @@ struct Failure {
     index: usize,
     /// Why it has no result; `None` if its result is the one at which the call stops.
     error: Option<TaskError>,
+    /// How often the item was started.
+    attempts: u32,
 }
 
 /// The points in which a [`map`] and a [`map_outcomes`] differ.
-struct Manner<R, S> {
+struct Manner<A, R, S> {
     /// The limits of each item, unless the function enforces them itself.
     limits: Limits,
     /// Whether the call ends at once when the pool is shut down.
@@ -90,13 +101,17 @@ struct Manner<R, S> {
     count_cancelled: fn(&[R]) -> usize,
     /// Which results the call stops at.
     stop: PhantomData<fn() -> S>,
+    /// How items are tried again, if they are.
+    again: Option<Policy<A, R>>,
+    /// How often the item was started at whose result the call stopped.
+    tried: AtomicU32,
 }
 
 /// The state that the caller and the workers share for the length of one call.
 struct Exchange<'f, 'r, F, A, R, S> {
     dispatch: &'f Dispatch,
     function: &'f F,
-    manner: &'f Manner<R, S>,
+    manner: &'f Manner<A, R, S>,
     inbox: Mutex<VecDeque<Chunk<'r, A, R>>>,
     outbox: Mutex<Outbox<'r, A, R>>,
     /// How many chunks are in the outbox. Written under its lock; it is here for a caller that
@@ -141,6 +156,8 @@ where
         count_failed: |_| 0,
         count_cancelled: |_| 0,
         stop: PhantomData::<fn() -> S>,
+        again: None,
+        tried: AtomicU32::new(1),
     };
     run(dispatch, plan, &manner, function, items)
 }
@@ -164,9 +181,7 @@ where
     let manner = Manner {
         limits: Limits::none(),
         ends_with_pool: false,
-        count_failed: |outcomes: &[Result<R, TaskError>]| {
-            outcomes.iter().filter(|outcome| outcome.is_err()).count()
-        },
+        count_failed: count_failed::<R>,
         count_cancelled: |outcomes: &[Result<R, TaskError>]| {
             let is_unbegun = |outcome: &&_| {
                 matches!(
@@ -177,6 +192,8 @@ where
             outcomes.iter().filter(is_unbegun).count()
         },
         stop: PhantomData::<fn() -> Never>,
+        again: None,
+        tried: AtomicU32::new(1),
     };
     let function = |(index, item)| {
         if dispatch.is_cancelled() {
@@ -189,6 +206,10 @@ where
         outcome.map_err(|failure| count_failure(failure, index))
     };
     run(dispatch, plan, &manner, &function, items.enumerate())
+}
+
+fn count_failed<R>(outcomes: &[Result<R, TaskError>]) -> usize {
+    outcomes.iter().filter(|outcome| outcome.is_err()).count()
 }
 
 /// Counts the failure of an item of [`map_outcomes`], unless the item has not begun: that is
@@ -213,7 +234,7 @@ fn note_late(failure: &call::Failure) {
 fn run<F, A, R, I, S>(
     dispatch: &Dispatch,
     plan: Plan<'_>,
-    manner: &Manner<R, S>,
+    manner: &Manner<A, R, S>,
     function: &F,
     items: I,
 ) -> Result<Vec<R>, TaskError>
@@ -237,6 +258,7 @@ where
             open: BTreeSet::new(),
             last: 0,
             ending: plan.limits.ending.clone(),
+            paused: Vec::new(),
         };
         lend(&exchange, |scoped| caller.call(scoped, plan, items))
     })
@@ -246,7 +268,7 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
     fn new(
         dispatch: &'f Dispatch,
         function: &'f F,
-        manner: &'f Manner<R, S>,
+        manner: &'f Manner<A, R, S>,
         plan: &Plan<'_>,
     ) -> Self {
         Self {
@@ -326,11 +348,16 @@ where
 {
     /// Runs a chunk and puts it into the outbox.
     fn run(&self, mut chunk: Chunk<'r, A, R>) {
+        if let Some(policy) = &self.manner.again {
+            self.run_again(chunk, policy);
+            return;
+        }
         let Chunk {
             first,
             ref mut items,
             ref mut results,
             queued,
+            ..
         } = chunk;
         let given = items.len();
         // A thread that shuts the pool down, and is none of its workers, runs what is left.
@@ -402,15 +429,18 @@ where
             Ok(Ok(())) if has_stopped => Some(Failure {
                 index: index - 1,
                 error: None,
+                attempts: 1,
             }),
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(Failure {
                 index,
                 error: Some(error.with_index(index)),
+                attempts: 1,
             }),
             Err(caught) => Some(Failure {
                 index,
                 error: Some(caught.into_error(Some(index))),
+                attempts: 1,
             }),
         };
         if let Some(failure) = &failure {
@@ -421,7 +451,11 @@ where
         if is_worker && ran > 0 {
             counts::end(ran, queued, began);
         }
+        self.put_out(chunk, failure);
+    }
 
+    /// Puts a chunk into the outbox.
+    fn put_out(&self, chunk: Chunk<'r, A, R>, failure: Option<Failure>) {
         let mut outbox = self.outbox.lock();
         outbox.failures.extend(failure);
         outbox.chunks.push(chunk);
@@ -500,6 +534,8 @@ struct Caller<'x, 'f, 'r, F, A, R, S> {
     last: usize,
     /// What may end the call early, if anything may.
     ending: Option<Ending>,
+    /// Chunks whose next item is tried again later.
+    paused: Vec<Chunk<'r, A, R>>,
 }
 
 impl<'r, F, A, R, S> Caller<'_, '_, 'r, F, A, R, S>
@@ -542,6 +578,9 @@ where
             ending.watch(move |_| caller.unpark())
         });
         loop {
+            if !self.paused.is_empty() {
+                self.resume(scoped);
+            }
             let is_far_ahead = match plan.window {
                 None => is_long && self.is_far_ahead(workers),
                 Some(most) => self.ahead() + size > most,
@@ -550,7 +589,8 @@ where
                 && !self.exchange.has_failed()
                 && !self.exchange.is_cancelled()
                 && self.stops_for().is_none();
-            if goes_on && self.open.len() < window && !is_far_ahead {
+            let under_way = self.open.len() - self.paused.len();
+            if goes_on && under_way < window && !is_far_ahead {
                 has_more = self.give_out(scoped, &mut items, size);
                 size = next_size();
                 // The iterator may take its time, and the progress callback should learn of what
@@ -562,13 +602,16 @@ where
                 // Waits for one chunk if each is reported, or if no more may be read before one has
                 // ended. Else waits for half of them while there is more input, and then for all.
                 let wanted = match (tracker.is_on(), has_more) {
+                    // This thread must look what is due.
+                    _ if !self.paused.is_empty() => 1,
                     (true, _) => 1,
                     (false, true) if is_far_ahead => 1,
                     (false, true) => self.open.len().div_ceil(2),
                     (false, false) => self.open.len(),
                 };
                 let pause = tracker.is_on().then_some(progress::PAUSE);
-                self.await_ended(wanted, pause.map(|pause| Instant::now() + pause));
+                let pause = pause.map(|pause| Instant::now() + pause);
+                self.await_ended(wanted, pause.into_iter().chain(self.next_due()).min());
             } else {
                 break;
             }
@@ -580,6 +623,10 @@ where
             since = Instant::now();
             failures.extend(outbox.failures);
             for chunk in outbox.chunks {
+                if chunk.due.is_some() {
+                    self.paused.push(chunk);
+                    continue;
+                }
                 self.open.remove(&chunk.first);
                 done += chunk.results.len();
                 if tracker.is_on() {
@@ -597,18 +644,38 @@ where
             let ran = ran.map_or(0, |ran| ran.load(Ordering::Relaxed));
             tracker.tell_running(done.max(ran) + errors, failed + errors, 0);
         }
+        let is_cut = has_more && plan.total != Some(self.given);
+        self.outcome(ended, failures, is_cut)
+    }
+
+    /// Returns the results of the chunks, which have all ended, or of those that count. If the call
+    /// `is_cut`, some of its input has not been read.
+    fn outcome(
+        &self,
+        mut ended: Vec<(usize, Stretch<'r, R>)>,
+        failures: Vec<Failure>,
+        is_cut: bool,
+    ) -> Result<Vec<Stretch<'r, R>>, TaskError> {
         ended.sort_unstable_by_key(|&(first, _)| first);
         match failures.into_iter().min_by_key(|failure| failure.index) {
             Some(Failure {
                 error: Some(error), ..
             }) => return Err(error),
-            Some(Failure { index, error: None }) => {
+            Some(Failure {
+                index,
+                error: None,
+                attempts,
+            }) => {
+                self.exchange
+                    .manner
+                    .tried
+                    .store(attempts, Ordering::Relaxed);
                 // All items before it have run.
                 ended.truncate(ended.partition_point(|&(first, _)| first <= index));
             }
             // The call was over, or the pool was shut down, when all that had been given out had
             // ended.
-            None if has_more && plan.total != Some(self.given) => {
+            None if is_cut => {
                 let reason = self.stops_for().unwrap_or(Reason::Cancelled);
                 return Err(reason.error());
             }
@@ -661,6 +728,8 @@ where
                 items: buffer,
                 results: self.room.next(len),
                 queued: self.dispatch.stamp(),
+                attempts: 0,
+                due: None,
             };
             self.open.insert(self.given);
             self.given += len;

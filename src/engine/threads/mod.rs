@@ -67,9 +67,9 @@ use self::builder::Setup;
 pub use self::builder::ThreadsBuilder;
 use self::chunk::StoppableChunk;
 use self::dispatch::{Dispatch, Posted};
-use self::task::{Job, Task};
+use self::task::{Again, Job, Task, Work};
 use super::{
-    Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name,
+    Executor, PoolStats, Run, RunAgain, RunOnce, RunReduce, RunWith, Shutdown, Timeline, pool_name,
     sealed::{Internal, Sealed},
     worker_state,
 };
@@ -416,6 +416,7 @@ impl Executor for Threads {
             uptime: counts.age(),
             workers: counts.workers(),
             cancelled: counts.count_cancelled(),
+            retried: counts.count_retried(),
         }
     }
 
@@ -553,6 +554,83 @@ where
     }
 }
 
+impl<F, A, R> RunAgain<F, A, R> for Threads
+where
+    F: Fn(A) -> R + Sync,
+    A: Clone + Send,
+    R: Send,
+{
+    fn map_again<S, I>(&self, plan: Plan<'_>, f: F, items: I, stop: S) -> Result<Vec<R>, TaskError>
+    where
+        S: Stop<R>,
+        I: Iterator<Item = A>,
+    {
+        let _mapping = self.dispatch.start_map()?;
+        map::map_again(&self.dispatch, plan, &f, items, stop)
+    }
+
+    fn map_outcomes_again<I>(&self, plan: Plan<'_>, f: F, items: I) -> Vec<Result<R, TaskError>>
+    where
+        I: Iterator<Item = A>,
+    {
+        let checked = self.dispatch.start_map().map_err(TaskError::from);
+        let checked = checked.and_then(|mapping| plan.chunks(self.workers()).map(|_| mapping));
+        let _mapping = match checked {
+            Ok(mapping) => mapping,
+            Err(error) => return error.of_items(0, items),
+        };
+        // The items fail one by one, and what could fail for all of them has been checked above.
+        map::map_outcomes_again(&self.dispatch, plan, &f, items)
+            .unwrap_or_else(|error| unreachable!("all items failed at once: {error}"))
+    }
+
+    fn submit_again(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let f = Again::new(f, self.dispatch.own_pool());
+        self.submit_work(limits, f, argument, Task::may_pause)
+    }
+
+    fn stream_again(&self, limits: Limits, f: F) -> Stream<'_, A, R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        let f = Arc::new(f);
+        let give = move |base: usize, items: &mut Vec<A>| {
+            // A chunk has one item here, so that none waits with another.
+            let Some(item) = items.pop() else {
+                return TaskFuture::ready(Ok(Vec::new()));
+            };
+            if self.dispatch.is_closed() {
+                return TaskFuture::ready(Err(PoolError::Closed.into()));
+            }
+            if let Some(error) = limits.refusal(Some(base)) {
+                return TaskFuture::ready(Ok(vec![Err(error)]));
+            }
+            let f = Arc::clone(&f);
+            let own_pool = self.dispatch.own_pool();
+            let run = Again::new(move |item| vec![Ok(f(item))], own_pool);
+            let counted = (1, self.dispatch.stamp());
+            let task = Task::new((run, item), limits.of_item(base), own_pool, counted);
+            let task = Arc::new(task);
+            task.may_pause();
+            self.post(&task);
+            TaskFuture::new(task)
+        };
+        Stream {
+            give: Box::new(give),
+            workers: self.workers(),
+            depth: map::NARROW_WINDOW,
+            most: 1,
+        }
+    }
+}
+
 impl<F, A, R> RunOnce<F, A, R> for Threads
 where
     F: FnOnce(A) -> R,
@@ -562,6 +640,24 @@ where
     fn submit_once(&self, limits: Limits, f: F, argument: A) -> TaskFuture<R>
     where
         F: Send + 'static,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.submit_work(limits, f, argument, |_| {})
+    }
+}
+
+impl Threads {
+    /// Gives one task to the workers, after `prepare` has seen it.
+    fn submit_work<F, A, R>(
+        &self,
+        limits: Limits,
+        f: F,
+        argument: A,
+        prepare: impl FnOnce(&Arc<Task<F, A, R>>),
+    ) -> TaskFuture<R>
+    where
+        F: Work<A, R> + Send + 'static,
         A: Send + 'static,
         R: Send + 'static,
     {
@@ -582,6 +678,7 @@ where
         let own_pool = self.dispatch.own_pool();
         let task = Task::in_slot((f, argument), limits, own_pool, counted, slot);
         let task = Arc::new(task);
+        prepare(&task);
         self.post(&task);
         TaskFuture::new(task)
     }
@@ -621,7 +718,7 @@ impl Threads {
     #[inline]
     fn post<F, A, R>(&self, task: &Arc<Task<F, A, R>>)
     where
-        F: FnOnce(A) -> R + Send + 'static,
+        F: Work<A, R> + Send + 'static,
         A: Send + 'static,
         R: Send + 'static,
     {
@@ -717,7 +814,7 @@ where
         // Counted over all of its steps: a pool that is closed meanwhile waits for the last one.
         let _mapping = self.dispatch.start_map()?;
         let fold = |plan: Plan<'_>, chunks: &mut dyn Iterator<Item = _>| {
-            self.map(plan, fold, chunks, AtErr)
+            self.map(plan, fold, chunks, AtErr::PLAIN)
         };
         reduce::map_reduce(self, plan, fold, combine, items, local.ended())
     }

@@ -4,9 +4,9 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use super::pool_id::OwnPool;
 use super::{counts, spin, thread_ids};
@@ -46,6 +46,87 @@ impl Drop for Here {
     }
 }
 
+/// What a task runs, once or several times.
+pub(super) trait Work<A, R>: Sized {
+    /// Runs with this argument until there is an outcome, or until it is to be run again after a
+    /// pause.
+    fn run(self, argument: A, limits: &Limits) -> Ran<Self, A, R>;
+}
+
+/// What has come of a run.
+pub(super) enum Ran<F, A, R> {
+    /// The outcome, and how often the task was started.
+    Ended(Result<R, Failure>, u32),
+    /// What to run again, and after which pause.
+    Again((F, A), Duration),
+}
+
+impl<F, A, R> Work<A, R> for F
+where
+    F: FnOnce(A) -> R,
+{
+    #[inline]
+    fn run(self, argument: A, limits: &Limits) -> Ran<Self, A, R> {
+        let original = Original::here();
+        let run = move || copies::run(original, || self(argument));
+        let outcome = limits.run(0, run);
+        copies::end_panicked(original);
+        Ran::Ended(outcome, 1)
+    }
+}
+
+/// A function that is run again when it has failed, as the policy of its call says.
+pub(super) struct Again<F> {
+    function: F,
+    attempts: u32,
+    own_pool: OwnPool,
+}
+
+impl<F> Again<F> {
+    pub(super) fn new(function: F, own_pool: OwnPool) -> Self {
+        Self {
+            function,
+            attempts: 0,
+            own_pool,
+        }
+    }
+}
+
+impl<F, A, R> Work<A, R> for Again<F>
+where
+    F: Fn(A) -> R,
+    A: Clone,
+{
+    fn run(mut self, argument: A, limits: &Limits) -> Ran<Self, A, R> {
+        let outcome = loop {
+            let original = Original::here();
+            let run = || copies::run(original, || (self.function)(argument.clone()));
+            let outcome = limits.run(0, run);
+            copies::end_panicked(original);
+            self.attempts += 1;
+            let cause = outcome.as_ref().err().and_then(Failure::cause);
+            if !cause.is_some_and(|cause| limits.retry.allows(cause, self.attempts)) {
+                break outcome;
+            }
+            let pool = thread_ids::find(self.own_pool);
+            // What has not started when the pool is shut down does not start.
+            let is_cancelled = pool.as_ref().is_some_and(|pool| pool.is_cancelled());
+            if let Some(pool) = pool.filter(|_| !is_cancelled) {
+                pool.counts().retried();
+            }
+            let pause = limits.retry.pause(self.attempts);
+            if !pause.is_zero() || is_cancelled {
+                return Ran::Again((self, argument), pause);
+            }
+        };
+        let attempts = self.attempts;
+        // When the result is seen, all that the task held is gone. This is code of the user's that
+        // may panic.
+        let _ = panic::catch(|| drop((self, argument)));
+        Ran::Ended(outcome, attempts)
+    }
+}
+
 /// A job that a worker takes from the queue and runs.
 pub(super) trait Job: Send + Sync {
     /// Runs the job, unless it was started or cancelled before. Must not unwind.
@@ -78,8 +159,8 @@ pub(super) struct Task<F, A, R> {
     queued: u64,
 }
 
-/// What few tasks have: those of calls that may end early, and those of pools that bound how many
-/// wait.
+/// What few tasks have: those of calls that may end early or have a policy, and those of pools that
+/// bound how many wait.
 #[derive(Default)]
 struct Rare {
     /// What may stop the task, if anything may.
@@ -92,6 +173,10 @@ struct Rare {
     stopped: OnceLock<Reason>,
     /// The place of the task among the submitted ones, if they are bounded.
     slot: Option<Slot>,
+    /// The task itself, if it may be run again after a pause.
+    own: OnceLock<Weak<dyn Job>>,
+    /// The number of its pause, if it is in one.
+    pause: Mutex<Option<u64>>,
 }
 
 enum Stage<F, A, R> {
@@ -133,7 +218,7 @@ impl<F, A, R> Task<F, A, R> {
         (items, queued): (usize, u64),
         slot: Option<Slot>,
     ) -> Self {
-        let is_rare = limits.ending.is_some() || slot.is_some();
+        let is_rare = limits.ending.is_some() || slot.is_some() || limits.retry.is_for_answers();
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -164,9 +249,10 @@ impl<F, A, R> Task<F, A, R> {
 
     /// Sets the outcome of the task, whose run on this thread has ended, unless it was stopped
     /// meanwhile. Counts it before that: `began` is when it began, if that is measured.
-    fn end_run(&self, outcome: Result<R, Failure>, began: Option<u64>) {
+    #[inline]
+    fn end_run(&self, (outcome, attempts): (Result<R, Failure>, u32), began: Option<u64>) {
         if let Some(rare) = &self.rare {
-            self.end_rare_run(rare, outcome, began);
+            self.end_rare_run(rare, (outcome, attempts), began);
             return;
         }
         let outcome = outcome.map_err(|failure| failure.into_error(None));
@@ -179,9 +265,14 @@ impl<F, A, R> Task<F, A, R> {
     }
 
     #[cold]
-    fn end_rare_run(&self, rare: &Rare, outcome: Result<R, Failure>, began: Option<u64>) {
+    fn end_rare_run(
+        &self,
+        rare: &Rare,
+        (outcome, attempts): (Result<R, Failure>, u32),
+        began: Option<u64>,
+    ) {
         let is_unbegun = outcome.as_ref().is_err_and(Failure::is_unbegun);
-        let outcome = outcome.map_err(|failure| failure.into_error(None));
+        let outcome = outcome.map_err(|failure| failure.into_error(None).with_attempts(attempts));
         if is_unbegun {
             self.count_cancelled();
         }
@@ -269,10 +360,64 @@ impl<F, A, R> Task<F, A, R> {
         if is_cancelled {
             self.count_cancelled();
         }
+        if self.rare.is_some() {
+            self.forget_pause();
+        }
         self.announce();
         // Dropping an argument may panic, and cancelling must reach every task.
         let _ = panic::catch(move || drop(unused));
         true
+    }
+
+    /// Puts a task that has failed, and is to be run again, back to where it was before it started.
+    /// Returns false if it was stopped meanwhile.
+    fn put_back(&self, work: (F, A), began: Option<u64>) -> bool {
+        let (function, argument) = work;
+        let mut stage = self.stage.lock();
+        if matches!(*stage, Stage::Running) {
+            *stage = Stage::Queued(function, argument);
+            return true;
+        }
+        drop(stage);
+        if let Some(reason) = self.rare.as_ref().and_then(|rare| rare.stopped.get()) {
+            counts::failed(&reason.error());
+        }
+        counts::end(self.items, self.queued, began);
+        // Code of the user's, which may panic.
+        let _ = panic::catch(|| drop((function, argument)));
+        false
+    }
+
+    /// Has the pool take the task again after this pause. Returns false if there is none, because
+    /// the pool is about to end: then it is to be run at once.
+    fn put_off(&self, pause: Duration) -> bool {
+        let Some(rare) = &self.rare else { return false };
+        let own = rare.own.get().and_then(Weak::upgrade);
+        let (Some(own), Some(pool)) = (own, thread_ids::find(self.own_pool)) else {
+            return false;
+        };
+        let is_off = {
+            let mut number = rare.pause.lock();
+            *number = pool.pause(own, pause);
+            number.is_some()
+        };
+        if !is_off && pool.is_cancelled() {
+            self.end_queued(TaskError::Cancelled {});
+        }
+        // It may have ended after it was put back and before it was put off.
+        if is_off && !matches!(*self.stage.lock(), Stage::Queued(..)) {
+            self.forget_pause();
+        }
+        is_off
+    }
+
+    /// Ends the pause that the task is in, if it is in one: it is not to be run any more.
+    #[cold]
+    fn forget_pause(&self) {
+        let number = self.rare.as_ref().and_then(|rare| rare.pause.lock().take());
+        if let (Some(number), Some(pool)) = (number, thread_ids::find(self.own_pool)) {
+            pool.forget_pause(number);
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -281,26 +426,58 @@ impl<F, A, R> Task<F, A, R> {
     }
 }
 
+impl<F, A, R> Task<F, A, R>
+where
+    F: Work<A, R>,
+{
+    /// Runs the task, unless it was started or cancelled before. If it `waits`, it may be put off
+    /// after a failure, to be run again after a pause; if not, it is run again at once.
+    fn run_once(&self, waits: bool) {
+        while let Some((function, argument)) = self.start(Stage::Running) {
+            // The function is dropped in here too: when the result is seen, all that the task held
+            // is gone.
+            let began = counts::begin(self.queued);
+            let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
+            let here = rare.map(|_| Here::enter(self.address()));
+            let ran = function.run(argument, &self.limits);
+            drop(here);
+            match ran {
+                Ran::Ended(outcome, attempts) => {
+                    self.end_run((outcome, attempts), began);
+                    return;
+                }
+                Ran::Again(work, pause) => {
+                    if !self.put_back(work, began) || (waits && self.put_off(pause)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<F, A, R> Task<F, A, R>
+where
+    Self: Job + 'static,
+{
+    /// Lets the task be run again after a pause.
+    pub(super) fn may_pause(self: &Arc<Self>) {
+        let own: Weak<Self> = Arc::downgrade(self);
+        // A task is told once. One without a policy is not run again.
+        if let Some(rare) = &self.rare {
+            let _ = rare.own.set(own);
+        }
+    }
+}
+
 impl<F, A, R> Job for Task<F, A, R>
 where
-    F: FnOnce(A) -> R + Send,
+    F: Work<A, R> + Send,
     A: Send,
     R: Send,
 {
     fn run(&self) {
-        if let Some((function, argument)) = self.start(Stage::Running) {
-            // The function is dropped in here too: when the result is seen, all that the task held
-            // is gone.
-            let began = counts::begin(self.queued);
-            let original = Original::here();
-            let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
-            let here = rare.map(|_| Here::enter(self.address()));
-            let run = move || copies::run(original, || function(argument));
-            let outcome = self.limits.run(0, run);
-            copies::end_panicked(original);
-            drop(here);
-            self.end_run(outcome, began);
-        }
+        self.run_once(true);
     }
 
     fn cancel(&self, reason: TaskError) {
@@ -310,7 +487,7 @@ where
 
 impl<F, A, R> Pending<R> for Task<F, A, R>
 where
-    F: FnOnce(A) -> R + Send,
+    F: Work<A, R> + Send,
     A: Send,
     R: Send,
 {
@@ -339,8 +516,9 @@ where
         if is_worker {
             // The task that waits occupies the worker that this one may need. So its thread runs
             // this one, whatever the deadline is. It runs only this one: another task that it began
-            // here could be waiting for the very task that is waiting now.
-            self.run();
+            // here could be waiting for the very task that is waiting now. There may be no other
+            // worker that could run it after a pause.
+            self.run_once(false);
         }
         let mut stage = self.stage.lock();
         while !matches!(*stage, Stage::Ended(_) | Stage::Taken { .. }) {
@@ -433,7 +611,7 @@ where
 
     fn help(&self) {
         if self.own_pool.is_this_worker() && !self.is_done() {
-            self.run();
+            self.run_once(false);
         }
     }
 }

@@ -53,12 +53,10 @@ impl Dispatch {
         let mut had_started = false;
         // This goes from the last to the first, because each goes to the front of the queue.
         for (position, entry) in entries.into_iter().enumerate().rev() {
-            had_started |= self.close_books(number, &worker, entry, position == 0, death);
+            had_started |= self.close_books(context, number, &worker, entry, position == 0, death);
         }
         // The dead worker may not be replaced, if it was to leave, and all others may rest.
-        if !self.queue.is_empty() && self.idle.is_empty() {
-            self.call_back(context);
-        }
+        self.call_back_for_queue(context);
         had_started
     }
 
@@ -66,6 +64,7 @@ impl Dispatch {
     /// died of, if there is one, and queues the rest again. Returns whether an item had started.
     fn close_books(
         &mut self,
+        context: &Context,
         number: usize,
         worker: &Worker,
         mut entry: InFlight,
@@ -76,20 +75,38 @@ impl Dispatch {
         let has_begun = worker.has_begun(&entry);
         // The outcome of its call may be certain with what follows.
         self.has_unwanted |= entry.batch.task.stops_at != StopsAt::Nothing;
-        let fate = if has_begun && worker.is_sane() {
-            worker
-                .receiver
-                .take_unpublished(&mut entry.expected, &entry.batch.task.results)
+        let (mut fate, uncounted) = if has_begun && worker.is_sane() {
+            if entry.batch.task.retry.is_on() {
+                entry.take_unpublished(&worker.receiver)
+            } else {
+                let results = &entry.batch.task.results;
+                let expected = &mut entry.expected;
+                (worker.receiver.take_unpublished(expected, results), 0)
+            }
         } else {
             // Either the worker has not begun with the batch, or it is corrupted. What a corrupted
             // worker did after its corruption was found cannot be known. So the next item of a
             // batch that it has begun counts as started.
-            Some(Fate {
+            let fate = Fate {
                 next: entry.expected.next,
                 started: has_begun,
-            })
+            };
+            (Some(fate), 0)
         };
-        self.tallies[number].tasks += u64::from(entry.expected.next - next);
+        self.tallies[number].tasks += u64::from(entry.expected.next - next) - uncounted;
+        if let Some(item) = entry.again {
+            let is_ended = matches!(&worker.kill_reason,
+                Some(KillReason::Stopped { task, item: None, .. }) if *task == entry.expected.task);
+            // The worker has answered that this item failed, and was to start no other.
+            if !is_ended {
+                self.try_again(context, entry.batch.again(item));
+                return false;
+            }
+            fate = Some(Fate {
+                next: item,
+                started: false,
+            });
+        }
         let Some(fate) = fate else {
             // The worker had answered every item of the batch. Only the message that ends the batch
             // was missing.
@@ -121,19 +138,33 @@ impl Dispatch {
         };
         let Fate { next, started } = fate;
         let mut batch = entry.batch.from(next);
+        let mut is_again = false;
         let error = match verdict {
             // The item may be tried again: the worker was killed for something else.
             Verdict::Innocent => None,
-            Verdict::Condemned(error) => Some(error),
+            Verdict::Condemned(error) => {
+                // The worker has had its time for the item, also if it did not start it.
+                batch.attempts += 1;
+                is_again = batch.task.retry.allows_after(&error, batch.attempts);
+                (!is_again).then(|| error.with_attempts(batch.attempts))
+            }
             Verdict::Guilty(death) => {
                 batch.attempts += u32::from(started);
                 batch.false_starts += u32::from(is_front && !started && worker.is_ready());
                 let is_lost = batch.false_starts >= MOST_FALSE_STARTS;
-                (started || is_lost)
-                    .then(|| worker.attribute(&batch, death, is_lost))
-                    .flatten()
+                if started || is_lost {
+                    let error = worker.attribute(&batch, death, is_lost);
+                    is_again = error.is_none();
+                    error
+                } else {
+                    None
+                }
             }
         };
+        if is_again {
+            self.try_again(context, batch);
+            return started;
+        }
         if let Some(error) = error {
             self.tallies[number].tasks += 1;
             self.tallies[number].failures.count(&error);
@@ -223,6 +254,7 @@ impl Dispatch {
         }
         batches.extend(self.queue.drain(..));
         batches.append(&mut self.pinned);
+        batches.append(&mut self.paused.take_if(|_| true));
         for batch in batches {
             self.fail(batch, error);
         }

@@ -11,6 +11,7 @@ use nix::sys::eventfd::EventFd;
 use parking_lot::Mutex;
 
 use super::{Batch, Worker};
+use crate::call::Retry;
 use crate::call::seed::Seeds;
 use crate::codec;
 use crate::engine::affinity::Affinity;
@@ -194,7 +195,7 @@ impl MadeUp {
             count,
             argument_size: Some(1),
             result_size: Some(8),
-            retries: 0,
+            retry: Retry::NONE,
             limit: None,
             seeds: Seeds(0),
             handles: KeptHandles::default(),
@@ -206,7 +207,8 @@ impl MadeUp {
         change(&mut task);
         let task = Arc::new(task);
         let mut dispatch = self.lock();
-        dispatch.told += usize::from(task.results.is_told());
+        // With a policy, `place` counts it.
+        dispatch.told += usize::from(task.results.is_told() && !task.retry.is_on());
         dispatch.place(&self.shared, Batch::new(task.clone()));
         drop(dispatch);
         task
@@ -258,6 +260,7 @@ impl MadeUp {
         let counts = (dispatch.outstanding, dispatch.busy, dispatch.told);
         assert_eq!(counts, (0, 0, 0), "outstanding, busy, told");
         assert!(dispatch.queue.is_empty(), "a batch is in the queue");
+        assert!(dispatch.paused.first().is_none(), "a batch is in a pause");
         let workers = dispatch.workers.iter().enumerate();
         let free = workers.filter_map(|(number, worker)| {
             let worker = worker.as_ref()?;
@@ -491,6 +494,8 @@ impl Sink for Log {
 }
 
 impl Results for Log {
+    fn discard(&self, _bytes: Vec<u8>) {}
+
     fn failed(&self, index: u32, error: TaskError) {
         self.answers.lock().push((index, Err(error)));
     }

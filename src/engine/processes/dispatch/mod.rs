@@ -15,6 +15,7 @@
 //! the queue. A task that waits in a lane can still go to another worker: when another worker has
 //! nothing to do any more, the parent takes back what has not been begun ([`Dispatch::rebalance`]).
 
+mod again;
 mod deaths;
 #[cfg(all(test, not(loom)))]
 pub(super) mod made_up;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::again::Paused;
 use self::stall::LaneWatch;
 use self::worker_slot::{Body, InFlight, KillReason};
 use super::context::Context;
@@ -106,6 +108,10 @@ pub(super) struct Dispatch {
     has_unwanted: bool,
     /// Batches that wait for the one worker that may run them.
     pinned: Vec<Batch>,
+    /// Batches that are tried again when they are due.
+    paused: Paused,
+    /// The number of attempts that failed and were followed by another.
+    pub(super) retried: u64,
     /// Workers with nothing to do. The one that was busy last is taken first: it may still be
     /// spinning.
     idle: Vec<usize>,
@@ -142,6 +148,8 @@ impl Dispatch {
             queue: VecDeque::new(),
             has_unwanted: false,
             pinned: Vec::new(),
+            paused: Paused::default(),
+            retried: 0,
             idle: Vec::new(),
             outstanding: 0,
             told: 0,
@@ -259,9 +267,20 @@ impl Dispatch {
         }
     }
 
+    /// Calls back a worker that rests, if there is work for it.
+    fn call_back_for_queue(&mut self, context: &Context) {
+        if !self.queue.is_empty() && self.idle.is_empty() {
+            self.call_back(context);
+        }
+    }
+
     /// Takes a new task. Returns true if a sleeping worker had to be woken for it.
     pub(super) fn place(&mut self, context: &Context, mut batch: Batch) -> bool {
         self.outstanding += 1;
+        if batch.task.retry.is_on() && batch.task.results.is_told() {
+            // It must go on, though no caller may wait for it.
+            self.told += 1;
+        }
         if context.settings.timeline {
             batch.queued = Some(clock::now());
         }
@@ -381,7 +400,7 @@ impl Dispatch {
         let had_work = !worker.in_flight.is_empty();
         let goes_on = worker.stalled.is_some() && worker.goes_on();
         let (mut took, mut ended, mut told) = (false, 0, 0);
-        let (mut rest, mut may_stop) = (Vec::new(), false);
+        let (mut rest, mut again, mut may_stop) = (Vec::new(), Vec::new(), false);
         while worker.is_sane() && worker.receiver.has_next() {
             took = true;
             let Some(front) = worker.in_flight.front_mut() else {
@@ -390,11 +409,14 @@ impl Dispatch {
                 break;
             };
             let next = front.expected.next;
-            let taken = worker
-                .receiver
-                .take(&mut front.expected, &front.batch.task.results);
+            let (taken, uncounted) = if front.batch.task.retry.is_on() {
+                front.take(&mut worker.receiver)
+            } else {
+                let results = &front.batch.task.results;
+                (worker.receiver.take(&mut front.expected, results), 0)
+            };
             let tally = &mut self.tallies[number];
-            tally.tasks += u64::from(front.expected.next - next);
+            tally.tasks += u64::from(front.expected.next - next) - uncounted;
             may_stop |= front.expected.may_stop;
             match taken {
                 // There is more to come for this batch.
@@ -419,7 +441,9 @@ impl Dispatch {
                             worker.comes_to_head(clock::now());
                         }
                     }
-                    if entry.expected.end < entry.batch.task.count {
+                    if let Some(item) = entry.again {
+                        again.push(entry.batch.again(item));
+                    } else if entry.expected.end < entry.batch.task.count {
                         // The worker was given only a part of the batch, because it has a limit of
                         // tasks, or it has left out what is not wanted. The rest goes to another
                         // worker, or ends.
@@ -451,6 +475,9 @@ impl Dispatch {
         self.count_down(ended);
         for batch in rest.into_iter().rev() {
             self.requeue(batch);
+        }
+        for batch in again.into_iter().rev() {
+            self.try_again(context, batch);
         }
         took || wrote
     }

@@ -32,7 +32,8 @@ impl Dispatch {
             .into_iter()
             .partition(is_unwanted);
         self.queue = queue;
-        for batch in unwanted {
+        let paused = self.paused.take_if(is_unwanted);
+        for batch in unwanted.into_iter().chain(paused) {
             self.fail_unwanted(batch);
         }
         let is_unwanted = |results: &dyn Results, next: u32| !results.is_wanted(next);
@@ -51,7 +52,9 @@ impl Dispatch {
     /// Cancels everything that has not begun.
     pub(in crate::engine::processes) fn cancel_queued(&mut self, context: &Context) {
         let pinned = std::mem::take(&mut self.pinned);
-        for batch in std::mem::take(&mut self.queue).into_iter().chain(pinned) {
+        let paused = self.paused.take_if(|_| true);
+        let queue = std::mem::take(&mut self.queue).into_iter();
+        for batch in queue.chain(pinned).chain(paused) {
             self.fail(batch, &TaskError::Cancelled {});
         }
         let cancel = |dispatch: &mut Self, batch| dispatch.fail(batch, &TaskError::Cancelled {});
@@ -126,10 +129,13 @@ impl Dispatch {
                 self.runs_dry(context, number);
             }
         }
-        // If it is in no lane, it is in the queue, and `refill` will skip it there.
+        // If it is in no lane, it is in the queue, and `refill` will skip it there; or in a pause.
+        let is_it = |batch: &Batch| batch.task.address() == address;
+        let paused = self.paused.take_if(is_it);
         self.cancelled += u64::from(items);
         self.told -= usize::from(is_told);
         self.count_down(1);
+        drop(paused);
         true
     }
 

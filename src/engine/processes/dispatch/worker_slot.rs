@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::sight::{Sight, Stalled};
+use crate::call::RetryOn;
 use crate::engine::processes::settings::Settings;
 use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
@@ -44,6 +45,15 @@ impl Batch {
         }
     }
 
+    /// Returns what is left of the batch from item `next` on, which has failed and is tried again.
+    pub(super) fn again(self, next: u32) -> Self {
+        let rest = self.from(next);
+        Self {
+            attempts: rest.attempts.saturating_add(1),
+            ..rest
+        }
+    }
+
     /// Returns what is left of the batch from item `next` on.
     pub(super) fn from(self, next: u32) -> Self {
         if next == self.first {
@@ -70,6 +80,8 @@ impl Batch {
 pub(super) struct InFlight {
     pub(super) batch: Batch,
     pub(super) expected: Expected,
+    /// The item that has failed and is tried again: the worker ends the batch with it.
+    pub(super) again: Option<u32>,
     /// Where the batch's message begins, once that has been written.
     pub(super) begins: Option<u64>,
     /// Whether all of the message has been written.
@@ -321,6 +333,7 @@ impl Worker {
         self.in_flight.push_back(InFlight {
             batch,
             expected,
+            again: None,
             begins: None,
             is_sent: false,
             seen: None,
@@ -490,9 +503,11 @@ impl Worker {
             && cause == Death::Signal(6)
             && let Some(caught) = self.receiver.header().crash_report().read()
         {
-            return Some(caught.into_error(None));
+            let error = caught.into_error(None).with_attempts(batch.attempts);
+            let again = batch.task.retry.allows_after(&error, batch.attempts);
+            return (!again).then_some(error);
         }
-        if !is_lost && batch.attempts <= batch.task.retries {
+        if !is_lost && batch.task.retry.allows(RetryOn::DEATH, batch.attempts) {
             // The item has starts left.
             return None;
         }

@@ -12,6 +12,8 @@ impl Sink for Nothing {
 }
 
 impl Results for Nothing {
+    fn discard(&self, _bytes: Vec<u8>) {}
+
     fn failed(&self, _: u32, _: TaskError) {}
     fn ended(&self) {}
     fn is_awaited(&self) -> bool {
@@ -30,7 +32,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         count: items.len() as u32,
         argument_size: size,
         result_size: None,
-        retries: 0,
+        retry: Retry::NONE,
         limit: None,
         seeds: Seeds(0),
         handles: KeptHandles::default(),

@@ -262,6 +262,7 @@ fn a_limit_ends_a_worker_that_is_stopped_while_it_starts() {
     let overdue = TaskError::TimedOut {
         index: None.into(),
         limit,
+        attempts: 1,
     };
     assert_eq!(task.failures(), [(0, overdue)]);
 }

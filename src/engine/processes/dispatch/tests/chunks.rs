@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use super::*;
 use crate::call::seed::Seeds;
-use crate::call::{ChunkFuture, Limits};
+use crate::call::{ChunkFuture, Limits, Retry};
 use crate::engine::processes::chunk::{self, Given};
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::Begun;
@@ -45,7 +45,7 @@ fn function() -> Function {
 
 fn limits() -> Limits {
     Limits {
-        retries: 3,
+        retry: Retry::up_to(3),
         timeout: Some(MINUTE),
         seeds: Seeds(5),
         ending: None,
@@ -106,7 +106,7 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
         let task = &dispatch.workers[0].as_ref().unwrap().in_flight[0]
             .batch
             .task;
-        assert_eq!((task.retries, task.limit), (3, Some(MINUTE)));
+        assert_eq!((task.retry, task.limit), (Retry::up_to(3), Some(MINUTE)));
         // Two items come before the first that was sent.
         assert_eq!(task.seeds, Seeds(5).from(BASE + 2));
     }
@@ -153,7 +153,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
     let limits = Limits {
-        retries: 0,
+        retry: Retry::NONE,
         ..limits()
     };
     let mut items = [Bad, Good, Good, Good, Good, Good].into_iter();
@@ -238,6 +238,7 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
         Err(TaskError::TimedOut {
             index: index.into(),
             limit,
+            attempts: 1,
         })
     };
     assert_eq!(chunk.result().unwrap(), [overdue(0), overdue(1)]);

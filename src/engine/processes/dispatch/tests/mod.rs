@@ -2,6 +2,7 @@
 //! and no test sleeps: the moment of a look is passed in.
 
 mod accounts;
+mod again;
 mod chunks;
 mod cut;
 mod deaths;

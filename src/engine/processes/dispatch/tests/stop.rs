@@ -24,6 +24,7 @@ fn timed_out(limit: Duration) -> TaskError {
     TaskError::TimedOut {
         index: None.into(),
         limit,
+        attempts: 1,
     }
 }
 
