@@ -88,8 +88,9 @@ pub(crate) fn try_work(job: Job) -> Result<u32, String> {
     let attempt = job.begin();
     if attempt <= fails {
         match way {
-            Panics => panic!("attempt {attempt}"),
-            TimesOut => std::thread::sleep(2 * LIMIT),
+            // Without the hook, which may take a second to print a backtrace.
+            Panics => std::panic::resume_unwind(Box::new(format!("attempt {attempt}"))),
+            TimesOut => std::thread::sleep(LIMIT + Duration::from_millis(20)),
             Dies => {
                 crate::common::kill(std::process::id());
                 unreachable!("SIGKILL cannot be survived");
