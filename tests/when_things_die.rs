@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Leftovers, as_program, finish, is_program};
 use manyhands::prelude::*;
@@ -125,6 +125,8 @@ fn deaths() -> Vec<String> {
     let cancelled = pool.submit(task, "long".to_owned());
     assert!(cancelled.kill());
     tell(&cancelled.result().unwrap_err());
+    let ended = pool.call().deadline(Instant::now());
+    tell(&ended.submit(task, "long".to_owned()).result().unwrap_err());
     let mut late = pool.submit(task, "long".to_owned());
     tell(&late.result_timeout(Duration::ZERO).unwrap_err());
     pool.shutdown(Shutdown::Kill).unwrap();

@@ -1,5 +1,6 @@
 //! The limits of each task, whatever call it comes from.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::retry::{Retry, RetryOn};
@@ -9,17 +10,36 @@ use crate::future::{Ending, Reason};
 use crate::panic::{self, Caught};
 
 /// The limits that a call sets for each of its tasks.
+///
+/// Most calls set none. So that a task of theirs costs no more for those that do, what a call has
+/// set is behind one pointer.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// The source of the seeds of its items.
+    pub(crate) seeds: Seeds,
+    given: Option<Arc<Given>>,
+}
+
+/// What a call has set.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
     /// After which failures a task is run again.
     pub(crate) retry: Retry,
     /// How long the task may take.
     pub(crate) timeout: Option<Duration>,
-    /// The source of the seeds of its items.
-    pub(crate) seeds: Seeds,
     /// What may end the call early, if anything may.
     pub(crate) ending: Option<Ending>,
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self {
+            retry: Retry::NONE,
+            timeout: None,
+            ending: None,
+        }
+    }
 }
 
 /// The reason why a task that ran in this process has no result.
@@ -62,11 +82,33 @@ impl Limits {
     /// code outside of this crate could call an engine.
     pub(crate) fn none() -> Self {
         Self {
-            retry: Retry::NONE,
-            timeout: None,
             seeds: Seeds::default(),
-            ending: None,
+            given: None,
         }
+    }
+
+    /// Returns these limits with a change.
+    pub(crate) fn with(mut self, set: impl FnOnce(&mut Given)) -> Self {
+        set(Arc::make_mut(self.given.get_or_insert_default()));
+        self
+    }
+
+    /// Returns how long the task may take.
+    #[inline]
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.given.as_ref()?.timeout
+    }
+
+    /// Returns after which failures the task is run again.
+    #[inline]
+    pub(crate) fn retry(&self) -> Retry {
+        self.given.as_ref().map_or(Retry::NONE, |given| given.retry)
+    }
+
+    /// Returns what may end the call early, if anything may.
+    #[inline]
+    pub(crate) fn ending(&self) -> Option<&Ending> {
+        self.given.as_ref()?.ending.as_ref()
     }
 
     /// Returns the limits of the item with this index, as those of an item 0.
@@ -80,14 +122,14 @@ impl Limits {
     /// Returns why the call is over, if it is.
     #[inline]
     pub(crate) fn ended(&self) -> Option<Reason> {
-        self.ending.as_ref()?.reason()
+        self.ending()?.reason()
     }
 
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
     #[inline]
     pub(crate) fn refusal(&self, index: Option<usize>) -> Option<TaskError> {
-        let limit = self.timeout.filter(Duration::is_zero)?;
+        let limit = self.timeout().filter(Duration::is_zero)?;
         Some(TaskError::timed_out(index, limit))
     }
 
@@ -95,7 +137,7 @@ impl Limits {
     /// too long cannot be stopped here. Its outcome is thrown away in the end, so that the caller
     /// sees the same on every engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
-        match &self.ending {
+        match self.ending() {
             None => self.run_timed(index, task),
             Some(ending) => self.run_until(ending, index, task),
         }
@@ -127,7 +169,7 @@ impl Limits {
     #[inline]
     fn run_timed<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let _at = seed::enter(self.seeds, index);
-        let Some(limit) = self.timeout else {
+        let Some(limit) = self.timeout() else {
             return panic::catch(task).map_err(Failure::Panicked);
         };
         if limit.is_zero() {

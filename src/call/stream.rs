@@ -152,7 +152,7 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
         let most = stream.most.min(plan.window.unwrap_or(usize::MAX));
         // `chunks` also checks the options.
         let mut chunks = plan.chunks(stream.workers)?;
-        if let Some(ending) = &plan.limits.ending {
+        if let Some(ending) = plan.limits.ending() {
             ending.arm()?;
         }
         let pace = match schedule {
@@ -185,7 +185,7 @@ impl<'p, I: Iterator, R> Feeder<'p, I, R> {
             done: 0,
             failed: 0,
             tracker: plan.tracker,
-            early: plan.limits.ending.map(|ending| Early {
+            early: plan.limits.ending().cloned().map(|ending| Early {
                 ending,
                 end_with: ChunkFuture::end_with,
                 failed: |error| TaskFuture::ready(Err(error)),

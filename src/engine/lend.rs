@@ -49,7 +49,7 @@ impl<L: Lent<F>, F> RunLent<L, F> for Serial {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         let run = |index| L::run(&lent, &f, index);
-        if plan.limits.retry.is_for_answers() {
+        if plan.limits.retry().is_for_answers() {
             return RunAgain::map_again(self, plan, run, 0..items, Never).map(drop);
         }
         Run::map(self, plan, run, 0..items, Never).map(drop)
@@ -60,7 +60,7 @@ impl<L: Lent<F>, F: Sync> RunLent<L, F> for Threads {
     fn lend(&self, plan: Plan<'_>, f: F, lent: L) -> Result<(), TaskError> {
         let (items, lent) = (lent.items(), lent.into_wire());
         let run = |index| L::run(&lent, &f, index);
-        if plan.limits.retry.is_for_answers() {
+        if plan.limits.retry().is_for_answers() {
             return RunAgain::map_again(self, plan, run, 0..items, Never).map(drop);
         }
         Run::map(self, plan, run, 0..items, Never).map(drop)

@@ -15,7 +15,7 @@ use super::Run;
 use crate::call::progress::{Sizes, Tracker};
 use crate::call::schedule::Schedule;
 use crate::call::seed::{self, Seeds};
-use crate::call::{AtErr, Limits, Plan};
+use crate::call::{AtErr, Plan};
 use crate::copies::{self, Original};
 use crate::error::TaskError;
 use crate::future::Ending;
@@ -65,7 +65,7 @@ impl Local {
         Self {
             failed: AtomicU64::new(u64::MAX),
             ended: plan.tracker.is_on().then(|| AtomicUsize::new(0)),
-            ending: plan.limits.ending.clone(),
+            ending: plan.limits.ending().cloned(),
         }
     }
 
@@ -241,7 +241,7 @@ pub(crate) fn combine_in_worker<R>(partials: Vec<R>, reduce: impl Fn(R, R) -> R)
 ///
 /// [`TaskError::InvalidCall`] if it does.
 pub(crate) fn check(plan: &Plan<'_>) -> Result<(), TaskError> {
-    if plan.limits.timeout.is_some() {
+    if plan.limits.timeout().is_some() {
         return Err(TaskError::InvalidCall {
             reason: "map_reduce has no limit for each item: it runs them in chunks. Use map and reduce the results".into(),
         });
@@ -268,7 +268,7 @@ where
     let mut sizes = plan.chunks(workers)?;
     check(&plan)?;
     let seeds = plan.limits.seeds;
-    let ending = plan.limits.ending.clone();
+    let ending = plan.limits.ending().cloned();
     // An iterator may go on after its end, so it is fused.
     let (mut items, mut given) = (items.fuse(), 0);
     // The sizes for the progress.
@@ -284,10 +284,9 @@ where
         (!chunk.is_empty()).then_some((base, seeds, chunk))
     });
     // A chunk is not an item, so the limit that a pool has for items does not apply to it.
-    let limits = Limits {
-        timeout: Some(Duration::MAX),
-        ..plan.limits
-    };
+    let limits = plan
+        .limits
+        .with(|given| given.timeout = Some(Duration::MAX));
     let inner = |window, tracker| Plan {
         schedule: Schedule::Dynamic(1),
         limits: limits.clone(),

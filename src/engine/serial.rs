@@ -274,13 +274,13 @@ impl Serial {
                 Ok(result) => is_error(result).then_some(RetryOn::ERROR),
                 Err(failure) => failure.cause(),
             };
-            if !cause.is_some_and(|cause| limits.retry.allows(cause, attempts)) {
+            if !cause.is_some_and(|cause| limits.retry().allows(cause, attempts)) {
                 break outcome;
             }
             self.counts.retried.fetch_add(1, Ordering::Relaxed);
             // An error of the user's is dropped here, and may panic.
             let _ = panic::catch(|| drop(outcome));
-            self.pause(limits, limits.retry.pause(attempts));
+            self.pause(limits, limits.retry().pause(attempts));
             if let Some(reason) = limits.ended() {
                 break Err(Failure::Ended(reason));
             }
@@ -298,11 +298,11 @@ impl Serial {
         if pause.is_zero() {
             return;
         }
-        let _watch = limits.ending.as_ref().map(|ending| {
+        let _watch = limits.ending().map(|ending| {
             let pauses = Arc::clone(&self.pauses);
             ending.watch(move |_| pauses.raise())
         });
-        let deadline = limits.ending.as_ref().and_then(Ending::deadline);
+        let deadline = limits.ending().and_then(Ending::deadline);
         let until = due.into_iter().chain(deadline).min();
         loop {
             let seen = self.pauses.count();

@@ -159,7 +159,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.limits.timeout = Some(limit);
+        self.limits = self.limits.with(|given| given.timeout = Some(limit));
         self
     }
 
@@ -213,7 +213,8 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// # Ok::<(), PoolError>(())
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.limits.retry = Retry::up_to(retries);
+        let policy = Retry::up_to(retries);
+        self.limits = self.limits.with(|given| given.retry = policy);
         self
     }
 
@@ -267,7 +268,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         let Self {
             engine,
             schedule,
-            mut limits,
+            limits,
             seed,
             window,
             kills,
@@ -275,7 +276,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
             progress,
             manner: _,
         } = self;
-        limits.retry = policy;
+        let limits = limits.with(|given| given.retry = policy);
         Call {
             engine,
             schedule,
@@ -457,11 +458,11 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// Returns the limits of the call's tasks, with their seeds.
     #[inline]
     pub(super) fn limits(&self) -> Limits {
-        Limits {
-            seeds: Seeds::of_call(self.seed),
-            ending: self.ends.as_ref().and_then(|ends| ends.ending()),
-            retry: self.limits.retry,
-            timeout: self.limits.timeout,
+        let mut limits = self.limits.clone();
+        limits.seeds = Seeds::of_call(self.seed);
+        match &self.ends {
+            None => limits,
+            Some(ends) => limits.with(|given| given.ending = ends.ending()),
         }
     }
 
@@ -506,7 +507,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
     ) -> TaskFuture<R> {
         let limits = self.limits();
-        if limits.ending.is_some() {
+        if limits.ending().is_some() {
             return self.submitted_until_end(limits, submit);
         }
         submit(self.engine, limits).kill_on_drop(self.kills)
@@ -519,7 +520,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         limits: Limits,
         submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
     ) -> TaskFuture<R> {
-        let Some(ending) = limits.ending.clone() else {
+        let Some(ending) = limits.ending().cloned() else {
             return submit(self.engine, limits).kill_on_drop(self.kills);
         };
         if let Some(reason) = ending.reason() {

@@ -217,6 +217,41 @@ macro_rules! queued_ends {
         }
 
         #[test]
+        fn b96_a_call_that_reads_on_when_its_pool_has_ended_ends_too() {
+            let _none = Leftovers::none();
+            for has_outcomes in [true, false] {
+                let pool = std::sync::Arc::new($make);
+                let (tell, told) = std::sync::mpsc::channel();
+                let own = pool.clone();
+                // A thread without a scope, as above.
+                let caller = std::thread::spawn(move || {
+                    let input = (0..40_u64).inspect(|&x| {
+                        if x == 20 {
+                            // On another thread: this one is in the call that is waited for.
+                            let closing = || own.close_timeout(Duration::from_millis(1));
+                            let closed = std::thread::scope(|scope| scope.spawn(closing).join());
+                            assert!(closed.unwrap().is_err());
+                        }
+                    });
+                    let input: Box<dyn Iterator<Item = u64>> = Box::new(input.filter(|_| true));
+                    let call = own.call().chunk_size(1);
+                    let outcomes = if has_outcomes {
+                        call.map_outcomes(|x: u64| x, input)
+                    } else {
+                        vec![call.map(|x: u64| x, input).map(|_| 0)]
+                    };
+                    let _ = tell.send(outcomes);
+                });
+                let outcomes = told.recv_timeout(DEADLINE).expect("the call hangs");
+                caller.join().unwrap();
+                let is_told = |outcome: &Result<u64, TaskError>| {
+                    outcome.as_ref().err().is_none_or(is_cancelled_or_closed)
+                };
+                assert!(outcomes.iter().all(is_told), "{outcomes:?}");
+            }
+        }
+
+        #[test]
         fn b32_all_threads_that_close_a_pool_hear_of_the_end_of_its_call() {
             let _none = Leftovers::none();
             let pool = std::sync::Arc::new($make);

@@ -23,6 +23,9 @@ pub(crate) struct Deeds {
     pub(crate) cancels: AtomicBool,
     /// One of them has returned.
     pub(crate) has_ended: AtomicBool,
+    /// An end with a time limit has begun on a pool of threads: what a thread runs may go on when
+    /// the pool has ended, and a later end does not wait for it.
+    pub(crate) may_go_on: AtomicBool,
     /// Workers killed from outside.
     pub(crate) kills: AtomicUsize,
     /// Workers stopped from outside.

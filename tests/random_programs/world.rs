@@ -249,19 +249,24 @@ impl World {
         if how != End::Close {
             deeds.cancels.store(true, Ordering::SeqCst);
         }
+        let is_timed = matches!(how, End::CloseIn(_));
+        let may_go_on = &deeds.may_go_on;
+        if is_timed && self.program.pools[number].engine == Engine::Threads {
+            may_go_on.store(true, Ordering::SeqCst);
+        }
         let ended = pool.end(how);
         hold(ended.is_ok(), "a pool can be ended, once or twice", || {
             format!("{ended:?}")
         });
         let is_in_time = ended == Ok(true);
         hold(
-            is_in_time || matches!(how, End::CloseIn(_)),
+            is_in_time || is_timed,
             "only an end with a time limit comes too early",
             || format!("{how:?}"),
         );
         deeds.has_ended.store(true, Ordering::SeqCst);
         // A thread cannot be stopped: the task that it runs may go on.
-        let goes_on = !is_in_time && self.program.pools[number].engine == Engine::Threads;
+        let goes_on = may_go_on.load(Ordering::SeqCst) && !(is_timed && is_in_time);
         if !goes_on {
             self.note_end(number);
         }

@@ -15,11 +15,9 @@ impl Drop for Grumpy {
 }
 
 fn limited(timeout: Option<Duration>) -> Limits {
-    Limits {
-        timeout,
-        seeds: Seeds(1),
-        ..Limits::none()
-    }
+    let mut limits = Limits::none().with(|given| given.timeout = timeout);
+    limits.seeds = Seeds(1);
+    limits
 }
 
 /// Returns the error of this outcome, as that of item 3.

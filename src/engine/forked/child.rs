@@ -468,7 +468,7 @@ impl Answers {
         responses.ready();
         Self {
             broken,
-            limit: limits.timeout,
+            limit: limits.timeout(),
             timer: None,
             scratch: Vec::new(),
         }

@@ -104,7 +104,7 @@ fn read<A>(
     limits: &Limits,
     mut items: impl Iterator<Item = A>,
 ) -> Result<Vec<Option<A>>, TaskError> {
-    if limits.ending.is_none() {
+    if limits.ending().is_none() {
         return Ok(items.map(Some).collect());
     }
     let mut read = Vec::new();
@@ -219,7 +219,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     where
         F: Fn(A) -> R,
     {
-        let end = self.limits.ending.as_ref();
+        let end = self.limits.ending();
         let _end = end.map(|ending| EndBell::ringing(ending, &self.bell));
         while !self.is_decided() {
             let went = self.await_due();
@@ -256,7 +256,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     ///
     /// If the call ends before that.
     fn await_due(&mut self) -> Result<(), TaskError> {
-        if !self.limits.retry.is_on() {
+        if !self.limits.retry().is_on() {
             return Ok(());
         }
         loop {
@@ -281,7 +281,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if let Some(reason) = self.limits.ended() {
                 return Err(reason.error());
             }
-            let deadline = self.limits.ending.as_ref().and_then(Ending::deadline);
+            let deadline = self.limits.ending().and_then(Ending::deadline);
             let first = deadline.map_or(first, |at| at.min(first));
             let pause = first.saturating_duration_since(now).min(LOOK_PAUSE);
             wait_any(&[&self.bell], std::iter::empty(), Some(pause));
@@ -462,7 +462,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// looks anyway.
     fn wait_any(&self, hands: &[Hand<'_>]) {
         let children = hands.iter().map(|hand| hand.child.fd());
-        let deadline = self.limits.ending.as_ref().and_then(Ending::deadline);
+        let deadline = self.limits.ending().and_then(Ending::deadline);
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = left.map_or(LOOK_PAUSE, |left| left.min(LOOK_PAUSE));
         wait_any(&[&self.bell], children, Some(pause));
@@ -475,7 +475,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         for hand in hands {
             let rested = hand.child.rests();
             let is_at_item = rested.is_none() || hand.child.has_run();
-            if let Some(limit) = self.limits.timeout
+            if let Some(limit) = self.limits.timeout()
                 && is_at_item
             {
                 hand.child.stop_if_overdue(limit);
@@ -562,14 +562,14 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// it are not to start before.
     fn stops_at(&self, chunk: &Chunk) -> StopsAt {
         match chunk.stops_at() {
-            StopsAt::Nothing if self.limits.retry.is_for_answers() => StopsAt::Fault,
+            StopsAt::Nothing if self.limits.retry().is_for_answers() => StopsAt::Fault,
             stops_at => stops_at,
         }
     }
 
     /// Calls `take` with what takes the answers for this chunk.
     fn answered<T>(&mut self, index: usize, take: impl FnOnce(&dyn Sink) -> T) -> T {
-        let retry = self.limits.retry;
+        let retry = self.limits.retry();
         let chunk = &self.chunks[index];
         if !retry.is_on() {
             return take(chunk);
@@ -584,7 +584,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// Counts an attempt at the first item of a chunk that has no answer. It is followed by another
     /// when its pause is over.
     fn try_again(&mut self, index: usize, attempts: u32) {
-        let pause = self.limits.retry.pause(attempts);
+        let pause = self.limits.retry().pause(attempts);
         let chunk = &mut self.chunks[index];
         chunk.attempts = attempts;
         chunk.due = Instant::now()
@@ -689,7 +689,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         };
         self.chunks[index].is_taken = false;
         let failed = self.chunks[index].failed();
-        let limit = self.limits.timeout;
+        let limit = self.limits.timeout();
         let child = &mut hand.child;
         let (fate, error) = self.answered(index, |sink| child.reclaim(&mut expected, sink, limit));
         let again = self.chunks[index].again.take();
@@ -738,7 +738,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             } else {
                 error
             };
-            if self.limits.retry.allows_after(&error, attempts) {
+            if self.limits.retry().allows_after(&error, attempts) {
                 self.try_again(index, attempts);
             } else {
                 hand.child.count_failure(&error);

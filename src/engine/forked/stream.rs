@@ -22,13 +22,7 @@ where
     let give = move |base: usize, items: &mut Vec<A>| {
         // A chunk has at most one item here.
         match items.pop() {
-            Some(item) => {
-                let limits = Limits {
-                    seeds: limits.seeds.from(base),
-                    ..limits.clone()
-                };
-                give(engine, &limits, &f, base, item)
-            }
+            Some(item) => give(engine, &limits.of_item(base), &f, base, item),
             None => TaskFuture::ready(Ok(Vec::new())),
         }
     };

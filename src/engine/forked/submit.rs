@@ -351,7 +351,7 @@ impl Submitted {
             Ok(child)
         };
         let again = Again {
-            retry: limits.retry,
+            retry: limits.retry(),
             attempts: 1,
             fork: Box::new(fork),
         };
@@ -391,7 +391,7 @@ impl Submitted {
                 responses.end();
             }
         });
-        let (limit, results) = (limits.timeout, Discard::of::<R>());
+        let (limit, results) = (limits.timeout(), Discard::of::<R>());
         let watcher = self.watcher.clone();
         let part = Running::start(self.id, setup, &mut run, limit, results, watcher);
         let part = part.map_err(|error| PoolError::StartFailed {
@@ -448,7 +448,7 @@ impl Submitted {
             drop(running);
             later::flush();
             if end.is_none()
-                && let Some(ending) = &limits.ending
+                && let Some(ending) = limits.ending()
             {
                 end = Some(EndBell::of(ending)?);
                 continue;
@@ -462,7 +462,7 @@ impl Submitted {
             reason: error.to_string(),
         };
         let (setup, watcher) = (self.setup(index), self.watcher.clone());
-        let limit = limits.timeout;
+        let limit = limits.timeout();
         let task = Running::start(self.id, setup, work, limit, results, watcher).map_err(failed)?;
         let task = Arc::new(task.again(again));
         running.push(task.clone());

@@ -88,9 +88,11 @@ impl Context {
     /// Returns the limits of a call. Where the call says nothing, what the pool's builder said
     /// counts.
     pub(super) fn limits(&self, limits: Limits) -> Limits {
-        Limits {
-            timeout: limits.timeout.or(self.settings.task_timeout),
-            ..limits
+        match self.settings.task_timeout {
+            Some(timeout) if limits.timeout().is_none() => {
+                limits.with(|given| given.timeout = Some(timeout))
+            }
+            _ => limits,
         }
     }
 }

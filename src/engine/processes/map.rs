@@ -220,7 +220,7 @@ where
         ended: None,
         attempts: 1,
     };
-    let _watch = run.limits.ending.as_ref().map(|ending| {
+    let _watch = run.limits.ending().map(|ending| {
         let (call, shared) = (run.call.clone(), shared.clone());
         ending.watch(move |_| {
             // The caller looks whether the call is over after each wait.
@@ -232,7 +232,7 @@ where
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let options = WaitOptions {
         cold: false,
-        deadline: run.limits.ending.as_ref().and_then(Ending::deadline),
+        deadline: run.limits.ending().and_then(Ending::deadline),
         comes_back: !run.is_lazy,
     };
     'call: loop {
@@ -434,7 +434,7 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         }
         let mut count = 0;
         let ((), handles) = transit::keep(|| {
-            let ending = self.limits.ending.as_ref();
+            let ending = self.limits.ending();
             while count < size && bytes.len() < CHUNK_BYTES {
                 // The input may take its time, or end the call.
                 if ending.is_some_and(|ending| ending.reason().is_some()) {
@@ -463,8 +463,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             count: count as u32,
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
-            retry: self.limits.retry,
-            limit: self.limits.timeout,
+            retry: self.limits.retry(),
+            limit: self.limits.timeout(),
             seeds: self.limits.seeds.from(base),
             handles,
             stops_at: if self.stops_at_err {
@@ -540,7 +540,7 @@ where
     let mut under_way = UnderWay(VecDeque::new());
     let counts = tracker.is_on().then(|| Arc::new(Counts::default()));
     let (mut given, mut has_ended) = (0, false);
-    let ending = limits.ending.clone();
+    let ending = limits.ending().cloned();
     loop {
         if let Some(ending) = &ending
             && let Some(reason) = ending.fire_if_over()

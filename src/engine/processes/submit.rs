@@ -185,7 +185,7 @@ where
         None => None,
         Some(backlog) => {
             let patience = Waits(shared);
-            match backlog.take(|| shared.workers(), limits.ending.as_ref(), &patience) {
+            match backlog.take(|| shared.workers(), limits.ending(), &patience) {
                 Ok(slot) => Some(slot),
                 Err(error) => return ready(error),
             }
@@ -205,15 +205,15 @@ where
         count: 1,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retry: limits.retry,
-        limit: limits.timeout,
+        retry: limits.retry(),
+        limit: limits.timeout(),
         seeds: limits.seeds,
         handles,
-        stops_at: stops_at(limits.retry),
-        may_end: limits.ending.is_some(),
+        stops_at: stops_at(limits.retry()),
+        may_end: limits.ending().is_some(),
         name: ItemIndex::of_task(id),
         results: Promise {
-            completion: Completion::in_slot(shared, limits.ending, slot),
+            completion: Completion::in_slot(shared, limits.ending().cloned(), slot),
             outcome: Mutex::new(None),
             results: Discard::of::<R>(),
             result: PhantomData,

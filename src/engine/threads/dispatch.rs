@@ -102,11 +102,18 @@ impl Dispatch {
         let number = paused.next;
         let own = Arc::downgrade(self);
         let end = move || {
-            if let Some(dispatch) = own.upgrade() {
-                let job = dispatch.paused.lock().jobs.remove(&number);
-                if let Some((job, _entry)) = job {
-                    dispatch.post(job);
-                }
+            let Some(dispatch) = own.upgrade() else {
+                return;
+            };
+            // Under the lock: a pool that ends its pauses closes after that.
+            let mut paused = dispatch.paused.lock();
+            let ended = paused.jobs.remove(&number);
+            if let Some((job, _)) = &ended
+                && matches!(dispatch.post(Arc::clone(job)), Posted::Closed)
+                && dispatch.is_cancelled()
+            {
+                drop(paused);
+                job.cancel(TaskError::Cancelled {});
             }
         };
         let entry = deadlines::at(due, Box::new(end)).ok()?;
@@ -211,6 +218,8 @@ impl Dispatch {
         };
         // A closed pool still runs the jobs of the calls of `map` that are going on.
         if counters.is_closed() {
+            // Pairs with the fence in `cancel_queued`: the caller sees that the pool is cancelled.
+            fence(Ordering::SeqCst);
             Posted::Closed
         } else {
             posted
@@ -450,6 +459,8 @@ impl Dispatch {
     /// Takes no more work, and ends with [`TaskError::Cancelled`] what has not started.
     pub(super) fn cancel_queued(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        // Pairs with the second fence in `post`.
+        fence(Ordering::SeqCst);
         self.idle.close();
         // Pairs with the fence in `post`: either the poster sees that the pool is closed, or its
         // job is seen here.

@@ -27,7 +27,7 @@ pub(super) use self::again::{map_again, map_outcomes_again};
 
 use self::again::Policy;
 use super::counts;
-use super::dispatch::Dispatch;
+use super::dispatch::{Dispatch, Posted};
 use super::results::{Room, Stretch, collect};
 use super::scoped_work::{ScopedWork, Work, lend};
 use super::spin;
@@ -257,7 +257,7 @@ where
             given: 0,
             open: BTreeSet::new(),
             last: 0,
-            ending: plan.limits.ending.clone(),
+            ending: plan.limits.ending().cloned(),
             paused: Vec::new(),
         };
         lend(&exchange, |scoped| caller.call(scoped, plan, items))
@@ -280,7 +280,7 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
             ended: AtomicUsize::new(0),
             failed_at: AtomicUsize::new(usize::MAX),
             ran: plan.tracker.is_on().then(|| AtomicUsize::new(0)),
-            ending: plan.limits.ending.clone(),
+            ending: plan.limits.ending().cloned(),
             caller: thread::current(),
         }
     }
@@ -368,7 +368,7 @@ where
             None
         };
         let limits = &self.manner.limits;
-        let runs_in_blocks = limits.timeout.is_none() && limits.ending.is_none();
+        let runs_in_blocks = limits.timeout().is_none() && limits.ending().is_none();
         let original = Original::here();
         let function = |item| copies::run(original, || (self.function)(item));
         let _at = seed::enter(limits.seeds, first);
@@ -735,9 +735,20 @@ where
             self.given += len;
             self.last = len;
             self.exchange.inbox.lock().push_back(chunk);
-            self.dispatch.post(Arc::clone(scoped) as _);
+            self.post(scoped);
         }
         has_more
+    }
+
+    /// Has a worker take the chunk that was put into the inbox last.
+    fn post(&self, scoped: &Arc<ScopedWork>) {
+        let posted = self.dispatch.post(Arc::clone(scoped) as _);
+        if matches!(posted, Posted::Closed) && self.dispatch.is_cancelled() {
+            // The workers may have ended. This takes little time: no item starts any more.
+            while let Some(chunk) = self.exchange.next() {
+                self.exchange.run(chunk);
+            }
+        }
     }
 
     /// Waits until `wanted` chunks are in the outbox, or until the deadline.

@@ -506,7 +506,7 @@ where
         let f = Arc::new(f);
         let give = move |base: usize, items: &mut Vec<A>| {
             let (f, limits) = (Arc::clone(&f), limits.clone());
-            let ending = limits.ending.clone();
+            let ending = limits.ending().cloned();
             let run = move |nth: usize, item| {
                 let original = Original::here();
                 let outcome = limits.run(base + nth, || copies::run(original, || f(item)));
@@ -712,7 +712,7 @@ impl Threads {
     #[cold]
     fn take_slot(&self, backlog: &Arc<Backlog>, limits: &Limits) -> Result<Slot, TaskError> {
         let waits = Waits(&self.dispatch);
-        backlog.take(|| self.workers(), limits.ending.as_ref(), &waits)
+        backlog.take(|| self.workers(), limits.ending(), &waits)
     }
 
     #[inline]

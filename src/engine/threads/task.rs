@@ -48,17 +48,14 @@ impl Drop for Here {
 
 /// What a task runs, once or several times.
 pub(super) trait Work<A, R>: Sized {
-    /// Runs with this argument until there is an outcome, or until it is to be run again after a
-    /// pause.
-    fn run(self, argument: A, limits: &Limits) -> Ran<Self, A, R>;
-}
-
-/// What has come of a run.
-pub(super) enum Ran<F, A, R> {
-    /// The outcome, and how often the task was started.
-    Ended(Result<R, Failure>, u32),
-    /// What to run again, and after which pause.
-    Again((F, A), Duration),
+    /// Runs with this argument. Gives the outcome to `end`, with how often the task was started.
+    /// Or returns what to run again, and after which pause.
+    fn run(
+        self,
+        argument: A,
+        limits: &Limits,
+        end: impl FnOnce(Result<R, Failure>, u32),
+    ) -> Option<((Self, A), Duration)>;
 }
 
 impl<F, A, R> Work<A, R> for F
@@ -66,12 +63,18 @@ where
     F: FnOnce(A) -> R,
 {
     #[inline]
-    fn run(self, argument: A, limits: &Limits) -> Ran<Self, A, R> {
+    fn run(
+        self,
+        argument: A,
+        limits: &Limits,
+        end: impl FnOnce(Result<R, Failure>, u32),
+    ) -> Option<((Self, A), Duration)> {
         let original = Original::here();
         let run = move || copies::run(original, || self(argument));
         let outcome = limits.run(0, run);
         copies::end_panicked(original);
-        Ran::Ended(outcome, 1)
+        end(outcome, 1);
+        None
     }
 }
 
@@ -97,7 +100,12 @@ where
     F: Fn(A) -> R,
     A: Clone,
 {
-    fn run(mut self, argument: A, limits: &Limits) -> Ran<Self, A, R> {
+    fn run(
+        mut self,
+        argument: A,
+        limits: &Limits,
+        end: impl FnOnce(Result<R, Failure>, u32),
+    ) -> Option<((Self, A), Duration)> {
         let outcome = loop {
             let original = Original::here();
             let run = || copies::run(original, || (self.function)(argument.clone()));
@@ -105,7 +113,7 @@ where
             copies::end_panicked(original);
             self.attempts += 1;
             let cause = outcome.as_ref().err().and_then(Failure::cause);
-            if !cause.is_some_and(|cause| limits.retry.allows(cause, self.attempts)) {
+            if !cause.is_some_and(|cause| limits.retry().allows(cause, self.attempts)) {
                 break outcome;
             }
             let pool = thread_ids::find(self.own_pool);
@@ -114,16 +122,17 @@ where
             if let Some(pool) = pool.filter(|_| !is_cancelled) {
                 pool.counts().retried();
             }
-            let pause = limits.retry.pause(self.attempts);
+            let pause = limits.retry().pause(self.attempts);
             if !pause.is_zero() || is_cancelled {
-                return Ran::Again((self, argument), pause);
+                return Some(((self, argument), pause));
             }
         };
         let attempts = self.attempts;
         // When the result is seen, all that the task held is gone. This is code of the user's that
         // may panic.
         let _ = panic::catch(|| drop((self, argument)));
-        Ran::Ended(outcome, attempts)
+        end(outcome, attempts);
+        None
     }
 }
 
@@ -190,7 +199,7 @@ impl Rare {
     #[cold]
     fn of(limits: &Limits, slot: Option<Slot>) -> Self {
         Self {
-            is_stoppable: limits.ending.is_some(),
+            is_stoppable: limits.ending().is_some(),
             slot,
             ..Self::default()
         }
@@ -218,7 +227,8 @@ impl<F, A, R> Task<F, A, R> {
         (items, queued): (usize, u64),
         slot: Option<Slot>,
     ) -> Self {
-        let is_rare = limits.ending.is_some() || slot.is_some() || limits.retry.is_for_answers();
+        let is_rare =
+            limits.ending().is_some() || slot.is_some() || limits.retry().is_for_answers();
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -439,18 +449,15 @@ where
             let began = counts::begin(self.queued);
             let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
             let here = rare.map(|_| Here::enter(self.address()));
-            let ran = function.run(argument, &self.limits);
-            drop(here);
-            match ran {
-                Ran::Ended(outcome, attempts) => {
-                    self.end_run((outcome, attempts), began);
-                    return;
-                }
-                Ran::Again(work, pause) => {
-                    if !self.put_back(work, began) || (waits && self.put_off(pause)) {
-                        return;
-                    }
-                }
+            let again = function.run(argument, &self.limits, |outcome, attempts| {
+                drop(here);
+                self.end_run((outcome, attempts), began);
+            });
+            let Some((work, pause)) = again else {
+                return;
+            };
+            if !self.put_back(work, began) || (waits && self.put_off(pause)) {
+                return;
             }
         }
     }

@@ -27,10 +27,7 @@ fn submit_until(house: &MadeUp, ending: Option<&Ending>) -> (TaskFuture<u64>, u6
     }
     let function = Function::new(entry_of(|x| x), None).unwrap();
     let answer = function.code << 32;
-    let limits = Limits {
-        ending: ending.cloned(),
-        ..Limits::none()
-    };
+    let limits = Limits::none().with(|given| given.ending = ending.cloned());
     let task = submit::submit(&house.shared, limits, Ok(function), 5_u64, None);
     if let Some(ending) = ending {
         task.end_with(ending);

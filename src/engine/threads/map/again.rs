@@ -57,7 +57,7 @@ where
         count_cancelled: |_| 0,
         stop: PhantomData::<fn() -> S>,
         again: Some(Policy {
-            retry: plan.limits.retry,
+            retry: plan.limits.retry(),
             copy: A::clone,
             cause: |result| S::is_met(result).then_some(RetryOn::ERROR),
             after: |result, _| result,
@@ -93,7 +93,7 @@ where
         count_cancelled: |_| 0,
         stop: PhantomData::<fn() -> Never>,
         again: Some(Policy {
-            retry: plan.limits.retry,
+            retry: plan.limits.retry(),
             copy: |item: &(usize, A)| item.clone(),
             cause: |outcome: &Result<R, TaskError>| RetryOn::of(outcome.as_ref().err()?),
             after: |outcome, attempts| outcome.map_err(|error| error.with_attempts(attempts)),
@@ -267,7 +267,7 @@ where
         for mut chunk in due {
             chunk.queued = self.dispatch.stamp();
             exchange.inbox.lock().push_back(chunk);
-            self.dispatch.post(Arc::clone(scoped) as _);
+            self.post(scoped);
         }
     }
 

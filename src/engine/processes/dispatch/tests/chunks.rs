@@ -44,12 +44,12 @@ fn function() -> Function {
 }
 
 fn limits() -> Limits {
-    Limits {
-        retry: Retry::up_to(3),
-        timeout: Some(MINUTE),
-        seeds: Seeds(5),
-        ending: None,
-    }
+    let mut limits = Limits::none().with(|given| {
+        given.retry = Retry::up_to(3);
+        given.timeout = Some(MINUTE);
+    });
+    limits.seeds = Seeds(5);
+    limits
 }
 
 /// Gives a chunk out. Returns what of the input was taken, and whether that was its end.
@@ -152,10 +152,7 @@ fn a_chunk_takes_no_more_items_and_bytes_than_it_may() {
 fn failures_are_told_of_the_items_that_they_are_of() {
     let house = MadeUp::new(1);
     let mut peer = house.hire(0);
-    let limits = Limits {
-        retry: Retry::NONE,
-        ..limits()
-    };
+    let limits = limits().with(|given| given.retry = Retry::NONE);
     let mut items = [Bad, Good, Good, Good, Good, Good].into_iter();
     let chunk = under_way(give(&house, &limits, &mut items, ALL).0);
     let mut begun: Begun = peer.must_begin();
@@ -228,10 +225,7 @@ fn a_chunk_that_the_pool_does_not_take_has_an_error_for_each_item() {
     house.lock().state = State::Open;
     // A task that may take no time is over its limit before it starts.
     let limit = Duration::ZERO;
-    let limits = Limits {
-        timeout: Some(limit),
-        ..limits()
-    };
+    let limits = limits().with(|given| given.timeout = Some(limit));
     let chunk = under_way(give(&house, &limits, &mut [Good; 2].into_iter(), ALL).0);
     let overdue = |at| {
         let index = Some(BASE + at);
