@@ -87,6 +87,15 @@ impl Limits {
         }
     }
 
+    /// Returns the limits of a new call that has set none.
+    #[inline]
+    pub(crate) fn of_new_call() -> Self {
+        Self {
+            seeds: Seeds::of_call(None),
+            given: None,
+        }
+    }
+
     /// Returns these limits with a change.
     pub(crate) fn with(mut self, set: impl FnOnce(&mut Given)) -> Self {
         set(Arc::make_mut(self.given.get_or_insert_default()));

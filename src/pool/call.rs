@@ -510,7 +510,11 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         if limits.ending().is_some() {
             return self.submitted_until_end(limits, submit);
         }
-        submit(self.engine, limits).kill_on_drop(self.kills)
+        let task = submit(self.engine, limits);
+        if !self.kills {
+            return task;
+        }
+        task.kill_on_drop(true)
     }
 
     /// Submits a task of a call that may end early.

@@ -16,6 +16,7 @@ pub use call::Call;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
+use crate::call::Limits;
 use crate::call::stream::{Imap, ImapUnordered};
 use crate::engine::sealed::Internal;
 use crate::engine::{Executor, PoolStats, Run, RunOnce, RunReduce, RunWith, Shutdown, Timeline};
@@ -501,7 +502,8 @@ impl<E: Executor> Pool<E> {
         R: Send + 'static,
         E: Run<F, A, R>,
     {
-        self.call().submit(f, argument)
+        // Without what a call with options carries: a short task would feel it.
+        self.engine.submit(Limits::of_new_call(), f, argument)
     }
 
     /// Gives one task to the pool, like [`submit`](Self::submit), whose function may use up what it
@@ -530,7 +532,7 @@ impl<E: Executor> Pool<E> {
         R: Send + 'static,
         E: RunOnce<F, A, R>,
     {
-        self.call().submit_once(f, argument)
+        self.engine.submit_once(Limits::of_new_call(), f, argument)
     }
 
     /// Runs `f` once on each worker, and returns the results in the order of the workers' indices

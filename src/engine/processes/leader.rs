@@ -129,8 +129,9 @@ pub(super) fn sleep<H: Host>(
         // This must come before the last look: a ring after that look must not be missed.
         let heard = host.bell().listen();
         host.ask_for_bell(&work);
-        host.pump(&mut work);
-        let stays = !is_over() && !options.is_over();
+        // What moved may be a batch that went to a worker that was not asked: it looks again.
+        let moved = host.pump(&mut work);
+        let stays = !moved && !is_over() && !options.is_over();
         drop(work);
         if stays && leads {
             host.bell().sleep(heard, options.left());
@@ -194,7 +195,11 @@ pub(super) fn ensure_progress<H: Host>(host: &Arc<H>, work: &mut H::Work) {
         // The thread that sleeps on the bell has asked the workers that were busy then. Now others
         // are busy.
         host.ask_for_bell(work);
-        host.pump(work);
+        if host.pump(work) {
+            // What moved may be a batch that went to a worker that was not asked. The thread that
+            // sleeps asks again.
+            host.bell().ring();
+        }
     } else {
         hand_over(host, work);
     }

@@ -125,6 +125,7 @@ impl Dispatch {
         let waits = !pause.is_zero() && matches!(self.state, State::Open);
         if !waits || !batch.task.results.is_wanted(batch.first) {
             self.requeue(batch);
+            ask_anew(context);
             return;
         }
         let now = Instant::now();
@@ -155,6 +156,7 @@ impl Dispatch {
         if has_moved {
             self.call_back_for_queue(context);
             self.pump(context);
+            ask_anew(context);
         }
         let next = self.paused.first();
         (
@@ -174,5 +176,13 @@ impl Dispatch {
         }
         self.call_back_for_queue(context);
         self.pump(context);
+        ask_anew(context);
     }
+}
+
+/// Wakes the caller that sleeps on the bell. A batch has gone back to the queue, and may go to a
+/// worker that had nothing to do when that caller asked the others to ring. If another thread took
+/// its answer, the caller would not hear of it.
+fn ask_anew(context: &Context) {
+    context.bell.ring();
 }
