@@ -889,7 +889,8 @@ fn a_child_that_cannot_be_started_is_a_clear_error() {
     }
 }
 
-/// Of the tests themselves: with `RUST_BACKTRACE=1` their children write tens of thousands of lines.
+/// Of the tests themselves: with `RUST_BACKTRACE=1` their children write tens of thousands of
+/// lines.
 #[test]
 fn b143_what_children_of_a_test_write_is_kept_and_shown_if_it_fails() {
     const INNER: &str = "MANYHANDS_TEST_INNER";

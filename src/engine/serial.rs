@@ -619,9 +619,9 @@ fn as_worker<R>(task: impl FnOnce() -> R) -> impl FnOnce() -> R {
 }
 
 impl Serial {
-    /// Runs all items with `run`, one after the other, until `keep` fails or says that it needs no more. When
-    /// the call is over, the items that are left fail: all of them if `reads_on`, and else one,
-    /// which is not read.
+    /// Runs all items with `run`, one after the other, until `keep` fails or says that it needs no
+    /// more. When the call is over, the items that are left fail: all of them if `reads_on`, and
+    /// else one, which is not read.
     fn run<A, R>(
         &self,
         plan: Plan<'_>,

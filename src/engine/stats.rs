@@ -41,8 +41,8 @@ pub struct PoolStats {
     /// then at its deadline. Items of calls count singly; those that were not read do not count.
     pub cancelled: u64,
     /// Attempts that failed and were followed by another ([`Call::retry`](crate::Call::retry),
-    /// [`Call::retries`](crate::Call::retries)). Whatever their number, a task counts once, with its
-    /// last outcome.
+    /// [`Call::retries`](crate::Call::retries)). Whatever their number, a task counts once, with
+    /// its last outcome.
     pub retried: u64,
 }
 

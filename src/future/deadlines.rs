@@ -1,5 +1,6 @@
 //! The thread that fires deadlines of calls for which no caller waits, of submitted tasks and lazy
-//! calls, and that ends the pauses of such tasks on threads. It sleeps until the first of them, and ends when there is none.
+//! calls, and that ends the pauses of such tasks on threads. It sleeps until the first of them, and
+//! ends when there is none.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -21,8 +21,8 @@ pub(crate) trait Sink: Send + Sync {
     /// Takes the fault of item `index`, which has no result.
     fn fault(&self, index: u32, fault: Fault);
 
-    /// Returns whether item `index`, which has this fault, is tried again: then this answer does not
-    /// count, and another one will come.
+    /// Returns whether item `index`, which has this fault, is tried again: then this answer does
+    /// not count, and another one will come.
     fn tries_again(&self, index: u32, fault: &Fault) -> bool {
         let _ = (index, fault);
         false

@@ -194,7 +194,8 @@ pub(crate) fn settled() -> Option<Settled<'static>> {
 /// Returns whether this process has a thread with this id.
 fn is_there(id: i32) -> bool {
     let own = std::process::id().cast_signed();
-    // SAFETY: the call takes numbers. Signal 0 asks whether there is such a thread, and is not sent.
+    // SAFETY: the call takes numbers. Signal 0 asks whether there is such a thread, and is not
+    // sent.
     unsafe { libc::syscall(libc::SYS_tgkill, own, id, 0) == 0 }
 }
 

@@ -675,7 +675,8 @@ impl<E: Executor> Pool<E> {
     ///
     /// What runs on processes and forked children is stopped by killing its process, and workers
     /// that do not end are killed too. A thread cannot be stopped: on a pool of threads the task
-    /// that it runs comes to its end, with its result, after this function has returned. On the
+    /// that it runs comes to its end, with its result, after this function has returned; a later
+    /// [`close`](Self::close), [`shutdown`](Self::shutdown) or drop does not wait for it. On the
     /// serial engine each call runs in its caller, and closing waits for none.
     ///
     /// # Errors

@@ -44,8 +44,8 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E, Retrying> {
         })
     }
 
-    /// Runs [`Pool::map_outcomes`](crate::Pool::map_outcomes) with these options. An item's error is
-    /// that of its last attempt.
+    /// Runs [`Pool::map_outcomes`](crate::Pool::map_outcomes) with these options. An item's error
+    /// is that of its last attempt.
     ///
     /// # Panics
     ///

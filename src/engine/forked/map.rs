@@ -558,8 +558,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         }
     }
 
-    /// Returns after which answer a child ends the chunk: if an item may be tried again, those behind
-    /// it are not to start before.
+    /// Returns after which answer a child ends the chunk: if an item may be tried again, those
+    /// behind it are not to start before.
     fn stops_at(&self, chunk: &Chunk) -> StopsAt {
         match chunk.stops_at() {
             StopsAt::Nothing if self.limits.retry().is_for_answers() => StopsAt::Fault,

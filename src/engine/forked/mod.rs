@@ -64,9 +64,10 @@ use crate::process::traces::Tracer;
 /// With a policy ([`Call::retry`](crate::Call::retry)) they are. The next child is forked by the
 /// thread that waits for the result or asks for it, and gets function and argument as they were
 /// then. A task with a callback or a waker is looked after by a thread of this crate. That one can
-/// fork only if the pool [allows threads](ForkedBuilder::allow_threads); if not, the task fails with
-/// the attempt that has failed, and the log says so. [`imap_unordered`](crate::Pool::imap_unordered)
-/// waits in this way too. In a pause the task keeps its place among the children that may run.
+/// fork only if the pool [allows threads](ForkedBuilder::allow_threads); if not, the task fails
+/// with the attempt that has failed, and the log says so.
+/// [`imap_unordered`](crate::Pool::imap_unordered) waits in this way too. In a pause the task keeps
+/// its place among the children that may run.
 ///
 /// If the function forks in turn, the copy of the child answers nothing. It ends when the function
 /// returns in it, with exit code 0, or with 101 if the function panics there.

@@ -55,8 +55,8 @@ pub(super) struct Submitted {
     spares_descendants: bool,
     pub(super) accounts: Arc<Accounts>,
     pub(super) log: Log,
-    /// Rings when the pool closes, for children that wait until a pause is over. Made with the first
-    /// task that has a policy.
+    /// Rings when the pool closes, for children that wait until a pause is over. Made with the
+    /// first task that has a policy.
     pauses: OnceLock<Arc<Alarm>>,
 }
 
@@ -283,8 +283,8 @@ impl Submitted {
         Ok(task)
     }
 
-    /// Forks a child for the task like [`submit`](Self::submit), and another one when it has failed,
-    /// as the policy says. `check` says whether this process may fork.
+    /// Forks a child for the task like [`submit`](Self::submit), and another one when it has
+    /// failed, as the policy says. `check` says whether this process may fork.
     pub(super) fn submit_again<F, A, R>(
         &self,
         (workers, waits): (usize, bool),

@@ -163,8 +163,8 @@ where
         self.put_out(chunk, failure);
     }
 
-    /// Makes one attempt at the first item of the chunk that has no result. Returns the failure that
-    /// ends the call, if it is one. Adds to `ran` if the item has an outcome.
+    /// Makes one attempt at the first item of the chunk that has no result. Returns the failure
+    /// that ends the call, if it is one. Adds to `ran` if the item has an outcome.
     fn attempt(
         &self,
         chunk: &mut Chunk<'r, A, R>,
