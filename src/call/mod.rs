@@ -5,6 +5,7 @@
 //! | [`plan`] | what an engine is told of a call: [`schedule`], [`limits`], [`progress`] |
 //! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
+//! | [`grace`] | how a task that runs hears that it is to stop |
 //! | [`seed`] | the seeds of items |
 //! | [`worker_index`] | which worker of its pool runs a task |
 //! | [`code`] | functions as numbers that mean the same in another process |
@@ -22,6 +23,7 @@ pub(crate) mod closure;
 pub(crate) mod code;
 #[cfg(target_os = "linux")]
 pub(crate) mod entry;
+pub(crate) mod grace;
 mod limits;
 #[cfg(target_os = "linux")]
 pub(crate) mod logs;
@@ -35,6 +37,8 @@ pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod worker_index;
 
+#[cfg(target_os = "linux")]
+pub(crate) use limits::Limit;
 pub(crate) use limits::{Failure, Limits};
 pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;

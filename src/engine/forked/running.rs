@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, Setup, wait_any};
 use super::watch::Watcher;
+use crate::call::{Limit, Limits};
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
 use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
 use crate::lane::message::{Fault, StopsAt};
-use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
+use crate::lane::{Expected, Fate, Lane, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::clock;
 use crate::os::fork;
@@ -39,7 +40,9 @@ pub(super) struct Running {
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// How long the task may take.
-    limit: Option<Duration>,
+    limit: Option<Limit>,
+    /// The lane of a task that is asked to stop before it is killed.
+    asked: Option<Lane>,
     /// When the task was given to the pool, by the system's clock.
     queued: u64,
     /// Why the child is killed, if the task is to end early.
@@ -84,7 +87,7 @@ impl Running {
         pool: PoolId,
         setup: Setup<'_>,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
-        limit: Option<Duration>,
+        limits: &Limits,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
@@ -107,7 +110,8 @@ impl Running {
             bell,
             process: child.process(),
             generation: fork::generation(),
-            limit,
+            limit: limits.limit(),
+            asked: limits.grace.map(|_| child.receiver.lane().clone()),
             stopped: OnceLock::new(),
             watch: OnceLock::new(),
             child: Mutex::new(Some((child, expected))),
@@ -129,7 +133,7 @@ impl Running {
             return;
         };
         if let Some(limit) = self.limit {
-            hand.stop_if_overdue(limit);
+            hand.stop_if_overdue(limit.most());
         }
         // This is asked before the last look, so that nothing that the child published before its
         // end is missed.
@@ -256,6 +260,13 @@ impl Running {
         }
     }
 
+    /// Tells the task to stop by itself.
+    fn ask(&self) {
+        if let Some(lane) = &self.asked {
+            lane.header().cut(TASK..=TASK);
+        }
+    }
+
     /// Kills the child, unless it has ended, and waits for its end. Threads that wait for it are
     /// told.
     pub(super) fn cancel(&self) {
@@ -322,6 +333,12 @@ where
     fn stop(&self, reason: Reason) {
         if !self.running.is_foreign() {
             self.running.stop(reason);
+        }
+    }
+
+    fn ask(&self, _reason: Reason) {
+        if !self.running.is_foreign() {
+            self.running.ask();
         }
     }
 

@@ -12,7 +12,7 @@ use super::completion::{self, Completion, PendingResults};
 use super::map::encode_item;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
-use crate::call::{ChunkFuture, Limits};
+use crate::call::{ChunkFuture, Limit, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
@@ -258,7 +258,8 @@ where
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
-        limit: limits.timeout,
+        limit: limits.limit().map(Limit::most),
+        grace: limits.grace,
         seeds: limits.seeds.from(base + first_sent),
         handles,
         stops_at: StopsAt::Nothing,

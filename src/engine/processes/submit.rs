@@ -14,7 +14,7 @@ use super::leader::WaitOptions;
 use super::service;
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task};
-use crate::call::Limits;
+use crate::call::{Limit, Limits};
 use crate::codec;
 use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
@@ -202,7 +202,8 @@ where
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
         retries: limits.retries,
-        limit: limits.timeout,
+        limit: limits.limit().map(Limit::most),
+        grace: limits.grace,
         seeds: limits.seeds,
         handles,
         stops_at: StopsAt::Nothing,

@@ -70,8 +70,10 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) result_size: Option<usize>,
     /// How often an item may be started again after the death of its worker.
     pub(super) retries: u32,
-    /// How long each item may run.
+    /// How long each item may run, its grace period included.
     pub(super) limit: Option<Duration>,
+    /// How long a task that runs may go on when it is to stop, if it may.
+    pub(super) grace: Option<Duration>,
     /// The seeds of the items, as the workers count them.
     pub(super) seeds: Seeds,
     /// The handles of shared objects that are among the items.
@@ -115,6 +117,12 @@ impl<S: ?Sized> Task<S> {
         // This comes first, so that a thread that waits for the end can rely on it.
         self.handles.let_go();
         self.results.ended();
+    }
+
+    /// Returns the error of an item that has run for longer than this, which is `limit`.
+    pub(super) fn timed_out(&self, limit: Duration) -> TaskError {
+        let grace = self.grace.unwrap_or_default();
+        TaskError::timed_out(None, limit.saturating_sub(grace))
     }
 
     /// Returns the address that the task lies at, to know it by.

@@ -133,7 +133,9 @@ impl<F, A, R> Task<F, A, R> {
         (items, queued): (usize, u64),
         slot: Option<Slot>,
     ) -> Self {
+        // Before the rest, which then is written to where it stays.
         let is_rare = limits.ending.is_some() || slot.is_some();
+        let rare = is_rare.then(|| Box::new(Rare::of(&limits, slot)));
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -141,7 +143,7 @@ impl<F, A, R> Task<F, A, R> {
             cold: AtomicBool::new(false),
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
-            rare: is_rare.then(|| Box::new(Rare::of(&limits, slot))),
+            rare,
             limits,
             own_pool,
             items,
@@ -405,6 +407,13 @@ where
             *stage = Stage::Ended(Err(reason.error()));
             drop(stage);
             self.announce();
+        }
+    }
+
+    fn ask(&self, reason: Reason) {
+        // One that runs looks at the call itself.
+        if !self.is_done() {
+            self.end_queued(reason.error());
         }
     }
 

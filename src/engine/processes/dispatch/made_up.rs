@@ -194,6 +194,7 @@ impl MadeUp {
             result_size: Some(8),
             retries: 0,
             limit: None,
+            grace: None,
             seeds: Seeds(0),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,

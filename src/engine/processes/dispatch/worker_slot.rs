@@ -304,6 +304,7 @@ impl Worker {
             count,
             seeds: batch.task.seeds.0,
             limit: batch.task.limit,
+            grace: batch.task.grace,
             is_recorded: self.is_recorded,
             stops_at: batch.task.stops_at,
             name: self.is_named.then_some(batch.task.name),

@@ -32,6 +32,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         result_size: None,
         retries: 0,
         limit: None,
+        grace: None,
         seeds: Seeds(0),
         handles: KeptHandles::default(),
         stops_at: StopsAt::Nothing,
