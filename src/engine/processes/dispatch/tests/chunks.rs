@@ -49,6 +49,7 @@ fn limits() -> Limits {
         timeout: Some(MINUTE),
         seeds: Seeds(5),
         ending: None,
+        grace: None,
     }
 }
 
