@@ -118,6 +118,7 @@ mod value;
 pub use any_error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use call::at_fork::at_fork_child;
+pub use call::grace::should_stop;
 #[cfg(target_os = "linux")]
 pub use call::portable::{Portable, PortableValue};
 pub use call::progress::Progress;

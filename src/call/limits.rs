@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::grace;
 use super::retry::{Retry, RetryOn};
 use super::seed::{self, Seeds};
 use crate::error::TaskError;
@@ -30,6 +31,26 @@ pub(crate) struct Given {
     pub(crate) timeout: Option<Duration>,
     /// What may end the call early, if anything may.
     pub(crate) ending: Option<Ending>,
+    /// How long a task that runs may go on when it is to stop, if it may.
+    pub(crate) grace: Option<Duration>,
+}
+
+/// The limit of an item, and its grace period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) timeout: Duration,
+    pub(crate) grace: Duration,
+}
+
+impl Limit {
+    /// Returns how long the item may take in the end. One that may take no time at all is not
+    /// started.
+    pub(crate) fn most(self) -> Duration {
+        if self.timeout.is_zero() {
+            return self.timeout;
+        }
+        self.timeout.saturating_add(self.grace)
+    }
 }
 
 impl Default for Given {
@@ -38,6 +59,7 @@ impl Default for Given {
             retry: Retry::NONE,
             timeout: None,
             ending: None,
+            grace: None,
         }
     }
 }
@@ -120,6 +142,12 @@ impl Limits {
         self.given.as_ref()?.ending.as_ref()
     }
 
+    /// Returns how long a task that runs may go on when it is to stop, if it may.
+    #[inline]
+    pub(crate) fn grace(&self) -> Option<Duration> {
+        self.given.as_ref()?.grace
+    }
+
     /// Returns the limits of the item with this index, as those of an item 0.
     pub(crate) fn of_item(&self, index: usize) -> Self {
         Self {
@@ -134,6 +162,29 @@ impl Limits {
         self.ending()?.reason()
     }
 
+    /// Returns why what runs is to be stopped, if it is: the call is over, and its grace period has
+    /// passed.
+    #[inline]
+    pub(crate) fn killed(&self) -> Option<Reason> {
+        self.ending()?.killed()
+    }
+
+    /// Returns the limit of each item, if there is one.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        let given = self.given.as_ref()?;
+        let grace = given.grace.unwrap_or_default();
+        given.timeout.map(|timeout| Limit { timeout, grace })
+    }
+
+    /// Returns after which failures an item is run again now. Once the call is over there are none:
+    /// what has come of the last attempt counts.
+    pub(crate) fn policy(&self) -> Retry {
+        if self.ended().is_some() {
+            return Retry::NONE;
+        }
+        self.retry()
+    }
+
     /// Returns the error of an item whose limit is zero: it is over its limit before it starts, and
     /// is not started.
     #[inline]
@@ -146,28 +197,28 @@ impl Limits {
     /// too long cannot be stopped here. Its outcome is thrown away in the end, so that the caller
     /// sees the same on every engine.
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
-        match self.ending() {
-            None => self.run_timed(index, task),
-            Some(ending) => self.run_until(ending, index, task),
+        let is_plain = |given: &Arc<Given>| given.ending.is_none() && given.grace.is_none();
+        if self.given.as_ref().is_none_or(is_plain) {
+            return self.run_timed(index, task);
         }
+        self.run_until(index, task)
     }
 
     #[cold]
-    fn run_until<R>(
-        &self,
-        ending: &Ending,
-        index: usize,
-        task: impl FnOnce() -> R,
-    ) -> Result<R, Failure> {
-        if let Some(reason) = ending.reason() {
+    fn run_until<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
+        if let Some(reason) = self.ended() {
             // The task's captures are dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(task));
             return Err(Failure::Ended(reason));
         }
+        let asked = self
+            .grace()
+            .map(|_| grace::enter(self.timeout(), self.ending().cloned()));
         let outcome = self.run_timed(index, task);
+        drop(asked);
         // An item that ran when a token was cancelled has its result: the item itself may have
         // cancelled.
-        if ending.reason() == Some(Reason::DeadlineExceeded) {
+        if self.killed() == Some(Reason::DeadlineExceeded) {
             // The result is dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(outcome));
             return Err(Failure::Late);
@@ -178,22 +229,22 @@ impl Limits {
     #[inline]
     fn run_timed<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let _at = seed::enter(self.seeds, index);
-        let Some(limit) = self.timeout() else {
+        let Some(limit) = self.limit() else {
             return panic::catch(task).map_err(Failure::Panicked);
         };
-        if limit.is_zero() {
+        if limit.timeout.is_zero() {
             // The task's captures are dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(task));
-            return Err(Failure::TimedOut(limit));
+            return Err(Failure::TimedOut(limit.timeout));
         }
         let start = Instant::now();
         let outcome = panic::catch(task);
-        if start.elapsed() <= limit {
+        if start.elapsed() <= limit.most() {
             return outcome.map_err(Failure::Panicked);
         }
         // The result is dropped here, by code of the user that may panic.
         let _ = panic::catch(|| drop(outcome));
-        Err(Failure::TimedOut(limit))
+        Err(Failure::TimedOut(limit.timeout))
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`retry`] | which failures are followed by another attempt |
 //! | [`stop`] | which results end a call at once |
 //! | [`stream`] | lazy calls: how the input is read and the results are handed out |
+//! | [`grace`] | how a task that runs hears that it is to stop |
 //! | [`seed`] | the seeds of items |
 //! | [`worker_index`] | which worker of its pool runs a task |
 //! | [`code`] | functions as numbers that mean the same in another process |
@@ -25,6 +26,7 @@ pub(crate) mod closure;
 pub(crate) mod code;
 #[cfg(target_os = "linux")]
 pub(crate) mod entry;
+pub(crate) mod grace;
 mod limits;
 #[cfg(target_os = "linux")]
 pub(crate) mod logs;
@@ -43,6 +45,8 @@ pub(crate) mod stream;
 pub(crate) mod traces;
 pub(crate) mod worker_index;
 
+#[cfg(target_os = "linux")]
+pub(crate) use limits::Limit;
 pub(crate) use limits::{Failure, Limits};
 pub(crate) use plan::Plan;
 pub(crate) use progress::Tracker;

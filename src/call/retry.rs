@@ -24,7 +24,8 @@ impl RetryOn {
     /// The worker process died: [`TaskError::WorkerDied`], and [`TaskError::OutOfMemory`]. A thread
     /// does not die alone.
     pub const DEATH: Self = Self(1);
-    /// The item was over its limit: [`TaskError::TimedOut`]. Each attempt has the whole limit.
+    /// The item was over its limit: [`TaskError::TimedOut`]. Each attempt has the whole limit, and
+    /// the whole grace period.
     pub const TIMEOUT: Self = Self(2);
     /// The item panicked: [`TaskError::Panicked`].
     pub const PANIC: Self = Self(4);
@@ -186,8 +187,9 @@ impl Retry {
     ///
     /// In the pause the item occupies no worker and no thread, and other items go on; but those
     /// behind it in its chunk wait with it. [`Serial`](crate::Serial) runs one item after the
-    /// other, and its caller waits. What ends the call ends the pause at once: a token, a deadline,
-    /// the handle, a shutdown. When the pool is closed, the item is due at once.
+    /// other, and its caller waits. What ends the call ends the pause at once, whatever its grace
+    /// period is: a token, a deadline, the handle, a shutdown. When the pool is closed, the item is
+    /// due at once.
     ///
     /// # Examples
     ///

@@ -245,6 +245,14 @@ pub(crate) fn has_lane() -> bool {
         .unwrap_or(true)
 }
 
+/// Hands the header of the lane that this thread runs tasks of to `look`, if it does.
+#[cfg(target_os = "linux")]
+pub(crate) fn with_lane<T>(look: impl FnOnce(&crate::lane::Header) -> T) -> Option<T> {
+    // At the end of a thread, its lane is gone already.
+    let looked = LANE.try_with(|lane| Some(look(lane.borrow().as_ref()?.header())));
+    looked.ok().flatten()
+}
+
 /// Returns the lane that this thread runs tasks of, if it does.
 #[cfg(target_os = "linux")]
 pub(crate) fn lane() -> Option<Lane> {

@@ -274,7 +274,7 @@ impl Serial {
                 Ok(result) => is_error(result).then_some(RetryOn::ERROR),
                 Err(failure) => failure.cause(),
             };
-            if !cause.is_some_and(|cause| limits.retry().allows(cause, attempts)) {
+            if !cause.is_some_and(|cause| limits.policy().allows(cause, attempts)) {
                 break outcome;
             }
             self.counts.retried.fetch_add(1, Ordering::Relaxed);

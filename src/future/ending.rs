@@ -6,13 +6,17 @@
 //! that cancels. A deadline is fired by the caller, if that waits until then, or else by the thread
 //! of the [`deadlines`](super::deadlines).
 //!
+//! A call may have a *grace period*. Then its hooks of the first kind ([`Ending::watch`]) ask the
+//! tasks that run to stop, and those of the second kind ([`Ending::watch_kill`]) stop them when the
+//! period has passed. Without one, both come at once.
+//!
 //! Hooks run without a lock of this module, and take the locks of engines. Tasks keep their
 //! [`Watch`], which may be dropped under such a lock: it takes only the lock of the list.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadlines::{self, Entry};
 use crate::error::{PoolError, TaskError};
@@ -55,6 +59,9 @@ impl Reason {
 const CANCELLED: u8 = 1;
 const DEADLINE_EXCEEDED: u8 = 2;
 
+/// The number of the next hook.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// What is done when a call ends early. It takes locks of engines, and none of this module.
 type Hook = Box<dyn FnOnce(Reason) + Send>;
 
@@ -63,6 +70,9 @@ struct Hooks {
     /// The hooks, each with its number.
     list: Vec<(u64, Hook)>,
     has_fired: bool,
+    /// The same for the end of the grace period.
+    kills: Vec<(u64, Hook)>,
+    has_killed: bool,
 }
 
 /// What may end a call, shared by all that must hear of it.
@@ -83,6 +93,12 @@ struct State {
     tokens: OnceLock<Vec<Watch>>,
     /// What fires the deadline when no caller waits for it.
     entry: OnceLock<Entry>,
+    /// How long what runs may go on after the end, if it may.
+    grace: Option<Duration>,
+    /// When the call was over, once it is and if there is a grace period.
+    over_at: OnceLock<Instant>,
+    /// What fires the end of the grace period.
+    kill: OnceLock<Entry>,
 }
 
 impl State {
@@ -99,10 +115,10 @@ impl State {
 impl Ending {
     /// Makes one that only [`end`](Self::end) ends.
     pub(super) fn new() -> Self {
-        Self::with_deadline(None)
+        Self::with_deadline(None, None)
     }
 
-    fn with_deadline(deadline: Option<Instant>) -> Self {
+    fn with_deadline(deadline: Option<Instant>, grace: Option<Duration>) -> Self {
         Self(Arc::new(State {
             reason: AtomicU8::new(0),
             deadline,
@@ -112,15 +128,20 @@ impl Ending {
             hooks: Mutex::default(),
             tokens: OnceLock::new(),
             entry: OnceLock::new(),
+            grace,
+            over_at: OnceLock::new(),
+            kill: OnceLock::new(),
         }))
     }
 
-    /// Makes that of a call, which ends with the first of these and at its deadline.
+    /// Makes that of a call, which ends with the first of these and at its deadline. What runs then
+    /// may go on for `grace`.
     pub(super) fn of_call<'t>(
         tokens: impl Iterator<Item = &'t Self>,
         deadline: Option<Instant>,
+        grace: Option<Duration>,
     ) -> Self {
-        let ending = Self::with_deadline(deadline);
+        let ending = Self::with_deadline(deadline, grace);
         let watches = tokens.map(|token| {
             let own = Arc::downgrade(&ending.0);
             token.watch(move |reason| {
@@ -151,12 +172,42 @@ impl Ending {
         Some(self.settle(Reason::DeadlineExceeded))
     }
 
+    /// Returns whether what runs may go on for a while after the end.
+    pub(crate) fn has_grace(&self) -> bool {
+        self.0.grace.is_some()
+    }
+
+    /// Returns when the grace period ends, once the call is over; `None` too if that is never.
+    pub(crate) fn killed_at(&self) -> Option<Instant> {
+        self.reason()?;
+        let over_at = self.0.over_at.get()?;
+        over_at.checked_add(self.0.grace?)
+    }
+
+    /// Returns why what runs is to be stopped, if it is: the call is over, and its grace period has
+    /// passed.
+    #[inline]
+    pub(crate) fn killed(&self) -> Option<Reason> {
+        let reason = self.reason()?;
+        if self.has_grace() && self.killed_at().is_none_or(|at| Instant::now() < at) {
+            return None;
+        }
+        Some(reason)
+    }
+
     /// Sets why the call is over, if that is not set yet. Returns why it is.
     fn settle(&self, reason: Reason) -> Reason {
         let word = &self.0.reason;
         let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
         match word.compare_exchange(0, reason.to_word(), success, failure) {
-            Ok(_) => reason,
+            Ok(_) => {
+                if self.has_grace() {
+                    let deadline = self.deadline();
+                    let deadline = deadline.filter(|_| reason == Reason::DeadlineExceeded);
+                    let _ = self.0.over_at.set(deadline.unwrap_or_else(Instant::now));
+                }
+                reason
+            }
             Err(before) => Reason::from_word(before).unwrap_or(reason),
         }
     }
@@ -165,10 +216,46 @@ impl Ending {
     /// may be held.
     pub(crate) fn end(&self, reason: Reason) {
         let reason = self.settle(reason);
+        let (hooks, is_first) = {
+            let mut hooks = self.0.hooks();
+            let is_first = !std::mem::replace(&mut hooks.has_fired, true);
+            (std::mem::take(&mut hooks.list), is_first)
+        };
+        for (_, hook) in hooks {
+            hook(reason);
+        }
+        if is_first && self.has_grace() {
+            self.kill_later(reason);
+        }
+    }
+
+    /// Has the end of the grace period fire, or lets it fire now if the system refuses the thread
+    /// that does it.
+    fn kill_later(&self, reason: Reason) {
+        let own = Arc::downgrade(&self.0);
+        let fire = move || {
+            if let Some(state) = own.upgrade() {
+                Self(state).kill(reason);
+            }
+        };
+        // A period that ends never needs no thread.
+        let Some(at) = self.killed_at() else { return };
+        match deadlines::at(at, Box::new(fire)) {
+            // This is the first and only one.
+            Ok(entry) => _ = self.0.kill.set(entry),
+            Err(error) => {
+                log::warn!("a grace period cannot be kept, and is cut short: {error}");
+                self.kill(reason);
+            }
+        }
+    }
+
+    /// Stops what runs.
+    fn kill(&self, reason: Reason) {
         let hooks = {
             let mut hooks = self.0.hooks();
-            hooks.has_fired = true;
-            std::mem::take(&mut hooks.list)
+            hooks.has_killed = true;
+            std::mem::take(&mut hooks.kills)
         };
         for (_, hook) in hooks {
             hook(reason);
@@ -185,7 +272,6 @@ impl Ending {
     /// Runs `hook` when the call ends early, or now if it has. No lock of an engine may be held.
     /// The hook is forgotten when the returned value is dropped.
     pub(crate) fn watch(&self, hook: impl FnOnce(Reason) + Send + 'static) -> Watch {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let mut hooks = self.0.hooks();
         if hooks.has_fired {
@@ -197,6 +283,28 @@ impl Ending {
         Watch {
             ending: self.clone(),
             number,
+            other: None,
+        }
+    }
+
+    /// Runs `hook` when the grace period of the call ends, or now if it has: like
+    /// [`watch`](Self::watch) if there is none.
+    pub(crate) fn watch_kill(&self, hook: impl FnOnce(Reason) + Send + 'static) -> Watch {
+        if !self.has_grace() {
+            return self.watch(hook);
+        }
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let mut hooks = self.0.hooks();
+        if hooks.has_killed {
+            drop(hooks);
+            hook(self.reason().unwrap_or(Reason::Cancelled));
+        } else {
+            hooks.kills.push((number, Box::new(hook)));
+        }
+        Watch {
+            ending: self.clone(),
+            number,
+            other: None,
         }
     }
 
@@ -240,6 +348,15 @@ impl fmt::Debug for Ending {
 pub(crate) struct Watch {
     ending: Ending,
     number: u64,
+    other: Option<Box<Watch>>,
+}
+
+impl Watch {
+    /// Forgets this other hook together with its own.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.other = Some(Box::new(other));
+        self
+    }
 }
 
 impl Drop for Watch {
@@ -247,11 +364,11 @@ impl Drop for Watch {
         let hook = {
             let mut hooks = self.ending.0.hooks();
             // In a forked child the number may be one of its parent, and is not on the list.
-            let at = hooks
-                .list
-                .iter()
-                .rposition(|(number, _)| *number == self.number);
-            at.map(|at| hooks.list.swap_remove(at))
+            let take = |list: &mut Vec<(u64, Hook)>| {
+                let at = list.iter().rposition(|(number, _)| *number == self.number);
+                at.map(|at| list.swap_remove(at))
+            };
+            take(&mut hooks.list).or_else(|| take(&mut hooks.kills))
         };
         drop(hook);
     }

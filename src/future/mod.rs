@@ -100,6 +100,12 @@ pub(crate) trait Pending<R>: Send + Sync {
     /// what asks for it.
     fn stop(&self, reason: Reason);
 
+    /// Has the task end without a result of its own if it has not started, and tells it to stop if
+    /// it runs: the grace period of its call begins.
+    fn ask(&self, reason: Reason) {
+        let _ = reason;
+    }
+
     /// Keeps this as long as the task is kept.
     fn keep(&self, watch: Watch);
 
@@ -170,7 +176,18 @@ impl<R> TaskFuture<R> {
                 task.stop(reason);
             }
         };
-        self.pending.keep(ending.watch(stop));
+        let watch = if ending.has_grace() {
+            let task = Arc::downgrade(&self.pending);
+            let ask = move |reason| {
+                if let Some(task) = task.upgrade() {
+                    task.ask(reason);
+                }
+            };
+            ending.watch(ask).and(ending.watch_kill(stop))
+        } else {
+            ending.watch(stop)
+        };
+        self.pending.keep(watch);
     }
 
     /// Returns the identity of the task, which no other task of this process has. Its errors

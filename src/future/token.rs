@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ending::{Ending, Reason};
 
@@ -100,17 +100,26 @@ impl CancellationToken {
 }
 
 /// Makes what ends a call that carries these tokens and has this deadline; `None` if nothing does.
+/// What runs at the end may go on for `grace`.
 #[inline]
-pub(crate) fn ending_of(tokens: &[CancellationToken], deadline: Option<Instant>) -> Option<Ending> {
+pub(crate) fn ending_of(
+    tokens: &[CancellationToken],
+    deadline: Option<Instant>,
+    grace: Option<Duration>,
+) -> Option<Ending> {
     if tokens.is_empty() && deadline.is_none() {
         return None;
     }
-    Some(ending_of_some(tokens, deadline))
+    Some(ending_of_some(tokens, deadline, grace))
 }
 
 #[cold]
-fn ending_of_some(tokens: &[CancellationToken], deadline: Option<Instant>) -> Ending {
-    Ending::of_call(tokens.iter().map(|token| &token.0), deadline)
+fn ending_of_some(
+    tokens: &[CancellationToken],
+    deadline: Option<Instant>,
+    grace: Option<Duration>,
+) -> Ending {
+    Ending::of_call(tokens.iter().map(|token| &token.0), deadline, grace)
 }
 
 impl Default for CancellationToken {

@@ -31,6 +31,9 @@ pub(crate) enum Request {
         /// How long each item may take. With a limit the worker says when each item starts, and
         /// gives no result that comes too late.
         limit: Option<Duration>,
+        /// How long a task that runs may go on when it is to stop, if it may. It is a part of the
+        /// limit of each item.
+        grace: Option<Duration>,
         /// Whether the worker must say, at the end, when it began and ended.
         is_recorded: bool,
         /// After what the worker leaves out the rest of the items.
@@ -63,10 +66,14 @@ const REQUEST_HEAD: usize = 40;
 const LIMIT_BYTES: usize = 8;
 /// Bytes of the task's name, which comes after that.
 const NAME_BYTES: usize = 8;
+/// Bytes of the grace period, which comes last.
+const GRACE_BYTES: usize = 8;
+/// The most bytes of these.
+const MORE_BYTES: usize = LIMIT_BYTES + NAME_BYTES + GRACE_BYTES;
 
 /// The head of a request, with the limit if there is one.
 pub(crate) struct RequestHead {
-    bytes: [u8; REQUEST_HEAD + LIMIT_BYTES + NAME_BYTES],
+    bytes: [u8; REQUEST_HEAD + MORE_BYTES],
     len: usize,
 }
 
@@ -85,12 +92,13 @@ const RECORDED: u32 = 1 << 9;
 const STOPS_AT_FAULT: u32 = 1 << 10;
 const STOPS_AT_ERR: u32 = 1 << 11;
 const NAMED: u32 = 1 << 12;
-const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR | NAMED;
+const GRACEFUL: u32 = 1 << 13;
+const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR | NAMED | GRACEFUL;
 
 impl Request {
     pub(crate) fn to_head(self) -> RequestHead {
         let mut len = REQUEST_HEAD;
-        let mut more = [0; LIMIT_BYTES + NAME_BYTES];
+        let mut more = [0; MORE_BYTES];
         let (kind, task, code, context, first, count, seeds) = match self {
             Self::Run {
                 task,
@@ -100,6 +108,7 @@ impl Request {
                 count,
                 seeds,
                 limit,
+                grace,
                 is_recorded,
                 stops_at,
                 name,
@@ -117,6 +126,13 @@ impl Request {
                     more[at..at + NAME_BYTES].copy_from_slice(&name.to_word().to_ne_bytes());
                     len += NAME_BYTES;
                     given |= NAMED;
+                }
+                if let Some(grace) = grace {
+                    let at = len - REQUEST_HEAD;
+                    let grace = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX);
+                    more[at..at + GRACE_BYTES].copy_from_slice(&grace.to_ne_bytes());
+                    len += GRACE_BYTES;
+                    given |= GRACEFUL;
                 }
                 let recorded = if is_recorded { RECORDED } else { 0 };
                 let stops = match stops_at {
@@ -137,7 +153,7 @@ impl Request {
             Self::Context { id } => (2, 0, 0, id, 0, 0, 0),
             Self::Forget { id } => (3, 0, 0, id, 0, 0, 0),
         };
-        let mut head = [0; REQUEST_HEAD + LIMIT_BYTES + NAME_BYTES];
+        let mut head = [0; REQUEST_HEAD + MORE_BYTES];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
         head[4..8].copy_from_slice(&task.to_ne_bytes());
         head[8..16].copy_from_slice(&code.to_ne_bytes());
@@ -168,6 +184,13 @@ impl Request {
                     let (name, rest) = body.split_first_chunk::<NAME_BYTES>()?;
                     body = rest;
                     ItemIndex::from_word(u64::from_ne_bytes(*name))
+                },
+                grace: if kind & GRACEFUL == 0 {
+                    None
+                } else {
+                    let (grace, rest) = body.split_first_chunk::<GRACE_BYTES>()?;
+                    body = rest;
+                    Some(Duration::from_nanos(u64::from_ne_bytes(*grace)))
                 },
                 is_recorded: kind & RECORDED != 0,
                 stops_at: if kind & STOPS_AT_ERR != 0 {
@@ -300,7 +323,8 @@ mod tests {
 
     #[test]
     fn heads_come_back_as_they_went() {
-        let run = |limit, stops_at, name| Request::Run {
+        let nanoseconds = Duration::from_nanos;
+        let run = |limit, grace, stops_at, name| Request::Run {
             task: 1,
             code: 1 << 40,
             context: 3,
@@ -308,16 +332,31 @@ mod tests {
             count: 5,
             seeds: 6,
             limit,
+            grace,
             is_recorded: true,
             stops_at,
             name,
         };
         for request in [
-            run(None, StopsAt::Nothing, None),
-            run(None, StopsAt::Fault, Some(Some(7).into())),
-            run(Some(Duration::from_nanos(u64::MAX - 1)), StopsAt::Err, None),
+            run(None, None, StopsAt::Nothing, None),
+            run(None, None, StopsAt::Fault, Some(Some(7).into())),
+            run(None, Some(nanoseconds(9)), StopsAt::Nothing, None),
             run(
-                Some(Duration::from_nanos(8)),
+                None,
+                Some(nanoseconds(9)),
+                StopsAt::Fault,
+                Some(Some(7).into()),
+            ),
+            run(Some(nanoseconds(u64::MAX - 1)), None, StopsAt::Err, None),
+            run(
+                Some(nanoseconds(8)),
+                Some(nanoseconds(9)),
+                StopsAt::Err,
+                None,
+            ),
+            run(
+                Some(nanoseconds(8)),
+                Some(nanoseconds(9)),
                 StopsAt::Err,
                 Some(ItemIndex::of_task(TaskId::next())),
             ),

@@ -433,6 +433,11 @@ impl Header {
         self.worker.started_at.store(nanoseconds, Ordering::Release);
     }
 
+    /// Returns when the item that runs was started, as this worker has noted it.
+    pub(crate) fn own_started_at(&self) -> u64 {
+        self.worker.started_at.load(Ordering::Relaxed)
+    }
+
     /// Returns whether no more items of task `task` need to be started.
     #[inline]
     pub(crate) fn is_cut(&self, task: u32) -> bool {

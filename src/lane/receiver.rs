@@ -144,6 +144,10 @@ impl Receiver {
         self.times.take()
     }
 
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     pub(crate) fn header(&self) -> &Header {
         self.lane.header()
     }

@@ -72,6 +72,8 @@ pub(crate) struct ResponseWriter {
     used: usize,
     /// How long each item may take. With a limit the parent wants to know when each starts.
     limit: Option<Duration>,
+    /// How much of that is a grace period.
+    grace: Duration,
     /// When the last item started, if there is a limit, in nanoseconds of the system's clock.
     started_at: u64,
     /// After what the rest of the task's items is not needed, and whether that has come.
@@ -96,6 +98,7 @@ impl ResponseWriter {
             count: 0,
             used: 0,
             limit: None,
+            grace: Duration::ZERO,
             started_at: 0,
             stops_at: StopsAt::Nothing,
             has_stopped: false,
@@ -114,6 +117,7 @@ impl ResponseWriter {
         self.task = task;
         self.first = first;
         self.limit = None;
+        self.grace = Duration::ZERO;
         self.stops_at = StopsAt::Nothing;
         self.has_stopped = false;
         self.began_at = None;
@@ -124,6 +128,16 @@ impl ResponseWriter {
     /// Sets how long each item of this task may take. The start of each is noted then.
     pub(crate) fn set_limit(&mut self, limit: Duration) {
         self.limit = Some(limit);
+    }
+
+    /// Sets how much of the limit of each item of this task is a grace period.
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
+    /// Returns the number of the task.
+    pub(crate) fn task(&self) -> u32 {
+        self.task
     }
 
     /// Sets after what the rest of this task's items is not needed.
@@ -153,13 +167,15 @@ impl ResponseWriter {
         self.limit.is_some()
     }
 
-    /// Returns the limit of the item that was started last, if it has run for longer by now.
+    /// Returns the limit of the item that was started last, without its grace period, if the item
+    /// has run for longer than both by now.
     pub(crate) fn exceeded(&self) -> Option<Duration> {
         let took = |limit: &Duration| {
             let took = Duration::from_nanos(clock::now().saturating_sub(self.started_at));
             took > *limit
         };
-        self.limit.filter(took)
+        let limit = self.limit.filter(took)?;
+        Some(limit.saturating_sub(self.grace))
     }
 
     /// Notes that the function of the item that was started last has ended. Until the item is

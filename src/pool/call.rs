@@ -61,8 +61,8 @@ struct Ends {
 
 impl Ends {
     #[cold]
-    fn ending(&self) -> Option<Ending> {
-        ending_of(&self.tokens, self.deadline)
+    fn ending(&self, grace: Option<Duration>) -> Option<Ending> {
+        ending_of(&self.tokens, self.deadline, grace)
     }
 }
 
@@ -224,8 +224,10 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// Errors say how often the item was started ([`TaskError::attempts`],
     /// [`TryError::attempts`]); the error is that of the last attempt. After that the item fails as
     /// it would without a policy: alone, or with its call. Each attempt has the whole
-    /// [`timeout`](Self::timeout) and the same [seed](crate::item_seed). What would come again is
-    /// not tried again: an argument that cannot be decoded, a result that cannot be encoded.
+    /// [`timeout`](Self::timeout), the whole [`grace_period`](Self::grace_period) and the same
+    /// [seed](crate::item_seed). What would come again is not tried again: an argument that cannot
+    /// be decoded, a result that cannot be encoded. Nothing is tried again once a token or a
+    /// deadline has ended the call.
     ///
     /// On threads and [`Serial`](crate::Serial) items must be [`Clone`], because each attempt uses
     /// one up; on processes and forked children the parent keeps them anyway. The bound of these
@@ -455,6 +457,59 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         self
     }
 
+    /// Gives a task that runs this much time to end by itself, when it is to end: at its limit
+    /// ([`timeout`](Self::timeout)), at the [`deadline`](Self::deadline) of the call, or when a
+    /// token of the call is cancelled ([`cancel_on`](Self::cancel_on)). From then on
+    /// [`should_stop`](crate::should_stop) returns true inside the task. The default is no time.
+    ///
+    /// What the task returns within the period is its result, as if it had ended before: it may be
+    /// a part of the work. A task that goes on after it fails, as it would without one at once:
+    /// with [`TaskError::TimedOut`], [`TaskError::DeadlineExceeded`] or [`TaskError::Cancelled`].
+    ///
+    /// - On processes and forked children it is killed then.
+    /// - On threads and in turn it cannot be killed. Its result is thrown away, except that of a
+    ///   task in `map` and its like whose call was cancelled by a token: those wait for it anyway.
+    ///   The handle of a submitted task, and a lazy call, end with the period.
+    ///
+    /// Items that have not started when the call is to end never will, and none is tried again
+    /// ([`retry`](Self::retry)): what comes of an attempt in the period is its outcome. `map` and
+    /// its like return when the first failure in input order is certain, as ever; what still runs
+    /// then has the rest of the period. `map_reduce` reduces nothing more, and has no result.
+    ///
+    /// A thread ends the period. If the system refuses it, the period is cut short.
+    ///
+    /// # Examples
+    ///
+    /// What each item has found when the user presses a key:
+    ///
+    /// ```
+    /// use manyhands::prelude::*;
+    /// use manyhands::{CancellationToken, should_stop};
+    /// use std::time::Duration;
+    ///
+    /// /// Counts until it is told to stop.
+    /// fn count(from: u64) -> u64 {
+    ///     (from..).find(|_| should_stop()).unwrap_or(u64::MAX)
+    /// }
+    ///
+    /// let pool = Pool::processes(2)?;
+    /// let pressed = CancellationToken::new();
+    /// let call = || pool.call().cancel_on(&pressed).grace_period(Duration::from_secs(10));
+    /// let tasks = [0, 1_000].map(|from| call().submit(count, from));
+    /// while !tasks.iter().all(TaskFuture::is_running) {
+    ///     std::thread::yield_now();
+    /// }
+    /// pressed.cancel();
+    /// let [low, high] = tasks.map(TaskFuture::result);
+    /// assert!(low.is_ok());
+    /// assert!(high? >= 1_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn grace_period(mut self, grace: Duration) -> Self {
+        self.limits = self.limits.with(|given| given.grace = Some(grace));
+        self
+    }
+
     /// Returns the limits of the call's tasks, with their seeds.
     #[inline]
     pub(super) fn limits(&self) -> Limits {
@@ -462,7 +517,10 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         limits.seeds = Seeds::of_call(self.seed);
         match &self.ends {
             None => limits,
-            Some(ends) => limits.with(|given| given.ending = ends.ending()),
+            Some(ends) => {
+                let ending = ends.ending(limits.grace());
+                limits.with(|given| given.ending = ending)
+            }
         }
     }
 
@@ -507,34 +565,18 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
     ) -> TaskFuture<R> {
         let limits = self.limits();
-        if limits.ending().is_some() {
-            return self.submitted_until_end(limits, submit);
-        }
-        let task = submit(self.engine, limits);
-        if !self.kills {
-            return task;
-        }
-        task.kill_on_drop(true)
-    }
-
-    /// Submits a task of a call that may end early.
-    #[cold]
-    fn submitted_until_end<R: Send + 'static>(
-        self,
-        limits: Limits,
-        submit: impl FnOnce(&E, Limits) -> TaskFuture<R>,
-    ) -> TaskFuture<R> {
-        let Some(ending) = limits.ending().cloned() else {
-            return submit(self.engine, limits).kill_on_drop(self.kills);
+        let ending = match limits.ending() {
+            None => None,
+            Some(ending) => match begin(ending) {
+                Ok(ending) => Some(ending),
+                Err(error) => return TaskFuture::ready(Err(error)),
+            },
         };
-        if let Some(reason) = ending.reason() {
-            return TaskFuture::ready(Err(reason.error()));
-        }
-        if let Err(error) = ending.arm() {
-            return TaskFuture::ready(Err(error.into()));
-        }
+        // The one place that submits: then it is a part of the caller's code.
         let task = submit(self.engine, limits);
-        task.end_with(&ending);
+        if let Some(ending) = ending {
+            task.end_with(&ending);
+        }
         task.kill_on_drop(self.kills)
     }
 
@@ -918,6 +960,20 @@ pub(super) fn up_to_err<R, X>(
     };
     let results = results.map(|(index, result)| result.map_err(|error| failed(index, error)));
     results.collect()
+}
+
+/// Begins a submitted task of a call that may end early.
+///
+/// # Errors
+///
+/// Why it is over already, or cannot be ended at its deadline.
+#[cold]
+fn begin(ending: &Ending) -> Result<Ending, TaskError> {
+    if let Some(reason) = ending.reason() {
+        return Err(reason.error());
+    }
+    ending.arm()?;
+    Ok(ending.clone())
 }
 
 impl<E: Executor, M> fmt::Debug for Call<'_, '_, E, M> {

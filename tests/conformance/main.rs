@@ -25,6 +25,8 @@ mod ends;
 #[macro_use]
 mod futures;
 #[macro_use]
+mod grace;
+#[macro_use]
 mod handles;
 #[macro_use]
 mod identity;
@@ -192,6 +194,7 @@ mod calls {
                 ends!($make);
                 cancelling!($make);
                 early_ends!($make);
+                graces!($make);
                 seeds!($make);
                 at_once!($make);
                 told_at_once!($make);
@@ -379,6 +382,7 @@ mod mortal {
                 mortal_at_once!($make);
                 mortal_cancelling!($make);
                 mortal_early_ends!($make);
+                mortal_graces!($make);
                 mortal_identity!($make);
             }
         };
@@ -462,6 +466,7 @@ mod sharing {
         use super::*;
         sharing_early_ends!(Pool::threads(2).unwrap());
         threads_early_ends!(Pool::threads(2).unwrap());
+        threads_graces!(Pool::threads(2).unwrap());
     }
 }
 

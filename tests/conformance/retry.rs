@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::gate::Gate;
 use crate::limits::LIMIT;
 use manyhands::prelude::*;
+use manyhands::should_stop;
 
 /// A pause that no test waits for.
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -99,6 +100,24 @@ pub(crate) fn try_work(job: Job) -> Result<u32, String> {
         }
     }
     Ok(attempt)
+}
+
+/// Does the same in a grace period: once it is told to stop.
+pub(crate) fn when_told(job: Job) -> u32 {
+    try_when_told(job).expect("not an error of the user's")
+}
+
+pub(crate) fn try_when_told(job: Job) -> Result<u32, String> {
+    let Job { way, fails, .. } = job;
+    let attempt = job.begin();
+    let is_told_at_once = should_stop();
+    crate::grace::wait_until_told();
+    match way {
+        _ if is_told_at_once => Ok(1_000 + attempt),
+        _ if attempt > fails => Ok(attempt),
+        IsErr => Err(format!("attempt {attempt}")),
+        _ => std::panic::resume_unwind(Box::new(format!("attempt {attempt}"))),
+    }
 }
 
 /// Panics at its first attempt, and returns an error at each later one.
@@ -291,6 +310,7 @@ macro_rules! retry {
 
         #[test]
         fn b134_a_token_or_a_deadline_ends_a_pause() {
+            use $crate::grace::LONG;
             use $crate::retry::{HOUR, Job, Way, attempts, work};
             let _none = Leftovers::none();
             let pool = $make;
@@ -304,14 +324,27 @@ macro_rules! retry {
             let started = attempts(gate, 1);
             assert!(started[0] <= 1, "{started:?}");
 
-            for kind in ["map", "map_outcomes", "imap", "submit"] {
+            let kinds = ["map", "map_outcomes", "imap", "submit"];
+            // A grace period is for what runs, and nothing does.
+            let graces = [None, Some(LONG)];
+            let cases = kinds
+                .into_iter()
+                .flat_map(|kind| graces.map(|grace| (kind, grace)));
+            for (kind, grace) in cases {
                 let fence = Fence(Gate::new());
                 let gate = &fence.0;
                 let jobs = || Job::all(gate, Way::Panics, &[1]);
                 let token = CancellationToken::new();
                 let before = pool.stats().retried;
+                let start = Instant::now();
                 std::thread::scope(|scope| {
-                    let call = || pool.call().retry(policy).cancel_on(&token);
+                    let call = || {
+                        let call = pool.call().retry(policy).cancel_on(&token);
+                        match grace {
+                            Some(grace) => call.grace_period(grace),
+                            None => call,
+                        }
+                    };
                     scope.spawn(|| {
                         eventually("it is in its pause", || pool.stats().retried > before);
                         token.cancel();
@@ -325,6 +358,99 @@ macro_rules! retry {
                     assert_eq!(outcome, Err(cancelled()), "{kind}");
                 });
                 assert_eq!(attempts(gate, 1), [1], "{kind}");
+                assert!(start.elapsed() < LONG, "{kind}, {grace:?}");
+            }
+        }
+
+        #[test]
+        fn b132_each_attempt_has_its_own_limit_and_grace_period() {
+            use $crate::grace::LONG;
+            use $crate::retry::{Job, Way, attempts, try_when_told, when_told};
+            let _none = Leftovers::none();
+            let pool = $make;
+            let causes = RetryOn::TIMEOUT | RetryOn::PANIC | RetryOn::ERROR;
+            let policy = Retry::up_to(3).on(causes);
+            for kind in ["map", "map_outcomes", "try_map", "imap", "submit"] {
+                let fence = Fence(Gate::new());
+                let way = match kind {
+                    "try_map" => Way::IsErr,
+                    _ => Way::Panics,
+                };
+                let mut jobs = Job::all(&fence.0, way, &[1]);
+                let call = pool
+                    .call()
+                    .retry(policy)
+                    .timeout(Duration::from_millis(300));
+                let call = call.grace_period(LONG);
+                let outcome = match kind {
+                    "map" => call.map(when_told, jobs).map(|each| each[0]),
+                    "map_outcomes" => call.map_outcomes(when_told, jobs).remove(0),
+                    "try_map" => call
+                        .try_map(try_when_told, jobs)
+                        .map(|each| each[0])
+                        .map_err($crate::early_ends::of_task),
+                    "imap" => call.imap(when_told, jobs).next().unwrap(),
+                    _ => call.submit(when_told, jobs.remove(0)).result(),
+                };
+                // What comes in the period is no failure, though the limit has passed.
+                assert_eq!(outcome, Ok(2), "{kind}");
+                assert_eq!(attempts(&fence.0, 1), [2], "{kind}");
+            }
+        }
+
+        #[test]
+        fn b134_in_the_grace_period_of_its_call_nothing_is_tried_again() {
+            use $crate::early_ends::end_when;
+            use $crate::grace::LONG;
+            use $crate::retry::{HOUR, Job, Way, attempts, plain, try_when_told, when_told};
+            let _none = Leftovers::none();
+            let pool = $make;
+            let policy = Retry::up_to(3).on(RetryOn::PANIC | RetryOn::ERROR);
+            for pause in [Duration::ZERO, HOUR] {
+                let policy = policy.backoff(pause);
+                for kind in ["map", "map_outcomes", "try_map", "imap", "submit"] {
+                    for fails in [0, 1] {
+                        let what = format!("{kind}, {fails}, {pause:?}");
+                        let fence = Fence(Gate::new());
+                        let gate = &fence.0;
+                        let token = CancellationToken::new();
+                        let way = match kind {
+                            "try_map" => Way::IsErr,
+                            _ => Way::Panics,
+                        };
+                        let mut jobs = Job::all(gate, way, &[fails]);
+                        let call = pool.call().retry(policy).cancel_on(&token);
+                        let call = call.grace_period(LONG);
+                        let start = Instant::now();
+                        let outcome = std::thread::scope(|scope| {
+                            let end = (&token, None);
+                            let has_begun = || attempts(gate, 1) == [1];
+                            scope.spawn(move || end_when(has_begun, gate, end, false));
+                            match kind {
+                                "map" => call.map(when_told, jobs).map(|each| each[0]),
+                                "map_outcomes" => call.map_outcomes(when_told, jobs).remove(0),
+                                "try_map" => match call.try_map(try_when_told, jobs) {
+                                    Ok(each) => Ok(each[0]),
+                                    Err(TryError::Task(error)) => Err(error),
+                                    // Nothing else ends like this.
+                                    Err(error) => Ok(100 + error.attempts().unwrap()),
+                                },
+                                "imap" => call.imap(when_told, jobs).next().unwrap(),
+                                _ => call.submit(when_told, jobs.remove(0)).result(),
+                            }
+                        });
+                        match (fails, way) {
+                            (0, _) => assert_eq!(outcome, Ok(1), "{what}"),
+                            (_, Way::IsErr) => assert_eq!(outcome, Ok(101), "{what}"),
+                            _ => {
+                                let failed = plain(outcome).map_err(|(_, tried)| tried);
+                                assert_eq!(failed, Err(1), "{what}");
+                            }
+                        }
+                        assert!(start.elapsed() < LONG, "{what}");
+                        assert_eq!(attempts(gate, 1), [1], "{what}");
+                    }
+                }
             }
         }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::accounts::Accounts;
 use crate::array::fork_guard::{Taken, Takes};
-use crate::call::{Limits, at_fork, logs, seed, traces, worker_index};
+use crate::call::{Limit, Limits, at_fork, grace, logs, seed, traces, worker_index};
 use crate::engine::fork::fork_child;
 use crate::engine::short_name;
 use crate::error::{Corruption, Death, ItemIndex, TaskError};
@@ -180,6 +180,7 @@ impl Forked {
                 }
                 lane::crash_report::set_own(&lane);
                 seed::set_lane(&lane);
+                grace::forget();
                 setup.take_place();
                 if let Some(courier) = &setup.courier {
                     logs::set_own(&lane, courier.bell().clone());
@@ -322,7 +323,7 @@ impl Forked {
         &mut self,
         expected: &mut Expected,
         sink: &dyn Sink,
-        limit: Option<Duration>,
+        limit: Option<Limit>,
     ) -> (Option<Fate>, TaskError) {
         let death = self.reap();
         let (fate, cause) = match self.kill_reason.take() {
@@ -348,9 +349,9 @@ impl Forked {
             caught.into_error(None)
         } else if let Some(limit) = limit
             && cause == Death::Signal(9)
-            && (self.is_overdue || (has_started && self.item_took() >= limit))
+            && (self.is_overdue || (has_started && self.item_took() >= limit.most()))
         {
-            TaskError::timed_out(None, limit)
+            TaskError::timed_out(None, limit.timeout)
         } else {
             let pid = self.child.pid();
             let header = self.receiver.header();
@@ -454,7 +455,9 @@ fn is_in_order(death: Death) -> bool {
 pub(super) struct Answers {
     /// Why no item is run: an after-fork hook panicked.
     broken: Option<Caught>,
-    limit: Option<Duration>,
+    limit: Option<Limit>,
+    /// How long a task that runs may go on when it is to stop, if it may.
+    grace: Option<Duration>,
     /// Kills this child when an item takes longer than its limit.
     timer: Option<DeathTimer>,
     scratch: Vec<u8>,
@@ -468,7 +471,8 @@ impl Answers {
         responses.ready();
         Self {
             broken,
-            limit: limits.timeout(),
+            limit: limits.limit(),
+            grace: limits.grace(),
             timer: None,
             scratch: Vec::new(),
         }
@@ -486,7 +490,8 @@ impl Answers {
         run: impl FnOnce() -> R,
     ) {
         if let Some(limit) = self.limit {
-            responses.set_limit(limit);
+            responses.set_limit(limit.most());
+            responses.set_grace(limit.grace);
         }
         responses.item_starts();
         if let Some(caught) = &self.broken {
@@ -505,8 +510,12 @@ impl Answers {
         }
         let scratch = &mut self.scratch;
         let original = responses.original();
+        let timeout = self.limit.map(|limit| limit.timeout);
+        let task = responses.task();
         let encoded = panic::catch(|| {
+            let asked = self.grace.map(|_| grace::enter_lane(task, timeout));
             let result = run();
+            drop(asked);
             // If `run` has forked, the copy of the child ends here, before the result's handles are
             // counted as sent.
             original.end_copy(fork::COPY_RETURNED);
@@ -544,6 +553,8 @@ impl Answers {
         if self.timer.is_none() {
             self.timer = Some(DeathTimer::new()?);
         }
-        self.timer.as_ref().map_or(Ok(()), |timer| timer.set(limit))
+        self.timer
+            .as_ref()
+            .map_or(Ok(()), |timer| timer.set(limit.most()))
     }
 }

@@ -137,6 +137,8 @@ struct Call<'a, R> {
     failed: usize,
     /// Items that were running when the call ended, and failed with it.
     stopped: usize,
+    /// Whether the children have been told to start nothing more.
+    is_asked: bool,
     /// The chunks that this round is about, in order.
     list: Vec<usize>,
     /// The number of chunks of the list that have been claimed.
@@ -200,6 +202,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             done: 0,
             failed: 0,
             stopped: 0,
+            is_asked: false,
             cursor: Cursor::new().map_err(no_memory)?,
             bell: Arc::new(Alarm::new().map_err(no_bell)?),
             fruitless: 0,
@@ -339,8 +342,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if self.engine.submitted.is_killed() {
                 return Err(TaskError::Cancelled {});
             }
-            if let Some(reason) = self.limits.ended() {
+            if let Some(reason) = self.limits.killed() {
                 return self.end(hands, reason);
+            }
+            if self.limits.ended().is_some() {
+                self.ask_to_stop(&mut hands);
             }
             if self.engine.submitted.is_cancelled() {
                 // The children end what they have claimed.
@@ -400,7 +406,8 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// one has. The chunks before it are needed: all of them have been claimed, because chunks are
     /// claimed in order.
     fn cut_rest(&self, hands: &mut [Hand<'_>]) {
-        let Some(cut) = self.cut else {
+        // A call that is over has told them more than that.
+        let Some(cut) = self.cut.filter(|_| !self.is_asked) else {
             return;
         };
         self.cursor.pass(self.list.len());
@@ -410,6 +417,19 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             header.cut(number(cut).saturating_add(1)..=u32::MAX);
             if let Some((index, expected)) = &mut hand.at {
                 expected.may_stop |= *index > cut;
+            }
+        }
+    }
+
+    /// Has the children start nothing more, and asks what runs to stop: the call is in its grace
+    /// period.
+    fn ask_to_stop(&mut self, hands: &mut [Hand<'_>]) {
+        self.is_asked = true;
+        self.cursor.pass(self.list.len());
+        for hand in hands {
+            hand.child.receiver.header().cut(1..=u32::MAX);
+            if let Some((_, expected)) = &mut hand.at {
+                expected.may_stop = true;
             }
         }
     }
@@ -445,7 +465,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             let waited = start.elapsed();
             let is_over = waited >= LAST_ORDERS
                 || self.engine.submitted.is_killed()
-                || self.limits.ended().is_some();
+                || self.limits.killed().is_some();
             if hands.is_empty() || is_over {
                 // The children that are left are killed when they are dropped.
                 return;
@@ -462,7 +482,11 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
     /// looks anyway.
     fn wait_any(&self, hands: &[Hand<'_>]) {
         let children = hands.iter().map(|hand| hand.child.fd());
-        let deadline = self.limits.ending().and_then(Ending::deadline);
+        let next = |ending: &Ending| match ending.reason() {
+            None => ending.deadline(),
+            Some(_) => ending.killed_at(),
+        };
+        let deadline = self.limits.ending().and_then(next);
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = left.map_or(LOOK_PAUSE, |left| left.min(LOOK_PAUSE));
         wait_any(&[&self.bell], children, Some(pause));
@@ -475,10 +499,10 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         for hand in hands {
             let rested = hand.child.rests();
             let is_at_item = rested.is_none() || hand.child.has_run();
-            if let Some(limit) = self.limits.timeout()
+            if let Some(limit) = self.limits.limit()
                 && is_at_item
             {
-                hand.child.stop_if_overdue(limit);
+                hand.child.stop_if_overdue(limit.most());
             }
             let rested = rested.unwrap_or_default();
             if hand.has_stalled || is_at_item || rested < STALLED_AFTER {
@@ -569,13 +593,13 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
 
     /// Calls `take` with what takes the answers for this chunk.
     fn answered<T>(&mut self, index: usize, take: impl FnOnce(&dyn Sink) -> T) -> T {
-        let retry = self.limits.retry();
         let chunk = &self.chunks[index];
-        if !retry.is_on() {
+        if !self.limits.retry().is_on() {
             return take(chunk);
         }
         let first = (chunk.answered, chunk.attempts);
-        let answered = Answered::new(chunk, retry, self.stops_at(chunk), first, chunk.again);
+        let policy = self.limits.policy();
+        let answered = Answered::new(chunk, policy, self.stops_at(chunk), first, chunk.again);
         let taken = take(&answered);
         self.chunks[index].again = answered.again();
         taken
@@ -666,7 +690,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
                 end: chunk.count(),
                 result_size,
                 stops_at: self.stops_at(chunk),
-                may_stop: self.cut.is_some_and(|cut| index > cut),
+                may_stop: self.is_asked || self.cut.is_some_and(|cut| index > cut),
             },
         ))
     }
@@ -689,7 +713,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         };
         self.chunks[index].is_taken = false;
         let failed = self.chunks[index].failed();
-        let limit = self.limits.timeout();
+        let limit = self.limits.limit();
         let child = &mut hand.child;
         let (fate, error) = self.answered(index, |sink| child.reclaim(&mut expected, sink, limit));
         let again = self.chunks[index].again.take();
@@ -738,7 +762,7 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             } else {
                 error
             };
-            if self.limits.retry().allows_after(&error, attempts) {
+            if self.limits.policy().allows_after(&error, attempts) {
                 self.try_again(index, attempts);
             } else {
                 hand.child.count_failure(&error);

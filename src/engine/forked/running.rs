@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 
 use super::child::{Bond, Forked as Child, LOOK_PAUSE, Setup, wait_any};
 use super::watch::Watcher;
-use crate::call::Retry;
+use crate::call::{Limit, Limits, Retry};
 use crate::engine::discard::Discard;
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
+use crate::future::{Ending, Hook, Pending, PoolId, Reason, Watch, later};
 use crate::lane::message::{Fault, StopsAt};
-use crate::lane::{Expected, Fate, RawBytes, ResponseWriter, Sink};
+use crate::lane::{Expected, Fate, Lane, RawBytes, ResponseWriter, Sink};
 use crate::os::alarm::Alarm;
 use crate::os::clock;
 use crate::os::fork;
@@ -39,6 +39,14 @@ pub(super) struct Again {
     pub(super) retry: Retry,
     pub(super) attempts: u32,
     pub(super) fork: Box<ForkAgain>,
+}
+
+/// Where a task is asked to stop.
+struct Asked {
+    /// The lane of the child that is there now.
+    lane: Lane,
+    /// Whether that is the first one.
+    is_first: bool,
 }
 
 /// A task whose child runs or has run.
@@ -59,7 +67,11 @@ pub(super) struct Running {
     /// [`fork::generation`] of the parent.
     generation: u32,
     /// How long the task may take.
-    limit: Option<Duration>,
+    limit: Option<Limit>,
+    /// Where the task is asked to stop, if that is done before it is killed.
+    asked: Mutex<Option<Asked>>,
+    /// What may end the task early with its call, if anything may.
+    ending: Option<Ending>,
     /// When the task was given to the pool, by the system's clock.
     queued: u64,
     /// Why the child is killed, if the task is to end early.
@@ -100,7 +112,7 @@ impl Sink for Running {
 
     fn tries_again(&self, _index: u32, fault: &Fault) -> bool {
         let again = self.again.lock();
-        let Some(again) = again.as_ref().filter(|_| self.stopped.get().is_none()) else {
+        let Some(again) = again.as_ref().filter(|_| self.goes_on()) else {
             return false;
         };
         let error = fault.clone().into_error(None);
@@ -132,7 +144,7 @@ impl Running {
         pool: PoolId,
         setup: Setup<'_>,
         work: &mut Option<impl FnOnce(&mut ResponseWriter)>,
-        limit: Option<Duration>,
+        limits: &Limits,
         results: Discard,
         watcher: Arc<Watcher>,
     ) -> io::Result<Self> {
@@ -151,7 +163,12 @@ impl Running {
             is_again: AtomicBool::new(false),
             due: Mutex::default(),
             generation: fork::generation(),
-            limit,
+            limit: limits.limit(),
+            asked: Mutex::new(limits.grace().map(|_| Asked {
+                lane: child.receiver.lane().clone(),
+                is_first: true,
+            })),
+            ending: limits.ending().cloned(),
             stopped: OnceLock::new(),
             watch: OnceLock::new(),
             child: Mutex::new(Some((child, expected))),
@@ -170,6 +187,17 @@ impl Running {
     pub(super) fn again(self, again: Option<Again>) -> Self {
         *self.again.lock() = again;
         self
+    }
+
+    /// Returns whether another attempt may begin: nothing has stopped the task, or ended its call.
+    /// Once something has, what has come of the last attempt counts.
+    fn goes_on(&self) -> bool {
+        self.stopped.get().is_none() && self.over().is_none()
+    }
+
+    /// Returns why the call of the task is over, if it is.
+    fn over(&self) -> Option<Reason> {
+        self.ending.as_ref()?.reason()
     }
 
     /// Returns how often the task has been started.
@@ -212,6 +240,16 @@ impl Running {
             .filter(|_| !pause.is_zero());
         *self.outcome.lock() = None;
         *self.process.lock() = next.process();
+        if let Some(asked) = &mut *self.asked.lock() {
+            *asked = Asked {
+                lane: next.receiver.lane().clone(),
+                is_first: false,
+            };
+        }
+        if let Some(reason) = self.over() {
+            // The thread that asks the task to stop may have asked the child before.
+            self.stopped.get_or_init(|| reason);
+        }
         if self.stopped.get().is_some() {
             // The thread that stops the task may have killed the child before.
             next.kill();
@@ -229,7 +267,7 @@ impl Running {
         if let Some(limit) = self.limit
             && !self.is_in_pause()
         {
-            hand.stop_if_overdue(limit);
+            hand.stop_if_overdue(limit.most());
         }
         // This is asked before the last look, so that nothing that the child published before its
         // end is missed.
@@ -246,7 +284,7 @@ impl Running {
                 let stopped = self.stopped.get();
                 let attempts = self.attempts();
                 let again = self.again.lock();
-                let retry = again.as_ref().filter(|_| stopped.is_none());
+                let retry = again.as_ref().filter(|_| self.goes_on());
                 let is_again =
                     retry.is_some_and(|again| again.retry.allows_after(&error, attempts));
                 drop(again);
@@ -260,7 +298,7 @@ impl Running {
             if is_again {
                 hand.record(self.queued, 1, false);
             }
-            if is_again && self.stopped.get().is_none() && self.fork_again(child) {
+            if is_again && self.goes_on() && self.fork_again(child) {
                 return;
             }
             let Some((hand, _)) = child else {
@@ -380,6 +418,24 @@ impl Running {
         }
     }
 
+    /// Tells the task to stop by itself. A further attempt that has not begun, as one in its pause,
+    /// is killed: it never begins.
+    fn ask(&self, reason: Reason) {
+        if self.is_done() {
+            return;
+        }
+        let asked = self.asked.lock();
+        let Some(Asked { lane, is_first }) = &*asked else {
+            return;
+        };
+        let header = lane.header();
+        header.cut(TASK..=TASK);
+        if !is_first && header.progress().task != TASK {
+            self.stopped.get_or_init(|| reason);
+            self.process.lock().kill();
+        }
+    }
+
     /// Kills the child, unless it has ended, and waits for its end. Threads that wait for it are
     /// told.
     pub(super) fn cancel(&self) {
@@ -446,6 +502,12 @@ where
     fn stop(&self, reason: Reason) {
         if !self.running.is_foreign() {
             self.running.stop(reason);
+        }
+    }
+
+    fn ask(&self, reason: Reason) {
+        if !self.running.is_foreign() {
+            self.running.ask(reason);
         }
     }
 

@@ -391,9 +391,8 @@ impl Submitted {
                 responses.end();
             }
         });
-        let (limit, results) = (limits.timeout(), Discard::of::<R>());
-        let watcher = self.watcher.clone();
-        let part = Running::start(self.id, setup, &mut run, limit, results, watcher);
+        let (results, watcher) = (Discard::of::<R>(), self.watcher.clone());
+        let part = Running::start(self.id, setup, &mut run, limits, results, watcher);
         let part = part.map_err(|error| PoolError::StartFailed {
             worker: index,
             workers,
@@ -462,8 +461,8 @@ impl Submitted {
             reason: error.to_string(),
         };
         let (setup, watcher) = (self.setup(index), self.watcher.clone());
-        let limit = limits.timeout();
-        let task = Running::start(self.id, setup, work, limit, results, watcher).map_err(failed)?;
+        let task =
+            Running::start(self.id, setup, work, limits, results, watcher).map_err(failed)?;
         let task = Arc::new(task.again(again));
         running.push(task.clone());
         Ok(task)

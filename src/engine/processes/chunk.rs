@@ -12,7 +12,7 @@ use super::completion::{self, Completion, PendingResults};
 use super::map::encode_item;
 use super::shared::Shared;
 use super::task::{Function, Results, Task, stops_at};
-use crate::call::{ChunkFuture, Limits};
+use crate::call::{ChunkFuture, Limit, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
@@ -124,6 +124,10 @@ impl<R> Results for ChunkPromise<R> {
 
     fn is_wanted(&self, _from: u32) -> bool {
         self.completion.stopped().is_none()
+    }
+
+    fn is_over(&self) -> bool {
+        self.completion.stopped().is_some()
     }
 
     fn unwanted(&self) -> TaskError {
@@ -262,7 +266,8 @@ where
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
         retry: limits.retry(),
-        limit: limits.timeout(),
+        limit: limits.limit().map(Limit::most),
+        grace: limits.grace(),
         seeds: limits.seeds.from(base + first_sent),
         handles,
         stops_at: stops_at(limits.retry()),

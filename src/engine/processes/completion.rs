@@ -206,6 +206,38 @@ impl<P> Task<P> {
         // A worker may begin with it at this very moment.
         self.withdraw(error) || completion.shared.lock().kill(self.address(), error)
     }
+
+    /// Ends everything of the call that no worker has begun with, and has workers that run some of
+    /// it begin with nothing more of it. If there is a `reason`, also ends the task if it runs.
+    fn end_early<R>(&self, reason: Option<Reason>)
+    where
+        P: PendingResults<R>,
+    {
+        let completion = self.results.completion();
+        if completion.is_foreign() {
+            return;
+        }
+        let shared = &completion.shared;
+        {
+            let mut dispatch = shared.lock();
+            // The first task of a call that is stopped has ended all that no worker had begun with.
+            if completion.has_ended() {
+                return;
+            }
+            dispatch.pump(shared);
+            // This comes before the kill: the place of a killed worker is taken by another one,
+            // which must not begin with anything of the call.
+            dispatch.drop_unwanted(shared);
+            if let Some(reason) = reason
+                && !completion.has_ended()
+            {
+                dispatch.kill(self.address(), &reason.error());
+            }
+            dispatch.pump(shared);
+        }
+        // Threads may wait for tasks that have ended here.
+        shared.bell.ring();
+    }
 }
 
 impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
@@ -273,28 +305,11 @@ impl<P: PendingResults<R>, R> Pending<R> for Task<P> {
     }
 
     fn stop(&self, reason: Reason) {
-        let completion = self.results.completion();
-        if completion.is_foreign() {
-            return;
-        }
-        let shared = &completion.shared;
-        {
-            let mut dispatch = shared.lock();
-            // The first task of a call that is stopped has ended all that no worker had begun with.
-            if completion.has_ended() {
-                return;
-            }
-            dispatch.pump(shared);
-            // This comes before the kill: the place of a killed worker is taken by another one,
-            // which must not begin with anything of the call.
-            dispatch.drop_unwanted(shared);
-            if !completion.has_ended() {
-                dispatch.kill(self.address(), &reason.error());
-            }
-            dispatch.pump(shared);
-        }
-        // Threads may wait for tasks that have ended here.
-        shared.bell.ring();
+        self.end_early(Some(reason));
+    }
+
+    fn ask(&self, _reason: Reason) {
+        self.end_early(None);
     }
 
     fn keep(&self, watch: Watch) {

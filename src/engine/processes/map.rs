@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -16,11 +16,11 @@ use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use crate::call::progress;
-use crate::call::{Chunks, Limits, Plan, Stop, Tracker};
+use crate::call::{Chunks, Limit, Limits, Plan, Stop, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
-use crate::future::{Ending, Reason, Signal};
+use crate::future::{Ending, Reason, Signal, Watch};
 use crate::lane::message::{Fault, StopsAt};
 use crate::lane::{RawBytes, Sink};
 use crate::memory::transit;
@@ -44,6 +44,10 @@ struct Call {
     is_watched: AtomicBool,
     /// The caller does not wait for the rest.
     is_abandoned: AtomicBool,
+    /// Why the call is over, while what runs has its grace period.
+    over: OnceLock<Reason>,
+    /// Stops what runs at the end of that.
+    watch: OnceLock<Watch>,
 }
 
 impl Call {
@@ -55,6 +59,8 @@ impl Call {
             stops_at: AtomicUsize::new(usize::MAX),
             is_watched: AtomicBool::new(is_watched),
             is_abandoned: AtomicBool::new(false),
+            over: OnceLock::new(),
+            watch: OnceLock::new(),
         }
     }
 
@@ -183,6 +189,16 @@ impl<R> Results for ChunkResults<R> {
     fn is_wanted(&self, from: u32) -> bool {
         self.call.wants(self.base + from as usize)
             && !self.call.is_abandoned.load(Ordering::Relaxed)
+            && self.call.over.get().is_none()
+    }
+
+    fn is_over(&self) -> bool {
+        self.call.over.get().is_some()
+    }
+
+    fn unwanted(&self) -> TaskError {
+        let over = self.call.over.get();
+        over.map_or(TaskError::Cancelled {}, |reason| reason.error())
     }
 }
 
@@ -232,7 +248,7 @@ where
     let mut results = Vec::with_capacity(plan.total.unwrap_or(0).min(MOST_RESERVED));
     let options = WaitOptions {
         cold: false,
-        deadline: run.limits.ending().and_then(Ending::deadline),
+        deadline: None,
         comes_back: !run.is_lazy,
     };
     'call: loop {
@@ -254,7 +270,10 @@ where
             let last = results.len().checked_sub(1);
             return Err(wire::undecoded(last, TaskValue::Result, reason));
         }
-        if let Some(reason) = ended {
+        let is_asked = ended.is_some() && run.ask_to_stop();
+        if let Some(reason) = ended
+            && !is_asked
+        {
             if run.has_more() {
                 run.ended = ended;
                 return Err(reason.error());
@@ -264,7 +283,7 @@ where
         }
         // Nothing is given out while there is something to collect: short tasks end as fast as they
         // are given out.
-        while run.has_room() && !run.has_ended_chunk() {
+        while !is_asked && run.has_room() && !run.has_ended_chunk() {
             if run.limits.ended().is_some() {
                 continue 'call;
             }
@@ -274,6 +293,10 @@ where
             tracker.tell(run.call.items_ended.load(Ordering::Relaxed), 0);
             return run.input_failed.take().map_or(Ok(results), Err);
         }
+        let options = WaitOptions {
+            deadline: run.looks_at(ended),
+            ..options
+        };
         if tracker.is_on() {
             let pause = Some(Instant::now() + progress::PAUSE);
             let options = WaitOptions {
@@ -378,6 +401,47 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
         Ok(false)
     }
 
+    /// Ends all items that have not begun, if the call is over and has a grace period that has not
+    /// passed, and asks those that run to stop. Returns whether there are any: they may still have
+    /// results.
+    fn ask_to_stop(&mut self) -> bool {
+        let Some(ending) = self.limits.ending().cloned().filter(Ending::has_grace) else {
+            return false;
+        };
+        // This begins the grace period, if no other thread has.
+        let Some(reason) = ending.fire_if_over() else {
+            return false;
+        };
+        if self.under_way.is_empty() || ending.killed().is_some() {
+            return false;
+        }
+        if self.call.over.set(reason).is_ok() {
+            self.shared.lock().drop_unwanted(self.shared);
+            let (call, shared) = (Arc::downgrade(&self.call), Arc::downgrade(self.shared));
+            let kill = move |reason: Reason| {
+                if let (Some(call), Some(shared)) = (call.upgrade(), shared.upgrade()) {
+                    let call = Arc::as_ptr(&call).cast();
+                    let mut dispatch = shared.lock();
+                    dispatch.kill_if(&reason.error(), |results| results.call() == call);
+                    drop(dispatch);
+                    shared.bell.ring();
+                }
+            };
+            // It is kept until the last chunk has ended: the caller may return before that.
+            let _ = self.call.watch.set(ending.watch_kill(kill));
+        }
+        true
+    }
+
+    /// Returns when the caller must look again, whatever it hears.
+    fn looks_at(&self, ended: Option<Reason>) -> Option<Instant> {
+        let ending = self.limits.ending()?;
+        match ended {
+            None => ending.deadline(),
+            Some(_) => ending.killed_at(),
+        }
+    }
+
     /// Returns whether an item is left that has no result.
     fn has_more(&self) -> bool {
         let has_read_all = self.input_ended || self.total == Some(self.given);
@@ -464,7 +528,8 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
             retry: self.limits.retry(),
-            limit: self.limits.timeout(),
+            limit: self.limits.limit().map(Limit::most),
+            grace: self.limits.grace(),
             seeds: self.limits.seeds.from(base),
             handles,
             stops_at: if self.stops_at_err {

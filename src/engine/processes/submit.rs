@@ -14,7 +14,7 @@ use super::leader::WaitOptions;
 use super::service;
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task, stops_at};
-use crate::call::Limits;
+use crate::call::{Limit, Limits};
 use crate::codec;
 use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
@@ -67,6 +67,10 @@ impl<R> Results for Promise<R> {
 
     fn is_wanted(&self, _from: u32) -> bool {
         self.completion.stopped().is_none()
+    }
+
+    fn is_over(&self) -> bool {
+        self.completion.stopped().is_some()
     }
 
     fn unwanted(&self) -> TaskError {
@@ -206,7 +210,8 @@ where
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
         retry: limits.retry(),
-        limit: limits.timeout(),
+        limit: limits.limit().map(Limit::most),
+        grace: limits.grace(),
         seeds: limits.seeds,
         handles,
         stops_at: stops_at(limits.retry()),

@@ -37,6 +37,11 @@ pub(super) trait Results: Sink {
         true
     }
 
+    /// Returns whether the call of the task is over: none of its items is tried again.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Returns the error of the items that no caller wants.
     fn unwanted(&self) -> TaskError {
         TaskError::Cancelled {}
@@ -79,8 +84,10 @@ pub(super) struct Task<S: ?Sized> {
     pub(super) result_size: Option<usize>,
     /// After which failures an item is started again.
     pub(super) retry: Retry,
-    /// How long each item may run.
+    /// How long each item may run, its grace period included.
     pub(super) limit: Option<Duration>,
+    /// How long a task that runs may go on when it is to stop, if it may.
+    pub(super) grace: Option<Duration>,
     /// The seeds of the items, as the workers count them.
     pub(super) seeds: Seeds,
     /// The handles of shared objects that are among the items.
@@ -124,6 +131,24 @@ impl<S: ?Sized> Task<S> {
         // This comes first, so that a thread that waits for the end can rely on it.
         self.handles.let_go();
         self.results.ended();
+    }
+
+    /// Returns after which failures an item is started again now. Once the call is over there are
+    /// none: what has come of the last attempt counts.
+    pub(super) fn policy(&self) -> Retry
+    where
+        S: Results,
+    {
+        if self.results.is_over() {
+            return Retry::NONE;
+        }
+        self.retry
+    }
+
+    /// Returns the error of an item that has run for longer than this, which is `limit`.
+    pub(super) fn timed_out(&self, limit: Duration) -> TaskError {
+        let grace = self.grace.unwrap_or_default();
+        TaskError::timed_out(None, limit.saturating_sub(grace))
     }
 
     /// Returns the address that the task lies at, to know it by.

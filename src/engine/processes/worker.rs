@@ -13,7 +13,7 @@ use super::initializer;
 use super::settings::Setup;
 use crate::call::entry::{Chunk, Context, Entry};
 use crate::call::seed::{self, Seeds};
-use crate::call::{at_fork, code, logs, traces, worker_index};
+use crate::call::{at_fork, code, grace, logs, traces, worker_index};
 use crate::engine::worker_state;
 use crate::lane::bell::Ringer;
 use crate::lane::message::Request;
@@ -306,6 +306,7 @@ impl Worker {
                 count,
                 seeds,
                 limit,
+                grace,
                 is_recorded,
                 stops_at,
                 name,
@@ -322,6 +323,10 @@ impl Worker {
                 if let Some(limit) = limit {
                     responses.set_limit(limit);
                 }
+                let asked = grace.map(|time| {
+                    responses.set_grace(time);
+                    grace::enter_lane(task, limit.map(|limit| limit.saturating_sub(time)))
+                });
                 let entry = entry(code);
                 let context = contexts.get_mut(&context);
                 entry(&mut Chunk {
@@ -331,6 +336,7 @@ impl Worker {
                     responses,
                     scratch,
                 });
+                drop(asked);
             }
             Request::Context { id } => {
                 contexts.insert(id, Context::Encoded(body.to_vec()));

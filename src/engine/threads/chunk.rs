@@ -70,6 +70,10 @@ where
         self.task.stop(reason);
     }
 
+    fn ask(&self, reason: Reason) {
+        self.task.ask(reason);
+    }
+
     fn keep(&self, watch: Watch) {
         self.task.keep(watch);
     }

@@ -307,8 +307,13 @@ impl<'f, 'r, F, A, R, S> Exchange<'f, 'r, F, A, R, S> {
 
     /// Returns whether the pool has been shut down, or the call is over.
     fn is_over(&self) -> bool {
+        self.dispatch.is_cancelled() || self.has_ended_early()
+    }
+
+    /// Returns whether a token or the deadline has ended the call.
+    fn has_ended_early(&self) -> bool {
         let has_ended = |ending: &Ending| ending.reason().is_some();
-        self.dispatch.is_cancelled() || self.ending.as_ref().is_some_and(has_ended)
+        self.ending.as_ref().is_some_and(has_ended)
     }
 
     /// Returns whether the pool has been shut down, and the call must end with it.

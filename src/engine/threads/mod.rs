@@ -676,8 +676,8 @@ impl Threads {
         };
         let counted = (1, self.dispatch.stamp());
         let own_pool = self.dispatch.own_pool();
-        let task = Task::in_slot((f, argument), limits, own_pool, counted, slot);
-        let task = Arc::new(task);
+        let work = (f, argument);
+        let task = Arc::new(Task::in_slot(work, limits, own_pool, counted, slot));
         prepare(&task);
         self.post(&task);
         TaskFuture::new(task)

@@ -113,7 +113,7 @@ where
             copies::end_panicked(original);
             self.attempts += 1;
             let cause = outcome.as_ref().err().and_then(Failure::cause);
-            if !cause.is_some_and(|cause| limits.retry().allows(cause, self.attempts)) {
+            if !cause.is_some_and(|cause| limits.policy().allows(cause, self.attempts)) {
                 break outcome;
             }
             let pool = thread_ids::find(self.own_pool);
@@ -229,6 +229,8 @@ impl<F, A, R> Task<F, A, R> {
     ) -> Self {
         let is_rare =
             limits.ending().is_some() || slot.is_some() || limits.retry().is_for_answers();
+        // Before the rest, which then is written to where it stays.
+        let rare = is_rare.then(|| Box::new(Rare::of(&limits, slot)));
         Self {
             stage: Mutex::new(Stage::Queued(function, argument)),
             changed: Condvar::new(),
@@ -236,7 +238,7 @@ impl<F, A, R> Task<F, A, R> {
             cold: AtomicBool::new(false),
             hooks: Mutex::default(),
             is_hooked: AtomicBool::new(false),
-            rare: is_rare.then(|| Box::new(Rare::of(&limits, slot))),
+            rare,
             limits,
             own_pool,
             items,
@@ -398,6 +400,13 @@ impl<F, A, R> Task<F, A, R> {
         false
     }
 
+    /// Ends the task, which was put back, if its call is over by now. The thread that has ended the
+    /// call may have seen the task run, and left it its grace period. Returns true if so.
+    fn end_if_over(&self) -> bool {
+        let reason = self.limits.ended();
+        reason.is_some_and(|reason| self.end_queued(reason.error()))
+    }
+
     /// Has the pool take the task again after this pause. Returns false if there is none, because
     /// the pool is about to end: then it is to be run at once.
     fn put_off(&self, pause: Duration) -> bool {
@@ -456,7 +465,7 @@ where
             let Some((work, pause)) = again else {
                 return;
             };
-            if !self.put_back(work, began) || (waits && self.put_off(pause)) {
+            if !self.put_back(work, began) || self.end_if_over() || (waits && self.put_off(pause)) {
                 return;
             }
         }
@@ -590,6 +599,13 @@ where
             *stage = Stage::Ended(Err(reason.error()));
             drop(stage);
             self.announce();
+        }
+    }
+
+    fn ask(&self, reason: Reason) {
+        // One that runs looks at the call itself.
+        if !self.is_done() {
+            self.end_queued(reason.error());
         }
     }
 

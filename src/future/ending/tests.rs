@@ -56,7 +56,7 @@ fn b88_a_hook_may_end_and_watch_and_forget() {
 #[test]
 fn b88_a_call_ends_with_the_first_of_its_tokens_and_then_lets_go_of_them() {
     let tokens = [Ending::new(), Ending::new()];
-    let call = Ending::of_call(tokens.iter(), None);
+    let call = Ending::of_call(tokens.iter(), None, None);
     let hooks = |token: &Ending| token.0.hooks().list.len();
     assert_eq!((hooks(&tokens[0]), hooks(&tokens[1])), (1, 1));
     tokens[1].end(Reason::Cancelled);
@@ -64,13 +64,13 @@ fn b88_a_call_ends_with_the_first_of_its_tokens_and_then_lets_go_of_them() {
     assert_eq!(tokens[0].reason(), None);
     drop(call);
     assert_eq!((hooks(&tokens[0]), hooks(&tokens[1])), (0, 0));
-    let late = Ending::of_call(tokens.iter(), None);
+    let late = Ending::of_call(tokens.iter(), None, None);
     assert_eq!(late.reason(), Some(Reason::Cancelled));
 }
 
 #[test]
 fn b90_a_deadline_is_seen_at_once_and_fired_by_what_looks() {
-    let past = Ending::of_call(std::iter::empty(), Some(Instant::now()));
+    let past = Ending::of_call(std::iter::empty(), Some(Instant::now()), None);
     let count = Arc::default();
     let _watch = counting(&past, &count);
     assert_eq!(past.reason(), Some(Reason::DeadlineExceeded));
@@ -78,7 +78,7 @@ fn b90_a_deadline_is_seen_at_once_and_fired_by_what_looks() {
     assert_eq!(past.fire_if_over(), Some(Reason::DeadlineExceeded));
     assert_eq!(count.load(Ordering::Relaxed), 1);
     let far = Instant::now() + Duration::from_secs(3_600);
-    let far = Ending::of_call(std::iter::empty(), Some(far));
+    let far = Ending::of_call(std::iter::empty(), Some(far), None);
     assert_eq!(far.reason(), None);
 }
 
@@ -88,7 +88,7 @@ fn b90_a_deadline_that_is_armed_fires_by_itself_in_order_of_time() {
     let (send, receive) = channel();
     let armed = |after: u64| {
         let at = now + Duration::from_millis(after);
-        let ending = Ending::of_call(std::iter::empty(), Some(at));
+        let ending = Ending::of_call(std::iter::empty(), Some(at), None);
         let send = send.clone();
         let watch = ending.watch(move |reason| send.send((after, reason)).unwrap());
         ending.arm().unwrap();
@@ -109,4 +109,64 @@ fn b90_a_deadline_that_is_armed_fires_by_itself_in_order_of_time() {
     );
     drop((far, both, again));
     assert!(receive.try_recv().is_err());
+}
+
+#[test]
+fn b92_the_hooks_of_the_second_kind_run_when_the_grace_period_has_passed() {
+    let token = Ending::new();
+    let with = |grace| Ending::of_call(std::iter::once(&token), None, grace);
+    let calls = [None, Some(20), Some(3_600_000)].map(|grace| {
+        let call = with(grace.map(Duration::from_millis));
+        let (send, heard) = channel();
+        let [asked, killed] = [send.clone(), send];
+        let watches = call.watch(move |reason| asked.send(("asked", reason)).unwrap());
+        let watches = watches.and(call.watch_kill(move |reason| {
+            // The test may have ended.
+            let _ = killed.send(("killed", reason));
+        }));
+        (call, heard, watches)
+    });
+    token.end(Reason::Cancelled);
+    for (call, heard, _) in &calls {
+        assert_eq!(heard.recv(), Ok(("asked", Reason::Cancelled)));
+        assert_eq!(call.reason(), Some(Reason::Cancelled));
+    }
+    let [
+        (at_once, heard_first, _),
+        (soon, heard_soon, _),
+        (late, heard_late, watches),
+    ] = calls;
+    assert_eq!(heard_first.try_recv(), Ok(("killed", Reason::Cancelled)));
+    assert_eq!(at_once.killed(), Some(Reason::Cancelled));
+    let long = Duration::from_secs(30);
+    assert_eq!(
+        heard_soon.recv_timeout(long),
+        Ok(("killed", Reason::Cancelled))
+    );
+    assert_eq!(soon.killed(), Some(Reason::Cancelled));
+    assert!(heard_late.try_recv().is_err());
+    assert_eq!(late.killed(), None);
+    drop(watches);
+    assert!(heard_late.recv().is_err(), "both hooks are gone");
+    // One that comes too late runs at once.
+    let (send, heard) = channel();
+    let _watch = soon.watch_kill(move |reason| send.send(reason).unwrap());
+    assert_eq!(heard.try_recv(), Ok(Reason::Cancelled));
+}
+
+#[test]
+fn b92_a_grace_period_begins_at_the_deadline_whenever_it_is_seen() {
+    let at = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    let call = Ending::of_call(std::iter::empty(), Some(at), Some(hour));
+    assert_eq!(call.reason(), Some(Reason::DeadlineExceeded));
+    assert_eq!((call.killed_at(), call.killed()), (Some(at + hour), None));
+    let none = Ending::of_call(std::iter::empty(), Some(at), Some(Duration::ZERO));
+    assert_eq!(none.killed(), Some(Reason::DeadlineExceeded));
+    let endless = Ending::of_call(std::iter::empty(), Some(at), Some(Duration::MAX));
+    assert_eq!(
+        (endless.reason().is_some(), endless.killed_at()),
+        (true, None)
+    );
+    assert_eq!(endless.killed(), None);
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::call::Limits;
 use crate::call::entry::{self, Entry};
 use crate::engine::processes::dispatch::State;
-use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, until};
+use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, Peer, until};
 use crate::engine::processes::submit;
 use crate::engine::processes::task::Function;
 use crate::error::Death;
@@ -168,7 +168,7 @@ fn a_wait_with_a_deadline_ends_without_the_task_and_leaves_it_alone() {
 
 /// Returns what ends with this token.
 fn ending_with(token: &CancellationToken) -> Ending {
-    ending_of(std::slice::from_ref(token), None).unwrap()
+    ending_of(std::slice::from_ref(token), None, None).unwrap()
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn b89_from_a_deadline_on_nothing_moves_to_another_worker_and_nothing_new_begins
     let house = MadeUp::new(2);
     let mut peer = house.hire(0);
     let at = Instant::now() + Duration::from_millis(20);
-    let ending = ending_of(&[], Some(at)).unwrap();
+    let ending = ending_of(&[], Some(at), None).unwrap();
     let (long, _) = submit(&house);
     let mut begun = peer.must_begin();
     peer.start(&mut begun);
@@ -257,4 +257,61 @@ fn b89_from_a_deadline_on_nothing_moves_to_another_worker_and_nothing_new_begins
     peer.responses.end();
     assert!(long.result().is_ok());
     house.assert_at_rest();
+}
+
+/// Returns what ends with this token, and gives what runs this time.
+fn ending_after(token: &CancellationToken, grace: Duration) -> Ending {
+    ending_of(std::slice::from_ref(token), None, Some(grace)).unwrap()
+}
+
+#[test]
+fn b93_a_task_is_told_to_stop_and_the_next_one_of_its_worker_is_not() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let token = CancellationToken::new();
+    let ending = ending_after(&token, IN_TIME);
+    let (task, answer) = submit_until(&house, Some(&ending));
+    let (unbegun, _) = submit_until(&house, Some(&ending));
+    let (next, _) = submit(&house);
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    let is_told = |peer: &Peer| {
+        let header = peer.lane.header();
+        header.is_cut(header.progress().task)
+    };
+    assert!(!is_told(&peer));
+    token.cancel();
+    assert!(is_told(&peer));
+    assert_eq!(unbegun.result(), Err(TaskError::Cancelled {}), "at once");
+    assert!(task.is_running());
+    peer.answer(&begun);
+    peer.responses.end();
+    // The parent has not looked yet.
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    assert!(!is_told(&peer));
+    peer.answer(&begun);
+    peer.responses.end();
+    assert_eq!(task.result(), Ok(answer));
+    assert_eq!(next.result(), Ok(answer));
+    assert_eq!(house.kill_reason(0), None);
+    house.assert_at_rest();
+}
+
+#[test]
+fn b92_a_task_that_goes_on_is_killed_when_the_grace_period_has_passed() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let token = CancellationToken::new();
+    let ending = ending_after(&token, Duration::from_millis(20));
+    let (task, _) = submit_until(&house, Some(&ending));
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    let begins = Instant::now();
+    token.cancel();
+    until("it is killed", || house.kill_reason(0).is_some());
+    assert!(begins.elapsed() >= Duration::from_millis(20));
+    assert!(!task.is_done());
+    house.reclaim(0, Death::Signal(9));
+    assert_eq!(task.result(), Err(TaskError::Cancelled {}));
 }

@@ -75,7 +75,7 @@ impl Target for dyn Results {
 fn answered(batch: &Batch, again: Option<u32>) -> Answered<'_, dyn Results> {
     let task = &batch.task;
     let first = (batch.first, batch.attempts);
-    Answered::new(&task.results, task.retry, task.stops_at, first, again)
+    Answered::new(&task.results, task.policy(), task.stops_at, first, again)
 }
 
 impl InFlight {

@@ -145,7 +145,7 @@ impl Dispatch {
             Verdict::Condemned(error) => {
                 // The worker has had its time for the item, also if it did not start it.
                 batch.attempts += 1;
-                is_again = batch.task.retry.allows_after(&error, batch.attempts);
+                is_again = batch.task.policy().allows_after(&error, batch.attempts);
                 (!is_again).then(|| error.with_attempts(batch.attempts))
             }
             Verdict::Guilty(death) => {

@@ -197,6 +197,7 @@ impl MadeUp {
             result_size: Some(8),
             retry: Retry::NONE,
             limit: None,
+            grace: None,
             seeds: Seeds(0),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,

@@ -228,7 +228,7 @@ impl Dispatch {
                     entry.seen = Some((item, since));
                     let at = since.saturating_add(nanoseconds(limit));
                     if at <= now {
-                        let error = TaskError::timed_out(None, limit);
+                        let error = entry.batch.task.timed_out(limit);
                         overdue = Some((entry.expected.task, item, error));
                         break;
                     }
@@ -252,7 +252,7 @@ impl Dispatch {
                         } else {
                             entry.expected.next
                         };
-                        let error = TaskError::timed_out(None, limit);
+                        let error = entry.batch.task.timed_out(limit);
                         overdue = Some((entry.expected.task, item, error));
                         break;
                     }

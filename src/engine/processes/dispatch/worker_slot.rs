@@ -316,6 +316,7 @@ impl Worker {
             count,
             seeds: batch.task.seeds.0,
             limit: batch.task.limit,
+            grace: batch.task.grace,
             is_recorded: self.is_recorded,
             stops_at: batch.task.stops_at,
             name: self.is_named.then_some(batch.task.name),
@@ -504,10 +505,10 @@ impl Worker {
             && let Some(caught) = self.receiver.header().crash_report().read()
         {
             let error = caught.into_error(None).with_attempts(batch.attempts);
-            let again = batch.task.retry.allows_after(&error, batch.attempts);
+            let again = batch.task.policy().allows_after(&error, batch.attempts);
             return (!again).then_some(error);
         }
-        if !is_lost && batch.task.retry.allows(RetryOn::DEATH, batch.attempts) {
+        if !is_lost && batch.task.policy().allows(RetryOn::DEATH, batch.attempts) {
             // The item has starts left.
             return None;
         }

@@ -34,6 +34,7 @@ fn task(items: &[Vec<u8>], size: Option<usize>) -> Task<Nothing> {
         result_size: None,
         retry: Retry::NONE,
         limit: None,
+        grace: None,
         seeds: Seeds(0),
         handles: KeptHandles::default(),
         stops_at: StopsAt::Nothing,

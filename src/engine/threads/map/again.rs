@@ -192,7 +192,9 @@ where
             Ok(result) => (policy.cause)(result),
             Err(failure) => failure.cause(),
         };
-        if cause.is_some_and(|cause| policy.retry.allows(cause, chunk.attempts)) {
+        let allows = |cause| policy.retry.allows(cause, chunk.attempts);
+        // Once the call is over, what has come of this attempt counts.
+        if cause.is_some_and(allows) && !self.has_ended_early() {
             self.dispatch.counts().retried();
             // An error of the user's is dropped here, and may panic.
             let _ = panic::catch(|| drop(outcome));
