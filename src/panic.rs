@@ -55,6 +55,16 @@ impl Refused {
 }
 
 impl Caught {
+    /// Makes one of which this is known and nothing else.
+    #[expect(clippy::unnecessary_box_returns, reason = "as all that hold one do")]
+    pub(crate) fn saying(message: impl Into<String>) -> Box<Self> {
+        let message = message.into();
+        Box::new(Self {
+            message,
+            ..Self::default()
+        })
+    }
+
     /// Returns whether it is no panic of the task's own: it could not have what it works on.
     pub(crate) fn is_refusal(&self) -> bool {
         #[cfg(target_os = "linux")]
@@ -152,29 +162,35 @@ fn note(info: &PanicHookInfo<'_>) {
 ///
 /// `UnwindSafe` is not asked for: after a panic, callers drop what their closures have captured, or
 /// it is consistent.
-pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
+///
+/// The error is behind a pointer, so that outcomes of small results stay small.
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
     DEPTH.set(DEPTH.get() + 1);
     let outcome = catch_unwind(AssertUnwindSafe(f));
     DEPTH.set(DEPTH.get() - 1);
-    outcome.map_err(|payload| {
-        #[cfg(target_os = "linux")]
-        if let Some(Refused(claim)) = payload.downcast_ref() {
-            return Caught {
-                message: claim.to_string(),
-                claim: Some(claim.clone()),
-                ..Caught::default()
-            };
-        }
-        let message = message(&*payload);
-        // If the task resumed a panic, that one did not pass the hook again; the note may be of
-        // another one.
-        let noted = LAST.take().filter(|last| last.message == message);
-        // Not before: a payload that panics as it is dropped leaves a note of its own.
-        discard(payload);
-        noted.unwrap_or(Caught {
-            message,
+    outcome.map_err(|payload| Box::new(caught(payload)))
+}
+
+/// Returns what is known of the panic with this payload, which this thread has caught.
+#[cold]
+fn caught(payload: Box<dyn Any + Send>) -> Caught {
+    #[cfg(target_os = "linux")]
+    if let Some(Refused(claim)) = payload.downcast_ref() {
+        return Caught {
+            message: claim.to_string(),
+            claim: Some(claim.clone()),
             ..Caught::default()
-        })
+        };
+    }
+    let message = message(&*payload);
+    // If the task resumed a panic, that one did not pass the hook again; the note may be of
+    // another one.
+    let noted = LAST.take().filter(|last| last.message == message);
+    // Not before: a payload that panics as it is dropped leaves a note of its own.
+    discard(payload);
+    noted.unwrap_or(Caught {
+        message,
+        ..Caught::default()
     })
 }
 

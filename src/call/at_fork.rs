@@ -139,16 +139,18 @@ fn all() -> Vec<&'static Node> {
 /// # Errors
 ///
 /// The panic of the first hook that panics; those after it do not run.
-pub(crate) fn run() -> Result<(), Caught> {
+pub(crate) fn run() -> Result<(), Box<Caught>> {
     let original = Original::here();
     for node in all() {
         let outcome = panic::catch(&node.hook);
         // A copy that the hook has forked ends here: it would do this child's work a second time,
         // on its lane.
         original.end_copy_after(&outcome);
-        outcome.map_err(|caught| Caught {
-            message: format!("an after-fork hook panicked: {}", caught.message),
-            ..caught
+        outcome.map_err(|mut caught| {
+            caught
+                .message
+                .insert_str(0, "an after-fork hook panicked: ");
+            caught
         })?;
     }
     Ok(())

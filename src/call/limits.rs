@@ -66,7 +66,7 @@ impl Default for Given {
 
 /// The reason why a task that ran in this process has no result.
 pub(crate) enum Failure {
-    Panicked(Caught),
+    Panicked(Box<Caught>),
     TimedOut(Duration),
     /// The call was over before the item started.
     Ended(Reason),
@@ -118,10 +118,21 @@ impl Limits {
         }
     }
 
+    /// Returns whether the call has set none.
+    #[inline]
+    pub(crate) fn are_none(&self) -> bool {
+        self.given.is_none()
+    }
+
     /// Returns these limits with a change.
     pub(crate) fn with(mut self, set: impl FnOnce(&mut Given)) -> Self {
-        set(Arc::make_mut(self.given.get_or_insert_default()));
+        self.set(set);
         self
+    }
+
+    /// Changes these limits.
+    pub(crate) fn set(&mut self, set: impl FnOnce(&mut Given)) {
+        set(Arc::make_mut(self.given.get_or_insert_default()));
     }
 
     /// Returns how long the task may take.
@@ -149,6 +160,7 @@ impl Limits {
     }
 
     /// Returns the limits of the item with this index, as those of an item 0.
+    #[inline]
     pub(crate) fn of_item(&self, index: usize) -> Self {
         Self {
             seeds: self.seeds.from(index),
@@ -171,9 +183,7 @@ impl Limits {
 
     /// Returns the limit of each item, if there is one.
     pub(crate) fn limit(&self) -> Option<Limit> {
-        let given = self.given.as_ref()?;
-        let grace = given.grace.unwrap_or_default();
-        given.timeout.map(|timeout| Limit { timeout, grace })
+        self.given.as_ref()?.limit()
     }
 
     /// Returns after which failures an item is run again now. Once the call is over there are none:
@@ -196,29 +206,39 @@ impl Limits {
     /// Runs the item with this index on this thread, unless its call is over. An item that takes
     /// too long cannot be stopped here. Its outcome is thrown away in the end, so that the caller
     /// sees the same on every engine.
+    #[inline]
     pub(crate) fn run<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
-        let is_plain = |given: &Arc<Given>| given.ending.is_none() && given.grace.is_none();
-        if self.given.as_ref().is_none_or(is_plain) {
-            return self.run_timed(index, task);
+        let _at = seed::enter(self.seeds, index);
+        match &self.given {
+            None => panic::catch(task).map_err(Failure::Panicked),
+            Some(given) => given.run(task),
         }
-        self.run_until(index, task)
+    }
+}
+
+impl Given {
+    /// Returns the limit of each item, if there is one.
+    fn limit(&self) -> Option<Limit> {
+        let grace = self.grace.unwrap_or_default();
+        self.timeout.map(|timeout| Limit { timeout, grace })
     }
 
     #[cold]
-    fn run_until<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
-        if let Some(reason) = self.ended() {
+    fn run<R>(&self, task: impl FnOnce() -> R) -> Result<R, Failure> {
+        if let Some(reason) = self.ending.as_ref().and_then(Ending::reason) {
             // The task's captures are dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(task));
             return Err(Failure::Ended(reason));
         }
         let asked = self
-            .grace()
-            .map(|_| grace::enter(self.timeout(), self.ending().cloned()));
-        let outcome = self.run_timed(index, task);
+            .grace
+            .map(|_| grace::enter(self.timeout, self.ending.clone()));
+        let outcome = self.run_timed(task);
         drop(asked);
         // An item that ran when a token was cancelled has its result: the item itself may have
         // cancelled.
-        if self.killed() == Some(Reason::DeadlineExceeded) {
+        let killed = self.ending.as_ref().and_then(Ending::killed);
+        if killed == Some(Reason::DeadlineExceeded) {
             // The result is dropped here, by code of the user that may panic.
             let _ = panic::catch(|| drop(outcome));
             return Err(Failure::Late);
@@ -226,9 +246,7 @@ impl Limits {
         outcome
     }
 
-    #[inline]
-    fn run_timed<R>(&self, index: usize, task: impl FnOnce() -> R) -> Result<R, Failure> {
-        let _at = seed::enter(self.seeds, index);
+    fn run_timed<R>(&self, task: impl FnOnce() -> R) -> Result<R, Failure> {
         let Some(limit) = self.limit() else {
             return panic::catch(task).map_err(Failure::Panicked);
         };

@@ -107,28 +107,38 @@ pub(crate) type Callback<'c> = Box<dyn FnMut(&Progress) + Send + 'c>;
 /// What hears of the progress.
 enum Tell<'c> {
     /// The callback of the user's call.
-    Items(Callback<'c>),
+    Items(Told<'c>),
     /// The tracker of a `map_reduce`, of whose chunks this call is one by one: it gets the number
     /// of chunks that have ended, and the number of items that have ended in others.
     Chunks(Box<dyn FnMut(usize, usize) + Send + 'c>),
 }
 
 /// The callback of a call, and the counts that it was called with last.
-pub(crate) struct Tracker<'c> {
-    tell: Option<Tell<'c>>,
+struct Told<'c> {
+    tell: Callback<'c>,
     total: Option<usize>,
     start: Instant,
-    told: Option<(usize, usize)>,
+    last: Option<(usize, usize)>,
 }
 
+/// What hears of the progress of a call, if anything does. Most calls have nothing of it, and none
+/// of its size.
+pub(crate) struct Tracker<'c>(Option<Box<Tell<'c>>>);
+
 impl<'c> Tracker<'c> {
+    #[inline]
     pub(crate) fn new(tell: Option<Callback<'c>>, total: Option<usize>) -> Self {
-        Self {
-            tell: tell.map(Tell::Items),
+        tell.map_or(Self(None), |tell| Self::on(tell, total))
+    }
+
+    #[cold]
+    fn on(tell: Callback<'c>, total: Option<usize>) -> Self {
+        Self(Some(Box::new(Tell::Items(Told {
+            tell,
             total,
             start: Instant::now(),
-            told: None,
-        }
+            last: None,
+        }))))
     }
 
     /// Makes a tracker that counts chunks, and reports the items in them to `outer`. `ended` is how
@@ -138,57 +148,65 @@ impl<'c> Tracker<'c> {
         sizes: &'c Mutex<Sizes>,
         ended: Option<&'c AtomicUsize>,
     ) -> Self {
-        let mut tracker = Self::new(None, None);
-        if outer.is_on() {
-            let tell = move |chunks: usize, within: usize| {
-                let done = if let Some(ended) = ended {
-                    ended.load(Ordering::Relaxed)
-                } else {
-                    let sizes = sizes.lock();
-                    let least = sizes.of_the_smallest(chunks);
-                    least.saturating_add(within).min(sizes.of_all())
-                };
-                // Nothing is told before the first item has ended.
-                if done > 0 {
-                    outer.tell(done, 0);
-                }
-            };
-            tracker.tell = Some(Tell::Chunks(Box::new(tell)));
+        if !outer.is_on() {
+            return Self(None);
         }
-        tracker
+        let tell = move |chunks: usize, within: usize| {
+            let done = if let Some(ended) = ended {
+                ended.load(Ordering::Relaxed)
+            } else {
+                let sizes = sizes.lock();
+                let least = sizes.of_the_smallest(chunks);
+                least.saturating_add(within).min(sizes.of_all())
+            };
+            // Nothing is told before the first item has ended.
+            if done > 0 {
+                outer.tell(done, 0);
+            }
+        };
+        Self(Some(Box::new(Tell::Chunks(Box::new(tell)))))
     }
 
+    #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        self.tell.is_some()
+        self.0.is_some()
     }
 
     /// Calls the callback, if there is one and these counts differ from the last ones.
+    #[inline]
     pub(crate) fn tell(&mut self, done: usize, failed: usize) {
-        self.tell_with(done, failed, 0);
+        if let Some(tell) = &mut self.0 {
+            tell.with(done, failed, 0);
+        }
     }
 
     /// Does the same while items run, but tells nothing before the first has ended. If the items
     /// are chunks, `within` is how many of the items in them have ended.
+    #[inline]
     pub(crate) fn tell_running(&mut self, done: usize, failed: usize, within: usize) {
-        if done > 0 || matches!(self.tell, Some(Tell::Chunks(_))) {
-            self.tell_with(done, failed, within);
+        if let Some(tell) = &mut self.0
+            && (done > 0 || matches!(**tell, Tell::Chunks(_)))
+        {
+            tell.with(done, failed, within);
         }
     }
+}
 
+impl Tell<'_> {
     /// What is told only grows, though a worker that dies may take along what it had ended.
-    fn tell_with(&mut self, done: usize, failed: usize, within: usize) {
-        match &mut self.tell {
-            None => {}
-            Some(Tell::Chunks(tell)) => tell(done, within),
-            Some(Tell::Items(tell)) => {
-                let done = self.told.map_or(done, |(told, _)| told.max(done));
-                if self.told != Some((done, failed)) {
-                    self.told = Some((done, failed));
-                    tell(&Progress {
+    #[cold]
+    fn with(&mut self, done: usize, failed: usize, within: usize) {
+        match self {
+            Self::Chunks(tell) => tell(done, within),
+            Self::Items(told) => {
+                let done = told.last.map_or(done, |(last, _)| last.max(done));
+                if told.last != Some((done, failed)) {
+                    told.last = Some((done, failed));
+                    (told.tell)(&Progress {
                         done,
                         failed,
-                        total: self.total,
-                        elapsed: self.start.elapsed(),
+                        total: told.total,
+                        elapsed: told.start.elapsed(),
                     });
                 }
             }

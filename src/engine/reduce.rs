@@ -33,7 +33,7 @@ pub(crate) type Partial<R> = Result<Option<R>, Failed>;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Failed {
     index: Option<u64>,
-    caught: Caught,
+    caught: Box<Caught>,
     /// Whether there was no panic: the rest of the chunk was left out.
     is_left_out: bool,
 }
@@ -186,10 +186,9 @@ fn fold<A, R>(
     };
     folded.map_err(failed)?.ok_or_else(|| Failed {
         is_left_out: true,
-        ..failed(Caught {
-            message: "it was left out, because an item before it has failed".to_owned(),
-            ..Caught::default()
-        })
+        ..failed(Caught::saying(
+            "it was left out, because an item before it has failed",
+        ))
     })
 }
 

@@ -28,24 +28,31 @@ pub(crate) enum Request {
         count: u32,
         /// The word from which the seeds of the task's items are made.
         seeds: u64,
-        /// How long each item may take. With a limit the worker says when each item starts, and
-        /// gives no result that comes too late.
-        limit: Option<Duration>,
-        /// How long a task that runs may go on when it is to stop, if it may. It is a part of the
-        /// limit of each item.
-        grace: Option<Duration>,
-        /// Whether the worker must say, at the end, when it began and ended.
-        is_recorded: bool,
         /// After what the worker leaves out the rest of the items.
         stops_at: StopsAt,
-        /// The index of the task's first item in the input of its call, or the task itself, for
-        /// the worker's log records. Only if those are forwarded.
-        name: Option<ItemIndex>,
+        /// What few tasks have.
+        more: Option<More>,
     },
     /// Keep a context. Body: its encoding.
     Context { id: u64 },
     /// Drop a context.
     Forget { id: u64 },
+}
+
+/// What few tasks have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct More {
+    /// How long each item may take. With a limit the worker says when each item starts, and gives
+    /// no result that comes too late.
+    pub(crate) limit: Option<Duration>,
+    /// How long a task that runs may go on when it is to stop, if it may. It is a part of the limit
+    /// of each item.
+    pub(crate) grace: Option<Duration>,
+    /// Whether the worker must say, at the end, when it began and ended.
+    pub(crate) is_recorded: bool,
+    /// The index of the task's first item in the input of its call, or the task itself, for the
+    /// worker's log records. Only if those are forwarded.
+    pub(crate) name: Option<ItemIndex>,
 }
 
 /// The first answer after which the rest of a task's items is not needed.
@@ -61,17 +68,13 @@ pub(crate) enum StopsAt {
 }
 
 const REQUEST_HEAD: usize = 40;
-/// Bytes of the limit, which follows the head of a request that has one. Other requests stay as
-/// short as they are.
-const LIMIT_BYTES: usize = 8;
-/// Bytes of the task's name, which comes after that.
-const NAME_BYTES: usize = 8;
-/// Bytes of the grace period, which comes last.
-const GRACE_BYTES: usize = 8;
+/// Bytes of each of the limit, the name and the grace period, which follow the head of a request
+/// that has them, in this order. Other requests stay as short as they are.
+const WORD: usize = 8;
 /// The most bytes of these.
-const MORE_BYTES: usize = LIMIT_BYTES + NAME_BYTES + GRACE_BYTES;
+const MORE_BYTES: usize = 3 * WORD;
 
-/// The head of a request, with the limit if there is one.
+/// The head of a request, with what follows it.
 pub(crate) struct RequestHead {
     bytes: [u8; REQUEST_HEAD + MORE_BYTES],
     len: usize,
@@ -93,12 +96,74 @@ const STOPS_AT_FAULT: u32 = 1 << 10;
 const STOPS_AT_ERR: u32 = 1 << 11;
 const NAMED: u32 = 1 << 12;
 const GRACEFUL: u32 = 1 << 13;
-const FLAGS: u32 = TIMED | RECORDED | STOPS_AT_FAULT | STOPS_AT_ERR | NAMED | GRACEFUL;
+const STOPS: u32 = STOPS_AT_FAULT | STOPS_AT_ERR;
+/// Those that say that there is more to a task.
+const MORE: u32 = TIMED | RECORDED | NAMED | GRACEFUL;
+
+impl RequestHead {
+    fn new(head: [u8; REQUEST_HEAD]) -> Self {
+        let mut bytes = [0; REQUEST_HEAD + MORE_BYTES];
+        bytes[..REQUEST_HEAD].copy_from_slice(&head);
+        Self {
+            bytes,
+            len: REQUEST_HEAD,
+        }
+    }
+
+    fn push(&mut self, word: u64) {
+        self.bytes[self.len..][..WORD].copy_from_slice(&word.to_ne_bytes());
+        self.len += WORD;
+    }
+}
+
+impl More {
+    /// Returns the bits that say what there is of it.
+    fn flags(&self) -> u32 {
+        let flag = |is_there: bool, flag| if is_there { flag } else { 0 };
+        flag(self.limit.is_some(), TIMED)
+            | flag(self.name.is_some(), NAMED)
+            | flag(self.grace.is_some(), GRACEFUL)
+            | flag(self.is_recorded, RECORDED)
+    }
+
+    /// Appends what there is of it.
+    #[cold]
+    fn write(self, head: &mut RequestHead) {
+        // A time that does not fit is longer than the machine will run.
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (limit, grace) = (self.limit.map(nanoseconds), self.grace.map(nanoseconds));
+        let name = self.name.map(ItemIndex::to_word);
+        for word in [limit, name, grace].into_iter().flatten() {
+            head.push(word);
+        }
+    }
+
+    /// Reads what these bits say, and returns what comes after it; `None` if that is not there.
+    #[cold]
+    fn read(flags: u32, body: &[u8]) -> Option<(Self, &[u8])> {
+        let mut rest = body;
+        let mut next = |flag| {
+            if flags & flag == 0 {
+                return Some(None);
+            }
+            let word;
+            (word, rest) = rest.split_first_chunk::<WORD>()?;
+            Some(Some(u64::from_ne_bytes(*word)))
+        };
+        let (limit, name, grace) = (next(TIMED)?, next(NAMED)?, next(GRACEFUL)?);
+        let more = Self {
+            limit: limit.map(Duration::from_nanos),
+            grace: grace.map(Duration::from_nanos),
+            is_recorded: flags & RECORDED != 0,
+            name: name.and_then(ItemIndex::from_word),
+        };
+        Some((more, rest))
+    }
+}
 
 impl Request {
     pub(crate) fn to_head(self) -> RequestHead {
-        let mut len = REQUEST_HEAD;
-        let mut more = [0; MORE_BYTES];
+        let mut given = None;
         let (kind, task, code, context, first, count, seeds) = match self {
             Self::Run {
                 task,
@@ -107,53 +172,23 @@ impl Request {
                 first,
                 count,
                 seeds,
-                limit,
-                grace,
-                is_recorded,
                 stops_at,
-                name,
+                more,
             } => {
-                let mut given = 0;
-                if let Some(limit) = limit {
-                    len += LIMIT_BYTES;
-                    given |= TIMED;
-                    // A limit that does not fit is longer than the machine will run.
-                    let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-                    more[..LIMIT_BYTES].copy_from_slice(&limit.to_ne_bytes());
-                }
-                if let Some(name) = name {
-                    let at = len - REQUEST_HEAD;
-                    more[at..at + NAME_BYTES].copy_from_slice(&name.to_word().to_ne_bytes());
-                    len += NAME_BYTES;
-                    given |= NAMED;
-                }
-                if let Some(grace) = grace {
-                    let at = len - REQUEST_HEAD;
-                    let grace = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX);
-                    more[at..at + GRACE_BYTES].copy_from_slice(&grace.to_ne_bytes());
-                    len += GRACE_BYTES;
-                    given |= GRACEFUL;
-                }
-                let recorded = if is_recorded { RECORDED } else { 0 };
                 let stops = match stops_at {
                     StopsAt::Nothing => 0,
                     StopsAt::Fault => STOPS_AT_FAULT,
                     StopsAt::Err => STOPS_AT_ERR,
                 };
-                (
-                    RUN | given | recorded | stops,
-                    task,
-                    code,
-                    context,
-                    first,
-                    count,
-                    seeds,
-                )
+                let flags = more.as_ref().map_or(0, More::flags);
+                given = more;
+                let kind = RUN | stops | flags;
+                (kind, task, code, context, first, count, seeds)
             }
             Self::Context { id } => (2, 0, 0, id, 0, 0, 0),
             Self::Forget { id } => (3, 0, 0, id, 0, 0, 0),
         };
-        let mut head = [0; REQUEST_HEAD + MORE_BYTES];
+        let mut head = [0; REQUEST_HEAD];
         head[0..4].copy_from_slice(&kind.to_ne_bytes());
         head[4..8].copy_from_slice(&task.to_ne_bytes());
         head[8..16].copy_from_slice(&code.to_ne_bytes());
@@ -161,8 +196,11 @@ impl Request {
         head[24..28].copy_from_slice(&first.to_ne_bytes());
         head[28..32].copy_from_slice(&count.to_ne_bytes());
         head[32..40].copy_from_slice(&seeds.to_ne_bytes());
-        head[REQUEST_HEAD..].copy_from_slice(&more);
-        RequestHead { bytes: head, len }
+        let mut head = RequestHead::new(head);
+        if let Some(more) = given {
+            more.write(&mut head);
+        }
+        head
     }
 
     /// Reads the head and the body of a message; `None` if it is not a request.
@@ -170,29 +208,14 @@ impl Request {
         let (head, mut body) = message.split_first_chunk::<REQUEST_HEAD>()?;
         let id = long(&head[16..24]);
         let request = match int(&head[0..4]) {
-            kind if kind & !FLAGS == RUN => Self::Run {
-                limit: if kind & TIMED == 0 {
+            kind if kind & !(STOPS | MORE) == RUN => Self::Run {
+                more: if kind & MORE == 0 {
                     None
                 } else {
-                    let (limit, rest) = body.split_first_chunk::<LIMIT_BYTES>()?;
+                    let (more, rest) = More::read(kind, body)?;
                     body = rest;
-                    Some(Duration::from_nanos(u64::from_ne_bytes(*limit)))
+                    Some(more)
                 },
-                name: if kind & NAMED == 0 {
-                    None
-                } else {
-                    let (name, rest) = body.split_first_chunk::<NAME_BYTES>()?;
-                    body = rest;
-                    ItemIndex::from_word(u64::from_ne_bytes(*name))
-                },
-                grace: if kind & GRACEFUL == 0 {
-                    None
-                } else {
-                    let (grace, rest) = body.split_first_chunk::<GRACE_BYTES>()?;
-                    body = rest;
-                    Some(Duration::from_nanos(u64::from_ne_bytes(*grace)))
-                },
-                is_recorded: kind & RECORDED != 0,
                 stops_at: if kind & STOPS_AT_ERR != 0 {
                     StopsAt::Err
                 } else if kind & STOPS_AT_FAULT != 0 {
@@ -291,7 +314,7 @@ pub(super) fn long(bytes: &[u8]) -> u64 {
 /// Why a worker has no result for an item.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Fault {
-    Panicked(Caught),
+    Panicked(Box<Caught>),
     ArgumentDecode(String),
     ContextDecode(String),
     ResultEncode(String),
@@ -331,11 +354,13 @@ mod tests {
             first: 4,
             count: 5,
             seeds: 6,
-            limit,
-            grace,
-            is_recorded: true,
             stops_at,
-            name,
+            more: Some(More {
+                limit,
+                grace,
+                is_recorded: true,
+                name,
+            }),
         };
         for request in [
             run(None, None, StopsAt::Nothing, None),

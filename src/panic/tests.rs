@@ -46,11 +46,7 @@ fn a_panic_that_was_resumed_does_not_have_the_place_of_another() {
         assert!(catch_unwind(|| panic!("another")).is_err());
         resume_unwind(Box::new("resumed"))
     });
-    let expected = Caught {
-        message: "resumed".to_owned(),
-        ..Caught::default()
-    };
-    assert_eq!(caught, Err::<(), _>(expected));
+    assert_eq!(caught, Err::<(), _>(Caught::saying("resumed")));
 }
 
 #[test]

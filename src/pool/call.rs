@@ -524,6 +524,7 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
         }
     }
 
+    #[inline]
     pub(crate) fn plan(self, total: Option<usize>) -> (&'p E, Plan<'c>) {
         let limits = self.limits();
         let tracker = Tracker::new(self.progress, total);
@@ -616,13 +617,21 @@ impl<'p, 'c, E: Executor> Call<'p, 'c, E> {
         let items = items.into_iter();
         let total = exact_len(items.size_hint());
         if self.schedule == Some(Schedule::Equal) && total.is_none() {
-            let items: Vec<I::Item> = items.collect();
-            let (engine, plan) = self.plan(Some(items.len()));
-            engine.map(plan, f, items.into_iter(), Never)
-        } else {
-            let (engine, plan) = self.plan(total);
-            engine.map(plan, f, items, Never)
+            return self.map_read(f, items.collect());
         }
+        let (engine, plan) = self.plan(total);
+        engine.map(plan, f, items, Never)
+    }
+
+    /// Makes a call of `map` whose input has been read in full.
+    #[cold]
+    fn map_read<F, A, R>(self, f: F, items: Vec<A>) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R,
+        E: Run<F, A, R>,
+    {
+        let (engine, plan) = self.plan(Some(items.len()));
+        engine.map(plan, f, items.into_iter(), Never)
     }
 
     /// Runs [`Pool::map_outcomes`](crate::Pool::map_outcomes) with these options. If the options

@@ -126,7 +126,7 @@ fn run(request: StartRequest) -> i32 {
         }
         // The panic hook has printed the panic.
         Err(caught) => {
-            ended::say(Ended::Panicked(caught));
+            ended::say(Ended::Panicked(*caught));
             PANICKED
         }
     }

@@ -109,8 +109,9 @@ pub(crate) fn when_told(job: Job) -> u32 {
 
 pub(crate) fn try_when_told(job: Job) -> Result<u32, String> {
     let Job { way, fails, .. } = job;
-    let attempt = job.begin();
+    // Before the attempt is noted: then the test ends the call.
     let is_told_at_once = should_stop();
+    let attempt = job.begin();
     crate::grace::wait_until_told();
     match way {
         _ if is_told_at_once => Ok(1_000 + attempt),

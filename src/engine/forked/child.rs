@@ -454,7 +454,7 @@ fn is_in_order(death: Death) -> bool {
 /// What a child does with its items: it runs each within its limit, and answers it.
 pub(super) struct Answers {
     /// Why no item is run: an after-fork hook panicked.
-    broken: Option<Caught>,
+    broken: Option<Box<Caught>>,
     limit: Option<Limit>,
     /// How long a task that runs may go on when it is to stop, if it may.
     grace: Option<Duration>,
@@ -502,10 +502,7 @@ impl Answers {
         // limit has passed when the timer goes off.
         if let Err(error) = self.set_timer() {
             let message = format!("it was not run, because its limit cannot be kept: {error}");
-            responses.fault(&Fault::Panicked(Caught {
-                message,
-                ..Caught::default()
-            }));
+            responses.fault(&Fault::Panicked(Caught::saying(message)));
             return;
         }
         let scratch = &mut self.scratch;

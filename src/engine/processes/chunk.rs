@@ -12,7 +12,7 @@ use super::completion::{self, Completion, PendingResults};
 use super::map::encode_item;
 use super::shared::Shared;
 use super::task::{Function, Results, Task, stops_at};
-use crate::call::{ChunkFuture, Limit, Limits};
+use crate::call::{ChunkFuture, Limits};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::TaskError;
@@ -265,13 +265,9 @@ where
         count: sent as u32,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retry: limits.retry(),
-        limit: limits.limit().map(Limit::most),
-        grace: limits.grace(),
-        seeds: limits.seeds.from(base + first_sent),
+        limits: limits.of_item(base + first_sent),
         handles,
         stops_at: stops_at(limits.retry()),
-        may_end: limits.ending().is_some(),
         name: Some(base + first_sent).into(),
         results: ChunkPromise {
             completion: Completion::new(shared, limits.ending().cloned()),

@@ -71,6 +71,7 @@ impl Completion {
     }
 
     /// Makes that of a task that has this place among the submitted ones.
+    #[inline]
     pub(super) fn in_slot(
         shared: &Arc<Shared>,
         ending: Option<Ending>,
@@ -142,7 +143,7 @@ pub(super) fn place<P: PendingResults<R> + 'static, R>(
     shared: &Arc<Shared>,
 ) -> Result<(), TaskError> {
     let completion = task.results.completion();
-    if task.retry.is_for_answers() {
+    if task.retry().is_for_answers() {
         // An answer after which it is tried again must be seen, though no caller may wait for it.
         completion.is_awaited.store(true, Ordering::Relaxed);
         completion.is_told.store(true, Ordering::Relaxed);

@@ -87,6 +87,7 @@ impl Context {
 
     /// Returns the limits of a call. Where the call says nothing, what the pool's builder said
     /// counts.
+    #[inline]
     pub(super) fn limits(&self, limits: Limits) -> Limits {
         match self.settings.task_timeout {
             Some(timeout) if limits.timeout().is_none() => {

@@ -89,7 +89,7 @@ where
         task.items = bytes.into();
         task.argument_size = codec::fixed_size::<A>();
         task.result_size = codec::fixed_size::<R>();
-        task.limit = limit;
+        task.limits.set(|given| given.timeout = limit);
         task.results.is_variable = task.result_size.is_none();
         task.results.expected = expected;
         task.results.is_awaited = true;

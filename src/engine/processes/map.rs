@@ -16,7 +16,7 @@ use super::leader::WaitOptions;
 use super::shared::Shared;
 use super::task::{Function, Results, Task};
 use crate::call::progress;
-use crate::call::{Chunks, Limit, Limits, Plan, Stop, Tracker};
+use crate::call::{Chunks, Limits, Plan, Stop, Tracker};
 use crate::codec;
 use crate::engine::discard::Discard;
 use crate::error::{TaskError, TaskValue};
@@ -527,17 +527,13 @@ impl<R: DeserializeOwned + 'static> Run<'_, R> {
             count: count as u32,
             argument_size: codec::fixed_size::<A>(),
             result_size: codec::fixed_size::<R>(),
-            retry: self.limits.retry(),
-            limit: self.limits.limit().map(Limit::most),
-            grace: self.limits.grace(),
-            seeds: self.limits.seeds.from(base),
+            limits: self.limits.of_item(base),
             handles,
             stops_at: if self.stops_at_err {
                 StopsAt::Err
             } else {
                 StopsAt::Fault
             },
-            may_end: false,
             name: Some(base).into(),
             results: ChunkResults {
                 call: self.call.clone(),

@@ -52,7 +52,7 @@ impl Shared {
         self.check_process()?;
         let mut dispatch = self.lock();
         self.check_takes(&dispatch.state)?;
-        if let Some(limit) = task.limit.filter(Duration::is_zero) {
+        if let Some(limit) = task.limit().filter(Duration::is_zero) {
             // All its items are over their limit before they start.
             drop(dispatch);
             Batch::new(task).fail(&TaskError::timed_out(None, limit));

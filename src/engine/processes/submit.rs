@@ -14,7 +14,7 @@ use super::leader::WaitOptions;
 use super::service;
 use super::shared::Shared;
 use super::task::{Function, Items, Results, Task, stops_at};
-use crate::call::{Limit, Limits};
+use crate::call::Limits;
 use crate::codec;
 use crate::engine::backlog::Patience;
 use crate::engine::discard::Discard;
@@ -209,13 +209,8 @@ where
         count: 1,
         argument_size: codec::fixed_size::<A>(),
         result_size: codec::fixed_size::<R>(),
-        retry: limits.retry(),
-        limit: limits.limit().map(Limit::most),
-        grace: limits.grace(),
-        seeds: limits.seeds,
         handles,
         stops_at: stops_at(limits.retry()),
-        may_end: limits.ending().is_some(),
         name: ItemIndex::of_task(id),
         results: Promise {
             completion: Completion::in_slot(shared, limits.ending().cloned(), slot),
@@ -223,6 +218,7 @@ where
             results: Discard::of::<R>(),
             result: PhantomData,
         },
+        limits,
     });
     let placed = match worker {
         None => completion::place(&task, shared),

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::call::Retry;
 use crate::call::entry::Entry;
-use crate::call::seed::Seeds;
+use crate::call::{Limit, Limits, Retry};
 use crate::codec;
 use crate::error::{ItemIndex, PoolError, TaskError};
 use crate::lane::message::StopsAt;
@@ -82,22 +81,14 @@ pub(super) struct Task<S: ?Sized> {
     /// The size in bytes of each argument and of each result, if all have the same.
     pub(super) argument_size: Option<usize>,
     pub(super) result_size: Option<usize>,
-    /// After which failures an item is started again.
-    pub(super) retry: Retry,
-    /// How long each item may run, its grace period included.
-    pub(super) limit: Option<Duration>,
-    /// How long a task that runs may go on when it is to stop, if it may.
-    pub(super) grace: Option<Duration>,
-    /// The seeds of the items, as the workers count them.
-    pub(super) seeds: Seeds,
+    /// The limits of each item. The seeds are those of the items as the workers count them. If
+    /// something may end the call early, the results say so too ([`Results::is_wanted`]).
+    pub(super) limits: Limits,
     /// The handles of shared objects that are among the items.
     pub(super) handles: KeptHandles,
     /// After which answer the rest of the items is not wanted. The results say so too
     /// ([`Results::is_wanted`]).
     pub(super) stops_at: StopsAt,
-    /// Whether the task may end early with its call, and the results say so
-    /// ([`Results::is_wanted`]).
-    pub(super) may_end: bool,
     /// The index of the first item in the input of the call, as the workers count, or the task
     /// itself.
     pub(super) name: ItemIndex,
@@ -133,6 +124,16 @@ impl<S: ?Sized> Task<S> {
         self.results.ended();
     }
 
+    /// Returns after which failures an item is started again.
+    pub(super) fn retry(&self) -> Retry {
+        self.limits.retry()
+    }
+
+    /// Returns how long each item may run, its grace period included.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.limits.limit().map(Limit::most)
+    }
+
     /// Returns after which failures an item is started again now. Once the call is over there are
     /// none: what has come of the last attempt counts.
     pub(super) fn policy(&self) -> Retry
@@ -142,12 +143,12 @@ impl<S: ?Sized> Task<S> {
         if self.results.is_over() {
             return Retry::NONE;
         }
-        self.retry
+        self.retry()
     }
 
     /// Returns the error of an item that has run for longer than this, which is `limit`.
     pub(super) fn timed_out(&self, limit: Duration) -> TaskError {
-        let grace = self.grace.unwrap_or_default();
+        let grace = self.limits.grace().unwrap_or_default();
         TaskError::timed_out(None, limit.saturating_sub(grace))
     }
 

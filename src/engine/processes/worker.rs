@@ -16,7 +16,7 @@ use crate::call::seed::{self, Seeds};
 use crate::call::{at_fork, code, grace, logs, traces, worker_index};
 use crate::engine::worker_state;
 use crate::lane::bell::Ringer;
-use crate::lane::message::Request;
+use crate::lane::message::{More, Request};
 use crate::lane::{Claim, Lane, Pace, Reader, ResponseWriter, Ring, crash_report, die_corrupted};
 use crate::os::fork;
 use crate::os::{exit, handoff, oom, worker as own};
@@ -288,6 +288,25 @@ impl Worker {
         self.requests.has_next()
     }
 
+    /// Begins with what few tasks have. The task runs as long as the returned value lives, if there
+    /// is one.
+    #[cold]
+    fn begin_more(task: u32, more: More, responses: &mut ResponseWriter) -> Option<grace::Asked> {
+        if let Some(name) = more.name {
+            logs::begin_task(name);
+        }
+        if more.is_recorded {
+            responses.set_recorded();
+        }
+        if let Some(limit) = more.limit {
+            responses.set_limit(limit);
+        }
+        let grace = more.grace?;
+        responses.set_grace(grace);
+        let limit = more.limit.map(|limit| limit.saturating_sub(grace));
+        Some(grace::enter_lane(task, limit))
+    }
+
     fn obey(
         message: &[u8],
         contexts: &mut HashMap<u64, Context>,
@@ -305,28 +324,13 @@ impl Worker {
                 first,
                 count,
                 seeds,
-                limit,
-                grace,
-                is_recorded,
                 stops_at,
-                name,
+                more,
             } => {
                 responses.begin(task, first);
                 responses.set_stops_at(stops_at);
                 seed::begin_task(Seeds(seeds));
-                if let Some(name) = name {
-                    logs::begin_task(name);
-                }
-                if is_recorded {
-                    responses.set_recorded();
-                }
-                if let Some(limit) = limit {
-                    responses.set_limit(limit);
-                }
-                let asked = grace.map(|time| {
-                    responses.set_grace(time);
-                    grace::enter_lane(task, limit.map(|limit| limit.saturating_sub(time)))
-                });
+                let asked = more.and_then(|more| Self::begin_more(task, more, responses));
                 let entry = entry(code);
                 let context = contexts.get_mut(&context);
                 entry(&mut Chunk {

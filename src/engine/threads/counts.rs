@@ -272,21 +272,36 @@ impl Counts {
         add(&self.numbers.idle, time);
     }
 
-    /// Notes that this worker has nothing to do as long as `sleep` runs, if that is measured.
-    /// `since` is when it looked at the clock last, if it has done nothing since.
+    /// Notes that this worker has nothing to do until [`has_slept`](Self::has_slept), if that is
+    /// measured. `since` is when it looked at the clock last, if it has done nothing since.
     #[inline]
-    pub(super) fn while_asleep<T>(&self, since: Option<u64>, sleep: impl FnOnce() -> T) -> T {
-        if self.records.is_none() {
-            return sleep();
+    pub(super) fn falls_asleep(&self, since: Option<u64>) {
+        if self.are_recorded() {
+            self.note_sleep(since);
         }
+    }
+
+    #[cold]
+    fn note_sleep(&self, since: Option<u64>) {
         let idle = &self.numbers.idle;
         let before = idle.load(Ordering::Relaxed);
         let since = since.unwrap_or_else(clock::now);
         idle.store(SLEEPS | since.saturating_sub(before), Ordering::Relaxed);
-        let woken = sleep();
+    }
+
+    /// Notes that this worker has been woken, if that is measured.
+    #[inline]
+    pub(super) fn has_slept(&self) {
+        if self.are_recorded() {
+            self.note_waking();
+        }
+    }
+
+    #[cold]
+    fn note_waking(&self) {
+        let idle = &self.numbers.idle;
         let since = idle.load(Ordering::Relaxed) & !SLEEPS;
         idle.store(clock::now().saturating_sub(since), Ordering::Relaxed);
-        woken
     }
 
     /// Notes that this worker has run its last task.

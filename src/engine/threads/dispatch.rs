@@ -286,11 +286,11 @@ impl Dispatch {
                     return;
                 }
                 let is_wanted = || !self.queue.is_empty() || self.has_part(me);
-                let since = rests_since.take();
-                let sleep =
-                    || counts.while_asleep(since, || self.idle.sleep(me, in_vain, is_wanted));
+                counts.falls_asleep(rests_since.take());
+                let sleep = || self.idle.sleep(me, in_vain, is_wanted);
                 let woken;
                 (awake, woken) = awake.while_asleep(sleep);
+                counts.has_slept();
                 if woken == Woken::Called {
                     break;
                 }
@@ -376,6 +376,7 @@ impl Dispatch {
 
     /// Runs a job of rayon, if there is one. Such jobs come from tasks that use rayon, on any
     /// worker. Returns whether it has run one.
+    #[inline]
     fn help_rayon(&self) -> bool {
         let original = Original::here();
         let has_helped = rayon::yield_now() == Some(Yield::Executed);

@@ -143,7 +143,7 @@ proptest! {
     #[test]
     fn any_fault_is_read_or_refused(message in ".*", at: prop::sample::Index, byte: u8) {
         let mut bytes = Vec::new();
-        let fault = Fault::Panicked(Caught { message, ..Caught::default() });
+        let fault = Fault::Panicked(Caught::saying(message));
         codec::exact::to_vec_append(&mut bytes, &fault).unwrap();
         prop_assert_eq!(codec::exact::from_slice::<Fault>(&bytes), Ok(fault));
         let at = at.index(bytes.len());

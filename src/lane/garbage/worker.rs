@@ -66,10 +66,7 @@ impl Worker {
         self.lane.header().item_starts(TASK, self.item);
         let mut body = Vec::new();
         let (count, kind) = if kind.is_multiple_of(8) {
-            let caught = Caught {
-                message: "x".repeat(usize::from(len) * 64),
-                ..Caught::default()
-            };
+            let caught = Caught::saying("x".repeat(usize::from(len) * 64));
             codec::exact::to_vec_append(&mut body, &Fault::Panicked(caught)).unwrap_or_default();
             (1, ResponseKind::Fault)
         } else if let Some(size) = self.size {

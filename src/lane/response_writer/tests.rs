@@ -105,10 +105,7 @@ impl Ends {
 }
 
 fn panicked(len: usize) -> Fault {
-    Fault::Panicked(Caught {
-        message: "x".repeat(len),
-        ..Caught::default()
-    })
+    Fault::Panicked(Caught::saying("x".repeat(len)))
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Dispatch {
             return;
         }
         self.retried += 1;
-        let pause = batch.task.retry.pause(batch.attempts);
+        let pause = batch.task.retry().pause(batch.attempts);
         let waits = !pause.is_zero() && matches!(self.state, State::Open);
         if !waits || !batch.task.results.is_wanted(batch.first) {
             self.requeue(batch);

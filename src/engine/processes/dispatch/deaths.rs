@@ -76,7 +76,7 @@ impl Dispatch {
         // The outcome of its call may be certain with what follows.
         self.has_unwanted |= entry.batch.task.stops_at != StopsAt::Nothing;
         let (mut fate, uncounted) = if has_begun && worker.is_sane() {
-            if entry.batch.task.retry.is_on() {
+            if entry.batch.task.retry().is_on() {
                 entry.take_unpublished(&worker.receiver)
             } else {
                 let results = &entry.batch.task.results;

@@ -11,8 +11,7 @@ use nix::sys::eventfd::EventFd;
 use parking_lot::Mutex;
 
 use super::{Batch, Worker};
-use crate::call::Retry;
-use crate::call::seed::Seeds;
+use crate::call::Limits;
 use crate::codec;
 use crate::engine::affinity::Affinity;
 use crate::engine::processes::context::Context;
@@ -195,13 +194,9 @@ impl MadeUp {
             count,
             argument_size: Some(1),
             result_size: Some(8),
-            retry: Retry::NONE,
-            limit: None,
-            grace: None,
-            seeds: Seeds(0),
+            limits: Limits::none(),
             handles: KeptHandles::default(),
             stops_at: StopsAt::Nothing,
-            may_end: false,
             name: ItemIndex::NONE,
             results: Log::default(),
         };
@@ -209,7 +204,7 @@ impl MadeUp {
         let task = Arc::new(task);
         let mut dispatch = self.lock();
         // With a policy, `place` counts it.
-        dispatch.told += usize::from(task.results.is_told() && !task.retry.is_on());
+        dispatch.told += usize::from(task.results.is_told() && !task.retry().is_on());
         dispatch.place(&self.shared, Batch::new(task.clone()));
         drop(dispatch);
         task
@@ -360,9 +355,8 @@ impl Peer {
                     code,
                     first,
                     count,
-                    limit,
-                    is_recorded,
                     stops_at,
+                    more,
                     ..
                 },
                 _,
@@ -372,10 +366,11 @@ impl Peer {
             };
             self.responses.begin(task, first);
             self.responses.set_stops_at(stops_at);
-            if is_recorded {
+            let more = more.unwrap_or_default();
+            if more.is_recorded {
                 self.responses.set_recorded();
             }
-            if let Some(limit) = limit {
+            if let Some(limit) = more.limit {
                 self.responses.set_limit(limit);
             }
             return Some(Begun {

@@ -277,7 +277,7 @@ impl Dispatch {
     /// Takes a new task. Returns true if a sleeping worker had to be woken for it.
     pub(super) fn place(&mut self, context: &Context, mut batch: Batch) -> bool {
         self.outstanding += 1;
-        if batch.task.retry.is_on() && batch.task.results.is_told() {
+        if batch.task.retry().is_on() && batch.task.results.is_told() {
             // It must go on, though no caller may wait for it.
             self.told += 1;
         }
@@ -290,7 +290,8 @@ impl Dispatch {
         }
         // The outcome of its call may have become certain while the caller encoded it, or the call
         // may have ended.
-        let may_be_unwanted = batch.task.stops_at != StopsAt::Nothing || batch.task.may_end;
+        let may_be_unwanted =
+            batch.task.stops_at != StopsAt::Nothing || batch.task.limits.ending().is_some();
         if may_be_unwanted && !batch.task.results.is_wanted(batch.first) {
             self.fail_unwanted(batch);
             return false;
@@ -356,7 +357,7 @@ impl Dispatch {
         if worker.in_flight.is_empty() {
             self.tallies[number].waited(&batch);
         }
-        let limit = batch.task.limit;
+        let limit = batch.task.limit();
         worker.give(batch);
         let woke = worker.started.lane.header().wake_worker();
         if let Some(limit) = limit {
@@ -409,7 +410,7 @@ impl Dispatch {
                 break;
             };
             let next = front.expected.next;
-            let (taken, uncounted) = if front.batch.task.retry.is_on() {
+            let (taken, uncounted) = if front.batch.task.retry().is_on() {
                 front.take(&mut worker.receiver)
             } else {
                 let results = &front.batch.task.results;
@@ -437,7 +438,7 @@ impl Dispatch {
                     }
                     if let Some(front) = worker.in_flight.front() {
                         tally.waited(&front.batch);
-                        if front.batch.task.limit.is_some() {
+                        if front.batch.task.limit().is_some() {
                             worker.comes_to_head(clock::now());
                         }
                     }
@@ -473,13 +474,22 @@ impl Dispatch {
         self.told -= told;
         self.has_unwanted |= may_stop;
         self.count_down(ended);
+        if !rest.is_empty() || !again.is_empty() {
+            self.give_back(context, rest, again);
+        }
+        took || wrote
+    }
+
+    /// Takes back the rests of batches that a worker has ended, and those that it ended with an
+    /// item that is tried again.
+    #[cold]
+    fn give_back(&mut self, context: &Context, rest: Vec<Batch>, again: Vec<Batch>) {
         for batch in rest.into_iter().rev() {
             self.requeue(batch);
         }
         for batch in again.into_iter().rev() {
             self.try_again(context, batch);
         }
-        took || wrote
     }
 
     /// Puts a batch back where it came from, in front of the others.

@@ -77,7 +77,7 @@ impl Worker {
         let look = Look {
             task: front.expected.task,
             can_begin: self.is_ready()
-                || (front.batch.task.limit.is_some()
+                || (front.batch.task.limit().is_some()
                     && os::state::is_stopped(self.started.child.pid())),
             has_begun: self.has_begun(front),
             progress: self.receiver.header().progress(),

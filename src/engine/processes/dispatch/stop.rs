@@ -208,7 +208,7 @@ impl Dispatch {
             let pid = worker.started.child.pid();
             let mut overdue = None;
             for (position, entry) in worker.in_flight.iter_mut().enumerate() {
-                let Some(limit) = entry.batch.task.limit else {
+                let Some(limit) = entry.batch.task.limit() else {
                     continue;
                 };
                 let running = progress

@@ -13,7 +13,7 @@ use crate::engine::processes::start::Started;
 use crate::engine::processes::task::{Function, Results, SentContext, Task};
 use crate::engine::timeline::{Recorder, TimelineEvent};
 use crate::error::{Corruption, Crash, Death, ItemIndex, TaskError};
-use crate::lane::message::Request;
+use crate::lane::message::{More, Request};
 use crate::lane::{Expected, Received, Receiver, Times, Writer, is_past, next_number};
 use crate::os::clock;
 
@@ -153,6 +153,14 @@ pub(super) enum Body {
     Nothing,
     /// The end of a message that was taken back when only part of it was written.
     End,
+}
+
+/// How much of a message was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrote {
+    Nothing,
+    Part,
+    All,
 }
 
 /// A worker as the dispatch sees it.
@@ -314,12 +322,9 @@ impl Worker {
             context: context.as_ref().map_or(0, |context| context.id),
             first,
             count,
-            seeds: batch.task.seeds.0,
-            limit: batch.task.limit,
-            grace: batch.task.grace,
-            is_recorded: self.is_recorded,
+            seeds: batch.task.limits.seeds.0,
             stops_at: batch.task.stops_at,
-            name: self.is_named.then_some(batch.task.name),
+            more: self.more(&batch.task),
         };
         let body = Body::Items(batch.task.clone(), first..first + count);
         let result_size = batch.task.result_size;
@@ -347,67 +352,85 @@ impl Worker {
         }
     }
 
-    /// Puts a message into the outbox, and writes as much as there is room for.
+    /// Returns what the worker must know of few tasks.
+    fn more(&self, task: &Task<dyn Results>) -> Option<More> {
+        let is_plain = task.limits.are_none() && !self.is_recorded && !self.is_named;
+        (!is_plain).then(|| More {
+            limit: task.limit(),
+            grace: task.limits.grace(),
+            is_recorded: self.is_recorded,
+            name: self.is_named.then_some(task.name),
+        })
+    }
+
+    /// Writes a message, or as much of it as there is room for. The rest is put into the outbox.
     pub(super) fn post(&mut self, request: Request, body: Body) {
-        self.outbox.push_back(Message {
+        let mut message = Message {
             request,
             body,
             sent: 0,
-        });
-        self.flush();
+        };
+        if !self.outbox.is_empty() {
+            self.outbox.push_back(message);
+            self.flush();
+        } else if self.write(&mut message) != Wrote::All {
+            self.outbox.push_back(message);
+        }
     }
 
     /// Writes as much of the outbox as there is room for. Returns true if anything was written.
     pub(super) fn flush(&mut self) -> bool {
         let mut wrote = false;
-        while let Some(message) = self.outbox.front_mut() {
-            if !self.requests.has_room() {
-                if self.requests.is_corrupted() && self.kill_reason.is_none() {
-                    self.kill_for(KillReason::Corrupted(Corruption::CellState));
-                }
+        while let Some(mut message) = self.outbox.pop_front() {
+            let written = self.write(&mut message);
+            wrote |= written != Wrote::Nothing;
+            if written != Wrote::All {
+                // The rest of this message comes when the worker has read some cells.
+                self.outbox.push_front(message);
                 break;
             }
-            wrote = true;
-            let begins = self.requests.position();
-            let head = message.request.to_head();
-            let body = match &message.body {
-                Body::Items(task, items) => task.items(items.clone()),
-                Body::Context(context) => &context.bytes,
-                Body::Nothing => &[],
-                Body::End => {
-                    // A cell with nothing in it ends the message.
-                    self.requests.send(&[], &[], 0);
-                    self.outbox.pop_front();
-                    self.stop_if_leaving();
-                    continue;
-                }
-            };
-            let is_first = message.sent == 0;
-            let before = message.sent;
-            message.sent = self.requests.send(&head, body, message.sent);
-            self.bytes_sent += (message.sent - before) as u64;
-            let is_sent = message.sent == head.len() + body.len();
-            if let Request::Run { task, .. } = message.request
-                && let Some(entry) = self
-                    .in_flight
-                    .iter_mut()
-                    .rev()
-                    .find(|entry| entry.expected.task == task)
-            {
-                if is_first {
-                    entry.begins = Some(begins);
-                }
-                entry.is_sent = is_sent;
-            }
-            if !is_sent {
-                // The ring is full. The rest of this message comes when the worker has read some
-                // cells.
-                break;
-            }
-            self.outbox.pop_front();
             self.stop_if_leaving();
         }
         wrote
+    }
+
+    /// Writes as much of this message as there is room for.
+    fn write(&mut self, message: &mut Message) -> Wrote {
+        if !self.requests.has_room() {
+            if self.requests.is_corrupted() && self.kill_reason.is_none() {
+                self.kill_for(KillReason::Corrupted(Corruption::CellState));
+            }
+            return Wrote::Nothing;
+        }
+        let begins = self.requests.position();
+        let head = message.request.to_head();
+        let body = match &message.body {
+            Body::Items(task, items) => task.items(items.clone()),
+            Body::Context(context) => &context.bytes,
+            Body::Nothing => &[],
+            Body::End => {
+                // A cell with nothing in it ends the message.
+                self.requests.send(&[], &[], 0);
+                return Wrote::All;
+            }
+        };
+        let before = message.sent;
+        message.sent = self.requests.send(&head, body, before);
+        self.bytes_sent += (message.sent - before) as u64;
+        let is_sent = message.sent == head.len() + body.len();
+        if let Request::Run { task, .. } = message.request
+            && let Some(entry) = self
+                .in_flight
+                .iter_mut()
+                .rev()
+                .find(|entry| entry.expected.task == task)
+        {
+            if before == 0 {
+                entry.begins = Some(begins);
+            }
+            entry.is_sent = is_sent;
+        }
+        if is_sent { Wrote::All } else { Wrote::Part }
     }
 
     /// Takes back the batch at `position`, if the worker has not begun with it.

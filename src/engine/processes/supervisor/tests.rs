@@ -224,7 +224,9 @@ fn the_next_look_is_at_what_is_due_first() {
     assert_eq!(supervisor.look(), Some(None));
     // A place with a worker has what is due for that worker.
     let _peer = house.hire(0);
-    let task = house.place_with(1, |task| task.limit = Some(HOUR));
+    let task = house.place_with(1, |task| {
+        task.limits.set(|given| given.timeout = Some(HOUR));
+    });
     let next = supervisor.look().unwrap().unwrap();
     assert!(next < HOUR / 60, "its lane: {next:?}");
     // There are as many places as there shall be workers.

@@ -11,7 +11,6 @@ use crate::memory::transit::KeptHandles;
 use crate::os::clock;
 use crate::os::fault::{self, Child, Fate};
 use crate::os::readable::wait_readable;
-use crate::panic::Caught;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -35,7 +34,7 @@ fn what_a_place_has_done_is_the_work_of_all_its_workers() {
         let mut begun = peer.must_begin();
         peer.run(&mut begun, 1);
         peer.start(&mut begun);
-        peer.fault(&Fault::Panicked(Caught::default()));
+        peer.fault(&Fault::Panicked(Box::default()));
         peer.start(&mut begun);
         peer.fault(&Fault::ArgumentDecode("no".to_owned()));
         peer.start(&mut begun);
@@ -174,7 +173,7 @@ fn a_worker_gets_a_context_once_and_is_told_when_it_may_forget_it() {
     let place = |context: &std::sync::Arc<SentContext>| {
         house.place_with(1, |task| {
             task.function.context = Some(context.clone());
-            task.limit = None;
+            task.limits.set(|given| given.timeout = None);
         })
     };
     let sent = || {
@@ -242,7 +241,9 @@ fn a_limit_ends_a_worker_that_is_stopped_while_it_starts() {
     let house = MadeUp::new(1);
     let peer = house.hire_as(0, child.pid());
     peer.lane.header().set_up();
-    let task = house.place_with(1, |task| task.limit = Some(SECOND));
+    let task = house.place_with(1, |task| {
+        task.limits.set(|given| given.timeout = Some(SECOND));
+    });
     let now = clock::now();
     for millis in (0..1_049).step_by(10) {
         let mut dispatch = house.lock();

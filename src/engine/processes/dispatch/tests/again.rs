@@ -19,15 +19,12 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const SOON: Duration = Duration::from_secs(3_599);
 
 fn panicked() -> Fault {
-    Fault::Panicked(Caught {
-        message: "not yet".to_owned(),
-        ..Caught::default()
-    })
+    Fault::Panicked(Caught::saying("not yet"))
 }
 
 fn place(house: &MadeUp, count: u32, retry: Retry) -> Arc<Task<Log>> {
     house.place_with(count, |task| {
-        task.retry = retry;
+        task.limits.set(|given| given.retry = retry);
         task.stops_at = stops_at(retry);
         task.results.is_told = true;
     })
@@ -122,9 +119,11 @@ fn b135_attempts_of_all_causes_count_together() {
     let house = MadeUp::new(1);
     let causes = RetryOn::PANIC | RetryOn::DEATH | RetryOn::TIMEOUT;
     let task = house.place_with(2, |task| {
-        task.retry = Retry::up_to(3).on(causes);
-        task.stops_at = stops_at(task.retry);
-        task.limit = Some(HOUR);
+        task.limits.set(|given| {
+            given.retry = Retry::up_to(3).on(causes);
+            given.timeout = Some(HOUR);
+        });
+        task.stops_at = stops_at(task.retry());
     });
     let mut peer = fail(&house, house.hire(0), 0, Then::Ends);
     let mut begun = peer.must_begin();

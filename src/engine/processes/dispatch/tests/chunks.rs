@@ -106,9 +106,12 @@ fn items_that_cannot_be_sent_have_their_errors_and_the_others_their_results() {
         let task = &dispatch.workers[0].as_ref().unwrap().in_flight[0]
             .batch
             .task;
-        assert_eq!((task.retry, task.limit), (Retry::up_to(3), Some(MINUTE)));
+        assert_eq!(
+            (task.retry(), task.limit()),
+            (Retry::up_to(3), Some(MINUTE))
+        );
         // Two items come before the first that was sent.
-        assert_eq!(task.seeds, Seeds(5).from(BASE + 2));
+        assert_eq!(task.limits.seeds, Seeds(5).from(BASE + 2));
     }
     peer.serve();
     let expected = [unsent(0), unsent(1), sent(0), sent(1), unsent(4)];
@@ -157,11 +160,7 @@ fn failures_are_told_of_the_items_that_they_are_of() {
     let chunk = under_way(give(&house, &limits, &mut items, ALL).0);
     let mut begun: Begun = peer.must_begin();
     peer.start(&mut begun);
-    let caught = Caught {
-        message: "on purpose".to_owned(),
-        ..Caught::default()
-    };
-    peer.fault(&Fault::Panicked(caught));
+    peer.fault(&Fault::Panicked(Caught::saying("on purpose")));
     peer.run(&mut begun, 1);
     peer.start(&mut begun);
     house.reclaim(0, segfault());

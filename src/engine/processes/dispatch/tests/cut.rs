@@ -10,10 +10,7 @@ use crate::lane::message::{Fault, StopsAt};
 use crate::panic::Caught;
 
 fn panicked() -> Fault {
-    Fault::Panicked(Caught {
-        message: "on purpose".to_owned(),
-        ..Caught::default()
-    })
+    Fault::Panicked(Caught::saying("on purpose"))
 }
 
 /// Places a task that is a chunk of a `map`.

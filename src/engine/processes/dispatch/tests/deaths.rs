@@ -107,7 +107,9 @@ fn a_dead_worker_fails_the_item_that_it_had_started_and_no_other() {
 #[test]
 fn retries_are_counted_for_each_item_anew() {
     let house = MadeUp::new(1);
-    let task = house.place_with(3, |task| task.retry = Retry::up_to(2));
+    let task = house.place_with(3, |task| {
+        task.limits.set(|given| given.retry = Retry::up_to(2));
+    });
     let mut last = None;
     // Item 0 succeeds at its third start; items 1 and 2 fail after three.
     let starts = [false, false, true, false, false, false, false, false, false];
@@ -270,7 +272,9 @@ fn out_of_memory_is_told_only_if_limit_word_and_signal_agree() {
     ] {
         let house = MadeUp::with(1, |settings| settings.memory_limit = limit);
         let mut peer = house.hire(0);
-        let task = house.place_with(1, |task| task.retry = Retry::up_to(1));
+        let task = house.place_with(1, |task| {
+            task.limits.set(|given| given.retry = Retry::up_to(1));
+        });
         for _ in 0..2 {
             let mut begun = peer.must_begin();
             peer.start(&mut begun);

@@ -17,7 +17,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn timed(house: &MadeUp, count: u32, limit: Duration) -> Arc<Task<Log>> {
-    house.place_with(count, |task| task.limit = Some(limit))
+    house.place_with(count, |task| {
+        task.limits.set(|given| given.timeout = Some(limit));
+    })
 }
 
 fn timed_out(limit: Duration) -> TaskError {
