@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use manyhands::Call;
-use manyhands::as_completed;
 use manyhands::prelude::*;
+use manyhands::{Call, CancellationToken, as_completed};
 
 use super::Round;
 use super::common::errors::is_cancelled_or_closed;
@@ -36,7 +35,7 @@ impl<'r> Caller<'r> {
             if self.is_ending() {
                 return;
             }
-            match self.random.below(14) {
+            match self.random.below(17) {
                 0 | 1 => self.submit(),
                 2 => self.map(),
                 3 => self.map_outcomes(),
@@ -47,6 +46,7 @@ impl<'r> Caller<'r> {
                 9 => self.map_with(),
                 10 | 11 => self.try_map(),
                 12 => self.give_up(),
+                13..16 => self.ended(),
                 _ => self.idle(),
             }
             self.round.calls.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl<'r> Caller<'r> {
         Rules {
             retries: self.random.below(3) as u32,
             limit: self.random.one_in(3).then_some(limit),
-            may_be_cancelled: false,
+            ..Rules::default()
         }
     }
 
@@ -236,6 +236,82 @@ impl<'r> Caller<'r> {
             jobs[index].check(outcome, Some(index), rules, self.is_ending());
         }
         self.during("drop of what runs", || drop((results, stopped)));
+    }
+
+    /// Items of a call that a token or a deadline may end, at once or after a grace period. They
+    /// are tried again after whatever befalls them, some after a pause.
+    fn ended(&mut self) {
+        let soon = |random: &mut Random, most| Duration::from_millis(random.below(most) as u64);
+        let token = CancellationToken::new();
+        let deadline = self.random.one_in(2).then(|| soon(&mut self.random, 60));
+        let cancels = deadline.is_none() || self.random.one_in(2);
+        let grace = self.random.one_in(2).then(|| soon(&mut self.random, 30));
+        let rules = Rules {
+            may_be_cancelled: cancels,
+            has_policy: true,
+            has_deadline: deadline.is_some(),
+            may_stop: grace.is_some(),
+            ..self.rules()
+        };
+        let mut jobs = self.jobs(6);
+        for way in [Way::UntilTold, Way::Endless] {
+            if self.random.one_in(2) {
+                let at = self.random.below(jobs.len() + 1);
+                jobs.insert(at, Job::new(&mut self.random, way));
+            }
+        }
+        let causes = RetryOn::DEATH | RetryOn::PANIC | RetryOn::TIMEOUT;
+        let policy = Retry::up_to(rules.retries).on(causes);
+        let policy = policy.backoff(soon(&mut self.random, 3));
+        let (kind, turns) = (self.random.below(3), self.random.below(20_000));
+        let size = 1 + self.random.below(10);
+        let call = || {
+            let mut call = self.call(rules).retry(policy).cancel_on(&token);
+            if let Some(deadline) = deadline {
+                call = call.deadline(Instant::now() + deadline);
+            }
+            match grace {
+                Some(grace) => call.grace_period(grace),
+                None => call,
+            }
+        };
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            if cancels {
+                scope.spawn(|| {
+                    for _ in 0..turns {
+                        std::thread::yield_now();
+                    }
+                    token.cancel();
+                });
+            }
+            match kind {
+                0 => self.during("submit in a call that ends", || {
+                    let tasks: Vec<_> = jobs
+                        .iter()
+                        .map(|job| call().submit(run, job.clone()))
+                        .collect();
+                    tasks.into_iter().map(TaskFuture::result).collect()
+                }),
+                1 => self.during("map_outcomes that ends", || {
+                    call().chunk_size(size).map_outcomes(run, jobs.clone())
+                }),
+                _ => self.during("imap that ends", || {
+                    call().chunk_size(size).imap(run, jobs.clone()).collect()
+                }),
+            }
+        });
+        // A lazy call that ends gives one error for the rest.
+        let is_cut = kind == 2 && outcomes.len() < jobs.len();
+        assert!(is_cut || outcomes.len() == jobs.len(), "an outcome is lost");
+        let is_end = |error: &TaskError| {
+            is_cancelled_or_closed(error) || matches!(error, TaskError::DeadlineExceeded { .. })
+        };
+        let last = outcomes.last().map(|last| last.as_ref().is_err_and(is_end));
+        assert!(!is_cut || last == Some(true), "the rest has no error");
+        for (index, (job, outcome)) in jobs.iter().zip(outcomes).enumerate() {
+            let index = (kind > 0).then_some(index);
+            job.check(outcome, index, rules, self.is_ending());
+        }
     }
 
     fn map_outcomes(&mut self) {

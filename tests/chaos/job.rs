@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use manyhands::prelude::*;
+use manyhands::should_stop;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 use serde::ser::SerializeTuple;
@@ -32,6 +33,8 @@ pub(crate) enum Way {
     StopSoon,
     /// It is stopped in the middle of the task.
     Stop,
+    /// Ends when it is told to stop.
+    UntilTold,
     /// Never ends.
     Endless,
 }
@@ -121,6 +124,11 @@ pub(crate) fn run(job: Job) -> Answer {
         Way::Endless => loop {
             std::thread::park();
         },
+        Way::UntilTold => {
+            while !should_stop() {
+                std::thread::yield_now();
+            }
+        }
         Way::Soon => {
             std::thread::spawn(move || {
                 for _ in 0..job.n % 500 {
@@ -169,6 +177,22 @@ pub(crate) struct Rules {
     pub(crate) retries: u32,
     pub(crate) limit: Option<Duration>,
     pub(crate) may_be_cancelled: bool,
+    /// Whether what it panics at and takes too long at is tried again, too.
+    pub(crate) has_policy: bool,
+    /// Whether the call has a deadline. It may have passed.
+    pub(crate) has_deadline: bool,
+    /// Whether the job may be told to stop.
+    pub(crate) may_stop: bool,
+}
+
+impl Rules {
+    /// Whether a task that failed for good may have been started so often.
+    fn allow(self, attempts: u32) -> bool {
+        // Once its call is over, no item is tried again.
+        let may_be_over = self.may_be_cancelled || self.has_deadline;
+        let most = self.retries + 1;
+        attempts == most || (may_be_over && attempts < most)
+    }
 }
 
 static VALUES: AtomicUsize = AtomicUsize::new(0);
@@ -236,8 +260,11 @@ impl Job {
         }
         match outcome {
             Ok(answer) => {
-                let is_survivor =
-                    matches!(self.way, Way::Live | Way::Soon | Way::StopSoon | Way::Stop);
+                let is_survivor = match self.way {
+                    Way::Live | Way::Soon | Way::StopSoon | Way::Stop => true,
+                    Way::UntilTold => rules.may_stop,
+                    _ => false,
+                };
                 assert!(is_survivor, "{:?} has an answer", self.way);
                 assert!(self.is_answered_by(&answer), "another answer came back");
             }
@@ -261,7 +288,12 @@ impl Job {
     ) -> bool {
         match error {
             TaskError::Panicked { message, index, .. } => {
-                self.way == Way::Panic && *message == format!("job {}", self.n) && *index == at
+                let is_own = *message == format!("job {}", self.n) && *index == at;
+                let is_last = match error.attempts() {
+                    Some(attempts) if rules.has_policy => rules.allow(attempts) || is_ending,
+                    _ => !rules.has_policy,
+                };
+                self.way == Way::Panic && is_own && is_last
             }
             TaskError::WorkerDied {
                 index,
@@ -279,11 +311,12 @@ impl Job {
                 // Or this many workers have died in a row before the item could start, while its
                 // argument was under way.
                 let gives_up = *attempts == MOST_FALSE_STARTS;
-                let is_last = *attempts == rules.retries + 1;
+                let is_last = rules.allow(*attempts);
                 *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0
             }
             TaskError::TimedOut { index, limit, .. } => *index == at && rules.limit == Some(*limit),
             TaskError::Cancelled { .. } => rules.may_be_cancelled || is_ending,
+            TaskError::DeadlineExceeded { .. } => rules.has_deadline,
             error if is_closed(error) => is_ending,
             _ => false,
         }

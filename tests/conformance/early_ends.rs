@@ -69,9 +69,10 @@ pub(crate) fn hold_late((gate, n): Item) -> u32 {
 }
 
 /// Returns the deadline of a call that `end` is to end. Items begin long before it, unless the
-/// machine is so busy that they do not: a test holds then too, though it shows less.
+/// machine is so busy that they do not: a test holds then too, though it shows less. Tests wait for
+/// many of these.
 pub(crate) fn deadline_for(end: End) -> Option<Instant> {
-    (end == End::Deadline).then(|| Instant::now() + Duration::from_millis(600))
+    (end == End::Deadline).then(|| Instant::now() + Duration::from_millis(150))
 }
 
 /// Waits until `running` items are at the gate, and ends the call. If `opens`, opens the gate then.
@@ -382,7 +383,7 @@ macro_rules! early_ends {
                 std::thread::sleep(2 * limit);
                 7
             };
-            let limit = Duration::from_millis(300);
+            let limit = Duration::from_millis(100);
             for kind in ["map", "map_outcomes", "submit", "imap"] {
                 let fence = Fence(Gate::new());
                 let item = (fence.0.clone(), limit);

@@ -77,7 +77,7 @@ macro_rules! graces {
                     let fence = Fence(Gate::new());
                     let gate = &fence.0;
                     let token = CancellationToken::new();
-                    let at = Instant::now() + Duration::from_secs(1);
+                    let at = Instant::now() + Duration::from_millis(150);
                     let deadline = (asked == Asked::Deadline).then_some(at);
                     let call = || {
                         let call = pool.call().chunk_size(1).cancel_on(&token);
@@ -262,7 +262,7 @@ macro_rules! mortal_graces {
                     let fence = Fence(Gate::new());
                     let gate = &fence.0;
                     let token = CancellationToken::new();
-                    let at = Instant::now() + Duration::from_millis(300);
+                    let at = Instant::now() + Duration::from_millis(150);
                     let deadline = (asked == Asked::Deadline).then_some(at);
                     let call = || {
                         let call = pool.call().chunk_size(1).cancel_on(&token);

@@ -6,12 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::gate::Gate;
-use crate::limits::LIMIT;
 use manyhands::prelude::*;
 use manyhands::should_stop;
 
 /// A pause that no test waits for.
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The limit of each attempt. What is in time takes next to none of it.
+pub(crate) const LIMIT: Duration = Duration::from_millis(200);
 
 /// In which way an attempt fails.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,7 +159,7 @@ macro_rules! retry {
                 let pool = $make;
                 let policy = Retry::up_to(2).on(way.cause());
                 let limit = match way {
-                    $crate::retry::Way::TimesOut => $crate::limits::LIMIT,
+                    $crate::retry::Way::TimesOut => $crate::retry::LIMIT,
                     _ => DEADLINE,
                 };
                 let call = || pool.call().retry(policy).timeout(limit);
@@ -239,7 +241,7 @@ macro_rules! retry {
             });
             check(Way::TimesOut, &|jobs| {
                 let others = Retry::up_to(5).on(RetryOn::DEATH | RetryOn::PANIC);
-                let call = pool.call().timeout($crate::limits::LIMIT).retry(others);
+                let call = pool.call().timeout($crate::retry::LIMIT).retry(others);
                 call.map_outcomes(work, jobs).remove(0)
             });
             // The last policy counts.
@@ -381,7 +383,7 @@ macro_rules! retry {
                 let call = pool
                     .call()
                     .retry(policy)
-                    .timeout(Duration::from_millis(300));
+                    .timeout(Duration::from_millis(150));
                 let call = call.grace_period(LONG);
                 let outcome = match kind {
                     "map" => call.map(when_told, jobs).map(|each| each[0]),
