@@ -3,8 +3,12 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
+use common::errors::cancelled;
 use common::{Leftovers, children_of, eventually};
 use manyhands::prelude::*;
+use manyhands::{CancellationToken, RunAgain, should_stop};
 
 /// Memory of this process and its workers that is in use, in KiB.
 fn resident() -> usize {
@@ -198,5 +202,88 @@ fn b85_b94_ten_thousand_calls_that_end_early_leave_nothing() {
         2_000,
         || calls_that_end_early(&pool, 500),
         || calls_that_end_early(&pool, 10_000),
+    );
+}
+
+/// Makes calls that a token or a deadline could end, and that try again. All carry this token.
+fn calls_that_could_end<E, F>(pool: &Pool<E>, token: &CancellationToken, odd: F, count: u64)
+where
+    F: Fn(u64) -> u64 + Copy + Send + 'static,
+    E: RunAgain<F, u64, u64>,
+{
+    let far = Instant::now() + Duration::from_secs(3_600);
+    let policy = Retry::up_to(2).on(RetryOn::PANIC);
+    let call = || {
+        let call = pool.call().cancel_on(token).deadline(far).retry(policy);
+        call.grace_period(Duration::from_secs(1))
+    };
+    for n in 0..count {
+        assert_eq!(call().map(odd, n..n + 4).map(|all| all.len()), Ok(4));
+        // The one handle is dropped, and the task of the other is waited for.
+        let [left, task] = [n, n + 1].map(|n| call().submit(odd, n));
+        drop(left);
+        assert_eq!(task.result(), Ok(n + 2));
+        assert_eq!(call().imap(odd, n..n + 3).count(), 3);
+    }
+}
+
+#[test]
+fn b88_calls_that_share_a_token_leave_nothing_in_it() {
+    let _none = Leftovers::none();
+    let token = CancellationToken::new();
+    let add = |n: u64| n + 1;
+    let pool = Pool::threads(2).unwrap();
+    // A hook for each call or task would be found.
+    leaves_nothing(
+        1_000,
+        || calls_that_could_end(&pool, &token, add, 500),
+        || calls_that_could_end(&pool, &token, add, 10_000),
+    );
+    let pool = Pool::processes(2).unwrap();
+    leaves_nothing(
+        1_000,
+        || calls_that_could_end(&pool, &token, add, 500),
+        || calls_that_could_end(&pool, &token, add, 5_000),
+    );
+}
+
+/// Ends calls while their items run: each by a token of its own, with a grace period.
+fn calls_that_are_ended(pool: &Pool<Processes>, count: u64) {
+    for n in 0..count {
+        let token = CancellationToken::new();
+        let call = || {
+            let call = pool.call().cancel_on(&token);
+            call.grace_period(Duration::from_millis(1))
+        };
+        let wait = |stops: bool| {
+            while !(stops && should_stop()) {
+                std::thread::yield_now();
+            }
+            stops
+        };
+        // The worker of every tenth is killed.
+        let stops = !n.is_multiple_of(10);
+        let task = call().submit(wait, stops);
+        while !task.is_running() {
+            std::thread::yield_now();
+        }
+        token.cancel();
+        // A slow machine may kill what would have stopped.
+        let outcome = task.result();
+        let was_killed = outcome == Err(cancelled());
+        assert!(was_killed || (stops && outcome == Ok(true)), "{outcome:?}");
+        assert_eq!(call().map(|n: u64| n, 0..4), Err(cancelled()));
+    }
+    pool.broadcast(|()| (), ()).unwrap();
+}
+
+#[test]
+fn b92_calls_that_end_in_a_grace_period_leave_nothing() {
+    let _none = Leftovers::none();
+    let pool = Pool::processes(2).unwrap();
+    leaves_nothing(
+        2_000,
+        || calls_that_are_ended(&pool, 100),
+        || calls_that_are_ended(&pool, 1_000),
     );
 }
