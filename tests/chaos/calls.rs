@@ -249,8 +249,8 @@ impl<'r> Caller<'r> {
         let rules = Rules {
             may_be_cancelled: cancels,
             has_policy: true,
-            has_deadline: deadline.is_some(),
-            may_stop: grace.is_some(),
+            deadline,
+            grace,
             ..self.rules()
         };
         let mut jobs = self.jobs(6);

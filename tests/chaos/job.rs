@@ -179,17 +179,17 @@ pub(crate) struct Rules {
     pub(crate) may_be_cancelled: bool,
     /// Whether what it panics at and takes too long at is tried again, too.
     pub(crate) has_policy: bool,
-    /// Whether the call has a deadline. It may have passed.
-    pub(crate) has_deadline: bool,
-    /// Whether the job may be told to stop.
-    pub(crate) may_stop: bool,
+    /// The deadline of the call, from its start. It may have passed.
+    pub(crate) deadline: Option<Duration>,
+    /// How long the job may go on when it is told to stop, if it is told.
+    pub(crate) grace: Option<Duration>,
 }
 
 impl Rules {
     /// Whether a task that failed for good may have been started so often.
     fn allow(self, attempts: u32) -> bool {
         // Once its call is over, no item is tried again.
-        let may_be_over = self.may_be_cancelled || self.has_deadline;
+        let may_be_over = self.may_be_cancelled || self.deadline.is_some();
         let most = self.retries + 1;
         attempts == most || (may_be_over && attempts < most)
     }
@@ -262,7 +262,7 @@ impl Job {
             Ok(answer) => {
                 let is_survivor = match self.way {
                     Way::Live | Way::Soon | Way::StopSoon | Way::Stop => true,
-                    Way::UntilTold => rules.may_stop,
+                    Way::UntilTold => rules.grace.is_some(),
                     _ => false,
                 };
                 assert!(is_survivor, "{:?} has an answer", self.way);
@@ -316,7 +316,7 @@ impl Job {
             }
             TaskError::TimedOut { index, limit, .. } => *index == at && rules.limit == Some(*limit),
             TaskError::Cancelled { .. } => rules.may_be_cancelled || is_ending,
-            TaskError::DeadlineExceeded { .. } => rules.has_deadline,
+            TaskError::DeadlineExceeded { .. } => rules.deadline.is_some(),
             error if is_closed(error) => is_ending,
             _ => false,
         }
