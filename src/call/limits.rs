@@ -141,10 +141,13 @@ impl Limits {
         self.given.as_ref()?.timeout
     }
 
-    /// Returns after which failures the task is run again.
+    /// Returns after which failures the task is run again. With a limit of zero no attempt begins,
+    /// and so none follows another.
     #[inline]
     pub(crate) fn retry(&self) -> Retry {
-        self.given.as_ref().map_or(Retry::NONE, |given| given.retry)
+        self.given
+            .as_ref()
+            .map_or(Retry::NONE, |given| given.retry())
     }
 
     /// Returns what may end the call early, if anything may.
@@ -217,6 +220,11 @@ impl Limits {
 }
 
 impl Given {
+    fn retry(&self) -> Retry {
+        let begins = !self.timeout.is_some_and(|limit| limit.is_zero());
+        if begins { self.retry } else { Retry::NONE }
+    }
+
     /// Returns the limit of each item, if there is one.
     fn limit(&self) -> Option<Limit> {
         let grace = self.grace.unwrap_or_default();

@@ -174,12 +174,17 @@ impl Threads {
         state.free += 1;
         drop(state);
         #[cfg(target_os = "linux")]
-        let coming = crate::os::task::Coming::new();
+        let (coming, mask) = (
+            crate::os::task::Coming::new(),
+            crate::os::worker::programs_mask(),
+        );
         let started = thread::Builder::new()
             .name("manyhands-call".to_owned())
             .spawn(move || {
                 #[cfg(target_os = "linux")]
                 let _there = crate::os::task::There::begin(coming);
+                #[cfg(target_os = "linux")]
+                crate::os::worker::block_signals(mask);
                 self.serve();
             });
         #[cfg(target_os = "linux")]
@@ -201,8 +206,6 @@ impl Threads {
 
     /// Runs callbacks, from the thread's start, when it is counted as free, to its end.
     fn serve(&'static self) {
-        #[cfg(target_os = "linux")]
-        crate::os::worker::block_signals();
         let mut state = self.lock();
         loop {
             if state.may_take() {

@@ -68,6 +68,7 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
     let theirs = writer.clone();
     let (up, is_up) = sync_channel(1);
     let coming = Coming::new();
+    let mask = worker::programs_mask();
     thread::Builder::new()
         .name("manyhands-child".to_owned())
         .stack_size(STACK)
@@ -75,7 +76,7 @@ pub(super) fn watch(pid: libc::pid_t) -> io::Result<(OwnedFd, Arc<PipeWriter>)> 
             let there = There::begin(coming);
             let own = OwnThread::register();
             let _ = up.send(());
-            worker::block_signals();
+            worker::block_signals(mask);
             wait_for_end(pid, started);
             // It fails if there is no reader any more.
             let _ = write(&*theirs, &[1]);

@@ -458,8 +458,10 @@ mod tests {
 
     #[test]
     fn a_new_process_blocks_no_signals() {
+        use super::super::worker;
+
         // Threads that start workers do this.
-        super::super::worker::block_signals();
+        worker::block_signals(worker::programs_mask());
         for is_forked in [false, true] {
             let (input, to_input) = io::pipe().unwrap();
             let streams = [Stream::Fd(input.into()), Stream::Null, Stream::Null];

@@ -68,10 +68,11 @@ pub(crate) fn start(
         thread = thread.stack_size(stack);
     }
     let coming = Coming::new();
+    let mask = worker::programs_mask();
     let started = thread.spawn(move || {
         let _there = There::begin(coming);
         let _own = OwnThread::register();
-        worker::block_signals();
+        worker::block_signals(mask);
         work();
     });
     started.map_err(|error| not_started(name, error))

@@ -1,5 +1,6 @@
 //! What a process does to itself, once, when it becomes a worker.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::io;
@@ -186,11 +187,37 @@ pub(crate) fn set_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// Keeps signals that the program handles away from the calling thread: they are for the program's
-/// own threads.
-pub(crate) fn block_signals() {
+thread_local! {
+    /// On a thread of the crate's own: the signals that the program's thread blocked for which it
+    /// was started.
+    static PROGRAMS_MASK: Cell<Option<SigSet>> = const { Cell::new(None) };
+}
+
+/// Returns the signals that the program has blocked on this thread. On a thread of the crate's own
+/// they are those of the program's thread for which it was started.
+pub(crate) fn programs_mask() -> SigSet {
+    let own = || SigSet::thread_get_mask().ok();
+    let mask = PROGRAMS_MASK.get().or_else(own);
+    mask.unwrap_or_else(SigSet::empty)
+}
+
+/// Keeps signals that the program handles away from the calling thread, which is one of the crate's
+/// own: they are for the program's own threads. `mask` is the [`programs_mask`] of the thread that
+/// has started this one.
+pub(crate) fn block_signals(mask: SigSet) {
+    PROGRAMS_MASK.set(Some(mask));
     if let Err(error) = SigSet::all().thread_block() {
         log::debug!("signals could not be blocked: {error}");
+    }
+}
+
+/// Blocks the signals that the program blocks, and no others, in a child that this thread has
+/// forked: code of the program runs in it, and in what that starts.
+pub(crate) fn restore_signals() {
+    if let Some(mask) = PROGRAMS_MASK.take()
+        && let Err(error) = mask.thread_set_mask()
+    {
+        log::debug!("signals could not be let through: {error}");
     }
 }
 

@@ -226,8 +226,8 @@ impl<'p, 'c, E: Executor, M> Call<'p, 'c, E, M> {
     /// it would without a policy: alone, or with its call. Each attempt has the whole
     /// [`timeout`](Self::timeout), the whole [`grace_period`](Self::grace_period) and the same
     /// [seed](crate::item_seed). What would come again is not tried again: an argument that cannot
-    /// be decoded, a result that cannot be encoded. Nothing is tried again once a token or a
-    /// deadline has ended the call.
+    /// be decoded, a result that cannot be encoded, an item with a limit of zero. Nothing is tried
+    /// again once a token or a deadline has ended the call.
     ///
     /// On threads and [`Serial`](crate::Serial) items must be [`Clone`], because each attempt uses
     /// one up; on processes and forked children the parent keeps them anyway. The bound of these

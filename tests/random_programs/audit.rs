@@ -79,8 +79,12 @@ fn workers_are_not_overrun(world: &World, number: usize, entries: &[Entry]) {
     let spec = &world.program.pools[number];
     // A worker that dies in a task does not note its return. A task that waits for others helps
     // with them.
-    let is_simple = kinds(&world.program, number)
-        .all(|kind| matches!(kind, Kind::Live | Kind::Slow(_) | Kind::Large));
+    let is_simple = kinds(&world.program, number).all(|kind| {
+        matches!(
+            kind,
+            Kind::Live | Kind::Slow(_) | Kind::Large | Kind::UntilTold
+        )
+    });
     if spec.engine == Engine::Serial || !is_simple {
         return;
     }

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 
 use manyhands::Call;
 use manyhands::prelude::*;
-use manyhands::{Executor, Progress, Run, RunReduce, RunWith};
+use manyhands::{Executor, Progress, RunAgain, RunReduce, RunWith};
 
 use crate::common::errors::is_closed;
 use crate::model::Given;
-use crate::program::{CallSpec, Chunks, Engine, Form, Kind};
+use crate::program::{CallSpec, Chunks, Form, Kind, Options};
 use crate::task::{Answer, Event, Task, append, context, entries, run, run_id, run_only, run_with};
-use crate::world::{World, each, fail, hold};
+use crate::world::{World, each, fail, hold, retries};
 
 const INPUT_PANIC: &str = "the input of a call";
 
@@ -22,6 +22,8 @@ struct Items<'w> {
     world: &'w World,
     spec: &'w CallSpec,
     given: Vec<Given>,
+    /// Those of the step, without a policy if the call takes none.
+    options: Options,
     /// The pool had ended before the call.
     is_late: bool,
     told: Mutex<Vec<Progress>>,
@@ -35,6 +37,10 @@ pub(crate) fn call(world: &World, spec: &CallSpec, first: u32) {
     };
     let engine = world.program.pools[number].engine;
     let returns = !matches!(spec.form, Form::ForEach | Form::MapReduce);
+    let options = Options {
+        policy: spec.options.policy && spec.form.takes_policy(),
+        ..spec.options
+    };
     let kinds = spec.tasks.iter().copied();
     let more = std::iter::repeat_n(Kind::Live, spec.more);
     let given: Vec<Given> = (first..)
@@ -42,13 +48,9 @@ pub(crate) fn call(world: &World, spec: &CallSpec, first: u32) {
         .enumerate()
         .map(|(index, (id, kind))| Given {
             index: Some(index),
-            // A lazy call submits each item.
-            retries: match (engine, spec.form) {
-                (Engine::Forked, Form::Imap | Form::ImapUnordered) => 0,
-                _ => spec.options.retries,
-            },
-            kind: kind.on(engine, spec.options.limit, returns),
-            ..world.given(id, number, kind, spec.options)
+            retries: retries(engine, options, spec.form.is_lazy()),
+            kind: kind.on(engine, options, returns),
+            ..world.given(id, number, kind, options)
         })
         .collect();
     let items = Items {
@@ -56,6 +58,7 @@ pub(crate) fn call(world: &World, spec: &CallSpec, first: u32) {
         spec,
         is_late: given.first().is_some_and(|given| given.is_late),
         given,
+        options,
         told: Mutex::default(),
     };
     each!(&*pool, pool => items.make(pool, run, run_only, run_with, run_id, append));
@@ -68,6 +71,30 @@ enum Whole {
     Ids(Vec<u32>),
     Error(TaskError),
     InputPanicked,
+}
+
+/// Makes a call in its form. The calls with and without a policy are two types, which have these
+/// forms in common; what follows them is for the others.
+macro_rules! make {
+    ($items:expr, $call:expr, $run:expr, $only:expr, $input:expr, $($others:tt)*) => {
+        match $items.spec.form {
+            Form::Map => $items.whole(|| $call.map($run, $input).map(Whole::Values)),
+            Form::ForEach => $items.whole(|| {
+                let ids = $items.ids().collect();
+                $call.for_each($only, $input).map(|()| Whole::Ids(ids))
+            }),
+            Form::TryMap => $items.outcomes(|| $call.map_outcomes($run, $input)),
+            Form::Imap => {
+                let mut outcomes = $call.imap($run, $input).enumerate();
+                $items.lazy(|| outcomes.next());
+            }
+            Form::ImapUnordered => {
+                let mut outcomes = $call.imap_unordered($run, $input);
+                $items.lazy(|| outcomes.next());
+            }
+            $($others)*
+        }
+    };
 }
 
 impl Items<'_> {
@@ -96,11 +123,9 @@ impl Items<'_> {
         first..first + self.given.len() as u32
     }
 
+    /// The call without its retries.
     fn options<'p: 'c, 'c, E: Executor>(&'c self, pool: &'p Pool<E>) -> Call<'p, 'c, E> {
-        let mut call = pool.call().retries(self.spec.options.retries);
-        if let Some(limit) = self.spec.options.limit() {
-            call = call.timeout(limit);
-        }
+        let mut call = self.options.bound(pool.call());
         call = match self.spec.chunks {
             Chunks::Unsaid => call,
             Chunks::Equal => call.schedule(Schedule::Equal),
@@ -122,48 +147,42 @@ impl Items<'_> {
         W: Fn(&Vec<u64>, Task) -> Answer,
         M: Fn(Task) -> Vec<u32>,
         G: Fn(Vec<u32>, Vec<u32>) -> Vec<u32>,
-        E: Run<F, Task, Answer>
-            + Run<O, Task, ()>
+        E: RunAgain<F, Task, Answer>
+            + RunAgain<O, Task, ()>
             + RunWith<Vec<u64>, W, Task, Answer>
             + RunReduce<M, G, Task, Vec<u32>>,
     {
         let (call, input) = (self.options(pool), self.input());
-        match self.spec.form {
-            Form::Map => self.whole(|| call.map(run, input).map(Whole::Values)),
+        if let Some(policy) = self.options.retry() {
+            let call = call.retry(policy);
+            make!(self, call, run, only, input, Form::MapWith | Form::MapReduce => {
+                unreachable!("no such call takes a policy")
+            });
+            return;
+        }
+        let call = call.retries(self.options.retries);
+        make!(
+            self, call, run, only, input,
             Form::MapWith => {
                 self.whole(|| call.map_with(&context(), with, input).map(Whole::Values));
             }
-            Form::ForEach => self.whole(|| {
-                let ids = self.ids().collect();
-                call.for_each(only, input).map(|()| Whole::Ids(ids))
-            }),
             Form::MapReduce => self.whole(|| {
                 let ids = call.map_reduce(id, append, input)?;
                 Ok(Whole::Ids(ids.unwrap_or_default()))
             }),
-            Form::TryMap => {
-                let outcomes = catch(|| call.map_outcomes(run, input));
-                let input_panics = self.end_of_input().is_some();
-                hold(outcomes.is_none() == input_panics, INPUT_RULE, || {
-                    self.describe()
-                });
-                if let Some(outcomes) = outcomes {
-                    self.each_once(outcomes.into_iter().enumerate().collect());
-                    self.check_last_told();
-                }
-            }
-            Form::Imap => {
-                let mut outcomes = call.imap(run, input);
-                let mut index = 0..;
-                self.lazy(|| {
-                    let outcome = outcomes.next()?;
-                    Some((index.next()?, outcome))
-                });
-            }
-            Form::ImapUnordered => {
-                let mut outcomes = call.imap_unordered(run, input);
-                self.lazy(|| outcomes.next());
-            }
+        );
+    }
+
+    /// Takes the outcomes of `map_outcomes`.
+    fn outcomes(&self, call: impl FnOnce() -> Vec<Result<Answer, TaskError>>) {
+        let outcomes = catch(call);
+        let input_panics = self.end_of_input().is_some();
+        hold(outcomes.is_none() == input_panics, INPUT_RULE, || {
+            self.describe()
+        });
+        if let Some(outcomes) = outcomes {
+            self.each_once(outcomes.into_iter().enumerate().collect());
+            self.check_last_told();
         }
     }
 

@@ -2,6 +2,7 @@
 //! pool.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use manyhands::error::TaskValue;
 use manyhands::prelude::*;
@@ -23,9 +24,9 @@ pub(crate) struct Deeds {
     pub(crate) cancels: AtomicBool,
     /// One of them has returned.
     pub(crate) has_ended: AtomicBool,
-    /// An end with a time limit has begun on a pool of threads: what a thread runs may go on when
-    /// the pool has ended, and a later end does not wait for it.
-    pub(crate) may_go_on: AtomicBool,
+    /// Ends with a time limit that have begun on a pool of threads. If the time of one is over, what
+    /// a thread runs goes on, and no other end waits for it.
+    pub(crate) timed_ends: AtomicUsize,
     /// Workers killed from outside.
     pub(crate) kills: AtomicUsize,
     /// Workers stopped from outside.
@@ -52,10 +53,13 @@ pub(crate) struct Given {
     /// What is left of its kind on its engine.
     pub(crate) kind: Kind,
     pub(crate) options: Options,
-    /// How often it is run again after the death of its worker.
+    /// How often it is run again, at most: after the death of its worker, and with a policy after
+    /// its panic or its limit too.
     pub(crate) retries: u32,
     /// Its index in its call.
     pub(crate) index: Option<usize>,
+    /// It has not started before this.
+    pub(crate) since: Instant,
     /// A call that ended the pool had returned before the task was given.
     pub(crate) is_late: bool,
     /// `cancel` has said that it cancelled the task.
@@ -85,13 +89,31 @@ impl Given {
 
     /// Whether it may have an answer, if the pool lets it run.
     pub(crate) fn may_succeed(&self) -> bool {
-        let limit = self.options.limit;
+        let most = self.options.most();
         match self.kind {
-            _ if limit == Some(0) => false,
-            Kind::Slow(millis) => limit.is_none_or(|limit| u64::from(millis) <= limit),
-            Kind::Live | Kind::Large | Kind::Nested(_) => true,
+            _ if most == Some(0) => false,
+            // What returns within its grace period has its result.
+            Kind::Slow(millis) => most.is_none_or(|most| u64::from(millis) <= most),
+            Kind::Live | Kind::Large | Kind::Nested(_) | Kind::UntilTold => true,
             _ => false,
         }
+    }
+
+    /// Whether the task that gave this answer was told to stop if it should have been, and not if
+    /// not.
+    fn is_told_rightly(&self, answer: &Answer, own: &Deeds) -> bool {
+        let limit = self.options.limit.unwrap_or(u64::MAX);
+        let must = match self.kind {
+            Kind::UntilTold => true,
+            Kind::Slow(millis) => self.options.grace.is_some() && u64::from(millis) >= limit,
+            _ => false,
+        };
+        if !answer.is_told {
+            return !must;
+        }
+        let is_over = self.since.elapsed() >= Duration::from_millis(limit);
+        let is_ended = self.is_killed || own.are_cancelling();
+        self.options.grace.is_some() && (is_over || is_ended)
     }
 
     /// Checks an outcome. `deeds` are those of all pools.
@@ -110,6 +132,10 @@ impl Given {
             }
             Ok(_) if self.is_late => self.broken("a pool that has ended takes no task", outcome),
             Ok(_) if !self.may_succeed() => self.broken("a task that fails has no answer", outcome),
+            Ok(answer) if !self.is_told_rightly(answer, own) => self.broken(
+                "a task is told to stop at its limit, if it has a grace period",
+                outcome,
+            ),
             Ok(answer) => match &answer.nested {
                 Some(Ok(values)) if *values == NESTED.map(nested).collect::<Vec<_>>() => Ok(()),
                 // The call of the task was on this pool, or on one after it.
@@ -129,6 +155,9 @@ impl Given {
                 None if deeds[self.pool..].iter().any(Deeds::are_ending) => Ok(()),
                 _ => self.broken("a call in a task gives what it would give outside", outcome),
             },
+            Err(error) if !self.is_number_of_attempts(error, own) => {
+                self.broken("an error says how often the task was started", outcome)
+            }
             Err(error) if self.explains(error, own) => Ok(()),
             Err(_) => self.broken("an error says what has happened", outcome),
         }
@@ -140,8 +169,33 @@ impl Given {
         outcome: &Result<Answer, TaskError>,
     ) -> Result<T, Broken> {
         // The text of an answer may be long.
-        let outcome = outcome.as_ref().map(|answer| (answer.id, &answer.nested));
+        let outcome = outcome
+            .as_ref()
+            .map(|answer| (answer.id, &answer.nested, answer.is_told));
         Err((rule, format!("{outcome:?}, of {self:?}")))
+    }
+
+    /// Whether the error says a number of attempts that it can be of.
+    fn is_number_of_attempts(&self, error: &TaskError, own: &Deeds) -> bool {
+        let Some(attempts) = error.attempts() else {
+            return true;
+        };
+        let most = self.retries + 1;
+        let is_death = matches!(error, TaskError::WorkerDied { .. });
+        let may_die = self.death().is_some() || own.kills.load(Ordering::SeqCst) > 0;
+        let (may_have_more, is_last) = if self.options.policy {
+            // What ends early, or is not started in time, is not tried as often as it may be.
+            let is_whole =
+                own.stops.load(Ordering::SeqCst) == 0 && !self.is_killed && !own.are_cancelling();
+            (true, is_whole)
+        } else {
+            (is_death || may_die, is_death)
+        };
+        match (may_have_more, is_last) {
+            (_, true) => attempts == most,
+            (true, false) => (1..=most).contains(&attempts),
+            (false, false) => attempts == 1,
+        }
     }
 
     fn explains(&self, error: &TaskError, own: &Deeds) -> bool {
@@ -162,15 +216,9 @@ impl Given {
                 self.kind == Kind::Panic && *index == self.index && is_own
             }
             TaskError::WorkerDied {
-                index,
-                pid,
-                cause,
-                attempts,
-                ..
+                index, pid, cause, ..
             } => {
-                let is_right = *index == self.index
-                    && *pid != std::process::id()
-                    && *attempts == self.retries + 1;
+                let is_right = *index == self.index && *pid != std::process::id();
                 is_right && (self.death().as_ref() == Some(cause) || is_victim(*cause, own))
             }
             TaskError::TimedOut {
@@ -234,7 +282,13 @@ impl Given {
             index,
             ..self.clone()
         };
-        given.explains(error, &deeds[self.pool])
+        // A chunk that is begun again has had a worker that died.
+        let attempts = error.attempts().unwrap_or(1);
+        let is_right = match error {
+            TaskError::WorkerDied { .. } => attempts == self.retries + 1,
+            _ => (1..=self.retries + 1).contains(&attempts),
+        };
+        is_right && given.explains(error, &deeds[self.pool])
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use manyhands::{Call, Executor, Retry, RetryOn};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -91,22 +92,26 @@ pub(crate) enum Kind {
     Hang,
     /// Stops its own process.
     Freeze,
+    /// Ends when it is told to stop.
+    UntilTold,
     /// Makes a call itself: on a pool of the program, or in a worker process on a pool of its own.
     Nested(u8),
 }
 
 impl Kind {
-    /// What is left of it on this engine, with this limit. `returns` tells whether the call encodes
-    /// the task's answer.
-    pub(crate) fn on(self, engine: Engine, limit: Option<u64>, returns: bool) -> Self {
-        let limit = limit.filter(|limit| (1..=SMALL).contains(limit));
+    /// What is left of it on this engine, with these options. `returns` tells whether the call
+    /// encodes the task's answer.
+    pub(crate) fn on(self, engine: Engine, options: Options, returns: bool) -> Self {
         match self {
-            Self::Hang | Self::Freeze => match limit {
-                None => Self::Live,
-                Some(_) if engine.is_mortal() => self,
-                // A thread cannot be stopped.
-                Some(limit) => Self::Slow(limit as u8 + 20),
+            Self::Hang | Self::Freeze => match options.most() {
+                Some(most @ 1..=SMALL) if !engine.is_mortal() => {
+                    // A thread cannot be stopped.
+                    Self::Slow(most as u8 + 20)
+                }
+                Some(1..=SMALL) => self,
+                _ => Self::Live,
             },
+            Self::UntilTold if !options.tells_soon() => Self::Live,
             Self::Die(_) if !engine.is_mortal() => Self::Panic,
             Self::DieInArgument | Self::BadArgument | Self::StuckArgument
                 if engine != Engine::Processes =>
@@ -138,6 +143,12 @@ pub(crate) struct Options {
     /// Milliseconds.
     pub(crate) limit: Option<u64>,
     pub(crate) retries: u32,
+    /// The retries are a policy: they follow panics and limits too, and not only deaths.
+    #[serde(default)]
+    pub(crate) policy: bool,
+    /// The grace period, in milliseconds.
+    #[serde(default)]
+    pub(crate) grace: Option<u64>,
 }
 
 impl Options {
@@ -145,9 +156,44 @@ impl Options {
         self.limit.map(Duration::from_millis)
     }
 
+    /// The milliseconds after which a task is ended. One with a limit of zero has no grace period:
+    /// it does not begin.
+    pub(crate) fn most(self) -> Option<u64> {
+        let grace = self.grace.unwrap_or(0);
+        self.limit.map(|limit| match limit {
+            0 => 0,
+            limit => limit + grace,
+        })
+    }
+
     /// Whether the limit may end a task that takes next to no time.
     pub(crate) fn is_tight(self) -> bool {
-        self.limit.is_some_and(|limit| limit <= SMALL)
+        self.most().is_some_and(|most| most <= SMALL)
+    }
+
+    /// Whether a task may be told to stop, and soon, if it runs for long enough.
+    pub(crate) fn tells_soon(self) -> bool {
+        self.grace.is_some() && matches!(self.limit, Some(1..=SMALL))
+    }
+
+    /// The policy, if there is one.
+    pub(crate) fn retry(self) -> Option<Retry> {
+        let causes = RetryOn::DEATH | RetryOn::PANIC | RetryOn::TIMEOUT;
+        self.policy.then(|| Retry::up_to(self.retries).on(causes))
+    }
+
+    /// Gives a call its limit and its grace period.
+    pub(crate) fn bound<'p, 'c, E: Executor, M>(
+        self,
+        mut call: Call<'p, 'c, E, M>,
+    ) -> Call<'p, 'c, E, M> {
+        if let Some(limit) = self.limit() {
+            call = call.timeout(limit);
+        }
+        if let Some(grace) = self.grace {
+            call = call.grace_period(Duration::from_millis(grace));
+        }
+        call
     }
 }
 
@@ -160,6 +206,18 @@ pub(crate) enum Form {
     MapReduce,
     Imap,
     ImapUnordered,
+}
+
+impl Form {
+    /// Whether there is such a call with a policy.
+    pub(crate) fn takes_policy(self) -> bool {
+        !matches!(self, Self::MapWith | Self::MapReduce)
+    }
+
+    /// Whether it submits its items one by one.
+    pub(crate) fn is_lazy(self) -> bool {
+        matches!(self, Self::Imap | Self::ImapUnordered)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -340,6 +398,7 @@ fn kind() -> impl Strategy<Value = Kind> + Clone {
         1 => Just(Kind::StuckResult),
         2 => Just(Kind::Hang),
         1 => Just(Kind::Freeze),
+        3 => Just(Kind::UntilTold),
         2 => (0..16u8).prop_map(Kind::Nested),
     ]
 }
@@ -352,7 +411,21 @@ fn options() -> impl Strategy<Value = Options> + Clone {
         2 => Just(Some(30_000)),
     ];
     let retries = prop_oneof![5 => Just(0), 1 => 1..3u32];
-    (limit, retries).prop_map(|(limit, retries)| Options { limit, retries })
+    let again = prop_oneof![
+        2 => (retries, Just(false)),
+        1 => (0..3u32, Just(true)),
+    ];
+    let grace = prop_oneof![
+        9 => Just(None),
+        2 => (0..50u64).prop_map(Some),
+        1 => Just(Some(30_000)),
+    ];
+    (limit, again, grace).prop_map(|(limit, (retries, policy), grace)| Options {
+        limit,
+        retries,
+        policy,
+        grace,
+    })
 }
 
 fn call() -> impl Strategy<Value = CallSpec> {

@@ -124,10 +124,10 @@ fn submit(world: &World, number: usize, kind: Kind, options: Options, id: u32) -
     let given = world.given(id, number, kind, options);
     let task = Task::new(id, number, given.kind);
     let future = each!(&*pool, pool => {
-        let call = pool.call().retries(options.retries);
-        match options.limit() {
-            Some(limit) => call.timeout(limit).submit(run, task),
-            None => call.submit(run, task),
+        let call = options.bound(pool.call());
+        match options.retry() {
+            Some(policy) => call.retry(policy).submit(run, task),
+            None => call.retries(options.retries).submit(run, task),
         }
     });
     Some(Handle {

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use manyhands::prelude::*;
+use manyhands::should_stop;
 use nix::sys::signal::{Signal, raise};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -162,6 +163,8 @@ pub(crate) struct Answer {
     pub(crate) id: u32,
     text: String,
     pub(crate) nested: Nested,
+    /// Whether the task had been told to stop when it was about to return.
+    pub(crate) is_told: bool,
     trap: ResultTrap,
 }
 
@@ -230,6 +233,11 @@ pub(crate) fn run(task: Task) -> Answer {
         Kind::Freeze => loop {
             let _ = raise(Signal::SIGSTOP);
         },
+        Kind::UntilTold => {
+            while !should_stop() {
+                std::thread::yield_now();
+            }
+        }
         Kind::Nested(n) => answer = call(task.pool, n),
         _ => {}
     }
@@ -238,6 +246,7 @@ pub(crate) fn run(task: Task) -> Answer {
         id: task.id,
         text: task.text,
         nested: answer,
+        is_told: should_stop(),
         trap: ResultTrap(task.trap.0),
     }
 }

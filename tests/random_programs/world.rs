@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manyhands::prelude::*;
 use manyhands::process::Stdio;
@@ -105,6 +105,21 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
 }
 
+/// How often a task is run again, at most. `is_submitted` tells whether it is a submitted one, or an
+/// item of a lazy call.
+pub(crate) fn retries(engine: Engine, options: Options, is_submitted: bool) -> u32 {
+    match engine {
+        // It does not begin, and so does not begin again.
+        _ if options.limit == Some(0) => 0,
+        _ if options.policy => options.retries,
+        // No thread dies alone.
+        Engine::Serial | Engine::Threads => 0,
+        // A forked child that was submitted is not replaced: the page of `Forked` says so.
+        Engine::Forked if is_submitted => 0,
+        Engine::Forked | Engine::Processes => options.retries,
+    }
+}
+
 static WORLD: OnceLock<World> = OnceLock::new();
 
 pub(crate) fn world() -> &'static World {
@@ -180,14 +195,11 @@ impl World {
         Given {
             id,
             pool,
-            kind: kind.on(engine, options.limit, true),
+            kind: kind.on(engine, options, true),
             options,
-            // A forked child that was submitted is not replaced: the page of `Forked` says so.
-            retries: match engine {
-                Engine::Forked => 0,
-                _ => options.retries,
-            },
+            retries: retries(engine, options, true),
             index: None,
+            since: Instant::now(),
             is_late: self.deeds[pool].has_ended.load(Ordering::SeqCst),
             is_cancelled: false,
             is_killed: false,
@@ -250,9 +262,8 @@ impl World {
             deeds.cancels.store(true, Ordering::SeqCst);
         }
         let is_timed = matches!(how, End::CloseIn(_));
-        let may_go_on = &deeds.may_go_on;
         if is_timed && self.program.pools[number].engine == Engine::Threads {
-            may_go_on.store(true, Ordering::SeqCst);
+            deeds.timed_ends.fetch_add(1, Ordering::SeqCst);
         }
         let ended = pool.end(how);
         hold(ended.is_ok(), "a pool can be ended, once or twice", || {
@@ -266,7 +277,8 @@ impl World {
         );
         deeds.has_ended.store(true, Ordering::SeqCst);
         // A thread cannot be stopped: the task that it runs may go on.
-        let goes_on = may_go_on.load(Ordering::SeqCst) && !(is_timed && is_in_time);
+        let in_time = usize::from(is_timed && is_in_time);
+        let goes_on = deeds.timed_ends.load(Ordering::SeqCst) > in_time;
         if !goes_on {
             self.note_end(number);
         }
@@ -329,7 +341,10 @@ impl World {
             }
             owned.is_some()
         });
-        deeds.cancels.store(true, Ordering::SeqCst);
+        // One that was closed has no tasks left that could be cancelled.
+        if !deeds.has_ended.load(Ordering::SeqCst) {
+            deeds.cancels.store(true, Ordering::SeqCst);
+        }
         drop(owned);
         deeds.has_ended.store(true, Ordering::SeqCst);
         // A dropped pool of threads does not wait for the tasks that run.

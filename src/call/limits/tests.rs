@@ -88,3 +88,12 @@ fn an_item_in_time_has_its_outcome_and_its_own_seed() {
         assert_eq!(item_seed(), None, "the thread is at no item any more");
     }
 }
+
+#[test]
+fn nothing_is_tried_again_with_a_limit_of_zero() {
+    let retry = Retry::up_to(3).on(RetryOn::TIMEOUT);
+    let again = |timeout| limited(timeout).with(|given| given.retry = retry).retry();
+    assert_eq!(again(Some(Duration::ZERO)), Retry::NONE);
+    assert_eq!(again(Some(Duration::from_nanos(1))), retry);
+    assert_eq!(again(None), retry);
+}

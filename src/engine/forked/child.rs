@@ -174,6 +174,7 @@ impl Forked {
                 }
             };
             if is_bound && let Some(work) = work.take() {
+                worker::restore_signals();
                 environment::apply(setup.environment);
                 if let Some(chain) = chain.take() {
                     tree::mark_forked_child(chain);

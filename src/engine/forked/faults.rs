@@ -3,19 +3,20 @@
 
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{Death, PoolError, TaskError};
 use crate::os::fault::{self, Child, Fate, Met};
 use crate::os::memory::SharedMemory;
 use crate::os::pidfd;
 use crate::os::{life, state};
-use crate::{Forked, Pool};
+use crate::{Forked, Pool, Retry, RetryOn};
 
 const IN_TIME: Duration = Duration::from_secs(20);
 
@@ -272,6 +273,44 @@ fn retries_are_counted_and_the_error_says_how_often_it_was_tried() {
             };
             assert_eq!((index.get(), attempts), (Some(0), retries + 1));
         }
+    });
+}
+
+/// Threads of the crate take no signals, and fork too: for a task that is tried again, and for a call
+/// in a callback.
+#[test]
+fn a_child_blocks_the_signals_that_the_program_blocks_whichever_thread_forks_it() {
+    fn blocked() -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigBlk:"));
+        line.unwrap().to_owned()
+    }
+
+    in_time(|| {
+        let signals = SigSet::from(Signal::SIGUSR1);
+        signals.thread_block().unwrap();
+        let pool = Arc::new(pool(2));
+        let policy = Retry::up_to(1).on(RetryOn::PANIC);
+        let fails = |()| -> () { panic!("{}", blocked()) };
+        let task = pool.call().retry(policy).submit(fails, ());
+        let (say, said) = channel();
+        // From now on a thread of the crate waits for the task.
+        task.on_done(move |outcome| {
+            let error = outcome.unwrap_err();
+            let _ = say.send((error.attempts(), error.to_string()));
+        });
+        let (attempts, text) = said.recv_timeout(IN_TIME).unwrap();
+        assert_eq!(attempts, Some(2));
+        assert!(text.contains(&blocked()), "{text}");
+
+        let (say, said) = channel();
+        let own = pool.clone();
+        let task = pool.submit(|()| (), ());
+        task.on_done(move |_| {
+            let _ = say.send(own.submit(|()| blocked(), ()).result());
+        });
+        assert_eq!(said.recv_timeout(IN_TIME).unwrap(), Ok(blocked()));
+        signals.thread_unblock().unwrap();
     });
 }
 
