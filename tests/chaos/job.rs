@@ -314,7 +314,15 @@ impl Job {
                 let is_last = rules.allow(*attempts);
                 *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0
             }
-            TaskError::TimedOut { index, limit, .. } => *index == at && rules.limit == Some(*limit),
+            TaskError::TimedOut {
+                index,
+                limit,
+                attempts,
+                ..
+            } => {
+                let is_last = !rules.has_policy || rules.allow(*attempts) || is_ending;
+                *index == at && rules.limit == Some(*limit) && is_last
+            }
             TaskError::Cancelled { .. } => rules.may_be_cancelled || is_ending,
             TaskError::DeadlineExceeded { .. } => rules.has_deadline,
             error if is_closed(error) => is_ending,
