@@ -173,6 +173,7 @@ pub(crate) const MOST_FALSE_STARTS: u32 = 16;
 
 /// What was asked of a job's task, and with it what may come of it.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each says another thing")]
 pub(crate) struct Rules {
     pub(crate) retries: u32,
     pub(crate) limit: Option<Duration>,
@@ -314,7 +315,15 @@ impl Job {
                 let is_last = rules.allow(*attempts);
                 *index == at && known.contains(cause) && (is_last || gives_up) && *pid > 0
             }
-            TaskError::TimedOut { index, limit, .. } => *index == at && rules.limit == Some(*limit),
+            TaskError::TimedOut {
+                index,
+                limit,
+                attempts,
+                ..
+            } => {
+                let is_last = !rules.has_policy || rules.allow(*attempts) || is_ending;
+                *index == at && rules.limit == Some(*limit) && is_last
+            }
             TaskError::Cancelled { .. } => rules.may_be_cancelled || is_ending,
             TaskError::DeadlineExceeded { .. } => rules.deadline.is_some(),
             error if is_closed(error) => is_ending,

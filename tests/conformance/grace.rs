@@ -230,17 +230,38 @@ macro_rules! graces {
             assert_eq!(call().map(ask, 0..50), Ok(vec![false; 50]));
             assert_eq!(call().submit(ask, 1).result(), Ok(false));
             assert_eq!(call().grace_period(DEADLINE).map(ask, 0..50), Ok(vec![false; 50]));
-            let over = |_: u32| {
+            // What it returns is thrown away, so it leaves a mark.
+            let fence = Fence(Gate::new());
+            let gate = &fence.0;
+            let over = |gate: Gate| {
                 let start = Instant::now();
-                while start.elapsed() < Duration::from_millis(20) {}
-                manyhands::should_stop()
+                while start.elapsed() < Duration::from_millis(20) {
+                    if manyhands::should_stop() {
+                        gate.mark("told");
+                    }
+                }
             };
             let limit = Duration::from_millis(1);
-            let outcome = pool.call().timeout(limit).submit(over, 1).result();
+            let outcome = pool.call().timeout(limit).submit(over, gate.clone()).result();
             assert_matches!(outcome, Err(TaskError::TimedOut { .. }));
             let soon = Instant::now() + limit;
-            let outcome = pool.call().deadline(soon).submit(over, 1).result();
+            let outcome = pool.call().deadline(soon).submit(over, gate.clone()).result();
             assert!(End::Deadline.is_outcome(&outcome), "{outcome:?}");
+            assert_eq!(gate.waiting(), 0, "it is told");
+            // Nor is one that takes longer than the limit of one before it, which had a period.
+            let limited = || pool.call().timeout(limit).grace_period(DEADLINE);
+            assert_eq!(limited().map(|n: u32| n, 0..4), Ok(vec![0, 1, 2, 3]));
+            assert_eq!(limited().submit(|n: u32| n, 4).result(), Ok(4));
+            let slow = |_: u32| {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_millis(5) {}
+                manyhands::should_stop()
+            };
+            assert_eq!(pool.map(slow, 0..8), Ok(vec![false; 8]));
+            let tasks: Vec<_> = (0..4).map(|n| pool.submit(slow, n)).collect();
+            for task in tasks {
+                assert_eq!(task.result(), Ok(false));
+            }
             assert!(!manyhands::should_stop());
         }
     };
@@ -312,12 +333,49 @@ macro_rules! mortal_graces {
         }
 
         #[test]
+        fn b93_what_a_call_that_has_failed_leaves_running_is_not_told() {
+            use $crate::early_ends::items;
+            let _none = Leftovers::none();
+            let pool = $make;
+            let fence = Fence(Gate::new());
+            let gate = &fence.0;
+            let one_fails = |(gate, n): $crate::early_ends::Item| {
+                if n == 0 {
+                    eventually("the other runs", || gate.waiting() == 1);
+                    // Without the hook: another thread may print a backtrace when this is forked.
+                    std::panic::resume_unwind(Box::new("it fails"));
+                }
+                gate.mark("1");
+                gate.pass();
+                if manyhands::should_stop() {
+                    gate.mark("told");
+                }
+            };
+            let call = pool.call().chunk_size(1).timeout(DEADLINE);
+            let failed = call.map(one_fails, items(gate, 2));
+            assert_matches!(failed, Err(TaskError::Panicked { .. }));
+            gate.open();
+            // The end of the pool waits for it.
+            pool.close().unwrap();
+            assert!(!gate.folder().join("told").exists(), "it is told");
+        }
+
+        #[test]
         fn b92_each_item_ends_in_its_own_way_and_deaths_are_told() {
             use $crate::early_ends::end_when_running;
             use $crate::grace::*;
             let _none = Leftovers::none();
             let pool = $make;
-            for seed in 0..6_u32 {
+            for kinds in [
+                [0, 1],
+                [1, 2],
+                [2, 0],
+                [0, 2],
+                [1, 0],
+                [2, 1],
+                [0, 3],
+                [3, 3],
+            ] {
                 let fence = Fence(Gate::new());
                 let gate = &fence.0;
                 let token = CancellationToken::new();
@@ -330,18 +388,23 @@ macro_rules! mortal_graces {
                             $crate::common::kill(std::process::id());
                             unreachable!("SIGKILL cannot be survived")
                         }
+                        3 => std::process::exit(3),
                         _ => never_stops((gate, n)),
                     }
                 };
-                let kinds = [seed % 3, (seed + 1 + seed / 3) % 3];
                 let numbers = kinds.map(|kind| 100 * kind);
+                // Only what does not stop needs the end of the period.
+                let grace = if kinds.contains(&2) {
+                    Duration::from_millis(100)
+                } else {
+                    LONG
+                };
                 let each = std::thread::scope(|scope| {
                     let ended = (&token, None);
                     scope.spawn(move || end_when_running(gate, 2, ended, false));
                     let own = [0, 1].map(|n| (gate.clone(), numbers[n as usize] + n));
                     let call = pool.call().chunk_size(1).cancel_on(&token);
-                    let call = call.grace_period(Duration::from_millis(100));
-                    call.map_outcomes(end, own)
+                    call.grace_period(grace).map_outcomes(end, own)
                 });
                 let what = format!("{kinds:?}: {each:?}");
                 let is_cancelled = |outcome: &Result<u32, TaskError>| {
@@ -354,8 +417,9 @@ macro_rules! mortal_graces {
                     let outcome = &each[n as usize];
                     match kind {
                         0 => assert_eq!(*outcome, Ok(n), "{what}"),
-                        // Death and the end of the call come together.
+                        // It may have been killed because of the end of the call.
                         1 => assert!(has_died(outcome) || is_cancelled(outcome), "{what}"),
+                        3 => assert!(has_died(outcome), "{what}"),
                         _ => assert!(is_cancelled(outcome), "{what}"),
                     }
                 }

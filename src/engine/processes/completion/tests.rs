@@ -6,14 +6,16 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::call::Limits;
 use crate::call::entry::{self, Entry};
+use crate::call::{Limits, Retry, RetryOn};
 use crate::engine::processes::dispatch::State;
 use crate::engine::processes::dispatch::made_up::{IN_TIME, MadeUp, Peer, until};
 use crate::engine::processes::submit;
 use crate::engine::processes::task::Function;
 use crate::error::Death;
 use crate::future::{CancellationToken, TaskFuture, ending_of};
+use crate::lane::message::Fault;
+use crate::panic::Caught;
 
 /// Submits a task. Returns its handle, and what its worker will answer.
 fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
@@ -22,16 +24,21 @@ fn submit(house: &MadeUp) -> (TaskFuture<u64>, u64) {
 
 /// Submits a task of a call that ends early with this.
 fn submit_until(house: &MadeUp, ending: Option<&Ending>) -> (TaskFuture<u64>, u64) {
+    let limits = Limits::none().with(|given| given.ending = ending.cloned());
+    let (task, answer) = submit_with(house, limits);
+    if let Some(ending) = ending {
+        task.end_with(ending);
+    }
+    (task, answer)
+}
+
+fn submit_with(house: &MadeUp, limits: Limits) -> (TaskFuture<u64>, u64) {
     fn entry_of<F: Fn(u64) -> u64>(_: F) -> Entry {
         entry::plain::<F, u64, u64>
     }
     let function = Function::new(entry_of(|x| x), None).unwrap();
     let answer = function.code << 32;
-    let limits = Limits::none().with(|given| given.ending = ending.cloned());
     let task = submit::submit(&house.shared, limits, Ok(function), 5_u64, None);
-    if let Some(ending) = ending {
-        task.end_with(ending);
-    }
     (task, answer)
 }
 
@@ -123,6 +130,30 @@ fn a_task_of_whose_end_a_callback_is_to_be_told_counts_as_one_until_then() {
         house.assert_at_rest();
         house.end_background();
     }
+}
+
+/// No supervisor looks at the lanes here.
+#[test]
+fn b133_an_answer_after_which_a_task_is_tried_again_is_seen_though_no_caller_waits() {
+    let house = MadeUp::new(1);
+    let mut peer = house.hire(0);
+    let policy = Retry::up_to(1).on(RetryOn::PANIC);
+    let limits = Limits::none().with(|given| given.retry = policy);
+    let (task, answer) = submit_with(&house, limits);
+    let mut begun = peer.must_begin();
+    peer.start(&mut begun);
+    peer.fault(&Fault::Panicked(Caught::saying("not yet")));
+    peer.responses.end();
+    let mut next = None;
+    until("the next attempt comes", || {
+        next = peer.begin();
+        next.is_some()
+    });
+    peer.finish(next.unwrap());
+    until("its end is seen", || house.lock().told == 0);
+    assert_eq!(task.result(), Ok(answer));
+    house.assert_at_rest();
+    house.end_background();
 }
 
 #[test]
