@@ -173,7 +173,6 @@ pub(crate) const MOST_FALSE_STARTS: u32 = 16;
 
 /// What was asked of a job's task, and with it what may come of it.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each says another thing")]
 pub(crate) struct Rules {
     pub(crate) retries: u32,
     pub(crate) limit: Option<Duration>,
