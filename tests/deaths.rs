@@ -37,7 +37,7 @@ fn die(way: Way) -> u32 {
             unreachable!("nobody survives a write to nowhere")
         }
         Way::Abort => std::process::abort(),
-        Way::Exit(code) => std::process::exit(code),
+        Way::Exit(code) => common::exit_at_once(code),
         Way::Overflow => overflow(1).try_into().unwrap_or(0),
     }
 }

@@ -354,6 +354,15 @@ pub fn falls_asleep_again(thread: i32, times: u64) {
     });
 }
 
+/// Ends this process at once. The `exit` of std takes a lock that each thread takes when it starts
+/// and ends. In a child that was forked while the test harness started a thread, it stays locked
+/// for ever (`docs/forking.md`).
+#[allow(unsafe_code)]
+pub fn exit_at_once(code: i32) -> ! {
+    // SAFETY: it may be called at any time.
+    unsafe { libc::_exit(code) }
+}
+
 pub fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     // It may have ended already.

@@ -420,7 +420,7 @@ macro_rules! mortal_at_once {
             let pool = $make;
             let run = |(n, dies, fails): (u32, u32, u32)| {
                 if n == dies {
-                    std::process::exit(9);
+                    $crate::common::exit_at_once(9);
                 }
                 if n == fails { Err(n) } else { Ok(n) }
             };

@@ -388,7 +388,7 @@ macro_rules! mortal_graces {
                             $crate::common::kill(std::process::id());
                             unreachable!("SIGKILL cannot be survived")
                         }
-                        3 => std::process::exit(3),
+                        3 => $crate::common::exit_at_once(3),
                         _ => never_stops((gate, n)),
                     }
                 };

@@ -296,7 +296,7 @@ macro_rules! mortal_outcomes {
             let pool = $make;
             let deadly = |x: u8| {
                 if x % 10 == 3 {
-                    std::process::exit(x.into())
+                    $crate::common::exit_at_once(x.into())
                 }
                 x
             };
@@ -338,7 +338,7 @@ macro_rules! mortal_outcomes {
             let pool = $make;
             let deadly = |x: u8| {
                 if x % 10 == 3 {
-                    std::process::exit(x.into())
+                    $crate::common::exit_at_once(x.into())
                 }
                 x
             };

@@ -101,7 +101,7 @@ fn die(way: Way) -> u32 {
             }
             ends();
         }
-        Way::Exit => std::process::exit(3),
+        Way::Exit => common::exit_at_once(3),
         Way::Kill => drop(nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL)),
         Way::Sent => drop(nix::sys::signal::kill(
             nix::unistd::Pid::this(),

@@ -213,7 +213,7 @@ fn die(way: Way) -> ! {
             let _ = raise(Signal::SIGSEGV);
             let _ = raise(Signal::SIGSEGV);
         }
-        Way::Exit => std::process::exit(7),
+        Way::Exit => crate::common::exit_at_once(7),
         Way::Abort => {}
     }
     std::process::abort()
