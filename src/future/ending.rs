@@ -14,7 +14,7 @@
 //! [`Watch`], which may be dropped under such a lock: it takes only the lock of the list.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -39,15 +39,17 @@ impl Reason {
         }
     }
 
-    fn to_word(self) -> u8 {
+    /// Returns the word that says this, and which thread has ended the call. A deadline passes by
+    /// itself, whichever thread sees it.
+    fn to_word(self) -> usize {
         match self {
-            Self::Cancelled => CANCELLED,
+            Self::Cancelled => CANCELLED | ThreadNumber::here().0,
             Self::DeadlineExceeded => DEADLINE_EXCEEDED,
         }
     }
 
-    fn from_word(word: u8) -> Option<Self> {
-        match word {
+    fn from_word(word: usize) -> Option<Self> {
+        match word & REASON {
             CANCELLED => Some(Self::Cancelled),
             DEADLINE_EXCEEDED => Some(Self::DeadlineExceeded),
             _ => None,
@@ -56,8 +58,26 @@ impl Reason {
 }
 
 /// Values of [`State::reason`]; 0 for none.
-const CANCELLED: u8 = 1;
-const DEADLINE_EXCEEDED: u8 = 2;
+const CANCELLED: usize = 1;
+const DEADLINE_EXCEEDED: usize = 2;
+/// The bits of these; the rest is the [`ThreadNumber`].
+const REASON: usize = 3;
+
+/// A number that no other thread of this process has, or has had. Its two lowest bits are 0; all
+/// are in a thread that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadNumber(pub(crate) usize);
+
+impl ThreadNumber {
+    /// Returns that of the calling thread.
+    pub(crate) fn here() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        thread_local! {
+            static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed) << 2;
+        }
+        Self(OWN.try_with(|own| *own).unwrap_or(0))
+    }
+}
 
 /// The number of the next hook.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -81,7 +101,7 @@ pub(crate) struct Ending(Arc<State>);
 
 struct State {
     /// Why the call is over, once it is.
-    reason: AtomicU8,
+    reason: AtomicUsize,
     deadline: Option<Instant>,
     /// Each process has its own list. A forked child must not wake what its parent watches, and
     /// another thread may have had the lock when the child was forked.
@@ -120,7 +140,7 @@ impl Ending {
 
     fn with_deadline(deadline: Option<Instant>, grace: Option<Duration>) -> Self {
         Self(Arc::new(State {
-            reason: AtomicU8::new(0),
+            reason: AtomicUsize::new(0),
             deadline,
             #[cfg(target_os = "linux")]
             hooks: PerProcess::new(Mutex::default()),
@@ -170,6 +190,13 @@ impl Ending {
             return reason;
         }
         Some(self.settle(Reason::DeadlineExceeded))
+    }
+
+    /// Returns which thread has cancelled the call, if one has.
+    fn cancelled_by(&self) -> Option<ThreadNumber> {
+        let word = self.0.reason.load(Ordering::Acquire);
+        let number = ThreadNumber(word & !REASON);
+        (word & REASON == CANCELLED && number.0 != 0).then_some(number)
     }
 
     /// Returns whether what runs may go on for a while after the end.
@@ -285,6 +312,18 @@ impl Ending {
             number,
             other: None,
         }
+    }
+
+    /// Does the same, and tells the hook which thread has cancelled the call, if one has.
+    pub(crate) fn watch_cancel(
+        &self,
+        hook: impl FnOnce(Reason, Option<ThreadNumber>) + Send + 'static,
+    ) -> Watch {
+        let own = Arc::downgrade(&self.0);
+        self.watch(move |reason| {
+            let by = own.upgrade().and_then(|state| Self(state).cancelled_by());
+            hook(reason, by);
+        })
     }
 
     /// Runs `hook` when the grace period of the call ends, or now if it has: like

@@ -10,7 +10,7 @@ mod outstanding;
 mod signal;
 mod token;
 
-pub(crate) use self::ending::{Ending, Reason, Watch};
+pub(crate) use self::ending::{Ending, Reason, ThreadNumber, Watch};
 pub(crate) use self::many::Board;
 pub use self::many::{AsCompleted, ReturnWhen, as_completed, wait};
 pub(crate) use self::outstanding::{PoolId, wait_for_callbacks};
@@ -106,6 +106,12 @@ pub(crate) trait Pending<R>: Send + Sync {
         let _ = reason;
     }
 
+    /// Returns whether this thread runs the task, or began to before the task was stopped.
+    fn runs_on(&self, thread: ThreadNumber) -> bool {
+        let _ = thread;
+        false
+    }
+
     /// Keeps this as long as the task is kept.
     fn keep(&self, watch: Watch);
 
@@ -171,12 +177,12 @@ impl<R> TaskFuture<R> {
         R: 'static,
     {
         let task = Arc::downgrade(&self.pending);
-        let stop = move |reason| {
-            if let Some(task) = task.upgrade() {
-                task.stop(reason);
-            }
-        };
         let watch = if ending.has_grace() {
+            let stop = move |reason| {
+                if let Some(task) = task.upgrade() {
+                    task.stop(reason);
+                }
+            };
             let task = Arc::downgrade(&self.pending);
             let ask = move |reason| {
                 if let Some(task) = task.upgrade() {
@@ -185,7 +191,15 @@ impl<R> TaskFuture<R> {
             };
             ending.watch(ask).and(ending.watch_kill(stop))
         } else {
-            ending.watch(stop)
+            ending.watch_cancel(move |reason, by| {
+                // A task that has cancelled its own call keeps its outcome. It may have done so
+                // before this hook was there.
+                if let Some(task) = task.upgrade()
+                    && !by.is_some_and(|thread| task.runs_on(thread))
+                {
+                    task.stop(reason);
+                }
+            })
         };
         self.pending.keep(watch);
     }

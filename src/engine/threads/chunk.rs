@@ -6,7 +6,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::error::TaskError;
-use crate::future::{Hook, Pending, PoolId, Reason, Watch};
+use crate::future::{Hook, Pending, PoolId, Reason, ThreadNumber, Watch};
 
 /// The outcomes of a chunk's items, in order, as far as they have one; `None` once they have been
 /// taken.
@@ -72,6 +72,10 @@ where
 
     fn ask(&self, reason: Reason) {
         self.task.ask(reason);
+    }
+
+    fn runs_on(&self, thread: ThreadNumber) -> bool {
+        self.task.runs_on(thread)
     }
 
     fn keep(&self, watch: Watch) {

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::call::{Failure, Limits};
 use crate::copies::{self, Original};
 use crate::engine::backlog::Slot;
 use crate::error::{PoolError, TaskError};
-use crate::future::{Hook, Pending, PoolId, Reason, Watch, later};
+use crate::future::{Hook, Pending, PoolId, Reason, ThreadNumber, Watch, later};
 use crate::panic;
 use crate::shim::{AtomicBool, Condvar, Mutex};
 
@@ -176,6 +176,8 @@ struct Rare {
     watch: OnceLock<Watch>,
     /// Whether the task may be stopped while it runs.
     is_stoppable: bool,
+    /// The number of the thread that runs the task, or has begun to; 0 for none.
+    runs_on: AtomicUsize,
     /// Whether the function of the task counts what it runs.
     counts_itself: bool,
     /// Why the task was stopped while it ran, if it was. Set under the lock of `stage`.
@@ -385,6 +387,9 @@ impl<F, A, R> Task<F, A, R> {
     /// Returns false if it was stopped meanwhile.
     fn put_back(&self, work: (F, A), began: Option<u64>) -> bool {
         let (function, argument) = work;
+        if let Some(rare) = &self.rare {
+            rare.runs_on.store(0, Ordering::Relaxed);
+        }
         let mut stage = self.stage.lock();
         if matches!(*stage, Stage::Running) {
             *stage = Stage::Queued(function, argument);
@@ -457,7 +462,11 @@ where
             // is gone.
             let began = counts::begin(self.queued);
             let rare = self.rare.as_ref().filter(|rare| rare.is_stoppable);
-            let here = rare.map(|_| Here::enter(self.address()));
+            let here = rare.map(|rare| {
+                let thread = ThreadNumber::here();
+                rare.runs_on.store(thread.0, Ordering::Relaxed);
+                Here::enter(self.address())
+            });
             let again = function.run(argument, &self.limits, |outcome, attempts| {
                 drop(here);
                 self.end_run((outcome, attempts), began);
@@ -600,6 +609,12 @@ where
             drop(stage);
             self.announce();
         }
+    }
+
+    fn runs_on(&self, thread: ThreadNumber) -> bool {
+        // Relaxed: a thread that has cancelled the call has written this before.
+        let runs_on = |rare: &Rare| rare.runs_on.load(Ordering::Relaxed) == thread.0;
+        self.rare.as_deref().is_some_and(runs_on)
     }
 
     fn ask(&self, reason: Reason) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::call::schedule::Schedule;
+use crate::future::{CancellationToken, ending_of};
 use crate::pool::Pool;
 
 mod calls;
@@ -888,4 +889,37 @@ fn maps_and_tasks_of_many_threads_share_one_pool() {
             });
         }
     });
+}
+
+#[test]
+fn b89_a_task_that_has_cancelled_its_call_before_it_can_be_stopped_keeps_its_outcome() {
+    let pool = Pool::threads(2).unwrap();
+    // Its own token, or that of another task, which cancels it in its place.
+    for is_own in [true, false] {
+        let (token, gate) = (CancellationToken::new(), Arc::new(Gate::default()));
+        let ending = ending_of(std::slice::from_ref(&token), None, None).unwrap();
+        let limits = Limits::none().with(|given| given.ending = Some(ending.clone()));
+        let (own, passed) = (token.clone(), Arc::clone(&gate));
+        let run = move |()| {
+            if is_own {
+                own.cancel();
+            }
+            passed.pass();
+            7
+        };
+        let task = pool.engine().submit(limits, run, ());
+        gate.until_waiting(1);
+        if !is_own {
+            pool.submit(move |()| token.cancel(), ()).result().unwrap();
+        }
+        // The call ends its tasks only now.
+        task.end_with(&ending);
+        gate.open();
+        let expected = if is_own {
+            Ok(7)
+        } else {
+            Err(TaskError::Cancelled {})
+        };
+        assert_eq!(task.result(), expected, "{is_own}");
+    }
 }
