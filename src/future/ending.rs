@@ -63,8 +63,8 @@ const DEADLINE_EXCEEDED: usize = 2;
 /// The bits of these; the rest is the [`ThreadNumber`].
 const REASON: usize = 3;
 
-/// A number that no other thread of this process has, or has had. Its two lowest bits are 0; all
-/// are in a thread that ends.
+/// A number that no other thread of this process has, or has had. It is not 0; its two lowest bits
+/// are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadNumber(pub(crate) usize);
 
@@ -75,7 +75,7 @@ impl ThreadNumber {
         thread_local! {
             static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed) << 2;
         }
-        Self(OWN.try_with(|own| *own).unwrap_or(0))
+        Self(OWN.with(|own| *own))
     }
 }
 
@@ -196,7 +196,7 @@ impl Ending {
     fn cancelled_by(&self) -> Option<ThreadNumber> {
         let word = self.0.reason.load(Ordering::Acquire);
         let number = ThreadNumber(word & !REASON);
-        (word & REASON == CANCELLED && number.0 != 0).then_some(number)
+        (word & REASON == CANCELLED).then_some(number)
     }
 
     /// Returns whether what runs may go on for a while after the end.

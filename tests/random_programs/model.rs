@@ -24,8 +24,8 @@ pub(crate) struct Deeds {
     pub(crate) cancels: AtomicBool,
     /// One of them has returned.
     pub(crate) has_ended: AtomicBool,
-    /// Ends with a time limit that have begun on a pool of threads. If the time of one is over, what
-    /// a thread runs goes on, and no other end waits for it.
+    /// Ends with a time limit that have begun on a pool of threads. If the time of one is over,
+    /// what a thread runs goes on, and no other end waits for it.
     pub(crate) timed_ends: AtomicUsize,
     /// Workers killed from outside.
     pub(crate) kills: AtomicUsize,

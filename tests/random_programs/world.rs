@@ -105,8 +105,8 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
 }
 
-/// How often a task is run again, at most. `is_submitted` tells whether it is a submitted one, or an
-/// item of a lazy call.
+/// How often a task is run again, at most. `is_submitted` tells whether it is a submitted one, or
+/// an item of a lazy call.
 pub(crate) fn retries(engine: Engine, options: Options, is_submitted: bool) -> u32 {
     match engine {
         // It does not begin, and so does not begin again.

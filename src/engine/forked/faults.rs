@@ -276,8 +276,8 @@ fn retries_are_counted_and_the_error_says_how_often_it_was_tried() {
     });
 }
 
-/// Threads of the crate take no signals, and fork too: for a task that is tried again, and for a call
-/// in a callback.
+/// Threads of the crate take no signals, and fork too: for a task that is tried again, and for a
+/// call in a callback.
 #[test]
 fn a_child_blocks_the_signals_that_the_program_blocks_whichever_thread_forks_it() {
     fn blocked() -> String {
