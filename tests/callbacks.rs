@@ -20,7 +20,7 @@ use manyhands::prelude::*;
 use manyhands::sync::Event;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, gettid};
 
 fn forked() -> Pool<Forked> {
     let builder = Forked::builder().workers(2).allow_threads(true);
@@ -290,6 +290,26 @@ fn a_copy_of_a_callback_that_forks_ends() {
     assert_eq!(end_of(child), WaitStatus::Exited(child, 0));
 }
 
+/// Returns whether the other threads of this process wait, all at the same time: each was asleep at
+/// two looks, and has not run between them.
+fn others_wait() -> bool {
+    let own = gettid().to_string();
+    let look = || {
+        let threads = fs::read_dir("/proc/self/task").unwrap();
+        let ids = threads.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        ids.filter(|id| *id != own)
+            .map(|id| {
+                let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+                let (_, switches) = status.split_once("voluntary_ctxt_switches:")?;
+                let asleep = status.contains("State:\tS");
+                asleep.then(|| (id, switches.to_owned()))
+            })
+            .collect::<Option<Vec<_>>>()
+    };
+    let first = look();
+    first.is_some() && first == look()
+}
+
 /// Leaves so little address space that no thread can be started, until this goes.
 struct NoThreads {
     limits: (u64, u64),
@@ -298,7 +318,10 @@ struct NoThreads {
 }
 
 impl NoThreads {
+    /// Waits until the other threads have started and wait: one that sets up its signal stack
+    /// without room for it ends the program.
     fn begin() -> Self {
+        eventually("the other threads wait", others_wait);
         let limits = getrlimit(Resource::RLIMIT_AS).unwrap();
         let sizes = fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
@@ -307,10 +330,15 @@ impl NoThreads {
         let mut parked = Vec::new();
         loop {
             let (stay, until) = channel::<()>();
-            let wait = move || until.recv().unwrap_or(());
+            let (tell, has_started) = channel();
+            let wait = move || {
+                tell.send(()).unwrap();
+                until.recv().unwrap_or(());
+            };
             let Ok(thread) = thread::Builder::new().spawn(wait) else {
                 break;
             };
+            has_started.recv().unwrap();
             parked.push((stay, thread));
         }
         Self { limits, parked }
@@ -342,14 +370,12 @@ fn callbacks_run_though_the_system_refuses_threads() {
     let leaders = pool.map(|()| barrier.wait().is_leader(), [(); 2]).unwrap();
     assert_ne!(leaders[0], leaders[1]);
     let (tell, told) = channel();
-    let gate = Arc::new(AtomicBool::new(false));
+    let gate = Arc::new(Mutex::new(()));
     // A task with a callback, which ends when `gate` is open.
     let submit = |n: u32| {
         let gate = Arc::clone(&gate);
         let wait = move |n: u32| {
-            while !gate.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
+            drop(gate.lock());
             n
         };
         let task = pool.submit(wait, n);
@@ -358,9 +384,10 @@ fn callbacks_run_though_the_system_refuses_threads() {
         task
     };
     // No thread can be started at all.
+    let closed = gate.lock().unwrap();
     let tasks = [1, 2, 3].map(submit);
     let refused = NoThreads::begin();
-    gate.store(true, Ordering::SeqCst);
+    drop(closed);
     for _ in 0..3 {
         told.recv_timeout(DEADLINE).unwrap();
     }
@@ -368,7 +395,7 @@ fn callbacks_run_though_the_system_refuses_threads() {
     assert!(!common::threads().contains(&"manyhands-call".to_owned()));
     drop(refused);
     // One thread runs callbacks. Its callback waits for a message of a callback behind it.
-    gate.store(false, Ordering::SeqCst);
+    let closed = gate.lock().unwrap();
     let (send, receive) = channel();
     let (go, may_end) = channel();
     let wait = |may_end: Receiver<u32>| may_end.recv().unwrap();
@@ -384,7 +411,7 @@ fn callbacks_run_though_the_system_refuses_threads() {
     let second = submit(5);
     second.on_done(move |_| send.send(()).unwrap());
     let refused = NoThreads::begin();
-    gate.store(true, Ordering::SeqCst);
+    drop(closed);
     assert_eq!(told.recv_timeout(DEADLINE), Ok(5));
     assert_eq!((first.result(), second.result()), (Ok(4), Ok(5)));
     drop(refused);
