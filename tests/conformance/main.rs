@@ -2,6 +2,10 @@
 //!
 //! Functions capture nothing and values are serde, so that the same text compiles for every engine.
 //! The numbers in the names are the lines of the list of behaviours (`docs/behaviours.md`).
+//!
+//! Most of the time of a build goes into what each engine makes of the suite. Where the gate builds
+//! it once more, for some engines only, it sets `cfg(suite_on_processes)`, which leaves out those
+//! of all other engines, or `cfg(suite_without_forked)`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -169,9 +173,12 @@ mod all {
         };
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(serial, Pool::serial());
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, Pool::threads(2).unwrap());
     conformance!(processes, processes());
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked());
 }
 
@@ -203,10 +210,14 @@ mod calls {
         };
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(serial, Pool::serial());
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, Pool::threads(2).unwrap());
     conformance!(processes, processes());
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked());
+    #[cfg(not(suite_on_processes))]
     conformance!(any, Pool::<AnyEngine>::from(processes()));
 }
 
@@ -224,10 +235,14 @@ mod tried_again {
         };
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(serial, Pool::serial(), [Panics, TimesOut]);
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, Pool::threads(2).unwrap(), [Panics, TimesOut]);
     conformance!(processes, processes(), [Panics, TimesOut, Dies]);
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked(), [Panics, TimesOut, Dies]);
+    #[cfg(not(suite_on_processes))]
     conformance!(any, Pool::<AnyEngine>::from(processes()), [Panics, Dies]);
 
     mod queued_threads {
@@ -272,10 +287,14 @@ mod accounted {
         builder.timeline(true).build().unwrap()
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(serial, Serial::builder().timeline(true).build(), true);
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, threads(), true);
     conformance!(processes, processes(), false);
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked(), false);
+    #[cfg(not(suite_on_processes))]
     conformance!(any, Pool::<AnyEngine>::from(threads()), true);
 
     mod queued_threads {
@@ -334,8 +353,11 @@ mod at_most_once {
         };
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(serial, Pool::serial());
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, Pool::threads(2).unwrap());
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked());
 }
 
@@ -361,6 +383,7 @@ mod queued {
         };
     }
 
+    #[cfg(not(suite_on_processes))]
     conformance!(threads, Pool::threads(2).unwrap());
     conformance!(processes, processes());
 }
@@ -389,6 +412,7 @@ mod mortal {
     }
 
     conformance!(processes, processes());
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     conformance!(forked, forked());
 
     mod forked_at_once {
@@ -476,6 +500,7 @@ mod crossing_values {
     use manyhands::error::TaskValue;
 
     crossing!(processes, processes());
+    #[cfg(not(any(suite_on_processes, suite_without_forked)))]
     crossing!(forked, forked());
 }
 
