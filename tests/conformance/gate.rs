@@ -19,13 +19,16 @@ pub struct Gate {
 impl Gate {
     pub fn new() -> Self {
         static GATES: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "gate-{}-{}",
-            std::process::id(),
-            GATES.fetch_add(1, Ordering::Relaxed)
-        );
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
+        // A test that was killed may have left the folder of an earlier process with this pid.
+        let folder = loop {
+            let number = GATES.fetch_add(1, Ordering::Relaxed);
+            let name = format!("gate-{}-{number}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&folder) {
+                Ok(()) => break folder,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists),
+            }
+        };
         Self { folder }
     }
 

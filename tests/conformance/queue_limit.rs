@@ -102,6 +102,8 @@ macro_rules! queue_limits {
                 eventually("the pool is closed", || {
                     pool.submit(|n: u32| n, 1).result() == Err(PoolError::Closed.into())
                 });
+                // The pool is closed before what is queued is cancelled.
+                eventually("what is queued is cancelled", || tasks[2].is_done());
                 gate.open();
                 ends.join().unwrap().unwrap();
                 let outcome = waits.join().unwrap();
