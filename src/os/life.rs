@@ -111,6 +111,13 @@ pub(super) fn see(pid: u32) -> io::Result<Seen> {
     })
 }
 
+/// Returns where the environment of a process lies, if it is empty. While a process becomes another
+/// program, there is none for a moment, and then one that is not complete yet.
+pub(super) fn empty_environment(pid: u32) -> Option<u64> {
+    let (start, end) = stat_of(pid).ok()?.environment;
+    (start == end && start != 0).then_some(start)
+}
+
 /// Returns the process that a thread belongs to, by the thread's id. `None` if there is no such
 /// thread, or `/proc` does not show it.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
@@ -147,6 +154,8 @@ struct Stat {
     has_first_ended: bool,
     /// Whether all threads have.
     is_dead: bool,
+    /// Where its environment lies; the same twice if it is empty, and 0 while there is none yet.
+    environment: (u64, u64),
 }
 
 impl Stat {
@@ -158,6 +167,11 @@ impl Stat {
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let threads: u32 = fields.get(17)?.parse().ok()?;
         let has_first_ended = matches!(*fields.first()?, "Z" | "X");
+        // Old kernels do not say it.
+        let address = |nth: usize| {
+            let field = fields.get(nth).and_then(|field| field.parse().ok());
+            field.unwrap_or(0)
+        };
         Some(Self {
             pid,
             parent: fields.get(1)?.parse().ok()?,
@@ -165,6 +179,7 @@ impl Stat {
             has_first_ended,
             // If the first thread has ended while others run, the state looks the same.
             is_dead: has_first_ended && threads <= 1,
+            environment: (address(47), address(48)),
         })
     }
 }

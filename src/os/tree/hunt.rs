@@ -30,14 +30,7 @@ const MOST_PAUSES: u32 = 15;
 /// process. Returns how many it has killed.
 pub(crate) fn hunt(program: u64, wanted: &[Wanted]) -> usize {
     let wanted: HashMap<u64, u64> = wanted.iter().map(|it| (it.number, it.since)).collect();
-    let mut hunter = Hunter {
-        program,
-        has_copies: wanted.keys().any(|number| number & 1 == 1),
-        wanted,
-        own_program: file_of(Path::new("/proc/self/exe")),
-        buffer: Vec::new(),
-        is_in_doubt: false,
-    };
+    let mut hunter = Hunter::new(program, wanted);
     let mut killed = HashMap::new();
     let (mut readings, mut pauses) = (0, 0);
     while readings < MOST_READINGS && pauses <= MOST_PAUSES {
@@ -98,12 +91,26 @@ struct Hunter {
     /// Device and inode of the executable of this process, which is also that of forked children.
     own_program: Option<(u64, u64)>,
     buffer: Vec<u8>,
-    /// Whether a process has been seen in the moment in which it becomes another program: it shows
-    /// no environment then.
+    /// Whether a process has been seen that may be about to become another program: it shows no
+    /// environment then.
     is_in_doubt: bool,
+    /// The processes that had an empty environment when they were last looked at, and where.
+    empty: HashMap<u32, u64>,
 }
 
 impl Hunter {
+    fn new(program: u64, wanted: HashMap<u64, u64>) -> Self {
+        Self {
+            program,
+            has_copies: wanted.keys().any(|number| number & 1 == 1),
+            wanted,
+            own_program: file_of(Path::new("/proc/self/exe")),
+            buffer: Vec::new(),
+            is_in_doubt: false,
+            empty: HashMap::new(),
+        }
+    }
+
     /// Returns since when the mark has been there.
     fn since(&self, mark: Mark) -> Option<u64> {
         let is_own = mark.program == self.program;
@@ -123,12 +130,25 @@ impl Hunter {
         (seen.started >= since && !seen.is_dead).then_some(seen.started)
     }
 
+    /// Returns whether a process that has just shown no environment may have been about to become
+    /// another program. It may have come to the end of that since, so what else it shows now tells
+    /// nothing. One whose environment is empty has it at the same place at the next reading.
+    /// Threads of the kernel and zombies have no executable.
+    fn may_become_another(&mut self, pid: u32) -> bool {
+        if fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return false;
+        }
+        match life::empty_environment(pid) {
+            None => true,
+            Some(place) => self.empty.insert(pid, place) != Some(place),
+        }
+    }
+
     fn oldest_mark(&mut self, pid: u32) -> Option<u64> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let in_environment = if read(&format!("/proc/{pid}/environ"), &mut buffer) {
             if buffer.is_empty() {
-                self.is_in_doubt |= becomes_another(pid, &mut buffer);
-                buffer.clear();
+                self.is_in_doubt |= self.may_become_another(pid);
             }
             let marks = marks_in(&buffer);
             marks.filter_map(|mark| self.since(mark)).min()
@@ -179,14 +199,6 @@ fn read(path: &str, buffer: &mut Vec<u8>) -> bool {
     File::open(path).is_ok_and(|mut file| file.read_to_end(buffer).is_ok())
 }
 
-/// Returns whether a process without an environment is one that is becoming another program: then
-/// it has no arguments yet either, but an executable. Threads of the kernel and zombies have none.
-fn becomes_another(pid: u32, buffer: &mut Vec<u8>) -> bool {
-    read(&format!("/proc/{pid}/cmdline"), buffer)
-        && buffer.is_empty()
-        && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
-}
-
 fn file_of(path: &Path) -> Option<(u64, u64)> {
     let file = fs::metadata(path).ok()?;
     Some((file.dev(), file.ino()))
@@ -199,4 +211,52 @@ pub(super) fn pids() -> Vec<u32> {
     };
     let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     entries.filter_map(|entry| pid(entry.ok()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A process that is killed when this goes.
+    struct Sleeps(Child);
+
+    impl Sleeps {
+        fn start(command: &mut Command) -> Self {
+            Self(command.arg("1000").spawn().unwrap())
+        }
+
+        fn pid(&self) -> u32 {
+            self.0.id()
+        }
+
+        fn end(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    impl Drop for Sleeps {
+        fn drop(&mut self) {
+            self.end();
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_shown_no_environment_is_in_doubt_unless_it_has_none() {
+        let mut hunter = Hunter::new(1, HashMap::new());
+        let mut sleeps = Sleeps::start(&mut Command::new("sleep"));
+        // As if it had shown none before: whatever it shows now, it has become another program.
+        for _ in 0..3 {
+            assert!(hunter.may_become_another(sleeps.pid()));
+        }
+        sleeps.end();
+        assert!(!hunter.may_become_another(sleeps.pid()), "it is gone");
+        let bare = Sleeps::start(Command::new("sleep").env_clear());
+        assert!(hunter.may_become_another(bare.pid()), "at the first look");
+        for _ in 0..3 {
+            assert!(!hunter.may_become_another(bare.pid()));
+        }
+    }
 }
