@@ -23,6 +23,9 @@ const MOST_READINGS: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// How many bytes of an environment are read at first.
+const FIRST_READ: usize = 16 << 10;
+
 /// How often such a look is repeated in a row, when nothing else is found: for about half a second.
 const MOST_PAUSES: u32 = 15;
 
@@ -144,30 +147,32 @@ impl Hunter {
         }
     }
 
+    /// Returns since when the oldest mark of a process has been there. Looks at the mappings first:
+    /// a copy of a forked child that becomes another program meanwhile loses them, and has the mark
+    /// in its environment then.
     fn oldest_mark(&mut self, pid: u32) -> Option<u64> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let in_environment = if read(&format!("/proc/{pid}/environ"), &mut buffer) {
+        let mut found = None;
+        if self.is_own_program(pid) && read(&format!("/proc/{pid}/maps"), &mut buffer) {
+            let marks = marks_of_mappings(&buffer);
+            found = marks.filter_map(|mark| self.since(mark)).min();
+        }
+        if found.is_none() && read_at_once(&format!("/proc/{pid}/environ"), &mut buffer) {
             if buffer.is_empty() {
                 self.is_in_doubt |= self.may_become_another(pid);
             }
             let marks = marks_in(&buffer);
-            marks.filter_map(|mark| self.since(mark)).min()
-        } else {
-            None
-        };
-        let found = in_environment.or_else(|| {
-            let is_copy = self.has_copies
-                && self.own_program.is_some()
-                && file_of(Path::new(&format!("/proc/{pid}/exe"))) == self.own_program;
-            (is_copy && read(&format!("/proc/{pid}/maps"), &mut buffer))
-                .then(|| {
-                    let marks = marks_of_mappings(&buffer);
-                    marks.filter_map(|mark| self.since(mark)).min()
-                })
-                .flatten()
-        });
+            found = marks.filter_map(|mark| self.since(mark)).min();
+        }
         self.buffer = buffer;
         found
+    }
+
+    /// Returns whether a process may be a copy of a forked child.
+    fn is_own_program(&self, pid: u32) -> bool {
+        self.has_copies
+            && self.own_program.is_some()
+            && file_of(Path::new(&format!("/proc/{pid}/exe"))) == self.own_program
     }
 }
 
@@ -197,6 +202,26 @@ fn marks_of_mappings(maps: &[u8]) -> impl Iterator<Item = Mark> {
 fn read(path: &str, buffer: &mut Vec<u8>) -> bool {
     buffer.clear();
     File::open(path).is_ok_and(|mut file| file.read_to_end(buffer).is_ok())
+}
+
+/// Does the same as [`read`] by one system call. Between two of them the process may become another
+/// program. Then nothing more can be read of the environment that it had, and what was read looks
+/// like all of it.
+fn read_at_once(path: &str, buffer: &mut Vec<u8>) -> bool {
+    let mut len = buffer.capacity().max(FIRST_READ);
+    loop {
+        buffer.resize(len, 0);
+        let read = File::open(path).and_then(|mut file| file.read(buffer));
+        match read {
+            // There may be more.
+            Ok(read) if read == len => len *= 2,
+            Ok(read) => {
+                buffer.truncate(read);
+                return true;
+            }
+            Err(_) => return false,
+        }
+    }
 }
 
 fn file_of(path: &Path) -> Option<(u64, u64)> {
@@ -240,6 +265,33 @@ mod tests {
     impl Drop for Sleeps {
         fn drop(&mut self) {
             self.end();
+        }
+    }
+
+    #[test]
+    fn an_environment_is_read_whole_or_not_at_all() {
+        // Each shell becomes the next one at once, with the same environment.
+        let long = "x".repeat(40 << 10);
+        let script = r#"exec sh -c "$0" "$0""#;
+        let mut shell = Command::new("sh");
+        let shell = shell
+            .args(["-c", script, script])
+            .env_clear()
+            .env("LONG", &long);
+        let shell = Sleeps(shell.spawn().unwrap());
+        let path = format!("/proc/{}/environ", shell.pid());
+        let mut whole = 0;
+        while whole < 2_000 {
+            // A new buffer, as at the first look.
+            let mut buffer = Vec::new();
+            assert!(read_at_once(&path, &mut buffer), "it runs");
+            whole += usize::from(!buffer.is_empty());
+            let has_it = buffer.windows(5).any(|window| window == b"LONG=");
+            assert!(
+                buffer.is_empty() || has_it && buffer.len() > long.len(),
+                "{}",
+                buffer.len()
+            );
         }
     }
 
