@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{chdir, setsid};
 
 use super::fork::{self, Side};
@@ -15,8 +15,9 @@ use super::readable::{pause, wait_readable};
 use super::{life, process_fd};
 
 /// The signals by which a terminal or a service manager ends programs. A guard ends with its
-/// program and not before it.
-const ENDING: [Signal; 4] = [
+/// program and not before it. So the process that starts it blocks them from its first moment on:
+/// it is still in the group of the program.
+pub(crate) const ENDING: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -86,8 +87,8 @@ impl Parent {
 }
 
 /// Forks this process, and leaves its parent with the child: that has a session of its own, and
-/// becomes a child of the first process of the system. Returns the child's pid, and `None` in the
-/// child. The caller, which has started no threads, ends when this returns a pid.
+/// becomes a child of the first process of the system. This process has [`ENDING`] blocked; the
+/// child ignores them. Returns the child's pid, and `None` in the child. The caller, which has started no threads, ends when this returns a pid.
 pub(crate) fn leave_parent() -> io::Result<Option<u32>> {
     // SAFETY: the child holds no lock that a thread of a library could have held at the fork, but
     // those of the allocator, which the C library takes care of. It runs nothing of that library.
@@ -98,6 +99,7 @@ pub(crate) fn leave_parent() -> io::Result<Option<u32>> {
                 // SAFETY: no handler is involved.
                 unsafe { signal(ending, SigHandler::SigIgn) }?;
             }
+            SigSet::empty().thread_set_mask()?;
             setsid()?;
             chdir("/")?;
             Ok(None)

@@ -24,6 +24,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
 
 use super::environment::Environment;
 use super::refusal::refused;
@@ -83,11 +84,13 @@ fn is_inheritable(number: c_int) -> bool {
 }
 
 /// Starts the executable with `name` as its first argument, in this environment and with these
-/// streams as standard input, output and error. Returns its pid.
+/// streams as standard input, output and error. The signals in `blocked` are blocked in it. Returns
+/// its pid.
 pub(crate) fn start_again(
     name: &str,
     environment: &Environment,
     streams: [Stream; 3],
+    blocked: &[Signal],
 ) -> io::Result<u32> {
     // A new process needs the file too.
     drop(null()?);
@@ -97,6 +100,7 @@ pub(crate) fn start_again(
         arguments: executable::arguments()?,
         environment,
         sources: sources(streams)?,
+        blocked: blocked.iter().copied().collect(),
     };
     let started = match close_from() {
         Some(close_from) => start.spawn(close_from),
@@ -127,6 +131,8 @@ struct Start<'a> {
     arguments: &'a [CString],
     environment: &'a Environment,
     sources: Vec<(c_int, OwnedFd)>,
+    /// The signals that are blocked in it, whatever the thread blocks that starts it.
+    blocked: SigSet,
 }
 
 /// `posix_spawn_file_actions_addclosefrom_np`.
@@ -179,22 +185,20 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    /// Resets SIGPIPE to what programs expect: std has this process ignore it. Blocks no signal,
-    /// though the thread that starts the process may block them all.
-    fn new() -> io::Result<Self> {
+    /// Resets SIGPIPE to what programs expect: std has this process ignore it. Blocks these signals
+    /// and no others, though the thread that starts the process may block them all.
+    fn new(blocked: &SigSet) -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: it is there to be written to.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: the call has succeeded.
         let mut attributes = Self(unsafe { attributes.assume_init() });
-        let mut signals = nix::sys::signal::SigSet::empty();
-        signals.add(nix::sys::signal::Signal::SIGPIPE);
+        let signals = SigSet::from(Signal::SIGPIPE);
         let attribute = &raw mut attributes.0;
         // SAFETY: both are initialised.
         check(unsafe { libc::posix_spawnattr_setsigdefault(attribute, signals.as_ref()) })?;
-        let none = nix::sys::signal::SigSet::empty();
         // SAFETY: both are initialised.
-        check(unsafe { libc::posix_spawnattr_setsigmask(attribute, none.as_ref()) })?;
+        check(unsafe { libc::posix_spawnattr_setsigmask(attribute, blocked.as_ref()) })?;
         let flags = (libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK) as libc::c_short;
         // SAFETY: it is initialised.
         check(unsafe { libc::posix_spawnattr_setflags(attribute, flags) })?;
@@ -220,7 +224,7 @@ impl Start<'_> {
         }
         // SAFETY: as above.
         check(unsafe { close_from(list, FIRST) })?;
-        let attributes = Attributes::new()?;
+        let attributes = Attributes::new(&self.blocked)?;
         let mut arguments = vec![CString::new(self.name)?];
         arguments.extend_from_slice(self.arguments);
         let environment = lines(self.environment)?;
@@ -257,8 +261,9 @@ impl Start<'_> {
                 _ => command.stderr(stream),
             };
         }
-        let prepare = || {
-            nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        let blocked = self.blocked;
+        let prepare = move || {
+            blocked.thread_set_mask()?;
             keep_from_next_program(FIRST)
         };
         // SAFETY: between fork and exec it makes only system calls, and allocates nothing.
@@ -407,6 +412,7 @@ mod tests {
                 arguments: &[],
                 environment: &environment,
                 sources: sources(streams).unwrap(),
+                blocked: SigSet::empty(),
             };
             let pid = match close_from().filter(|_| !is_forked) {
                 Some(close_from) => start.spawn(close_from),
@@ -430,6 +436,7 @@ mod tests {
             arguments: &[],
             environment,
             sources: sources(streams).unwrap(),
+            blocked: SigSet::empty(),
         };
         let pid = match close_from().filter(|_| !is_forked) {
             Some(close_from) => start.spawn(close_from),
@@ -457,12 +464,16 @@ mod tests {
     }
 
     #[test]
-    fn a_new_process_blocks_no_signals() {
+    fn a_new_process_blocks_the_signals_given_and_no_others() {
         use super::super::worker;
 
         // Threads that start workers do this.
         worker::block_signals(worker::programs_mask());
-        for is_forked in [false, true] {
+        let some = [Signal::SIGHUP, Signal::SIGINT];
+        let cases = [(&[][..], "0"), (&some, "3")];
+        for ((signals, mask), is_forked) in
+            cases.into_iter().flat_map(|it| [(it, false), (it, true)])
+        {
             let (input, to_input) = io::pipe().unwrap();
             let streams = [Stream::Fd(input.into()), Stream::Null, Stream::Null];
             let start = Start {
@@ -471,6 +482,7 @@ mod tests {
                 arguments: &[],
                 environment: &Environment::default(),
                 sources: sources(streams).unwrap(),
+                blocked: signals.iter().copied().collect(),
             };
             let pid = match close_from().filter(|_| !is_forked) {
                 Some(close_from) => start.spawn(close_from),
@@ -482,7 +494,7 @@ mod tests {
             let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
             nix::sys::wait::waitpid(pid, None).unwrap();
             let blocked = status.lines().find(|line| line.starts_with("SigBlk:"));
-            assert_eq!(blocked, Some("SigBlk:\t0000000000000000"));
+            assert_eq!(blocked, Some(&*format!("SigBlk:\t{mask:0>16}")));
         }
     }
 

@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -114,6 +115,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) environment: Environment,
     pub(crate) stdout: Stream,
     pub(crate) stderr: Stream,
+    /// The signals that are blocked in it at first.
+    pub(crate) blocked: &'a [Signal],
 }
 
 impl Launch<'_> {
@@ -150,7 +153,7 @@ impl Launch<'_> {
         let mut environment = self.environment;
         environment.set(variable(), format!("{secret:x}"));
         let streams = [Stream::Fd(theirs), self.stdout, self.stderr];
-        let pid = start_again(self.name, &environment, streams)?;
+        let pid = start_again(self.name, &environment, streams, self.blocked)?;
         let child = Child::open(pid).map_err(|error| {
             // The child is reaped already, and its pid is perhaps another's: SIGCHLD is ignored, or
             // a thread of the program waits for any child.

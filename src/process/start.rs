@@ -143,6 +143,7 @@ fn start(name: &str, builder: &ProcessBuilder, work: Work) -> io::Result<Spawned
         environment,
         stdout: builder.stdout.stream()?.0,
         stderr: builder.stderr.stream()?.0,
+        blocked: &[],
     };
     let stdin = stdin(&builder.stdin)?;
     let mut fds = vec![request.as_fd(), stdin.as_fd(), lane_fd.as_fd()];

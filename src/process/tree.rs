@@ -23,6 +23,7 @@ use super::launch::{self, Launch};
 use crate::os::ExitStatus;
 use crate::os::environment::Environment;
 use crate::os::fork::PerProcess;
+use crate::os::guard::ENDING;
 use crate::os::pidfd::Child;
 use crate::os::start::Stream;
 use crate::os::tree::{self, Entry, Program, Table, VARIABLE};
@@ -156,6 +157,7 @@ impl Guard {
             environment: Environment::default(),
             stdout: Stream::Null,
             stderr: Stream::Null,
+            blocked: &ENDING,
         };
         let greeting = Greeting {
             program: own().program.id,

@@ -711,8 +711,28 @@ fn own_guard() -> Option<u32> {
             let target = fs::read_link(format!("/proc/{guard}/fd/{stream}")).unwrap();
             assert_eq!(target, Path::new("/dev/null"));
         }
+        // Before it has begun they are blocked.
+        assert_eq!(signals(guard, "SigBlk:"), 0);
+        let ending = [
+            Signal::SIGHUP,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+        ];
+        let ending = ending
+            .map(|it| 1 << (it as i32 - 1))
+            .into_iter()
+            .sum::<u64>();
+        assert_eq!(signals(guard, "SigIgn:") & ending, ending);
         guard
     })
+}
+
+/// A set of signals of a process, as the kernel shows it.
+fn signals(pid: u32, set: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(set));
+    u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
 }
 
 fn eventually_some<T>(mut find: impl FnMut() -> Option<T>) -> T {

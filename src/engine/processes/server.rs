@@ -147,6 +147,7 @@ impl Server {
                     environment,
                     stdout: Stream::Inherit,
                     stderr: Stream::Inherit,
+                    blocked: &[],
                 };
                 let (process, socket) = launch.launch(FORK_SERVER, &opening, &[])?;
                 (process, socket, None)

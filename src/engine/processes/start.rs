@@ -81,6 +81,7 @@ pub(super) fn start(
                 environment,
                 stdout,
                 stderr,
+                blocked: &[],
             };
             let mut fds = vec![lane_fd.as_fd(), bell.fd()];
             fds.extend(model);
