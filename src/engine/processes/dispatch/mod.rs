@@ -514,7 +514,11 @@ impl Dispatch {
                 moved = true;
                 continue;
             }
-            let Some(number) = self.choose() else { break };
+            let Some(number) = self.choose() else {
+                // What waits may have come back from a worker that leaves and is not replaced.
+                self.call_back(context);
+                break;
+            };
             let Some(batch) = self.queue.pop_front() else {
                 break;
             };

@@ -54,6 +54,31 @@ fn a_worker_rests_after_its_idle_time_and_comes_back_for_work() {
     assert_eq!(first.failures(), []);
 }
 
+/// The worker that has the rest of a batch to give back is one too many, and the only other rests.
+#[test]
+fn b41_a_worker_comes_back_for_what_one_that_leaves_gives_back() {
+    let house = MadeUp::with(2, |settings| {
+        settings.idle_timeout = Some(SECOND);
+        settings.max_tasks = Some(2);
+    });
+    let [_one, mut other] = [house.hire(0), house.hire(1)];
+    let task = house.place(4);
+    assert_eq!(house.in_flight(1), 1, "the last that came is taken first");
+    house.lock().resize(&house.shared, 1).unwrap();
+    let later = Instant::now() + SECOND;
+    house.lock().let_idle_go(&house.shared, later);
+    assert!(!house.lock().is_wanted(0), "it was idle for long");
+    house.reclaim(0, Death::Exit(0));
+    other.serve();
+    house.pump();
+    assert!(house.lock().is_wanted(0), "two items are left");
+    house.reclaim(1, Death::Exit(0));
+    let mut back = house.hire(0);
+    house.finish(&mut [&mut back]);
+    assert_eq!(task.failures(), []);
+    assert_eq!(task.answered(), 4);
+}
+
 #[test]
 fn an_initialiser_is_no_idle_time() {
     let house = MadeUp::with(1, |settings| settings.idle_timeout = Some(SECOND));
