@@ -490,6 +490,8 @@ impl Dispatch {
         for batch in again.into_iter().rev() {
             self.try_again(context, batch);
         }
+        // The worker may leave and not be replaced, and all others may rest.
+        self.call_back_for_queue(context);
     }
 
     /// Puts a batch back where it came from, in front of the others.
@@ -514,11 +516,7 @@ impl Dispatch {
                 moved = true;
                 continue;
             }
-            let Some(number) = self.choose() else {
-                // What waits may have come back from a worker that leaves and is not replaced.
-                self.call_back(context);
-                break;
-            };
+            let Some(number) = self.choose() else { break };
             let Some(batch) = self.queue.pop_front() else {
                 break;
             };
