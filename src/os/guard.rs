@@ -88,7 +88,8 @@ impl Parent {
 
 /// Forks this process, and leaves its parent with the child: that has a session of its own, and
 /// becomes a child of the first process of the system. This process has [`ENDING`] blocked; the
-/// child ignores them. Returns the child's pid, and `None` in the child. The caller, which has started no threads, ends when this returns a pid.
+/// child ignores them. Returns the child's pid, and `None` in the child. The caller, which has
+/// started no threads, ends when this returns a pid.
 pub(crate) fn leave_parent() -> io::Result<Option<u32>> {
     // SAFETY: the child holds no lock that a thread of a library could have held at the fork, but
     // those of the allocator, which the C library takes care of. It runs nothing of that library.

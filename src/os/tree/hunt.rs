@@ -23,11 +23,11 @@ const MOST_READINGS: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many bytes of an environment are read at first.
-const FIRST_READ: usize = 16 << 10;
-
 /// How often such a look is repeated in a row, when nothing else is found: for about half a second.
 const MOST_PAUSES: u32 = 15;
+
+/// How many bytes of an environment are read at first.
+const FIRST_READ: usize = 16 << 10;
 
 /// Kills all processes that have the mark of one of these children of a program, and not this
 /// process. Returns how many it has killed.
