@@ -239,6 +239,39 @@ fn a_child_that_stays_stopped_costs_its_item_and_not_the_call() {
     });
 }
 
+/// A child says when it was done with a chunk after it has answered the last item of it. The caller
+/// may learn of the answer before that, and the child may never come to say it.
+#[test]
+fn what_a_child_has_run_is_in_the_timeline_wherever_it_is_killed_or_stopped() {
+    in_time(|| {
+        for fate in [Fate::Killed, Fate::Paused] {
+            for number in 0.. {
+                let met = Met::new();
+                fault::arm_children(1, fate, number, &met);
+                let builder = Forked::builder().workers(1).allow_threads(true);
+                let pool = builder.timeline(true).build().unwrap();
+                let limit = Duration::from_millis(50);
+                let call = pool.call().chunk_size(2).timeout(limit);
+                let outcomes = call.map_outcomes(|item: usize| result(item, 20), 0..5);
+                let what = format!("{fate:?} at fault point {number}: {:?}", pool.timeline());
+                let events = pool.timeline().events;
+                let items: usize = events.iter().map(|event| event.items).sum();
+                let died = events.iter().filter(|event| !event.completed).count();
+                assert!(items >= 5, "{what}");
+                let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+                assert!(failed <= died && died <= 1, "{what}");
+                if died == 0 {
+                    assert_eq!(items, 5, "{what}");
+                }
+                if met.pid().is_none() {
+                    assert!(number > 30, "there are only {number} fault points");
+                    break;
+                }
+            }
+        }
+    });
+}
+
 /// Returns the first fault point at which the child of a call over one item has started it.
 fn point_in_item() -> i64 {
     (0..100)

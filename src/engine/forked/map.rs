@@ -331,15 +331,18 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
             if moved || !ended.is_empty() {
                 tracker.tell(self.done, self.failed);
                 if self.is_decided() {
-                    // After a failure, the children that still run are killed.
                     if self.front == self.chunks.len() {
                         self.see_off(hands);
+                    } else {
+                        // After a failure, the children that still run are killed.
+                        self.kill_rest(hands);
                     }
                     return Ok(());
                 }
                 self.cut_rest(&mut hands);
             }
             if self.engine.submitted.is_killed() {
+                self.kill_rest(hands);
                 return Err(TaskError::Cancelled {});
             }
             if let Some(reason) = self.limits.killed() {
@@ -456,18 +459,45 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         Err(reason.error())
     }
 
-    /// Waits for the ends of children that have answered all items: each prints what it has
-    /// buffered, and ends what it has made. Children that do not come to their end are killed.
-    fn see_off(&self, mut hands: Vec<Hand<'_>>) {
+    /// Kills the children of a call that has its outcome, and takes what they had done.
+    fn kill_rest(&mut self, mut hands: Vec<Hand<'_>>) {
+        for hand in &hands {
+            hand.child.kill();
+        }
+        for hand in &mut hands {
+            hand.child.process().wait_end(None);
+            let done = self.done;
+            self.drain(hand);
+            hand.child.count(self.done - done);
+            self.record_rest(hand);
+        }
+    }
+
+    /// Waits for the ends of children that have answered all items: each says when it was done,
+    /// prints what it has buffered, and ends what it has made. Children that do not come to their
+    /// end are killed.
+    fn see_off(&mut self, mut hands: Vec<Hand<'_>>) {
         let start = Instant::now();
         loop {
-            hands.retain(|hand| !hand.child.has_ended());
+            let (mut ended, mut living): (Vec<_>, Vec<_>) =
+                hands.into_iter().partition(|hand| hand.child.has_ended());
+            for hand in &mut ended {
+                self.drain(hand);
+                self.record_rest(hand);
+            }
+            for hand in &mut living {
+                self.drain(hand);
+            }
+            hands = living;
             let waited = start.elapsed();
             let is_over = waited >= LAST_ORDERS
                 || self.engine.submitted.is_killed()
                 || self.limits.killed().is_some();
-            if hands.is_empty() || is_over {
-                // The children that are left are killed when they are dropped.
+            if hands.is_empty() {
+                return;
+            }
+            if is_over {
+                self.kill_rest(hands);
                 return;
             }
             if waited >= STALLED_AFTER {
@@ -695,17 +725,32 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         ))
     }
 
-    /// Reclaims a child that has ended: settles the chunk that it was at.
-    fn reclaim(&mut self, hand: &mut Hand<'_>) {
-        self.fruitless += usize::from(!hand.has_stalled);
+    /// Finds the chunk that a child was at when it ended. It may have begun one and published
+    /// nothing of it.
+    fn find(&self, hand: &mut Hand<'_>) {
         if hand.at.is_none() {
-            // The child may have begun a chunk and published nothing of it.
             let task = hand.child.receiver.header().progress().task;
             // A chunk that it has ended, and that is not finished, is another child's.
             let has_ended = hand.ended.is_some_and(|ended| number(ended) == task);
             hand.at = self.chunk_of(Some(task).filter(|_| !has_ended));
             hand.from = hand.at.as_ref().map_or(0, |(_, expected)| expected.next);
         }
+    }
+
+    /// Records the chunk that a child was at when it ended, in a call that has its outcome.
+    fn record_rest(&self, hand: &mut Hand<'_>) {
+        self.find(hand);
+        if let Some((index, expected)) = hand.at.take() {
+            let items = expected.end.saturating_sub(hand.from);
+            let completed = self.chunks[index].is_finished();
+            hand.child.record(self.began, items, completed);
+        }
+    }
+
+    /// Reclaims a child that has ended: settles the chunk that it was at.
+    fn reclaim(&mut self, hand: &mut Hand<'_>) {
+        self.fruitless += usize::from(!hand.has_stalled);
+        self.find(hand);
         let Some((index, mut expected)) = hand.at.take() else {
             // The child was at no chunk.
             hand.child.reap_at_rest();
@@ -718,10 +763,15 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         let (fate, error) = self.answered(index, |sink| child.reclaim(&mut expected, sink, limit));
         let again = self.chunks[index].again.take();
         self.note(index, again.unwrap_or(expected.next), failed);
+        // A child that has answered all items of its chunk may have died before it said so.
+        let has_begun = expected.next > hand.from || fate.is_none_or(|fate| fate.started);
+        if has_begun {
+            let items = expected.end.saturating_sub(hand.from);
+            let completed = fate.is_none() && again.is_none();
+            hand.child.record(self.began, items, completed);
+        }
         if again.is_some() {
             // The child had answered that the item failed, and was to start no other.
-            let items = expected.end.saturating_sub(hand.from);
-            hand.child.record(self.began, items, false);
             self.try_again(index, self.chunks[index].attempts + 1);
             return;
         }
@@ -732,8 +782,6 @@ impl<'a, R: Serialize + DeserializeOwned + 'static> Call<'a, R> {
         {
             // The child had started an item and had not answered it.
             self.fruitless = 0;
-            let items = expected.end.saturating_sub(hand.from);
-            hand.child.record(self.began, items, false);
             let is_killed = matches!(
                 error,
                 TaskError::WorkerDied {

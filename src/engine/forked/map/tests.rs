@@ -229,3 +229,32 @@ fn an_item_whose_child_writes_noise_counts_as_begun_and_its_error_says_why() {
         assert_eq!(call.outcomes(None), [first, Ok(7)]);
     }
 }
+
+#[test]
+fn what_is_killed_after_a_failure_is_in_the_timeline() {
+    within(IN_TIME, || {
+        let has_begun = Words::new();
+        let builder = Forked::builder().workers(2).allow_threads(true);
+        let pool = builder.timeline(true).build().unwrap();
+        let fails = |item: usize| {
+            if item == 0 {
+                eventually("the other item runs", || has_begun.get(0) == 1);
+                panic!("on purpose");
+            }
+            has_begun.at(0).store(1, Ordering::SeqCst);
+            loop {
+                thread::park();
+            }
+        };
+        let outcome = pool.call().chunk_size(1).map(fails, 0..2);
+        assert!(matches!(
+            outcome.map(|_: Vec<u8>| ()),
+            Err(TaskError::Panicked { .. })
+        ));
+        let events = pool.timeline().events;
+        let mut completed: Vec<_> = events.iter().map(|event| event.completed).collect();
+        completed.sort_unstable();
+        assert_eq!(completed, [false, true], "{events:?}");
+        assert!(events.iter().all(|event| event.items == 1), "{events:?}");
+    });
+}
