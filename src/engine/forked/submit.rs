@@ -196,6 +196,12 @@ impl Submitted {
         self.calls.are_closed() && !self.is_cancelled()
     }
 
+    /// Returns whether no call is going on.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn are_calls_over(&self) -> bool {
+        self.calls.wait(Some(Instant::now()))
+    }
+
     /// Begins a call, for which the end of the pool waits.
     ///
     /// # Errors
@@ -541,6 +547,8 @@ impl Submitted {
         for task in running {
             task.wait(None);
         }
+        // A call may have forked a child that it had not enlisted yet. It kills the child itself.
+        self.calls.wait(None);
         self.running.lock().retain(|task| !task.is_done());
         self.log.finish();
         Ok(Some(killed))

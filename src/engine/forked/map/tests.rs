@@ -258,3 +258,43 @@ fn what_is_killed_after_a_failure_is_in_the_timeline() {
         assert!(events.iter().all(|event| event.items == 1), "{events:?}");
     });
 }
+
+/// A child is the shutdown's to kill once it is enlisted, and runs from the moment it is forked.
+#[test]
+fn a_pool_has_not_ended_before_a_child_that_is_not_enlisted_yet_is_dead() {
+    within(IN_TIME, || {
+        let has_begun = Words::new();
+        let pool = one_child();
+        let (engine, _) = pool.call().plan(Some(1));
+        let calls = || engine.submitted.are_calls_over();
+        thread::scope(|scope| {
+            // The parent is held up between the two.
+            let held = engine.submitted.accounts.hold();
+            let call = scope.spawn(|| {
+                pool.map(
+                    |_: u8| {
+                        has_begun.at(0).store(1, Ordering::SeqCst);
+                        loop {
+                            thread::park();
+                        }
+                    },
+                    [0],
+                )
+            });
+            eventually("the item runs", || has_begun.get(0) == 1);
+            let (tell, told) = channel();
+            let end = scope.spawn(move || {
+                let ended = engine.submitted.close_by(Some(Instant::now()));
+                let are_over = calls();
+                let _ = tell.send(());
+                (ended.is_ok(), are_over)
+            });
+            // An end that does not wait for the call comes now.
+            let _ = told.recv_timeout(Duration::from_millis(200));
+            drop(held);
+            assert_eq!(end.join().unwrap(), (true, true));
+            let outcome: Result<Vec<u8>, _> = call.join().unwrap();
+            assert_eq!(outcome, Err(TaskError::Cancelled {}));
+        });
+    });
+}
