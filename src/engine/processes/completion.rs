@@ -200,7 +200,7 @@ impl<P> Task<P> {
             if completion.has_ended() {
                 return false;
             }
-            if dispatch.is_running(self.address()) {
+            if dispatch.has_begun(self.address()) {
                 return dispatch.kill(self.address(), error);
             }
         }

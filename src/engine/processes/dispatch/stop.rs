@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::sight::Sight;
-use super::worker_slot::{InFlight, KillReason};
+use super::worker_slot::{InFlight, KillReason, Worker};
 use super::{Batch, Dispatch, State};
 use crate::engine::processes::context::Context;
 use crate::engine::processes::task::Results;
@@ -102,11 +102,23 @@ impl Dispatch {
             })
     }
 
-    /// Returns whether a worker has begun with the task that lies at `address`.
+    /// Returns whether a worker has begun with the task that lies at `address`: it cannot be taken
+    /// back any more. If it is cut before its first item starts, it never runs.
+    pub(in crate::engine::processes) fn has_begun(&self, address: *const ()) -> bool {
+        self.is_in_lane(address, Worker::has_begun)
+    }
+
+    /// Returns whether the first item of the task that lies at `address` has started.
     pub(in crate::engine::processes) fn is_running(&self, address: *const ()) -> bool {
+        self.is_in_lane(address, Worker::has_started)
+    }
+
+    /// Returns whether the task that lies at `address` is in a lane, and its worker passes `is_it`
+    /// there.
+    fn is_in_lane(&self, address: *const (), is_it: impl Fn(&Worker, &InFlight) -> bool) -> bool {
         self.find(address).is_some_and(|(number, position)| {
             let worker = self.workers[number].as_ref();
-            worker.is_some_and(|worker| worker.has_begun(&worker.in_flight[position]))
+            worker.is_some_and(|worker| is_it(worker, &worker.in_flight[position]))
         })
     }
 

@@ -498,6 +498,11 @@ impl Worker {
             .is_some_and(|begins| self.requests.is_begun(begins))
     }
 
+    /// Returns whether the worker has started an item of this batch.
+    pub(super) fn has_started(&self, entry: &InFlight) -> bool {
+        self.has_begun(entry) && self.receiver.header().progress().task == entry.expected.task
+    }
+
     /// Kills the worker for this reason.
     pub(super) fn kill_for(&mut self, reason: KillReason) {
         if let KillReason::Corrupted(what) = &reason {

@@ -196,7 +196,8 @@ fn a_chunk_that_is_cancelled_in_the_queue_keeps_what_has_been_answered_and_never
         let chunk = under_way(give(&house, &limits(), &mut items, ALL).0);
         let mut begun = peer.must_begin();
         peer.run(&mut begun, answered);
-        assert!(chunk.is_running() && !chunk.cancel());
+        assert_eq!(chunk.is_running(), answered > 0);
+        assert!(!chunk.cancel());
         house.reclaim(0, segfault());
         assert!(!chunk.is_running() && chunk.cancel());
         let mut other = house.hire(0);

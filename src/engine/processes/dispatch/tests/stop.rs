@@ -302,7 +302,12 @@ fn a_task_is_withdrawn_unless_a_worker_has_begun_with_it() {
         }
         is_withdrawn
     };
-    let begun = peer.must_begin();
+    let mut begun = peer.must_begin();
+    assert!(!withdraw(&tasks[0]), "it was begun");
+    assert!(house.lock().has_begun(tasks[0].address()));
+    assert!(!house.lock().is_running(tasks[0].address()));
+    peer.start(&mut begun);
+    peer.answer(&begun);
     assert!(!withdraw(&tasks[0]), "it is running");
     assert!(house.lock().is_running(tasks[0].address()));
     assert!(!house.lock().is_running(tasks[3].address()));
